@@ -1,0 +1,56 @@
+# Two commands do everything on a machine with Python 3.11, pip and make: `make serve` and `make test`.
+PYTHON ?= python3
+PORT ?= 8000
+BUNDLE ?= artifacts/demo
+SECONDS_A_POINT ?= 10
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup serve demo test lint types arrows pytest format bench clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## create .venv and install everything, pinned by constraints.txt
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "make: Python >= 3.11 is needed; name one with PYTHON=python3.11" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^pip==' constraints.txt)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --constraint constraints.txt --editable '.[service,export]' --group dev --group loadtest
+	@touch $@
+
+serve: setup demo ## build a demo bundle if artifacts/ holds none, then serve it on PORT
+	@$(BIN)/python -m service --arm control=$(BUNDLE) --port $(PORT)
+
+demo: setup ## build the demo bundle from a synthetic log, unless there is one
+	@test -f $(BUNDLE)/manifest.json || $(BIN)/python -m export demo --out $(BUNDLE)
+
+test: setup lint types arrows pytest ## set up, then ruff, mypy, import-linter and pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
+arrows: setup
+	$(BIN)/lint-imports
+
+pytest: setup
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+format: setup ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup demo ## load-test the service with Locust (and wrk, when installed) and print the tables
+	$(BIN)/python -m loadtest.bench --bundle $(BUNDLE) --seconds $(SECONDS_A_POINT)
+
+clean: ## remove the virtual environment, caches and built bundles
+	rm -rf $(VENV) artifacts build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
