@@ -1,0 +1,23 @@
+# The serving image: the `service` room and its extra alone, no torch, no compiler, not root.
+FROM python:3.11-slim AS build
+WORKDIR /src
+COPY pyproject.toml constraints.txt README.md ./
+COPY service ./service
+RUN python -m venv /opt/bidlight \
+ && /opt/bidlight/bin/pip install --no-cache-dir --constraint constraints.txt '.[service]'
+
+FROM python:3.11-slim
+COPY --from=build /opt/bidlight /opt/bidlight
+RUN useradd --system --uid 10001 --no-create-home bidlight
+USER bidlight
+# libgomp and friends would otherwise start a thread a core behind ONNX Runtime's back: one process, one core.
+ENV PATH=/opt/bidlight/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    OMP_NUM_THREADS=1 \
+    BIDLIGHT_HOST=0.0.0.0 \
+    BIDLIGHT_PORT=8000
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=5s --timeout=2s --start-period=20s --retries=3 \
+  CMD ["python", "-c", "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ[\"BIDLIGHT_PORT\"]}/readyz', timeout=2)"]
+ENTRYPOINT ["python", "-m", "service"]
