@@ -1,0 +1,161 @@
+"""The service's errors: each class carries the HTTP status and the code that its client sees; it knows no route.
+
+```
+ServiceError
+├── BadConfiguration          (never reaches a client: the service says it in one line and does not start)
+├── MalformedBody             400 malformed_body
+├── NotFound                  404 not_found
+│   └── UnknownArm            404 unknown_arm
+├── MethodNotAllowed          405 method_not_allowed
+├── BodyTooLarge              413 body_too_large
+├── UnsupportedMediaType      415 unsupported_media_type
+├── InvalidField              422 invalid_field
+├── Overloaded                429 overloaded             Retry-After
+│   └── DeadlinePassed        429 overloaded             Retry-After
+├── InferenceFailed           500 inference_failed
+└── NotReady                  503 not_ready              Retry-After
+```
+
+The body of every error answer is `{"error": {"code": ..., "message": ..., "path": ...}}`, in JSON, whatever the
+encoding of the request was: a client that cannot read its own encoding back must still be able to read why.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import msgspec
+
+MAX_MESSAGE_CHARACTERS = 400
+
+
+class ErrorDetail(msgspec.Struct, frozen=True):
+    """What went wrong: a stable code for programs, a message for people, and where in the body (a JSON path)."""
+
+    code: str
+    message: str
+    path: str | None = None
+
+
+class ErrorAnswer(msgspec.Struct, frozen=True):
+    """The body of every answer that is not a 200."""
+
+    error: ErrorDetail
+
+
+class ServiceError(Exception):
+    """A deliberate refusal. `path` is the JSON path of the offending value, where there is one."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+    retry_after_seconds: ClassVar[int | None] = None
+    closes_connection: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, path: str | None = None) -> None:
+        super().__init__(shorten(message))
+        self.path = path
+
+    @property
+    def message(self) -> str:
+        """The one line that a client or an operator reads."""
+        return str(self.args[0])
+
+    def body(self) -> bytes:
+        """The JSON body of the error answer."""
+        return msgspec.json.encode(ErrorAnswer(ErrorDetail(self.code, self.message, self.path)))
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """The headers that this answer has besides its type and length."""
+        found: list[tuple[bytes, bytes]] = []
+        if self.retry_after_seconds is not None:
+            found.append((b"retry-after", str(self.retry_after_seconds).encode()))
+        if self.closes_connection:
+            found.append((b"connection", b"close"))
+        return found
+
+
+class BadConfiguration(ServiceError):
+    """The service was told something it cannot do; said at start, in one line."""
+
+    code = "bad_configuration"
+
+
+class MalformedBody(ServiceError):
+    """The body is not JSON, or not MessagePack."""
+
+    status = 400
+    code = "malformed_body"
+
+
+class NotFound(ServiceError):
+    """There is no such route."""
+
+    status = 404
+    code = "not_found"
+
+
+class UnknownArm(NotFound):
+    """`X-Arm` names an arm that is not served here."""
+
+    code = "unknown_arm"
+
+
+class MethodNotAllowed(ServiceError):
+    """The route exists, for another method."""
+
+    status = 405
+    code = "method_not_allowed"
+
+
+class BodyTooLarge(ServiceError):
+    """The body is longer than the service is set to read; the rest of it is not read."""
+
+    status = 413
+    code = "body_too_large"
+    closes_connection = True
+
+
+class UnsupportedMediaType(ServiceError):
+    """The body is in an encoding that the service does not speak."""
+
+    status = 415
+    code = "unsupported_media_type"
+
+
+class InvalidField(ServiceError):
+    """The body could be read, and says something that it must not say."""
+
+    status = 422
+    code = "invalid_field"
+
+
+class Overloaded(ServiceError):
+    """The queue is full: refused at once, so that the client can bid elsewhere or try again."""
+
+    status = 429
+    code = "overloaded"
+    retry_after_seconds = 1
+
+
+class DeadlinePassed(Overloaded):
+    """The request's own `tmax_ms` ran out in the queue: nobody waits for the answer any more, so it is not computed."""
+
+
+class InferenceFailed(ServiceError):
+    """The graph failed on this batch: the service's fault, never the client's."""
+
+    code = "inference_failed"
+
+
+class NotReady(ServiceError):
+    """The arms have not replayed their golden rows yet."""
+
+    status = 503
+    code = "not_ready"
+    retry_after_seconds = 1
+
+
+def shorten(text: str, limit: int = MAX_MESSAGE_CHARACTERS) -> str:
+    """`text` in at most `limit` characters that any encoder accepts (a lone surrogate is spelled out)."""
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return text if len(text) <= limit else text[: limit - 1] + "…"
