@@ -1,4 +1,4 @@
-"""The service's errors: each class carries the HTTP status and the code that its client sees; it knows no route.
+"""The service's errors: each class carries the HTTP status and the code that a client sees; it knows no route.
 
 ```
 ServiceError
@@ -16,9 +16,11 @@ ServiceError
 └── NotReady                  503 not_ready              Retry-After
 ```
 
-The body of every error answer is `{"error": {"code": ..., "message": ..., "path": ...}}`, in JSON, whatever the
-encoding of the request was: a client that cannot read its own encoding back must still be able to read why.
+The body of every error answer is `{"error": {"code": ..., "message": ..., "path": ...}}`, in JSON, whatever
+the encoding of the request was: a client that cannot read its own encoding must still be able to read why.
 """
+
+# ruff: noqa: N818 (these are answers, named as their codes are: `UnknownArm` is `unknown_arm`)
 
 from __future__ import annotations
 
@@ -30,7 +32,7 @@ MAX_MESSAGE_CHARACTERS = 400
 
 
 class ErrorDetail(msgspec.Struct, frozen=True):
-    """What went wrong: a stable code for programs, a message for people, and where in the body (a JSON path)."""
+    """What went wrong: a stable code for programs, a message for people, and where in the body (JSON path)."""
 
     code: str
     message: str
@@ -138,7 +140,7 @@ class Overloaded(ServiceError):
 
 
 class DeadlinePassed(Overloaded):
-    """The request's own `tmax_ms` ran out in the queue: nobody waits for the answer any more, so it is not computed."""
+    """`tmax_ms` ran out in the queue: nobody waits for the answer any more, so it is not computed."""
 
 
 class InferenceFailed(ServiceError):
