@@ -1,0 +1,133 @@
+"""The layers that models share: embeddings, the linear and the pairwise term of FwFM, the perceptron.
+
+They know nothing of schemas, training or export. Equation numbers are those of DeepLight (Deng et al.,
+"DeepLight: Deep Lightweight Feature Interactions for Accelerating CTR Predictions in Ad Serving", WSDM 2021).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.fields import PADDING_ID, Field, column_offsets
+
+EMBEDDING_STD = 0.01
+
+
+class FeaturesEmbedding(nn.Module):
+    """One table for all fields: a field's ids are shifted by the field's offset, so one lookup serves all."""
+
+    offsets: Tensor
+
+    def __init__(self, fields: Sequence[Field], dim: int) -> None:
+        super().__init__()
+        self.fields = tuple(fields)
+        self.table = nn.Embedding(sum(field.cardinality for field in fields), dim)
+        nn.init.normal_(self.table.weight, std=EMBEDDING_STD)
+        # int32 like the ids: no cast in the graph. Not persistent: the fields say it all.
+        offsets = torch.tensor(column_offsets(fields), dtype=torch.int32)
+        self.register_buffer("offsets", offsets, persistent=False)
+        self.has_sequences = any(field.width > 1 for field in fields)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids [batch, columns], int32 or int64 -> embeddings [batch, n_fields, dim]."""
+        embeddings: Tensor = self.table(ids + self.offsets)
+        return self._pool(ids, embeddings) if self.has_sequences else embeddings
+
+    def _pool(self, ids: Tensor, embeddings: Tensor) -> Tensor:
+        """[batch, columns, dim] -> [batch, n_fields, dim]: the mean over a sequence's ids != 0, or zeros."""
+        pooled, column = [], 0
+        for is_sequence, run in itertools.groupby(self.fields, key=lambda field: field.width > 1):
+            if not is_sequence:
+                width = len(list(run))
+                pooled.append(embeddings[:, column : column + width])
+                column += width
+                continue
+            for field in run:
+                span = slice(column, column + field.width)
+                present = (ids[:, span] != PADDING_ID).to(embeddings.dtype).unsqueeze(2)
+                total = (embeddings[:, span] * present).sum(dim=1, keepdim=True)
+                pooled.append(total / present.sum(dim=1, keepdim=True).clamp(min=1.0))
+                column += field.width
+        return torch.cat(pooled, dim=1)
+
+
+class FieldLinear(nn.Module):
+    """The linear term of FwFM, eq. 6: the sum of <e_i, v_f>, one vector v_f a field, no weight an id."""
+
+    def __init__(self, n_fields: int, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(n_fields, dim))
+        nn.init.xavier_uniform_(self.weight)
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """embeddings [batch, n_fields, dim] -> [batch]."""
+        return embeddings.flatten(1) @ self.weight.flatten()
+
+
+class FieldPairs(nn.Module):
+    """The pairwise term of FwFM, eq. 6: the sum over pairs i < j of <e_i, e_j> R_ij.
+
+    Only R's upper triangle is a parameter, so R is symmetric by construction; `pairs` names the entries kept.
+    """
+
+    left: Tensor
+    right: Tensor
+
+    def __init__(self, n_fields: int, pairs: Sequence[tuple[int, int]] | None = None) -> None:
+        super().__init__()
+        self.n_fields = n_fields
+        self.pairs = tuple(itertools.combinations(range(n_fields), 2)) if pairs is None else tuple(pairs)
+        for i, j in self.pairs:
+            if not 0 <= i < j < n_fields:
+                raise ValueError(f"'pairs' must hold (i, j) with 0 <= i < j < {n_fields} (got {(i, j)!r})")
+        self.weight = nn.Parameter(torch.empty(len(self.pairs)))
+        nn.init.uniform_(self.weight, -(n_fields**-0.5), n_fields**-0.5)
+        self.register_buffer(
+            "left", torch.tensor([i for i, _ in self.pairs], dtype=torch.int64), persistent=False
+        )
+        self.register_buffer(
+            "right", torch.tensor([j for _, j in self.pairs], dtype=torch.int64), persistent=False
+        )
+
+    def matrix(self) -> Tensor:
+        """R [n_fields, n_fields], symmetric with a zero diagonal; a pair that is not kept is 0."""
+        empty = self.weight.new_zeros(self.n_fields, self.n_fields)
+        upper = empty.index_put((self.left, self.right), self.weight)
+        return upper + upper.T
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """embeddings [batch, n_fields, dim] -> [batch]."""
+        products = embeddings[:, self.left] * embeddings[:, self.right]  # [batch, n_pairs, dim]
+        return products.sum(dim=2) @ self.weight
+
+
+class MLP(nn.Module):
+    """A perceptron with ReLU and dropout after each hidden layer and one linear output, eq. 5's deep part."""
+
+    def __init__(self, in_features: int, hidden_units: Sequence[int], dropout: float) -> None:
+        super().__init__()
+        if not 0.0 <= dropout < 1.0:
+            raise ValueError(
+                f"'dropout' must be in [0, 1) (got {dropout!r}); it is the share of units set to zero"
+            )
+        widths = (in_features, *hidden_units)
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
+        self.output = nn.Linear(widths[-1], 1)
+        self.dropout = dropout
+        for layer in self.hidden:
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
+        nn.init.xavier_normal_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """inputs [batch, in_features] -> [batch]."""
+        for layer in self.hidden:
+            inputs = F.dropout(F.relu(layer(inputs)), self.dropout, self.training)
+        logits: Tensor = self.output(inputs).squeeze(1)
+        return logits
