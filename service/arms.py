@@ -88,7 +88,7 @@ class ArmTable:
         return self._sticky(split_key.encode("utf-8", "surrogatepass"))
 
     def _sticky(self, key: bytes) -> Arm:
-        """The arm with the shortest waiting time -ln(u) / weight, by logarithms so that no weight overflows."""
+        """The arm with the shortest waiting time -ln(u) / weight, in logarithms: no weight overflows."""
         shortest, chosen = math.inf, self._drawn[0]
         for seeded, log_weight, arm in self._split:
             hashed = seeded.copy()
