@@ -1,0 +1,190 @@
+"""Micro-batching of opaque rows: what arrives within one turn of the event loop is run together, inline.
+
+It knows nothing of CTR, of ONNX Runtime or of HTTP. There is no timer and no thread: when the loop is idle a
+lone caller waits for nothing, and under load a batch is whatever the loop read from its sockets in one turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import DeadlinePassed, Overloaded
+
+Rows = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReport:
+    """One batch about to run: its rows, the callers they belong to, and how long these waited, summed."""
+
+    rows: int
+    callers: int
+    queue_seconds: float
+
+
+@dataclass(slots=True, eq=False)
+class _Caller:
+    """Rows that wait, and the future of whoever waits for them. `done` of them have run already."""
+
+    rows: Rows
+    future: asyncio.Future[Rows]
+    arrived: float
+    deadline: float | None
+    done: int = 0
+    parts: list[Rows] = field(default_factory=list)
+
+    @property
+    def left(self) -> int:
+        return len(self.rows) - self.done
+
+
+class Batcher:
+    """First come, first served, a batch of whole callers at a time, at most `max_batch_rows` rows.
+
+    The first caller of a turn of the loop schedules one flush; the flush runs `run` on the rows of everybody
+    who came meanwhile, and schedules the next one if some are left, so that sockets are read in between.
+    A caller with more rows than a batch holds is run in parts. A caller that left (its future was cancelled)
+    or whose deadline passed is dropped before its rows cost anything. A `run` that raises fails the callers
+    of its batch, each with an error of its own, and nobody else.
+
+    `run` takes [n, ...] and returns [n]; `observe` is told of every batch before it runs.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Rows], Rows],
+        *,
+        max_batch_rows: int,
+        max_queued_rows: int,
+        observe: Callable[[BatchReport], None] | None = None,
+    ) -> None:
+        self._run = run
+        self._observe = observe
+        self._max_batch_rows = max_batch_rows
+        self._max_queued_rows = max_queued_rows
+        self._waiting: deque[_Caller] = deque()
+        self._queued_rows = 0
+        self._flush_scheduled = False
+
+    @property
+    def queued_rows(self) -> int:
+        """Rows that wait, those of callers who left included until their turn comes."""
+        return self._queued_rows
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether more rows wait than the next batch takes."""
+        return self._queued_rows > self._max_batch_rows
+
+    def submit(self, rows: Rows, *, deadline: float | None = None) -> asyncio.Future[Rows]:
+        """Queue `rows` [n, ...]; the future gives `run`'s result for them [n], in order.
+
+        `deadline` is a `time.perf_counter()`: a caller still waiting then gets DeadlinePassed.
+        Raises Overloaded when the queue has no room for all of them.
+        """
+        total = self._queued_rows + len(rows)
+        if total > self._max_queued_rows:
+            raise Overloaded(
+                f"the queue must hold {self._max_queued_rows} rows at most (got {total}); try again soon"
+            )
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Rows] = loop.create_future()
+        self._waiting.append(_Caller(rows, future, time.perf_counter(), deadline))
+        self._queued_rows = total
+        if not self._flush_scheduled:
+            self._flush_scheduled = True
+            loop.call_soon(self._flush, loop)
+        return future
+
+    async def drain(self) -> None:
+        """Return when nobody waits any more."""
+        while self._waiting:
+            await asyncio.sleep(0)
+
+    def _flush(self, loop: asyncio.AbstractEventLoop) -> None:
+        try:
+            batch = self._take()
+            if batch:
+                self._run_batch(batch)
+        finally:
+            # Not a loop here: the sockets are read before the next batch, and late rows join it.
+            self._flush_scheduled = bool(self._waiting)
+            if self._flush_scheduled:
+                loop.call_soon(self._flush, loop)
+
+    def _take(self) -> list[tuple[_Caller, Rows]]:
+        """The callers of the next batch and their rows in it; whoever left or is too late goes without."""
+        batch: list[tuple[_Caller, Rows]] = []
+        room = self._max_batch_rows
+        now = time.perf_counter()
+        while self._waiting and room:
+            caller = self._waiting[0]
+            if caller.future.done():
+                self._forget(caller)
+            elif caller.deadline is not None and now > caller.deadline:
+                self._forget(caller)
+                caller.future.set_exception(
+                    DeadlinePassed("the deadline passed in the queue; allow more time")
+                )
+            elif caller.left <= room:
+                batch.append((caller, caller.rows[caller.done :] if caller.done else caller.rows))
+                self._forget(caller)
+                room -= len(batch[-1][1])
+            elif not batch:
+                batch.append((caller, caller.rows[caller.done : caller.done + room]))
+                caller.done += room
+                self._queued_rows -= room
+                room = 0
+            else:
+                break
+        return batch
+
+    def _forget(self, caller: _Caller) -> None:
+        self._waiting.popleft()
+        self._queued_rows -= caller.left
+
+    def _run_batch(self, batch: list[tuple[_Caller, Rows]]) -> None:
+        try:
+            rows = batch[0][1] if len(batch) == 1 else np.concatenate([rows for _, rows in batch])
+            if self._observe is not None:
+                now = time.perf_counter()
+                waited = sum(now - caller.arrived for caller, _ in batch)
+                self._observe(BatchReport(len(rows), len(batch), waited))
+            results = self._run(rows)
+            if len(results) != len(rows):
+                raise ValueError(f"a run must give a result a row (got {len(results)} for {len(rows)} rows)")
+        except Exception as error:
+            for caller, _ in batch:
+                self._fail(caller, error)
+            return
+        start = 0
+        for caller, rows in batch:
+            stop = start + len(rows)
+            self._deliver(caller, results[start:stop])
+            start = stop
+
+    def _deliver(self, caller: _Caller, results: Rows) -> None:
+        if self._waiting and self._waiting[0] is caller:
+            caller.parts.append(results)
+            return
+        if caller.parts:
+            results = np.concatenate([*caller.parts, results])
+        if not caller.future.done():
+            caller.future.set_result(results)
+
+    def _fail(self, caller: _Caller, error: Exception) -> None:
+        if self._waiting and self._waiting[0] is caller:
+            self._forget(caller)
+        if not caller.future.done():
+            # One exception raised in several tasks would collect the traceback of each.
+            failure = RuntimeError(f"a batch failed: {error}")
+            failure.__cause__ = error
+            caller.future.set_exception(failure)

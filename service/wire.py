@@ -1,0 +1,220 @@
+"""What travels over HTTP: the structs of `/predict`; bytes -> request, answer -> bytes, JSON or MessagePack.
+
+It knows no bundle: a feature's value is checked by the encoder of the arm that scores it, because only the
+schema says what the field may hold (and a name that no schema knows must not take bidding down).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+from numpy.typing import NDArray
+
+from service.errors import InvalidField, MalformedBody, UnsupportedMediaType, shorten
+
+# Up to 1e9 a millionth is still exact in a float64, and a bid is a number of millionths.
+MAX_MONEY = 1e9
+MAX_TMAX_MS = 3_600_000.0
+
+_VALUE_SCHEMA = {
+    "description": "a category (a string, or an integer read as its decimal string), a number, or a sequence "
+    "of categories; null and the empty string are missing",
+    "anyOf": [
+        {"type": "string"},
+        {"type": "number"},
+        {"type": "null"},
+        {"type": "array", "items": {"anyOf": [{"type": "string"}, {"type": "integer"}]}},
+    ],
+}
+RawFeature = Annotated[Any, Meta(extra_json_schema=_VALUE_SCHEMA)]
+Money = Annotated[float, Meta(ge=0.0, le=MAX_MONEY)]
+Milliseconds = Annotated[float, Meta(gt=0.0, le=MAX_TMAX_MS)]
+ValuePerClick = Annotated[
+    Money | None, Meta(description="what a click is worth, in any currency; absent: a pctr, and no bid")
+]
+BidFloor = Annotated[Money | None, Meta(description="the lowest bid worth making, per impression")]
+
+
+class Candidate(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """One ad to score."""
+
+    id: Annotated[str | None, Meta(description="echoed; two candidates may share one")] = None
+    features: Annotated[dict[str, RawFeature], Meta(description="the candidate fields, by name")] = {}
+    value_per_click: ValuePerClick = None
+    bid_floor: BidFloor = None
+
+
+class CandidateColumns(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """The same ads as columns, all of one length: less to write, to send and to read."""
+
+    id: list[str | None] | None = None
+    features: Annotated[
+        dict[str, list[RawFeature]], Meta(description="the candidate fields, by name, a value a candidate")
+    ] = {}
+    value_per_click: list[ValuePerClick] | None = None
+    bid_floor: list[BidFloor] | None = None
+
+
+class PredictRequest(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """One bid request: what is shared by all its candidates, and the candidates, as rows or as columns."""
+
+    candidates: list[Candidate] | CandidateColumns
+    id: Annotated[str | None, Meta(description="echoed")] = None
+    user_id: Annotated[
+        str | None, Meta(description="the sticky unit of the A/B split, unless X-Split-Key is sent")
+    ] = None
+    tmax_ms: Annotated[
+        Milliseconds | None,
+        Meta(
+            description="the answer is worthless after so long: refused (429) if it waits longer in the queue"
+        ),
+    ] = None
+    context: Annotated[dict[str, RawFeature], Meta(description="the context fields, by name")] = {}
+
+
+class Result(msgspec.Struct, gc=False):
+    """One candidate's answer: `pctr` the calibrated probability of a click, `bid` per impression or null."""
+
+    id: str | None
+    pctr: float
+    bid: float | None
+
+
+class ResultColumns(msgspec.Struct, gc=False):
+    """The same answers as columns."""
+
+    id: list[str | None]
+    pctr: list[float]
+    bid: list[float | None]
+
+
+class PredictAnswer(msgspec.Struct, gc=False):
+    """The answer to one bid request; `results` in the order and the shape of the candidates."""
+
+    id: str | None
+    arm: str
+    bundle: str
+    results: list[Result] | ResultColumns
+
+
+@dataclass(frozen=True)
+class Codec:
+    """One encoding of the interface: the media types that name it, and both directions."""
+
+    name: str
+    media_type: bytes
+    decode: Callable[[bytes], PredictRequest]
+    encode: Callable[[PredictAnswer], bytes]
+
+
+_json_decoder = msgspec.json.Decoder(PredictRequest)
+_msgpack_decoder = msgspec.msgpack.Decoder(PredictRequest)
+JSON = Codec("JSON", b"application/json", _json_decoder.decode, msgspec.json.Encoder().encode)
+MSGPACK = Codec(
+    "MessagePack", b"application/msgpack", _msgpack_decoder.decode, msgspec.msgpack.Encoder().encode
+)
+_CODECS = {
+    b"application/json": JSON,
+    b"application/msgpack": MSGPACK,
+    b"application/x-msgpack": MSGPACK,
+    b"application/vnd.msgpack": MSGPACK,
+}
+
+
+def codec_for(content_type: bytes | None) -> Codec:
+    """The codec that a `Content-Type` names, parameters and case aside; raises UnsupportedMediaType."""
+    if content_type is not None:
+        found = _CODECS.get(content_type) or _CODECS.get(content_type.partition(b";")[0].strip().lower())
+        if found is not None:
+            return found
+    shown = "none" if content_type is None else repr(shorten(content_type.decode("latin-1"), 100))
+    raise UnsupportedMediaType(
+        f"'Content-Type' must be application/json or application/msgpack (got {shown}); send one of the two"
+    )
+
+
+def decode_request(body: bytes, codec: Codec) -> PredictRequest:
+    """The request in `body`; raises MalformedBody (not the encoding) or InvalidField (not the interface)."""
+    try:
+        return codec.decode(body)
+    except msgspec.ValidationError as error:
+        reason, _, path = str(error).partition(" - at `")
+        raise InvalidField(reason, path=path.removesuffix("`") or "$") from None
+    except msgspec.DecodeError as error:
+        raise MalformedBody(f"the body must be {codec.name} ({error})") from None
+    except UnicodeDecodeError as error:
+        raise MalformedBody(f"the body must be {codec.name}, its strings UTF-8 ({error})") from None
+    except RecursionError:
+        raise MalformedBody(f"the body must be {codec.name} that is not nested so deeply") from None
+
+
+def count_rows(candidates: list[Candidate] | CandidateColumns, max_candidates: int) -> int:
+    """How many candidates there are; raises InvalidField for none, too many, or columns of unequal length."""
+    if isinstance(candidates, list):
+        rows = len(candidates)
+    else:
+        rows = _columns_length(candidates)
+    if not 0 < rows <= max_candidates:
+        remedy = "send at least one" if rows == 0 else "split the request"
+        raise InvalidField(
+            f"'candidates' must be 1 to {max_candidates} ads (got {rows}); {remedy}", path="$.candidates"
+        )
+    return rows
+
+
+def money_of(
+    candidates: list[Candidate] | CandidateColumns, rows: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Value per click [rows], nan where absent, and bid floor [rows], 0 where absent."""
+    if isinstance(candidates, list):
+        values: Sequence[float | None] | None = [candidate.value_per_click for candidate in candidates]
+        floors: Sequence[float | None] | None = [candidate.bid_floor for candidate in candidates]
+    else:
+        values, floors = candidates.value_per_click, candidates.bid_floor
+    # numpy reads None as nan in a float64 array.
+    value_per_click = np.full(rows, np.nan) if values is None else np.array(values, np.float64)
+    if floors is None:
+        return value_per_click, np.zeros(rows)
+    return value_per_click, np.nan_to_num(np.array(floors, np.float64), copy=False, nan=0.0)
+
+
+def answer_of(
+    request: PredictRequest, arm: str, bundle: str, pctr: NDArray[np.float64], bids: list[float | None]
+) -> PredictAnswer:
+    """The answer in the shape of the request: rows for rows, columns for columns."""
+    candidates = request.candidates
+    probabilities: list[float] = pctr.tolist()
+    if isinstance(candidates, list):
+        results: list[Result] | ResultColumns = [
+            Result(candidate.id, probability, bid)
+            for candidate, probability, bid in zip(candidates, probabilities, bids, strict=True)
+        ]
+    else:
+        results = ResultColumns(candidates.id or [None] * len(bids), probabilities, bids)
+    return PredictAnswer(request.id, arm, bundle, results)
+
+
+def _columns_length(columns: CandidateColumns) -> int:
+    """The length that every column has; raises InvalidField naming the first that differs."""
+    named: list[tuple[str, Sequence[object] | None]] = [
+        ("id", columns.id),
+        ("value_per_click", columns.value_per_click),
+        ("bid_floor", columns.bid_floor),
+        *((f"features.{name}", values) for name, values in columns.features.items()),
+    ]
+    present = [(name, len(values)) for name, values in named if values is not None]
+    if not present:
+        return 0
+    first, rows = present[0]
+    for name, length in present[1:]:
+        if length != rows:
+            raise InvalidField(
+                f"'{name}' must have the length of '{first}', {rows} (got {length}); null is no value",
+                path=f"$.candidates.{name}",
+            )
+    return rows
