@@ -1,0 +1,77 @@
+"""Every setting of the service, once: its name, unit, default and meaning; the command line is made from it.
+
+A setting `max_batch_rows` is `--max-batch-rows` and `BIDLIGHT_MAX_BATCH_ROWS`. It
+knows nothing of what uses it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+ENV_PREFIX = "BIDLIGHT_"
+
+
+class Settings(BaseSettings):
+    """What an operator may decide. Environment variables are read; what is passed by name wins over them."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
+
+    arms: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="an arm of the A/B split as NAME=FOLDER or NAME=FOLDER:WEIGHT (repeat it for more arms)",
+    )
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for every interface")
+    port: int = Field(8000, ge=0, le=65535, description="TCP port to listen on; 0 takes a free one")
+    workers: int = Field(
+        1, ge=1, le=256, description="processes; one a core is right, each holds every bundle"
+    )
+    device: Literal["cpu", "cuda", "cuda-required"] = Field(
+        "cpu",
+        description="where graphs run; cuda falls back to the CPU with a warning, cuda-required refuses",
+    )
+    variant: str = Field(
+        "",
+        description="variant of every bundle to serve (float32, pruned, int8); empty: the bundle's choice",
+    )
+    split_salt: str = Field("", description="name of the experiment; another one deals the split keys anew")
+    bid_multiplier: float = Field(1.0, description="factor on every bid (pacing, margin)")
+    bid_cap: float | None = Field(None, description="highest bid, currency per impression; unset: none")
+    bid_floor: float = Field(
+        0.0, description="lowest bid worth making, currency per impression; below it, no bid"
+    )
+    max_body_bytes: int = Field(1_048_576, ge=1, description="longest request body read, bytes (413 above)")
+    max_candidates: int = Field(1000, ge=1, description="most candidates in a request (422 above)")
+    max_batch_rows: int = Field(1024, ge=1, description="most rows (candidates of all requests) run together")
+    max_queued_rows: int = Field(20_000, ge=1, description="most rows waiting in an arm's queue (429 above)")
+    keep_alive_seconds: int = Field(75, ge=1, description="how long an idle connection is kept, seconds")
+    drain_seconds: int = Field(30, ge=0, description="how long SIGTERM waits for requests in flight, seconds")
+    backlog: int = Field(2048, ge=1, description="connections that may wait to be accepted")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level logged")
+
+    @field_validator("arms", mode="before")
+    @classmethod
+    def _split_arms(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part for part in (piece.strip() for piece in value.split(",")) if part)
+        return value
+
+    @model_validator(mode="after")
+    def _queue_holds_a_request(self) -> Settings:
+        if self.max_candidates > self.max_queued_rows:
+            raise ValueError(
+                f"'max_candidates' must be at most max_queued_rows, {self.max_queued_rows} "
+                f"(got {self.max_candidates}); a larger request could never be queued"
+            )
+        return self
+
+    def environment(self) -> dict[str, str]:
+        """The settings as the variables that give them: what a worker process reads."""
+        found: dict[str, str] = {}
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if value is not None:
+                found[ENV_PREFIX + name.upper()] = ",".join(value) if name == "arms" else str(value)
+        return found
