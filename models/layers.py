@@ -66,13 +66,19 @@ class FieldLinear(nn.Module):
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """embeddings [batch, n_fields, dim] -> [batch]."""
-        return embeddings.flatten(1) @ self.weight.flatten()
+        # A flat matrix-vector product is the same sum; ONNX Runtime takes three times as long over it.
+        return (embeddings * self.weight).sum(dim=(1, 2))
 
 
 class FieldPairs(nn.Module):
     """The pairwise term of FwFM, eq. 6: the sum over pairs i < j of <e_i, e_j> R_ij.
 
-    Only R's upper triangle is a parameter, so R is symmetric by construction; `pairs` names the entries kept.
+    Only R's upper triangle U is a parameter, so R is symmetric by construction; `pairs` names the entries kept.
+    The sum is written as sum_i <e_i, (U e)_i>, one small matrix product a row. ONNX Runtime, one thread, 39
+    fields, k = 10, microseconds at 1 / 64 / 1024 rows with the lookup and the linear term: 6 / 41 / 600 so
+    written whatever the pairs; x (U kron I) x 10 / 95 / 1420; gathering both ends of all 741 pairs 16 / 390 /
+    8080, of 37 pairs 7 / 35 / 500, of 8 pairs 6 / 22 / 290. So gathering gains little and only once fewer
+    pairs than fields are left: one form serves all.
     """
 
     left: Tensor
@@ -81,29 +87,32 @@ class FieldPairs(nn.Module):
     def __init__(self, n_fields: int, pairs: Sequence[tuple[int, int]] | None = None) -> None:
         super().__init__()
         self.n_fields = n_fields
-        self.pairs = tuple(itertools.combinations(range(n_fields), 2)) if pairs is None else tuple(pairs)
-        for i, j in self.pairs:
-            if not 0 <= i < j < n_fields:
-                raise ValueError(f"'pairs' must hold (i, j) with 0 <= i < j < {n_fields} (got {(i, j)!r})")
+        all_pairs = tuple(itertools.combinations(range(n_fields), 2))
+        self.pairs = all_pairs if pairs is None else tuple((int(i), int(j)) for i, j in pairs)
+        if not set(self.pairs) <= set(all_pairs) or len(set(self.pairs)) < len(self.pairs):
+            raise ValueError(
+                f"'pairs' must be distinct (i, j) with 0 <= i < j < {n_fields} (got {self.pairs!r}); "
+                "R is symmetric, so one order of a pair says it all"
+            )
         self.weight = nn.Parameter(torch.empty(len(self.pairs)))
         nn.init.uniform_(self.weight, -(n_fields**-0.5), n_fields**-0.5)
-        self.register_buffer(
-            "left", torch.tensor([i for i, _ in self.pairs], dtype=torch.int64), persistent=False
-        )
-        self.register_buffer(
-            "right", torch.tensor([j for _, j in self.pairs], dtype=torch.int64), persistent=False
-        )
+        ends = torch.tensor(self.pairs, dtype=torch.int64).reshape(-1, 2)
+        self.register_buffer("left", ends[:, 0].contiguous(), persistent=False)
+        self.register_buffer("right", ends[:, 1].contiguous(), persistent=False)
+
+    def triangle(self) -> Tensor:
+        """U [n_fields, n_fields]: R above the diagonal, 0 elsewhere and where a pair is not kept."""
+        empty = self.weight.new_zeros(self.n_fields, self.n_fields)
+        return empty.index_put((self.left, self.right), self.weight)
 
     def matrix(self) -> Tensor:
-        """R [n_fields, n_fields], symmetric with a zero diagonal; a pair that is not kept is 0."""
-        empty = self.weight.new_zeros(self.n_fields, self.n_fields)
-        upper = empty.index_put((self.left, self.right), self.weight)
+        """R [n_fields, n_fields], symmetric, with a zero diagonal."""
+        upper = self.triangle()
         return upper + upper.T
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """embeddings [batch, n_fields, dim] -> [batch]."""
-        products = embeddings[:, self.left] * embeddings[:, self.right]  # [batch, n_pairs, dim]
-        return products.sum(dim=2) @ self.weight
+        return (embeddings * (self.triangle() @ embeddings)).sum(dim=(1, 2))
 
 
 class MLP(nn.Module):
@@ -116,12 +125,13 @@ class MLP(nn.Module):
                 f"'dropout' must be in [0, 1) (got {dropout!r}); it is the share of units set to zero"
             )
         widths = (in_features, *hidden_units)
-        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
-        self.output = nn.Linear(widths[-1], 1)
-        self.dropout = dropout
-        for layer in self.hidden:
+        layers = [nn.Linear(fan_in, fan_out) for fan_in, fan_out in itertools.pairwise(widths)]
+        for layer in layers:
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)
+        self.hidden = nn.ModuleList(layers)
+        self.output = nn.Linear(widths[-1], 1)
+        self.dropout = dropout
         nn.init.xavier_normal_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
