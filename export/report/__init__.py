@@ -1,0 +1,1 @@
+"""The export report: `findings` is what was found, `plots` draws it, `page` lays it out."""

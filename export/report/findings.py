@@ -1,0 +1,99 @@
+"""What the export found out, as plain data: the content of report.json, and all that the page is drawn from."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from service.bundle.calibration import Calibrator
+from service.bundle.manifest import Compression, Latency, Metrics, Parity
+
+
+class FieldSummary(msgspec.Struct, frozen=True):
+    """One field of the log and how its ids fall on the test part; shares are of all its ids there."""
+
+    name: str
+    kind: str
+    role: str
+    cardinality: int
+    missing_share: float
+    oov_share: float
+
+
+class DataSummary(msgspec.Struct, frozen=True):
+    """Where the rows came from and how they were split; the window is in unix seconds."""
+
+    source: str
+    split: str
+    rows: dict[str, int]
+    clicks: dict[str, int]
+    skipped_rows: int
+    window: tuple[int, int] | None
+    negative_sampling_rate: float
+    fields: tuple[FieldSummary, ...]
+
+
+class EvaluationPoint(msgspec.Struct, frozen=True):
+    """One look at the validation part while training or pruning; sparsities are shares of weights at zero."""
+
+    epoch: float
+    train_loss: float | None
+    validation_logloss: float
+    validation_auc: float
+    rows_per_second: float | None = None
+    sparsity: dict[str, float] = {}
+
+
+class Reliability(msgspec.Struct, frozen=True):
+    """Mean pCTR and click rate of equally filled bins, lowest pCTR first."""
+
+    pctr: tuple[float, ...]
+    click_rate: tuple[float, ...]
+    rows: tuple[int, ...]
+
+
+class FieldMatrix(msgspec.Struct, frozen=True):
+    """FwFM's R: the strength of each pair of fields, symmetric, with zeros where a pair was pruned."""
+
+    names: tuple[str, ...]
+    values: tuple[tuple[float, ...], ...]
+
+
+class Findings(msgspec.Struct, frozen=True):
+    """Everything the report says about one export."""
+
+    bundle: str
+    model: str
+    hyperparameters: dict[str, object]
+    parameters: int
+    created_at: str
+    data: DataSummary
+    training: tuple[EvaluationPoint, ...]
+    pruning: tuple[EvaluationPoint, ...]
+    evaluation: dict[str, Metrics]
+    uncalibrated: dict[str, Metrics]
+    calibrators: dict[str, Calibrator]
+    reliability_before: dict[str, Reliability]
+    reliability_after: dict[str, Reliability]
+    field_matrices: dict[str, FieldMatrix]
+    graph_bytes: dict[str, int]
+    parity: tuple[Parity, ...]
+    latency: tuple[Latency, ...]
+    machine: str
+    compression: Compression | None
+    layer_widths: tuple[int, ...]
+    field_pairs: int
+    serving_variant: str
+    kept_out: dict[str, str]
+    warnings: tuple[str, ...] = ()
+
+
+def reliability(labels: NDArray[np.integer], pctr: NDArray[np.floating], *, bins: int = 15) -> Reliability:
+    """Labels [n] and pCTR [n] in `bins` equally filled bins by pCTR, fewer where n is smaller."""
+    order = np.argsort(pctr, kind="stable")
+    groups = [group for group in np.array_split(order, bins) if len(group)]
+    return Reliability(
+        pctr=tuple(float(pctr[group].mean()) for group in groups),
+        click_rate=tuple(float(labels[group].mean()) for group in groups),
+        rows=tuple(len(group) for group in groups),
+    )

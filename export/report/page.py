@@ -1,0 +1,200 @@
+"""Lays the findings out as one HTML page that needs nothing beside it; draws no figure itself."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from html import escape
+
+from service.bundle.manifest import Metrics
+
+from export.report import plots
+from export.report.findings import Findings
+
+CSS = """
+:root { color-scheme: light; --ink: #222; --soft: #667; --line: #ddd; --accent: #2a6f97; }
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: #fff; max-width: 62rem; margin: 2rem auto;
+  padding: 0 1rem; }
+h1 { font-size: 1.5rem; margin-bottom: 0; } h2 { font-size: 1.1rem; margin-top: 2.2rem; color: var(--accent); }
+p.lead { color: var(--soft); margin-top: .2rem; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .87rem; display: block;
+  overflow-x: auto; }
+th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; }
+th { color: var(--soft); font-weight: 600; }
+figure { margin: 1rem 0; overflow-x: auto; } figure svg { max-width: 100%; height: auto; }
+.row { display: flex; flex-wrap: wrap; gap: 1rem; } .warning { color: #a03c00; }
+details summary { cursor: pointer; color: var(--accent); margin-top: 1rem; }
+"""
+METRIC_NAMES = {
+    "auc": "AUC", "logloss": "LogLoss", "prauc": "PRAUC", "rce": "RCE %", "ece": "ECE", "ne": "NE", "pcoc": "PCOC",
+}  # fmt: skip
+
+
+def page(findings: Findings) -> str:
+    """The whole page: what was served and why, how good, how calibrated, how small, how fast, from which data."""
+    sections = [
+        _head(findings),
+        section("Quality on the test part", quality_table(findings)),
+        section("Calibration", _figure(plots.reliability_figure(findings)), calibration_table(findings)),
+        section("Serving variant and what was kept out", gate_list(findings)),
+        section("Parity", parity_table(findings)),
+        section(
+            "Size and speed", compression_table(findings), _speed_figures(findings), latency_table(findings)
+        ),
+        section("Training and pruning", _figure(plots.curves_figure(findings)), _matrices(findings)),
+        section("Data", data_table(findings), fields_table(findings)),
+    ]
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(findings.bundle)}: export '
+        f"report</title><style>{CSS}</style></head>\n<body>\n" + "\n".join(sections) + "\n</body></html>\n"
+    )
+
+
+def section(title: str, *parts: str) -> str:
+    return f"<section><h2>{escape(title)}</h2>\n" + "\n".join(part for part in parts if part) + "</section>"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Rows of text and numbers under a head; the first column is the row's name."""
+    cells = "".join(f"<th>{escape(name)}</th>" for name in head)
+    body = "\n".join("<tr>" + "".join(f"<td>{_cell(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><thead><tr>{cells}</tr></thead>\n<tbody>{body}</tbody></table>"
+
+
+def _cell(cell: object) -> str:
+    if cell is None:
+        return "–"
+    if isinstance(cell, float):
+        return f"{cell:.5f}" if abs(cell) < 10 else f"{cell:,.2f}"
+    return escape(f"{cell:,}" if isinstance(cell, int) else str(cell))
+
+
+def _head(findings: Findings) -> str:
+    served = findings.evaluation[findings.serving_variant]
+    warnings = "".join(f'<p class="warning">{escape(text)}</p>' for text in findings.warnings)
+    return (
+        f"<h1>{escape(findings.bundle)}</h1><p class='lead'>{escape(findings.model)}, {findings.parameters:,} "
+        f"parameters, built {escape(findings.created_at)} on {escape(findings.machine)}; serves "
+        f"<b>{escape(findings.serving_variant)}</b>: AUC {served.auc:.4f}, LogLoss {served.logloss:.4f}, "
+        f"ECE {served.ece:.4f} on {served.rows:,} test rows.</p>{warnings}"
+    )
+
+
+def quality_table(findings: Findings) -> str:
+    """Every variant, before and after calibration."""
+    oracle = any(metrics.auc_of_true_pctr is not None for metrics in findings.evaluation.values())
+    head = ["variant", *METRIC_NAMES.values(), *(["AUC of true pCTR"] if oracle else [])]
+
+    def row(name: str, metrics: Metrics) -> list[object]:
+        return [
+            name,
+            *(getattr(metrics, key) for key in METRIC_NAMES),
+            *([metrics.auc_of_true_pctr] if oracle else []),
+        ]
+
+    rows = []
+    for name, metrics in findings.evaluation.items():
+        rows += [
+            row(f"{name}, uncalibrated", findings.uncalibrated[name]),
+            row(f"{name}, calibrated", metrics),
+        ]
+    return table(head, rows)
+
+
+def calibration_table(findings: Findings) -> str:
+    rows = [
+        [name, c.method, c.slope, c.intercept, len(c.knots), c.before.logloss, c.after.logloss, c.before.ece,
+         c.after.ece, c.before.pcoc, c.after.pcoc, c.fit_rows]
+        for name, c in findings.calibrators.items()
+    ]  # fmt: skip
+    head = ["held-out", "method", "slope", "intercept", "knots", "LogLoss before", "after", "ECE before", "after",
+            "PCOC before", "after", "rows"]  # fmt: skip
+    return table(head, rows)
+
+
+def gate_list(findings: Findings) -> str:
+    kept = "".join(
+        f"<li><b>{escape(name)}</b> is kept out: {escape(why)}</li>"
+        for name, why in findings.kept_out.items()
+    )
+    return f"<ul><li><b>{escape(findings.serving_variant)}</b> is served</li>{kept}</ul>"
+
+
+def parity_table(findings: Findings) -> str:
+    rows = [
+        [f"{p.variant} − {p.reference}", p.max_abs_logit, p.auc_delta, _interval(p.auc_interval), p.logloss_delta,
+         _interval(p.logloss_interval)]
+        for p in findings.parity
+    ]  # fmt: skip
+    return table(["variant", "max |Δ logit|", "Δ AUC", "95 % interval", "Δ LogLoss", "95 % interval"], rows)
+
+
+def _interval(interval: tuple[float, float]) -> str:
+    return f"{interval[0]:+.5f} … {interval[1]:+.5f}"
+
+
+def compression_table(findings: Findings) -> str:
+    rows: list[list[object]] = [
+        [f"bytes of model.{name}.onnx", size] for name, size in findings.graph_bytes.items()
+    ]
+    if found := findings.compression:
+        rows += [[f"{name}: pruned (target {rate:.1%})", f"{found.reached.get(name, 0.0):.2%}"]
+                 for name, rate in found.rates.items()]  # fmt: skip
+        rows += [
+            ["live neurons", f"{_joined(found.live_neurons)} of {_joined(findings.layer_widths)}"],
+            ["live field pairs", f"{found.live_pairs:,} of {findings.field_pairs:,}"],
+            ["embedding rows", f"{found.embedding_rows[1]:,} of {found.embedding_rows[0]:,}"],
+        ]
+    return table([findings.compression.recipe if findings.compression else "no pruning", ""], rows)
+
+
+def _joined(widths: Sequence[int]) -> str:
+    return "-".join(str(width) for width in widths) or "none"
+
+
+def latency_table(findings: Findings) -> str:
+    if not findings.latency:
+        return ""
+    sizes = list(findings.latency[0].microseconds_a_row)
+    rows = [
+        [one.variant, *(f"{one.microseconds_a_row[size]:.2f}" for size in sizes)] for one in findings.latency
+    ]
+    return table(["microseconds a row", *(f"batch {size}" for size in sizes)], rows)
+
+
+def data_table(findings: Findings) -> str:
+    data = findings.data
+    rows = [[part, rows, data.clicks[part], f"{data.clicks[part] / max(1, rows):.2%}"]
+            for part, rows in data.rows.items()]  # fmt: skip
+    window = " to ".join(
+        time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(second)) for second in data.window or ()
+    )
+    about = (
+        f"<p>{escape(data.source)}, split by {escape(data.split)}{', ' + window if window else ''}; "
+        f"{data.skipped_rows:,} malformed rows skipped; share of non-clicks kept by the log: "
+        f"{data.negative_sampling_rate:g}.</p>"
+    )
+    return about + table(["part", "rows", "clicks", "click rate"], rows)
+
+
+def fields_table(findings: Findings) -> str:
+    rows = [[f.name, f.kind, f.role, f.cardinality, f"{f.missing_share:.2%}", f"{f.oov_share:.2%}"]
+            for f in findings.data.fields]  # fmt: skip
+    head = ["field", "kind", "role", "cardinality", "missing in test", "out of vocabulary in test"]
+    return f"<details><summary>{len(rows)} fields</summary>{table(head, rows)}</details>"
+
+
+def _figure(svg: str) -> str:
+    return f"<figure>{svg}</figure>"
+
+
+def _speed_figures(findings: Findings) -> str:
+    figures = [plots.sizes_figure(findings), *([plots.latency_figure(findings)] if findings.latency else [])]
+    return '<div class="row">' + "".join(_figure(svg) for svg in figures) + "</div>"
+
+
+def _matrices(findings: Findings) -> str:
+    figures = [plots.field_matrix_figure(matrix, title=f"field matrix R, {name}")
+               for name, matrix in findings.field_matrices.items()]  # fmt: skip
+    return '<div class="row">' + "".join(_figure(svg) for svg in figures) + "</div>"

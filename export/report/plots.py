@@ -1,0 +1,137 @@
+"""Draws the report's figures as SVG text; knows nothing of HTML and nothing beyond the findings."""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+from export.report.findings import EvaluationPoint, FieldMatrix, Findings
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+BEFORE, AFTER, INK, FAINT = "#c2703d", "#2a6f97", "#333333", "#bbbbbb"
+STYLE: dict[str, Any] = {
+    "font.size": 9,
+    "font.family": "DejaVu Sans",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#888888",
+    "axes.titlesize": 10,
+    "svg.fonttype": "none",
+    # Without a salt the ids inside the drawing differ at every run, and so would the bundle's version.
+    "svg.hashsalt": "bidlight",
+}
+
+
+def reliability_figure(findings: Findings) -> str:
+    """Click rate against pCTR on the test part, before and after calibration, one panel a variant."""
+    names = list(findings.reliability_after)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(3.2 * len(names), 3.2), layout="constrained")
+        for axes, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
+            before, after = findings.reliability_before[name], findings.reliability_after[name]
+            top = 1.05 * max(*before.pctr, *before.click_rate, *after.pctr, *after.click_rate)
+            axes.plot([0, top], [0, top], color=FAINT, linewidth=1)
+            axes.plot(before.pctr, before.click_rate, "o--", color=BEFORE, markersize=3, label="before")
+            axes.plot(after.pctr, after.click_rate, "o-", color=AFTER, markersize=3, label="after")
+            axes.set(title=name, xlabel="mean pCTR", xlim=(0, top), ylim=(0, top))
+        first = figure.axes[0]
+        first.set_ylabel("click rate")
+        first.legend(frameon=False)
+        return _svg(figure)
+
+
+def curves_figure(findings: Findings) -> str:
+    """Validation LogLoss and AUC, and the sparsities, over the epochs of training and then of pruning."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(9.6, 2.9), layout="constrained")
+        loss, auc, sparsity = figure.subplots(1, 3)
+        start = 0.0
+        for points, color, label in (
+            (findings.training, BEFORE, "training"),
+            (findings.pruning, AFTER, "pruning"),
+        ):
+            if not points:
+                continue
+            epochs = [start + point.epoch for point in points]
+            loss.plot(epochs, [point.validation_logloss for point in points], "o-", color=color, label=label)
+            auc.plot(epochs, [point.validation_auc for point in points], "o-", color=color, label=label)
+            _sparsities(sparsity, epochs, points)
+            start = epochs[-1]
+        loss.set(title="validation LogLoss", xlabel="epoch")
+        auc.set(title="validation AUC", xlabel="epoch")
+        sparsity.set(title="share of weights at zero", xlabel="epoch", ylim=(0, 1.02))
+        loss.legend(frameon=False)
+        if sparsity.lines:
+            sparsity.legend(frameon=False)
+        for line in (*loss.lines, *auc.lines):
+            line.set_markersize(3)
+        return _svg(figure)
+
+
+def _sparsities(axes: Axes, epochs: list[float], points: tuple[EvaluationPoint, ...]) -> None:
+    names = sorted({name for point in points for name in point.sparsity})
+    for name, style in zip(names, ("-", "--", ":", "-."), strict=False):
+        axes.plot(epochs, [point.sparsity.get(name, 0.0) for point in points], style, color=INK, label=name)
+
+
+def field_matrix_figure(matrix: FieldMatrix, *, title: str) -> str:
+    """R as a heat map; a pruned pair is blank."""
+    values = np.array(matrix.values, dtype=np.float64)
+    strongest = float(np.abs(values).max()) or 1.0
+    side = 1.8 + 0.11 * len(matrix.names)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(side + 0.7, side), layout="constrained")
+        axes = figure.subplots()
+        shown = np.ma.masked_where(values == 0, values)
+        image = axes.imshow(shown, cmap="RdBu_r", vmin=-strongest, vmax=strongest, interpolation="none")
+        ticks = range(len(matrix.names))
+        axes.set_xticks(ticks, labels=matrix.names, rotation=90, fontsize=6)
+        axes.set_yticks(ticks, labels=matrix.names, fontsize=6)
+        axes.set_title(title)
+        figure.colorbar(image, ax=axes, shrink=0.7)
+        return _svg(figure)
+
+
+def latency_figure(findings: Findings) -> str:
+    """Microseconds a row by batch size and variant, on a log scale."""
+    sizes = list(findings.latency[0].microseconds_a_row)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(4.8, 3.0), layout="constrained")
+        axes = figure.subplots()
+        width = 0.8 / len(findings.latency)
+        for place, measured in enumerate(findings.latency):
+            shade = 0.85 - 0.7 * place / max(1, len(findings.latency) - 1)
+            heights = [measured.microseconds_a_row[size] for size in sizes]
+            lefts = np.arange(len(sizes)) + place * width
+            axes.bar(lefts, heights, width, color=(shade * 0.6, shade * 0.8, shade), label=measured.variant)
+        axes.set_yscale("log")
+        axes.set_xticks(np.arange(len(sizes)) + 0.4 - width / 2, labels=sizes)
+        axes.set(title="microseconds a row", xlabel="rows a batch")
+        axes.legend(frameon=False)
+        return _svg(figure)
+
+
+def sizes_figure(findings: Findings) -> str:
+    """Megabytes of each graph."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(4.8, 3.0), layout="constrained")
+        axes = figure.subplots()
+        names = list(findings.graph_bytes)
+        bars = axes.bar(names, [findings.graph_bytes[name] / 1e6 for name in names], 0.6, color=AFTER)
+        axes.bar_label(bars, fmt="%.2f")
+        axes.set_title("megabytes a graph")
+        return _svg(figure)
+
+
+def _svg(figure: Figure) -> str:
+    """The figure as an <svg> element to put into a page, without the XML head that only a file needs."""
+    target = io.StringIO()
+    figure.savefig(target, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return re.sub(r"^.*?(?=<svg)", "", target.getvalue(), flags=re.DOTALL)
