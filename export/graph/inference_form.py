@@ -1,0 +1,117 @@
+"""The same function as a model, written in the operators that ONNX Runtime runs fastest, ready to be exported.
+
+It knows the parts models share (embedding, linear, pairs, mlp, bias) and nothing of ONNX, INT8 or training.
+
+Measured with ONNX Runtime 1.31, one thread, 39 fields of dimension 10, 1024 rows:
+
+- FwFM as `(E' U + V) * E'` with E' = E transposed is one small matrix product per row: 0.4 ms, where gathering all
+  741 pairs costs 8.3 ms, a Kronecker product 1.4 ms, and even 37 gathered pairs 0.35 ms. The linear term rides along.
+- Every sum over a row is a product with a constant matrix, because those give a row the same bits wherever it stands
+  in a batch. ReduceSum does not: its vector loop starts at the row's memory alignment, so position changes the order
+  of addition.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor, nn
+
+from models.fields import PADDING_ID, Field, column_offsets
+
+# Names of the parameters as they stand in the graph; quantization finds them by these.
+TABLE = "table"  # [rows, dim]
+OFFSETS = "offsets"  # [columns]
+POOLING = "pooling"  # [n_fields, columns], only with sequences
+PAIR_MATRIX = "pair_matrix"  # [n_fields, n_fields]
+FIELD_VECTORS = "field_vectors"  # [dim, n_fields], beside pair_matrix
+ROW_WEIGHTS = "row_weights"  # [n_fields * dim, 1], of a linear term that has no pairs beside it
+FIRST_LAYER = "hidden.0.weight"  # [hidden, n_fields * dim]
+
+
+class InferenceForm(nn.Module):
+    """A model of embedding [+ linear] [+ pairs] [+ mlp] + bias, for inference only.
+
+    The parameters are copies: the model it was made from is left as it is.
+    """
+
+    def __init__(self, model: nn.Module, ids_dtype: torch.dtype = torch.int32) -> None:
+        super().__init__()
+        fields: tuple[Field, ...] = tuple(model.fields)
+        self.table = _frozen(model.embedding.table.weight)
+        self.register_buffer(OFFSETS, torch.tensor(column_offsets(fields), dtype=ids_dtype))
+        self.n_fields, self.dim = len(fields), self.table.shape[1]
+        self.has_sequences = any(field.width > 1 for field in fields)
+        if self.has_sequences:
+            self.register_buffer(POOLING, _pooling_matrix(fields))
+            self.register_buffer("always_present", torch.tensor(_column_is_single(fields)))
+        linear, pairs, mlp = (getattr(model, part, None) for part in ("linear", "pairs", "mlp"))
+        self.has_pairs, self.has_mlp = pairs is not None, mlp is not None
+        vectors = linear.weight if linear is not None else torch.ones(self.n_fields, self.dim)
+        if self.has_pairs:
+            self.pair_matrix = _frozen(pairs.matrix().triu())
+            self.field_vectors = _frozen(vectors.T)
+            self.register_buffer("ones", torch.ones(self.n_fields * self.dim, 1))
+        else:
+            self.row_weights = _frozen(vectors.reshape(-1, 1))
+        bias = model.bias.detach().reshape(1)
+        if self.has_mlp:
+            self.hidden = nn.ModuleList(_copy_linear(layer) for layer in mlp.hidden)
+            self.output = _copy_linear(mlp.output)
+            self.output.bias.add_(bias)
+        else:
+            self.bias = _frozen(bias)
+        self.eval()
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids [batch, columns] -> logits [batch]."""
+        embeddings = self._embed(ids)  # [batch, n_fields, dim]
+        flat = embeddings.reshape(-1, self.n_fields * self.dim)
+        logits = self._mlp(flat) if self.has_mlp else self.bias  # [batch, 1]
+        if self.has_pairs:
+            by_dim = embeddings.transpose(1, 2)  # [batch, dim, n_fields]
+            terms = (by_dim @ self.pair_matrix + self.field_vectors) * by_dim
+            flat, weights = terms.reshape(-1, self.n_fields * self.dim), self.ones
+        else:
+            weights = self.row_weights
+        return torch.addmm(logits, flat, weights).reshape(-1)
+
+    def _mlp(self, inputs: Tensor) -> Tensor:
+        """[batch, n_fields * dim] -> [batch, 1]."""
+        for layer in self.hidden:
+            inputs = torch.relu(layer(inputs))
+        return self.output(inputs)
+
+    def _embed(self, ids: Tensor) -> Tensor:
+        """ids [batch, columns] -> [batch, n_fields, dim]; a sequence is the mean over its ids != 0."""
+        rows = nn.functional.embedding(ids + self.offsets, self.table)  # [batch, columns, dim]
+        if not self.has_sequences:
+            return rows
+        present = (self.always_present | (ids != PADDING_ID)).to(rows.dtype)  # [batch, columns]
+        totals = self.pooling @ (rows * present.unsqueeze(2))  # [batch, n_fields, dim]
+        counts = (present @ self.pooling.T).clamp(min=1.0)  # [batch, n_fields]
+        return totals / counts.unsqueeze(2)
+
+
+def _frozen(values: Tensor) -> nn.Parameter:
+    return nn.Parameter(values.detach().to("cpu", torch.float32).clone().contiguous(), requires_grad=False)
+
+
+def _copy_linear(layer: nn.Linear) -> nn.Linear:
+    copy = nn.Linear(layer.in_features, layer.out_features)
+    copy.weight, copy.bias = _frozen(layer.weight), _frozen(layer.bias)
+    return copy
+
+
+def _column_is_single(fields: tuple[Field, ...]) -> list[bool]:
+    return [field.width == 1 for field in fields for _ in range(field.width)]
+
+
+def _pooling_matrix(fields: tuple[Field, ...]) -> Tensor:
+    """[n_fields, columns], 1 where the column belongs to the field."""
+    matrix = torch.zeros(len(fields), sum(field.width for field in fields))
+    ends = itertools.accumulate(field.width for field in fields)
+    for row, (field, end) in enumerate(zip(fields, ends, strict=True)):
+        matrix[row, end - field.width : end] = 1.0
+    return matrix

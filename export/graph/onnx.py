@@ -1,0 +1,115 @@
+"""Exports a model as one small ONNX graph with its weights inside: ids [batch, columns] -> logits [batch].
+
+It does not know how a graph is quantized, run or judged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import Literal
+
+import onnx
+import torch
+from torch import nn
+
+from export.errors import ExportError
+from export.graph.inference_form import InferenceForm
+from service.bundle.manifest import Graph, Tensor
+
+INPUT, OUTPUT = "ids", "logits"
+OPSET, IR_VERSION = 20, 10  # ONNX Runtime 1.17 and later read both
+MAX_BYTES = 2**31 - 2**20  # a graph is one protobuf message, which ends at 2 GiB
+IDS_TYPES = {"int32": torch.int32, "int64": torch.int64}
+
+
+def export_onnx(model: nn.Module, columns: int, *, ids_type: Literal["int32", "int64"] = "int32") -> bytes:
+    """The graph of `model` in evaluation form, any batch size; equal weights give equal bytes.
+
+    `columns` is the width of `ids`. Raises ExportError when the model does not take that many columns or a weight
+    is not finite or the graph would not fit one file.
+    """
+    expected = sum(field.width for field in model.fields)
+    if columns != expected:
+        raise ExportError(
+            f"'columns' must be {expected}, the model's (got {columns!r}); export with the schema it was trained on"
+        )
+    for name, values in model.state_dict().items():
+        if not torch.isfinite(values).all():
+            raise ExportError(
+                f"'{name}' must be finite (got NaN or infinity); train again, with a lower learning rate"
+            )
+    size = sum(values.numel() * 4 for values in model.parameters())
+    if size > MAX_BYTES:
+        raise ExportError(
+            f"'parameters' must take at most {MAX_BYTES} bytes in one graph (got {size}); "
+            "raise min_count, hash large fields into fewer buckets, or prune the embeddings"
+        )
+    form = InferenceForm(model, IDS_TYPES[ids_type])
+    example = torch.zeros(
+        (2, columns), dtype=IDS_TYPES[ids_type]
+    )  # of 2: the exporter takes 1 for a constant
+    with _quiet_exporter():
+        program = torch.onnx.export(
+            form,
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            external_data=False,
+            verbose=False,
+        )
+    return serialize(program.model_proto)
+
+
+def serialize(model: onnx.ModelProto) -> bytes:
+    """Checked bytes of a graph without what differs between two exports of one model or tells where it was made."""
+    model.ir_version = IR_VERSION
+    model.producer_name, model.producer_version, model.doc_string = "bidlight", "", ""
+    del model.metadata_props[:]
+    graph = model.graph
+    graph.name, graph.doc_string = "bidlight", ""
+    del graph.metadata_props[:], graph.value_info[:]
+    for part in (*graph.input, *graph.output, *graph.node, *graph.initializer):
+        part.doc_string = ""
+        del part.metadata_props[:]
+    onnx.checker.check_model(model, full_check=True)
+    return model.SerializeToString(deterministic=True)
+
+
+def describe(graph: bytes, file: str, variant: str) -> Graph:
+    """What the manifest says of a graph: its opset, the names, types and shapes of what goes in and comes out."""
+    model = onnx.load_model_from_string(graph)
+    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    return Graph(
+        file=file,
+        variant=variant,
+        opset=opset,
+        inputs=tuple(_tensor(value) for value in model.graph.input),
+        outputs=tuple(_tensor(value) for value in model.graph.output),
+    )
+
+
+def _tensor(value: onnx.ValueInfoProto) -> Tensor:
+    kind = value.type.tensor_type
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name
+    shape = tuple(None if side.dim_param else side.dim_value for side in kind.shape.dim)
+    return Tensor(name=value.name, dtype=dtype, shape=shape)
+
+
+@contextlib.contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """The exporter warns about its own deprecated calls and packages it could use; none of it is the user's."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

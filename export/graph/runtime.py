@@ -1,0 +1,108 @@
+"""Runs and times graphs as the service runs them: one thread, sequential, no spinning.
+
+It does not know what a graph computes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+Scorer = Callable[[NDArray[np.int32]], object]
+BATCHES = (1, 64, 1024)
+
+
+def open_session(graph: bytes) -> onnxruntime.InferenceSession:
+    """A session over the bytes of a graph with the service's options (these rooms may not share a file)."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def run_graph(graph: bytes, ids: NDArray[np.int32], batch_size: int = 4096) -> NDArray[np.float32]:
+    """ids [n, columns] -> logits [n], scored `batch_size` rows at a time."""
+    session = open_session(graph)
+    name = session.get_inputs()[0].name
+    starts = range(0, len(ids), batch_size)
+    batches = (np.ascontiguousarray(ids[start : start + batch_size]) for start in starts)
+    logits = [session.run(None, {name: batch})[0] for batch in batches]
+    return np.concatenate([np.empty(0, np.float32), *logits])
+
+
+def graph_scorer(graph: bytes) -> Scorer:
+    """A callable ids -> logits over an open session, for timing."""
+    session = open_session(graph)
+    name = session.get_inputs()[0].name
+    return lambda ids: session.run(None, {name: ids})
+
+
+def torch_scorer(model: nn.Module) -> Scorer:
+    """A callable ids -> logits over a PyTorch model, for timing."""
+    model.eval()
+
+    def score(ids: NDArray[np.int32]) -> object:
+        with torch.inference_mode():
+            return model(torch.from_numpy(ids))
+
+    return score
+
+
+def microseconds_a_row(
+    candidates: Mapping[str, Scorer],
+    ids: NDArray[np.int32],
+    batches: Sequence[int] = BATCHES,
+    *,
+    rounds: int = 11,
+    burst_seconds: float = 0.004,
+) -> dict[str, dict[str, float]]:
+    """Microseconds a row of each candidate by batch size ("1", "64", ...): medians over interleaved rounds.
+
+    Every round gives each candidate one burst of calls, so that whatever else the machine does hits all alike.
+    PyTorch is held to one thread meanwhile. `ids` is repeated when it has fewer rows than a batch.
+    """
+    result: dict[str, dict[str, float]] = {name: {} for name in candidates}
+    with _one_torch_thread():
+        for rows in batches:
+            batch = np.ascontiguousarray(np.resize(ids, (rows, ids.shape[1])))
+            calls = {name: _calls_a_burst(score, batch, burst_seconds) for name, score in candidates.items()}
+            bursts: dict[str, list[float]] = {name: [] for name in candidates}
+            for _, (name, score) in itertools.product(range(rounds), candidates.items()):
+                bursts[name].append(_seconds_a_call(score, batch, calls[name]))
+            for name, seconds in bursts.items():
+                result[name][str(rows)] = round(statistics.median(seconds) / rows * 1e6, 3)
+    return result
+
+
+def _calls_a_burst(score: Scorer, batch: NDArray[np.int32], burst_seconds: float) -> int:
+    _seconds_a_call(score, batch, 3)  # the first calls allocate
+    return max(1, int(burst_seconds / _seconds_a_call(score, batch, 3)))
+
+
+def _seconds_a_call(score: Scorer, batch: NDArray[np.int32], calls: int) -> float:
+    start = time.perf_counter()
+    for _ in range(calls):
+        score(batch)
+    return (time.perf_counter() - start) / calls
+
+
+@contextlib.contextmanager
+def _one_torch_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
