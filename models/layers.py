@@ -73,7 +73,7 @@ class FieldLinear(nn.Module):
 class FieldPairs(nn.Module):
     """The pairwise term of FwFM, eq. 6: the sum over pairs i < j of <e_i, e_j> R_ij.
 
-    Only R's upper triangle U is a parameter, so R is symmetric by construction; `pairs` names the entries kept.
+    Only R's upper triangle U is a parameter: R is symmetric by construction. `pairs` names the entries kept.
     The sum is written as sum_i <e_i, (U e)_i>, one small matrix product a row. ONNX Runtime, one thread, 39
     fields, k = 10, microseconds at 1 / 64 / 1024 rows with the lookup and the linear term: 6 / 41 / 600 so
     written whatever the pairs; x (U kron I) x 10 / 95 / 1420; gathering both ends of all 741 pairs 16 / 390 /
@@ -115,15 +115,36 @@ class FieldPairs(nn.Module):
         return (embeddings * (self.triangle() @ embeddings)).sum(dim=(1, 2))
 
 
+class Dropout(nn.Module):
+    """Sets a share of its inputs to zero in training and scales up the rest, as nn.Dropout does, but faster.
+
+    nn.Dropout draws one Bernoulli number at a time: 7.6 ms for 2048 x 400 on a CPU, a third of DeepFwFM's
+    training step. Here four 16-bit numbers come out of each 64-bit draw: 0.8 ms; the share is exact to 2^-16.
+    """
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        if not 0.0 <= share < 1.0:
+            raise ValueError(f"'dropout' must be in [0, 1) (got {share!r}); it is the share of units dropped")
+        self.share = share
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Any shape -> the same shape."""
+        if not self.training or self.share == 0.0:
+            return inputs
+        draws = torch.empty(-(-inputs.numel() // 4), dtype=torch.int64, device=inputs.device)
+        draws.random_(-(2**63), None)
+        levels = draws.view(torch.int16)[: inputs.numel()].view(inputs.shape)  # uniform over [-2^15, 2^15)
+        dropped = min(round(self.share * 2**16), 2**16 - 1)
+        kept = (levels >= dropped - 2**15).to(inputs.dtype)
+        return inputs * kept.mul_(2**16 / (2**16 - dropped))
+
+
 class MLP(nn.Module):
     """A perceptron with ReLU and dropout after each hidden layer and one linear output, eq. 5's deep part."""
 
     def __init__(self, in_features: int, hidden_units: Sequence[int], dropout: float) -> None:
         super().__init__()
-        if not 0.0 <= dropout < 1.0:
-            raise ValueError(
-                f"'dropout' must be in [0, 1) (got {dropout!r}); it is the share of units set to zero"
-            )
         widths = (in_features, *hidden_units)
         layers = [nn.Linear(fan_in, fan_out) for fan_in, fan_out in itertools.pairwise(widths)]
         for layer in layers:
@@ -131,13 +152,13 @@ class MLP(nn.Module):
             nn.init.zeros_(layer.bias)
         self.hidden = nn.ModuleList(layers)
         self.output = nn.Linear(widths[-1], 1)
-        self.dropout = dropout
+        self.dropout = Dropout(dropout)
         nn.init.xavier_normal_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """inputs [batch, in_features] -> [batch]."""
         for layer in self.hidden:
-            inputs = F.dropout(F.relu(layer(inputs)), self.dropout, self.training)
+            inputs = self.dropout(F.relu(layer(inputs)))
         logits: Tensor = self.output(inputs).squeeze(1)
         return logits
