@@ -28,13 +28,14 @@ IDS_TYPES = {"int32": torch.int32, "int64": torch.int64}
 def export_onnx(model: nn.Module, columns: int, *, ids_type: Literal["int32", "int64"] = "int32") -> bytes:
     """The graph of `model` in evaluation form, any batch size; equal weights give equal bytes.
 
-    `columns` is the width of `ids`. Raises ExportError when the model does not take that many columns or a weight
-    is not finite or the graph would not fit one file.
+    `columns` is the width of `ids`. Raises ExportError when the model does not take that many columns, a
+    weight is not finite or the graph would not fit one file.
     """
     expected = sum(field.width for field in model.fields)
     if columns != expected:
         raise ExportError(
-            f"'columns' must be {expected}, the model's (got {columns!r}); export with the schema it was trained on"
+            f"'columns' must be {expected}, the model's (got {columns!r}); "
+            "export with the schema it was trained on"
         )
     for name, values in model.state_dict().items():
         if not torch.isfinite(values).all():
@@ -48,9 +49,7 @@ def export_onnx(model: nn.Module, columns: int, *, ids_type: Literal["int32", "i
             "raise min_count, hash large fields into fewer buckets, or prune the embeddings"
         )
     form = InferenceForm(model, IDS_TYPES[ids_type])
-    example = torch.zeros(
-        (2, columns), dtype=IDS_TYPES[ids_type]
-    )  # of 2: the exporter takes 1 for a constant
+    example = torch.zeros((2, columns), dtype=IDS_TYPES[ids_type])  # 2 rows: 1 would be a constant
     with _quiet_exporter():
         program = torch.onnx.export(
             form,
@@ -67,7 +66,7 @@ def export_onnx(model: nn.Module, columns: int, *, ids_type: Literal["int32", "i
 
 
 def serialize(model: onnx.ModelProto) -> bytes:
-    """Checked bytes of a graph without what differs between two exports of one model or tells where it was made."""
+    """Checked bytes of a graph, without what differs between two exports or tells where they were made."""
     model.ir_version = IR_VERSION
     model.producer_name, model.producer_version, model.doc_string = "bidlight", "", ""
     del model.metadata_props[:]
@@ -82,7 +81,7 @@ def serialize(model: onnx.ModelProto) -> bytes:
 
 
 def describe(graph: bytes, file: str, variant: str) -> Graph:
-    """What the manifest says of a graph: its opset, the names, types and shapes of what goes in and comes out."""
+    """What the manifest says of a graph: opset, and name, type and shape of what goes in and comes out."""
     model = onnx.load_model_from_string(graph)
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     return Graph(
@@ -103,7 +102,7 @@ def _tensor(value: onnx.ValueInfoProto) -> Tensor:
 
 @contextlib.contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """The exporter warns about its own deprecated calls and packages it could use; none of it is the user's."""
+    """The exporter warns of its own deprecated calls and of packages it could use: not the user's matter."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

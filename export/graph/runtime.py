@@ -68,9 +68,9 @@ def microseconds_a_row(
     rounds: int = 11,
     burst_seconds: float = 0.004,
 ) -> dict[str, dict[str, float]]:
-    """Microseconds a row of each candidate by batch size ("1", "64", ...): medians over interleaved rounds.
+    """Microseconds a row of each candidate by batch size ("1", "64", ...): medians of interleaved rounds.
 
-    Every round gives each candidate one burst of calls, so that whatever else the machine does hits all alike.
+    A round gives each candidate one burst of calls, so that whatever else the machine does hits all alike.
     PyTorch is held to one thread meanwhile. `ids` is repeated when it has fewer rows than a batch.
     """
     result: dict[str, dict[str, float]] = {name: {} for name in candidates}
