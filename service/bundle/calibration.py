@@ -1,0 +1,166 @@
+"""Applies a fitted calibrator: logit -> pCTR; it knows neither how it was fitted nor what a graph is.
+
+Every method is one strictly increasing piecewise-linear map from logit to calibrated logit, so the ranking of
+candidates survives calibration.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from service.bundle.errors import EXPORT_AGAIN, BundleError, decode_json, show
+
+CALIBRATION_FILE = "calibration.json"
+
+
+class Quality(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How good probabilities are on held-out rows: log loss, calibration error, predicted over observed."""
+
+    logloss: float
+    ece: float
+    pcoc: float
+
+
+class _Line(msgspec.Struct, frozen=True):
+    """The map as arrays: left of `starts[i]` piece i is y = bases[i] + slopes[i] * (x - anchors[i])."""
+
+    starts: NDArray[np.float64]
+    anchors: NDArray[np.float64]
+    bases: NDArray[np.float64]
+    slopes: NDArray[np.float64]
+    ceilings: NDArray[np.float64]
+
+
+class Calibrator(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict=True):
+    """The map that was fitted on the logits of one graph (Platt 1999; isotonic with straight pieces).
+
+    platt: slope * logit + intercept. isotonic: straight lines between `knots` (logit, calibrated logit), and
+    slope 1 beyond the outer ones. `sampling_rate` is the share of non-clicks that training kept: its odds are
+    too high by 1 / rate, so ln(rate) is added. `clamp_low` and `clamp_high` bound the pCTR.
+    """
+
+    variant: str
+    graph_sha256: str
+    method: Literal["identity", "platt", "isotonic"]
+    slope: float = 1.0
+    intercept: float = 0.0
+    knots: tuple[tuple[float, float], ...] = ()
+    clamp_low: float = 1e-6
+    clamp_high: float = 1 - 1e-6
+    sampling_rate: float = 1.0
+    fit_rows: int
+    fit_clicks: int
+    fit_window: tuple[int, int] | None = None
+    before: Quality
+    after: Quality
+
+    def pctr(self, logits: NDArray[Any]) -> NDArray[np.float64]:
+        """Click probabilities [n] of `logits` [n]; each depends on its own logit only. nan stays nan."""
+        calibrated = np.clip(self.calibrated_logits(logits), -700.0, 700.0)
+        probabilities = 1.0 / (1.0 + np.exp(-calibrated))
+        return np.clip(probabilities, self.clamp_low, self.clamp_high)
+
+    def calibrated_logits(self, logits: NDArray[Any]) -> NDArray[np.float64]:
+        """The map itself, [n] -> [n], before the clamps."""
+        x = np.ascontiguousarray(logits, np.float64)
+        line = self._line
+        piece = line.starts.searchsorted(x, "right")
+        y = line.bases[piece] + line.slopes[piece] * (x - line.anchors[piece])
+        # Rounding could carry the end of one piece over the start of the next.
+        return np.minimum(y, line.ceilings[piece]) + math.log(self.sampling_rate)
+
+    @cached_property
+    def _line(self) -> _Line:
+        if self.method != "isotonic":
+            slope, intercept = (self.slope, self.intercept) if self.method == "platt" else (1.0, 0.0)
+            one = np.ones(1)
+            return _Line(np.empty(0), 0 * one, intercept * one, slope * one, math.inf * one)
+        x, y = np.array(self.knots, np.float64).T
+        slopes = np.concatenate([[1.0], np.diff(y) / np.diff(x), [1.0]])
+        return _Line(x, np.r_[x[0], x], np.r_[y[0], y], slopes, np.r_[y, math.inf])
+
+    def validate(self) -> None:
+        """Raises BundleError for a map that is not finite and strictly increasing, or senseless bounds."""
+        numbers = [
+            ("slope", self.slope),
+            ("intercept", self.intercept),
+            ("clamp_low", self.clamp_low),
+            ("clamp_high", self.clamp_high),
+            ("sampling_rate", self.sampling_rate),
+            *((f"knots[{i}]", number) for i, knot in enumerate(self.knots) for number in knot),
+            *(
+                (f"{when}.{name}", getattr(quality, name))
+                for when, quality in (("before", self.before), ("after", self.after))
+                for name in ("logloss", "ece", "pcoc")
+            ),
+        ]
+        for name, number in numbers:
+            self._require(math.isfinite(number), name, "a finite number", number)
+        self._require(
+            re.fullmatch("[0-9a-f]{64}", self.graph_sha256) is not None,
+            "graph_sha256",
+            "64 hexadecimal digits",
+            self.graph_sha256,
+        )
+        self._require(self.slope > 0, "slope", "above 0", self.slope)
+        self._require(
+            0 < self.clamp_low < self.clamp_high < 1,
+            "clamps",
+            "0 < low < high < 1",
+            (self.clamp_low, self.clamp_high),
+        )
+        self._require(
+            0 < self.sampling_rate <= 1, "sampling_rate", "above 0 and at most 1", self.sampling_rate
+        )
+        self._require(
+            0 <= self.fit_clicks <= self.fit_rows, "fit_clicks", "from 0 to fit_rows", self.fit_clicks
+        )
+        wanted = "at least 2 knots" if self.method == "isotonic" else "no knots"
+        self._require(
+            (len(self.knots) >= 2) == (self.method == "isotonic")
+            and (self.method == "isotonic" or not self.knots),
+            "knots",
+            wanted,
+            self.knots,
+        )
+        for i, (left, right) in enumerate(zip(self.knots, self.knots[1:], strict=False)):
+            increasing = left[0] < right[0] and left[1] < right[1]
+            self._require(increasing, f"knots[{i + 1}]", f"above {left} in both numbers", right)
+
+    def _require(self, met: bool, name: str, expected: str, found: object) -> None:
+        if not met:
+            raise BundleError(
+                CALIBRATION_FILE, f"'{name}' of {show(self.variant)}: {expected}", show(found), EXPORT_AGAIN
+            )
+
+
+class _Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    calibrators: tuple[Calibrator, ...]
+
+
+def calibrators_to_file(calibrators: Sequence[Calibrator]) -> bytes:
+    """calibration.json. Raises BundleError for a calibrator that is not sound."""
+    for calibrator in calibrators:
+        calibrator.validate()
+    encoded = msgspec.json.encode(_Calibration(tuple(calibrators)))
+    return msgspec.json.format(encoded, indent=2) + b"\n"
+
+
+def calibrators_from_file(data: bytes) -> dict[str, Calibrator]:
+    """The calibrators of calibration.json by variant. Raises BundleError."""
+    calibrators = decode_json(CALIBRATION_FILE, data, _Calibration).calibrators
+    for calibrator in calibrators:
+        calibrator.validate()
+    by_variant = {calibrator.variant: calibrator for calibrator in calibrators}
+    if len(by_variant) != len(calibrators):
+        found = ", ".join(calibrator.variant for calibrator in calibrators)
+        raise BundleError(CALIBRATION_FILE, "one calibrator a variant", found, EXPORT_AGAIN)
+    return by_variant

@@ -1,0 +1,245 @@
+"""What a bundle says about itself: manifest.json and golden.json as structs; it reads and writes no files."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from pathlib import PurePosixPath
+from typing import Any, Literal, NoReturn
+
+import msgspec
+
+from service.bundle.errors import EXPORT_AGAIN, BundleError, decode_json, show
+
+FORMAT_VERSION = 1
+MANIFEST_FILE = "manifest.json"
+GOLDEN_FILE = "golden.json"
+NAME_PATTERN = "[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
+
+
+class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Frozen, and strict about names: a typo in a bundle is an error, never a default."""
+
+
+class FileEntry(_Record, frozen=True):
+    """A file of the bundle: bytes, and SHA-256 in hexadecimal."""
+
+    size: int
+    sha256: str
+
+
+class Tensor(_Record, frozen=True):
+    """An input or output of a graph; None is the batch axis."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+
+
+class Graph(_Record, frozen=True):
+    """An ONNX file and how to call it."""
+
+    file: str
+    variant: str
+    opset: int
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+
+class ModelInfo(_Record, frozen=True):
+    """Which model was trained, and how large it is."""
+
+    name: str
+    hyperparameters: dict[str, Any]
+    parameters: int
+
+
+class Metrics(_Record, frozen=True):
+    """Quality of pCTRs on the test part. `auc_of_true_pctr` is the best possible, on a synthetic log."""
+
+    rows: int
+    clicks: int
+    auc: float
+    logloss: float
+    prauc: float
+    rce: float
+    ece: float
+    ne: float
+    pcoc: float
+    auc_of_true_pctr: float | None = None
+
+
+class Training(_Record, frozen=True, kw_only=True):
+    """The log and how it was used: rows and clicks by part, window in unix seconds."""
+
+    source: str
+    rows: dict[str, int]
+    clicks: dict[str, int]
+    window: tuple[int, int] | None = None
+    split: Literal["time", "row order"]
+    negative_sampling_rate: float = 1.0
+    epochs: int
+    seed: int
+
+
+class Parity(_Record, frozen=True):
+    """`variant` minus `reference` on the test part, with 95 % paired-bootstrap intervals."""
+
+    reference: str
+    variant: str
+    max_abs_logit: float
+    auc_delta: float
+    logloss_delta: float
+    auc_interval: tuple[float, float]
+    logloss_interval: tuple[float, float]
+
+
+class Latency(_Record, frozen=True):
+    """Microseconds a row by batch size ("1", "64", "1024") on the exporting machine."""
+
+    variant: str
+    microseconds_a_row: dict[str, float]
+
+
+class Compression(_Record, frozen=True):
+    """What pruning aimed at, what it reached, and what compaction left."""
+
+    recipe: str
+    rates: dict[str, float]
+    reached: dict[str, float]
+    live_neurons: tuple[int, ...]
+    live_pairs: int
+    embedding_rows: tuple[int, int]
+    graph_bytes: dict[str, int]
+
+
+class Manifest(_Record, frozen=True, kw_only=True):
+    """All that is known of a bundle. `files` lists every file but manifest.json itself."""
+
+    format_version: int = FORMAT_VERSION
+    name: str
+    version: str
+    created_at: str
+    model: ModelInfo
+    files: dict[str, FileEntry]
+    graphs: dict[str, Graph]
+    serving_variant: str
+    kept_out: dict[str, str] = {}
+    training: Training
+    evaluation: dict[str, Metrics] = {}
+    uncalibrated: dict[str, Metrics] = {}
+    parity: tuple[Parity, ...] = ()
+    latency: tuple[Latency, ...] = ()
+    machine: str = ""
+    compression: Compression | None = None
+
+    @property
+    def id(self) -> str:
+        """`name@version`, as in X-Bundle."""
+        return f"{self.name}@{self.version}"
+
+    def validate(self) -> None:
+        """Raises BundleError for what contradicts itself, and for names that leave the bundle's folder."""
+        if re.fullmatch(NAME_PATTERN, self.name) is None:
+            _wrong("name", "letters, digits, '.', '_' and '-', at most 100", self.name)
+        for name, entry in self.files.items():
+            check_file_name(name)
+            if entry.size < 0 or re.fullmatch("[0-9a-f]{64}", entry.sha256) is None:
+                _wrong(f"files[{name}]", "a size and 64 hexadecimal digits", f"{entry.size}, {entry.sha256}")
+        if self.version != version_of(self.files):
+            _wrong("version", f"{version_of(self.files)}, as its files say", self.version)
+        for variant, graph in self.graphs.items():
+            if graph.variant != variant:
+                _wrong(f"graphs[{variant}].variant", f"'{variant}'", graph.variant)
+            if graph.file not in self.files:
+                _wrong(f"graphs[{variant}].file", "one of 'files'", graph.file)
+        if self.serving_variant not in self.graphs:
+            _wrong(
+                "serving_variant", f"one of {', '.join(self.graphs) or 'the graphs'}", self.serving_variant
+            )
+        if self.serving_variant in self.kept_out:
+            _wrong("serving_variant", "none that is kept out", self.serving_variant)
+        try:
+            utc = datetime.fromisoformat(self.created_at).utcoffset() == timedelta(0)
+        except ValueError:
+            utc = False
+        if not utc:
+            _wrong("created_at", "a time in UTC such as 2026-01-31T12:00:00+00:00", self.created_at)
+
+
+class GoldenRow(_Record, frozen=True):
+    """A raw row as a client would send it."""
+
+    context: dict[str, Any]
+    candidate: dict[str, Any]
+
+
+class GoldenOutputs(_Record, frozen=True):
+    """What a graph must answer to the golden rows, and how far logits may be off on another machine."""
+
+    logits: tuple[float, ...]
+    pctrs: tuple[float, ...]
+    logit_tolerance: float
+
+
+class Golden(_Record, frozen=True):
+    """Raw rows with the ids, logits and pCTRs they must give; replayed before the service is ready."""
+
+    rows: tuple[GoldenRow, ...]
+    ids: tuple[tuple[int, ...], ...]
+    variants: dict[str, GoldenOutputs]
+
+    def validate(self, variants: Mapping[str, Graph]) -> None:
+        """Raises BundleError unless each row has ids and each graph a logit and a pCTR for each row."""
+        rows = len(self.rows)
+        found = {"ids": len(self.ids)}
+        for variant in variants:
+            outputs = self.variants.get(variant)
+            found[f"logits of {variant}"] = -1 if outputs is None else len(outputs.logits)
+            found[f"pctrs of {variant}"] = -1 if outputs is None else len(outputs.pctrs)
+        for what, count in found.items():
+            if count != rows:
+                text = f"{count} {what}" if count >= 0 else f"no {what}"
+                raise BundleError(GOLDEN_FILE, f"{rows} {what}, as many as rows", text, EXPORT_AGAIN)
+
+
+def version_of(files: Mapping[str, FileEntry]) -> str:
+    """8 hexadecimal digits: the SHA-256 of the sorted lines `sha256  name` (as `sha256sum` prints them)."""
+    digest = hashlib.sha256()
+    for name in sorted(files):
+        digest.update(f"{files[name].sha256}  {name}\n".encode())
+    return digest.hexdigest()[:8]
+
+
+def check_file_name(name: str) -> None:
+    """Raises BundleError unless `name` is a plain relative path that stays inside the bundle."""
+    path = PurePosixPath(name)
+    plain = name.isprintable() and "\\" not in name and ":" not in name and path.as_posix() == name
+    if not plain or path.is_absolute() or ".." in path.parts or name in (".", MANIFEST_FILE):
+        _wrong("files", "named by plain paths inside the bundle", name)
+
+
+def manifest_to_file(manifest: Manifest) -> bytes:
+    """manifest.json."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+
+
+class _FormatOnly(msgspec.Struct):
+    format_version: int
+
+
+def manifest_from_file(data: bytes) -> Manifest:
+    """The manifest, checked. Raises BundleError; one of a newer format is refused before the rest is read."""
+    found = decode_json(MANIFEST_FILE, data, _FormatOnly).format_version
+    if found != FORMAT_VERSION:
+        remedy = "upgrade the service" if found > FORMAT_VERSION else EXPORT_AGAIN
+        raise BundleError(MANIFEST_FILE, f"of format_version {FORMAT_VERSION}", str(found), remedy)
+    manifest = decode_json(MANIFEST_FILE, data, Manifest)
+    manifest.validate()
+    return manifest
+
+
+def _wrong(name: str, expected: str, found: str) -> NoReturn:
+    raise BundleError(MANIFEST_FILE, f"sound, with '{name}' {expected}", show(found), EXPORT_AGAIN)

@@ -1,0 +1,272 @@
+"""Writes a bundle whole or not at all, and reads it with everything verified; it runs nothing of it.
+
+A save builds every file in memory, loads them back as a service would, and only then touches the disk: a
+hidden sibling folder, synced, then renamed into place. Loading uses the very bytes that it has hashed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from service.bundle.calibration import (
+    CALIBRATION_FILE,
+    Calibrator,
+    calibrators_from_file,
+    calibrators_to_file,
+)
+from service.bundle.encoder import Encoder
+from service.bundle.errors import EXPORT_AGAIN, BundleError, decode_json
+from service.bundle.golden import check_golden_ids
+from service.bundle.manifest import (
+    GOLDEN_FILE,
+    MANIFEST_FILE,
+    Compression,
+    FileEntry,
+    Golden,
+    Graph,
+    Latency,
+    Manifest,
+    Metrics,
+    ModelInfo,
+    Parity,
+    Training,
+    manifest_from_file,
+    manifest_to_file,
+    version_of,
+)
+from service.bundle.schema import Schema, schema_from_files, schema_to_files
+
+__all__ = ["Bundle", "BundleError", "load_bundle", "save_bundle"]
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """A verified bundle in memory. `graphs` are the ONNX bytes whose hashes were checked."""
+
+    manifest: Manifest
+    schema: Schema
+    calibrators: dict[str, Calibrator]
+    graphs: dict[str, bytes]
+    golden: Golden
+    folder: Path
+
+
+def load_bundle(folder: Path, *, verify_all: bool = False) -> Bundle:
+    """The bundle in `folder`; each file is read once. Raises BundleError, one line, for anything amiss.
+
+    `verify_all` also checks the files that a service does not use (the report).
+    """
+    folder = Path(folder)
+    if not (folder / MANIFEST_FILE).is_file():
+        found = "no such file" if folder.is_dir() else "no such folder"
+        raise BundleError(str(folder / MANIFEST_FILE), "a bundle's manifest", found, _remedy_for(folder))
+    manifest = manifest_from_file((folder / MANIFEST_FILE).read_bytes())
+    read = _VerifiedReader(folder.resolve(), manifest.files)
+    bundle = _assemble(manifest, read, folder)
+    if verify_all:
+        for name in manifest.files.keys() - read.names:
+            read(name)
+    return bundle
+
+
+def _assemble(manifest: Manifest, read: Callable[[str], bytes], folder: Path) -> Bundle:
+    schema = schema_from_files(read)
+    calibrators = calibrators_from_file(read(CALIBRATION_FILE))
+    golden = decode_json(GOLDEN_FILE, read(GOLDEN_FILE), Golden)
+    golden.validate(manifest.graphs)
+    check_golden_ids(Encoder(schema), golden)
+    _match(manifest, schema, calibrators)
+    graphs = {variant: read(graph.file) for variant, graph in manifest.graphs.items()}
+    return Bundle(manifest, schema, calibrators, graphs, golden, folder)
+
+
+def _match(manifest: Manifest, schema: Schema, calibrators: Mapping[str, Calibrator]) -> None:
+    """Raises BundleError unless each graph has its own calibrator and takes the schema's columns."""
+    if calibrators.keys() != manifest.graphs.keys():
+        expected = f"for the graphs {', '.join(manifest.graphs)}"
+        raise BundleError(CALIBRATION_FILE, expected, ", ".join(calibrators) or "none", EXPORT_AGAIN)
+    for variant, graph in manifest.graphs.items():
+        fitted_on, actual = calibrators[variant].graph_sha256, manifest.files[graph.file].sha256
+        if fitted_on != actual:
+            expected = f"fitted on {graph.file} with SHA-256 {actual[:12]}..."
+            raise BundleError(CALIBRATION_FILE, expected, f"{fitted_on[:12]}...", "calibrate the graph again")
+        for tensor in graph.inputs:
+            if tensor.name == "ids" and tensor.shape != (None, schema.columns):
+                expected = f"such that 'ids' of {variant} has shape (None, {schema.columns}), as the schema"
+                raise BundleError(MANIFEST_FILE, expected, str(tensor.shape), EXPORT_AGAIN)
+
+
+class _VerifiedReader:
+    """Reads listed files of a bundle, and hands out only bytes whose size and SHA-256 are as listed."""
+
+    def __init__(self, root: Path, files: Mapping[str, FileEntry]) -> None:
+        self.root = root
+        self.files = files
+        self.names: set[str] = set()
+
+    def __call__(self, name: str) -> bytes:
+        entry = self.files.get(name)
+        if entry is None:
+            raise BundleError(
+                MANIFEST_FILE, f"a list of all files, {name} too", "no such entry", EXPORT_AGAIN
+            )
+        path = (self.root / name).resolve()
+        if not path.is_relative_to(self.root):
+            raise BundleError(name, "a file inside the bundle", "a link out of it", EXPORT_AGAIN)
+        if not path.is_file():
+            raise BundleError(name, "a file of the bundle", "no such file", "copy the whole folder again")
+        size = path.stat().st_size
+        data = path.read_bytes() if size == entry.size else b""
+        if len(data) != entry.size:
+            raise BundleError(name, f"{entry.size} bytes long", f"{size} bytes", "copy the file again")
+        sha256 = hashlib.sha256(data).hexdigest()
+        if sha256 != entry.sha256:
+            expected = f"of SHA-256 {entry.sha256[:12]}..."
+            raise BundleError(name, expected, f"{sha256[:12]}...", "copy the file again")
+        self.names.add(name)
+        return data
+
+
+def save_bundle(
+    folder: Path,
+    *,
+    name: str,
+    model: ModelInfo,
+    schema: Schema,
+    graphs: Mapping[str, bytes],
+    descriptions: Mapping[str, Graph],
+    serving_variant: str,
+    calibrators: Mapping[str, Calibrator],
+    golden: Golden,
+    training: Training,
+    kept_out: Mapping[str, str] | None = None,
+    evaluation: Mapping[str, Metrics] | None = None,
+    uncalibrated: Mapping[str, Metrics] | None = None,
+    parity: tuple[Parity, ...] = (),
+    latency: tuple[Latency, ...] = (),
+    machine: str = "",
+    compression: Compression | None = None,
+    extra_files: Mapping[str, bytes] | None = None,
+    created_at: datetime | None = None,
+) -> Manifest:
+    """Writes the bundle into `folder` and returns its manifest; a bundle that is already there is replaced.
+
+    `graphs` and `descriptions` are the ONNX bytes and what the manifest says of them, by variant;
+    `extra_files` (the report) are listed and hashed, and not read by a service. On any failure what was in
+    `folder` is still there. Raises BundleError for parts that do not fit together, OSError from the disk.
+    """
+    if descriptions.keys() != graphs.keys():
+        expected = f"described for the graphs {', '.join(graphs)}"
+        raise BundleError(MANIFEST_FILE, expected, ", ".join(descriptions), "describe each graph")
+    files = {
+        **(extra_files or {}),
+        **schema_to_files(schema),
+        **{descriptions[variant].file: graph for variant, graph in graphs.items()},
+        CALIBRATION_FILE: calibrators_to_file(tuple(calibrators.values())),
+        GOLDEN_FILE: msgspec.json.encode(golden) + b"\n",
+    }
+    entries = {
+        file: FileEntry(len(files[file]), hashlib.sha256(files[file]).hexdigest()) for file in sorted(files)
+    }
+    manifest = Manifest(
+        name=name,
+        version=version_of(entries),
+        created_at=(created_at or datetime.now(UTC)).astimezone(UTC).isoformat(timespec="seconds"),
+        model=model,
+        files=entries,
+        graphs=dict(descriptions),
+        serving_variant=serving_variant,
+        kept_out=dict(kept_out or {}),
+        training=training,
+        evaluation=dict(evaluation or {}),
+        uncalibrated=dict(uncalibrated or {}),
+        parity=tuple(parity),
+        latency=tuple(latency),
+        machine=machine,
+        compression=compression,
+    )
+    encoded = manifest_to_file(manifest)
+    _assemble(manifest_from_file(encoded), files.__getitem__, folder)
+    _write(Path(folder), {**files, MANIFEST_FILE: encoded})
+    return manifest
+
+
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Puts `files` in place of whatever bundle is in `folder`: all of them or none."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    incoming, outgoing = _sibling(folder, "incoming"), _sibling(folder, "outgoing")
+    with _locked(folder.parent):
+        if outgoing.exists() and not folder.exists():
+            outgoing.rename(folder)  # an earlier save was killed between its two renames
+        if folder.exists() and not (folder / MANIFEST_FILE).is_file() and any(folder.iterdir()):
+            raise BundleError(
+                str(folder), "a bundle, empty or absent", "something else", "choose another folder"
+            )
+        shutil.rmtree(incoming, ignore_errors=True)
+        shutil.rmtree(outgoing, ignore_errors=True)
+        try:
+            _write_synced(incoming, files)
+            if folder.exists():
+                folder.rename(outgoing)
+            incoming.rename(folder)
+        except BaseException:
+            if outgoing.exists() and not folder.exists():
+                outgoing.rename(folder)
+            shutil.rmtree(incoming, ignore_errors=True)
+            raise
+        _sync(folder.parent)
+        shutil.rmtree(outgoing, ignore_errors=True)
+
+
+def _write_synced(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Writes `files` below the new `folder` and waits until the disk has them."""
+    folder.mkdir()
+    for name, data in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    for path in (*(each for each in folder.rglob("*") if each.is_dir()), folder):
+        _sync(path)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Held by one save at a time, so that the hidden folders found inside are leftovers."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _sibling(folder: Path, purpose: str) -> Path:
+    return folder.with_name(f".{folder.name}.{purpose}")
+
+
+def _remedy_for(folder: Path) -> str:
+    outgoing = _sibling(folder, "outgoing")
+    if outgoing.is_dir():
+        return f"a save was interrupted: rename {outgoing.name} to {folder.name}, or export again"
+    return "name the folder that an export wrote"
