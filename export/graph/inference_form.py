@@ -14,11 +14,13 @@ Measured with ONNX Runtime 1.31, one thread, 39 fields of dimension 10, 1024 row
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from models.fields import PADDING_ID, Field, column_offsets
+from models.layers import MLP, FieldLinear, FieldPairs
 
 # Names of the parameters as they stand in the graph; quantization finds them by these.
 TABLE = "table"  # [rows, dim]
@@ -36,32 +38,38 @@ class InferenceForm(nn.Module):
     The parameters are copies: the model it was made from is left as it is.
     """
 
+    offsets: Tensor
+    pooling: Tensor
+    always_present: Tensor
+    ones: Tensor
+
     def __init__(self, model: nn.Module, ids_dtype: torch.dtype = torch.int32) -> None:
         super().__init__()
-        fields: tuple[Field, ...] = tuple(model.fields)
-        self.table = _frozen(model.embedding.table.weight)
+        parts: Any = model
+        fields: tuple[Field, ...] = tuple(parts.fields)
+        linear: FieldLinear | None = getattr(model, "linear", None)
+        pairs: FieldPairs | None = getattr(model, "pairs", None)
+        mlp: MLP | None = getattr(model, "mlp", None)
+        self.table = _frozen(parts.embedding.table.weight)
         self.register_buffer(OFFSETS, torch.tensor(column_offsets(fields), dtype=ids_dtype))
         self.n_fields, self.dim = len(fields), self.table.shape[1]
+        self.has_pairs, self.has_mlp = pairs is not None, mlp is not None
         self.has_sequences = any(field.width > 1 for field in fields)
         if self.has_sequences:
             self.register_buffer(POOLING, _pooling_matrix(fields))
             self.register_buffer("always_present", torch.tensor(_column_is_single(fields)))
-        linear, pairs, mlp = (getattr(model, part, None) for part in ("linear", "pairs", "mlp"))
-        self.has_pairs, self.has_mlp = pairs is not None, mlp is not None
-        vectors = linear.weight if linear is not None else torch.ones(self.n_fields, self.dim)
-        if self.has_pairs:
+        vectors = torch.ones(self.n_fields, self.dim) if linear is None else linear.weight
+        if pairs is not None:
             self.pair_matrix = _frozen(pairs.matrix().triu())
             self.field_vectors = _frozen(vectors.T)
             self.register_buffer("ones", torch.ones(self.n_fields * self.dim, 1))
         else:
             self.row_weights = _frozen(vectors.reshape(-1, 1))
-        bias = model.bias.detach().reshape(1)
-        if self.has_mlp:
+        self.bias = _frozen(parts.bias.reshape(1))
+        if mlp is not None:
             self.hidden = nn.ModuleList(_copy_linear(layer) for layer in mlp.hidden)
             self.output = _copy_linear(mlp.output)
-            self.output.bias.add_(bias)
-        else:
-            self.bias = _frozen(bias)
+            self.output.bias.add_(self.bias)
         self.eval()
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -81,7 +89,8 @@ class InferenceForm(nn.Module):
         """[batch, n_fields * dim] -> [batch, 1]."""
         for layer in self.hidden:
             inputs = torch.relu(layer(inputs))
-        return self.output(inputs)
+        logits: Tensor = self.output(inputs)
+        return logits
 
     def _embed(self, ids: Tensor) -> Tensor:
         """ids [batch, columns] -> [batch, n_fields, dim]; a sequence is the mean over its ids != 0."""
@@ -98,9 +107,10 @@ def _frozen(values: Tensor) -> nn.Parameter:
     return nn.Parameter(values.detach().to("cpu", torch.float32).clone().contiguous(), requires_grad=False)
 
 
-def _copy_linear(layer: nn.Linear) -> nn.Linear:
-    copy = nn.Linear(layer.in_features, layer.out_features)
-    copy.weight, copy.bias = _frozen(layer.weight), _frozen(layer.bias)
+def _copy_linear(layer: nn.Module) -> nn.Linear:
+    source: Any = layer
+    copy = nn.Linear(source.in_features, source.out_features)
+    copy.weight, copy.bias = _frozen(source.weight), _frozen(source.bias)
     return copy
 
 

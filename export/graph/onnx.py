@@ -9,7 +9,7 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import onnx
 import torch
@@ -31,7 +31,8 @@ def export_onnx(model: nn.Module, columns: int, *, ids_type: Literal["int32", "i
     `columns` is the width of `ids`. Raises ExportError when the model does not take that many columns, a
     weight is not finite or the graph would not fit one file.
     """
-    expected = sum(field.width for field in model.fields)
+    parts: Any = model
+    expected = sum(field.width for field in parts.fields)
     if columns != expected:
         raise ExportError(
             f"'columns' must be {expected}, the model's (got {columns!r}); "
@@ -62,6 +63,8 @@ def export_onnx(model: nn.Module, columns: int, *, ids_type: Literal["int32", "i
             external_data=False,
             verbose=False,
         )
+    if program is None:
+        raise ExportError("'model' must be exportable (got no graph); this torch has no dynamo exporter")
     return serialize(program.model_proto)
 
 
@@ -77,7 +80,8 @@ def serialize(model: onnx.ModelProto) -> bytes:
         part.doc_string = ""
         del part.metadata_props[:]
     onnx.checker.check_model(model, full_check=True)
-    return model.SerializeToString(deterministic=True)
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
 
 
 def describe(graph: bytes, file: str, variant: str) -> Graph:

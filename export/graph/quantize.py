@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import onnx
@@ -192,10 +193,10 @@ class _Int8Graph:
         outcome: str,
         scale: np.float32 | NDArray[np.float32],
         zero_point: np.uint8 | NDArray[np.integer],
-        **axis: int,
+        **attributes: Any,
     ) -> None:
         inputs = [name, f"{name}.scale", f"{name}.zero_point"]
         self.weights[inputs[1]], self.weights[inputs[2]] = np.asarray(scale), np.asarray(zero_point)
         self.nodes.append(
-            helper.make_node("DequantizeLinear", inputs, [outcome], f"{name}.DequantizeLinear", **axis)
+            helper.make_node("DequantizeLinear", inputs, [outcome], f"{name}.DequantizeLinear", **attributes)
         )
