@@ -1,0 +1,162 @@
+"""A small, whole bundle in a fraction of a second, for tests that need real files and no trained model.
+
+Two context fields (`site` categorical, `hour` numeric), a context sequence (`history`), two candidate
+fields (`ad` a vocabulary, `campaign` hashed); a table of random embeddings and one hidden layer. Another
+seed gives other weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import TensorProto, helper, numpy_helper
+
+from service.bundle.calibration import Calibrator, Quality
+from service.bundle.encoder import Encoder
+from service.bundle.manifest import Golden, GoldenOutputs, GoldenRow, Graph, ModelInfo, Tensor, Training
+from service.bundle.schema import Bins, Field, Hashing, Kind, Role, Schema, Vocabulary
+from service.bundle.store import save_bundle
+
+DIM, HIDDEN, OPSET = 4, 16, 17
+SAMPLE_ROWS = 64
+
+
+def tiny_schema() -> Schema:
+    """Every kind, role and encoding; `ad` is renumbered as compaction would: a3 and a5 share an id."""
+    sites = Vocabulary(tuple(f"s{n}" for n in range(6)))
+    ads = Vocabulary(tuple(f"a{n}" for n in range(10)))
+    renumbering = np.array([0, 1, 2, 3, 4, 5, 6, 5, 7, 8, 9, 10], dtype=np.int32)
+    return Schema(
+        (
+            Field("site", Kind.CATEGORICAL, Role.CONTEXT, sites),
+            Field("hour", Kind.NUMERIC, Role.CONTEXT, Bins((6.0, 12.0, 18.0))),
+            Field("history", Kind.SEQUENCE, Role.CONTEXT, ads, max_length=3),
+            Field("ad", Kind.CATEGORICAL, Role.CANDIDATE, ads, renumbering=renumbering),
+            Field("campaign", Kind.CATEGORICAL, Role.CANDIDATE, Hashing(buckets=8, seed=3)),
+        )
+    )
+
+
+def tiny_rows(count: int, seed: int = 0) -> list[dict[str, dict[str, Any]]]:
+    """Rows `{"context": {...}, "candidate": {...}}` as a client sends them, some values missing or new."""
+    draw = random.Random(seed)
+    rows = []
+    for _ in range(count):
+        context: dict[str, Any] = {
+            "site": draw.choice(["s0", "s1", "s2", "s5", "never seen", ""]),
+            "hour": draw.choice([0, 6, 11.5, 23, None]),
+            "history": [f"a{draw.randrange(12)}" for _ in range(draw.randrange(5))],
+        }
+        candidate: dict[str, Any] = {"ad": f"a{draw.randrange(12)}", "campaign": draw.randrange(1000, 1100)}
+        if draw.random() < 0.1:
+            del candidate["campaign"], context["hour"]
+        rows.append({"context": context, "candidate": candidate})
+    return rows
+
+
+def tiny_graph(schema: Schema, seed: int = 0) -> bytes:
+    """ids [batch, columns] -> offsets -> embeddings -> Relu layer -> logits [batch], with random weights."""
+    draw = np.random.default_rng(seed)
+    offsets, start = [], 0
+    for field in schema.fields:
+        offsets += [start] * field.max_length
+        start += field.cardinality
+    weights = {
+        "offsets": np.array(offsets, dtype=np.int32),
+        "table": draw.normal(0.0, 0.5, (start, DIM)).astype(np.float32),
+        "hidden": draw.normal(0.0, 0.5, (schema.columns * DIM, HIDDEN)).astype(np.float32),
+        "output": draw.normal(0.0, 0.5, (HIDDEN, 1)).astype(np.float32),
+        "bias": np.array([-2.0], dtype=np.float32),
+        "one_axis": np.array([-1], dtype=np.int64),
+    }
+    nodes = [
+        helper.make_node("Add", ["ids", "offsets"], ["rows"]),
+        helper.make_node("Gather", ["table", "rows"], ["embedded"]),
+        helper.make_node("Flatten", ["embedded"], ["flat"], axis=1),
+        helper.make_node("MatMul", ["flat", "hidden"], ["mixed"]),
+        helper.make_node("Relu", ["mixed"], ["live"]),
+        helper.make_node("MatMul", ["live", "output"], ["score"]),
+        helper.make_node("Add", ["score", "bias"], ["column"]),
+        helper.make_node("Reshape", ["column", "one_axis"], ["logits"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("ids", TensorProto.INT32, ["batch", schema.columns])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch"])],
+        [numpy_helper.from_array(values, name) for name, values in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
+    onnx.checker.check_model(model, full_check=True)
+    return model.SerializeToString(deterministic=True)
+
+
+def write_tiny_bundle(folder: Path, name: str = "tiny", seed: int = 0) -> Path:
+    """Writes the bundle into `folder` (replacing one that is there) and returns `folder`."""
+    schema = tiny_schema()
+    graph = tiny_graph(schema, seed)
+    description = Graph(
+        file="model.float32.onnx",
+        variant="float32",
+        opset=OPSET,
+        inputs=(Tensor("ids", "int32", (None, schema.columns)),),
+        outputs=(Tensor("logits", "float32", (None,)),),
+    )
+    quality = Quality(logloss=0.5, ece=0.01, pcoc=1.0)
+    calibrator = Calibrator(
+        variant="float32",
+        graph_sha256=hashlib.sha256(graph).hexdigest(),
+        method="isotonic",
+        knots=((-4.0, -4.5), (-2.0, -2.25), (0.0, -1.0), (2.0, 0.5)),
+        sampling_rate=0.8,
+        fit_rows=1000,
+        fit_clicks=200,
+        before=quality,
+        after=quality,
+    )
+    rows = tiny_rows(SAMPLE_ROWS, seed)
+    save_bundle(
+        folder,
+        name=name,
+        model=ModelInfo("tiny", {"dim": DIM, "hidden_units": [HIDDEN]}, parameters=0),
+        schema=schema,
+        graphs={"float32": graph},
+        descriptions={"float32": description},
+        serving_variant="float32",
+        calibrators={"float32": calibrator},
+        golden=_golden(schema, graph, calibrator, rows[:8]),
+        training=Training(
+            source="random weights",
+            rows={"train": 0},
+            clicks={"train": 0},
+            split="row order",
+            epochs=0,
+            seed=seed,
+        ),
+        extra_files={"report/requests.jsonl": "".join(json.dumps(row) + "\n" for row in rows).encode()},
+    )
+    return folder
+
+
+def _golden(
+    schema: Schema, graph: bytes, calibrator: Calibrator, rows: list[dict[str, dict[str, Any]]]
+) -> Golden:
+    encoder = Encoder(schema)
+    ids = np.concatenate([encoder.encode_request(row["context"], [row["candidate"]]) for row in rows])
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    logits = session.run(["logits"], {"ids": ids})[0]
+    outputs = GoldenOutputs(
+        logits=tuple(logits.tolist()), pctrs=tuple(calibrator.pctr(logits).tolist()), logit_tolerance=1e-4
+    )
+    return Golden(
+        rows=tuple(GoldenRow(row["context"], row["candidate"]) for row in rows),
+        ids=tuple(tuple(row) for row in ids.tolist()),
+        variants={"float32": outputs},
+    )
