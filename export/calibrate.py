@@ -1,7 +1,7 @@
 """Fits the map from a graph's logits to probabilities on held-out rows; knows nothing of graphs or files.
 
-Three candidates, from simple to flexible: identity, Platt's line on the logit, isotonic knots. Each is judged on
-rows it was not fitted on (interleaved folds), and a simpler one gives way only to one that is clearly better.
+Three candidates, from simple to flexible: identity, Platt's line on the logit, isotonic knots. Each is judged
+on rows it was not fitted on (interleaved folds), and a simpler one gives way only to a clearly better one.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from service.bundle.calibration import Calibrator, Quality
 
 from export.errors import ExportError
 from export.train.metrics import ece, logloss, pcoc
+from service.bundle.calibration import Calibrator, Quality
 
 FOLDS = 5
 # Differences below this are ties, which go to the simpler method.
@@ -23,7 +23,7 @@ TIE = 1e-5
 # Platt's slope may not reach zero: ranks would be lost.
 MIN_SLOPE = 1e-3
 MAX_KNOTS = 32
-# A knot stands for at least this many rows, clicks and non-clicks: its log-odds then has an error of about 0.2.
+# A knot stands for at least this many rows, clicks and non-clicks: its log-odds is then off by about 0.2.
 MIN_KNOT_ROWS = 100
 MIN_KNOT_CLICKS = 20
 MIN_KNOT_GAP = 1e-3
@@ -59,9 +59,9 @@ def fit_identity(logits: Logits, labels: Labels) -> Shape:
 def fit_platt(logits: Logits, labels: Labels) -> Shape:
     """Logistic regression of the label on the logit by Newton's method, with Platt's smoothed targets.
 
-    The targets (clicks + 1) / (clicks + 2) and 1 / (non-clicks + 2) keep the line finite on separable rows. Where
-    the best slope is not positive, it stays at MIN_SLOPE and the intercept alone is fitted. Reference: Platt
-    1999; Lin, Lin and Weng 2007.
+    The targets (clicks + 1) / (clicks + 2) and 1 / (non-clicks + 2) keep the line finite on separable rows.
+    Where the best slope is not positive, it stays at MIN_SLOPE and the intercept alone is fitted. Reference:
+    Platt 1999; Lin, Lin and Weng 2007.
     """
     clicks = float(labels.sum())
     targets = np.where(labels == 1, (clicks + 1) / (clicks + 2), 1 / (len(labels) - clicks + 2))
@@ -100,11 +100,11 @@ def _newton(logits: Logits, targets: NDArray[np.float64], *, free_slope: bool) -
 
 
 def fit_isotonic(logits: Logits, labels: Labels) -> Shape | None:
-    """Knots at (mean logit, log-odds of the click rate) of isotonic regression's blocks, or None for too few rows.
+    """Knots at (mean logit, log-odds of the click rate) of isotonic regression's blocks; None: too few rows.
 
     Neighbouring blocks are joined until each holds enough rows, clicks and non-clicks, which keeps every rate
-    inside (0, 1) and both coordinates strictly increasing: a mean over later blocks is higher. Between knots the
-    map is linear, so that scores which one block would have tied keep their order.
+    inside (0, 1) and both coordinates strictly increasing: a mean over later blocks is higher. Between knots
+    the map is linear, so that scores which one block would have tied keep their order.
     """
     from sklearn.isotonic import IsotonicRegression
 
@@ -122,7 +122,7 @@ def fit_isotonic(logits: Logits, labels: Labels) -> Shape | None:
 def _join(
     rows: NDArray[np.float64], clicks: NDArray[np.float64], sums: NDArray[np.float64], *, least_rows: float
 ) -> list[NDArray[np.float64]]:
-    """Groups of neighbouring blocks as (rows, clicks, sum of logits), each large enough to stand for a rate."""
+    """Groups of neighbouring blocks as (rows, clicks, sum of logits), each large enough for a rate."""
     groups: list[NDArray[np.float64]] = []
     group = np.zeros(3)
     for block in np.stack([rows, clicks, sums], axis=1):
@@ -165,10 +165,11 @@ def fit_calibrator(
 ) -> Calibrator:
     """The calibrator of one graph from its logits [n] and labels [n] on rows it was not trained on.
 
-    The method is chosen out of sample and fitted again on all rows. `sampling_rate` is the share of negatives the
-    log kept, in (0, 1]: the shape is fitted and judged in the log's own distribution, and serving subtracts the
-    excess of clicks by adding ln(sampling_rate). `after` is the chosen method's out-of-sample quality. Raises
-    ExportError for logits that are not finite, for rows without both clicks and non-clicks, for a bad rate.
+    The method is chosen out of sample and fitted again on all rows. `sampling_rate` is the share of negatives
+    the log kept, in (0, 1]: the shape is fitted and judged in the log's own distribution, and serving takes
+    the excess of clicks away by adding ln(sampling_rate). `after` is the chosen method's out-of-sample
+    quality. Raises ExportError for logits that are not finite, for rows without both clicks and non-clicks,
+    for a bad rate.
     """
     logits, labels = np.asarray(logits, dtype=np.float64), np.asarray(labels, dtype=np.uint8)
     _refuse(logits, labels, sampling_rate, methods)
@@ -192,7 +193,7 @@ def fit_calibrator(
 
 
 def in_log_distribution(calibrator: Calibrator) -> Calibrator:
-    """The calibrator without its sampling correction: what to compare with the labels of a down-sampled log."""
+    """The calibrator without its sampling correction: what the labels of a down-sampled log compare with."""
     return msgspec.structs.replace(calibrator, sampling_rate=1.0)
 
 
@@ -202,10 +203,10 @@ def quality(labels: Labels, pctr: NDArray[np.float64]) -> Quality:
 
 
 def choose(judged: Sequence[Judged]) -> Judged:
-    """The last of the methods, given from simple to flexible, that is clearly better than the one it replaces.
+    """The last method, in order from simple to flexible, that is clearly better than the one it replaces.
 
-    Clearly better: a LogLoss lower by more than a standard error of the paired difference, or lower LogLoss and
-    lower ECE both.
+    Clearly better: a LogLoss lower by more than a standard error of the paired difference, or lower LogLoss
+    and lower ECE both.
     """
     best = judged[0]
     for rival in judged[1:]:
@@ -268,8 +269,8 @@ def _refuse(logits: Logits, labels: Labels, sampling_rate: float, methods: Seque
     clicks = int(labels.sum())
     if not 0 < clicks < len(labels):
         raise ExportError(
-            f"'calibration part' must hold clicks and non-clicks (got {clicks} clicks in {len(labels)} rows); "
-            "give it a larger share of the log"
+            "'calibration part' must hold clicks and non-clicks "
+            f"(got {clicks} clicks in {len(labels)} rows); give it a larger share of the log"
         )
 
 

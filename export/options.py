@@ -1,4 +1,4 @@
-"""The command line's words: every option once, with its unit and default. It runs nothing and imports no torch."""
+"""The command line: every option once, with its unit and default. It runs nothing and imports no torch."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ METHODS = ("identity", "platt", "isotonic")
 WIDTH = 100
 
 OVERVIEW = """\
-From a click log to a bundle that `python -m service` serves. `run` does everything; the stages also run alone,
-in this order, and hand over in a work folder:
+From a click log to a bundle that `python -m service` serves. `run` does everything; the stages also run
+alone, in this order, and hand over in a work folder:
 
   synthesize    a log with known click probabilities, to try things on
   fit-schema    log -> split by time -> vocabularies and bins -> ids
@@ -92,7 +92,7 @@ def data(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--split", type=shares, default=(0.7, 0.1, 0.1, 0.1), metavar="A,B,C,D",
-        help="shares of the rows for training, validation, calibration and test, in time order [0.7,0.1,0.1,0.1]",
+        help="shares of training, validation, calibration and test, in time order [0.7,0.1,0.1,0.1]",
     )  # fmt: skip
     group.add_argument(
         "--on-malformed",
@@ -180,8 +180,8 @@ def pruning(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("pruning")
     group.add_argument(
         "--preset", choices=PRESETS, default="low-latency",
-        help="shares to prune of DNN weights, field pairs, embeddings: high-performance 90/90/40, low-memory 90/90/90, "
-        "low-latency 99/95/40 %%, none",
+        help="shares to prune of DNN weights, field pairs, embeddings: high-performance 90/90/40, "
+        "low-memory 90/90/90, low-latency 99/95/40 %%, none",
     )  # fmt: skip
     group.add_argument(
         "--prune-epochs",

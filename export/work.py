@@ -50,12 +50,12 @@ class Work:
             _remove(leftover)
 
     def _claim(self) -> None:
-        """Makes the folder and marks it as ours; another's folder is refused, since outputs are removed in it."""
+        """Makes the folder and marks it as ours; another's is refused, since outputs are removed in it."""
         marker = self.folder / MARKER
         if self.folder.is_dir() and not marker.exists() and any(self.folder.iterdir()):
             raise ExportError(
-                f"'work' must be a new, an empty or an earlier work folder (got {self.folder} with other files); "
-                "name another with --work"
+                "'work' must be a new, an empty or an earlier work folder "
+                f"(got {self.folder} with other files); name another with --work"
             )
         self.folder.mkdir(parents=True, exist_ok=True)
         marker.touch()
@@ -76,7 +76,7 @@ class Work:
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
-        """A path to write a file or a folder to; it takes its name when the block ends without an exception."""
+        """A path to write a file or folder to; it takes its name when the block ends without an exception."""
         partial = self.folder / f"{name}.partial"
         _remove(partial)
         try:

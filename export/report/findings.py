@@ -1,10 +1,11 @@
-"""What the export found out, as plain data: the content of report.json, and all that the page is drawn from."""
+"""What the export found out, as plain data: the content of report.json, and all that the page draws on."""
 
 from __future__ import annotations
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+
 from service.bundle.calibration import Calibrator
 from service.bundle.manifest import Compression, Latency, Metrics, Parity
 

@@ -6,20 +6,21 @@ import time
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from service.bundle.manifest import Metrics
-
 from export.report import plots
 from export.report.findings import Findings
+from service.bundle.manifest import Metrics
 
 CSS = """
 :root { color-scheme: light; --ink: #222; --soft: #667; --line: #ddd; --accent: #2a6f97; }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: #fff; max-width: 62rem; margin: 2rem auto;
-  padding: 0 1rem; }
-h1 { font-size: 1.5rem; margin-bottom: 0; } h2 { font-size: 1.1rem; margin-top: 2.2rem; color: var(--accent); }
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: #fff; max-width: 62rem;
+  margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; margin-bottom: 0; }
+h2 { font-size: 1.1rem; margin-top: 2.2rem; color: var(--accent); }
 p.lead { color: var(--soft); margin-top: .2rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .87rem; display: block;
   overflow-x: auto; }
-th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid var(--line);
+  white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
 th { color: var(--soft); font-weight: 600; }
 figure { margin: 1rem 0; overflow-x: auto; } figure svg { max-width: 100%; height: auto; }
@@ -27,12 +28,13 @@ figure { margin: 1rem 0; overflow-x: auto; } figure svg { max-width: 100%; heigh
 details summary { cursor: pointer; color: var(--accent); margin-top: 1rem; }
 """
 METRIC_NAMES = {
-    "auc": "AUC", "logloss": "LogLoss", "prauc": "PRAUC", "rce": "RCE %", "ece": "ECE", "ne": "NE", "pcoc": "PCOC",
+    "auc": "AUC", "logloss": "LogLoss", "prauc": "PRAUC", "rce": "RCE %", "ece": "ECE", "ne": "NE",
+    "pcoc": "PCOC",
 }  # fmt: skip
 
 
 def page(findings: Findings) -> str:
-    """The whole page: what was served and why, how good, how calibrated, how small, how fast, from which data."""
+    """The whole page: what is served and why, how good, how small, how fast, from what data."""
     sections = [
         _head(findings),
         section("Quality on the test part", quality_table(findings)),
@@ -46,8 +48,10 @@ def page(findings: Findings) -> str:
         section("Data", data_table(findings), fields_table(findings)),
     ]
     return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(findings.bundle)}: export '
-        f"report</title><style>{CSS}</style></head>\n<body>\n" + "\n".join(sections) + "\n</body></html>\n"
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f"<title>{escape(findings.bundle)}: export report</title><style>{CSS}</style></head>\n<body>\n"
+        + "\n".join(sections)
+        + "\n</body></html>\n"
     )
 
 
@@ -74,8 +78,9 @@ def _head(findings: Findings) -> str:
     served = findings.evaluation[findings.serving_variant]
     warnings = "".join(f'<p class="warning">{escape(text)}</p>' for text in findings.warnings)
     return (
-        f"<h1>{escape(findings.bundle)}</h1><p class='lead'>{escape(findings.model)}, {findings.parameters:,} "
-        f"parameters, built {escape(findings.created_at)} on {escape(findings.machine)}; serves "
+        f"<h1>{escape(findings.bundle)}</h1><p class='lead'>{escape(findings.model)}, "
+        f"{findings.parameters:,} parameters, built {escape(findings.created_at)} on "
+        f"{escape(findings.machine)}; serves "
         f"<b>{escape(findings.serving_variant)}</b>: AUC {served.auc:.4f}, LogLoss {served.logloss:.4f}, "
         f"ECE {served.ece:.4f} on {served.rows:,} test rows.</p>{warnings}"
     )
@@ -108,8 +113,8 @@ def calibration_table(findings: Findings) -> str:
          c.after.ece, c.before.pcoc, c.after.pcoc, c.fit_rows]
         for name, c in findings.calibrators.items()
     ]  # fmt: skip
-    head = ["held-out", "method", "slope", "intercept", "knots", "LogLoss before", "after", "ECE before", "after",
-            "PCOC before", "after", "rows"]  # fmt: skip
+    head = ["held-out", "method", "slope", "intercept", "knots", "LogLoss before", "after", "ECE before",
+            "after", "PCOC before", "after", "rows"]  # fmt: skip
     return table(head, rows)
 
 
@@ -123,8 +128,8 @@ def gate_list(findings: Findings) -> str:
 
 def parity_table(findings: Findings) -> str:
     rows = [
-        [f"{p.variant} − {p.reference}", p.max_abs_logit, p.auc_delta, _interval(p.auc_interval), p.logloss_delta,
-         _interval(p.logloss_interval)]
+        [f"{p.variant} − {p.reference}", p.max_abs_logit, p.auc_delta, _interval(p.auc_interval),
+         p.logloss_delta, _interval(p.logloss_interval)]
         for p in findings.parity
     ]  # fmt: skip
     return table(["variant", "max |Δ logit|", "Δ AUC", "95 % interval", "Δ LogLoss", "95 % interval"], rows)
