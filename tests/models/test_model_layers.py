@@ -1,0 +1,141 @@
+"""Each layer against the loops of its equation, written as the paper writes them."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+
+from models.fields import Field, column_offsets, columns
+from models.layers import MLP, Dropout, FeaturesEmbedding, FieldLinear, FieldPairs
+
+FIELDS = [Field("site", 5), Field("history", 7, width=3), Field("ad", 4), Field("tags", 3, width=2)]
+
+
+def some_ids(rows: int) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    per_column = [field.cardinality for field in FIELDS for _ in range(field.width)]
+    return torch.stack([torch.randint(0, size, (rows,), generator=generator) for size in per_column], dim=1)
+
+
+def some_embeddings(rows: int, n_fields: int, dim: int) -> Tensor:
+    return torch.randn(rows, n_fields, dim, generator=torch.Generator().manual_seed(1))
+
+
+def test_columns_and_offsets_follow_the_widths() -> None:
+    assert columns(FIELDS) == 7
+    assert column_offsets(FIELDS) == [0, 5, 5, 5, 12, 16, 16]
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_embedding_looks_up_each_field_in_its_own_rows_and_means_sequences(dtype: torch.dtype) -> None:
+    layer = FeaturesEmbedding(FIELDS, dim=6)
+    ids = some_ids(50).to(dtype)
+    ids[0, 1:4] = 0  # an empty sequence
+    found = layer(ids)
+    first_rows = [0, 5, 12, 16]
+    for row, (position, field) in itertools.product(range(50), enumerate(FIELDS)):
+        start = sum(other.width for other in FIELDS[:position])
+        of_field = ids[row, start : start + field.width].tolist()
+        kept = of_field if field.width == 1 else [value for value in of_field if value != 0]
+        vectors = [layer.table.weight[first_rows[position] + value] for value in kept]
+        expected = torch.stack(vectors).mean(dim=0) if vectors else torch.zeros(6)
+        torch.testing.assert_close(found[row, position], expected)
+
+
+def test_padding_gets_no_gradient() -> None:
+    layer = FeaturesEmbedding([Field("history", 4, width=3)], dim=2)
+    layer(torch.tensor([[2, 0, 0]])).sum().backward()
+    assert layer.table.weight.grad is not None
+    assert layer.table.weight.grad.tolist() == [[0, 0], [0, 0], [1, 1], [0, 0]]
+
+
+def test_linear_is_the_sum_of_inner_products_of_equation_6() -> None:
+    layer, embeddings = FieldLinear(n_fields=5, dim=3), some_embeddings(8, 5, 3)
+    for row, logit in enumerate(layer(embeddings)):
+        expected = sum(torch.dot(embeddings[row, i], layer.weight[i]) for i in range(5))
+        torch.testing.assert_close(logit, expected)
+
+
+@pytest.mark.parametrize("pairs", [None, [(0, 4), (1, 2), (3, 4)], [(2, 3)], []])
+def test_pairs_are_the_weighted_inner_products_of_equation_6(pairs: list[tuple[int, int]] | None) -> None:
+    layer, embeddings = FieldPairs(5, pairs), some_embeddings(8, 5, 3)
+    matrix = layer.matrix()
+    assert torch.equal(matrix, matrix.T)
+    assert not matrix.diagonal().any()
+    assert int((matrix != 0).sum()) == 2 * len(layer.pairs)
+    for row, logit in enumerate(layer(embeddings)):
+        expected = torch.zeros(())
+        for weight, (i, j) in zip(layer.weight, layer.pairs, strict=True):
+            expected = expected + torch.dot(embeddings[row, i], embeddings[row, j]) * weight
+            assert matrix[i, j] == weight
+        torch.testing.assert_close(logit, expected)
+
+
+def test_all_pairs_are_kept_when_none_are_named() -> None:
+    assert FieldPairs(39).weight.shape == (741,)
+
+
+@pytest.mark.parametrize("pairs", [[(1, 1)], [(2, 1)], [(0, 3)], [(0, 1), (0, 1)]])
+def test_pairs_that_are_no_upper_triangle_are_refused(pairs: list[tuple[int, int]]) -> None:
+    with pytest.raises(ValueError, match=r"'pairs' must be distinct"):
+        FieldPairs(3, pairs)
+
+
+def test_mlp_is_affine_maps_with_relu_between() -> None:
+    layer = MLP(6, (5, 4), dropout=0.5).eval()
+    inputs = torch.randn(9, 6)
+    for row, logit in zip(inputs, layer(inputs), strict=True):
+        hidden = row
+        for linear in layer.hidden:
+            assert isinstance(linear, torch.nn.Linear)
+            hidden = torch.stack(
+                [
+                    (weights * hidden).sum() + bias
+                    for weights, bias in zip(linear.weight, linear.bias, strict=True)
+                ]
+            ).clamp(min=0)
+        expected = (layer.output.weight[0] * hidden).sum() + layer.output.bias[0]
+        torch.testing.assert_close(logit, expected)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_dropout_drops_its_share_and_keeps_the_mean(share: float) -> None:
+    layer, inputs = Dropout(share), torch.ones(1001, 333)
+    torch.manual_seed(3)
+    found = layer(inputs)
+    dropped = (found == 0).float()
+    assert dropped.mean().item() == pytest.approx(share, abs=0.005)
+    assert found.max().item() == pytest.approx(1 / (1 - share), rel=1e-3)
+    # No row, no column and no four neighbours of one draw go together.
+    assert dropped.mean(dim=1).std().item() == pytest.approx((share * (1 - share) / 333) ** 0.5, rel=0.15)
+    assert (
+        torch.corrcoef(torch.stack([dropped[:, :-1].flatten(), dropped[:, 1:].flatten()]))[0, 1].abs() < 0.01
+    )
+    assert not torch.equal(found, layer(inputs))
+    torch.manual_seed(3)
+    assert torch.equal(found, layer(inputs))
+
+
+def test_dropout_is_off_in_evaluation_and_masks_the_gradient_in_training() -> None:
+    layer = Dropout(0.5)
+    inputs = torch.ones(8, 5, requires_grad=True)
+    found = layer(inputs)
+    found.sum().backward()
+    assert inputs.grad is not None
+    assert torch.equal(inputs.grad, found.detach())
+    assert layer.eval()(inputs) is inputs
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
+def test_dropout_outside_its_range_is_refused(share: float) -> None:
+    with pytest.raises(ValueError, match=r"'dropout' must be in \[0, 1\)"):
+        Dropout(share)
+
+
+@pytest.mark.parametrize(("cardinality", "width", "name"), [(0, 1, "cardinality"), (3, 0, "width")])
+def test_fields_without_ids_are_refused(cardinality: int, width: int, name: str) -> None:
+    with pytest.raises(ValueError, match=f"'{name}' of field 'site' must be at least 1"):
+        Field("site", cardinality, width)

@@ -1,0 +1,146 @@
+"""What every model of MODELS promises, whichever it is: one added later is tested by being there."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from models import MODELS, DeepFwFM, FwFM
+from models.fields import Field, columns
+
+PLAIN = (Field("site", 11), Field("hour", 5), Field("device", 7), Field("ad", 9))
+WITH_SEQUENCES = (Field("site", 11), Field("history", 8, width=3), Field("tags", 6, width=2), Field("ad", 9))
+LINEAR = {"lr"}
+LAYOUTS = {"plain": PLAIN, "sequences": WITH_SEQUENCES}
+
+
+@pytest.fixture(params=sorted(LAYOUTS))
+def fields(request: pytest.FixtureRequest) -> tuple[Field, ...]:
+    return LAYOUTS[request.param]
+
+
+@pytest.fixture(params=sorted(MODELS))
+def model(request: pytest.FixtureRequest, fields: tuple[Field, ...]) -> nn.Module:
+    torch.manual_seed(0)
+    return MODELS[request.param](fields)
+
+
+def some_ids(fields: tuple[Field, ...], rows: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    per_column = [field.cardinality for field in fields for _ in range(field.width)]
+    ids = [torch.randint(0, size, (rows,), generator=generator) for size in per_column]
+    return torch.stack(ids, dim=1).int()
+
+
+def test_ids_in_logits_out(model: nn.Module, fields: tuple[Field, ...]) -> None:
+    ids = some_ids(fields, 6)
+    assert ids.shape == (6, columns(fields))
+    logits = model.eval()(ids)
+    assert logits.shape == (6,)
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits, model(ids.long()))
+    assert model(ids[:1]).shape == (1,)
+
+
+def test_a_fresh_model_predicts_near_even_odds(model: nn.Module, fields: tuple[Field, ...]) -> None:
+    logits = model.eval()(some_ids(fields, 200))
+    assert logits.abs().max() < 1.0
+    assert logits.std() > 0
+
+
+def test_gradients_reach_every_parameter(model: nn.Module, fields: tuple[Field, ...]) -> None:
+    ids = some_ids(fields, 400)
+    model.eval()(ids).square().sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.any(), name
+
+
+def test_a_row_does_not_depend_on_its_batch_mates(model: nn.Module, fields: tuple[Field, ...]) -> None:
+    model.eval()
+    ids = some_ids(fields, 33)
+    together = model(ids)
+    alone = torch.cat([model(row) for row in ids.split(1)])
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
+    turned = model(ids.flip(0)).flip(0)
+    torch.testing.assert_close(together, turned, rtol=1e-5, atol=1e-6)
+
+
+def loss_after_training(model: nn.Module, ids: Tensor, labels: Tensor) -> float:
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    model.eval()  # no dropout: these rows are to be learned by heart
+    for _ in range(300):
+        optimizer.zero_grad()
+        loss = nn.functional.binary_cross_entropy_with_logits(model(ids), labels)
+        loss.backward()
+        optimizer.step()
+    return loss.item()
+
+
+def test_it_learns_64_rows_by_heart(model: nn.Module, fields: tuple[Field, ...]) -> None:
+    ids = some_ids(fields, 64)
+    assert loss_after_training(model, ids, (ids[:, 0] % 2).float()) < 0.1
+
+
+@pytest.mark.parametrize("name", sorted(MODELS.keys() - LINEAR))
+def test_it_learns_what_no_sum_of_weights_can(name: str, fields: tuple[Field, ...]) -> None:
+    torch.manual_seed(0)
+    ids = some_ids(fields, 64)
+    exclusive_or = ((ids[:, 0] + ids[:, -1]) % 2).float()
+    assert loss_after_training(MODELS[name](fields), ids, exclusive_or) < 0.1
+
+
+def test_dropout_acts_in_training_only(model: nn.Module, fields: tuple[Field, ...]) -> None:
+    ids = some_ids(fields, 50)
+    model.eval()
+    assert torch.equal(model(ids), model(ids))
+
+
+def test_the_state_loads_into_a_fresh_model(model: nn.Module, fields: tuple[Field, ...]) -> None:
+    ids = some_ids(fields, 20)
+    torch.manual_seed(1)
+    other = type(model)(fields)
+    other.load_state_dict(copy.deepcopy(model.state_dict()))
+    torch.testing.assert_close(other.eval()(ids), model.eval()(ids))
+
+
+def test_every_hyperparameter_has_a_default(model: nn.Module) -> None:
+    first, *others = inspect.signature(type(model)).parameters.values()
+    assert first.name == "fields"
+    assert all(parameter.default is not inspect.Parameter.empty for parameter in others)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7])
+def test_it_becomes_a_graph_with_a_free_batch_axis(
+    model: nn.Module, fields: tuple[Field, ...], rows: int
+) -> None:
+    batch = torch.export.Dim("batch", min=1)
+    program = torch.export.export(model.eval(), (some_ids(fields, 4),), dynamic_shapes=({0: batch},))
+    ids = some_ids(fields, rows, seed=2)
+    torch.testing.assert_close(program.module()(ids), model(ids))
+
+
+def test_defaults_are_the_papers() -> None:
+    model = DeepFwFM(PLAIN)
+    assert model.embedding.table.embedding_dim == 10
+    assert [layer.weight.shape for layer in model.mlp.hidden] == [(400, 40), (400, 400), (400, 400)]
+    assert model.mlp.dropout.share == 0.5
+    assert model.pairs.weight.shape == (6,)
+
+
+def test_a_compacted_model_is_the_same_class_with_less_in_it() -> None:
+    model = DeepFwFM(PLAIN, dim=4, hidden_units=(7, 1, 3), pairs=[(0, 3)]).eval()
+    assert model(some_ids(PLAIN, 5)).shape == (5,)
+    assert sum(p.numel() for p in FwFM(PLAIN, pairs=[]).parameters()) == 32 * 10 + 4 * 10 + 1
+
+
+def test_deep_fwfm_is_fwfm_and_a_perceptron_on_the_same_embeddings() -> None:
+    deep, shallow = DeepFwFM(PLAIN).eval(), FwFM(PLAIN).eval()
+    shallow.load_state_dict(deep.state_dict(), strict=False)
+    ids = some_ids(PLAIN, 20)
+    torch.testing.assert_close(deep(ids), shallow(ids) + deep.mlp(deep.embedding(ids).flatten(1)))
