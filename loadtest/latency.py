@@ -99,31 +99,29 @@ def together(by_size: Mapping[str, Latencies]) -> Latencies:
     return total
 
 
-def table(by_size: Mapping[str, Latencies], seconds: float) -> str:
-    """The table for people: a line a size of request and one for all; latencies in milliseconds."""
-    heads = ["answers", "errors", "per second", *(f"p{percent:g}" for percent in PERCENTILES), "max"]
-    lines = [f"{'latency in ms':<16}" + "".join(f"{head:>11}" for head in heads)]
-    for name, latencies in [*by_size.items(), (ALL, together(by_size))]:
-        figures = [*(latencies.percentile(percent) for percent in PERCENTILES), latencies.largest_ms]
-        lines.append(
-            f"{name:<16}{latencies.answered:>11}{latencies.errors:>11}{latencies.answered / seconds:>11.1f}"
-            + "".join(f"{figure:>11.2f}" for figure in figures)
-        )
-    return "\n".join(lines)
-
-
 def summary(by_size: Mapping[str, Latencies], seconds: float) -> dict[str, dict[str, float | None]]:
-    """The same for machines: {"1 candidate": {"answers": 9, "p99_ms": 1.2, ...}, ...}; None for no figure."""
+    """Figures of each size and of all: {"1 candidate": {"answers": 9, ..., "p99_ms": 1.2}, ...}."""
     figures: dict[str, dict[str, float | None]] = {}
     for name, latencies in [*by_size.items(), (ALL, together(by_size))]:
+        percentiles = {
+            f"p{percent:g}_ms": round(latencies.percentile(percent), 3) if latencies.answered else None
+            for percent in PERCENTILES
+        }
         figures[name] = {
             "answers": latencies.answered,
             "errors": latencies.errors,
             "per_second": round(latencies.answered / seconds, 1),
-            **{
-                f"p{percent:g}_ms": round(latencies.percentile(percent), 3) if latencies.answered else None
-                for percent in PERCENTILES
-            },
+            **percentiles,
             "max_ms": round(latencies.largest_ms, 3),
         }
     return figures
+
+
+def format_summary(figures: Mapping[str, Mapping[str, float | None]]) -> str:
+    """The same as a table: a line a size of request and one for all, a column a figure."""
+    columns = list(next(iter(figures.values())))
+    lines = [" " * 16 + "".join(f"{column.replace('_', ' '):>12}" for column in columns)]
+    for name, row in figures.items():
+        cells = ("-" if value is None else str(value) for value in row.values())
+        lines.append(f"{name:<16}" + "".join(f"{cell:>12}" for cell in cells))
+    return "\n".join(lines)

@@ -20,7 +20,7 @@ from typing import Any
 
 # Locust puts this file's folder on the path; its image has these files and not the package around them.
 from bid_requests import BidRequest, BidRequestMaker, SampleError, parse_sizes, read_samples
-from latency import Latencies, Slo, summary, table
+from latency import Latencies, Slo, format_summary, summary
 from locust import FastHttpUser, constant_throughput, events, task
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
@@ -274,7 +274,8 @@ def report(**_: Any) -> None:
     """The table, below Locust's own statistics, and how the SLO was kept."""
     if RUN.is_worker:
         return
-    print(f"\n{table(RUN.by_size, RUN.seconds)}")
+    figures = summary(RUN.by_size, RUN.seconds)
+    print(f"\n{format_summary(figures)}")
     if answers := RUN.arms.total():
         shares = (f"{name} {100 * found / answers:.1f} %" for name, found in sorted(RUN.arms.items()))
         print(f"arms: {', '.join(shares)}")
@@ -285,5 +286,5 @@ def report(**_: Any) -> None:
         print("SLO kept")
     sys.stdout.flush()
     if RUN.report_json is not None:
-        figures = {"sizes": summary(RUN.by_size, RUN.seconds), "arms": dict(RUN.arms), "missed": missed}
-        RUN.report_json.write_text(json.dumps(figures), encoding="utf-8")
+        found = {"sizes": figures, "arms": dict(RUN.arms), "missed": missed}
+        RUN.report_json.write_text(json.dumps(found), encoding="utf-8")

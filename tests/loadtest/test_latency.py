@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from loadtest.latency import PERCENTILES, Latencies, Slo, summary, table
+from loadtest.latency import PERCENTILES, Latencies, Slo, format_summary, summary
 
 
 def histogram(milliseconds: list[float], errors: int = 0) -> Latencies:
@@ -58,17 +58,19 @@ def test_no_answers_is_a_miss_whatever_was_asked() -> None:
     ]
 
 
-def test_the_table_and_the_summary_have_a_line_a_size_and_one_for_all() -> None:
+def test_the_summary_and_its_table_have_a_line_a_size_and_one_for_all() -> None:
     by_size = {
         "1 candidate": histogram([1.0] * 4),
         "10 candidates": histogram([]),
         "100 candidates": histogram([9.0]),
     }
-    lines = table(by_size, 2.0).splitlines()
-    assert [line[:16].strip() for line in lines] == ["latency in ms", *by_size, "all"]
-    assert len({len(line) for line in lines}) == 1
     figures = summary(by_size, 2.0)
     assert figures["all"]["answers"] == 5
     assert figures["all"]["per_second"] == 2.5
     assert figures["10 candidates"]["p99_ms"] is None
     assert figures["100 candidates"]["p99_ms"] == pytest.approx(9.0, rel=0.006)
+    heads, *lines = format_summary(figures).splitlines()
+    assert heads.split()[:3] == ["answers", "errors", "per"]
+    assert heads.split()[-4:] == ["p99.9", "ms", "max", "ms"]
+    assert [line[:16].strip() for line in lines] == [*by_size, "all"]
+    assert {len(line) for line in lines} == {len(heads)}

@@ -1,0 +1,261 @@
+"""`make bench`: a bundle behind Bidlight and behind a naive service, measured by Locust and wrk over HTTP.
+
+Locust sends a mix of sizes to Bidlight as an ad server would, and checks every answer. wrk then asks both
+services as fast as they answer, each held on one core and wrk on another. Before that, both must give the
+same answers. Tables for people, then one line of JSON for machines.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from loadtest import closed_loop
+from loadtest.bid_requests import BidRequestMaker, SampleError, parse_sizes, read_samples
+from loadtest.closed_loop import Case, MeasurementError
+from loadtest.latency import format_summary
+from loadtest.server_process import REPOSITORY, ServerError, running
+
+OURS, NAIVE = "bidlight", "naive"
+# Float32 graphs may round differently with the number of rows in a batch; nothing else may differ.
+PCTR_TOLERANCE, BID_TOLERANCE = 1e-5, 2e-6
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured, for how long, and on which cores."""
+
+    bundle: Path
+    seconds: int
+    repetitions: int
+    users: int
+    sizes: str
+    candidates: tuple[int, ...]
+    connections: tuple[int, ...]
+    server_core: int
+    client_core: int
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; the exit code."""
+    plan = _parse(arguments)
+    try:
+        maker = BidRequestMaker(read_samples(plan.bundle))
+        with _both(plan) as servers:
+            compared = compare_answers(servers, maker, plan.candidates)
+            print(
+                f"{_machine()}\nbundle {compared['bundle']}, {compared['rows']} answers the same from both"
+            )
+            locust = run_locust(plan, servers[OURS])
+            points = run_wrk(plan, servers, maker)
+    except (SampleError, ServerError, MeasurementError) as error:
+        print(f"bench: error: {error}", file=sys.stderr)
+        return 1
+    print(json.dumps(report(plan, compared["bundle"], locust, points)))
+    return 0
+
+
+@contextmanager
+def _both(plan: Plan) -> Iterator[dict[str, str]]:
+    """Bidlight and the naive service, ready, on the same core: the one that is not asked takes no time."""
+    bundle = str(plan.bundle.resolve())
+    with (
+        running(
+            "service", ["--arm", f"control={bundle}:1", "--log-level", "warning"], core=plan.server_core
+        ) as ours,
+        running("loadtest.naive", ["--bundle", bundle], core=plan.server_core) as naive,
+    ):
+        yield {OURS: ours, NAIVE: naive}
+
+
+def compare_answers(
+    servers: dict[str, str], maker: BidRequestMaker, sizes: Sequence[int], requests: int = 10
+) -> dict[str, Any]:
+    """Send the same requests to all servers. Raises MeasurementError unless pCTRs and bids agree."""
+    rows, bundle = 0, ""
+    for size in (size for size in sizes for _ in range(requests)):
+        request = maker.make(size)
+        answers = {name: _post(url, request.body) for name, url in servers.items()}
+        (first, expected), *others = answers.items()
+        bundle, rows = expected["bundle"], rows + len(expected["results"])
+        for other, found in others:
+            for left, right in zip(expected["results"], found["results"], strict=True):
+                if left["id"] != right["id"] or not _agree(left, right):
+                    raise MeasurementError(
+                        f"{first} and {other} must give the same answers (got {left} and {right})"
+                    )
+    return {"bundle": bundle, "rows": rows}
+
+
+def _agree(left: dict[str, Any], right: dict[str, Any]) -> bool:
+    if not math.isclose(left["pctr"], right["pctr"], rel_tol=PCTR_TOLERANCE):
+        return False
+    bids = left["bid"], right["bid"]
+    if None in bids:  # a bid within rounding of its floor may be made by one and not by the other
+        return bids == (None, None)
+    return math.isclose(*bids, rel_tol=PCTR_TOLERANCE, abs_tol=BID_TOLERANCE)
+
+
+def _post(url: str, body: bytes) -> dict[str, Any]:
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=10.0)
+    try:
+        connection.request("POST", "/predict", body, {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        answer = response.read()
+    finally:
+        connection.close()
+    if response.status != 200:
+        raise MeasurementError(f"{url}/predict must answer 200 (got {response.status}: {answer[:200]!r})")
+    found: dict[str, Any] = json.loads(answer)
+    return found
+
+
+def run_locust(plan: Plan, url: str) -> dict[str, Any]:
+    """Locust headless in a process of its own; prints the latency table and returns its figures."""
+    with tempfile.TemporaryDirectory() as folder:
+        figures = Path(folder) / "report.json"
+        command = (
+            ["taskset", "--cpu-list", str(plan.client_core)] if not closed_loop.missing(["taskset"]) else []
+        )
+        command += [
+            sys.executable,
+            "-m",
+            "locust",
+            "-f",
+            "loadtest/locustfile.py",
+            "--headless",
+            "--host",
+            url,
+        ]
+        command += [
+            "--users",
+            str(plan.users),
+            "--spawn-rate",
+            str(plan.users),
+            "--run-time",
+            f"{plan.seconds}s",
+        ]
+        command += [
+            "--bundle",
+            str(plan.bundle.resolve()),
+            "--sizes",
+            plan.sizes,
+            "--report-json",
+            str(figures),
+        ]
+        command += ["--slo-error-rate", "0", "--only-summary", "--loglevel", "WARNING"]
+        run = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+        if run.returncode != 0:
+            raise MeasurementError(f"locust failed: {(run.stdout + run.stderr).strip()[-1500:]}")
+        found: dict[str, Any] = json.loads(figures.read_text(encoding="utf-8"))
+    print(f"\nLocust, {plan.users} users, {plan.seconds} s, candidates a request {plan.sizes}")
+    print(format_summary(found["sizes"]))
+    return found
+
+
+def run_wrk(
+    plan: Plan, servers: dict[str, str], maker: BidRequestMaker
+) -> dict[tuple[str, Case], closed_loop.Point]:
+    """wrk against both services; prints the table. Without wrk or taskset, says so and measures nothing."""
+    missing = closed_loop.missing(["wrk", "taskset"])
+    if missing:
+        print(f"\nno closed-loop figures: {' and '.join(missing)} not installed")
+        return {}
+    cases = [Case(size, connections) for size in plan.candidates for connections in plan.connections]
+    seconds = max(1, round(plan.seconds / plan.repetitions))
+    with tempfile.TemporaryDirectory() as folder:
+        bodies = closed_loop.write_bodies(maker, plan.candidates, Path(folder))
+        points = closed_loop.measure(
+            servers, cases, bodies, seconds=seconds, repetitions=plan.repetitions, core=plan.client_core
+        )
+    cores = f"services on core {plan.server_core}, wrk on core {plan.client_core}"
+    print(f"\nwrk, {cores}, medians of {plan.repetitions} x {seconds} s")
+    print(closed_loop.table(points))
+    return points
+
+
+def report(
+    plan: Plan, bundle: str, locust: dict[str, Any], points: dict[tuple[str, Case], closed_loop.Point]
+) -> dict[str, Any]:
+    """All figures as one JSON value."""
+    return {
+        "benchmark": "bidlight",
+        "machine": _machine(),
+        "bundle": bundle,
+        "seconds_a_point": plan.seconds,
+        "locust": {"users": plan.users, "sizes": locust["sizes"]},
+        "wrk": [{"server": name, **asdict(case), **asdict(point)} for (name, case), point in points.items()],
+        "requests_a_second_over_naive": [
+            {**asdict(case), "ratio": round(closed_loop.ratio(points, case, OURS, NAIVE), 2)}
+            for case in dict.fromkeys(case for _, case in points)
+        ],
+    }
+
+
+def _machine() -> str:
+    """Processor, cores and versions: figures mean nothing without them."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [
+            line.partition(":")[2].strip()
+            for line in cpuinfo.read_text().splitlines()
+            if "model name" in line
+        ]
+        model = names[0] if names else model
+    system = f"{platform.system()} {platform.release()}"
+    return f"{model}, {os.cpu_count()} cores, {system}, Python {platform.python_version()}"
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    return tuple(parse_sizes(text))
+
+
+def _at_least_one(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 (got {text!r})")
+    return int(text)
+
+
+def _parse(arguments: Sequence[str] | None) -> Plan:
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
+    parser = argparse.ArgumentParser(
+        prog="python -m loadtest.bench",
+        description=__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--bundle", type=Path, default="artifacts/demo", metavar="FOLDER", help="the bundle that both serve")
+    add("--seconds", type=_at_least_one, default=10, help="seconds a point, over all its repetitions")
+    add("--repetitions", type=_at_least_one, default=3, help="repetitions a point, interleaved")
+    add("--users", type=_at_least_one, default=8, help="Locust users, each with one request under way")
+    add(
+        "--sizes", default="1:6,10:3,100:1", metavar="COUNT:WEIGHT,...", help="candidates a request of Locust"
+    )
+    add(
+        "--candidates", type=_counts, default="1,100", metavar="COUNT,...", help="candidates a request of wrk"
+    )
+    add("--connections", type=_counts, default="1,32", metavar="COUNT,...", help="connections of wrk")
+    add("--server-core", type=int, choices=cores, default=cores[0], help="core that holds the services")
+    add("--client-core", type=int, choices=cores, default=cores[-1], help="core that holds Locust and wrk")
+    options = parser.parse_args(arguments)
+    if options.server_core == options.client_core:
+        print(f"note: services and clients share core {options.server_core}", file=sys.stderr)
+    return Plan(**vars(options))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
