@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, Literal
 
 import msgspec
@@ -89,57 +90,46 @@ class Calibrator(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     def validate(self) -> None:
         """Raises BundleError for a map that is not finite and strictly increasing, or senseless bounds."""
-        numbers = [
-            ("slope", self.slope),
-            ("intercept", self.intercept),
-            ("clamp_low", self.clamp_low),
-            ("clamp_high", self.clamp_high),
-            ("sampling_rate", self.sampling_rate),
-            *((f"knots[{i}]", number) for i, knot in enumerate(self.knots) for number in knot),
-            *(
-                (f"{when}.{name}", getattr(quality, name))
-                for when, quality in (("before", self.before), ("after", self.after))
-                for name in ("logloss", "ece", "pcoc")
-            ),
-        ]
-        for name, number in numbers:
-            self._require(math.isfinite(number), name, "a finite number", number)
-        self._require(
-            re.fullmatch("[0-9a-f]{64}", self.graph_sha256) is not None,
-            "graph_sha256",
-            "64 hexadecimal digits",
-            self.graph_sha256,
-        )
-        self._require(self.slope > 0, "slope", "above 0", self.slope)
-        self._require(
-            0 < self.clamp_low < self.clamp_high < 1,
-            "clamps",
-            "0 < low < high < 1",
-            (self.clamp_low, self.clamp_high),
-        )
-        self._require(
-            0 < self.sampling_rate <= 1, "sampling_rate", "above 0 and at most 1", self.sampling_rate
-        )
-        self._require(
-            0 <= self.fit_clicks <= self.fit_rows, "fit_clicks", "from 0 to fit_rows", self.fit_clicks
-        )
-        wanted = "at least 2 knots" if self.method == "isotonic" else "no knots"
-        self._require(
-            (len(self.knots) >= 2) == (self.method == "isotonic")
-            and (self.method == "isotonic" or not self.knots),
-            "knots",
-            wanted,
-            self.knots,
-        )
-        for i, (left, right) in enumerate(zip(self.knots, self.knots[1:], strict=False)):
-            increasing = left[0] < right[0] and left[1] < right[1]
-            self._require(increasing, f"knots[{i + 1}]", f"above {left} in both numbers", right)
+        for name, number in self._numbers():
+            self._require(math.isfinite(number), name, "a finite number", repr(number))
+        hexadecimal = re.fullmatch("[0-9a-f]{64}", self.graph_sha256) is not None
+        self._require(hexadecimal, "graph_sha256", "64 hexadecimal digits", show(self.graph_sha256))
+        self._require(self.slope > 0, "slope", "above 0", repr(self.slope))
+        low, high = self.clamp_low, self.clamp_high
+        self._require(0 < low < high < 1, "clamp_low and clamp_high", "0 < low < high < 1", f"{low}, {high}")
+        rate = self.sampling_rate
+        self._require(0 < rate <= 1, "sampling_rate", "above 0 and at most 1", repr(rate))
+        clicks = self.fit_clicks
+        self._require(0 <= clicks <= self.fit_rows, "fit_clicks", f"0 to {self.fit_rows}", str(clicks))
+        self._validate_knots()
 
-    def _require(self, met: bool, name: str, expected: str, found: object) -> None:
+    def _numbers(self) -> Iterator[tuple[str, float]]:
+        """Every float in it, with its name."""
+        for name in ("slope", "intercept", "clamp_low", "clamp_high", "sampling_rate"):
+            yield name, getattr(self, name)
+        for when in ("before", "after"):
+            for name, number in msgspec.structs.asdict(getattr(self, when)).items():
+                yield f"{when}.{name}", number
+        for position, knot in enumerate(self.knots):
+            for number in knot:
+                yield f"knots[{position}]", number
+
+    def _validate_knots(self) -> None:
+        if self.method != "isotonic":
+            self._require(not self.knots, "knots", f"empty for {self.method}", show(self.knots))
+            return
+        self._require(len(self.knots) >= 2, "knots", "at least 2", show(self.knots))
+        for position, (left, right) in enumerate(pairwise(self.knots)):
+            above = left[0] < right[0] and left[1] < right[1]
+            self._require(above, f"knots[{position + 1}]", f"above {list(left)} in both", str(list(right)))
+        slopes = self._line.slopes
+        steep = math.isfinite(slopes.max()) and slopes.min() > 0
+        self._require(steep, "knots", "at finite slopes above 0", f"{slopes.min()} to {slopes.max()}")
+
+    def _require(self, met: bool, name: str, expected: str, found: str) -> None:
         if not met:
-            raise BundleError(
-                CALIBRATION_FILE, f"'{name}' of {show(self.variant)}: {expected}", show(found), EXPORT_AGAIN
-            )
+            whose = f"such that '{name}' of {show(self.variant)} is {expected}"
+            raise BundleError(CALIBRATION_FILE, whose, found, "calibrate again")
 
 
 class _Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -1,4 +1,4 @@
-"""The one error of the contract: a bundle that cannot be trusted; it knows no file format."""
+"""The two errors of the contract, a bundle and a value that are refused; it knows no file format."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TypeVar
 import msgspec
 
 MAX_CHARACTERS = 120
+MAX_PART = 400
 EXPORT_AGAIN = "export the bundle again"
 
 T = TypeVar("T")
@@ -26,8 +27,22 @@ class BundleError(ValueError):
         self.remedy = remedy
 
     def __str__(self) -> str:
-        text = f"'{self.file}' must be {self.expected} (got {self.found}); {self.remedy}"
+        expected, found = self.expected[:MAX_PART], self.found[:MAX_PART]
+        text = f"'{self.file}' must be {expected} (got {found}); {self.remedy}"
         return " ".join(text.encode("utf-8", "backslashreplace").decode().split())
+
+
+class InvalidValue(ValueError):  # noqa: N818 (the name that its callers speak of)
+    """A raw value that its field cannot be: which field, which row (None outside columns), one line why."""
+
+    def __init__(self, field: str, row: int | None, message: str) -> None:
+        super().__init__(field, row, message)
+        self.field = field
+        self.row = row
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
 
 
 def show(value: object) -> str:

@@ -1,0 +1,184 @@
+"""One lookup a field: raw values -> ids; it knows the field only, neither rows nor requests.
+
+A vocabulary is a dictionary of final ids (a renumbering is composed in when it is built, and costs nothing
+later) in which all that is not a plain hit goes through `__missing__`. Every lookup has `one` and `many`,
+which give the same ids, and raise InvalidValue without a row, or TypeError for what cannot be a key at all.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.bundle.errors import InvalidValue, show
+from service.bundle.schema import FIRST_ID, MISSING_ID, OOV_ID, Bins, Field, Hashing, Kind, Vocabulary
+
+# Python writes integers of up to 640 digits whatever its limits are set to, and this many bits need 617.
+MAX_INTEGER_BITS = 2048
+# Below this many values a loop over bisect costs less than the numpy calls around searchsorted.
+MANY = 12
+# Hashes of the most common values are remembered: at most this many a field, of at most this many characters.
+REMEMBERED_HASHES = 8192
+REMEMBERED_CHARACTERS = 64
+AS_STRING = "send it as a string"
+PLAIN_NUMBERS = frozenset({int, float, type(None)})
+
+
+class _VocabularyIds(dict[Any, int]):
+    """Text -> id. Only text and None are ever keys: 1, 1.0 and True would be one key to a dictionary."""
+
+    def __init__(self, field: Field, vocabulary: Vocabulary) -> None:
+        ids: Iterable[int] = range(FIRST_ID, field.base_cardinality)
+        if field.renumbering is not None:
+            ids = field.renumbering[FIRST_ID:].tolist()
+        super().__init__(zip(vocabulary.values, ids, strict=True))
+        self[None] = self[""] = MISSING_ID
+        self.field = field
+
+    def __missing__(self, value: Any) -> int:
+        return OOV_ID if isinstance(value, str) else self[_digits(self.field, value)]
+
+
+class _HashedIds(dict[Any, int]):
+    """Text -> id by feature hashing; the dictionary holds the ids of the first texts it met."""
+
+    def __init__(self, field: Field, hashing: Hashing) -> None:
+        super().__init__({None: MISSING_ID, "": MISSING_ID})
+        self.field = field
+        self.buckets, self.seed = hashing.buckets, hashing.seed
+        self.ids = field.renumbering
+
+    def __missing__(self, value: Any) -> int:
+        if not isinstance(value, str):
+            return self[_digits(self.field, value)]
+        # A lone surrogate is not UTF-8; it is written as if it were, so that every text has an id.
+        base = FIRST_ID + crc32(value.encode("utf-8", "surrogatepass"), self.seed) % self.buckets
+        found = base if self.ids is None else int(self.ids[base])
+        if len(self) < REMEMBERED_HASHES and len(value) <= REMEMBERED_CHARACTERS:
+            self[value] = found
+        return found
+
+
+class CategoricalLookup:
+    """One value -> one id, by the dictionary."""
+
+    def __init__(self, ids: dict[Any, int]) -> None:
+        self.ids = ids
+        self.one = ids.__getitem__
+
+    def many(self, values: Sequence[Any]) -> list[int]:
+        """ids [n]."""
+        ids = self.ids
+        return [ids[value] for value in values]
+
+
+class SequenceLookup:
+    """A list -> the ids of its last `max_length` elements, padded at the end."""
+
+    def __init__(self, field: Field, ids: dict[Any, int]) -> None:
+        self.field = field
+        self.ids = ids
+        self.length = field.max_length
+        self.padding = [MISSING_ID] * field.max_length
+
+    def one(self, value: Any) -> list[int]:
+        """ids [max_length]."""
+        if value is None or (isinstance(value, str) and not value):
+            return self.padding
+        if not isinstance(value, list | tuple):
+            refuse(self.field, "a list of strings and integers", value, "put even a single element in a list")
+        ids = self.ids
+        found = [ids[element] for element in value[-self.length :]]
+        return found + self.padding[len(found) :]
+
+    def many(self, values: Sequence[Any]) -> NDArray[np.int32]:
+        """ids [n, max_length]."""
+        ids = [self.one(value) for value in values]
+        return np.array(ids, np.int32).reshape(len(values), self.length)
+
+
+class NumericLookup:
+    """A number -> the id of its bin, by bisection of the edges."""
+
+    def __init__(self, field: Field, bins: Bins) -> None:
+        self.field = field
+        self.edges = bins.edges
+        ids = np.arange(FIRST_ID, field.base_cardinality, dtype=np.int32)
+        self.ids_of_bins = ids if field.renumbering is None else field.renumbering[FIRST_ID:]
+        self.ids = self.ids_of_bins.tolist()
+        self.edges_array = np.array(bins.edges, np.float64)
+
+    def one(self, value: Any) -> int:
+        """The id of one number."""
+        if value is None or (isinstance(value, str) and not value):
+            return MISSING_ID
+        if not isinstance(value, float | int) or isinstance(value, bool):
+            refuse(self.field, "a number", value, "leave it out when it is missing")
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        if not -math.inf < number < math.inf:
+            refuse(self.field, "a finite number", value, "leave it out when it is missing")
+        found: int = self.ids[bisect_right(self.edges, number)]
+        return found
+
+    def many(self, values: Sequence[Any]) -> Any:
+        """ids [n]. The same comparisons by numpy where there are many numbers and none is odd."""
+        if len(values) >= MANY and PLAIN_NUMBERS.issuperset(map(type, values)):
+            try:
+                numbers = np.array(values, np.float64)  # None becomes nan
+            except OverflowError:
+                return [self.one(value) for value in values]
+            found = self.ids_of_bins.take(self.edges_array.searchsorted(numbers, "right"))
+            odd = ~np.isfinite(numbers)
+            oddities = np.count_nonzero(odd)
+            if not oddities:
+                return found
+            if oddities == values.count(None):
+                found[odd] = MISSING_ID
+                return found
+        return [self.one(value) for value in values]
+
+
+def _digits(field: Field, value: Any) -> str:
+    """The decimal digits of an integer: 1005 and "1005" are the same feature."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidValue(field.name, None, refusal_of_text(field, value))
+    if value.bit_length() > MAX_INTEGER_BITS:
+        refuse(field, f"an integer of at most {MAX_INTEGER_BITS} bits", value, AS_STRING)
+    return int.__repr__(value)
+
+
+def refusal_of_text(field: Field, value: Any) -> str:
+    """Why `value` cannot be text of the field: one line."""
+    if field.kind is Kind.SEQUENCE:
+        return _refusal(field, "a list of strings and integers", f"{show(value)} in it", AS_STRING)
+    return _refusal(field, "a string or an integer", show(value), AS_STRING)
+
+
+def _refusal(field: Field, expected: str, found: str, remedy: str) -> str:
+    return f"{show(field.name)} must be {expected} (got {found}); {remedy}"
+
+
+def refuse(field: Field, expected: str, value: Any, remedy: str) -> NoReturn:
+    """Raises InvalidValue without a row."""
+    raise InvalidValue(field.name, None, _refusal(field, expected, show(value), remedy))
+
+
+def lookup_of(field: Field) -> CategoricalLookup | SequenceLookup | NumericLookup:
+    """The lookup that the field's kind and encoding ask for."""
+    match field.encoding:
+        case Vocabulary():
+            ids: dict[Any, int] = _VocabularyIds(field, field.encoding)
+        case Hashing():
+            ids = _HashedIds(field, field.encoding)
+        case Bins():
+            return NumericLookup(field, field.encoding)
+    return SequenceLookup(field, ids) if field.kind is Kind.SEQUENCE else CategoricalLookup(ids)
