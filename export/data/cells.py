@@ -1,0 +1,215 @@
+"""Cells of a log -> typed values: what a field, the label, the time and the true pCTR must look like.
+
+A cell that does not fit makes its row malformed. It knows nothing of files or of ids.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from export.data.errors import LogError, Rejections
+from export.data.log_schema import Label, LogField, LogSchema, Timestamp
+from service.bundle.schema import Kind
+
+_HOUR_MARKS: Final = ("%H", "%I", "%T", "%R", "%s", "%X", "%c")
+_MINUTE_MARKS: Final = ("%M", "%T", "%R", "%s", "%X", "%c")
+
+
+class CellTypes:
+    """Turns frames of raw cells into typed columns, and finds the rows that cannot be.
+
+    A field's typed column is String (categorical), Float64 (numeric, finite) or List(String) (sequence, never
+    an empty list); null means missing.
+    """
+
+    def __init__(self, log_schema: LogSchema) -> None:
+        self._schema = log_schema
+
+    def typed(
+        self, cells: pl.DataFrame, lines: NDArray[np.int64], rejections: Rejections
+    ) -> tuple[pl.DataFrame, dict[str, pl.Series], NDArray[np.int64]]:
+        """cells [n] -> fields, outcomes (`label`, `timestamp`, `true_pctr`) and lines of the good rows."""
+        cells = _with_nulls(cells, self._schema.missing)
+        fields: dict[str, pl.Series] = {}
+        outcomes: dict[str, pl.Series] = {}
+        faults = _Faults(cells, lines)
+        outcomes["label"] = faults.check(self._schema.label.column, *_label(cells, self._schema.label))
+        timestamp = self._schema.timestamp
+        if timestamp is not None:
+            outcomes["timestamp"] = faults.check(timestamp.column, *_timestamp(cells, timestamp))
+        if self._schema.true_pctr is not None:
+            outcomes["true_pctr"] = faults.check(
+                self._schema.true_pctr, *_probability(cells[self._schema.true_pctr])
+            )
+        for field in self._schema.fields:
+            if field.column is None:
+                fields[field.name] = _derived(field, outcomes["timestamp"])
+            elif field.kind is Kind.NUMERIC:
+                fields[field.name] = faults.check(field.column, *_number(cells[field.column]))
+            elif field.kind is Kind.SEQUENCE:
+                fields[field.name] = _sequence(field, cells[field.column])
+            else:
+                fields[field.name] = _text(cells[field.column])
+        frame = pl.DataFrame(fields)
+        if faults.any:
+            good = faults.good(rejections)
+            frame = frame.filter(good)
+            outcomes = {name: series.filter(good) for name, series in outcomes.items()}
+            lines = lines[good.to_numpy()]
+        return frame, outcomes, lines
+
+    def check_columns(self, types: dict[str, pl.DataType], file: str) -> None:
+        """Raises LogError where a column of a typed file (Parquet) can never hold what its field needs."""
+        for field in self._schema.fields:
+            if field.column is None:
+                continue
+            found = types[field.column]
+            expected = _unfit(field.kind, found)
+            if expected:
+                raise LogError(
+                    f"{file}, column '{field.column}': must be {expected} for a {field.kind} field "
+                    f"(got {found}); cast it, or change the field's kind"
+                )
+
+
+class _Faults:
+    """The malformed rows of one chunk: which, and the first one's column."""
+
+    def __init__(self, cells: pl.DataFrame, lines: NDArray[np.int64]) -> None:
+        self._cells = cells
+        self._lines = lines
+        self._bad: pl.Series | None = None
+        self._first: tuple[int, str, str] | None = None
+
+    @property
+    def any(self) -> bool:
+        return self._bad is not None
+
+    def check(self, column: str, values: pl.Series, bad: pl.Series, expected: str) -> pl.Series:
+        """Notes the bad rows of one column; -> values as they came."""
+        row = bad.arg_max() if bad.any() else None
+        if row is not None:
+            self._bad = bad if self._bad is None else self._bad | bad
+            if self._first is None or row < self._first[0]:
+                self._first = (row, column, expected)
+        return values
+
+    def good(self, rejections: Rejections) -> pl.Series:
+        assert self._bad is not None
+        assert self._first is not None
+        row, column, expected = self._first
+        found = self._cells[column][row]
+        rejections.add(int(self._lines[row]), column, expected, found, int(self._bad.sum()))
+        return ~self._bad
+
+
+def _with_nulls(cells: pl.DataFrame, missing: tuple[str, ...]) -> pl.DataFrame:
+    """Empty text and the schema's own words for it become null."""
+    words = ["", *missing]
+    texts = [name for name, dtype in cells.schema.items() if dtype == pl.String]
+    return cells.with_columns(
+        pl.when(~pl.col(name).is_in(words)).then(pl.col(name)).alias(name) for name in texts
+    )
+
+
+def _unfit(kind: Kind, found: pl.DataType) -> str:
+    """What a column should have been; empty where it will do."""
+    textual = found in (pl.String, pl.Null) or isinstance(found, pl.Categorical | pl.Enum)
+    if kind is Kind.CATEGORICAL:
+        return "" if textual or found.is_integer() else "text or integers"
+    if kind is Kind.NUMERIC:
+        return "" if found in (pl.String, pl.Null) or found.is_numeric() else "numbers"
+    inner = found.inner if isinstance(found, pl.List) else None
+    fits = (
+        textual
+        if inner is None
+        else isinstance(inner, pl.String | pl.Categorical | pl.Enum) or inner.is_integer()
+    )
+    return "" if fits else "lists of text or of integers, or text with separators"
+
+
+def _text(cells: pl.Series) -> pl.Series:
+    return cells if cells.dtype == pl.String else cells.cast(pl.String)
+
+
+def _number(cells: pl.Series) -> tuple[pl.Series, pl.Series, str]:
+    values = cells.cast(pl.Float64, strict=False)
+    bad = (cells.is_not_null() & values.is_null()) | ~values.is_finite().fill_null(True)
+    return values, bad, "a finite number or empty"
+
+
+def _probability(cells: pl.Series) -> tuple[pl.Series, pl.Series, str]:
+    values = cells.cast(pl.Float64, strict=False)
+    return values, ~values.is_between(0, 1).fill_null(False), "a probability"
+
+
+def _sequence(field: LogField, cells: pl.Series) -> pl.Series:
+    if not isinstance(cells.dtype, pl.List):
+        cells = _text(cells).str.split(field.separator)
+    cells = cells.cast(pl.List(pl.String)).list.eval(pl.element().filter(pl.element() != ""))
+    frame = cells.alias("cells").to_frame()
+    return frame.select(pl.when(pl.col("cells").list.len() > 0).then(pl.col("cells"))).to_series()
+
+
+def _label(cells: pl.DataFrame, label: Label) -> tuple[pl.Series, pl.Series, str]:
+    column = cells[label.column]
+    if column.dtype == pl.Boolean:
+        column = column.cast(pl.Int8)
+    elif column.dtype.is_float():
+        whole = column.cast(pl.Int64, strict=False)
+        column = pl.select(
+            pl.when(whole == column).then(whole.cast(pl.String)).otherwise(column.cast(pl.String))
+        ).to_series()
+    texts = _text(column)
+    click = texts.is_in(label.click).fill_null(False)
+    known = click | texts.is_in(label.no_click).fill_null(False)
+    return click.cast(pl.UInt8), ~known, f"one of {', '.join((*label.no_click, *label.click))}"
+
+
+def _timestamp(cells: pl.DataFrame, timestamp: Timestamp) -> tuple[pl.Series, pl.Series, str]:
+    column = cells[timestamp.column]
+    if column.dtype.is_temporal():
+        seconds = column.cast(pl.Datetime("us")).dt.epoch("s")
+        expected = "a time"
+    elif timestamp.format in {"unix", "unix_ms"}:
+        scale = 1 if timestamp.format == "unix" else 1000
+        numbers = column.cast(pl.Float64, strict=False)
+        sane = pl.select(pl.when(numbers.is_between(0, 1e11 * scale)).then(numbers)).to_series()
+        seconds = (sane / scale).floor().cast(pl.Int64, strict=False)
+        expected = "seconds since 1970" if scale == 1 else "milliseconds since 1970"
+    else:
+        seconds = _parsed_times(_text(column), timestamp.format)
+        expected = f"a time like {timestamp.format}"
+    return seconds, seconds.is_null(), expected
+
+
+def _parsed_times(texts: pl.Series, pattern: str) -> pl.Series:
+    """strptime as UTC; what a pattern leaves out is midnight or the full hour, as in Python."""
+    if not any(mark in pattern for mark in _HOUR_MARKS):
+        pattern, texts = f"{pattern} %H:%M", texts + " 00:00"
+    elif not any(mark in pattern for mark in _MINUTE_MARKS):
+        pattern, texts = f"{pattern} %M", texts + " 00"
+    return texts.str.to_datetime(pattern, strict=False, time_unit="us").dt.epoch("s")
+
+
+def _derived(field: LogField, seconds: pl.Series) -> pl.Series:
+    return DERIVATIONS[str(field.derive)](seconds.to_physical()).cast(pl.String)
+
+
+def hour_of_day(seconds: pl.Series) -> pl.Series:
+    """Unix seconds [n] -> 0..23."""
+    return seconds // 3600 % 24
+
+
+def day_of_week(seconds: pl.Series) -> pl.Series:
+    """Unix seconds [n] -> 1 (Monday) .. 7, as ISO 8601 counts; 1970-01-01 was a Thursday."""
+    return (seconds // 86_400 + 3) % 7 + 1
+
+
+DERIVATIONS: Final[dict[str, Callable[[pl.Series], pl.Series]]] = {
+    "hour_of_day": hour_of_day,
+    "day_of_week": day_of_week,
+}

@@ -1,0 +1,76 @@
+"""How often each value of a column occurs, counted chunk by chunk.
+
+Memory holds one entry a distinct value: up to `limit`, beyond which the rarest texts are forgotten (lossy
+counting) and neighbouring numbers share an entry. It knows nothing of fields or encodings.
+"""
+
+from typing import Final
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+MAX_TEXTS: Final = 20_000_000
+MAX_NUMBERS: Final = 500_000
+
+
+class TextCounts:
+    """Counts of texts. Past `limit` distinct ones, those seen least are dropped and start again from zero.
+
+    Reference: Manku and Motwani, Approximate Frequency Counts over Data Streams (2002).
+    """
+
+    def __init__(self, limit: int = MAX_TEXTS) -> None:
+        self._limit = limit
+        self._table = pl.DataFrame(schema={"value": pl.String, "count": pl.UInt64})
+        self._pending: list[pl.DataFrame] = []
+        self._pending_rows = 0
+        self.forgotten = 0  # entries dropped so far; 0 means that the counts are exact
+
+    def add(self, values: pl.Series) -> None:
+        """Counts a chunk's values (String or Enum, null is not counted)."""
+        counts = values.drop_nulls().alias("value").value_counts(name="count")
+        counts = counts.with_columns(pl.col("value").cast(pl.String), pl.col("count").cast(pl.UInt64))
+        self._pending.append(counts)
+        self._pending_rows += len(counts)
+        if self._pending_rows > max(100_000, len(self._table)):
+            self._merge()
+
+    def _merge(self) -> None:
+        merged = pl.concat([self._table, *self._pending]).group_by("value").agg(pl.col("count").sum())
+        floor = 1
+        while len(merged) > self._limit:
+            kept = merged.filter(pl.col("count") > floor)
+            self.forgotten += len(merged) - len(kept)
+            merged, floor = kept, floor + 1
+        self._table, self._pending, self._pending_rows = merged, [], 0
+
+    def at_least(self, min_count: int) -> tuple[str, ...]:
+        """The values seen `min_count` times or more, the most frequent first, ties by value."""
+        self._merge()
+        frequent = self._table.filter(pl.col("count") >= min_count)
+        return tuple(frequent.sort(["count", "value"], descending=[True, False])["value"].to_list())
+
+
+class NumberCounts:
+    """Counts of numbers, in ascending order. Past `limit` distinct ones, neighbours become one entry."""
+
+    def __init__(self, limit: int = MAX_NUMBERS) -> None:
+        self._limit = limit
+        self._values: NDArray[np.float64] = np.empty(0)
+        self._counts: NDArray[np.int64] = np.empty(0, np.int64)
+
+    def add(self, values: pl.Series) -> None:
+        """Counts a chunk's numbers (Float64, null is not counted)."""
+        fresh, counts = np.unique(values.drop_nulls().to_numpy() + 0.0, return_counts=True)
+        both = np.concatenate([self._values, fresh])
+        self._values, inverse = np.unique(both, return_inverse=True)
+        weights = np.concatenate([self._counts, counts])
+        self._counts = np.bincount(inverse, weights, len(self._values)).astype(np.int64)
+        while len(self._values) > self._limit:
+            self._counts = np.add.reduceat(self._counts, np.arange(0, len(self._counts), 2))
+            self._values = self._values[::2]
+
+    def table(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """-> distinct values ascending [m], their counts [m]."""
+        return self._values, self._counts

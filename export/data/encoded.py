@@ -1,0 +1,206 @@
+"""A raw click log -> arrays of ids on disk: read once, split, fit the schema on the training part, encode.
+
+It knows nothing of models. Memory holds one chunk and the counts of distinct values; the disk holds the typed
+log besides the arrays while they are made.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from export.data.counting import NumberCounts
+from export.data.encode import PartWriter
+from export.data.errors import LogError
+from export.data.fit import FieldCounts, fit_schema
+from export.data.log_schema import LogSchema
+from export.data.parts import (
+    METADATA,
+    SAMPLES,
+    EncodedLog,
+    LogRecord,
+    Part,
+    SampleRow,
+    batches,
+    open_log,
+)
+from export.data.progress import Progress
+from export.data.readers import OnMalformed, read_log
+from export.data.spill import Spill
+from export.data.splits import (
+    DEFAULT_SHARES,
+    PARTS,
+    Split,
+    check_parts,
+    check_shares,
+    split_by_rows,
+    split_by_time,
+)
+from service.bundle.encoder import Encoder
+from service.bundle.schema import Schema, schema_to_files
+
+__all__ = ["EncodedLog", "Part", "batches", "open_log", "prepare_log"]
+
+
+def prepare_log(
+    path: Path,
+    log_schema: LogSchema,
+    out: Path,
+    *,
+    split: tuple[float, float, float, float] = DEFAULT_SHARES,
+    on_malformed: OnMalformed = "error",
+    min_count: int | None = None,
+    chunk_rows: int = 200_000,
+    samples: int = 512,
+    report: Callable[[str], None] = print,
+) -> EncodedLog:
+    """Reads the log at `path` and leaves its encoded form in the folder `out`, written whole or not at all.
+
+    `split` are the shares of training, validation, calibration and test; `min_count` stands in for every
+    field's own; `samples` raw rows of the test part are kept. Raises LogError: an unreadable log, a malformed
+    row, a part without clicks.
+    """
+    check_shares(split)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f"{out.name}.", suffix=".partial", dir=out.parent))
+    try:
+        _prepare(path, log_schema, partial, split, on_malformed, min_count, chunk_rows, samples, report)
+        _put_in_place(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return open_log(out)
+
+
+def _prepare(
+    path: Path,
+    log_schema: LogSchema,
+    folder: Path,
+    shares: tuple[float, float, float, float],
+    on_malformed: OnMalformed,
+    min_count: int | None,
+    chunk_rows: int,
+    samples: int,
+    report: Callable[[str], None],
+) -> None:
+    spill_folder = folder / "spill"
+    spill_folder.mkdir()
+    spill = Spill(spill_folder)
+    seconds, skipped = _read(path, log_schema, spill, on_malformed, chunk_rows, report)
+    if seconds is None:
+        split = split_by_rows(spill.rows, shares)
+    else:
+        values, counts = seconds.table()
+        split = split_by_time(values.astype(np.int64), counts, shares)
+    counted = _count(spill, split, log_schema, report)
+    check_parts(counted.rows, counted.clicks, path.name)
+    schema = fit_schema(log_schema, counted.fields, min_count)
+    report(f"fitted {len(schema.fields)} fields, {sum(field.cardinality for field in schema.fields):,} ids")
+    writer = PartWriter(Encoder(schema), folder, counted.rows, samples)
+    progress = Progress("encoded", report)
+    for chunk in spill.read():
+        writer.write(chunk, split.part_of(chunk.first_row, chunk.timestamps, len(chunk)))
+        progress.add(len(chunk))
+    progress.finish()
+    sample_rows = writer.finish()
+    shutil.rmtree(spill_folder)
+    record = LogRecord(
+        source=path.name,
+        log_schema=log_schema.name,
+        split=split.by,
+        boundaries=split.boundaries,
+        window=counted.window,
+        skipped_rows=skipped,
+        rows=dict(zip(PARTS, counted.rows.tolist(), strict=True)),
+        clicks=dict(zip(PARTS, counted.clicks.tolist(), strict=True)),
+        has_timestamps=seconds is not None,
+        has_true_pctr=log_schema.true_pctr is not None,
+    )
+    _write_metadata(folder, record, schema, sample_rows)
+    for name in PARTS:
+        report(f"{name}: {record.rows[name]:,} rows, {record.clicks[name] / record.rows[name]:.2%} clicks")
+
+
+def _read(
+    path: Path,
+    log_schema: LogSchema,
+    spill: Spill,
+    on_malformed: OnMalformed,
+    chunk_rows: int,
+    report: Callable[[str], None],
+) -> tuple[NumberCounts | None, int]:
+    """Parses and checks every row once. -> rows by second, where there is a time; malformed rows skipped."""
+    seconds = None if log_schema.timestamp is None else NumberCounts()
+    skipped = 0
+    progress = Progress("read", report)
+    for chunk in read_log(path, log_schema, on_malformed=on_malformed, chunk_rows=chunk_rows):
+        skipped += chunk.skipped
+        if not len(chunk):
+            continue
+        if seconds is not None and chunk.timestamps is not None:
+            seconds.add(pl.Series(chunk.timestamps.astype(np.float64)))
+        spill.write(chunk)
+        progress.add(len(chunk))
+    progress.finish(f", {skipped:,} malformed rows skipped" if skipped else "")
+    if not spill.rows:
+        raise LogError(f"{path.name}: must hold rows (got none, {skipped:,} malformed rows skipped)")
+    return seconds, skipped
+
+
+@dataclass(frozen=True)
+class _Counted:
+    fields: FieldCounts  # of the training part
+    rows: NDArray[np.int64]  # [4]
+    clicks: NDArray[np.int64]  # [4]
+    window: tuple[int, int] | None  # of the training part
+
+
+def _count(spill: Spill, split: Split, log_schema: LogSchema, report: Callable[[str], None]) -> _Counted:
+    fields = FieldCounts(log_schema)
+    rows = np.zeros(len(PARTS), np.int64)
+    clicks = np.zeros(len(PARTS), np.int64)
+    window: tuple[int, int] | None = None
+    progress = Progress("counted", report)
+    for chunk in spill.read():
+        part = split.part_of(chunk.first_row, chunk.timestamps, len(chunk))
+        rows += np.bincount(part, minlength=len(PARTS))
+        clicks += np.bincount(part[chunk.labels == 1], minlength=len(PARTS))
+        training = part == 0
+        if training.any():
+            fields.add(chunk.fields if training.all() else chunk.fields.filter(pl.Series(training)))
+            if chunk.timestamps is not None:
+                times = chunk.timestamps[training]
+                low, high = int(times.min()), int(times.max())
+                window = (low, high) if window is None else (min(low, window[0]), max(high, window[1]))
+        progress.add(len(chunk))
+    progress.finish()
+    return _Counted(fields, rows, clicks, window)
+
+
+def _write_metadata(folder: Path, record: LogRecord, schema: Schema, sample_rows: list[SampleRow]) -> None:
+    for name, content in schema_to_files(schema).items():
+        file = folder / "schema" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+    (folder / SAMPLES).write_bytes(msgspec.json.Encoder().encode_lines(sample_rows))
+    (folder / METADATA).write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+
+
+def _put_in_place(partial: Path, out: Path) -> None:
+    """Renames, so that `out` is either what it was or complete."""
+    if not out.exists():
+        partial.rename(out)
+        return
+    if not (out / METADATA).is_file():
+        raise LogError(
+            f"'out' must be a new folder or a prepared log (got {str(out)!r}); name another folder"
+        )
+    aside = Path(tempfile.mkdtemp(prefix=f"{out.name}.", suffix=".partial", dir=out.parent))
+    out.rename(aside / "before")
+    partial.rename(out)
+    shutil.rmtree(aside)

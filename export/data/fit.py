@@ -1,0 +1,126 @@
+"""Counts of the training part -> the schema: vocabularies by frequency, hashing, numeric bins.
+
+It sees nothing but the training part; what is rare there is out of vocabulary everywhere.
+"""
+
+import math
+from typing import Final
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from export.data.counting import NumberCounts, TextCounts
+from export.data.log_schema import LogField, LogSchema
+from service.bundle.schema import Bins, Encoding, Field, Hashing, Kind, Schema, Vocabulary
+
+MAX_BINS: Final = 512
+
+
+class FieldCounts:
+    """What has to be counted to fit each field's encoding; hashed fields need nothing."""
+
+    def __init__(self, log_schema: LogSchema) -> None:
+        self._texts: dict[str, TextCounts] = {}
+        self._numbers: dict[str, NumberCounts] = {}
+        for field in log_schema.fields:
+            if field.kind is Kind.NUMERIC:
+                self._numbers[field.name] = NumberCounts()
+            elif field.encoding == "vocabulary":
+                self._texts[field.name] = TextCounts()
+
+    def add(self, fields: pl.DataFrame) -> None:
+        """Counts rows of the training part, as read_log types them."""
+        for name, texts in self._texts.items():
+            column = fields[name]
+            texts.add(column.explode() if isinstance(column.dtype, pl.List) else column)
+        for name, numbers in self._numbers.items():
+            numbers.add(fields[name])
+
+    def encoding(self, field: LogField, min_count: int) -> Encoding:
+        """The encoding of one field."""
+        if field.encoding == "hashing":
+            return Hashing(field.buckets, field.seed)
+        if field.encoding == "vocabulary":
+            return Vocabulary(self._texts[field.name].at_least(min_count))
+        values, counts = self._numbers[field.name].table()
+        if field.encoding == "quantile":
+            return Bins(quantile_edges(values, counts, field.bins))
+        return Bins(merge_rare(criteo_edges(values), values, counts, min_count))
+
+
+def fit_schema(log_schema: LogSchema, counts: FieldCounts, min_count: int | None = None) -> Schema:
+    """The schema of the counted rows; `min_count` stands in for every field's own when given."""
+    return Schema(
+        tuple(
+            Field(
+                name=field.name,
+                kind=field.kind,
+                role=field.role,
+                encoding=counts.encoding(field, field.min_count if min_count is None else min_count),
+                max_length=field.max_length,
+            )
+            for field in log_schema.fields
+        )
+    )
+
+
+def criteo_edges(values: NDArray[np.float64]) -> tuple[float, ...]:
+    """Edges of the bins of the Criteo challenge's transform over the range of `values` (ascending).
+
+    Up to 2 each integer is its own bin; above, floor(ln(x)^2) is the bin. The winning FFM of the challenge
+    (Juan et al., 2014) introduced it, and most papers on that log use it.
+    """
+    if not len(values):
+        return ()
+    low = np.unique(np.floor(values[values <= 2])).tolist()
+    edges = [float(edge) for edge in low]
+    above = values[values > 2]
+    if len(above):
+        edges.append(math.nextafter(2.0, math.inf))
+        edges.extend(squared_log_edge(n) for n in range(1, math.floor(math.log(above[-1]) ** 2) + 1))
+    return tuple(edges[1:])
+
+
+def squared_log_edge(n: int) -> float:
+    """The smallest double x > 1 with ln(x)^2 >= n."""
+    edge = math.exp(math.sqrt(n))
+    while math.log(edge) ** 2 >= n:
+        edge = math.nextafter(edge, 0.0)
+    while math.log(edge) ** 2 < n:
+        edge = math.nextafter(edge, math.inf)
+    return edge
+
+
+def merge_rare(
+    edges: tuple[float, ...], values: NDArray[np.float64], counts: NDArray[np.int64], min_count: int
+) -> tuple[float, ...]:
+    """Leaves out edges until every bin holds `min_count` rows, and there are at most MAX_BINS of them.
+
+    A bin that is too small joins the one above it; the last one joins the one below.
+    """
+    total = int(counts.sum())
+    needed = max(min_count, -(-total // MAX_BINS))
+    before = np.concatenate([[0], np.cumsum(counts)])
+    rows_below = before[np.searchsorted(values, np.asarray(edges), side="left")].tolist() if edges else []
+    kept: list[float] = []
+    start = 0
+    for edge, below in zip(edges, rows_below, strict=True):
+        if below - start >= needed:
+            kept.append(edge)
+            start = below
+    if kept and total - start < needed:
+        kept.pop()
+    return tuple(kept)
+
+
+def quantile_edges(values: NDArray[np.float64], counts: NDArray[np.int64], bins: int) -> tuple[float, ...]:
+    """At most `bins` bins that hold about the same number of rows; equal values are never parted."""
+    if not len(values):
+        return ()
+    before = np.concatenate([[0], np.cumsum(counts)[:-1]])  # rows below each value
+    targets = counts.sum() * np.arange(1, bins) / bins
+    above = np.minimum(np.searchsorted(before, targets), len(values) - 1)
+    below = np.maximum(above - 1, 0)
+    nearest = np.where(targets - before[below] < before[above] - targets, below, above)
+    return tuple(values[np.unique(nearest[nearest > 0])].tolist())

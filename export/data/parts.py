@@ -1,0 +1,163 @@
+"""An encoded log on disk: the arrays of its four parts as memory maps, its schema, and sample rows.
+
+It knows nothing of raw files; `prepare_log` writes what is opened here.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from export.data.errors import LogError
+from export.data.splits import PARTS, SplitBy
+from service.bundle.errors import BundleError
+from service.bundle.schema import Schema, schema_from_files
+
+METADATA: Final = "log.json"
+SAMPLES: Final = "sample_rows.jsonl"
+_PAGE_ROWS: Final = 4096
+
+Array = NDArray[Any]
+SampleRow = dict[str, dict[str, Any]]  # {"context": {...}, "candidate": {...}}
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Rows of one part in the log's order. The arrays are memory maps, read-only."""
+
+    ids: NDArray[np.int32]  # [n, columns]
+    labels: NDArray[np.uint8]  # [n]
+    true_pctr: NDArray[np.float32] | None  # [n]
+    timestamps: NDArray[np.int64] | None  # [n] unix seconds
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def clicks(self) -> int:
+        """Rows with label 1."""
+        return int(np.count_nonzero(self.labels))
+
+
+class LogRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """log.json: what the arrays do not say."""
+
+    source: str
+    log_schema: str
+    split: SplitBy
+    boundaries: tuple[int, int, int]
+    window: tuple[int, int] | None
+    skipped_rows: int
+    rows: dict[str, int]
+    clicks: dict[str, int]
+    has_timestamps: bool
+    has_true_pctr: bool
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedLog:
+    """A log as ids. `parts` holds train, validation, calibration and test, in the order of the log."""
+
+    schema: Schema
+    parts: dict[str, Part]
+    split: SplitBy
+    window: tuple[int, int] | None  # first and last unix second of the training part
+    source: str  # the raw file's name
+    skipped_rows: int
+    sample_rows: list[SampleRow]  # of the test part, as JSON values that a client would send
+
+
+def part_path(folder: Path, part: str, array: str) -> Path:
+    """The file of one array: `ids`, `labels`, `true_pctr` or `timestamps`."""
+    return folder / f"{part}.{array}.npy"
+
+
+def open_log(folder: Path) -> EncodedLog:
+    """What prepare_log wrote, memory-mapped. Raises LogError where it is absent or damaged."""
+    try:
+        record = msgspec.json.decode((folder / METADATA).read_bytes(), type=LogRecord)
+        schema = schema_from_files(lambda name: (folder / "schema" / name).read_bytes())
+        samples = msgspec.json.Decoder(SampleRow).decode_lines((folder / SAMPLES).read_bytes())
+        parts = {name: _open_part(folder, name, record, schema.columns) for name in PARTS}
+    except FileNotFoundError as error:
+        name = Path(str(error.filename)).name
+        raise LogError(
+            f"'{folder}' must be a prepared log (it has no {name}); run fit-schema again"
+        ) from None
+    except (OSError, msgspec.MsgspecError, BundleError, ValueError) as error:
+        raise LogError(f"'{folder}' must be a whole prepared log ({error}); run fit-schema again") from None
+    return EncodedLog(
+        schema=schema,
+        parts=parts,
+        split=record.split,
+        window=record.window,
+        source=record.source,
+        skipped_rows=record.skipped_rows,
+        sample_rows=samples,
+    )
+
+
+def _open_part(folder: Path, name: str, record: LogRecord, columns: int) -> Part:
+    rows = record.rows[name]
+
+    def mapped(array: str, shape: tuple[int, ...]) -> Array:
+        path = part_path(folder, name, array)
+        values: Array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if values.shape != shape:
+            raise LogError(f"{path.name} must have the shape {shape} (got {values.shape})")
+        return values
+
+    return Part(
+        ids=mapped("ids", (rows, columns)),
+        labels=mapped("labels", (rows,)),
+        true_pctr=mapped("true_pctr", (rows,)) if record.has_true_pctr else None,
+        timestamps=mapped("timestamps", (rows,)) if record.has_timestamps else None,
+    )
+
+
+def batches(
+    part: Part, batch_size: int, *, seed: int | None = None, window_rows: int = 2_000_000
+) -> Iterator[tuple[NDArray[np.int32], NDArray[np.uint8]]]:
+    """ids [batch_size, columns] and labels [batch_size]; the last batch may be smaller.
+
+    With a seed the rows are shuffled, the same way for the same seed: pages of 4,096 rows in random order,
+    then row by row among the `window_rows` rows of a window, which is what memory holds. None keeps the log's
+    order.
+    """
+    if batch_size < 1:
+        raise ValueError(f"'batch_size' must be at least 1 (got {batch_size!r})")
+    if seed is None:
+        for start in range(0, len(part), batch_size):
+            stop = start + batch_size
+            yield np.array(part.ids[start:stop]), np.array(part.labels[start:stop])
+        return
+    rest: tuple[NDArray[np.int32], NDArray[np.uint8]] | None = None
+    for ids, labels in _shuffled_windows(part, seed, window_rows):
+        if rest is not None:
+            ids, labels = np.concatenate([rest[0], ids]), np.concatenate([rest[1], labels])
+        whole = len(labels) - len(labels) % batch_size
+        for start in range(0, whole, batch_size):
+            yield ids[start : start + batch_size], labels[start : start + batch_size]
+        rest = ids[whole:], labels[whole:]
+    if rest is not None and len(rest[1]):
+        yield rest
+
+
+def _shuffled_windows(
+    part: Part, seed: int, window_rows: int
+) -> Iterator[tuple[NDArray[np.int32], NDArray[np.uint8]]]:
+    generator = np.random.default_rng(seed)
+    pages = generator.permutation(-(-len(part) // _PAGE_ROWS))
+    pages_a_window = max(1, window_rows // _PAGE_ROWS)
+    for first in range(0, len(pages), pages_a_window):
+        # Ascending: the disk is read forwards; the permutation below mixes the pages anyway.
+        chosen = np.sort(pages[first : first + pages_a_window])
+        rows = np.concatenate(
+            [np.arange(p * _PAGE_ROWS, min((p + 1) * _PAGE_ROWS, len(part))) for p in chosen]
+        )
+        generator.shuffle(rows)
+        yield part.ids[rows], part.labels[rows]
