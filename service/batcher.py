@@ -7,6 +7,7 @@ lone caller waits for nothing, and under load a batch is whatever the loop read 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Callable
@@ -16,7 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import DeadlinePassed, Overloaded
+from service.errors import DeadlinePassed, InferenceFailed, Overloaded
+
+logger = logging.getLogger("bidlight")
 
 Rows = NDArray[Any]
 
@@ -162,6 +165,7 @@ class Batcher:
             if len(results) != len(rows):
                 raise ValueError(f"a run must give a result a row (got {len(results)} for {len(rows)} rows)")
         except Exception as error:
+            logger.exception("a batch of %d callers failed", len(batch))
             for caller, _ in batch:
                 self._fail(caller, error)
             return
@@ -185,6 +189,6 @@ class Batcher:
             self._forget(caller)
         if not caller.future.done():
             # One exception raised in several tasks would collect the traceback of each.
-            failure = RuntimeError(f"a batch failed: {error}")
+            failure = InferenceFailed("the batch that held these rows failed; the service has logged why")
             failure.__cause__ = error
             caller.future.set_exception(failure)

@@ -1,4 +1,4 @@
-"""The service's errors: each class carries the HTTP status and the code that a client sees; it knows no route.
+"""The service's errors: each class carries the HTTP status and the code a client sees; it knows no route.
 
 ```
 ServiceError
@@ -32,7 +32,7 @@ MAX_MESSAGE_CHARACTERS = 400
 
 
 class ErrorDetail(msgspec.Struct, frozen=True):
-    """What went wrong: a stable code for programs, a message for people, and where in the body (JSON path)."""
+    """What went wrong: a stable code for programs, a message for people, and the JSON path."""
 
     code: str
     message: str
@@ -107,6 +107,14 @@ class MethodNotAllowed(ServiceError):
 
     status = 405
     code = "method_not_allowed"
+
+    def __init__(self, message: str, *, allow: str) -> None:
+        super().__init__(message)
+        self.allow = allow
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """`Allow`: the methods that the route has."""
+        return [*super().headers(), (b"allow", self.allow.encode())]
 
 
 class BodyTooLarge(ServiceError):

@@ -134,7 +134,7 @@ def codec_for(content_type: bytes | None) -> Codec:
             return found
     shown = "none" if content_type is None else repr(shorten(content_type.decode("latin-1"), 100))
     raise UnsupportedMediaType(
-        f"'Content-Type' must be application/json or application/msgpack (got {shown}); send one of the two"
+        f"'Content-Type' must be application/json or application/msgpack (got {shown}); send one of them"
     )
 
 

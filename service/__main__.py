@@ -1,0 +1,175 @@
+"""`python -m service`: options -> settings -> one serving process, or several under a supervisor.
+
+It knows no route and no model. ONNX Runtime and Prometheus are imported after the environment is final:
+Prometheus decides at import whether it counts for one process or for several.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from service.errors import BadConfiguration
+from service.settings import ENV_PREFIX, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from service.arms import Arm
+
+STARTUP_FAILURE = 3
+MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+# A field is an option of its own name, but for those that are repeated.
+_REPEATED = {"arms": "--arm"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until told to stop; the exit status. What is wrong with the options is one line and status 2."""
+    parser = build_parser()
+    given = vars(parser.parse_args(arguments))
+    try:
+        settings = Settings(**given)
+        if not settings.arms:
+            raise BadConfiguration(
+                "an arm is needed (got none); name one, as in --arm control=artifacts/demo"
+            )
+    except ValidationError as error:
+        parser.error("; ".join(_one_line(detail) for detail in error.errors()))
+    except BadConfiguration as error:
+        parser.error(str(error))
+    return _serve_alone(settings) if settings.workers == 1 else _serve_workers(settings)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """An option for every setting; those that are not given are absent from the result."""
+    parser = _Parser(
+        prog="python -m service",
+        description="Serve bundles: POST /predict gives the click probability and the bid of every candidate.",
+        epilog="Example: python -m service --arm control=artifacts/A:90 --arm treatment=artifacts/B:10",
+        argument_default=argparse.SUPPRESS,
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=110),
+    )
+    for name, field in Settings.model_fields.items():
+        option: dict[str, Any] = {"dest": name, "help": _help(name, field)}
+        if get_origin(field.annotation) is Literal:
+            option["choices"] = get_args(field.annotation)
+        elif name in _REPEATED:
+            option.update(action="append", metavar="NAME=FOLDER[:WEIGHT]")
+        else:
+            option["metavar"] = "TEXT" if field.annotation is str else "N"
+        parser.add_argument(_option(name), **option)
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line; the usage is what --help is for."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with status 2."""
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def _option(name: str) -> str:
+    return _REPEATED.get(name, "--" + name.replace("_", "-"))
+
+
+def _help(name: str, field: FieldInfo) -> str:
+    default = "" if field.default in ((), "", None) else f"default {field.default}; "
+    separator = ", separated by commas" if name in _REPEATED else ""
+    return f"{field.description} [{default}{ENV_PREFIX}{name.upper()}{separator}]".replace("%", "%%")
+
+
+def _one_line(detail: ErrorDetails) -> str:
+    """One thing wrong with the settings, named as it was given."""
+    reason = detail["msg"].removeprefix("Value error, ")
+    if not detail["loc"]:
+        return reason
+    name = str(detail["loc"][0])
+    reason = reason.replace("Input should be", "must be")
+    return f"'{_option(name)}' {reason} (got {detail['input']!r}); also read from {ENV_PREFIX}{name.upper()}"
+
+
+def _serve_alone(settings: Settings) -> int:
+    os.environ.pop(MULTIPROCESS_VARIABLE, None)
+    from service.app import create_app
+    from service.supervision import AnnouncingServer, server_config
+
+    try:
+        app = create_app(settings)
+    except BadConfiguration as error:
+        return _refuse(error)
+    server = AnnouncingServer(
+        server_config(settings, app), lambda port: announcement(settings, app.arms, port)
+    )
+    server.run()
+    return 0 if server.started else STARTUP_FAILURE
+
+
+def _serve_workers(settings: Settings) -> int:
+    """Several processes on one socket. The arms are tried here first, so that what is wrong is said once."""
+    folder = tempfile.mkdtemp(prefix="bidlight-metrics-")
+    os.environ[MULTIPROCESS_VARIABLE] = folder
+    os.environ.update(settings.environment())
+    try:
+        from service.app import bid_policy, load_arms
+        from service.supervision import Supervisor, server_config
+
+        try:
+            bid_policy(settings)
+            arms = asyncio.run(load_arms(settings)).arms
+        except BadConfiguration as error:
+            return _refuse(error)
+        config = server_config(settings, "service.app:create_app")
+        sock = config.bind_socket()
+        text = announcement(settings, arms, sock.getsockname()[1])
+        del arms
+        return Supervisor(config, sock, text).run_until_stopped()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _refuse(error: BadConfiguration) -> int:
+    print(f"python -m service: error: {error}", file=sys.stderr)
+    return STARTUP_FAILURE
+
+
+def announcement(settings: Settings, arms: Iterable[Arm], port: int) -> str:
+    """What is served where, and a line to try it with, made of the first arm's first golden row."""
+    import shlex
+
+    import msgspec
+
+    arms = list(arms)
+    total = sum(arm.weight for arm in arms)
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)
+    url = f"http://{host}:{port}"
+    workers = "1 worker" if settings.workers == 1 else f"{settings.workers} workers"
+    lines = [f"Bidlight serves on {url} with {workers}; {url}/docs describes it"]
+    lines += [
+        f"  arm {arm.name}: {arm.weight / total:.1%} of requests, {arm.predictor.manifest.id} "
+        f"({arm.predictor.variant}) from {arm.predictor.folder}"
+        for arm in arms
+    ]
+    for row in arms[0].predictor.golden.rows[:1]:
+        body = {
+            "id": "try-1",
+            "context": row.context,
+            "candidates": [{"id": "ad-1", "features": row.candidate, "value_per_click": 1.25}],
+        }
+        sent = shlex.quote(msgspec.json.encode(body).decode())
+        lines.append(f"Try: curl -s {url}/predict -H 'content-type: application/json' -d {sent}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

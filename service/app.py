@@ -1,0 +1,241 @@
+"""The service as an ASGI application: its routes, its start and its end.
+
+`/predict` is dispatched before the framework's router (a route inside it costs a third of the requests a
+second); everything else is FastAPI. It knows no model and no socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import HTMLResponse, PlainTextResponse
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+
+from service.arms import Arm, ArmTable, parse_arm
+from service.bidding import BidPolicy
+from service.bundle.errors import BundleError
+from service.docs_page import draw_docs
+from service.endpoint import Message, PredictEndpoint, Receive, Scope, Send
+from service.errors import BadConfiguration, MethodNotAllowed, NotFound, NotReady, ServiceError
+from service.metrics import ArmMeter, Metrics
+from service.openapi import merge_predict
+from service.predictor import Predictor
+from service.settings import Settings
+
+PREDICT_PATH = "/predict"
+PUBLISH_SECONDS = 1.0
+
+
+class Bidlight(FastAPI):
+    """The application of one `Settings`; its lifespan loads the bundles and replays their golden rows.
+
+    `refusal` is why it could not start, in one line, where that was said deliberately.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(
+            title="Bidlight",
+            version="1",
+            description="A bid request in; the probability of a click and the bid for every candidate out.",
+            docs_url=None,
+            redoc_url=None,
+            lifespan=_lifespan,
+        )
+        self.settings = settings
+        self.metrics = Metrics()
+        self.arms: tuple[Arm, ...] = ()
+        self.refusal: str | None = None
+        self._predict = PredictEndpoint(settings, self.metrics, bid_policy(settings))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Dispatch one ASGI scope."""
+        if scope["type"] == "http" and scope["path"] == PREDICT_PATH:
+            await self._predict(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._live(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI document, `/predict` in full."""
+        if self.openapi_schema is None:
+            self.openapi_schema = merge_predict(super().openapi())
+        return self.openapi_schema
+
+    async def open(self) -> None:
+        """Load every arm and let traffic in; raises BadConfiguration."""
+        arms = await load_arms(self.settings)
+        for arm in arms.arms:
+            predictor = arm.predictor
+            predictor.meter = ArmMeter(self.metrics, arm.name, predictor.encoder.schema)
+            self.metrics.bundle.labels(
+                arm.name, predictor.manifest.id, predictor.manifest.model.name, predictor.variant
+            ).set(1)
+        self._predict.open(arms)
+        self.arms = arms.arms
+
+    def publish(self) -> None:
+        """Bring what the arms counted to Prometheus."""
+        for arm in self.arms:
+            if arm.predictor.meter is not None:
+                arm.predictor.meter.publish(arm.predictor.batcher.queued_rows)
+
+    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The lifespan; a deliberate refusal to start is given to the server as one line, no traceback."""
+
+        async def send_refusal(message: Message) -> None:
+            if message["type"] == "lifespan.startup.failed" and self.refusal is not None:
+                message = {"type": message["type"], "message": self.refusal}
+            await send(message)
+
+        try:
+            await super().__call__(scope, receive, send_refusal)
+        except BadConfiguration as error:
+            if str(error) != self.refusal:
+                raise
+
+
+def create_app(settings: Settings | None = None) -> Bidlight:
+    """The application; without `settings`, those of the environment."""
+    app = Bidlight(settings or Settings())
+    app.add_exception_handler(HTTPException, _answer_http_exception)
+    app.add_api_route(
+        "/healthz",
+        _healthz,
+        summary="The process lives",
+        tags=["operation"],
+        response_class=PlainTextResponse,
+    )
+    app.add_api_route(
+        "/readyz",
+        partial(_readyz, app),
+        summary="Every arm has replayed its golden rows",
+        tags=["operation"],
+        response_class=PlainTextResponse,
+        responses={503: {"description": "not_ready: not yet"}},
+    )
+    app.add_api_route(
+        "/metrics",
+        partial(_metrics, app),
+        summary="Prometheus metrics, the sum over all workers",
+        tags=["operation"],
+        response_class=PlainTextResponse,
+    )
+    app.add_api_route(
+        "/arms", partial(_arms, app), summary="Arms, weights, bundles and their metrics", tags=["bidding"]
+    )
+    app.add_api_route("/docs", partial(_docs, app), include_in_schema=False, response_class=HTMLResponse)
+    return app
+
+
+def bid_policy(settings: Settings) -> BidPolicy:
+    """The bid policy that the settings describe; raises BadConfiguration."""
+    try:
+        return BidPolicy(settings.bid_multiplier, settings.bid_cap, settings.bid_floor)
+    except ValueError as error:
+        raise BadConfiguration(f"bid policy: {error}") from None
+
+
+async def load_arms(settings: Settings) -> ArmTable:
+    """Every arm of the settings, its golden rows replayed; raises BadConfiguration naming the arm."""
+    specs = [parse_arm(text) for text in settings.arms]
+    arms = []
+    for spec in specs:
+        try:
+            predictor = Predictor.load(spec.folder, settings)
+            await predictor.replay_golden()
+        except (BundleError, BadConfiguration) as error:
+            raise BadConfiguration(f"arm {spec.name} ({spec.folder}): {error}") from None
+        arms.append(Arm(spec.name, spec.weight, predictor))
+    return ArmTable(arms, settings.split_salt)
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    assert isinstance(app, Bidlight)
+    try:
+        await app.open()
+    except BadConfiguration as error:
+        app.refusal = str(error)
+        raise
+    publishing = asyncio.create_task(_publish_forever(app))
+    yield
+    publishing.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await publishing
+    for arm in app.arms:
+        await arm.predictor.batcher.drain()
+    app.publish()
+
+
+async def _publish_forever(app: Bidlight) -> None:
+    while True:
+        app.publish()
+        await asyncio.sleep(PUBLISH_SECONDS)
+
+
+async def _healthz() -> str:
+    return "ok\n"
+
+
+async def _readyz(app: Bidlight) -> Response:
+    if not app.arms:
+        return _answer(NotReady("the arms must replay their golden rows first; try again in a moment"))
+    return PlainTextResponse("ready\n")
+
+
+async def _metrics(app: Bidlight) -> Response:
+    app.publish()
+    body, content_type = await run_in_threadpool(app.metrics.exposition)
+    return Response(body, headers={"content-type": content_type})
+
+
+async def _arms(app: Bidlight) -> Response:
+    return Response(
+        msgspec.json.encode({"arms": [_describe(arm) for arm in app.arms]}), media_type="application/json"
+    )
+
+
+async def _docs(app: Bidlight) -> str:
+    return draw_docs(app.openapi())
+
+
+def _describe(arm: Arm) -> dict[str, Any]:
+    manifest, variant = arm.predictor.manifest, arm.predictor.variant
+    return {
+        "name": arm.name,
+        "weight": arm.weight,
+        "bundle": manifest.id,
+        "created_at": manifest.created_at,
+        "model": manifest.model,
+        "variant": variant,
+        "provider": arm.predictor.session.provider,
+        "calibration": arm.predictor.calibrator.method,
+        "training": manifest.training,
+        "evaluation": manifest.evaluation.get(variant),
+        "kept_out": manifest.kept_out,
+    }
+
+
+async def _answer_http_exception(_: Request, error: Exception) -> Response:
+    """The framework's own refusals, in the shape of all others."""
+    status = getattr(error, "status_code", 500)
+    allow = (getattr(error, "headers", None) or {}).get("Allow", "GET")
+    if status == 405:
+        return _answer(
+            MethodNotAllowed(f"the method must be one of {allow}; GET /docs describes it", allow=allow)
+        )
+    return _answer(NotFound("the path must be a route of this service; GET /docs lists them"))
+
+
+def _answer(error: ServiceError) -> Response:
+    headers = {name.decode(): value.decode() for name, value in error.headers()}
+    return Response(error.body(), error.status, headers, media_type="application/json")

@@ -1,0 +1,225 @@
+"""Every Prometheus metric, named once, and the meter through which one arm counts; it knows no request.
+
+With several workers (PROMETHEUS_MULTIPROC_DIR is set before this module is imported) each process writes its
+numbers to a file there and `/metrics` of any worker adds up all of them. Labels are made of the operator's
+words (arms, fields, stages); of a client's words only the first few unknown names become labels.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from service.batcher import BatchReport
+from service.bundle.schema import MISSING_ID, OOV_ID, Schema
+from service.errors import shorten
+
+logger = logging.getLogger("bidlight")
+
+# A series more for each, of which Prometheus makes nothing.
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+LATENCY_BUCKETS = (
+    *(0.0001, 0.0002, 0.0003, 0.0005, 0.0007, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.007),
+    *(0.01, 0.015, 0.02, 0.03, 0.05, 0.07, 0.1, 0.2, 0.5, 1.0),
+)
+ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+PCTR_BUCKETS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+STAGES = ("decode", "encode", "queue", "inference", "calibration")
+MAX_UNKNOWN_NAMES = 20
+OTHER_NAMES = "(other)"
+
+
+class BulkHistogram(Histogram):
+    """A histogram that takes many values at once: a loop over `observe` would cost more than inference."""
+
+    def observe_many(self, values: NDArray[np.float64]) -> None:
+        """Count every one of `values` [n]; the same as `observe` of each."""
+        bounds = self._upper_bounds
+        self._sum.inc(float(values.sum()))
+        counts = np.bincount(np.searchsorted(bounds, values), minlength=len(bounds))
+        for index in np.flatnonzero(counts):
+            self._buckets[index].inc(int(counts[index]))
+
+
+class Metrics:
+    """The metrics of one service, in a registry of their own: two services in a process do not mix."""
+
+    def __init__(self) -> None:
+        registry = CollectorRegistry()
+        self._registry = registry
+        self.requests = Counter(
+            "bidlight_requests",
+            "Requests by arm and outcome: ok, or the error's code",
+            ["arm", "outcome"],
+            registry=registry,
+        )
+        self.latency = Histogram(
+            "bidlight_request_seconds",
+            "Time from a request's headers to its answer, of answered requests",
+            ["arm"],
+            buckets=LATENCY_BUCKETS,
+            registry=registry,
+        )
+        self.stages = Counter(
+            "bidlight_stage_seconds",
+            "Time in a stage; queue is summed over requests, inference and calibration over batches",
+            ["arm", "stage"],
+            registry=registry,
+        )
+        self.batch_rows = Histogram(
+            "bidlight_batch_rows", "Rows of a batch", ["arm"], buckets=ROW_BUCKETS, registry=registry
+        )
+        self.batch_requests = Histogram(
+            "bidlight_batch_requests", "Requests of a batch", ["arm"], buckets=ROW_BUCKETS, registry=registry
+        )
+        self.queued_rows = Gauge(
+            "bidlight_queued_rows", "Rows waiting", ["arm"], multiprocess_mode="livesum", registry=registry
+        )
+        self.missing = Counter(
+            "bidlight_missing_features", "Rows without a value, by field", ["arm", "field"], registry=registry
+        )
+        self.out_of_vocabulary = Counter(
+            "bidlight_oov_features",
+            "Values that the vocabulary does not hold, by field",
+            ["arm", "field"],
+            registry=registry,
+        )
+        self.unknown_names = Counter(
+            "bidlight_unknown_names",
+            f"Names sent that no field has; after the first {MAX_UNKNOWN_NAMES} of a process {OTHER_NAMES}",
+            ["arm", "name"],
+            registry=registry,
+        )
+        self.pctr = BulkHistogram(
+            "bidlight_pctr",
+            "Predicted probability of a click",
+            ["arm"],
+            buckets=PCTR_BUCKETS,
+            registry=registry,
+        )
+        self.candidates = Counter(
+            "bidlight_candidates", "Candidates answered: bid or no_bid", ["arm", "outcome"], registry=registry
+        )
+        self.bundle = Gauge(
+            "bidlight_bundle_info",
+            "1 for the bundle that an arm serves",
+            ["arm", "bundle", "model", "variant"],
+            multiprocess_mode="livemax",
+            registry=registry,
+        )
+        self._refused: dict[tuple[str, str], Counter] = {}
+        if not _is_multiprocess():
+            ProcessCollector(registry=registry)
+
+    def refuse(self, arm: str, code: str) -> None:
+        """Count a request that got an error; `arm` is empty where none was chosen yet."""
+        counter = self._refused.get((arm, code))
+        if counter is None:
+            counter = self._refused[arm, code] = self.requests.labels(arm, code)
+        counter.inc()
+
+    def exposition(self) -> tuple[bytes, str]:
+        """What Prometheus scrapes, and its content type: the sum over all workers."""
+        if not _is_multiprocess():
+            return generate_latest(self._registry), CONTENT_TYPE_LATEST
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry), CONTENT_TYPE_LATEST
+
+
+class ArmMeter:
+    """What one arm counts. Labelled children are resolved here once, because looking one up costs a lock.
+
+    Features are counted in numpy arrays, and `publish` brings them to Prometheus: at every scrape, every
+    second, and at the end.
+    """
+
+    def __init__(self, metrics: Metrics, arm: str, schema: Schema) -> None:
+        self._arm = arm
+        self._unknown_names = metrics.unknown_names
+        self._unknown: dict[str, Counter] = {}
+        self.answered = metrics.requests.labels(arm, "ok")
+        self.latency = metrics.latency.labels(arm)
+        self.decode, self.encode, self.queue, self.inference, self.calibration = (
+            metrics.stages.labels(arm, stage) for stage in STAGES
+        )
+        self.batch_rows = metrics.batch_rows.labels(arm)
+        self.batch_requests = metrics.batch_requests.labels(arm)
+        self.queued_rows = metrics.queued_rows.labels(arm)
+        self.pctr = metrics.pctr.labels(arm)
+        self.bid = metrics.candidates.labels(arm, "bid")
+        self.no_bid = metrics.candidates.labels(arm, "no_bid")
+        names = [field.name for field in schema.fields]
+        self._missing = [metrics.missing.labels(arm, name) for name in names]
+        self._out_of_vocabulary = [metrics.out_of_vocabulary.labels(arm, name) for name in names]
+        # A sequence has several columns: missing if the first is, and each of its elements may be unseen.
+        self._first_columns = np.array([schema.column_slices[name].start for name in names], np.intp)
+        self._missing_ids = np.zeros(schema.columns, np.int64)
+        self._unseen_ids = np.zeros(schema.columns, np.int64)
+
+    def count_batch(self, report: BatchReport) -> None:
+        """Count a batch that is about to run."""
+        self.batch_rows.observe(report.rows)
+        self.batch_requests.observe(report.callers)
+        self.queue.inc(report.queue_seconds)
+
+    def count_features(self, ids: NDArray[np.int32]) -> None:
+        """Count the missing and the out-of-vocabulary ids of a batch [n, columns]."""
+        self._missing_ids += np.add.reduce(ids == MISSING_ID, axis=0)
+        self._unseen_ids += np.add.reduce(ids == OOV_ID, axis=0)
+
+    def count_bids(self, bids: Sequence[float | None]) -> None:
+        """Count the candidates of an answer."""
+        refused = bids.count(None)
+        if refused:
+            self.no_bid.inc(refused)
+        if refused < len(bids):
+            self.bid.inc(len(bids) - refused)
+
+    def count_unknown(self, names: Iterable[str]) -> None:
+        """Count names that no field has, at most MAX_UNKNOWN_NAMES of them under their own label."""
+        others = 0
+        for name in names:
+            counter = self._unknown.get(name)
+            if counter is None:
+                if len(self._unknown) == MAX_UNKNOWN_NAMES:
+                    others += 1
+                    continue
+                counter = self._unknown[name] = self._unknown_names.labels(self._arm, shorten(name, 64))
+                logger.warning(
+                    "arm %s: no field is named %s; it is ignored", self._arm, shorten(repr(name), 64)
+                )
+            counter.inc()
+        if others:
+            self._unknown_names.labels(self._arm, OTHER_NAMES).inc(others)
+
+    def publish(self, queued_rows: int) -> None:
+        """Bring what was counted in arrays to Prometheus."""
+        self.queued_rows.set(queued_rows)
+        missing = self._missing_ids[self._first_columns]
+        unseen = np.add.reduceat(self._unseen_ids, self._first_columns)
+        self._missing_ids[:] = 0
+        self._unseen_ids[:] = 0
+        for counters, counts in ((self._missing, missing), (self._out_of_vocabulary, unseen)):
+            for index in np.flatnonzero(counts):
+                counters[index].inc(int(counts[index]))
+
+
+def _is_multiprocess() -> bool:
+    return "PROMETHEUS_MULTIPROC_DIR" in os.environ

@@ -1,0 +1,148 @@
+"""The OpenAPI description of `/predict`, made from the structs that decode and encode it; knows no route."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from service.errors import (
+    BodyTooLarge,
+    ErrorAnswer,
+    InvalidField,
+    MalformedBody,
+    MethodNotAllowed,
+    NotReady,
+    Overloaded,
+    ServiceError,
+    UnknownArm,
+    UnsupportedMediaType,
+)
+from service.wire import PredictAnswer, PredictRequest
+
+JsonObject = dict[str, Any]
+
+_CONTEXT = {"C1": "68fd1e64", "I1": 3}
+ROWS_REQUEST: JsonObject = {
+    "id": "req-1",
+    "user_id": "u42",
+    "tmax_ms": 50,
+    "context": _CONTEXT,
+    "candidates": [
+        {"id": "ad-1", "features": {"C19": "a1b2"}, "value_per_click": 1.25, "bid_floor": 0.01},
+        {"id": "ad-2", "features": {"C19": "c3d4"}, "value_per_click": 0.4, "bid_floor": 0.01},
+    ],
+}
+COLUMNS_REQUEST: JsonObject = {
+    "id": "req-1",
+    "context": _CONTEXT,
+    "candidates": {
+        "id": ["ad-1", "ad-2"],
+        "features": {"C19": ["a1b2", "c3d4"]},
+        "value_per_click": [1.25, 0.4],
+        "bid_floor": [0.01, 0.01],
+    },
+}
+_ANSWER_HEAD = {"id": "req-1", "arm": "control", "bundle": "criteo-deep_fwfm@3f2a9c1d"}
+ROWS_ANSWER: JsonObject = {
+    **_ANSWER_HEAD,
+    "results": [{"id": "ad-1", "pctr": 0.0123, "bid": 0.015375}, {"id": "ad-2", "pctr": 0.0123, "bid": None}],
+}
+COLUMNS_ANSWER: JsonObject = {
+    **_ANSWER_HEAD,
+    "results": {"id": ["ad-1", "ad-2"], "pctr": [0.0123, 0.0123], "bid": [0.015375, None]},
+}
+ERRORS: tuple[ServiceError, ...] = (
+    MalformedBody("the body must be JSON (JSON is malformed: invalid character (byte 5))"),
+    UnknownArm(
+        "'X-Arm' must be one of control, treatment (got 'contrl'); leave the header out to be given one"
+    ),
+    MethodNotAllowed("the method must be POST (got 'GET'); GET /docs describes it", allow="POST"),
+    BodyTooLarge("the body must be 1048576 bytes at most (got 2000000 or more); split the request"),
+    UnsupportedMediaType(
+        "'Content-Type' must be application/json or application/msgpack (got 'text/plain'); send one of them"
+    ),
+    InvalidField("'I1' must be a number (got 'three'); ...", path="$.context.I1"),
+    Overloaded("the queue must hold 20000 rows at most (got 20100); try again soon"),
+    NotReady("the arms must replay their golden rows first; try again in a moment"),
+)
+_DESCRIPTION = """\
+Send the request's shared fields as `context` and every ad as a candidate, as rows or, faster, as columns;
+the answer has the shape and the encoding of the request, its results the order of the candidates.
+
+`bid` is pCTR x value per click after the bid policy, per impression, exact at micros; null is no bid (below a
+floor, or no value per click). A missing field is encoded as missing and an unseen value as out of vocabulary;
+a name that no field has is ignored; all three are counted in `/metrics`. An unknown name beside `context` and
+`candidates` is refused.
+"""
+
+
+def merge_predict(document: JsonObject) -> JsonObject:
+    """`document` with the path `/predict` and the schemas of its bodies."""
+    _, components = msgspec.json.schema_components(
+        [PredictRequest, PredictAnswer, ErrorAnswer], ref_template="#/components/schemas/{name}"
+    )
+    document.setdefault("components", {}).setdefault("schemas", {}).update(components)
+    document["paths"] = {"/predict": {"post": _operation()}, **document.get("paths", {})}
+    return document
+
+
+def _operation() -> JsonObject:
+    return {
+        "tags": ["bidding"],
+        "summary": "pCTR and bid of every candidate of a bid request",
+        "description": _DESCRIPTION,
+        "operationId": "predict",
+        "parameters": [
+            _header_parameter("X-Arm", "pins the arm by its name"),
+            _header_parameter(
+                "X-Split-Key", "the sticky unit of the A/B split, else user_id, else id, else chance"
+            ),
+        ],
+        "requestBody": {
+            "required": True,
+            "content": _content("PredictRequest", {"rows": ROWS_REQUEST, "columns": COLUMNS_REQUEST}),
+        },
+        "responses": {
+            "200": {
+                "description": "the answer",
+                "headers": {
+                    "X-Arm": _header("the arm that answered"),
+                    "X-Bundle": _header("the bundle that it serves, name@version"),
+                },
+                "content": _content("PredictAnswer", {"rows": ROWS_ANSWER, "columns": COLUMNS_ANSWER}),
+            },
+            **{str(error.status): _refusal(error) for error in ERRORS},
+        },
+    }
+
+
+def _content(schema: str, examples: dict[str, JsonObject]) -> JsonObject:
+    described = {
+        "schema": {"$ref": f"#/components/schemas/{schema}"},
+        "examples": {name: {"value": value} for name, value in examples.items()},
+    }
+    return {"application/json": described, "application/msgpack": described}
+
+
+def _refusal(error: ServiceError) -> JsonObject:
+    answer: JsonObject = {
+        "description": f"{error.code}: {(type(error).__doc__ or '').strip()}",
+        "content": {
+            "application/json": {
+                "schema": {"$ref": "#/components/schemas/ErrorAnswer"},
+                "example": msgspec.json.decode(error.body()),
+            }
+        },
+    }
+    if error.retry_after_seconds is not None:
+        answer["headers"] = {"Retry-After": _header("seconds after which to try again")}
+    return answer
+
+
+def _header(description: str) -> JsonObject:
+    return {"description": description, "schema": {"type": "string"}}
+
+
+def _header_parameter(name: str, description: str) -> JsonObject:
+    return {"name": name, "in": "header", "required": False, **_header(description)}

@@ -1,0 +1,183 @@
+"""One arm's bundle at work: request -> ids -> batch -> logits -> pCTR; it knows no HTTP, split or bid."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from service.batcher import Batcher, BatchReport
+from service.bundle.calibration import Calibrator
+from service.bundle.encoder import Encoder, InvalidValue
+from service.bundle.errors import BundleError
+from service.bundle.manifest import Golden, GoldenOutputs, Manifest
+from service.bundle.store import Bundle, load_bundle
+from service.errors import InvalidField
+from service.metrics import ArmMeter
+from service.session import Session
+from service.settings import Settings
+from service.wire import JSON, PredictRequest, count_rows, decode_request
+
+Ids = NDArray[np.int32]
+Probabilities = NDArray[np.float64]
+
+
+class Predictor:
+    """The encoder, the graph, the calibrator and the queue of one bundle's variant.
+
+    `meter` is None until traffic may come, so that golden rows are in no metric.
+    """
+
+    def __init__(self, bundle: Bundle, settings: Settings) -> None:
+        self.manifest: Manifest = bundle.manifest
+        self.folder: Path = bundle.folder
+        self.variant = _choose_variant(bundle, settings.variant)
+        self.encoder = Encoder(bundle.schema)
+        description = bundle.manifest.graphs[self.variant]
+        self.session = Session(bundle.graphs[self.variant], description, settings.device)
+        if self.session.columns != bundle.schema.columns:
+            raise BundleError(
+                description.file,
+                f"a graph of {bundle.schema.columns} columns, as schema.json has",
+                str(self.session.columns),
+                "build the bundle again",
+            )
+        self.calibrator: Calibrator = bundle.calibrators[self.variant]
+        self.golden: Golden = bundle.golden
+        self.meter: ArmMeter | None = None
+        self.batcher = Batcher(
+            self._run,
+            max_batch_rows=settings.max_batch_rows,
+            max_queued_rows=settings.max_queued_rows,
+            observe=self._observe,
+        )
+        self._names = self.encoder.context_names, self.encoder.candidate_names
+        self.session.warm_up(settings.max_batch_rows)
+
+    @classmethod
+    def load(cls, folder: str, settings: Settings) -> Predictor:
+        """The predictor of the bundle in `folder`; raises BundleError. Only the variant served is kept."""
+        return cls(load_bundle(Path(folder)), settings)
+
+    def encode(self, request: PredictRequest, rows: int) -> Ids:
+        """The ids [rows, columns] of the candidates; raises InvalidField with the path of a bad value."""
+        candidates = request.candidates
+        try:
+            if isinstance(candidates, list):
+                features = [candidate.features for candidate in candidates]
+                return self.encoder.encode_request(request.context, features)
+            return self.encoder.encode_request_columns(request.context, candidates.features, rows)
+        except InvalidValue as error:
+            raise InvalidField(error.message, path=self._path(error, isinstance(candidates, list))) from None
+
+    def submit(self, ids: Ids, deadline: float | None = None) -> asyncio.Future[Probabilities]:
+        """Queue rows of ids; the future gives their pCTRs [n]. Raises Overloaded for a full queue."""
+        return self.batcher.submit(ids, deadline=deadline)
+
+    def unknown_names(self, request: PredictRequest) -> set[str]:
+        """The names in a request that no field of this bundle has; they are ignored."""
+        context, candidate = self._names
+        candidates = request.candidates
+        unknown: set[str] = set()
+        if not context.issuperset(request.context):
+            unknown.update(request.context.keys() - context)
+        if not isinstance(candidates, list):
+            return unknown.union(candidates.features.keys() - candidate)
+        for one in candidates:
+            if not candidate.issuperset(one.features):
+                unknown.update(one.features.keys() - candidate)
+        return unknown
+
+    async def replay_golden(self) -> None:
+        """Send the golden rows the way of every request; raises BundleError naming the first that differs."""
+        outputs = self.golden.variants.get(self.variant)
+        if outputs is None:
+            raise self._differs(f"golden outputs of variant {self.variant}", "none")
+        requests = [
+            decode_request(
+                msgspec.json.encode({"context": row.context, "candidates": [{"features": row.candidate}]}),
+                JSON,
+            )
+            for row in self.golden.rows
+        ]
+        ids = [self.encode(request, count_rows(request.candidates, 1)) for request in requests]
+        for index, (found, expected) in enumerate(zip(ids, self.golden.ids, strict=True)):
+            if tuple(found[0].tolist()) != tuple(expected):
+                raise self._differs(f"row {index} to give ids {list(expected)}", str(found[0].tolist()))
+        alone = np.concatenate([self.session.run(row) for row in ids])
+        together = self.session.run(np.concatenate(ids))
+        # All in one turn of the loop, so that they share a batch as traffic does.
+        pctrs = np.concatenate(await asyncio.gather(*[self.submit(row) for row in ids]))
+        for logits in (alone, together):
+            self._check_logits(logits, outputs)
+        self._check_pctrs(pctrs, outputs)
+
+    def _check_logits(self, logits: NDArray[np.float32], outputs: GoldenOutputs) -> None:
+        differences = np.abs(logits.astype(np.float64) - np.array(outputs.logits))
+        for index in np.flatnonzero(~(differences <= outputs.logit_tolerance)):
+            expected, tolerance = outputs.logits[index], outputs.logit_tolerance
+            raise self._differs(
+                f"row {index} to give logit {expected} within {tolerance}", str(float(logits[index]))
+            )
+
+    def _check_pctrs(self, pctrs: Probabilities, outputs: GoldenOutputs) -> None:
+        # Calibration is monotone: what a logit's tolerance allows a pCTR is between those of both its ends.
+        logits = np.array(outputs.logits)
+        lowest = self.calibrator.pctr(logits - outputs.logit_tolerance) - 1e-9
+        highest = self.calibrator.pctr(logits + outputs.logit_tolerance) + 1e-9
+        for source, values in (("give", pctrs), ("state", np.array(outputs.pctrs))):
+            for index in np.flatnonzero(~((values >= lowest) & (values <= highest))):
+                raise self._differs(
+                    f"row {index} to {source} a pCTR from {lowest[index]} to {highest[index]}",
+                    str(float(values[index])),
+                )
+
+    def _differs(self, expected: str, found: str) -> BundleError:
+        return BundleError(
+            f"{self.folder}/golden.json", expected, found, "build the bundle again on this machine's versions"
+        )
+
+    def _path(self, error: InvalidValue, as_rows: bool) -> str:
+        if error.field in self._names[0]:
+            return f"$.context.{error.field}"
+        if as_rows:
+            return f"$.candidates[{error.row or 0}].features.{error.field}"
+        row = "" if error.row is None else f"[{error.row}]"
+        return f"$.candidates.features.{error.field}{row}"
+
+    def _observe(self, report: BatchReport) -> None:
+        if self.meter is not None:
+            self.meter.count_batch(report)
+
+    def _run(self, ids: NDArray[Any]) -> Probabilities:
+        """One batch: ids [n, columns] -> pCTR [n]."""
+        meter = self.meter
+        started = time.perf_counter()
+        logits = self.session.run(ids)
+        inferred = time.perf_counter()
+        pctrs: Probabilities = self.calibrator.pctr(logits)
+        if meter is not None:
+            calibrated = time.perf_counter()
+            meter.inference.inc(inferred - started)
+            meter.calibration.inc(calibrated - inferred)
+            meter.count_features(ids)
+            meter.pctr.observe_many(pctrs)
+        return pctrs
+
+
+def _choose_variant(bundle: Bundle, wanted: str) -> str:
+    """The variant to serve: the one asked for, else the bundle's own choice; raises BundleError if absent."""
+    variant = wanted or bundle.manifest.serving_variant
+    if variant not in bundle.graphs:
+        raise BundleError(
+            f"{bundle.folder}/manifest.json",
+            f"of a bundle with variant {variant}",
+            ", ".join(sorted(bundle.graphs)) or "no graph",
+            "serve one of these with --variant, or leave it out",
+        )
+    return variant
