@@ -128,9 +128,7 @@ def _to_int8(model: onnx.ModelProto, steps: list[np.float32]) -> bytes:
     result.CopyFrom(model)
     del result.graph.node[:], result.graph.initializer[:]
     result.graph.node.extend(int8.nodes)
-    result.graph.initializer.extend(
-        numpy_helper.from_array(value, name) for name, value in int8.weights.items()
-    )
+    result.graph.initializer.extend(int8.used_weights())
     return serialize(result)
 
 
@@ -172,20 +170,33 @@ class _Int8Graph:
 
     def read_int8_weights(self, gemm: onnx.NodeProto, step: np.float32) -> None:
         """Makes a layer's weights int8 with a scale an output, its biases int32 in the products' unit."""
-        _, weight, bias = gemm.input
-        weights, biases = self.weights[weight], self.weights[bias]  # [outputs, inputs], [outputs]
+        weights = self.weights[gemm.input[1]]  # [outputs, inputs]
+        # The exporter leaves out a bias of zeros.
+        biases = self.weights[gemm.input[2]] if len(gemm.input) > 2 else np.zeros(len(weights), np.float32)
         # A neuron without weights still needs a scale that its bias can be told in.
         largest = np.maximum(np.abs(weights).max(axis=1) / WEIGHT_LIMIT, np.abs(biases) / (step * 2.0**30))
         scales = np.where(largest > 0, largest, 1.0).astype(np.float32)
-        self._constant(weight, np.round(weights / scales[:, None]).astype(np.int8), scales)
-        self._constant(bias, np.round(biases / (scales * step)).astype(np.int32), scales * step)
-        gemm.input[1:] = [f"{weight}.float", f"{bias}.float"]
+        layer = gemm.output[0]
+        int8_weights = np.round(weights / scales[:, None]).astype(np.int8)
+        int32_biases = np.round(biases / (scales * step)).astype(np.int32)
+        gemm.input[1:] = [
+            self._constant(f"{layer}.weight", int8_weights, scales),
+            self._constant(f"{layer}.bias", int32_biases, scales * step),
+        ]
         self.nodes.append(gemm)
 
-    def _constant(self, name: str, values: NDArray[np.integer], scales: NDArray[np.float32]) -> None:
-        """Stores whole numbers in place of a constant and dequantizes them along the first axis."""
+    def used_weights(self) -> list[onnx.TensorProto]:
+        """The weights that a node reads."""
+        read = {name for node in self.nodes for name in node.input}
+        return [
+            numpy_helper.from_array(values, name) for name, values in self.weights.items() if name in read
+        ]
+
+    def _constant(self, name: str, values: NDArray[np.integer], scales: NDArray[np.float32]) -> str:
+        """Stores whole numbers that are dequantized along the first axis; the name of the outcome."""
         self.weights[name] = values
         self._dequantize(name, f"{name}.float", scales, np.zeros(len(scales), values.dtype), axis=0)
+        return f"{name}.float"
 
     def _dequantize(
         self,

@@ -21,15 +21,20 @@ Scorer = Callable[[NDArray[np.int32]], object]
 BATCHES = (1, 64, 1024)
 
 
-def open_session(graph: bytes) -> onnxruntime.InferenceSession:
-    """A session over the bytes of a graph with the service's options (these rooms may not share a file)."""
+def session_options() -> onnxruntime.SessionOptions:
+    """The service's options; these two rooms may not share a file."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    return options
+
+
+def open_session(graph: bytes) -> onnxruntime.InferenceSession:
+    """A session over the bytes of a graph."""
+    return onnxruntime.InferenceSession(graph, session_options(), providers=["CPUExecutionProvider"])
 
 
 def run_graph(graph: bytes, ids: NDArray[np.int32], batch_size: int = 4096) -> NDArray[np.float32]:
