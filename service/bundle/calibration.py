@@ -31,7 +31,7 @@ class Quality(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _Line(msgspec.Struct, frozen=True):
-    """The map as arrays: left of `starts[i]` piece i is y = bases[i] + slopes[i] * (x - anchors[i])."""
+    """The map as arrays: piece i is y = bases[i] + slopes[i] * (x - anchors[i]), up to x = starts[i]."""
 
     starts: NDArray[np.float64]
     anchors: NDArray[np.float64]
@@ -65,9 +65,10 @@ class Calibrator(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     def pctr(self, logits: NDArray[Any]) -> NDArray[np.float64]:
         """Click probabilities [n] of `logits` [n]; each depends on its own logit only. nan stays nan."""
-        calibrated = np.clip(self.calibrated_logits(logits), -700.0, 700.0)
-        probabilities = 1.0 / (1.0 + np.exp(-calibrated))
-        return np.clip(probabilities, self.clamp_low, self.clamp_high)
+        # exp overflows above 709; no clamp is that close to 0.
+        exponents = np.minimum(-self.calibrated_logits(logits), 700.0)
+        probabilities = 1.0 / (1.0 + np.exp(exponents))
+        return np.minimum(np.maximum(probabilities, self.clamp_low), self.clamp_high)
 
     def calibrated_logits(self, logits: NDArray[Any]) -> NDArray[np.float64]:
         """The map itself, [n] -> [n], before the clamps."""

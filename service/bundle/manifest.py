@@ -194,9 +194,14 @@ class Golden(_Record, frozen=True):
     def validate(self, variants: Mapping[str, Graph]) -> None:
         """Raises BundleError unless each row has ids and each graph a logit and a pCTR for each row."""
         rows = len(self.rows)
+        if not rows:
+            raise BundleError(GOLDEN_FILE, "of at least one row", "none", EXPORT_AGAIN)
         found = {"ids": len(self.ids)}
         for variant in variants:
             outputs = self.variants.get(variant)
+            if outputs is not None and outputs.logit_tolerance < 0:
+                expected = f"such that the logit_tolerance of {variant} is from 0"
+                raise BundleError(GOLDEN_FILE, expected, str(outputs.logit_tolerance), EXPORT_AGAIN)
             found[f"logits of {variant}"] = -1 if outputs is None else len(outputs.logits)
             found[f"pctrs of {variant}"] = -1 if outputs is None else len(outputs.pctrs)
         for what, count in found.items():

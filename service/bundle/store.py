@@ -46,7 +46,7 @@ from service.bundle.manifest import (
 )
 from service.bundle.schema import Schema, schema_from_files, schema_to_files
 
-__all__ = ["Bundle", "BundleError", "load_bundle", "save_bundle"]
+__all__ = ["Bundle", "BundleError", "check_replaceable", "load_bundle", "save_bundle"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,8 +70,9 @@ def load_bundle(folder: Path, *, verify_all: bool = False) -> Bundle:
     if not (folder / MANIFEST_FILE).is_file():
         found = "no such file" if folder.is_dir() else "no such folder"
         raise BundleError(str(folder / MANIFEST_FILE), "a bundle's manifest", found, _remedy_for(folder))
-    manifest = manifest_from_file((folder / MANIFEST_FILE).read_bytes())
-    read = _VerifiedReader(folder.resolve(), manifest.files)
+    root = folder.resolve()
+    manifest = manifest_from_file(_read_inside(root, MANIFEST_FILE))
+    read = _VerifiedReader(root, manifest.files)
     bundle = _assemble(manifest, read, folder)
     if verify_all:
         for name in manifest.files.keys() - read.names:
@@ -120,21 +121,29 @@ class _VerifiedReader:
             raise BundleError(
                 MANIFEST_FILE, f"a list of all files, {name} too", "no such entry", EXPORT_AGAIN
             )
-        path = (self.root / name).resolve()
-        if not path.is_relative_to(self.root):
-            raise BundleError(name, "a file inside the bundle", "a link out of it", EXPORT_AGAIN)
-        if not path.is_file():
-            raise BundleError(name, "a file of the bundle", "no such file", "copy the whole folder again")
-        size = path.stat().st_size
-        data = path.read_bytes() if size == entry.size else b""
-        if len(data) != entry.size:
-            raise BundleError(name, f"{entry.size} bytes long", f"{size} bytes", "copy the file again")
+        data = _read_inside(self.root, name, entry.size)
         sha256 = hashlib.sha256(data).hexdigest()
         if sha256 != entry.sha256:
             expected = f"of SHA-256 {entry.sha256[:12]}..."
             raise BundleError(name, expected, f"{sha256[:12]}...", "copy the file again")
         self.names.add(name)
         return data
+
+
+def _read_inside(root: Path, name: str, size: int | None = None) -> bytes:
+    """The bytes of a file that lies in `root` and is `size` long. Raises BundleError."""
+    try:
+        path = (root / name).resolve()
+        if not path.is_relative_to(root):
+            raise BundleError(name, "a file inside the bundle", "a link out of it", EXPORT_AGAIN)
+        if not path.is_file():
+            raise BundleError(name, "a file of the bundle", "no such file", "copy the whole folder again")
+        found = path.stat().st_size
+        if size is not None and found != size:
+            raise BundleError(name, f"{size} bytes long", f"{found} bytes", "copy the file again")
+        return path.read_bytes()
+    except (OSError, RuntimeError) as error:  # RuntimeError: links that lead in a circle
+        raise BundleError(name, "readable", str(error), "check the folder's permissions") from error
 
 
 def save_bundle(
@@ -169,12 +178,15 @@ def save_bundle(
         expected = f"described for the graphs {', '.join(graphs)}"
         raise BundleError(MANIFEST_FILE, expected, ", ".join(descriptions), "describe each graph")
     files = {
-        **(extra_files or {}),
         **schema_to_files(schema),
         **{descriptions[variant].file: graph for variant, graph in graphs.items()},
         CALIBRATION_FILE: calibrators_to_file(tuple(calibrators.values())),
         GOLDEN_FILE: msgspec.json.encode(golden) + b"\n",
     }
+    for file, data in (extra_files or {}).items():
+        if file in files:
+            raise BundleError(file, "written by the bundle itself", "an extra file", "give it another name")
+        files[file] = data
     entries = {
         file: FileEntry(len(files[file]), hashlib.sha256(files[file]).hexdigest()) for file in sorted(files)
     }
@@ -201,17 +213,23 @@ def save_bundle(
     return manifest
 
 
+def check_replaceable(folder: Path) -> None:
+    """Raises BundleError if `folder` holds something that is not a bundle: a save would not touch it."""
+    if not folder.exists() or (folder / MANIFEST_FILE).is_file():
+        return
+    if not folder.is_dir() or any(folder.iterdir()):
+        found = "a folder of other files" if folder.is_dir() else "a file"
+        raise BundleError(str(folder), "a bundle, empty or absent", found, "choose another folder")
+
+
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:
     """Puts `files` in place of whatever bundle is in `folder`: all of them or none."""
+    folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
     incoming, outgoing = _sibling(folder, "incoming"), _sibling(folder, "outgoing")
     with _locked(folder.parent):
-        if outgoing.exists() and not folder.exists():
-            outgoing.rename(folder)  # an earlier save was killed between its two renames
-        if folder.exists() and not (folder / MANIFEST_FILE).is_file() and any(folder.iterdir()):
-            raise BundleError(
-                str(folder), "a bundle, empty or absent", "something else", "choose another folder"
-            )
+        _restore(outgoing, folder)  # after a save that was killed between its two renames
+        check_replaceable(folder)
         shutil.rmtree(incoming, ignore_errors=True)
         shutil.rmtree(outgoing, ignore_errors=True)
         try:
@@ -219,13 +237,16 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
             if folder.exists():
                 folder.rename(outgoing)
             incoming.rename(folder)
-        except BaseException:
-            if outgoing.exists() and not folder.exists():
-                outgoing.rename(folder)
+            _sync(folder.parent)
+        finally:
+            _restore(outgoing, folder)
             shutil.rmtree(incoming, ignore_errors=True)
-            raise
-        _sync(folder.parent)
-        shutil.rmtree(outgoing, ignore_errors=True)
+            shutil.rmtree(outgoing, ignore_errors=True)
+
+
+def _restore(outgoing: Path, folder: Path) -> None:
+    if outgoing.exists() and not folder.exists():
+        outgoing.rename(folder)
 
 
 def _write_synced(folder: Path, files: Mapping[str, bytes]) -> None:
