@@ -1,0 +1,131 @@
+"""A trained model as one file, and back. It knows no optimizer: a checkpoint is for use, not to resume.
+
+The file is torch.save of tensors and plain data (never code): format version, model name, hyperparameters,
+fields, weights.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from export.errors import ExportError
+from export.train.build import build_from_fields, model_fields
+from models.fields import Field
+from service.bundle.schema import Schema
+
+CHECKPOINT_VERSION = 1
+
+
+class CheckpointError(ExportError):
+    """A checkpoint that cannot be used: which file, what is wrong with it, what to do."""
+
+
+class Loaded(NamedTuple):
+    """A model in evaluation mode on the CPU, its name in MODELS and the hyperparameters that built it."""
+
+    model: nn.Module
+    name: str
+    hyperparameters: dict[str, Any]
+
+
+def save_checkpoint(
+    path: Path, model: nn.Module, model_name: str, hyperparameters: Mapping[str, Any]
+) -> None:
+    """Write a model beside `path`, then rename it there: an old one stays whole until the new one is."""
+    fields: Sequence[Field] = model.fields  # type: ignore[assignment]
+    content = {
+        "version": CHECKPOINT_VERSION,
+        "model": model_name,
+        "hyperparameters": _plain(hyperparameters),
+        "fields": [(field.name, field.cardinality, field.width) for field in fields],
+        "weights": {name: value.detach().cpu().clone() for name, value in model.state_dict().items()},
+    }
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def load_checkpoint(path: Path, schema: Schema | None = None) -> Loaded:
+    """Read a model back. Raises CheckpointError where it is none, or its fields are not the schema's."""
+    path = Path(path)
+    content = _read(path)
+    try:
+        fields = tuple(Field(*field) for field in content["fields"])
+        name, hyperparameters, weights = content["model"], content["hyperparameters"], content["weights"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"'{path.name}' must be a checkpoint of this program ({error!r}); train again"
+        ) from None
+    if schema is not None:
+        _check_fields(path, fields, model_fields(schema))
+    model = build_from_fields(name, fields, hyperparameters)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(
+            f"'{path.name}' must hold the weights of '{name}' ({reason}); train again"
+        ) from None
+    return Loaded(model.eval(), name, hyperparameters)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"'{path}' must be a checkpoint (there is no such file); train first") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise CheckpointError(f"'{path.name}' must be a checkpoint (got {reason!r}); train again") from None
+    found = content.get("version") if isinstance(content, dict) else None
+    if found != CHECKPOINT_VERSION:
+        raise CheckpointError(
+            f"'{path.name}' must be a checkpoint of version {CHECKPOINT_VERSION} (got {found!r}); train again"
+        )
+    checkpoint: dict[str, Any] = content
+    return checkpoint
+
+
+def _check_fields(path: Path, found: Sequence[Field], expected: Sequence[Field]) -> None:
+    if len(found) != len(expected):
+        raise CheckpointError(
+            f"'{path.name}' must have the schema's {len(expected)} fields (got {len(found)}); "
+            "train again on this schema"
+        )
+    for position, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
+        if ours != theirs:
+            raise CheckpointError(
+                f"field {position} of '{path.name}' must be {theirs} (got {ours}); train again on this schema"
+            )
+
+
+def _plain(value: Any) -> Any:
+    """Hyperparameters as data that weights_only loading accepts and JSON can say: no tuples, no numpy."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if hasattr(value, "item"):
+        return value.item()
+    raise CheckpointError(
+        f"a hyperparameter must be a number, a text, None, a list or a mapping (got {value!r}); use those"
+    )

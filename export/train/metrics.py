@@ -1,0 +1,136 @@
+"""How good predicted click probabilities are: ranking, likelihood, calibration. It knows no model.
+
+labels [n] of 0 and 1, pctr [n] of probabilities; each metric returns one float and raises MetricError where
+it is undefined. Ties are one group: no metric depends on the order of rows with equal pctr.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from export.errors import ExportError
+from service.bundle.manifest import Metrics
+
+ECE_BINS = 20
+"""Bins of the expected calibration error, each with the same number of rows (as far as ties allow)."""
+
+_SMALLEST = 1e-15
+"""pCTRs are clipped to [1e-15, 1 - 1e-15] before a logarithm: one sure mistake costs 34.5, not infinity."""
+
+Floats = NDArray[np.float64]
+
+
+class MetricError(ExportError):
+    """Labels and predictions on which a metric has no value."""
+
+
+def checked(labels: ArrayLike, pctr: ArrayLike) -> tuple[Floats, Floats]:
+    """Both as float64 [n], after checks: equal lengths, labels of both kinds, finite pctr."""
+    y, p = np.asarray(labels), np.asarray(pctr)
+    if y.ndim != 1 or y.shape != p.shape:
+        raise MetricError(f"'labels' and 'pctr' must be flat and equally long (got {y.shape} and {p.shape})")
+    y = y.astype(np.float64)
+    p = p.astype(np.float64)
+    if not np.isin(y, (0.0, 1.0)).all():
+        raise MetricError(f"'labels' must be 0 or 1 (got {y[~np.isin(y, (0.0, 1.0))][0]:g})")
+    clicks = int(y.sum())
+    if clicks in (0, len(y)):
+        raise MetricError(
+            f"'labels' must hold clicks and non-clicks (got {clicks} clicks in {len(y)} rows); "
+            "evaluate on more rows"
+        )
+    if not np.isfinite(p).all():
+        raise MetricError(
+            f"'pctr' must be finite (got {p[~np.isfinite(p)][0]} at row {np.argmin(np.isfinite(p))})"
+        )
+    return y, p
+
+
+def tie_ends(ascending: NDArray[Any]) -> NDArray[np.intp]:
+    """For values in ascending order the position of the last one of each run of equal values."""
+    return np.append(np.flatnonzero(ascending[1:] != ascending[:-1]), len(ascending) - 1)
+
+
+def auc(labels: ArrayLike, pctr: ArrayLike) -> float:
+    """Area under the ROC curve: how often a click scores above a non-click, half of the ties counted."""
+    y, p = checked(labels, pctr)
+    order = np.argsort(p)
+    ends = tie_ends(p[order])
+    clicks_to = np.cumsum(y[order])[ends]  # clicks up to the end of each group of ties
+    others_to = ends + 1 - clicks_to
+    clicks = np.diff(clicks_to, prepend=0.0)
+    others = np.diff(others_to, prepend=0.0)
+    return float(clicks @ (others_to - others / 2) / (clicks_to[-1] * others_to[-1]))
+
+
+def prauc(labels: ArrayLike, pctr: ArrayLike) -> float:
+    """Area under the precision-recall curve as average precision: steps, no interpolation."""
+    y, p = checked(labels, pctr)
+    order = np.argsort(-p)
+    ends = tie_ends(p[order])
+    clicks_to = np.cumsum(y[order])[ends]
+    return float(np.diff(clicks_to, prepend=0.0) @ (clicks_to / (ends + 1)) / clicks_to[-1])
+
+
+def row_losses(y: Floats, p: Floats) -> Floats:
+    """Each row's negative log likelihood, [n], in nats."""
+    p = np.clip(p, _SMALLEST, 1 - _SMALLEST)
+    return -np.where(y > 0, np.log(p), np.log1p(-p))
+
+
+def logloss(labels: ArrayLike, pctr: ArrayLike) -> float:
+    """Mean negative log likelihood, in nats."""
+    y, p = checked(labels, pctr)
+    return float(row_losses(y, p).mean())
+
+
+def normalized_entropy(labels: ArrayLike, pctr: ArrayLike) -> float:
+    """LogLoss over that of predicting the rows' own CTR for each (He et al., ADKDD 2014); useful below 1."""
+    y, p = checked(labels, pctr)
+    ctr = y.mean()
+    return float(row_losses(y, p).mean() / -(ctr * np.log(ctr) + (1 - ctr) * np.log1p(-ctr)))
+
+
+def rce(labels: ArrayLike, pctr: ArrayLike) -> float:
+    """Relative cross entropy in percent: how far LogLoss is below that of the constant CTR, 100 (1 - NE)."""
+    return 100.0 * (1.0 - normalized_entropy(labels, pctr))
+
+
+def ece(labels: ArrayLike, pctr: ArrayLike, bins: int = ECE_BINS) -> float:
+    """Expected calibration error: |mean pctr - CTR| of each of 20 equal-mass bins, weighted by their rows.
+
+    A bin ends where a run of equal pctr ends, so that the order of ties does not matter.
+    """
+    y, p = checked(labels, pctr)
+    order = np.argsort(p)
+    ends = tie_ends(p[order])
+    wanted = np.arange(1, bins + 1) * len(y) // bins - 1
+    last = np.unique(ends[np.searchsorted(ends, wanted[wanted >= 0])])
+    gaps = np.diff(np.cumsum((p - y)[order])[last], prepend=0.0)
+    return float(np.abs(gaps).sum() / len(y))
+
+
+def pcoc(labels: ArrayLike, pctr: ArrayLike) -> float:
+    """Predicted clicks over observed clicks: 1 is right on average, above 1 overbids."""
+    y, p = checked(labels, pctr)
+    return float(p.sum() / y.sum())
+
+
+def evaluate(labels: ArrayLike, pctr: ArrayLike, true_pctr: ArrayLike | None = None) -> Metrics:
+    """Every metric at once; true_pctr [n], where a synthetic log has it, tells the AUC no model can beat."""
+    y, p = checked(labels, pctr)
+    return Metrics(
+        rows=len(y),
+        clicks=int(y.sum()),
+        auc=auc(y, p),
+        logloss=logloss(y, p),
+        prauc=prauc(y, p),
+        rce=rce(y, p),
+        ece=ece(y, p),
+        ne=normalized_entropy(y, p),
+        pcoc=pcoc(y, p),
+        auc_of_true_pctr=None if true_pctr is None else auc(y, true_pctr),
+    )
