@@ -20,36 +20,52 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
 
     arms: Annotated[tuple[str, ...], NoDecode] = Field(
-        (),
+        default=(),
         description="an arm of the A/B split as NAME=FOLDER or NAME=FOLDER:WEIGHT (repeat it for more arms)",
     )
-    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for every interface")
-    port: int = Field(8000, ge=0, le=65535, description="TCP port to listen on; 0 takes a free one")
+    host: str = Field(default="127.0.0.1", description="address to listen on; 0.0.0.0 for every interface")
+    port: int = Field(default=8000, ge=0, le=65535, description="TCP port to listen on; 0 takes a free one")
     workers: int = Field(
-        1, ge=1, le=256, description="processes; one a core is right, each holds every bundle"
+        default=1, ge=1, le=256, description="processes; one a core is right, each holds every bundle"
     )
     device: Literal["cpu", "cuda", "cuda-required"] = Field(
-        "cpu",
+        default="cpu",
         description="where graphs run; cuda falls back to the CPU with a warning, cuda-required refuses",
     )
     variant: str = Field(
-        "",
+        default="",
         description="variant of every bundle to serve (float32, pruned, int8); empty: the bundle's choice",
     )
-    split_salt: str = Field("", description="name of the experiment; another one deals the split keys anew")
-    bid_multiplier: float = Field(1.0, description="factor on every bid (pacing, margin)")
-    bid_cap: float | None = Field(None, description="highest bid, currency per impression; unset: none")
-    bid_floor: float = Field(
-        0.0, description="lowest bid worth making, currency per impression; below it, no bid"
+    split_salt: str = Field(
+        default="", description="name of the experiment; another one deals the split keys anew"
     )
-    max_body_bytes: int = Field(1_048_576, ge=1, description="longest request body read, bytes (413 above)")
-    max_candidates: int = Field(1000, ge=1, description="most candidates in a request (422 above)")
-    max_batch_rows: int = Field(1024, ge=1, description="most rows (candidates of all requests) run together")
-    max_queued_rows: int = Field(20_000, ge=1, description="most rows waiting in an arm's queue (429 above)")
-    keep_alive_seconds: int = Field(75, ge=1, description="how long an idle connection is kept, seconds")
-    drain_seconds: int = Field(30, ge=0, description="how long SIGTERM waits for requests in flight, seconds")
-    backlog: int = Field(2048, ge=1, description="connections that may wait to be accepted")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level logged")
+    bid_multiplier: float = Field(default=1.0, description="factor on every bid (pacing, margin)")
+    bid_cap: float | None = Field(
+        default=None, description="highest bid, currency per impression; unset: none"
+    )
+    bid_floor: float = Field(
+        default=0.0, description="lowest bid worth making, currency per impression; below it, no bid"
+    )
+    max_body_bytes: int = Field(
+        default=1_048_576, ge=1, description="longest request body read, bytes (413 above)"
+    )
+    max_candidates: int = Field(default=1000, ge=1, description="most candidates in a request (422 above)")
+    max_batch_rows: int = Field(
+        default=1024, ge=1, description="most rows (candidates of all requests) run together"
+    )
+    max_queued_rows: int = Field(
+        default=20_000, ge=1, description="most rows waiting in an arm's queue (429 above)"
+    )
+    keep_alive_seconds: int = Field(
+        default=75, ge=1, description="how long an idle connection is kept, seconds"
+    )
+    drain_seconds: int = Field(
+        default=30, ge=0, description="how long SIGTERM waits for requests in flight, seconds"
+    )
+    backlog: int = Field(default=2048, ge=1, description="connections that may wait to be accepted")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="least level logged"
+    )
 
     @field_validator("arms", mode="before")
     @classmethod
