@@ -54,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     """An option for every setting; those that are not given are absent from the result."""
     parser = _Parser(
         prog="python -m service",
-        description="Serve bundles: POST /predict gives the click probability and the bid of every candidate.",
+        description="Serve bundles: POST /predict gives the click probability and the bid of each candidate.",
         epilog="Example: python -m service --arm control=artifacts/A:90 --arm treatment=artifacts/B:10",
         argument_default=argparse.SUPPRESS,
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=110),
