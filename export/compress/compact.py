@@ -1,0 +1,259 @@
+"""What pruning killed leaves the model: a masked model -> a smaller one of the same class, equal to it.
+
+It knows the shared layers of `models.layers`, found wherever they stand in a model, and that a model is built
+as `Class(fields, **hyperparameters)`. What it cannot show to be safe it leaves masked, and says so.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from export.compress.neurons import Perceptron, remove_dead_neurons
+from export.compress.rows import first_of_each, renumber
+from models.fields import Field
+from models.layers import MLP, FeaturesEmbedding, FieldPairs
+
+CHECKED_ROWS = 512
+TOLERANCE = 1e-4
+"""The largest difference of logits that passes for rounding, relative to the largest |logit| or 1."""
+
+
+@dataclass(frozen=True)
+class Compacted:
+    """The smaller model and what others must know of it; of two counts the masked model's comes first."""
+
+    model: nn.Module  # the masked one itself where nothing could go
+    hyperparameters: dict[str, Any]  # build the smaller model anew over its own `fields`
+    renumberings: dict[str, NDArray[np.int32]]  # for `Schema.renumbered`: only fields whose rows were merged
+    live_neurons: tuple[int, ...]  # by hidden layer; a dead one says 0, is 1 wide
+    live_pairs: int
+    dead_inputs: int  # first-layer columns without a weight; they stay: inputs are laid out by field
+    embedding_rows: tuple[int, int]
+    parameters: tuple[int, int]
+    bytes: tuple[int, int]
+    max_abs_diff: float  # of logits, masked against smaller, on random ids
+    notes: tuple[str, ...]  # what stayed masked, and why
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A smaller model before it is built: constructor arguments, tensors by their name in the state dict."""
+
+    fields: tuple[Field, ...]
+    hyperparameters: dict[str, Any]
+    tensors: dict[str, Tensor]
+    renumberings: dict[str, NDArray[np.int32]]
+
+
+class _UnknownError(Exception):
+    """Why a part of a model cannot be made smaller."""
+
+
+def compact(model: nn.Module, hyperparameters: Mapping[str, Any]) -> Compacted:
+    """A model with exact zeros -> its smaller equal, in eval mode; the model given is left as it is.
+
+    `hyperparameters` are the keyword arguments that the model was built with, beside its fields. After each
+    part is taken out (embedding rows, field pairs, neurons) both models are run on random ids: a part that
+    changes the logits, or a class that cannot be built so, keeps its masked form, with a note. Raises
+    ValueError when the model has no `fields`.
+    """
+    if not isinstance(fields := getattr(model, "fields", None), tuple):
+        raise ValueError(f"'model' must have a tuple of fields as `.fields` (got {type(model).__name__})")
+    plan = _Plan(fields, dict(hyperparameters), {}, {})
+    smaller, difference, notes = model, 0.0, []
+    for part, take_out in _PARTS.items():
+        try:
+            candidate = take_out(model, plan)
+            if candidate is not plan:
+                smaller, difference = _build_checked(model, candidate)
+                plan = candidate
+        except _UnknownError as reason:
+            notes.append(f"{part} stay masked: {reason}")
+    perceptrons = [_without_dead_neurons(mlp) for _, mlp in _layers(model, MLP) if _is_plain(mlp)]
+    return Compacted(
+        model=smaller,
+        hyperparameters=plan.hyperparameters,
+        renumberings=plan.renumberings,
+        live_neurons=tuple(count for perceptron in perceptrons for count in perceptron.live),
+        live_pairs=sum(int(layer.weight.count_nonzero()) for _, layer in _layers(model, FieldPairs)),
+        dead_inputs=sum(perceptron.dead_inputs for perceptron in perceptrons),
+        embedding_rows=(_embedding_rows(model), _embedding_rows(smaller)),
+        parameters=(_parameters(model), _parameters(smaller)),
+        bytes=(_bytes(model), _bytes(smaller)),
+        max_abs_diff=difference,
+        notes=tuple(notes),
+    )
+
+
+def _merge_rows(model: nn.Module, plan: _Plan) -> _Plan:
+    """All tables over the model's fields share ids, so ids are merged whose rows are zero in every table."""
+    layers = _layers(model, FeaturesEmbedding)
+    tables = [layer.table for _, layer in layers]
+    strangers = [path for path, layer in layers if layer.fields != plan.fields]
+    for path, module in model.named_modules():
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and not any(
+            module is table for table in tables
+        ):
+            strangers.append(path)
+    if strangers:
+        raise _UnknownError(
+            f"'{strangers[0]}' is not a table over all of the model's fields, as is known here"
+        )
+    if not layers:
+        return plan
+    dead = np.logical_and.reduce([(table.weight == 0).all(dim=1).cpu().numpy() for table in tables])
+    renumberings, taken, fields, start = {}, [], [], 0
+    for field in plan.fields:
+        old_ids: NDArray[np.integer] = np.arange(field.cardinality)
+        if (renumbering := renumber(dead[start : start + field.cardinality])) is not None:
+            renumberings[field.name] = renumbering
+            old_ids = first_of_each(renumbering)
+        taken.append(start + old_ids)
+        fields.append(replace(field, cardinality=len(old_ids)))
+        start += field.cardinality
+    if not renumberings:
+        return plan
+    rows = torch.from_numpy(np.concatenate(taken))
+    tensors = {
+        f"{path}.table.weight": layer.table.weight.detach()[rows.to(layer.table.weight.device)]
+        for path, layer in layers
+    }
+    return replace(plan, fields=tuple(fields), tensors={**plan.tensors, **tensors}, renumberings=renumberings)
+
+
+def _drop_pairs(model: nn.Module, plan: _Plan) -> _Plan:
+    layers = _layers(model, FieldPairs)
+    if all(layer.weight.all() for _, layer in layers):
+        return plan
+    path, layer = _only(model, layers, "pairs")
+    live = layer.weight.detach() != 0
+    pairs = tuple(pair for pair, alive in zip(layer.pairs, live.tolist(), strict=True) if alive)
+    return replace(
+        plan,
+        hyperparameters={**plan.hyperparameters, "pairs": pairs},
+        tensors={**plan.tensors, f"{path}.weight": layer.weight.detach()[live]},
+    )
+
+
+def _drop_neurons(model: nn.Module, plan: _Plan) -> _Plan:
+    layers = _layers(model, MLP)
+    if strangers := [path for path, mlp in layers if not _is_plain(mlp)]:
+        raise _UnknownError(f"'{strangers[0]}' holds more than linear layers with biases")
+    small = [_without_dead_neurons(mlp) for _, mlp in layers]
+    if all(
+        s.widths == tuple(layer.out_features for layer in m.hidden)
+        for s, (_, m) in zip(small, layers, strict=True)
+    ):
+        return plan
+    path, mlp = _only(model, layers, "hidden_units")
+    names = [f"{path}.hidden.{layer}" for layer in range(len(mlp.hidden))] + [f"{path}.output"]
+    tensors = {f"{name}.weight": torch.from_numpy(W) for name, W in zip(names, small[0].weights, strict=True)}
+    tensors |= {f"{name}.bias": torch.from_numpy(b) for name, b in zip(names, small[0].biases, strict=True)}
+    return replace(
+        plan,
+        hyperparameters={**plan.hyperparameters, "hidden_units": small[0].widths},
+        tensors={**plan.tensors, **tensors},
+    )
+
+
+_PARTS = {"zero embedding rows": _merge_rows, "pruned pairs": _drop_pairs, "dead neurons": _drop_neurons}
+
+
+def _only(model: nn.Module, layers: list[tuple[str, Any]], argument: str) -> tuple[str, Any]:
+    """The one layer that this argument of the model's constructor sizes, with its path."""
+    name = type(model).__name__
+    if argument not in inspect.signature(type(model)).parameters:
+        raise _UnknownError(f"{name} takes no '{argument}' to be built smaller with")
+    if len(layers) > 1:
+        raise _UnknownError(f"{name} has one '{argument}' for {', '.join(path for path, _ in layers)}")
+    return layers[0]
+
+
+def _build_checked(model: nn.Module, plan: _Plan) -> tuple[nn.Module, float]:
+    """The planned model, in eval mode, and its largest difference of logits from `model` on random ids."""
+    try:
+        with torch.random.fork_rng(devices=[]):  # the weights it starts from shall change nobody's seed
+            smaller = type(model)(plan.fields, **plan.hyperparameters)
+    except (TypeError, ValueError) as error:
+        raise _UnknownError(f"a smaller {type(model).__name__} could not be built: {error}") from error
+    state = {**model.state_dict(), **plan.tensors}
+    for name, tensor in smaller.state_dict().items():
+        if name not in state or state[name].shape != tensor.shape:
+            found = tuple(state[name].shape) if name in state else "none"
+            raise _UnknownError(
+                f"'{name}' of the smaller model is of shape {tuple(tensor.shape)}, not {found}"
+            )
+    smaller.load_state_dict({name: state[name] for name in smaller.state_dict()})
+    smaller = smaller.to(next(model.parameters()).device).eval()
+    return smaller, _difference(model, smaller, plan)
+
+
+def _difference(model: nn.Module, smaller: nn.Module, plan: _Plan) -> float:
+    fields: Any = model.fields
+    rng = np.random.default_rng(0)
+    ids = [rng.integers(field.cardinality, size=(CHECKED_ROWS, field.width)) for field in fields]
+    names = [field.name for field in fields]
+    new_ids = [
+        plan.renumberings[name][column] if name in plan.renumberings else column
+        for name, column in zip(names, ids, strict=True)
+    ]
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode():
+        expected = model(torch.from_numpy(np.concatenate(ids, axis=1)).to(device))
+        try:
+            found = smaller(torch.from_numpy(np.concatenate(new_ids, axis=1)).to(device))
+        except (IndexError, RuntimeError) as error:
+            raise _UnknownError(f"a smaller {type(model).__name__} does not run: {error}") from error
+    model.train(was_training)
+    difference = float((found - expected).abs().max())
+    if not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):
+        raise _UnknownError(
+            f"a smaller {type(model).__name__} differs by {difference:.2g} in the logit; "
+            "some layer uses them in a way that is not known here"
+        )
+    return difference
+
+
+def _layers(model: nn.Module, kind: type[nn.Module]) -> list[tuple[str, Any]]:
+    return [(path, module) for path, module in model.named_modules() if isinstance(module, kind)]
+
+
+def _is_plain(mlp: MLP) -> bool:
+    """Whether it is hidden layers and an output, all linear with biases, and nothing else."""
+    names = [f"hidden.{layer}" for layer in range(len(mlp.hidden))] + ["output"]
+    expected = {f"{name}.{tensor}" for name in names for tensor in ("weight", "bias")}
+    return set(mlp.state_dict()) == expected and all(type(linear) is nn.Linear for linear in _linears(mlp))
+
+
+def _without_dead_neurons(mlp: MLP) -> Perceptron:
+    return remove_dead_neurons(
+        [linear.weight.detach().cpu().numpy() for linear in _linears(mlp)],
+        [linear.bias.detach().cpu().numpy() for linear in _linears(mlp)],
+    )
+
+
+def _linears(mlp: MLP) -> list[Any]:
+    hidden: Any = mlp.hidden
+    return [*hidden, mlp.output]
+
+
+def _embedding_rows(model: nn.Module) -> int:
+    return sum(layer.table.num_embeddings for _, layer in _layers(model, FeaturesEmbedding))
+
+
+def _parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _bytes(model: nn.Module) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())

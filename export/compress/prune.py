@@ -1,0 +1,150 @@
+"""Algorithm 1 of DeepLight: a model is trained on while ever more of its smallest weights are set to zero.
+
+It knows the training loop by its `after_step` hook and models by `export.compress.targets`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from export.compress.magnitude import hold, largest, zero_smallest
+from export.compress.recipes import Recipe
+from export.compress.schedule import RESIDUAL, is_pruning_step, sparse_rate
+from export.compress.targets import find_targets, zero_rates
+from export.errors import ExportError
+from export.train.config import TrainConfig
+from export.train.loop import Log, Report, TrainResult, train
+
+
+@dataclass(frozen=True)
+class PruneConfig:
+    """The three stretches of a pruning, in epochs (fractions allowed), and how often to prune in the second.
+
+    warmup_epochs    trained dense before the first pruning; 0 for a model that is trained already
+    pruning_epochs   while the rate grows; rare ids overfit from the second pass on, so keep it short
+    finetune_epochs  with the masks held, until the end of the epoch that it ends in
+    every            training steps from one pruning to the next (the paper's 10)
+    residual         the shape of the growing rate, see `export.compress.schedule`
+    """
+
+    warmup_epochs: float = 0.0
+    pruning_epochs: float = 1.0
+    finetune_epochs: float = 1.0
+    every: int = 10
+    residual: float = RESIDUAL
+
+    def __post_init__(self) -> None:
+        self._check("warmup_epochs", "0 or more", 0 <= self.warmup_epochs < math.inf)
+        self._check("pruning_epochs", "above 0", 0 < self.pruning_epochs < math.inf)
+        self._check("finetune_epochs", "above 0", 0 < self.finetune_epochs < math.inf)
+        self._check("every", "at least 1", self.every >= 1)
+        self._check("residual", "above 0 and below 1", 0 < self.residual < 1)
+
+    def _check(self, name: str, expected: str, holds: bool) -> None:
+        if not holds:
+            raise ExportError(f"'{name}' must be {expected} (got {getattr(self, name)!r}); see PruneConfig")
+
+
+@dataclass(frozen=True)
+class PruneResult:
+    """`rates` asked for and `reached` (shares of exact zeros), by part the model has; how training went."""
+
+    rates: dict[str, float]
+    reached: dict[str, float]
+    training: TrainResult
+
+
+class Pruner:
+    """What happens to the weights after each training step: nothing, a pruning, or the masks held.
+
+    Steps count from 1. After each `every` of the `steps` that follow `start`, and after the last of them,
+    the smallest weights are set to zero, at the rate that the schedule has come to. Until then nothing
+    holds them there: the optimizer may bring a weight back that was pruned by mistake, and the next pruning
+    judges it anew. The last pruning leaves masks, and from then on they are laid on after every step:
+    whatever the optimizer's moments still add to a pruned weight is gone before the next forward pass. Of
+    very many weights (the embeddings of a large log) the prunings before the last hit the rate to a tenth
+    of a point; the last is exact.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        steps: int,
+        *,
+        start: int = 0,
+        every: int = 10,
+        residual: float = RESIDUAL,
+    ) -> None:
+        self.targets = [target for target in find_targets(model) if recipe.rates[target.part] > 0.0]
+        self.recipe, self.start, self.steps = recipe, start, steps
+        self.every, self.residual = every, residual
+        self.masks: list[tuple[Tensor, Tensor]] = []
+        """Each pruned tensor with what of it stays; empty until the last pruning."""
+        self._random = torch.Generator()  # its own: pruning shall not change what dropout draws
+        self._random.manual_seed(0)
+
+    @torch.no_grad()
+    def after_step(self, step: int) -> None:
+        """Prune or hold, as the step demands; changes the model's weights in place."""
+        step -= self.start
+        if step == self.steps:
+            for target in self.targets:
+                masks = largest(target.weights, self.recipe.rates[target.part])
+                self.masks += zip(target.weights, masks, strict=True)
+        elif is_pruning_step(step, self.steps, self.every):
+            for target in self.targets:
+                rate = sparse_rate(self.recipe.rates[target.part], step, self.steps, self.residual)
+                zero_smallest(target.weights, rate, self._random)
+        for weight, kept in self.masks:
+            hold(weight, kept)
+
+
+def prune(
+    model: nn.Module,
+    log: Log,
+    recipe: Recipe,
+    config: TrainConfig,
+    report: Report = print,
+    *,
+    schedule: PruneConfig = PruneConfig(),
+) -> PruneResult:
+    """Warm up, prune, fine-tune: the model is left exactly sparse, on the CPU, in evaluation mode.
+
+    `config` is that of training, but for its `epochs`, which `schedule` sets. The weights kept are the best
+    of those seen once the masks were final, right after the last pruning or later: weights from before are
+    not sparse, however good. Raises ExportError as `train` does.
+    """
+    steps_per_epoch = -(-len(log.parts["train"].labels) // config.batch_size)
+    start = round(schedule.warmup_epochs * steps_per_epoch)
+    steps = max(1, round(schedule.pruning_epochs * steps_per_epoch))
+    pruner = Pruner(model, recipe, steps, start=start, every=schedule.every, residual=schedule.residual)
+    end = start + steps + max(1, round(schedule.finetune_epochs * steps_per_epoch))
+    epochs = max(1, math.ceil(end / max(1, steps_per_epoch)))
+    result = train(
+        model,
+        log,
+        dataclasses.replace(config, epochs=epochs, best_from_step=start + steps),
+        after_step=_announced(pruner, model, start + steps, report),
+        report=report,
+    )
+    reached = zero_rates(model)
+    return PruneResult({part: recipe.rates[part] for part in reached}, reached, result)
+
+
+def _announced(pruner: Pruner, model: nn.Module, last: int, report: Report) -> Callable[[int], None]:
+    """The pruner's hook, with a line when the rates are reached."""
+
+    def after_step(step: int) -> None:
+        pruner.after_step(step)
+        if step == last:
+            rates = ", ".join(f"{part} {rate:.1%}" for part, rate in zero_rates(model).items())
+            report(f"step {step}: pruned {rates}; the masks are held from here")
+
+    return after_step

@@ -1,0 +1,71 @@
+"""The rate of Algorithm 1 reaches its target on a log of any length, on the paper's curve."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from export.compress.recipes import PARTS, RECIPES, Recipe, find_recipe
+from export.compress.schedule import RESIDUAL, is_pruning_step, sparse_rate
+from export.errors import ExportError
+
+targets = st.floats(0, 0.999)
+lengths = st.integers(1, 10_000)
+
+
+@given(targets, lengths)
+def test_the_target_is_reached_exactly_at_the_last_step(target: float, steps: int) -> None:
+    assert sparse_rate(target, 0, steps) == 0.0
+    assert sparse_rate(target, steps, steps) == target
+    assert sparse_rate(target, steps + 1, steps) == target
+
+
+@given(targets, st.integers(2, 500))
+def test_the_rate_grows_faster_early_than_late(target: float, steps: int) -> None:
+    rates = [sparse_rate(target, step, steps) for step in range(steps + 1)]
+    gains = [after - before for before, after in itertools.pairwise(rates)]
+    assert all(gain >= 0 for gain in gains)
+    assert all(late <= early + 1e-12 for early, late in itertools.pairwise(gains))
+
+
+@given(targets, lengths, st.floats(0, 1))
+def test_it_is_the_papers_formula_with_a_scaled_interval(target: float, steps: int, share: float) -> None:
+    """s = S (1 - D^(k/W)), D = 0.99, with W chosen so that `RESIDUAL` is left at the end, then normalised."""
+    step = round(share * steps)
+    interval = steps * math.log(0.99) / math.log(RESIDUAL)
+    paper = target * (1 - 0.99 ** (step / interval))
+    assert sparse_rate(target, step, steps) == pytest.approx(paper / (1 - RESIDUAL), abs=1e-9)
+
+
+@given(lengths, st.integers(1, 50))
+def test_the_last_step_prunes_and_none_after(steps: int, every: int) -> None:
+    pruning = [step for step in range(steps + 100) if is_pruning_step(step, steps, every)]
+    assert pruning[-1] == steps
+    assert set(range(every, steps, every)) <= set(pruning) <= {*range(every, steps, every), steps}
+
+
+def test_the_presets_are_the_papers() -> None:
+    rates = {name: tuple(recipe.rates[part] for part in PARTS) for name, recipe in RECIPES.items()}
+    assert rates == {
+        "none": (0.0, 0.0, 0.0),
+        "high-performance": (0.90, 0.90, 0.40),
+        "low-memory": (0.90, 0.90, 0.90),
+        "low-latency": (0.99, 0.95, 0.40),
+    }
+    assert not RECIPES["none"].prunes
+    assert RECIPES["low-memory"].prunes
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.0, 90, float("nan")])
+def test_a_rate_outside_its_range_is_refused(rate: float) -> None:
+    with pytest.raises(ExportError, match=r"'embedding' of recipe 'mine' must be in \[0, 1\)"):
+        Recipe("mine", dnn=0.5, field_matrix=0.5, embedding=rate)
+
+
+def test_an_unknown_preset_names_those_there_are() -> None:
+    with pytest.raises(ExportError, match=r"low-latency.*got 'fast'"):
+        find_recipe("fast")
