@@ -56,9 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         maker = BidRequestMaker(read_samples(plan.bundle))
         with _both(plan) as servers:
             compared = compare_answers(servers, maker, plan.candidates)
-            print(
-                f"{_machine()}\nbundle {compared['bundle']}, {compared['rows']} answers the same from both"
-            )
+            print(f"{_machine()}\nbundle {compared['bundle']}, {compared['rows']} answers the same from both")
             locust = run_locust(plan, servers[OURS])
             points = run_wrk(plan, servers, maker)
     except (SampleError, ServerError, MeasurementError) as error:

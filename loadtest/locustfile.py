@@ -123,10 +123,10 @@ def check(status: int, body: bytes | None, request: BidRequest, pin: str | None)
 
 @events.init_command_line_parser.add_listener
 def add_options(parser: LocustArgumentParser) -> None:
+    # Text and numbers only: a Locust master sends its options to its workers.
     add = parser.add_argument_group("Bid requests").add_argument
     add(
         "--bundle",
-        type=Path,
         default="artifacts/demo",
         metavar="FOLDER",
         help="a bundle, whose report/requests.jsonl the requests are made of, or such a file",
@@ -158,7 +158,7 @@ def add_options(parser: LocustArgumentParser) -> None:
         metavar="REQUESTS",
         help="pace all users together to so many requests a second; none: as fast as the answers come",
     )
-    add("--report-json", type=Path, metavar="FILE", help="also write the table to FILE as JSON")
+    add("--report-json", metavar="FILE", help="also write the table to FILE as JSON")
     add = parser.add_argument_group(
         "SLO: exit code 1, and a line for each one that a run misses"
     ).add_argument
@@ -172,11 +172,12 @@ def add_options(parser: LocustArgumentParser) -> None:
     add("--slo-rps", type=_positive, metavar="REQUESTS", help="fewest right answers a second")
 
 
-def _sizes(text: str) -> dict[int, float]:
+def _sizes(text: str) -> str:
     try:
-        return parse_sizes(text)
+        parse_sizes(text)
     except ValueError as error:
         raise ArgumentTypeError(str(error)) from None
+    return text
 
 
 def _names(text: str) -> list[str]:
@@ -214,14 +215,15 @@ def _number(text: str) -> float:
 def set_up(environment: Environment, runner: Runner | None, **_: Any) -> None:
     global MAKER
     options = environment.parsed_options
-    RUN.sizes, RUN.pins, RUN.report_json = options.sizes, options.pin_arms, options.report_json
+    RUN.sizes, RUN.pins = parse_sizes(options.sizes), options.pin_arms
+    RUN.report_json = Path(options.report_json) if options.report_json else None
     RUN.slo = Slo(options.slo_p99_ms, options.slo_error_rate, options.slo_rps)
     RUN.is_worker = isinstance(runner, WorkerRunner)
     RUN.reset()
     try:
         # Another seed in each process, so that several of them do not send the same.
         MAKER = BidRequestMaker(
-            read_samples(options.bundle), user_ids=options.user_ids, seed=random.getrandbits(32)
+            read_samples(Path(options.bundle)), user_ids=options.user_ids, seed=random.getrandbits(32)
         )
     except SampleError as error:
         print(f"locust: error: {error}", file=sys.stderr)
