@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import pickle
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -88,7 +89,9 @@ def load_checkpoint(path: Path, schema: Schema | None = None) -> Loaded:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # of doubts about a foreign file: it is refused below
+            warnings.simplefilter("ignore")
+            content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"'{path}' must be a checkpoint (there is no such file); train first") from None
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:

@@ -1,0 +1,237 @@
+"""The loop on small logs with a planted rule: it learns, stops, restores, repeats itself bit for bit."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from export.data.encoded import Part
+from export.errors import ExportError
+from export.train.config import TrainConfig
+from export.train.loop import predict_logits, train
+from models import DeepFwFM, FwFM
+from models.fields import Field
+
+FIELDS = (Field("site", 50), Field("ad", 40), Field("history", 20, width=3), Field("hour", 8))
+CONFIG = TrainConfig(epochs=3, batch_size=128, learning_rate=0.01, warmup_steps=5, threads=1)
+
+
+@dataclass(frozen=True)
+class SmallLog:
+    """An encoded log in memory."""
+
+    parts: dict[str, Part]
+
+
+def a_part(rows: int, seed: int) -> Part:
+    """Clicks follow site, ad and the pair of both; the rest is noise."""
+    draw = np.random.default_rng(seed)
+    per_column = [field.cardinality for field in FIELDS for _ in range(field.width)]
+    ids = np.stack([draw.integers(0, size, rows) for size in per_column], axis=1).astype(np.int32)
+    logits = ((ids[:, 0] % 3) - 1) + ((ids[:, 1] % 2) - 1.5) + 2 * (ids[:, 0] % 2 == ids[:, 1] % 2)
+    labels = (draw.random(rows) < 1 / (1 + np.exp(-logits))).astype(np.uint8)
+    return Part(ids=ids, labels=labels, true_pctr=None, timestamps=None)
+
+
+@pytest.fixture(scope="module")
+def log() -> SmallLog:
+    return SmallLog({"train": a_part(4000, 1), "validation": a_part(1000, 2)})
+
+
+def a_model(seed: int = 0) -> DeepFwFM:
+    torch.manual_seed(seed)
+    return DeepFwFM(FIELDS, dim=4, hidden_units=(32, 16), dropout=0.2)
+
+
+def quiet(_: str) -> None:
+    """A report that says nothing."""
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_it_learns_and_tells_how_it_went(log: SmallLog) -> None:
+    lines: list[str] = []
+    result = train(a_model(), log, CONFIG, report=lines.append)
+    assert result.steps == 3 * 32
+    assert [look.step for look in result.history] == [32, 64, 96]
+    assert result.history[-1].train_loss < result.history[0].train_loss
+    assert result.best is not None
+    assert result.best.auc > 0.68
+    assert result.best.logloss == min(look.logloss for look in result.history)
+    assert result.best_epoch == result.best.epoch
+    assert all(look.rows_per_second > 0 for look in result.history)
+    pattern = (
+        r"epoch 1\.00/3  step 32  loss 0\.\d{5}  validation logloss 0\.\d{5} AUC 0\.\d{5} \*  [\d,]+ rows/s"
+    )
+    assert re.fullmatch(pattern, lines[0])
+
+
+def test_the_same_seed_gives_bit_equal_weights_and_another_does_not(log: SmallLog) -> None:
+    model, again, other = a_model(), a_model(), a_model()
+    train(model, log, CONFIG, report=quiet)
+    torch.manual_seed(123)  # the state outside is not what the seed means
+    train(again, log, CONFIG, report=quiet)
+    train(other, log, replace(CONFIG, seed=1), report=quiet)
+    assert same(weights(model), weights(again))
+    assert not same(weights(model), weights(other))
+
+
+def test_the_callers_random_state_and_threads_come_back(log: SmallLog) -> None:
+    threads = torch.get_num_threads()
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    model = a_model(7)
+    torch.manual_seed(7)
+    train(model, log, replace(CONFIG, epochs=1, threads=threads + 1), report=quiet)
+    assert torch.equal(torch.rand(3), expected)
+    assert torch.get_num_threads() == threads
+
+
+def test_the_weights_that_were_best_come_back(log: SmallLog) -> None:
+    model = a_model()
+    validation = log.parts["validation"]
+    eager = replace(CONFIG, epochs=12, learning_rate=0.03, patience=3, embedding_l2=0.0)
+    result = train(model, log, eager, report=quiet)
+    assert result.stopped_early
+    assert result.best is not None
+    assert result.steps == result.best.step + 3 * 32
+    assert result.history[-1].logloss > result.best.logloss
+    pctr = torch.sigmoid(torch.from_numpy(predict_logits(model, validation.ids)))
+    loss = nn.functional.binary_cross_entropy(pctr, torch.from_numpy(validation.labels).float())
+    assert loss.item() == pytest.approx(result.best.logloss, abs=1e-6)
+
+
+def test_without_patience_it_runs_to_the_end(log: SmallLog) -> None:
+    eager = replace(CONFIG, epochs=8, learning_rate=0.03, patience=None)
+    result = train(a_model(), log, eager, report=quiet)
+    assert (len(result.history), result.steps, result.stopped_early) == (8, 8 * 32, False)
+
+
+def test_the_metric_that_decides_can_be_auc(log: SmallLog) -> None:
+    config = replace(CONFIG, epochs=6, learning_rate=0.03, patience=None, metric="auc")
+    result = train(a_model(), log, config, report=quiet)
+    assert result.best is not None
+    assert result.best.auc == max(look.auc for look in result.history)
+
+
+@pytest.mark.parametrize(("looks", "steps"), [(4, [8, 16, 24, 32]), (3, [11, 21, 32]), (1000, range(1, 33))])
+def test_it_looks_within_an_epoch(log: SmallLog, looks: int, steps: list[int]) -> None:
+    config = replace(CONFIG, epochs=1, evaluations_per_epoch=looks, patience=None)
+    result = train(a_model(), log, config, report=quiet)
+    assert [look.step for look in result.history] == list(steps)
+
+
+def test_looking_changes_nothing(log: SmallLog) -> None:
+    rarely, often = a_model(), a_model()
+    late = replace(CONFIG, epochs=1, patience=None, best_from_step=32)
+    train(rarely, log, late, report=quiet)
+    train(often, log, replace(late, evaluations_per_epoch=8), report=quiet)
+    assert same(weights(rarely), weights(often))
+
+
+def test_the_hook_runs_after_each_step_and_its_masks_hold(log: SmallLog) -> None:
+    model = a_model()
+    dead_rows = torch.arange(0, 118, 3)
+    seen: list[int] = []
+
+    def prune(step: int) -> None:
+        seen.append(step)
+        with torch.no_grad():
+            model.embedding.table.weight[dead_rows] = 0.0
+            model.pairs.weight[:4] = 0.0
+
+    train(model, log, CONFIG, after_step=prune, report=quiet)
+    assert seen == list(range(1, 97))
+    assert not model.embedding.table.weight[dead_rows].any()
+    assert not model.pairs.weight[:4].any()
+    assert model.pairs.weight[4:].all()
+
+
+def test_weights_of_steps_before_the_first_allowed_one_are_never_the_best(log: SmallLog) -> None:
+    config = replace(CONFIG, epochs=6, learning_rate=0.03, best_from_step=5 * 32, patience=1)
+    result = train(a_model(), log, config, report=quiet)
+    assert result.best is not None
+    assert result.best.step >= 5 * 32
+    assert (
+        min(result.history, key=lambda look: look.logloss).step < 5 * 32
+    )  # it was best before, and passed over
+
+
+def test_when_no_step_is_allowed_the_last_weights_stay(log: SmallLog) -> None:
+    result = train(a_model(), log, replace(CONFIG, best_from_step=10**6), report=quiet)
+    assert result.best is None
+    assert result.best_epoch == 3
+
+
+def test_l2_keeps_weights_small(log: SmallLog) -> None:
+    def size(l2: float, embedding_l2: float) -> tuple[float, float]:
+        model = a_model()
+        train(model, log, replace(CONFIG, l2=l2, embedding_l2=embedding_l2, patience=None), report=quiet)
+        return model.embedding.table.weight.norm().item(), model.mlp.hidden[0].weight.norm().item()
+
+    free, tight_table, tight_rest = size(0, 0), size(0, 0.01), size(0.01, 0)
+    assert tight_table[0] < 0.5 * free[0]
+    assert tight_rest[1] < 0.5 * free[1]
+
+
+def test_a_loss_that_blows_up_ends_the_training_with_advice(log: SmallLog) -> None:
+    with pytest.raises(ExportError, match=r"must stay finite .* lower 'learning_rate'"):
+        train(a_model(), log, replace(CONFIG, learning_rate=1e30, warmup_steps=0), report=quiet)
+
+
+def test_an_empty_part_is_refused(log: SmallLog) -> None:
+    with pytest.raises(ExportError, match="must hold rows"):
+        train(a_model(), SmallLog({**log.parts, "validation": a_part(0, 0)}), CONFIG, report=quiet)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"epochs": 0},
+        {"learning_rate": 0.0},
+        {"learning_rate": float("nan")},
+        {"decay_rate": 1.5},
+        {"l2": -1.0},
+        {"patience": 0},
+        {"metric": "accuracy"},
+        {"threads": 0},
+    ],
+)
+def test_a_setting_outside_its_range_is_named(wrong: dict[str, object]) -> None:
+    (name,) = wrong
+    with pytest.raises(ExportError, match=f"'{name}' must be "):
+        TrainConfig(**wrong)  # type: ignore[arg-type]
+
+
+def test_logits_come_in_batches_with_dropout_off_and_the_mode_kept() -> None:
+    model, part = FwFM(FIELDS), a_part(1000, 3)
+    model.train()
+    found = predict_logits(model, part.ids, batch_size=64)
+    assert model.training
+    assert found.dtype == np.float32
+    assert found.shape == (1000,)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(found), model.eval()(torch.from_numpy(part.ids)))
+    assert predict_logits(model, part.ids[:0]).shape == (0,)
+
+
+def test_read_only_memory_maps_will_do(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    parts = {}
+    for name, rows in (("train", 300), ("validation", 200)):
+        part = a_part(rows, rows)
+        np.save(tmp_path / f"{name}.npy", part.ids)
+        parts[name] = replace(part, ids=np.load(tmp_path / f"{name}.npy", mmap_mode="r"))
+    result = train(a_model(), SmallLog(parts), replace(CONFIG, epochs=1), report=quiet)
+    assert result.steps == 3
