@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -28,8 +29,8 @@ MIN_KNOT_ROWS = 100
 MIN_KNOT_CLICKS = 20
 MIN_KNOT_GAP = 1e-3
 
-Logits = NDArray[np.float64]
-Labels = NDArray[np.uint8]
+Logits = NDArray[np.floating[Any]]
+Labels = NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True)
@@ -154,8 +155,8 @@ METHODS: dict[str, Callable[[Logits, Labels], Shape | None]] = {
 
 
 def fit_calibrator(
-    logits: NDArray[np.floating],
-    labels: NDArray[np.integer],
+    logits: Logits,
+    labels: Labels,
     *,
     variant: str,
     graph_sha256: str,

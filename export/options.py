@@ -13,6 +13,8 @@ PRESETS = ("none", "high-performance", "low-memory", "low-latency")
 METHODS = ("identity", "platt", "isotonic")
 WIDTH = 100
 
+Group = argparse._ArgumentGroup
+
 OVERVIEW = """\
 From a click log to a bundle that `python -m service` serves. `run` does everything; the stages also run
 alone, in this order, and hand over in a work folder:
@@ -65,13 +67,13 @@ def build_parser() -> Parser:
             group(made)
 
     command(
-        "run", "all stages: a log in, a bundle out", data, model, training, pruning, calibration, packaging
+        "run", "all stages: a log in, a bundle out", data, model, training, pruning, quantization, calibration, packaging
     )
     command("demo", "a demo bundle from a small synthetic log, in under three minutes", demo)
     command("synthesize", "write a synthetic log and the schema file that describes it", synthetic)
     command("fit-schema", "split a log, fit its encodings on the training part, encode it", data, work)
     command("train", "train a model on the encoded log, or take a trained one", model, training, work)
-    command("prune", "prune the trained model by a recipe and compact it", pruning, compute, work)
+    command("prune", "prune the trained model by a recipe and compact it", pruning, work)
     command("to-onnx", "write the float32 graphs of the dense and the pruned model", work)
     command("quantize", "write the INT8 graph of the smallest model", quantization, work)
     command("calibrate", "fit the calibrators of all graphs on the calibration part", calibration, work)
@@ -134,72 +136,111 @@ def training(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         type=Path,
         metavar="FILE",
-        help="start from this trained model instead of training one",
+        help="take this trained model instead of training one; the log must give it the same schema",
     )
     group.add_argument(
-        "--epochs", type=positive_int, default=10, metavar="N", help="passes over the training part at most"
+        "--epochs", type=positive_int, default=10, metavar="N", help="passes over the training part, at most"
+    )
+    group.add_argument(
+        "--evaluations-per-epoch",
+        type=positive_int,
+        default=4,
+        metavar="N",
+        help="looks at the validation part in an epoch",
     )
     group.add_argument(
         "--patience",
         type=positive_int,
-        default=2,
+        default=6,
         metavar="N",
-        help="looks at the validation part without a gain before training stops",
+        help="looks in a row without a gain that end the training",
     )
     group.add_argument(
-        "--learning-rate", type=positive, default=1e-3, metavar="X", help="Adam's step after warm-up"
+        "--batch-size",
+        type=positive_int,
+        metavar="ROWS",
+        help="rows a step [2048; on a log of less than 400,000 training rows what gives 200 steps an epoch]",
     )
     group.add_argument(
-        "--l2", type=not_negative, default=3e-7, metavar="X", help="L2 on the weights of the layers"
+        "--learning-rate",
+        type=positive,
+        default=1e-3,
+        metavar="X",
+        help="step size of Adam after the warm-up",
+    )
+    group.add_argument(
+        "--l2", type=not_negative, default=3e-7, metavar="X", help="weight of the L2 penalty on layers"
     )
     group.add_argument(
         "--embedding-l2",
         type=not_negative,
         default=1e-6,
         metavar="X",
-        help="L2 on the embeddings a batch touches",
+        help="weight of the L2 penalty on embeddings",
     )
-    compute(parser)
+    group.add_argument(
+        "--seed",
+        type=not_negative_int,
+        default=0,
+        metavar="N",
+        help="of initial weights, dropout and row order",
+    )
+    threads(group)
+    group.add_argument(
+        "--device", default="cpu", metavar="NAME", help="where torch trains: cpu, cuda or cuda:1"
+    )
 
 
-def compute(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("computing")
-    group.add_argument(
-        "--batch-size", type=positive_int, default=2048, metavar="ROWS", help="rows a training step"
-    )
-    group.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="for initial weights, dropout and row order"
-    )
-    group.add_argument("--threads", type=positive_int, metavar="N", help="CPU threads of torch [all cores]")
-    group.add_argument(
-        "--device", default="cpu", metavar="NAME", help="where torch trains: cpu, cuda, cuda:1"
-    )
+def threads(group: Group) -> None:
+    group.add_argument("--threads", type=positive_int, metavar="N", help="CPU threads of torch [one a core]")
 
 
 def pruning(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("pruning")
     group.add_argument(
-        "--preset", choices=PRESETS, default="low-latency",
+        "--preset",
+        choices=PRESETS,
+        default="low-latency",
         help="shares to prune of DNN weights, field pairs, embeddings: high-performance 90/90/40, "
         "low-memory 90/90/90, low-latency 99/95/40 %%, none",
-    )  # fmt: skip
+    )
     group.add_argument(
         "--prune-epochs",
-        type=positive_int,
-        default=2,
+        type=positive,
+        default=1.0,
         metavar="N",
-        help="passes over the training part while pruning; the last holds the masks",
+        help="passes over the training part while the shares grow",
+    )
+    group.add_argument(
+        "--finetune-epochs",
+        type=positive,
+        default=1.0,
+        metavar="N",
+        help="passes after that, with the zeros held",
+    )
+    group.add_argument(
+        "--prune-every",
+        type=positive_int,
+        default=10,
+        metavar="STEPS",
+        help="training steps from one pruning to the next",
+    )
+    group.add_argument(
+        "--prune-learning-rate",
+        type=positive,
+        metavar="X",
+        help="step size of Adam while pruning [that of training]",
     )
 
 
 def quantization(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("quantization")
     group.add_argument(
-        "--calibration-rows",
+        "--quantization-rows",
         type=positive_int,
-        default=4096,
+        default=16_384,
         metavar="ROWS",
-        help="training rows that fix the ranges of activations",
+        help="training rows on which the ranges of activations are found",
     )
 
 
@@ -250,10 +291,46 @@ def synthetic(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="FILE",
-        help="the log; its schema is written beside it as .toml",
+        help="the log: .parquet, .csv or .csv.gz; its schema is written beside it as .toml",
     )
-    group.add_argument("--rows", type=positive_int, default=200_000, metavar="N", help="rows to write")
-    group.add_argument("--seed", type=int, default=0, metavar="N", help="the same seed writes the same log")
+    group.add_argument("--rows", type=positive_int, default=1_000_000, metavar="N", help="rows to write")
+    group.add_argument(
+        "--seed", type=not_negative_int, default=0, metavar="N", help="the same seed writes the same log"
+    )
+    group.add_argument(
+        "--features",
+        type=positive_int,
+        default=100_000,
+        metavar="N",
+        help="distinct values of all categorical fields together",
+    )
+    group.add_argument(
+        "--candidate-fields",
+        type=not_negative_int,
+        default=8,
+        metavar="N",
+        help="how many of the 26 categorical fields belong to the ad",
+    )
+    group.add_argument(
+        "--sequence-fields",
+        type=not_negative_int,
+        default=0,
+        metavar="N",
+        help="fields that hold a list of earlier values",
+    )
+    group.add_argument(
+        "--ctr", type=share_below_one, default=0.1, metavar="SHARE", help="share of rows with a click"
+    )
+    group.add_argument(
+        "--drift",
+        type=not_negative,
+        default=1.0,
+        metavar="X",
+        help="how fast effects change from day to day; 0: not at all",
+    )
+    group.add_argument(
+        "--rows-per-day", type=positive_int, default=250_000, metavar="N", help="rows that share a day"
+    )
 
 
 def demo(parser: argparse.ArgumentParser) -> None:
@@ -264,7 +341,10 @@ def demo(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--rows", type=positive_int, default=160_000, metavar="N", help="rows of the synthetic log"
     )
-    group.add_argument("--seed", type=int, default=0, metavar="N", help="for the log and the training")
+    group.add_argument(
+        "--seed", type=not_negative_int, default=0, metavar="N", help="of the log and of the training"
+    )
+    threads(group)
 
 
 def _number(text: str, kind: Callable[[str], float], expected: str, holds: Callable[[float], bool]) -> float:
@@ -279,6 +359,10 @@ def _number(text: str, kind: Callable[[str], float], expected: str, holds: Calla
 
 def positive_int(text: str) -> int:
     return int(_number(text, int, "a whole number above 0", lambda value: value > 0))
+
+
+def not_negative_int(text: str) -> int:
+    return int(_number(text, int, "a whole number of 0 or more", lambda value: value >= 0))
 
 
 def positive(text: str) -> float:

@@ -1,0 +1,203 @@
+"""The stages from a raw log to a small model: fit-schema, train, prune. They know no graph.
+
+A stage reads from the work folder what earlier ones left, clears what later ones made, ends with its record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from export.compress.compact import compact as compact_model
+from export.compress.prune import PruneConfig, PruneResult
+from export.compress.prune import prune as prune_model
+from export.compress.recipes import find_recipe
+from export.compress.schedule import sparse_rate
+from export.data.encoded import EncodedLog, open_log, prepare_log
+from export.data.log_schema import load_log_schema
+from export.data.readers import OnMalformed
+from export.records import LogSummary, Pruned, Trained
+from export.report.findings import EvaluationPoint
+from export.train.build import build_model
+from export.train.checkpoint import load_checkpoint, save_checkpoint
+from export.train.config import TrainConfig
+from export.train.loop import TrainResult
+from export.train.loop import train as train_model
+from export.variants import write_renumberings
+from export.work import Work
+
+Say = Callable[[str], None]
+
+
+def fit_schema(
+    work: Work,
+    data: Path,
+    schema: str,
+    *,
+    split: tuple[float, float, float, float],
+    on_malformed: OnMalformed = "error",
+    min_count: int | None = None,
+    say: Say = print,
+) -> LogSummary:
+    """The raw log -> WORK/log: split by time, encodings fitted on the training part, rows as ids."""
+    log_schema = load_log_schema(schema)
+    work.start("fit-schema")
+    log = prepare_log(
+        data,
+        log_schema,
+        work.folder / "log",
+        split=split,
+        on_malformed=on_malformed,
+        min_count=min_count,
+        report=say,
+    )
+    summary = LogSummary(
+        source=log.source,
+        schema=log_schema.name,
+        split=log.split,
+        rows={name: len(part) for name, part in log.parts.items()},
+        clicks={name: part.clicks for name, part in log.parts.items()},
+        skipped_rows=log.skipped_rows,
+        window=log.window,
+        columns=log.schema.columns,
+    )
+    work.record("fit-schema", summary)
+    return summary
+
+
+def train(
+    work: Work,
+    model: str,
+    hyperparameters: Mapping[str, Any],
+    config: TrainConfig,
+    *,
+    checkpoint: Path | None = None,
+    say: Say = print,
+) -> Trained:
+    """WORK/log -> WORK/dense.pt: a model trained from scratch, or the one of `checkpoint` where given."""
+    log = open_log(work.path("log"))
+    points: tuple[EvaluationPoint, ...] = ()
+    epochs = best_epoch = 0
+    if checkpoint is None:
+        work.start("train")
+        network = build_model(model, log.schema, hyperparameters, seed=config.seed)
+        say(f"training {model} with {_parameters(network):,} parameters")
+        result = train_model(network, log, config, report=say)
+        points, epochs, best_epoch = _points(result, log, config), result.history[-1].epoch, result.best_epoch
+    else:
+        # Read before the folder is cleared: the checkpoint may be its own dense.pt.
+        network, model, hyperparameters = load_checkpoint(checkpoint, log.schema)
+        work.start("train")
+        say(f"took {model} with {_parameters(network):,} parameters from {checkpoint.name}")
+    save_checkpoint(work.folder / "dense.pt", network, model, hyperparameters)
+    record = Trained(
+        model=model,
+        hyperparameters=dict(hyperparameters),
+        parameters=_parameters(network),
+        config=config,
+        checkpoint=None if checkpoint is None else checkpoint.name,
+        epochs=epochs,
+        best_epoch=best_epoch,
+        points=points,
+    )
+    work.record("train", record)
+    return record
+
+
+def prune(
+    work: Work,
+    preset: str,
+    schedule: PruneConfig,
+    *,
+    learning_rate: float | None = None,
+    say: Say = print,
+) -> Pruned | None:
+    """WORK/dense.pt -> pruned.pt (exact zeros) and compact.pt (without them), by the recipe of that name.
+
+    All but `learning_rate` is as in training. The recipe `none` only clears what an earlier pruning left.
+    """
+    recipe = find_recipe(preset)
+    log = open_log(work.path("log"))
+    network, model, hyperparameters = load_checkpoint(work.path("dense.pt"), log.schema)
+    trained = work.read_record("train", Trained)
+    work.start("prune")
+    if not recipe.prunes:
+        return None
+    config = replace(
+        trained.config,
+        warmup_steps=0,
+        learning_rate=trained.config.learning_rate if learning_rate is None else learning_rate,
+    )
+    rates = ", ".join(f"{part} {rate:.0%}" for part, rate in recipe.rates.items())
+    say(f"pruning by the recipe {recipe.name}: {rates}")
+    result = prune_model(network, log, recipe, config, say, schedule=schedule)
+    save_checkpoint(work.folder / "pruned.pt", network, model, hyperparameters)
+    compacted = compact_model(network, hyperparameters)
+    save_checkpoint(work.folder / "compact.pt", compacted.model, model, compacted.hyperparameters)
+    write_renumberings(work, log.schema, compacted.renumberings)
+    record = Pruned(
+        recipe=recipe.name,
+        rates=result.rates,
+        reached=result.reached,
+        live_neurons=compacted.live_neurons,
+        live_pairs=compacted.live_pairs,
+        embedding_rows=compacted.embedding_rows,
+        parameters=compacted.parameters,
+        hyperparameters=dict(compacted.hyperparameters),
+        max_abs_diff=compacted.max_abs_diff,
+        notes=compacted.notes,
+        points=_pruning_points(result, log, config, schedule),
+    )
+    neurons = "-".join(str(count) for count in record.live_neurons) or "no"
+    say(
+        f"compacted: {neurons} live neurons, {record.live_pairs} live pairs, "
+        f"{record.embedding_rows[1]:,} of {record.embedding_rows[0]:,} embedding rows"
+    )
+    for note in record.notes:
+        say(f"note: {note}")
+    work.record("prune", record)
+    return record
+
+
+def _parameters(network: Any) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def _points(result: TrainResult, log: EncodedLog, config: TrainConfig) -> tuple[EvaluationPoint, ...]:
+    steps_an_epoch = -(-len(log.parts["train"]) // config.batch_size)
+    return tuple(
+        EvaluationPoint(
+            epoch=look.step / steps_an_epoch,
+            train_loss=look.train_loss,
+            validation_logloss=look.logloss,
+            validation_auc=look.auc,
+            rows_per_second=look.rows_per_second,
+        )
+        for look in result.history
+    )
+
+
+def _pruning_points(
+    result: PruneResult, log: EncodedLog, config: TrainConfig, schedule: PruneConfig
+) -> tuple[EvaluationPoint, ...]:
+    """The looks of pruning with the rates that the schedule had come to."""
+    points = _points(result.training, log, config)
+    return tuple(
+        msgspec.structs.replace(
+            point,
+            sparsity={
+                part: sparse_rate(
+                    rate,
+                    round(1000 * (point.epoch - schedule.warmup_epochs)),
+                    round(1000 * schedule.pruning_epochs),
+                    schedule.residual,
+                )
+                for part, rate in result.rates.items()
+            },
+        )
+        for point in points
+    )

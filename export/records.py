@@ -1,0 +1,73 @@
+"""What each stage writes down of what it did; later stages and the report read it from the work folder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from export.report.findings import EvaluationPoint
+from export.train.config import TrainConfig
+
+
+class LogSummary(msgspec.Struct, frozen=True):
+    """fit-schema: rows and clicks by part; the window of the training part in unix seconds."""
+
+    source: str
+    schema: str
+    split: str
+    rows: dict[str, int]
+    clicks: dict[str, int]
+    skipped_rows: int
+    window: tuple[int, int] | None
+    columns: int
+
+
+class Trained(msgspec.Struct, frozen=True):
+    """train: the model, how it was trained (or which checkpoint it came from), each look at validation."""
+
+    model: str
+    hyperparameters: dict[str, Any]
+    parameters: int
+    config: TrainConfig
+    checkpoint: str | None
+    epochs: int
+    best_epoch: int
+    points: tuple[EvaluationPoint, ...]
+
+
+class Pruned(msgspec.Struct, frozen=True):
+    """prune: the rates asked for and reached, and what compaction left; pairs are (before, after)."""
+
+    recipe: str
+    rates: dict[str, float]
+    reached: dict[str, float]
+    live_neurons: tuple[int, ...]
+    live_pairs: int
+    embedding_rows: tuple[int, int]
+    parameters: tuple[int, int]
+    hyperparameters: dict[str, Any]
+    max_abs_diff: float
+    notes: tuple[str, ...]
+    points: tuple[EvaluationPoint, ...]
+
+
+class GraphFile(msgspec.Struct, frozen=True):
+    """A graph; `max_abs_logit` is its largest difference from its PyTorch model or float graph."""
+
+    size: int
+    sha256: str
+    max_abs_logit: float
+
+
+class Graphs(msgspec.Struct, frozen=True):
+    """to-onnx and quantize: the graphs by variant."""
+
+    graphs: dict[str, GraphFile]
+
+
+class Calibrated(msgspec.Struct, frozen=True):
+    """calibrate: the method chosen for each variant, and the log's sampling rate."""
+
+    methods: dict[str, str]
+    sampling_rate: float
