@@ -1,0 +1,124 @@
+"""INT8 graphs: near the float ones, smaller, and whole where weights are odd."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+from export.errors import ExportError
+from export.graph.onnx import export_onnx
+from export.graph.quantize import quantize_int8
+from export.graph.runtime import run_graph
+from models.deep_fwfm import DeepFwFM
+from models.fields import Field
+
+FIELDS = tuple(Field(f"f{number}", 40) for number in range(6))
+IDS = np.random.default_rng(0).integers(0, 40, (900, 6)).astype(np.int32)
+
+
+@pytest.fixture
+def model() -> DeepFwFM:
+    torch.manual_seed(1)
+    model = DeepFwFM(FIELDS, dim=4, hidden_units=(20, 12))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return model.eval()
+
+
+def test_int8_is_near_float(exported):
+    float32, int8 = run_graph(exported.float32, exported.ids), run_graph(exported.int8, exported.ids)
+    assert np.sqrt(np.mean((int8 - float32) ** 2)) < 0.04 * float32.std()
+    assert np.corrcoef(float32, int8)[0, 1] > 0.999
+
+
+def test_int8_takes_a_quarter_of_a_large_table(model):
+    fields = tuple(Field(f"f{number}", 20_000) for number in range(6))
+    graph = export_onnx(DeepFwFM(fields, dim=4, hidden_units=(20, 12)), 6)
+    assert len(quantize_int8(graph, IDS)) < 0.26 * len(graph)
+
+
+def test_same_graph_and_rows_give_same_bytes(exported):
+    assert quantize_int8(exported.float32, exported.ids[:300]) == exported.int8
+
+
+def test_whole_numbers_are_in_their_ranges(exported):
+    weights = _weights(exported.int8)
+    assert weights["table"].dtype == np.uint8
+    assert weights["table"].min() >= 1
+    int8 = [
+        values for name, values in weights.items() if name.endswith(".weight") and values.dtype == np.int8
+    ]
+    # Two products of a uint8 and a 7-bit weight fit 16 bits, so a CPU without VNNI does not saturate.
+    assert all(np.abs(values.astype(int)).max() * 255 * 2 < 2**15 for values in int8)
+    assert len(int8) == (3 if hasattr(exported.model, "mlp") else 0)
+
+
+def test_each_field_has_its_own_scale(model):
+    with torch.no_grad():
+        model.embedding.table.weight[:40] *= 1000.0  # one loud field must not drown the others
+        model.mlp.hidden[0].weight[:, :4] /= 1000.0
+        model.linear.weight[0] /= 1000.0
+        model.pairs.weight[:5] /= 1000.0
+    graph = export_onnx(model, 6)
+    float32 = run_graph(graph, IDS)
+    assert np.abs(run_graph(quantize_int8(graph, IDS), IDS) - float32).max() < 0.1 * float32.std()
+
+
+@pytest.mark.parametrize("part", ["table", "first field", "biases", "a neuron", "a layer", "pairs"])
+def test_weights_of_zero_are_no_trouble(model, part):
+    with torch.no_grad():
+        if part == "table":
+            model.embedding.table.weight.zero_()
+        elif part == "first field":
+            model.embedding.table.weight[:40] = 0.0
+        elif part == "biases":  # the exporter leaves them out
+            for layer in model.mlp.hidden:
+                layer.bias.zero_()
+        elif part == "a neuron":  # with a bias that its scale must still be able to tell
+            model.mlp.hidden[0].weight[3] = 0.0
+            model.mlp.hidden[0].bias[3] = 2.0
+        elif part == "a layer":  # never fires
+            model.mlp.hidden[1].weight.zero_()
+            model.mlp.hidden[1].bias.fill_(-1.0)
+        else:
+            model.pairs.weight.zero_()
+    graph = export_onnx(model, 6)
+    float32, int8 = run_graph(graph, IDS), run_graph(quantize_int8(graph, IDS), IDS)
+    assert np.isfinite(int8).all()
+    assert np.sqrt(np.mean((int8 - float32) ** 2)) < 0.06
+
+
+def test_model_without_pairs(model):
+    bare = DeepFwFM(FIELDS, dim=4, hidden_units=(20,), pairs=[]).eval()
+    graph = export_onnx(bare, 6)
+    np.testing.assert_allclose(run_graph(graph, IDS), bare(torch.from_numpy(IDS)).detach().numpy(), atol=1e-5)
+    assert np.abs(run_graph(quantize_int8(graph, IDS), IDS) - run_graph(graph, IDS)).max() < 0.05
+
+
+def test_rows_beyond_the_calibrated_range_stay_sane(model):
+    graph = export_onnx(model, 6)
+    one_row = quantize_int8(graph, IDS[:1])
+    assert np.corrcoef(run_graph(one_row, IDS), run_graph(graph, IDS))[0, 1] > 0.9
+
+
+def test_no_rows_is_an_error(model):
+    with pytest.raises(ExportError, match="'calibration_ids' must hold at least one row"):
+        quantize_int8(export_onnx(model, 6), IDS[:0])
+
+
+def test_foreign_graph_is_an_error():
+    node = onnx.helper.make_node("Identity", ["ids"], ["logits"])
+    value = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n"]) for name in ("ids", "logits")
+    ]
+    foreign = onnx.helper.make_model(onnx.helper.make_graph([node], "g", value[:1], value[1:]))
+    with pytest.raises(ExportError, match="'graph' must hold 'table' and 'offsets'"):
+        quantize_int8(foreign.SerializeToString(), IDS)
+
+
+def _weights(graph: bytes) -> dict[str, np.ndarray]:
+    model = onnx.load_model_from_string(graph)
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
