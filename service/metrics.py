@@ -50,11 +50,15 @@ class BulkHistogram(Histogram):
 
     def observe_many(self, values: NDArray[np.float64]) -> None:
         """Count every one of `values` [n]; the same as `observe` of each."""
-        bounds = self._upper_bounds
         self._sum.inc(float(values.sum()))
-        counts = np.bincount(np.searchsorted(bounds, values), minlength=len(bounds))
-        for index in np.flatnonzero(counts):
-            self._buckets[index].inc(int(counts[index]))
+        counts = np.bincount(self._bounds.searchsorted(values)).tolist()
+        for bucket, count in zip(self._buckets, counts, strict=False):
+            if count:
+                bucket.inc(count)
+
+    def _prepare_buckets(self, source_buckets: Sequence[float | str]) -> None:
+        super()._prepare_buckets(source_buckets)
+        self._bounds = np.array(self._upper_bounds)
 
 
 class Metrics:

@@ -178,9 +178,8 @@ def money_of(
         values, floors = candidates.value_per_click, candidates.bid_floor
     # numpy reads None as nan in a float64 array.
     value_per_click = np.full(rows, np.nan) if values is None else np.array(values, np.float64)
-    if floors is None:
-        return value_per_click, np.zeros(rows)
-    return value_per_click, np.nan_to_num(np.array(floors, np.float64), copy=False, nan=0.0)
+    bid_floor = np.zeros(rows) if floors is None else np.array([floor or 0.0 for floor in floors])
+    return value_per_click, bid_floor
 
 
 def answer_of(
