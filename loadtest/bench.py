@@ -16,6 +16,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -27,7 +28,7 @@ from loadtest import closed_loop
 from loadtest.bid_requests import BidRequestMaker, SampleError, parse_sizes, read_samples
 from loadtest.closed_loop import Case, MeasurementError
 from loadtest.latency import format_summary
-from loadtest.server_process import REPOSITORY, ServerError, running
+from loadtest.server_process import REPOSITORY, Server, ServerError, running
 
 OURS, NAIVE = "bidlight", "naive"
 # Float32 graphs may round differently with the number of rows in a batch; nothing else may differ.
@@ -52,22 +53,26 @@ class Plan:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; the exit code."""
     plan = _parse(arguments)
+    busy = _busy_cores()
+    print(f"{_machine()}; {busy:.1f} cores were busy before")
+    if busy > 0.3:
+        print("note: other work disturbs what follows; processor time a request suffers least")
     try:
         maker = BidRequestMaker(read_samples(plan.bundle))
         with _both(plan) as servers:
             compared = compare_answers(servers, maker, plan.candidates)
-            print(f"{_machine()}\nbundle {compared['bundle']}, {compared['rows']} answers the same from both")
-            locust = run_locust(plan, servers[OURS])
+            print(f"bundle {compared['bundle']}, {compared['rows']} answers the same from both")
+            locust = run_locust(plan, servers[OURS].url)
             points = run_wrk(plan, servers, maker)
     except (SampleError, ServerError, MeasurementError) as error:
         print(f"bench: error: {error}", file=sys.stderr)
         return 1
-    print(json.dumps(report(plan, compared["bundle"], locust, points)))
+    print(json.dumps(report(plan, busy, compared["bundle"], locust, points)))
     return 0
 
 
 @contextmanager
-def _both(plan: Plan) -> Iterator[dict[str, str]]:
+def _both(plan: Plan) -> Iterator[dict[str, Server]]:
     """Bidlight and the naive service, ready, on the same core: the one that is not asked takes no time."""
     bundle = str(plan.bundle.resolve())
     with (
@@ -80,13 +85,13 @@ def _both(plan: Plan) -> Iterator[dict[str, str]]:
 
 
 def compare_answers(
-    servers: dict[str, str], maker: BidRequestMaker, sizes: Sequence[int], requests: int = 10
+    servers: dict[str, Server], maker: BidRequestMaker, sizes: Sequence[int], requests: int = 10
 ) -> dict[str, Any]:
     """Send the same requests to all servers. Raises MeasurementError unless pCTRs and bids agree."""
     rows, bundle = 0, ""
     for size in (size for size in sizes for _ in range(requests)):
         request = maker.make(size)
-        answers = {name: _post(url, request.body) for name, url in servers.items()}
+        answers = {name: _post(server.url, request.body) for name, server in servers.items()}
         (first, expected), *others = answers.items()
         bundle, rows = expected["bundle"], rows + len(expected["results"])
         for other, found in others:
@@ -165,7 +170,7 @@ def run_locust(plan: Plan, url: str) -> dict[str, Any]:
 
 
 def run_wrk(
-    plan: Plan, servers: dict[str, str], maker: BidRequestMaker
+    plan: Plan, servers: dict[str, Server], maker: BidRequestMaker
 ) -> dict[tuple[str, Case], closed_loop.Point]:
     """wrk against both services; prints the table. Without wrk or taskset, says so and measures nothing."""
     missing = closed_loop.missing(["wrk", "taskset"])
@@ -186,21 +191,51 @@ def run_wrk(
 
 
 def report(
-    plan: Plan, bundle: str, locust: dict[str, Any], points: dict[tuple[str, Case], closed_loop.Point]
+    plan: Plan,
+    busy_cores: float,
+    bundle: str,
+    locust: dict[str, Any],
+    points: dict[tuple[str, Case], closed_loop.Point],
 ) -> dict[str, Any]:
     """All figures as one JSON value."""
     return {
         "benchmark": "bidlight",
         "machine": _machine(),
+        "busy_cores_before": round(busy_cores, 2),
         "bundle": bundle,
         "seconds_a_point": plan.seconds,
         "locust": {"users": plan.users, "sizes": locust["sizes"]},
-        "wrk": [{"server": name, **asdict(case), **asdict(point)} for (name, case), point in points.items()],
-        "requests_a_second_over_naive": [
-            {**asdict(case), "ratio": round(closed_loop.ratio(points, case, OURS, NAIVE), 2)}
+        "wrk": [
+            {"server": name, **asdict(case), **_rounded(asdict(point))}
+            for (name, case), point in points.items()
+        ],
+        "over_naive": [
+            {**asdict(case), **_rounded({"requests_a_second": rate, "cpu": cpu})}
             for case in dict.fromkeys(case for _, case in points)
+            for rate, cpu in [closed_loop.ratios(points, case, OURS, NAIVE)]
         ],
     }
+
+
+def _rounded(figures: dict[str, float | None]) -> dict[str, float | None]:
+    return {name: None if figure is None else round(figure, 3) for name, figure in figures.items()}
+
+
+def _busy_cores(seconds: float = 0.5) -> float:
+    """How many cores other work keeps busy just now; 0 where the system does not tell."""
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        return 0.0
+
+    def ticks() -> tuple[int, int]:
+        user, nice, system, idle, waiting, *others = map(int, stat.read_text().split("\n", 1)[0].split()[1:])
+        return user + nice + system + sum(others[:3]), idle + waiting
+
+    used, idle = ticks()
+    time.sleep(seconds)
+    used_after, idle_after = ticks()
+    share = (used_after - used) / max(1, used_after - used + idle_after - idle)
+    return share * (os.cpu_count() or 1)
 
 
 def _machine() -> str:

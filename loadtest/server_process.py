@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
@@ -19,6 +20,22 @@ REPOSITORY = Path(__file__).parents[1]
 
 class ServerError(RuntimeError):
     """The server ended, or was not ready in time; the message ends with what it last wrote."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that runs: where it listens, and its process."""
+
+    url: str
+    process_id: int
+
+    def cpu_seconds(self) -> float | None:
+        """Processor time that the process has used so far; None where the system does not tell."""
+        try:
+            fields = Path(f"/proc/{self.process_id}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return None
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def free_port() -> int:
@@ -36,8 +53,8 @@ def running(
     core: int | None = None,
     ready_path: str = "/readyz",
     seconds: float = 60.0,
-) -> Iterator[str]:
-    """`python -m module ... --port PORT`, ready; gives its URL.
+) -> Iterator[Server]:
+    """`python -m module ... --port PORT`, ready.
 
     `core` holds it on one core, where taskset is installed. Raises ServerError when it is not ready within
     `seconds`.
@@ -58,7 +75,7 @@ def running(
                 raise ServerError(
                     f"'{' '.join(command[-6:])}' must be ready within {seconds:g} s; it wrote: {last}"
                 )
-            yield f"http://127.0.0.1:{port}"
+            yield Server(f"http://127.0.0.1:{port}", process.pid)
         finally:
             process.terminate()
             try:

@@ -143,7 +143,7 @@ def test_the_benchmark_measures_both_services_and_ends_with_a_line_for_machines(
             ("naive", 20),
         ]
         assert all(point["requests_a_second"] > 0 for point in found["wrk"])
-        assert [each["candidates"] for each in found["requests_a_second_over_naive"]] == [1, 20]
+        assert [each["candidates"] for each in found["over_naive"]] == [1, 20]
     else:
         assert found["wrk"] == []
         assert "no closed-loop figures" in run.stdout
