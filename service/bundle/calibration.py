@@ -123,9 +123,10 @@ class Calibrator(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         for position, (left, right) in enumerate(pairwise(self.knots)):
             above = left[0] < right[0] and left[1] < right[1]
             self._require(above, f"knots[{position + 1}]", f"above {list(left)} in both", str(list(right)))
-        slopes = self._line.slopes
-        steep = math.isfinite(slopes.max()) and slopes.min() > 0
-        self._require(steep, "knots", "at finite slopes above 0", f"{slopes.min()} to {slopes.max()}")
+            slope = (right[1] - left[1]) / (right[0] - left[0]) if above else 0.0
+            self._require(
+                0 < slope < math.inf, f"knots[{position + 1}]", "at a finite slope above 0", f"slope {slope}"
+            )
 
     def _require(self, met: bool, name: str, expected: str, found: str) -> None:
         if not met:

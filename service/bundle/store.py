@@ -70,13 +70,16 @@ def load_bundle(folder: Path, *, verify_all: bool = False) -> Bundle:
     if not (folder / MANIFEST_FILE).is_file():
         found = "no such file" if folder.is_dir() else "no such folder"
         raise BundleError(str(folder / MANIFEST_FILE), "a bundle's manifest", found, _remedy_for(folder))
-    root = folder.resolve()
-    manifest = manifest_from_file(_read_inside(root, MANIFEST_FILE))
-    read = _VerifiedReader(root, manifest.files)
-    bundle = _assemble(manifest, read, folder)
-    if verify_all:
-        for name in manifest.files.keys() - read.names:
+    try:
+        root = folder.resolve()
+        manifest = manifest_from_file(_read_inside(root, MANIFEST_FILE))
+        read = _VerifiedReader(root, manifest.files)
+        bundle = _assemble(manifest, read, folder)
+        for name in manifest.files.keys() - read.names if verify_all else ():
             read(name)
+    except BundleError as error:
+        file = str(folder / error.file)
+        raise BundleError(file, error.expected, error.found, error.remedy) from error
     return bundle
 
 
