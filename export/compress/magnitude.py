@@ -52,13 +52,11 @@ def zero_smallest(weights: Sequence[Tensor], rate: float, random: torch.Generato
         sample.append(weight.flatten()[picks.to(weight.device)].abs())
     magnitudes = torch.cat(sample)
     threshold = float(_kth_smallest(magnitudes, max(1, round(rate * len(magnitudes)))))
-    below = float(
-        np.nextafter(np.float32(threshold), np.float32(0.0))
-    )  # hardshrink takes what equals it, too
+    # hardshrink takes what equals its threshold, too: a tie there would go whole.
+    below = float(np.nextafter(np.float32(threshold), np.float32(0.0)))
     for weight in weights:
-        for chunk in torch.split(
-            weight.view(-1), SAMPLE
-        ):  # in the cache: 3 ms for 13 million weights, else 60
+        # In chunks that stay in the cache 13 million weights take 3 ms, at once 60.
+        for chunk in torch.split(weight.view(-1), SAMPLE):
             chunk.copy_(F.hardshrink(chunk, below))
 
 

@@ -242,6 +242,33 @@ class Shifted(TwoTowers):
         return super().forward(ids) + ids[:, 0].float()
 
 
+class WideAndDeep(nn.Module):
+    """A model with two tables over the same ids."""
+
+    def __init__(self, fields: tuple[Field, ...]) -> None:
+        super().__init__()
+        self.fields = tuple(fields)
+        self.wide, self.deep = FeaturesEmbedding(fields, 1), FeaturesEmbedding(fields, 3)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        logits: Tensor = self.wide(ids).sum(dim=(1, 2)) + self.deep(ids).prod(dim=1).sum(dim=1)
+        return logits
+
+
+def test_ids_are_merged_when_they_are_dead_in_every_table() -> None:
+    model = WideAndDeep((Field("a", 8), Field("b", 6)))
+    with torch.no_grad():
+        model.wide.table.weight[2:6] = 0.0
+        model.deep.table.weight[4:] = 0.0
+    compacted = compact(model, {})
+    assert compacted.notes == ()
+    assert {name: new.tolist() for name, new in compacted.renumberings.items()} == {
+        "a": [0, 1, 2, 3, 6, 6, 4, 5]
+    }
+    assert compacted.embedding_rows == (28, 26)
+    assert_equal(model, compacted)
+
+
 class WithStranger(TwoTowers):
     """A model with a table of its own beside the shared layer."""
 

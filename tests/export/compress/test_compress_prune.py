@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -52,7 +53,7 @@ def test_the_rates_are_reached_on_forty_steps_an_epoch(log: Any, name: str) -> N
 
 def test_the_pruned_model_still_ranks(log: Any) -> None:
     dense = model_for(log.fields)
-    trained = train(dense, log, TrainConfig(**{**vars(CONFIG), "epochs": 3}), report=lambda _: None)
+    trained = train(dense, log, dataclasses.replace(CONFIG, epochs=3), report=lambda _: None)
     pruned = prune(dense, log, RECIPES["high-performance"], CONFIG, lambda _: None)
     assert trained.best is not None
     assert pruned.training.best is not None
@@ -61,11 +62,13 @@ def test_the_pruned_model_still_ranks(log: Any) -> None:
 
 
 def test_the_best_weights_are_never_those_from_before_the_masks(log: Any) -> None:
-    """Looks within the epochs see better, dense weights first; what comes back is sparse all the same."""
+    """The first looks of a trained model's pruning see it better; what comes back is sparse all the same."""
     model = model_for(log.fields)
-    config = TrainConfig(**{**vars(CONFIG), "evaluations_per_epoch": 4, "patience": 1})
+    config = dataclasses.replace(CONFIG, epochs=4, evaluations_per_epoch=4, patience=1)
+    train(model, log, config, report=lambda _: None)
     result = prune(model, log, Recipe("hard", 0.97, 0.5, 0.97), config, lambda _: None).training
     last_pruning = 40
+    assert min(result.history, key=lambda look: look.logloss).step < last_pruning
     assert result.best is not None
     assert result.best.step >= last_pruning
     assert zeros(model.embedding.table.weight) == pytest.approx(0.97, abs=0.005)
