@@ -136,7 +136,7 @@ def table(points: Mapping[tuple[str, Case], Point]) -> str:
 def ratios(
     points: Mapping[tuple[str, Case], Point], case: Case, first: str, second: str
 ) -> tuple[float, float | None]:
-    """How many times the requests a second of `second` the server `first` answers, and for how much less cpu."""
+    """How many times the requests a second of `second` that `first` answers, and for how much less cpu."""
     ours, theirs = points[first, case], points[second, case]
     cpu = theirs.cpu_us / ours.cpu_us if ours.cpu_us and theirs.cpu_us else None
     return ours.requests_a_second / theirs.requests_a_second, cpu
