@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 BLOCK_ROWS: Final = 65_536
 _CALIBRATION_BLOCK: Final = 2**31  # no log reaches it
 _DAY_SECONDS: Final = 86_400
-_HEAD: Final = 40.0  # about as many values of a field carry a full effect; rarer ones carry less
+_HEAD: Final = 20.0  # about as many values of a field carry a full effect; rarer ones carry less
 _HISTORY: Final = 8  # longest sequence
 _NEW_VALUES_A_DAY: Final = 20
 
@@ -40,11 +40,11 @@ class SyntheticConfig:
     drift: float = 1.0  # 0: every day is like the first
     rows_per_day: int = 250_000
     start: int = 1_735_689_600  # unix second of the first row
-    pairs: int = 16
-    triples: int = 4
-    effect_of_values: float = 0.75  # standard deviations in the logit
-    effect_of_pairs: float = 0.85
-    effect_of_triples: float = 0.4
+    pairs: int = 8
+    triples: int = 2
+    effect_of_values: float = 0.7  # standard deviations in the logit
+    effect_of_pairs: float = 0.9
+    effect_of_triples: float = 0.35
 
     def __post_init__(self) -> None:
         for name in ("rows", "rows_per_day", "categorical_fields"):
@@ -100,7 +100,7 @@ class SyntheticLog:
         self._cardinality = dict(
             zip(config.categorical_names, constants.permutation(sizes).tolist(), strict=True)
         )
-        self._exponent = {name: constants.uniform(1.05, 1.3) for name in config.categorical_names}
+        self._exponent = {name: constants.uniform(1.15, 1.5) for name in config.categorical_names}
         self._missing = {
             name: float(constants.choice([0.0, 0.0, 0.05, 0.3]))
             for name in (*config.numeric_names, *config.categorical_names)
@@ -197,23 +197,23 @@ class SyntheticLog:
     def _parts(self, block: Block) -> tuple[Floats, Floats, Floats]:
         """What single values, pairs and triples add to the logit, before scaling; [n] each."""
         config = self.config
+        latents = {name: [self._latent(name, block, purpose) for purpose in range(2)] for name in self._names}
         singles = np.zeros(BLOCK_ROWS)
         for name in self._names:
-            singles += self._weight[name] * self._latent(name, block, 1)
+            singles += self._weight[name] * latents[name][0]
         pairs = np.zeros(BLOCK_ROWS)
-        for number, (left, right) in enumerate(self.pairs, 2):
-            pairs += self._latent(left, block, number) * self._latent(right, block, number)
-        for number, name in enumerate(config.sequence_names, 2 + len(self.pairs)):
+        for left, right in self.pairs:
+            pairs += latents[left][0] * latents[right][0] + 0.5 * latents[left][1] * latents[right][1]
+        for name in config.sequence_names:
             source = config.categorical_names[-1]
             known = block.histories[name] > 0
-            liked = np.where(known, self._value_effect(source, block.histories[name], number), 0.0)
+            liked = np.where(known, self._value_effect(source, block.histories[name], 0), 0.0)
             mean = liked.sum(axis=1) / np.maximum(known.sum(axis=1), 1)
             singles += mean
-            pairs += 3 * mean * self._latent(source, block, number)
+            pairs += 3 * mean * latents[source][0]
         triples = np.zeros(BLOCK_ROWS)
-        for number, (first, second, third) in enumerate(self.triples, 1000):
-            both = self._latent(first, block, number) * self._latent(second, block, number)
-            triples += both * self._latent(third, block, number)
+        for first, second, third in self.triples:
+            triples += latents[first][0] * latents[second][0] * latents[third][0]
         return singles, pairs, triples
 
     @cached_property

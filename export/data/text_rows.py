@@ -1,8 +1,8 @@
 """Delimited text, plain or gzip, as frames of text cells with the line each row starts on, in bounded memory.
 
 Polars parses what has no quotes, once the bytes show that every row has its columns (a short row would be
-padded in silence); what has quotes goes through Python's csv module, slower and exact. It knows nothing of labels
-or fields.
+padded in silence); what has quotes goes through Python's csv module, slower and exact. It knows nothing of
+labels or fields.
 """
 
 import csv

@@ -1,0 +1,116 @@
+"""The TOML description of a log: what is read from it, and how a mistake in it is told."""
+
+from pathlib import Path
+
+import pytest
+
+from export.data.errors import LogSchemaError
+from export.data.log_schema import BUILT_IN, load_log_schema, parse_log_schema
+from service.bundle.schema import Kind, Role
+
+HEAD = """
+name = "mine"
+format = "csv"
+[label]
+column = "click"
+"""
+FIELD = """
+[[field]]
+name = "site"
+kind = "categorical"
+role = "context"
+"""
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_built_in_descriptions_load(name: str) -> None:
+    schema = load_log_schema(name)
+    assert schema.name == name
+    assert {field.role for field in schema.fields} == {Role.CONTEXT, Role.CANDIDATE}
+
+
+def test_criteo_is_as_published() -> None:
+    schema = load_log_schema("criteo")
+    assert len(schema.columns) == 40
+    assert not schema.has_header
+    assert [field.name for field in schema.fields if field.kind is Kind.NUMERIC] == [
+        f"I{i}" for i in range(1, 14)
+    ]
+    assert [field.name for field in schema.fields if field.role is Role.CANDIDATE] == [
+        f"C{i}" for i in range(19, 27)
+    ]
+
+
+def test_avazu_derives_time_fields_and_drops_the_row_id() -> None:
+    schema = load_log_schema("avazu")
+    derived = {field.name: field.column for field in schema.fields if field.derive}
+    assert derived == {"hour_of_day": None, "day_of_week": None}
+    assert "id" not in schema.used_columns
+
+
+def test_defaults_by_kind() -> None:
+    schema = parse_log_schema(
+        HEAD + FIELD + '[[field]]\nname = "n"\nkind = "numeric"\nrole = "context"\n'
+        '[[field]]\nname = "s"\nkind = "sequence"\nrole = "context"\n'
+    )
+    assert [field.encoding for field in schema.fields] == ["vocabulary", "criteo", "vocabulary"]
+    assert schema.separator == ","
+    assert schema.quote == '"'
+    assert schema.fields[2].max_length > 1
+
+
+def test_one_column_may_feed_two_fields() -> None:
+    schema = parse_log_schema(HEAD + FIELD + FIELD.replace('"site"', '"site2"') + 'column = "site"\n')
+    assert schema.used_columns == ("click", "site")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (HEAD + FIELD.replace("categorical", "categoric"), "x.toml: field 'site': 'kind' must be one of"),
+        (HEAD + FIELD.replace("context", "user"), "'role' must be one of context, candidate (got 'user')"),
+        (HEAD + FIELD + "colour = 3\n", "'colour' must be a known key"),
+        ("colour = 3\n" + HEAD + FIELD, "'colour' must be a known key"),
+        (HEAD + FIELD + FIELD, "'field' must be names that occur once (got 'site')"),
+        (HEAD, "'field' must be at least one [[field]] table"),
+        (FIELD + 'name = "x"\n', "Cannot overwrite"),
+        ('name = "mine"\nformat = "csv"\n' + FIELD, "'label' must be a table [label]"),
+        (HEAD.replace('"csv"', '"xls"') + FIELD, "'format' must be one of tsv, csv, parquet (got 'xls')"),
+        ("header = false\n" + HEAD + FIELD, "'columns' must be the columns in order"),
+        ('columns = ["a"]\n' + HEAD + FIELD, "'columns' must be absent"),
+        ('header = false\ncolumns = ["click"]\n' + HEAD + FIELD, "'columns' must be a list with 'site'"),
+        ("header = 1\n" + HEAD + FIELD, "'header' must be true or false (got 1)"),
+        ('separator = "::"\n' + HEAD + FIELD, "'separator' must be one ASCII character"),
+        ('quote = ","\n' + HEAD + FIELD, "'quote' must be one ASCII character other than the separator"),
+        (HEAD + 'click = ["1"]\nno_click = ["1"]\n' + FIELD, "'click' must be values that differ"),
+        (HEAD + FIELD + "min_count = 0\n", "'min_count' must be an integer of at least 1 (got 0)"),
+        (HEAD + FIELD + "buckets = 10\n", "'buckets' must be absent with encoding = \"vocabulary\""),
+        (
+            HEAD + FIELD + 'encoding = "criteo"\n',
+            "'encoding' must be one of vocabulary, hashing (got 'criteo')",
+        ),
+        (HEAD + FIELD + "max_length = 3\n", "'max_length' must be absent with kind = \"categorical\""),
+        (HEAD + FIELD + 'derive = "hour_of_day"\n', "'derive' must be used with a [timestamp] table"),
+        (HEAD + FIELD + 'column = "click"\n', "'field' must be no column that tells the label"),
+        (HEAD + '[timestamp]\ncolumn = "t"\nformat = "hours"\n' + FIELD, "'format' must be 'unix'"),
+        (HEAD + "[label", "must be TOML"),
+    ],
+)
+def test_a_mistake_is_one_line(text: str, told: str) -> None:
+    with pytest.raises(LogSchemaError) as caught:
+        parse_log_schema(text, file="x.toml")
+    message = str(caught.value)
+    assert told in message
+    assert message.startswith("x.toml: ")
+    assert "\n" not in message
+
+
+def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(
+        LogSchemaError, match=r"'schema' must be one of criteo, avazu or a TOML file \(got 'critoe'\)"
+    ):
+        load_log_schema("critoe")
+    binary = tmp_path / "binary.toml"
+    binary.write_bytes(b"\xff\xfe")
+    with pytest.raises(LogSchemaError, match="UTF-8"):
+        load_log_schema(binary)

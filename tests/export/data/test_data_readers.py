@@ -1,0 +1,315 @@
+"""Reading logs: what is read, how each sort of malformed file or row is told, and what is skipped."""
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from export.data.errors import LogError
+from export.data.log_schema import LogSchema, parse_log_schema
+from export.data.readers import LogChunk, read_log
+
+DESCRIPTION = """
+name = "small"
+format = "{format}"
+{options}
+[label]
+column = "click"
+[timestamp]
+column = "t"
+format = "{time}"
+[[field]]
+name = "hour"
+kind = "categorical"
+role = "context"
+derive = "hour_of_day"
+[[field]]
+name = "weekday"
+kind = "categorical"
+role = "context"
+derive = "day_of_week"
+[[field]]
+name = "site"
+kind = "categorical"
+role = "context"
+[[field]]
+name = "age"
+kind = "numeric"
+role = "context"
+[[field]]
+name = "seen"
+kind = "sequence"
+role = "context"
+max_length = 2
+"""
+HEADER = "click,t,extra,site,age,seen\n"
+ROW = "1,1414000000,x,abc,12.5,a|b|c\n"
+OTHER = "0,1414003600,y,,,\n"
+
+
+def described(format_: str = "csv", time: str = "unix", options: str = "") -> LogSchema:
+    return parse_log_schema(DESCRIPTION.format(format=format_, time=time, options=options))
+
+
+def read(path: Path, content: str | bytes, schema: LogSchema | None = None, **options) -> list[LogChunk]:
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return list(read_log(path, schema or described(), **options))
+
+
+def told(path: Path, content: str | bytes, schema: LogSchema | None = None) -> str:
+    """The one-line error that reading this content ends with."""
+    with pytest.raises(LogError) as caught:
+        read(path, content, schema)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert path.name in message
+    return message
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return tmp_path / "log.csv"
+
+
+def test_values_are_typed_and_empty_cells_are_missing(log: Path) -> None:
+    (chunk,) = read(log, HEADER + ROW + OTHER)
+    assert chunk.fields.rows() == [("17", "3", "abc", 12.5, ["a", "b", "c"]), ("18", "3", None, None, None)]
+    assert chunk.labels.tolist() == [1, 0]
+    assert chunk.timestamps is not None
+    assert chunk.timestamps.tolist() == [1414000000, 1414003600]
+    assert chunk.lines.tolist() == [2, 3]
+    assert chunk.true_pctr is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        (HEADER + ROW + OTHER).replace("\n", "\r\n"),
+        "\ufeff" + HEADER + ROW + OTHER,
+        HEADER + ROW + OTHER.rstrip("\n"),
+        (HEADER + ROW + OTHER).replace("\n", "\r\n").rstrip("\n"),
+        HEADER + "\n" + ROW + "\n\n" + OTHER + "\n",
+        HEADER + '"1","1414000000",x,"abc","12.5","a|b|c"\n' + OTHER,
+        HEADER + ROW + '0,1414003600,"y, ""quoted""\nover lines",,,""\n',
+    ],
+    ids=[
+        "crlf",
+        "bom",
+        "no last newline",
+        "crlf, no last newline",
+        "empty lines",
+        "quoted",
+        "newline in quotes",
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("chunk_rows", [1, 1000])
+def test_harmless_differences_make_none(log: Path, content: str, packed: bool, chunk_rows: int) -> None:
+    data = gzip.compress(content.encode()) if packed else content.encode()
+    chunks = read(log, data, chunk_rows=chunk_rows)
+    rows = [row for chunk in chunks for row in chunk.fields.rows()]
+    assert rows == [("17", "3", "abc", 12.5, ["a", "b", "c"]), ("18", "3", None, None, None)]
+    assert np.concatenate([chunk.labels for chunk in chunks]).tolist() == [1, 0]
+
+
+def test_columns_are_found_by_name(log: Path) -> None:
+    (chunk,) = read(log, "seen,age,site,t,click\na,1,s,0,1\n")
+    assert chunk.fields.rows() == [("0", "4", "s", 1.0, ["a"])]
+
+
+@pytest.mark.parametrize(
+    ("time", "cell", "seconds"),
+    [
+        ("unix", "1414000000.75", 1414000000),
+        ("unix_ms", "1414000000750", 1414000000),
+        ("%y%m%d%H", "14102100", 1413849600),
+        ("%Y-%m-%d", "2014-10-21", 1413849600),
+        ("%Y-%m-%d %H:%M:%S", "2014-10-21 00:00:07", 1413849607),
+        ("%Y-%m-%dT%H:%M:%S%z", "2014-10-21T02:00:07+02:00", 1413849607),
+    ],
+)
+def test_times(log: Path, time: str, cell: str, seconds: int) -> None:
+    (chunk,) = read(log, HEADER + ROW.replace("1414000000", cell), described(time=time))
+    assert chunk.timestamps is not None
+    assert chunk.timestamps.tolist() == [seconds]
+
+
+def test_words_of_the_schema_mean_missing_and_other_labels_count(log: Path) -> None:
+    schema = parse_log_schema(
+        'name = "m"\nformat = "tsv"\nheader = false\ncolumns = ["rating", "n"]\nmissing = ["NULL", "\\\\N"]\n'
+        '[label]\ncolumn = "rating"\nclick = ["4", "5"]\nno_click = ["1", "2", "3"]\n'
+        '[[field]]\nname = "n"\nkind = "numeric"\nrole = "context"\n'
+    )
+    (chunk,) = read(log, "5\tNULL\n3\t\\N\n4\t-7\n1\t1e3\n", schema)
+    assert chunk.labels.tolist() == [1, 0, 1, 0]
+    assert chunk.fields["n"].to_list() == [None, None, -7.0, 1000.0]
+
+
+def test_quotes_are_ordinary_characters_in_tsv(log: Path) -> None:
+    schema = described("tsv")
+    (chunk,) = read(log, (HEADER + ROW.replace("abc", '5" phone')).replace(",", "\t"), schema)
+    assert chunk.fields["site"].to_list() == ['5" phone']
+
+
+BAD_ROWS = {
+    "too few columns": ("1,1414000000,x,abc,12.5\n", "the row must be 6 columns wide (got '5 columns')"),
+    "too many columns": ("1,1414000000,x,abc,12.5,a,b\n", "the row must be 6 columns wide (got '7 columns')"),
+    "text in a number": (
+        "1,1414000000,x,abc,twelve,\n",
+        "column 'age' must be a finite number or empty (got 'twelve')",
+    ),
+    "infinite": ("1,1414000000,x,abc,inf,\n", "column 'age' must be a finite number or empty (got 'inf')"),
+    "not a number": (
+        "1,1414000000,x,abc,nan,\n",
+        "column 'age' must be a finite number or empty (got 'nan')",
+    ),
+    "overflow": ("1,1414000000,x,abc,1e999,\n", "column 'age' must be a finite number"),
+    "label": ("2,1414000000,x,abc,1,\n", "column 'click' must be one of 0, 1 (got '2')"),
+    "no label": (",1414000000,x,abc,1,\n", "column 'click' must be one of 0, 1 (got nothing)"),
+    "time": ("1,yesterday,x,abc,1,\n", "column 't' must be seconds since 1970 (got 'yesterday')"),
+    "no time": ("1,,x,abc,1,\n", "column 't' must be seconds since 1970 (got nothing)"),
+    "milliseconds": ("1,1414000000000,x,abc,1,\n", "column 't' must be seconds since 1970"),
+    "encoding": (b"1,1414000000,x,a\xffc,1,\n", "column 'site' must be valid UTF-8 (got b'\\xff')"),
+    "quote left open": ('1,1414000000,x,"abc,1,\n', "the row must be well quoted"),
+    "text after a quote": ('1,1414000000,x,"abc"d,1,\n', "the row must be well quoted"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_ROWS)
+@pytest.mark.parametrize("quoted", [False, True])
+def test_a_malformed_row_is_told_by_line_and_column(log: Path, bad: str, quoted: bool) -> None:
+    row, expected = BAD_ROWS[bad]
+    row = row if isinstance(row, bytes) else row.encode()
+    first = ROW.replace("abc", '"abc"') if quoted else ROW
+    message = told(log, HEADER.encode() + first.encode() + OTHER.encode() + row + OTHER.encode())
+    assert message.startswith(f"log.csv, line 4: {expected}")
+    assert "--on-malformed skip" in message
+
+
+@pytest.mark.parametrize("quoted", [False, True])
+@pytest.mark.parametrize("chunk_rows", [1, 3, 1000])
+def test_malformed_rows_are_skipped_and_counted(log: Path, quoted: bool, chunk_rows: int) -> None:
+    first = ROW.replace("abc", '"abc"') if quoted else ROW
+    content = (HEADER + first).encode()
+    for row, _ in BAD_ROWS.values():
+        content += (row if isinstance(row, bytes) else row.encode()) + OTHER.encode()
+    chunks = read(log, content, on_malformed="skip", chunk_rows=chunk_rows)
+    assert sum(chunk.skipped for chunk in chunks) == len(BAD_ROWS)
+    assert sum(len(chunk) for chunk in chunks) == 1 + len(BAD_ROWS)
+    lines = np.concatenate([chunk.lines for chunk in chunks]).tolist()
+    assert lines == [2, *range(4, 4 + 2 * len(BAD_ROWS), 2)]
+
+
+def test_the_error_of_the_first_bad_line_is_told(log: Path) -> None:
+    message = told(log, HEADER + ROW + "1,1414000000,x,abc,1x,\n" + "7,1414000000,x,abc,1,\n")
+    assert "line 3: column 'age'" in message
+
+
+def test_a_missing_column_lists_what_the_file_has(log: Path) -> None:
+    message = told(log, HEADER.replace("site", "Site") + ROW)
+    assert "column 'site' must be in the log (it has click, t, extra, Site, age, seen)" in message
+    assert "column 'click', 'seen'" in told(log, "t,site,age\n")
+
+
+def test_unreadable_files(log: Path, tmp_path: Path) -> None:
+    with pytest.raises(LogError, match=r"'data' must be a readable file .*nowhere\.csv.*No such file"):
+        list(read_log(tmp_path / "nowhere.csv", described()))
+    assert "column names must differ (got 'site' twice)" in told(log, HEADER.replace("extra", "site") + ROW)
+    assert "must hold rows" in told(log, "")
+    assert "must hold rows" in told(log, "\n\n")
+    packed = gzip.compress((HEADER + ROW * 5000).encode(), mtime=0)
+    assert "must be a whole gzip file" in told(log, packed[: len(packed) // 2])
+    assert "must be a whole gzip file" in told(log, packed[:40] + b"\0\0\0\0" + packed[44:])
+    assert "the header must be readable UTF-8" in told(log, b"\xff\xfe" + HEADER.encode("utf-16-le"))
+
+
+def test_a_headerless_log_of_another_width(log: Path) -> None:
+    schema = parse_log_schema(
+        'name = "m"\nformat = "tsv"\nheader = false\ncolumns = ["click", "a"]\n[label]\ncolumn = "click"\n'
+        '[[field]]\nname = "a"\nkind = "categorical"\nrole = "context"\n'
+    )
+    assert "line 1: the row must be 2 columns wide (got '3 columns')" in told(log, "1\ta\tb\n", schema)
+
+
+def test_a_file_without_newlines_ends_within_memory(log: Path) -> None:
+    assert "lines must end with a newline" in told(log, b"x" * (1 << 24))
+
+
+def parquet(path: Path, **columns) -> Path:
+    rows = {"click": [1, 0], "t": [1414000000, 1414003600], "site": ["abc", None], "age": [12.5, None]}
+    pl.DataFrame({**rows, "seen": [["a", "b", "c"], []], **columns}).write_parquet(path)
+    return path
+
+
+def test_parquet_reads_the_same(tmp_path: Path) -> None:
+    (chunk,) = read_log(parquet(tmp_path / "log.parquet"), described("parquet"))
+    assert chunk.fields.rows() == [("17", "3", "abc", 12.5, ["a", "b", "c"]), ("18", "3", None, None, None)]
+    assert chunk.labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("columns", "field", "values"),
+    [
+        ({"site": [7, None]}, "site", ["7", None]),
+        ({"site": ["", "x"]}, "site", [None, "x"]),
+        ({"site": pl.Series(["u", None], dtype=pl.Categorical)}, "site", ["u", None]),
+        ({"age": [3, None]}, "age", [3.0, None]),
+        ({"age": ["3", ""]}, "age", [3.0, None]),
+        ({"seen": [[1, 2], None]}, "seen", [["1", "2"], None]),
+        ({"seen": ["p|q", ""]}, "seen", [["p", "q"], None]),
+        ({"seen": [["p", None, "", "q"], [None]]}, "seen", [["p", "q"], None]),
+        ({"click": [True, False]}, "site", ["abc", None]),
+        ({"click": [1.0, 0.0]}, "site", ["abc", None]),
+        ({"t": pl.Series([1414000000000, 1414003600000]).cast(pl.Datetime("ms"))}, "hour", ["17", "18"]),
+    ],
+)
+def test_parquet_types_that_do(tmp_path: Path, columns: dict, field: str, values: list) -> None:
+    (chunk,) = read_log(parquet(tmp_path / "log.parquet", **columns), described("parquet"))
+    assert chunk.fields[field].to_list() == values
+    assert chunk.labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (
+            {"site": [1.5, None]},
+            "column 'site': must be text or integers for a categorical field (got Float64)",
+        ),
+        (
+            {"site": [True, None]},
+            "column 'site': must be text or integers for a categorical field (got Boolean)",
+        ),
+        ({"age": [True, None]}, "column 'age': must be numbers for a numeric field (got Boolean)"),
+        ({"seen": [[1.5], []]}, "column 'seen': must be lists of text or of integers"),
+        ({"age": [1.0, float("nan")]}, "row 2: column 'age' must be a finite number or empty (got nan)"),
+        ({"click": [1, None]}, "row 2: column 'click' must be one of 0, 1 (got nothing)"),
+        ({"click": [1.0, 0.5]}, "row 2: column 'click' must be one of 0, 1 (got 0.5)"),
+    ],
+)
+def test_parquet_types_that_do_not(tmp_path: Path, columns: dict, message: str) -> None:
+    with pytest.raises(LogError) as caught:
+        list(read_log(parquet(tmp_path / "log.parquet", **columns), described("parquet")))
+    assert message in str(caught.value)
+
+
+def test_a_file_that_is_no_parquet(tmp_path: Path) -> None:
+    path = tmp_path / "log.parquet"
+    path.write_bytes(b"click,t\n")
+    with pytest.raises(LogError, match="'data' must be a readable Parquet file"):
+        list(read_log(path, described("parquet")))
+
+
+def test_parquet_streams_in_chunks(tmp_path: Path) -> None:
+    path = tmp_path / "log.parquet"
+    rows = 5000
+    frame = pl.DataFrame(
+        {"click": [i % 2 for i in range(rows)], "t": range(rows), "site": ["s"] * rows, "age": range(rows)}
+    )
+    frame.with_columns(seen=pl.lit("a|b")).write_parquet(path, row_group_size=1000)
+    chunks = list(read_log(path, described("parquet"), chunk_rows=700))
+    assert max(len(chunk) for chunk in chunks) <= 1000
+    assert [age for chunk in chunks for age in chunk.fields["age"].to_list()] == list(range(rows))
+    assert np.concatenate([chunk.lines for chunk in chunks]).tolist() == list(range(1, rows + 1))
