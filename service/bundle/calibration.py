@@ -30,10 +30,10 @@ class Quality(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pcoc: float
 
 
-class _Line(msgspec.Struct, frozen=True):
-    """The map as arrays: piece i is y = bases[i] + slopes[i] * (x - anchors[i]), up to x = starts[i]."""
+class _Pieces(msgspec.Struct, frozen=True):
+    """Isotonic as arrays: piece i is y = bases[i] + slopes[i] * (x - anchors[i]), up to x = ends[i]."""
 
-    starts: NDArray[np.float64]
+    ends: NDArray[np.float64]
     anchors: NDArray[np.float64]
     bases: NDArray[np.float64]
     slopes: NDArray[np.float64]
@@ -73,21 +73,26 @@ class Calibrator(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     def calibrated_logits(self, logits: NDArray[Any]) -> NDArray[np.float64]:
         """The map itself, [n] -> [n], before the clamps."""
         x = np.ascontiguousarray(logits, np.float64)
-        line = self._line
-        piece = line.starts.searchsorted(x, "right")
-        y = line.bases[piece] + line.slopes[piece] * (x - line.anchors[piece])
+        if self.method == "identity":
+            return x + self._shift
+        if self.method == "platt":
+            return self.slope * x + (self.intercept + self._shift)
+        pieces = self._pieces
+        piece = pieces.ends.searchsorted(x, "right")
+        y = pieces.bases.take(piece) + pieces.slopes.take(piece) * (x - pieces.anchors.take(piece))
         # Rounding could carry the end of one piece over the start of the next.
-        return np.minimum(y, line.ceilings[piece]) + math.log(self.sampling_rate)
+        return np.minimum(y, pieces.ceilings.take(piece))
 
     @cached_property
-    def _line(self) -> _Line:
-        if self.method != "isotonic":
-            slope, intercept = (self.slope, self.intercept) if self.method == "platt" else (1.0, 0.0)
-            one = np.ones(1)
-            return _Line(np.empty(0), 0 * one, intercept * one, slope * one, math.inf * one)
+    def _shift(self) -> float:
+        return math.log(self.sampling_rate)
+
+    @cached_property
+    def _pieces(self) -> _Pieces:
         x, y = np.array(self.knots, np.float64).T
+        y = y + self._shift
         slopes = np.concatenate([[1.0], np.diff(y) / np.diff(x), [1.0]])
-        return _Line(x, np.r_[x[0], x], np.r_[y[0], y], slopes, np.r_[y, math.inf])
+        return _Pieces(x, np.r_[x[0], x], np.r_[y[0], y], slopes, np.r_[y, math.inf])
 
     def validate(self) -> None:
         """Raises BundleError for a map that is not finite and strictly increasing, or senseless bounds."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from service.bundle.calibration import Calibrator, Quality
 from service.bundle.encoder import Encoder
@@ -28,6 +29,10 @@ from service.bundle.manifest import (
 )
 from service.bundle.schema import Bins, Field, Hashing, Kind, Role, Schema, Vocabulary
 from service.bundle.store import save_bundle
+
+# A busy machine is no failure: nothing here is about time.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 ROWS = (
     ({"site": "b", "hour": 7, "seen ☃": ["x", "y", "z", "x"]}, {"../ad": "a2", "campaign": 1005}),
