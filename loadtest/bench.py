@@ -1,8 +1,9 @@
 """`make bench`: a bundle behind Bidlight and behind a naive service, measured by Locust and wrk over HTTP.
 
-Locust sends a mix of sizes to Bidlight as an ad server would, and checks every answer. wrk then asks both
-services as fast as they answer, each held on one core and wrk on another. Before that, both must give the
-same answers. Tables for people, then one line of JSON for machines.
+Locust sends a mix of sizes to Bidlight as an ad server would, and checks every answer (in Python: its own
+time is in its latencies). wrk then asks both services as fast as they answer, each held on one core and wrk
+on another. Before that, both must give the same answers. Tables for people, then one line of JSON for
+machines.
 """
 
 from __future__ import annotations
@@ -130,36 +131,13 @@ def run_locust(plan: Plan, url: str) -> dict[str, Any]:
     """Locust headless in a process of its own; prints the latency table and returns its figures."""
     with tempfile.TemporaryDirectory() as folder:
         figures = Path(folder) / "report.json"
-        command = (
-            ["taskset", "--cpu-list", str(plan.client_core)] if not closed_loop.missing(["taskset"]) else []
-        )
-        command += [
-            sys.executable,
-            "-m",
-            "locust",
-            "-f",
-            "loadtest/locustfile.py",
-            "--headless",
-            "--host",
-            url,
-        ]
-        command += [
-            "--users",
-            str(plan.users),
-            "--spawn-rate",
-            str(plan.users),
-            "--run-time",
-            f"{plan.seconds}s",
-        ]
-        command += [
-            "--bundle",
-            str(plan.bundle.resolve()),
-            "--sizes",
-            plan.sizes,
-            "--report-json",
-            str(figures),
-        ]
-        command += ["--slo-error-rate", "0", "--only-summary", "--loglevel", "WARNING"]
+        pinned = not closed_loop.missing(["taskset"])
+        command = ["taskset", "--cpu-list", str(plan.client_core)] if pinned else []
+        command += [sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", "--headless"]
+        command += [f"--host={url}", f"--users={plan.users}", f"--spawn-rate={plan.users}"]
+        command += [f"--run-time={plan.seconds}s", f"--sizes={plan.sizes}", f"--report-json={figures}"]
+        command += [f"--bundle={plan.bundle.resolve()}", "--slo-error-rate=0"]
+        command += ["--only-summary", "--loglevel=WARNING"]
         run = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
         if run.returncode != 0:
             raise MeasurementError(f"locust failed: {(run.stdout + run.stderr).strip()[-1500:]}")
@@ -254,7 +232,15 @@ def _machine() -> str:
 
 
 def _counts(text: str) -> tuple[int, ...]:
-    return tuple(parse_sizes(text))
+    return tuple(_at_least_one(part) for part in text.split(","))
+
+
+def _sizes(text: str) -> str:
+    try:
+        parse_sizes(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def _at_least_one(text: str) -> int:
@@ -272,11 +258,23 @@ def _parse(arguments: Sequence[str] | None) -> Plan:
     )
     add = parser.add_argument
     add("--bundle", type=Path, default="artifacts/demo", metavar="FOLDER", help="the bundle that both serve")
-    add("--seconds", type=_at_least_one, default=10, help="seconds a point, over all its repetitions")
-    add("--repetitions", type=_at_least_one, default=3, help="repetitions a point, interleaved")
-    add("--users", type=_at_least_one, default=8, help="Locust users, each with one request under way")
     add(
-        "--sizes", default="1:6,10:3,100:1", metavar="COUNT:WEIGHT,...", help="candidates a request of Locust"
+        "--seconds",
+        type=_at_least_one,
+        default=10,
+        metavar="N",
+        help="seconds a point, all repetitions together",
+    )
+    add("--repetitions", type=_at_least_one, default=3, metavar="N", help="repetitions a point, interleaved")
+    add(
+        "--users", type=_at_least_one, default=8, metavar="N", help="Locust's users, a request under way each"
+    )
+    add(
+        "--sizes",
+        type=_sizes,
+        default="1:6,10:3,100:1",
+        metavar="COUNT:WEIGHT,...",
+        help="candidates a request of Locust",
     )
     add(
         "--candidates", type=_counts, default="1,100", metavar="COUNT,...", help="candidates a request of wrk"

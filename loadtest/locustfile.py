@@ -3,6 +3,11 @@
     locust -f loadtest/locustfile.py --headless --host http://127.0.0.1:8000 --users 8 --run-time 10s \
         --bundle artifacts/demo --sizes 1:6,10:3,100:1 --slo-p99-ms 20 --slo-error-rate 0.001 --slo-rps 500
 
+Its own options (`locust --help` ends before it has read this file; a wrong value is explained):
+  --bundle FOLDER  --sizes COUNT:WEIGHT,... (candidates a request)  --pin-arms NAME,... (by X-Arm)
+  --user-ids COUNT  --target-rps REQUESTS  --report-json FILE
+  --slo-p99-ms MS (of each size of request)  --slo-error-rate SHARE  --slo-rps REQUESTS
+
 A user waits for its answer before it sends again, so the offered rate falls when the service is slow, unless
 `--target-rps` paces the users. It knows the HTTP interface and nothing of how the service is made.
 """
