@@ -191,6 +191,20 @@ def test_a_loss_that_blows_up_ends_the_training_with_advice(log: SmallLog) -> No
         train(a_model(), log, replace(CONFIG, learning_rate=1e30, warmup_steps=0), report=quiet)
 
 
+def test_gradients_of_tables_hold_only_the_rows_of_the_batch_while_it_trains(log: SmallLog) -> None:
+    model = a_model()
+    touched: list[int] = []
+
+    def watch(gradient: Tensor) -> Tensor:
+        touched.append(len(gradient._values()) if gradient.is_sparse else -1)
+        return gradient
+
+    model.embedding.table.weight.register_hook(watch)
+    train(model, log, replace(CONFIG, epochs=1, batch_size=1000), report=quiet)
+    assert touched == [6000] * 4  # 1000 rows of 6 ids, whatever the table holds
+    assert model.embedding.table.sparse is False
+
+
 def test_an_empty_part_is_refused(log: SmallLog) -> None:
     with pytest.raises(ExportError, match="must hold rows"):
         train(a_model(), SmallLog({**log.parts, "validation": a_part(0, 0)}), CONFIG, report=quiet)
