@@ -76,7 +76,8 @@ def microseconds_a_row(
     """Microseconds a row of each candidate by batch size ("1", "64", ...): medians of interleaved rounds.
 
     A round gives each candidate one burst of calls, so that whatever else the machine does hits all alike.
-    PyTorch is held to one thread meanwhile. `ids` is repeated when it has fewer rows than a batch.
+    The clock is this thread's CPU time: elapsed time on an idle core, less the waiting on a busy one. PyTorch
+    is held to one thread meanwhile. `ids` is repeated when it has fewer rows than a batch.
     """
     result: dict[str, dict[str, float]] = {name: {} for name in candidates}
     with _one_torch_thread():
@@ -97,10 +98,10 @@ def _calls_a_burst(score: Scorer, batch: NDArray[np.int32], burst_seconds: float
 
 
 def _seconds_a_call(score: Scorer, batch: NDArray[np.int32], calls: int) -> float:
-    start = time.perf_counter()
+    start = time.thread_time()
     for _ in range(calls):
         score(batch)
-    return (time.perf_counter() - start) / calls
+    return (time.thread_time() - start) / calls
 
 
 @contextlib.contextmanager
