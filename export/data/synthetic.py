@@ -1,9 +1,9 @@
 """A synthetic click log, Criteo-like, whose true click probability is known row by row.
 
-Values follow Zipf's law; a click depends on single values, on planted pairs and triples of fields, on the day, and
-on values that appear while the log runs. Effects are hashed from the value, so any number of features costs no
-memory, and most of what can be learnt lies in frequent values. Rows come in blocks, each from its own random
-stream: block b is the same however many rows are asked for. It knows nothing of files.
+Values follow Zipf's law. A click depends on single values, on planted pairs and triples of fields, on the day
+and on values that appear while the log runs. Effects are hashed from the value, so any number of features
+costs no memory, and frequent values carry most of what can be learnt. Rows come in blocks, each from its own
+random stream: block b is the same however many rows are asked for. It knows nothing of files.
 """
 
 from collections.abc import Iterator
@@ -14,10 +14,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-BLOCK_ROWS: Final = 65_536
+BLOCK_ROWS: Final = 16_384
 _CALIBRATION_BLOCK: Final = 2**31  # no log reaches it
 _DAY_SECONDS: Final = 86_400
-_HEAD: Final = 20.0  # about as many values of a field carry a full effect; rarer ones carry less
+_HEAD: Final = 20.0  # effects halve at this rank: what a model cannot learn from few rows weighs little
 _HISTORY: Final = 8  # longest sequence
 _NEW_VALUES_A_DAY: Final = 20
 
@@ -80,7 +80,7 @@ class SyntheticConfig:
 
 @dataclass(eq=False)
 class Block:
-    """Rows as codes: a categorical value is its rank by frequency from 1, 0 is missing; numbers are NaN there."""
+    """Rows as codes. A categorical value is its rank by frequency, from 1; missing is 0, in numbers NaN."""
 
     timestamps: NDArray[np.int64]  # [n]
     numbers: dict[str, Floats] = field(default_factory=dict)  # [n]
@@ -116,10 +116,12 @@ class SyntheticLog:
         self.triples = self._choose(constants, 3, config.triples)
 
     def _choose(self, constants: np.random.Generator, size: int, number: int) -> tuple[tuple[str, ...], ...]:
-        """Sets of fields that interact; each field comes once before any comes twice, candidates are favoured."""
-        names = [
-            name for name in self._names if self._cardinality.get(name, 1) <= (10**9 if size == 2 else 100)
-        ]
+        """Sets of `size` fields that interact; each field comes once before any comes twice.
+
+        Triples keep to fields of few values: those of rare values could not be learnt.
+        """
+        most = 100 if size > 2 else self.config.features
+        names = [name for name in self._names if self._cardinality.get(name, 1) <= most]
         if len(names) < size:
             return ()
         order: list[str] = []
@@ -141,7 +143,7 @@ class SyntheticLog:
         logits = self._bias + self._score(block) + self._day_effect(block)
         block.true_pctr = 1 / (1 + np.exp(-logits))
         block.clicks = (generator.random(BLOCK_ROWS) < block.true_pctr).astype(np.uint8)
-        return _head(block, rows)
+        return _cut(block, rows)
 
     def _drawn(self, number: int) -> tuple[Block, np.random.Generator]:
         config = self.config
@@ -187,12 +189,14 @@ class SyntheticLog:
             speed, phase, absent = _uniform(_mixed(np.arange(3) + 7 * purpose, self._salt[name], 0))
             values = block.numbers[name]
             waves = np.sqrt(2) * np.sin((0.9 + 0.4 * speed) * np.log1p(np.maximum(values, -0.5)) + 3 * phase)
-            return np.where(np.isnan(values), absent, waves)
+            found: Floats = np.where(np.isnan(values), absent, waves)
+            return found
         return self._value_effect(name, block.ranks[name], purpose)
 
     def _value_effect(self, name: str, ranks: Codes, purpose: int) -> Floats:
         effective = np.where(ranks > self._cardinality[name], _HEAD, ranks)
-        return _uniform(_mixed(ranks, self._salt[name], purpose)) / (1 + effective / _HEAD)
+        effects: Floats = _uniform(_mixed(ranks, self._salt[name], purpose)) / (1 + effective / _HEAD)
+        return effects
 
     def _parts(self, block: Block) -> tuple[Floats, Floats, Floats]:
         """What single values, pairs and triples add to the logit, before scaling; [n] each."""
@@ -229,7 +233,10 @@ class SyntheticLog:
 
     def _score(self, block: Block) -> Floats:
         parts = zip(self._parts(block), self._scales, strict=True)
-        return np.sum([(part - mean) * factor for part, (mean, factor) in parts], axis=0)
+        score = np.zeros(BLOCK_ROWS)
+        for part, (mean, factor) in parts:
+            score += (part - mean) * factor
+        return score
 
     @cached_property
     def _bias(self) -> float:
@@ -260,11 +267,12 @@ def geometric_sizes(fields: int, total: int) -> list[int]:
 
 
 def zipf_ranks(uniform: Floats, cardinality: int, exponent: float) -> Codes:
-    """Uniform [0, 1) -> ranks 1..cardinality with density rank^-exponent (not 1): the inverse of a power law."""
+    """Uniform [0, 1) -> ranks 1..cardinality with density rank^-exponent (which is not 1)."""
     power = 1.0 - exponent
     top = (cardinality + 1.0) ** power
     ranks = (1.0 + uniform * (top - 1.0)) ** (1.0 / power)
-    return np.minimum(ranks.astype(np.int64), cardinality)
+    whole: Codes = np.minimum(ranks.astype(np.int64), cardinality)
+    return whole
 
 
 def _mixed(codes: Codes, salt: int, purpose: int) -> NDArray[np.uint64]:
@@ -278,10 +286,11 @@ def _mixed(codes: Codes, salt: int, purpose: int) -> NDArray[np.uint64]:
 
 def _uniform(hashes: NDArray[np.uint64]) -> Floats:
     """Hashes -> numbers of mean 0 and variance 1."""
-    return ((hashes >> np.uint64(11)).astype(np.float64) * 2.0**-52 - 1.0) * np.sqrt(3.0)
+    numbers: Floats = ((hashes >> np.uint64(11)).astype(np.float64) * 2.0**-52 - 1.0) * np.sqrt(3.0)
+    return numbers
 
 
-def _head(block: Block, rows: int) -> Block:
+def _cut(block: Block, rows: int) -> Block:
     if rows == BLOCK_ROWS:
         return block
     return Block(

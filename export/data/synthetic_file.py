@@ -1,4 +1,4 @@
-"""The synthetic log as a file: Parquet or gzip CSV in bounded memory, with its description (TOML) beside it."""
+"""The synthetic log as a file: Parquet or CSV in bounded memory, its description (TOML) beside it."""
 
 import gzip
 import tempfile
@@ -12,15 +12,16 @@ from numpy.typing import NDArray
 
 from export.data.errors import LogError
 from export.data.progress import Progress
-from export.data.synthetic import BLOCK_ROWS, Block, SyntheticConfig, SyntheticLog
+from export.data.synthetic import Block, SyntheticConfig, SyntheticLog
 
+_ROW_GROUP: Final = 65_536
 _HEX: Final = np.frombuffer("".join(f"{byte:02x}" for byte in range(256)).encode(), np.uint16)
 
 
 def write_synthetic_log(
     config: SyntheticConfig, path: Path, *, report: Callable[[str], None] = print
 ) -> Path:
-    """Writes `path` (.parquet, .csv or .csv.gz) whole or not at all; -> the TOML beside it that describes it."""
+    """Writes `path` (.parquet, .csv, .csv.gz) whole or not at all -> the TOML beside it, its description."""
     format_, ending = _format(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     log = SyntheticLog(config)
@@ -58,7 +59,7 @@ def _write_parquet(log: SyntheticLog, path: Path, progress: Progress) -> None:
             yield frame if with_columns is None else frame.select(with_columns)
 
     schema = block_frame(log.config, log.block(0, rows=1)).schema
-    register_io_source(source, schema=schema).sink_parquet(path, row_group_size=BLOCK_ROWS)
+    register_io_source(source, schema=schema).sink_parquet(path, row_group_size=_ROW_GROUP)
 
 
 def _write_csv(log: SyntheticLog, path: Path, progress: Progress) -> None:
@@ -75,7 +76,7 @@ def _write_csv(log: SyntheticLog, path: Path, progress: Progress) -> None:
 
 
 def block_frame(config: SyntheticConfig, block: Block) -> pl.DataFrame:
-    """A block as the columns of the log: click, timestamp, true_pctr, I.. (Int64), C.. (text), S.. (lists of text)."""
+    """A block as the log's columns: click, timestamp, true_pctr, I.. (Int64), C.. (text), S.. (lists)."""
     columns: dict[str, pl.Series] = {
         "click": pl.Series(block.clicks),
         "timestamp": pl.Series(block.timestamps),
@@ -110,8 +111,8 @@ def _lists(texts: pl.Series, ranks: NDArray[np.int64]) -> pl.Series:
 def value_texts(columns: list[tuple[int, NDArray[np.int64]]]) -> list[pl.Series]:
     """(field number, ranks [n]) -> eight hexadecimal digits each [n], as Criteo's values look.
 
-    The map is one-to-one within a field. All columns are written as one CSV text for polars to cut, which is far
-    faster than making the strings one by one.
+    The map is one-to-one within a field. All columns are written as one CSV text for polars to cut, which is
+    far faster than making the strings one by one.
     """
     rows = len(columns[0][1])
     text = np.full((rows, 9 * len(columns)), ord(","), np.uint8)
@@ -128,7 +129,7 @@ def value_texts(columns: list[tuple[int, NDArray[np.int64]]]) -> list[pl.Series]
 
 
 def _scattered(ranks: NDArray[np.uint32], number: int) -> NDArray[np.uint32]:
-    """A one-to-one map of 32-bit numbers that looks random. Reference: the finalizer of MurmurHash3 (Appleby)."""
+    """A one-to-one map of 32-bit numbers that looks random. Reference: MurmurHash3's finalizer (Appleby)."""
     with np.errstate(over="ignore"):
         z = ranks + np.uint32(number * 0x9E3779B9 % 2**32)
         z = (z ^ (z >> np.uint32(16))) * np.uint32(0x85EBCA6B)
@@ -140,7 +141,7 @@ def describe(config: SyntheticConfig, format_: str) -> str:
     """The log's TOML description."""
     lines = [
         f"# A synthetic log: seed {config.seed}, {config.rows} rows, {config.features} categorical features.",
-        "# `true_pctr` is the probability that each click was drawn with; it is kept for evaluation, never learnt from.",
+        "# `true_pctr` is the probability each click was drawn with: for evaluation, never learnt from.",
         'name = "synthetic"',
         f'format = "{format_}"',
         'true_pctr = "true_pctr"',
@@ -152,11 +153,11 @@ def describe(config: SyntheticConfig, format_: str) -> str:
         'column = "timestamp"',
         'format = "unix"',
     ]
-    kinds = [(name, "numeric", "context") for name in config.numeric_names]
-    for name in config.categorical_names:
-        kinds.append((name, "categorical", "candidate" if name in config.candidate_names else "context"))
-    kinds.extend((name, "sequence", "context") for name in config.sequence_names)
-    for name, kind, role in kinds:
+    kinds = dict.fromkeys(config.numeric_names, "numeric")
+    kinds |= dict.fromkeys(config.categorical_names, "categorical")
+    kinds |= dict.fromkeys(config.sequence_names, "sequence")
+    for name, kind in kinds.items():
+        role = "candidate" if name in config.candidate_names else "context"
         lines += ["", "[[field]]", f'name = "{name}"', f'kind = "{kind}"', f'role = "{role}"']
         if kind == "sequence":
             lines.append("max_length = 8")
