@@ -109,7 +109,7 @@ def _frozen(values: Tensor) -> nn.Parameter:
 
 def _copy_linear(layer: nn.Module) -> nn.Linear:
     source: Any = layer
-    copy = nn.Linear(source.in_features, source.out_features)
+    copy = nn.Linear(source.in_features, source.out_features, device="meta")  # draws no random numbers
     copy.weight, copy.bias = _frozen(source.weight), _frozen(source.bias)
     return copy
 
