@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = Settings(**given)
         if not settings.arms:
             raise BadConfiguration(
-                "an arm is needed (got none); name one, as in --arm control=artifacts/demo"
+                "'--arm' must name a bundle (got none); for example control=artifacts/demo"
             )
     except ValidationError as error:
         parser.error("; ".join(_one_line(detail) for detail in error.errors()))

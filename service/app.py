@@ -153,7 +153,7 @@ async def load_arms(settings: Settings) -> ArmTable:
             predictor = Predictor.load(spec.folder, settings)
             await predictor.replay_golden()
         except (BundleError, BadConfiguration) as error:
-            raise BadConfiguration(f"arm {spec.name} ({spec.folder}): {error}") from None
+            raise BadConfiguration(f"arm {spec.name}: {error}") from None
         arms.append(Arm(spec.name, spec.weight, predictor))
     return ArmTable(arms, settings.split_salt)
 

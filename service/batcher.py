@@ -71,8 +71,8 @@ class Batcher:
     ) -> None:
         self._run = run
         self._observe = observe
-        self._max_batch_rows = max_batch_rows
-        self._max_queued_rows = max_queued_rows
+        self.max_batch_rows = max_batch_rows
+        self.max_queued_rows = max_queued_rows
         self._waiting: deque[_Caller] = deque()
         self._queued_rows = 0
         self._flush_scheduled = False
@@ -85,7 +85,7 @@ class Batcher:
     @property
     def is_behind(self) -> bool:
         """Whether more rows wait than the next batch takes."""
-        return self._queued_rows > self._max_batch_rows
+        return self._queued_rows > self.max_batch_rows
 
     def submit(self, rows: Rows, *, deadline: float | None = None) -> asyncio.Future[Rows]:
         """Queue `rows` [n, ...]; the future gives `run`'s result for them [n], in order.
@@ -94,9 +94,9 @@ class Batcher:
         Raises Overloaded when the queue has no room for all of them.
         """
         total = self._queued_rows + len(rows)
-        if total > self._max_queued_rows:
+        if total > self.max_queued_rows:
             raise Overloaded(
-                f"the queue must hold {self._max_queued_rows} rows at most (got {total}); try again soon"
+                f"the queue must hold {self.max_queued_rows} rows at most (got {total}); try again soon"
             )
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Rows] = loop.create_future()
@@ -126,7 +126,7 @@ class Batcher:
     def _take(self) -> list[tuple[_Caller, Rows]]:
         """The callers of the next batch and their rows in it; whoever left or is too late goes without."""
         batch: list[tuple[_Caller, Rows]] = []
-        room = self._max_batch_rows
+        room = self.max_batch_rows
         now = time.perf_counter()
         while self._waiting and room:
             caller = self._waiting[0]

@@ -17,7 +17,7 @@ from service.bundle.encoder import Encoder, InvalidValue
 from service.bundle.errors import BundleError
 from service.bundle.manifest import Golden, GoldenOutputs, Manifest
 from service.bundle.store import Bundle, load_bundle
-from service.errors import InvalidField
+from service.errors import InvalidField, ServiceError
 from service.metrics import ArmMeter
 from service.session import Session
 from service.settings import Settings
@@ -38,7 +38,9 @@ class Predictor:
         self.folder: Path = bundle.folder
         self.variant = _choose_variant(bundle, settings.variant)
         self.encoder = Encoder(bundle.schema)
-        description = bundle.manifest.graphs[self.variant]
+        graph = bundle.manifest.graphs[self.variant]
+        # Errors name the file where it lies: there may be several bundles.
+        description = msgspec.structs.replace(graph, file=f"{bundle.folder}/{graph.file}")
         self.session = Session(bundle.graphs[self.variant], description, settings.device)
         if self.session.columns != bundle.schema.columns:
             raise BundleError(
@@ -95,9 +97,15 @@ class Predictor:
 
     async def replay_golden(self) -> None:
         """Send the golden rows the way of every request; raises BundleError naming the first that differs."""
+        try:
+            await self._replay_golden()
+        except ServiceError as error:
+            raise self._differs("rows that this service can score", error.message) from error
+
+    async def _replay_golden(self) -> None:
         outputs = self.golden.variants.get(self.variant)
-        if outputs is None:
-            raise self._differs(f"golden outputs of variant {self.variant}", "none")
+        if outputs is None or not self.golden.rows:
+            raise self._differs(f"a golden row or more with outputs of variant {self.variant}", "none")
         requests = [
             decode_request(
                 msgspec.json.encode({"context": row.context, "candidates": [{"features": row.candidate}]}),
@@ -111,11 +119,18 @@ class Predictor:
                 raise self._differs(f"row {index} to give ids {list(expected)}", str(found[0].tolist()))
         alone = np.concatenate([self.session.run(row) for row in ids])
         together = self.session.run(np.concatenate(ids))
-        # All in one turn of the loop, so that they share a batch as traffic does.
-        pctrs = np.concatenate(await asyncio.gather(*[self.submit(row) for row in ids]))
+        pctrs = np.concatenate(await self._score_in_turns(ids))
         for logits in (alone, together):
             self._check_logits(logits, outputs)
         self._check_pctrs(pctrs, outputs)
+
+    async def _score_in_turns(self, ids: list[Ids]) -> list[Probabilities]:
+        """pCTRs of single rows, as many in one turn of the loop as the queue holds: they share batches."""
+        found: list[Probabilities] = []
+        at_once = self.batcher.max_queued_rows
+        for start in range(0, len(ids), at_once):
+            found += await asyncio.gather(*[self.submit(row) for row in ids[start : start + at_once]])
+        return found
 
     def _check_logits(self, logits: NDArray[np.float32], outputs: GoldenOutputs) -> None:
         differences = np.abs(logits.astype(np.float64) - np.array(outputs.logits))

@@ -37,7 +37,7 @@ class Session:
 
     def __init__(self, graph: bytes, description: Graph, device: str = "cpu") -> None:
         _refuse_external_data(graph, description)
-        self.provider = "CPUExecutionProvider"
+        self._file = description.file
         self._session = _open(graph, description, device)
         self.provider = self._session.get_providers()[0]
         _check_tensors(self._session.get_inputs(), description.inputs, description.file, "input")
@@ -56,9 +56,16 @@ class Session:
         return logits
 
     def warm_up(self, max_rows: int) -> None:
-        """Run rows of missing values, so that the first request pays for no allocation."""
+        """Run rows of missing values: no request pays for what is done once; raises BundleError."""
         for rows in sorted({min(rows, max_rows) for rows in (*WARM_UP_ROWS, max_rows)}):
-            self.run(np.zeros((rows, self.columns), np.int32))
+            try:
+                logits = self.run(np.zeros((rows, self.columns), np.int32))
+            except Exception as error:  # ONNX Runtime's errors have no class of their own in common
+                found = " ".join(str(error).split())
+                raise BundleError(self._file, "a graph that runs", found, "build the bundle again") from None
+            if logits.shape != (rows,):
+                expected = f"a graph that gives {rows} logits for {rows} rows"
+                raise BundleError(self._file, expected, str(logits.shape), "build the bundle again")
 
 
 def _refuse_external_data(graph: bytes, description: Graph) -> None:

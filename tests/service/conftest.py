@@ -1,0 +1,49 @@
+"""Real bundles, and the service on them, in this process or in one of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.settings import Settings
+from tests.service.running import RunningApp, ServiceProcess
+from tests.tiny_bundle import write_tiny_bundle
+
+
+@pytest.fixture(scope="session")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two tiny bundles of different weights."""
+    folder = tmp_path_factory.mktemp("bundles")
+    return {name: write_tiny_bundle(folder / name, name, seed) for seed, name in enumerate(("alpha", "beta"))}
+
+
+@pytest.fixture
+def run_app(bundles: dict[str, Path]) -> Iterator[Callable[..., RunningApp]]:
+    """Start applications; without arms, `control` serves alpha."""
+    running: list[RunningApp] = []
+
+    def run(**settings: Any) -> RunningApp:
+        settings.setdefault("arms", (f"control={bundles['alpha']}",))
+        running.append(RunningApp(Settings(**settings)))
+        return running[-1]
+
+    yield run
+    for app in running:
+        app.close()
+
+
+@pytest.fixture
+def run_service() -> Iterator[Callable[..., ServiceProcess]]:
+    """Start processes; those still running are stopped at the end."""
+    running: list[ServiceProcess] = []
+
+    def run(*arguments: str) -> ServiceProcess:
+        running.append(ServiceProcess(*arguments))
+        return running[-1]
+
+    yield run
+    for service in running:
+        service.stop()

@@ -1,0 +1,85 @@
+"""Settings from options and from the environment are the same settings, written once."""
+
+from __future__ import annotations
+
+import pytest
+
+from service.__main__ import build_parser, main
+from service.settings import ENV_PREFIX, Settings
+
+
+def test_every_setting_is_an_option_and_a_variable_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--help"])
+    assert stopped.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for name, field in Settings.model_fields.items():
+        assert ENV_PREFIX + name.upper() in text
+        assert field.description is not None
+        if field.default not in ((), "", None):
+            assert f"default {field.default};" in text
+
+
+def test_options_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BIDLIGHT_PORT", "9001")
+    monkeypatch.setenv("BIDLIGHT_WORKERS", "3")
+    monkeypatch.setenv("BIDLIGHT_ARMS", "control=a:90, treatment=b:10,")
+    given = vars(build_parser().parse_args(["--port", "9002", "--device", "cuda"]))
+    settings = Settings(**given)
+    assert (settings.port, settings.workers, settings.device) == (9002, 3, "cuda")
+    assert settings.arms == ("control=a:90", "treatment=b:10")
+    given = vars(build_parser().parse_args(["--arm", "x=1", "--arm", "y=2:3"]))
+    assert Settings(**given).arms == ("x=1", "y=2:3")
+
+
+def test_workers_read_the_settings_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(arms=("a=1", "b=2"), bid_cap=2.5, port=0, variant="int8", max_candidates=7)
+    for name, value in settings.environment().items():
+        monkeypatch.setenv(name, value)
+    assert Settings() == settings
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "'--arm' must name a bundle (got none)"),
+        (["--arm", "a=b", "--port", "x"], "'--port' must be a valid integer"),
+        (["--arm", "a=b", "--port", "70000"], "(got '70000'); also read from BIDLIGHT_PORT"),
+        (["--arm", "a=b", "--workers", "0"], "'--workers' must be greater than or equal to 1"),
+        (["--arm", "a=b", "--device", "gpu"], "invalid choice: 'gpu'"),
+        (
+            ["--arm", "a=b", "--max-candidates", "9", "--max-queued-rows", "8"],
+            "'max_candidates' must be at most",
+        ),
+        (["--nonsense"], "unrecognized arguments: --nonsense"),
+    ],
+)
+def test_what_is_wrong_is_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    written = capsys.readouterr().err
+    assert written.startswith("python -m service: error: ")
+    assert written.count("\n") == 1
+    assert message in written
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--arm", "a"], "'arm' must be NAME=FOLDER"),
+        (["--arm", "a=nowhere"], "arm a: 'nowhere/manifest.json' must be a bundle's manifest"),
+        (["--arm", "a=nowhere", "--bid-cap", "-1"], "bid policy: 'cap' must be a finite number"),
+    ],
+)
+def test_what_cannot_be_served_is_one_line(
+    arguments: list[str], message: str, workers: str, run_service
+) -> None:
+    service = run_service(*arguments, "--workers", workers)
+    assert service.stop() == 3
+    assert service.announcement == ""
+    assert len(service.errors) == 1
+    assert message in service.errors[0]

@@ -1,0 +1,203 @@
+"""Bytes to request and answer to bytes, in both encodings."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from service.errors import InvalidField, MalformedBody, UnsupportedMediaType
+from service.wire import (
+    JSON,
+    MSGPACK,
+    Candidate,
+    CandidateColumns,
+    Codec,
+    answer_of,
+    codec_for,
+    count_rows,
+    decode_request,
+    money_of,
+)
+
+ROWS = {
+    "id": "req-1",
+    "user_id": "u42",
+    "tmax_ms": 50,
+    "context": {"C1": "68fd1e64", "I1": 3},
+    "candidates": [{"id": "ad-1", "features": {"C19": "a1b2"}, "value_per_click": 1.25, "bid_floor": 0.01}],
+}
+COLUMNS = {
+    "candidates": {"id": ["a", "b"], "features": {"C19": ["x", None]}, "value_per_click": [1, None]},
+}
+
+
+def encoded(value: Any, codec: Codec) -> bytes:
+    return msgspec.json.encode(value) if codec is JSON else msgspec.msgpack.encode(value)
+
+
+@pytest.mark.parametrize("codec", [JSON, MSGPACK])
+def test_rows_and_columns_are_read_in_both_encodings(codec: Codec) -> None:
+    rows = decode_request(encoded(ROWS, codec), codec)
+    assert isinstance(rows.candidates, list)
+    assert rows.candidates[0].features == {"C19": "a1b2"}
+    assert (rows.id, rows.user_id, rows.tmax_ms, rows.context["I1"]) == ("req-1", "u42", 50.0, 3)
+    columns = decode_request(encoded(COLUMNS, codec), codec)
+    assert isinstance(columns.candidates, CandidateColumns)
+    assert columns.candidates.features == {"C19": ["x", None]}
+
+
+@pytest.mark.parametrize("codec", [JSON, MSGPACK])
+def test_the_answer_has_the_shape_of_the_request(codec: Codec) -> None:
+    decode = json.loads if codec is JSON else msgspec.msgpack.decode
+    rows = decode_request(encoded(ROWS, codec), codec)
+    answer = answer_of(rows, "control", "m@1", np.array([0.0123]), [0.015375])
+    assert decode(codec.encode(answer)) == {
+        "id": "req-1",
+        "arm": "control",
+        "bundle": "m@1",
+        "results": [{"id": "ad-1", "pctr": 0.0123, "bid": 0.015375}],
+    }
+    columns = decode_request(encoded(COLUMNS, codec), codec)
+    answer = answer_of(columns, "control", "m@1", np.array([0.1, 0.2]), [0.1, None])
+    assert decode(codec.encode(answer))["results"] == {
+        "id": ["a", "b"],
+        "pctr": [0.1, 0.2],
+        "bid": [0.1, None],
+    }
+
+
+@pytest.mark.parametrize(
+    ("content_type", "codec"),
+    [
+        (b"application/json", JSON),
+        (b"application/json; charset=utf-8", JSON),
+        (b"Application/JSON;charset=UTF-8", JSON),
+        (b"application/msgpack", MSGPACK),
+        (b"application/x-msgpack", MSGPACK),
+        (b"application/vnd.msgpack", MSGPACK),
+    ],
+)
+def test_media_types(content_type: bytes, codec: Codec) -> None:
+    assert codec_for(content_type) is codec
+
+
+@pytest.mark.parametrize("content_type", [None, b"", b"text/plain", b"application/jsonp", b"\xff;", b";"])
+def test_other_media_types_are_refused(content_type: bytes | None) -> None:
+    with pytest.raises(UnsupportedMediaType, match="application/json or application/msgpack"):
+        codec_for(content_type)
+
+
+def test_absent_money_is_nan_and_zero() -> None:
+    rows = [Candidate(value_per_click=2.0), Candidate(bid_floor=0.5)]
+    columns = CandidateColumns(id=["a", "b"])
+    for value, floor in (
+        money_of(rows, 2),
+        money_of(CandidateColumns(value_per_click=[2.0, None], bid_floor=[None, 0.5]), 2),
+    ):
+        np.testing.assert_array_equal(value, [2.0, math.nan])
+        np.testing.assert_array_equal(floor, [0.0, 0.5])
+        assert value.dtype == floor.dtype == np.float64
+    value, floor = money_of(columns, 2)
+    np.testing.assert_array_equal(value, [math.nan, math.nan])
+    np.testing.assert_array_equal(floor, [0.0, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("change", "path"),
+    [
+        ({"candidates": [{"value_per_click": -1}]}, "$.candidates[0].value_per_click"),
+        ({"candidates": [{}, {"value_per_click": "1"}]}, "$.candidates[1].value_per_click"),
+        ({"candidates": [{"value_per_click": 1e10}]}, "$.candidates[0].value_per_click"),
+        ({"candidates": [{"bid_floor": -0.01}]}, "$.candidates[0].bid_floor"),
+        ({"candidates": {"bid_floor": [1, -1]}}, "$.candidates.bid_floor[1]"),
+        ({"candidates": [{"id": 7}]}, "$.candidates[0].id"),
+        ({"candidates": "all"}, "$.candidates"),
+        ({"candidates": [3]}, "$.candidates[0]"),
+        ({"candidates": [{"value_per_clik": 1}]}, "$.candidates[0]"),
+        ({"contxt": {}}, "$"),
+        ({"context": []}, "$.context"),
+        ({"tmax_ms": 0}, "$.tmax_ms"),
+        ({"tmax_ms": -1}, "$.tmax_ms"),
+        ({"user_id": 7}, "$.user_id"),
+    ],
+)
+@pytest.mark.parametrize("codec", [JSON, MSGPACK])
+def test_what_the_interface_does_not_allow_is_named_by_its_path(
+    change: dict[str, Any], path: str, codec: Codec
+) -> None:
+    with pytest.raises(InvalidField) as caught:
+        decode_request(encoded({**ROWS, **change}, codec), codec)
+    assert caught.value.path == path
+
+
+@pytest.mark.parametrize("name", ["value_per_click", "bid_floor", "tmax_ms"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_messagepack_s_nan_and_infinity_are_refused(name: str, value: float) -> None:
+    body: dict[str, Any] = {"candidates": [{}]}
+    (body if name == "tmax_ms" else body["candidates"][0])[name] = value
+    with pytest.raises(InvalidField) as caught:
+        decode_request(msgspec.msgpack.encode(body), MSGPACK)
+    assert str(caught.value.path).endswith(name)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"NaN",
+        b'{"candidates": [{"value_per_click": NaN}]}',
+        b'{"candidates": [{}], "context": {"a": "\xff"}}',
+        b'{"candidates": [{}], "context": {"a": "\\ud800"}}',
+        b"\xef\xbb\xbf{}",
+        b'{"candidates": [{}]} trailing',
+        b'{"candidates": [{}], "context": {"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}}",
+        "{}".encode("utf-16"),
+    ],
+)
+def test_what_is_not_json_is_malformed(body: bytes) -> None:
+    with pytest.raises(MalformedBody, match="must be JSON"):
+        decode_request(body, JSON)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"\xc1",
+        b"\x81\xa2id\xa1\xff",
+        b"\x81\xa7context\x81\xa1a" + b"\x91" * 100_000,
+        b"\x81\xaacandidates\xdd",
+    ],
+)
+def test_what_is_not_messagepack_is_malformed(body: bytes) -> None:
+    with pytest.raises(MalformedBody, match="must be MessagePack"):
+        decode_request(body, MSGPACK)
+
+
+def test_a_number_no_float_holds_is_refused() -> None:
+    with pytest.raises(InvalidField):
+        decode_request(b'{"candidates": [{"value_per_click": 1e999}]}', JSON)
+
+
+def test_candidates_are_counted_and_limited() -> None:
+    assert count_rows([Candidate(), Candidate()], 2) == 2
+    assert count_rows(CandidateColumns(features={"C19": ["x", "y", "z"]}), 3) == 3
+    for candidates in ([], CandidateColumns(), CandidateColumns(id=[]), [Candidate()] * 3):
+        with pytest.raises(InvalidField, match="1 to 2 ads") as caught:
+            count_rows(candidates, 2)
+        assert caught.value.path == "$.candidates"
+
+
+def test_columns_have_one_length() -> None:
+    columns = CandidateColumns(id=["a", "b"], features={"C19": ["x", "y"], "C20": ["x"]})
+    with pytest.raises(
+        InvalidField, match=r"'features.C20' must have the length of 'id', 2 \(got 1\)"
+    ) as caught:
+        count_rows(columns, 10)
+    assert caught.value.path == "$.candidates.features.C20"
