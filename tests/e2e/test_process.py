@@ -55,6 +55,15 @@ def read_answer(connection: socket.socket) -> tuple[int, dict[str, str], Any]:
     return int(first.split()[1]), headers, json.loads(body)
 
 
+def taken_connections(service: RunningService, count: int) -> list[socket.socket]:
+    """Connections that were answered once: the service has taken them from the backlog, and reads them."""
+    connections = [service.connect() for _ in range(count)]
+    for connection in connections:
+        connection.sendall(message(body_of(1)))
+        assert read_answer(connection)[0] == 200
+    return connections
+
+
 def reset(connection: socket.socket) -> None:
     """Close as a killed client's machine does: a reset, no farewell."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -95,7 +104,7 @@ def test_a_client_that_dies_among_batch_mates_harms_none_of_them(
     bundles: dict[str, Path], tmp_path: Path
 ) -> None:
     with running_service(tmp_path, ["--arm", f"only={bundles['control']}"]) as service:
-        connections = [service.connect() for _ in range(12)]
+        connections = taken_connections(service, 12)
         # The process sleeps while all of them send, so it wakes to all requests in one turn of its loop.
         service.send_signal(signal.SIGSTOP)
         for number, connection in enumerate(connections):
@@ -112,14 +121,14 @@ def test_a_client_that_dies_among_batch_mates_harms_none_of_them(
             text = client.get("/metrics").text
     batches = metric_total(text, "bidlight_batch_requests_count", arm="only")
     requests = metric_total(text, "bidlight_batch_requests_sum", arm="only")
-    assert requests >= 8
+    assert requests >= 12 + 8
     assert batches < requests  # they did share batches
 
 
 def test_a_full_queue_refuses_at_once_with_retry_after(bundles: dict[str, Path], tmp_path: Path) -> None:
     limits = ["--max-queued-rows", "10", "--max-candidates", "5"]
     with running_service(tmp_path, ["--arm", f"only={bundles['control']}", *limits]) as service:
-        connections = [service.connect() for _ in range(20)]
+        connections = taken_connections(service, 20)
         service.send_signal(signal.SIGSTOP)
         for connection in connections:
             connection.sendall(message(body_of(5)))
@@ -166,6 +175,21 @@ def test_sigterm_lets_requests_in_flight_finish_and_refuses_new_connections(
             assert (status, len(answer["results"])) == (200, 10)
         assert service.wait() == 0
     assert "Traceback" not in service.errors.read_text()
+
+
+def test_requests_sent_before_a_sigterm_are_answered(bundles: dict[str, Path], tmp_path: Path) -> None:
+    with running_service(tmp_path, ["--arm", f"only={bundles['control']}"]) as service:
+        connections = taken_connections(service, 20)
+        service.send_signal(signal.SIGSTOP)
+        for number, connection in enumerate(connections):
+            connection.sendall(message(body_of(50, f"req-{number}")))
+        service.send_signal(signal.SIGTERM)
+        service.send_signal(signal.SIGCONT)
+        for number, connection in enumerate(connections):
+            with connection:
+                status, _, answer = read_answer(connection)
+            assert (status, answer["id"], len(answer["results"])) == (200, f"req-{number}", 50)
+        service.wait()
 
 
 def accepts(service: RunningService) -> bool:
