@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from export.compress.magnitude import hold, largest, zero_smallest
 from export.compress.recipes import Recipe
-from export.compress.schedule import RESIDUAL, is_pruning_step, sparse_rate
+from export.compress.schedule import RESIDUAL, is_pruning_step, pruning_interval, sparse_rate
 from export.compress.targets import find_targets, zero_rates
 from export.errors import ExportError
 from export.train.config import TrainConfig
@@ -29,7 +29,7 @@ class PruneConfig:
     warmup_epochs    trained dense before the first pruning; 0 for a model that is trained already
     pruning_epochs   while the rate grows; rare ids overfit from the second pass on, so keep it short
     finetune_epochs  with the masks held, until the end of the epoch that it ends in
-    every            training steps from one pruning to the next (the paper's 10)
+    every            training steps from one pruning to the next (the paper's 10; fewer on a very small log)
     residual         the shape of the growing rate, see `export.compress.schedule`
     """
 
@@ -84,7 +84,7 @@ class Pruner:
     ) -> None:
         self.targets = [target for target in find_targets(model) if recipe.rates[target.part] > 0.0]
         self.recipe, self.start, self.steps = recipe, start, steps
-        self.every, self.residual = every, residual
+        self.every, self.residual = pruning_interval(steps, every), residual
         self.masks: list[tuple[Tensor, Tensor]] = []
         """Each pruned tensor with what of it stays; empty until the last pruning."""
         self._random = torch.Generator()  # its own: pruning shall not change what dropout draws

@@ -14,6 +14,9 @@ from __future__ import annotations
 RESIDUAL = 0.01
 """rho: half of the target is reached after 15 % of the steps, nine tenths after half of them."""
 
+LEAST_PRUNINGS = 20
+"""On a small log ten steps are an epoch: pruning all at once there leaves no weight a chance to come back."""
+
 
 def sparse_rate(target: float, step: int, steps: int, residual: float = RESIDUAL) -> float:
     """The rate after `step` of `steps` training steps: 0 before the first, `target` from the last on.
@@ -26,6 +29,11 @@ def sparse_rate(target: float, step: int, steps: int, residual: float = RESIDUAL
         return target
     left: float = residual ** (step / steps)
     return target * (1.0 - left) / (1.0 - residual)
+
+
+def pruning_interval(steps: int, every: int) -> int:
+    """Steps from one pruning to the next: `every`, or less where that is under LEAST_PRUNINGS times in all."""
+    return max(1, min(every, steps // LEAST_PRUNINGS))
 
 
 def is_pruning_step(step: int, steps: int, every: int) -> bool:

@@ -93,7 +93,7 @@ def test_a_model_without_a_part_reaches_the_rates_it_has(log: Any, build: type[n
 def test_a_pruned_weight_comes_back_until_the_masks_are_final() -> None:
     model = nn.Sequential(MLP(4, (4,), dropout=0.0))
     layer = model[0].hidden[0]
-    pruner = Pruner(model, Recipe("half", dnn=0.5, field_matrix=0.0, embedding=0.0), steps=4, every=2)
+    pruner = Pruner(model, Recipe("half", dnn=0.5, field_matrix=0.0, embedding=0.0), steps=60, every=10)
     weights = torch.arange(1.0, 17.0).reshape(4, 4)
 
     def step(number: int, values: Tensor) -> None:
@@ -101,15 +101,15 @@ def test_a_pruned_weight_comes_back_until_the_masks_are_final() -> None:
             layer.weight.copy_(values)
         pruner.after_step(number)
 
-    step(1, weights)
+    step(29, weights)
     assert layer.weight.all()
-    step(2, weights)
+    step(30, weights)
     assert layer.weight[0, 0] == 0
-    step(3, weights.flip(0, 1))
+    step(31, weights.flip(0, 1))
     assert layer.weight.all()
-    step(4, weights.flip(0, 1))
+    step(60, weights.flip(0, 1))
     assert layer.weight.count_nonzero() == 8
-    step(5, torch.ones(4, 4))
+    step(61, torch.ones(4, 4))
     assert torch.equal(layer.weight != 0, weights.flip(0, 1) > 8)
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from export.compress.recipes import PARTS, RECIPES, Recipe, find_recipe
-from export.compress.schedule import RESIDUAL, is_pruning_step, sparse_rate
+from export.compress.schedule import RESIDUAL, is_pruning_step, pruning_interval, sparse_rate
 from export.errors import ExportError
 
 targets = st.floats(0, 0.999)
@@ -46,6 +46,11 @@ def test_the_last_step_prunes_and_none_after(steps: int, every: int) -> None:
     pruning = [step for step in range(steps + 100) if is_pruning_step(step, steps, every)]
     assert pruning[-1] == steps
     assert set(range(every, steps, every)) <= set(pruning) <= {*range(every, steps, every), steps}
+
+
+@pytest.mark.parametrize(("steps", "interval"), [(1, 1), (7, 1), (60, 3), (199, 9), (200, 10), (9_000, 10)])
+def test_a_small_log_is_pruned_in_as_many_small_steps(steps: int, interval: int) -> None:
+    assert pruning_interval(steps, every=10) == interval
 
 
 def test_the_presets_are_the_papers() -> None:
