@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -61,10 +62,11 @@ def test_the_line_it_prints_works(run_service: RunService, bundles: dict[str, Pa
     assert service.errors == []
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
 def test_sigterm_answers_what_is_in_flight_and_refuses_the_rest(
-    run_service: RunService, bundles: dict[str, Path]
+    run_service: RunService, bundles: dict[str, Path], workers: str
 ) -> None:
-    service = run_service("--arm", f"control={bundles['alpha']}")
+    service = run_service("--arm", f"control={bundles['alpha']}", "--workers", workers)
     body = json.dumps(REQUEST).encode()
     request = raw_request(body)
     with socket.create_connection(("127.0.0.1", service.port)) as connection:
@@ -98,15 +100,15 @@ def test_bodies_that_are_too_long_are_refused_without_being_read(
     ]
     for answer in answers:
         assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")
-    endless = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
+    endless = raw_request(b"").replace(b"content-length: 0", b"transfer-encoding: chunked")
+    chunk = b"10000\r\n" + b" " * 65536 + b"\r\n"
     with socket.create_connection(("127.0.0.1", service.port)) as connection:
         connection.sendall(endless)
         sent = 0
-        try:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             while sent < 200_000_000:
-                sent += connection.send(b"10000\r\n" + b" " * 65536 + b"\r\n")
-        except (BrokenPipeError, ConnectionResetError):
-            pass
+                connection.sendall(chunk)
+                sent += len(chunk)
         assert sent < 100_000_000
     with socket.create_connection(("127.0.0.1", service.port)) as connection:
         asks_first = raw_request(b"", length=10**9).replace(b"\r\n\r\n", b"\r\nexpect: 100-continue\r\n\r\n")
