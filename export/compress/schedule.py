@@ -32,7 +32,7 @@ def sparse_rate(target: float, step: int, steps: int, residual: float = RESIDUAL
 
 
 def pruning_interval(steps: int, every: int) -> int:
-    """Steps from one pruning to the next: `every`, or less where that is under LEAST_PRUNINGS times in all."""
+    """Steps from one pruning to the next: `every`, or less where that were under LEAST_PRUNINGS in all."""
     return max(1, min(every, steps // LEAST_PRUNINGS))
 
 
