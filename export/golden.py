@@ -17,16 +17,17 @@ from service.bundle.schema import Field, Kind, Role, Schema
 SAMPLED_ROWS = 30
 # Other processors add in another order; where INT8 is rounded, one step more or less moves a logit further.
 FLOAT_TOLERANCE, INT8_TOLERANCE = 1e-4, 2e-2
+Samples = Sequence[Mapping[str, Mapping[str, Any]]]
 UNSEEN = "a value that no log holds"
 
 
 def golden_rows(
     schema: Schema,
-    samples: Sequence[Mapping[str, Mapping[str, Any]]],
+    samples: Samples,
     variants: Mapping[str, Variant],
     calibrators: Mapping[str, Calibrator],
 ) -> Golden:
-    """Rows of the test part, one with nothing in it and one of unseen values, with their ids and answers.
+    """Rows of the test part, one with nothing in it, one of unseen values, with their ids and answers.
 
     `schema` is the one that the bundle ships, and `variants` are the graphs shipped with it: they take its ids.
     """
@@ -45,7 +46,7 @@ def golden_rows(
     return Golden(rows=tuple(rows), ids=tuple(map(tuple, ids.tolist())), variants=outputs)
 
 
-def _spread(samples: Sequence[Mapping[str, Mapping[str, Any]]]) -> Sequence[Mapping[str, Mapping[str, Any]]]:
+def _spread(samples: Samples) -> Samples:
     return samples[:: max(1, len(samples) // SAMPLED_ROWS)][:SAMPLED_ROWS]
 
 

@@ -59,8 +59,8 @@ class Made:
 def package(work: Work, out: Path, *, name: str | None = None, say: Say = print) -> Bundle:
     """WORK -> the bundle in `out`, written whole or not at all, then read back with everything verified.
 
-    `name` is the bundle's, else the folder's. A bundle that was in `out` is replaced. Raises ExportError where a
-    stage is missing, BundleError where `out` holds something else.
+    `name` is the bundle's, else the folder's. A bundle that was in `out` is replaced. Raises ExportError where
+    a stage is missing or `out` holds something else.
     """
     refuse_foreign(out)
     made = _read(work)
@@ -97,7 +97,7 @@ def package(work: Work, out: Path, *, name: str | None = None, say: Say = print)
 
 
 def refuse_foreign(out: Path) -> None:
-    """Raises ExportError where `out` holds something that is no bundle: better before the work than after it."""
+    """Raises ExportError where `out` holds what is no bundle: better before the work than after it."""
     if out.is_dir() and ((out / MANIFEST_FILE).is_file() or not any(out.iterdir())):
         return
     if out.exists():

@@ -1,4 +1,4 @@
-"""All stages in order, from a raw log to a bundle; the stages do the work, here is only what they are given."""
+"""All stages in order, from a raw log to a bundle: the stages do the work, here is what they are given."""
 
 from __future__ import annotations
 
@@ -24,8 +24,10 @@ from service.bundle.store import Bundle
 
 Say = Callable[[str], None]
 
-# A log is small when 200 of the paper's batches do not fit into its training part; it gets smaller batches.
-LARGEST_BATCH, SMALLEST_BATCH, STEPS_AN_EPOCH = 2048, 64, 200
+# The paper's, for logs of millions of rows. A log is small when its training part holds fewer than 200 such
+# batches: it gets smaller ones, and Adam's step goes with the root of the batch (Malladi et al., 2022).
+PAPERS_BATCH, PAPERS_LEARNING_RATE = 2048, 1e-3
+SMALLEST_BATCH, STEPS_AN_EPOCH = 64, 200
 LONGEST_WARMUP = 100
 
 
@@ -35,7 +37,7 @@ class TrainChoice:
 
     epochs: int = 10
     batch_size: int | None = None
-    learning_rate: float = 1e-3
+    learning_rate: float | None = None
     l2: float = 3e-7
     embedding_l2: float = 1e-6
     evaluations_per_epoch: int = 4
@@ -48,10 +50,11 @@ class TrainChoice:
         """The configuration for a training part of this many rows: the paper's where that is large."""
         batch_size = self.batch_size or fitting_batch(rows)
         steps_an_epoch = -(-rows // batch_size)
+        fitting_rate = PAPERS_LEARNING_RATE * (batch_size / PAPERS_BATCH) ** 0.5
         return TrainConfig(
             epochs=self.epochs,
             batch_size=batch_size,
-            learning_rate=self.learning_rate,
+            learning_rate=self.learning_rate or fitting_rate,
             warmup_steps=min(LONGEST_WARMUP, steps_an_epoch // 2),
             l2=self.l2,
             embedding_l2=self.embedding_l2,
@@ -90,9 +93,9 @@ class Plan:
 def run(plan: Plan, *, say: Say = print) -> Bundle:
     """Every stage; returns the bundle as it was read back. The first thing that cannot work ends it."""
     refuse_foreign(plan.out)
-    say = Clock(say)
+    say = clock = Clock(say)
     work = Work(plan.work)
-    say.stage("fit-schema", f"{plan.data.name} by the schema {plan.schema}")
+    clock.stage("fit-schema", f"{plan.data.name} by the schema {plan.schema}")
     log = fit_schema(
         work,
         plan.data,
@@ -102,7 +105,7 @@ def run(plan: Plan, *, say: Say = print) -> Bundle:
         min_count=plan.min_count,
         say=say,
     )
-    say.stage("train", plan.checkpoint.name if plan.checkpoint else plan.model)
+    clock.stage("train", plan.checkpoint.name if plan.checkpoint else plan.model)
     train(
         work,
         plan.model,
@@ -111,15 +114,15 @@ def run(plan: Plan, *, say: Say = print) -> Bundle:
         checkpoint=plan.checkpoint,
         say=say,
     )
-    say.stage("prune", plan.preset)
+    clock.stage("prune", plan.preset)
     prune(work, plan.preset, plan.schedule, learning_rate=plan.prune_learning_rate, say=say)
-    say.stage("to-onnx", "")
+    clock.stage("to-onnx", "")
     to_onnx(work, say=say)
-    say.stage("quantize", "")
+    clock.stage("quantize", "")
     quantize(work, rows=plan.quantization_rows, say=say)
-    say.stage("calibrate", "")
+    clock.stage("calibrate", "")
     calibrate(work, sampling_rate=plan.sampling_rate, methods=plan.methods, say=say)
-    say.stage("package", str(plan.out))
+    clock.stage("package", str(plan.out))
     bundle = package(work, plan.out, name=plan.name, say=say)
     say(summary(bundle))
     return bundle
@@ -140,7 +143,7 @@ def demo(out: Path, *, rows: int, seed: int = 0, threads: int | None = None, say
         out=out,
         work=work,
         hyperparameters={"dim": 8, "hidden_units": [128, 128], "dropout": 0.2},
-        training=TrainChoice(epochs=2, batch_size=1024, seed=seed, threads=threads),
+        training=TrainChoice(epochs=3, seed=seed, threads=threads),
         schedule=PruneConfig(pruning_epochs=0.7, finetune_epochs=0.3),
     )
     return run(plan, say=say)
@@ -154,7 +157,7 @@ def default_work(out: Path) -> Path:
 
 def fitting_batch(rows: int) -> int:
     """Rows a step: the paper's 2048, or for a small log the power of two that gives 200 steps an epoch."""
-    largest = max(SMALLEST_BATCH, min(LARGEST_BATCH, rows // STEPS_AN_EPOCH))
+    largest = max(SMALLEST_BATCH, min(PAPERS_BATCH, rows // STEPS_AN_EPOCH))
     return 1 << (largest.bit_length() - 1)
 
 

@@ -1,4 +1,4 @@
-"""The few lines that an export ends with on the terminal: quality, size and speed by variant, and how to serve."""
+"""What an export ends with on the terminal: quality, size and speed by variant, and how to serve it."""
 
 from __future__ import annotations
 
