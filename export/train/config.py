@@ -19,8 +19,8 @@ class TrainConfig:
     l2              weight of the L2 penalty (l2 / 2) |w|^2 on all weights but the embeddings
     embedding_l2    the same on the embeddings (RowAdam says how). Not the paper's 3e-7: on 600,000 synthetic
                     rows with many rare ids (perceptron 64 x 64) the best validation AUC of three epochs was
-                    .711, .717, .724, .725 with 3e-7, 1e-4, 3e-4, 1e-3. It weighs on an id by its share of the rows:
-                    a longer log wants a smaller one
+                    .711, .717, .724, .725 with 3e-7, 1e-4, 3e-4, 1e-3. It weighs on an id by its share of the
+                    rows: a longer log wants a smaller one
     evaluations_per_epoch   looks at the validation part in an epoch: rare ids can overfit within one
     patience        looks in a row without a better `metric` that end the training; None for never
     best_from_step  weights of earlier steps cannot be the best (pruning: they are not sparse yet)
