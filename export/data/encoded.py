@@ -4,8 +4,8 @@ It knows nothing of models. Memory holds one chunk and the counts of distinct va
 log besides the arrays while they are made.
 """
 
+import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +68,8 @@ def prepare_log(
     """
     check_shares(split)
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f"{out.name}.", suffix=".partial", dir=out.parent))
+    partial = _beside(out, "new")
+    partial.mkdir()
     try:
         _prepare(path, log_schema, partial, split, on_malformed, min_count, chunk_rows, samples, report)
         _put_in_place(partial, out)
@@ -200,7 +201,12 @@ def _put_in_place(partial: Path, out: Path) -> None:
         raise LogError(
             f"'out' must be a new folder or a prepared log (got {str(out)!r}); name another folder"
         )
-    aside = Path(tempfile.mkdtemp(prefix=f"{out.name}.", suffix=".partial", dir=out.parent))
-    out.rename(aside / "before")
+    aside = _beside(out, "old")
+    out.rename(aside)
     partial.rename(out)
     shutil.rmtree(aside)
+
+
+def _beside(out: Path, what: str) -> Path:
+    """A folder of this process next to `out`; a killed run leaves at most these, by names that say so."""
+    return out.with_name(f"{out.name}.{what}.{os.getpid()}.partial")

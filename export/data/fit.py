@@ -66,24 +66,24 @@ def fit_schema(log_schema: LogSchema, counts: FieldCounts, min_count: int | None
 
 
 def criteo_edges(values: NDArray[np.float64]) -> tuple[float, ...]:
-    """Edges of the bins of the Criteo challenge's transform over the range of `values` (ascending).
+    """Edges of the bins of the Criteo challenge's transform that `values` (ascending) fall into.
 
-    Up to 2 each integer is its own bin; above, floor(ln(x)^2) is the bin. The winning FFM of the challenge
-    (Juan et al., 2014) introduced it, and most papers on that log use it.
+    Up to 2 each integer is its own bin; above, floor(ln(x)^2) is the bin. A bin without values belongs to the
+    one below it. The winning FFM of the challenge (Juan et al., 2014) introduced the transform.
     """
     if not len(values):
         return ()
     low = np.unique(np.floor(values[values <= 2])).tolist()
     edges = [float(edge) for edge in low]
-    above = values[values > 2]
-    if len(above):
-        edges.append(math.nextafter(2.0, math.inf))
-        edges.extend(squared_log_edge(n) for n in range(1, math.floor(math.log(above[-1]) ** 2) + 1))
+    occupied = {math.floor(math.log(value) ** 2) for value in values[values > 2].tolist()}
+    edges.extend(squared_log_edge(n) for n in sorted(occupied))
     return tuple(edges[1:])
 
 
 def squared_log_edge(n: int) -> float:
-    """The smallest double x > 1 with ln(x)^2 >= n."""
+    """The smallest double x > 2 with ln(x)^2 >= n."""
+    if n == 0:
+        return math.nextafter(2.0, math.inf)
     edge = math.exp(math.sqrt(n))
     while math.log(edge) ** 2 >= n:
         edge = math.nextafter(edge, 0.0)

@@ -81,7 +81,10 @@ def _text_rows(
 def _parquet_rows(
     path: Path, log_schema: LogSchema, rejections: Rejections, chunk_rows: int
 ) -> Iterator[tuple[pl.DataFrame, NDArray[np.int64]]]:
-    """Streams row group by row group: memory holds one row group and one chunk."""
+    """One slice of the file after the other: memory holds a slice and the row groups it lies in.
+
+    Polars' own batches (`collect_batches`) run ahead of their consumer, up to the whole log in memory.
+    """
     try:
         log = pl.scan_parquet(path)
         schema = log.collect_schema()
@@ -93,7 +96,7 @@ def _parquet_rows(
     row = 1
     selected = log.select(log_schema.used_columns)
     try:
-        for cells in selected.collect_batches(chunk_size=chunk_rows, maintain_order=True):
+        while len(cells := selected.slice(row - 1, chunk_rows).collect()):
             yield cells, np.arange(row, row + len(cells), dtype=np.int64)
             row += len(cells)
     except pl.exceptions.PolarsError as error:
