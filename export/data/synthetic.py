@@ -14,6 +14,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from export.data.errors import LogError
+
 BLOCK_ROWS: Final = 16_384
 _CALIBRATION_BLOCK: Final = 2**31  # no log reaches it
 _DAY_SECONDS: Final = 86_400
@@ -49,17 +51,17 @@ class SyntheticConfig:
     def __post_init__(self) -> None:
         for name in ("rows", "rows_per_day", "categorical_fields"):
             if getattr(self, name) < 1:
-                raise ValueError(f"'{name}' must be at least 1 (got {getattr(self, name)!r})")
+                raise LogError(f"'{name}' must be at least 1 (got {getattr(self, name)!r})")
         if not 0 <= self.candidate_fields <= self.categorical_fields:
-            raise ValueError(
+            raise LogError(
                 f"'candidate_fields' must be at most the {self.categorical_fields} categorical fields "
                 f"(got {self.candidate_fields!r})"
             )
         least = 4 * self.categorical_fields
         if not least <= self.features <= 2**31:
-            raise ValueError(f"'features' must be from {least} to {2**31} (got {self.features!r})")
+            raise LogError(f"'features' must be from {least} to {2**31} (got {self.features!r})")
         if not 0 < self.ctr < 1:
-            raise ValueError(f"'ctr' must be between 0 and 1 (got {self.ctr!r})")
+            raise LogError(f"'ctr' must be between 0 and 1 (got {self.ctr!r})")
 
     @property
     def numeric_names(self) -> tuple[str, ...]:

@@ -158,7 +158,7 @@ def test_it_prepares_with_the_true_probability(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_settings_are_told(wrong: dict[str, int], told: str) -> None:
-    with pytest.raises(ValueError) as caught:  # noqa: PT011
+    with pytest.raises(LogError) as caught:
         SyntheticConfig(**wrong)
     assert told in str(caught.value)
 
