@@ -38,7 +38,7 @@ CLIENT_LEFT = "client_left"
 MAX_DISCARDED_BYTES = 8 * 1_048_576
 
 
-class ClientLeft(Exception):  # noqa: N818 (nobody is told)
+class ClientLeft(Exception):
     """The connection closed before the answer was ready."""
 
 

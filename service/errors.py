@@ -20,8 +20,6 @@ The body of every error answer is `{"error": {"code": ..., "message": ..., "path
 the encoding of the request was: a client that cannot read its own encoding must still be able to read why.
 """
 
-# ruff: noqa: N818 (these are answers, named as their codes are: `UnknownArm` is `unknown_arm`)
-
 from __future__ import annotations
 
 from typing import ClassVar

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -74,6 +75,12 @@ class AnnouncingServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, text: Callable[[int], str]) -> None:
         super().__init__(config)
         self._text = text
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until told to stop, and then return: uvicorn raises the signal again after it has drained."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
+        super().run(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start listening, then say so."""

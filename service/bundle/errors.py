@@ -32,7 +32,7 @@ class BundleError(ValueError):
         return " ".join(text.encode("utf-8", "backslashreplace").decode().split())
 
 
-class InvalidValue(ValueError):  # noqa: N818 (the name that its callers speak of)
+class InvalidValue(ValueError):
     """A raw value that its field cannot be: which field, which row (None outside columns), one line why."""
 
     def __init__(self, field: str, row: int | None, message: str) -> None:
