@@ -47,7 +47,7 @@ def shipped_variants(variants: Mapping[str, Variant]) -> tuple[str, str]:
 def evaluate_variants(
     variants: Mapping[str, Variant], calibrators: Mapping[str, Calibrator], part: Part
 ) -> Evaluated:
-    """All variants on the rows of one part; the pruned one is compared with the dense, INT8 with its float."""
+    """All variants on the rows of one part; pruned is compared with dense, INT8 with its float."""
     labels, true_pctr = np.asarray(part.labels), part.true_pctr
     logits = {name: variant.score(part) for name, variant in variants.items()}
     before = {name: _sigmoid(values) for name, values in logits.items()}
@@ -60,10 +60,7 @@ def evaluate_variants(
         reliability_before={name: reliability(labels, pctr) for name, pctr in before.items()},
         reliability_after={name: reliability(labels, pctr) for name, pctr in after.items()},
         parity=tuple(
-            compare_variants(
-                pair, labels, (logits[pair[0]], logits[pair[1]]), (after[pair[0]], after[pair[1]])
-            )
-            for pair in pairs
+            compare_variants((a, b), labels, (logits[a], logits[b]), (after[a], after[b])) for a, b in pairs
         ),
     )
 

@@ -27,9 +27,9 @@ def golden_rows(
     variants: Mapping[str, Variant],
     calibrators: Mapping[str, Calibrator],
 ) -> Golden:
-    """Rows of the test part, one with nothing in it, one of unseen values, with their ids and answers.
+    """Rows of the test part, one with nothing in it, one of unseen values; with their ids and answers.
 
-    `schema` is the one that the bundle ships, and `variants` are the graphs shipped with it: they take its ids.
+    `schema` is the one that the bundle ships, `variants` the graphs shipped with it: they take its ids.
     """
     rows = [GoldenRow(dict(row["context"]), dict(row["candidate"])) for row in _spread(samples)]
     rows += [GoldenRow({}, {}), _unseen_row(schema)]

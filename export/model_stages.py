@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import torch
 
 from export.compress.compact import compact as compact_model
 from export.compress.prune import PruneConfig, PruneResult
@@ -20,6 +21,7 @@ from export.compress.schedule import sparse_rate
 from export.data.encoded import EncodedLog, open_log, prepare_log
 from export.data.log_schema import load_log_schema
 from export.data.readers import OnMalformed
+from export.errors import ExportError
 from export.records import LogSummary, Pruned, Trained
 from export.report.findings import EvaluationPoint
 from export.train.build import build_model
@@ -79,6 +81,7 @@ def train(
     say: Say = print,
 ) -> Trained:
     """WORK/log -> WORK/dense.pt: a model trained from scratch, or the one of `checkpoint` where given."""
+    _check_device(config.device)
     log = open_log(work.path("log"))
     points: tuple[EvaluationPoint, ...] = ()
     epochs = best_epoch = 0
@@ -161,6 +164,16 @@ def prune(
         say(f"note: {note}")
     work.record("prune", record)
     return record
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ExportError(
+            f"'device' must be one that torch can use here (got {device!r}: {reason}); use cpu"
+        ) from None
 
 
 def _parameters(network: Any) -> int:

@@ -59,7 +59,7 @@ class Made:
 def package(work: Work, out: Path, *, name: str | None = None, say: Say = print) -> Bundle:
     """WORK -> the bundle in `out`, written whole or not at all, then read back with everything verified.
 
-    `name` is the bundle's, else the folder's. A bundle that was in `out` is replaced. Raises ExportError where
+    `name` is the bundle's, else the folder's. A bundle that was in `out` is replaced. Raises ExportError when
     a stage is missing or `out` holds something else.
     """
     refuse_foreign(out)

@@ -44,7 +44,7 @@ def page(findings: Findings) -> str:
         section(
             "Size and speed", compression_table(findings), _speed_figures(findings), latency_table(findings)
         ),
-        section("Training and pruning", _figure(plots.curves_figure(findings)), _matrices(findings)),
+        section("Training and pruning", _curves(findings), _matrices(findings)),
         section("Data", data_table(findings), fields_table(findings)),
     ]
     return (
@@ -192,6 +192,12 @@ def fields_table(findings: Findings) -> str:
 
 def _figure(svg: str) -> str:
     return f"<figure>{svg}</figure>"
+
+
+def _curves(findings: Findings) -> str:
+    if not (findings.training or findings.pruning):
+        return "<p>The model was loaded from a checkpoint, not trained here.</p>"
+    return _figure(plots.curves_figure(findings))
 
 
 def _speed_figures(findings: Findings) -> str:
