@@ -17,7 +17,7 @@ from service.settings import Settings
 from service.wire import JSON, decode_request
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^( *)```(\w+)\n(.*?)^\1```$", README, flags=re.M | re.S)
+BLOCKS = re.findall(r"^( *)```(\w+)\n(.*?)^\1```$", README, flags=re.MULTILINE | re.DOTALL)
 
 
 def blocks(language: str) -> list[str]:
@@ -51,7 +51,7 @@ def test_the_make_targets_exist() -> None:
     found = commands("make")
     assert found
     for words in found:
-        assert re.search(rf"^{words[1]}:", makefile, flags=re.M), words
+        assert re.search(rf"^{words[1]}:", makefile, flags=re.MULTILINE), words
 
 
 def test_the_request_decodes() -> None:
