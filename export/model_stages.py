@@ -116,7 +116,7 @@ def prune(
     preset: str,
     schedule: PruneConfig,
     *,
-    learning_rate: float | None = None,
+    learning_rate: float = 1e-3,
     say: Say = print,
 ) -> Pruned | None:
     """WORK/dense.pt -> pruned.pt (exact zeros) and compact.pt (without them), by the recipe of that name.
@@ -130,11 +130,9 @@ def prune(
     work.start("prune")
     if not recipe.prunes:
         return None
-    config = replace(
-        trained.config,
-        warmup_steps=0,
-        learning_rate=trained.config.learning_rate if learning_rate is None else learning_rate,
-    )
+    # Few steps are left, and what survives has far to go: on 20,000 rows of Criteo, pruning at the small
+    # steps of that log's training lost 0.016 AUC, at the paper's nothing.
+    config = replace(trained.config, warmup_steps=0, learning_rate=learning_rate)
     rates = ", ".join(f"{part} {rate:.0%}" for part, rate in recipe.rates.items())
     say(f"pruning by the recipe {recipe.name}: {rates}")
     result = prune_model(network, log, recipe, config, say, schedule=schedule)

@@ -159,11 +159,9 @@ PRUNING = (
         "low-latency",
     ),
     Option("--prune-epochs", "passes over the training part while the shares grow", positive, 1.0, "N"),
-    Option("--finetune-epochs", "passes after that, with the zeros held", positive, 1.0, "N"),
+    Option("--finetune-epochs", "passes after that, with the zeros held", positive, 2.0, "N"),
     Option("--prune-every", "training steps from one pruning to the next", positive_int, 10, "STEPS"),
-    Option(
-        "--prune-learning-rate", "step size of Adam while pruning [that of training]", positive, None, "X"
-    ),
+    Option("--prune-learning-rate", "step size of Adam while pruning", positive, 1e-3, "X"),
 )
 QUANTIZATION = (
     Option(

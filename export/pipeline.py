@@ -83,8 +83,8 @@ class Plan:
     training: TrainChoice = field(default_factory=TrainChoice)
     checkpoint: Path | None = None
     preset: str = "low-latency"
-    schedule: PruneConfig = field(default_factory=PruneConfig)
-    prune_learning_rate: float | None = None
+    schedule: PruneConfig = field(default_factory=lambda: PruneConfig(finetune_epochs=2.0))
+    prune_learning_rate: float = PAPERS_LEARNING_RATE
     quantization_rows: int = 16_384
     sampling_rate: float = 1.0
     methods: Sequence[str] = tuple(METHODS)
@@ -144,7 +144,7 @@ def demo(out: Path, *, rows: int, seed: int = 0, threads: int | None = None, say
         work=work,
         hyperparameters={"dim": 8, "hidden_units": [128, 128], "dropout": 0.2},
         training=TrainChoice(epochs=3, seed=seed, threads=threads),
-        schedule=PruneConfig(pruning_epochs=0.7, finetune_epochs=0.3),
+        schedule=PruneConfig(pruning_epochs=1.0, finetune_epochs=1.0),
     )
     return run(plan, say=say)
 

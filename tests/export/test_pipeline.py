@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -202,26 +206,40 @@ def test_a_folder_with_other_things_is_left_alone(exported, tmp_path: Path) -> N
 
 
 def test_a_calibration_of_another_graph_is_refused(exported, tmp_path: Path) -> None:
-    plan, work = exported.plan, Work(tmp_path / "work")
-    run(
-        replace(plan, model="lr", hyperparameters={}, preset="none", work=work.folder, out=tmp_path / "a"),
-        say=str,
-    )
+    work = Work(tmp_path / "work")
+    shutil.copytree(exported.plan.work, work.folder)
     path = work.path("calibration.json")
     text = path.read_text()
     sha256 = msgspec.json.decode(text)["int8"]["graph_sha256"]
     path.write_text(text.replace(sha256, "0" * 64))
     with pytest.raises(ExportError, match=r"fitted on the graph model\.int8\.onnx"):
-        package(work, tmp_path / "b", say=str)
+        package(work, tmp_path / "bundle", say=str)
 
 
 def test_a_package_that_fails_leaves_the_old_bundle(exported, tmp_path: Path) -> None:
     out = tmp_path / "tiny"
-    before = package(Work(exported.plan.work), out, say=str).manifest
+    shutil.copytree(exported.plan.out, out)
     with pytest.raises(BundleError, match="'name'"):
         package(Work(exported.plan.work), out, name="no spaces, please", say=str)
-    assert load_bundle(out, verify_all=True).manifest == before
+    assert load_bundle(out, verify_all=True).manifest == exported.bundle.manifest
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny"]
+
+
+def test_a_killed_package_leaves_the_old_bundle(exported, tmp_path: Path) -> None:
+    """Killed in its work: nothing of the bundle that was there has changed."""
+    out = tmp_path / "tiny"
+    shutil.copytree(exported.plan.out, out)
+    code = (
+        "import os, signal, sys; from pathlib import Path; from export.package import package; "
+        "from export.work import Work; "
+        "die = lambda text: os.kill(os.getpid(), signal.SIGKILL); "
+        "package(Work(Path(sys.argv[1])), Path(sys.argv[2]), say=die)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, exported.plan.work, out], cwd=Path(__file__).parents[2]
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert load_bundle(out, verify_all=True).manifest == exported.bundle.manifest
 
 
 def test_too_small_a_log_is_refused_in_one_line(exported, tmp_path: Path) -> None:
