@@ -6,6 +6,7 @@ It knows the order of the steps and how a refusal is sent; each step is another 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from time import perf_counter
@@ -36,6 +37,7 @@ CLIENT_LEFT = "client_left"
 # What is read and thrown away of a body that is too long, so that its client gets to read the 413: a socket
 # closed with unread bytes is reset, and the answer is lost with it.
 MAX_DISCARDED_BYTES = 8 * 1_048_576
+DISCARD_SECONDS = 2.0
 
 
 class ClientLeft(Exception):
@@ -197,12 +199,14 @@ async def _until_disconnected(receive: Receive) -> None:
 
 
 async def _discard(receive: Receive) -> None:
-    size = 0
-    while size < MAX_DISCARDED_BYTES:
-        message = await receive()
-        size += len(message.get("body", b""))
-        if not message.get("more_body"):
-            return
+    size, more_body = 0, True
+    # A client that announced too much may also send nothing: it has its answer all the same.
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DISCARD_SECONDS):
+            while more_body and size < MAX_DISCARDED_BYTES:
+                message = await receive()
+                size += len(message.get("body", b""))
+                more_body = message.get("more_body", False)
 
 
 def _token(text: str) -> bytes:

@@ -3,6 +3,7 @@
 ```
 ServiceError
 ├── BadConfiguration          (never reaches a client: the service says it in one line and does not start)
+├── MalformedRequest          400 malformed_request      (not HTTP)
 ├── MalformedBody             400 malformed_body
 ├── NotFound                  404 not_found
 │   └── UnknownArm            404 unknown_arm
@@ -12,6 +13,7 @@ ServiceError
 ├── InvalidField              422 invalid_field
 ├── Overloaded                429 overloaded             Retry-After
 │   └── DeadlinePassed        429 overloaded             Retry-After
+├── HeadTooLarge              431 head_too_large
 ├── InferenceFailed           500 inference_failed
 └── NotReady                  503 not_ready              Retry-After
 ```
@@ -78,6 +80,13 @@ class BadConfiguration(ServiceError):
     """The service was told something it cannot do; said at start, in one line."""
 
     code = "bad_configuration"
+
+
+class MalformedRequest(ServiceError):
+    """What came is not HTTP."""
+
+    status = 400
+    code = "malformed_request"
 
 
 class MalformedBody(ServiceError):
@@ -147,6 +156,13 @@ class Overloaded(ServiceError):
 
 class DeadlinePassed(Overloaded):
     """`tmax_ms` ran out in the queue: nobody waits for the answer any more, so it is not computed."""
+
+
+class HeadTooLarge(ServiceError):
+    """The headers are longer than the service reads."""
+
+    status = 431
+    code = "head_too_large"
 
 
 class InferenceFailed(ServiceError):

@@ -12,6 +12,7 @@ import uvicorn
 from prometheus_client.multiprocess import mark_process_dead
 from uvicorn.supervisors.multiprocess import Multiprocess
 
+from service.connection import Connection
 from service.settings import Settings
 
 STARTUP_FAILURE = 3
@@ -34,7 +35,7 @@ def server_config(settings: Settings, app: Any) -> uvicorn.Config:
         port=settings.port,
         workers=settings.workers,
         loop="uvloop",
-        http="httptools",
+        http=Connection,
         ws="none",
         lifespan="on",
         # Both wrap or lengthen every request, and no one reads them.

@@ -1,0 +1,123 @@
+"""One HTTP connection: uvicorn's, with bounds on what a client sends and how slowly; it knows no route."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from service.errors import HeadTooLarge, MalformedRequest, ServiceError
+
+logger = logging.getLogger("bidlight")
+
+MAX_HEAD_BYTES = 65_536
+# What belongs to an offer to change the protocol, and is not passed on with the request.
+_OFFER = (b"connection", b"upgrade", b"http2-settings")
+
+
+class Connection(HttpToolsProtocol):
+    """uvicorn's protocol, and in addition:
+
+    - the head of a request is at most MAX_HEAD_BYTES (431; uvicorn would keep any number of headers);
+    - a request is whole within the keep-alive time after its first byte, or the connection is closed;
+    - an offer to change the protocol is ignored (RFC 9110, section 7.8). Java's HttpClient offers HTTP/2 with
+      the first request of every connection, and httptools takes the body that follows for HTTP/2;
+    - what is not HTTP is refused in the shape of all errors, and not logged: clients could fill the disk.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._in_head = self._in_request = self._offered = False
+        self._head_bytes = 0
+        self._reading_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client has come; it has so long for its first request."""
+        super().connection_made(transport)
+        self._start_reading_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has gone."""
+        self._stop_reading_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes have come: the rest of a request, several of them, or a part."""
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offer:
+            self._ignore_offer(data[offer.args[0] :])
+            return
+        except httptools.HttpParserError as error:
+            self._refuse(MalformedRequest(f"the request must be HTTP/1.1 ({error})"))
+            return
+        if self._in_request:
+            if self._reading_timer is None:
+                self._start_reading_timer()
+            if self._in_head:
+                self._head_bytes += len(data)
+                if self._head_bytes > MAX_HEAD_BYTES:
+                    self._refuse(
+                        HeadTooLarge(
+                            f"the headers must be {MAX_HEAD_BYTES} bytes at most; send fewer of them"
+                        )
+                    )
+
+    def on_message_begin(self) -> None:
+        """The parser has met the first byte of a request."""
+        super().on_message_begin()
+        self._in_request = self._in_head = True
+        self._head_bytes = 0
+
+    def on_headers_complete(self) -> None:
+        """The parser has met the end of the headers."""
+        self._in_head = False
+        self._offered = self.parser.should_upgrade()
+        if not self._offered:
+            super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The parser has met the end of the body."""
+        if self._offered:
+            return
+        self._in_request = False
+        self._stop_reading_timer()
+        super().on_message_complete()
+
+    def _ignore_offer(self, rest: bytes) -> None:
+        """Read the request again as if nothing had been offered, and then the `rest` of the data."""
+        method = self.parser.get_method()
+        if method == b"CONNECT":
+            self._refuse(MalformedRequest("the request must be for this service, which is no proxy"))
+            return
+        head = [b"%b %b HTTP/%b\r\n" % (method, self.url, self.parser.get_http_version().encode())]
+        head += [b"%b: %b\r\n" % header for header in self.headers if header[0] not in _OFFER]
+        if not self.parser.should_keep_alive():
+            head.append(b"connection: close\r\n")
+        self.parser = httptools.HttpRequestParser(self)
+        self.data_received(b"".join([*head, b"\r\n", rest]))
+
+    def _refuse(self, error: ServiceError) -> None:
+        """Answer and close; if a request before this one is not answered yet, close after its answer."""
+        logger.debug("a connection from %s was closed: %s", self.client, error)
+        if self.cycle is not None and not (self.cycle.response_complete or self.cycle.more_body):
+            self.cycle.keep_alive = False
+            self.flow.pause_reading()
+            return
+        body = error.body()
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        lines = [b"%b: %b\r\n" % header for header in [*headers, (b"connection", b"close")]]
+        self.transport.write(b"".join([STATUS_LINE[error.status], *lines, b"\r\n", body]))
+        self.transport.close()
+
+    def _start_reading_timer(self) -> None:
+        self._reading_timer = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
+    def _stop_reading_timer(self) -> None:
+        if self._reading_timer is not None:
+            self._reading_timer.cancel()
+            self._reading_timer = None
