@@ -151,7 +151,8 @@ def announcement(settings: Settings, arms: Iterable[Arm], port: int) -> str:
 
     arms = list(arms)
     total = sum(arm.weight for arm in arms)
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
+    host = f"[{host}]" if ":" in host else host
     url = f"http://{host}:{port}"
     workers = "1 worker" if settings.workers == 1 else f"{settings.workers} workers"
     lines = [f"Bidlight serves on {url} with {workers}; {url}/docs describes it"]

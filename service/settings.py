@@ -57,7 +57,9 @@ class Settings(BaseSettings):
         default=20_000, ge=1, description="most rows waiting in an arm's queue (429 above)"
     )
     keep_alive_seconds: int = Field(
-        default=75, ge=1, description="how long an idle connection is kept, seconds"
+        default=75,
+        ge=1,
+        description="how long a connection is kept that is idle or sends part of a request, seconds",
     )
     drain_seconds: int = Field(
         default=30, ge=0, description="how long SIGTERM waits for requests in flight, seconds"
@@ -72,6 +74,8 @@ class Settings(BaseSettings):
     def _split_arms(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(part for part in (piece.strip() for piece in value.split(",")) if part)
+        if isinstance(value, list | tuple) and any("," in str(part) for part in value):
+            raise ValueError("must hold no comma, which stands between arms in the environment")
         return value
 
     @model_validator(mode="after")

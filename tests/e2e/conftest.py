@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.running_service import RunningService, running_service
+from tests.running import RunningService, running_service
 from tests.tiny_bundle import write_tiny_bundle
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.running_service import REPOSITORY, RunningService
+from tests.running import REPOSITORY, RunningService
 
 
 def run_locust(service: RunningService, bundle: Path, *options: str) -> subprocess.CompletedProcess[str]:

@@ -15,7 +15,7 @@ import pytest
 
 from service.bundle.encoder import Encoder
 from service.bundle.store import load_bundle
-from tests.running_service import RunningService, metric_total, running_service
+from tests.running import RunningService, running_service
 from tests.tiny_bundle import tiny_rows
 
 ENCODINGS = {
@@ -147,21 +147,17 @@ def test_an_unknown_arm_is_a_404_that_names_the_arms(service: RunningService) ->
 
 
 def test_a_typo_in_a_name_costs_no_bid_and_is_counted(bundles: dict[str, Path], tmp_path: Path) -> None:
-    with (
-        running_service(tmp_path, ["--arm", f"only={bundles['control']}"]) as service,
-        service.client() as client,
-    ):
+    with running_service(tmp_path, ["--arm", f"only={bundles['control']}"]) as service:
         request = {
             "context": {"site": "s1", "huor": 3},
             "candidates": [{"features": {"ad": "a1", "campain": "c"}}],
         }
-        answer = client.post("/predict", json=request)
-        assert answer.status_code == 200
-        text = client.get("/metrics").text
-    assert metric_total(text, "bidlight_unknown_names_total", arm="only", name="huor") == 1
-    assert metric_total(text, "bidlight_unknown_names_total", arm="only", name="campain") == 1
-    assert metric_total(text, "bidlight_missing_features_total", arm="only", field="hour") == 1
-    assert metric_total(text, "bidlight_requests_total", arm="only", outcome="ok") == 1
+        assert service.post(request).status_code == 200
+        metrics = service.metrics()
+    assert metrics['bidlight_unknown_names_total{arm="only",name="huor"}'] == 1
+    assert metrics['bidlight_unknown_names_total{arm="only",name="campain"}'] == 1
+    assert metrics['bidlight_missing_features_total{arm="only",field="hour"}'] == 1
+    assert metrics['bidlight_requests_total{arm="only",outcome="ok"}'] == 1
 
 
 def test_limits_refuse_with_the_place_of_the_fault(bundles: dict[str, Path], tmp_path: Path) -> None:

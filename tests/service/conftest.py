@@ -1,4 +1,4 @@
-"""Real bundles, and the service on them, in this process or in one of its own."""
+"""Real bundles, and the service on them in this process."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from service.settings import Settings
-from tests.service.running import RunningApp, ServiceProcess
+from tests.running import RunningApp
 from tests.tiny_bundle import write_tiny_bundle
 
 
@@ -33,17 +33,3 @@ def run_app(bundles: dict[str, Path]) -> Iterator[Callable[..., RunningApp]]:
     yield run
     for app in running:
         app.close()
-
-
-@pytest.fixture
-def run_service() -> Iterator[Callable[..., ServiceProcess]]:
-    """Start processes; those still running are stopped at the end."""
-    running: list[ServiceProcess] = []
-
-    def run(*arguments: str) -> ServiceProcess:
-        running.append(ServiceProcess(*arguments))
-        return running[-1]
-
-    yield run
-    for service in running:
-        service.stop()

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from service.batcher import BatchReport
 from service.metrics import OTHER_NAMES, PCTR_BUCKETS, ArmMeter, BulkHistogram, Metrics
-from tests.service.running import read_metrics
+from tests.running import read_metrics
 from tests.tiny_bundle import tiny_schema
 
 

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.settings import Settings
-from tests.service.running import JSON, MSGPACK, RunningApp
+from tests.running import JSON, MSGPACK, RunningApp
 
 DELIBERATE = {200, 400, 404, 413, 415, 422, 429, 503}
 FEW = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])

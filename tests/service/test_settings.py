@@ -51,6 +51,7 @@ def test_workers_read_the_settings_from_the_environment(monkeypatch: pytest.Monk
             ["--arm", "a=b", "--max-candidates", "9", "--max-queued-rows", "8"],
             "'max_candidates' must be at most",
         ),
+        (["--arm", "a=b,c"], "'--arm' must hold no comma"),
         (["--nonsense"], "unrecognized arguments: --nonsense"),
     ],
 )
@@ -64,22 +65,3 @@ def test_what_is_wrong_is_one_line(
     assert written.startswith("python -m service: error: ")
     assert written.count("\n") == 1
     assert message in written
-
-
-@pytest.mark.parametrize("workers", ["1", "2"])
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--arm", "a"], "'arm' must be NAME=FOLDER"),
-        (["--arm", "a=nowhere"], "arm a: 'nowhere/manifest.json' must be a bundle's manifest"),
-        (["--arm", "a=nowhere", "--bid-cap", "-1"], "bid policy: 'cap' must be a finite number"),
-    ],
-)
-def test_what_cannot_be_served_is_one_line(
-    arguments: list[str], message: str, workers: str, run_service
-) -> None:
-    service = run_service(*arguments, "--workers", workers)
-    assert service.stop() == 3
-    assert service.announcement == ""
-    assert len(service.errors) == 1
-    assert message in service.errors[0]

@@ -1,0 +1,234 @@
+"""What clients do to their connections: they die, dawdle, send too much, too many at once, or not HTTP."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.e2e.raw_http import body_of, message, read_answer, reset, taken_connections
+from tests.running import JSON, RunningService, running_service
+
+
+@pytest.fixture
+def lone(bundles: dict[str, Path], tmp_path: Path) -> Iterator[RunningService]:
+    """A service of this test's own."""
+    with running_service(tmp_path, ["--arm", f"only={bundles['control']}"]) as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def strict(bundles: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    """A service with little patience for long bodies and slow clients."""
+    limits = ["--max-body-bytes", "1000", "--keep-alive-seconds", "1"]
+    arguments = ["--arm", f"only={bundles['control']}", *limits]
+    with running_service(tmp_path_factory.mktemp("strict"), arguments) as service:
+        yield service
+
+
+def test_clients_that_die_mid_request_harm_nobody(lone: RunningService) -> None:
+    body = body_of(20)
+    expected = lone.post(body).json()
+
+    def patient(_: int) -> list[Any]:
+        with lone.client(headers=JSON) as client:
+            return [client.post("/predict", content=body).json() for _ in range(20)]
+
+    with ThreadPoolExecutor(4) as pool:
+        answers = pool.map(patient, range(4))
+        for number in range(60):
+            connection = lone.connect()
+            sent = message(body)
+            # Dead within the headers, within the body, and with the whole request sent.
+            connection.sendall(sent[: (20, len(sent) - 30, len(sent))[number % 3]])
+            reset(connection)
+        assert all(answer == expected for found in answers for answer in found)
+    assert lone.post(body).json() == expected
+    assert lone.errors.read_text() == ""
+
+
+def test_clients_that_die_while_their_rows_wait_harm_nobody(bundles: dict[str, Path], tmp_path: Path) -> None:
+    arguments = ["--arm", f"only={bundles['control']}", "--max-batch-rows", "16"]
+    with running_service(tmp_path, arguments) as service:
+        body = body_of(900)
+        expected = service.post(body).json()
+        for _ in range(5):
+            connection = service.connect()
+            connection.sendall(message(body))
+            reset(connection)
+            assert service.post(body).json() == expected
+        assert service.stop() == 0
+    assert service.errors.read_text() == ""
+
+
+def test_a_client_that_dies_among_batch_mates_harms_none_of_them(lone: RunningService) -> None:
+    connections = taken_connections(lone, 12)
+    # The process sleeps while all of them send, so it wakes to all requests in one turn of its loop.
+    lone.send_signal(signal.SIGSTOP)
+    for number, connection in enumerate(connections):
+        connection.sendall(message(body_of(3, f"req-{number}")))
+    for connection in connections[::3]:
+        reset(connection)
+    lone.send_signal(signal.SIGCONT)
+    for number, connection in enumerate(connections):
+        if number % 3:
+            with connection:
+                status, _, answer = read_answer(connection)
+            assert (status, answer["id"], len(answer["results"])) == (200, f"req-{number}", 3)
+    metrics = lone.metrics()
+    requests = metrics['bidlight_batch_requests_sum{arm="only"}']
+    assert requests >= 12 + 8
+    assert metrics['bidlight_batch_requests_count{arm="only"}'] < requests  # they did share batches
+
+
+def test_a_full_queue_refuses_at_once_with_retry_after(bundles: dict[str, Path], tmp_path: Path) -> None:
+    limits = ["--max-queued-rows", "10", "--max-candidates", "5"]
+    with running_service(tmp_path, ["--arm", f"only={bundles['control']}", *limits]) as service:
+        connections = taken_connections(service, 20)
+        service.send_signal(signal.SIGSTOP)
+        for connection in connections:
+            connection.sendall(message(body_of(5)))
+        service.send_signal(signal.SIGCONT)
+        answers = []
+        for connection in connections:
+            with connection:
+                answers.append(read_answer(connection))
+        served = [answer for answer in answers if answer[0] == 200]
+        refused = [answer for answer in answers if answer[0] == 429]
+        assert len(served) + len(refused) == 20
+        assert len(served) >= 2
+        assert refused
+        for _, headers, answer in refused:
+            assert headers["retry-after"].isdigit()
+            assert answer["error"]["code"] == "overloaded"
+        counted = service.metrics()['bidlight_requests_total{arm="only",outcome="overloaded"}']
+        assert counted == len(refused)
+        assert service.post(body_of(5)).status_code == 200
+
+
+def test_bodies_that_are_too_long_are_refused_without_being_kept(strict: RunningService) -> None:
+    for body in (b" " * 3_000_000, iter([b" " * 1000] * 3000)):
+        answer = httpx.post(f"{strict.url}/predict", content=body, headers=JSON, trust_env=False)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")
+    chunk = b"10000\r\n" + b" " * 65536 + b"\r\n"
+    with strict.connect() as connection:
+        head = message(b"").replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
+        connection.sendall(head)
+        sent = 0
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            while sent < 200_000_000:
+                connection.sendall(chunk)
+                sent += len(chunk)
+        assert sent < 100_000_000
+
+
+@pytest.mark.parametrize("headers", [("Expect: 100-continue",), ()])
+def test_a_body_that_is_announced_too_long_and_not_sent_is_refused(
+    bundles: dict[str, Path], tmp_path: Path, headers: tuple[str, ...]
+) -> None:
+    arguments = ["--arm", f"only={bundles['control']}", "--max-body-bytes", "1000"]
+    with running_service(tmp_path, arguments) as service, service.connect() as connection:
+        connection.sendall(message(b"", *headers, length=10**9))
+        assert read_answer(connection)[0] == 413
+        assert connection.recv(1) == b""
+
+
+@pytest.mark.parametrize("sent", [b"", b"POST /pred", message(body_of(1))[:-5]])
+def test_a_client_that_stops_sending_loses_its_connection(strict: RunningService, sent: bytes) -> None:
+    with strict.connect() as connection:
+        connection.sendall(sent)
+        assert connection.recv(1) == b""
+
+
+def test_a_client_that_sends_byte_by_byte_loses_its_connection(strict: RunningService) -> None:
+    with strict.connect() as connection:
+        connection.settimeout(0.2)
+        connection.sendall(b"POST /predict HTTP/1.1\r\nX-Slow: ")
+        for _ in range(50):
+            try:
+                assert connection.recv(1) == b""
+            except TimeoutError:
+                connection.sendall(b"a")
+            else:
+                return
+    raise AssertionError("the service still waits for the rest")
+
+
+@pytest.mark.parametrize("line", [b"X-Long: " + b"a" * 1000 + b"\r\n", b"a" * 1000])
+def test_headers_without_end_are_refused(strict: RunningService, line: bytes) -> None:
+    """The second one is a path that does not end."""
+    with strict.connect() as connection:
+        connection.sendall(b"POST /" if line[:1] == b"a" else b"POST /predict HTTP/1.1\r\n")
+        sent = 0
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            while sent < 50_000_000:
+                connection.sendall(line)
+                sent += len(line)
+    assert sent < 50_000_000
+    head = b"POST /predict HTTP/1.1\r\nX-Long: "
+    with strict.connect() as connection:
+        connection.sendall(head + b"a" * (65_536 - len(head)))
+        connection.sendall(b"a")
+        status, headers, answer = read_answer(connection)
+    assert (status, headers["connection"], answer["error"]["code"]) == (431, "close", "head_too_large")
+
+
+OFFER = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAAP__")
+
+
+def test_an_offer_of_another_protocol_is_ignored_and_its_request_answered(service: RunningService) -> None:
+    """What Java's HttpClient sends first on every connection."""
+    sent = message(body_of(2, "first"), *OFFER) + message(body_of(1, "second"))
+    for parts in ((sent,), (sent[:150], sent[150:-30], sent[-30:])):
+        with service.connect() as connection:
+            for part in parts:
+                connection.sendall(part)
+            answers = [read_answer(connection) for _ in range(2)]
+        assert [(status, answer["id"]) for status, _, answer in answers] == [(200, "first"), (200, "second")]
+    with service.connect() as connection:
+        connection.sendall(message(body_of(1), "Connection: close, Upgrade", "Upgrade: websocket"))
+        status, headers, _ = read_answer(connection)
+        assert (status, headers["connection"]) == (200, "close")
+        assert connection.recv(1) == b""
+
+
+def test_pipelined_requests_are_answered_in_order(service: RunningService) -> None:
+    bodies = [body_of(1 + number % 3, f"req-{number}") for number in range(20)]
+    with service.connect() as connection:
+        connection.sendall(b"".join(message(body) for body in bodies))
+        answers = [read_answer(connection) for _ in bodies]
+    assert [answer["id"] for _, _, answer in answers] == [json.loads(body)["id"] for body in bodies]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\r\n\r\n",
+        b"CONNECT elsewhere:443 HTTP/1.1\r\nHost: elsewhere\r\n\r\n",
+        b"POST /predict HTTP/1.1\r\nContent-Length: -5\r\n\r\n",
+        message(b"").replace(b"Content-Length: 0", b"Transfer-Encoding: chunked") + b"zz\r\n",
+    ],
+)
+def test_what_is_not_http_is_refused_like_everything_else(lone: RunningService, sent: bytes) -> None:
+    with lone.connect() as connection:
+        connection.sendall(sent)
+        status, headers, answer = read_answer(connection)
+        assert (status, headers["connection"]) == (400, "close")
+        assert answer["error"]["code"] == "malformed_request"
+        assert connection.recv(1) == b""
+    assert lone.errors.read_text() == ""
+
+
+def test_what_is_not_http_takes_no_answer_from_the_request_before_it(service: RunningService) -> None:
+    with service.connect() as connection:
+        connection.sendall(message(body_of(1)) + b"nonsense\r\n\r\n")
+        status, headers, _ = read_answer(connection)
+        assert (status, headers["connection"]) == (200, "close")
+        assert connection.recv(1) == b""

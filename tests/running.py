@@ -1,0 +1,168 @@
+"""The service as tests drive it: the application in this process, or a real process on a free port."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from service.app import create_app
+from service.settings import Settings
+
+JSON = {"content-type": "application/json"}
+MSGPACK = {"content-type": "application/msgpack"}
+
+REPOSITORY = Path(__file__).parents[1]
+SECONDS_TO_START = 60.0
+SECONDS_TO_STOP = 30.0
+
+
+class RunningApp:
+    """The application in a loop that the test drives; requests go through ASGI, not through a socket."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.runner = asyncio.Runner()
+        self.app = create_app(settings)
+        self._lifespan = self.app.router.lifespan_context(self.app)
+        self.runner.run(self._lifespan.__aenter__())
+        transport = httpx.ASGITransport(self.app)  # type: ignore[arg-type]
+        self.client = httpx.AsyncClient(transport=transport, base_url="http://test")
+
+    def post(self, body: Any, headers: dict[str, str] | None = None) -> httpx.Response:
+        """POST /predict; a body that is no bytes is sent as JSON."""
+        if isinstance(body, bytes):
+            return self.runner.run(self.client.post("/predict", content=body, headers=headers or JSON))
+        return self.runner.run(self.client.post("/predict", json=body, headers=headers))
+
+    def get(self, path: str) -> httpx.Response:
+        """GET a path."""
+        return self.runner.run(self.client.get(path))
+
+    def metrics(self) -> dict[str, float]:
+        """/metrics: `name{labels}` -> value."""
+        return read_metrics(self.get("/metrics").text)
+
+    def close(self) -> None:
+        """Leave the lifespan."""
+        self.runner.run(self.client.aclose())
+        self.runner.run(self._lifespan.__aexit__(None, None, None))
+        self.runner.close()
+
+
+@dataclass
+class RunningService:
+    """A service that was started, where it listens, and the files it writes to."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    output: Path
+    errors: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def connect(self) -> socket.socket:
+        """A connection to it."""
+        return socket.create_connection(("127.0.0.1", self.port), timeout=20.0)
+
+    def accepts(self) -> bool:
+        """Whether it takes connections."""
+        try:
+            self.connect().close()
+        except ConnectionError:
+            return False
+        return True
+
+    def client(self, **options: Any) -> httpx.Client:
+        """A client of it; use it as a context."""
+        return httpx.Client(base_url=self.url, timeout=20.0, trust_env=False, **options)
+
+    def post(self, body: Any) -> httpx.Response:
+        """POST /predict over a connection of its own; a body that is no bytes is sent as JSON."""
+        content = body if isinstance(body, bytes) else None
+        with self.client(headers=JSON) as client:
+            return client.post("/predict", content=content, json=None if content is not None else body)
+
+    def metrics(self) -> dict[str, float]:
+        """/metrics: `name{labels}` -> value."""
+        with self.client() as client:
+            return read_metrics(client.get("/metrics").text)
+
+    def send_signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def wait(self) -> int:
+        """Its exit code."""
+        return self.process.wait(SECONDS_TO_STOP)
+
+    def stop(self) -> int:
+        """SIGTERM, unless it has ended; its exit code."""
+        if self.process.poll() is None:
+            self.process.terminate()
+        try:
+            return self.wait()
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
+
+
+@contextmanager
+def running_service(folder: Path, arguments: Sequence[str]) -> Iterator[RunningService]:
+    """`python -m service ...`, ready. What it writes goes to files in `folder`; it is gone afterwards."""
+    service = start_service(folder, arguments)
+    try:
+        _wait_until_ready(service)
+        yield service
+    finally:
+        service.stop()
+
+
+def start_service(folder: Path, arguments: Sequence[str]) -> RunningService:
+    """Start it and wait for nothing."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    output, errors = folder / f"service.{port}.out", folder / f"service.{port}.err"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("BIDLIGHT_")}
+    with output.open("wb") as out, errors.open("wb") as err:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "service", "--port", str(port), *arguments],
+            stdout=out,
+            stderr=err,
+            cwd=REPOSITORY,
+            env={**environment, "OMP_NUM_THREADS": "1"},
+        )
+    return RunningService(process, port, output, errors)
+
+
+def read_metrics(text: str) -> dict[str, float]:
+    """The samples of an exposition: `name{labels}` -> value."""
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+
+
+def _wait_until_ready(service: RunningService) -> None:
+    """Ready, and its announcement written."""
+    deadline = time.monotonic() + SECONDS_TO_START
+    while time.monotonic() < deadline and service.process.poll() is None:
+        try:
+            ready = httpx.get(f"{service.url}/readyz", timeout=5.0, trust_env=False).status_code == 200
+        except httpx.TransportError:
+            ready = False
+        if ready and service.output.stat().st_size:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"the service did not become ready; it wrote: {service.errors.read_text()[-2000:]}")
