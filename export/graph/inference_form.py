@@ -30,6 +30,7 @@ PAIR_MATRIX = "pair_matrix"  # [n_fields, n_fields]
 FIELD_VECTORS = "field_vectors"  # [dim, n_fields], beside pair_matrix
 ROW_WEIGHTS = "row_weights"  # [n_fields * dim, 1], of a linear term that has no pairs beside it
 FIRST_LAYER = "hidden.0.weight"  # [hidden, n_fields * dim]
+OUTPUT_LAYER = "output.weight"  # [1, hidden]; without hidden layers [1, n_fields * dim]
 
 
 class InferenceForm(nn.Module):

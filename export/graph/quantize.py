@@ -37,6 +37,7 @@ from export.graph.inference_form import (
     FIELD_VECTORS,
     FIRST_LAYER,
     OFFSETS,
+    OUTPUT_LAYER,
     PAIR_MATRIX,
     ROW_WEIGHTS,
     TABLE,
@@ -47,6 +48,7 @@ from export.graph.runtime import open_session
 ZERO_POINT = 128  # of the table's codes
 CODE_LIMIT = 127  # codes lie in ZERO_POINT +- CODE_LIMIT
 CODE_STEP = np.float32(1.0)  # codes are used as they are
+SMALLEST_SCALE = np.finfo(np.float32).tiny  # below it a number's reciprocal overflows
 WEIGHT_LIMIT = 64
 ACTIVATION_LIMIT = 255
 HEADROOM = 1.25
@@ -79,14 +81,18 @@ def _turn_into_codes(graph: onnx.GraphProto) -> None:
     starts = np.unique(numpy_helper.to_array(weights[OFFSETS]))  # the columns of a sequence share one
     field_of_row = np.searchsorted(starts, np.arange(len(table)), side="right") - 1
     largest = np.maximum.reduceat(np.abs(table).max(axis=1), starts)
-    scales = np.where(largest > 0, largest / CODE_LIMIT, 1.0).astype(np.float32)  # [n_fields]
+    scales = (largest / CODE_LIMIT).astype(np.float32)  # [n_fields]
+    # A field of zeros gets no scale: with any other it would be the loudest input of the first layer, whose
+    # weights share one scale an output.
+    scales[scales < SMALLEST_SCALE] = 0.0
+    codes_a_unit = np.divide(1.0, scales, out=np.zeros_like(scales), where=scales > 0)
     scales_of_row = np.repeat(scales, table.shape[1])  # [n_fields * dim]
     factors = {
-        TABLE: 1.0 / scales[field_of_row, None],
+        TABLE: codes_a_unit[field_of_row, None],
         PAIR_MATRIX: scales[:, None] * scales,
         FIELD_VECTORS: scales,
         ROW_WEIGHTS: scales_of_row[:, None],
-        FIRST_LAYER: scales_of_row,
+        FIRST_LAYER if FIRST_LAYER in weights else OUTPUT_LAYER: scales_of_row,
     }
     for name in factors.keys() & weights.keys():
         values = numpy_helper.to_array(weights[name]) * factors[name]

@@ -67,6 +67,28 @@ def test_each_field_has_its_own_scale(model):
     assert np.abs(run_graph(quantize_int8(graph, IDS), IDS) - float32).max() < 0.1 * float32.std()
 
 
+@pytest.mark.parametrize("scale", [0.01, 1e-20])
+def test_a_field_of_zeros_does_not_drown_the_others(model, scale):
+    """Pruning kills whole fields; other embeddings are small, as training leaves them."""
+    with torch.no_grad():
+        model.embedding.table.weight.mul_(scale)
+        model.embedding.table.weight[:40] = 0.0
+        for part in (model.mlp.hidden[0], model.linear):
+            part.weight.div_(scale)
+        model.pairs.weight.zero_()
+    graph = export_onnx(model, 6)
+    float32, int8 = run_graph(graph, IDS), run_graph(quantize_int8(graph, IDS), IDS)
+    assert np.sqrt(np.mean((int8 - float32) ** 2)) <= 0.05 * float32.std()
+
+
+def test_a_perceptron_without_hidden_layers(model):
+    bare = DeepFwFM(FIELDS, dim=4, hidden_units=())
+    bare.load_state_dict({**bare.state_dict(), "embedding.table.weight": model.embedding.table.weight})
+    graph = export_onnx(bare.eval(), 6)
+    float32, int8 = run_graph(graph, IDS), run_graph(quantize_int8(graph, IDS), IDS)
+    assert np.sqrt(np.mean((int8 - float32) ** 2)) < 0.04 * float32.std()
+
+
 @pytest.mark.parametrize("part", ["table", "first field", "biases", "a neuron", "a layer", "pairs"])
 def test_weights_of_zero_are_no_trouble(model, part):
     with torch.no_grad():
