@@ -6,13 +6,15 @@ schema says what the field may hold (and a name that no schema knows must not ta
 
 from __future__ import annotations
 
+import contextlib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import msgspec
 import numpy as np
-from msgspec import Meta
+from msgspec import Meta, Raw
 from numpy.typing import NDArray
 
 from service.errors import InvalidField, MalformedBody, UnsupportedMediaType, shorten
@@ -104,19 +106,33 @@ class PredictAnswer(msgspec.Struct, gc=False):
 
 @dataclass(frozen=True)
 class Codec:
-    """One encoding of the interface: the media types that name it, and both directions."""
+    """One encoding of the interface: its media type, and both directions.
+
+    `decode_as(bytes, type=...)` reads any other type, for what is not worth a decoder of its own.
+    """
 
     name: str
     media_type: bytes
     decode: Callable[[bytes], PredictRequest]
     encode: Callable[[PredictAnswer], bytes]
+    decode_as: Callable[..., Any]
 
 
 _json_decoder = msgspec.json.Decoder(PredictRequest)
 _msgpack_decoder = msgspec.msgpack.Decoder(PredictRequest)
-JSON = Codec("JSON", b"application/json", _json_decoder.decode, msgspec.json.Encoder().encode)
+JSON = Codec(
+    name="JSON",
+    media_type=b"application/json",
+    decode=_json_decoder.decode,
+    encode=msgspec.json.Encoder().encode,
+    decode_as=msgspec.json.decode,
+)
 MSGPACK = Codec(
-    "MessagePack", b"application/msgpack", _msgpack_decoder.decode, msgspec.msgpack.Encoder().encode
+    name="MessagePack",
+    media_type=b"application/msgpack",
+    decode=_msgpack_decoder.decode,
+    encode=msgspec.msgpack.Encoder().encode,
+    decode_as=msgspec.msgpack.decode,
 )
 _CODECS = {
     b"application/json": JSON,
@@ -143,14 +159,44 @@ def decode_request(body: bytes, codec: Codec) -> PredictRequest:
     try:
         return codec.decode(body)
     except msgspec.ValidationError as error:
-        reason, _, path = str(error).partition(" - at `")
-        raise InvalidField(reason, path=path.removesuffix("`") or "$") from None
+        raise _invalid_field(str(error), body, codec) from None
     except msgspec.DecodeError as error:
         raise MalformedBody(f"the body must be {codec.name} ({error})") from None
     except UnicodeDecodeError as error:
         raise MalformedBody(f"the body must be {codec.name}, its strings UTF-8 ({error})") from None
     except RecursionError:
         raise MalformedBody(f"the body must be {codec.name} that is not nested so deeply") from None
+
+
+def _invalid_field(text: str, body: bytes, codec: Codec) -> InvalidField:
+    """The refusal that msgspec's `text` describes: `reason - at `path``, without a path for the whole."""
+    reason, at, path = text.rpartition(" - at `")  # the last one: a name in the reason may hold anything
+    if not at:
+        return InvalidField(text, path="$")
+    path = path.removesuffix("`").removeprefix("key` in `")
+    return InvalidField(reason, path=_with_name(path, body, codec))
+
+
+def _with_name(path: str, body: bytes, codec: Codec) -> str:
+    """`path` up to the first name of a feature, which the decoder tells as `[...]`, and that name."""
+    container, unnamed, _ = path.partition("[...]")
+    if not unnamed:
+        return path
+    expected = list[Any] if container == "$.candidates.features" else Any
+    # What cannot be found (a name that came twice, a body that is broken further on) stays unnamed.
+    with contextlib.suppress(msgspec.DecodeError, LookupError, UnicodeDecodeError, RecursionError):
+        part: Any = body
+        for name, index in re.findall(r"\.(\w+)|\[(\d+)\]", container):
+            if name:
+                part = codec.decode_as(part, type=dict[str, Raw])[name]
+            else:
+                part = codec.decode_as(part, type=list[Raw])[int(index)]
+        for name, value in codec.decode_as(part, type=dict[str, Raw]).items():
+            try:
+                codec.decode_as(value, type=expected)
+            except msgspec.ValidationError:
+                return f"{container}.{shorten(name, 100)}"
+    return path
 
 
 def count_rows(candidates: list[Candidate] | CandidateColumns, max_candidates: int) -> int:

@@ -180,9 +180,42 @@ def test_what_is_not_messagepack_is_malformed(body: bytes) -> None:
         decode_request(body, MSGPACK)
 
 
-def test_a_number_no_float_holds_is_refused() -> None:
-    with pytest.raises(InvalidField):
-        decode_request(b'{"candidates": [{"value_per_click": 1e999}]}', JSON)
+@pytest.mark.parametrize(
+    ("body", "path"),
+    [
+        (b'{"candidates": [{"value_per_click": 1e999}]}', "$.candidates[0].value_per_click"),
+        (b'{"candidates": [{}], "context": {"I1": 1, "I2": 1e999, "I3": 2}}', "$.context.I2"),
+        (b'{"context": {"typo": {"deep": [0, -1e999]}}, "candidates": [{}]}', "$.context.typo"),
+        (b'{"candidates": [{}, {"features": {"x": 1, "y": 1e999}}]}', "$.candidates[1].features.y"),
+        (b'{"candidates": {"features": {"x": [1], "y": [1, 1e999]}}}', "$.candidates.features.y"),
+        # It cannot be found again in these:
+        (b'{"candidates": [{}], "context": {"I2": 1e999, "I2": 1}}', "$.context[...]"),
+        (b'{"candidates": [{}], "context": {"I2": 1e999}, broken', "$.context[...]"),
+    ],
+)
+def test_a_number_no_float_holds_is_refused_by_its_name(body: bytes, path: str) -> None:
+    with pytest.raises(InvalidField, match="out of range") as caught:
+        decode_request(body, JSON)
+    assert caught.value.path == path
+
+
+@pytest.mark.parametrize("codec", [JSON, MSGPACK])
+def test_a_column_that_is_no_list_is_refused_by_its_name(codec: Codec) -> None:
+    with pytest.raises(InvalidField, match="Expected `array`") as caught:
+        decode_request(encoded({"candidates": {"features": {"x": ["a"], "y": "a"}}}, codec), codec)
+    assert caught.value.path == "$.candidates.features.y"
+
+
+def test_messagepack_s_names_must_be_text() -> None:
+    with pytest.raises(InvalidField, match="Expected `str`, got `bytes`") as caught:
+        decode_request(msgspec.msgpack.encode({"candidates": [{}], "context": {b"site": "a"}}), MSGPACK)
+    assert caught.value.path == "$.context"
+
+
+def test_a_name_that_looks_like_a_path_is_none() -> None:
+    with pytest.raises(InvalidField, match="unknown field `we - at `") as caught:
+        decode_request(b'{"candidates": [{"we - at `$.tmax_ms": 1}]}', JSON)
+    assert caught.value.path == "$.candidates[0]"
 
 
 def test_candidates_are_counted_and_limited() -> None:
