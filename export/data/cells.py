@@ -32,7 +32,8 @@ class CellTypes:
         self, cells: pl.DataFrame, lines: NDArray[np.int64], rejections: Rejections
     ) -> tuple[pl.DataFrame, dict[str, pl.Series], NDArray[np.int64]]:
         """cells [n] -> fields, outcomes (`label`, `timestamp`, `true_pctr`) and lines of the good rows."""
-        cells = _with_nulls(cells, self._schema.missing)
+        cells = _with_nulls(cells, ("",))
+        features = _with_nulls(cells, self._schema.missing) if self._schema.missing else cells
         fields: dict[str, pl.Series] = {}
         outcomes: dict[str, pl.Series] = {}
         faults = _Faults(cells, lines)
@@ -48,11 +49,11 @@ class CellTypes:
             if field.column is None:
                 fields[field.name] = _derived(field, outcomes["timestamp"])
             elif field.kind is Kind.NUMERIC:
-                fields[field.name] = faults.check(field.column, *_number(cells[field.column]))
+                fields[field.name] = faults.check(field.column, *_number(features[field.column]))
             elif field.kind is Kind.SEQUENCE:
-                fields[field.name] = _sequence(field, cells[field.column])
+                fields[field.name] = _sequence(field, features[field.column])
             else:
-                fields[field.name] = _text(cells[field.column])
+                fields[field.name] = _text(features[field.column])
         frame = pl.DataFrame(fields)
         if faults.any:
             good = faults.good(rejections)
@@ -63,15 +64,22 @@ class CellTypes:
 
     def check_columns(self, types: dict[str, pl.DataType], file: str) -> None:
         """Raises LogError where a column of a typed file (Parquet) can never hold what its field needs."""
-        for field in self._schema.fields:
-            if field.column is None:
-                continue
-            found = types[field.column]
-            expected = _unfit(field.kind, found)
+        label, timestamp, true_pctr = self._schema.label, self._schema.timestamp, self._schema.true_pctr
+        columns = [(label.column, "the label", _unfit_label(types[label.column]))]
+        if timestamp is not None:
+            columns.append((timestamp.column, "the timestamp", _unfit_time(types[timestamp.column])))
+        if true_pctr is not None:
+            columns.append((true_pctr, "the true pCTR", _unfit(Kind.NUMERIC, types[true_pctr])))
+        columns += [
+            (field.column, f"a {field.kind} field", _unfit(field.kind, types[field.column]))
+            for field in self._schema.fields
+            if field.column is not None
+        ]
+        for column, use, expected in columns:
             if expected:
                 raise LogError(
-                    f"{file}, column '{field.column}': must be {expected} for a {field.kind} field "
-                    f"(got {found}); cast it, or change the field's kind"
+                    f"{file}, column '{column}': must be {expected} for {use} (got {types[column]}); "
+                    "cast it, or correct the schema"
                 )
 
 
@@ -106,28 +114,37 @@ class _Faults:
         return ~self._bad
 
 
-def _with_nulls(cells: pl.DataFrame, missing: tuple[str, ...]) -> pl.DataFrame:
-    """Empty text and the schema's own words for it become null."""
-    words = ["", *missing]
-    texts = [name for name, dtype in cells.schema.items() if dtype == pl.String]
-    return cells.with_columns(
-        pl.when(~pl.col(name).is_in(words)).then(pl.col(name)).alias(name) for name in texts
-    )
+def _with_nulls(cells: pl.DataFrame, words: tuple[str, ...]) -> pl.DataFrame:
+    """Text that is one of `words` becomes null; text comes back as String."""
+    texts = [pl.col(name).cast(pl.String) for name, dtype in cells.schema.items() if _is_text(dtype)]
+    return cells.with_columns(pl.when(~text.is_in(words)).then(text).name.keep() for text in texts)
+
+
+def _is_text(dtype: object) -> bool:
+    return dtype == pl.String or isinstance(dtype, pl.Categorical | pl.Enum)
+
+
+def _unfit_label(found: pl.DataType) -> str:
+    """What the label's column should have been; empty where it will do."""
+    fits = _is_text(found) or found == pl.Boolean or found.is_integer() or found.is_float()
+    return "" if fits else "text, numbers or true and false"
+
+
+def _unfit_time(found: pl.DataType) -> str:
+    """The same of the timestamp's."""
+    fits = _is_text(found) or found.is_numeric() or isinstance(found, pl.Date | pl.Datetime)
+    return "" if fits else "times, numbers or text"
 
 
 def _unfit(kind: Kind, found: pl.DataType) -> str:
-    """What a column should have been; empty where it will do."""
-    textual = found in (pl.String, pl.Null) or isinstance(found, pl.Categorical | pl.Enum)
+    """What a field's column should have been; empty where it will do."""
+    textual = found == pl.Null or _is_text(found)
     if kind is Kind.CATEGORICAL:
         return "" if textual or found.is_integer() else "text or integers"
     if kind is Kind.NUMERIC:
         return "" if found in (pl.String, pl.Null) or found.is_numeric() else "numbers"
     inner = found.inner if isinstance(found, pl.List) else None
-    fits = (
-        textual
-        if inner is None
-        else isinstance(inner, pl.String | pl.Categorical | pl.Enum) or inner.is_integer()
-    )
+    fits = textual if inner is None else inner == pl.Null or _is_text(inner) or inner.is_integer()
     return "" if fits else "lists of text or of integers, or text with separators"
 
 
@@ -147,9 +164,10 @@ def _probability(cells: pl.Series) -> tuple[pl.Series, pl.Series, str]:
 
 
 def _sequence(field: LogField, cells: pl.Series) -> pl.Series:
+    """A list stays as a request would send it, empty elements and all: what they mean, the encoder says."""
     if not isinstance(cells.dtype, pl.List):
-        cells = _text(cells).str.split(field.separator)
-    cells = cells.cast(pl.List(pl.String)).list.eval(pl.element().filter(pl.element() != ""))
+        cells = _text(cells).str.split(field.separator).list.eval(pl.element().filter(pl.element() != ""))
+    cells = cells.cast(pl.List(pl.String))
     frame = cells.alias("cells").to_frame()
     return frame.select(pl.when(pl.col("cells").list.len() > 0).then(pl.col("cells"))).to_series()
 
@@ -192,6 +210,7 @@ def _parsed_times(texts: pl.Series, pattern: str) -> pl.Series:
         pattern, texts = f"{pattern} %H:%M", texts + " 00:00"
     elif not any(mark in pattern for mark in _MINUTE_MARKS):
         pattern, texts = f"{pattern} %M", texts + " 00"
+    pattern = pattern.replace(".%f", "%.f")  # Rust's name for the digits after a second's decimal point
     return texts.str.to_datetime(pattern, strict=False, time_unit="us").dt.epoch("s")
 
 

@@ -33,7 +33,10 @@ class FieldCounts:
         """Counts rows of the training part, as read_log types them."""
         for name, texts in self._texts.items():
             column = fields[name]
-            texts.add(column.explode() if isinstance(column.dtype, pl.List) else column)
+            if isinstance(column.dtype, pl.List):
+                column = column.explode()
+                column = column.filter(column != "")
+            texts.add(column)
         for name, numbers in self._numbers.items():
             numbers.add(fields[name])
 

@@ -283,7 +283,7 @@ rows_of_logs = st.lists(
         st.integers(0, 1),
         cells,
         st.integers(-5, 5) | st.floats(allow_nan=False, allow_infinity=False) | st.none(),
-        st.lists(st.text("abc", min_size=1, max_size=2), max_size=5),
+        st.lists(st.text("abc", max_size=2) | st.none(), max_size=5),
     ),
     min_size=1,
     max_size=20,
@@ -295,6 +295,8 @@ rows_of_logs = st.lists(
 def test_any_table_is_encoded_column_by_column_as_row_by_row(
     tmp_path: Path, rows: list, ending: str, chunk_rows: int
 ) -> None:
+    if ending != "parquet":  # text has no way to tell of an element that is empty
+        rows = [(*row[:3], [element for element in row[3] if element]) for row in rows]
     path = tmp_path / f"log.{ending}"
     write_table(path, rows)
     log_schema = parse_log_schema(DESCRIPTION.format(format="parquet" if ending == "parquet" else "csv"))

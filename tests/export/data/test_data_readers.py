@@ -1,5 +1,6 @@
 """Reading logs: what is read, how each sort of malformed file or row is told, and what is skipped."""
 
+import datetime as dt
 import gzip
 from pathlib import Path
 
@@ -128,6 +129,7 @@ def test_columns_are_found_by_name(log: Path) -> None:
         ("%Y-%m-%d", "2014-10-21", 1413849600),
         ("%Y-%m-%d %H:%M:%S", "2014-10-21 00:00:07", 1413849607),
         ("%Y-%m-%dT%H:%M:%S%z", "2014-10-21T02:00:07+02:00", 1413849607),
+        ("%Y-%m-%d %H:%M:%S.%f", "2014-10-21 00:00:07.500000", 1413849607),
     ],
 )
 def test_times(log: Path, time: str, cell: str, seconds: int) -> None:
@@ -145,6 +147,17 @@ def test_words_of_the_schema_mean_missing_and_other_labels_count(log: Path) -> N
     (chunk,) = read(log, "5\tNULL\n3\t\\N\n4\t-7\n1\t1e3\n", schema)
     assert chunk.labels.tolist() == [1, 0, 1, 0]
     assert chunk.fields["n"].to_list() == [None, None, -7.0, 1000.0]
+
+
+@pytest.mark.parametrize("dtype", [pl.String, pl.Categorical])
+def test_words_for_missing_say_nothing_of_labels_and_times(tmp_path: Path, dtype: type[pl.DataType]) -> None:
+    columns = {"click": ["1", "0"], "t": ["0", "1414003600"], "site": pl.Series(["0", "x"], dtype=dtype)}
+    schema = described("parquet", options='missing = ["0"]')
+    (chunk,) = read_log(parquet(tmp_path / "log.parquet", **columns), schema)
+    assert chunk.labels.tolist() == [1, 0]
+    assert chunk.timestamps is not None
+    assert chunk.timestamps.tolist() == [0, 1414003600]
+    assert chunk.fields["site"].to_list() == [None, "x"]
 
 
 def test_quotes_are_ordinary_characters_in_tsv(log: Path) -> None:
@@ -255,11 +268,15 @@ def test_parquet_reads_the_same(tmp_path: Path) -> None:
         ({"site": [7, None]}, "site", ["7", None]),
         ({"site": ["", "x"]}, "site", [None, "x"]),
         ({"site": pl.Series(["u", None], dtype=pl.Categorical)}, "site", ["u", None]),
+        ({"site": pl.Series(["u", ""], dtype=pl.Categorical)}, "site", ["u", None]),
+        ({"site": pl.Series(["", "u"], dtype=pl.Enum(["", "u"]))}, "site", [None, "u"]),
         ({"age": [3, None]}, "age", [3.0, None]),
         ({"age": ["3", ""]}, "age", [3.0, None]),
         ({"seen": [[1, 2], None]}, "seen", [["1", "2"], None]),
         ({"seen": ["p|q", ""]}, "seen", [["p", "q"], None]),
-        ({"seen": [["p", None, "", "q"], [None]]}, "seen", [["p", "q"], None]),
+        ({"seen": ["p||q|", "|"]}, "seen", [["p", "q"], None]),
+        ({"seen": [["p", None, "", "q"], [None]]}, "seen", [["p", None, "", "q"], [None]]),
+        ({"seen": pl.Series([[None], []], dtype=pl.List(pl.Null))}, "seen", [[None], None]),
         ({"click": [True, False]}, "site", ["abc", None]),
         ({"click": [1.0, 0.0]}, "site", ["abc", None]),
         ({"t": pl.Series([1414000000000, 1414003600000]).cast(pl.Datetime("ms"))}, "hour", ["17", "18"]),
@@ -284,6 +301,12 @@ def test_parquet_types_that_do(tmp_path: Path, columns: dict, field: str, values
         ),
         ({"age": [True, None]}, "column 'age': must be numbers for a numeric field (got Boolean)"),
         ({"seen": [[1.5], []]}, "column 'seen': must be lists of text or of integers"),
+        (
+            {"click": [[1], [0]]},
+            "column 'click': must be text, numbers or true and false for the label (got List(Int64))",
+        ),
+        ({"t": [[1], [2]]}, "column 't': must be times, numbers or text for the timestamp (got List(Int64))"),
+        ({"t": [dt.timedelta(1)] * 2}, "column 't': must be times, numbers or text for the timestamp"),
         ({"age": [1.0, float("nan")]}, "row 2: column 'age' must be a finite number or empty (got nan)"),
         ({"click": [1, None]}, "row 2: column 'click' must be one of 0, 1 (got nothing)"),
         ({"click": [1.0, 0.5]}, "row 2: column 'click' must be one of 0, 1 (got 0.5)"),
