@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ class Predictor:
         self.manifest: Manifest = bundle.manifest
         self.folder: Path = bundle.folder
         self.variant = _choose_variant(bundle, settings.variant)
-        self.encoder = Encoder(bundle.schema)
+        self.encoder: Encoder = bundle.encoder
         graph = bundle.manifest.graphs[self.variant]
         # Errors name the file where it lies: there may be several bundles.
         description = msgspec.structs.replace(graph, file=f"{bundle.folder}/{graph.file}")
@@ -59,7 +60,9 @@ class Predictor:
             observe=self._observe,
         )
         self._names = self.encoder.context_names, self.encoder.candidate_names
-        self.session.warm_up(settings.max_batch_rows)
+        fields = bundle.schema.fields
+        largest_ids = [field.cardinality - 1 for field in fields for _ in range(field.max_length)]
+        self.session.warm_up(settings.max_batch_rows, largest_ids)
 
     @classmethod
     def load(cls, folder: str, settings: Settings) -> Predictor:
@@ -176,6 +179,8 @@ class Predictor:
         logits = self.session.run(ids)
         inferred = time.perf_counter()
         pctrs: Probabilities = self.calibrator.pctr(logits)
+        if not math.isfinite(pctrs.sum()):  # finite weights can still overflow
+            raise ValueError("the graph must give a number for every row (got nan)")
         if meter is not None:
             calibrated = time.perf_counter()
             meter.inference.inc(inferred - started)

@@ -14,10 +14,10 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from service.bundle.errors import BundleError
+from service.bundle.errors import BundleError, show
 from service.bundle.manifest import Graph, Tensor
 from service.errors import BadConfiguration
-from service.external_data import find_external_tensor
+from service.graph_tensors import tensors_of
 
 logger = logging.getLogger("bidlight")
 
@@ -31,12 +31,12 @@ class Session:
     (Gemm and MatMul of 96 to 400 columns, float32 and static INT8), which tests/service holds.
 
     `device` is `cpu`, `cuda` (the CPU with a warning, where there is no GPU to be had) or `cuda-required`.
-    Raises BundleError for a graph that does not load, is not what the manifest says, or reads a file;
-    BadConfiguration for a GPU that is required and absent.
+    Raises BundleError for a graph that does not load, is not what the manifest says, reads a file or holds
+    weights that are no numbers; BadConfiguration for a GPU that is required and absent.
     """
 
     def __init__(self, graph: bytes, description: Graph, device: str = "cpu") -> None:
-        _refuse_external_data(graph, description)
+        _check_weights(graph, description.file)
         self._file = description.file
         self._session = _open(graph, description, device)
         self.provider = self._session.get_providers()[0]
@@ -55,11 +55,15 @@ class Session:
         )[0]
         return logits
 
-    def warm_up(self, max_rows: int) -> None:
-        """Run rows of missing values: no request pays for what is done once; raises BundleError."""
+    def warm_up(self, max_rows: int, largest_ids: Sequence[int]) -> None:
+        """Run batches of all sizes: no request pays for what is done once; raises BundleError.
+
+        The rows hold the largest id of every column, [columns]: a table that is too short shows at once.
+        """
+        row = np.array(largest_ids, np.int32)
         for rows in sorted({min(rows, max_rows) for rows in (*WARM_UP_ROWS, max_rows)}):
             try:
-                logits = self.run(np.zeros((rows, self.columns), np.int32))
+                logits = self.run(np.tile(row, (rows, 1)))
             except Exception as error:  # ONNX Runtime's errors have no class of their own in common
                 found = " ".join(str(error).split())
                 raise BundleError(self._file, "a graph that runs", found, "build the bundle again") from None
@@ -68,18 +72,23 @@ class Session:
                 raise BundleError(self._file, expected, str(logits.shape), "build the bundle again")
 
 
-def _refuse_external_data(graph: bytes, description: Graph) -> None:
+def _check_weights(graph: bytes, file: str) -> None:
+    """Raises BundleError for a tensor that lies in a file of its own, or holds what is no number."""
     try:
-        tensor = find_external_tensor(graph)
+        for tensor in tensors_of(graph):
+            if tensor.is_external:
+                expected, found = "a graph that holds all its data", "in a file of its own"
+                remedy = "export it without external data"
+            elif not tensor.is_finite:
+                expected, found = "a graph of finite weights", "with nan or infinite numbers"
+                remedy = "train and export again"
+            else:
+                continue
+            raise BundleError(file, expected, f"tensor {show(tensor.name)} {found}", remedy)
     except ValueError as error:
-        raise BundleError(description.file, "an ONNX graph", str(error), "build the bundle again") from None
-    if tensor is not None:
-        raise BundleError(
-            description.file,
-            "a graph that holds all its data",
-            f"tensor {tensor!r} in a file of its own",
-            "export it without external data",
-        )
+        if isinstance(error, BundleError):
+            raise
+        raise BundleError(file, "an ONNX graph", str(error), "build the bundle again") from None
 
 
 def _open(graph: bytes, description: Graph, device: str) -> ort.InferenceSession:

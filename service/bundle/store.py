@@ -55,6 +55,7 @@ class Bundle:
 
     manifest: Manifest
     schema: Schema
+    encoder: Encoder
     calibrators: dict[str, Calibrator]
     graphs: dict[str, bytes]
     golden: Golden
@@ -88,10 +89,11 @@ def _assemble(manifest: Manifest, read: Callable[[str], bytes], folder: Path) ->
     calibrators = calibrators_from_file(read(CALIBRATION_FILE))
     golden = decode_json(GOLDEN_FILE, read(GOLDEN_FILE), Golden)
     golden.validate(manifest.graphs)
-    check_golden_ids(Encoder(schema), golden)
+    encoder = Encoder(schema)
+    check_golden_ids(encoder, golden)
     _match(manifest, schema, calibrators)
     graphs = {variant: read(graph.file) for variant, graph in manifest.graphs.items()}
-    return Bundle(manifest, schema, calibrators, graphs, golden, folder)
+    return Bundle(manifest, schema, encoder, calibrators, graphs, golden, folder)
 
 
 def _match(manifest: Manifest, schema: Schema, calibrators: Mapping[str, Calibrator]) -> None:

@@ -10,11 +10,15 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
 from service.bundle.errors import BundleError
 from service.bundle.manifest import Golden
+from service.bundle.schema import Hashing, Schema
 from service.bundle.store import Bundle, load_bundle
+from service.errors import InferenceFailed
 from service.predictor import Predictor
 from service.settings import Settings
 from service.wire import JSON, decode_request
@@ -92,9 +96,6 @@ def test_the_variant_is_the_bundle_s_choice_or_the_setting_s(bundle: Bundle) -> 
 
 
 def test_a_graph_that_cannot_run_is_refused(bundle: Bundle) -> None:
-    import onnx
-    from onnx import numpy_helper
-
     model = onnx.load_from_string(bundle.graphs["float32"])
     for tensor in model.graph.initializer:
         if tensor.name == "offsets":
@@ -102,6 +103,37 @@ def test_a_graph_that_cannot_run_is_refused(bundle: Bundle) -> None:
             tensor.CopyFrom(numpy_helper.from_array(far, "offsets"))
     with pytest.raises(BundleError, match="a graph that runs"):
         Predictor(replace(bundle, graphs={"float32": model.SerializeToString()}), Settings())
+
+
+def test_a_graph_whose_table_is_too_short_for_the_schema_is_refused(bundle: Bundle) -> None:
+    """No golden row may have the ids that are missing; the requests that have them would fail."""
+    *others, last = bundle.schema.fields
+    longer = replace(last, encoding=Hashing(buckets=100, seed=3))
+    schema = Schema((*others, longer))
+    with pytest.raises(BundleError, match=r"model\.float32\.onnx' must be a graph that runs"):
+        Predictor(replace(bundle, schema=schema), Settings())
+
+
+def test_pctrs_that_are_no_numbers_fail_their_batch_only(bundle: Bundle) -> None:
+    """An overflow: the row of ad a9 is so large that the hidden layer meets infinity minus infinity."""
+    model = onnx.load_from_string(bundle.graphs["float32"])
+    for tensor in model.graph.initializer:
+        if tensor.name == "table":
+            table = numpy_helper.to_array(tensor).copy()
+            ad = bundle.schema.column_slices["ad"].start
+            offsets = next(t for t in model.graph.initializer if t.name == "offsets")
+            row = numpy_helper.to_array(offsets)[ad] + bundle.encoder.encode_column("ad", ["a9"])[0, 0]
+            table[row] = 3e38
+            tensor.CopyFrom(numpy_helper.from_array(table, "table"))
+    predictor = Predictor(replace(bundle, graphs={"float32": model.SerializeToString()}), Settings())
+
+    async def score(ad: str) -> np.ndarray:
+        request = decode_request(msgspec.json.encode({"candidates": [{"features": {"ad": ad}}]}), JSON)
+        return await predictor.submit(predictor.encode(request, 1))
+
+    with pytest.raises(InferenceFailed):
+        asyncio.run(score("a9"))
+    assert np.isfinite(asyncio.run(score("a1"))).all()
 
 
 def test_pctrs_are_calibrated_logits_and_rows_equal_columns(bundle: Bundle) -> None:

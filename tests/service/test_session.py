@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from service.bundle.errors import BundleError
 from service.bundle.manifest import Graph, Tensor
 from service.errors import BadConfiguration
-from service.external_data import find_external_tensor
+from service.graph_tensors import tensors_of
 from service.session import Session
 from tests.tiny_bundle import tiny_graph, tiny_schema
 
@@ -38,7 +39,7 @@ def random_ids(rows: int, seed: int = 0) -> np.ndarray:
 
 def test_logits_are_those_of_onnx_runtime_and_a_row_s_own() -> None:
     session = Session(GRAPH, described())
-    session.warm_up(64)
+    session.warm_up(64, [0] * COLUMNS)
     ids = random_ids(64)
     logits = session.run(ids)
     assert (logits.shape, logits.dtype, session.provider) == ((64,), np.float32, "CPUExecutionProvider")
@@ -145,7 +146,7 @@ def test_a_graph_that_would_read_a_file_is_refused(tmp_path: Path) -> None:
         graph = external(GRAPH)
         # What is guarded against: ONNX Runtime itself reads the file.
         onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-        with pytest.raises(BundleError, match="'table' in a file of its own"):
+        with pytest.raises(BundleError, match="tensor 'table' in a file of its own"):
             Session(graph, described())
     finally:
         os.chdir(before)
@@ -165,11 +166,39 @@ def test_external_tensors_are_found_wherever_they_hide() -> None:
         helper.make_graph([helper.make_node("Custom", [], ["y"], tensors=[hidden])], "g", [], []),
     ]
     for graph in graphs:
-        assert find_external_tensor(helper.make_model(graph).SerializeToString()) == "hidden"
+        assert found_external(helper.make_model(graph).SerializeToString()) == ["hidden"]
     function = helper.make_function("d", "F", [], ["c"], [inner.node[0]], [])
     model = helper.make_model(helper.make_graph([], "g", [], []), functions=[function])
-    assert find_external_tensor(model.SerializeToString()) == "hidden"
-    assert find_external_tensor(GRAPH) is None
+    assert found_external(model.SerializeToString()) == ["hidden"]
+    assert found_external(GRAPH) == []
+
+
+def found_external(graph: bytes) -> list[str]:
+    return [*{tensor.name for tensor in tensors_of(graph) if tensor.is_external}]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "raw"),
+    [(np.float32, True), (np.float64, True), (np.float16, True), (np.float32, False), (np.float64, False)],
+)
+def test_a_graph_with_a_weight_that_is_no_number_is_refused(dtype: type, raw: bool) -> None:
+    for value in (math.nan, math.inf, -math.inf):
+        model = onnx.load_from_string(GRAPH)
+        values = np.ones(7, dtype)
+        values[3] = value
+        if raw:
+            tensor = numpy_helper.from_array(values, "unused")
+        else:
+            tensor = helper.make_tensor("unused", helper.np_dtype_to_tensor_dtype(values.dtype), [7], values)
+        model.graph.initializer.append(tensor)
+        with pytest.raises(BundleError, match=r"finite weights \(got tensor 'unused' with nan or infinite"):
+            Session(model.SerializeToString(), described())
+
+
+def test_a_lone_infinity_is_a_mask() -> None:
+    model = onnx.load_from_string(GRAPH)
+    model.graph.initializer.append(numpy_helper.from_array(np.array(-math.inf, np.float32), "mask"))
+    Session(model.SerializeToString(), described())
 
 
 def test_cuda_falls_back_with_a_warning_or_refuses(caplog: pytest.LogCaptureFixture) -> None:

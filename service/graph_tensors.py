@@ -1,0 +1,136 @@
+"""Reads from the bytes of an ONNX graph what its tensors hold; it does not know what they are for.
+
+Two things must be known before a graph runs, and the onnx package, which could tell, is not installed where
+we serve. A tensor may say that its data lies in a file beside the model: ONNX Runtime, given a model as
+bytes, reads such a file from the working directory (seen with 1.31), so that a bundle whose every hash is
+right could still feed whatever lies there into the model. And one weight that is nan, in a row of a table
+that no golden row reads, makes every pCTR nan that meets it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_FIXED_SIZES = {_FIXED64: 8, _FIXED32: 4}
+
+# message -> field number -> the message that the field holds; only the ways to a tensor (onnx.proto).
+_MESSAGES: dict[str, dict[int, str]] = {
+    "Model": {7: "Graph", 20: "TrainingInfo", 25: "Function"},
+    "TrainingInfo": {1: "Graph", 2: "Graph"},
+    "Function": {7: "Node", 11: "Attribute"},
+    "Graph": {1: "Node", 5: "Tensor", 15: "SparseTensor"},
+    "Node": {5: "Attribute"},
+    "Attribute": {5: "Tensor", 6: "Graph", 10: "Tensor", 11: "Graph", 22: "SparseTensor", 23: "SparseTensor"},
+    "SparseTensor": {1: "Tensor", 2: "Tensor"},
+    "Tensor": {},
+}
+# Fields of a tensor. Numbers stand in raw_data, or in the field of their type, packed or one by one.
+_DATA_TYPE, _FLOAT_DATA, _NAME, _RAW_DATA, _DOUBLE_DATA, _EXTERNAL_DATA, _DATA_LOCATION = (
+    2,
+    4,
+    8,
+    9,
+    10,
+    13,
+    14,
+)
+_FLOAT_TYPES = {1: "<f4", 10: "<f2", 11: "<f8"}
+
+
+@dataclass(frozen=True)
+class GraphTensor:
+    """One tensor of a graph: whether its data lies in a file, and whether all its numbers are finite.
+
+    A lone infinity counts as finite: graphs mask with it. Of float types 16, 32 and 64 bits are looked at.
+    """
+
+    name: str
+    is_external: bool
+    is_finite: bool
+
+
+def tensors_of(graph: bytes) -> Iterator[GraphTensor]:
+    """Every tensor of `graph`, however deep it lies in it. Raises ValueError for bytes that are not ONNX."""
+    # A list, not recursion: how deep the messages nest is up to whoever wrote the file.
+    waiting: list[tuple[str, memoryview]] = [("Model", memoryview(graph))]
+    while waiting:
+        message, data = waiting.pop()
+        if message == "Tensor":
+            yield _tensor(data)
+            continue
+        for number, value in _fields(data):
+            if number in _MESSAGES[message]:
+                if isinstance(value, int):
+                    raise ValueError(f"field {number} of {message} is a number")
+                waiting.append((_MESSAGES[message][number], value))
+
+
+def _tensor(data: memoryview) -> GraphTensor:
+    name, is_external, data_type = "", False, 0
+    numbers: list[tuple[int, memoryview]] = []
+    for number, value in _fields(data):
+        if number == _DATA_TYPE and isinstance(value, int):
+            data_type = value
+        elif number == _DATA_LOCATION:
+            is_external = is_external or value != 0
+        elif isinstance(value, int):
+            continue
+        elif number == _NAME:
+            name = bytes(value).decode("utf-8", "replace")
+        elif number == _EXTERNAL_DATA:
+            is_external = True
+        elif number in (_RAW_DATA, _FLOAT_DATA, _DOUBLE_DATA):
+            numbers.append((number, value))
+    types = {_RAW_DATA: _FLOAT_TYPES.get(data_type), _FLOAT_DATA: "<f4", _DOUBLE_DATA: "<f8"}
+    is_finite = all(_all_finite(value, types[number]) for number, value in numbers)
+    return GraphTensor(name, is_external, is_finite)
+
+
+def _all_finite(data: memoryview, dtype: str | None) -> bool:
+    if dtype is None:
+        return True
+    size = np.dtype(dtype).itemsize
+    if len(data) % size:
+        raise ValueError(f"a tensor's data of {len(data)} bytes is no array of {dtype}")
+    values = np.frombuffer(data, dtype)
+    if len(values) == 1:
+        return not np.isnan(values[0])
+    return bool(np.isfinite(values).all())
+
+
+def _fields(data: memoryview) -> Iterator[tuple[int, memoryview | int]]:
+    """The fields of one protobuf message: number, and the bytes or the varint it holds."""
+    position, end = 0, len(data)
+    while position < end:
+        tag, position = _varint(data, position)
+        number, kind = tag >> 3, tag & 7
+        if kind == _VARINT:
+            value, position = _varint(data, position)
+            yield number, value
+            continue
+        if kind == _BYTES:
+            size, position = _varint(data, position)
+        elif kind in _FIXED_SIZES:
+            size = _FIXED_SIZES[kind]
+        else:
+            raise ValueError(f"wire type {kind} at byte {position}")
+        if position + size > end:
+            raise ValueError(f"field {number} ends after the message, at byte {position}")
+        yield number, data[position : position + size]
+        position += size
+
+
+def _varint(data: memoryview, position: int) -> tuple[int, int]:
+    value, shift = 0, 0
+    while position < len(data) and shift < 70:
+        byte = data[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+        shift += 7
+    raise ValueError(f"a number that does not end, at byte {position}")
