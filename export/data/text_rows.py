@@ -193,11 +193,7 @@ class _Parser:
         marks = content[(content == ord(self._dialect.separator)) | (content == _NEWLINE)] == _NEWLINE
         if marks.size % self._width == 0:
             grid = marks.reshape(-1, self._width)
-            if (
-                grid[:, -1].all()
-                and np.count_nonzero(marks) == len(grid)
-                and (self._width > 1 or b"\n\n" not in block)
-            ):
+            if grid[:, -1].all() and np.count_nonzero(marks) == len(grid):
                 return block, np.arange(first_line, first_line + len(grid), dtype=np.int64)
         ends = np.flatnonzero(content == _NEWLINE)
         lengths = np.diff(ends, prepend=-1)
@@ -214,10 +210,8 @@ class _Parser:
     def _without_undecodable_rows(
         self, block: bytes, lines: NDArray[np.int64]
     ) -> tuple[bytes, NDArray[np.int64]]:
-        rows = block.split(b"\n")[:-1]
-        kept = []
-        for number, row in zip(lines, rows, strict=True):
-            kept.append(self._decoded(row, int(number)) is not None)
+        rows = zip(block.split(b"\n")[:-1], lines.tolist(), strict=True)
+        kept = [self._decoded(row, line) is not None for row, line in rows]
         content = np.frombuffer(block, np.uint8)
         lengths = np.diff(np.flatnonzero(content == _NEWLINE), prepend=-1)
         return _keep(content, lengths, np.array(kept, bool)), lines[kept]
@@ -241,12 +235,10 @@ class _Parser:
         reader = _csv_reader(feed, self._dialect)
         records: list[list[str]] = []
         lines: list[int] = []
-        while True:
+        while not feed.exhausted:
             start = feed.position
             try:
-                cells = next(reader)
-            except StopIteration:
-                break
+                cells = feed.unquoted_row(self._dialect) or next(reader)
             except (csv.Error, UnicodeDecodeError) as error:
                 if feed.exhausted and "unexpected end" in str(error) and not final:
                     return self._frame(records), np.array(lines, np.int64), feed.offset(start)
@@ -257,15 +249,15 @@ class _Parser:
             if len(cells) == self._width:
                 records.append(cells)
                 lines.append(first_line + start)
-            elif cells:
+            elif feed.lines[start] not in (b"", b"\r"):
                 self._reject_width(first_line + start, len(cells))
         return self._frame(records), np.array(lines, np.int64), len(block)
 
     def _reject_torn(self, feed: "_Lines", start: int, first_line: int, error: Exception) -> None:
         if isinstance(error, UnicodeDecodeError):
             bad = feed.position - 1
-            if self._decoded(feed.lines[bad], first_line + bad) is None:
-                return
+            self._decoded(feed.lines[bad], first_line + bad)
+            return
         self._rejections.add(first_line + start, None, f"well quoted ({error})", feed.lines[start])
 
     def _frame(self, records: list[list[str]]) -> pl.DataFrame:
@@ -288,6 +280,14 @@ class _Lines:
     def offset(self, position: int) -> int:
         """Where a line starts in the block."""
         return sum(len(line) + 1 for line in self.lines[:position])
+
+    def unquoted_row(self, dialect: Dialect) -> list[str]:
+        """The cells of the next line, cut as polars would; none where it holds a quote: csv.reader's task."""
+        line = self.lines[self.position]
+        if dialect.quote.encode() in line:
+            return []
+        self.position += 1
+        return line.removesuffix(b"\r").decode().split(dialect.separator)
 
     def __iter__(self) -> "_Lines":
         return self

@@ -215,6 +215,13 @@ def test_malformed_rows_are_skipped_and_counted(log: Path, quoted: bool, chunk_r
     assert lines == [2, *range(4, 4 + 2 * len(BAD_ROWS), 2)]
 
 
+def test_what_a_row_is_does_not_depend_on_quotes_in_others(log: Path) -> None:
+    odd = "1,1414000000,x,a\rb,1,\r\n"
+    ((plain,), (quoted,)) = (read(log, HEADER + odd + ROW.replace("abc", site)) for site in ("abc", '"abc"'))
+    assert plain.fields.rows() == quoted.fields.rows()
+    assert quoted.fields["site"].to_list() == ["a\rb", "abc"]
+
+
 def test_the_error_of_the_first_bad_line_is_told(log: Path) -> None:
     message = told(log, HEADER + ROW + "1,1414000000,x,abc,1x,\n" + "7,1414000000,x,abc,1,\n")
     assert "line 3: column 'age'" in message
