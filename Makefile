@@ -3,6 +3,7 @@ PYTHON ?= python3
 PORT ?= 8000
 BUNDLE ?= artifacts/demo
 SECONDS_A_POINT ?= 10
+PYTEST_ARGS ?= --numprocesses auto --dist loadfile
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
