@@ -35,11 +35,14 @@ class BatchReport:
 
 @dataclass(slots=True, eq=False)
 class _Caller:
-    """Rows that wait, and the future of whoever waits for them. `done` of them have run already."""
+    """Rows that wait, and the future of whoever waits for them. `done` of them have run already.
+
+    The rest waits since `waiting_since`, a `time.perf_counter()`.
+    """
 
     rows: Rows
     future: asyncio.Future[Rows]
-    arrived: float
+    waiting_since: float
     deadline: float | None
     done: int = 0
     parts: list[Rows] = field(default_factory=list)
@@ -159,7 +162,7 @@ class Batcher:
             rows = batch[0][1] if len(batch) == 1 else np.concatenate([rows for _, rows in batch])
             if self._observe is not None:
                 now = time.perf_counter()
-                waited = sum(now - caller.arrived for caller, _ in batch)
+                waited = sum(now - caller.waiting_since for caller, _ in batch)
                 self._observe(BatchReport(len(rows), len(batch), waited))
             results = self._run(rows)
             if len(results) != len(rows):
@@ -178,6 +181,7 @@ class Batcher:
     def _deliver(self, caller: _Caller, results: Rows) -> None:
         if self._waiting and self._waiting[0] is caller:
             caller.parts.append(results)
+            caller.waiting_since = time.perf_counter()
             return
         if caller.parts:
             results = np.concatenate([*caller.parts, results])

@@ -205,6 +205,23 @@ def test_a_caller_past_its_deadline_is_told_and_not_run() -> None:
     run(scenario())
 
 
+def test_a_large_caller_waits_in_no_two_parts_at_once() -> None:
+    """What its parts waited sums up to the time it was in the queue, and not to a multiple of it."""
+
+    def slow(rows: Rows) -> Rows:
+        time.sleep(0.01)
+        return doubled(rows)
+
+    async def scenario() -> None:
+        reports: list[BatchReport] = []
+        started = time.perf_counter()
+        await batcher_of(slow, batch=2, observe=reports.append).submit(rows_of(*range(20)))
+        assert len(reports) == 10
+        assert sum(report.queue_seconds for report in reports) < time.perf_counter() - started - 0.09
+
+    run(scenario())
+
+
 def test_drain_returns_when_all_are_served() -> None:
     async def scenario() -> None:
         batcher = batcher_of(doubled, batch=2)
