@@ -199,26 +199,35 @@ async def _metrics(app: Bidlight) -> Response:
 
 
 async def _arms(app: Bidlight) -> Response:
-    return Response(
-        msgspec.json.encode({"arms": [_describe(arm) for arm in app.arms]}), media_type="application/json"
-    )
+    total = sum(arm.weight for arm in app.arms)
+    described = {
+        "split_salt": app.settings.split_salt,
+        "arms": [_describe(arm, arm.weight / total) for arm in app.arms],
+    }
+    return Response(msgspec.json.encode(described), media_type="application/json")
 
 
 async def _docs(app: Bidlight) -> str:
     return draw_docs(app.openapi())
 
 
-def _describe(arm: Arm) -> dict[str, Any]:
+def _describe(arm: Arm, share: float) -> dict[str, Any]:
+    """What an experimenter asks of an arm. `share` is the part of the keys that it is dealt, from 0 to 1."""
     manifest, variant = arm.predictor.manifest, arm.predictor.variant
     return {
         "name": arm.name,
         "weight": arm.weight,
+        "share": share,
         "bundle": manifest.id,
         "created_at": manifest.created_at,
         "model": manifest.model,
         "variant": variant,
         "provider": arm.predictor.session.provider,
-        "calibration": arm.predictor.calibrator.method,
+        "calibration": {
+            "method": arm.predictor.calibrator.method,
+            "before": arm.predictor.calibrator.before,
+            "after": arm.predictor.calibrator.after,
+        },
         "training": manifest.training,
         "evaluation": manifest.evaluation.get(variant),
         "kept_out": manifest.kept_out,

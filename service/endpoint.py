@@ -116,15 +116,16 @@ class PredictEndpoint:
             raise NotReady("the arms must replay their golden rows first; try again in a moment")
         pinned = headers.get(b"x-arm")
         key = headers.get(b"x-split-key")
+        # UTF-8, so that a key is dealt the same as the header and as user_id; any other bytes are a key too.
         return self._arms.choose(
-            None if pinned is None else pinned.decode("latin-1"),
-            key.decode("latin-1") if key else request.user_id or request.id,
+            None if pinned is None else pinned.decode("utf-8", "surrogateescape"),
+            key.decode("utf-8", "surrogateescape") if key else request.user_id or request.id,
         )
 
     async def _read(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
         """The body; raises BodyTooLarge as soon as it is, by its header or by what came, and ClientLeft."""
         encoding = headers.get(b"content-encoding", b"identity")
-        if encoding != b"identity":
+        if encoding.lower() != b"identity":
             raise UnsupportedMediaType(
                 f"'Content-Encoding' must be identity (got {encoding.decode('latin-1')!r}); send it unpacked"
             )

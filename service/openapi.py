@@ -9,6 +9,7 @@ import msgspec
 from service.errors import (
     BodyTooLarge,
     ErrorAnswer,
+    HeadTooLarge,
     InvalidField,
     MalformedBody,
     MethodNotAllowed,
@@ -64,6 +65,7 @@ ERRORS: tuple[ServiceError, ...] = (
     ),
     InvalidField("'I1' must be a number (got 'three'); ...", path="$.context.I1"),
     Overloaded("the queue must hold 20000 rows at most (got 20100); try again soon"),
+    HeadTooLarge("the headers must be 65536 bytes at most; send fewer of them"),
     NotReady("the arms must replay their golden rows first; try again in a moment"),
 )
 _DESCRIPTION = """\

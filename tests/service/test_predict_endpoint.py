@@ -174,10 +174,23 @@ def test_arms_are_pinned_and_split(run_app: RunApp, bundles: dict[str, Path]) ->
         assert arm_of({}, id=key) == arm
     assert {arm_of({"x-split-key": f"user-{n}"}) for n in range(20)} == {"control", "treatment"}
     listed = app.get("/arms").json()["arms"]
-    assert [(arm["name"], arm["weight"], arm["variant"]) for arm in listed] == [
-        ("control", 50.0, "float32"),
-        ("treatment", 50.0, "float32"),
+    assert [(arm["name"], arm["weight"], arm["share"], arm["variant"]) for arm in listed] == [
+        ("control", 50.0, 0.5, "float32"),
+        ("treatment", 50.0, 0.5, "float32"),
     ]
+
+
+def test_a_key_is_dealt_the_same_as_a_header_and_in_the_body(
+    run_app: RunApp, bundles: dict[str, Path]
+) -> None:
+    app = run_app(arms=(f"a={bundles['alpha']}", f"b={bundles['beta']}"))
+    for key in (f"Zoë-{n}" for n in range(30)):
+        in_body = app.post({**request_of(ROWS[:1]), "user_id": key}).json()["arm"]
+        as_header = app.post(request_of(ROWS[:1]), {"x-split-key": key.encode()}).json()["arm"]
+        assert as_header == in_body
+    assert app.post(request_of(ROWS[:1]), {"x-split-key": b"\xff\xfe"}).status_code == 200
+    unknown = app.post(request_of(ROWS[:1]), {"x-arm": b"\xffcontr\xc3\xb6l"})
+    assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "unknown_arm")
 
 
 def test_bodies_and_media_types_that_are_refused(run_app: RunApp) -> None:
