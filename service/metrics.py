@@ -69,60 +69,79 @@ class Metrics:
         self._registry = registry
         self.requests = Counter(
             "bidlight_requests",
-            "Requests by arm and outcome: ok, or the error's code",
+            "Requests to /predict: ok, client_left or the error's code; no arm where none was chosen yet",
             ["arm", "outcome"],
             registry=registry,
         )
         self.latency = Histogram(
             "bidlight_request_seconds",
-            "Time from a request's headers to its answer, of answered requests",
+            "Seconds from the end of a request's headers to its answer, of the requests that are ok",
             ["arm"],
             buckets=LATENCY_BUCKETS,
             registry=registry,
         )
         self.stages = Counter(
             "bidlight_stage_seconds",
-            "Time in a stage; queue is summed over requests, inference and calibration over batches",
+            "Seconds in a stage. For a mean, divide decode and encode by bidlight_requests_total, queue by "
+            "bidlight_batch_requests_sum, inference and calibration by bidlight_batch_rows_count",
             ["arm", "stage"],
             registry=registry,
         )
         self.batch_rows = Histogram(
-            "bidlight_batch_rows", "Rows of a batch", ["arm"], buckets=ROW_BUCKETS, registry=registry
+            "bidlight_batch_rows",
+            "Rows (a candidate of a request each) of a batch that ran",
+            ["arm"],
+            buckets=ROW_BUCKETS,
+            registry=registry,
         )
         self.batch_requests = Histogram(
-            "bidlight_batch_requests", "Requests of a batch", ["arm"], buckets=ROW_BUCKETS, registry=registry
+            "bidlight_batch_requests",
+            "Requests, or parts of large ones, of a batch that ran",
+            ["arm"],
+            buckets=ROW_BUCKETS,
+            registry=registry,
         )
         self.queued_rows = Gauge(
-            "bidlight_queued_rows", "Rows waiting", ["arm"], multiprocess_mode="livesum", registry=registry
+            "bidlight_queued_rows",
+            "Rows that wait for a batch now",
+            ["arm"],
+            multiprocess_mode="livesum",
+            registry=registry,
         )
         self.missing = Counter(
-            "bidlight_missing_features", "Rows without a value, by field", ["arm", "field"], registry=registry
+            "bidlight_missing_features",
+            "Rows without a value of the field, out of bidlight_batch_rows_sum",
+            ["arm", "field"],
+            registry=registry,
         )
         self.out_of_vocabulary = Counter(
             "bidlight_oov_features",
-            "Values that the vocabulary does not hold, by field",
+            "Values of the field that its vocabulary does not hold; a sequence has several a row",
             ["arm", "field"],
             registry=registry,
         )
         self.unknown_names = Counter(
             "bidlight_unknown_names",
-            f"Names sent that no field has; after the first {MAX_UNKNOWN_NAMES} of a process {OTHER_NAMES}",
+            f"Names sent that no field has; after the first {MAX_UNKNOWN_NAMES} of a process, {OTHER_NAMES}",
             ["arm", "name"],
             registry=registry,
         )
         self.pctr = BulkHistogram(
             "bidlight_pctr",
-            "Predicted probability of a click",
+            "Calibrated click probabilities, one a row",
             ["arm"],
             buckets=PCTR_BUCKETS,
             registry=registry,
         )
         self.candidates = Counter(
-            "bidlight_candidates", "Candidates answered: bid or no_bid", ["arm", "outcome"], registry=registry
+            "bidlight_candidates",
+            "Candidates answered, by outcome: bid, or no_bid (below a floor, or no value_per_click)",
+            ["arm", "outcome"],
+            registry=registry,
         )
         self.bundle = Gauge(
             "bidlight_bundle_info",
-            "1 for the bundle that an arm serves",
+            "1, for the bundle that the arm serves; join it to others on arm",
             ["arm", "bundle", "model", "variant"],
             multiprocess_mode="livemax",
             registry=registry,
