@@ -67,6 +67,7 @@ def prepare_log(
     row, a part without clicks.
     """
     check_shares(split)
+    _check_out(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = _beside(out, "new")
     partial.mkdir()
@@ -93,22 +94,15 @@ def _prepare(
     spill_folder.mkdir()
     spill = Spill(spill_folder)
     seconds, skipped = _read(path, log_schema, spill, on_malformed, chunk_rows, report)
-    if seconds is None:
-        split = split_by_rows(spill.rows, shares)
-    else:
-        values, counts = seconds.table()
-        split = split_by_time(values.astype(np.int64), counts, shares)
+    split = _split(spill, seconds, shares)
     counted = _count(spill, split, log_schema, report)
     check_parts(counted.rows, counted.clicks, path.name)
     schema = fit_schema(log_schema, counted.fields, min_count)
     report(f"fitted {len(schema.fields)} fields, {sum(field.cardinality for field in schema.fields):,} ids")
-    writer = PartWriter(Encoder(schema), folder, counted.rows, samples)
-    progress = Progress("encoded", report)
-    for chunk in spill.read():
-        writer.write(chunk, split.part_of(chunk.first_row, chunk.timestamps, len(chunk)))
-        progress.add(len(chunk))
-    progress.finish()
-    sample_rows = writer.finish()
+    if counted.fields.approximate:
+        fields = ", ".join(counted.fields.approximate)
+        report(f"note: {fields}: too many values to count all; some rare ones may lack an id of their own")
+    sample_rows = _encode(spill, split, PartWriter(Encoder(schema), folder, counted.rows, samples), report)
     shutil.rmtree(spill_folder)
     record = LogRecord(
         source=path.name,
@@ -153,6 +147,13 @@ def _read(
     return seconds, skipped
 
 
+def _split(spill: Spill, seconds: NumberCounts | None, shares: tuple[float, ...]) -> Split:
+    if seconds is None:
+        return split_by_rows(spill.rows, shares)
+    values, counts = seconds.table()
+    return split_by_time(values.astype(np.int64), counts, shares)
+
+
 @dataclass(frozen=True)
 class _Counted:
     fields: FieldCounts  # of the training part
@@ -183,6 +184,15 @@ def _count(spill: Spill, split: Split, log_schema: LogSchema, report: Callable[[
     return _Counted(fields, rows, clicks, window)
 
 
+def _encode(spill: Spill, split: Split, writer: PartWriter, report: Callable[[str], None]) -> list[SampleRow]:
+    progress = Progress("encoded", report)
+    for chunk in spill.read():
+        writer.write(chunk, split.part_of(chunk.first_row, chunk.timestamps, len(chunk)))
+        progress.add(len(chunk))
+    progress.finish()
+    return writer.finish()
+
+
 def _write_metadata(folder: Path, record: LogRecord, schema: Schema, sample_rows: list[SampleRow]) -> None:
     for name, content in schema_to_files(schema).items():
         file = folder / "schema" / name
@@ -192,15 +202,20 @@ def _write_metadata(folder: Path, record: LogRecord, schema: Schema, sample_rows
     (folder / METADATA).write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
 
 
+def _check_out(out: Path) -> None:
+    """Raises LogError where something stands that no earlier run made: it would be replaced."""
+    if out.exists() and not (out / METADATA).is_file():
+        raise LogError(
+            f"'out' must be a new folder or a prepared log (got {str(out)!r}); name another folder"
+        )
+
+
 def _put_in_place(partial: Path, out: Path) -> None:
     """Renames, so that `out` is either what it was or complete."""
     if not out.exists():
         partial.rename(out)
         return
-    if not (out / METADATA).is_file():
-        raise LogError(
-            f"'out' must be a new folder or a prepared log (got {str(out)!r}); name another folder"
-        )
+    _check_out(out)
     aside = _beside(out, "old")
     out.rename(aside)
     partial.rename(out)

@@ -40,6 +40,11 @@ class FieldCounts:
         for name, numbers in self._numbers.items():
             numbers.add(fields[name])
 
+    @property
+    def approximate(self) -> tuple[str, ...]:
+        """Fields with more distinct texts than are kept: counts of their rare ones may be too low."""
+        return tuple(name for name, texts in self._texts.items() if texts.forgotten)
+
     def encoding(self, field: LogField, min_count: int) -> Encoding:
         """The encoding of one field."""
         if field.encoding == "hashing":

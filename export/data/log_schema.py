@@ -36,9 +36,7 @@ class LogField:
     role: Role
     encoding: LogEncoding
     column: str | None  # None: derived from the timestamp
-    min_count: int = (
-        8  # rows of the training part a value (or a numeric bin) needs; rarer is out of vocabulary
-    )
+    min_count: int = 8  # training rows a value or a numeric bin needs; a rarer value is out of vocabulary
     buckets: int = 100_000  # hashing
     seed: int = 0  # hashing
     bins: int = 32  # quantile

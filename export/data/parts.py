@@ -135,29 +135,27 @@ def batches(
             stop = start + batch_size
             yield np.array(part.ids[start:stop]), np.array(part.labels[start:stop])
         return
-    rest: tuple[NDArray[np.int32], NDArray[np.uint8]] | None = None
-    for ids, labels in _shuffled_windows(part, seed, window_rows):
-        if rest is not None:
-            ids, labels = np.concatenate([rest[0], ids]), np.concatenate([rest[1], labels])
-        whole = len(labels) - len(labels) % batch_size
-        for start in range(0, whole, batch_size):
+    for rows in _shuffled_windows(len(part), batch_size, seed, window_rows):
+        ids, labels = part.ids[rows], part.labels[rows]
+        for start in range(0, len(rows), batch_size):
             yield ids[start : start + batch_size], labels[start : start + batch_size]
-        rest = ids[whole:], labels[whole:]
-    if rest is not None and len(rest[1]):
-        yield rest
 
 
 def _shuffled_windows(
-    part: Part, seed: int, window_rows: int
-) -> Iterator[tuple[NDArray[np.int32], NDArray[np.uint8]]]:
+    n_rows: int, batch_size: int, seed: int, window_rows: int
+) -> Iterator[NDArray[np.int64]]:
+    """Numbers of all rows, a window of whole batches at a time; the last one holds what is left."""
     generator = np.random.default_rng(seed)
-    pages = generator.permutation(-(-len(part) // _PAGE_ROWS))
+    pages = generator.permutation(-(-n_rows // _PAGE_ROWS))
     pages_a_window = max(1, window_rows // _PAGE_ROWS)
+    rest = np.empty(0, np.int64)
     for first in range(0, len(pages), pages_a_window):
         # Ascending: the disk is read forwards; the permutation below mixes the pages anyway.
         chosen = np.sort(pages[first : first + pages_a_window])
-        rows = np.concatenate(
-            [np.arange(p * _PAGE_ROWS, min((p + 1) * _PAGE_ROWS, len(part))) for p in chosen]
-        )
+        rows = np.concatenate([np.arange(p * _PAGE_ROWS, min((p + 1) * _PAGE_ROWS, n_rows)) for p in chosen])
         generator.shuffle(rows)
-        yield part.ids[rows], part.labels[rows]
+        rows = np.concatenate([rest, rows])
+        whole = len(rows) - len(rows) % batch_size
+        rest = rows[whole:]
+        yield rows[:whole]
+    yield rest

@@ -6,6 +6,7 @@ import itertools
 import math
 import os
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from export.data.counting import TextCounts
 from export.data.encode import encode_chunk
 from export.data.encoded import EncodedLog, Part, batches, open_log, prepare_log
 from export.data.errors import LogError
@@ -206,7 +208,7 @@ def test_a_failure_leaves_what_was_there(log: EncodedLog, tmp_path: Path) -> Non
     (tmp_path / "mine").mkdir()
     with pytest.raises(LogError, match="'out' must be a new folder or a prepared log"):
         prepare_log(
-            tmp_path / "log.parquet",
+            tmp_path / "not even looked for",
             parse_log_schema(DESCRIPTION.format(format="parquet")),
             tmp_path / "mine",
             report=silent,
@@ -230,6 +232,14 @@ def test_preparing_again_replaces_and_skipped_rows_are_counted(log: EncodedLog, 
     for name, part in again.parts.items():
         assert np.array_equal(part.ids, log.parts[name].ids)
     assert any("rows/s" in line and "2 malformed rows skipped" in line for line in lines)
+
+
+def test_more_values_than_can_be_counted_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("export.data.fit.TextCounts", partial(TextCounts, limit=20))
+    lines: list[str] = []
+    schema = parse_log_schema(DESCRIPTION.format(format="parquet"))
+    prepare_log(small_log(tmp_path / "log.parquet"), schema, tmp_path / "out", report=lines.append)
+    assert any(line.startswith("note: site: too many values to count all") for line in lines)
 
 
 def test_too_few_clicks_or_rows_are_told(tmp_path: Path) -> None:
