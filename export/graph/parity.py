@@ -16,6 +16,7 @@ from torch import nn
 from export.errors import ExportError
 from export.graph.runtime import open_session, run_graph
 from export.train.bootstrap import paired_bootstrap
+from export.train.metrics import sigmoid
 from service.bundle.manifest import Latency, Parity
 
 TORCH_TOLERANCE = 1e-4
@@ -87,7 +88,7 @@ def compare_variants(
     pctrs, so is LogLoss. Raises MetricError when labels hold no click or only clicks.
     """
     reference, variant = logits
-    before, after = (_sigmoid(reference), _sigmoid(variant)) if pctrs is None else pctrs
+    before, after = (sigmoid(reference), sigmoid(variant)) if pctrs is None else pctrs
     auc = paired_bootstrap(labels, reference, variant, "auc")
     logloss = paired_bootstrap(labels, before, after, "logloss")
     return Parity(
@@ -138,10 +139,6 @@ def choose_serving_variant(
             )
     allowed = [reference, *(name for name in candidates if name not in kept_out)]
     return min(allowed, key=speed.__getitem__), kept_out
-
-
-def _sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    return 1.0 / (1.0 + np.exp(-np.asarray(logits, np.float64)))
 
 
 def _typical_microseconds(microseconds_a_row: Mapping[str, float]) -> float:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from export.data.encoded import Part, batches
 from export.errors import ExportError
 from export.train.config import TrainConfig
-from export.train.metrics import auc, logloss
+from export.train.metrics import auc, logloss, sigmoid
 from export.train.row_adam import RowAdam
 from export.train.schedule import learning_rate
 
@@ -176,7 +176,7 @@ class _Run:
                 f"the training loss must stay finite (got {train_loss} by step {self.step}); "
                 f"lower 'learning_rate' ({self.config.learning_rate:g}) or raise 'warmup_steps'"
             )
-        pctr = _sigmoid(predict_logits(self.model, self.validation.ids))
+        pctr = sigmoid(predict_logits(self.model, self.validation.ids))
         look = Evaluation(
             epoch=epoch,
             step=self.step,
@@ -242,10 +242,6 @@ def _optimizers(
 def _tensor(ids: NDArray[np.integer[Any]], device: str | torch.device) -> Tensor:
     """A batch of ids as a tensor; copied where it is a view of a read-only memory map."""
     return torch.from_numpy(np.require(ids, requirements=["C", "W"])).to(device)
-
-
-def _sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    return 1.0 / (1.0 + np.exp(-np.clip(logits.astype(np.float64), -500, 500)))
 
 
 @contextlib.contextmanager

@@ -49,6 +49,11 @@ def checked(labels: ArrayLike, pctr: ArrayLike) -> tuple[Floats, Floats]:
     return y, p
 
 
+def sigmoid(logits: ArrayLike) -> Floats:
+    """Logits [n] -> probabilities [n] in float64, without overflow."""
+    return 1.0 / (1.0 + np.exp(-np.clip(np.asarray(logits, np.float64), -700, 700)))
+
+
 def tie_ends(ascending: NDArray[Any]) -> NDArray[np.intp]:
     """For values in ascending order the position of the last one of each run of equal values."""
     return np.append(np.flatnonzero(ascending[1:] != ascending[:-1]), len(ascending) - 1)

@@ -59,6 +59,12 @@ def test_deltas_are_those_of_the_metrics():
     assert calibrated.auc_delta == found.auc_delta
 
 
+def test_logits_beyond_what_exp_takes_are_compared_too():
+    labels = np.array([0, 1, 0, 1], np.uint8)
+    sure = np.array([-1000, 1000, -1000, 1000], np.float32)
+    assert compare_variants(("a", "b"), labels, (sure, sure)).logloss_delta == 0.0
+
+
 def test_a_faster_graph_as_good_serves():
     latencies = [SLOW, latency("int8", 8.0, 1.0, 1.0)]
     assert choose_serving_variant("pruned", ["int8"], latencies, [parity("int8", -0.0009)]) == ("int8", {})
