@@ -14,6 +14,7 @@ from service.errors import HeadTooLarge, MalformedRequest, ServiceError
 logger = logging.getLogger("bidlight")
 
 MAX_HEAD_BYTES = 65_536
+LINGER_SECONDS = 1.0
 # What belongs to an offer to change the protocol, and is not passed on with the request.
 _OFFER = (b"connection", b"upgrade", b"http2-settings")
 
@@ -25,12 +26,14 @@ class Connection(HttpToolsProtocol):
     - a request is whole within the keep-alive time after its first byte, or the connection is closed;
     - an offer to change the protocol is ignored (RFC 9110, section 7.8). Java's HttpClient offers HTTP/2 with
       the first request of every connection, and httptools takes the body that follows for HTTP/2;
+    - when the service stops, an idle connection has a moment left (LINGER_SECONDS): a request may be on its
+      way, and a socket that is closed with unread bytes is reset;
     - what is not HTTP is refused in the shape of all errors, and not logged: clients could fill the disk.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._in_head = self._in_request = self._offered = False
+        self._in_head = self._in_request = self._offered = self._is_last = False
         self._head_bytes = 0
         self._reading_timer: asyncio.TimerHandle | None = None
 
@@ -79,6 +82,8 @@ class Connection(HttpToolsProtocol):
         self._offered = self.parser.should_upgrade()
         if not self._offered:
             super().on_headers_complete()
+            if self._is_last:
+                self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
         """The parser has met the end of the body."""
@@ -87,6 +92,14 @@ class Connection(HttpToolsProtocol):
         self._in_request = False
         self._stop_reading_timer()
         super().on_message_complete()
+
+    def shutdown(self) -> None:
+        """The service stops: answer the request under way, or one that comes in a moment, and close."""
+        if self.cycle is None or self.cycle.response_complete:
+            self._is_last = True
+            self.loop.call_later(LINGER_SECONDS, super().shutdown)
+        else:
+            super().shutdown()
 
     def _ignore_offer(self, rest: bytes) -> None:
         """Read the request again as if nothing had been offered, and then the `rest` of the data."""
