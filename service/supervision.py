@@ -10,12 +10,13 @@ from typing import Any
 
 import uvicorn
 from prometheus_client.multiprocess import mark_process_dead
-from uvicorn.supervisors.multiprocess import Multiprocess
+from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
 from service.connection import Connection
 from service.settings import Settings
 
 STARTUP_FAILURE = 3
+WORKER_SECONDS = 60
 
 
 class DropEcho(logging.Filter):
@@ -45,6 +46,8 @@ def server_config(settings: Settings, app: Any) -> uvicorn.Config:
         backlog=settings.backlog,
         timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=settings.drain_seconds,
+        # Also what a worker that replaces another has to load its bundles.
+        timeout_worker_healthcheck=WORKER_SECONDS,
         log_config=log_config(settings.log_level),
     )
 
@@ -100,6 +103,7 @@ class Supervisor(Multiprocess):
         super().__init__(config, [sock])
         self._text: str | None = text
         self._failed = False
+        self._known: dict[int, Process] = {}
 
     def run_until_stopped(self) -> int:
         """Supervise until a signal; the exit status."""
@@ -107,13 +111,14 @@ class Supervisor(Multiprocess):
         return STARTUP_FAILURE if self._failed else 0
 
     def keep_subprocess_alive(self) -> None:
-        """Look after the workers, twice a second."""
-        before = {process.pid: process for process in self.processes}
+        """Look after the workers, twice a second; also after those that a signal has replaced meanwhile."""
+        self._known |= {process.pid: process for process in self.processes if process.pid is not None}
         super().keep_subprocess_alive()
-        for process in before.values():
-            if process.exitcode is not None and process.pid is not None:
+        for pid, process in list(self._known.items()):
+            if process.exitcode is not None:
                 self._failed = self._failed or process.exitcode == STARTUP_FAILURE
-                mark_process_dead(process.pid)  # type: ignore[no-untyped-call]
+                mark_process_dead(pid)  # type: ignore[no-untyped-call]
+                del self._known[pid]
         if self._text is not None and all(process.is_ready(timeout=1) for process in self.processes):
             print(self._text, flush=True)
             self._text = None

@@ -15,6 +15,7 @@ import pytest
 
 from tests.e2e.raw_http import body_of, message, read_answer, taken_connections, wait_until
 from tests.running import JSON, RunningService, running_service, start_service
+from tests.tiny_bundle import write_tiny_bundle
 
 
 def test_the_line_it_prints_works(bundles: dict[str, Path], tmp_path: Path) -> None:
@@ -86,6 +87,23 @@ def test_requests_sent_before_a_sigterm_are_answered(bundles: dict[str, Path], t
         assert service.wait() == 0
 
 
+def test_a_request_on_its_way_when_the_service_stops_is_answered(
+    bundles: dict[str, Path], tmp_path: Path
+) -> None:
+    with running_service(tmp_path, ["--arm", f"only={bundles['control']}"]) as service:
+        connections = taken_connections(service, 8)
+        service.send_signal(signal.SIGTERM)
+        wait_until(lambda: not service.accepts())
+        for connection in connections[:4]:
+            connection.sendall(message(body_of(2)))
+            status, headers, _ = read_answer(connection)
+            assert (status, headers["connection"]) == (200, "close")
+        for connection in connections:  # the others stayed idle
+            assert connection.recv(1) == b""
+            connection.close()
+        assert service.wait() == 0
+
+
 def workers_of(service: RunningService) -> set[int]:
     """The process ids of the workers, without the helper of Python's multiprocessing."""
     parent = service.process.pid
@@ -134,6 +152,29 @@ def test_a_dead_worker_is_replaced_and_its_counts_stay(
             assert service.post(body_of(1)).status_code == 200
         assert service.metrics()['bidlight_requests_total{arm="only",outcome="ok"}'] == 40
         assert service.stop() == 0
+
+
+def test_sighup_replaces_the_workers_by_some_that_serve_the_bundle_of_now(
+    bundles: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(bundles["control"], tmp_path / "bundle")
+    with running_service(tmp_path, ["--arm", f"only={folder}", "--workers", "2"]) as service:
+        before, asked = workers_of(service), 20
+        assert {service.post(body_of(1)).status_code for _ in range(asked)} == {200}
+        write_tiny_bundle(folder, name="newer", seed=7)
+        service.send_signal(signal.SIGHUP)
+        while not before.isdisjoint(workers_of(service)):
+            assert service.post(body_of(1)).status_code == 200
+            asked += 1
+        assert service.post(body_of(1)).headers["x-bundle"].startswith("newer@")
+        metrics = service.metrics()
+        assert metrics['bidlight_requests_total{arm="only",outcome="ok"}'] == asked + 1
+        wait_until(lambda: len(infos := info_of(service)) == 1 and 'bundle="newer@' in infos[0])
+        assert service.stop() == 0
+
+
+def info_of(service: RunningService) -> list[str]:
+    return [name for name in service.metrics() if name.startswith("bidlight_bundle_info")]
 
 
 def refusal_of(folder: Path, arguments: list[str]) -> str:
