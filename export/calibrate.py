@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.errors import ExportError
-from export.train.metrics import ece, logloss, pcoc
+from export.train.metrics import ece, logloss, pcoc, sigmoid
 from service.bundle.calibration import Calibrator, Quality
 
 FOLDS = 5
@@ -86,7 +86,7 @@ def _newton(logits: Logits, targets: NDArray[np.float64], *, free_slope: bool) -
 
     current = loss(weights)
     for _ in range(100):
-        probabilities = _sigmoid(features @ weights)
+        probabilities = sigmoid(features @ weights)
         free = features[:, held:]
         gradient = free.T @ (probabilities - targets) / len(targets)
         spread = probabilities * (1 - probabilities)
@@ -275,7 +275,3 @@ def _refuse(logits: Logits, labels: Labels, sampling_rate: float, methods: Seque
             "'calibration part' must hold clicks and non-clicks "
             f"(got {clicks} clicks in {len(labels)} rows); give it a larger share of the log"
         )
-
-
-def _sigmoid(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.where(scores >= 0, 1.0, np.exp(-np.abs(scores))) / (1.0 + np.exp(-np.abs(scores)))

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
 from export.calibrate import in_log_distribution
@@ -20,7 +19,7 @@ from export.data.encoded import Part
 from export.graph.parity import choose_serving_variant, compare_variants
 from export.graph.runtime import BATCHES, Scorer, graph_scorer, microseconds_a_row, torch_scorer
 from export.report.findings import Reliability, reliability
-from export.train.metrics import evaluate
+from export.train.metrics import evaluate, sigmoid
 from export.variants import DENSE, INT8, PRUNED, Variant
 from service.bundle.calibration import Calibrator
 from service.bundle.manifest import Latency, Metrics, Parity
@@ -50,7 +49,7 @@ def evaluate_variants(
     """All variants on the rows of one part; pruned is compared with dense, INT8 with its float."""
     labels, true_pctr = np.asarray(part.labels), part.true_pctr
     logits = {name: variant.score(part) for name, variant in variants.items()}
-    before = {name: _sigmoid(values) for name, values in logits.items()}
+    before = {name: sigmoid(values) for name, values in logits.items()}
     after = {name: in_log_distribution(calibrators[name]).pctr(values) for name, values in logits.items()}
     pairs = [(DENSE, PRUNED)] if PRUNED in variants else []
     pairs.append(shipped_variants(variants))
@@ -91,7 +90,3 @@ def machine() -> str:
         names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
         model = names[0].partition(":")[2].strip() if names else model
     return f"{model}, {os.cpu_count()} cores, {platform.system()}"
-
-
-def _sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    return 1.0 / (1.0 + np.exp(-np.clip(logits.astype(np.float64), -700, 700)))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from export.calibrate import METHODS, fit_calibrator
 from export.data.encoded import Part, open_log
+from export.data.samples import sample_positions
 from export.errors import ExportError
 from export.graph.onnx import export_onnx
 from export.graph.parity import check_against_torch, check_batch_invariance
@@ -66,7 +67,7 @@ def quantize(work: Work, *, rows: int = 16_384, say: Say = print) -> Graphs:
     variants = read_variants(work, log.schema)
     source = variants.get(PRUNED, variants[DENSE])
     work.start("quantize")
-    graph = quantize_int8(source.graph, source.ids(_spread(log.parts["train"], rows)))
+    graph = quantize_int8(source.graph, source.ids(spread_rows(log.parts["train"], rows)))
     variant = replace(source, name=INT8, graph=graph)
     ids = variant.ids(np.array(log.parts["validation"].ids[:CHECKED_ROWS]))
     check_batch_invariance(graph, ids[:INVARIANCE_ROWS])
@@ -135,6 +136,6 @@ def _write_graph(work: Work, variant: Variant, difference: float, say: Say) -> G
     return GraphFile(size=len(variant.graph), sha256=variant.sha256, max_abs_logit=difference)
 
 
-def _spread(part: Part, rows: int) -> NDArray[np.int32]:
-    """At most `rows` rows at even distances."""
-    return np.array(part.ids[:: max(1, len(part) // rows)][:rows])
+def spread_rows(part: Part, rows: int) -> NDArray[np.int32]:
+    """At most `rows` rows from the first to the last, at even distances."""
+    return np.array(part.ids[sample_positions(len(part), rows)])

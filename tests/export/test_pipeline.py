@@ -15,10 +15,10 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from export.data.encoded import open_log
+from export.data.encoded import Part, open_log
 from export.data.errors import LogError
 from export.errors import ExportError
-from export.graph_stages import calibrate, quantize, to_onnx
+from export.graph_stages import calibrate, quantize, spread_rows, to_onnx
 from export.model_stages import fit_schema, prune, train
 from export.package import package
 from export.pipeline import Plan, TrainChoice, default_work, fitting_batch, run
@@ -269,3 +269,18 @@ def test_small_logs_get_small_batches(rows: int, batch: int) -> None:
 
 def test_the_work_folder_is_beside_the_bundle() -> None:
     assert default_work(Path("artifacts/shop")) == Path.cwd() / "artifacts" / ".work" / "shop"
+
+
+@pytest.mark.parametrize("rows", [10, 100, 150, 1000])
+def test_int8_ranges_are_found_on_rows_from_the_first_to_the_last(rows: int) -> None:
+    ids = np.arange(rows, dtype=np.int32)[:, None]
+    part = Part(ids, np.zeros(rows, np.uint8), None, None)
+    found = spread_rows(part, 100)[:, 0]
+    assert len(found) == min(rows, 100)
+    assert (found[0], found[-1]) == (0, rows - 1)
+    assert np.diff(found).max() <= -(-rows // 100) + 1
+
+
+def test_golden_rows_allow_no_more_than_processors_differ(exported) -> None:
+    for outputs in exported.bundle.golden.variants.values():
+        assert outputs.logit_tolerance == 1e-4
