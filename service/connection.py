@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from service.errors import HeadTooLarge, MalformedRequest, ServiceError
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGI3Application
 
 logger = logging.getLogger("bidlight")
 
 MAX_HEAD_BYTES = 65_536
 LINGER_SECONDS = 1.0
+# So long before uvicorn would cancel what still runs, and answer it with a 500.
+ABORT_SECONDS = 0.3
 # What belongs to an offer to change the protocol, and is not passed on with the request.
 _OFFER = (b"connection", b"upgrade", b"http2-settings")
 
@@ -28,6 +33,7 @@ class Connection(HttpToolsProtocol):
       the first request of every connection, and httptools takes the body that follows for HTTP/2;
     - when the service stops, an idle connection has a moment left (LINGER_SECONDS): a request may be on its
       way, and a socket that is closed with unread bytes is reset;
+    - of several requests sent at once, also the one that is being answered learns that its client has left;
     - what is not HTTP is refused in the shape of all errors, and not logged: clients could fill the disk.
     """
 
@@ -35,6 +41,7 @@ class Connection(HttpToolsProtocol):
         super().__init__(*arguments, **options)
         self._in_head = self._in_request = self._offered = self._is_last = False
         self._head_bytes = 0
+        self._answering: RequestResponseCycle | None = None
         self._reading_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -46,6 +53,9 @@ class Connection(HttpToolsProtocol):
         """The client has gone."""
         self._stop_reading_timer()
         super().connection_lost(exc)
+        if self._answering is not None and not self._answering.response_complete:
+            self._answering.disconnected = True
+            self._answering.message_event.set()
 
     def data_received(self, data: bytes) -> None:
         """Bytes have come: the rest of a request, several of them, or a part."""
@@ -93,8 +103,19 @@ class Connection(HttpToolsProtocol):
         self._stop_reading_timer()
         super().on_message_complete()
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        """Have a request answered, and remember which: `self.cycle` is the last one that came."""
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
+
     def shutdown(self) -> None:
-        """The service stops: answer the request under way, or one that comes in a moment, and close."""
+        """The service stops: answer the request under way, or one that comes in a moment, and close.
+
+        Whoever has not sent all of it, or not read the answer, when the drain is over is cut off.
+        """
+        if self.config.timeout_graceful_shutdown is not None:
+            seconds = max(0.0, self.config.timeout_graceful_shutdown - ABORT_SECONDS)
+            self.loop.call_later(seconds, self.transport.abort)
         if self.cycle is None or self.cycle.response_complete:
             self._is_last = True
             self.loop.call_later(LINGER_SECONDS, super().shutdown)

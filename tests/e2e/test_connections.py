@@ -68,6 +68,23 @@ def test_clients_that_die_while_their_rows_wait_harm_nobody(bundles: dict[str, P
     assert service.errors.read_text() == ""
 
 
+def test_clients_that_die_with_several_requests_sent_harm_nobody(
+    bundles: dict[str, Path], tmp_path: Path
+) -> None:
+    arguments = ["--arm", f"only={bundles['control']}", "--max-batch-rows", "1"]
+    with running_service(tmp_path, arguments) as service:
+        for _ in range(5):
+            connections = taken_connections(service, 4)
+            for connection in connections:
+                connection.sendall(message(body_of(300)) * 3)
+            assert service.post(body_of(1)).status_code == 200
+            for connection in connections:
+                reset(connection)
+            assert service.post(body_of(1)).status_code == 200
+        assert service.stop() == 0
+    assert service.errors.read_text() == ""
+
+
 def test_a_client_that_dies_among_batch_mates_harms_none_of_them(lone: RunningService) -> None:
     connections = taken_connections(lone, 12)
     # The process sleeps while all of them send, so it wakes to all requests in one turn of its loop.

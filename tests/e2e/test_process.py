@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
@@ -102,6 +103,26 @@ def test_a_request_on_its_way_when_the_service_stops_is_answered(
             assert connection.recv(1) == b""
             connection.close()
         assert service.wait() == 0
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_the_drain_ends_for_clients_that_do_not_read_or_write_any_more(
+    bundles: dict[str, Path], tmp_path: Path, workers: str
+) -> None:
+    options = ["--drain-seconds", "1", "--workers", workers]
+    with running_service(tmp_path, ["--arm", f"only={bundles['control']}", *options]) as service:
+        sent = message(body_of(1000))
+        with service.connect() as silent, service.connect() as deaf:
+            silent.sendall(sent[:-1])
+            deaf.settimeout(1.0)
+            with contextlib.suppress(TimeoutError):  # answers pile up until the service reads no more
+                while True:
+                    deaf.sendall(sent)
+            service.send_signal(signal.SIGTERM)
+            assert service.wait() == 0
+            with contextlib.suppress(ConnectionResetError):
+                assert silent.recv(1) == b""
+    assert service.errors.read_text() == ""
 
 
 def workers_of(service: RunningService) -> set[int]:
