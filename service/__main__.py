@@ -47,7 +47,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("; ".join(_one_line(detail) for detail in error.errors()))
     except BadConfiguration as error:
         parser.error(str(error))
+    for name in unknown_variables(os.environ):
+        print(f"{parser.prog}: warning: no setting is named {name}; it is ignored", file=sys.stderr)
     return _serve_alone(settings) if settings.workers == 1 else _serve_workers(settings)
+
+
+def unknown_variables(environment: Iterable[str]) -> list[str]:
+    """The variables that look like settings and are none: a mistyped bid cap must not go unseen."""
+    known = {ENV_PREFIX + name.upper() for name in Settings.model_fields}
+    return sorted(name for name in environment if name.startswith(ENV_PREFIX) and name not in known)
 
 
 def build_parser() -> argparse.ArgumentParser:

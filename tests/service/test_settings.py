@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.__main__ import build_parser, main
+from service.__main__ import build_parser, main, unknown_variables
 from service.settings import ENV_PREFIX, Settings
 
 
@@ -37,6 +37,12 @@ def test_workers_read_the_settings_from_the_environment(monkeypatch: pytest.Monk
     for name, value in settings.environment().items():
         monkeypatch.setenv(name, value)
     assert Settings() == settings
+
+
+def test_variables_that_are_no_settings_are_found() -> None:
+    environment = {"BIDLIGHT_BID_CAPP": "2", "BIDLIGHT_BID_CAP": "2", "BIDLIGHT": "", "PATH": "/bin"}
+    assert unknown_variables(environment) == ["BIDLIGHT_BID_CAPP"]
+    assert unknown_variables(Settings(arms=("a=b",), bid_cap=2.0).environment()) == []
 
 
 @pytest.mark.parametrize(
