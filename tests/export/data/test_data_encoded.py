@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from export.data.counting import TextCounts
 from export.data.encode import encode_chunk
-from export.data.encoded import EncodedLog, Part, batches, open_log, prepare_log
+from export.data.encoded import EncodedLog, open_log, prepare_log
 from export.data.errors import LogError
 from export.data.fit import FieldCounts, fit_schema
 from export.data.log_schema import load_log_schema, parse_log_schema
@@ -253,38 +253,6 @@ def test_too_few_clicks_or_rows_are_told(tmp_path: Path) -> None:
     path.write_text("click,t,site,price,seen\n")
     with pytest.raises(LogError, match=r"log\.csv: must hold rows"):
         prepare_log(path, schema, tmp_path / "out", report=silent)
-
-
-def part_of(rows: int) -> Part:
-    return Part(
-        np.arange(rows, dtype=np.int32).reshape(-1, 1), (np.arange(rows) % 2).astype(np.uint8), None, None
-    )
-
-
-@given(
-    st.integers(1, 30_000),
-    st.integers(1, 5000),
-    st.integers(0, 5) | st.none(),
-    st.sampled_from([1, 9000, 10**6]),
-)
-@settings(max_examples=30, deadline=None)
-def test_batches_hold_every_row_once(rows: int, size: int, seed: int | None, window: int) -> None:
-    found = list(batches(part_of(rows), size, seed=seed, window_rows=window))
-    assert [len(labels) for _, labels in found[:-1]] == [size] * (len(found) - 1)
-    ids = np.concatenate([ids[:, 0] for ids, _ in found])
-    assert np.array_equal(np.sort(ids), np.arange(rows))
-    assert np.array_equal(np.concatenate([labels for _, labels in found]), ids % 2)
-
-
-def test_batches_are_shuffled_by_the_seed_alone() -> None:
-    def order(seed: int | None) -> list[int]:
-        return np.concatenate([ids[:, 0] for ids, _ in batches(part_of(20_000), 512, seed=seed)]).tolist()
-
-    assert order(None) == list(range(20_000))
-    assert order(1) == order(1) != order(2)
-    assert abs(np.corrcoef(order(1), range(20_000))[0, 1]) < 0.05
-    with pytest.raises(ValueError, match="'batch_size' must be at least 1"):
-        next(batches(part_of(3), 0))
 
 
 cells = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\x00"), max_size=6) | st.none()
