@@ -6,46 +6,53 @@ The stages are imported when one is called, so that --help does not wait for tor
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from export.data.errors import LogError, LogSchemaError
 from export.errors import ExportError
 from export.options import build_parser
 from service.bundle.errors import BundleError
+
+if TYPE_CHECKING:
+    from export.plan import PruneChoice, TrainChoice
+    from export.work import Work
 
 # Threads that spin while they wait for each other come to a standstill on cores that others use too: measured
 # on two busy cores, 4,000 rows/s of training against 26,000. It must be set before torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 say = partial(print, flush=True)
+INTERRUPTED = 128 + signal.SIGINT
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; 0 when it worked, 1 when it could not. A wrong option exits with 2."""
+    """Runs one command; 0: it worked, 1: it could not, 130: Ctrl-C. A wrong option exits with 2."""
     options = build_parser().parse_args(arguments)
     try:
         COMMANDS[options.command](options)
-    except (ExportError, LogError, LogSchemaError, BundleError) as error:
+    except (ExportError, BundleError) as error:
         return _fail(str(error))
     except OSError as error:
         where = f"'{error.filename}': " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}")
     except KeyboardInterrupt:
-        return _fail("interrupted; finished stages are kept in the work folder")
+        return _fail("interrupted; stages that had ended are kept in the work folder", INTERRUPTED)
     return 0
 
 
-def _fail(message: str) -> int:
+def _fail(message: str, code: int = 1) -> int:
     print(f"export: {' '.join(message.split())}", file=sys.stderr)
-    return 1
+    return code
 
 
 def _run(options: Namespace) -> None:
-    from export.pipeline import Plan, default_work, run
+    from export.pipeline import run
+    from export.plan import Plan, default_work
 
     plan = Plan(
         data=options.data,
@@ -60,9 +67,7 @@ def _run(options: Namespace) -> None:
         hyperparameters=_hyperparameters(options),
         training=_training(options),
         checkpoint=options.checkpoint,
-        preset=options.preset,
-        schedule=_schedule(options),
-        prune_learning_rate=options.prune_learning_rate,
+        pruning=_pruning(options),
         quantization_rows=options.quantization_rows,
         sampling_rate=options.sampling_rate,
         methods=options.calibration_methods,
@@ -102,67 +107,62 @@ def _synthesize(options: Namespace) -> None:
 def _fit_schema(options: Namespace) -> None:
     from export.model_stages import fit_schema
 
-    fit_schema(
-        _work(options),
-        options.data,
-        options.schema,
-        split=options.split,
-        on_malformed=options.on_malformed,
-        min_count=options.min_count,
-        say=say,
-    )
+    with _work(options) as work:
+        fit_schema(
+            work,
+            options.data,
+            options.schema,
+            split=options.split,
+            on_malformed=options.on_malformed,
+            min_count=options.min_count,
+            say=say,
+        )
 
 
 def _train(options: Namespace) -> None:
     from export.model_stages import train
     from export.records import LogSummary
 
-    work = _work(options)
-    rows = work.read_record("fit-schema", LogSummary).rows["train"]
-    config = _training(options).config(rows)
-    train(work, options.model, _hyperparameters(options), config, checkpoint=options.checkpoint, say=say)
+    with _work(options) as work:
+        rows = work.read_record("fit-schema", LogSummary).rows["train"]
+        config = _training(options).config(rows)
+        train(work, options.model, _hyperparameters(options), config, checkpoint=options.checkpoint, say=say)
 
 
 def _prune(options: Namespace) -> None:
     from export.model_stages import prune
 
-    prune(
-        _work(options),
-        options.preset,
-        _schedule(options),
-        learning_rate=options.prune_learning_rate,
-        say=say,
-    )
+    with _work(options) as work:
+        prune(work, _pruning(options), say=say)
 
 
 def _to_onnx(options: Namespace) -> None:
     from export.graph_stages import to_onnx
 
-    to_onnx(_work(options), say=say)
+    with _work(options) as work:
+        to_onnx(work, say=say)
 
 
 def _quantize(options: Namespace) -> None:
     from export.graph_stages import quantize
 
-    quantize(_work(options), rows=options.quantization_rows, say=say)
+    with _work(options) as work:
+        quantize(work, rows=options.quantization_rows, say=say)
 
 
 def _calibrate(options: Namespace) -> None:
     from export.graph_stages import calibrate
 
-    calibrate(
-        _work(options), sampling_rate=options.sampling_rate, methods=options.calibration_methods, say=say
-    )
+    with _work(options) as work:
+        calibrate(work, sampling_rate=options.sampling_rate, methods=options.calibration_methods, say=say)
 
 
 def _package(options: Namespace) -> None:
     from export.package import package
-    from export.pipeline import default_work
     from export.report.summary import summary
-    from export.work import Work
 
-    work = Work(options.work or default_work(options.out))
-    say(summary(package(work, options.out, name=options.name, say=say)))
+    with _work(options) as work:
+        say(summary(package(work, options.out, name=options.name, say=say)))
 
 
 COMMANDS: dict[str, Callable[[Namespace], None]] = {
@@ -179,10 +179,12 @@ COMMANDS: dict[str, Callable[[Namespace], None]] = {
 }
 
 
-def _work(options: Namespace) -> Any:
+def _work(options: Namespace) -> AbstractContextManager[Work]:
+    from export.plan import default_work
     from export.work import Work
 
-    return Work(options.work)
+    work = Work(options.work or default_work(options.out))
+    return work.held(new=options.command == "fit-schema")
 
 
 def _hyperparameters(options: Namespace) -> dict[str, Any]:
@@ -194,21 +196,23 @@ def _hyperparameters(options: Namespace) -> dict[str, Any]:
     return {name: value for name, value in given.items() if name in known}
 
 
-def _training(options: Namespace) -> Any:
-    from export.pipeline import TrainChoice
+def _training(options: Namespace) -> TrainChoice:
+    from export.plan import TrainChoice
 
     names = ("epochs", "batch_size", "learning_rate", "l2", "embedding_l2", "evaluations_per_epoch",
              "patience", "seed", "threads", "device")  # fmt: skip
     return TrainChoice(**{name: getattr(options, name) for name in names})
 
 
-def _schedule(options: Namespace) -> Any:
-    from export.compress.prune import PruneConfig
+def _pruning(options: Namespace) -> PruneChoice:
+    from export.plan import PruneChoice
 
-    return PruneConfig(
-        pruning_epochs=options.prune_epochs,
+    return PruneChoice(
+        preset=options.preset,
+        prune_epochs=options.prune_epochs,
         finetune_epochs=options.finetune_epochs,
-        every=options.prune_every,
+        prune_every=options.prune_every,
+        learning_rate=options.prune_learning_rate,
     )
 
 

@@ -5,14 +5,14 @@ A stage reads from the work folder what earlier ones left, clears what later one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from export.calibrate import METHODS, fit_calibrator
+from export.calibrate import fit_calibrator
 from export.data.encoded import Part, open_log
 from export.data.samples import sample_positions
 from export.errors import ExportError
@@ -31,10 +31,8 @@ from export.variants import (
     read_renumberings,
     read_variants,
 )
-from export.work import Work
+from export.work import Say, Work
 from service.bundle.calibration import Calibrator
-
-Say = Callable[[str], None]
 
 CHECKED_ROWS = 4096
 INVARIANCE_ROWS = 1024
@@ -61,7 +59,7 @@ def to_onnx(work: Work, *, say: Say = print) -> Graphs:
     return record
 
 
-def quantize(work: Work, *, rows: int = 16_384, say: Say = print) -> Graphs:
+def quantize(work: Work, *, rows: int, say: Say = print) -> Graphs:
     """The smallest float graph -> the INT8 one, with ranges found on `rows` rows from all over training."""
     log = open_log(work.path("log"))
     variants = read_variants(work, log.schema)
@@ -80,8 +78,8 @@ def quantize(work: Work, *, rows: int = 16_384, say: Say = print) -> Graphs:
 def calibrate(
     work: Work,
     *,
-    sampling_rate: float = 1.0,
-    methods: Sequence[str] = tuple(METHODS),
+    sampling_rate: float,
+    methods: Sequence[str],
     say: Say = print,
 ) -> dict[str, Calibrator]:
     """A calibrator of each graph, fitted on its logits of the calibration part -> WORK/calibration.json."""

@@ -6,7 +6,7 @@ import argparse
 import math
 from collections.abc import Callable
 
-METHODS = ("identity", "platt", "isotonic")
+from export.calibrate import METHODS
 
 
 def positive_int(text: str) -> int:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
 
+from export.calibrate import METHODS
+from export.compress.recipes import RECIPES
 from export.option_values import (
-    METHODS,
     methods,
     not_negative,
     not_negative_int,
@@ -20,10 +17,11 @@ from export.option_values import (
     shares,
     widths,
 )
+from export.parser import Help, Option, Parser
+from export.plan import Plan, PruneChoice, TrainChoice
 
-MODELS = ("deep_fwfm", "fwfm", "lr")
-PRESETS = ("none", "high-performance", "low-memory", "low-latency")
-WIDTH = 100
+MODELS = ("deep_fwfm", "fwfm", "lr")  # of models.MODELS, which would load torch
+PRESETS = tuple(RECIPES)
 
 OVERVIEW = """\
 From a click log to a bundle that `python -m service` serves. `run` does everything. The stages also run
@@ -47,45 +45,7 @@ examples:
 """
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, with the way to the help on it."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {' '.join(message.split())}; see {self.prog} --help\n")
-
-
-class Help(argparse.RawDescriptionHelpFormatter):
-    """Keeps the layout of descriptions, and lines wide enough for an option and its default."""
-
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=32, width=WIDTH)
-
-
-@dataclass(frozen=True)
-class Option:
-    """One option: its words and its default, which the help shows unless `about` tells it in brackets."""
-
-    flag: str
-    about: str
-    kind: Callable[[str], Any] | tuple[str, ...] = str  # a tuple: one of these
-    default: Any = None
-    metavar: str | None = None
-    required: bool = False
-
-    def add_to(self, group: Any) -> None:
-        shown = self.default is not None and "[" not in self.about
-        choice = {"choices": self.kind} if isinstance(self.kind, tuple) else {"type": self.kind}
-        group.add_argument(
-            self.flag,
-            help=f"{self.about} [%(default)s]" if shown else self.about,
-            default=self.default,
-            metavar=self.metavar,
-            required=self.required,
-            **choice,
-        )
-
-
-SEED = Option("--seed", "of initial weights, dropout and row order", not_negative_int, 0, "N")
+SEED = Option("--seed", "of initial weights, dropout and row order", not_negative_int, TrainChoice.seed, "N")
 THREADS = Option("--threads", "CPU threads of torch [one a core]", positive_int, None, "N")
 WORK_ABOUT = "where the stages hand over"
 
@@ -96,14 +56,14 @@ LOG = (
         "--split",
         "shares of training, validation, calibration and test, in time order [0.7,0.1,0.1,0.1]",
         shares,
-        (0.7, 0.1, 0.1, 0.1),
+        Plan.split,
         "A,B,C,D",
     ),
     Option(
         "--on-malformed",
         "what a malformed row does: end the export, or be skipped and counted",
         ("error", "skip"),
-        "error",
+        Plan.on_malformed,
     ),
     Option(
         "--min-count",
@@ -114,7 +74,7 @@ LOG = (
     ),
 )
 MODEL = (
-    Option("--model", "which model to train", MODELS, "deep_fwfm"),
+    Option("--model", "which model to train", MODELS, Plan.model),
     Option("--dim", "numbers in an embedding", positive_int, 10, "N"),
     Option("--hidden-units", "neurons of each hidden layer [400,400,400]", widths, (400,) * 3, "N,N,.."),
     Option("--dropout", "share of hidden units set to zero in training", share_below_one, 0.5, "SHARE"),
@@ -127,9 +87,21 @@ TRAINING = (
         None,
         "FILE",
     ),
-    Option("--epochs", "passes over the training part, at most", positive_int, 10, "N"),
-    Option("--evaluations-per-epoch", "looks at the validation part in an epoch", positive_int, 4, "N"),
-    Option("--patience", "looks in a row without a gain that end the training", positive_int, 6, "N"),
+    Option("--epochs", "passes over the training part, at most", positive_int, TrainChoice.epochs, "N"),
+    Option(
+        "--evaluations-per-epoch",
+        "looks at the validation part in an epoch",
+        positive_int,
+        TrainChoice.evaluations_per_epoch,
+        "N",
+    ),
+    Option(
+        "--patience",
+        "looks in a row without a gain that end the training",
+        positive_int,
+        TrainChoice.patience,
+        "N",
+    ),
     Option(
         "--batch-size",
         "rows a step [2048; on a log of less than 400,000 training rows, what gives 200 steps an epoch]",
@@ -144,11 +116,17 @@ TRAINING = (
         None,
         "X",
     ),
-    Option("--l2", "weight of the L2 penalty on layers", not_negative, 3e-7, "X"),
-    Option("--embedding-l2", "weight of the L2 penalty on embeddings", not_negative, 1e-6, "X"),
+    Option("--l2", "weight of the L2 penalty on layers", not_negative, TrainChoice.l2, "X"),
+    Option(
+        "--embedding-l2",
+        "weight of the L2 penalty on embeddings",
+        not_negative,
+        TrainChoice.embedding_l2,
+        "X",
+    ),
     SEED,
     THREADS,
-    Option("--device", "where torch trains: cpu, cuda or cuda:1", str, "cpu", "NAME"),
+    Option("--device", "where torch trains: cpu, cuda or cuda:1", str, TrainChoice.device, "NAME"),
 )
 PRUNING = (
     Option(
@@ -156,19 +134,43 @@ PRUNING = (
         "shares to prune of DNN weights, field pairs, embeddings: high-performance 90/90/40, "
         "low-memory 90/90/90, low-latency 99/95/40 %%, none",
         PRESETS,
-        "low-latency",
+        PruneChoice.preset,
     ),
-    Option("--prune-epochs", "passes over the training part while the shares grow", positive, 1.0, "N"),
-    Option("--finetune-epochs", "passes after that, with the zeros held", positive, 2.0, "N"),
-    Option("--prune-every", "training steps from one pruning to the next", positive_int, 10, "STEPS"),
-    Option("--prune-learning-rate", "step size of Adam while pruning", positive, 1e-3, "X"),
+    Option(
+        "--prune-epochs",
+        "passes over the training part while the shares grow",
+        positive,
+        PruneChoice.prune_epochs,
+        "N",
+    ),
+    Option(
+        "--finetune-epochs",
+        "passes after that, with the zeros held",
+        positive,
+        PruneChoice.finetune_epochs,
+        "N",
+    ),
+    Option(
+        "--prune-every",
+        "training steps from one pruning to the next",
+        positive_int,
+        PruneChoice.prune_every,
+        "STEPS",
+    ),
+    Option(
+        "--prune-learning-rate",
+        "step size of Adam while pruning",
+        positive,
+        PruneChoice.learning_rate,
+        "X",
+    ),
 )
 QUANTIZATION = (
     Option(
         "--quantization-rows",
         "training rows on which the ranges of activations are found",
         positive_int,
-        16_384,
+        Plan.quantization_rows,
         "ROWS",
     ),
 )
@@ -177,14 +179,14 @@ CALIBRATION = (
         "--sampling-rate",
         "share of the non-clicks that the log kept; 1: all of them",
         positive_share,
-        1.0,
+        Plan.sampling_rate,
         "SHARE",
     ),
     Option(
         "--calibration-methods",
         f"methods to choose from by held-out LogLoss and ECE [{','.join(METHODS)}]",
         methods,
-        METHODS,
+        Plan.methods,
         "NAME,..",
     ),
 )

@@ -5,7 +5,9 @@ It knows the work folder and the contract, and nothing of how models are trained
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,13 +36,11 @@ from export.report.findings import DataSummary, FieldMatrix, FieldSummary, Findi
 from export.report.page import page
 from export.train.checkpoint import load_checkpoint
 from export.variants import CHUNK_ROWS, DENSE, INT8, PRUNED, Variant, graph_name, read_variants
-from export.work import Work
+from export.work import Say, Work
 from service.bundle.calibration import Calibrator
-from service.bundle.manifest import MANIFEST_FILE, Compression, Latency, ModelInfo, Training
+from service.bundle.manifest import NAME_PATTERN, Compression, Latency, ModelInfo, Training
 from service.bundle.schema import MISSING_ID, OOV_ID
-from service.bundle.store import Bundle, load_bundle, save_bundle
-
-Say = Callable[[str], None]
+from service.bundle.store import Bundle, check_replaceable, load_bundle, save_bundle
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,15 @@ def package(work: Work, out: Path, *, name: str | None = None, say: Say = print)
     `name` is the bundle's, else the folder's. A bundle that was in `out` is replaced. Raises ExportError when
     a stage is missing or `out` holds something else.
     """
-    refuse_foreign(out)
+    check_out(out, name)
     made = _read(work)
     say(f"evaluating {', '.join(made.variants)} on {len(made.log.parts['test']):,} test rows")
     evaluated = evaluate_variants(made.variants, made.calibrators, made.log.parts["test"])
     latency = measure_latency(made.models[DENSE], made.variants, made.log.parts["test"])
     serving, kept_out = choose_serving(made.variants, latency, evaluated.parity)
     findings = _findings(made, evaluated, latency, serving, kept_out, name or out.resolve().name)
+    for warning in findings.warnings:
+        say(f"warning: {warning}")
     shipped = {variant: made.variants[variant] for variant in shipped_variants(made.variants)}
     calibrators = {variant: made.calibrators[variant] for variant in shipped}
     schema = made.log.schema.renumbered(shipped[INT8].renumberings)
@@ -96,15 +98,22 @@ def package(work: Work, out: Path, *, name: str | None = None, say: Say = print)
     return load_bundle(out, verify_all=True)
 
 
-def refuse_foreign(out: Path) -> None:
-    """Raises ExportError where `out` holds what is no bundle: better before the work than after it."""
-    if out.is_dir() and ((out / MANIFEST_FILE).is_file() or not any(out.iterdir())):
-        return
-    if out.exists():
+def check_out(out: Path, name: str | None) -> None:
+    """Raises for a folder or a name that no bundle can have: better before the work than after it.
+
+    BundleError where `out` holds something else, ExportError for the name, OSError where nothing can be
+    written beside `out`, since the bundle is put together there.
+    """
+    check_replaceable(out)
+    name = name or out.resolve().name
+    if re.fullmatch(NAME_PATTERN, name) is None:
         raise ExportError(
-            f"'out' must be a new folder, an empty one or a bundle (got {out} with something else in it); "
-            "name another with --out"
+            f"'name' must be letters, digits, '.', '_' and '-', at most 100 (got {name!r}); "
+            "give another with --name"
         )
+    out.resolve().parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.resolve().parent):
+        pass
 
 
 def _read(work: Work) -> Made:

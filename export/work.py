@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import msgspec
 from export.errors import ExportError
 
 Record = TypeVar("Record", bound=msgspec.Struct)
+Say = Callable[[str], None]  # where a stage's lines for a person go
 
 MARKER = ".bidlight-work"
 # In order: what a stage makes is stale as soon as a stage before it runs again. `prune` may be left out.
@@ -35,13 +37,31 @@ class Work:
 
     folder: Path
 
+    @contextmanager
+    def held(self, *, new: bool = False) -> Iterator[Work]:
+        """Keeps other processes' stages out of the folder; with `new` it is made where there is none."""
+        if new:
+            self.claim()
+        elif not self.folder.is_dir():
+            yield self  # the stage says which one comes first
+            return
+        descriptor = os.open(self.folder, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise ExportError(
+                f"'work' must be one that no other export is using (got {self.folder}); "
+                "wait for that one, or name another with --work"
+            ) from None
+        try:
+            yield self
+        finally:
+            os.close(descriptor)
+
     def start(self, stage: str) -> None:
         """Removes what this stage and those after it made before, so that nothing stale can be read."""
-        if self.folder.exists() and not self.folder.is_dir():
-            raise ExportError(
-                f"'work' must be a folder (got the file {self.folder}); name another with --work"
-            )
-        self._claim()
+        self.claim()
         stages = list(OUTPUTS)
         for later in stages[stages.index(stage) :]:
             for name in (*OUTPUTS[later], f"{later}.json"):
@@ -49,8 +69,12 @@ class Work:
         for leftover in self.folder.glob("*.partial"):
             _remove(leftover)
 
-    def _claim(self) -> None:
+    def claim(self) -> None:
         """Makes the folder and marks it as ours; another's is refused, since outputs are removed in it."""
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ExportError(
+                f"'work' must be a folder (got the file {self.folder}); name another with --work"
+            )
         marker = self.folder / MARKER
         if self.folder.is_dir() and not marker.exists() and any(self.folder.iterdir()):
             raise ExportError(

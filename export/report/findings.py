@@ -35,7 +35,7 @@ class DataSummary(msgspec.Struct, frozen=True):
 
 
 class EvaluationPoint(msgspec.Struct, frozen=True):
-    """One look at the validation part while training or pruning; sparsities are shares of weights at zero."""
+    """One look at the validation part; `sparsity` holds the shares to prune that the schedule had come to."""
 
     epoch: float
     train_loss: float | None

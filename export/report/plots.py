@@ -48,7 +48,7 @@ def reliability_figure(findings: Findings) -> str:
 
 
 def curves_figure(findings: Findings) -> str:
-    """Validation LogLoss and AUC, and the sparsities, over the epochs of training and then of pruning."""
+    """Validation LogLoss and AUC, and the shares to prune, over the epochs of training and of pruning."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9.6, 2.9), layout="constrained")
         loss, auc, sparsity = figure.subplots(1, 3)
@@ -66,7 +66,7 @@ def curves_figure(findings: Findings) -> str:
             start = epochs[-1]
         loss.set(title="validation LogLoss", xlabel="epoch")
         auc.set(title="validation AUC", xlabel="epoch")
-        sparsity.set(title="share of weights at zero", xlabel="epoch", ylim=(0, 1.02))
+        sparsity.set(title="share to prune, by the schedule", xlabel="epoch", ylim=(0, 1.02))
         loss.legend(frameon=False)
         if sparsity.lines:
             sparsity.legend(frameon=False)

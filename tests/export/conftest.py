@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
 
-from export.compress.prune import PruneConfig
 from export.data.synthetic import SyntheticConfig
 from export.data.synthetic_file import write_synthetic_log
-from export.pipeline import Plan, TrainChoice, run
+from export.pipeline import run
+from export.plan import Plan, PruneChoice, TrainChoice
 from service.bundle.store import Bundle
 
 ROWS = 4_000
@@ -47,7 +47,7 @@ def tiny_plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
         work=folder / "work",
         hyperparameters={"dim": 4, "hidden_units": [16, 8], "dropout": 0.1},
         training=TrainChoice(epochs=2, learning_rate=5e-3, seed=7, threads=1),
-        schedule=PruneConfig(pruning_epochs=1.0, finetune_epochs=0.5),
+        pruning=PruneChoice(finetune_epochs=0.5),
     )
 
 
@@ -55,5 +55,5 @@ def tiny_plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
 def exported(tiny_plan: Plan) -> Exported:
     """The tiny log, exported with the low-latency recipe."""
     lines: list[str] = []
-    bundle = run(replace(tiny_plan, preset="low-latency"), say=lines.append)
+    bundle = run(tiny_plan, say=lines.append)
     return Exported(tiny_plan, lines, bundle)

@@ -1,32 +1,58 @@
-"""`python -m export` as a real process: what it says, to whom, and the exit code."""
+"""`python -m export`: what it says, to whom, and the exit code; in this process where that shows the same."""
 
 from __future__ import annotations
 
-import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pytest
 
-from export.calibrate import METHODS
-from export.compress.recipes import RECIPES
-from export.option_values import METHODS as OFFERED_METHODS
-from export.options import COMMANDS, build_parser
+from export.__main__ import main
+from export.data.synthetic import SyntheticConfig
+from export.options import COMMANDS, TITLES, build_parser
 from export.options import MODELS as OFFERED_MODELS
-from export.options import PRESETS as OFFERED_PRESETS
+from export.work import Work
 from models import MODELS
 
 ROOT = Path(__file__).parents[2]
 
-
-def export(*arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **variables}
-    command = [sys.executable, "-W", "error", "-m", "export", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+Export = Callable[..., "Done"]
 
 
-def refused(done: subprocess.CompletedProcess[str], code: int, *said: str) -> None:
+@dataclass(frozen=True)
+class Done:
+    """How a command line ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def export(capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """Runs `python -m export` with these arguments, without the seconds that a new process takes."""
+
+    def run(*arguments: object) -> Done:
+        capsys.readouterr()
+        try:
+            code = main([*map(str, arguments)])
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        return Done(code, *capsys.readouterr())
+
+    return run
+
+
+def process(*arguments: object) -> list[str]:
+    """The command line of a process of its own."""
+    return [sys.executable, "-W", "error", "-m", "export", *map(str, arguments)]
+
+
+def refused(done: Done, code: int, *said: str) -> None:
     """One line on stderr with these words, and no traceback."""
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
@@ -35,7 +61,7 @@ def refused(done: subprocess.CompletedProcess[str], code: int, *said: str) -> No
         assert words in done.stderr
 
 
-def test_help_names_every_command_and_imports_no_torch() -> None:
+def test_help_names_every_command_and_imports_no_torch(export: Export) -> None:
     done = export("--help")
     assert done.returncode == 0
     for command in COMMANDS:
@@ -54,14 +80,19 @@ def test_every_option_of_a_command_has_a_line_of_help(
     assert ended.value.code == 0
     text = capsys.readouterr().out
     assert max(len(line) for line in text.splitlines()) <= 100
-    lines = [line for line in text.splitlines() if line.startswith("  --")]
-    assert lines
+    for title in COMMANDS[command][1:]:
+        for option in TITLES[title]:
+            about = " ".join(option.about.replace("%%", "%").split()[:2])
+            assert option.flag in text
+            assert about in " ".join(text.split())
+            assert option.required or option.default is None or "[" in text.split(option.flag)[-1]
 
 
 def test_what_the_help_offers_is_what_there_is() -> None:
     assert set(OFFERED_MODELS) == set(MODELS)
-    assert set(OFFERED_PRESETS) == set(RECIPES)
-    assert set(OFFERED_METHODS) == set(METHODS)
+    options = build_parser().parse_args(["synthesize", "--out", "log.csv"])
+    for one in fields(SyntheticConfig):
+        assert getattr(options, one.name, one.default) == one.default
 
 
 @pytest.mark.parametrize(
@@ -82,22 +113,22 @@ def test_what_the_help_offers_is_what_there_is() -> None:
         (["calibrate", "--work", "w", "--calibration-methods", "beta"], "'beta'"),
     ],
 )
-def test_wrong_options_exit_with_2(arguments: list[str], said: str) -> None:
+def test_wrong_options_exit_with_2(export: Export, arguments: list[str], said: str) -> None:
     refused(export(*arguments), 2, said, "--help")
 
 
-def test_a_log_that_is_not_there(tmp_path: Path) -> None:
+def test_a_log_that_is_not_there(export: Export, tmp_path: Path) -> None:
     done = export("run", "--data", tmp_path / "no.tsv", "--schema", "criteo", "--out", tmp_path / "out")
     refused(done, 1, "no.tsv")
     assert not (tmp_path / "out").exists()
 
 
-def test_a_schema_that_is_not_there(tmp_path: Path) -> None:
+def test_a_schema_that_is_not_there(export: Export, tmp_path: Path) -> None:
     done = export("fit-schema", "--data", "x.csv", "--schema", "criterio", "--work", tmp_path / "w")
     refused(done, 1, "'criterio'", "criteo, avazu")
 
 
-def test_a_schema_file_with_a_mistake(tmp_path: Path) -> None:
+def test_a_schema_file_with_a_mistake(export: Export, tmp_path: Path) -> None:
     schema = tmp_path / "log.toml"
     schema.write_text(
         'name = "x"\nformat = "csv"\n[label]\ncolumn = "click"\n[[field]]\nname = "a"\nkind = "colour"\n'
@@ -106,7 +137,7 @@ def test_a_schema_file_with_a_mistake(tmp_path: Path) -> None:
     refused(done, 1, "log.toml", "'kind'", "'colour'")
 
 
-def test_a_malformed_row_names_file_line_and_column(tmp_path: Path) -> None:
+def test_a_malformed_row_names_file_line_and_column(export: Export, tmp_path: Path) -> None:
     log = tmp_path / "day1.tsv"
     row = "\t".join(["0", *["3"] * 13, *["a"] * 26])
     bad = "\t".join(["0", "three", *["3"] * 12, *["a"] * 26])
@@ -115,25 +146,25 @@ def test_a_malformed_row_names_file_line_and_column(tmp_path: Path) -> None:
     refused(done, 1, "day1.tsv", "line 3", "'I1'", "'three'")
 
 
-def test_a_missing_stage_is_named(tmp_path: Path) -> None:
+def test_a_missing_stage_is_named(export: Export, tmp_path: Path) -> None:
     refused(export("train", "--work", tmp_path / "work"), 1, "run `python -m export fit-schema --work")
     done = export("package", "--work", tmp_path / "work", "--out", tmp_path / "out")
     refused(done, 1, "run `python -m export fit-schema --work")
 
 
-def test_a_folder_with_other_things(tmp_path: Path) -> None:
+def test_a_folder_with_other_things(export: Export, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     log = tmp_path / "log.csv"
     log.write_text("")
     done = export("run", "--data", log, "--schema", "criteo", "--out", tmp_path, "--work", tmp_path / "w")
-    refused(done, 1, "'out' must be a new folder")
+    refused(done, 1, "a folder of other files")
     done = export("fit-schema", "--data", log, "--schema", "criteo", "--work", tmp_path)
     refused(done, 1, "'work' must be a new, an empty")
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
-def test_a_checkpoint_that_is_none(tmp_path: Path) -> None:
-    log, schema = synthetic(tmp_path)
+def test_a_checkpoint_that_is_none(export: Export, tmp_path: Path) -> None:
+    log, schema = synthetic(export, tmp_path)
     assert export("fit-schema", "--data", log, "--schema", schema, "--work", tmp_path / "w").returncode == 0
     checkpoint = tmp_path / "model.pt"
     refused(
@@ -147,14 +178,14 @@ def test_a_checkpoint_that_is_none(tmp_path: Path) -> None:
     refused(done, 1, "cuda:99")
 
 
-def test_a_synthetic_log_that_cannot_be(tmp_path: Path) -> None:
+def test_a_synthetic_log_that_cannot_be(export: Export, tmp_path: Path) -> None:
     refused(export("synthesize", "--out", tmp_path / "log.txt"), 1, "log.txt", ".parquet")
     refused(export("synthesize", "--out", tmp_path / "log.csv", "--features", 3), 1, "'features'")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_from_nothing_to_a_bundle_by_the_command_line(tmp_path: Path) -> None:
-    log, schema = synthetic(tmp_path)
+def test_from_nothing_to_a_bundle_by_the_command_line(export: Export, tmp_path: Path) -> None:
+    log, schema = synthetic(export, tmp_path)
     small = ("--epochs", 1, "--hidden-units", "16", "--dim", 4, "--threads", 1)
     done = export(
         "run", "--data", log, "--schema", schema, "--out", tmp_path / "shop", *small, "--preset", "none"
@@ -169,7 +200,67 @@ def test_from_nothing_to_a_bundle_by_the_command_line(tmp_path: Path) -> None:
     assert "shop-2@" in again.stdout
 
 
-def synthetic(folder: Path) -> tuple[Path, Path]:
+def test_a_log_that_cannot_be_read_costs_nothing_of_an_earlier_run(export: Export, tmp_path: Path) -> None:
+    log, schema = synthetic(export, tmp_path)
+    work = tmp_path / "w"
+    assert export("fit-schema", "--data", log, "--schema", schema, "--work", work).returncode == 0
+    (work / "dense.pt").write_text("hours of work")
+    refused(
+        export("fit-schema", "--data", tmp_path / "tpyo.csv", "--schema", schema, "--work", work), 1, "tpyo"
+    )
+    assert (work / "log").is_dir()
+    assert (work / "dense.pt").read_text() == "hours of work"
+    assert export("fit-schema", "--data", log, "--schema", schema, "--work", work).returncode == 0
+    assert sorted(path.name for path in work.iterdir()) == [".bidlight-work", "fit-schema.json", "log"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--out", "my shop"], "'my shop'"),
+        (["--out", "shop", "--name", "a/b"], "'name' must be letters"),
+        (["--out", "shop", "--device", "tpu"], "'tpu'"),
+        (["--out", "shop", "--checkpoint", "no.pt"], "'no.pt'"),
+        (["--out", "/proc/shop", "--work", "w"], "/proc"),
+        (["--out", "a-file", "--work", "w"], "(got a file)"),
+    ],
+)
+def test_what_cannot_end_well_is_refused_before_the_log_is_read(
+    export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a-file").touch()
+    done = export("run", "--data", "no-log", "--schema", "criteo", *options)
+    refused(done, 1, said)
+    assert "no-log" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["a-file"]
+
+
+def test_one_export_at_a_time_uses_a_work_folder(export: Export, tmp_path: Path) -> None:
+    log, schema = synthetic(export, tmp_path)
+    with Work(tmp_path / "w").held(new=True):
+        done = export("fit-schema", "--data", log, "--schema", schema, "--work", tmp_path / "w")
+        refused(done, 1, "no other export is using", "--work")
+    assert export("fit-schema", "--data", log, "--schema", schema, "--work", tmp_path / "w").returncode == 0
+
+
+def test_ctrl_c_ends_with_one_line_and_leaves_no_bundle(export: Export, tmp_path: Path) -> None:
+    log, schema = synthetic(export, tmp_path)
+    arguments = ["run", "--data", log, "--schema", schema, "--out", tmp_path / "shop", "--epochs", 1000,
+                 "--patience", 100_000, "--threads", 1]  # fmt: skip
+    with subprocess.Popen(
+        process(*arguments), cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as running:
+        assert running.stdout is not None
+        assert any(line.startswith("epoch ") for line in iter(running.stdout.readline, ""))
+        running.send_signal(signal.SIGINT)
+        out, error = running.communicate(timeout=60)
+    refused(Done(running.returncode, out, error), 130, "interrupted")
+    assert not (tmp_path / "shop").exists()
+    assert (tmp_path / ".work" / "shop" / "fit-schema.json").is_file()
+
+
+def synthetic(export: Export, folder: Path) -> tuple[Path, Path]:
     """A small log made by the command line itself."""
     log = folder / "clicks.csv"
     done = export(

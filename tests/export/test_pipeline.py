@@ -21,7 +21,8 @@ from export.errors import ExportError
 from export.graph_stages import calibrate, quantize, spread_rows, to_onnx
 from export.model_stages import fit_schema, prune, train
 from export.package import package
-from export.pipeline import Plan, TrainChoice, default_work, fitting_batch, run
+from export.pipeline import run
+from export.plan import Plan, PruneChoice, TrainChoice, default_work, fitting_batch
 from export.train.metrics import auc
 from export.variants import read_variants
 from export.work import Work
@@ -125,10 +126,10 @@ def test_stages_one_by_one_make_the_same_graphs(exported, tmp_path: Path) -> Non
     log = fit_schema(work, plan.data, plan.schema, split=plan.split, say=str)
     config = plan.training.config(log.rows["train"])
     train(work, plan.model, plan.hyperparameters, config, say=str)
-    prune(work, "low-latency", plan.schedule, say=str)
+    prune(work, plan.pruning, say=str)
     to_onnx(work, say=str)
-    quantize(work, say=str)
-    calibrate(work, say=str)
+    quantize(work, rows=plan.quantization_rows, say=str)
+    calibrate(work, sampling_rate=1.0, methods=plan.methods, say=str)
     bundle = package(work, tmp_path / "tiny", say=str)
     assert hashes(bundle) == hashes(exported.bundle)
     assert bundle.calibrators == exported.bundle.calibrators
@@ -138,7 +139,7 @@ def test_a_checkpoint_takes_the_place_of_training(exported, tmp_path: Path) -> N
     plan = replace(
         exported.plan,
         checkpoint=exported.plan.work / "dense.pt",
-        preset="none",
+        pruning=PruneChoice(preset="none"),
         model="lr",  # the checkpoint knows better
         out=tmp_path / "from-checkpoint",
         work=tmp_path / "work",
@@ -191,7 +192,7 @@ def test_an_earlier_stage_makes_later_outputs_stale(exported, tmp_path: Path) ->
     train(work, "lr", {}, replace(config, seed=9), say=str)
     assert not work.has("model.float32.onnx")
     with pytest.raises(ExportError, match="export to-onnx"):
-        quantize(work)
+        quantize(work, rows=100)
 
 
 def test_a_folder_with_other_things_is_left_alone(exported, tmp_path: Path) -> None:
@@ -200,7 +201,7 @@ def test_a_folder_with_other_things_is_left_alone(exported, tmp_path: Path) -> N
     thesis.write_text("years of work")
     with pytest.raises(ExportError, match="'work' must be a new, an empty"):
         fit_schema(Work(tmp_path), exported.plan.data, exported.plan.schema, split=(0.7, 0.1, 0.1, 0.1))
-    with pytest.raises(ExportError, match="'out' must be a new folder"):
+    with pytest.raises(BundleError, match="a folder of other files"):
         run(replace(exported.plan, out=tmp_path, work=tmp_path / "w"))
     assert thesis.read_text() == "years of work"
 
@@ -219,7 +220,7 @@ def test_a_calibration_of_another_graph_is_refused(exported, tmp_path: Path) -> 
 def test_a_package_that_fails_leaves_the_old_bundle(exported, tmp_path: Path) -> None:
     out = tmp_path / "tiny"
     shutil.copytree(exported.plan.out, out)
-    with pytest.raises(BundleError, match="'name'"):
+    with pytest.raises(ExportError, match="'name'"):
         package(Work(exported.plan.work), out, name="no spaces, please", say=str)
     assert load_bundle(out, verify_all=True).manifest == exported.bundle.manifest
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny"]

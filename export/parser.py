@@ -1,0 +1,48 @@
+"""What the command line is made of: argparse, with errors of one line and a help that shows each default."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+WIDTH = 100
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, with the way to the help on it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {' '.join(message.split())}; see {self.prog} --help\n")
+
+
+class Help(argparse.RawDescriptionHelpFormatter):
+    """Keeps the layout of descriptions, and lines wide enough for an option and its default."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=32, width=WIDTH)
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option: its words and its default, which the help shows unless `about` tells it in brackets."""
+
+    flag: str
+    about: str
+    kind: Callable[[str], Any] | tuple[str, ...] = str  # a tuple: one of these
+    default: Any = None
+    metavar: str | None = None
+    required: bool = False
+
+    def add_to(self, group: Any) -> None:
+        shown = self.default is not None and "[" not in self.about
+        choice = {"choices": self.kind} if isinstance(self.kind, tuple) else {"type": self.kind}
+        group.add_argument(
+            self.flag,
+            help=f"{self.about} [%(default)s]" if shown else self.about,
+            default=self.default,
+            metavar=self.metavar,
+            required=self.required,
+            **choice,
+        )
