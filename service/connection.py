@@ -28,7 +28,8 @@ class Connection(HttpToolsProtocol):
     """uvicorn's protocol, and in addition:
 
     - the head of a request is at most MAX_HEAD_BYTES (431; uvicorn would keep any number of headers);
-    - a request is whole within the keep-alive time after its first byte, or the connection is closed;
+    - a request is whole within the keep-alive time after its first byte, and a client that does not read its
+      answers reads on within that time, or the connection is closed;
     - an offer to change the protocol is ignored (RFC 9110, section 7.8). Java's HttpClient offers HTTP/2 with
       the first request of every connection, and httptools takes the body that follows for HTTP/2;
     - when the service stops, an idle connection has a moment left (LINGER_SECONDS): a request may be on its
@@ -43,6 +44,7 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = 0
         self._answering: RequestResponseCycle | None = None
         self._reading_timer: asyncio.TimerHandle | None = None
+        self._writing_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has come; it has so long for its first request."""
@@ -52,6 +54,7 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has gone."""
         self._stop_reading_timer()
+        self._stop_writing_timer()
         super().connection_lost(exc)
         if self._answering is not None and not self._answering.response_complete:
             self._answering.disconnected = True
@@ -102,6 +105,16 @@ class Connection(HttpToolsProtocol):
         self._in_request = False
         self._stop_reading_timer()
         super().on_message_complete()
+
+    def pause_writing(self) -> None:
+        """The client does not read its answers; it has so long to begin again."""
+        super().pause_writing()
+        self._writing_timer = self.loop.call_later(self.timeout_keep_alive, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """The client reads again."""
+        self._stop_writing_timer()
+        super().resume_writing()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         """Have a request answered, and remember which: `self.cycle` is the last one that came."""
@@ -155,3 +168,8 @@ class Connection(HttpToolsProtocol):
         if self._reading_timer is not None:
             self._reading_timer.cancel()
             self._reading_timer = None
+
+    def _stop_writing_timer(self) -> None:
+        if self._writing_timer is not None:
+            self._writing_timer.cancel()
+            self._writing_timer = None

@@ -59,7 +59,7 @@ class Settings(BaseSettings):
     keep_alive_seconds: int = Field(
         default=75,
         ge=1,
-        description="how long a connection is kept that is idle or sends part of a request, seconds",
+        description="how long a connection is kept that is idle, sends no more or reads no more, seconds",
     )
     drain_seconds: int = Field(
         default=30, ge=0, description="how long SIGTERM waits for requests in flight, seconds"

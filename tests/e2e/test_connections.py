@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.raw_http import body_of, message, read_answer, reset, taken_connections
+from tests.e2e.raw_http import body_of, message, read_answer, reset, taken_connections, wait_until
 from tests.running import JSON, RunningService, running_service
 
 
@@ -176,6 +177,29 @@ def test_a_client_that_sends_byte_by_byte_loses_its_connection(strict: RunningSe
             else:
                 return
     raise AssertionError("the service still waits for the rest")
+
+
+def test_a_client_that_stops_reading_loses_its_connection(bundles: dict[str, Path], tmp_path: Path) -> None:
+    arguments = ["--arm", f"only={bundles['control']}", "--keep-alive-seconds", "1"]
+    with running_service(tmp_path, arguments) as service, service.connect() as connection:
+        connection.settimeout(0.5)
+        with contextlib.suppress(TimeoutError):  # answers pile up until the service reads no more
+            while True:
+                connection.sendall(message(body_of(1000)))
+        wait_until(lambda: is_cut_off(connection))
+        assert service.post(body_of(1)).status_code == 200
+        assert service.stop() == 0
+    assert service.errors.read_text() == ""
+
+
+def is_cut_off(connection: socket.socket) -> bool:
+    try:
+        connection.send(b" ")
+    except TimeoutError:
+        return False
+    except ConnectionError:
+        return True
+    return False
 
 
 @pytest.mark.parametrize("line", [b"X-Long: " + b"a" * 1000 + b"\r\n", b"a" * 1000])
