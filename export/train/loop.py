@@ -26,6 +26,8 @@ from export.train.schedule import learning_rate
 
 Report = Callable[[str], None]
 
+SECONDS_BETWEEN_LINES = 10.0
+
 
 class Log(Protocol):
     """What of an encoded log the loop reads: its parts `train` and `validation`."""
@@ -142,7 +144,7 @@ class _Run:
     def _begin_stretch(self) -> None:
         self.loss_sum = torch.zeros((), dtype=torch.float64)
         self.rows = 0
-        self.started = time.perf_counter()
+        self.started = self.told = time.perf_counter()
 
     def update(self, ids: NDArray[np.integer[Any]], labels: NDArray[np.integer[Any]]) -> None:
         """One step of Adam on a batch: ids [batch, columns], labels [batch]."""
@@ -166,6 +168,17 @@ class _Run:
             optimizer.zero_grad(set_to_none=True)
         self.loss_sum = self.loss_sum.to(loss.device) + loss.detach() * len(labels)
         self.rows += len(labels)
+        self._tell_progress()
+
+    def _tell_progress(self) -> None:
+        """A line now and then, where the looks are far apart."""
+        now = time.perf_counter()
+        if now - self.told >= SECONDS_BETWEEN_LINES:
+            self.told = now
+            self.report(
+                f"step {self.step}  loss {float(self.loss_sum) / self.rows:.5f}  "
+                f"{self.rows / (now - self.started):,.0f} rows/s"
+            )
 
     def evaluate(self, epoch: int, share_of_epoch: float) -> None:
         """Judge the weights as they are, remember them when they are the best, print one line."""

@@ -80,6 +80,14 @@ def test_it_learns_and_tells_how_it_went(log: SmallLog) -> None:
     assert re.fullmatch(pattern, lines[0])
 
 
+def test_between_looks_it_tells_its_progress(log: SmallLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("export.train.loop.SECONDS_BETWEEN_LINES", 0.0)
+    lines: list[str] = []
+    train(a_model(), log, replace(CONFIG, epochs=1), report=lines.append)
+    assert len(lines) == 32 + 1
+    assert all(re.fullmatch(r"step \d+  loss 0\.\d{5}  [\d,]+ rows/s", line) for line in lines[:-1])
+
+
 def test_the_same_seed_gives_bit_equal_weights_and_another_does_not(log: SmallLog) -> None:
     model, again, other = a_model(), a_model(), a_model()
     train(model, log, CONFIG, report=quiet)
