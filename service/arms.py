@@ -5,9 +5,10 @@ and Schomaker 2005): every arm draws an exponential waiting time with rate = its
 (salt, arm's name, key), and the shortest wins. So a key's arm is the same in every process and on every
 machine, an arm gets the share weight / total, and a change moves no key that it need not move:
 
-- raising an arm's weight, or adding an arm, moves keys into that arm only; lowering or removing it, out of
-it only; - the order of the arms and the scale of the weights (90:10 or 9:1) move none; - two experiments
-with different salts split the same keys independently.
+- raising an arm's weight, or adding an arm, moves keys into that arm only;
+- lowering or removing it moves keys out of it only;
+- the order of the arms and the scale of the weights (90:10 or 9:1) move none;
+- two experiments with different salts split the same keys independently.
 
 (A hash cut by cumulative weights costs one hash instead of one an arm, but shifts the borders of all later
 arms.)

@@ -1,7 +1,7 @@
 """Every setting of the service, once: its name, unit, default and meaning; the command line is made from it.
 
-A setting `max_batch_rows` is `--max-batch-rows` and `BIDLIGHT_MAX_BATCH_ROWS`. It
-knows nothing of what uses it.
+A setting `max_batch_rows` is `--max-batch-rows` and `BIDLIGHT_MAX_BATCH_ROWS`. It knows nothing of what uses
+it.
 """
 
 from __future__ import annotations
