@@ -29,7 +29,7 @@ class TrainChoice:
     batch_size: int | None = None
     learning_rate: float | None = None
     l2: float = TrainConfig.l2
-    embedding_l2: float = 1e-6
+    embedding_l2: float = TrainConfig.embedding_l2
     evaluations_per_epoch: int = 4
     patience: int = 6
     seed: int = TrainConfig.seed
