@@ -27,7 +27,8 @@ _OFFER = (b"connection", b"upgrade", b"http2-settings")
 class Connection(HttpToolsProtocol):
     """uvicorn's protocol, and in addition:
 
-    - the head of a request is at most MAX_HEAD_BYTES (431; uvicorn would keep any number of headers);
+    - of the head of a request, at most MAX_HEAD_BYTES follow the data that it begins in (431; uvicorn would
+      keep any number of headers);
     - a request is whole within the keep-alive time after its first byte, and a client that does not read its
       answers reads on within that time, or the connection is closed;
     - an offer to change the protocol is ignored (RFC 9110, section 7.8). Java's HttpClient offers HTTP/2 with
@@ -40,7 +41,7 @@ class Connection(HttpToolsProtocol):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._in_head = self._in_request = self._offered = self._is_last = False
+        self._in_head = self._in_request = self._has_begun = self._offered = self._is_last = False
         self._head_bytes = 0
         self._answering: RequestResponseCycle | None = None
         self._reading_timer: asyncio.TimerHandle | None = None
@@ -63,18 +64,22 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Bytes have come: the rest of a request, several of them, or a part."""
         self._unset_keepalive_if_required()
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as offer:
-            self._ignore_offer(data[offer.args[0] :])
-            return
-        except httptools.HttpParserError as error:
-            self._refuse(MalformedRequest(f"the request must be HTTP/1.1 ({error})"))
-            return
+        self._has_begun = False
+        rest = data
+        while rest:
+            try:
+                self.parser.feed_data(rest)
+                rest = b""
+            except httptools.HttpParserUpgrade as offer:
+                rest = self._without_offer(rest[offer.args[0] :])
+            except httptools.HttpParserError as error:
+                self._refuse(MalformedRequest(f"the request must be HTTP/1.1 ({error})"))
+                return
         if self._in_request:
             if self._reading_timer is None:
                 self._start_reading_timer()
-            if self._in_head:
+            # Of the data in which it begins, others before it may have the most: that is not counted.
+            if self._in_head and not self._has_begun:
                 self._head_bytes += len(data)
                 if self._head_bytes > MAX_HEAD_BYTES:
                     self._refuse(
@@ -86,7 +91,7 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """The parser has met the first byte of a request."""
         super().on_message_begin()
-        self._in_request = self._in_head = True
+        self._in_request = self._in_head = self._has_begun = True
         self._head_bytes = 0
 
     def on_headers_complete(self) -> None:
@@ -135,18 +140,18 @@ class Connection(HttpToolsProtocol):
         else:
             super().shutdown()
 
-    def _ignore_offer(self, rest: bytes) -> None:
-        """Read the request again as if nothing had been offered, and then the `rest` of the data."""
+    def _without_offer(self, rest: bytes) -> bytes:
+        """The request that made an offer, without it, and the `rest` of the data; empty if it is refused."""
         method = self.parser.get_method()
         if method == b"CONNECT":
             self._refuse(MalformedRequest("the request must be for this service, which is no proxy"))
-            return
+            return b""
         head = [b"%b %b HTTP/%b\r\n" % (method, self.url, self.parser.get_http_version().encode())]
         head += [b"%b: %b\r\n" % header for header in self.headers if header[0] not in _OFFER]
         if not self.parser.should_keep_alive():
             head.append(b"connection: close\r\n")
         self.parser = httptools.HttpRequestParser(self)
-        self.data_received(b"".join([*head, b"\r\n", rest]))
+        return b"".join([*head, b"\r\n", rest])
 
     def _refuse(self, error: ServiceError) -> None:
         """Answer and close; if a request before this one is not answered yet, close after its answer."""
