@@ -41,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         where = f"'{error.filename}': " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}")
     except KeyboardInterrupt:
-        return _fail("interrupted; stages that had ended are kept in the work folder", INTERRUPTED)
+        kept = "; the stages that had ended are kept in the work folder" if "work" in options else ""
+        return _fail(f"interrupted{kept}", INTERRUPTED)
     return 0
 
 

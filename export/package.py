@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,7 +38,7 @@ from export.train.checkpoint import load_checkpoint
 from export.variants import CHUNK_ROWS, DENSE, INT8, PRUNED, Variant, graph_name, read_variants
 from export.work import Say, Work
 from service.bundle.calibration import Calibrator
-from service.bundle.manifest import NAME_PATTERN, Compression, Latency, ModelInfo, Training
+from service.bundle.manifest import NAME_PATTERN, Compression, Latency, ModelInfo, Parity, Training
 from service.bundle.schema import MISSING_ID, OOV_ID
 from service.bundle.store import Bundle, check_replaceable, load_bundle, save_bundle
 
@@ -182,7 +182,7 @@ def _findings(
         field_pairs=_field_pairs(made.models[DENSE]),
         serving_variant=serving,
         kept_out=kept_out,
-        warnings=_warnings(made, evaluated),
+        warnings=warnings_of(made.pruned, evaluated.parity),
     )
 
 
@@ -249,10 +249,10 @@ def _compression(pruned: Pruned | None, graph_bytes: dict[str, int]) -> Compress
     )
 
 
-def _warnings(made: Made, evaluated: Evaluated) -> tuple[str, ...]:
+def warnings_of(pruned: Pruned | None, parities: Sequence[Parity]) -> tuple[str, ...]:
     """What a reader should not have to find in a table."""
-    found = list(made.pruned.notes) if made.pruned else []
-    for parity in evaluated.parity:
+    found = list(pruned.notes) if pruned else []
+    for parity in parities:
         low, high = parity.auc_interval
         if parity.variant == PRUNED and parity.auc_delta < -AUC_TOLERANCE:
             found.append(

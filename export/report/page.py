@@ -8,6 +8,7 @@ from html import escape
 
 from export.report import plots
 from export.report.findings import Findings
+from service.bundle.calibration import Calibrator
 from service.bundle.manifest import Metrics
 
 CSS = """
@@ -23,8 +24,9 @@ th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid var(
   white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
 th { color: var(--soft); font-weight: 600; }
-figure { margin: 1rem 0; overflow-x: auto; } figure svg { max-width: 100%; height: auto; }
-.row { display: flex; flex-wrap: wrap; gap: 1rem; } .warning { color: #a03c00; }
+figure { margin: 1rem 0; } figure svg { max-width: 100%; height: auto; }
+.row { display: flex; flex-wrap: wrap; gap: 1rem; } .row figure { flex: 1 1 24rem; min-width: 0; }
+.warning { color: #a03c00; }
 details summary { cursor: pointer; color: var(--accent); margin-top: 1rem; }
 """
 METRIC_NAMES = {
@@ -108,14 +110,21 @@ def quality_table(findings: Findings) -> str:
 
 
 def calibration_table(findings: Findings) -> str:
+    """What was fitted for each variant, and its quality on rows that the fit had not seen."""
     rows = [
-        [name, c.method, c.slope, c.intercept, len(c.knots), c.before.logloss, c.after.logloss, c.before.ece,
-         c.after.ece, c.before.pcoc, c.after.pcoc, c.fit_rows]
+        [name, c.method, _shape(c), *(f"{getattr(c.before, key):.5f} → {getattr(c.after, key):.5f}"
+         for key in ("logloss", "ece", "pcoc")), c.fit_rows]
         for name, c in findings.calibrators.items()
     ]  # fmt: skip
-    head = ["held-out", "method", "slope", "intercept", "knots", "LogLoss before", "after", "ECE before",
-            "after", "PCOC before", "after", "rows"]  # fmt: skip
-    return table(head, rows)
+    head = ["variant", "method", "parameters", "LogLoss", "ECE", "PCOC", "rows"]
+    about = "The calibration part, before → after; each row is judged by a fit that did not see it."
+    return f"<p>{about}</p>{table(head, rows)}"
+
+
+def _shape(calibrator: Calibrator) -> str | None:
+    if calibrator.method == "platt":
+        return f"{calibrator.slope:.3f} × logit {calibrator.intercept:+.3f}"
+    return f"{len(calibrator.knots)} knots" if calibrator.knots else None
 
 
 def gate_list(findings: Findings) -> str:

@@ -42,7 +42,7 @@ def reliability_figure(findings: Findings) -> str:
             axes.plot(after.pctr, after.click_rate, "o-", color=AFTER, markersize=3, label="after")
             axes.set(title=name, xlabel="mean pCTR", xlim=(0, top), ylim=(0, top))
         first = figure.axes[0]
-        first.set_ylabel("click rate")
+        first.set_ylabel("click rate on the test part")
         first.legend(frameon=False)
         return _svg(figure)
 
@@ -110,8 +110,12 @@ def latency_figure(findings: Findings) -> str:
             shade = 0.85 - 0.7 * place / max(1, len(findings.latency) - 1)
             heights = [measured.microseconds_a_row[size] for size in sizes]
             lefts = np.arange(len(sizes)) + place * width
-            axes.bar(lefts, heights, width, color=(shade * 0.6, shade * 0.8, shade), label=measured.variant)
+            color = (shade * 0.6, shade * 0.8, shade)
+            bars = axes.bar(lefts, heights, width, color=color, label=measured.variant)
+            axes.bar_label(bars, fmt="%.3g", fontsize=6)
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("")
         axes.set_xticks(np.arange(len(sizes)) + 0.4 - width / 2, labels=sizes)
         axes.set(title="microseconds a row", xlabel="rows a batch")
         axes.legend(frameon=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 from service.bundle.store import Bundle
@@ -10,31 +11,7 @@ from service.bundle.store import Bundle
 def summary(bundle: Bundle) -> str:
     """A table of the variants, what is served and why, and the command line that serves it."""
     manifest = bundle.manifest
-    sizes = manifest.compression.graph_bytes if manifest.compression else {}
-    sizes = {**sizes, **{name: len(graph) for name, graph in bundle.graphs.items()}}
-    times = {one.variant: one.microseconds_a_row for one in manifest.latency}
-    batches = list(next(iter(times.values()))) if times else []
-    head = [
-        "variant",
-        "bytes",
-        "AUC",
-        "LogLoss",
-        "ECE before",
-        "after",
-        "PCOC",
-        *(f"us/row @{b}" for b in batches),
-    ]
-    rows = [head]
-    for name in dict.fromkeys([*times, *manifest.evaluation]):
-        after, before = manifest.evaluation.get(name), manifest.uncalibrated.get(name)
-        cells = [name, f"{sizes[name]:,}" if name in sizes else ""]
-        if after and before:
-            cells += [f"{after.auc:.4f}", f"{after.logloss:.4f}", f"{before.ece:.4f}", f"{after.ece:.4f}",
-                      f"{after.pcoc:.3f}"]  # fmt: skip
-        else:
-            cells += [""] * 5
-        rows.append([*cells, *(f"{times[name][batch]:.2f}" for batch in batches if name in times)])
-    lines = ["", *_aligned(rows), ""]
+    lines = ["", *_aligned(_table(bundle)), ""]
     served = manifest.evaluation.get(manifest.serving_variant)
     if served and served.auc_of_true_pctr is not None:
         lines.append(
@@ -44,9 +21,30 @@ def summary(bundle: Bundle) -> str:
     lines += [f"{name} is kept out: {reason}" for name, reason in manifest.kept_out.items()]
     lines += [
         f"wrote {manifest.id} to {bundle.folder}; the report is {bundle.folder / 'report' / 'index.html'}",
-        f"serve it: python -m service --arm control={bundle.folder}",
+        f"serve it: python -m service --arm control={shlex.quote(str(bundle.folder))}",
     ]
     return "\n".join(lines)
+
+
+def _table(bundle: Bundle) -> list[list[str]]:
+    """A head, then a row for PyTorch and each graph; what was not measured is left blank."""
+    manifest = bundle.manifest
+    sizes = manifest.compression.graph_bytes if manifest.compression else {}
+    sizes = {**sizes, **{name: len(graph) for name, graph in bundle.graphs.items()}}
+    times = {one.variant: one.microseconds_a_row for one in manifest.latency}
+    batches = list(next(iter(times.values()))) if times else []
+    rows = [["variant", "bytes", "AUC", "LogLoss", "ECE before", "after", "PCOC",
+             *(f"us/row @{batch}" for batch in batches)]]  # fmt: skip
+    for name in dict.fromkeys([*times, *manifest.evaluation]):
+        after, before = manifest.evaluation.get(name), manifest.uncalibrated.get(name)
+        cells = [name, f"{sizes[name]:,}" if name in sizes else ""]
+        if after and before:
+            cells += [f"{after.auc:.4f}", f"{after.logloss:.4f}", f"{before.ece:.4f}", f"{after.ece:.4f}",
+                      f"{after.pcoc:.3f}"]  # fmt: skip
+        else:
+            cells += [""] * 5
+        rows.append([*cells, *(f"{times[name][batch]:.2f}" for batch in batches if name in times)])
+    return rows
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -17,6 +17,7 @@ from export.options import COMMANDS, TITLES, build_parser
 from export.options import MODELS as OFFERED_MODELS
 from export.work import Work
 from models import MODELS
+from service.bundle.store import load_bundle
 
 ROOT = Path(__file__).parents[2]
 
@@ -186,10 +187,8 @@ def test_a_synthetic_log_that_cannot_be(export: Export, tmp_path: Path) -> None:
 
 def test_from_nothing_to_a_bundle_by_the_command_line(export: Export, tmp_path: Path) -> None:
     log, schema = synthetic(export, tmp_path)
-    small = ("--epochs", 1, "--hidden-units", "16", "--dim", 4, "--threads", 1)
-    done = export(
-        "run", "--data", log, "--schema", schema, "--out", tmp_path / "shop", *small, "--preset", "none"
-    )  # fmt: skip
+    small = ("--model", "lr", "--preset", "none", "--epochs", 1, "--threads", 1)
+    done = export("run", "--data", log, "--schema", schema, "--out", tmp_path / "shop", *small)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert f"python -m service --arm control={tmp_path / 'shop'}" in done.stdout
@@ -258,6 +257,26 @@ def test_ctrl_c_ends_with_one_line_and_leaves_no_bundle(export: Export, tmp_path
     refused(Done(running.returncode, out, error), 130, "interrupted")
     assert not (tmp_path / "shop").exists()
     assert (tmp_path / ".work" / "shop" / "fit-schema.json").is_file()
+
+
+def test_stages_one_by_one_make_the_same_bundle(exported, export: Export, tmp_path: Path) -> None:
+    plan, work = exported.plan, ("--work", tmp_path / "w")
+    training, made = plan.training, plan.hyperparameters
+    stages: list[tuple[object, ...]] = [
+        ("fit-schema", "--data", plan.data, "--schema", plan.schema),
+        ("train", "--dim", made["dim"], "--hidden-units", ",".join(map(str, made["hidden_units"])),
+         "--dropout", made["dropout"], "--epochs", training.epochs, "--seed", training.seed,
+         "--learning-rate", training.learning_rate, "--threads", training.threads),
+        ("prune", "--finetune-epochs", plan.pruning.finetune_epochs),
+        ("to-onnx",), ("quantize",), ("calibrate",), ("package", "--out", tmp_path / "tiny"),
+    ]  # fmt: skip
+    for stage in stages:
+        done = export(*stage, *work)
+        assert done.returncode == 0, done.stderr
+    assert done.stdout.rstrip().endswith(f"python -m service --arm control={tmp_path / 'tiny'}")
+    bundle = load_bundle(tmp_path / "tiny", verify_all=True)
+    assert bundle.graphs == exported.bundle.graphs
+    assert bundle.calibrators == exported.bundle.calibrators
 
 
 def synthetic(export: Export, folder: Path) -> tuple[Path, Path]:

@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from export.package import warnings_of
 from export.report import plots
 from export.report.findings import EvaluationPoint, FieldMatrix, Findings, reliability
 from export.report.page import page, table
@@ -155,6 +156,15 @@ def test_one_look_is_a_curve_too(findings: Findings) -> None:
     )
 
 
-def test_a_pruned_graph_that_lost_quality_is_told(exported, findings: Findings) -> None:
-    parity = next(one for one in exported.bundle.manifest.parity if one.variant == "pruned")
-    assert ("pruning lost" in " ".join(findings.warnings)) == (parity.auc_delta < -0.001)
+@pytest.mark.parametrize(("delta", "told"), [(-0.02, True), (-0.0009, False), (0.01, False)])
+def test_a_pruned_graph_that_lost_quality_is_told(exported, delta: float, told: bool) -> None:
+    parity = msgspec.structs.replace(exported.bundle.manifest.parity[0], auc_delta=delta)
+    assert parity.variant == "pruned"
+    found = warnings_of(None, [parity])
+    assert len(found) == told
+    assert all("pruning lost 0.0200 AUC" in text for text in found)
+
+
+def test_warnings_are_said_on_the_terminal_too(exported, findings: Findings) -> None:
+    said = [line.removeprefix("warning: ") for line in exported.lines if line.startswith("warning: ")]
+    assert said == list(findings.warnings)
