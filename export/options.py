@@ -119,9 +119,9 @@ TRAINING = (
     Option("--l2", "weight of the L2 penalty on layers", not_negative, TrainChoice.l2, "X"),
     Option(
         "--embedding-l2",
-        "weight of the L2 penalty on embeddings",
+        "weight of the L2 penalty on embeddings [200 / training rows, at most 0.001]",
         not_negative,
-        TrainChoice.embedding_l2,
+        None,
         "X",
     ),
     SEED,

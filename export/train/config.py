@@ -17,11 +17,8 @@ class TrainConfig:
     warmup_steps    steps over which it grows linearly; 0 for none
     decay_rate      what it is multiplied by every decay_steps steps after the warm-up; 1 for none
     l2              weight of the L2 penalty (l2 / 2) |w|^2 on all weights but the embeddings
-    embedding_l2    the same on the embeddings (RowAdam says how). Not the paper's 3e-7: it weighs on an id by
-                    its share of the rows, so a longer log wants a smaller one. On 600,000 synthetic rows with
-                    many rare ids (perceptron 64 x 64) the best validation AUC of three epochs was .711, .717,
-                    .724, .725 with 3e-7, 1e-4, 3e-4, 1e-3; on 2.1 million (400 x 400 x 400, two epochs) the
-                    test AUC was .767, .773, .772 with 1e-6, 1e-4, 3e-4. Logs of 20,000 rows do not care
+    embedding_l2    the same on the embeddings (RowAdam says how). Not the paper's 3e-7, with which rare ids
+                    overfit in the second epoch; export.plan fits it to the length of the log
     evaluations_per_epoch   looks at the validation part in an epoch: rare ids can overfit within one
     patience        looks in a row without a better `metric` that end the training; None for never
     best_from_step  weights of earlier steps cannot be the best (pruning: they are not sparse yet)
