@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 PAPERS_BATCH, PAPERS_LEARNING_RATE = 2048, 1e-3
 SMALLEST_BATCH, STEPS_AN_EPOCH = 64, 200
 LONGEST_WARMUP = 100
-# The penalty weighs on an id by its share of the rows, so a longer log wants a smaller one. Test AUC of synthetic
-# logs: 0.42 million training rows, .734, .752, .756 with 1e-6, 2.4e-4, 1e-3; 2.1 million, .767, .773, .772 with
-# 1e-6, 1e-4, 3e-4.
+# The penalty weighs on an id by its share of the rows, so a longer log wants a smaller one. Test AUC of
+# synthetic logs: 0.42 million training rows, .734, .752, .756 with 1e-6, 2.4e-4, 1e-3; 2.1 million, .767,
+# .773, .772 with 1e-6, 1e-4, 3e-4.
 EMBEDDING_L2_ROWS, LARGEST_EMBEDDING_L2 = 200, 1e-3
 
 
