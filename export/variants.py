@@ -7,6 +7,7 @@ nothing of how a graph was made or of what its logits are worth.
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.data.encoded import Part
+from export.errors import ExportError
 from export.graph.runtime import run_graph
+from export.records import Graphs
 from export.work import Work
 from service.bundle.schema import Schema
 
@@ -66,22 +69,42 @@ def renumber(ids: NDArray[np.int32], schema: Schema, renumberings: Renumberings)
 
 
 def read_variants(work: Work, schema: Schema) -> dict[str, Variant]:
-    """The graphs that the work folder holds, in the order dense, pruned, INT8."""
+    """The graphs that the work folder holds, in the order dense, pruned, INT8.
+
+    Raises ExportError for a graph that is not there, or not the one that its stage wrote.
+    """
     renumberings = read_renumberings(work, schema)
     found = {}
     for name in VARIANTS:
         if name == DENSE or work.has(graph_name(name)):
             graph = work.path(graph_name(name)).read_bytes()
             found[name] = Variant(name, graph, schema, {} if name == DENSE else renumberings)
+            _check_graph(work, found[name])
     return found
+
+
+def _check_graph(work: Work, variant: Variant) -> None:
+    stage = "quantize" if variant.name == INT8 else "to-onnx"
+    written = work.read_record(stage, Graphs).graphs.get(variant.name)
+    if written is None or written.sha256 != variant.sha256:
+        raise ExportError(
+            f"'{graph_name(variant.name)}' in {work.folder} must be what the stage {stage} wrote there "
+            f"(got another file of {len(variant.graph)} bytes); run that stage again"
+        )
 
 
 def read_renumberings(work: Work, schema: Schema) -> Renumberings:
     """What compaction did to the ids, by field; empty where nothing was pruned."""
     if not work.has("renumberings.npz"):
         return {}
-    with np.load(work.path("renumberings.npz"), allow_pickle=False) as arrays:
-        return {schema.fields[int(position)].name: arrays[position] for position in arrays.files}
+    path = work.path("renumberings.npz")
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return {schema.fields[int(position)].name: arrays[position] for position in arrays.files}
+    except (ValueError, IndexError, EOFError, zipfile.BadZipFile) as error:
+        raise ExportError(
+            f"'{path}' must hold the ids of the pruned model (got: {error}); run prune again"
+        ) from None
 
 
 def write_renumberings(work: Work, schema: Schema, renumberings: Renumberings) -> None:
