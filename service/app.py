@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import logging
+import signal
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any
 
 import msgspec
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, PlainTextResponse
+from prometheus_client import Gauge
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
@@ -29,6 +33,8 @@ from service.metrics import ArmMeter, Metrics
 from service.openapi import merge_predict
 from service.predictor import Predictor
 from service.settings import Settings
+
+logger = logging.getLogger("bidlight")
 
 PREDICT_PATH = "/predict"
 PUBLISH_SECONDS = 1.0
@@ -53,6 +59,7 @@ class Bidlight(FastAPI):
         self.metrics = Metrics()
         self.arms: tuple[Arm, ...] = ()
         self.refusal: str | None = None
+        self._replaced: tuple[Arm, ...] = ()
         self._predict = PredictEndpoint(settings, self.metrics, bid_policy(settings))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -72,21 +79,46 @@ class Bidlight(FastAPI):
 
     async def open(self) -> None:
         """Load every arm and let traffic in; raises BadConfiguration."""
-        arms = await load_arms(self.settings)
+        self._serve(await load_arms(self.settings))
+
+    async def reload(self) -> None:
+        """Serve what the arms' folders hold by now; if one of them is refused, all arms go on as they were.
+
+        Requests that are in the queue of an arm finish on the bundle that encoded them.
+        """
+        try:
+            arms = await load_arms(self.settings)
+        except BadConfiguration as error:
+            self.metrics.reloads.labels("refused").inc()
+            logger.error("the arms are not reloaded and go on as they were: %s", error)
+            return
+        self._serve(arms)
+        self.metrics.reloads.labels("ok").inc()
+        logger.info(
+            "reloaded %s", ", ".join(f"{arm.name} ({arm.predictor.manifest.id})" for arm in self.arms)
+        )
+
+    def _serve(self, arms: ArmTable) -> None:
+        for arm in self.arms:
+            self._bundle_info(arm).set(0)
+        self._replaced += self.arms
         for arm in arms.arms:
             predictor = arm.predictor
             predictor.meter = ArmMeter(self.metrics, arm.name, predictor.encoder.schema)
-            self.metrics.bundle.labels(
-                arm.name, predictor.manifest.id, predictor.manifest.model.name, predictor.variant
-            ).set(1)
+            self._bundle_info(arm).set(1)
         self._predict.open(arms)
         self.arms = arms.arms
 
+    def _bundle_info(self, arm: Arm) -> Gauge:
+        manifest = arm.predictor.manifest
+        return self.metrics.bundle.labels(arm.name, manifest.id, manifest.model.name, arm.predictor.variant)
+
     def publish(self) -> None:
-        """Bring what the arms counted to Prometheus."""
-        for arm in self.arms:
+        """Bring what the arms counted to Prometheus, and those that were replaced with rows in their queue."""
+        for arm in (*self._replaced, *self.arms):
             if arm.predictor.meter is not None:
                 arm.predictor.meter.publish(arm.predictor.batcher.queued_rows)
+        self._replaced = tuple(arm for arm in self._replaced if arm.predictor.batcher.queued_rows)
 
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The lifespan; a deliberate refusal to start is given to the server as one line, no traceback."""
@@ -150,7 +182,8 @@ async def load_arms(settings: Settings) -> ArmTable:
     arms = []
     for spec in specs:
         try:
-            predictor = Predictor.load(spec.folder, settings)
+            # In a thread: a service that reloads goes on answering.
+            predictor = await asyncio.to_thread(Predictor.load, spec.folder, settings)
             await predictor.replay_golden()
         except (BundleError, BadConfiguration) as error:
             raise BadConfiguration(f"arm {spec.name}: {error}") from None
@@ -166,11 +199,13 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     except BadConfiguration as error:
         app.refusal = str(error)
         raise
-    publishing = asyncio.create_task(_publish_forever(app))
-    yield
-    publishing.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await publishing
+    with _reload_signal() as asked:
+        tasks = asyncio.create_task(_publish_forever(app)), asyncio.create_task(_reload_forever(app, asked))
+        yield
+    for task in tasks:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
     for arm in app.arms:
         await arm.predictor.batcher.drain()
     app.publish()
@@ -180,6 +215,27 @@ async def _publish_forever(app: Bidlight) -> None:
     while True:
         app.publish()
         await asyncio.sleep(PUBLISH_SECONDS)
+
+
+async def _reload_forever(app: Bidlight, asked: asyncio.Event) -> None:
+    while True:
+        await asked.wait()
+        asked.clear()
+        await app.reload()
+
+
+@contextmanager
+def _reload_signal() -> Iterator[asyncio.Event]:
+    """An event that SIGHUP sets while this lasts, where there are signals: in the main thread only."""
+    asked, loop = asyncio.Event(), asyncio.get_running_loop()
+    listens = threading.current_thread() is threading.main_thread()
+    if listens:
+        loop.add_signal_handler(signal.SIGHUP, asked.set)
+    try:
+        yield asked
+    finally:
+        if listens:
+            loop.remove_signal_handler(signal.SIGHUP)
 
 
 async def _healthz() -> str:

@@ -141,9 +141,15 @@ class Metrics:
         )
         self.bundle = Gauge(
             "bidlight_bundle_info",
-            "1, for the bundle that the arm serves; join it to others on arm",
+            "1 for the bundle that the arm serves, 0 for one that it served before; join it to others on arm",
             ["arm", "bundle", "model", "variant"],
             multiprocess_mode="livemax",
+            registry=registry,
+        )
+        self.reloads = Counter(
+            "bidlight_reloads",
+            "Times that SIGHUP had the arms loaded anew, by outcome: ok, or refused (nothing changed)",
+            ["outcome"],
             registry=registry,
         )
         self._refused: dict[tuple[str, str], Counter] = {}

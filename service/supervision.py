@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import socket
 from collections.abc import Callable
@@ -46,7 +47,7 @@ def server_config(settings: Settings, app: Any) -> uvicorn.Config:
         backlog=settings.backlog,
         timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=settings.drain_seconds,
-        # Also what a worker that replaces another has to load its bundles.
+        # Loading a large vocabulary keeps a worker from telling its supervisor that it lives.
         timeout_worker_healthcheck=WORKER_SECONDS,
         log_config=log_config(settings.log_level),
     )
@@ -111,7 +112,7 @@ class Supervisor(Multiprocess):
         return STARTUP_FAILURE if self._failed else 0
 
     def keep_subprocess_alive(self) -> None:
-        """Look after the workers, twice a second; also after those that a signal has replaced meanwhile."""
+        """Look after the workers, twice a second; also after those that a signal took away meanwhile."""
         self._known |= {process.pid: process for process in self.processes if process.pid is not None}
         super().keep_subprocess_alive()
         for pid, process in list(self._known.items()):
@@ -122,6 +123,12 @@ class Supervisor(Multiprocess):
         if self._text is not None and all(process.is_ready(timeout=1) for process in self.processes):
             print(self._text, flush=True)
             self._text = None
+
+    def handle_hup(self) -> None:
+        """Let every worker reload its arms."""
+        for process in self.processes:
+            if process.pid is not None:
+                os.kill(process.pid, signal.SIGHUP)
 
     def terminate_all(self) -> None:
         """Stop the workers; the socket first, or connections would wait here for nobody to accept them."""

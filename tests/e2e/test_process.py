@@ -175,27 +175,48 @@ def test_a_dead_worker_is_replaced_and_its_counts_stay(
         assert service.stop() == 0
 
 
-def test_sighup_replaces_the_workers_by_some_that_serve_the_bundle_of_now(
-    bundles: dict[str, Path], tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_sighup_has_the_bundle_of_now_served(bundles: dict[str, Path], tmp_path: Path, workers: str) -> None:
     folder = shutil.copytree(bundles["control"], tmp_path / "bundle")
-    with running_service(tmp_path, ["--arm", f"only={folder}", "--workers", "2"]) as service:
-        before, asked = workers_of(service), 20
+    with running_service(tmp_path, ["--arm", f"only={folder}", "--workers", workers]) as service:
+        processes, asked = workers_of(service), 20
         assert {service.post(body_of(1)).status_code for _ in range(asked)} == {200}
         write_tiny_bundle(folder, name="newer", seed=7)
         service.send_signal(signal.SIGHUP)
-        while not before.isdisjoint(workers_of(service)):
+        while service.metrics().get('bidlight_reloads_total{outcome="ok"}') != int(workers):
             assert service.post(body_of(1)).status_code == 200
             asked += 1
         assert service.post(body_of(1)).headers["x-bundle"].startswith("newer@")
         metrics = service.metrics()
         assert metrics['bidlight_requests_total{arm="only",outcome="ok"}'] == asked + 1
-        wait_until(lambda: len(infos := info_of(service)) == 1 and 'bundle="newer@' in infos[0])
+        assert metrics['bidlight_pctr_count{arm="only"}'] == asked + 1
+        served = {name: value for name, value in metrics.items() if name.startswith("bidlight_bundle_info")}
+        assert sorted(served.values()) == [0, 1]
+        assert 'bundle="newer@' in max(served, key=lambda name: served[name])
+        assert workers_of(service) == processes
         assert service.stop() == 0
+    assert service.errors.read_text().count("reloaded only (newer@") == int(workers)
 
 
-def info_of(service: RunningService) -> list[str]:
-    return [name for name in service.metrics() if name.startswith("bidlight_bundle_info")]
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_bundle_that_is_refused_leaves_the_arms_as_they_were(
+    bundles: dict[str, Path], tmp_path: Path, workers: str
+) -> None:
+    folder = shutil.copytree(bundles["control"], tmp_path / "bundle")
+    with running_service(tmp_path, ["--arm", f"only={folder}", "--workers", workers]) as service:
+        before = service.post(body_of(1))
+        (folder / "golden.json").write_text("{}", encoding="utf-8")
+        service.send_signal(signal.SIGHUP)
+        wait_until(lambda: service.metrics().get('bidlight_reloads_total{outcome="refused"}') == int(workers))
+        after = service.post(body_of(1))
+        assert (after.status_code, after.content) == (200, before.content)
+        with service.client() as client:
+            assert client.get("/readyz").status_code == 200
+        assert service.stop() == 0
+    lines = service.errors.read_text().strip().splitlines()
+    assert len(lines) == int(workers)
+    assert "go on as they were: arm only: " in lines[0]
+    assert "golden.json" in lines[0]
 
 
 def refusal_of(folder: Path, arguments: list[str]) -> str:
