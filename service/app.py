@@ -114,7 +114,7 @@ class Bidlight(FastAPI):
         return self.metrics.bundle.labels(arm.name, manifest.id, manifest.model.name, arm.predictor.variant)
 
     def publish(self) -> None:
-        """Bring what the arms counted to Prometheus, and those that were replaced with rows in their queue."""
+        """Bring to Prometheus what the arms counted, and what replaced ones do until their queue is empty."""
         for arm in (*self._replaced, *self.arms):
             if arm.predictor.meter is not None:
                 arm.predictor.meter.publish(arm.predictor.batcher.queued_rows)
