@@ -14,7 +14,8 @@ import msgspec
 import torch
 
 from export.compress.compact import compact as compact_model
-from export.compress.prune import PruneConfig, PruneResult
+from export.compress.config import PruneConfig
+from export.compress.prune import PruneResult
 from export.compress.prune import prune as prune_model
 from export.compress.recipes import find_recipe
 from export.compress.schedule import sparse_rate

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.calibrate import METHODS
+from export.compress.config import PruneConfig
 from export.data.splits import DEFAULT_SHARES
 from export.train.config import TrainConfig
 
@@ -29,13 +30,13 @@ EMBEDDING_L2_ROWS, LARGEST_EMBEDDING_L2 = 200, 1e-3
 class TrainChoice:
     """How to train, before the log's size is known: None leaves a number to `config`."""
 
-    epochs: int = 10
+    epochs: int = TrainConfig.epochs
     batch_size: int | None = None
     learning_rate: float | None = None
     l2: float = TrainConfig.l2
     embedding_l2: float | None = None
-    evaluations_per_epoch: int = 4
-    patience: int = 6
+    evaluations_per_epoch: int = TrainConfig.evaluations_per_epoch
+    patience: int | None = TrainConfig.patience
     seed: int = TrainConfig.seed
     threads: int | None = TrainConfig.threads
     device: str = TrainConfig.device
@@ -69,9 +70,9 @@ class PruneChoice:
     """
 
     preset: str = "low-latency"
-    prune_epochs: float = 1.0
-    finetune_epochs: float = 2.0
-    prune_every: int = 10
+    prune_epochs: float = PruneConfig.pruning_epochs
+    finetune_epochs: float = PruneConfig.finetune_epochs
+    prune_every: int = PruneConfig.every
     learning_rate: float = PAPERS_LEARNING_RATE
 
 

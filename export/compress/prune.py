@@ -13,42 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from export.compress.config import PruneConfig
 from export.compress.magnitude import hold, largest, zero_smallest
 from export.compress.recipes import Recipe
 from export.compress.schedule import RESIDUAL, is_pruning_step, pruning_interval, sparse_rate
 from export.compress.targets import find_targets, zero_rates
-from export.errors import ExportError
 from export.train.config import TrainConfig
 from export.train.loop import Log, Report, TrainResult, train
-
-
-@dataclass(frozen=True)
-class PruneConfig:
-    """The three stretches of a pruning, in epochs (fractions allowed), and how often to prune in the second.
-
-    warmup_epochs    trained dense before the first pruning; 0 for a model that is trained already
-    pruning_epochs   while the rate grows; rare ids overfit from the second pass on, so keep it short
-    finetune_epochs  with the masks held, until the end of the epoch that it ends in
-    every            training steps from one pruning to the next (the paper's 10; fewer on a very small log)
-    residual         the shape of the growing rate, see `export.compress.schedule`
-    """
-
-    warmup_epochs: float = 0.0
-    pruning_epochs: float = 1.0
-    finetune_epochs: float = 1.0
-    every: int = 10
-    residual: float = RESIDUAL
-
-    def __post_init__(self) -> None:
-        self._check("warmup_epochs", "0 or more", 0 <= self.warmup_epochs < math.inf)
-        self._check("pruning_epochs", "above 0", 0 < self.pruning_epochs < math.inf)
-        self._check("finetune_epochs", "above 0", 0 < self.finetune_epochs < math.inf)
-        self._check("every", "at least 1", self.every >= 1)
-        self._check("residual", "above 0 and below 1", 0 < self.residual < 1)
-
-    def _check(self, name: str, expected: str, holds: bool) -> None:
-        if not holds:
-            raise ExportError(f"'{name}' must be {expected} (got {getattr(self, name)!r}); see PruneConfig")
 
 
 @dataclass(frozen=True)
@@ -113,7 +84,7 @@ def prune(
     config: TrainConfig,
     report: Report = print,
     *,
-    schedule: PruneConfig = PruneConfig(),
+    schedule: PruneConfig,
 ) -> PruneResult:
     """Warm up, prune, fine-tune: the model is left exactly sparse, on the CPU, in evaluation mode.
 

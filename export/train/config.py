@@ -25,7 +25,7 @@ class TrainConfig:
     threads         intra-op threads of torch; None leaves them as they are
     """
 
-    epochs: int = 5
+    epochs: int = 10
     batch_size: int = 2048
     learning_rate: float = 1e-3
     warmup_steps: int = 100
@@ -33,8 +33,8 @@ class TrainConfig:
     decay_steps: int = 1000
     l2: float = 3e-7
     embedding_l2: float = 1e-4
-    evaluations_per_epoch: int = 1
-    patience: int | None = 2
+    evaluations_per_epoch: int = 4
+    patience: int | None = 6
     metric: Literal["logloss", "auc"] = "logloss"
     best_from_step: int = 0
     seed: int = 0

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from export.compress.compact import Compacted, compact
+from export.compress.config import PruneConfig
 from export.compress.prune import prune
 from export.compress.recipes import RECIPES
 from export.compress.rows import renumber
@@ -202,7 +203,7 @@ def test_a_really_pruned_model_is_smaller_and_the_same(log: Any, name: str) -> N
     hyperparameters = {"dim": 6, "hidden_units": (32, 24), "dropout": 0.1}
     model = DeepFwFM(log.fields, **hyperparameters)
     config = TrainConfig(batch_size=200, learning_rate=5e-3, warmup_steps=5, threads=1)
-    prune(model, log, RECIPES[name], config, lambda _: None)
+    prune(model, log, RECIPES[name], config, lambda _: None, schedule=PruneConfig(finetune_epochs=1.0))
     compacted = compact(model, hyperparameters)
     assert compacted.notes == ()
     assert compacted.live_pairs == 1

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from export.compress.prune import PruneConfig, Pruner, prune
+from export.compress.config import PruneConfig
+from export.compress.prune import Pruner, prune
 from export.compress.recipes import RECIPES, Recipe
 from export.compress.targets import find_targets, zero_rates
 from export.errors import ExportError
@@ -23,6 +24,7 @@ from models.layers import MLP, FeaturesEmbedding
 from models.lr import LR
 
 CONFIG = TrainConfig(batch_size=200, learning_rate=5e-3, warmup_steps=5, threads=1)
+SCHEDULE = PruneConfig(finetune_epochs=1.0)
 
 
 def model_for(fields: tuple[Field, ...]) -> DeepFwFM:
@@ -38,7 +40,9 @@ def zeros(weight: Tensor) -> float:
 def test_the_rates_are_reached_on_forty_steps_an_epoch(log: Any, name: str) -> None:
     model, recipe = model_for(log.fields), RECIPES[name]
     lines: list[str] = []
-    result = prune(model, log, recipe, CONFIG, lines.append, schedule=PruneConfig(warmup_epochs=0.5))
+    result = prune(
+        model, log, recipe, CONFIG, lines.append, schedule=PruneConfig(warmup_epochs=0.5, finetune_epochs=1.0)
+    )
     for layer in model.mlp.hidden:
         assert zeros(layer.weight) == pytest.approx(recipe.dnn, abs=0.005)
         assert layer.bias.all()
@@ -54,7 +58,7 @@ def test_the_rates_are_reached_on_forty_steps_an_epoch(log: Any, name: str) -> N
 def test_the_pruned_model_still_ranks(log: Any) -> None:
     dense = model_for(log.fields)
     trained = train(dense, log, dataclasses.replace(CONFIG, epochs=3), report=lambda _: None)
-    pruned = prune(dense, log, RECIPES["high-performance"], CONFIG, lambda _: None)
+    pruned = prune(dense, log, RECIPES["high-performance"], CONFIG, lambda _: None, schedule=SCHEDULE)
     assert trained.best is not None
     assert pruned.training.best is not None
     assert trained.best.auc > 0.7
@@ -66,7 +70,9 @@ def test_the_best_weights_are_never_those_from_before_the_masks(log: Any) -> Non
     model = model_for(log.fields)
     config = dataclasses.replace(CONFIG, epochs=4, evaluations_per_epoch=4, patience=1)
     train(model, log, config, report=lambda _: None)
-    result = prune(model, log, Recipe("hard", 0.97, 0.5, 0.97), config, lambda _: None).training
+    result = prune(
+        model, log, Recipe("hard", 0.97, 0.5, 0.97), config, lambda _: None, schedule=SCHEDULE
+    ).training
     last_pruning = 40
     assert min(result.history, key=lambda look: look.logloss).step < last_pruning
     assert result.best is not None
@@ -77,7 +83,7 @@ def test_the_best_weights_are_never_those_from_before_the_masks(log: Any) -> Non
 def test_the_same_seed_gives_the_same_sparse_weights(log: Any) -> None:
     first, second = model_for(log.fields), model_for(log.fields)
     for model in (first, second):
-        prune(model, log, RECIPES["low-latency"], CONFIG, lambda _: None)
+        prune(model, log, RECIPES["low-latency"], CONFIG, lambda _: None, schedule=SCHEDULE)
     for one, other in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(one, other)
 
@@ -85,7 +91,7 @@ def test_the_same_seed_gives_the_same_sparse_weights(log: Any) -> None:
 @pytest.mark.parametrize("build", [LR, FwFM])
 def test_a_model_without_a_part_reaches_the_rates_it_has(log: Any, build: type[nn.Module]) -> None:
     model = build(log.fields)
-    result = prune(model, log, RECIPES["low-memory"], CONFIG, lambda _: None)
+    result = prune(model, log, RECIPES["low-memory"], CONFIG, lambda _: None, schedule=SCHEDULE)
     assert set(result.reached) == ({"embedding"} if build is LR else {"embedding", "field_matrix"})
     assert result.reached["embedding"] == pytest.approx(0.9, abs=0.005)
 

@@ -20,7 +20,14 @@ from models.fields import Field
 FIELDS = (Field("site", 50), Field("ad", 40), Field("history", 20, width=3), Field("hour", 8))
 # No penalty on the embeddings: a model that overfits is what early stopping is tested on.
 CONFIG = TrainConfig(
-    epochs=3, batch_size=128, learning_rate=0.01, warmup_steps=5, embedding_l2=0.0, threads=1
+    epochs=3,
+    batch_size=128,
+    learning_rate=0.01,
+    warmup_steps=5,
+    embedding_l2=0.0,
+    threads=1,
+    evaluations_per_epoch=1,
+    patience=2,
 )
 
 
