@@ -11,6 +11,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -200,9 +201,7 @@ def _hyperparameters(options: Namespace) -> dict[str, Any]:
 def _training(options: Namespace) -> TrainChoice:
     from export.plan import TrainChoice
 
-    names = ("epochs", "batch_size", "learning_rate", "l2", "embedding_l2", "evaluations_per_epoch",
-             "patience", "seed", "threads", "device")  # fmt: skip
-    return TrainChoice(**{name: getattr(options, name) for name in names})
+    return TrainChoice(**{field.name: getattr(options, field.name) for field in fields(TrainChoice)})
 
 
 def _pruning(options: Namespace) -> PruneChoice:

@@ -116,6 +116,21 @@ TRAINING = (
         None,
         "X",
     ),
+    Option(
+        "--warmup-steps",
+        "steps over which the step size grows to that [100, or half an epoch if that is less]",
+        not_negative_int,
+        None,
+        "STEPS",
+    ),
+    Option(
+        "--decay-rate",
+        "what it is multiplied by every so many steps after the warm-up; 1: no decay",
+        positive_share,
+        TrainChoice.decay_rate,
+        "X",
+    ),
+    Option("--decay-steps", "so many steps", positive_int, TrainChoice.decay_steps, "STEPS"),
     Option("--l2", "weight of the L2 penalty on layers", not_negative, TrainChoice.l2, "X"),
     Option(
         "--embedding-l2",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,9 @@ class TrainChoice:
     epochs: int = TrainConfig.epochs
     batch_size: int | None = None
     learning_rate: float | None = None
+    warmup_steps: int | None = None
+    decay_rate: float = TrainConfig.decay_rate
+    decay_steps: int = TrainConfig.decay_steps
     l2: float = TrainConfig.l2
     embedding_l2: float | None = None
     evaluations_per_epoch: int = TrainConfig.evaluations_per_epoch
@@ -45,20 +48,14 @@ class TrainChoice:
         """The configuration for a training part of this many rows: the paper's where that is large."""
         batch_size = self.batch_size or fitting_batch(rows)
         steps_an_epoch = -(-rows // batch_size)
-        fitting_rate = PAPERS_LEARNING_RATE * (batch_size / PAPERS_BATCH) ** 0.5
-        return TrainConfig(
-            epochs=self.epochs,
-            batch_size=batch_size,
-            learning_rate=self.learning_rate or fitting_rate,
-            warmup_steps=min(LONGEST_WARMUP, steps_an_epoch // 2),
-            l2=self.l2,
-            embedding_l2=fitting_embedding_l2(rows) if self.embedding_l2 is None else self.embedding_l2,
-            evaluations_per_epoch=self.evaluations_per_epoch,
-            patience=self.patience,
-            seed=self.seed,
-            threads=self.threads,
-            device=self.device,
-        )
+        fitting = {
+            "batch_size": batch_size,
+            "learning_rate": PAPERS_LEARNING_RATE * (batch_size / PAPERS_BATCH) ** 0.5,
+            "warmup_steps": min(LONGEST_WARMUP, steps_an_epoch // 2),
+            "embedding_l2": fitting_embedding_l2(rows),
+        }
+        chosen = {each.name: getattr(self, each.name) for each in fields(self)}
+        return TrainConfig(**chosen | {name: fitting[name] for name in fitting if chosen[name] is None})
 
 
 @dataclass(frozen=True)
