@@ -51,7 +51,9 @@ class Settings(BaseSettings):
     )
     max_candidates: int = Field(default=1000, ge=1, description="most candidates in a request (422 above)")
     max_batch_rows: int = Field(
-        default=1024, ge=1, description="most rows (candidates of all requests) run together"
+        default=256,
+        ge=1,
+        description="most rows (candidates of all requests) run together; more only lengthen the tail",
     )
     max_queued_rows: int = Field(
         default=20_000, ge=1, description="most rows waiting in an arm's queue (429 above)"
