@@ -184,7 +184,8 @@ def test_a_client_that_stops_reading_loses_its_connection(bundles: dict[str, Pat
     arguments = ["--arm", f"only={bundles['control']}", "--keep-alive-seconds", "1"]
     with running_service(tmp_path, arguments) as service, service.connect() as connection:
         connection.settimeout(0.5)
-        with contextlib.suppress(TimeoutError):  # answers pile up until the service reads no more
+        # Answers pile up until the service reads no more; on a busy machine it cuts off before this gives up.
+        with contextlib.suppress(TimeoutError, ConnectionError):
             while True:
                 connection.sendall(message(body_of(1000)))
         wait_until(lambda: is_cut_off(connection))
