@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -15,6 +16,7 @@ from export.report.findings import EvaluationPoint, FieldMatrix, Findings, relia
 from export.report.page import page, table
 from export.report.summary import summary
 from service.bundle.encoder import Encoder
+from tests.browser import measure, needs_chromium
 
 VOID = {"meta", "br"}
 
@@ -52,6 +54,15 @@ def test_the_page_is_whole_and_fetches_nothing(exported) -> None:
     assert all(target.startswith(("#", "data:")) for target in parser.fetched)
     assert not re.search(r"@import|url\((?!#)", text)
     assert text.count("<svg") == 6  # reliability, sizes, latency, curves, two field matrices
+
+
+@needs_chromium
+def test_a_browser_shows_the_page_and_its_figures_whole(exported, tmp_path: Path) -> None:
+    layout = measure((exported.plan.out / "report" / "index.html").read_text(), tmp_path)
+    assert layout["page"] <= layout["window"]
+    assert layout["text"] > 1000
+    assert len(layout["figures"]) == 6
+    assert all(100 < width <= layout["window"] for width in layout["figures"])
 
 
 def test_the_page_tells_each_variant_and_each_field(exported) -> None:

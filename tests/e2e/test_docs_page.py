@@ -1,0 +1,18 @@
+"""/docs in a browser that reaches nothing but the service."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.browser import measure, needs_chromium, render
+from tests.running import RunningService
+
+
+@needs_chromium
+def test_the_docs_are_a_page_that_a_browser_shows_whole(service: RunningService, tmp_path: Path) -> None:
+    page = render(f"{service.url}/docs", tmp_path)
+    for said in ("/predict", "X-Split-Key", "value_per_click", "invalid_field", "/metrics"):
+        assert said in page
+    layout = measure(page, tmp_path)
+    assert layout["page"] <= layout["window"]
+    assert layout["text"] > 2000
