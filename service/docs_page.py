@@ -6,6 +6,7 @@ FastAPI's page loads Swagger from the internet, which a machine that bids does n
 from __future__ import annotations
 
 import json
+import re
 from html import escape
 from typing import Any
 
@@ -36,7 +37,7 @@ def draw_docs(document: dict[str, Any]) -> str:
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width'>"
         f"<title>{escape(info['title'])}</title><style>{_STYLE}</style></head><body>"
-        f"<h1>{escape(info['title'])}</h1><p>{escape(info.get('description', ''))}</p>"
+        f"<h1>{escape(info['title'])}</h1><p>{_prose(info.get('description', ''))}</p>"
         "<p>The same for programs: <a href='openapi.json'>openapi.json</a>.</p>"
         f"{''.join(sections)}<h2>Schemas</h2>{''.join(schemas)}</body></html>"
     )
@@ -46,11 +47,11 @@ def _operation(method: str, path: str, operation: dict[str, Any]) -> str:
     parts = [
         f"<h2><span class='method'>{escape(method.upper())}</span> <code>{escape(path)}</code></h2>",
         f"<p><strong>{escape(operation.get('summary', ''))}</strong></p>",
-        *(f"<p>{escape(text)}</p>" for text in operation.get("description", "").split("\n\n")),
+        *(f"<p>{_prose(text)}</p>" for text in operation.get("description", "").split("\n\n")),
     ]
     rows = [
         f"<tr><td><code>{escape(item['name'])}</code></td><td>{escape(item['in'])}</td>"
-        f"<td>{escape(item.get('description', ''))}</td></tr>"
+        f"<td>{_prose(item.get('description', ''))}</td></tr>"
         for item in operation.get("parameters", [])
     ]
     if rows:
@@ -58,7 +59,7 @@ def _operation(method: str, path: str, operation: dict[str, Any]) -> str:
     if "requestBody" in operation:
         parts.append(f"<h3>Request</h3>{_content(operation['requestBody']['content'])}")
     for status, answer in operation["responses"].items():
-        parts.append(f"<h3>{escape(status)}</h3><p>{escape(answer.get('description', ''))}</p>")
+        parts.append(f"<h3>{escape(status)}</h3><p>{_prose(answer.get('description', ''))}</p>")
         parts.append(_content(answer.get("content", {})))
     return "".join(parts)
 
@@ -81,3 +82,8 @@ def _content(content: dict[str, Any]) -> str:
 def _pre(value: object) -> str:
     text = value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)
     return f"<pre>{escape(text)}</pre>"
+
+
+def _prose(text: str) -> str:
+    """A description: what it has in backquotes is code."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", escape(text))

@@ -13,6 +13,7 @@ def test_the_docs_are_a_page_that_a_browser_shows_whole(service: RunningService,
     page = render(f"{service.url}/docs", tmp_path)
     for said in ("/predict", "X-Split-Key", "value_per_click", "invalid_field", "/metrics"):
         assert said in page
+    assert "<code>candidates</code>" in page
     layout = measure(page, tmp_path)
     assert layout["page"] <= layout["window"]
     assert layout["text"] > 2000
