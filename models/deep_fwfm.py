@@ -12,8 +12,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from models.embedding import FeaturesEmbedding
 from models.fields import Field
-from models.layers import MLP, FeaturesEmbedding, FieldLinear, FieldPairs
+from models.layers import MLP, FieldLinear, FieldPairs
 
 
 class DeepFwFM(nn.Module):

@@ -1,4 +1,4 @@
-"""What a model must know of a column of ids: a name, how many ids there are, how many stand in a row.
+"""What a model must know of the columns of ids: names, how many ids, how many in a row, what they stand for.
 
 It knows nothing of raw values: how a value became an id is the schema's business, not a model's.
 """
@@ -7,32 +7,58 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 PADDING_ID = 0
 """The id that fills a sequence shorter than its field's width; in a field of width 1 an id like any other."""
 
+Role = Literal["context", "candidate"]
+Storage = Literal["full", "qr", "hashed"]
+Pooling = Literal["mean", "sum"]
+
 
 @dataclass(frozen=True)
 class Field:
-    """One slot of the input.
+    """One slot of the input. Its ids lie in [0, cardinality).
 
-    Its ids lie in [0, cardinality). A width above 1 is a sequence, pooled by the mean over the ids != 0.
+    width           ids in a row; above 1 it is a sequence, oldest first, filled up with PADDING_ID at the end
+    role            whether the request carries the field or each candidate
+    values          [cardinality], of a numeric field: the number that each id stands for, on a scale near
+                    unit variance, 0.0 where it stands for none
+    same_values_as  the field of which this one holds ids, and whose embedding it reads (a history of ads)
+    storage         how its embeddings are kept: a row an id (`full`), the product of a quotient's and a
+                    remainder's row (`qr`), or one row for several ids (`hashed`)
+    collisions      ids that share a quotient's row, or a row
+    pooling         what a sequence's embeddings become: their mean or their sum
     """
 
     name: str
     cardinality: int
     width: int = 1
+    role: Role = "context"
+    values: tuple[float, ...] | None = None
+    same_values_as: str | None = None
+    storage: Storage = "full"
+    collisions: int = 1
+    pooling: Pooling = "mean"
 
     def __post_init__(self) -> None:
-        if self.cardinality < 1:
+        self._check("cardinality", "at least 1", self.cardinality >= 1, "ids lie in [0, cardinality)")
+        self._check("width", "at least 1", self.width >= 1, "it is the number of ids in a row")
+        self._check("role", "context or candidate", self.role in ("context", "candidate"), "choose one")
+        self._check("storage", "full, qr or hashed", self.storage in ("full", "qr", "hashed"), "choose one")
+        self._check("pooling", "mean or sum", self.pooling in ("mean", "sum"), "choose one")
+        self._check("collisions", "at least 1", self.collisions >= 1, "it is how many ids share a row")
+        if self.values is not None and len(self.values) != self.cardinality:
             raise ValueError(
-                f"'cardinality' of field '{self.name}' must be at least 1 (got {self.cardinality}); "
-                "ids lie in [0, cardinality)"
+                f"'values' of field '{self.name}' must be {self.cardinality} numbers, one an id "
+                f"(got {len(self.values)})"
             )
-        if self.width < 1:
+
+    def _check(self, what: str, expected: str, holds: bool, remedy: str) -> None:
+        if not holds:
             raise ValueError(
-                f"'width' of field '{self.name}' must be at least 1 (got {self.width}); "
-                "it is the number of ids in a row"
+                f"'{what}' of field '{self.name}' must be {expected} (got {getattr(self, what)!r}); {remedy}"
             )
 
 
@@ -41,10 +67,60 @@ def columns(fields: Sequence[Field]) -> int:
     return sum(field.width for field in fields)
 
 
+def column_slices(fields: Sequence[Field]) -> dict[str, slice]:
+    """The columns of each field, by name."""
+    slices, first = {}, 0
+    for field in fields:
+        slices[field.name] = slice(first, first + field.width)
+        first += field.width
+    return slices
+
+
+def table_rows(field: Field) -> int:
+    """Rows of this field's own in an embedding table: one an id, or one for each `collisions` ids."""
+    if field.same_values_as is not None:
+        return 0
+    return field.cardinality if field.storage == "full" else -(-field.cardinality // field.collisions)
+
+
+def first_rows(fields: Sequence[Field]) -> list[int]:
+    """For each field its first row in one table that holds all fields, [n_fields].
+
+    Raises ValueError for a field that shares the rows of one that is not there or has other ids.
+    """
+    own, first = {}, 0
+    for field in fields:
+        own[field.name] = first
+        first += table_rows(field)
+    by_name = {field.name: field for field in fields}
+    for field in fields:
+        if field.same_values_as is None:
+            continue
+        source = by_name.get(field.same_values_as)
+        if source is None or source.same_values_as is not None:
+            raise ValueError(
+                f"'same_values_as' of field '{field.name}' must name a field with rows of its own "
+                f"(got {field.same_values_as!r}); the fields are {', '.join(by_name)}"
+            )
+        kept = (field.cardinality, field.storage, field.collisions)
+        if kept != (source.cardinality, source.storage, source.collisions):
+            raise ValueError(
+                f"field '{field.name}' must keep its embeddings as '{source.name}' does, whose ids it holds "
+                f"(got {kept})"
+            )
+        own[field.name] = own[source.name]
+    return [own[field.name] for field in fields]
+
+
 def column_offsets(fields: Sequence[Field]) -> list[int]:
     """For each column the first row of its field in one table that holds all fields, [columns]."""
-    offsets, first_row = [], 0
-    for field in fields:
-        offsets += [first_row] * field.width
-        first_row += field.cardinality
-    return offsets
+    pairs = zip(fields, first_rows(fields), strict=True)
+    return [first for field, first in pairs for _ in range(field.width)]
+
+
+def find_field(fields: Sequence[Field], name: str, argument: str) -> int:
+    """The position of the field of this name. Raises ValueError that blames `argument` of a model."""
+    names = [field.name for field in fields]
+    if name not in names:
+        raise ValueError(f"'{argument}' must be one of the fields {', '.join(names)} (got {name!r})")
+    return names.index(name)

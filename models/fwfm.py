@@ -12,8 +12,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from models.embedding import FeaturesEmbedding
 from models.fields import Field
-from models.layers import FeaturesEmbedding, FieldLinear, FieldPairs
+from models.layers import FieldLinear, FieldPairs
 
 
 class FwFM(nn.Module):

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from models.embedding import FeaturesEmbedding
 from models.fields import Field
-from models.layers import FeaturesEmbedding
 
 
 class LR(nn.Module):

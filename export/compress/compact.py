@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from export.compress.neurons import Perceptron, remove_dead_neurons
 from export.compress.rows import first_of_each, renumber
+from models.embedding import FeaturesEmbedding
 from models.fields import PADDING_ID, Field
-from models.layers import MLP, FeaturesEmbedding, FieldPairs
+from models.layers import MLP, FieldPairs
 
 CHECKED_ROWS = 512
 TOLERANCE = 1e-5

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from models.layers import MLP, FeaturesEmbedding, FieldPairs
+from models.embedding import FeaturesEmbedding
+from models.layers import MLP, FieldPairs
 
 
 @dataclass(frozen=True)

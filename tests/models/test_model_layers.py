@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 import torch
 from torch import Tensor
 
-from models.fields import Field, column_offsets, columns
-from models.layers import MLP, Dropout, FeaturesEmbedding, FieldLinear, FieldPairs
+from models.fields import Field
+from models.layers import MLP, BiInteraction, Dropout, FieldLinear, FieldPairs
 
 FIELDS = [Field("site", 5), Field("history", 7, width=3), Field("ad", 4), Field("tags", 3, width=2)]
 
@@ -22,34 +20,6 @@ def some_ids(rows: int) -> Tensor:
 
 def some_embeddings(rows: int, n_fields: int, dim: int) -> Tensor:
     return torch.randn(rows, n_fields, dim, generator=torch.Generator().manual_seed(1))
-
-
-def test_columns_and_offsets_follow_the_widths() -> None:
-    assert columns(FIELDS) == 7
-    assert column_offsets(FIELDS) == [0, 5, 5, 5, 12, 16, 16]
-
-
-@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
-def test_embedding_looks_up_each_field_in_its_own_rows_and_means_sequences(dtype: torch.dtype) -> None:
-    layer = FeaturesEmbedding(FIELDS, dim=6)
-    ids = some_ids(50).to(dtype)
-    ids[0, 1:4] = 0  # an empty sequence
-    found = layer(ids)
-    first_rows = [0, 5, 12, 16]
-    for row, (position, field) in itertools.product(range(50), enumerate(FIELDS)):
-        start = sum(other.width for other in FIELDS[:position])
-        of_field = ids[row, start : start + field.width].tolist()
-        kept = of_field if field.width == 1 else [value for value in of_field if value != 0]
-        vectors = [layer.table.weight[first_rows[position] + value] for value in kept]
-        expected = torch.stack(vectors).mean(dim=0) if vectors else torch.zeros(6)
-        torch.testing.assert_close(found[row, position], expected)
-
-
-def test_padding_gets_no_gradient() -> None:
-    layer = FeaturesEmbedding([Field("history", 4, width=3)], dim=2)
-    layer(torch.tensor([[2, 0, 0]])).sum().backward()
-    assert layer.table.weight.grad is not None
-    assert layer.table.weight.grad.tolist() == [[0, 0], [0, 0], [1, 1], [0, 0]]
 
 
 def test_linear_is_the_sum_of_inner_products_of_equation_6() -> None:
@@ -139,3 +109,21 @@ def test_dropout_outside_its_range_is_refused(share: float) -> None:
 def test_fields_without_ids_are_refused(cardinality: int, width: int, name: str) -> None:
     with pytest.raises(ValueError, match=f"'{name}' of field 'site' must be at least 1"):
         Field("site", cardinality, width)
+
+
+def test_bi_interaction_is_the_sum_over_pairs_of_element_wise_products() -> None:
+    embeddings = some_embeddings(8, 5, 3)
+    pairs = itertools.combinations(range(5), 2)
+    expected = sum((embeddings[:, i] * embeddings[:, j] for i, j in pairs), torch.zeros(8, 3))
+    torch.testing.assert_close(BiInteraction()(embeddings), expected)
+
+
+def test_a_tower_is_a_perceptron_without_its_output() -> None:
+    inputs = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+    whole, tower = MLP(6, (5, 3), 0.0).eval(), MLP(6, (5, 3), 0.0, outputs=None).eval()
+    tower.load_state_dict(whole.state_dict(), strict=False)
+    assert not any(name.startswith("output") for name in tower.state_dict())
+    torch.testing.assert_close(whole.output(tower(inputs)).squeeze(1), whole(inputs))
+    assert tower.out_features == 3
+    assert MLP(6, (5,), 0.0, outputs=2)(inputs).shape == (4, 2)
+    assert torch.equal(MLP(6, (), 0.0, outputs=None)(inputs), inputs)

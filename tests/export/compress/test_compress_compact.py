@@ -21,9 +21,10 @@ from export.compress.rows import renumber
 from export.train.build import build_model, model_fields
 from export.train.config import TrainConfig
 from models.deep_fwfm import DeepFwFM
+from models.embedding import FeaturesEmbedding
 from models.fields import Field
 from models.fwfm import FwFM
-from models.layers import MLP, FeaturesEmbedding, FieldPairs
+from models.layers import MLP, FieldPairs
 from models.lr import LR
 from service.bundle.encoder import Encoder
 from service.bundle.schema import Field as SchemaField

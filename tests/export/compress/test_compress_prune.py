@@ -18,9 +18,10 @@ from export.errors import ExportError
 from export.train.config import TrainConfig
 from export.train.loop import train
 from models.deep_fwfm import DeepFwFM
+from models.embedding import FeaturesEmbedding
 from models.fields import Field
 from models.fwfm import FwFM
-from models.layers import MLP, FeaturesEmbedding
+from models.layers import MLP
 from models.lr import LR
 
 CONFIG = TrainConfig(batch_size=200, learning_rate=5e-3, warmup_steps=5, threads=1)

@@ -1,0 +1,125 @@
+"""Ids -> vectors: one table for all fields, with rows an id, shared by several ids, or shared between fields.
+
+It knows fields and nothing of what a model does with the vectors.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from models.fields import PADDING_ID, Field, column_offsets, table_rows
+
+EMBEDDING_STD = 0.01
+REMAINDER_STD = 0.5
+
+
+class FeaturesEmbedding(nn.Module):
+    """One table for all fields: a field's ids are shifted by the field's offset, so one lookup serves all.
+
+    A field says how it is stored. `hashed`: id modulo the number of its rows (Weinberger et al., "Feature
+    Hashing for Large Scale Multitask Learning", ICML 2009). `qr`, quotient and remainder: the row of
+    id // collisions times a factor for id % collisions (Shi et al., "Compositional Embeddings Using
+    Complementary Partitions", KDD 2020, section 3, with the element-wise product). Departs from it in the
+    factor, which is 1 + a row that starts near zero, so that the L2 penalty draws it to 1 and not to 0.
+    """
+
+    offsets: Tensor
+    divisors: Tensor
+    moduli: Tensor
+    remainder_offsets: Tensor
+
+    def __init__(self, fields: Sequence[Field], dim: int) -> None:
+        super().__init__()
+        self.fields = tuple(fields)
+        self.table = nn.Embedding(sum(map(table_rows, fields)), dim)
+        nn.init.normal_(self.table.weight, std=EMBEDDING_STD)
+        self._keep("offsets", column_offsets(fields))
+        self.has_sequences = any(field.width > 1 for field in fields)
+        self.has_hashed = any(field.storage == "hashed" for field in fields)
+        if self.has_hashed:
+            self._keep("moduli", _by_column(fields, [_modulus(field) for field in fields]))
+        self.has_remainders = any(field.storage == "qr" for field in fields)
+        if self.has_remainders:
+            self._add_remainders(dim)
+
+    def _add_remainders(self, dim: int) -> None:
+        """Row 0 is the zero of all fields without remainders, and stays zero."""
+        first = {field.name: 0 for field in self.fields}
+        row = 1
+        for field in self.fields:
+            if field.storage == "qr" and field.same_values_as is None:
+                first[field.name] = row
+                row += field.collisions
+        for field in self.fields:
+            if field.same_values_as is not None:
+                first[field.name] = first[field.same_values_as]
+        self.remainders = nn.Embedding(row, dim, padding_idx=0)
+        with torch.no_grad():
+            nn.init.normal_(self.remainders.weight, std=REMAINDER_STD)
+            self.remainders.weight[0] = 0.0
+        divisors = [field.collisions if field.storage == "qr" else 1 for field in self.fields]
+        self._keep("divisors", _by_column(self.fields, divisors))
+        self._keep("remainder_offsets", _by_column(self.fields, [first[field.name] for field in self.fields]))
+
+    def _keep(self, name: str, numbers: list[int]) -> None:
+        # int32 like the ids: no cast in the graph. Not persistent: the fields say it all.
+        self.register_buffer(name, torch.tensor(numbers, dtype=torch.int32), persistent=False)
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """ids [batch, columns], int32 or int64 -> [batch, columns, dim]: sequences are left as they are."""
+        places = ids % self.moduli if self.has_hashed else ids
+        if not self.has_remainders:
+            return self.table(places + self.offsets)  # type: ignore[no-any-return]
+        quotients = torch.div(places, self.divisors, rounding_mode="floor")
+        factors = 1.0 + self.remainders(ids % self.divisors + self.remainder_offsets)
+        return self.table(quotients + self.offsets) * factors  # type: ignore[no-any-return]
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids [batch, columns], int32 or int64 -> embeddings [batch, n_fields, dim]."""
+        embeddings = self.rows(ids)
+        return self._pool(ids, embeddings) if self.has_sequences else embeddings
+
+    def _pool(self, ids: Tensor, embeddings: Tensor) -> Tensor:
+        """[batch, columns, dim] -> [batch, n_fields, dim]; of a sequence only the ids != 0 count."""
+        pooled, column = [], 0
+        for is_sequence, run in itertools.groupby(self.fields, key=lambda field: field.width > 1):
+            if not is_sequence:
+                width = len(list(run))
+                pooled.append(embeddings[:, column : column + width])
+                column += width
+                continue
+            for field in run:
+                span = slice(column, column + field.width)
+                present = (ids[:, span] != PADDING_ID).to(embeddings.dtype).unsqueeze(2)
+                total = (embeddings[:, span] * present).sum(dim=1, keepdim=True)
+                if field.pooling == "mean":
+                    total = total / present.sum(dim=1, keepdim=True).clamp(min=1.0)
+                pooled.append(total)
+                column += field.width
+        return torch.cat(pooled, dim=1)
+
+
+class LinearTerm(nn.Module):
+    """The linear term of FM and of all that are wide: one weight an id, an embedding of dimension 1."""
+
+    def __init__(self, fields: Sequence[Field]) -> None:
+        super().__init__()
+        self.embedding = FeaturesEmbedding(fields, dim=1)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids [batch, columns] -> [batch]; a sequence adds the mean (or the sum) of its ids' weights."""
+        weights: Tensor = self.embedding(ids)
+        return weights.sum(dim=(1, 2))
+
+
+def _modulus(field: Field) -> int:
+    return -(-field.cardinality // field.collisions) if field.storage == "hashed" else field.cardinality
+
+
+def _by_column(fields: Sequence[Field], numbers: Sequence[int]) -> list[int]:
+    """One number a field -> one a column."""
+    return [number for field, number in zip(fields, numbers, strict=True) for _ in range(field.width)]
