@@ -43,7 +43,8 @@ from export.data.splits import (
     split_by_time,
 )
 from service.bundle.encoder import Encoder
-from service.bundle.schema import Schema, schema_to_files
+from service.bundle.schema import Schema
+from service.bundle.schema_files import schema_to_files
 
 __all__ = ["EncodedLog", "Part", "batches", "open_log", "prepare_log"]
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from export.data.errors import LogError
 from export.data.splits import PARTS, SplitBy
 from service.bundle.errors import BundleError
-from service.bundle.schema import Schema, schema_from_files
+from service.bundle.schema import Schema
+from service.bundle.schema_files import schema_from_files
 
 METADATA: Final = "log.json"
 SAMPLES: Final = "sample_rows.jsonl"

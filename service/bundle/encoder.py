@@ -1,6 +1,7 @@
 """Raw values -> ids, the same for training and serving; it knows neither logs nor the rest of a request.
 
-All four entry points of the encoder go through the one lookup that each field has.
+All four entry points of the encoder go through the one lookup that each field has; fields with the same
+values share a dictionary.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle.errors import InvalidValue
-from service.bundle.lookups import SequenceLookup, lookup_of, refusal_of_text, refuse
+from service.bundle.lookups import Lookup, SequenceLookup, is_text, lookups_of, refusal_of_text, refuse
 from service.bundle.schema import MISSING_ID, Field, Kind, RawValue, Role, Schema
 
 __all__ = ["Encoder", "InvalidValue"]
@@ -24,13 +25,13 @@ FEW_CANDIDATES = 8
 class _Column:
     """A field with its lookup and its place in the row."""
 
-    def __init__(self, field: Field, place: slice) -> None:
+    def __init__(self, field: Field, place: slice, lookup: Lookup) -> None:
         self.name = field.name
         self.field = field
         self.is_list = field.kind is Kind.SEQUENCE
         self.place: slice | int = place if self.is_list else place.start
         self.places = list(range(place.start, place.stop))
-        self.lookup = lookup_of(field)
+        self.lookup = lookup
 
     def check(self, value: Any, row: int | None) -> None:
         """Raises InvalidValue with the row if `value` has no id."""
@@ -40,14 +41,14 @@ class _Column:
             raise InvalidValue(self.name, row, error.message) from None
         except TypeError:
             elements = value if self.is_list else [value]
-            unhashable = next(element for element in elements if not _is_hashable(element))
-            raise InvalidValue(self.name, row, refusal_of_text(self.field, unhashable)) from None
+            odd = next(element for element in elements if not is_text(element))
+            raise InvalidValue(self.name, row, refusal_of_text(self.field, odd)) from None
 
     def many(self, values: Sequence[Any]) -> Any:
         """ids [n], or [n, max_length] of a sequence. Raises InvalidValue with the row."""
         try:
             return self.lookup.many(values)
-        except (InvalidValue, TypeError):  # a TypeError: a list or an object is no key of a dictionary
+        except (InvalidValue, TypeError):
             for row, value in enumerate(values):
                 self.check(value, row)
             raise
@@ -84,14 +85,6 @@ class _Block:
         return ids
 
 
-def _is_hashable(value: Any) -> bool:
-    try:
-        hash(value)
-    except TypeError:
-        return False
-    return True
-
-
 def _as_slice(places: list[int]) -> slice | NDArray[np.intp]:
     """A slice where the places are in one run: numpy writes it several times faster."""
     start = places[0] if places else 0
@@ -105,7 +98,10 @@ class Encoder:
     def __init__(self, schema: Schema) -> None:
         self.schema = schema
         slices = schema.column_slices
-        self._columns = {field.name: _Column(field, slices[field.name]) for field in schema.fields}
+        lookups = lookups_of(schema.fields)
+        self._columns = {
+            field.name: _Column(field, slices[field.name], lookups[field.name]) for field in schema.fields
+        }
         columns = self._columns.values()
         self._row = _Block(columns)
         self._context = _Block(column for column in columns if column.field.role is Role.CONTEXT)

@@ -1,8 +1,10 @@
 """One lookup a field: raw values -> ids; it knows the field only, neither rows nor requests.
 
 A vocabulary is a dictionary of final ids (a renumbering is composed in when it is built, and costs nothing
-later) in which all that is not a plain hit goes through `__missing__`. Every lookup has `one` and `many`,
-which give the same ids, and raise InvalidValue without a row, or TypeError for what cannot be a key at all.
+later) in which all that is not a plain hit goes through `__missing__`; fields with the same values share it,
+so it knows no field's name. Every lookup has `one` and `many`, which give the same ids, and raise
+InvalidValue without a row, or TypeError for a value that neither is text nor can be written so
+(`refusal_of_text` says why).
 """
 
 from __future__ import annotations
@@ -39,10 +41,9 @@ class _VocabularyIds(dict[Any, int]):
             ids = field.renumbering[FIRST_ID:].tolist()
         super().__init__(zip(vocabulary.values, ids, strict=True))
         self[None] = self[""] = MISSING_ID
-        self.field = field
 
     def __missing__(self, value: Any) -> int:
-        return OOV_ID if isinstance(value, str) else self[_digits(self.field, value)]
+        return OOV_ID if isinstance(value, str) else self[_digits(value)]
 
 
 class _HashedIds(dict[Any, int]):
@@ -50,13 +51,12 @@ class _HashedIds(dict[Any, int]):
 
     def __init__(self, field: Field, hashing: Hashing) -> None:
         super().__init__({None: MISSING_ID, "": MISSING_ID})
-        self.field = field
         self.buckets, self.seed = hashing.buckets, hashing.seed
         self.ids = field.renumbering
 
     def __missing__(self, value: Any) -> int:
         if not isinstance(value, str):
-            return self[_digits(self.field, value)]
+            return self[_digits(value)]
         # A lone surrogate is not UTF-8; it is written as if it were, so that every text has an id.
         base = FIRST_ID + crc32(value.encode("utf-8", "surrogatepass"), self.seed) % self.buckets
         found = base if self.ids is None else int(self.ids[base])
@@ -147,17 +147,26 @@ class NumericLookup:
         return [self.one(value) for value in values]
 
 
-def _digits(field: Field, value: Any) -> str:
-    """The decimal digits of an integer: 1005 and "1005" are the same feature."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidValue(field.name, None, refusal_of_text(field, value))
-    if value.bit_length() > MAX_INTEGER_BITS:
-        refuse(field, f"an integer of at most {MAX_INTEGER_BITS} bits", value, AS_STRING)
+def _digits(value: Any) -> str:
+    """The decimal digits of an integer: 1005 and "1005" are the same feature. Raises TypeError."""
+    if not _has_digits(value):
+        raise TypeError
     return int.__repr__(value)
 
 
+def _has_digits(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value.bit_length() <= MAX_INTEGER_BITS
+
+
+def is_text(value: Any) -> bool:
+    """Whether `value` is text, missing, or an integer that can be written as text."""
+    return value is None or isinstance(value, str) or _has_digits(value)
+
+
 def refusal_of_text(field: Field, value: Any) -> str:
-    """Why `value` cannot be text of the field: one line."""
+    """Why `value`, for which `is_text` does not hold, cannot be text of the field: one line."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return _refusal(field, f"an integer of at most {MAX_INTEGER_BITS} bits", show(value), AS_STRING)
     if field.kind is Kind.SEQUENCE:
         return _refusal(field, "a list of strings and integers", f"{show(value)} in it", AS_STRING)
     return _refusal(field, "a string or an integer", show(value), AS_STRING)
@@ -172,13 +181,27 @@ def refuse(field: Field, expected: str, value: Any, remedy: str) -> NoReturn:
     raise InvalidValue(field.name, None, _refusal(field, expected, show(value), remedy))
 
 
-def lookup_of(field: Field) -> CategoricalLookup | SequenceLookup | NumericLookup:
-    """The lookup that the field's kind and encoding ask for."""
+Lookup = CategoricalLookup | SequenceLookup | NumericLookup
+
+
+def lookups_of(fields: Sequence[Field]) -> dict[str, Lookup]:
+    """The lookup of each field, by name; fields with the same values have one dictionary."""
+    dictionaries = {field.name: _ids_of(field) for field in fields if field.same_values_as is None}
+    return {field.name: _lookup(field, dictionaries[field.same_values_as or field.name]) for field in fields}
+
+
+def _ids_of(field: Field) -> dict[Any, int]:
+    """Text -> id; nothing for a numeric field, which needs no dictionary."""
     match field.encoding:
         case Vocabulary():
-            ids: dict[Any, int] = _VocabularyIds(field, field.encoding)
+            return _VocabularyIds(field, field.encoding)
         case Hashing():
-            ids = _HashedIds(field, field.encoding)
+            return _HashedIds(field, field.encoding)
         case Bins():
-            return NumericLookup(field, field.encoding)
+            return {}
+
+
+def _lookup(field: Field, ids: dict[Any, int]) -> Lookup:
+    if isinstance(field.encoding, Bins):
+        return NumericLookup(field, field.encoding)
     return SequenceLookup(field, ids) if field.kind is Kind.SEQUENCE else CategoricalLookup(ids)

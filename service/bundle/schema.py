@@ -6,14 +6,12 @@ the encoding tells apart starts at 2. After compaction a field may carry a renum
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,7 +26,7 @@ from service.bundle.encodings import (
     Vocabulary,
     first_repeated,
 )
-from service.bundle.errors import EXPORT_AGAIN, BundleError, decode_json, show
+from service.bundle.errors import show
 
 __all__ = [
     "FIRST_ID",
@@ -43,11 +41,7 @@ __all__ = [
     "Role",
     "Schema",
     "Vocabulary",
-    "schema_from_files",
-    "schema_to_files",
 ]
-
-SCHEMA_FILE = "schema.json"
 
 RawValue = str | int | float | None | Sequence[str | int]
 
@@ -73,7 +67,8 @@ class Field:
 
     `renumbering` (int32 [base_cardinality]) takes a base id to the id that the graph knows: rows of the
     embedding that pruning made all zero share one id. Ids 0 and 1 map to themselves, and no other id to them.
-    Raises ValueError for a field that makes no sense.
+    `same_values_as` names the field whose encoding and renumbering this one has too, so that a value has the
+    same id in both (a history of `item_id`s). Raises ValueError for a field that makes no sense.
     """
 
     name: str
@@ -82,6 +77,7 @@ class Field:
     encoding: Encoding
     max_length: int = 1
     renumbering: NDArray[np.int32] | None = None
+    same_values_as: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kind", Kind(self.kind))
@@ -97,6 +93,8 @@ class Field:
             raise self._wrong("cardinality", f"at most {MAX_CARDINALITY}", str(self.base_cardinality))
         if self.renumbering is not None:
             object.__setattr__(self, "renumbering", self._checked(self.renumbering))
+        if self.same_values_as is not None and self.kind is Kind.NUMERIC:
+            raise self._wrong("same_values_as", "absent in a numeric field", show(self.same_values_as))
 
     @property
     def base_cardinality(self) -> int:
@@ -130,7 +128,10 @@ class Field:
 
 @dataclass(frozen=True, eq=False)
 class Schema:
-    """All fields, in the order of the columns of an id row. Raises ValueError for none or a name twice."""
+    """All fields, in the order of the columns of an id row.
+
+    Raises ValueError for none, a name twice, or a `same_values_as` whose two fields give a value two ids.
+    """
 
     fields: tuple[Field, ...]
 
@@ -141,6 +142,19 @@ class Schema:
             raise ValueError("'fields' must hold at least one field (got none)")
         if len(set(names)) != len(names):
             raise ValueError(f"'fields' must have unique names (got {show(first_repeated(names))} twice)")
+        for field in self.fields:
+            if field.same_values_as is not None:
+                self._check_shared(field, field.same_values_as)
+
+    def _check_shared(self, field: Field, name: str) -> None:
+        owner = self._by_name.get(name)
+        if owner is None or owner.same_values_as is not None or owner.kind is Kind.NUMERIC:
+            expected = "another field of the schema, not numeric, with values of its own"
+            raise field._wrong("same_values_as", expected, show(name))
+        if field.encoding is not owner.encoding and field.encoding != owner.encoding:
+            raise field._wrong("encoding", f"that of {show(name)}", "another one")
+        if not _same_array(field.renumbering, owner.renumbering):
+            raise field._wrong("renumbering", f"that of {show(name)}", "another one")
 
     @cached_property
     def columns(self) -> int:
@@ -167,12 +181,23 @@ class Schema:
     def renumbered(self, renumberings: Mapping[str, NDArray[Any]]) -> Schema:
         """This schema with ids taken one step further: `renumberings[name]` [cardinality] maps today's ids.
 
-        Fields that are not named stay as they are. Raises ValueError for an unknown name or a bad mapping.
+        Fields that are not named stay as they are, but for those with the same values as a named one: they
+        follow it. Raises ValueError for an unknown name, a bad mapping, or one that parts two such fields.
         """
         unknown = sorted(set(renumberings) - set(self._by_name))
         if unknown:
             raise ValueError(f"'renumberings' must name fields of the schema (got {show(unknown[0])})")
-        return Schema(tuple(_renumbered(field, renumberings.get(field.name)) for field in self.fields))
+        owners = {field.name: field.same_values_as or field.name for field in self.fields}
+        return Schema(
+            tuple(
+                _renumbered(field, renumberings.get(field.name, renumberings.get(owners[field.name])))
+                for field in self.fields
+            )
+        )
+
+
+def _same_array(one: NDArray[Any] | None, other: NDArray[Any] | None) -> bool:
+    return one is other or (one is not None and other is not None and np.array_equal(one, other))
 
 
 def _renumbered(field: Field, step: NDArray[Any] | None) -> Field:
@@ -181,139 +206,3 @@ def _renumbered(field: Field, step: NDArray[Any] | None) -> Field:
     if step.shape != (field.cardinality,):
         raise field._wrong("renumbering", f"of shape ({field.cardinality},)", str(step.shape))
     return replace(field, renumbering=step if field.renumbering is None else step[field.renumbering])
-
-
-class _VocabularyRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="vocabulary"):
-    file: str
-    values: int
-
-
-class _HashingRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="hashing"):
-    buckets: int
-    seed: int
-
-
-class _BinsRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="bins"):
-    edges: tuple[float, ...]
-
-
-class _FieldRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    name: str
-    kind: Kind
-    role: Role
-    max_length: int
-    cardinality: int
-    encoding: _VocabularyRecord | _HashingRecord | _BinsRecord
-    renumbering: str | None
-
-
-class _SchemaRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What schema.json says. The ids are written for its readers, and must be those that the encoder uses."""
-
-    missing_id: int
-    oov_id: int
-    first_id: int
-    fields: tuple[_FieldRecord, ...]
-
-
-def schema_to_files(schema: Schema) -> dict[str, bytes]:
-    """schema.json, a JSON array for each vocabulary, an .npy for each renumbering.
-
-    Files are named by the position of the field: names of fields may hold any characters.
-    """
-    files: dict[str, bytes] = {}
-    records = []
-    for position, field in enumerate(schema.fields):
-        vocabulary, renumbering = _file_names(position)
-        encoding: _VocabularyRecord | _HashingRecord | _BinsRecord
-        match field.encoding:
-            case Vocabulary(values):
-                encoding = _VocabularyRecord(vocabulary, len(values))
-                files[vocabulary] = msgspec.json.format(msgspec.json.encode(values), indent=1) + b"\n"
-            case Hashing(buckets, seed):
-                encoding = _HashingRecord(buckets, seed)
-            case Bins(edges):
-                encoding = _BinsRecord(edges)
-        if field.renumbering is not None:
-            files[renumbering] = _npy(field.renumbering)
-        records.append(
-            _FieldRecord(
-                name=field.name,
-                kind=field.kind,
-                role=field.role,
-                max_length=field.max_length,
-                cardinality=field.cardinality,
-                encoding=encoding,
-                renumbering=None if field.renumbering is None else renumbering,
-            )
-        )
-    record = _SchemaRecord(MISSING_ID, OOV_ID, FIRST_ID, tuple(records))
-    return {SCHEMA_FILE: msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n", **files}
-
-
-def schema_from_files(read: Callable[[str], bytes]) -> Schema:
-    """The schema whose files `read(name)` gives. Raises BundleError for anything that is not as written."""
-    record = decode_json(SCHEMA_FILE, read(SCHEMA_FILE), _SchemaRecord)
-    ids = (record.missing_id, record.oov_id, record.first_id)
-    if ids != (MISSING_ID, OOV_ID, FIRST_ID):
-        expected = f"written for missing, oov and first ids {(MISSING_ID, OOV_ID, FIRST_ID)}"
-        raise BundleError(SCHEMA_FILE, expected, str(ids), EXPORT_AGAIN)
-    fields = tuple(_field_from_record(position, each, read) for position, each in enumerate(record.fields))
-    try:
-        return Schema(fields)
-    except ValueError as error:
-        raise BundleError(SCHEMA_FILE, "a sound schema", str(error), EXPORT_AGAIN) from error
-
-
-def _field_from_record(position: int, record: _FieldRecord, read: Callable[[str], bytes]) -> Field:
-    vocabulary, renumbering = _file_names(position)
-    file = SCHEMA_FILE
-    try:
-        encoding: Encoding
-        match record.encoding:
-            case _VocabularyRecord():
-                _expect(f"vocabulary file of field {show(record.name)}", record.encoding.file, vocabulary)
-                file = vocabulary
-                encoding = Vocabulary(decode_json(file, read(file), tuple[str, ...]))
-                _expect("number of values", len(encoding.values), record.encoding.values)
-                file = SCHEMA_FILE
-            case _HashingRecord():
-                encoding = Hashing(record.encoding.buckets, record.encoding.seed)
-            case _BinsRecord():
-                encoding = Bins(record.encoding.edges)
-        field = Field(record.name, record.kind, record.role, encoding, record.max_length)
-        if record.renumbering is not None:
-            _expect(f"renumbering file of field {show(record.name)}", record.renumbering, renumbering)
-            file = renumbering
-            field = replace(field, renumbering=_from_npy(read(file), field.base_cardinality))
-        _expect(f"cardinality of field {show(record.name)}", field.cardinality, record.cardinality)
-    except BundleError:
-        raise
-    except ValueError as error:
-        raise BundleError(file, "sound", str(error), EXPORT_AGAIN) from error
-    return field
-
-
-def _expect(what: str, found: object, expected: object) -> None:
-    if found != expected:
-        raise ValueError(f"'{what}' must be {show(expected)} (got {show(found)})")
-
-
-def _file_names(position: int) -> tuple[str, str]:
-    return f"vocabulary/{position}.json", f"vocabulary/{position}.renumbering.npy"
-
-
-def _npy(renumbering: NDArray[np.int32]) -> bytes:
-    file = io.BytesIO()
-    np.save(file, renumbering.astype("<i4"), allow_pickle=False)
-    return file.getvalue()
-
-
-def _from_npy(data: bytes, length: int) -> NDArray[np.int32]:
-    """int32 [length]. The header is read first, so that a wrong one cannot ask for memory."""
-    file = io.BytesIO(data)
-    if np.lib.format.read_magic(file) != (1, 0):
-        raise ValueError("'npy version' must be 1.0")
-    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-    _expect("array", (str(dtype), shape, len(data) - file.tell()), ("int32", (length,), 4 * length))
-    return np.frombuffer(data, "<i4", offset=file.tell())

@@ -44,7 +44,8 @@ from service.bundle.manifest import (
     manifest_to_file,
     version_of,
 )
-from service.bundle.schema import Schema, schema_from_files, schema_to_files
+from service.bundle.schema import Schema
+from service.bundle.schema_files import schema_from_files, schema_to_files
 
 __all__ = ["Bundle", "BundleError", "check_replaceable", "load_bundle", "save_bundle"]
 

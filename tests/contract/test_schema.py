@@ -22,9 +22,8 @@ from service.bundle.schema import (
     Role,
     Schema,
     Vocabulary,
-    schema_from_files,
-    schema_to_files,
 )
+from service.bundle.schema_files import schema_from_files, schema_to_files
 
 AB = Vocabulary(("a", "b"))
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)

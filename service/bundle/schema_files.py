@@ -1,0 +1,191 @@
+"""A schema as the files of a bundle, schema.json and its arrays, and back; it knows no folder.
+
+What is read is trusted in nothing: whatever is not as it was written is refused, with the file's name.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from service.bundle.encodings import FIRST_ID, MISSING_ID, OOV_ID, Bins, Encoding, Hashing, Vocabulary
+from service.bundle.errors import EXPORT_AGAIN, BundleError, decode_json, show
+from service.bundle.schema import Field, Kind, Role, Schema
+
+SCHEMA_FILE = "schema.json"
+
+
+class _VocabularyRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="vocabulary"):
+    file: str
+    values: int
+
+
+class _HashingRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="hashing"):
+    buckets: int
+    seed: int
+
+
+class _BinsRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="bins"):
+    edges: tuple[float, ...]
+
+
+class _FieldRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    name: str
+    kind: Kind
+    role: Role
+    max_length: int
+    cardinality: int
+    encoding: _VocabularyRecord | _HashingRecord | _BinsRecord
+    renumbering: str | None
+    same_values_as: str | None = None
+
+
+class _SchemaRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What schema.json says. The ids are written for its readers, and must be those that the encoder uses."""
+
+    missing_id: int
+    oov_id: int
+    first_id: int
+    fields: tuple[_FieldRecord, ...]
+
+
+def schema_to_files(schema: Schema) -> dict[str, bytes]:
+    """schema.json, a JSON array for each vocabulary, an .npy for each renumbering.
+
+    Files are named by the position of the field: names of fields may hold any characters. A field with the
+    same values as another one has no files: its record tells those of the other.
+    """
+    positions = {field.name: position for position, field in enumerate(schema.fields)}
+    files: dict[str, bytes] = {}
+    records = []
+    for field in schema.fields:
+        vocabulary, renumbering = _file_names(positions[field.same_values_as or field.name])
+        encoding: _VocabularyRecord | _HashingRecord | _BinsRecord
+        match field.encoding:
+            case Vocabulary(values):
+                encoding = _VocabularyRecord(vocabulary, len(values))
+                if field.same_values_as is None:
+                    files[vocabulary] = msgspec.json.format(msgspec.json.encode(values), indent=1) + b"\n"
+            case Hashing(buckets, seed):
+                encoding = _HashingRecord(buckets, seed)
+            case Bins(edges):
+                encoding = _BinsRecord(edges)
+        if field.renumbering is not None and field.same_values_as is None:
+            files[renumbering] = _npy(field.renumbering)
+        records.append(
+            _FieldRecord(
+                name=field.name,
+                kind=field.kind,
+                role=field.role,
+                max_length=field.max_length,
+                cardinality=field.cardinality,
+                encoding=encoding,
+                renumbering=None if field.renumbering is None else renumbering,
+                same_values_as=field.same_values_as,
+            )
+        )
+    record = _SchemaRecord(MISSING_ID, OOV_ID, FIRST_ID, tuple(records))
+    return {SCHEMA_FILE: msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n", **files}
+
+
+def schema_from_files(read: Callable[[str], bytes]) -> Schema:
+    """The schema whose files `read(name)` gives. Raises BundleError for anything that is not as written."""
+    record = decode_json(SCHEMA_FILE, read(SCHEMA_FILE), _SchemaRecord)
+    ids = (record.missing_id, record.oov_id, record.first_id)
+    if ids != (MISSING_ID, OOV_ID, FIRST_ID):
+        expected = f"written for missing, oov and first ids {(MISSING_ID, OOV_ID, FIRST_ID)}"
+        raise BundleError(SCHEMA_FILE, expected, str(ids), EXPORT_AGAIN)
+    owners = {
+        each.name: _field_from_record(position, each, read)
+        for position, each in enumerate(record.fields)
+        if each.same_values_as is None
+    }
+    records = {each.name: each for each in record.fields}
+    try:
+        return Schema(
+            tuple(
+                owners[each.name]
+                if each.same_values_as is None
+                else _sharing_field(each, owners.get(each.same_values_as), records.get(each.same_values_as))
+                for each in record.fields
+            )
+        )
+    except ValueError as error:
+        raise BundleError(SCHEMA_FILE, "a sound schema", str(error), EXPORT_AGAIN) from error
+
+
+def _field_from_record(position: int, record: _FieldRecord, read: Callable[[str], bytes]) -> Field:
+    vocabulary, renumbering = _file_names(position)
+    file = SCHEMA_FILE
+    try:
+        encoding: Encoding
+        match record.encoding:
+            case _VocabularyRecord():
+                _expect(f"vocabulary file of field {show(record.name)}", record.encoding.file, vocabulary)
+                file = vocabulary
+                encoding = Vocabulary(decode_json(file, read(file), tuple[str, ...]))
+                _expect("number of values", len(encoding.values), record.encoding.values)
+                file = SCHEMA_FILE
+            case _HashingRecord():
+                encoding = Hashing(record.encoding.buckets, record.encoding.seed)
+            case _BinsRecord():
+                encoding = Bins(record.encoding.edges)
+        field = Field(record.name, record.kind, record.role, encoding, record.max_length)
+        if record.renumbering is not None:
+            _expect(f"renumbering file of field {show(record.name)}", record.renumbering, renumbering)
+            file = renumbering
+            field = replace(field, renumbering=_from_npy(read(file), field.base_cardinality))
+        _expect(f"cardinality of field {show(record.name)}", field.cardinality, record.cardinality)
+    except BundleError:
+        raise
+    except ValueError as error:
+        raise BundleError(file, "sound", str(error), EXPORT_AGAIN) from error
+    return field
+
+
+def _sharing_field(record: _FieldRecord, owner: Field | None, owners: _FieldRecord | None) -> Field:
+    """A field with the same values as `owner`, whose arrays it takes. Raises ValueError."""
+    if owner is None or owners is None:
+        what, found = f"'same_values_as' of field {show(record.name)}", show(record.same_values_as)
+        raise ValueError(f"{what} must be another field of the schema with values of its own (got {found})")
+    for what in ("encoding", "renumbering", "cardinality"):
+        if getattr(record, what) != getattr(owners, what):
+            raise ValueError(f"'{what}' of field {show(record.name)} must be that of {show(owner.name)}")
+    return replace(
+        owner,
+        name=record.name,
+        kind=record.kind,
+        role=record.role,
+        max_length=record.max_length,
+        same_values_as=owner.name,
+    )
+
+
+def _expect(what: str, found: object, expected: object) -> None:
+    if found != expected:
+        raise ValueError(f"'{what}' must be {show(expected)} (got {show(found)})")
+
+
+def _file_names(position: int) -> tuple[str, str]:
+    return f"vocabulary/{position}.json", f"vocabulary/{position}.renumbering.npy"
+
+
+def _npy(renumbering: NDArray[np.int32]) -> bytes:
+    file = io.BytesIO()
+    np.save(file, renumbering.astype("<i4"), allow_pickle=False)
+    return file.getvalue()
+
+
+def _from_npy(data: bytes, length: int) -> NDArray[np.int32]:
+    """int32 [length]. The header is read first, so that a wrong one cannot ask for memory."""
+    file = io.BytesIO(data)
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise ValueError("'npy version' must be 1.0")
+    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    _expect("array", (str(dtype), shape, len(data) - file.tell()), ("int32", (length,), 4 * length))
+    return np.frombuffer(data, "<i4", offset=file.tell())
