@@ -18,7 +18,11 @@ MAX_BINS: Final = 512
 
 
 class FieldCounts:
-    """What has to be counted to fit each field's encoding; hashed fields need nothing."""
+    """What has to be counted to fit each field's encoding.
+
+    Hashed fields need nothing; nor do those with the same values as another field, whose counts decide: a
+    history repeats each event in many rows, and would give ids to values that are rare where they are scored.
+    """
 
     def __init__(self, log_schema: LogSchema) -> None:
         self._texts: dict[str, TextCounts] = {}
@@ -26,7 +30,7 @@ class FieldCounts:
         for field in log_schema.fields:
             if field.kind is Kind.NUMERIC:
                 self._numbers[field.name] = NumberCounts()
-            elif field.encoding == "vocabulary":
+            elif field.encoding == "vocabulary" and field.same_values_as is None:
                 self._texts[field.name] = TextCounts()
 
     def add(self, fields: pl.DataFrame) -> None:
@@ -59,14 +63,20 @@ class FieldCounts:
 
 def fit_schema(log_schema: LogSchema, counts: FieldCounts, min_count: int | None = None) -> Schema:
     """The schema of the counted rows; `min_count` stands in for every field's own when given."""
+    encodings = {
+        field.name: counts.encoding(field, field.min_count if min_count is None else min_count)
+        for field in log_schema.fields
+        if field.same_values_as is None
+    }
     return Schema(
         tuple(
             Field(
                 name=field.name,
                 kind=field.kind,
                 role=field.role,
-                encoding=counts.encoding(field, field.min_count if min_count is None else min_count),
+                encoding=encodings[field.same_values_as or field.name],
                 max_length=field.max_length,
+                same_values_as=field.same_values_as,
             )
             for field in log_schema.fields
         )

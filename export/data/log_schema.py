@@ -6,7 +6,7 @@ of the log's content: vocabularies and bins are fitted later, from the training 
 
 import datetime as dt
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal, get_args
 
@@ -43,6 +43,7 @@ class LogField:
     max_length: int = 1  # sequence: ids a row; the last ones are kept
     separator: str = "|"  # sequence: between elements of a text cell
     derive: Derive | None = None
+    same_values_as: str | None = None  # the field whose encoding this one has: equal values, equal ids
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,9 @@ def parse_log_schema(text: str, file: str = "schema.toml") -> LogSchema:
         label=_label(label),
         timestamp=None if timestamp is None else _timestamp(timestamp),
         true_pctr=table.text("true_pctr", "") or None,
-        fields=tuple(_field(entry, timestamp is not None) for entry in table.tables("field")),
+        fields=_with_shared(
+            tuple(_field(entry, timestamp is not None) for entry in table.tables("field")), file
+        ),
     )
     table.finish()
     _check(schema, file)
@@ -167,6 +170,12 @@ def _field(table: TomlTable, has_timestamp: bool) -> LogField:
     table.where = f"field '{name}'"
     kind = Kind(table.choice("kind", tuple(str(kind) for kind in Kind)))
     role = Role(table.choice("role", tuple(str(role) for role in Role)))
+    same_values_as = table.text("same_values_as", "") or None
+    if same_values_as and kind is Kind.NUMERIC:
+        table.fail("same_values_as", "absent in a numeric field", same_values_as)
+    for key in ("encoding", "min_count", "buckets", "seed"):
+        if same_values_as and key in table.values:
+            table.fail(key, f"absent, it is that of '{same_values_as}'", table.values[key])
     encoding = table.choice("encoding", _ENCODINGS[kind], _ENCODINGS[kind][0])
     derive = table.choice("derive", get_args(Derive), "") or None
     column = None if derive else table.text("column", name)
@@ -188,9 +197,33 @@ def _field(table: TomlTable, has_timestamp: bool) -> LogField:
         max_length=table.number("max_length", 20 if is_sequence else 1, is_sequence, f'kind = "{kind}"'),
         separator=table.text("separator", "|") if is_sequence else "|",
         derive=derive,
+        same_values_as=same_values_as,
     )
     table.finish()
     return field
+
+
+def _with_shared(fields: tuple[LogField, ...], file: str) -> tuple[LogField, ...]:
+    """Gives every field with `same_values_as` the encoding of the field it names."""
+    by_name = {field.name: field for field in fields}
+    found = []
+    for field in fields:
+        if field.same_values_as is not None:
+            owner = by_name.get(field.same_values_as)
+            if owner is None or owner.same_values_as is not None or owner.kind is Kind.NUMERIC:
+                expected = "another field, not numeric, with values of its own"
+                TomlTable(file, f"field '{field.name}'", {}).fail(
+                    "same_values_as", expected, field.same_values_as
+                )
+            field = replace(
+                field,
+                encoding=owner.encoding,
+                min_count=owner.min_count,
+                buckets=owner.buckets,
+                seed=owner.seed,
+            )
+        found.append(field)
+    return tuple(found)
 
 
 def _check(schema: LogSchema, file: str) -> None:

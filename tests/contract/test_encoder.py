@@ -224,6 +224,27 @@ def test_an_integer_and_its_digits_are_one_feature() -> None:
     ]
 
 
+@pytest.mark.parametrize("encoding", [Vocabulary(VALUES), Hashing(13)])
+def test_fields_with_the_same_values_agree_and_share_memory(encoding: Vocabulary | Hashing) -> None:
+    ids = np.r_[0, 1, np.random.default_rng(1).integers(2, 2 + encoding.size, encoding.size)]
+    encoder = Encoder(
+        Schema(
+            (
+                Field("history", Kind.SEQUENCE, Role.CONTEXT, encoding, 2, ids, same_values_as="item"),
+                Field("item", Kind.CATEGORICAL, Role.CANDIDATE, encoding, renumbering=ids),
+            )
+        )
+    )
+    for value in (*VALUES, 7, "never seen", None, ""):
+        found = encoder.encode_request({"history": [value]}, [{"item": value}])
+        assert found[0, 0] == found[0, 2]
+    history, item = (encoder._columns[name].lookup for name in ("history", "item"))
+    assert history.ids is item.ids
+    with pytest.raises(InvalidValue, match=r"^'history' must be a list of .* \(got 1.5 in it\)") as caught:
+        encoder.encode_request({"history": ["a", 1.5]}, [{}])
+    assert caught.value.field == "history"
+
+
 def test_one_and_true_are_not_one_feature() -> None:
     encoder = Encoder(Schema((Field("C", Kind.CATEGORICAL, Role.CONTEXT, Vocabulary(("1", "True"))),)))
     assert encoder.encode_column("C", [1, "1", "True"]).tolist() == [[2], [2], [3]]

@@ -121,6 +121,52 @@ def test_renumberings_compose() -> None:
         once.renumbered({"C9": np.arange(8)})
 
 
+def sharing() -> Schema:
+    """A history before the field whose values it holds, and one that has its own."""
+    encoding = Vocabulary(tuple("abcd"))
+    ids = np.array([0, 1, 2, 3, 2, 4])
+    return Schema(
+        (
+            Field("history", Kind.SEQUENCE, Role.CONTEXT, encoding, 3, ids, "item"),
+            categorical("site"),
+            Field("item", Kind.CATEGORICAL, Role.CANDIDATE, encoding, renumbering=ids),
+        )
+    )
+
+
+def test_fields_with_the_same_values_are_stored_and_loaded_once() -> None:
+    files = schema_to_files(sharing())
+    assert set(files) == {
+        "schema.json",
+        "vocabulary/1.json",
+        "vocabulary/2.json",
+        "vocabulary/2.renumbering.npy",
+    }
+    schema = schema_from_files(files.__getitem__)
+    history, item = schema.field("history"), schema.field("item")
+    assert [field.name for field in schema.fields] == ["history", "site", "item"]
+    assert (history.kind, history.role, history.max_length) == (Kind.SEQUENCE, Role.CONTEXT, 3)
+    assert (history.same_values_as, item.same_values_as) == ("item", None)
+    assert history.encoding is item.encoding
+    assert history.renumbering.tolist() == item.renumbering.tolist() == [0, 1, 2, 3, 2, 4]
+    assert schema_to_files(schema) == files
+
+
+def test_a_schema_without_shared_values_is_written_as_before(schema: Schema) -> None:
+    assert b"same_values_as" not in schema_to_files(schema)["schema.json"]
+
+
+def test_renumbering_a_field_renumbers_those_with_its_values() -> None:
+    step = np.array([0, 1, 2, 2, 3])
+    for named in ({"item": step}, {"item": step, "history": step}):
+        schema = sharing().renumbered(named)
+        assert schema.field("history").renumbering.tolist() == [0, 1, 2, 2, 2, 3]
+        assert schema.field("item").renumbering.tolist() == [0, 1, 2, 2, 2, 3]
+    for named in ({"history": step}, {"item": step, "history": np.array([0, 1, 2, 3, 3])}):
+        with pytest.raises(ValueError, match="'renumbering' of field 'history' must be that of 'item'"):
+            sharing().renumbered(named)
+
+
 def test_a_renumbering_is_copied_and_read_only() -> None:
     mine = np.array([0, 1, 2, 3])
     field = categorical(renumbering=mine)
@@ -173,6 +219,16 @@ def test_a_wrong_renumbering_is_refused(renumbering: list[Any], words: str) -> N
         (lambda: Field("s", Kind.SEQUENCE, Role.CONTEXT, AB, 0), "max_length"),
         (lambda: Schema(()), "at least one"),
         (lambda: Schema((categorical(), categorical())), "unique .*'C1'"),
+        (lambda: Schema((categorical(same_values_as="C2"),)), "'same_values_as' of field 'C1' .*'C2'"),
+        (lambda: Schema((categorical(same_values_as="C1"),)), "'same_values_as' of field 'C1'"),
+        (
+            lambda: Schema((categorical(), categorical("C2", Vocabulary(("a",)), same_values_as="C1"))),
+            "'encoding' of field 'C2' must be that of 'C1'",
+        ),
+        (
+            lambda: Field("I1", Kind.NUMERIC, Role.CONTEXT, Bins(()), same_values_as="C1"),
+            "absent in a numeric",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused(build: Any, words: str) -> None:
@@ -250,6 +306,26 @@ def test_an_unsound_file_is_named(schema: Schema, file: str, data: bytes) -> Non
 )
 def test_an_unsound_schema_is_refused(schema: Schema, change: Any, words: str) -> None:
     files = schema_to_files(schema)
+    record = json.loads(files["schema.json"])
+    change(record)
+    files["schema.json"] = msgspec.json.encode(record)
+    with pytest.raises(BundleError, match=words):
+        schema_from_files(files.__getitem__)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda record: record["fields"][0].update(same_values_as="nobody"), "of its own .*'nobody'"),
+        (lambda record: record["fields"][0].update(same_values_as="history"), "of its own .*'history'"),
+        (lambda record: record["fields"][0]["encoding"].update(values=3), "'encoding' of field 'history'"),
+        (lambda record: record["fields"][0].update(renumbering=None), "'renumbering' of field 'history'"),
+        (lambda record: record["fields"][0].update(cardinality=4), "'cardinality' of field 'history'"),
+        (lambda record: record["fields"][0].update(same_values_as="site"), "'encoding' of field 'history'"),
+    ],
+)
+def test_unsound_shared_values_are_refused(change: Any, words: str) -> None:
+    files = schema_to_files(sharing())
     record = json.loads(files["schema.json"])
     change(record)
     files["schema.json"] = msgspec.json.encode(record)

@@ -113,6 +113,27 @@ def test_parts_follow_time_and_hold_every_row_once(log: EncodedLog) -> None:
     assert log.source == "log.parquet"
 
 
+def test_fields_with_the_same_values_are_fitted_on_one_of_them(tmp_path: Path) -> None:
+    text = DESCRIPTION.format(format="parquet").replace(
+        "max_length = 3\nmin_count = 1\n", 'max_length = 3\nsame_values_as = "site"\n'
+    )
+    path = small_log(tmp_path / "log.parquet")
+    frame = pl.read_parquet(path)
+    frame = frame.with_columns(pl.concat_list("site", pl.lit("only in lists")).alias("seen"))
+    frame.write_parquet(path)
+    log = prepare_log(path, parse_log_schema(text), tmp_path / "out", report=silent)
+    reopened = open_log(tmp_path / "out")
+    for schema in (log.schema, reopened.schema):
+        site, seen = schema.field("site"), schema.field("seen")
+        assert seen.same_values_as == "site"
+        assert seen.encoding is site.encoding
+        assert "only in lists" not in site.encoding.values
+    slices = log.schema.column_slices
+    for part in log.parts.values():
+        assert np.array_equal(part.ids[:, slices["site"]][:, 0], part.ids[:, slices["seen"]][:, 0])
+        assert (part.ids[:, slices["seen"]][:, 1] == OOV_ID).all()
+
+
 def test_an_unsorted_log_splits_by_time_too(tmp_path: Path) -> None:
     schema = parse_log_schema(DESCRIPTION.format(format="parquet"))
     path = small_log(tmp_path / "log.parquet", shuffled=True)

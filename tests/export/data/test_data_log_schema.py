@@ -64,6 +64,33 @@ def test_one_column_may_feed_two_fields() -> None:
     assert schema.used_columns == ("click", "site")
 
 
+ITEM = """
+[[field]]
+name = "item"
+kind = "categorical"
+role = "candidate"
+min_count = 3
+"""
+HISTORY = """
+[[field]]
+name = "history"
+kind = "sequence"
+role = "context"
+same_values_as = "item"
+"""
+
+
+@pytest.mark.parametrize("order", [ITEM + HISTORY, HISTORY + ITEM])
+def test_a_field_takes_the_encoding_of_the_one_it_names(order: str) -> None:
+    fields = {field.name: field for field in parse_log_schema(HEAD + order).fields}
+    assert (fields["history"].encoding, fields["history"].min_count) == ("vocabulary", 3)
+    assert fields["history"].same_values_as == "item"
+    hashed = order.replace("min_count = 3", 'encoding = "hashing"\nbuckets = 50\nseed = 4')
+    fields = {field.name: field for field in parse_log_schema(HEAD + hashed).fields}
+    history = fields["history"]
+    assert (history.encoding, history.buckets, history.seed) == ("hashing", 50, 4)
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -94,6 +121,15 @@ def test_one_column_may_feed_two_fields() -> None:
         (HEAD + FIELD + 'column = "click"\n', "'field' must be no column that tells the label"),
         (HEAD + '[timestamp]\ncolumn = "t"\nformat = "hours"\n' + FIELD, "'format' must be 'unix'"),
         (HEAD + "[label", "must be TOML"),
+        (HEAD + HISTORY, "field 'history': 'same_values_as' must be another field, not numeric"),
+        (HEAD + ITEM + HISTORY.replace('"item"', '"history"'), "'same_values_as' must be another field"),
+        (
+            HEAD
+            + FIELD
+            + '[[field]]\nname = "n"\nkind = "numeric"\nrole = "context"\nsame_values_as = "site"\n',
+            "'same_values_as' must be absent in a numeric field",
+        ),
+        (HEAD + ITEM + HISTORY + "min_count = 2\n", "'min_count' must be absent, it is that of 'item'"),
     ],
 )
 def test_a_mistake_is_one_line(text: str, told: str) -> None:
