@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from export.calibrate import in_log_distribution
@@ -36,6 +37,7 @@ class Evaluated:
     reliability_before: dict[str, Reliability]
     reliability_after: dict[str, Reliability]
     parity: tuple[Parity, ...]
+    pctr: dict[str, NDArray[np.float64]]  # [n], calibrated
 
 
 def shipped_variants(variants: Mapping[str, Variant]) -> tuple[str, str]:
@@ -61,6 +63,7 @@ def evaluate_variants(
         parity=tuple(
             compare_variants((a, b), labels, (logits[a], logits[b]), (after[a], after[b])) for a, b in pairs
         ),
+        pctr=after,
     )
 
 

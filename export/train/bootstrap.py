@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -48,9 +48,34 @@ def paired_bootstrap(
     of_counts = _auc_delta(y, a, b) if metric == "auc" else _logloss_delta(y, a, b)
     draw = np.random.default_rng(seed)
     deltas = np.array([of_counts(_counts(draw, y)) for _ in range(resamples)])
+    low, high = interval(deltas, confidence=confidence)
+    return Delta(of_counts(np.ones(len(y), dtype=np.int64)), low, high)
+
+
+def resampled_aucs(
+    labels: ArrayLike, scores: Sequence[ArrayLike], *, resamples: int, seed: int = 0
+) -> NDArray[np.float64]:
+    """AUC of several scores of the same rows, [scores, 1 + resamples]: on the rows as they are, then resampled.
+
+    labels and each of scores are [n]. A resample draws the same rows for all, so that what all find hard
+    cancels in a difference of two lines of the result; `interval` tells how sure that is.
+    """
+    checked_scores = [checked(labels, one) for one in scores]
+    of_counts = [_weighted_auc(y, score) for y, score in checked_scores]
+    y = checked_scores[0][0]
+    draw = np.random.default_rng(seed)
+    result = np.empty((len(of_counts), 1 + resamples))
+    for column in range(1 + resamples):
+        counts = np.ones(len(y), dtype=np.int64) if column == 0 else _counts(draw, y)
+        result[:, column] = [auc(counts) for auc in of_counts]
+    return result
+
+
+def interval(resampled: NDArray[np.float64], *, confidence: float = 0.95) -> tuple[float, float]:
+    """The percentile interval of a value over its resamples [resamples]."""
     tail = (1 - confidence) / 2
-    low, high = np.quantile(deltas, (tail, 1 - tail))
-    return Delta(of_counts(np.ones(len(y), dtype=np.int64)), float(low), float(high))
+    low, high = np.quantile(resampled, (tail, 1 - tail))
+    return float(low), float(high)
 
 
 def _counts(draw: np.random.Generator, y: Floats) -> Weights:

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn import metrics as sk
 
-from export.train.bootstrap import paired_bootstrap
+from export.train.bootstrap import interval, paired_bootstrap, resampled_aucs
 
 
 @pytest.fixture(scope="module")
@@ -62,3 +62,15 @@ def test_resamples_without_a_click_are_drawn_again() -> None:
     labels = np.array([1, 0, 0, 0], dtype=np.uint8)
     found = paired_bootstrap(labels, [0.4, 0.3, 0.2, 0.1], [0.1, 0.2, 0.3, 0.4], "auc", resamples=50)
     assert found.interval == (-1.0, -1.0)
+
+
+def test_many_scores_at_once_are_resampled_as_two_are(clicks) -> None:  # type: ignore[no-untyped-def]
+    labels, pctr = clicks
+    scores = [pctr, (pctr**1.1).round(2), np.full_like(pctr, 0.5)]
+    aucs = resampled_aucs(labels, scores, resamples=30, seed=3)
+    assert aucs.shape == (3, 31)
+    assert aucs[:, 0] == pytest.approx([sk.roc_auc_score(labels, score) for score in scores], abs=1e-12)
+    for row in (1, 2):
+        alone = paired_bootstrap(labels, scores[0], scores[row], "auc", resamples=30, seed=3)
+        assert aucs[row, 0] - aucs[0, 0] == pytest.approx(alone.delta, abs=1e-12)
+        assert interval(aucs[row, 1:] - aucs[0, 1:]) == pytest.approx(alone.interval, abs=1e-12)
