@@ -20,7 +20,7 @@ from export.options import build_parser
 from service.bundle.errors import BundleError
 
 if TYPE_CHECKING:
-    from export.plan import PruneChoice, TrainChoice
+    from export.plan import EmbeddingChoice, PruneChoice, TrainChoice
     from export.work import Work
 
 # Threads that spin while they wait for each other come to a standstill on cores that others use too: measured
@@ -67,6 +67,7 @@ def _run(options: Namespace) -> None:
         min_count=options.min_count,
         model=options.model,
         hyperparameters=_hyperparameters(options),
+        embedding=_embedding(options),
         training=_training(options),
         checkpoint=options.checkpoint,
         pruning=_pruning(options),
@@ -75,6 +76,12 @@ def _run(options: Namespace) -> None:
         methods=options.calibration_methods,
     )
     run(plan, say=say)
+
+
+def _models(options: Namespace) -> None:
+    from export.model_list import describe_model, list_models
+
+    say(list_models() if options.model is None else describe_model(options.model))
 
 
 def _demo(options: Namespace) -> None:
@@ -128,7 +135,15 @@ def _train(options: Namespace) -> None:
     with _work(options) as work:
         rows = work.read_record("fit-schema", LogSummary).rows["train"]
         config = _training(options).config(rows)
-        train(work, options.model, _hyperparameters(options), config, checkpoint=options.checkpoint, say=say)
+        train(
+            work,
+            options.model,
+            _hyperparameters(options),
+            config,
+            embedding=_embedding(options),
+            checkpoint=options.checkpoint,
+            say=say,
+        )
 
 
 def _prune(options: Namespace) -> None:
@@ -169,6 +184,7 @@ def _package(options: Namespace) -> None:
 
 COMMANDS: dict[str, Callable[[Namespace], None]] = {
     "run": _run,
+    "models": _models,
     "demo": _demo,
     "synthesize": _synthesize,
     "fit-schema": _fit_schema,
@@ -190,12 +206,17 @@ def _work(options: Namespace) -> AbstractContextManager[Work]:
 
 
 def _hyperparameters(options: Namespace) -> dict[str, Any]:
-    """Those of the options that the chosen model takes."""
-    from export.train.build import hyperparameters_of
+    """What was given of them; the model is asked later whether it takes it."""
+    named = {name: getattr(options, name) for name in ("dim", "hidden_units", "dropout")}
+    return {name: value for name, value in named.items() if value is not None} | dict(
+        options.hyperparameter or []
+    )
 
-    given = {"dim": options.dim, "hidden_units": list(options.hidden_units), "dropout": options.dropout}
-    known = hyperparameters_of(options.model)
-    return {name: value for name, value in given.items() if name in known}
+
+def _embedding(options: Namespace) -> EmbeddingChoice:
+    from export.plan import EmbeddingChoice
+
+    return EmbeddingChoice(options.embedding, options.collisions, options.pooling, options.least_ids)
 
 
 def _training(options: Namespace) -> TrainChoice:

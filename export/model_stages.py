@@ -23,10 +23,10 @@ from export.data.encoded import EncodedLog, open_log, prepare_log
 from export.data.log_schema import load_log_schema
 from export.data.readers import OnMalformed
 from export.errors import ExportError
-from export.plan import PruneChoice
+from export.plan import EmbeddingChoice, PruneChoice
 from export.records import LogSummary, Pruned, Trained
 from export.report.findings import EvaluationPoint
-from export.train.build import build_model
+from export.train.build import build_model, hyperparameters_of
 from export.train.checkpoint import load_checkpoint, save_checkpoint
 from export.train.config import TrainConfig
 from export.train.loop import TrainResult
@@ -84,6 +84,7 @@ def train(
     hyperparameters: Mapping[str, Any],
     config: TrainConfig,
     *,
+    embedding: EmbeddingChoice | None = None,
     checkpoint: Path | None = None,
     say: Say = print,
 ) -> Trained:
@@ -93,8 +94,9 @@ def train(
     points: tuple[EvaluationPoint, ...] = ()
     epochs = best_epoch = 0
     if checkpoint is None:
+        network = build_model(model, log.schema, hyperparameters, embedding=embedding, seed=config.seed)
         work.start("train")
-        network = build_model(model, log.schema, hyperparameters, seed=config.seed)
+        hyperparameters = {**hyperparameters_of(model), **hyperparameters}
         say(f"training {model} with {_parameters(network):,} parameters")
         result = train_model(network, log, config, report=say)
         points, epochs, best_epoch = _points(result, log, config), result.history[-1].epoch, result.best_epoch
@@ -106,7 +108,7 @@ def train(
     save_checkpoint(work.folder / "dense.pt", network, model, hyperparameters)
     record = Trained(
         model=model,
-        hyperparameters=dict(hyperparameters),
+        hyperparameters={**hyperparameters, **(embedding.described() if embedding else {})},
         parameters=_parameters(network),
         config=config,
         checkpoint=None if checkpoint is None else checkpoint.name,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 import math
 from collections.abc import Callable
+from typing import Any
 
 from export.calibrate import METHODS
 
@@ -44,6 +46,17 @@ def shares(text: str) -> tuple[float, ...]:
     if len(found) != 4 or abs(sum(found) - 1) > 1e-6:
         raise argparse.ArgumentTypeError(f"must be four shares that add up to 1 (got {text!r})")
     return found
+
+
+def assignment(text: str) -> tuple[str, Any]:
+    """`rank=4`, `crosses=[["site","ad"]]` -> a name and a JSON value; what is no JSON is a text."""
+    name, equals, value = text.partition("=")
+    if not (name.strip() and equals):
+        raise argparse.ArgumentTypeError(f"must be NAME=VALUE (got {text!r})")
+    try:
+        return name.strip(), json.loads(value)
+    except json.JSONDecodeError:
+        return name.strip(), value
 
 
 def methods(text: str) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from export.calibrate import METHODS
 from export.compress.recipes import RECIPES
 from export.option_values import (
+    assignment,
     methods,
     not_negative,
     not_negative_int,
@@ -20,7 +21,6 @@ from export.option_values import (
 from export.parser import Help, Option, Parser
 from export.plan import Plan, PruneChoice, TrainChoice
 
-MODELS = ("deep_fwfm", "fwfm", "lr")  # of models.MODELS, which would load torch
 PRESETS = tuple(RECIPES)
 
 OVERVIEW = """\
@@ -74,10 +74,34 @@ LOG = (
     ),
 )
 MODEL = (
-    Option("--model", "which model to train", MODELS, Plan.model),
-    Option("--dim", "numbers in an embedding", positive_int, 10, "N"),
-    Option("--hidden-units", "neurons of each hidden layer [400,400,400]", widths, (400,) * 3, "N,N,.."),
-    Option("--dropout", "share of hidden units set to zero in training", share_below_one, 0.5, "SHARE"),
+    Option("--model", "which model to train; `python -m export models` lists them", str, Plan.model, "NAME"),
+    Option("--dim", "numbers in an embedding [the model's]", positive_int, None, "N"),
+    Option("--hidden-units", "neurons of each hidden layer [the model's]", widths, None, "N,N,.."),
+    Option(
+        "--dropout",
+        "share of hidden units set to zero in training [the model's]",
+        share_below_one,
+        None,
+        "SHARE",
+    ),
+    Option(
+        "--hyperparameter",
+        "another of the model's hyperparameters; the value is JSON, or text; may be given several times",
+        assignment,
+        None,
+        "NAME=VALUE",
+        repeated=True,
+    ),
+    Option(
+        "--embedding",
+        "how embeddings are kept: full, a row an id; qr, the product of a quotient's and a remainder's row; "
+        "hashed, a row for several ids",
+        ("full", "qr", "hashed"),
+        "full",
+    ),
+    Option("--collisions", "ids that share a row of qr or hashed", positive_int, 4, "N"),
+    Option("--least-ids", "fields of fewer ids keep a row an id", positive_int, 1000, "N"),
+    Option("--pooling", "what the embeddings of a sequence become", ("mean", "sum"), "mean"),
 )
 TRAINING = (
     Option(
@@ -238,6 +262,7 @@ SYNTHETIC = (
     Option("--drift", "how fast effects change from day to day; 0: not at all", not_negative, 1.0, "X"),
     Option("--rows-per-day", "rows that share a day", positive_int, 250_000, "N"),
 )
+ONE_MODEL = (Option("model", "a model to tell more of [all, a line each]", str, None, "NAME"),)
 DEMO = (
     Option("--out", "where to write the bundle", Path, Path("artifacts/demo"), "FOLDER"),
     Option("--rows", "rows of the synthetic log", positive_int, 160_000, "N"),
@@ -256,6 +281,7 @@ TITLES = {
     "the work folder": WORK,
     "the synthetic log": SYNTHETIC,
     "the demo": DEMO,
+    "what to tell": ONE_MODEL,
 }
 COMMANDS = {
     "run": (
@@ -268,6 +294,7 @@ COMMANDS = {
         "calibration",
         "the bundle",
     ),
+    "models": ("list the models, or one's paper and hyperparameters", "what to tell"),
     "demo": ("a demo bundle from a small synthetic log, in under three minutes", "the demo"),
     "synthesize": ("write a synthetic log and the schema file that describes it", "the synthetic log"),
     "fit-schema": (

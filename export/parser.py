@@ -34,15 +34,19 @@ class Option:
     default: Any = None
     metavar: str | None = None
     required: bool = False
+    repeated: bool = False  # may be given several times: a list
 
     def add_to(self, group: Any) -> None:
         shown = self.default is not None and "[" not in self.about
         choice = {"choices": self.kind} if isinstance(self.kind, tuple) else {"type": self.kind}
+        # Without dashes it is a word that stands alone, and may be left out.
+        place = {"required": self.required} if self.flag.startswith("-") else {"nargs": "?"}
         group.add_argument(
             self.flag,
             help=f"{self.about} [%(default)s]" if shown else self.about,
             default=self.default,
             metavar=self.metavar,
-            required=self.required,
+            action="append" if self.repeated else "store",
             **choice,
+            **place,
         )

@@ -13,6 +13,7 @@ from export.model_stages import check_device, fit_schema, prune, train
 from export.package import check_out, package
 from export.plan import Plan, PruneChoice, TrainChoice, default_work
 from export.report.summary import summary
+from export.train.build import check_model
 from export.train.checkpoint import load_checkpoint
 from export.work import Say, Work
 from service.bundle.store import Bundle
@@ -31,6 +32,8 @@ def _check(plan: Plan) -> None:
     check_device(plan.training.device)
     if plan.checkpoint is not None:
         load_checkpoint(plan.checkpoint)
+    else:
+        check_model(plan.model, plan.hyperparameters)
 
 
 def _stages(plan: Plan, work: Work, clock: Clock) -> Bundle:
@@ -51,6 +54,7 @@ def _stages(plan: Plan, work: Work, clock: Clock) -> Bundle:
         plan.model,
         plan.hyperparameters,
         plan.training.config(log.rows["train"]),
+        embedding=plan.embedding,
         checkpoint=plan.checkpoint,
         say=say,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from export.calibrate import METHODS
 from export.compress.config import PruneConfig
@@ -59,6 +59,26 @@ class TrainChoice:
 
 
 @dataclass(frozen=True)
+class EmbeddingChoice:
+    """How embeddings are kept, whatever the model: `models.fields.Field` says what each word means.
+
+    Fields of fewer than `least_ids` ids keep a row an id: they have next to nothing to save.
+    """
+
+    storage: Literal["full", "qr", "hashed"] = "full"
+    collisions: int = 4
+    pooling: Literal["mean", "sum"] = "mean"
+    least_ids: int = 1000
+
+    def described(self) -> dict[str, Any]:
+        """What differs from the default, as records and manifest say it."""
+        said: dict[str, Any] = {} if self.pooling == "mean" else {"pooling": self.pooling}
+        if self.storage != "full":
+            said |= {"embedding": self.storage, "collisions": self.collisions, "least_ids": self.least_ids}
+        return said
+
+
+@dataclass(frozen=True)
 class PruneChoice:
     """By which recipe to prune, and how long, in epochs; training steps from one pruning to the next.
 
@@ -87,6 +107,7 @@ class Plan:
     min_count: int | None = None
     model: str = "deep_fwfm"
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+    embedding: EmbeddingChoice = field(default_factory=EmbeddingChoice)
     training: TrainChoice = field(default_factory=TrainChoice)
     checkpoint: Path | None = None
     pruning: PruneChoice = field(default_factory=PruneChoice)

@@ -110,6 +110,9 @@ def _merge_rows(model: nn.Module, plan: _Plan) -> _Plan:
         )
     if not layers:
         return plan
+    odd = [field for field in plan.fields if field.storage != "full" or field.same_values_as is not None]
+    if odd:
+        raise _UnknownError(f"the embeddings of '{odd[0].name}' are not a row an id of its own")
     dead = np.logical_and.reduce([(table.weight == 0).all(dim=1).cpu().numpy() for table in tables])
     renumberings, taken, fields, start = {}, [], [], 0
     for field in plan.fields:
@@ -118,7 +121,8 @@ def _merge_rows(model: nn.Module, plan: _Plan) -> _Plan:
             renumberings[field.name] = renumbering
             old_ids = first_of_each(renumbering)
         taken.append(start + old_ids)
-        fields.append(replace(field, cardinality=len(old_ids)))
+        values = None if field.values is None else tuple(field.values[old_id] for old_id in old_ids)
+        fields.append(replace(field, cardinality=len(old_ids), values=values))
         start += field.cardinality
     if not renumberings:
         return plan

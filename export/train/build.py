@@ -4,42 +4,85 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from export.errors import ExportError
+from export.plan import EmbeddingChoice
 from models import MODELS
 from models.fields import Field
-from service.bundle.schema import Schema
+from service.bundle.schema import FIRST_ID, Bins, Schema
+from service.bundle.schema import Field as SchemaField
 
 
-def model_fields(schema: Schema) -> tuple[Field, ...]:
+def model_fields(schema: Schema, embedding: EmbeddingChoice | None = None) -> tuple[Field, ...]:
     """What a model must know of each field of a schema, in column order."""
-    return tuple(Field(field.name, field.cardinality, field.max_length) for field in schema.fields)
+    choice = embedding or EmbeddingChoice()
+    return tuple(
+        _kept(
+            choice,
+            Field(
+                name=field.name,
+                cardinality=field.cardinality,
+                width=field.max_length,
+                role="candidate" if field.role == "candidate" else "context",
+                values=number_of_each_id(field),
+                same_values_as=field.same_values_as,
+            ),
+        )
+        for field in schema.fields
+    )
+
+
+def _kept(choice: EmbeddingChoice, field: Field) -> Field:
+    """The field with its embeddings kept as chosen."""
+    field = replace(field, pooling=choice.pooling)
+    if choice.storage == "full" or field.cardinality < choice.least_ids:
+        return field
+    return replace(field, storage=choice.storage, collisions=choice.collisions)
+
+
+def number_of_each_id(field: SchemaField) -> tuple[float, ...] | None:
+    """What each id of a numeric field stands for, [cardinality]; None for other fields.
+
+    The middle of the bin (of an open one its edge) on the scale sign(x) ln(1 + |x|), shifted and scaled to
+    mean 0 and variance 1 over the bins; 0.0 for the ids that stand for no number.
+    """
+    if not isinstance(field.encoding, Bins):
+        return None
+    edges = np.array(field.encoding.edges)
+    if not len(edges):
+        return (0.0,) * field.cardinality
+    middles = np.concatenate([edges[:1], (edges[:-1] + edges[1:]) / 2, edges[-1:]])
+    logs = np.sign(middles) * np.log1p(np.abs(middles))
+    scaled = (logs - logs.mean()) / max(float(logs.std()), 1e-9)
+    numbers = np.concatenate([np.zeros(FIRST_ID), scaled])
+    if field.renumbering is not None:
+        numbers = numbers[np.unique(field.renumbering, return_index=True)[1]]
+    return tuple(numbers.tolist())
 
 
 def build_model(
-    name: str, schema: Schema, hyperparameters: Mapping[str, Any] | None = None, *, seed: int = 0
+    name: str,
+    schema: Schema,
+    hyperparameters: Mapping[str, Any] | None = None,
+    *,
+    embedding: EmbeddingChoice | None = None,
+    seed: int = 0,
 ) -> nn.Module:
     """A fresh model of MODELS for the fields of a schema; the same seed gives the same initial weights."""
-    return build_from_fields(name, model_fields(schema), hyperparameters or {}, seed=seed)
+    return build_from_fields(name, model_fields(schema, embedding), hyperparameters or {}, seed=seed)
 
 
 def build_from_fields(
     name: str, fields: Sequence[Field], hyperparameters: Mapping[str, Any], *, seed: int = 0
 ) -> nn.Module:
     """As build_model, from fields. Raises ExportError naming the known models, or hyperparameters."""
-    if name not in MODELS:
-        raise ExportError(f"'model' must be one of {', '.join(sorted(MODELS))} (got {name!r}); see models/")
-    known = hyperparameters_of(name)
-    for given in hyperparameters:
-        if given not in known:
-            raise ExportError(
-                f"a hyperparameter of '{name}' must be one of {', '.join(known) or 'none'} (got {given!r}); "
-                "see its constructor"
-            )
+    check_model(name, hyperparameters)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
@@ -48,6 +91,22 @@ def build_from_fields(
             raise ExportError(
                 f"model '{name}' cannot be built with {dict(hyperparameters)!r}: {error}"
             ) from error
+
+
+def check_model(name: str, hyperparameters: Mapping[str, Any]) -> None:
+    """Raises ExportError unless there is a model of that name that takes these hyperparameters."""
+    if name not in MODELS:
+        raise ExportError(
+            f"'model' must be one of {', '.join(MODELS)} (got {name!r}); "
+            "`python -m export models` tells what each is"
+        )
+    known = hyperparameters_of(name)
+    for given in hyperparameters:
+        if given not in known:
+            raise ExportError(
+                f"a hyperparameter of '{name}' must be one of {', '.join(known) or 'none'} (got {given!r}); "
+                f"`python -m export models {name}` tells more"
+            )
 
 
 def hyperparameters_of(name: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import pickle
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from export.train.build import build_from_fields, model_fields
 from models.fields import Field
 from service.bundle.schema import Schema
 
-CHECKPOINT_VERSION = 1
+CHECKPOINT_VERSION = 2
 
 
 class CheckpointError(ExportError):
@@ -46,7 +47,7 @@ def save_checkpoint(
         "version": CHECKPOINT_VERSION,
         "model": model_name,
         "hyperparameters": _plain(hyperparameters),
-        "fields": [(field.name, field.cardinality, field.width) for field in fields],
+        "fields": [_plain(asdict(field)) for field in fields],
         "weights": {name: value.detach().cpu().clone() for name, value in model.state_dict().items()},
     }
     path = Path(path)
@@ -68,7 +69,7 @@ def load_checkpoint(path: Path, schema: Schema | None = None) -> Loaded:
     path = Path(path)
     content = _read(path)
     try:
-        fields = tuple(Field(*field) for field in content["fields"])
+        fields = tuple(_field(entry) for entry in content["fields"])
         name, hyperparameters, weights = content["model"], content["hyperparameters"], content["weights"]
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
@@ -113,10 +114,17 @@ def _check_fields(path: Path, found: Sequence[Field], expected: Sequence[Field])
             "train again on this schema"
         )
     for position, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
-        if ours != theirs:
+        # How embeddings are kept was the training's choice; the schema does not know it.
+        kept = {"storage": ours.storage, "collisions": ours.collisions, "pooling": ours.pooling}
+        if ours != replace(theirs, **kept):  # type: ignore[arg-type]
             raise CheckpointError(
                 f"field {position} of '{path.name}' must be {theirs} (got {ours}); train again on this schema"
             )
+
+
+def _field(entry: Mapping[str, Any]) -> Field:
+    values = entry["values"]
+    return Field(**{**entry, "values": None if values is None else tuple(values)})
 
 
 def _plain(value: Any) -> Any:

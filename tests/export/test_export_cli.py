@@ -14,7 +14,6 @@ import pytest
 from export.__main__ import main
 from export.data.synthetic import SyntheticConfig
 from export.options import COMMANDS, TITLES, build_parser
-from export.options import MODELS as OFFERED_MODELS
 from export.work import Work
 from models import MODELS
 from service.bundle.store import load_bundle
@@ -84,13 +83,12 @@ def test_every_option_of_a_command_has_a_line_of_help(
     for title in COMMANDS[command][1:]:
         for option in TITLES[title]:
             about = " ".join(option.about.replace("%%", "%").split()[:2])
-            assert option.flag in text
+            assert (option.flag if option.flag.startswith("-") else str(option.metavar)) in text
             assert about in " ".join(text.split())
             assert option.required or option.default is None or "[" in text.split(option.flag)[-1]
 
 
 def test_what_the_help_offers_is_what_there_is() -> None:
-    assert set(OFFERED_MODELS) == set(MODELS)
     options = build_parser().parse_args(["synthesize", "--out", "log.csv"])
     for one in fields(SyntheticConfig):
         assert getattr(options, one.name, one.default) == one.default
@@ -102,7 +100,8 @@ def test_what_the_help_offers_is_what_there_is() -> None:
         ([], "COMMAND"),
         (["fly"], "'fly'"),
         (["run", "--data", "x"], "--schema"),
-        (["run", "--model", "mystery"], "'mystery'"),
+        (["run", "--hyperparameter", "rank"], "NAME=VALUE (got 'rank')"),
+        (["train", "--work", "w", "--embedding", "folded"], "'folded'"),
         (["prune", "--work", "w", "--preset", "extreme"], "'extreme'"),
         (["train", "--work", "w", "--epochs", "0"], "a whole number above 0 (got '0')"),
         (["train", "--work", "w", "--epochs", "two"], "a whole number above 0 (got 'two')"),
@@ -116,6 +115,49 @@ def test_what_the_help_offers_is_what_there_is() -> None:
 )
 def test_wrong_options_exit_with_2(export: Export, arguments: list[str], said: str) -> None:
     refused(export(*arguments), 2, said, "--help")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--model", "mystery"], "'model' must be one of lr,"),
+        (["--model", "lr", "--hidden-units", "8"], "a hyperparameter of 'lr' must be one of none"),
+        (["--hyperparameter", "ranks=4"], "(got 'ranks'); `python -m export models deep_fwfm` tells more"),
+    ],
+)
+def test_a_model_that_cannot_be_is_refused_before_the_log_is_read(
+    export: Export, tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    done = export(
+        "run", *arguments, "--data", tmp_path / "no.tsv", "--schema", "criteo", "--out", tmp_path / "out"
+    )
+    refused(done, 1, said)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("rank=4", ("rank", 4)),
+        ('crosses=[["site", "ad"]]', ("crosses", [["site", "ad"]])),
+        ("product=inner", ("product", "inner")),
+        ("rank=null", ("rank", None)),
+        ("note=a=b", ("note", "a=b")),
+    ],
+)
+def test_a_hyperparameter_is_json_or_text(text: str, found: tuple[str, object]) -> None:
+    options = build_parser().parse_args(
+        ["train", "--work", "w", "--hyperparameter", text, "--hyperparameter", text]
+    )
+    assert options.hyperparameter == [found, found]
+
+
+def test_the_models_are_listed_and_each_tells_its_paper(export: Export) -> None:
+    lines = export("models").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == list(MODELS)
+    told = export("models", "deep_fwfm").stdout
+    assert "DeepLight" in told
+    assert "hidden_units=(400, 400, 400)" in told
+    refused(export("models", "mystery"), 1, "'mystery'")
 
 
 def test_a_log_that_is_not_there(export: Export, tmp_path: Path) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from export.errors import ExportError
-from export.train.build import build_model, hyperparameters_of, model_fields
+from export.plan import EmbeddingChoice
+from export.train.build import build_model, hyperparameters_of, model_fields, number_of_each_id
 from export.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from export.train.loop import predict_logits
 from models import MODELS
@@ -62,8 +65,35 @@ def test_hyperparameters_come_back_as_plain_data(tmp_path: Path) -> None:
 
 
 def test_fields_are_those_of_the_schema_in_its_order() -> None:
-    expected = (Field("site", 7), Field("history", 11, width=3), Field("price", 5))
-    assert model_fields(a_schema()) == expected
+    site, history, price = model_fields(a_schema())
+    assert site == Field("site", 7)
+    assert history == Field("history", 11, width=3)
+    assert price == Field("price", 5, role="candidate", values=price.values)
+
+
+def test_the_numbers_of_a_numeric_field_are_its_bins_on_a_logarithmic_scale() -> None:
+    field = SchemaField("price", Kind.NUMERIC, Role.CANDIDATE, Bins((-1.0, 1.0, 3.0)))
+    middles = np.array([-1.0, 0.0, 2.0, 3.0])
+    logs = np.sign(middles) * np.log1p(np.abs(middles))
+    expected = (logs - logs.mean()) / logs.std()
+    assert number_of_each_id(field) == pytest.approx([0.0, 0.0, *expected])
+    merged = dataclasses.replace(field, renumbering=np.array([0, 1, 2, 3, 3, 4], np.int32))
+    assert number_of_each_id(merged) == pytest.approx([0.0, 0.0, *expected[[0, 1, 3]]])
+    assert number_of_each_id(dataclasses.replace(field, encoding=Bins(()))) == (0.0, 0.0, 0.0)
+    assert number_of_each_id(a_schema().fields[0]) is None
+
+
+@pytest.mark.parametrize("storage", ["qr", "hashed"])
+def test_embeddings_are_kept_as_chosen_where_a_field_is_large(storage: Any, tmp_path: Path) -> None:
+    choice = EmbeddingChoice(storage, collisions=3, pooling="sum", least_ids=8)
+    site, history, price = model_fields(a_schema(), choice)
+    assert (site.storage, history.storage, price.storage) == ("full", storage, "full")
+    assert {site.pooling, history.pooling} == {"sum"}
+    model = build_model("deep_fwfm", a_schema(), embedding=choice)
+    save_checkpoint(tmp_path / "dense.pt", model, "deep_fwfm", {})
+    loaded = load_checkpoint(tmp_path / "dense.pt", a_schema()).model
+    assert loaded.fields == (site, history, price)
+    assert np.array_equal(predict_logits(loaded, some_ids()), predict_logits(model, some_ids()))
 
 
 def test_the_same_seed_builds_the_same_weights_and_disturbs_nobody() -> None:
@@ -78,9 +108,7 @@ def test_the_same_seed_builds_the_same_weights_and_disturbs_nobody() -> None:
 
 
 def test_a_model_that_is_not_there_is_named_with_those_that_are() -> None:
-    with pytest.raises(
-        ExportError, match=r"'model' must be one of .*deep_fwfm, fwfm, lr.* \(got 'deepfwfm'\)"
-    ):
+    with pytest.raises(ExportError, match=r"'model' must be one of lr, .*deep_fwfm.* \(got 'deepfwfm'\)"):
         build_model("deepfwfm", a_schema())
 
 
@@ -138,7 +166,7 @@ def test_what_is_no_checkpoint_is_refused_and_never_run(
         load_checkpoint(path)
     assert not Path("executed").exists()
     torch.save({"version": 99}, path)
-    with pytest.raises(CheckpointError, match=r"version 1 \(got 99\)"):
+    with pytest.raises(CheckpointError, match=r"version 2 \(got 99\)"):
         load_checkpoint(path)
     torch.save({"version": 1, "model": "lr"}, path)
     with pytest.raises(CheckpointError, match="KeyError"):
