@@ -1,0 +1,33 @@
+"""Two layouts of fields, random ids for them, and models whose every weight is far from its initial value."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from models.fields import Field
+
+PLAIN = (Field("site", 5), Field("hour", 3), Field("device", 4), Field("ad", 6, role="candidate"))
+SEQUENCES = (Field("site", 5), Field("history", 7, width=3), Field("tags", 3, width=2), Field("hour", 4))
+LAYOUTS = (PLAIN, SEQUENCES)
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def some_ids(fields: tuple[Field, ...], rows: int, seed: int = 0) -> Tensor:
+    """int32 ids [rows, columns]."""
+    generator = torch.Generator().manual_seed(seed)
+    per_column = [field.cardinality for field in fields for _ in range(field.width)]
+    ids = [torch.randint(0, size, (rows,), generator=generator) for size in per_column]
+    return torch.stack(ids, dim=1).int()
+
+
+def randomized(model: Model, seed: int = 0, spread: float = 0.5) -> Model:
+    """The model in evaluation mode with normal weights, zeros and ones of a fresh model gone."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * spread)
+    return model.eval()
