@@ -5,20 +5,28 @@ from __future__ import annotations
 from torch import nn
 
 from models.apg import APGDNN, APGDeepFM, APGDeepFwFM
+from models.dcn import DCN
+from models.dcn_v2 import DCNV2
 from models.deep_fwfm import DeepFwFM
 from models.deepfm import DeepFM
 from models.dnn import DNN
 from models.fm import FM
 from models.fwfm import FwFM
 from models.lr import LR
+from models.wide_deep import WideDeep
+from models.xdeepfm import XDeepFM
 
 MODELS: dict[str, type[nn.Module]] = {
     "lr": LR,
     "fm": FM,
     "fwfm": FwFM,
     "dnn": DNN,
+    "wide_deep": WideDeep,
     "deepfm": DeepFM,
     "deep_fwfm": DeepFwFM,
+    "dcn": DCN,
+    "dcn_v2": DCNV2,
+    "xdeepfm": XDeepFM,
     "apg_dnn": APGDNN,
     "apg_deepfm": APGDeepFM,
     "apg_deep_fwfm": APGDeepFwFM,
