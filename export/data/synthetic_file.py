@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from export.data.errors import LogError
 from export.data.progress import Progress
-from export.data.synthetic import Block, SyntheticConfig, SyntheticLog
+from export.data.synthetic import SyntheticLog
+from export.data.synthetic_config import DOMAIN, SyntheticConfig
+from export.data.synthetic_draws import Block
 
 _ROW_GROUP: Final = 65_536
 _HEX: Final = np.frombuffer("".join(f"{byte:02x}" for byte in range(256)).encode(), np.uint16)
@@ -91,8 +93,8 @@ def block_frame(config: SyntheticConfig, block: Block) -> pl.DataFrame:
     for name, text in zip(names, texts, strict=True):
         columns[name] = _nulled(text, block.ranks[name] == 0)
     for name, ranks in block.histories.items():
-        # A history holds values of the last categorical field, written as there.
-        columns[name] = _lists(value_texts([(len(names) - 1, ranks.ravel())])[0], ranks)
+        # A history holds values of another field, written as there.
+        columns[name] = _lists(value_texts([(names.index(config.history_of), ranks.ravel())])[0], ranks)
     return pl.DataFrame(columns)
 
 
@@ -155,10 +157,12 @@ def describe(config: SyntheticConfig, format_: str) -> str:
     ]
     kinds = dict.fromkeys(config.numeric_names, "numeric")
     kinds |= dict.fromkeys(config.categorical_names, "categorical")
+    if config.domains:
+        kinds[DOMAIN] = "categorical"
     kinds |= dict.fromkeys(config.sequence_names, "sequence")
     for name, kind in kinds.items():
         role = "candidate" if name in config.candidate_names else "context"
         lines += ["", "[[field]]", f'name = "{name}"', f'kind = "{kind}"', f'role = "{role}"']
         if kind == "sequence":
-            lines.append("max_length = 8")
+            lines += [f"max_length = {config.history_length}", f'same_values_as = "{config.history_of}"']
     return "\n".join(lines) + "\n"

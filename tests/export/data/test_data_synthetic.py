@@ -13,7 +13,8 @@ from export.data.encoded import prepare_log
 from export.data.errors import LogError
 from export.data.log_schema import load_log_schema
 from export.data.readers import read_log
-from export.data.synthetic import BLOCK_ROWS, SyntheticConfig, SyntheticLog, geometric_sizes, zipf_ranks
+from export.data.synthetic import BLOCK_ROWS, SyntheticConfig, SyntheticLog
+from export.data.synthetic_draws import geometric_sizes, zipf_ranks
 from export.data.synthetic_file import block_frame, value_texts, write_synthetic_log
 
 
