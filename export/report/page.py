@@ -40,7 +40,7 @@ def page(findings: Findings) -> str:
     sections = [
         _head(findings),
         section("Quality on the test part", quality_table(findings)),
-        section("Calibration", _figure(plots.reliability_figure(findings)), calibration_table(findings)),
+        section("Calibration", figure(plots.reliability_figure(findings)), calibration_table(findings)),
         section("Serving variant and what was kept out", gate_list(findings)),
         section("Parity", parity_table(findings)),
         section(
@@ -49,9 +49,14 @@ def page(findings: Findings) -> str:
         section("Training and pruning", _curves(findings), _matrices(findings)),
         section("Data", data_table(findings), fields_table(findings)),
     ]
+    return document(f"{findings.bundle}: export report", sections)
+
+
+def document(title: str, sections: Sequence[str], *, css: str = CSS) -> str:
+    """A whole HTML document of these sections."""
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f"<title>{escape(findings.bundle)}: export report</title><style>{CSS}</style></head>\n<body>\n"
+        f"<title>{escape(title)}</title><style>{css}</style></head>\n<body>\n"
         + "\n".join(sections)
         + "\n</body></html>\n"
     )
@@ -199,22 +204,23 @@ def fields_table(findings: Findings) -> str:
     return f"<details><summary>{len(rows)} fields</summary>{table(head, rows)}</details>"
 
 
-def _figure(svg: str) -> str:
+def figure(svg: str) -> str:
+    """A drawing as the page holds it."""
     return f"<figure>{svg}</figure>"
 
 
 def _curves(findings: Findings) -> str:
     if not (findings.training or findings.pruning):
         return "<p>The model was loaded from a checkpoint, not trained here.</p>"
-    return _figure(plots.curves_figure(findings))
+    return figure(plots.curves_figure(findings))
 
 
 def _speed_figures(findings: Findings) -> str:
     figures = [plots.sizes_figure(findings), *([plots.latency_figure(findings)] if findings.latency else [])]
-    return '<div class="row">' + "".join(_figure(svg) for svg in figures) + "</div>"
+    return '<div class="row">' + "".join(figure(svg) for svg in figures) + "</div>"
 
 
 def _matrices(findings: Findings) -> str:
     figures = [plots.field_matrix_figure(matrix, title=f"field matrix R, {name}")
                for name, matrix in findings.field_matrices.items()]  # fmt: skip
-    return '<div class="row">' + "".join(_figure(svg) for svg in figures) + "</div>"
+    return '<div class="row">' + "".join(figure(svg) for svg in figures) + "</div>"

@@ -44,7 +44,7 @@ def reliability_figure(findings: Findings) -> str:
         first = figure.axes[0]
         first.set_ylabel("click rate on the test part")
         first.legend(frameon=False)
-        return _svg(figure)
+        return as_svg(figure)
 
 
 def curves_figure(findings: Findings) -> str:
@@ -72,7 +72,7 @@ def curves_figure(findings: Findings) -> str:
             sparsity.legend(frameon=False)
         for line in (*loss.lines, *auc.lines):
             line.set_markersize(3)
-        return _svg(figure)
+        return as_svg(figure)
 
 
 def _sparsities(axes: Axes, epochs: list[float], points: tuple[EvaluationPoint, ...]) -> None:
@@ -96,7 +96,7 @@ def field_matrix_figure(matrix: FieldMatrix, *, title: str) -> str:
         axes.set_yticks(ticks, labels=matrix.names, fontsize=6)
         axes.set_title(title)
         figure.colorbar(image, ax=axes, shrink=0.7)
-        return _svg(figure)
+        return as_svg(figure)
 
 
 def latency_figure(findings: Findings) -> str:
@@ -119,7 +119,7 @@ def latency_figure(findings: Findings) -> str:
         axes.set_xticks(np.arange(len(sizes)) + 0.4 - width / 2, labels=sizes)
         axes.set(title="microseconds a row", xlabel="rows a batch")
         axes.legend(frameon=False)
-        return _svg(figure)
+        return as_svg(figure)
 
 
 def sizes_figure(findings: Findings) -> str:
@@ -131,10 +131,10 @@ def sizes_figure(findings: Findings) -> str:
         bars = axes.bar(names, [findings.graph_bytes[name] / 1e6 for name in names], 0.6, color=AFTER)
         axes.bar_label(bars, fmt="%.2f")
         axes.set_title("megabytes a graph")
-        return _svg(figure)
+        return as_svg(figure)
 
 
-def _svg(figure: Figure) -> str:
+def as_svg(figure: Figure) -> str:
     """The figure as an <svg> element to put into a page, without the XML head that only a file needs."""
     target = io.StringIO()
     figure.savefig(target, format="svg", transparent=True, metadata={"Date": None, "Creator": None})

@@ -11,7 +11,7 @@ from service.bundle.store import Bundle
 def summary(bundle: Bundle) -> str:
     """A table of the variants, what is served and why, and the command line that serves it."""
     manifest = bundle.manifest
-    lines = ["", *_aligned(_table(bundle)), ""]
+    lines = ["", *aligned(_table(bundle)), ""]
     served = manifest.evaluation.get(manifest.serving_variant)
     if served and served.auc_of_true_pctr is not None:
         lines.append(
@@ -47,7 +47,8 @@ def _table(bundle: Bundle) -> list[list[str]]:
     return rows
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows as lines of equal columns; the first one is the row's name."""
     widths = [max(len(row[column]) for row in rows if column < len(row)) for column in range(len(rows[0]))]
     return [
         "  ".join(

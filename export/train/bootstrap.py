@@ -55,7 +55,7 @@ def paired_bootstrap(
 def resampled_aucs(
     labels: ArrayLike, scores: Sequence[ArrayLike], *, resamples: int, seed: int = 0
 ) -> NDArray[np.float64]:
-    """AUC of several scores of the same rows, [scores, 1 + resamples]: on the rows as they are, then resampled.
+    """AUC of several scores of the same rows, [scores, 1 + resamples]: of the rows as they are, then drawn.
 
     labels and each of scores are [n]. A resample draws the same rows for all, so that what all find hard
     cancels in a difference of two lines of the result; `interval` tells how sure that is.
