@@ -7,14 +7,17 @@ from torch import nn
 from models.apg import APGDNN, APGDeepFM, APGDeepFwFM
 from models.dcn import DCN
 from models.dcn_v2 import DCNV2
+from models.deep_crossing import DeepCrossing
 from models.deep_fwfm import DeepFwFM
 from models.deepfm import DeepFM
 from models.dnn import DNN
 from models.fm import FM
 from models.fwfm import FwFM
 from models.lr import LR
+from models.nfm import NFM
 from models.wide_deep import WideDeep
 from models.xdeepfm import XDeepFM
+from models.xdeepint import XDeepInt
 
 MODELS: dict[str, type[nn.Module]] = {
     "lr": LR,
@@ -22,11 +25,14 @@ MODELS: dict[str, type[nn.Module]] = {
     "fwfm": FwFM,
     "dnn": DNN,
     "wide_deep": WideDeep,
+    "deep_crossing": DeepCrossing,
+    "nfm": NFM,
     "deepfm": DeepFM,
     "deep_fwfm": DeepFwFM,
     "dcn": DCN,
     "dcn_v2": DCNV2,
     "xdeepfm": XDeepFM,
+    "xdeepint": XDeepInt,
     "apg_dnn": APGDNN,
     "apg_deepfm": APGDeepFM,
     "apg_deep_fwfm": APGDeepFwFM,

@@ -1,0 +1,86 @@
+"""What xDeepInt and the DynInt models share around their PIN layers: sub-spaces, output, instance networks.
+
+It knows feature maps, not ids. Equation numbers are those of DynInt (Yan & Li, "DynInt: Dynamic Interaction
+Modeling for Large-scale Click-Through Rate Prediction", DLP-KDD 2022).
+
+A feature map X_l, [n_fields, dim] in the paper, is kept transposed and crossed: [batch, depth, parts] with
+depth = dim / sub_spaces and parts = n_fields * sub_spaces, so that W X_0 is one plain matrix product over a
+whole batch.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def crossed(embeddings: Tensor, sub_spaces: int) -> Tensor:
+    """Subspace crossing, figure 2b: embeddings [batch, n_fields, dim] -> [batch, depth, parts].
+
+    Each embedding is split into equal parts, which take the place of fields: with 1 sub-space whole vectors
+    interact, with `dim` of them single numbers. The parts stand field by field; the authors' code has them
+    sub-space by sub-space, which only renames the rows and columns of W.
+    """
+    _, n_fields, dim = embeddings.shape
+    split = embeddings.reshape(-1, n_fields, sub_spaces, dim // sub_spaces)
+    return split.permute(0, 3, 1, 2).reshape(-1, dim // sub_spaces, n_fields * sub_spaces)
+
+
+class FieldOutput(nn.Module):
+    """The output layer, eq. 2 without its bias: a weight a field, then the sum over the embedding's axis."""
+
+    def __init__(self, n_fields: int, sub_spaces: int) -> None:
+        super().__init__()
+        self.n_fields, self.sub_spaces = n_fields, sub_spaces
+        self.weight = nn.Parameter(torch.empty(n_fields, 1))
+        nn.init.xavier_uniform_(self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [batch, depth, parts] -> [batch]."""
+        by_field = x.reshape(-1, x.shape[1], self.n_fields, self.sub_spaces)
+        return (by_field * self.weight).sum(dim=(1, 2, 3))
+
+
+class InstanceNetwork(nn.Module):
+    """Two layers that turn a row's X_0 into what is dynamic for this row: gates, weights, parameters.
+
+    X_0 gets no gradient from it (sections 3.2 and 3.5). The hidden layer is narrower than X_0 by the
+    reduction ratio; its biases start at zero, so that on small embeddings no unit is dead for all rows.
+    """
+
+    def __init__(self, in_features: int, out_features: int, reduction_ratio: float) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(in_features, max(1, int(in_features / reduction_ratio)))
+        self.output = nn.Linear(self.hidden.out_features, out_features)
+        nn.init.zeros_(self.hidden.bias)
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """embeddings [batch, n_fields, dim], X_0 of eq. 1 -> [batch, out_features]."""
+        outputs: Tensor = self.output(F.relu(self.hidden(embeddings.detach().flatten(1))))
+        return outputs
+
+
+def overlap(vectors: Tensor) -> Tensor:
+    """How far vectors are from orthogonal: the sum over pairs p > q of |cosine|, the terms of eq. 11 and 12.
+
+    vectors [..., rank, parts] -> a scalar, the mean over the leading axes; between 0 and rank (rank - 1) / 2.
+    """
+    units = F.normalize(vectors, dim=-1)
+    return (units @ units.mT).tril(diagonal=-1).abs().sum(dim=(-2, -1)).mean()
+
+
+def check_depth(layers: int, dim: int, sub_spaces: int) -> None:
+    """Raises ValueError for what no stack of PIN layers can be."""
+    check_at_least("layers", layers, 0, "0 is logistic regression on the embeddings")
+    if sub_spaces < 1 or dim % sub_spaces:
+        raise ValueError(
+            f"'sub_spaces' must be a divisor of dim {dim} (got {sub_spaces!r}); it is how many "
+            "equal parts an embedding is split into"
+        )
+
+
+def check_at_least(name: str, value: float, least: float, remedy: str) -> None:
+    """Raises ValueError where a hyperparameter is below what it can be, or no number."""
+    if not value >= least:
+        raise ValueError(f"'{name}' must be at least {least} (got {value!r}); {remedy}")
