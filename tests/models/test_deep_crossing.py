@@ -1,0 +1,36 @@
+"""Deep Crossing against equation 4, unit by unit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from models.deep_crossing import DeepCrossing
+from models.fields import Field
+from tests.models.layouts import LAYOUTS, randomized, some_ids
+
+
+@pytest.mark.parametrize("fields", LAYOUTS)
+def test_each_unit_adds_two_layers_to_its_input(fields: tuple[Field, ...]) -> None:
+    model = randomized(DeepCrossing(fields, dim=3, hidden_units=(5, 4)), spread=0.3)
+    ids = some_ids(fields, 9)
+    for row, logit in zip(model.embedding(ids), model(ids), strict=True):
+        stack = torch.cat(list(row))
+        for unit in model.units:
+            inner = (unit.inner.weight @ stack + unit.inner.bias).clamp(min=0)
+            stack = (stack + unit.outer.weight @ inner + unit.outer.bias).clamp(min=0)
+        torch.testing.assert_close(logit, model.bias + model.score.weight[0] @ stack)
+
+
+def test_dropout_acts_inside_the_units_in_training_only() -> None:
+    model = randomized(DeepCrossing(LAYOUTS[0], hidden_units=(32, 32), dropout=0.5))
+    ids = some_ids(LAYOUTS[0], 20)
+    assert torch.equal(model(ids), model(ids))
+    model.train()
+    assert not torch.equal(model(ids), model(ids))
+
+
+def test_the_units_are_the_papers() -> None:
+    model = DeepCrossing(LAYOUTS[0])
+    assert [unit.inner.out_features for unit in model.units] == [512, 512, 256, 128, 64]
+    assert {unit.outer.out_features for unit in model.units} == {4 * 10}
