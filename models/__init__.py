@@ -13,6 +13,7 @@ from models.deepfm import DeepFM
 from models.dnn import DNN
 from models.fm import FM
 from models.fwfm import FwFM
+from models.gbdt_lr import GBDTLR
 from models.lr import LR
 from models.nfm import NFM
 from models.wide_deep import WideDeep
@@ -23,6 +24,7 @@ MODELS: dict[str, type[nn.Module]] = {
     "lr": LR,
     "fm": FM,
     "fwfm": FwFM,
+    "gbdt_lr": GBDTLR,
     "dnn": DNN,
     "wide_deep": WideDeep,
     "deep_crossing": DeepCrossing,

@@ -1,0 +1,83 @@
+"""NFM: a perceptron on the sum of all pairs' element-wise products.
+
+Reference: He & Chua, "Neural Factorization Machines for Sparse Predictive Analytics", SIGIR 2017, eq. 3 to 5,
+with its batch normalization and dropout after the pooling. Departs from it in normalizing the pooled vector
+alone (the authors' code normalizes each hidden layer too), in dim (64 there; 10 here, as in every model) and
+in starting from random embeddings, not from a trained FM's.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from models.embedding import FeaturesEmbedding, LinearTerm
+from models.fields import Field
+from models.layers import MLP, BiInteraction, Dropout
+
+
+class NFM(nn.Module):
+    """w_0 + sum of w_i + MLP(dropout(normalize(BiInteraction(e))))."""
+
+    def __init__(
+        self,
+        fields: Sequence[Field],
+        dim: int = 10,
+        hidden_units: Sequence[int] = (64,),
+        dropout: float = 0.5,
+        batch_norm: bool = True,
+    ) -> None:
+        super().__init__()
+        self.fields = tuple(fields)
+        self.wide = LinearTerm(fields)
+        self.embedding = FeaturesEmbedding(fields, dim)
+        self.interaction = BiInteraction()
+        self.normalize = BatchNorm(dim) if batch_norm else nn.Identity()
+        self.dropout = Dropout(dropout)
+        self.mlp = MLP(dim, hidden_units, dropout)
+        self.bias = nn.Parameter(torch.zeros(()))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids [batch, columns] -> logits [batch]."""
+        pooled = self.normalize(self.interaction(self.embedding(ids)))  # [batch, dim]
+        logits: Tensor = self.bias + self.wide(ids) + self.mlp(self.dropout(pooled))
+        return logits
+
+    def folded(self) -> Self:
+        """For inference: the normalization is affine, so the layer that reads it takes it over."""
+        folded = copy.deepcopy(self).eval()
+        if isinstance(folded.normalize, BatchNorm):
+            layers = [layer for layer in (*folded.mlp.hidden, folded.mlp.output) if layer is not None]
+            folded.normalize.fold_into(layers[0])
+            folded.normalize = nn.Identity()
+        return folded
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """Batch normalization that takes its running statistics for a batch of one row, which has no spread."""
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """inputs [batch, features] -> [batch, features]."""
+        if not self.training or len(inputs) > 1:
+            return super().forward(inputs)
+        scale, shift = self._affine()
+        return inputs * scale + shift
+
+    def fold_into(self, layer: nn.Linear) -> None:
+        """Make `layer` give for x what it gave for this normalization of x, with the running statistics."""
+        scale, shift = self._affine()
+        with torch.no_grad():
+            layer.bias.add_(layer.weight @ shift)
+            layer.weight.mul_(scale)
+
+    def _affine(self) -> tuple[Tensor, Tensor]:
+        """Scale and shift [features], by the running statistics."""
+        scale = self.weight * torch.rsqrt(self.running_var + self.eps)
+        return scale, self.bias - self.running_mean * scale
