@@ -7,22 +7,25 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from export.data.encoded import Part, batches
+from export.data.encoded import Part
 from export.errors import ExportError
 from export.train.config import TrainConfig
+from export.train.losses import loss_of
 from export.train.metrics import auc, logloss, sigmoid
-from export.train.row_adam import RowAdam
-from export.train.schedule import learning_rate
+from export.train.optimizers import Optimizers, sparse_gradients
+from export.train.prior import undone
+from export.train.ranks import ALONE, Ranks
+from export.train.sampling import epoch_batches, steps_an_epoch
+from export.train.schedule import scheduled_rate
 
 Report = Callable[[str], None]
 
@@ -38,7 +41,11 @@ class Log(Protocol):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One look at the validation part, with what happened in training since the look before it."""
+    """One look at the validation part, with what happened in training since the look before it.
+
+    `train_loss` is what was minimised, a model's own penalty included; the two metrics are of the click
+    probabilities, with what the loss and the draw of rows do to them undone.
+    """
 
     epoch: int
     step: int
@@ -57,6 +64,8 @@ class TrainResult:
     history: tuple[Evaluation, ...]
     steps: int
     stopped_early: bool
+    seconds_an_epoch: float
+    """Seconds that the steps of an epoch took, the looks at the validation part not counted."""
 
     @property
     def best_epoch(self) -> int:
@@ -71,33 +80,32 @@ def train(
     *,
     after_step: Callable[[int], None] | None = None,
     report: Report = print,
+    ranks: Ranks = ALONE,
 ) -> TrainResult:
     """Train on log.parts["train"], judge on log.parts["validation"]; the best weights end up in the model.
 
     after_step(step) runs after each update, before any evaluation, with steps counted from 1: it may change
     weights in place. The same seed, log and number of threads on the CPU give bit-equal weights. The model
-    comes back on the CPU, in evaluation mode. Raises ExportError when the loss stops being finite.
+    comes back on the CPU, in evaluation mode. With several `ranks` each process calls this with the same
+    arguments; rank 0 alone looks, reports and ends with the best weights. Raises ExportError when the loss
+    stops being finite.
     """
     part, validation = log.parts["train"], log.parts["validation"]
-    steps_per_epoch = -(-len(part.labels) // config.batch_size)
-    if steps_per_epoch == 0 or len(validation.labels) == 0:
+    steps = steps_an_epoch(part, config)
+    if steps == 0 or len(validation.labels) == 0:
         raise ExportError("the parts 'train' and 'validation' must hold rows (got none); give a longer log")
-    with _settings(config), _sparse_gradients(model) as tables:
+    with _settings(config, ranks), sparse_gradients(model) as tables:
         model.to(config.device)
-        run = _Run(model, _optimizers(model, tables, config), config, validation, report)
-        looks = _evaluation_steps(steps_per_epoch, config.evaluations_per_epoch)
+        run = _Run(model, Optimizers(model, tables, config), config, validation, report, ranks)
+        looks = _evaluation_steps(steps, config.evaluations_per_epoch)
         for epoch in range(1, config.epochs + 1):
-            for within, (ids, labels) in enumerate(
-                batches(part, config.batch_size, seed=config.seed + epoch), 1
-            ):
+            for within, (ids, labels) in enumerate(epoch_batches(part, config, epoch), 1):
                 run.update(ids, labels)
                 if after_step is not None:
                     after_step(run.step)
-                if within in looks:
-                    run.evaluate(epoch, within / steps_per_epoch)
-                    if run.patience_is_over():
-                        return run.finish(stopped_early=True)
-        return run.finish(stopped_early=False)
+                if within in looks and run.look(epoch, within, steps):
+                    return run.finish(steps, stopped_early=True)
+        return run.finish(steps, stopped_early=False)
 
 
 def predict_logits(
@@ -126,15 +134,18 @@ class _Run:
     def __init__(
         self,
         model: nn.Module,
-        optimizers: list[torch.optim.Optimizer],
+        optimizers: Optimizers,
         config: TrainConfig,
         validation: Part,
         report: Report,
+        ranks: Ranks,
     ) -> None:
         self.model, self.optimizers, self.config = model, optimizers, config
-        self.validation, self.report = validation, report
+        self.validation, self.report, self.ranks = validation, report, ranks
+        self.loss = loss_of(config, ranks.mean)
         self.step = 0
         self.rate = 0.0
+        self.seconds = 0.0
         self.history: list[Evaluation] = []
         self.best: Evaluation | None = None
         self.best_weights: dict[str, Tensor] = {}
@@ -147,28 +158,27 @@ class _Run:
         self.started = self.told = time.perf_counter()
 
     def update(self, ids: NDArray[np.integer[Any]], labels: NDArray[np.integer[Any]]) -> None:
-        """One step of Adam on a batch: ids [batch, columns], labels [batch]."""
+        """One step on a batch of all processes: ids [batch, columns], labels [batch]."""
         self.step += 1
-        config = self.config
-        self.rate = learning_rate(
-            self.step,
-            base=config.learning_rate,
-            warmup_steps=config.warmup_steps,
-            decay_rate=config.decay_rate,
-            decay_steps=config.decay_steps,
-        )
+        self.rate = scheduled_rate(self.step, self.config)
         self.model.train()
-        targets = torch.from_numpy(np.asarray(labels, dtype=np.float32)).to(config.device)
-        loss = F.binary_cross_entropy_with_logits(self.model(_tensor(ids, config.device)), targets)
-        torch.autograd.backward(loss)
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = self.rate
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        self.loss_sum = self.loss_sum.to(loss.device) + loss.detach() * len(labels)
-        self.rows += len(labels)
+        own = self.ranks.share(len(labels))
+        loss = self._loss(ids[own], labels[own])
+        torch.autograd.backward(loss * self.ranks.weight(len(labels)))
+        self.ranks.add_up_gradients(self.optimizers.weights)
+        self.optimizers.step(self.rate, len(labels))
+        rows = len(labels[own])
+        self.loss_sum = self.loss_sum.to(loss.device) + loss.detach() * rows
+        self.rows += rows
         self._tell_progress()
+
+    def _loss(self, ids: NDArray[np.integer[Any]], labels: NDArray[np.integer[Any]]) -> Tensor:
+        """The loss of some rows, with what the model minimises besides."""
+        device = self.config.device
+        targets = torch.from_numpy(np.asarray(labels, dtype=np.float32)).to(device)
+        loss = self.loss(self.model(_tensor(ids, device)), targets)
+        penalty = getattr(self.model, "penalty", None)
+        return loss if penalty is None else loss + penalty
 
     def _tell_progress(self) -> None:
         """A line now and then, where the looks are far apart."""
@@ -177,25 +187,40 @@ class _Run:
             self.told = now
             self.report(
                 f"step {self.step}  loss {float(self.loss_sum) / self.rows:.5f}  "
-                f"{self.rows / (now - self.started):,.0f} rows/s"
+                f"{self.ranks.count * self.rows / (now - self.started):,.0f} rows/s"
             )
 
-    def evaluate(self, epoch: int, share_of_epoch: float) -> None:
-        """Judge the weights as they are, remember them when they are the best, print one line."""
+    def look(self, epoch: int, within: int, steps_per_epoch: int) -> bool:
+        """Judge the weights as they are after a step of an epoch. Whether training is over."""
+        loss, rows = self.ranks.total(torch.stack([self.loss_sum, self.loss_sum.new_tensor(self.rows)]))
         seconds = time.perf_counter() - self.started
-        train_loss = float(self.loss_sum) / self.rows
+        self.seconds += seconds
+        train_loss, rate = float(loss / rows), float(rows) / max(seconds, 1e-9)
+
+        def judge() -> bool:
+            line = self._evaluate(epoch, epoch - 1 + within / steps_per_epoch, train_loss, rate)
+            took = f"  {self._seconds_an_epoch(steps_per_epoch):.1f} s an epoch"
+            self.report(line + took if within == steps_per_epoch else line)
+            return self._patience_is_over()
+
+        over = self.ranks.decide(judge)
+        self._begin_stretch()
+        return over
+
+    def _evaluate(self, epoch: int, epochs: float, train_loss: float, rows_per_second: float) -> str:
+        """Look at the validation part, remember the weights when they are the best; a line on that."""
         if not np.isfinite(train_loss):
             raise ExportError(
                 f"the training loss must stay finite (got {train_loss} by step {self.step}); "
                 f"lower 'learning_rate' ({self.config.learning_rate:g}) or raise 'warmup_steps'"
             )
-        pctr = sigmoid(predict_logits(self.model, self.validation.ids))
+        pctr = sigmoid(undone(predict_logits(self.model, self.validation.ids), self.config))
         look = Evaluation(
             epoch=epoch,
             step=self.step,
             learning_rate=self.rate,
             train_loss=train_loss,
-            rows_per_second=self.rows / max(seconds, 1e-9),
+            rows_per_second=rows_per_second,
             logloss=logloss(self.validation.labels, pctr),
             auc=auc(self.validation.labels, pctr),
         )
@@ -207,28 +232,31 @@ class _Run:
         elif self.best is not None:
             self.looks_since_best += 1
         mark = " *" if improved else ""
-        self.report(
-            f"epoch {epoch - 1 + share_of_epoch:.2f}/{self.config.epochs}  step {self.step}  "
+        return (
+            f"epoch {epochs:.2f}/{self.config.epochs}  step {self.step}  "
             f"loss {train_loss:.5f}  validation logloss {look.logloss:.5f} AUC {look.auc:.5f}{mark}  "
-            f"{look.rows_per_second:,.0f} rows/s"
+            f"{rows_per_second:,.0f} rows/s"
         )
-        self._begin_stretch()
 
     def _improves(self, look: Evaluation) -> bool:
         if self.best is None:
             return True
         return look.auc > self.best.auc if self.config.metric == "auc" else look.logloss < self.best.logloss
 
-    def patience_is_over(self) -> bool:
+    def _patience_is_over(self) -> bool:
         """Whether as many looks in a row as the config has patience for brought nothing better."""
         return self.config.patience is not None and self.looks_since_best >= self.config.patience
 
-    def finish(self, *, stopped_early: bool) -> TrainResult:
+    def finish(self, steps_per_epoch: int, *, stopped_early: bool) -> TrainResult:
         """Put the best weights back, hand the model back in evaluation mode on the CPU."""
         if self.best_weights:
             self.model.load_state_dict(self.best_weights)
         self.model.cpu().eval()
-        return TrainResult(self.best, tuple(self.history), self.step, stopped_early)
+        seconds = self._seconds_an_epoch(steps_per_epoch)
+        return TrainResult(self.best, tuple(self.history), self.step, stopped_early, seconds)
+
+    def _seconds_an_epoch(self, steps_per_epoch: int) -> float:
+        return self.seconds / self.step * steps_per_epoch
 
 
 def _evaluation_steps(steps_per_epoch: int, evaluations_per_epoch: int) -> frozenset[int]:
@@ -237,47 +265,21 @@ def _evaluation_steps(steps_per_epoch: int, evaluations_per_epoch: int) -> froze
     return frozenset(round(steps_per_epoch * (look + 1) / count) for look in range(count))
 
 
-def _optimizers(
-    model: nn.Module, tables: Iterable[Tensor], config: TrainConfig
-) -> list[torch.optim.Optimizer]:
-    """Adam that moves rows for the embedding tables, fused Adam for all else."""
-    tables = list(tables)
-    ids_of_tables = {id(table) for table in tables}
-    rest = [weights for weights in model.parameters() if id(weights) not in ids_of_tables]
-    optimizers: list[torch.optim.Optimizer] = []
-    if tables:
-        optimizers.append(RowAdam(tables, config.learning_rate, l2=config.embedding_l2))
-    if rest:
-        optimizers.append(torch.optim.Adam(rest, config.learning_rate, weight_decay=config.l2, fused=True))
-    return optimizers
-
-
 def _tensor(ids: NDArray[np.integer[Any]], device: str | torch.device) -> Tensor:
     """A batch of ids as a tensor; copied where it is a view of a read-only memory map."""
     return torch.from_numpy(np.require(ids, requirements=["C", "W"])).to(device)
 
 
 @contextlib.contextmanager
-def _sparse_gradients(model: nn.Module) -> Iterator[list[Tensor]]:
-    """The embedding tables of a model, whose gradients hold only the rows looked up while this lasts."""
-    embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)]
-    before = [embedding.sparse for embedding in embeddings]
-    try:
-        for embedding in embeddings:
-            embedding.sparse = True
-        yield [embedding.weight for embedding in embeddings]
-    finally:
-        for embedding, sparse in zip(embeddings, before, strict=True):
-            embedding.sparse = sparse
+def _settings(config: TrainConfig, ranks: Ranks) -> Iterator[None]:
+    """The config's seed and threads while this lasts; the caller's random state comes back after.
 
-
-@contextlib.contextmanager
-def _settings(config: TrainConfig) -> Iterator[None]:
-    """The config's seed and threads while this lasts; the caller's random state comes back after."""
+    Each process draws dropout of its own.
+    """
     threads = torch.get_num_threads()
     on_cuda = torch.device(config.device).type == "cuda"
     with torch.random.fork_rng(devices=[torch.cuda.current_device()] if on_cuda else []):
-        torch.manual_seed(config.seed)
+        torch.manual_seed(config.seed * ranks.count + ranks.rank)
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         try:

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from export.train.row_gradients import rows_and_gradients
+
 
 class RowAdam(torch.optim.Optimizer):
     """Adam (Kingma & Ba, ICLR 2015, Algorithm 1) on the rows that a batch looked up, all others at rest.
@@ -44,7 +46,7 @@ class RowAdam(torch.optim.Optimizer):
         for group in self.param_groups:
             for table in group["params"]:
                 if table.grad is not None:
-                    self._update(table, *_rows_and_gradients(table.grad), group)
+                    self._update(table, *rows_and_gradients(table.grad), group)
 
     def _update(self, table: Tensor, rows: Tensor, gradients: Tensor, group: dict[str, Any]) -> None:
         state = self.state[table]
@@ -66,13 +68,3 @@ class RowAdam(torch.optim.Optimizer):
         scale = square.div_(1 - beta2**self.steps).sqrt_().add_(group["eps"])
         values.addcdiv_(mean, scale, value=-group["lr"] / (1 - beta1**self.steps))
         table.index_copy_(0, rows, values)
-
-
-def _rows_and_gradients(gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """The distinct rows of a gradient, sorted [touched], and each one's summed gradient [touched, dim]."""
-    if not gradient.is_sparse:
-        return torch.arange(len(gradient), device=gradient.device), gradient
-    # Not coalesce(): it is slower, and this sums in the order of the batch, the same at every run.
-    rows, position = torch.unique(gradient._indices()[0], return_inverse=True)
-    values = gradient._values()
-    return rows, values.new_zeros(len(rows), *values.shape[1:]).index_add_(0, position, values)

@@ -2,6 +2,24 @@
 
 from __future__ import annotations
 
+from export.train.config import TrainConfig
+
+
+def scheduled_rate(step: int, config: TrainConfig) -> float:
+    """The rate of a step, counted from 1, by the schedule that the config names.
+
+    warmup-decay: up, then down. exponential-decay: down from the first step on. constant: always the same.
+    """
+    if config.schedule == "constant":
+        return config.learning_rate
+    return learning_rate(
+        step,
+        base=config.learning_rate,
+        warmup_steps=config.warmup_steps if config.schedule == "warmup-decay" else 0,
+        decay_rate=config.decay_rate,
+        decay_steps=config.decay_steps,
+    )
+
 
 def learning_rate(step: int, *, base: float, warmup_steps: int, decay_rate: float, decay_steps: int) -> float:
     """The rate of a step, counted from 1.

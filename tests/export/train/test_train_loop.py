@@ -81,8 +81,11 @@ def test_it_learns_and_tells_how_it_went(log: SmallLog) -> None:
     assert result.best.logloss == min(look.logloss for look in result.history)
     assert result.best_epoch == result.best.epoch
     assert all(look.rows_per_second > 0 for look in result.history)
+    seconds = sum(32 * 128 / look.rows_per_second for look in result.history)
+    assert result.seconds_an_epoch == pytest.approx(seconds / 3, rel=0.2)
     pattern = (
         r"epoch 1\.00/3  step 32  loss 0\.\d{5}  validation logloss 0\.\d{5} AUC 0\.\d{5} \*  [\d,]+ rows/s"
+        r"  \d+\.\d s an epoch"
     )
     assert re.fullmatch(pattern, lines[0])
 

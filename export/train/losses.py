@@ -1,0 +1,61 @@
+"""What training minimises: functions of the logits and labels of a batch. They know no model.
+
+logits [batch], labels [batch] of 0.0 and 1.0 -> a scalar, the mean over the batch. What a loss does to the
+probabilities besides is undone by `export.train.prior`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from export.train.config import TrainConfig
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def bce(logits: Tensor, labels: Tensor) -> Tensor:
+    """Binary cross-entropy, DeepLight eq. 1: the only one of these whose optimum is the click probability."""
+    return F.binary_cross_entropy_with_logits(logits, labels)
+
+
+def weighted_bce(logits: Tensor, labels: Tensor, click_weight: float) -> Tensor:
+    """Cross-entropy in which a click counts `click_weight` times. The mean is over rows, not over weights."""
+    weight = torch.as_tensor(click_weight, dtype=logits.dtype, device=logits.device)
+    return F.binary_cross_entropy_with_logits(logits, labels, pos_weight=weight)
+
+
+def focal(logits: Tensor, labels: Tensor, gamma: float, alpha: float) -> Tensor:
+    """-alpha_t (1 - p_t)^gamma ln p_t: rows that are right already count little.
+
+    Reference: Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, eq. 5.
+    """
+    right = logits * (2 * labels - 1)  # the logit of p_t, the probability given to what happened
+    alphas = alpha * labels + (1 - alpha) * (1 - labels)
+    # (1 - p_t)^gamma as an exponential: its gradient stays finite where p_t rounds to 1.
+    return (alphas * torch.exp(-gamma * F.softplus(right)) * F.softplus(-right)).mean()
+
+
+def calibration_aware(
+    logits: Tensor, labels: Tensor, weight: float, mean: Callable[[Tensor], Tensor] = torch.mean
+) -> Tensor:
+    """Cross-entropy + weight (mean prediction - mean label)^2, the gap being that of the whole batch.
+
+    `mean` is over the batch, of which this process may hold a share (`Ranks.mean`).
+    """
+    gap = mean(torch.sigmoid(logits) - labels)
+    return bce(logits, labels) + weight * gap.square()
+
+
+def loss_of(config: TrainConfig, mean: Callable[[Tensor], Tensor] = torch.mean) -> Loss:
+    """The loss that the config names, with its parameters."""
+    if config.loss == "weighted-bce":
+        return lambda logits, labels: weighted_bce(logits, labels, config.click_weight)
+    if config.loss == "focal":
+        return lambda logits, labels: focal(logits, labels, config.focal_gamma, config.focal_alpha)
+    if config.loss == "calibration-aware":
+        return lambda logits, labels: calibration_aware(logits, labels, config.calibration_weight, mean)
+    return bce

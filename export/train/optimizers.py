@@ -1,0 +1,74 @@
+"""From a model and a config to the optimizers that train it: one for the embedding tables, one for the rest."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from export.train.config import TrainConfig
+from export.train.ftrl import Ftrl
+from export.train.row_adam import RowAdam
+
+
+class Optimizers:
+    """All optimizers of a model as one. Tables get updates of the rows that a batch looked up only."""
+
+    def __init__(self, model: nn.Module, tables: Iterable[Tensor], config: TrainConfig) -> None:
+        tables = list(tables)
+        ids_of_tables = {id(table) for table in tables}
+        rest = [weights for weights in model.parameters() if id(weights) not in ids_of_tables]
+        self.weights = [*tables, *rest]
+        self._all: list[torch.optim.Optimizer] = []
+        if tables:
+            self._all.append(_of_tables(tables, config))
+        if rest:
+            self._all.append(_of_layers(rest, config))
+
+    def step(self, rate: float, rows: int) -> None:
+        """One update from the gradients of a batch of so many rows, which are used up; `rate` is Adam's."""
+        for optimizer in self._all:
+            for group in optimizer.param_groups:
+                group |= {"rows": rows} if isinstance(optimizer, Ftrl) else {"lr": rate}
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+
+def _of_tables(tables: list[Tensor], config: TrainConfig) -> torch.optim.Optimizer:
+    if config.embedding_optimizer == "adam":
+        return RowAdam(tables, config.learning_rate, l2=config.embedding_l2)
+    grouped = config.embedding_optimizer == "group-lasso-ftrl"
+    return _ftrl(tables, config, group_lasso=config.group_lasso if grouped else 0.0)
+
+
+def _of_layers(weights: list[Tensor], config: TrainConfig) -> torch.optim.Optimizer:
+    if config.optimizer == "adam":
+        return torch.optim.Adam(weights, config.learning_rate, weight_decay=config.l2, fused=True)
+    return _ftrl(weights, config)
+
+
+def _ftrl(weights: list[Tensor], config: TrainConfig, group_lasso: float = 0.0) -> Ftrl:
+    return Ftrl(
+        weights,
+        config.ftrl_alpha,
+        beta=config.ftrl_beta,
+        l1=config.ftrl_l1,
+        l2=config.ftrl_l2,
+        group_lasso=group_lasso,
+    )
+
+
+@contextlib.contextmanager
+def sparse_gradients(model: nn.Module) -> Iterator[list[Tensor]]:
+    """The embedding tables of a model, whose gradients hold only the rows looked up while this lasts."""
+    embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    before = [embedding.sparse for embedding in embeddings]
+    try:
+        for embedding in embeddings:
+            embedding.sparse = True
+        yield list({id(embedding.weight): embedding.weight for embedding in embeddings}.values())
+    finally:
+        for embedding, sparse in zip(embeddings, before, strict=True):
+            embedding.sparse = sparse
