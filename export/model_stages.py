@@ -33,6 +33,7 @@ from export.train.loop import TrainResult
 from export.train.loop import train as train_model
 from export.variants import write_renumberings
 from export.work import Say, Work
+from models.gbdt_lr import GBDTLR
 
 
 def fit_schema(
@@ -98,6 +99,10 @@ def train(
         work.start("train")
         hyperparameters = {**hyperparameters_of(model), **hyperparameters}
         say(f"training {model} with {_parameters(network):,} parameters")
+        if isinstance(network, GBDTLR):
+            from export.train.trees import fit_trees  # scikit-learn takes a second to load
+
+            fit_trees(network, log, seed=config.seed, report=say)
         result = train_model(network, log, config, report=say)
         points, epochs, best_epoch = _points(result, log, config), result.history[-1].epoch, result.best_epoch
     else:

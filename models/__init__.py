@@ -16,6 +16,7 @@ from models.fwfm import FwFM
 from models.gbdt_lr import GBDTLR
 from models.lr import LR
 from models.nfm import NFM
+from models.pnn import PNN
 from models.wide_deep import WideDeep
 from models.xdeepfm import XDeepFM
 from models.xdeepint import XDeepInt
@@ -31,6 +32,7 @@ MODELS: dict[str, type[nn.Module]] = {
     "nfm": NFM,
     "deepfm": DeepFM,
     "deep_fwfm": DeepFwFM,
+    "pnn": PNN,
     "dcn": DCN,
     "dcn_v2": DCNV2,
     "xdeepfm": XDeepFM,

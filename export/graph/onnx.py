@@ -16,7 +16,13 @@ import torch
 from torch import nn
 
 from export.errors import ExportError
+from export.graph.editing import GraphEditor
+from export.graph.exact_sums import make_sums_exact
+from export.graph.folding import inference_copy
 from export.graph.inference_form import InferenceForm
+from export.graph.tidy import merge_reshapes, tidy
+from export.graph.tree_ensemble import tree_ensemble
+from models.gbdt_lr import GBDTLR
 from service.bundle.manifest import Graph, Tensor
 
 INPUT, OUTPUT = "ids", "logits"
@@ -49,7 +55,12 @@ def export_onnx(model: nn.Module, columns: int, *, ids_type: Literal["int32", "i
             f"'parameters' must take at most {MAX_BYTES} bytes in one graph (got {size}); "
             "raise min_count, hash large fields into fewer buckets, or prune the embeddings"
         )
-    form = InferenceForm(model, IDS_TYPES[ids_type])
+    if isinstance(model, GBDTLR):
+        return serialize(tree_ensemble(model, INPUT, OUTPUT, OPSET, ids_type))
+    if InferenceForm.knows(model):
+        form: nn.Module = InferenceForm(model, IDS_TYPES[ids_type])
+    else:
+        form = inference_copy(model)
     example = torch.zeros((2, columns), dtype=IDS_TYPES[ids_type])  # 2 rows: 1 would be a constant
     with _quiet_exporter():
         program = torch.onnx.export(
@@ -65,7 +76,11 @@ def export_onnx(model: nn.Module, columns: int, *, ids_type: Literal["int32", "i
         )
     if program is None:
         raise ExportError("'model' must be exportable (got no graph); this torch has no dynamo exporter")
-    return serialize(program.model_proto)
+    editor = GraphEditor(program.model)
+    tidy(editor)
+    make_sums_exact(editor)
+    merge_reshapes(editor)
+    return serialize(editor.proto())
 
 
 def serialize(model: onnx.ModelProto) -> bytes:

@@ -1,0 +1,157 @@
+"""Boosts the trees of GBDT+LR on the training part of an encoded log; the regression on them comes after.
+
+It knows the boosting library, and of the model that it takes a number for each id and complete trees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.ensemble import HistGradientBoostingClassifier
+
+from export.data.encoded import Part
+from export.train.loop import Log
+from export.train.metrics import logloss, sigmoid
+from models.fields import PADDING_ID
+from models.gbdt_lr import ALWAYS_LEFT, GBDTLR, Trees
+
+Floats = NDArray[np.float64]
+
+MOST_ROWS = 1_000_000  # rows that trees see; more of a longer log change little and take memory
+CHUNK_ROWS = 131_072
+FOLDS = 4
+PRIOR_ROWS = 20.0  # rows of average click rate that an id's own rows are mixed with
+SHRINKAGE, L2, SMALLEST_LEAF = 0.1, 1.0, 50
+
+
+def fit_trees(model: GBDTLR, log: Log, *, seed: int, report: Callable[[str], None] = print) -> None:
+    """Fits the model's trees, in place, to log.parts["train"]; as many as lower the loss on "validation".
+
+    An id of a categorical field is read as its click rate among the training rows, of a numeric one as the
+    number it stands for. The trees are fitted to click rates without the row's own fold, else they would
+    read the label of a rare id off its rate.
+    """
+    rates = _ClickRates(model, log.parts["train"])
+    numbers = rates.numbers()
+    train, validation = log.parts["train"], log.parts["validation"]
+    step = -(-len(train) // MOST_ROWS) | 1  # odd, so that the rows of all folds are among them
+    boosting = HistGradientBoostingClassifier(
+        max_iter=model.trees,
+        max_depth=model.depth,
+        max_leaf_nodes=2**model.depth,
+        learning_rate=SHRINKAGE,
+        l2_regularization=L2,
+        min_samples_leaf=min(SMALLEST_LEAF, max(1, len(train) // 200)),
+        early_stopping=False,
+        random_state=seed,
+    )
+    boosting.fit(rates.out_of_fold(step), np.asarray(train.labels[::step]))
+    held_out = _read(model, numbers, np.asarray(validation.ids[: MOST_ROWS // 4]))
+    labels = np.asarray(validation.labels[: MOST_ROWS // 4])
+    losses = [logloss(labels, sigmoid(scores)) for scores in _staged_scores(boosting, held_out)]
+    count = int(np.argmin(losses)) + 1
+    trees, bias = _trees(boosting, model, count)
+    model.set_trees(torch.from_numpy(numbers.astype(np.float32)), trees, bias)
+    report(f"boosted {count} of {model.trees} trees of depth {model.depth}: validation {min(losses):.5f}")
+
+
+class _ClickRates:
+    """Rows and clicks of each id in each fold of the training part; a row's fold is its number % FOLDS."""
+
+    def __init__(self, model: GBDTLR, part: Part) -> None:
+        self.model, self.part = model, part
+        size = (FOLDS, len(model.numbers))
+        self.rows, self.clicks = np.zeros(size), np.zeros(size)
+        for ids, labels, folds in _chunks(part):
+            places = ids + column_offsets_of(model)
+            for fold in range(FOLDS):
+                own = folds == fold
+                self.rows[fold] += np.bincount(places[own].ravel(), minlength=size[1])
+                self.clicks[fold] += np.bincount(places[own & (labels == 1)].ravel(), minlength=size[1])
+
+    def numbers(self, without_fold: int | None = None) -> Floats:
+        """What the trees read of each id, [rows of the table]."""
+        kept = [fold for fold in range(FOLDS) if fold != without_fold]
+        rows, clicks = self.rows[kept].sum(axis=0), self.clicks[kept].sum(axis=0)
+        average = self.part.clicks / len(self.part)
+        numbers: Floats = (clicks + PRIOR_ROWS * average) / (rows + PRIOR_ROWS)
+        first = 0
+        for field in self.model.fields:
+            if field.values is not None:
+                values = np.array(field.values)
+                values[PADDING_ID] = values.min() - 1.0  # a missing number is beyond all others
+                numbers[first : first + field.cardinality] = values
+            first += field.cardinality if field.same_values_as is None else 0
+        return numbers
+
+    def out_of_fold(self, step: int) -> NDArray[np.float32]:
+        """Every `step`-th training row as the trees read it, [n, n_fields]."""
+        by_fold = [self.numbers(without_fold=fold) for fold in range(FOLDS)]
+        pieces = []
+        for ids, _, folds in _chunks(self.part, step):
+            piece = np.empty((len(ids), len(self.model.fields)), np.float32)
+            for fold in range(FOLDS):
+                piece[folds == fold] = _read(self.model, by_fold[fold], ids[folds == fold])
+            pieces.append(piece)
+        return np.concatenate(pieces)
+
+
+def column_offsets_of(model: GBDTLR) -> NDArray[np.int64]:
+    """For each column the first of its field's numbers, [columns]."""
+    return model.offsets.numpy().astype(np.int64)
+
+
+def _chunks(
+    part: Part, step: int = 1
+) -> Iterator[tuple[NDArray[np.int32], NDArray[np.uint8], NDArray[np.intp]]]:
+    """ids, labels and folds of every `step`-th row, piece by piece."""
+    for start in range(0, len(part), CHUNK_ROWS * step):
+        rows = slice(start, start + CHUNK_ROWS * step, step)
+        ids = np.asarray(part.ids[rows])
+        yield ids, np.asarray(part.labels[rows]), (start + step * np.arange(len(ids))) % FOLDS
+
+
+def _read(model: GBDTLR, numbers: Floats, ids: NDArray[np.int32]) -> NDArray[np.float32]:
+    """ids [n, columns] -> [n, n_fields], with these numbers in place of the model's."""
+    own = model.numbers
+    try:
+        model.numbers = torch.from_numpy(numbers.astype(np.float32))
+        with torch.inference_mode():
+            read: NDArray[np.float32] = model.numbers_of(torch.from_numpy(np.ascontiguousarray(ids))).numpy()
+    finally:
+        model.numbers = own
+    return read
+
+
+def _staged_scores(boosting: HistGradientBoostingClassifier, rows: NDArray[np.float32]) -> Iterator[Floats]:
+    """The boosting's score of each row, [n], after one tree, two, and so on."""
+    for scores in boosting.staged_decision_function(rows):
+        yield np.asarray(scores, np.float64).ravel()
+
+
+def _trees(boosting: HistGradientBoostingClassifier, model: GBDTLR, count: int) -> tuple[Trees, float]:
+    """The first `count` boosted trees, each filled up to the model's depth; trees after them do nothing.
+
+    The library has no public way to its trees; this one is what its converters to ONNX use too.
+    """
+    nodes, leaves = 2**model.depth - 1, 2**model.depth
+    fields = np.zeros((model.trees, nodes), np.int64)
+    thresholds = np.full((model.trees, nodes), ALWAYS_LEFT, np.float32)
+    weights = np.zeros((model.trees, leaves), np.float32)
+    for tree, (predictor,) in enumerate(boosting._predictors[:count]):
+        waiting = [(0, 0)]  # a node of ours, one of theirs
+        while waiting:
+            ours, theirs = waiting.pop()
+            node = predictor.nodes[theirs]
+            if ours >= nodes:
+                weights[tree, ours - nodes] = node["value"]
+            elif node["is_leaf"]:
+                waiting.append((2 * ours + 1, theirs))
+            else:
+                fields[tree, ours], thresholds[tree, ours] = node["feature_idx"], node["num_threshold"]
+                waiting += [(2 * ours + 1, int(node["left"])), (2 * ours + 2, int(node["right"]))]
+    trees = Trees(torch.from_numpy(fields), torch.from_numpy(thresholds), torch.from_numpy(weights))
+    return trees, float(boosting._baseline_prediction.item())
