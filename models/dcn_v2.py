@@ -1,0 +1,115 @@
+"""DCN-V2: cross layers with a matrix (full, of low rank, or a mixture of low-rank ones) and a perceptron.
+
+Reference: Wang et al., "DCN V2: Improved Deep & Cross Network and Practical Lessons for Web-scale Learning to
+Rank Systems", WWW 2021, eq. 1 to 4 and fig. 1 (stacked, parallel). The paper tunes depth, widths and rank for
+each log and names no default: these are ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from models.embedding import FeaturesEmbedding
+from models.fields import Field
+from models.layers import MLP
+
+STRUCTURES = ("stacked", "parallel")
+
+
+class LowRankExperts(nn.Module):
+    """The sum over experts i of G_i(x) (U_i tanh(C_i tanh(V_i^T x)) + b), what eq. 3 and 4 multiply x_0 with.
+
+    G is a softmax, so the experts' one bias b comes out whole, and their U_i side by side are one matrix.
+    """
+
+    def __init__(self, width: int, rank: int, experts: int) -> None:
+        super().__init__()
+        self.experts, self.rank = experts, rank
+        self.down = nn.Linear(width, experts * rank, bias=False)  # V
+        self.middle = nn.Parameter(torch.empty(experts, rank, rank))  # C, each transposed
+        self.up = nn.Linear(experts * rank, width)  # U and b
+        self.gate = nn.Linear(width, experts)  # G
+        nn.init.uniform_(self.middle, -(rank**-0.5), rank**-0.5)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """inputs [batch, width] -> [batch, width]."""
+        low = torch.tanh(self.down(inputs)).view(-1, self.experts, self.rank)
+        low = torch.tanh(low.transpose(0, 1) @ self.middle).transpose(0, 1)  # [batch, experts, rank]
+        gates = self.gate(inputs).softmax(dim=1).unsqueeze(2)  # [batch, experts, 1]
+        mixed: Tensor = self.up((gates * low).flatten(1))
+        return mixed
+
+
+class CrossNetwork(nn.Module):
+    """Layers x_{l+1} = x_0 * f(x_l) + x_l, where f(x) is W x + b (eq. 1), U V^T x + b (eq. 2) or experts."""
+
+    def __init__(self, width: int, cross_layers: int, rank: int | None, experts: int) -> None:
+        super().__init__()
+        _check("cross_layers", "at least 1", cross_layers, cross_layers >= 1, "a stack needs a layer")
+        _check("experts", "at least 1", experts, experts >= 1, "1 means no mixture")
+        if rank is None:
+            _check(
+                "experts", "1 without a rank", experts, experts == 1, "set 'rank': experts are of low rank"
+            )
+        else:
+            _check("rank", f"in [1, {width}]", rank, 1 <= rank <= width, "None means a full matrix")
+        self.layers = nn.ModuleList(_crossing(width, rank, experts) for _ in range(cross_layers))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """inputs x_0 [batch, width] -> x_L [batch, width]."""
+        crossed = inputs
+        for layer in self.layers:
+            crossed = inputs * layer(crossed) + crossed
+        return crossed
+
+
+class DCNV2(nn.Module):
+    """Stacked: perceptron(cross network(x_0)). Parallel: w . cross network(x_0) + perceptron(x_0)."""
+
+    def __init__(
+        self,
+        fields: Sequence[Field],
+        dim: int = 10,
+        hidden_units: Sequence[int] = (400, 400, 400),
+        dropout: float = 0.5,
+        cross_layers: int = 3,
+        rank: int | None = None,
+        experts: int = 1,
+        structure: str = "stacked",
+    ) -> None:
+        super().__init__()
+        known = structure in STRUCTURES
+        _check("structure", "stacked or parallel", structure, known, "the paper has these two")
+        self.fields = tuple(fields)
+        width = len(fields) * dim
+        self.embedding = FeaturesEmbedding(fields, dim)
+        self.cross = CrossNetwork(width, cross_layers, rank, experts)
+        self.mlp = MLP(width, hidden_units, dropout)
+        self.output = nn.Linear(width, 1, bias=False) if structure == "parallel" else None
+        self.bias = nn.Parameter(torch.zeros(()))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids [batch, columns] -> logits [batch]."""
+        inputs = self.embedding(ids).flatten(1)  # [batch, n_fields * dim]
+        crossed = self.cross(inputs)
+        if self.output is None:
+            stacked: Tensor = self.bias + self.mlp(crossed)
+            return stacked
+        parallel: Tensor = self.bias + self.output(crossed).squeeze(1) + self.mlp(inputs)
+        return parallel
+
+
+def _crossing(width: int, rank: int | None, experts: int) -> nn.Module:
+    if rank is None:
+        return nn.Linear(width, width)
+    if experts == 1:
+        return nn.Sequential(nn.Linear(width, rank, bias=False), nn.Linear(rank, width))
+    return LowRankExperts(width, rank, experts)
+
+
+def _check(name: str, expected: str, value: object, holds: bool, remedy: str) -> None:
+    if not holds:
+        raise ValueError(f"'{name}' must be {expected} (got {value!r}); {remedy}")
