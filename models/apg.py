@@ -1,0 +1,111 @@
+"""APG: any deep model with hidden layers whose weights are generated for each row.
+
+Reference: Yan et al., "APG: Adaptive Parameter Generation Network for Click-Through Rate Prediction",
+NeurIPS 2022. Defaults are its own (section 4, appendix B.3): all of APG (v5), self-wise, a generator of a
+single layer. Hidden layers are those of every MLP of the backbone; its output layer stays as it is, and so do
+the backbone's other parts. Departs from it in what adaptive_layers.py and apg_conditions.py say.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from models.adaptive_layers import Adaptation, AdaptiveLinear, Version
+from models.apg_conditions import Aggregation, ConditioningEmbedding, Conditions, Stage, forward_pass
+from models.deep_fwfm import DeepFwFM
+from models.deepfm import DeepFM
+from models.dnn import DNN
+from models.fields import Field
+from models.layers import MLP
+
+
+class APG(nn.Module):
+    """Put before a backbone among a class's bases, it makes the backbone's hidden layers adaptive.
+
+    version           v1 basic, v2 low-rank, v3 decomposed, v4 shared U and V, v5 over-parameterised
+    adaptive_rank     K, of all layers or one a layer
+    inner_width       P, of v5: it costs a little in training and is folded away for inference
+    generator_units   widths of the generators' hidden layers
+    condition_fields  none: self-wise; one: group-wise; several: mix-wise
+    aggregation       of a mix: concatenation, mean or attention
+    aggregate_at      of a mix: the `input` of the generator, or its `output`
+    and what the backbone takes.
+    """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """The constructor's signature: fields, APG's hyperparameters, then the backbone's."""
+        super().__init_subclass__(**options)
+        own = inspect.signature(APG.__init__).parameters
+        backbone = inspect.signature(_backbone_of(cls).__init__).parameters
+        fields, *others = [parameter for name, parameter in backbone.items() if name != "self"]
+        adaptive = [p for name, p in own.items() if p.kind is p.KEYWORD_ONLY]
+        cls.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [fields, *adaptive, *(p.replace(kind=p.KEYWORD_ONLY) for p in others)]
+        )
+
+    def __init__(
+        self,
+        fields: Sequence[Field],
+        *,
+        version: Version = "v5",
+        adaptive_rank: int | Sequence[int] = 8,
+        inner_width: int = 64,
+        generator_units: Sequence[int] = (),
+        condition_fields: str | Sequence[str] = (),
+        aggregation: Aggregation = "attention",
+        aggregate_at: Stage = "input",
+        **of_backbone: Any,
+    ) -> None:
+        super().__init__(fields, **of_backbone)
+        how = Adaptation(version, 1, inner_width, tuple(generator_units), aggregation=aggregation)
+        backbone: Any = self  # what follows reads and replaces its parts
+        if condition_fields:
+            names = [condition_fields] if isinstance(condition_fields, str) else list(condition_fields)
+            conditions = Conditions(backbone.embedding, names, aggregate_at, aggregation)
+            backbone.embedding = ConditioningEmbedding(backbone.embedding, conditions)
+            how = replace(how, condition_size=conditions.size, conditions=conditions.separate)
+        for perceptron in [module for module in self.modules() if isinstance(module, MLP)]:
+            plain: list[Any] = list(perceptron.hidden)
+            ranks = _rank_of_each(adaptive_rank, len(plain))
+            perceptron.hidden = nn.ModuleList(
+                AdaptiveLinear(layer.in_features, layer.out_features, replace(how, rank=rank))
+                for layer, rank in zip(plain, ranks, strict=True)
+            )
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids [batch, columns] -> logits [batch], as the backbone computes them."""
+        with forward_pass():
+            logits: Tensor = super().forward(ids)
+            return logits
+
+
+def _backbone_of(cls: type[nn.Module]) -> type[nn.Module]:
+    """The class that follows APG in the order in which methods are looked up."""
+    order = cls.__mro__
+    return order[order.index(APG) + 1]
+
+
+def _rank_of_each(rank: int | Sequence[int], layers: int) -> list[int]:
+    ranks = [rank] * layers if isinstance(rank, int) else list(rank)
+    if len(ranks) != layers:
+        raise ValueError(
+            f"'adaptive_rank' must be one number, or one for each of {layers} hidden layers (got {rank!r})"
+        )
+    return ranks
+
+
+class APGDNN(APG, DNN):
+    """DNN with adaptive hidden layers."""
+
+
+class APGDeepFM(APG, DeepFM):
+    """DeepFM with adaptive hidden layers."""
+
+
+class APGDeepFwFM(APG, DeepFwFM):
+    """DeepFwFM with adaptive hidden layers."""
