@@ -182,6 +182,18 @@ def _package(options: Namespace) -> None:
         say(summary(package(work, options.out, name=options.name, say=say)))
 
 
+def _compare(options: Namespace) -> None:
+    from export.compare.command import run_command
+
+    run_command(
+        options,
+        training=_training(options),
+        pruning=_pruning(options),
+        embedding=_embedding(options),
+        say=say,
+    )
+
+
 COMMANDS: dict[str, Callable[[Namespace], None]] = {
     "run": _run,
     "models": _models,
@@ -194,6 +206,7 @@ COMMANDS: dict[str, Callable[[Namespace], None]] = {
     "quantize": _quantize,
     "calibrate": _calibrate,
     "package": _package,
+    "compare": _compare,
 }
 
 

@@ -59,6 +59,14 @@ def assignment(text: str) -> tuple[str, Any]:
         return name.strip(), value
 
 
+def names(text: str) -> tuple[str, ...]:
+    """`lr,fwfm` -> ("lr", "fwfm")."""
+    found = tuple(name.strip() for name in text.split(","))
+    if not all(found):
+        raise argparse.ArgumentTypeError(f"must be names with commas between (got {text!r})")
+    return found
+
+
 def methods(text: str) -> tuple[str, ...]:
     """`platt,isotonic` -> the calibration methods to choose from."""
     found = tuple(text.split(","))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from export.calibrate import METHODS
+from export.compare.options import COMMAND as COMPARE
+from export.compare.options import compare_groups
 from export.compress.recipes import RECIPES
 from export.option_values import (
     assignment,
@@ -314,6 +316,8 @@ COMMANDS = {
     "calibrate": ("fit a calibrator of each graph on the calibration part", "calibration", "the work folder"),
     "package": ("evaluate, check parity, measure, report, write the bundle", "the bundle"),
 }
+TITLES |= compare_groups(TITLES)
+COMMANDS["compare"] = COMPARE
 
 
 def build_parser() -> Parser:

@@ -1,0 +1,231 @@
+"""All models on one log: encode it once, let each compete, judge them together, write tables and page.
+
+What a model's own training and export need is the contender's business; here is the order of things.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from export.compare.contender import Contender
+from export.compare.jobs import outcomes
+from export.compare.judge import REFERENCE, RESAMPLES, Results, judge, time_and_choose, versions
+from export.compare.overrides import check_overrides, settle
+from export.compare.plan import ALL, ComparePlan
+from export.compare.records import Comparison, Failure, Result, Row
+from export.compare.tables import as_text
+from export.data.encoded import open_log
+from export.data.log_schema import load_log_schema
+from export.errors import ExportError
+from export.evaluate import machine
+from export.model_stages import check_device, fit_schema
+from export.pipeline import Clock
+from export.records import LogSummary
+from export.report.comparison_page import comparison_page
+from export.work import Say, Work
+from models import MODELS
+
+JSON, TEXT, PAGE = "compare.json", "compare.txt", "compare.html"
+LOG_KEY = "log-key.txt"
+
+
+def compare(plan: ComparePlan, *, say: Say = print) -> Comparison:
+    """Trains, exports and judges every model of the plan; writes OUT/compare.json, .txt and .html.
+
+    A model that fails is listed with its reason. Results are kept in the work folder as they come, and used
+    again by a plan that tells the same of that model and log. Raises ExportError where nothing can be
+    compared at all.
+    """
+    models = chosen_models(plan.models)
+    check_overrides(plan.overrides, models)
+    for model in models:
+        settle(model, plan.common, plan.overrides, plan.training)[1].config(rows=1)
+    check_device(plan.training.device)
+    plan.out.mkdir(parents=True, exist_ok=True)
+    with Work(plan.work).held(new=True) as work:
+        return _compare(plan, models, work, Clock(say))
+
+
+def chosen_models(names: Sequence[str]) -> tuple[str, ...]:
+    """Names of MODELS, in its order. Raises ExportError for one that it does not know."""
+    for name in names:
+        if name not in MODELS and name != ALL:
+            raise ExportError(
+                f"'models' must be {ALL} or among {', '.join(MODELS)} (got {name!r}); "
+                "`python -m export models` tells what each is"
+            )
+    return tuple(name for name in MODELS if name in names or ALL in names)
+
+
+def _compare(plan: ComparePlan, models: Sequence[str], work: Work, clock: Clock) -> Comparison:
+    say = clock.say
+    clock.stage("log", f"{plan.data.name} by the schema {plan.schema}")
+    summary, log_key = _shared_log(plan, work, say)
+    contenders = [
+        contender
+        for model in models
+        for contender in _contenders(plan, model, summary.rows["train"], work, log_key)
+    ]
+    clock.stage("models", f"{', '.join(models)}, {_times(plan.seeds, 'seed')}, {_times(plan.jobs, 'job')}")
+    results, failures = _compete(plan, contenders, say)
+    if not results:
+        reasons = "; ".join(f"{one.model}: {one.reason}" for one in failures)
+        raise ExportError(f"at least one model must come through (got none); {reasons}")
+    clock.stage("judge", ", ".join(results))
+    test = open_log(work.path("log")).parts["test"]
+    rows = judge(results, time_and_choose(results, test), np.asarray(test.labels))
+    comparison = _comparison(plan, summary, rows, failures, results)
+    write(comparison, plan.out)
+    say(f"\n{as_text(comparison)}")
+    say(f"wrote {plan.out / PAGE}, {JSON} and {TEXT}")
+    best = next(one for one, _ in results[rows[0].model])
+    say(f"a bundle of the best: python -m export package --work {best.work.folder} --out FOLDER")
+    return comparison
+
+
+def _times(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
+def _shared_log(plan: ComparePlan, work: Work, say: Say) -> tuple[LogSummary, str]:
+    """The encoded log in the work folder, the one of an earlier run where it was made of the same."""
+    stat = plan.data.stat()
+    made_of = (
+        str(plan.data.resolve()),
+        stat.st_size,
+        stat.st_mtime_ns,
+        repr(load_log_schema(plan.schema)),
+        plan.split,
+        plan.on_malformed,
+        plan.min_count,
+    )
+    key = hashlib.sha256(repr(made_of).encode()).hexdigest()
+    kept = work.folder / LOG_KEY
+    if kept.is_file() and kept.read_text() == key and work.has("log") and work.has("fit-schema.json"):
+        say("kept from an earlier run")
+        return work.read_record("fit-schema", LogSummary), key
+    kept.unlink(missing_ok=True)
+    summary = fit_schema(
+        work,
+        plan.data,
+        plan.schema,
+        split=plan.split,
+        on_malformed=plan.on_malformed,
+        min_count=plan.min_count,
+        say=say,
+    )
+    work.write(LOG_KEY, key.encode())
+    return summary, key
+
+
+def _contenders(plan: ComparePlan, model: str, rows: int, work: Work, log_key: str) -> list[Contender]:
+    """One a seed."""
+    hyperparameters, training = settle(model, plan.common, plan.overrides, plan.training)
+    return [
+        Contender(
+            model=model,
+            hyperparameters=hyperparameters,
+            embedding=plan.embedding,
+            config=replace(training, seed=training.seed + number).config(rows),
+            pruning=plan.pruning,
+            quantization_rows=plan.quantization_rows,
+            sampling_rate=plan.sampling_rate,
+            methods=tuple(plan.methods),
+            shared=work.folder.resolve(),
+            log_key=log_key,
+        )
+        for number in range(plan.seeds)
+    ]
+
+
+def _compete(
+    plan: ComparePlan, contenders: Sequence[Contender], say: Say
+) -> tuple[Results, tuple[Failure, ...]]:
+    """What each contender came to, now or in an earlier run; both in the order of the contenders."""
+    found: dict[tuple[str, int], Result | Failure] = {}
+    for one in contenders:
+        kept = None if one.model in plan.again else one.kept()
+        if kept is not None:
+            found[one.model, one.seed] = kept
+            say(f"{one.model}: kept from an earlier run (seed {one.seed})")
+    missing = [one for one in contenders if (one.model, one.seed) not in found]
+    for outcome in outcomes(missing, jobs=plan.jobs, say=say):
+        found[outcome.model, outcome.seed] = outcome
+        say(f"{len(found)} of {len(contenders)} done")
+    results: dict[str, list[tuple[Contender, Result]]] = {}
+    failures = []
+    for one in contenders:
+        outcome = found[one.model, one.seed]
+        if isinstance(outcome, Failure):
+            failures.append(outcome)
+        else:
+            results.setdefault(one.model, []).append((one, outcome))
+    return results, tuple(failures)
+
+
+def _comparison(
+    plan: ComparePlan,
+    summary: LogSummary,
+    rows: tuple[Row, ...],
+    failures: tuple[Failure, ...],
+    results: Results,
+) -> Comparison:
+    metrics = next(iter(results.values()))[0][1].metrics
+    return Comparison(
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        machine=machine(),
+        versions=versions(),
+        options=_plain(plan),
+        log=summary,
+        auc_of_true_pctr=next(iter(metrics.values())).auc_of_true_pctr,
+        best=rows[0].model,
+        reference=REFERENCE if REFERENCE in results else None,
+        resamples=RESAMPLES,
+        rows=rows,
+        failures=failures,
+    )
+
+
+def _plain(plan: ComparePlan) -> dict[str, Any]:
+    """What the comparison was told, as JSON says it; folders of this machine are left out."""
+    told = asdict(plan)
+    for name in ("out", "work", "again"):
+        del told[name]
+    told["data"], told["schema"] = plan.data.name, Path(plan.schema).name
+    plain: dict[str, Any] = msgspec.to_builtins(told)
+    return plain
+
+
+def write(comparison: Comparison, out: Path) -> None:
+    """The comparison as OUT/compare.json, compare.txt and compare.html, each whole or as it was."""
+    texts = {
+        JSON: msgspec.json.format(msgspec.json.encode(comparison), indent=2).decode() + "\n",
+        TEXT: as_text(comparison) + "\n",
+        PAGE: comparison_page(comparison),
+    }
+    for name, text in texts.items():
+        partial = out / f".{name}.partial"
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(out / name)
+
+
+def read_comparison(folder: Path) -> Comparison:
+    """The finished comparison of a folder. Raises ExportError where there is none."""
+    path = folder / JSON
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Comparison)
+    except FileNotFoundError:
+        raise ExportError(
+            f"'show' must be the folder of a finished comparison (got {folder}, with no {JSON}); "
+            "run `python -m export compare --out` with it first"
+        ) from None
+    except msgspec.MsgspecError as error:
+        raise ExportError(f"'{path}' must be a comparison (got: {error}); compare again") from None

@@ -1,0 +1,149 @@
+"""One model with one seed: from the shared log through every stage to what its graphs are worth.
+
+It works in a folder of its own, which is a work folder like any: `python -m export package` makes a bundle of
+it. It knows no other contender.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from export.compare.records import Result
+from export.data.encoded import open_log
+from export.evaluate import evaluate_variants
+from export.graph_stages import calibrate, quantize, read_calibrators, to_onnx
+from export.model_stages import prune, train
+from export.plan import EmbeddingChoice, PruneChoice
+from export.records import Trained
+from export.train.config import TrainConfig
+from export.variants import read_variants
+from export.work import Say, Work
+
+RESULT, PCTR, TRACEBACK = "result.json", "test_pctr.npz", "failure.txt"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Everything that the training and the export of one model with one seed are told."""
+
+    model: str
+    hyperparameters: Mapping[str, Any]
+    embedding: EmbeddingChoice
+    config: TrainConfig
+    pruning: PruneChoice
+    quantization_rows: int
+    sampling_rate: float
+    methods: Sequence[str]
+    shared: Path  # the work folder that holds the log
+    log_key: str
+
+    @property
+    def seed(self) -> int:
+        return self.config.seed
+
+    @property
+    def work(self) -> Work:
+        return Work(self.shared / "models" / self.model / f"seed-{self.seed}")
+
+    @property
+    def key(self) -> str:
+        """A hash of all that decides the result; a result with another key is not this contender's.
+
+        Threads do not: they decide how long it takes, and the order of additions.
+        """
+        told = asdict(self)
+        del told["shared"], told["config"]["threads"]
+        return hashlib.sha256(msgspec.json.encode(told, order="deterministic")).hexdigest()
+
+    def kept(self) -> Result | None:
+        """The result of an earlier run that was told the same, where there is one."""
+        try:
+            found = msgspec.json.decode((self.work.folder / RESULT).read_bytes(), type=Result)
+        except (FileNotFoundError, msgspec.MsgspecError):
+            return None
+        return found if found.key == self.key and self.work.has(PCTR) else None
+
+    def compete(self, begin: Callable[[str], None], say: Say) -> Result:
+        """All stages, then the quality on the test part; `begin` is told each stage's name. Raises."""
+        started = time.perf_counter()
+        begin("train")
+        work = self._fresh_work()
+        trained = train(
+            work, self.model, self.hyperparameters, self.config, embedding=self.embedding, say=say
+        )
+        seconds_an_epoch = training_seconds_an_epoch(trained, len(open_log(work.path("log")).parts["train"]))
+        begin("prune")
+        prune(work, self.pruning, say=say)
+        begin("to-onnx")
+        to_onnx(work, say=say)
+        begin("quantize")
+        quantize(work, rows=self.quantization_rows, say=say)
+        begin("calibrate")
+        calibrate(work, sampling_rate=self.sampling_rate, methods=self.methods, say=say)
+        begin("evaluate")
+        return self._evaluate(work, trained, seconds_an_epoch, started)
+
+    def _fresh_work(self) -> Work:
+        """The folder with nothing in it but the shared log, as if fit-schema had run here."""
+        work = self.work
+        work.start("fit-schema")
+        for name in (RESULT, PCTR, TRACEBACK):
+            (work.folder / name).unlink(missing_ok=True)
+        for name in ("log", "fit-schema.json"):
+            target = os.path.relpath(self.shared / name, work.folder)
+            (work.folder / name).symlink_to(target)
+        return work
+
+    def _evaluate(
+        self, work: Work, trained: Trained, seconds_an_epoch: float | None, started: float
+    ) -> Result:
+        log = open_log(work.path("log"))
+        variants = read_variants(work, log.schema)
+        calibrators = read_calibrators(work, variants)
+        evaluated = evaluate_variants(variants, calibrators, log.parts["test"])
+        with work.writing(PCTR) as partial, partial.open("wb") as file:
+            np.savez(file, **evaluated.pctr)  # type: ignore[arg-type]
+        result = Result(
+            key=self.key,
+            model=self.model,
+            seed=self.seed,
+            hyperparameters=trained.hyperparameters,
+            config=trained.config,
+            parameters=trained.parameters,
+            epochs=trained.epochs,
+            best_epoch=trained.best_epoch,
+            seconds_an_epoch=seconds_an_epoch,
+            seconds=time.perf_counter() - started,
+            graph_bytes={name: len(one.graph) for name, one in variants.items()},
+            calibration={name: one.method for name, one in calibrators.items()},
+            metrics=evaluated.calibrated,
+            parity=evaluated.parity,
+        )
+        work.write(RESULT, msgspec.json.format(msgspec.json.encode(result), indent=2))
+        return result
+
+
+def read_pctr(work: Work, variant: str) -> NDArray[np.float64]:
+    """Calibrated pCTR [n] of the rows of the test part, in their order."""
+    with np.load(work.folder / PCTR, allow_pickle=False) as arrays:
+        pctr: NDArray[np.float64] = arrays[variant]
+    return pctr
+
+
+def training_seconds_an_epoch(trained: Trained, rows: int) -> float | None:
+    """Seconds of training steps for a pass over these rows, without the looks; None where there were none."""
+    seconds = before = 0.0
+    for point in trained.points:
+        seconds += (point.epoch - before) * rows / (point.rows_per_second or float("inf"))
+        before = point.epoch
+    return seconds / before if before else None

@@ -1,0 +1,110 @@
+"""Lets contenders compete, one after another here or several at a time in processes; none stops the others.
+
+It knows nothing of what a contender does, only that it ends with a result or with a reason.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import signal
+import traceback
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+
+from export.compare.contender import TRACEBACK, Contender
+from export.compare.records import Failure, Result
+from export.errors import ExportError
+from export.work import Say
+from service.bundle.errors import BundleError
+
+Outcome = Result | Failure
+
+
+def outcomes(contenders: Sequence[Contender], *, jobs: int, say: Say) -> Iterator[Outcome]:
+    """What becomes of each contender, as they end. With one job they run in this process."""
+    if jobs == 1:
+        for contender in contenders:
+            yield attempt(contender, say)
+    else:
+        yield from _in_processes(contenders, jobs, say)
+
+
+def attempt(contender: Contender, say: Say) -> Outcome:
+    """The result of one contender, or why there is none; a defect's traceback goes to its work folder."""
+    stages = ["train"]
+
+    def named(line: str) -> None:
+        say(f"{contender.model}: {line}")
+
+    try:
+        return contender.compete(stages.append, named)
+    except (ExportError, BundleError) as error:
+        reason = str(error)
+    except Exception as error:  # of whatever kind: the other models are worth having
+        reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        with contextlib.suppress(OSError):
+            (contender.work.folder / TRACEBACK).write_text(traceback.format_exc(), encoding="utf-8")
+    failure = Failure(contender.model, contender.seed, stages[-1], " ".join(reason.split()))
+    named(f"failed in {failure.stage}: {failure.reason}")
+    return failure
+
+
+def _in_processes(contenders: Sequence[Contender], jobs: int, say: Say) -> Iterator[Outcome]:
+    """As many processes as jobs, a fresh one for each contender: its memory goes back when it ends."""
+    context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+    waiting = list(reversed(contenders))
+    running: dict[Connection, tuple[Contender, SpawnProcess]] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                contender = waiting.pop()
+                ours, theirs = context.Pipe()
+                process = context.Process(target=_work_off, args=(contender, theirs), daemon=True)
+                process.start()
+                theirs.close()
+                running[ours] = contender, process
+            ready = wait(list(running))
+            for connection in [one for one in running if one in ready]:
+                outcome = _heard(connection, *running[connection], say)
+                if outcome is not None:
+                    _, process = running.pop(connection)
+                    process.join()
+                    yield outcome
+    finally:
+        for _, process in running.values():
+            process.terminate()
+            process.join()
+
+
+def _heard(connection: Connection, contender: Contender, process: SpawnProcess, say: Say) -> Outcome | None:
+    """Passes a line on, or returns the outcome, which for a process that died says so."""
+    try:
+        message = connection.recv()
+    except (EOFError, ConnectionError):
+        process.join()
+        code = process.exitcode or 0
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        hint = "; it may have taken more memory than there is" if code == -signal.SIGKILL else ""
+        failure = Failure(contender.model, contender.seed, "process", f"it ended with {how}{hint}")
+        say(f"{contender.model}: failed: {failure.reason}")
+        return failure
+    if isinstance(message, str):
+        say(message)
+        return None
+    outcome: Outcome = message
+    return outcome
+
+
+def _work_off(contender: Contender, connection: Connection) -> None:
+    """What a process does: one contender; lines and the outcome go through the connection."""
+    import torch
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, who ends this process
+    if contender.config.threads is not None:
+        torch.set_num_threads(contender.config.threads)
+    try:
+        connection.send(attempt(contender, connection.send))
+    except BrokenPipeError:
+        return  # the parent is gone

@@ -1,0 +1,102 @@
+"""What a comparison writes down: each model's result as soon as there is one, and the whole at the end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from export.records import LogSummary
+from export.train.config import TrainConfig
+from service.bundle.manifest import Metrics, Parity
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """One model, trained with one seed and exported; metrics are calibrated, on the test part, by variant.
+
+    `key` is a hash of all that it was made from. `seconds_an_epoch` is of training steps alone,
+    `seconds` of everything from the first step to the last figure.
+    """
+
+    key: str
+    model: str
+    seed: int
+    hyperparameters: dict[str, Any]
+    config: TrainConfig
+    parameters: int
+    epochs: int
+    best_epoch: int
+    seconds_an_epoch: float | None
+    seconds: float
+    graph_bytes: dict[str, int]
+    calibration: dict[str, str]
+    metrics: dict[str, Metrics]
+    parity: tuple[Parity, ...]
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """A model that has no result: in which stage it failed, and why."""
+
+    model: str
+    seed: int
+    stage: str
+    reason: str
+
+
+class Difference(msgspec.Struct, frozen=True):
+    """AUC minus that of another model on the same rows, with its 95 % paired-bootstrap interval."""
+
+    delta: float
+    low: float
+    high: float
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 where the interval leaves out 0, else 0."""
+        return (self.low > 0) - (self.high < 0)
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """One model of the table: the graph that serves, quality as means over the seeds, speed of the first."""
+
+    model: str
+    seeds: tuple[int, ...]
+    hyperparameters: dict[str, Any]
+    config: TrainConfig
+    parameters: int
+    variant: str
+    kept_out: dict[str, str]
+    graph_bytes: int
+    auc: float
+    auc_by_seed: tuple[float, ...]
+    auc_sd: float | None
+    auc_interval: tuple[float, float]
+    against_best: Difference
+    against_reference: Difference | None
+    logloss: float
+    prauc: float
+    rce: float
+    ece: float
+    pcoc: float
+    calibration: str
+    seconds_an_epoch: float | None
+    epochs: int
+    best_epoch: int
+    seconds: float
+    microseconds_a_row: dict[str, float]
+
+
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """The content of compare.json, and all that the tables and the page draw on; best row first."""
+
+    created_at: str
+    machine: str
+    versions: dict[str, str]
+    options: dict[str, Any]
+    log: LogSummary
+    auc_of_true_pctr: float | None
+    best: str | None
+    reference: str | None
+    resamples: int
+    rows: tuple[Row, ...]
+    failures: tuple[Failure, ...]
