@@ -133,8 +133,8 @@ def _train(options: Namespace) -> None:
     from export.records import LogSummary
 
     with _work(options) as work:
-        rows = work.read_record("fit-schema", LogSummary).rows["train"]
-        config = _training(options).config(rows)
+        log = work.read_record("fit-schema", LogSummary)
+        config = _training(options).config(log.rows["train"], log.clicks["train"])
         train(
             work,
             options.model,

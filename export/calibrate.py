@@ -1,6 +1,7 @@
 """Fits the map from a graph's logits to probabilities on held-out rows; knows nothing of graphs or files.
 
-Three candidates, from simple to flexible: identity, Platt's line on the logit, isotonic knots. Each is judged
+Three candidates, from simple to flexible: identity (what training is known to have done to the odds is undone,
+no more), Platt's line on the logit, isotonic knots. Each is judged
 on rows it was not fitted on (interleaved folds), and a simpler one gives way only to a clearly better one.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -15,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.errors import ExportError
+from export.train.config import TrainConfig
 from export.train.metrics import ece, logloss, pcoc, sigmoid
+from export.train.prior import undoing_line
 from service.bundle.calibration import Calibrator, Quality
 
 FOLDS = 5
@@ -33,6 +37,7 @@ MIN_KNOT_GAP = 1e-3
 
 Logits = NDArray[np.floating[Any]]
 Labels = NDArray[np.integer[Any]]
+Fit = Callable[["Logits", "Labels"], "Shape | None"]
 
 
 @dataclass(frozen=True)
@@ -54,9 +59,13 @@ class Judged:
     row_losses: NDArray[np.float64]
 
 
-def fit_identity(logits: Logits, labels: Labels) -> Shape:
-    """The logits are believed as they are."""
-    return Shape("identity")
+def fit_identity(logits: Logits, labels: Labels, training: TrainConfig | None = None) -> Shape:
+    """The logits are believed as they are, or as the line says that undoes how the model was trained.
+
+    That line needs no labels: it is known. The sidecar has it as a Platt line.
+    """
+    slope, intercept = undoing_line(logits, training) if training else (1.0, 0.0)
+    return Shape("identity") if (slope, intercept) == (1.0, 0.0) else Shape("platt", slope, intercept)
 
 
 def fit_platt(logits: Logits, labels: Labels) -> Shape:
@@ -149,7 +158,7 @@ def _knots(groups: Sequence[NDArray[np.float64]]) -> tuple[tuple[float, float], 
 
 
 # From simple to flexible: the order in which ties are settled.
-METHODS: dict[str, Callable[[Logits, Labels], Shape | None]] = {
+METHODS: dict[str, Fit] = {
     "identity": fit_identity,
     "platt": fit_platt,
     "isotonic": fit_isotonic,
@@ -162,13 +171,15 @@ def fit_calibrator(
     *,
     variant: str,
     graph_sha256: str,
+    training: TrainConfig | None = None,
     sampling_rate: float = 1.0,
     window: tuple[int, int] | None = None,
     methods: Sequence[str] = tuple(METHODS),
 ) -> Calibrator:
     """The calibrator of one graph from its logits [n] and labels [n] on rows it was not trained on.
 
-    The method is chosen out of sample and fitted again on all rows. `sampling_rate` is the share of negatives
+    The method is chosen out of sample and fitted again on all rows. Where `training` weighed clicks or drew
+    from the non-clicks, `identity` undoes just that; the labels are as the log has them. `sampling_rate` is the share of negatives
     the log kept, in (0, 1]: the shape is fitted and judged in the log's own distribution, and serving takes
     the excess of clicks away by adding ln(sampling_rate). `after` is the chosen method's out-of-sample
     quality. Raises ExportError for logits that are not finite, for rows without both clicks and non-clicks,
@@ -176,7 +187,8 @@ def fit_calibrator(
     """
     logits, labels = np.asarray(logits, dtype=np.float64), np.asarray(labels, dtype=np.uint8)
     _refuse(logits, labels, sampling_rate, methods)
-    judged = [found for name in METHODS if name in methods and (found := _judge(name, logits, labels))]
+    fits = METHODS | {"identity": partial(fit_identity, training=training)}
+    judged = [found for name, fit in fits.items() if name in methods and (found := _judge(fit, logits, labels))]
     if not judged:
         raise ExportError(
             f"'calibration part' must be larger for {' or '.join(methods)} (got {len(labels)} rows, "
@@ -221,16 +233,16 @@ def choose(judged: Sequence[Judged]) -> Judged:
     return best
 
 
-def _judge(method: str, logits: Logits, labels: Labels) -> Judged | None:
+def _judge(fit: Fit, logits: Logits, labels: Labels) -> Judged | None:
     """Out-of-sample quality by interleaved folds; None where a fold has too few rows for the method."""
-    fitted = METHODS[method](logits, labels)
+    fitted = fit(logits, labels)
     if fitted is None:
         return None
     pctr = np.empty(len(labels))
     fold = np.arange(len(labels)) % FOLDS
     for held_out in range(FOLDS):
         rows = fold != held_out
-        shape = METHODS[method](logits[rows], labels[rows])
+        shape = fit(logits[rows], labels[rows])
         if shape is None:
             return None
         pctr[~rows] = _tie(shape).pctr(logits[~rows])

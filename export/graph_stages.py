@@ -20,7 +20,7 @@ from export.graph.onnx import export_onnx
 from export.graph.parity import check_against_torch, check_batch_invariance
 from export.graph.quantize import quantize_int8
 from export.graph.runtime import run_graph
-from export.records import Calibrated, GraphFile, Graphs
+from export.records import Calibrated, GraphFile, Graphs, Trained
 from export.train.checkpoint import load_checkpoint
 from export.variants import (
     DENSE,
@@ -86,6 +86,7 @@ def calibrate(
     log = open_log(work.path("log"))
     work.path(graph_name(INT8))
     variants = read_variants(work, log.schema)
+    training = work.read_record("train", Trained).config
     work.start("calibrate")
     part = log.parts["calibration"]
     window = None
@@ -98,6 +99,7 @@ def calibrate(
             part.labels,
             variant=name,
             graph_sha256=variant.sha256,
+            training=training,
             sampling_rate=sampling_rate,
             window=window,
             methods=methods,

@@ -29,8 +29,9 @@ from export.report.findings import EvaluationPoint
 from export.train.build import build_model, hyperparameters_of
 from export.train.checkpoint import load_checkpoint, save_checkpoint
 from export.train.config import TrainConfig
+from export.train.distributed import train_together
 from export.train.loop import TrainResult
-from export.train.loop import train as train_model
+from export.train.sampling import steps_an_epoch
 from export.variants import write_renumberings
 from export.work import Say, Work
 from models.gbdt_lr import GBDTLR
@@ -94,6 +95,7 @@ def train(
     log = open_log(work.path("log"))
     points: tuple[EvaluationPoint, ...] = ()
     epochs = best_epoch = 0
+    seconds = None
     if checkpoint is None:
         network = build_model(model, log.schema, hyperparameters, embedding=embedding, seed=config.seed)
         work.start("train")
@@ -103,8 +105,9 @@ def train(
             from export.train.trees import fit_trees  # scikit-learn takes a second to load
 
             fit_trees(network, log, seed=config.seed, report=say)
-        result = train_model(network, log, config, report=say)
+        result = train_together(network, log, work.path("log"), config, report=say)
         points, epochs, best_epoch = _points(result, log, config), result.history[-1].epoch, result.best_epoch
+        seconds = result.seconds_an_epoch
     else:
         # Read before the folder is cleared: the checkpoint may be its own dense.pt.
         network, model, hyperparameters = load_checkpoint(checkpoint, log.schema)
@@ -120,6 +123,7 @@ def train(
         epochs=epochs,
         best_epoch=best_epoch,
         points=points,
+        seconds_an_epoch=seconds,
     )
     work.record("train", record)
     return record
@@ -188,10 +192,10 @@ def _parameters(network: Any) -> int:
 
 
 def _points(result: TrainResult, log: EncodedLog, config: TrainConfig) -> tuple[EvaluationPoint, ...]:
-    steps_an_epoch = -(-len(log.parts["train"]) // config.batch_size)
+    steps = steps_an_epoch(log.parts["train"], config)
     return tuple(
         EvaluationPoint(
-            epoch=look.step / steps_an_epoch,
+            epoch=look.step / steps,
             train_loss=look.train_loss,
             validation_logloss=look.logloss,
             validation_auc=look.auc,
@@ -205,7 +209,7 @@ def _pruning_points(
     result: PruneResult, log: EncodedLog, config: TrainConfig, schedule: PruneConfig
 ) -> tuple[EvaluationPoint, ...]:
     """The looks of pruning with the shares that the schedule asks for; nobody counts zeros at each look."""
-    steps = max(1, round(schedule.pruning_epochs * -(-len(log.parts["train"]) // config.batch_size)))
+    steps = max(1, round(schedule.pruning_epochs * steps_an_epoch(log.parts["train"], config)))
     return tuple(
         msgspec.structs.replace(
             point,

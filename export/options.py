@@ -22,6 +22,7 @@ from export.option_values import (
 )
 from export.parser import Help, Option, Parser
 from export.plan import Plan, PruneChoice, TrainChoice
+from export.train.config import CHOICES, TrainConfig
 
 PRESETS = tuple(RECIPES)
 
@@ -113,6 +114,33 @@ TRAINING = (
         None,
         "FILE",
     ),
+    Option("--loss", "what training minimises; calibration undoes what it does to the odds", CHOICES["loss"], TrainChoice.loss),
+    Option(
+        "--click-weight", f"of weighted-bce: what a click counts [{TrainConfig.click_weight:g}]", positive, None, "X"
+    ),
+    Option("--focal-gamma", f"of focal: its exponent [{TrainConfig.focal_gamma:g}]", not_negative, None, "X"),
+    Option(
+        "--focal-alpha",
+        f"of focal: weight of clicks, 1 minus it of non-clicks [{TrainConfig.focal_alpha:g}]",
+        share_below_one,
+        None,
+        "X",
+    ),
+    Option(
+        "--calibration-weight",
+        "of calibration-aware: the weight of (mean prediction - mean label)^2 of a batch "
+        f"[{TrainConfig.calibration_weight:g}]",
+        not_negative,
+        None,
+        "X",
+    ),
+    Option(
+        "--negative-rate",
+        "share of the training part's non-clicks that each epoch draws; calibration undoes that too",
+        positive_share,
+        TrainChoice.negative_rate,
+        "SHARE",
+    ),
     Option("--epochs", "passes over the training part, at most", positive_int, TrainChoice.epochs, "N"),
     Option(
         "--evaluations-per-epoch",
@@ -143,6 +171,12 @@ TRAINING = (
         "X",
     ),
     Option(
+        "--schedule",
+        "how Adam's step size goes: up then down, down from the start, or always the same",
+        CHOICES["schedule"],
+        TrainChoice.schedule,
+    ),
+    Option(
         "--warmup-steps",
         "steps over which the step size grows to that [100, or half an epoch if that is less]",
         not_negative_int,
@@ -161,6 +195,33 @@ TRAINING = (
     Option(
         "--embedding-l2",
         "weight of the L2 penalty on embeddings [200 / training rows, at most 0.001]",
+        not_negative,
+        None,
+        "X",
+    ),
+    Option("--optimizer", "of the layers", CHOICES["optimizer"], TrainChoice.optimizer),
+    Option(
+        "--embedding-optimizer", "of the embeddings", CHOICES["embedding_optimizer"], TrainChoice.embedding_optimizer
+    ),
+    Option(
+        "--ftrl-alpha",
+        f"of FTRL, which follows no schedule: its step size [{TrainConfig.ftrl_alpha:g}]",
+        positive,
+        None,
+        "X",
+    ),
+    Option(
+        "--ftrl-beta",
+        f"of FTRL: what damps the first steps of a weight [{TrainConfig.ftrl_beta:g}]",
+        positive,
+        None,
+        "X",
+    ),
+    Option("--ftrl-l1", f"of FTRL: makes single weights zero [{TrainConfig.ftrl_l1:g}]", not_negative, None, "X"),
+    Option("--ftrl-l2", f"of FTRL: makes weights small [{TrainConfig.ftrl_l2:g}]", not_negative, None, "X"),
+    Option(
+        "--group-lasso",
+        f"of group-lasso-ftrl: makes whole embeddings zero [{TrainConfig.group_lasso:g}]",
         not_negative,
         None,
         "X",

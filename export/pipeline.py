@@ -53,7 +53,7 @@ def _stages(plan: Plan, work: Work, clock: Clock) -> Bundle:
         work,
         plan.model,
         plan.hyperparameters,
-        plan.training.config(log.rows["train"]),
+        plan.training.config(log.rows["train"], log.clicks["train"]),
         embedding=plan.embedding,
         checkpoint=plan.checkpoint,
         say=say,

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from export.calibrate import METHODS
 from export.compress.config import PruneConfig
 from export.data.splits import DEFAULT_SHARES
-from export.train.config import TrainConfig
+from export.errors import ExportError
+from export.train import config as knobs
+from export.train.config import TrainConfig, rows_an_epoch
 
 if TYPE_CHECKING:
     from export.data.readers import OnMalformed
@@ -25,6 +27,21 @@ LONGEST_WARMUP = 100
 # .773, .772 with 1e-6, 1e-4, 3e-4.
 EMBEDDING_L2_ROWS, LARGEST_EMBEDDING_L2 = 200, 1e-3
 
+# What a number is for: in which choice it belongs to which values.
+_OPTIMIZERS = (("optimizer", "embedding_optimizer"), ("ftrl", "group-lasso-ftrl"))
+USED_BY: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "warmup_steps": (("schedule",), ("warmup-decay",)),
+    "ftrl_alpha": _OPTIMIZERS,
+    "ftrl_beta": _OPTIMIZERS,
+    "ftrl_l1": _OPTIMIZERS,
+    "ftrl_l2": _OPTIMIZERS,
+    "group_lasso": (("embedding_optimizer",), ("group-lasso-ftrl",)),
+    "click_weight": (("loss",), ("weighted-bce",)),
+    "focal_gamma": (("loss",), ("focal",)),
+    "focal_alpha": (("loss",), ("focal",)),
+    "calibration_weight": (("loss",), ("calibration-aware",)),
+}
+
 
 @dataclass(frozen=True)
 class TrainChoice:
@@ -34,18 +51,37 @@ class TrainChoice:
     batch_size: int | None = None
     learning_rate: float | None = None
     warmup_steps: int | None = None
+    schedule: knobs.Schedule = TrainConfig.schedule
     decay_rate: float = TrainConfig.decay_rate
     decay_steps: int = TrainConfig.decay_steps
     l2: float = TrainConfig.l2
     embedding_l2: float | None = None
+    optimizer: knobs.Optimizer = TrainConfig.optimizer
+    embedding_optimizer: knobs.EmbeddingOptimizer = TrainConfig.embedding_optimizer
+    ftrl_alpha: float | None = None
+    ftrl_beta: float | None = None
+    ftrl_l1: float | None = None
+    ftrl_l2: float | None = None
+    group_lasso: float | None = None
+    loss: knobs.Loss = TrainConfig.loss
+    click_weight: float | None = None
+    focal_gamma: float | None = None
+    focal_alpha: float | None = None
+    calibration_weight: float | None = None
+    negative_rate: float = TrainConfig.negative_rate
     evaluations_per_epoch: int = TrainConfig.evaluations_per_epoch
     patience: int | None = TrainConfig.patience
     seed: int = TrainConfig.seed
     threads: int | None = TrainConfig.threads
     device: str = TrainConfig.device
 
-    def config(self, rows: int) -> TrainConfig:
-        """The configuration for a training part of this many rows: the paper's where that is large."""
+    def config(self, rows: int, clicks: int) -> TrainConfig:
+        """The configuration for a training part of this many rows: the paper's where that is large.
+
+        Raises ExportError for a number that what was chosen does not use.
+        """
+        self._refuse_unused()
+        rows = rows_an_epoch(rows, clicks, self.negative_rate)
         batch_size = self.batch_size or fitting_batch(rows)
         steps_an_epoch = -(-rows // batch_size)
         fitting = {
@@ -55,7 +91,18 @@ class TrainChoice:
             "embedding_l2": fitting_embedding_l2(rows),
         }
         chosen = {each.name: getattr(self, each.name) for each in fields(self)}
-        return TrainConfig(**chosen | {name: fitting[name] for name in fitting if chosen[name] is None})
+        left_open = {name for name, value in chosen.items() if value is None and name not in ("patience", "threads")}
+        default = {name: fitting.get(name, getattr(TrainConfig, name)) for name in left_open}
+        return TrainConfig(**chosen | default)
+
+    def _refuse_unused(self) -> None:
+        for name, (choices, users) in USED_BY.items():
+            made = [getattr(self, choice) for choice in choices]
+            if getattr(self, name) is not None and not set(made) & set(users):
+                raise ExportError(
+                    f"'{name}' must be left out with {' and '.join(choices)} {' and '.join(made)} "
+                    f"(got {getattr(self, name)!r}); it is for {' or '.join(users)}"
+                )
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ class Trained(msgspec.Struct, frozen=True):
     epochs: int
     best_epoch: int
     points: tuple[EvaluationPoint, ...]
+    seconds_an_epoch: float | None = None  # of training steps; None of a checkpoint
 
 
 class Pruned(msgspec.Struct, frozen=True):

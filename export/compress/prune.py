@@ -20,6 +20,7 @@ from export.compress.schedule import RESIDUAL, is_pruning_step, pruning_interval
 from export.compress.targets import find_targets, zero_rates
 from export.train.config import TrainConfig
 from export.train.loop import Log, Report, TrainResult, train
+from export.train.sampling import steps_an_epoch
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def prune(
     of those seen once the masks were final, right after the last pruning or later: weights from before are
     not sparse, however good. Raises ExportError as `train` does.
     """
-    steps_per_epoch = -(-len(log.parts["train"].labels) // config.batch_size)
+    steps_per_epoch = steps_an_epoch(log.parts["train"], config)
     start = round(schedule.warmup_epochs * steps_per_epoch)
     steps = max(1, round(schedule.pruning_epochs * steps_per_epoch))
     pruner = Pruner(model, recipe, steps, start=start, every=schedule.every, residual=schedule.residual)
