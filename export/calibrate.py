@@ -1,8 +1,8 @@
 """Fits the map from a graph's logits to probabilities on held-out rows; knows nothing of graphs or files.
 
-Three candidates, from simple to flexible: identity (what training is known to have done to the odds is undone,
-no more), Platt's line on the logit, isotonic knots. Each is judged
-on rows it was not fitted on (interleaved folds), and a simpler one gives way only to a clearly better one.
+Three candidates, from simple to flexible: identity (what training is known to have done to the odds is
+undone, no more), Platt's line on the logit, isotonic knots. Each is judged on rows it was not fitted on
+(interleaved folds), and a simpler one gives way only to a clearly better one.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ MIN_KNOT_GAP = 1e-3
 
 Logits = NDArray[np.floating[Any]]
 Labels = NDArray[np.integer[Any]]
-Fit = Callable[["Logits", "Labels"], "Shape | None"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,9 @@ class Judged:
     shape: Shape
     quality: Quality
     row_losses: NDArray[np.float64]
+
+
+Fit = Callable[[Logits, Labels], Shape | None]
 
 
 def fit_identity(logits: Logits, labels: Labels, training: TrainConfig | None = None) -> Shape:
@@ -179,16 +181,18 @@ def fit_calibrator(
     """The calibrator of one graph from its logits [n] and labels [n] on rows it was not trained on.
 
     The method is chosen out of sample and fitted again on all rows. Where `training` weighed clicks or drew
-    from the non-clicks, `identity` undoes just that; the labels are as the log has them. `sampling_rate` is the share of negatives
-    the log kept, in (0, 1]: the shape is fitted and judged in the log's own distribution, and serving takes
-    the excess of clicks away by adding ln(sampling_rate). `after` is the chosen method's out-of-sample
-    quality. Raises ExportError for logits that are not finite, for rows without both clicks and non-clicks,
-    for a bad rate.
+    from the non-clicks, `identity` undoes just that; the labels are as the log has them. `sampling_rate` is
+    the share of negatives the log itself kept, in (0, 1]: the shape is fitted and judged in the log's own
+    distribution, and serving takes the excess of clicks away by adding ln(sampling_rate). `before` is the
+    quality of the raw logits, `after` the chosen method's out-of-sample quality. Raises ExportError for
+    logits that are not finite, for rows without both clicks and non-clicks, for a bad rate.
     """
     logits, labels = np.asarray(logits, dtype=np.float64), np.asarray(labels, dtype=np.uint8)
     _refuse(logits, labels, sampling_rate, methods)
     fits = METHODS | {"identity": partial(fit_identity, training=training)}
-    judged = [found for name, fit in fits.items() if name in methods and (found := _judge(fit, logits, labels))]
+    judged = [
+        found for name, fit in fits.items() if name in methods and (found := _judge(fit, logits, labels))
+    ]
     if not judged:
         raise ExportError(
             f"'calibration part' must be larger for {' or '.join(methods)} (got {len(labels)} rows, "

@@ -114,9 +114,18 @@ TRAINING = (
         None,
         "FILE",
     ),
-    Option("--loss", "what training minimises; calibration undoes what it does to the odds", CHOICES["loss"], TrainChoice.loss),
     Option(
-        "--click-weight", f"of weighted-bce: what a click counts [{TrainConfig.click_weight:g}]", positive, None, "X"
+        "--loss",
+        "what training minimises; calibration undoes what it does to the odds",
+        CHOICES["loss"],
+        TrainChoice.loss,
+    ),
+    Option(
+        "--click-weight",
+        f"of weighted-bce: what a click counts [{TrainConfig.click_weight:g}]",
+        positive,
+        None,
+        "X",
     ),
     Option("--focal-gamma", f"of focal: its exponent [{TrainConfig.focal_gamma:g}]", not_negative, None, "X"),
     Option(
@@ -201,7 +210,10 @@ TRAINING = (
     ),
     Option("--optimizer", "of the layers", CHOICES["optimizer"], TrainChoice.optimizer),
     Option(
-        "--embedding-optimizer", "of the embeddings", CHOICES["embedding_optimizer"], TrainChoice.embedding_optimizer
+        "--embedding-optimizer",
+        "of the embeddings",
+        CHOICES["embedding_optimizer"],
+        TrainChoice.embedding_optimizer,
     ),
     Option(
         "--ftrl-alpha",
@@ -217,7 +229,9 @@ TRAINING = (
         None,
         "X",
     ),
-    Option("--ftrl-l1", f"of FTRL: makes single weights zero [{TrainConfig.ftrl_l1:g}]", not_negative, None, "X"),
+    Option(
+        "--ftrl-l1", f"of FTRL: makes single weights zero [{TrainConfig.ftrl_l1:g}]", not_negative, None, "X"
+    ),
     Option("--ftrl-l2", f"of FTRL: makes weights small [{TrainConfig.ftrl_l2:g}]", not_negative, None, "X"),
     Option(
         "--group-lasso",

@@ -91,7 +91,9 @@ class TrainChoice:
             "embedding_l2": fitting_embedding_l2(rows),
         }
         chosen = {each.name: getattr(self, each.name) for each in fields(self)}
-        left_open = {name for name, value in chosen.items() if value is None and name not in ("patience", "threads")}
+        left_open = {
+            name for name, value in chosen.items() if value is None and name not in ("patience", "threads")
+        }
         default = {name: fitting.get(name, getattr(TrainConfig, name)) for name in left_open}
         return TrainConfig(**chosen | default)
 

@@ -64,7 +64,7 @@ class TrainConfig:
     ftrl_l2: float = 1.0
     group_lasso: float = 0.1
     loss: Loss = "bce"
-    click_weight: float = 1.0
+    click_weight: float = 2.0
     focal_gamma: float = 2.0
     focal_alpha: float = 0.25
     calibration_weight: float = 1.0
@@ -100,3 +100,8 @@ class TrainConfig:
     def _check(self, name: str, expected: str, holds: bool) -> None:
         if not holds:
             raise ExportError(f"'{name}' must be {expected} (got {getattr(self, name)!r}); see TrainConfig")
+
+
+def rows_an_epoch(rows: int, clicks: int, negative_rate: float) -> int:
+    """How many rows of a training part with so many, and so many clicks, an epoch goes through."""
+    return clicks + round(negative_rate * (rows - clicks))

@@ -1,9 +1,9 @@
-"""From a model and a config to the optimizers that train it: one for the embedding tables, one for the rest."""
+"""From a model and a config to what trains it: one optimizer for the embedding tables, one for the rest."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -36,20 +36,20 @@ class Optimizers:
             optimizer.zero_grad(set_to_none=True)
 
 
-def _of_tables(tables: list[Tensor], config: TrainConfig) -> torch.optim.Optimizer:
+def _of_tables(tables: Sequence[Tensor], config: TrainConfig) -> torch.optim.Optimizer:
     if config.embedding_optimizer == "adam":
         return RowAdam(tables, config.learning_rate, l2=config.embedding_l2)
     grouped = config.embedding_optimizer == "group-lasso-ftrl"
     return _ftrl(tables, config, group_lasso=config.group_lasso if grouped else 0.0)
 
 
-def _of_layers(weights: list[Tensor], config: TrainConfig) -> torch.optim.Optimizer:
+def _of_layers(weights: Sequence[Tensor], config: TrainConfig) -> torch.optim.Optimizer:
     if config.optimizer == "adam":
         return torch.optim.Adam(weights, config.learning_rate, weight_decay=config.l2, fused=True)
     return _ftrl(weights, config)
 
 
-def _ftrl(weights: list[Tensor], config: TrainConfig, group_lasso: float = 0.0) -> Ftrl:
+def _ftrl(weights: Sequence[Tensor], config: TrainConfig, group_lasso: float = 0.0) -> Ftrl:
     return Ftrl(
         weights,
         config.ftrl_alpha,

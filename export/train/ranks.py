@@ -44,8 +44,8 @@ class Ranks:
         """What the mean over this process's rows counts in the mean over the batch; they add up to 1."""
         if rows < self.count:
             return 1 / self.count
-        own = self.share(rows)
-        return (own.stop - own.start) / rows
+        own: int = rows * (self.rank + 1) // self.count - rows * self.rank // self.count
+        return own / rows
 
     def mean(self, values: Tensor) -> Tensor:
         """values [own rows] -> their mean over the rows of all processes.
@@ -53,12 +53,13 @@ class Ranks:
         Its gradient is that of the mean over the own rows: weighed and added up over the processes, as a
         loss is, it comes to that of the mean over all.
         """
-        own = values.mean()
+        own: Tensor = values.mean()
         if self.count == 1:
             return own
         together = torch.stack([values.detach().sum(), own.new_tensor(float(len(values)))])
         total, rows = self.total(together)
-        return own + (total / rows - own.detach())
+        everywhere: Tensor = own + (total / rows - own.detach())
+        return everywhere
 
     def total(self, values: Tensor) -> Tensor:
         """The sum of a tensor over all processes, the same on each."""
@@ -95,7 +96,7 @@ class Ranks:
         dense = [each.grad for each in weights if each.grad is not None and not each.grad.is_sparse]
         if dense:
             summed = self.total(torch.cat([gradient.reshape(-1) for gradient in dense]))
-            pieces = summed.split([gradient.numel() for gradient in dense])
+            pieces = torch.split(summed, [gradient.numel() for gradient in dense])
             for gradient, piece in zip(dense, pieces, strict=True):
                 gradient.copy_(piece.view_as(gradient))
         for each in weights:

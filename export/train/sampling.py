@@ -9,14 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.data.encoded import Part, batches
-from export.train.config import TrainConfig
+from export.train.config import TrainConfig, rows_an_epoch
 
 Batch = tuple[NDArray[np.int32], NDArray[np.uint8]]
-
-
-def rows_an_epoch(rows: int, clicks: int, negative_rate: float) -> int:
-    """How many rows of a training part with so many an epoch goes through."""
-    return clicks + round(negative_rate * (rows - clicks))
 
 
 def steps_an_epoch(part: Part, config: TrainConfig) -> int:
