@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; 0: it worked, 1: it could not, 130: Ctrl-C. A wrong option exits with 2."""
     options = build_parser().parse_args(arguments)
     try:
-        COMMANDS[options.command](options)
+        _run_command(options)
     except (ExportError, BundleError) as error:
         return _fail(str(error))
     except OSError as error:
@@ -45,6 +45,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         kept = "; the stages that had ended are kept in the work folder" if "work" in options else ""
         return _fail(f"interrupted{kept}", INTERRUPTED)
     return 0
+
+
+def _run_command(options: Namespace) -> None:
+    """The command; under torchrun on its first process, while the others train along."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        COMMANDS[options.command](options)
+        return
+    from export.train.distributed import follow, joined
+
+    with joined() as ranks:
+        if ranks.leads:
+            COMMANDS[options.command](options)
+        else:
+            follow(ranks)
 
 
 def _fail(message: str, code: int = 1) -> int:

@@ -45,6 +45,7 @@ examples:
   python -m export run --data criteo.tsv.gz --schema criteo --preset low-latency --out artifacts/criteo
   python -m export run --data log.parquet --schema log.toml --model fwfm --preset none --out artifacts/shop
   python -m export demo --out artifacts/demo
+  torchrun --nproc-per-node 2 -m export run --data log.parquet ...    (training in two processes)
 """
 
 
@@ -109,7 +110,8 @@ MODEL = (
 TRAINING = (
     Option(
         "--checkpoint",
-        "take this trained model instead of training one; the log must give it the same schema",
+        "take this trained model instead of training one; the log must give it the same schema, and --loss "
+        "and --negative-rate must say how it was trained",
         Path,
         None,
         "FILE",
@@ -293,7 +295,7 @@ QUANTIZATION = (
 CALIBRATION = (
     Option(
         "--sampling-rate",
-        "share of the non-clicks that the log kept; 1: all of them",
+        "share of the non-clicks that the log itself kept; 1: all of them",
         positive_share,
         Plan.sampling_rate,
         "SHARE",

@@ -75,10 +75,10 @@ class TrainChoice:
     threads: int | None = TrainConfig.threads
     device: str = TrainConfig.device
 
-    def config(self, rows: int, clicks: int) -> TrainConfig:
+    def config(self, rows: int, clicks: int = 0) -> TrainConfig:
         """The configuration for a training part of this many rows: the paper's where that is large.
 
-        Raises ExportError for a number that what was chosen does not use.
+        `clicks` counts where not all of the others are drawn. Raises ExportError for a number that what was chosen does not use.
         """
         self._refuse_unused()
         rows = rows_an_epoch(rows, clicks, self.negative_rate)
