@@ -5,12 +5,18 @@ from __future__ import annotations
 from torch import nn
 
 from models.apg import APGDNN, APGDeepFM, APGDeepFwFM
+from models.autoint import AutoInt
 from models.dcn import DCN
 from models.dcn_v2 import DCNV2
 from models.deep_crossing import DeepCrossing
 from models.deep_fwfm import DeepFwFM
 from models.deepfm import DeepFM
+from models.dien import DIEN
+from models.din import DIN
 from models.dnn import DNN
+from models.dynint_da import DynIntDA
+from models.dynint_dgp import DynIntDGP
+from models.dynint_dwp import DynIntDWP
 from models.fm import FM
 from models.fwfm import FwFM
 from models.gbdt_lr import GBDTLR
@@ -36,7 +42,13 @@ MODELS: dict[str, type[nn.Module]] = {
     "dcn": DCN,
     "dcn_v2": DCNV2,
     "xdeepfm": XDeepFM,
+    "autoint": AutoInt,
     "xdeepint": XDeepInt,
+    "dynint_da": DynIntDA,
+    "dynint_dgp": DynIntDGP,
+    "dynint_dwp": DynIntDWP,
+    "din": DIN,
+    "dien": DIEN,
     "apg_dnn": APGDNN,
     "apg_deepfm": APGDeepFM,
     "apg_deep_fwfm": APGDeepFwFM,

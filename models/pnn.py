@@ -1,0 +1,90 @@
+"""PNN: a perceptron whose first layer reads the embeddings and the products of their pairs.
+
+Reference: Qu et al., "Product-based Neural Networks for User Response Prediction", ICDM 2016, eq. 2 to 5;
+layers and dropout as in DeepLight (section 5.1.4), the paper's own k = 10. Departs from it in the inner
+products' weights: one for each pair i < j, as the authors' code has it, where eq. 9 to 11 make the matrix of
+a unit a rank-one theta theta^T (cheaper, but its part of the layer's input is a square and never negative).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from models.embedding import FeaturesEmbedding
+from models.fields import Field
+from models.layers import MLP
+
+Product = Literal["inner", "outer", "both"]
+
+
+class PNN(nn.Module):
+    """MLP(z, p): z the linear signal (all embeddings), p the quadratic one.
+
+    product  `inner`: p_ij = <f_i, f_j>, one number a pair (IPNN). `outer`: p = f f^T with f the sum of all
+             embeddings, the superposition of all outer products, eq. 13 (OPNN). `both`: one after the other
+    """
+
+    def __init__(
+        self,
+        fields: Sequence[Field],
+        dim: int = 10,
+        hidden_units: Sequence[int] = (400, 400, 400),
+        dropout: float = 0.5,
+        product: Product = "inner",
+    ) -> None:
+        super().__init__()
+        if product not in get_args(Product):
+            raise ValueError(f"'product' must be inner, outer or both (got {product!r}); choose one")
+        self.fields = tuple(fields)
+        self.embedding = FeaturesEmbedding(fields, dim)
+        products: list[InnerProducts | OuterProduct] = []
+        if product != "outer":
+            products.append(InnerProducts(len(fields)))
+        if product != "inner":
+            products.append(OuterProduct(dim))
+        self.products = nn.ModuleList(products)
+        # The product layer is the perceptron's first: W_z z + W_p p + b_1 is one affine map of (z, p).
+        signals = len(fields) * dim + sum(layer.out_features for layer in products)
+        self.mlp = MLP(signals, hidden_units, dropout)
+        self.bias = nn.Parameter(torch.zeros(()))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids [batch, columns] -> logits [batch]."""
+        embeddings = self.embedding(ids)  # [batch, n_fields, dim]
+        quadratic = [layer(embeddings) for layer in self.products]
+        logits: Tensor = self.bias + self.mlp(torch.cat([embeddings.flatten(1), *quadratic], dim=1))
+        return logits
+
+
+class InnerProducts(nn.Module):
+    """<f_i, f_j> for every pair i < j: one matrix product a row, of which the upper triangle is read."""
+
+    places: Tensor
+
+    def __init__(self, n_fields: int) -> None:
+        super().__init__()
+        rows, columns = torch.triu_indices(n_fields, n_fields, offset=1)
+        self.out_features = len(rows)
+        self.register_buffer("places", rows * n_fields + columns, persistent=False)
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """embeddings [batch, n_fields, dim] -> [batch, n_pairs], by rows of the triangle."""
+        products = embeddings @ embeddings.transpose(1, 2)  # [batch, n_fields, n_fields]
+        return products.flatten(1).index_select(1, self.places)
+
+
+class OuterProduct(nn.Module):
+    """f f^T with f the sum of all embeddings: it equals the sum of f_i f_j^T over all i and j."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.out_features = dim * dim
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """embeddings [batch, n_fields, dim] -> [batch, dim * dim]."""
+        total = embeddings.sum(dim=1)
+        return (total.unsqueeze(2) * total.unsqueeze(1)).flatten(1)
