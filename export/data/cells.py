@@ -65,7 +65,7 @@ class CellTypes:
     def check_columns(self, types: dict[str, pl.DataType], file: str) -> None:
         """Raises LogError where a column of a typed file (Parquet) can never hold what its field needs."""
         label, timestamp, true_pctr = self._schema.label, self._schema.timestamp, self._schema.true_pctr
-        columns = [(label.column, "the label", _unfit_label(types[label.column]))]
+        columns = [(label.column, "the label", "" if label.present else _unfit_label(types[label.column]))]
         if timestamp is not None:
             columns.append((timestamp.column, "the timestamp", _unfit_time(types[timestamp.column])))
         if true_pctr is not None:
@@ -174,6 +174,8 @@ def _sequence(field: LogField, cells: pl.Series) -> pl.Series:
 
 def _label(cells: pl.DataFrame, label: Label) -> tuple[pl.Series, pl.Series, str]:
     column = cells[label.column]
+    if label.present:
+        return column.is_not_null().cast(pl.UInt8), column.is_null() & column.is_not_null(), "anything"
     if column.dtype == pl.Boolean:
         column = column.cast(pl.Int8)
     elif column.dtype.is_float():
@@ -211,7 +213,10 @@ def _parsed_times(texts: pl.Series, pattern: str) -> pl.Series:
     elif not any(mark in pattern for mark in _MINUTE_MARKS):
         pattern, texts = f"{pattern} %M", texts + " 00"
     pattern = pattern.replace(".%f", "%.f")  # Rust's name for the digits after a second's decimal point
-    return texts.str.to_datetime(pattern, strict=False, time_unit="us").dt.epoch("s")
+    # Without a point Rust wants their number: milliseconds or microseconds.
+    patterns = [pattern.replace("%f", digits) for digits in ("%3f", "%6f")] if "%f" in pattern else [pattern]
+    times = [texts.str.to_datetime(each, strict=False, time_unit="us") for each in patterns]
+    return pl.select(pl.coalesce(times)).to_series().dt.epoch("s")
 
 
 def _derived(field: LogField, seconds: pl.Series) -> pl.Series:

@@ -1,6 +1,6 @@
 """The description of a raw click log: where its label, time and fields stand, how each field becomes ids.
 
-A description is a TOML file; `criteo.toml` and `avazu.toml` beside this module are examples. It knows nothing
+A description is a TOML file; those of BUILT_IN, beside this module, are examples. It knows nothing
 of the log's content: vocabularies and bins are fitted later, from the training part alone.
 """
 
@@ -18,7 +18,7 @@ Format = Literal["tsv", "csv", "parquet"]
 LogEncoding = Literal["vocabulary", "hashing", "criteo", "quantile"]
 Derive = Literal["hour_of_day", "day_of_week"]
 
-BUILT_IN: Final = ("criteo", "avazu")
+BUILT_IN: Final = ("criteo", "avazu", "ipinyou", "twitter")
 _SEPARATORS: Final[dict[str, str]] = {"tsv": "\t", "csv": ",", "parquet": ""}
 _ENCODINGS: Final[dict[Kind, tuple[LogEncoding, ...]]] = {
     Kind.CATEGORICAL: ("vocabulary", "hashing"),
@@ -48,11 +48,15 @@ class LogField:
 
 @dataclass(frozen=True)
 class Label:
-    """The label's column and which of its values, as text, mean a click and which do not."""
+    """The label's column and which of its values, as text, mean a click and which do not.
+
+    With `present` any value is a click, and an empty cell is none: such as the time of an event, or nothing.
+    """
 
     column: str
     click: tuple[str, ...] = ("1",)
     no_click: tuple[str, ...] = ("0",)
+    present: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,7 @@ class LogSchema:
 
 
 def load_log_schema(name_or_path: str | Path) -> LogSchema:
-    """`criteo`, `avazu` or the path of a TOML file -> its LogSchema. Raises LogSchemaError."""
+    """A name of BUILT_IN or the path of a TOML file -> its LogSchema. Raises LogSchemaError."""
     path = Path(name_or_path)
     if str(name_or_path) in BUILT_IN:
         path = Path(__file__).with_name(f"{name_or_path}.toml")
@@ -139,7 +143,11 @@ def parse_log_schema(text: str, file: str = "schema.toml") -> LogSchema:
 
 
 def _label(table: TomlTable) -> Label:
-    label = Label(table.text("column"), table.texts("click", ("1",)), table.texts("no_click", ("0",)))
+    column, present = table.text("column"), table.flag("present", False)
+    for key in ("click", "no_click"):
+        if present and key in table.values:
+            table.fail(key, "absent with present = true", table.values[key])
+    label = Label(column, table.texts("click", ("1",)), table.texts("no_click", ("0",)), present)
     table.finish()
     both = sorted(set(label.click) & set(label.no_click))
     if both or not label.click or not label.no_click:

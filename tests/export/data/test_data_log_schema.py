@@ -121,6 +121,7 @@ def test_a_field_takes_the_encoding_of_the_one_it_names(order: str) -> None:
         (HEAD + FIELD + 'column = "click"\n', "'field' must be no column that tells the label"),
         (HEAD + '[timestamp]\ncolumn = "t"\nformat = "hours"\n' + FIELD, "'format' must be 'unix'"),
         (HEAD + "[label", "must be TOML"),
+        (HEAD + 'present = true\nclick = ["1"]\n' + FIELD, "'click' must be absent with present = true"),
         (HEAD + HISTORY, "field 'history': 'same_values_as' must be another field, not numeric"),
         (HEAD + ITEM + HISTORY.replace('"item"', '"history"'), "'same_values_as' must be another field"),
         (
@@ -143,7 +144,8 @@ def test_a_mistake_is_one_line(text: str, told: str) -> None:
 
 def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(
-        LogSchemaError, match=r"'schema' must be one of criteo, avazu or a TOML file \(got 'critoe'\)"
+        LogSchemaError,
+        match=r"'schema' must be one of criteo, avazu, ipinyou, twitter or a TOML file \(got 'critoe'\)",
     ):
         load_log_schema("critoe")
     binary = tmp_path / "binary.toml"

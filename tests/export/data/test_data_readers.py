@@ -9,7 +9,7 @@ import pytest
 from export.data.errors import LogError
 from export.data.log_schema import LogSchema, parse_log_schema
 from export.data.readers import LogChunk, read_log
-from tests.export.data.descriptions import described
+from tests.export.data.descriptions import DESCRIPTION, described
 
 HEADER = "click,t,extra,site,age,seen\n"
 ROW = "1,1414000000,x,abc,12.5,a|b|c\n"
@@ -92,6 +92,8 @@ def test_columns_are_found_by_name(log: Path) -> None:
         ("%Y-%m-%d %H:%M:%S", "2014-10-21 00:00:07", 1413849607),
         ("%Y-%m-%dT%H:%M:%S%z", "2014-10-21T02:00:07+02:00", 1413849607),
         ("%Y-%m-%d %H:%M:%S.%f", "2014-10-21 00:00:07.500000", 1413849607),
+        ("%Y%m%d%H%M%S%f", "20141021000007500", 1413849607),
+        ("%Y%m%d%H%M%S%f", "20141021000007500000", 1413849607),
     ],
 )
 def test_times(log: Path, time: str, cell: str, seconds: int) -> None:
@@ -109,6 +111,16 @@ def test_words_of_the_schema_mean_missing_and_other_labels_count(log: Path) -> N
     (chunk,) = read(log, "5\tNULL\n3\t\\N\n4\t-7\n1\t1e3\n", schema)
     assert chunk.labels.tolist() == [1, 0, 1, 0]
     assert chunk.fields["n"].to_list() == [None, None, -7.0, 1000.0]
+
+
+@pytest.mark.parametrize("cell", ["1414000000", "0", "anything"])
+def test_a_label_that_is_present_is_a_click(log: Path, cell: str) -> None:
+    text = DESCRIPTION.format(format="csv", time="unix", options="").replace(
+        'column = "click"', 'column = "click"\npresent = true'
+    )
+    rows = ROW.replace("1,", f"{cell},", 1) + OTHER.replace("0,", ",", 1)
+    (chunk,) = read(log, HEADER + rows, parse_log_schema(text))
+    assert chunk.labels.tolist() == [1, 0]
 
 
 def test_quotes_are_ordinary_characters_in_tsv(log: Path) -> None:
