@@ -6,12 +6,14 @@ slotid slotwidth slotheight slotvisibility slotformat slotprice creative bidpric
 usertag
 """
 IPINYOU_COLUMNS = HEADER.split()
-IPINYOU_ROWS = (
-    "0 4 00 4f3cae2c 20130606000104008 1 null windows_ie 115.45.195.* 216 217 3 dd4270 2be9cd null "
-    "Digital_F_Width1 1000 90 0 0 70 00fccc 238 202 null 1458 10006,10063,11278".split(),
-    "1 5 13 7a1c0d55 20130607132233999 1 DFBAc android_safari 58.243.1.* 106 107 2 9f4e27 77c5c8 null "
-    "2147689_8764813 300 250 1 1 5 44966c 300 77 null 1458 null".split(),
-)
+ROWS = """
+0 4 00 4f3cae2c 20130606000104008 1 null windows_ie 115.45.195.* 216 217 3 dd4270 2be9cd null
+Digital_F_Width1 1000 90 0 0 70 00fccc 238 202 null 1458 10006,10063,11278
+
+1 5 13 7a1c0d55 20130607132233999 1 DFBAc android_safari 58.243.1.* 106 107 2 9f4e27 77c5c8 null
+2147689_8764813 300 250 1 1 5 44966c 300 77 null 1458 null
+"""
+IPINYOU_ROWS = tuple(row.split() for row in ROWS.split("\n\n"))
 FEATURES = """
 weekday hour IP region city adexchange domain slotid slotwidth slotheight slotvisibility slotformat creative
 advertiser useragent slotprice
