@@ -13,6 +13,7 @@ from models.deep_fwfm import DeepFwFM
 from models.deepfm import DeepFM
 from models.dien import DIEN
 from models.din import DIN
+from models.dlrm import DLRM
 from models.dnn import DNN
 from models.dynint_da import DynIntDA
 from models.dynint_dgp import DynIntDGP
@@ -43,6 +44,7 @@ MODELS: dict[str, type[nn.Module]] = {
     "dcn_v2": DCNV2,
     "xdeepfm": XDeepFM,
     "autoint": AutoInt,
+    "dlrm": DLRM,
     "xdeepint": XDeepInt,
     "dynint_da": DynIntDA,
     "dynint_dgp": DynIntDGP,

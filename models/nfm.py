@@ -51,8 +51,8 @@ class NFM(nn.Module):
         """For inference: the normalization is affine, so the layer that reads it takes it over."""
         folded = copy.deepcopy(self).eval()
         if isinstance(folded.normalize, BatchNorm):
-            layers = [layer for layer in (*folded.mlp.hidden, folded.mlp.output) if layer is not None]
-            folded.normalize.fold_into(layers[0])
+            first, *_ = *folded.mlp.hidden, folded.mlp.output
+            folded.normalize.fold_into(first)
             folded.normalize = nn.Identity()
         return folded
 
