@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -51,8 +51,8 @@ class NFM(nn.Module):
         """For inference: the normalization is affine, so the layer that reads it takes it over."""
         folded = copy.deepcopy(self).eval()
         if isinstance(folded.normalize, BatchNorm):
-            first, *_ = *folded.mlp.hidden, folded.mlp.output
-            folded.normalize.fold_into(first)
+            layers: list[Any] = [*folded.mlp.hidden, folded.mlp.output]
+            folded.normalize.fold_into(layers[0])
             folded.normalize = nn.Identity()
         return folded
 
