@@ -39,14 +39,16 @@ class WeightedInteraction(nn.Module):
     def weights(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
         """embeddings [batch, n_fields, dim] -> all u_p and all v_p of eq. 9, each [batch, rank, parts]."""
         generated = self.generator(embeddings) + self.rank**-0.5
-        vectors = generated.reshape(-1, 2, self.rank, self.parts)
-        return vectors[:, 0], vectors[:, 1]
+        left, right = generated.reshape(-1, 2 * self.rank, self.parts).chunk(2, dim=1)
+        return left, right
 
     def forward(self, x: Tensor, x0: Tensor, embeddings: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """x and x0 [batch, depth, parts], embeddings [batch, n_fields, dim] -> X_l, like x, and all u, v."""
         left, right = self.weights(embeddings)
-        mixed: Tensor = self.mixing(x0.unsqueeze(1) * right.unsqueeze(2))  # [batch, rank, depth, parts]
-        return x * (mixed * left.unsqueeze(2)).sum(dim=1) + x, (left, right)
+        factors = x.new_ones(())  # for the X_{l-1} that is added
+        for u, v in zip(left.split(1, dim=1), right.split(1, dim=1), strict=True):  # [batch, 1, parts]
+            factors = factors + u * self.mixing(x0 * v)
+        return x * factors, (left, right)
 
 
 class DynIntDWP(nn.Module):
