@@ -46,8 +46,8 @@ class WeightedInteraction(nn.Module):
         """x and x0 [batch, depth, parts], embeddings [batch, n_fields, dim] -> X_l, like x, and all u, v."""
         left, right = self.weights(embeddings)
         factors = x.new_ones(())  # for the X_{l-1} that is added
-        for u, v in zip(left.split(1, dim=1), right.split(1, dim=1), strict=True):  # [batch, 1, parts]
-            factors = factors + u * self.mixing(x0 * v)
+        for u, v in zip(left.chunk(self.rank, dim=1), right.chunk(self.rank, dim=1), strict=True):
+            factors = factors + u * self.mixing(x0 * v)  # u and v [batch, 1, parts]
         return x * factors, (left, right)
 
 
