@@ -12,16 +12,19 @@ from models.deep_crossing import DeepCrossing
 from models.deep_fwfm import DeepFwFM
 from models.deepfm import DeepFM
 from models.dien import DIEN
+from models.difm import DIFM
 from models.din import DIN
 from models.dlrm import DLRM
 from models.dnn import DNN
 from models.dynint_da import DynIntDA
 from models.dynint_dgp import DynIntDGP
 from models.dynint_dwp import DynIntDWP
+from models.fibinet import FiBiNET
 from models.fm import FM
 from models.fwfm import FwFM
 from models.gbdt_lr import GBDTLR
 from models.lr import LR
+from models.mmoe import MMoE
 from models.nfm import NFM
 from models.pnn import PNN
 from models.wide_deep import WideDeep
@@ -44,6 +47,8 @@ MODELS: dict[str, type[nn.Module]] = {
     "dcn_v2": DCNV2,
     "xdeepfm": XDeepFM,
     "autoint": AutoInt,
+    "fibinet": FiBiNET,
+    "difm": DIFM,
     "dlrm": DLRM,
     "xdeepint": XDeepInt,
     "dynint_da": DynIntDA,
@@ -51,6 +56,7 @@ MODELS: dict[str, type[nn.Module]] = {
     "dynint_dwp": DynIntDWP,
     "din": DIN,
     "dien": DIEN,
+    "mmoe": MMoE,
     "apg_dnn": APGDNN,
     "apg_deepfm": APGDeepFM,
     "apg_deep_fwfm": APGDeepFwFM,

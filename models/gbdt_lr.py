@@ -93,7 +93,8 @@ class GBDTLR(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """ids [batch, columns] -> logits [batch]."""
         leaves = self.leaves_of(self.numbers_of(ids)) + self.first_leaves
-        return self.leaf_weights[leaves].sum(dim=1) + self.bias
+        logits: Tensor = self.leaf_weights[leaves].sum(dim=1) + self.bias
+        return logits
 
     @torch.no_grad()
     def set_trees(self, numbers: Tensor, trees: Trees, bias: float) -> None:

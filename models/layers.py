@@ -7,7 +7,7 @@ They know nothing of schemas, training or export. Equation numbers are those of 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -113,7 +113,8 @@ class Dropout(nn.Module):
 class MLP(nn.Module):
     """A perceptron with ReLU and dropout after each hidden layer and one linear output, eq. 5's deep part.
 
-    With `outputs=None` there is no output layer: a tower, whose last hidden layer others read.
+    `activation` makes something else than ReLU for a layer of so many neurons. With `outputs=None` there is
+    no output layer: a tower, whose last hidden layer others read.
 
     Weights start uniform (PyTorch's default), not normal: pruning by magnitude would keep the tails that a
     normal draw has by chance. On 2.1 million synthetic rows, D-99 % left 246, 208 and 270 of 400 neurons
@@ -123,7 +124,12 @@ class MLP(nn.Module):
     output: nn.Linear
 
     def __init__(
-        self, in_features: int, hidden_units: Sequence[int], dropout: float, outputs: int | None = 1
+        self,
+        in_features: int,
+        hidden_units: Sequence[int],
+        dropout: float,
+        outputs: int | None = 1,
+        activation: Callable[[int], nn.Module] | None = None,
     ) -> None:
         super().__init__()
         widths = (in_features, *hidden_units)
@@ -135,11 +141,13 @@ class MLP(nn.Module):
         if self.has_output:
             self.output = nn.Linear(widths[-1], self.out_features)
         self.dropout = Dropout(dropout)
+        self.activations = None if activation is None else nn.ModuleList(map(activation, hidden_units))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """inputs [batch, in_features] -> [batch] of one output, else [batch, out_features]."""
-        for layer in self.hidden:
-            inputs = self.dropout(F.relu(layer(inputs)))
+        for number, layer in enumerate(self.hidden):
+            activate = F.relu if self.activations is None else self.activations[number]
+            inputs = self.dropout(activate(layer(inputs)))
         if not self.has_output:
             return inputs
         outputs: Tensor = self.output(inputs)

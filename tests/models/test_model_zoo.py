@@ -11,35 +11,30 @@ from torch import Tensor, nn
 
 from models import MODELS, DeepFwFM, FwFM
 from models.fields import Field, columns
+from tests.models.zoo import CASE_NAMES, CASES, LAYOUTS, small, some_ids
 
-PLAIN = (Field("site", 11), Field("hour", 5), Field("device", 7), Field("ad", 9))
-WITH_SEQUENCES = (Field("site", 11), Field("history", 8, width=3), Field("tags", 6, width=2), Field("ad", 9))
 LINEAR = {"lr"}
-LAYOUTS = {"plain": PLAIN, "sequences": WITH_SEQUENCES}
+PLAIN = LAYOUTS["plain"]
 
 
-@pytest.fixture(params=sorted(LAYOUTS))
-def fields(request: pytest.FixtureRequest) -> tuple[Field, ...]:
-    return LAYOUTS[request.param]
+@pytest.fixture(params=CASES, ids=CASE_NAMES)
+def case(request: pytest.FixtureRequest) -> tuple[str, str]:
+    return request.param
 
 
-def small(name: str, fields: tuple[Field, ...], seed: int = 0) -> nn.Module:
-    """A model with narrow layers, where it has layers: the tests need no 400 neurons."""
-    sizes = {"hidden_units": (32, 16)} if "hidden_units" in inspect.signature(MODELS[name]).parameters else {}
-    torch.manual_seed(seed)
-    return MODELS[name](fields, **sizes)
+@pytest.fixture
+def name(case: tuple[str, str]) -> str:
+    return case[0]
 
 
-@pytest.fixture(params=sorted(MODELS))
-def model(request: pytest.FixtureRequest, fields: tuple[Field, ...]) -> nn.Module:
-    return small(request.param, fields)
+@pytest.fixture
+def fields(case: tuple[str, str]) -> tuple[Field, ...]:
+    return LAYOUTS[case[1]]
 
 
-def some_ids(fields: tuple[Field, ...], rows: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    per_column = [field.cardinality for field in fields for _ in range(field.width)]
-    ids = [torch.randint(0, size, (rows,), generator=generator) for size in per_column]
-    return torch.stack(ids, dim=1).int()
+@pytest.fixture
+def model(name: str, fields: tuple[Field, ...]) -> nn.Module:
+    return small(name, fields)
 
 
 def test_ids_in_logits_out(model: nn.Module, fields: tuple[Field, ...]) -> None:
@@ -93,22 +88,24 @@ def test_it_learns_64_rows_by_heart(model: nn.Module, fields: tuple[Field, ...])
     assert loss_after_training(model, ids, (ids[:, 0] % 2).float()) < 0.1
 
 
-@pytest.mark.parametrize("name", sorted(MODELS.keys() - LINEAR))
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case[0] not in LINEAR], ids="-".join, indirect=True
+)
 def test_it_learns_what_no_sum_of_weights_can(name: str, fields: tuple[Field, ...]) -> None:
     ids = some_ids(fields, 64)
     exclusive_or = ((ids[:, 0] + ids[:, -1]) % 2).float()
     assert loss_after_training(small(name, fields), ids, exclusive_or) < 0.1
 
 
-def test_dropout_acts_in_training_only(model: nn.Module, fields: tuple[Field, ...]) -> None:
-    ids = some_ids(fields, 50)
+def test_dropout_acts_in_training_only(name: str, fields: tuple[Field, ...]) -> None:
+    has_dropout = "dropout" in inspect.signature(MODELS[name]).parameters
+    model, ids = small(name, fields, **({"dropout": 0.5} if has_dropout else {})), some_ids(fields, 50)
     model.eval()
     assert torch.equal(model(ids), model(ids))
     model.train()
-    assert torch.equal(model(ids), model(ids)) is not hasattr(model, "mlp")
+    assert torch.equal(model(ids), model(ids)) is not has_dropout
 
 
-@pytest.mark.parametrize("name", sorted(MODELS))
 def test_the_state_loads_into_a_fresh_model(name: str, fields: tuple[Field, ...]) -> None:
     ids = some_ids(fields, 20)
     model, other = small(name, fields).eval(), small(name, fields, seed=1).eval()

@@ -1,0 +1,137 @@
+"""DIEN: how a user's interests grow along the history, and which of them lead to the ad.
+
+Reference: Zhou et al., "Deep Interest Evolution Network for Click-Through Rate Prediction", AAAI 2019,
+eq. 2 to 11. Departs from it in the auxiliary network, the inner product of the interest and the next element
+(eq. 7 leaves it open), and in the negatives, drawn anew at each step from all ids of the field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.dice import Dice
+from models.embedding import FeaturesEmbedding
+from models.fields import PADDING_ID, Field
+from models.histories import History, find_histories
+from models.layers import MLP
+
+
+class GatedRecurrence(nn.Module):
+    """GRU, eq. 2 to 5, with a scaled update gate: scaled by the attention it is AUGRU, eq. 9 to 11."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.input = nn.Linear(dim, 3 * dim)
+        self.state = nn.Linear(dim, 3 * dim, bias=False)
+
+    def forward(self, inputs: Tensor, scale: Tensor) -> Tensor:
+        """inputs [batch, length, dim], scale [batch, length] in [0, 1] -> states [batch, length, dim].
+
+        A scale of 0, as padding has, leaves the state as it was.
+        """
+        gates = self.input(inputs)  # [batch, length, 3 dim]
+        state = torch.zeros_like(inputs[:, 0])
+        states = []
+        for step in range(inputs.shape[1]):
+            update, reset, fresh = gates[:, step].chunk(3, dim=1)
+            from_update, from_reset, from_state = self.state(state).chunk(3, dim=1)
+            candidate = torch.tanh(fresh + torch.sigmoid(reset + from_reset) * from_state)
+            share = torch.sigmoid(update + from_update) * scale[:, step : step + 1]
+            state = state + share * (candidate - state)
+            states.append(state)
+        return torch.stack(states, dim=1)
+
+
+class InterestEvolution(nn.Module):
+    """One history and the ad -> the interest that the history ends with, as far as the ad is concerned."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.extraction = GatedRecurrence(dim)
+        self.attention = nn.Linear(dim, dim, bias=False)  # W of eq. 8
+        self.evolution = GatedRecurrence(dim)
+
+    def forward(self, elements: Tensor, target: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        """elements [batch, length, dim], target [batch, dim], present [batch, length] of 0.0 and 1.0.
+
+        -> the last evolved state [batch, dim], the interests [batch, length, dim] that it evolved from.
+        """
+        interests = self.extraction(elements, present)
+        scores = (interests @ self.attention(target).unsqueeze(2)).squeeze(2)  # [batch, length]
+        attention = torch.softmax(scores + (present - 1.0) * 1e4, dim=1) * present
+        return self.evolution(interests, attention)[:, -1], interests
+
+
+class DIEN(nn.Module):
+    """MLP([fields of one id, for each history its evolved interest]).
+
+    In training `penalty` is `auxiliary` times the loss that teaches each interest to tell the element that
+    came next from a random one, eq. 6. `target` names the ad's field for histories that do not say whose
+    values they hold.
+    """
+
+    penalty: Tensor | None
+
+    def __init__(
+        self,
+        fields: Sequence[Field],
+        dim: int = 10,
+        hidden_units: Sequence[int] = (200, 80),
+        dropout: float = 0.0,
+        auxiliary: float = 1.0,
+        target: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.fields = tuple(fields)
+        self.histories = find_histories(fields, target)
+        self.embedding = FeaturesEmbedding(fields, dim)
+        self.evolutions = nn.ModuleList(InterestEvolution(dim) for _ in self.histories)
+        self.mlp = MLP(len(fields) * dim, hidden_units, dropout, activation=Dice)
+        self.auxiliary = auxiliary
+        self.penalty = None
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids [batch, columns] -> logits [batch]."""
+        rows = self.embedding.rows(ids)  # [batch, columns, dim]
+        others = self.embedding.rows(self._random_histories(ids)) if self.training else None
+        inputs, losses, done = [], [], 0
+        for history, evolve in zip(self.histories, self.evolutions, strict=True):
+            span = history.columns
+            present = (ids[:, span] != PADDING_ID).to(rows.dtype)
+            evolved, interests = evolve(rows[:, span], rows[:, history.target], present)
+            inputs += [rows[:, done : span.start].flatten(1), evolved]
+            done = span.stop
+            if others is not None:
+                losses.append(auxiliary_loss(interests, rows[:, span], others[:, span], present))
+        inputs.append(rows[:, done:].flatten(1))
+        self.penalty = self.auxiliary * torch.stack(losses).sum() if losses else None
+        logits: Tensor = self.mlp(torch.cat(inputs, dim=1))
+        return logits
+
+    def _random_histories(self, ids: Tensor) -> Tensor:
+        """ids with random elements in place of every history's own."""
+        others = ids.clone()
+        for history in self.histories:
+            others[:, history.columns] = torch.randint_like(
+                others[:, history.columns], PADDING_ID + 1, max(self._ids_of(history), PADDING_ID + 2)
+            )
+        return others
+
+    def _ids_of(self, history: History) -> int:
+        return self.fields[history.position].cardinality
+
+
+def auxiliary_loss(interests: Tensor, elements: Tensor, others: Tensor, present: Tensor) -> Tensor:
+    """Eq. 6, averaged over the steps that have a next one: the interest after step t against element t + 1.
+
+    interests, elements, others (random ones) [batch, length, dim], present [batch, length] -> a scalar.
+    """
+    known = present[:, 1:]
+    next_ones = (interests[:, :-1] * elements[:, 1:]).sum(dim=2)
+    random_ones = (interests[:, :-1] * others[:, 1:]).sum(dim=2)
+    losses = F.softplus(-next_ones) + F.softplus(random_ones)
+    return (losses * known).sum() / known.sum().clamp(min=1.0)

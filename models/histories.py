@@ -1,0 +1,49 @@
+"""Which fields of a model hold histories, and the ad that each is judged against.
+
+It knows fields, not what a model makes of a history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from models.fields import Field, column_slices, find_field
+
+
+@dataclass(frozen=True)
+class History:
+    """A sequence field: its position among the fields, its columns, and the column of its target."""
+
+    position: int
+    columns: slice
+    target: int
+
+
+def find_histories(fields: Sequence[Field], target: str | None) -> tuple[History, ...]:
+    """Every sequence field with its target: the field that it has the same values as, else `target`.
+
+    Where neither is said the target is the last candidate field of one id, or the last such field at all.
+    Raises ValueError where there is no sequence, or nothing that could be its target.
+    """
+    sequences = [field for field in fields if field.width > 1]
+    if not sequences:
+        raise ValueError("'fields' must hold a sequence, a user's history (got none); choose another model")
+    slices = column_slices(fields)
+    chosen = target or _last_single(fields)
+    found = []
+    for field in sequences:
+        name = field.same_values_as or chosen
+        place = fields[find_field(fields, name, "target")]
+        if place.width != 1:
+            raise ValueError(f"'target' must be a field of one id (got '{name}' of {place.width})")
+        position = find_field(fields, field.name, "fields")
+        found.append(History(position, slices[field.name], slices[name].start))
+    return tuple(found)
+
+
+def _last_single(fields: Sequence[Field]) -> str:
+    single = [field for field in fields if field.width == 1]
+    if not single:
+        raise ValueError("'fields' must hold a field of one id to judge a history against (got none)")
+    return ([field for field in single if field.role == "candidate"] or single)[-1].name
