@@ -1,0 +1,106 @@
+"""FiBiNET: bilinear products of the fields, plain and weighted by a squeeze-and-excitation network (SENET).
+
+Reference: Huang et al., "FiBiNET: Combining Feature Importance and Bilinear feature Interaction for Click-
+Through Rate Prediction", RecSys 2019, its deep form with a linear term; widths, dropout and reduction ratio are
+its own. Departs from it in SENET's last activation, which its formula leaves open: a sigmoid, as in Hu et al.,
+"Squeeze-and-Excitation Networks", CVPR 2018, since a ReLU can mute a field for good. The plain and the weighted
+products share their matrices.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from models.embedding import FeaturesEmbedding, LinearTerm
+from models.fields import Field
+from models.layers import MLP
+
+BILINEAR_TYPES = ("all", "each", "interaction")
+
+
+class SENET(nn.Module):
+    """How much each field counts in a row: sigmoid(W_2 relu(W_1 z)), where z_i is the mean of e_i."""
+
+    def __init__(self, n_fields: int, reduction_ratio: int) -> None:
+        super().__init__()
+        if reduction_ratio < 1:
+            raise ValueError(
+                f"'reduction_ratio' must be at least 1 (got {reduction_ratio!r}); "
+                "it is how many fields share one number of the squeezed layer"
+            )
+        squeezed = max(1, n_fields // reduction_ratio)
+        self.squeeze = nn.Linear(n_fields, squeezed, bias=False)
+        self.excite = nn.Linear(squeezed, n_fields, bias=False)
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """embeddings [batch, n_fields, dim] -> weights [batch, n_fields]."""
+        means = embeddings.sum(dim=2) / embeddings.shape[2]
+        return torch.sigmoid(self.excite(torch.relu(self.squeeze(means))))
+
+
+class BilinearInteraction(nn.Module):
+    """p_ij = (e_i W) * e_j for all pairs i < j, with one W for all, for each field i, or for each interaction."""
+
+    left: Tensor
+    right: Tensor
+
+    def __init__(self, n_fields: int, dim: int, bilinear: str) -> None:
+        super().__init__()
+        if bilinear not in BILINEAR_TYPES:
+            raise ValueError(
+                f"'bilinear' must be all, each or interaction (got {bilinear!r}); it says who shares a matrix"
+            )
+        if n_fields < 2:
+            raise ValueError(f"'fields' must be at least two (got {n_fields}); a product needs a pair")
+        self.each_pair = bilinear == "interaction"
+        self.pairs = tuple(itertools.combinations(range(n_fields), 2))
+        matrices = {"all": 1, "each": n_fields - 1, "interaction": len(self.pairs)}[bilinear]
+        self.weight = nn.Parameter(torch.empty(matrices, dim, dim))
+        nn.init.uniform_(self.weight, -((3 / dim) ** 0.5), (3 / dim) ** 0.5)
+        ends = torch.tensor(self.pairs)
+        self.register_buffer("left", ends[:, 0].contiguous(), persistent=False)
+        self.register_buffer("right", ends[:, 1].contiguous(), persistent=False)
+
+    def forward(self, by_field: Tensor) -> Tensor:
+        """by_field [n_fields, batch, dim] -> [n_pairs, batch, dim]: fields first, to be gathered whole."""
+        if self.each_pair:
+            turned = by_field[self.left] @ self.weight
+        else:
+            turned = (by_field[:-1] @ self.weight)[self.left]
+        return turned * by_field[self.right]
+
+
+class FiBiNET(nn.Module):
+    """Linear term + perceptron([p, q]), p_ij the products of e and q_ij = a_i a_j p_ij those of SENET's a_i e_i."""
+
+    def __init__(
+        self,
+        fields: Sequence[Field],
+        dim: int = 10,
+        hidden_units: Sequence[int] = (400, 400, 400),
+        dropout: float = 0.5,
+        reduction_ratio: int = 3,
+        bilinear: str = "interaction",
+    ) -> None:
+        super().__init__()
+        self.fields = tuple(fields)
+        self.embedding = FeaturesEmbedding(fields, dim)
+        self.wide = LinearTerm(fields)
+        self.senet = SENET(len(fields), reduction_ratio)
+        self.bilinear = BilinearInteraction(len(fields), dim, bilinear)
+        self.mlp = MLP(2 * len(self.bilinear.pairs) * dim, hidden_units, dropout)
+        self.bias = nn.Parameter(torch.zeros(()))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids [batch, columns] -> logits [batch]."""
+        embeddings = self.embedding(ids)  # [batch, n_fields, dim]
+        products = self.bilinear(embeddings.transpose(0, 1))  # [n_pairs, batch, dim]
+        weights = self.senet(embeddings).T  # [n_fields, batch]
+        of_pairs = weights[self.bilinear.left] * weights[self.bilinear.right]  # [n_pairs, batch]
+        both = torch.cat([products, products * of_pairs.unsqueeze(2)])  # [2 * n_pairs, batch, dim]
+        logits: Tensor = self.bias + self.wide(ids) + self.mlp(both.transpose(0, 1).flatten(1))
+        return logits
