@@ -6,6 +6,7 @@ What a model's own training and export need is the contender's business; here is
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -49,6 +50,11 @@ def compare(plan: ComparePlan, *, say: Say = print) -> Comparison:
     for model in models:
         settle(model, plan.common, plan.overrides, plan.training)[1].config(rows=1)
     check_device(plan.training.device)
+    if plan.jobs > 1 and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise ExportError(
+            f"'jobs' must be 1 under torchrun (got {plan.jobs}), whose processes train each model together; "
+            "leave out one of the two"
+        )
     plan.out.mkdir(parents=True, exist_ok=True)
     with Work(plan.work).held(new=True) as work:
         return _compare(plan, models, work, Clock(say))
@@ -70,9 +76,7 @@ def _compare(plan: ComparePlan, models: Sequence[str], work: Work, clock: Clock)
     clock.stage("log", f"{plan.data.name} by the schema {plan.schema}")
     summary, log_key = _shared_log(plan, work, say)
     contenders = [
-        contender
-        for model in models
-        for contender in _contenders(plan, model, summary.rows["train"], work, log_key)
+        contender for model in models for contender in _contenders(plan, model, summary, work, log_key)
     ]
     clock.stage("models", f"{', '.join(models)}, {_times(plan.seeds, 'seed')}, {_times(plan.jobs, 'job')}")
     results, failures = _compete(plan, contenders, say)
@@ -126,15 +130,16 @@ def _shared_log(plan: ComparePlan, work: Work, say: Say) -> tuple[LogSummary, st
     return summary, key
 
 
-def _contenders(plan: ComparePlan, model: str, rows: int, work: Work, log_key: str) -> list[Contender]:
+def _contenders(plan: ComparePlan, model: str, log: LogSummary, work: Work, log_key: str) -> list[Contender]:
     """One a seed."""
+    rows, clicks = log.rows["train"], log.clicks["train"]
     hyperparameters, training = settle(model, plan.common, plan.overrides, plan.training)
     return [
         Contender(
             model=model,
             hyperparameters=hyperparameters,
             embedding=plan.embedding,
-            config=replace(training, seed=training.seed + number).config(rows),
+            config=replace(training, seed=training.seed + number).config(rows, clicks),
             pruning=plan.pruning,
             quantization_rows=plan.quantization_rows,
             sampling_rate=plan.sampling_rate,
@@ -200,8 +205,7 @@ def _plain(plan: ComparePlan) -> dict[str, Any]:
     for name in ("out", "work", "again"):
         del told[name]
     told["data"], told["schema"] = plan.data.name, Path(plan.schema).name
-    plain: dict[str, Any] = msgspec.to_builtins(told)
-    return plain
+    return msgspec.json.decode(msgspec.json.encode(told), type=dict[str, Any])
 
 
 def write(comparison: Comparison, out: Path) -> None:

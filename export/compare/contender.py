@@ -78,10 +78,7 @@ class Contender:
         started = time.perf_counter()
         begin("train")
         work = self._fresh_work()
-        trained = train(
-            work, self.model, self.hyperparameters, self.config, embedding=self.embedding, say=say
-        )
-        seconds_an_epoch = training_seconds_an_epoch(trained, len(open_log(work.path("log")).parts["train"]))
+        train(work, self.model, self.hyperparameters, self.config, embedding=self.embedding, say=say)
         begin("prune")
         prune(work, self.pruning, say=say)
         begin("to-onnx")
@@ -91,7 +88,7 @@ class Contender:
         begin("calibrate")
         calibrate(work, sampling_rate=self.sampling_rate, methods=self.methods, say=say)
         begin("evaluate")
-        return self._evaluate(work, trained, seconds_an_epoch, started)
+        return self._evaluate(work, started)
 
     def _fresh_work(self) -> Work:
         """The folder with nothing in it but the shared log, as if fit-schema had run here."""
@@ -104,9 +101,8 @@ class Contender:
             (work.folder / name).symlink_to(target)
         return work
 
-    def _evaluate(
-        self, work: Work, trained: Trained, seconds_an_epoch: float | None, started: float
-    ) -> Result:
+    def _evaluate(self, work: Work, started: float) -> Result:
+        trained = work.read_record("train", Trained)
         log = open_log(work.path("log"))
         variants = read_variants(work, log.schema)
         calibrators = read_calibrators(work, variants)
@@ -122,7 +118,7 @@ class Contender:
             parameters=trained.parameters,
             epochs=trained.epochs,
             best_epoch=trained.best_epoch,
-            seconds_an_epoch=seconds_an_epoch,
+            seconds_an_epoch=trained.seconds_an_epoch,
             seconds=time.perf_counter() - started,
             graph_bytes={name: len(one.graph) for name, one in variants.items()},
             calibration={name: one.method for name, one in calibrators.items()},
@@ -138,12 +134,3 @@ def read_pctr(work: Work, variant: str) -> NDArray[np.float64]:
     with np.load(work.folder / PCTR, allow_pickle=False) as arrays:
         pctr: NDArray[np.float64] = arrays[variant]
     return pctr
-
-
-def training_seconds_an_epoch(trained: Trained, rows: int) -> float | None:
-    """Seconds of training steps for a pass over these rows, without the looks; None where there were none."""
-    seconds = before = 0.0
-    for point in trained.points:
-        seconds += (point.epoch - before) * rows / (point.rows_per_second or float("inf"))
-        before = point.epoch
-    return seconds / before if before else None

@@ -46,7 +46,7 @@ def headline(comparison: Comparison) -> str:
     test = log.rows["test"]
     return (
         f"{log.source}, split by {log.split}: trained on {log.rows['train']:,} rows, judged on {test:,} "
-        f"with {log.clicks['test'] / max(1, test):.2%} clicks; {comparison.machine}"
+        f"({log.clicks['test'] / max(1, test):.2%} clicks); {comparison.machine}"
     )
 
 
