@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from torch import nn
 
-from models.apg import APGDNN, APGDeepFM, APGDeepFwFM
+from models.apg import (
+    APGDCN,
+    APGDCNV2,
+    APGDIFM,
+    APGDNN,
+    APGPNN,
+    APGAutoInt,
+    APGDeepFM,
+    APGDeepFwFM,
+    APGFiBiNET,
+    APGWideDeep,
+    APGXDeepFM,
+)
 from models.autoint import AutoInt
 from models.dcn import DCN
 from models.dcn_v2 import DCNV2
@@ -58,6 +70,14 @@ MODELS: dict[str, type[nn.Module]] = {
     "dien": DIEN,
     "mmoe": MMoE,
     "apg_dnn": APGDNN,
+    "apg_wide_deep": APGWideDeep,
     "apg_deepfm": APGDeepFM,
     "apg_deep_fwfm": APGDeepFwFM,
+    "apg_pnn": APGPNN,
+    "apg_dcn": APGDCN,
+    "apg_dcn_v2": APGDCNV2,
+    "apg_xdeepfm": APGXDeepFM,
+    "apg_autoint": APGAutoInt,
+    "apg_fibinet": APGFiBiNET,
+    "apg_difm": APGDIFM,
 }

@@ -1,0 +1,102 @@
+"""MMoE: experts that all domains share; each domain has a gate that mixes them and a tower above the mix.
+
+Reference: Ma et al., "Modeling Task Relationships in Multi-task Learning with Multi-gate Mixture-of-Experts",
+KDD 2018, eq. 5 and 6, with its 8 experts; the layers' widths are those of APG's comparison (Yan et al., "APG:
+Adaptive Parameter Generation Network for Click-Through Rate Prediction", NeurIPS 2022, appendix B.3), whose
+coarse-grained baseline this is. Departs from MMoE in its tasks, which are domains: a row has one label and
+passes one gate and one tower, those of its domain.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.domains import DomainLinear, domain_column, domain_field, domain_places
+from models.embedding import FeaturesEmbedding
+from models.fields import Field
+from models.layers import Dropout
+
+
+class MMoE(nn.Module):
+    """tower_k(sum over experts of g_k(e)_i * f_i(e)), k the row's domain.
+
+    hidden_units  the layers of each expert
+    tower_units   the hidden layers of each tower
+    domain        the field whose ids are the domains; None: the context field with the fewest ids
+    """
+
+    def __init__(
+        self,
+        fields: Sequence[Field],
+        dim: int = 10,
+        hidden_units: Sequence[int] = (256, 128),
+        dropout: float = 0.0,
+        experts: int = 8,
+        tower_units: Sequence[int] = (64,),
+        domain: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.fields = tuple(fields)
+        field = domain_field(fields, domain)
+        self.domain_column, self.n_domains = domain_column(fields, field), field.cardinality
+        self.embedding = FeaturesEmbedding(fields, dim)
+        self.experts = Experts(experts, len(fields) * dim, hidden_units, dropout)
+        self.gates = DomainLinear(self.n_domains, len(fields) * dim, experts, bias=False)
+        widths = (self.experts.out_features, *tower_units, 1)
+        self.towers = nn.ModuleList(
+            DomainLinear(self.n_domains, fan_in, fan_out) for fan_in, fan_out in itertools.pairwise(widths)
+        )
+        self.dropout = Dropout(dropout)
+        self.bias = nn.Parameter(torch.zeros(()))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids [batch, columns] -> logits [batch]."""
+        places = domain_places(ids[:, self.domain_column], self.n_domains)
+        inputs = self.embedding(ids).flatten(1)  # [batch, n_fields * dim]
+        gates = self.gates(inputs, places).softmax(dim=1)  # [batch, experts]
+        hidden = (gates.unsqueeze(1) @ self.experts(inputs)).squeeze(1)  # [batch, hidden_units[-1]]
+        *inner, last = self.towers
+        for layer in inner:
+            hidden = self.dropout(F.relu(layer(hidden, places)))
+        logits: Tensor = self.bias + last(hidden, places).squeeze(1)
+        return logits
+
+
+class Experts(nn.Module):
+    """Perceptrons of equal shape: the first layers are one matrix product, later ones a batch of them."""
+
+    def __init__(self, experts: int, in_features: int, hidden_units: Sequence[int], dropout: float) -> None:
+        super().__init__()
+        if experts < 1:
+            raise ValueError(f"'experts' must be at least 1 (got {experts!r}); the paper has 8")
+        if not hidden_units:
+            raise ValueError(f"'hidden_units' must hold a layer (got {hidden_units!r}); it is each expert's")
+        self.n_experts, self.first_units, self.out_features = experts, hidden_units[0], hidden_units[-1]
+        self.first = nn.Linear(in_features, experts * hidden_units[0])
+        shapes = list(itertools.pairwise(hidden_units))
+        self.weights = nn.ParameterList(
+            _uniform(fan_in, experts, fan_in, fan_out) for fan_in, fan_out in shapes
+        )
+        self.biases = nn.ParameterList(_uniform(fan_in, experts, 1, fan_out) for fan_in, fan_out in shapes)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """inputs [batch, in_features] -> [batch, experts, hidden_units[-1]]."""
+        hidden: Tensor = self.dropout(F.relu(self.first(inputs)))
+        hidden = hidden.reshape(-1, self.n_experts, self.first_units)
+        if not len(self.weights):
+            return hidden
+        hidden = hidden.transpose(0, 1)  # [experts, batch, hidden]
+        for weight, bias in zip(self.weights, self.biases, strict=True):
+            hidden = self.dropout(F.relu(hidden @ weight + bias))
+        return hidden.transpose(0, 1)
+
+
+def _uniform(fan_in: int, *shape: int) -> nn.Parameter:
+    """As nn.Linear starts its weights and biases."""
+    return nn.Parameter(torch.empty(shape).uniform_(-(fan_in**-0.5), fan_in**-0.5))
