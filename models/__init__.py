@@ -39,6 +39,7 @@ from models.lr import LR
 from models.mmoe import MMoE
 from models.nfm import NFM
 from models.pnn import PNN
+from models.star import STAR
 from models.wide_deep import WideDeep
 from models.xdeepfm import XDeepFM
 from models.xdeepint import XDeepInt
@@ -69,6 +70,7 @@ MODELS: dict[str, type[nn.Module]] = {
     "din": DIN,
     "dien": DIEN,
     "mmoe": MMoE,
+    "star": STAR,
     "apg_dnn": APGDNN,
     "apg_wide_deep": APGWideDeep,
     "apg_deepfm": APGDeepFM,

@@ -17,11 +17,19 @@ from torch import Tensor, nn
 
 from models.adaptive_layers import Adaptation, AdaptiveLinear, Version
 from models.apg_conditions import Aggregation, ConditioningEmbedding, Conditions, Stage, forward_pass
+from models.autoint import AutoInt
+from models.dcn import DCN
+from models.dcn_v2 import DCNV2
 from models.deep_fwfm import DeepFwFM
 from models.deepfm import DeepFM
+from models.difm import DIFM
 from models.dnn import DNN
+from models.fibinet import FiBiNET
 from models.fields import Field
 from models.layers import MLP
+from models.pnn import PNN
+from models.wide_deep import WideDeep
+from models.xdeepfm import XDeepFM
 
 
 class APG(nn.Module):
@@ -69,7 +77,10 @@ class APG(nn.Module):
             conditions = Conditions(backbone.embedding, names, aggregate_at, aggregation)
             backbone.embedding = ConditioningEmbedding(backbone.embedding, conditions)
             how = replace(how, condition_size=conditions.size, conditions=conditions.separate)
-        for perceptron in [module for module in self.modules() if isinstance(module, MLP)]:
+        perceptrons = [module for module in self.modules() if isinstance(module, MLP)]
+        if not any(len(perceptron.hidden) for perceptron in perceptrons):
+            raise ValueError("'hidden_units' must be at least one (got none); APG adapts the hidden layers")
+        for perceptron in perceptrons:
             plain: list[Any] = list(perceptron.hidden)
             ranks = _rank_of_each(adaptive_rank, len(plain))
             perceptron.hidden = nn.ModuleList(
@@ -103,9 +114,41 @@ class APGDNN(APG, DNN):
     """DNN with adaptive hidden layers."""
 
 
+class APGWideDeep(APG, WideDeep):
+    """Wide & Deep with adaptive hidden layers."""
+
+
 class APGDeepFM(APG, DeepFM):
     """DeepFM with adaptive hidden layers."""
 
 
 class APGDeepFwFM(APG, DeepFwFM):
     """DeepFwFM with adaptive hidden layers."""
+
+
+class APGPNN(APG, PNN):
+    """PNN with adaptive hidden layers."""
+
+
+class APGDCN(APG, DCN):
+    """DCN with adaptive hidden layers."""
+
+
+class APGDCNV2(APG, DCNV2):
+    """DCN-V2 with adaptive hidden layers."""
+
+
+class APGXDeepFM(APG, XDeepFM):
+    """xDeepFM with adaptive hidden layers."""
+
+
+class APGAutoInt(APG, AutoInt):
+    """AutoInt+ with adaptive hidden layers."""
+
+
+class APGFiBiNET(APG, FiBiNET):
+    """FiBiNET with adaptive hidden layers."""
+
+
+class APGDIFM(APG, DIFM):
+    """DIFM with adaptive hidden layers."""
