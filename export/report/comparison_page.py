@@ -16,12 +16,15 @@ ABOUT = (
     "of the served graph after calibration; s/epoch is of training steps alone; microseconds a row were "
     "taken in turns in one run, on one thread."
 )
+COLORS = "Colours: blue above, orange below {}, grey neither; a bar behind a dot is its interval."
 # The table of all figures is wide: its page is too, and its first column stays in sight.
 WIDE = """
 body { max-width: 84rem; }
 table { max-width: 100%; }
 th:first-child, td:first-child { position: sticky; left: 0; background: #fff; }
 .failed { color: #a03c00; }
+.costs figure { flex-basis: 34rem; }
+pre { font-size: .8rem; overflow-x: auto; }
 """
 
 
@@ -87,7 +90,10 @@ def _differences(comparison: Comparison) -> str:
         ]
         for row in comparison.rows
     ]
-    return f"<details><summary>{len(rows)} models with intervals</summary>{table(head, rows)}</details>"
+    colors = f"<p class='lead'>{COLORS.format(escape(reference))}</p>" if reference else ""
+    return (
+        f"{colors}<details><summary>{len(rows)} models with intervals</summary>{table(head, rows)}</details>"
+    )
 
 
 def _difference(difference: Difference | None) -> list[str | None]:
@@ -101,7 +107,7 @@ def _costs(comparison: Comparison) -> str:
     figures = [*(plots.speed_figure(comparison, batch) for batch in (batches[0], batches[-1])),
                plots.size_figure(comparison)]  # fmt: skip
     about = "<p>The line joins the models that no other beats in both.</p>"
-    return about + '<div class="row">' + "".join(figure(svg) for svg in figures) + "</div>"
+    return about + '<div class="row costs">' + "".join(figure(svg) for svg in figures) + "</div>"
 
 
 def _log(comparison: Comparison) -> str:

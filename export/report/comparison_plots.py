@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 PLACES = (
     (5, -3, "left"), (-5, -3, "right"), (0, 6, "center"), (0, -12, "center"), (5, 6, "left"),
     (-5, 6, "right"), (5, -12, "left"), (-5, -12, "right"), (0, 15, "center"), (0, -21, "center"),
-    (14, 12, "left"), (-14, 12, "right"), (14, -18, "left"), (-14, -18, "right"),
+    (14, 12, "left"), (-14, 12, "right"), (14, -18, "left"), (-14, -18, "right"), (0, 24, "center"),
+    (0, -30, "center"), (24, 20, "left"), (-24, 20, "right"), (24, -26, "left"), (-24, -26, "right"),
 )  # fmt: skip
+BESIDE = 8  # of them stand so near that no line needs to lead to the dot
 LABEL_POINTS = 7.5
 
 Box = tuple[float, float, float, float]  # left, bottom, right, top in points
@@ -35,7 +37,8 @@ def auc_figure(comparison: Comparison) -> str:
         for place, row in zip(places, rows, strict=True):
             color = _color(row)
             left.plot(row.auc_interval, (place, place), color=color, alpha=0.35, linewidth=3)
-            left.plot(row.auc_by_seed, [place] * len(row.auc_by_seed), "|", color=color, markersize=6)
+            if len(row.seeds) > 1:
+                left.plot(row.auc_by_seed, [place] * len(row.seeds), "|", color=color, markersize=6)
             left.plot(row.auc, place, "o", color=color, markersize=5)
             if row.model != comparison.best:
                 delta = row.against_best
@@ -74,7 +77,7 @@ def size_figure(comparison: Comparison) -> str:
 def _tradeoff(rows: Sequence[Row], costs: Mapping[str, float], cost: str, title: str) -> str:
     """A dot a model on a log scale of costs, and the line of those that none beats in both."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(4.8, 3.8), layout="constrained")
+        figure = Figure(figsize=(6.2, 3.6 + min(2.4, 0.06 * len(rows))), layout="constrained")
         axes = figure.subplots()
         frontier = unbeaten({row.model: (costs[row.model], row.auc) for row in rows})
         axes.step(*zip(*frontier, strict=True), where="post", color=FAINT, linewidth=1, zorder=0)
@@ -119,7 +122,15 @@ def _label(figure: Figure, axes: Axes, points: Mapping[str, tuple[float, float]]
         costs = [sum(_overlap(box, other) for other in taken) + _outside(box, inside) for box in boxes]
         best = min(range(len(PLACES)), key=costs.__getitem__)
         dx, dy, side = PLACES[best]
-        text = axes.annotate(name, points[name], (dx, dy), textcoords="offset points", ha=side)
+        leader = {"arrowstyle": "-", "color": FAINT, "linewidth": 0.6, "shrinkA": 1, "shrinkB": 2}
+        text = axes.annotate(
+            name,
+            points[name],
+            (dx, dy),
+            textcoords="offset points",
+            ha=side,
+            arrowprops=leader if best >= BESIDE else None,
+        )
         text.set(fontsize=LABEL_POINTS, color=INK, in_layout=False)
         taken.append(boxes[best])
 
