@@ -58,11 +58,11 @@ class TrainConfig:
     embedding_l2: float = 1e-4
     optimizer: Optimizer = "adam"
     embedding_optimizer: EmbeddingOptimizer = "adam"
-    ftrl_alpha: float = 0.05
+    ftrl_alpha: float = 0.1
     ftrl_beta: float = 1.0
     ftrl_l1: float = 0.0
     ftrl_l2: float = 1.0
-    group_lasso: float = 0.1
+    group_lasso: float = 1.0
     loss: Loss = "bce"
     click_weight: float = 2.0
     focal_gamma: float = 2.0

@@ -41,7 +41,7 @@ class Ftrl(torch.optim.Optimizer):
     def __init__(
         self,
         weights: Iterable[Tensor],
-        alpha: float = 0.05,
+        alpha: float = 0.1,
         beta: float = 1.0,
         l1: float = 0.0,
         l2: float = 0.0,

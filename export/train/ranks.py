@@ -7,6 +7,7 @@ gradients and sums; who started the processes, and what they train, is `export.t
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -131,7 +132,8 @@ class Ranks:
         try:
             yield
         except RuntimeError as error:
-            reason = str(error).strip().partition("\n")[0]
+            line = str(error).strip().partition("\n")[0].partition(". This is")[0]
+            reason = re.sub(r"^\[[^]]*\] ", "", line)  # gloo's place in its own source
             raise ExportError(
                 f"every process of a training must live until its end (rank {self.rank} got {reason!r}); "
                 "see the first error of the others, then start all again"
