@@ -1,9 +1,9 @@
 """DIFM: a factorization machine whose fields each row weighs anew, by attention and by a perceptron.
 
 Reference: Lu et al., "A Dual Input-aware Factorization Machine for CTR Prediction", IJCAI 2020: m = m_vec +
-m_bit, its vector-wise and its bit-wise factor-estimating network. Departs from it in a bias of the factors that
-starts at 1, so that a fresh DIFM is an FM: without it factors start near 0, and shrink the gradient of all that
-they multiply. Sizes are ours.
+m_bit, its vector-wise and its bit-wise factor-estimating network. Departs from it in a bias of the factors
+that starts at 1, so that a fresh DIFM is an FM: without it factors start near 0, and shrink the gradient of
+all that they multiply. Sizes are ours.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """FiBiNET: bilinear products of the fields, plain and weighted by a squeeze-and-excitation network (SENET).
 
 Reference: Huang et al., "FiBiNET: Combining Feature Importance and Bilinear feature Interaction for Click-
-Through Rate Prediction", RecSys 2019, its deep form with a linear term; widths, dropout and reduction ratio are
-its own. Departs from it in SENET's last activation, which its formula leaves open: a sigmoid, as in Hu et al.,
-"Squeeze-and-Excitation Networks", CVPR 2018, since a ReLU can mute a field for good. The plain and the weighted
-products share their matrices.
+Through Rate Prediction", RecSys 2019, its deep form with a linear term; widths, dropout and reduction ratio
+are its own. Departs from it in SENET's last activation, which its formula leaves open: a sigmoid, as in Hu et
+al., "Squeeze-and-Excitation Networks", CVPR 2018, since a ReLU can mute a field for good. The plain and the
+weighted products share their matrices. Most of the work is the perceptron's first layer, which reads
+n_fields * (n_fields - 1) * dim numbers.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class SENET(nn.Module):
 
 
 class BilinearInteraction(nn.Module):
-    """p_ij = (e_i W) * e_j for all pairs i < j, with one W for all, for each field i, or for each interaction."""
+    """p_ij = (e_i W) * e_j for all pairs i < j, with one W for all, each field i or each interaction."""
 
     left: Tensor
     right: Tensor
@@ -68,14 +69,14 @@ class BilinearInteraction(nn.Module):
     def forward(self, by_field: Tensor) -> Tensor:
         """by_field [n_fields, batch, dim] -> [n_pairs, batch, dim]: fields first, to be gathered whole."""
         if self.each_pair:
-            turned = by_field[self.left] @ self.weight
+            turned = by_field.index_select(0, self.left) @ self.weight
         else:
-            turned = (by_field[:-1] @ self.weight)[self.left]
-        return turned * by_field[self.right]
+            turned = (by_field[:-1] @ self.weight).index_select(0, self.left)
+        return turned * by_field.index_select(0, self.right)
 
 
 class FiBiNET(nn.Module):
-    """Linear term + perceptron([p, q]), p_ij the products of e and q_ij = a_i a_j p_ij those of SENET's a_i e_i."""
+    """Linear term + perceptron([p, q]): p_ij products of e, q_ij = a_i a_j p_ij those of SENET's a_i e_i."""
 
     def __init__(
         self,
@@ -100,7 +101,8 @@ class FiBiNET(nn.Module):
         embeddings = self.embedding(ids)  # [batch, n_fields, dim]
         products = self.bilinear(embeddings.transpose(0, 1))  # [n_pairs, batch, dim]
         weights = self.senet(embeddings).T  # [n_fields, batch]
-        of_pairs = weights[self.bilinear.left] * weights[self.bilinear.right]  # [n_pairs, batch]
+        left, right = self.bilinear.left, self.bilinear.right
+        of_pairs = weights.index_select(0, left) * weights.index_select(0, right)  # [n_pairs, batch]
         both = torch.cat([products, products * of_pairs.unsqueeze(2)])  # [2 * n_pairs, batch, dim]
         logits: Tensor = self.bias + self.wide(ids) + self.mlp(both.transpose(0, 1).flatten(1))
         return logits
