@@ -11,7 +11,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -105,26 +105,24 @@ def _demo(options: Namespace) -> None:
 
 
 def _synthesize(options: Namespace) -> None:
-    from export.data.synthetic import SyntheticConfig
+    from export.data.synthetic_config import PRESETS
     from export.data.synthetic_file import write_synthetic_log
 
-    names = (
-        "rows",
-        "seed",
-        "features",
-        "candidate_fields",
-        "sequence_fields",
-        "ctr",
-        "drift",
-        "rows_per_day",
-    )
-    try:
-        config = SyntheticConfig(**{name: getattr(options, name) for name in names})
-    except ValueError as error:
-        raise ExportError(str(error)) from None
+    preset = PRESETS[options.preset]
+    given = {field.name: getattr(options, field.name, None) for field in fields(preset)}
+    config = replace(preset, **{name: value for name, value in given.items() if value is not None})
     schema = write_synthetic_log(config, options.out, report=say)
     say(f"wrote {options.out} and {schema}")
     say(f"export it: python -m export run --data {options.out} --schema {schema} --out artifacts/synthetic")
+
+
+def _convert(options: Namespace) -> None:
+    from export.data.ipinyou import convert_ipinyou
+    from export.data.movielens import convert_movielens
+
+    convert = {"movielens": convert_movielens, "ipinyou": convert_ipinyou}[options.format]
+    schema = convert(options.data, options.out, on_malformed=options.on_malformed, report=say)
+    say(f"wrote {options.out} and {schema}")
 
 
 def _fit_schema(options: Namespace) -> None:
@@ -213,6 +211,7 @@ COMMANDS: dict[str, Callable[[Namespace], None]] = {
     "models": _models,
     "demo": _demo,
     "synthesize": _synthesize,
+    "convert": _convert,
     "fit-schema": _fit_schema,
     "train": _train,
     "prune": _prune,

@@ -8,6 +8,8 @@ from export.calibrate import METHODS
 from export.compare.options import COMMAND as COMPARE
 from export.compare.options import compare_groups
 from export.compress.recipes import RECIPES
+from export.data.log_schema import BUILT_IN
+from export.data.synthetic_config import PRESETS as SYNTHETIC_PRESETS
 from export.option_values import (
     assignment,
     methods,
@@ -31,6 +33,7 @@ From a click log to a bundle that `python -m service` serves. `run` does everyth
 alone, in this order, and hand over in a work folder:
 
   synthesize    a log with known click probabilities, to try things on
+  convert       files of MovieLens or iPinYou -> log
   fit-schema    log -> split by time -> vocabularies and bins -> ids
   train         ids -> model (or takes a trained one: --checkpoint)
   prune         model -> smaller model (DeepLight; may be left out)
@@ -53,9 +56,30 @@ SEED = Option("--seed", "of initial weights, dropout and row order", not_negativ
 THREADS = Option("--threads", "CPU threads of torch [one a core]", positive_int, None, "N")
 WORK_ABOUT = "where the stages hand over"
 
+EFFECTS = {
+    "values": "single values",
+    "pairs": "pairs of fields",
+    "triples": "triples of fields",
+    "products": "numbers, times slopes that categorical values set,",
+    "domains": "domains, which turn other effects over,",
+    "interest": "a history's values that resemble the ad's",
+}
+ON_MALFORMED = Option(
+    "--on-malformed",
+    "what a malformed row does: end the export, or be skipped and counted",
+    ("error", "skip"),
+    Plan.on_malformed,
+)
 LOG = (
     Option("--data", "the log: TSV, CSV (also .gz) or Parquet", Path, None, "FILE", required=True),
-    Option("--schema", "criteo, avazu or a TOML file that describes the log", str, None, "NAME|FILE", True),
+    Option(
+        "--schema",
+        f"{', '.join(BUILT_IN)} or a TOML file that describes the log",
+        str,
+        None,
+        "NAME|FILE",
+        True,
+    ),
     Option(
         "--split",
         "shares of training, validation, calibration and test, in time order [0.7,0.1,0.1,0.1]",
@@ -63,12 +87,7 @@ LOG = (
         Plan.split,
         "A,B,C,D",
     ),
-    Option(
-        "--on-malformed",
-        "what a malformed row does: end the export, or be skipped and counted",
-        ("error", "skip"),
-        Plan.on_malformed,
-    ),
+    ON_MALFORMED,
     Option(
         "--min-count",
         "training rows a value needs to get an id of its own [the schema's]",
@@ -321,6 +340,15 @@ BUNDLE = (
     Option("--work", f"{WORK_ABOUT} [.work/NAME beside --out]", Path, None, "FOLDER"),
 )
 WORK = (Option("--work", WORK_ABOUT, Path, None, "FOLDER", required=True),)
+
+
+def _effect(kind: str, about: str) -> Option:
+    """The option of one kind of planted effect."""
+    criteo, zoo = (getattr(SYNTHETIC_PRESETS[preset], f"effect_of_{kind}") for preset in ("criteo", "zoo"))
+    told = f"standard deviation in the logit of what {about} add [{criteo:g}; zoo: {zoo:g}]"
+    return Option(f"--effect-of-{kind}", told, not_negative, None, "X")
+
+
 SYNTHETIC = (
     Option(
         "--out",
@@ -330,16 +358,82 @@ SYNTHETIC = (
         "FILE",
         required=True,
     ),
+    Option(
+        "--preset",
+        "the shape of the log, of which the other options change parts: criteo, a display log; zoo, 20 "
+        "fields with every kind of effect that tells models apart",
+        tuple(SYNTHETIC_PRESETS),
+        "criteo",
+    ),
     Option("--rows", "rows to write", positive_int, 1_000_000, "N"),
     Option("--seed", "the same seed writes the same log", not_negative_int, 0, "N"),
-    Option("--features", "distinct values of all categorical fields together", positive_int, 100_000, "N"),
     Option(
-        "--candidate-fields", "how many of 26 categorical fields belong to the ad", not_negative_int, 8, "N"
+        "--features",
+        "distinct values of all categorical fields together [100000; zoo: 4000]",
+        positive_int,
+        None,
+        "N",
     ),
-    Option("--sequence-fields", "fields that hold a list of earlier values", not_negative_int, 0, "N"),
-    Option("--ctr", "share of rows with a click", share_below_one, 0.1, "SHARE"),
-    Option("--drift", "how fast effects change from day to day; 0: not at all", not_negative, 1.0, "X"),
+    Option(
+        "--candidate-fields",
+        "how many of the 26 (zoo: 12) categorical fields belong to the ad [8; zoo: 4]",
+        not_negative_int,
+        None,
+        "N",
+    ),
+    Option(
+        "--sequence-fields",
+        "histories of values of the ad's last field [0; zoo: 1]",
+        not_negative_int,
+        None,
+        "N",
+    ),
+    Option("--history-length", "values in the longest of them [8; zoo: 12]", positive_int, None, "N"),
+    Option(
+        "--domains",
+        "domains, each of which turns over some of the effects; 0: no such field [0; zoo: 8]",
+        not_negative_int,
+        None,
+        "N",
+    ),
+    Option("--ctr", "share of rows with a click [0.1; zoo: 0.2]", share_below_one, None, "SHARE"),
+    Option(
+        "--drift",
+        "how fast effects change from day to day; 0: not at all [1; zoo: 0]",
+        not_negative,
+        None,
+        "X",
+    ),
     Option("--rows-per-day", "rows that share a day", positive_int, 250_000, "N"),
+    *(_effect(kind, about) for kind, about in EFFECTS.items()),
+)
+CONVERT = (
+    Option(
+        "format",
+        "whose files they are: movielens or ipinyou",
+        ("movielens", "ipinyou"),
+        None,
+        "FORMAT",
+        required=True,
+    ),
+    Option(
+        "--data",
+        "the folder: NAME.inter, NAME.user and NAME.item of movielens (RecBole's); train.yzx.txt, "
+        "featindex.txt and, where there is one, test.yzx.txt of ipinyou; also .gz",
+        Path,
+        None,
+        "FOLDER",
+        required=True,
+    ),
+    Option(
+        "--out",
+        "the log: .parquet; its schema is written beside it as .toml",
+        Path,
+        None,
+        "FILE",
+        required=True,
+    ),
+    ON_MALFORMED,
 )
 ONE_MODEL = (Option("model", "a model to tell more of [all, a line each]", str, None, "NAME"),)
 DEMO = (
@@ -359,6 +453,7 @@ TITLES = {
     "the bundle": BUNDLE,
     "the work folder": WORK,
     "the synthetic log": SYNTHETIC,
+    "the files": CONVERT,
     "the demo": DEMO,
     "what to tell": ONE_MODEL,
 }
@@ -376,6 +471,7 @@ COMMANDS = {
     "models": ("list the models, or one's paper and hyperparameters", "what to tell"),
     "demo": ("a demo bundle from a small synthetic log, in under three minutes", "the demo"),
     "synthesize": ("write a synthetic log and the schema file that describes it", "the synthetic log"),
+    "convert": ("turn MovieLens or iPinYou's featurised log into Parquet with a schema file", "the files"),
     "fit-schema": (
         "split a log, fit its encodings on the training part, encode it",
         "the log",

@@ -39,8 +39,12 @@ class Option:
     def add_to(self, group: Any) -> None:
         shown = self.default is not None and "[" not in self.about
         choice = {"choices": self.kind} if isinstance(self.kind, tuple) else {"type": self.kind}
-        # Without dashes it is a word that stands alone, and may be left out.
-        place = {"required": self.required} if self.flag.startswith("-") else {"nargs": "?"}
+        # Without dashes it is a word that stands alone.
+        place = (
+            {"required": self.required}
+            if self.flag.startswith("-")
+            else {"nargs": None if self.required else "?"}
+        )
         group.add_argument(
             self.flag,
             help=f"{self.about} [%(default)s]" if shown else self.about,

@@ -34,7 +34,7 @@ class SyntheticConfig:
     start: int = 1_735_689_600  # unix second of the first row
     pairs: int = 8
     triples: int = 2
-    products: int = 0  # pairs of a number and a categorical value that sets the number's slope
+    products: int = 4  # pairs of a number and a categorical value that sets the number's slope
     effect_of_values: float = 0.7
     effect_of_pairs: float = 0.9
     effect_of_triples: float = 0.35
@@ -62,8 +62,8 @@ class SyntheticConfig:
             raise LogError("'domains' must be at least 2 where domains have an effect (got 0)")
         if self.effect_of_interest and not self.sequence_fields:
             raise LogError("'sequence_fields' must be at least 1 where interest has an effect (got 0)")
-        if self.products and not self.numeric_fields:
-            raise LogError("'numeric_fields' must be at least 1 where there are products (got 0)")
+        if self.effect_of_products and not (self.numeric_fields and self.products):
+            raise LogError("'numeric_fields' and 'products' must be at least 1 where products have an effect")
 
     @property
     def numeric_names(self) -> tuple[str, ...]:
@@ -100,15 +100,14 @@ PRESETS: Final = {
         popularity=(0.5, 0.95),
         ctr=0.2,
         drift=0.0,
-        pairs=8,
-        triples=5,
-        products=4,
+        pairs=6,
+        triples=3,
         effect_of_values=0.7,
-        effect_of_pairs=0.7,
-        effect_of_triples=0.8,
-        effect_of_products=0.5,
+        effect_of_pairs=0.6,
+        effect_of_triples=1.0,
+        effect_of_products=0.4,
         effect_of_domains=0.6,
-        effect_of_interest=0.6,
+        effect_of_interest=0.7,
     ),
 }
 """`criteo`: the fields, sizes and drift of a display log. `zoo`: 20 fields, no drift, and all effects that

@@ -43,7 +43,7 @@ class Effects:
         self.triples = self._choose(constants, 3, config.triples)
         self.products = tuple(
             (str(constants.choice(config.numeric_names)), str(constants.choice(config.categorical_names)))
-            for _ in range(config.products)
+            for _ in range(config.products if config.numeric_fields else 0)
         )
         # What a domain makes of each single effect and pair: leaves it, weakens or turns it, strengthens it.
         shape_of_turns = (config.domains + 1, len(self._names) + len(self.pairs))

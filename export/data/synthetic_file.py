@@ -4,19 +4,19 @@ import gzip
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from export.data.converted import sink_parquet
 from export.data.errors import LogError
 from export.data.progress import Progress
 from export.data.synthetic import SyntheticLog
 from export.data.synthetic_config import DOMAIN, SyntheticConfig
 from export.data.synthetic_draws import Block
 
-_ROW_GROUP: Final = 65_536
 _HEX: Final = np.frombuffer("".join(f"{byte:02x}" for byte in range(256)).encode(), np.uint16)
 
 
@@ -49,19 +49,13 @@ def _format(path: Path) -> tuple[str, str]:
 
 
 def _write_parquet(log: SyntheticLog, path: Path, progress: Progress) -> None:
-    """Through polars' streaming sink, which keeps a few blocks in memory."""
-    from polars.io.plugins import register_io_source
-
-    def source(
-        with_columns: list[str] | None, predicate: Any, n_rows: int | None, batch_size: int | None
-    ) -> Iterator[pl.DataFrame]:
+    def frames() -> Iterator[pl.DataFrame]:
         for block in log.blocks():
             frame = block_frame(log.config, block)
             progress.add(len(frame))
-            yield frame if with_columns is None else frame.select(with_columns)
+            yield frame
 
-    schema = block_frame(log.config, log.block(0, rows=1)).schema
-    register_io_source(source, schema=schema).sink_parquet(path, row_group_size=_ROW_GROUP)
+    sink_parquet(frames(), block_frame(log.config, log.block(0, rows=1)).schema, path)
 
 
 def _write_csv(log: SyntheticLog, path: Path, progress: Progress) -> None:

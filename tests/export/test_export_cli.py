@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from export.__main__ import main
-from export.data.synthetic import SyntheticConfig
+from export.data.synthetic import PRESETS, SyntheticConfig
 from export.options import COMMANDS, TITLES, build_parser
 from export.work import Work
 from models import MODELS
@@ -89,9 +89,15 @@ def test_every_option_of_a_command_has_a_line_of_help(
 
 
 def test_what_the_help_offers_is_what_there_is() -> None:
+    """Of a synthetic log: a default, or nothing and "[of the preset criteo; zoo: of zoo]"."""
     options = build_parser().parse_args(["synthesize", "--out", "log.csv"])
+    told = {option.flag[2:].replace("-", "_"): option.about for option in TITLES["the synthetic log"]}
     for one in fields(SyntheticConfig):
-        assert getattr(options, one.name, one.default) == one.default
+        if getattr(options, one.name, None) is not None:
+            assert getattr(options, one.name) == one.default
+        elif one.name in told:
+            criteo, zoo = (getattr(PRESETS[preset], one.name) for preset in ("criteo", "zoo"))
+            assert f"[{criteo:g}; zoo: {zoo:g}]" in told[one.name]
 
 
 @pytest.mark.parametrize(
