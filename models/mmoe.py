@@ -1,7 +1,7 @@
 """MMoE: experts that all domains share; each domain has a gate that mixes them and a tower above the mix.
 
 Reference: Ma et al., "Modeling Task Relationships in Multi-task Learning with Multi-gate Mixture-of-Experts",
-KDD 2018, eq. 5 and 6, with its 8 experts; the layers' widths are those of APG's comparison (Yan et al., "APG:
+KDD 2018, section 4.2, with its 8 experts; the layers' widths are those of APG's comparison (Yan et al., "APG:
 Adaptive Parameter Generation Network for Click-Through Rate Prediction", NeurIPS 2022, appendix B.3), whose
 coarse-grained baseline this is. Departs from MMoE in its tasks, which are domains: a row has one label and
 passes one gate and one tower, those of its domain.

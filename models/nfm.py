@@ -1,6 +1,6 @@
 """NFM: a perceptron on the sum of all pairs' element-wise products.
 
-Reference: He & Chua, "Neural Factorization Machines for Sparse Predictive Analytics", SIGIR 2017, eq. 3 to 5,
+Reference: He & Chua, "Neural Factorization Machines for Sparse Predictive Analytics", SIGIR 2017, section 3,
 with its batch normalization and dropout after the pooling. Departs from it in normalizing the pooled vector
 alone (the authors' code normalizes each hidden layer too), in dim (64 there; 10 here, as in every model) and
 in starting from random embeddings, not from a trained FM's.

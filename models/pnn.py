@@ -1,9 +1,9 @@
 """PNN: a perceptron whose first layer reads the embeddings and the products of their pairs.
 
-Reference: Qu et al., "Product-based Neural Networks for User Response Prediction", ICDM 2016, eq. 2 to 5;
-layers and dropout as in DeepLight (section 5.1.4), the paper's own k = 10. Departs from it in the inner
-products' weights: one for each pair i < j, as the authors' code has it, where eq. 9 to 11 make the matrix of
-a unit a rank-one theta theta^T (cheaper, but its part of the layer's input is a square and never negative).
+Reference: Qu et al., "Product-based Neural Networks for User Response Prediction", ICDM 2016, section III;
+layers as in DeepLight's comparison (section 5.1.4), k = 10 and dropout as in the paper. Departs from it in the
+inner products' weights: one for each pair i < j, as the authors' code has it, where the paper makes a unit's
+matrix of weights a rank-one theta theta^T: cheaper, but what it adds is a square, never negative.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class PNN(nn.Module):
     """MLP(z, p): z the linear signal (all embeddings), p the quadratic one.
 
     product  `inner`: p_ij = <f_i, f_j>, one number a pair (IPNN). `outer`: p = f f^T with f the sum of all
-             embeddings, the superposition of all outer products, eq. 13 (OPNN). `both`: one after the other
+             embeddings, the superposition of all outer products (OPNN). `both`: one after the other
     """
 
     def __init__(

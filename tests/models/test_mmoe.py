@@ -1,4 +1,4 @@
-"""MMoE against equations 5 and 6, row by row and expert by expert."""
+"""MMoE against its formula, row by row and expert by expert."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""NFM against equations 3 to 5, and its normalization against what it becomes in inference."""
+"""NFM against its equations, and its normalization against what it becomes in inference."""
 
 from __future__ import annotations
 
