@@ -1,9 +1,9 @@
 """PNN: a perceptron whose first layer reads the embeddings and the products of their pairs.
 
 Reference: Qu et al., "Product-based Neural Networks for User Response Prediction", ICDM 2016, section III;
-layers as in DeepLight's comparison (section 5.1.4), k = 10 and dropout as in the paper. Departs from it in the
-inner products' weights: one for each pair i < j, as the authors' code has it, where the paper makes a unit's
-matrix of weights a rank-one theta theta^T: cheaper, but what it adds is a square, never negative.
+layers as in DeepLight's comparison (section 5.1.4), k = 10 and dropout as in the paper. Departs from it in
+the inner products' weights: one for each pair i < j, as the authors' code has it, where the paper makes a
+unit's matrix of weights a rank-one theta theta^T: cheaper, but what it adds is a square, never negative.
 """
 
 from __future__ import annotations
