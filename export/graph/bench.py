@@ -61,7 +61,10 @@ def main() -> None:
     for name, (hidden_units, pairs) in SHAPES.items():
         model = _model(fields, hidden_units, pairs, random)
         graph = export_onnx(model, FIELDS)
-        int8[name] = quantize_int8(graph, ids)
+        quantized = quantize_int8(graph, ids)
+        if quantized is None:
+            raise SystemExit(f"'{name}' must have something to quantize")
+        int8[name] = quantized
         candidates[f"{name} torch"] = torch_scorer(model)
         candidates[f"{name} float32"] = graph_scorer(graph)
         candidates[f"{name} int8"] = graph_scorer(int8[name])

@@ -19,8 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models.deep_fwfm import DeepFwFM
+from models.embedding import FeaturesEmbedding
 from models.fields import PADDING_ID, Field, column_offsets
-from models.layers import MLP, FieldLinear, FieldPairs
+from models.fwfm import FwFM
+from models.layers import MLP, Dropout, FieldLinear, FieldPairs
+from models.lr import LR
 
 # Names of the parameters as they stand in the graph; quantization finds them by these.
 TABLE = "table"  # [rows, dim]
@@ -31,6 +35,12 @@ FIELD_VECTORS = "field_vectors"  # [dim, n_fields], beside pair_matrix
 ROW_WEIGHTS = "row_weights"  # [n_fields * dim, 1], of a linear term that has no pairs beside it
 FIRST_LAYER = "hidden.0.weight"  # [hidden, n_fields * dim]
 OUTPUT_LAYER = "output.weight"  # [1, hidden]; without hidden layers [1, n_fields * dim]
+
+MADE_OF: dict[type[nn.Module], dict[str, type[nn.Module]]] = {
+    LR: {"embedding": FeaturesEmbedding},
+    FwFM: {"embedding": FeaturesEmbedding, "linear": FieldLinear, "pairs": FieldPairs},
+    DeepFwFM: {"embedding": FeaturesEmbedding, "linear": FieldLinear, "pairs": FieldPairs, "mlp": MLP},
+}
 
 
 class InferenceForm(nn.Module):
@@ -43,6 +53,22 @@ class InferenceForm(nn.Module):
     pooling: Tensor
     always_present: Tensor
     ones: Tensor
+
+    @staticmethod
+    def knows(model: nn.Module) -> bool:
+        """Whether a model is one of these and made of nothing else than what is rewritten here."""
+        made_of = {name: type(part) for name, part in model.named_children()}
+        fields: tuple[Field, ...] = getattr(model, "fields", ())
+        return (
+            MADE_OF.get(type(model)) == made_of
+            and {name for name, _ in model.named_parameters(recurse=False)} == {"bias"}
+            and all(field.storage == "full" and field.pooling == "mean" for field in fields)
+            and all(
+                type(part) in (nn.Embedding, nn.Linear, nn.ModuleList, Dropout, *made_of.values())
+                for part in model.modules()
+                if part is not model
+            )
+        )
 
     def __init__(self, model: nn.Module, ids_dtype: torch.dtype = torch.int32) -> None:
         super().__init__()

@@ -20,7 +20,7 @@ WITH_SEQUENCES = (Field("history", 40, width=4), *SINGLE[:3], Field("tags", 15, 
 OPTIONS = {
     "lr": {},
     "fwfm": {"dim": 5},
-    "deep_fwfm": {"dim": 6, "hidden_units": (24, 17, 9), "pairs": [(0, 2), (1, 2), (1, 4)]},
+    "deep_fwfm": {"dim": 14, "hidden_units": (64, 57, 44), "pairs": [(0, 2), (1, 2), (1, 4)]},
 }
 
 
@@ -55,7 +55,7 @@ def make_ids(fields: tuple[Field, ...], rows: int) -> NDArray[np.int32]:
 
 @pytest.fixture(
     scope="session",
-    params=[(name, kind) for name in MODELS for kind in ("single", "sequences")],
+    params=[(name, kind) for name in OPTIONS for kind in ("single", "sequences")],
     ids="-".join,
 )
 def exported(request: pytest.FixtureRequest) -> Exported:
