@@ -1,5 +1,7 @@
 """The synthetic log: reproducible block by block, as likely as it says, beyond what a linear model learns."""
 
+import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,8 @@ from export.data.encoded import prepare_log
 from export.data.errors import LogError
 from export.data.log_schema import load_log_schema
 from export.data.readers import read_log
-from export.data.synthetic import BLOCK_ROWS, SyntheticConfig, SyntheticLog
+from export.data.synthetic import BLOCK_ROWS, PRESETS, Block, SyntheticConfig, SyntheticLog
+from export.data.synthetic_config import DOMAIN
 from export.data.synthetic_draws import geometric_sizes, zipf_ranks
 from export.data.synthetic_file import block_frame, value_texts, write_synthetic_log
 
@@ -110,6 +113,104 @@ def test_value_texts_are_distinct_hexadecimal() -> None:
     assert not texts.equals(other)
 
 
+@pytest.mark.parametrize(
+    ("config", "rows", "sha256"),
+    [
+        (SyntheticConfig(), 500, "f5feba956ba14775c070ff57af353f94ed4bec5309846c086fcfeedb82dac7e8"),
+        (
+            SyntheticConfig(sequence_fields=2, features=5000, seed=1),
+            500,
+            "8cf33ecb22b19e6f26cd44bd8256ee649de8ad75ccbbd8057808f80a26c64a35",
+        ),
+    ],
+)
+def test_the_log_is_what_it_always_was(config: SyntheticConfig, rows: int, sha256: str) -> None:
+    """Figures that were measured rest on it."""
+    frame = block_frame(config, SyntheticLog(config).block(3, rows))
+    text = frame.with_columns(pl.col("true_pctr").round(4)).write_ndjson()
+    assert hashlib.sha256(text.encode()).hexdigest() == sha256
+
+
+@pytest.fixture(scope="module")
+def zoo() -> SyntheticLog:
+    return SyntheticLog(PRESETS["zoo"])
+
+
+def test_the_zoo_has_its_fields_and_what_can_be_known_of_its_clicks(zoo: SyntheticLog) -> None:
+    config = zoo.config
+    frame = pl.concat(block_frame(config, zoo.block(number)) for number in range(2))
+    assert len(frame.columns) - len(("click", "timestamp", "true_pctr")) == 6 + 12 + 1 + 1
+    assert frame[DOMAIN].n_unique() == config.domains
+    assert frame["click"].mean() == pytest.approx(0.2, abs=0.01)
+    assert 0.8 < roc_auc_score(frame["click"], frame["true_pctr"]) < 0.86
+
+
+def part(log: SyntheticLog, block: Block, kind: str) -> np.ndarray:
+    """What one kind of effect adds to the logit, before scaling."""
+    kinds = ("values", "pairs", "triples", "products", "domains", "interest")
+    found: np.ndarray = log.effects.parts(block)[kinds.index(kind)][0]
+    return found
+
+
+def test_each_effect_has_the_deviation_asked_for(zoo: SyntheticLog) -> None:
+    parts = zoo.effects.parts(zoo.block(0))
+    for (values, wanted), (_, factor) in zip(parts, zoo._scales, strict=True):
+        assert (values * factor).std() == pytest.approx(wanted, rel=0.15)
+
+
+def test_interest_counts_what_resembles_the_ad_and_the_latest_most(zoo: SyntheticLog) -> None:
+    config = zoo.config
+    block = zoo.block(0, rows=4)
+    ad = 3
+    topics = zoo.effects._topics(np.arange(1, 500))
+    alike = [rank for rank in range(1, 500) if topics[rank - 1] == topics[ad - 1]][:3]
+    other = next(rank for rank in range(1, 500) if topics[rank - 1] != topics[ad - 1])
+    block.ranks[config.history_of] = np.full(4, ad)
+    rows = [[other, *alike[:1]], [alike[0], other], [*alike], []]
+    for row, history in enumerate(rows):
+        block.histories["S1"][row] = [*history, *[0] * (config.history_length - len(history))]
+    found = part(zoo, block, "interest")
+    assert found == pytest.approx(np.log1p([1.0, 0.75, 1 + 0.75 + 0.75**2, 0.0]))
+
+
+def test_domains_turn_effects_over(zoo: SyntheticLog) -> None:
+    block = zoo.block(0)
+    found = []
+    for domain in (1, 2):
+        block.ranks[DOMAIN] = np.full(len(block), domain)
+        found.append(part(zoo, block, "domains"))
+    assert abs(np.corrcoef(found)[0, 1]) < 0.8
+    assert min(values.std() for values in found) > 0.1
+
+
+def test_a_product_is_a_number_times_a_slope(zoo: SyntheticLog) -> None:
+    block = zoo.block(0)
+    (number, category), *_ = zoo.effects.products
+    block.ranks = {name: np.full(len(block), 5) for name in block.ranks}
+    block.numbers = {name: np.full(len(block), np.nan) for name in block.numbers}
+    assert part(zoo, block, "products") == pytest.approx(np.zeros(len(block)))
+    location, scale = zoo._shape[number]
+    block.numbers[number] = np.full(len(block), np.expm1(location + 0.5 * scale))
+    once = part(zoo, block, "products")[0]
+    block.numbers[number] = np.full(len(block), np.expm1(location + scale))
+    assert part(zoo, block, "products")[0] == pytest.approx(2 * once)
+    block.ranks[category] = np.full(len(block), 6)
+    assert part(zoo, block, "products")[0] != pytest.approx(2 * once)
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".csv"])
+def test_the_zoo_reads_back_with_a_history_of_the_ads_values(tmp_path: Path, ending: str) -> None:
+    config = replace(PRESETS["zoo"], rows=3000)
+    description = write_synthetic_log(config, tmp_path / f"log{ending}", report=silent)
+    log = prepare_log(
+        tmp_path / f"log{ending}", load_log_schema(description), tmp_path / "out", report=silent
+    )
+    history = log.schema.field("S1")
+    assert (history.max_length, history.same_values_as) == (config.history_length, "C12")
+    assert history.encoding is log.schema.field("C12").encoding
+    assert log.schema.field(DOMAIN).cardinality == 2 + config.domains
+
+
 @pytest.mark.parametrize("ending", [".parquet", ".csv", ".csv.gz"])
 def test_the_file_reads_back_through_its_own_description(tmp_path: Path, ending: str) -> None:
     config = SyntheticConfig(
@@ -155,6 +256,14 @@ def test_it_prepares_with_the_true_probability(tmp_path: Path) -> None:
         ({"rows": 0}, "'rows' must be at least 1 (got 0)"),
         ({"features": 10}, "'features' must be from 104"),
         ({"ctr": 1.0}, "'ctr' must be between 0 and 1 (got 1.0)"),
+        ({"domains": 1}, "'domains' must be at least 2, or 0 for none (got 1)"),
+        ({"effect_of_domains": 0.5}, "'domains' must be at least 2 where domains have an effect (got 0)"),
+        ({"effect_of_interest": 0.5}, "'sequence_fields' must be at least 1 where interest has an effect"),
+        (
+            {"effect_of_products": 0.5, "numeric_fields": 0},
+            "'numeric_fields' and 'products' must be at least 1",
+        ),
+        ({"history_length": 0}, "'history_length' must be at least 1 (got 0)"),
         ({"candidate_fields": 27}, "'candidate_fields' must be at most the 26 categorical fields (got 27)"),
     ],
 )
