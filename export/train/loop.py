@@ -154,7 +154,7 @@ class _Run:
 
     def _begin_stretch(self) -> None:
         self.loss_sum = torch.zeros((), dtype=torch.float64)
-        self.rows = 0
+        self.rows = 0.0  # of this process's share
         self.started = self.told = time.perf_counter()
 
     def update(self, ids: NDArray[np.integer[Any]], labels: NDArray[np.integer[Any]]) -> None:
@@ -162,12 +162,12 @@ class _Run:
         self.step += 1
         self.rate = scheduled_rate(self.step, self.config)
         self.model.train()
-        own = self.ranks.share(len(labels))
+        own, weight = self.ranks.share(len(labels)), self.ranks.weight(len(labels))
         loss = self._loss(ids[own], labels[own])
-        torch.autograd.backward(loss * self.ranks.weight(len(labels)))
+        torch.autograd.backward(loss * weight)
         self.ranks.add_up_gradients(self.optimizers.weights)
         self.optimizers.step(self.rate, len(labels))
-        rows = len(labels[own])
+        rows = weight * len(labels)
         self.loss_sum = self.loss_sum.to(loss.device) + loss.detach() * rows
         self.rows += rows
         self._tell_progress()

@@ -1,0 +1,151 @@
+"""Seconds a training step against the size of the embedding table: `python -m export.train.bench`.
+
+A step's cost should follow the batch and not the table. The same model takes the same batches with tables of
+0.1, 1 and 10 million ids, by each optimizer with sparse gradients and by Adam with dense ones. Batches are
+drawn by Zipf's law, as real ids are: how many rows they touch is printed, since that grows with the table
+too. Ends with one line of JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from export.option_values import positive_int
+from export.parser import Help, Parser
+from export.train.build import build_from_fields
+from export.train.config import TrainConfig
+from export.train.optimizers import Optimizers, sparse_gradients
+from models.fields import Field
+
+N_FIELDS = 39
+BATCHES = 8
+ZIPF = 1.2
+DENSE = "adam, dense gradients"
+WAYS: dict[str, TrainConfig] = {
+    "adam": TrainConfig(),
+    "ftrl": TrainConfig(embedding_optimizer="ftrl"),
+    "group-lasso-ftrl": TrainConfig(embedding_optimizer="group-lasso-ftrl"),
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One optimizer at one size; `update_ms` is the part of a step that is the optimizer's."""
+
+    optimizer: str
+    features: int
+    rows_touched: int
+    step_ms: float
+    update_ms: float
+
+
+def main() -> None:
+    options = _options()
+    torch.set_num_threads(options.threads)
+    print(f"{options.model}, {N_FIELDS} fields, {options.batch_size} rows a step, {options.threads} threads")
+    print(
+        f"{'embedding optimizer':24}{'features':>12}{'rows touched':>14}{'ms a step':>11}{'of it update':>14}"
+    )
+    points = []
+    for features in options.features:
+        for name in (*WAYS, DENSE):
+            points.append(_measure(name, features, options))
+            _print(points[-1])
+    print(json.dumps({"model": options.model, "points": [vars(point) for point in points]}))
+
+
+def _options() -> argparse.Namespace:
+    parser = Parser(prog="python -m export.train.bench", description=__doc__, formatter_class=Help)
+    parser.add_argument("--model", default="deep_fwfm", help="[%(default)s]")
+    parser.add_argument(
+        "--features", type=positive_int, nargs="+", default=[100_000, 1_000_000, 10_000_000], metavar="N"
+    )
+    parser.add_argument("--batch-size", type=positive_int, default=2048, metavar="ROWS", help="[%(default)s]")
+    parser.add_argument("--steps", type=positive_int, default=20, help="timed, after a few to warm up [20]")
+    parser.add_argument("--threads", type=positive_int, default=1, help="[%(default)s]")
+    return parser.parse_args()
+
+
+def _measure(name: str, features: int, options: argparse.Namespace) -> Point:
+    """Medians over the steps; model and optimizer are gone from memory afterwards."""
+    fields = [Field(f"f{i}", features // N_FIELDS) for i in range(N_FIELDS)]
+    batches = _batches(features // N_FIELDS, options.batch_size)
+    model = build_from_fields(options.model, fields, {}).train()
+    tables = sparse_gradients(model) if name != DENSE else contextlib.nullcontext([])
+    with tables as sparse_tables:
+        update = _update(name, model, sparse_tables, options.batch_size)
+        steps, updates = [], []
+        for step in range(options.steps + 3):
+            seconds = _step(model, *batches[step % BATCHES], update)
+            if step >= 3:
+                steps.append(sum(seconds))
+                updates.append(seconds[1])
+    touched = statistics.mean(len(torch.unique(ids + _offsets(fields))) for ids, _ in batches)
+    return Point(
+        name, features, round(touched), statistics.median(steps) * 1e3, statistics.median(updates) * 1e3
+    )
+
+
+def _batches(cardinality: int, rows: int) -> list[tuple[Tensor, Tensor]]:
+    """ids [rows, fields], labels [rows]: ranks by Zipf's law, scattered over the field's ids."""
+    draw = np.random.default_rng(0)
+    places = draw.permutation(cardinality)
+    found = []
+    for _ in range(BATCHES):
+        ids = places[(draw.zipf(ZIPF, (rows, N_FIELDS)) - 1) % cardinality]
+        labels = draw.random(rows) < 0.2
+        found.append((torch.from_numpy(ids.astype(np.int32)), torch.from_numpy(labels.astype(np.float32))))
+    return found
+
+
+def _offsets(fields: list[Field]) -> Tensor:
+    return torch.arange(len(fields)) * fields[0].cardinality
+
+
+def _update(name: str, model: nn.Module, tables: list[Tensor], rows: int) -> Callable[[], None]:
+    """What an update is: of the rows touched, or of all."""
+    if name != DENSE:
+        optimizers = Optimizers(model, tables, WAYS[name])
+        return lambda: optimizers.step(1e-3, rows)
+    adam = torch.optim.Adam(model.parameters(), 1e-3, fused=True)
+
+    def update() -> None:
+        adam.step()
+        adam.zero_grad(set_to_none=True)
+
+    return update
+
+
+def _step(model: nn.Module, ids: Tensor, labels: Tensor, update: Callable[[], None]) -> tuple[float, float]:
+    """Seconds of forward and backward, and of the update."""
+    started = time.perf_counter()
+    torch.autograd.backward(F.binary_cross_entropy_with_logits(model(ids), labels))
+    between = time.perf_counter()
+    update()
+    return between - started, time.perf_counter() - between
+
+
+def _print(point: Point) -> None:
+    print(
+        f"{point.optimizer:24}{point.features:12,}{point.rows_touched:14,}{point.step_ms:11.1f}"
+        f"{point.update_ms:14.1f}",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""Trains small models in every way that processes must agree on, and keeps the weights: run by a test.
+
+torchrun --nproc-per-node 2 several_processes.py FOLDER      (or plain python: the same in one process)
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from export.data.encoded import Part
+from export.errors import ExportError
+from export.train.config import TrainConfig
+from export.train.distributed import current, joined
+from export.train.loop import train
+from export.train.ranks import LeaderFailedError
+from models.embedding import FeaturesEmbedding, LinearTerm
+from models.fields import Field
+from models.layers import MLP
+
+FIELDS = (Field("ad", 40, storage="qr", collisions=4), Field("site", 30), Field("history", 20, width=3))
+# 301 rows in batches of 50: the last one has a single row, fewer than processes.
+CONFIG = TrainConfig(
+    epochs=2,
+    batch_size=50,
+    learning_rate=0.02,
+    warmup_steps=3,
+    evaluations_per_epoch=2,
+    patience=None,
+    threads=1,
+)
+FTRL = replace(CONFIG, optimizer="ftrl", ftrl_l1=0.05)
+WAYS = {
+    "adam": CONFIG,
+    "ftrl": replace(FTRL, embedding_optimizer="ftrl"),
+    "group-lasso": replace(FTRL, embedding_optimizer="group-lasso-ftrl", group_lasso=0.2),
+    "calibration-aware": replace(CONFIG, loss="calibration-aware", calibration_weight=20.0),
+    "weighted": replace(CONFIG, loss="weighted-bce", click_weight=4.0, negative_rate=0.6),
+    "stops-early": replace(CONFIG, epochs=30, learning_rate=0.1, patience=1),
+}
+
+
+class Penalised(nn.Module):
+    """A model with several tables and a penalty, part of it on the rows, part on the weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = FeaturesEmbedding(FIELDS, dim=4)
+        self.wide = LinearTerm(FIELDS)
+        self.mlp = MLP(12, (8,), dropout=0.0)
+        self.penalty: Tensor | None = None
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids [batch, columns] -> logits [batch]."""
+        deep = self.mlp(self.embedding(ids).flatten(1))
+        on_weights = self.mlp.hidden[0].weight.square().sum()
+        self.penalty = 0.1 * deep.square().mean() + 0.01 * on_weights if self.training else None
+        return self.wide(ids) + deep
+
+
+@dataclass(frozen=True)
+class MemoryLog:
+    """An encoded log in memory."""
+
+    parts: dict[str, Part]
+
+
+def a_log() -> MemoryLog:
+    draw = np.random.default_rng(0)
+    parts = {}
+    for name, rows in (("train", 301), ("validation", 200)):
+        ids = np.stack([draw.integers(0, size, rows) for size in (40, 30, 20, 20, 20)], axis=1).astype(
+            np.int32
+        )
+        labels = (draw.random(rows) < np.where(ids[:, 0] % 3 == 0, 0.7, 0.2)).astype(np.uint8)
+        parts[name] = Part(ids=ids, labels=labels, true_pctr=None, timestamps=None)
+    return MemoryLog(parts)
+
+
+def blow_up(rank: int) -> None:
+    """A training that only rank 0 sees fail: it ends on all, and they are ready for the next."""
+    expected = LeaderFailedError if rank else ExportError
+    try:
+        config = replace(CONFIG, learning_rate=1e30, schedule="constant")
+        train(Penalised(), a_log(), config, report=lambda _: None, ranks=current())
+    except ExportError as error:
+        if type(error) is expected:
+            return
+    raise SystemExit(f"rank {rank} must end with {expected.__name__}")
+
+
+def main(folder: Path) -> None:
+    with joined() as ranks:
+        blow_up(ranks.rank)
+        for name, config in WAYS.items():
+            torch.manual_seed(0)
+            model = Penalised()
+            lines: list[str] = []
+            result = train(model, a_log(), config, report=lines.append, ranks=current())
+            if ranks.leads:
+                losses = [look.train_loss for look in result.history]
+                kept = {
+                    "weights": model.state_dict(),
+                    "losses": losses,
+                    "steps": result.steps,
+                    "lines": len(lines),
+                }
+                torch.save(kept, folder / f"{name}.pt")
+            elif lines or result.history:
+                raise SystemExit(f"rank {ranks.rank} must be silent (got {lines})")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,146 @@
+"""Several real processes: the same weights as of one, one that reports, and none that dies unnoticed."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from export.data.synthetic import SyntheticConfig
+from export.data.synthetic_file import write_synthetic_log
+from export.model_stages import fit_schema, train
+from export.plan import TrainChoice
+from export.train.ranks import ALONE, Ranks
+from export.work import Work
+
+ROOT = Path(__file__).parents[3]
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2")
+SCRIPT = str(Path(__file__).with_name("several_processes.py"))
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def run(*command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, cwd=ROOT, env=ENVIRONMENT | variables, capture_output=True, text=True, timeout=120
+    )
+
+
+def a_port() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
+def close(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
+    for name, weights in first.items():
+        torch.testing.assert_close(
+            weights, second[name], rtol=1e-3, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+def test_two_processes_train_what_one_does(tmp_path: Path) -> None:
+    together, alone = tmp_path / "together", tmp_path / "alone"
+    together.mkdir()
+    alone.mkdir()
+    found = run(*TORCHRUN, "--master-port", a_port(), SCRIPT, str(together))
+    assert found.returncode == 0, found.stderr
+    runpy.run_path(SCRIPT)["main"](alone)
+    ways = sorted(path.name for path in alone.iterdir())
+    assert len(ways) == 6
+    for way in ways:
+        one, two = torch.load(alone / way), torch.load(together / way)
+        close(one["weights"], two["weights"])
+        assert two["losses"] == pytest.approx(one["losses"], rel=1e-4)
+        assert (two["steps"], two["lines"]) == (one["steps"], one["lines"])
+    assert torch.load(alone / "stops-early.pt")["steps"] < 30 * 7
+    table = torch.load(together / "group-lasso.pt")["weights"]["embedding.table.weight"]
+    assert (table == 0).all(dim=1).any()
+
+
+def test_the_command_line_trains_in_two_processes(tmp_path: Path) -> None:
+    config = SyntheticConfig(
+        rows=4_000, features=200, numeric_fields=1, categorical_fields=3, candidate_fields=1, ctr=0.2
+    )
+    schema = write_synthetic_log(config, tmp_path / "clicks.csv", report=str)
+    work = Work(tmp_path / "work")
+    fit_schema(work, tmp_path / "clicks.csv", str(schema), split=(0.6, 0.1, 0.2, 0.1), say=str)
+    options = ("-m", "export", "train", "--work", str(work.folder), "--model", "fwfm", "--epochs", "1")
+    train(work, "fwfm", {}, TrainChoice(epochs=1, threads=1).config(2400), say=str)
+    alone = torch.load(work.folder / "dense.pt")["weights"]
+    found = run(*TORCHRUN, "--master-port", a_port(), *options)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.count("training fwfm") == 1
+    assert "training with 2 processes" in found.stdout
+    close(alone, torch.load(work.folder / "dense.pt")["weights"])
+
+
+DYING = """
+import os, torch
+from export.errors import ExportError
+from export.train.distributed import joined
+with joined() as ranks:
+    ranks.total(torch.ones(2))
+    if ranks.rank == 1:
+        os._exit(7)
+    try:
+        for _ in range(10_000):
+            ranks.total(torch.ones(100))
+    except ExportError as error:
+        print(error)
+"""
+
+
+def test_a_process_that_dies_ends_the_others_with_an_error() -> None:
+    """Started by hand: torchrun may end the other one before it can say a word."""
+    port = a_port()
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", DYING],
+            cwd=ROOT,
+            env=ENVIRONMENT
+            | {"RANK": str(r), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for r in range(2)
+    ]
+    said, _ = processes[0].communicate(timeout=120)
+    processes[1].communicate(timeout=120)
+    assert [process.returncode for process in processes] == [0, 7]
+    assert said.startswith("every process of a training must live until its end (rank 0 got '")
+    assert len(said.splitlines()) == 1
+
+
+def test_processes_that_torchrun_did_not_start_are_told_so(tmp_path: Path) -> None:
+    found = run(sys.executable, "-m", "export", "train", "--work", str(tmp_path), WORLD_SIZE="2")
+    assert found.returncode == 1
+    assert "must be started by torchrun" in found.stderr
+    assert len(found.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 7, 50])
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_shares_make_up_the_batch_and_weights_add_up_to_one(rows: int, count: int) -> None:
+    ranks = [Ranks(rank, count) for rank in range(count)]
+    shares = [list(range(rows))[each.share(rows)] for each in ranks]
+    assert all(shares)
+    if rows >= count:
+        assert sum(shares, []) == list(range(rows))  # noqa: RUF017
+    values = torch.arange(float(rows)).square()
+    mean = sum(values[share].mean() * each.weight(rows) for share, each in zip(shares, ranks, strict=True))
+    torch.testing.assert_close(mean, values.mean())
+
+
+def test_alone_nothing_is_sent() -> None:
+    values = torch.tensor([1.0, 2.0, 6.0])
+    assert ALONE.share(3) == slice(0, 3)
+    assert ALONE.total(values) is values
+    assert ALONE.mean(values).item() == 3.0
+    assert ALONE.decide(lambda: True) is True
