@@ -134,6 +134,8 @@ def _contenders(plan: ComparePlan, model: str, log: LogSummary, work: Work, log_
     """One a seed."""
     rows, clicks = log.rows["train"], log.clicks["train"]
     hyperparameters, training = settle(model, plan.common, plan.overrides, plan.training)
+    if plan.jobs > 1 and training.threads is None:
+        training = replace(training, threads=max(1, (os.cpu_count() or 1) // plan.jobs))
     return [
         Contender(
             model=model,

@@ -41,14 +41,10 @@ class Served:
 
 def time_and_choose(results: Results, rows: Part) -> dict[str, Served]:
     """Times both graphs of each model's first seed, all in turns, and chooses which one serves."""
-    graphs: dict[str, dict[str, Variant]] = {}
-    for model, of_seeds in results.items():
-        work = of_seeds[0][0].work
-        variants = read_variants(work, open_log(work.path("log")).schema)
-        graphs[model] = {name: variants[name] for name in shipped_variants(variants) if name in variants}
     ids = np.array(rows.ids[: max(BATCHES)])
     found: dict[str, Served] = {}
-    for models in _sets(graphs):
+    for models in _sets(results):
+        graphs = {model: _graphs(results[model]) for model in models}
         times = microseconds_a_row(
             {
                 f"{model} {name}": _scorer(variant, ids)
@@ -64,18 +60,29 @@ def time_and_choose(results: Results, rows: Part) -> dict[str, Served]:
     return found
 
 
-def _sets(graphs: Mapping[str, Mapping[str, Variant]]) -> list[list[str]]:
+def _sets(results: Results) -> list[list[str]]:
     """The models in sets whose graphs may be open together."""
     sets: list[list[str]] = []
     open_bytes = BYTES_OPEN_TOGETHER
-    for model, variants in graphs.items():
-        size = sum(len(one.graph) for one in variants.values())
+    for model, of_seeds in results.items():
+        size = sum(of_seeds[0][1].graph_bytes.values())
         if open_bytes + size > BYTES_OPEN_TOGETHER:
             sets.append([])
             open_bytes = 0
         sets[-1].append(model)
         open_bytes += size
     return sets
+
+
+def _graphs(of_seeds: Sequence[tuple[Contender, Result]]) -> dict[str, Variant]:
+    """The graphs of the first seed that may serve, of the variants that every seed has."""
+    work = of_seeds[0][0].work
+    variants = read_variants(work, open_log(work.path("log")).schema)
+    return {
+        name: variants[name]
+        for name in shipped_variants(variants)
+        if all(name in result.metrics for _, result in of_seeds)
+    }
 
 
 def _scorer(variant: Variant, log_ids: NDArray[np.int32]) -> Scorer:

@@ -15,7 +15,7 @@ COMPARISON = (
     Option("--seeds", "how often each model is trained, with seeds from --seed on", positive_int, 1, "N"),
     Option(
         "--jobs",
-        "models trained at the same time, each in a process; give --threads too",
+        "models trained at the same time, each in a process with its share of the cores or --threads",
         positive_int,
         ComparePlan.jobs,
         "N",
