@@ -33,7 +33,7 @@ from models.fields import Field
 
 N_FIELDS = 39
 BATCHES = 8
-ZIPF = 1.2
+ZIPF = 1.5
 DENSE = "adam, dense gradients"
 WAYS: dict[str, TrainConfig] = {
     "adam": TrainConfig(),
@@ -85,9 +85,9 @@ def _measure(name: str, features: int, options: argparse.Namespace) -> Point:
     fields = [Field(f"f{i}", features // N_FIELDS) for i in range(N_FIELDS)]
     batches = _batches(features // N_FIELDS, options.batch_size)
     model = build_from_fields(options.model, fields, {}).train()
-    tables = sparse_gradients(model) if name != DENSE else contextlib.nullcontext([])
-    with tables as sparse_tables:
-        update = _update(name, model, sparse_tables, options.batch_size)
+    with contextlib.ExitStack() as stack:
+        tables = [] if name == DENSE else stack.enter_context(sparse_gradients(model))
+        update = _update(name, model, tables, options.batch_size)
         steps, updates = [], []
         for step in range(options.steps + 3):
             seconds = _step(model, *batches[step % BATCHES], update)

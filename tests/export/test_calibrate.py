@@ -13,6 +13,7 @@ from sklearn.linear_model import LogisticRegression
 
 from export.calibrate import METHODS, fit_calibrator, fit_isotonic, fit_platt, in_log_distribution
 from export.errors import ExportError
+from export.train.config import TrainConfig
 from service.bundle.calibration import Calibrator
 
 SHA = "0" * 64
@@ -171,3 +172,46 @@ def test_every_fit_keeps_the_order(
 def test_refusals(logits: list[float], labels: list[int], options: dict, said: str) -> None:
     with pytest.raises(ExportError, match=said):
         fit(np.array(logits), np.array(labels), **options)
+
+
+WEIGHTED = TrainConfig(loss="weighted-bce", click_weight=5.0, negative_rate=0.5)
+
+
+def test_what_training_did_to_the_odds_is_undone_even_where_nothing_is_fitted() -> None:
+    true, labels = drawn(60_000, seed=11)
+    logits = true + math.log(5 / 0.5)
+    chosen = fit(logits, labels, training=WEIGHTED)
+    assert (chosen.method, chosen.slope) == ("platt", 1.0)
+    assert chosen.intercept == pytest.approx(math.log(0.5 / 5))
+    assert chosen.before.pcoc > 2
+    assert chosen.after.pcoc == pytest.approx(1.0, abs=0.03)
+    np.testing.assert_allclose(chosen.pctr(logits), sigmoid(true))
+
+
+def test_what_is_known_gives_way_to_what_the_rows_say_clearly() -> None:
+    true, labels = drawn(30_000, seed=12, slope=0.5, shift=0.4)
+    chosen = fit(true + math.log(10), labels, training=WEIGHTED)
+    assert chosen.slope == pytest.approx(0.5, abs=0.05)
+    assert chosen.after.pcoc == pytest.approx(1.0, abs=0.03)
+
+
+def test_a_sampled_log_and_a_draw_in_training_are_each_undone_once() -> None:
+    true, labels = drawn(200_000, seed=14)
+    kept = (labels == 1) | (np.random.default_rng(15).random(len(labels)) < 0.1)
+    # The log kept a tenth of the non-clicks, and training half of those.
+    logits = true - math.log(0.1) - math.log(0.5)
+    chosen = fit(
+        logits[kept],
+        labels[kept],
+        training=TrainConfig(negative_rate=0.5),
+        sampling_rate=0.1,
+        methods=["identity"],
+    )
+    np.testing.assert_allclose(chosen.pctr(logits), sigmoid(true))
+    in_log = in_log_distribution(chosen).pctr(logits[kept]).mean()
+    assert in_log == pytest.approx(labels[kept].mean(), rel=0.02)
+
+
+def test_training_that_weighs_nothing_leaves_identity_alone() -> None:
+    logits, labels = drawn(50_000, seed=6)
+    assert fit(logits, labels, training=TrainConfig()) == fit(logits, labels)

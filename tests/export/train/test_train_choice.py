@@ -1,0 +1,97 @@
+"""What the command line chooses becomes a config: defaults that fit the log, and no number without effect."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import pytest
+
+from export.errors import ExportError
+from export.options import TRAINING, build_parser
+from export.plan import USED_BY, TrainChoice
+from export.train.config import CHOICES, TrainConfig
+
+
+def test_what_is_left_open_is_the_loops_default() -> None:
+    config, default = TrainChoice().config(2_000_000, 200_000), TrainConfig()
+    assert {
+        each.name: getattr(config, each.name) for each in fields(TrainConfig) if each.name in USED_BY
+    } == {name: getattr(default, name) for name in USED_BY}
+    assert config.patience == default.patience
+    assert config.threads is None
+
+
+def test_a_draw_of_the_rows_makes_the_log_smaller() -> None:
+    whole, drawn = (
+        TrainChoice().config(1_000_000, 50_000),
+        TrainChoice(negative_rate=0.1).config(1_000_000, 50_000),
+    )
+    assert (whole.batch_size, drawn.batch_size) == (2048, 512)
+    assert (whole.embedding_l2, drawn.embedding_l2) == pytest.approx((200 / 1_000_000, 1e-3))
+    assert drawn.negative_rate == 0.1
+
+
+@pytest.mark.parametrize(
+    ("choice", "said"),
+    [
+        ({"click_weight": 3.0}, "'click_weight' must be left out with loss bce .* it is for weighted-bce"),
+        ({"loss": "weighted-bce", "focal_gamma": 1.0}, "'focal_gamma'"),
+        ({"calibration_weight": 1.0, "loss": "focal"}, "'calibration_weight'"),
+        (
+            {"ftrl_l1": 1.0},
+            "with optimizer and embedding_optimizer adam and adam .* it is for ftrl or group-lasso",
+        ),
+        ({"group_lasso": 1.0, "embedding_optimizer": "ftrl"}, "'group_lasso'"),
+        ({"warmup_steps": 5, "schedule": "constant"}, "'warmup_steps'"),
+    ],
+)
+def test_a_number_that_would_have_no_effect_is_refused(choice: dict[str, Any], said: str) -> None:
+    with pytest.raises(ExportError, match=said):
+        TrainChoice(**choice).config(10_000)
+
+
+def test_numbers_go_with_what_uses_them() -> None:
+    config = TrainChoice(
+        loss="focal",
+        focal_gamma=1.0,
+        optimizer="ftrl",
+        ftrl_alpha=0.3,
+        schedule="warmup-decay",
+        warmup_steps=0,
+    ).config(10_000)
+    assert (config.focal_gamma, config.ftrl_alpha, config.warmup_steps) == (1.0, 0.3, 0)
+
+
+def test_every_knob_of_the_choice_is_an_option_and_every_choice_is_offered() -> None:
+    options = {option.flag.removeprefix("--").replace("-", "_"): option for option in TRAINING}
+    assert {each.name for each in fields(TrainChoice)} <= set(options)
+    for name, choices in CHOICES.items():
+        if name in options:
+            assert options[name].kind == choices
+    parsed = build_parser().parse_args(["train", "--work", "w", "--loss", "focal", "--focal-alpha", "0.4"])
+    assert (parsed.loss, parsed.focal_alpha, parsed.focal_gamma) == ("focal", 0.4, None)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"loss": "hinge"},
+        {"optimizer": "sgd"},
+        {"embedding_optimizer": "sgd"},
+        {"click_weight": 0.0},
+        {"focal_alpha": 1.0},
+        {"focal_gamma": -1.0},
+        {"calibration_weight": float("inf")},
+        {"negative_rate": 0.0},
+        {"ftrl_alpha": 0.0},
+        {"ftrl_beta": 0.0},
+        {"ftrl_l1": -1.0},
+        {"ftrl_l2": float("nan")},
+        {"group_lasso": -0.1},
+    ],
+)
+def test_a_setting_outside_its_range_is_named(wrong: dict[str, Any]) -> None:
+    (name,) = wrong
+    with pytest.raises(ExportError, match=f"'{name}' must be "):
+        TrainConfig(**wrong)
