@@ -40,9 +40,9 @@ class Evaluated:
     pctr: dict[str, NDArray[np.float64]]  # [n], calibrated
 
 
-def shipped_variants(variants: Mapping[str, Variant]) -> tuple[str, str]:
-    """The float graph that goes into the bundle, and INT8."""
-    return (PRUNED if PRUNED in variants else DENSE), INT8
+def shipped_variants(variants: Mapping[str, Variant]) -> tuple[str, ...]:
+    """The float graph that goes into the bundle, and INT8 where there is one."""
+    return PRUNED if PRUNED in variants else DENSE, *(name for name in variants if name == INT8)
 
 
 def evaluate_variants(
@@ -54,7 +54,8 @@ def evaluate_variants(
     before = {name: sigmoid(values) for name, values in logits.items()}
     after = {name: in_log_distribution(calibrators[name]).pctr(values) for name, values in logits.items()}
     pairs = [(DENSE, PRUNED)] if PRUNED in variants else []
-    pairs.append(shipped_variants(variants))
+    reference, *others = shipped_variants(variants)
+    pairs += [(reference, other) for other in others]
     return Evaluated(
         calibrated={name: evaluate(labels, pctr, true_pctr) for name, pctr in after.items()},
         uncalibrated={name: evaluate(labels, pctr, true_pctr) for name, pctr in before.items()},
@@ -72,7 +73,7 @@ def measure_latency(dense: nn.Module, variants: Mapping[str, Variant], part: Par
     scorers: dict[str, Scorer] = {TORCH: torch_scorer(dense)}
     scorers |= {name: graph_scorer(variant.graph) for name, variant in variants.items()}
     # The smallest graph's ids are ids of every other one too: all are given the same rows.
-    ids = variants[INT8].ids(np.array(part.ids[: max(BATCHES)]))
+    ids = variants[shipped_variants(variants)[-1]].ids(np.array(part.ids[: max(BATCHES)]))
     measured = microseconds_a_row(scorers, ids)
     return tuple(Latency(variant=name, microseconds_a_row=times) for name, times in measured.items())
 
@@ -81,8 +82,8 @@ def choose_serving(
     variants: Mapping[str, Variant], latency: tuple[Latency, ...], parity: tuple[Parity, ...]
 ) -> tuple[str, dict[str, str]]:
     """The variant to serve, and why another one that ships is kept out."""
-    reference, candidate = shipped_variants(variants)
-    return choose_serving_variant(reference, [candidate], latency, parity)
+    reference, *candidates = shipped_variants(variants)
+    return choose_serving_variant(reference, candidates, latency, parity)
 
 
 def machine() -> str:

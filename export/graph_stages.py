@@ -60,12 +60,23 @@ def to_onnx(work: Work, *, say: Say = print) -> Graphs:
 
 
 def quantize(work: Work, *, rows: int, say: Say = print) -> Graphs:
-    """The smallest float graph -> the INT8 one, with ranges found on `rows` rows from all over training."""
+    """The smallest float graph -> the INT8 one, with ranges found on `rows` rows from all over training.
+
+    A graph with nothing to quantize has none: the record is empty, and the float graph serves.
+    """
     log = open_log(work.path("log"))
     variants = read_variants(work, log.schema)
     source = variants.get(PRUNED, variants[DENSE])
     work.start("quantize")
     graph = quantize_int8(source.graph, source.ids(spread_rows(log.parts["train"], rows)))
+    if graph is None:
+        record = Graphs({})
+        say(
+            f"nothing to quantize in {graph_name(source.name)}, which has neither tables nor layers: "
+            "it serves as it is"
+        )
+        work.record("quantize", record)
+        return record
     variant = replace(source, name=INT8, graph=graph)
     ids = variant.ids(np.array(log.parts["validation"].ids[:CHECKED_ROWS]))
     check_batch_invariance(graph, ids[:INVARIANCE_ROWS])
@@ -84,7 +95,7 @@ def calibrate(
 ) -> dict[str, Calibrator]:
     """A calibrator of each graph, fitted on its logits of the calibration part -> WORK/calibration.json."""
     log = open_log(work.path("log"))
-    work.path(graph_name(INT8))
+    work.read_record("quantize", Graphs)
     variants = read_variants(work, log.schema)
     training = work.read_record("train", Trained).config
     work.start("calibrate")

@@ -31,11 +31,11 @@ from export.golden import golden_rows
 from export.graph.onnx import describe
 from export.graph.parity import AUC_TOLERANCE
 from export.graph_stages import read_calibrators
-from export.records import Calibrated, Pruned, Trained
+from export.records import Calibrated, Graphs, Pruned, Trained
 from export.report.findings import DataSummary, FieldMatrix, FieldSummary, Findings
 from export.report.page import page
 from export.train.checkpoint import load_checkpoint
-from export.variants import CHUNK_ROWS, DENSE, INT8, PRUNED, Variant, graph_name, read_variants
+from export.variants import CHUNK_ROWS, DENSE, PRUNED, Variant, graph_name, read_variants
 from export.work import Say, Work
 from service.bundle.calibration import Calibrator
 from service.bundle.manifest import NAME_PATTERN, Compression, Latency, ModelInfo, Parity, Training
@@ -73,7 +73,8 @@ def package(work: Work, out: Path, *, name: str | None = None, say: Say = print)
         say(f"warning: {warning}")
     shipped = {variant: made.variants[variant] for variant in shipped_variants(made.variants)}
     calibrators = {variant: made.calibrators[variant] for variant in shipped}
-    schema = made.log.schema.renumbered(shipped[INT8].renumberings)
+    # All that ship take the same ids: INT8 is made of the float graph that ships beside it.
+    schema = made.log.schema.renumbered(next(iter(shipped.values())).renumberings)
     save_bundle(
         out,
         name=findings.bundle,
@@ -119,7 +120,7 @@ def check_out(out: Path, name: str | None) -> None:
 def _read(work: Work) -> Made:
     log = open_log(work.path("log"))
     work.path(graph_name(DENSE))
-    work.path(graph_name(INT8))
+    work.read_record("quantize", Graphs)
     variants = read_variants(work, log.schema)
     models = {DENSE: load_checkpoint(work.path("dense.pt"), log.schema).model}
     if PRUNED in variants:

@@ -22,7 +22,7 @@ IDS = np.random.default_rng(0).integers(0, 40, (900, 6)).astype(np.int32)
 @pytest.fixture
 def model() -> DeepFwFM:
     torch.manual_seed(1)
-    model = DeepFwFM(FIELDS, dim=4, hidden_units=(20, 12))
+    model = DeepFwFM(FIELDS, dim=10, hidden_units=(60, 50))  # wide enough for every layer to be INT8
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     return model.eval()
@@ -36,7 +36,7 @@ def test_int8_is_near_float(exported):
 
 def test_int8_takes_a_quarter_of_a_large_table(model):
     fields = tuple(Field(f"f{number}", 20_000) for number in range(6))
-    graph = export_onnx(DeepFwFM(fields, dim=4, hidden_units=(20, 12)), 6)
+    graph = export_onnx(DeepFwFM(fields, dim=10, hidden_units=(60, 50)), 6)
     assert len(quantize_int8(graph, IDS)) < 0.26 * len(graph)
 
 
@@ -48,9 +48,7 @@ def test_whole_numbers_are_in_their_ranges(exported):
     weights = _weights(exported.int8)
     assert weights["table"].dtype == np.uint8
     assert weights["table"].min() >= 1
-    int8 = [
-        values for name, values in weights.items() if name.endswith(".weight") and values.dtype == np.int8
-    ]
+    int8 = [values for values in weights.values() if values.dtype == np.int8 and values.ndim == 2]
     # Two products of a uint8 and a 7-bit weight fit 16 bits, so a CPU without VNNI does not saturate.
     assert all(np.abs(values.astype(int)).max() * 255 * 2 < 2**15 for values in int8)
     assert len(int8) == (3 if hasattr(exported.model, "mlp") else 0)
@@ -59,7 +57,7 @@ def test_whole_numbers_are_in_their_ranges(exported):
 def test_each_field_has_its_own_scale(model):
     with torch.no_grad():
         model.embedding.table.weight[:40] *= 1000.0  # one loud field must not drown the others
-        model.mlp.hidden[0].weight[:, :4] /= 1000.0
+        model.mlp.hidden[0].weight[:, :10] /= 1000.0
         model.linear.weight[0] /= 1000.0
         model.pairs.weight[:5] /= 1000.0
     graph = export_onnx(model, 6)
@@ -82,7 +80,7 @@ def test_a_field_of_zeros_does_not_drown_the_others(model, scale):
 
 
 def test_a_perceptron_without_hidden_layers(model):
-    bare = DeepFwFM(FIELDS, dim=4, hidden_units=())
+    bare = DeepFwFM(FIELDS, dim=10, hidden_units=())
     bare.load_state_dict({**bare.state_dict(), "embedding.table.weight": model.embedding.table.weight})
     graph = export_onnx(bare.eval(), 6)
     float32, int8 = run_graph(graph, IDS), run_graph(quantize_int8(graph, IDS), IDS)
@@ -114,7 +112,7 @@ def test_weights_of_zero_are_no_trouble(model, part):
 
 
 def test_model_without_pairs(model):
-    bare = DeepFwFM(FIELDS, dim=4, hidden_units=(20,), pairs=[]).eval()
+    bare = DeepFwFM(FIELDS, dim=10, hidden_units=(60,), pairs=[]).eval()
     graph = export_onnx(bare, 6)
     np.testing.assert_allclose(run_graph(graph, IDS), bare(torch.from_numpy(IDS)).detach().numpy(), atol=1e-5)
     assert np.abs(run_graph(quantize_int8(graph, IDS), IDS) - run_graph(graph, IDS)).max() < 0.05
@@ -131,14 +129,13 @@ def test_no_rows_is_an_error(model):
         quantize_int8(export_onnx(model, 6), IDS[:0])
 
 
-def test_foreign_graph_is_an_error():
+def test_a_graph_without_tables_and_layers_has_no_int8_form():
     node = onnx.helper.make_node("Identity", ["ids"], ["logits"])
     value = [
         onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n"]) for name in ("ids", "logits")
     ]
     foreign = onnx.helper.make_model(onnx.helper.make_graph([node], "g", value[:1], value[1:]))
-    with pytest.raises(ExportError, match="'graph' must hold 'table' and 'offsets'"):
-        quantize_int8(foreign.SerializeToString(), IDS)
+    assert quantize_int8(foreign.SerializeToString(), IDS) is None
 
 
 def _weights(graph: bytes) -> dict[str, np.ndarray]:
