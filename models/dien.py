@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from models.dice import Dice
 from models.embedding import FeaturesEmbedding
 from models.fields import PADDING_ID, Field
-from models.histories import History, find_histories
+from models.histories import History, find_histories, with_histories
 from models.layers import MLP
 
 
@@ -67,7 +67,7 @@ class InterestEvolution(nn.Module):
 
 
 class DIEN(nn.Module):
-    """MLP([fields of one id, for each history its evolved interest]).
+    """MLP([the other fields, for each history its evolved interest]).
 
     In training `penalty` is `auxiliary` times the loss that teaches each interest to tell the element that
     came next from a random one, eq. 6. `target` names the ad's field for histories that do not say whose
@@ -98,18 +98,17 @@ class DIEN(nn.Module):
         """ids [batch, columns] -> logits [batch]."""
         rows = self.embedding.rows(ids)  # [batch, columns, dim]
         others = self.embedding.rows(self._random_histories(ids)) if self.training else None
-        inputs, losses, done = [], [], 0
+        interests, losses = [], []
         for history, evolve in zip(self.histories, self.evolutions, strict=True):
-            span = history.columns
-            present = (ids[:, span] != PADDING_ID).to(rows.dtype)
-            evolved, interests = evolve(rows[:, span], rows[:, history.target], present)
-            inputs += [rows[:, done : span.start].flatten(1), evolved]
-            done = span.stop
+            elements = rows[:, history.columns]
+            present = (ids[:, history.columns] != PADDING_ID).to(rows.dtype)
+            evolved, states = evolve(elements, rows[:, history.target], present)
+            interests.append(evolved)
             if others is not None:
-                losses.append(auxiliary_loss(interests, rows[:, span], others[:, span], present))
-        inputs.append(rows[:, done:].flatten(1))
+                losses.append(auxiliary_loss(states, elements, others[:, history.columns], present))
         self.penalty = self.auxiliary * torch.stack(losses).sum() if losses else None
-        logits: Tensor = self.mlp(torch.cat(inputs, dim=1))
+        inputs = with_histories(self.embedding.pool(ids, rows), self.histories, interests)
+        logits: Tensor = self.mlp(inputs)
         return logits
 
     def _random_histories(self, ids: Tensor) -> Tensor:

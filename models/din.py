@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from models.dice import Dice
 from models.embedding import FeaturesEmbedding
 from models.fields import PADDING_ID, Field
-from models.histories import find_histories
+from models.histories import find_histories, with_histories
 from models.layers import MLP
 
 
@@ -36,7 +36,7 @@ class ActivationUnit(nn.Module):
 
 
 class DIN(nn.Module):
-    """MLP([fields of one id, for each history the sum of a(e_j, v_A) e_j over its elements]).
+    """MLP([the other fields, for each history the sum of a(e_j, v_A) e_j over its elements]).
 
     `target` names the ad's field for histories that do not say whose values they hold.
     """
@@ -60,14 +60,12 @@ class DIN(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """ids [batch, columns] -> logits [batch]."""
         rows = self.embedding.rows(ids)  # [batch, columns, dim]
-        inputs, done = [], 0
+        interests = []
         for history, unit in zip(self.histories, self.units, strict=True):
-            span = history.columns
-            inputs.append(rows[:, done : span.start].flatten(1))
-            done = span.stop
-            present = (ids[:, span] != PADDING_ID).to(rows.dtype)
-            weights = unit(rows[:, span], rows[:, history.target]) * present  # [batch, length]
-            inputs.append((weights.unsqueeze(1) @ rows[:, span]).squeeze(1))
-        inputs.append(rows[:, done:].flatten(1))
-        logits: Tensor = self.mlp(torch.cat(inputs, dim=1))
+            elements = rows[:, history.columns]
+            present = (ids[:, history.columns] != PADDING_ID).to(rows.dtype)
+            weights = unit(elements, rows[:, history.target]) * present  # [batch, length]
+            interests.append((weights.unsqueeze(1) @ elements).squeeze(1))
+        inputs = with_histories(self.embedding.pool(ids, rows), self.histories, interests)
+        logits: Tensor = self.mlp(inputs)
         return logits

@@ -81,10 +81,12 @@ class FeaturesEmbedding(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """ids [batch, columns], int32 or int64 -> embeddings [batch, n_fields, dim]."""
         embeddings = self.rows(ids)
-        return self._pool(ids, embeddings) if self.has_sequences else embeddings
+        return self.pool(ids, embeddings)
 
-    def _pool(self, ids: Tensor, embeddings: Tensor) -> Tensor:
+    def pool(self, ids: Tensor, embeddings: Tensor) -> Tensor:
         """[batch, columns, dim] -> [batch, n_fields, dim]; of a sequence only the ids != 0 count."""
+        if not self.has_sequences:
+            return embeddings
         pooled, column = [], 0
         for is_sequence, run in itertools.groupby(self.fields, key=lambda field: field.width > 1):
             if not is_sequence:

@@ -88,7 +88,8 @@ class GBDTLR(nn.Module):
             place = node + self.first_nodes
             right = numbers.gather(1, self.tree_fields[place]) > self.thresholds[place]
             node = 2 * node + 1 + right.to(torch.int64)
-        return node - (2**self.depth - 1)
+        leaves: Tensor = node - (2**self.depth - 1)
+        return leaves
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids [batch, columns] -> logits [batch]."""

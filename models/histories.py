@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from models.fields import Field, column_slices, find_field
 
 
@@ -21,14 +24,17 @@ class History:
 
 
 def find_histories(fields: Sequence[Field], target: str | None) -> tuple[History, ...]:
-    """Every sequence field with its target: the field that it has the same values as, else `target`.
+    """Every sequence of the context with its target: the field that it has the same values as, else `target`.
 
-    Where neither is said the target is the last candidate field of one id, or the last such field at all.
-    Raises ValueError where there is no sequence, or nothing that could be its target.
+    A sequence of the candidate (an ad's tags) is no history. Where neither is said the target is the last
+    candidate field of one id, or the last such field at all. Raises ValueError where there is no history, or
+    nothing that could be its target.
     """
-    sequences = [field for field in fields if field.width > 1]
+    sequences = [field for field in fields if field.width > 1 and field.role == "context"]
     if not sequences:
-        raise ValueError("'fields' must hold a sequence, a user's history (got none); choose another model")
+        raise ValueError(
+            "'fields' must hold a sequence of the context, a user's history (got none); choose another model"
+        )
     slices = column_slices(fields)
     chosen = target or _last_single(fields)
     found = []
@@ -40,6 +46,15 @@ def find_histories(fields: Sequence[Field], target: str | None) -> tuple[History
         position = find_field(fields, field.name, "fields")
         found.append(History(position, slices[field.name], slices[name].start))
     return tuple(found)
+
+
+def with_histories(embeddings: Tensor, histories: Sequence[History], interests: Sequence[Tensor]) -> Tensor:
+    """embeddings [batch, n_fields, dim] with each history's replaced by its interest [batch, dim], flat."""
+    parts, done = [], 0
+    for history, interest in zip(histories, interests, strict=True):
+        parts += [embeddings[:, done : history.position].flatten(1), interest]
+        done = history.position + 1
+    return torch.cat([*parts, embeddings[:, done:].flatten(1)], dim=1)
 
 
 def _last_single(fields: Sequence[Field]) -> str:

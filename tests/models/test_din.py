@@ -18,6 +18,7 @@ FIELDS = (
     Field("tags", 6, width=2),
     Field("ad", 8, role="candidate"),
     Field("hour", 3),
+    Field("words", 7, width=3, role="candidate"),
 )
 
 
@@ -37,7 +38,8 @@ def test_a_history_is_the_sum_of_its_elements_weighted_by_the_activation_unit() 
                     pooled = pooled + unit.mlp(torch.cat([element, target, element * target])[None]) * element
             inputs.append(pooled)
         seen, tags = inputs
-        flat = torch.cat([seen, rows[row, 4], tags, target, rows[row, 8]])
+        words = model.embedding(ids)[row, 5]
+        flat = torch.cat([seen, rows[row, 4], tags, target, rows[row, 8], words])
         torch.testing.assert_close(model(ids)[row], model.mlp(flat[None])[0])
 
 
@@ -69,10 +71,15 @@ def test_a_history_is_judged_against_the_field_whose_values_it_holds() -> None:
 @pytest.mark.parametrize(
     ("fields", "target", "message"),
     [
-        (FIELDS[1:2], None, "'fields' must hold a sequence"),
+        (FIELDS[1:2], None, "'fields' must hold a sequence of the context"),
+        (FIELDS[5:], None, "'fields' must hold a sequence of the context"),
         (FIELDS[2:3], None, "'fields' must hold a field of one id"),
         (FIELDS, "tags", "'target' must be a field of one id"),
-        (FIELDS, "shop", r"'target' must be one of the fields seen, user, tags, ad, hour \(got 'shop'\)"),
+        (
+            FIELDS,
+            "shop",
+            r"'target' must be one of the fields seen, user, tags, ad, hour, words \(got 'shop'\)",
+        ),
     ],
 )
 def test_what_is_no_history_is_refused(fields: tuple[Field, ...], target: str | None, message: str) -> None:
