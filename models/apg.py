@@ -49,11 +49,17 @@ class APG(nn.Module):
         """The constructor's signature: fields, APG's hyperparameters, then the backbone's."""
         super().__init_subclass__(**options)
         own = inspect.signature(APG.__init__).parameters
-        backbone = inspect.signature(_backbone_of(cls).__init__).parameters
-        fields, *others = [parameter for name, parameter in backbone.items() if name != "self"]
-        adaptive = [p for name, p in own.items() if p.kind is p.KEYWORD_ONLY]
+        of_backbone = inspect.signature(_backbone_of(cls).__init__).parameters
+        fields, *others = [parameter for name, parameter in of_backbone.items() if name != "self"]
+        adaptive = [parameter for parameter in own.values() if parameter.kind is parameter.KEYWORD_ONLY]
+        clashing = {parameter.name for parameter in adaptive} & of_backbone.keys()
+        if clashing:
+            raise TypeError(
+                f"the hyperparameters of {cls.__name__}'s backbone must differ from APG's "
+                f"(got {', '.join(map(repr, sorted(clashing)))} twice); rename one"
+            )
         cls.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-            [fields, *adaptive, *(p.replace(kind=p.KEYWORD_ONLY) for p in others)]
+            [fields, *adaptive, *(parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in others)]
         )
 
     def __init__(
