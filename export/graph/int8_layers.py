@@ -64,6 +64,7 @@ def turn_layers_into_int8(editor: GraphEditor, codes: set[ir.Value], ids: NDArra
         if value not in rounded:
             rounded[value] = _rounded(editor, gemm, value, steps[value])
         _read_int8_weights(editor, gemm, rounded[value], steps[value])
+    editor.sweep()  # a float layer that is still there would count as a reader of its input
     for relu in editor.nodes("Relu"):
         _keep_relu_apart(editor, relu)
     return len(gemms)
