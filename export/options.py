@@ -48,6 +48,7 @@ examples:
   python -m export run --data criteo.tsv.gz --schema criteo --preset low-latency --out artifacts/criteo
   python -m export run --data log.parquet --schema log.toml --model fwfm --preset none --out artifacts/shop
   python -m export demo --out artifacts/demo
+  python -m export compare --data log.parquet --schema log.toml --models lr,fwfm,deep_fwfm --out artifacts/all
   torchrun --nproc-per-node 2 -m export run --data log.parquet ...    (training in two processes)
 """
 

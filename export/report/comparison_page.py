@@ -13,8 +13,8 @@ from export.report.page import CSS, document, figure, section, table
 
 ABOUT = (
     "Each interval holds by itself: of many models without a difference, one in twenty shows one. Quality is "
-    "of the served graph after calibration; s/epoch is of training steps alone; microseconds a row were "
-    "taken in turns in one run, on one thread."
+    "of the served graph after calibration; s/epoch is of training steps alone, without a gbdt's trees; "
+    "microseconds a row were taken in turns in one run, on one thread."
 )
 COLORS = "Colours: blue above, orange below {}, grey neither; a bar behind a dot is its interval."
 # The table of all figures is wide: its page is too, and its first column stays in sight.
@@ -151,7 +151,11 @@ def _most_common(values: list[object]) -> object:
 
 
 def _words(values: dict[str, object]) -> str:
-    return ", ".join(f"{name} {json.dumps(value)}" for name, value in values.items()) or "–"
+    return ", ".join(f"{name} {_word(value)}" for name, value in values.items()) or "–"
+
+
+def _word(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else json.dumps(value)
 
 
 def _options(comparison: Comparison) -> str:

@@ -167,6 +167,12 @@ def test_where_no_model_comes_through_there_is_no_table(again: ComparePlan) -> N
     assert not (again.out / JSON).exists()
 
 
+def test_jobs_and_torchrun_do_not_go_together(again: ComparePlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ExportError, match="'jobs' must be 1 under torchrun"):
+        compare(replace(again, jobs=2), say=str)
+
+
 def test_all_means_every_model_in_the_order_of_reading() -> None:
     assert chosen_models(("all",)) == tuple(MODELS)
     assert chosen_models(("fwfm", "lr")) == ("lr", "fwfm")

@@ -20,6 +20,7 @@ from export.report.comparison_plots import unbeaten
 from export.train.metrics import evaluate
 from tests.browser import measure, needs_chromium
 from tests.export.contenders import ending
+from tests.export.test_report import Balanced
 
 ROWS = 4_000
 SERVED = Served("float32", {"int8": "is not faster"}, {"1": 9.0, "64": 1.5, "1024": 1.25})
@@ -136,6 +137,9 @@ def test_markdown_is_one_table_of_the_same_cells(comparison: Comparison) -> None
 def test_the_page_escapes_names_and_fetches_nothing(comparison: Comparison) -> None:
     text = comparison_page(comparison)
     assert text == comparison_page(comparison)
+    parser = Balanced()
+    parser.feed(text)
+    assert parser.open == []
     assert text.count("<svg") == 4
     assert "log &lt;1&gt;.csv" in text
     assert "needs &lt;a&gt; sequence" in text
