@@ -2,9 +2,9 @@
 
 Reference: Yan et al., "APG: Adaptive Parameter Generation Network for Click-Through Rate Prediction",
 NeurIPS 2022. Defaults are its own (section 4, appendix B.3): all of APG (v5), self-wise, a generator of a
-single layer, K and P from its grids; dim and hidden_units are the backbone's. Hidden layers are those of every
-MLP of the backbone; its output layer stays as it is, and so do the backbone's other parts. Departs from it in
-what adaptive_layers.py and apg_conditions.py say.
+single layer, K and P from its grids; dim and hidden_units are the backbone's. Hidden layers are those of
+every MLP of the backbone; its output layer stays as it is, and so do the backbone's other parts. Departs from
+it in what adaptive_layers.py and apg_conditions.py say.
 """
 
 from __future__ import annotations
