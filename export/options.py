@@ -167,7 +167,8 @@ TRAINING = (
     ),
     Option(
         "--negative-rate",
-        "share of the training part's non-clicks that each epoch draws; calibration undoes that too",
+        "share of the training part's non-clicks that each epoch draws, others each time; calibration undoes "
+        "that too",
         positive_share,
         TrainChoice.negative_rate,
         "SHARE",
@@ -222,10 +223,10 @@ TRAINING = (
         "X",
     ),
     Option("--decay-steps", "so many steps", positive_int, TrainChoice.decay_steps, "STEPS"),
-    Option("--l2", "weight of the L2 penalty on layers", not_negative, TrainChoice.l2, "X"),
+    Option("--l2", "weight of the L2 penalty on layers that Adam trains", not_negative, TrainChoice.l2, "X"),
     Option(
         "--embedding-l2",
-        "weight of the L2 penalty on embeddings [200 / training rows, at most 0.001]",
+        "weight of the L2 penalty on embeddings that Adam trains [200 / training rows, at most 0.001]",
         not_negative,
         None,
         "X",
