@@ -77,15 +77,15 @@ class GraphEditor:
         self.graph.insert_before(before, node)
         return node.outputs[0]
 
-    def put_constant(
+    def put_shaped(
         self,
         before: ir.Node,
         operator: str,
         inputs: Sequence[ir.Value],
-        shape: Sequence[int],
+        shape: Sequence[Any],
         **attributes: Any,
     ) -> ir.Value:
-        """As `put`, of a float value without a batch."""
+        """As `put`, of a float value that has the batch elsewhere or not at all."""
         value = self.put(before, operator, inputs, (), **attributes)
         value.shape = ir.Shape(shape)
         return value

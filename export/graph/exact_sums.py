@@ -5,8 +5,9 @@ batches of 1 to 255 at several places in memory (version 1.31, x86-64 with AVX-5
 
 - ReduceSum and ReduceMean: along the last axes, the vector loop starts at the row's place in memory; along
   one in the middle, a batch of one row has its axes merged. They become products with a constant matrix.
-- MatMul of [.., batch, k] with anything but one constant matrix (weights by expert, by field): one row goes
-  through a matrix-vector kernel, several through a matrix-matrix kernel. `exact_products` rewrites it.
+- MatMul of [groups, batch, k] (weights by expert, by pair of fields): one row goes through a matrix-vector
+  kernel, several through a matrix-matrix kernel, which adds in another order. It gets a row of zeros beside
+  the batch, so that it never has just one.
 - Softplus, Elu, Selu, Log and Sin: whole vectors and what is left over at the end of a batch are computed by
   different code, up to 2e-7 apart. No model here needs them; the parity check refuses a graph that does.
 - Exact as they are: Gemm and MatMul with a constant matrix, MatMul of values row by row, Softmax, LayerNorm,
@@ -29,7 +30,9 @@ LARGEST_SELECTION = (
 
 
 def make_sums_exact(editor: GraphEditor) -> None:
-    """Turns every sum and mean over axes other than the batch into a product with a constant."""
+    """Turns every sum and mean over axes other than the batch into a product that no batch changes."""
+    for node in editor.nodes("MatMul"):
+        _never_one_row(editor, node)
     for node in editor.nodes("ReduceSum", "ReduceMean"):
         values = node.inputs[0]
         row_shape, kept_shape = row_shape_of(values), row_shape_of(node.outputs[0])
@@ -41,6 +44,25 @@ def make_sums_exact(editor: GraphEditor) -> None:
         share = 1.0 / size_of(row_shape[axis - 1] for axis in axes) if node.op_type == "ReduceMean" else 1.0
         total = _product(editor, node, values, axes, share)
         editor.replace(node.outputs[0], editor.reshape(node, total, kept_shape))
+
+
+def _never_one_row(editor: GraphEditor, node: ir.Node) -> None:
+    """x [groups, batch, k] @ y [groups, k, n], with one more row of x, whose products are cut off again."""
+    rows, product = node.inputs[0], node.outputs[0]
+    shape = None if rows is None or rows.shape is None else tuple(rows.shape)
+    if rows is None or shape is None or len(shape) != 3 or product.shape is None or isinstance(shape[1], int):
+        return
+    groups, _, width = shape
+    if not isinstance(groups, int) or not isinstance(width, int):
+        return
+    zeros = editor.constant(np.zeros((groups, 1, width), np.float32), "a_row_more")
+    longer = editor.put_shaped(node, "Concat", [rows, zeros], (groups, "rows", width), axis=1)
+    node.replace_input_with(0, longer)
+    cut = [editor.constant(np.array([number], np.int64), "cut") for number in (0, -1, 1)]
+    following = node.graph.node(node.graph.index(node) + 1) if node.graph is not None else node
+    whole = editor.put_shaped(following, "Slice", [product, *cut], tuple(product.shape))
+    product.replace_all_uses_with(whole)
+    whole.producer().replace_input_with(0, product)  # type: ignore[union-attr]
 
 
 def _product(

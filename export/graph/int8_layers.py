@@ -235,4 +235,4 @@ def _dequantized(editor: GraphEditor, before: ir.Node, name: str, whole: Array, 
         editor.constant(scales.astype(np.float32), f"{name}.scale"),
         editor.constant(np.zeros(len(scales), whole.dtype), f"{name}.zero_point"),
     ]
-    return editor.put_constant(before, "DequantizeLinear", inputs, whole.shape, axis=0)
+    return editor.put_shaped(before, "DequantizeLinear", inputs, whole.shape, axis=0)
