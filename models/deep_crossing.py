@@ -1,9 +1,9 @@
 """Deep Crossing: residual units on the stacked embeddings.
 
 Reference: Shan et al., "Deep Crossing: Web-Scale Modeling without Manually Crafted Combinatorial Features",
-KDD 2016, section 4: embedding, stacking, residual units of two layers (eq. 4), scoring; the five units'
-widths are the paper's. Departs from it in the embeddings, which pass no ReLU (below zero a row would learn no
-more), in dim (256 there; 10 here, as in every model) and in offering dropout.
+KDD 2016, section 4: embedding, stacking, residual units of two layers, scoring. Departs from it in the
+embeddings, which pass no ReLU (below zero an id would learn no more), in dim (256 there; 10 here, as in every
+model) and in offering dropout; five units that narrow from 512 to 64 are a choice of ours.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class DeepCrossing(nn.Module):
 
 
 class ResidualUnit(nn.Module):
-    """ReLU(x + W_1 ReLU(W_0 x + b_0) + b_1), eq. 4 and figure 2."""
+    """ReLU(x + W_1 ReLU(W_0 x + b_0) + b_1), the unit of the paper's figure 2."""
 
     def __init__(self, features: int, hidden: int, dropout: float) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Deep Crossing against equation 4, unit by unit."""
+"""Deep Crossing against its formula, unit by unit."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_dropout_acts_inside_the_units_in_training_only() -> None:
     assert not torch.equal(model(ids), model(ids))
 
 
-def test_the_units_are_the_papers() -> None:
+def test_five_units_keep_the_width_of_the_stack() -> None:
     model = DeepCrossing(LAYOUTS[0])
     assert [unit.inner.out_features for unit in model.units] == [512, 512, 256, 128, 64]
     assert {unit.outer.out_features for unit in model.units} == {4 * 10}
