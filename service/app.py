@@ -61,6 +61,7 @@ class Bidlight(FastAPI):
         self.refusal: str | None = None
         self._replaced: tuple[Arm, ...] = ()
         self._predict = PredictEndpoint(settings, self.metrics, bid_policy(settings))
+        self.direct_endpoint = self._predict if settings.predict_through == "parser" else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Dispatch one ASGI scope."""

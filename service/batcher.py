@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,15 +33,28 @@ class BatchReport:
     queue_seconds: float
 
 
+class Outcome(Protocol):
+    """Who is told of a result, at once and from within the batch: it must not raise. A future is one."""
+
+    def done(self) -> bool:
+        """Whether nobody waits any more: rows that have not run need not."""
+
+    def set_result(self, result: Rows, /) -> object:
+        """The rows have run: [n], in order."""
+
+    def set_exception(self, exception: BaseException, /) -> object:
+        """The rows will not run, or did not."""
+
+
 @dataclass(slots=True, eq=False)
 class _Caller:
-    """Rows that wait, and the future of whoever waits for them. `done` of them have run already.
+    """Rows that wait, and who waits for them. `done` of them have run already.
 
     The rest waits since `waiting_since`, a `time.perf_counter()`.
     """
 
     rows: Rows
-    future: asyncio.Future[Rows]
+    outcome: Outcome
     waiting_since: float
     deadline: float | None
     done: int = 0
@@ -90,8 +103,8 @@ class Batcher:
         """Whether more rows wait than the next batch takes."""
         return self._queued_rows > self.max_batch_rows
 
-    def submit(self, rows: Rows, *, deadline: float | None = None) -> asyncio.Future[Rows]:
-        """Queue `rows` [n, ...]; the future gives `run`'s result for them [n], in order.
+    def submit(self, rows: Rows, *, deadline: float | None = None, outcome: Outcome | None = None) -> Any:
+        """Queue `rows` [n, ...]; `outcome`, or else the future returned, gets `run`'s result for them [n].
 
         `deadline` is a `time.perf_counter()`: a caller still waiting then gets DeadlinePassed.
         Raises Overloaded when the queue has no room for all of them.
@@ -102,13 +115,14 @@ class Batcher:
                 f"the queue must hold {self.max_queued_rows} rows at most (got {total}); try again soon"
             )
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[Rows] = loop.create_future()
-        self._waiting.append(_Caller(rows, future, time.perf_counter(), deadline))
+        if outcome is None:
+            outcome = loop.create_future()
+        self._waiting.append(_Caller(rows, outcome, time.perf_counter(), deadline))
         self._queued_rows = total
         if not self._flush_scheduled:
             self._flush_scheduled = True
             loop.call_soon(self._flush, loop)
-        return future
+        return outcome
 
     async def drain(self) -> None:
         """Return when nobody waits any more."""
@@ -133,11 +147,11 @@ class Batcher:
         now = time.perf_counter()
         while self._waiting and room:
             caller = self._waiting[0]
-            if caller.future.done():
+            if caller.outcome.done():
                 self._forget(caller)
             elif caller.deadline is not None and now > caller.deadline:
                 self._forget(caller)
-                caller.future.set_exception(
+                caller.outcome.set_exception(
                     DeadlinePassed("the deadline passed in the queue; allow more time")
                 )
             elif caller.left <= room:
@@ -185,14 +199,14 @@ class Batcher:
             return
         if caller.parts:
             results = np.concatenate([*caller.parts, results])
-        if not caller.future.done():
-            caller.future.set_result(results)
+        if not caller.outcome.done():
+            caller.outcome.set_result(results)
 
     def _fail(self, caller: _Caller, error: Exception) -> None:
         if self._waiting and self._waiting[0] is caller:
             self._forget(caller)
-        if not caller.future.done():
+        if not caller.outcome.done():
             # One exception raised in several tasks would collect the traceback of each.
             failure = InferenceFailed("the batch that held these rows failed; the service has logged why")
             failure.__cause__ = error
-            caller.future.set_exception(failure)
+            caller.outcome.set_exception(failure)

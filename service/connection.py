@@ -1,18 +1,24 @@
-"""One HTTP connection: uvicorn's, with bounds on what a client sends and how slowly; it knows no route."""
+"""One HTTP connection: uvicorn's, with bounds on what a client sends and how slowly, and a short way.
+
+It knows of routes only that an application may have an endpoint to which plain requests go directly.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from service.direct import PATH, DirectExchange, takes
 from service.errors import HeadTooLarge, MalformedRequest, ServiceError
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application
+
+    from service.endpoint import PredictEndpoint
 
 logger = logging.getLogger("bidlight")
 
@@ -36,6 +42,8 @@ class Connection(HttpToolsProtocol):
     - when the service stops, an idle connection has a moment left (LINGER_SECONDS): a request may be on its
       way, and a socket that is closed with unread bytes is reset;
     - of several requests sent at once, also the one that is being answered learns that its client has left;
+    - a plain `POST /predict` goes straight to the endpoint (service.direct), where the application has one
+      for it. Whatever else a request wants or does is uvicorn's;
     - what is not HTTP is refused in the shape of all errors, and not logged: clients could fill the disk.
     """
 
@@ -43,7 +51,9 @@ class Connection(HttpToolsProtocol):
         super().__init__(*arguments, **options)
         self._in_head = self._in_request = self._has_begun = self._offered = self._is_last = False
         self._head_bytes = 0
-        self._answering: RequestResponseCycle | None = None
+        self._answering: RequestResponseCycle | DirectExchange | None = None
+        self._direct: DirectExchange | None = None  # the request being read, where it goes that way
+        self._endpoint: PredictEndpoint | None = getattr(self.app, "direct_endpoint", None)
         self._reading_timer: asyncio.TimerHandle | None = None
         self._writing_timer: asyncio.TimerHandle | None = None
 
@@ -58,6 +68,9 @@ class Connection(HttpToolsProtocol):
         self._stop_writing_timer()
         super().connection_lost(exc)
         if self._answering is not None and not self._answering.response_complete:
+            if isinstance(self._answering, DirectExchange):
+                self._answering.leave()
+                return
             self._answering.disconnected = True
             self._answering.message_event.set()
 
@@ -90,7 +103,8 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """The parser has met the first byte of a request."""
-        super().on_message_begin()
+        # What uvicorn does here is put off: only the way through ASGI needs a scope.
+        self.url, self.headers, self.expect_100_continue = b"", [], False
         self._in_request = self._in_head = self._has_begun = True
         self._head_bytes = 0
 
@@ -98,10 +112,25 @@ class Connection(HttpToolsProtocol):
         """The parser has met the end of the headers."""
         self._in_head = False
         self._offered = self.parser.should_upgrade()
-        if not self._offered:
-            super().on_headers_complete()
-            if self._is_last:
-                self.cycle.keep_alive = False
+        if self._offered:
+            return
+        if self._endpoint is not None and self._may_go_straight(self._endpoint):
+            self._begin_direct(self._endpoint)
+            return
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expects
+        self.headers.extend(headers)
+        super().on_headers_complete()
+        if self._is_last:
+            self.cycle.keep_alive = False
+
+    def on_body(self, body: bytes) -> None:
+        """The parser has met a part of the body."""
+        if self._direct is not None:
+            self._direct.feed(body)
+        elif not self._offered:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The parser has met the end of the body."""
@@ -109,7 +138,36 @@ class Connection(HttpToolsProtocol):
             return
         self._in_request = False
         self._stop_reading_timer()
-        super().on_message_complete()
+        if self._direct is None:
+            super().on_message_complete()
+            return
+        direct, self._direct = self._direct, None
+        direct.start()
+
+    def _may_go_straight(self, endpoint: PredictEndpoint) -> bool:
+        """Whether it is a plain POST /predict, no request is before it, and its answer can be sent."""
+        return (
+            self.url == PATH
+            and self.parser.get_method() == b"POST"
+            and (self.cycle is None or self.cycle.response_complete)
+            and not self.flow.write_paused
+            and self.parser.get_http_version() == "1.1"
+            and takes(self.headers, endpoint.max_body_bytes)
+        )
+
+    def _begin_direct(self, endpoint: PredictEndpoint) -> None:
+        """From here on the request is `self.cycle` to uvicorn, as one that goes through ASGI would be."""
+        self._unset_keepalive_if_required()
+        direct = DirectExchange(
+            endpoint,
+            self.headers,
+            self.transport,
+            self.server_state.default_headers,
+            self.on_response_complete,
+        )
+        direct.keep_alive = not self._is_last
+        self._direct = self._answering = direct
+        self.cycle = cast("RequestResponseCycle", direct)
 
     def pause_writing(self) -> None:
         """The client does not read its answers; it has so long to begin again."""

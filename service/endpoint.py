@@ -13,6 +13,7 @@ from time import perf_counter
 from typing import Any
 
 from service.arms import Arm, ArmTable
+from service.batcher import Outcome
 from service.bidding import BidPolicy, bids
 from service.errors import (
     BodyTooLarge,
@@ -22,8 +23,9 @@ from service.errors import (
     UnsupportedMediaType,
 )
 from service.metrics import Metrics
+from service.predictor import Probabilities
 from service.settings import Settings
-from service.wire import PredictRequest, answer_of, codec_for, count_rows, decode_request, money_of
+from service.wire import Codec, PredictRequest, answer_of, codec_for, count_rows, decode_request, money_of
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -44,11 +46,35 @@ class ClientLeft(Exception):
     """The connection closed before the answer was ready."""
 
 
+class Prediction:
+    """What is known of a request between its headers and its answer, as far as it has come."""
+
+    __slots__ = ("arm", "codec", "request", "rows", "started")
+
+    arm: Arm
+    codec: Codec
+    request: PredictRequest
+    rows: int
+
+    def __init__(self, started: float) -> None:
+        self.started = started
+
+    @property
+    def arm_name(self) -> str:
+        """The chosen arm; empty before one is chosen."""
+        arm: Arm | None = getattr(self, "arm", None)
+        return "" if arm is None else arm.name
+
+
 class PredictEndpoint:
-    """Reads a bid request, has its arm score it and answers; refuses until it is opened with its arms."""
+    """Reads a bid request, has its arm score it and answers; refuses until it is opened with its arms.
+
+    Called, it is an ASGI application. `accept`, `answer` and the rest are its steps for whoever brings the
+    bytes of a request and takes those of the answer in another way.
+    """
 
     def __init__(self, settings: Settings, metrics: Metrics, policy: BidPolicy) -> None:
-        self._max_body_bytes = settings.max_body_bytes
+        self.max_body_bytes = settings.max_body_bytes
         self._max_candidates = settings.max_candidates
         self._metrics = metrics
         self._policy = policy
@@ -65,51 +91,84 @@ class PredictEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request to /predict."""
-        started = perf_counter()
+        prediction = Prediction(perf_counter())
         headers = dict(scope["headers"])
-        arm: Arm | None = None
         try:
             if scope["method"] != "POST":
                 raise MethodNotAllowed(
                     f"the method must be POST (got {scope['method']!r}); GET /docs describes it", allow="POST"
                 )
-            codec = codec_for(headers.get(b"content-type"))
+            codec_for(headers.get(b"content-type"))  # refused before the body is read
             body = await self._read(headers, receive)
-            received = perf_counter()
-            request = decode_request(body, codec)
-            rows = count_rows(request.candidates, self._max_candidates)
-            decoded = perf_counter()
-            arm = self._choose(headers, request)
-            predictor = arm.predictor
-            ids = predictor.encode(request, rows)
-            meter = predictor.meter
-            if meter is not None:
-                meter.decode.inc(decoded - received)
-                meter.encode.inc(perf_counter() - decoded)
-                unknown = predictor.unknown_names(request)
-                if unknown:
-                    meter.count_unknown(unknown)
-            deadline = None if request.tmax_ms is None else started + request.tmax_ms * 0.001
-            future = predictor.submit(ids, deadline)
-            pctrs = await (_unless_client_leaves(future, receive) if predictor.batcher.is_behind else future)
-            offers = bids(pctrs, *money_of(request.candidates, rows), self._policy)
-            answer = codec.encode(answer_of(request, arm.name, predictor.manifest.id, pctrs, offers))
-        except ServiceError as error:
-            await self._refuse(error, arm, send)
+            future = self.accept(prediction, headers, body)
+            is_behind = prediction.arm.predictor.batcher.is_behind
+            pctrs = await (_unless_client_leaves(future, receive) if is_behind else future)
+            found, answer = self.answer(prediction, pctrs)
         except ClientLeft:
-            self._metrics.refuse(arm.name if arm else "", CLIENT_LEFT)
-        except Exception:
-            logger.exception("a request to /predict failed")
-            failure = ServiceError("the service failed on this request; it has logged why")
-            await self._refuse(failure, arm, send)
+            self.count_left(prediction)
+        except Exception as error:
+            await send_answer(send, *self.refusal(prediction, error))
         else:
-            await send_answer(
-                send, 200, [(b"content-type", codec.media_type), *self._arm_headers[arm.name]], answer
-            )
-            if meter is not None:
-                meter.count_bids(offers)
-                meter.answered.inc()
-                meter.latency.observe(perf_counter() - started)
+            await send_answer(send, 200, found, answer)
+            self.count_answered(prediction)
+
+    def accept(
+        self,
+        prediction: Prediction,
+        headers: dict[bytes, bytes],
+        body: bytes,
+        outcome: Outcome | None = None,
+    ) -> Any:
+        """Bytes -> rows in the queue of an arm, whose pCTRs go to `outcome`, or else to the future returned.
+
+        Raises ServiceError.
+        """
+        prediction.codec = codec_for(headers.get(b"content-type"))
+        received = perf_counter()
+        prediction.request = request = decode_request(body, prediction.codec)
+        prediction.rows = rows = count_rows(request.candidates, self._max_candidates)
+        decoded = perf_counter()
+        prediction.arm = arm = self._choose(headers, request)
+        predictor = arm.predictor
+        ids = predictor.encode(request, rows)
+        meter = predictor.meter
+        if meter is not None:
+            meter.decode.inc(decoded - received)
+            meter.encode.inc(perf_counter() - decoded)
+            unknown = predictor.unknown_names(request)
+            if unknown:
+                meter.count_unknown(unknown)
+        deadline = None if request.tmax_ms is None else prediction.started + request.tmax_ms * 0.001
+        return predictor.submit(ids, deadline, outcome)
+
+    def answer(self, prediction: Prediction, pctrs: Probabilities) -> tuple[Headers, bytes]:
+        """pCTRs [rows] -> the headers and the body of the answer."""
+        request, arm, codec = prediction.request, prediction.arm, prediction.codec
+        offers = bids(pctrs, *money_of(request.candidates, prediction.rows), self._policy)
+        if arm.predictor.meter is not None:
+            arm.predictor.meter.count_bids(offers)
+        body = codec.encode(answer_of(request, arm.name, arm.predictor.manifest.id, pctrs, offers))
+        return [(b"content-type", codec.media_type), *self._arm_headers[arm.name]], body
+
+    def refusal(self, prediction: Prediction, error: BaseException) -> tuple[int, Headers, bytes]:
+        """Counts the request as refused; the status, the headers and the body that say why."""
+        if not isinstance(error, ServiceError):
+            logger.error("a request to /predict failed", exc_info=error)
+            error = ServiceError("the service failed on this request; it has logged why")
+        name = prediction.arm_name
+        self._metrics.refuse(name, error.code)
+        return error.status, error_headers(error, self._arm_headers[name] if name else []), error.body()
+
+    def count_answered(self, prediction: Prediction) -> None:
+        """Count a request whose answer is sent."""
+        meter = prediction.arm.predictor.meter
+        if meter is not None:
+            meter.answered.inc()
+            meter.latency.observe(perf_counter() - prediction.started)
+
+    def count_left(self, prediction: Prediction) -> None:
+        """Count a request whose client did not wait for the answer."""
+        self._metrics.refuse(prediction.arm_name, CLIENT_LEFT)
 
     def _choose(self, headers: dict[bytes, bytes], request: PredictRequest) -> Arm:
         if self._arms is None:
@@ -129,7 +188,7 @@ class PredictEndpoint:
             raise UnsupportedMediaType(
                 f"'Content-Encoding' must be identity (got {encoding.decode('latin-1')!r}); send it unpacked"
             )
-        limit = self._max_body_bytes
+        limit = self.max_body_bytes
         declared = headers.get(b"content-length", b"0")
         if declared.isdigit() and int(declared[:19]) > limit:
             # A client that asks first (Expect: 100-continue) has sent nothing that would have to be read.
@@ -156,18 +215,13 @@ class PredictEndpoint:
 
     def _too_large(self, size: int) -> BodyTooLarge:
         return BodyTooLarge(
-            f"the body must be {self._max_body_bytes} bytes at most (got {size} or more); split the request"
+            f"the body must be {self.max_body_bytes} bytes at most (got {size} or more); split the request"
         )
 
-    async def _refuse(self, error: ServiceError, arm: Arm | None, send: Send) -> None:
-        self._metrics.refuse(arm.name if arm else "", error.code)
-        await send_error(send, error, self._arm_headers[arm.name] if arm else None)
 
-
-async def send_error(send: Send, error: ServiceError, headers: Headers | None = None) -> None:
-    """Send the one error answer there is, whatever the route."""
-    found = [(b"content-type", b"application/json"), *(headers or []), *error.headers()]
-    await send_answer(send, error.status, found, error.body())
+def error_headers(error: ServiceError, headers: Headers) -> Headers:
+    """The headers of the one error answer there is, whatever the route."""
+    return [(b"content-type", b"application/json"), *headers, *error.headers()]
 
 
 async def send_answer(send: Send, status: int, headers: Headers, body: bytes) -> None:

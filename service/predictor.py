@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from service.batcher import Batcher, BatchReport
+from service.batcher import Batcher, BatchReport, Outcome
 from service.bundle.calibration import Calibrator
 from service.bundle.encoder import Encoder, InvalidValue
 from service.bundle.errors import BundleError
@@ -80,9 +80,12 @@ class Predictor:
         except InvalidValue as error:
             raise InvalidField(error.message, path=self._path(error, isinstance(candidates, list))) from None
 
-    def submit(self, ids: Ids, deadline: float | None = None) -> asyncio.Future[Probabilities]:
-        """Queue rows of ids; the future gives their pCTRs [n]. Raises Overloaded for a full queue."""
-        return self.batcher.submit(ids, deadline=deadline)
+    def submit(self, ids: Ids, deadline: float | None = None, outcome: Outcome | None = None) -> Any:
+        """Queue rows of ids; `outcome`, or else the future returned, gets their pCTRs [n].
+
+        Raises Overloaded for a full queue.
+        """
+        return self.batcher.submit(ids, deadline=deadline, outcome=outcome)
 
     def unknown_names(self, request: PredictRequest) -> set[str]:
         """The names in a request that no field of this bundle has; they are ignored."""

@@ -66,6 +66,10 @@ class Settings(BaseSettings):
     drain_seconds: int = Field(
         default=30, ge=0, description="how long SIGTERM waits for requests in flight, seconds"
     )
+    predict_through: Literal["parser", "asgi"] = Field(
+        default="parser",
+        description="how POST /predict reaches its endpoint: from the HTTP parser, or through ASGI (slower)",
+    )
     backlog: int = Field(default=2048, ge=1, description="connections that may wait to be accepted")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="least level logged"
