@@ -38,7 +38,7 @@ def some_ids() -> np.ndarray:
 
 def small(name: str) -> dict[str, object]:
     """Hyperparameters unlike the defaults, as far as a model has these."""
-    wanted = {"dim": np.int64(3), "hidden_units": (6, 4), "pairs": [(0, 2)], "dropout": 0.25}
+    wanted = {"dim": np.int64(8), "hidden_units": (6, 4), "pairs": [(0, 2)], "dropout": 0.25}
     return {key: value for key, value in wanted.items() if key in hyperparameters_of(name)}
 
 
@@ -61,7 +61,7 @@ def test_a_model_comes_back_as_it_was(name: str, tmp_path: Path) -> None:
 def test_hyperparameters_come_back_as_plain_data(tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
     save_checkpoint(path, build_model("fwfm", a_schema(), small("fwfm")), "fwfm", small("fwfm"))
-    assert load_checkpoint(path).hyperparameters == {"dim": 3, "pairs": [[0, 2]]}
+    assert load_checkpoint(path).hyperparameters == {"dim": 8, "pairs": [[0, 2]]}
 
 
 def test_fields_are_those_of_the_schema_in_its_order() -> None:
@@ -168,7 +168,7 @@ def test_what_is_no_checkpoint_is_refused_and_never_run(
     torch.save({"version": 99}, path)
     with pytest.raises(CheckpointError, match=r"version 2 \(got 99\)"):
         load_checkpoint(path)
-    torch.save({"version": 1, "model": "lr"}, path)
+    torch.save({"version": 2, "model": "lr"}, path)
     with pytest.raises(CheckpointError, match="KeyError"):
         load_checkpoint(path)
 
