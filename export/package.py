@@ -229,7 +229,8 @@ def _field_matrices(models: Mapping[str, nn.Module]) -> dict[str, FieldMatrix]:
 
 
 def _layer_widths(model: Any) -> tuple[int, ...]:
-    return tuple(layer.out_features for layer in model.mlp.hidden) if hasattr(model, "mlp") else ()
+    mlp = getattr(model, "mlp", None)  # None in a model that can do without
+    return () if mlp is None else tuple(layer.out_features for layer in mlp.hidden)
 
 
 def _field_pairs(model: Any) -> int:
