@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import runpy
 import socket
 import subprocess
@@ -17,8 +18,11 @@ from export.data.synthetic import SyntheticConfig
 from export.data.synthetic_file import write_synthetic_log
 from export.model_stages import fit_schema, train
 from export.plan import TrainChoice
+from export.train.build import build_from_fields
 from export.train.ranks import ALONE, Ranks
 from export.work import Work
+from models import MODELS
+from models.fields import Field
 
 ROOT = Path(__file__).parents[3]
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2")
@@ -144,3 +148,17 @@ def test_alone_nothing_is_sent() -> None:
     assert ALONE.total(values) is values
     assert ALONE.mean(values).item() == 3.0
     assert ALONE.decide(lambda: True) is True
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_every_model_can_be_sent_to_another_process(name: str) -> None:
+    fields = (
+        Field("site", 9),
+        Field("price", 4, values=(0.0, 0.0, -0.7, 0.7)),
+        Field("ad", 12, role="candidate"),
+        Field("history", 12, width=3, same_values_as="ad"),
+    )
+    model = build_from_fields(name, fields, {})
+    sent = pickle.loads(pickle.dumps(model))
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), sent.parameters(), strict=True))
+    assert sent.training is True

@@ -206,6 +206,56 @@ def test_l2_keeps_weights_small(log: SmallLog) -> None:
     assert tight_rest[1] < 0.5 * free[1]
 
 
+class Penalised(FwFM):
+    """A model that minimises more than the loss, in training only."""
+
+    penalty: Tensor | None = None
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids [batch, columns] -> logits [batch]."""
+        self.penalty = 3.0 * self.linear.weight.square().sum() if self.training else None
+        return super().forward(ids)
+
+
+def test_what_a_model_minimises_besides_is_added_to_the_loss(log: SmallLog) -> None:
+    torch.manual_seed(0)
+    plain = FwFM(FIELDS, dim=4)
+    torch.manual_seed(0)
+    penalised = Penalised(FIELDS, dim=4)
+    first, second = (train(model, log, CONFIG, report=quiet) for model in (plain, penalised))
+    assert penalised.linear.weight.norm() < 0.1 * plain.linear.weight.norm()
+    assert second.history[0].train_loss > first.history[0].train_loss + 0.5
+    assert penalised.penalty is None  # the looks and the served model are without
+
+
+@pytest.mark.parametrize("layers", ["adam", "ftrl"])
+@pytest.mark.parametrize("embeddings", ["adam", "ftrl", "group-lasso-ftrl"])
+def test_it_learns_by_every_optimizer(log: SmallLog, layers: str, embeddings: str) -> None:
+    config = replace(CONFIG, optimizer=layers, embedding_optimizer=embeddings, epochs=4)
+    model = a_model()
+    result = train(model, log, config, report=quiet)
+    assert result.best is not None
+    assert result.best.auc > 0.68
+
+
+@pytest.mark.parametrize("loss", ["weighted-bce", "focal", "calibration-aware"])
+def test_it_learns_by_every_loss_and_judges_probabilities(log: SmallLog, loss: str) -> None:
+    plain = train(a_model(), log, CONFIG, report=quiet)
+    result = train(a_model(), log, replace(CONFIG, loss=loss), report=quiet)
+    assert plain.best is not None
+    assert result.best is not None
+    assert result.best.auc > plain.best.auc - 0.02
+    assert result.best.logloss == pytest.approx(plain.best.logloss, abs=0.02)
+
+
+def test_steps_follow_the_draw_of_the_rows(log: SmallLog) -> None:
+    part = log.parts["train"]
+    result = train(a_model(), log, replace(CONFIG, negative_rate=0.3), report=quiet)
+    rows = part.clicks + round(0.3 * (len(part) - part.clicks))
+    assert result.steps == 3 * -(-rows // 128)
+    assert [look.step for look in result.history] == [result.steps // 3 * epoch for epoch in (1, 2, 3)]
+
+
 def test_a_loss_that_blows_up_ends_the_training_with_advice(log: SmallLog) -> None:
     with pytest.raises(ExportError, match=r"must stay finite .* lower 'learning_rate'"):
         train(a_model(), log, replace(CONFIG, learning_rate=1e30, warmup_steps=0), report=quiet)
