@@ -36,6 +36,10 @@ class Ftrl(torch.optim.Optimizer):
     Departs from them in where weights start: they begin at 0, and a deep model whose weights are all 0 has no
     gradient. Here z starts at -w D for the weights w found at the first step, so that without l1 and lambda
     every weight begins where the model put it; the thresholds act on it when it is touched first.
+
+    280,000 synthetic training rows, DeepFwFM with 64-32, 1,024 rows a step, at most six epochs, one run each,
+    best validation AUC: Adam .722 at 0.0007 and .759 at 0.003; GroupLasso-FTRL for the table, Adam at 0.0007
+    for the layers .756 with 55 % of the rows zero; FTRL for the layers too .764 with 73 %, in two epochs.
     """
 
     def __init__(
