@@ -120,7 +120,9 @@ def _read(model: GBDTLR, numbers: Floats, ids: NDArray[np.int32]) -> NDArray[np.
     try:
         model.numbers = torch.from_numpy(numbers.astype(np.float32))
         with torch.inference_mode():
-            read: NDArray[np.float32] = model.numbers_of(torch.from_numpy(np.ascontiguousarray(ids))).numpy()
+            read: NDArray[np.float32] = model.numbers_of(
+                torch.from_numpy(np.require(ids, requirements=["C", "W"]))
+            ).numpy()
     finally:
         model.numbers = own
     return read

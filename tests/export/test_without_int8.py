@@ -12,7 +12,6 @@ from export.plan import Plan, PruneChoice
 
 
 # The trees read a part of the log as it lies in a file; torch warns that it could write there.
-@pytest.mark.filterwarnings("ignore:The given NumPy array is not writable:UserWarning")
 def test_trees_are_served_as_they_are(tiny_plan: Plan, tmp_path: Path) -> None:
     plan = replace(
         tiny_plan,
