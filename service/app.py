@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import threading
@@ -109,6 +110,9 @@ class Bidlight(FastAPI):
             self._bundle_info(arm).set(1)
         self._predict.open(arms)
         self.arms = arms.arms
+        # What a bundle holds lives as long as it serves: the collector need not look through it again.
+        gc.collect()
+        gc.freeze()
 
     def _bundle_info(self, arm: Arm) -> Gauge:
         manifest = arm.predictor.manifest

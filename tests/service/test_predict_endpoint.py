@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import time
 from collections.abc import Callable
@@ -330,3 +331,10 @@ def test_the_clock_of_a_request_starts_at_its_headers(run_app: RunApp) -> None:
 
     app.runner.run(scenario())
     assert statuses == [429, 0]
+
+
+def test_what_a_bundle_holds_is_not_collected_again_and_again(run_app: RunApp) -> None:
+    gc.unfreeze()
+    run_app()
+    assert gc.get_freeze_count() > 10_000
+    gc.unfreeze()
