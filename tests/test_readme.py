@@ -67,7 +67,7 @@ def test_the_answer_is_json() -> None:
 def test_the_schema_file_loads(tmp_path: Path) -> None:
     path = tmp_path / "shop.toml"
     path.write_text(blocks("toml")[0], encoding="utf-8")
-    assert [field.name for field in load_log_schema(str(path)).fields] == ["page", "ad_id"]
+    assert [field.name for field in load_log_schema(str(path)).fields] == ["page", "ad_id", "clicked_ads"]
 
 
 @pytest.mark.parametrize("name", MODELS)
