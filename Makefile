@@ -3,13 +3,17 @@ PYTHON ?= python3
 PORT ?= 8000
 BUNDLE ?= artifacts/demo
 SECONDS_A_POINT ?= 10
+RIVALS ?= bidlight naive naive_async mosec
+CANDIDATES ?= 1 10 100 500
+CONNECTIONS ?= 1 8 32 128
+OPEN_LOOP ?=
 PYTEST_ARGS ?= --numprocesses auto --dist loadfile
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve demo test lint types arrows pytest format bench clean
+.PHONY: help setup serve demo test lint types arrows pytest format bench rivals clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -53,5 +57,9 @@ format: setup ## let ruff rewrite what it can
 bench: setup demo ## load-test the service with Locust (and wrk, when installed) and print the tables
 	$(BIN)/python -m loadtest.bench --bundle $(BUNDLE) --seconds $(SECONDS_A_POINT)
 
+rivals: setup demo ## measure the service beside other servers (RIVALS, CANDIDATES, CONNECTIONS, OPEN_LOOP choose)
+	$(BIN)/python -m loadtest.rivals --bundle $(BUNDLE) --contenders "$(RIVALS)" --candidates "$(CANDIDATES)" \
+	  --connections "$(CONNECTIONS)" --seconds $(SECONDS_A_POINT) $(if $(OPEN_LOOP),--open-loop "$(OPEN_LOOP)")
+
 clean: ## remove the virtual environment, caches and built bundles
-	rm -rf $(VENV) artifacts build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .rivals artifacts build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

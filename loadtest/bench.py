@@ -9,31 +9,25 @@ machines.
 from __future__ import annotations
 
 import argparse
-import http.client
 import json
-import math
-import os
-import platform
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from loadtest import closed_loop
+from loadtest.answers import WrongAnswer, ask, compare
 from loadtest.bid_requests import BidRequestMaker, SampleError, parse_sizes, read_samples
 from loadtest.closed_loop import Case, MeasurementError
 from loadtest.latency import format_summary
+from loadtest.machine import busy_cores, cores, describe_machine
 from loadtest.server_process import REPOSITORY, Server, ServerError, running
 
 OURS, NAIVE = "bidlight", "naive"
-# Float32 graphs may round differently with the number of rows in a batch; nothing else may differ.
-PCTR_TOLERANCE, BID_TOLERANCE = 1e-5, 2e-6
 
 
 @dataclass(frozen=True)
@@ -54,18 +48,18 @@ class Plan:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; the exit code."""
     plan = _parse(arguments)
-    busy = _busy_cores()
-    print(f"{_machine()}; {busy:.1f} cores were busy before")
+    busy = busy_cores()
+    print(f"{describe_machine()}; {busy:.1f} cores were busy before")
     if busy > 0.3:
         print("note: other work disturbs what follows; processor time a request suffers least")
     try:
         maker = BidRequestMaker(read_samples(plan.bundle))
         with _both(plan) as servers:
-            compared = compare_answers(servers, maker, plan.candidates)
+            compared = check_answers(servers, maker, plan.candidates)
             print(f"bundle {compared['bundle']}, {compared['rows']} answers the same from both")
             locust = run_locust(plan, servers[OURS].url)
             points = run_wrk(plan, servers, maker)
-    except (SampleError, ServerError, MeasurementError) as error:
+    except (SampleError, ServerError, MeasurementError, WrongAnswer) as error:
         print(f"bench: error: {error}", file=sys.stderr)
         return 1
     print(json.dumps(report(plan, busy, compared["bundle"], locust, points)))
@@ -80,51 +74,19 @@ def _both(plan: Plan) -> Iterator[dict[str, Server]]:
         running(
             "service", ["--arm", f"control={bundle}:1", "--log-level", "warning"], core=plan.server_core
         ) as ours,
-        running("loadtest.naive", ["--bundle", bundle], core=plan.server_core) as naive,
+        running("loadtest.rivals.servers.naive", ["--bundle", bundle], core=plan.server_core) as naive,
     ):
         yield {OURS: ours, NAIVE: naive}
 
 
-def compare_answers(
+def check_answers(
     servers: dict[str, Server], maker: BidRequestMaker, sizes: Sequence[int], requests: int = 10
 ) -> dict[str, Any]:
-    """Send the same requests to all servers. Raises MeasurementError unless pCTRs and bids agree."""
-    rows, bundle = 0, ""
-    for size in (size for size in sizes for _ in range(requests)):
-        request = maker.make(size)
-        answers = {name: _post(server.url, request.body) for name, server in servers.items()}
-        (first, expected), *others = answers.items()
-        bundle, rows = expected["bundle"], rows + len(expected["results"])
-        for other, found in others:
-            for left, right in zip(expected["results"], found["results"], strict=True):
-                if left["id"] != right["id"] or not _agree(left, right):
-                    raise MeasurementError(
-                        f"{first} and {other} must give the same answers (got {left} and {right})"
-                    )
-    return {"bundle": bundle, "rows": rows}
-
-
-def _agree(left: dict[str, Any], right: dict[str, Any]) -> bool:
-    if not math.isclose(left["pctr"], right["pctr"], rel_tol=PCTR_TOLERANCE):
-        return False
-    bids = left["bid"], right["bid"]
-    if None in bids:  # a bid within rounding of its floor may be made by one and not by the other
-        return bids == (None, None)
-    return math.isclose(*bids, rel_tol=PCTR_TOLERANCE, abs_tol=BID_TOLERANCE)
-
-
-def _post(url: str, body: bytes) -> dict[str, Any]:
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=10.0)
-    try:
-        connection.request("POST", "/predict", body, {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        answer = response.read()
-    finally:
-        connection.close()
-    if response.status != 200:
-        raise MeasurementError(f"{url}/predict must answer 200 (got {response.status}: {answer[:200]!r})")
-    found: dict[str, Any] = json.loads(answer)
-    return found
+    """Send the same requests to both servers. Raises WrongAnswer unless pCTRs and bids agree."""
+    bodies = [maker.make(size).body for size in sizes for _ in range(requests)]
+    expected = ask(servers[OURS], bodies)
+    rows = compare(expected, ask(servers[NAIVE], bodies))
+    return {"bundle": expected[0]["bundle"], "rows": rows}
 
 
 def run_locust(plan: Plan, url: str) -> dict[str, Any]:
@@ -159,9 +121,16 @@ def run_wrk(
     seconds = max(1, round(plan.seconds / plan.repetitions))
     with tempfile.TemporaryDirectory() as folder:
         bodies = closed_loop.write_bodies(maker, plan.candidates, Path(folder))
-        points = closed_loop.measure(
+        points, failures = closed_loop.measure(
             servers, cases, bodies, seconds=seconds, repetitions=plan.repetitions, core=plan.client_core
         )
+    for (name, case), reason in failures.items():
+        raise MeasurementError(f"{name} at {case}: {reason}")
+    for (name, case), point in points.items():
+        if point.errors:
+            raise MeasurementError(
+                f"{name} must answer every request with success (got {point.errors} errors at {case})"
+            )
     cores = f"services on core {plan.server_core}, wrk on core {plan.client_core}"
     print(f"\nwrk, {cores}, medians of {plan.repetitions} x {seconds} s")
     print(closed_loop.table(points))
@@ -170,7 +139,7 @@ def run_wrk(
 
 def report(
     plan: Plan,
-    busy_cores: float,
+    busy: float,
     bundle: str,
     locust: dict[str, Any],
     points: dict[tuple[str, Case], closed_loop.Point],
@@ -178,8 +147,8 @@ def report(
     """All figures as one JSON value."""
     return {
         "benchmark": "bidlight",
-        "machine": _machine(),
-        "busy_cores_before": round(busy_cores, 2),
+        "machine": describe_machine(),
+        "busy_cores_before": round(busy, 2),
         "bundle": bundle,
         "seconds_a_point": plan.seconds,
         "locust": {"users": plan.users, "sizes": locust["sizes"]},
@@ -197,38 +166,6 @@ def report(
 
 def _rounded(figures: dict[str, float | None]) -> dict[str, float | None]:
     return {name: None if figure is None else round(figure, 3) for name, figure in figures.items()}
-
-
-def _busy_cores(seconds: float = 0.5) -> float:
-    """How many cores other work keeps busy just now; 0 where the system does not tell."""
-    stat = Path("/proc/stat")
-    if not stat.exists():
-        return 0.0
-
-    def ticks() -> tuple[int, int]:
-        user, nice, system, idle, waiting, *others = map(int, stat.read_text().split("\n", 1)[0].split()[1:])
-        return user + nice + system + sum(others[:3]), idle + waiting
-
-    used, idle = ticks()
-    time.sleep(seconds)
-    used_after, idle_after = ticks()
-    share = (used_after - used) / max(1, used_after - used + idle_after - idle)
-    return share * (os.cpu_count() or 1)
-
-
-def _machine() -> str:
-    """Processor, cores and versions: figures mean nothing without them."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [
-            line.partition(":")[2].strip()
-            for line in cpuinfo.read_text().splitlines()
-            if "model name" in line
-        ]
-        model = names[0] if names else model
-    system = f"{platform.system()} {platform.release()}"
-    return f"{model}, {os.cpu_count()} cores, {system}, Python {platform.python_version()}"
 
 
 def _counts(text: str) -> tuple[int, ...]:
@@ -250,7 +187,7 @@ def _at_least_one(text: str) -> int:
 
 
 def _parse(arguments: Sequence[str] | None) -> Plan:
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
+    allowed = cores()
     parser = argparse.ArgumentParser(
         prog="python -m loadtest.bench",
         description=__doc__,
@@ -280,8 +217,10 @@ def _parse(arguments: Sequence[str] | None) -> Plan:
         "--candidates", type=_counts, default="1,100", metavar="COUNT,...", help="candidates a request of wrk"
     )
     add("--connections", type=_counts, default="1,32", metavar="COUNT,...", help="connections of wrk")
-    add("--server-core", type=int, choices=cores, default=cores[0], help="core that holds the services")
-    add("--client-core", type=int, choices=cores, default=cores[-1], help="core that holds Locust and wrk")
+    add("--server-core", type=int, choices=allowed, default=allowed[0], help="core that holds the services")
+    add(
+        "--client-core", type=int, choices=allowed, default=allowed[-1], help="core that holds Locust and wrk"
+    )
     options = parser.parse_args(arguments)
     if options.server_core == options.client_core:
         print(f"note: services and clients share core {options.server_core}", file=sys.stderr)

@@ -1,11 +1,17 @@
--- wrk's part of the closed-loop measurement: it POSTs the bodies of a file (one a line) to /predict in turn, and
+-- wrk's part of the closed-loop measurement: it POSTs the bodies of a file (one a line) to a path in turn, and
 -- prints one line of JSON at the end. Requests are formatted once, so that wrk's core has time to spare.
+-- Arguments: the file, the path, then headers as "Name: value".
 local requests = {}
 local sent = 0
 
 function init(args)
+  local headers = { ["Content-Type"] = "application/json" }
+  for position = 3, #args do
+    local name, value = args[position]:match("^(.-): (.*)$")
+    headers[name] = value
+  end
   for body in io.lines(args[1]) do
-    requests[#requests + 1] = wrk.format("POST", "/predict", { ["Content-Type"] = "application/json" }, body)
+    requests[#requests + 1] = wrk.format("POST", args[2], headers, body)
   end
 end
 
@@ -17,8 +23,8 @@ end
 function done(summary, latency)
   local errors = summary.errors
   print(string.format(
-    '{"answers": %d, "seconds": %f, "p50_ms": %f, "p99_ms": %f, "refused": %d, "broken": %d}',
+    '{"answers": %d, "seconds": %f, "p50_ms": %f, "p99_ms": %f, "p999_ms": %f, "refused": %d, "broken": %d}',
     summary.requests, summary.duration / 1e6, latency:percentile(50) / 1e3, latency:percentile(99) / 1e3,
-    errors.status, errors.connect + errors.read + errors.write + errors.timeout
+    latency:percentile(99.9) / 1e3, errors.status, errors.connect + errors.read + errors.write + errors.timeout
   ))
 end

@@ -1,8 +1,9 @@
-"""wrk -> requests a second, p50 and p99 of a server at so many connections; it knows no server's inside.
+"""wrk -> requests a second and latency of servers at so many connections; it knows no server's inside.
 
 A closed loop: each connection sends again as soon as it is answered, so the figures are what the server can
-do, and the latency is that of a server with no time to spare. Repetitions of the contenders alternate, so
-that a neighbour's noise meets all of them, and the median counts.
+do, and the latency is that of a server with no time to spare. Repetitions of the contenders alternate, and
+who is not asked is paused; so a neighbour's noise meets all of them, they do not meet each other, and the
+median counts.
 """
 
 from __future__ import annotations
@@ -11,28 +12,36 @@ import json
 import shutil
 import statistics
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+from loadtest.answers import WrongAnswer
 from loadtest.bid_requests import BidRequestMaker
 from loadtest.server_process import Server
 
 SCRIPT = Path(__file__).with_suffix(".lua")
 BODIES = 256
+WARM_UP_SECONDS = 1
 
 
 @dataclass(frozen=True)
 class Point:
     """What a server did at one size of request and one number of connections.
 
-    `cpu_us` is its processor time a request: what it costs, whoever else uses the machine; None if unknown.
+    `requests_a_second` are those answered with success; `errors` are other answers and broken connections.
+    `cpu_us` is the processor time a request of all the server's processes, and `memory_mb` what they hold:
+    what it costs, whoever else uses the machine; None if unknown.
     """
 
     requests_a_second: float
     p50_ms: float
     p99_ms: float
+    p999_ms: float
+    errors: int
     cpu_us: float | None
+    memory_mb: float | None
 
 
 @dataclass(frozen=True)
@@ -43,8 +52,11 @@ class Case:
     connections: int
 
 
+Key = tuple[str, Case]
+
+
 class MeasurementError(RuntimeError):
-    """wrk did not run, or the server did not answer every request with success."""
+    """wrk did not run, or the server answered nothing."""
 
 
 def missing(tools: Iterable[str]) -> list[str]:
@@ -69,49 +81,81 @@ def measure(
     seconds: int,
     repetitions: int,
     core: int,
-) -> dict[tuple[str, Case], Point]:
-    """The median point of every server in every case, with wrk held on `core`.
+    check: Callable[[str, Case], object] | None = None,
+    tell: Callable[[str], object] | None = None,
+) -> tuple[dict[Key, Point], dict[Key, str]]:
+    """The median point of every server in every case, with wrk held on `core`, and why there is none.
 
-    `seconds` is one repetition's; the first second of each server and case warms up and is not counted.
-    Raises MeasurementError.
+    `seconds` is one repetition's; a second of each server and case warms up and is not counted. `check` is
+    called before that and raises WrongAnswer for a server that is not to be timed. All servers are left
+    paused: whoever wants to speak to one resumes it.
     """
-    found: dict[tuple[str, Case], list[Point]] = {}
+    for server in servers.values():
+        server.pause()
+    found: dict[Key, list[Point]] = {}
+    failures: dict[Key, str] = {}
     for repetition in range(repetitions):
         for case in cases:
-            for name, server in servers.items():
-                if repetition == 0:
-                    _run_wrk(server, bodies[case.candidates], case.connections, 1, core)
-                point = _run_wrk(server, bodies[case.candidates], case.connections, seconds, core)
-                found.setdefault((name, case), []).append(point)
-    return {key: _median(points) for key, points in found.items()}
+            for key in ((name, case) for name in servers):
+                if key in failures:
+                    continue
+                server, file = servers[key[0]], bodies[case.candidates]
+                server.resume()
+                try:
+                    if repetition == 0:
+                        if check is not None:
+                            check(*key)
+                        run_wrk(server, file, case.connections, WARM_UP_SECONDS, core)
+                    found.setdefault(key, []).append(run_wrk(server, file, case.connections, seconds, core))
+                except (MeasurementError, WrongAnswer) as error:
+                    failures[key] = str(error)
+                finally:
+                    server.pause()
+            if tell is not None:
+                tell(f"round {repetition + 1} of {repetitions}: {case}")
+    return {key: median(points) for key, points in found.items() if key not in failures}, failures
 
 
-def _run_wrk(server: Server, bodies: Path, connections: int, seconds: int, core: int) -> Point:
+def run_wrk(server: Server, bodies: Path, connections: int, seconds: int, core: int) -> Point:
+    """One run. Raises MeasurementError if it does not run, or no request is answered with success."""
     command = ["taskset", "--cpu-list", str(core), "wrk", "--threads", "1", "--connections", str(connections)]
-    command += ["--duration", f"{seconds}s", "--timeout", "10s", "--script", str(SCRIPT)]
-    command += [server.url, "--", str(bodies)]
+    command += ["--duration", f"{seconds}s", "--timeout", "10s", "--script", str(SCRIPT), server.url, "--"]
+    command += [str(bodies), server.route.path]
+    command += [f"{name}: {value}" for name, value in server.route.headers.items()]
     before = server.cpu_seconds()
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     after = server.cpu_seconds()
     if run.returncode != 0:
         raise MeasurementError(f"wrk failed: {(run.stderr or run.stdout).strip()[-300:]}")
     figures = json.loads(run.stdout.splitlines()[-1])
-    if figures["refused"] or figures["broken"] or not figures["answers"]:
+    good, errors = figures["answers"] - figures["refused"], figures["refused"] + figures["broken"]
+    if not good:
         raise MeasurementError(
-            f"{server.url} must answer every request with success (got {figures['answers']} answers, "
-            f"{figures['refused']} of them errors, {figures['broken']} broken connections)"
+            f"{server.url} must answer a request with success (got {figures['refused']} other answers and "
+            f"{figures['broken']} broken connections)"
         )
-    cpu_us = None if before is None or after is None else (after - before) / figures["answers"] * 1e6
-    return Point(figures["answers"] / figures["seconds"], figures["p50_ms"], figures["p99_ms"], cpu_us)
-
-
-def _median(points: Sequence[Point]) -> Point:
     return Point(
-        statistics.median(point.requests_a_second for point in points),
-        statistics.median(point.p50_ms for point in points),
-        statistics.median(point.p99_ms for point in points),
-        statistics.median(known) if (known := [p.cpu_us for p in points if p.cpu_us is not None]) else None,
+        requests_a_second=good / figures["seconds"],
+        p50_ms=figures["p50_ms"],
+        p99_ms=figures["p99_ms"],
+        p999_ms=figures["p999_ms"],
+        errors=errors,
+        cpu_us=None if before is None or after is None else (after - before) / figures["answers"] * 1e6,
+        memory_mb=server.memory_mb(),
     )
+
+
+def median(points: Sequence[Point]) -> Point:
+    """Each figure's median, where it is known; errors add up."""
+    columns = {name: [asdict(point)[name] for point in points] for name in asdict(points[0])}
+    errors = sum(columns.pop("errors"))
+    known: dict[str, list[float]] = {
+        name: [each for each in values if each is not None] for name, values in columns.items()
+    }
+    medians: dict[str, Any] = {
+        name: statistics.median(values) if values else None for name, values in known.items()
+    }
+    return Point(errors=errors, **medians)
 
 
 def table(points: Mapping[tuple[str, Case], Point]) -> str:

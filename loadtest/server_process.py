@@ -1,21 +1,28 @@
-"""A server as a process: started on a free port, ready, stopped; it knows no server's inside."""
+"""A server as processes: started on a free port, ready, paused, stopped; it knows no server's inside."""
 
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from loadtest import process_tree
 
 REPOSITORY = Path(__file__).parents[1]
+SECONDS_TO_STOP = 10.0
 
 
 class ServerError(RuntimeError):
@@ -23,19 +30,57 @@ class ServerError(RuntimeError):
 
 
 @dataclass(frozen=True)
+class Route:
+    """Where a server takes a bid request, which more headers it wants, and how its answer is read."""
+
+    path: str = "/predict"
+    headers: Mapping[str, str] = field(default_factory=dict)
+    read: Callable[[bytes], Any] = json.loads
+
+
+PREDICT = Route()
+
+
+@dataclass(frozen=True)
 class Server:
-    """A server that runs: where it listens, and its process."""
+    """A server that runs: where it listens, its first process, and the core that holds it, if one does."""
 
     url: str
     process_id: int
+    route: Route = PREDICT
+    core: int | None = None
+
+    def post(self, body: bytes, seconds: float = 10.0) -> tuple[int, bytes]:
+        """The status and the body of the answer to one bid request. Raises OSError."""
+        connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=seconds)
+        headers = {"Content-Type": "application/json", **self.route.headers}
+        try:
+            connection.request("POST", self.route.path, body, headers)
+            response = connection.getresponse()
+            return response.status, response.read()
+        except http.client.HTTPException as error:
+            raise ConnectionError(repr(error)) from None
+        finally:
+            connection.close()
 
     def cpu_seconds(self) -> float | None:
-        """Processor time that the process has used so far; None where the system does not tell."""
-        try:
-            fields = Path(f"/proc/{self.process_id}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            return None
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        """Processor time that all its processes have used so far; None where the system does not tell."""
+        return process_tree.cpu_seconds(process_tree.members(self.process_id))
+
+    def memory_mb(self) -> float | None:
+        """Resident memory of all its processes; None where the system does not tell."""
+        return process_tree.memory_mb(process_tree.members(self.process_id))
+
+    def pause(self) -> None:
+        """Let it take no time and answer nothing, until it is resumed."""
+        process_tree.send(process_tree.members(self.process_id), signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it run again, on its core: processes that it started since are held there too."""
+        processes = process_tree.members(self.process_id)
+        if self.core is not None:
+            process_tree.hold(processes, self.core)
+        process_tree.send(processes, signal.SIGCONT)
 
 
 def free_port() -> int:
@@ -45,57 +90,82 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+def says_ready(server: Server) -> bool:
+    """Whether GET /readyz is answered 200."""
+    connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=2.0)
+    try:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
 @contextmanager
 def running(
     module: str,
     arguments: Sequence[str],
     *,
+    python: str | Path = sys.executable,
+    environment: Mapping[str, str] | None = None,
+    route: Route = PREDICT,
     core: int | None = None,
-    ready_path: str = "/readyz",
+    is_ready: Callable[[Server], bool] = says_ready,
     seconds: float = 60.0,
 ) -> Iterator[Server]:
-    """`python -m module ... --port PORT`, ready.
+    """`python -m module ... --port PORT`, ready; all its processes are gone afterwards.
 
-    `core` holds it on one core, where taskset is installed. Raises ServerError when it is not ready within
+    `core` holds them on one core, where taskset is installed. Raises ServerError when it is not ready within
     `seconds`.
     """
     port = free_port()
-    command = [sys.executable, "-m", module, *arguments, "--port", str(port)]
-    if core is not None and shutil.which("taskset"):
-        command = ["taskset", "--cpu-list", str(core), *command]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [str(python), "-m", module, *arguments, "--port", str(port)]
+    held = core is not None and shutil.which("taskset") is not None
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, cwd=REPOSITORY, env=environment
+            ["taskset", "--cpu-list", str(core), *command] if held else command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=REPOSITORY,
+            env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},
+            start_new_session=True,
         )
+        server = Server(f"http://127.0.0.1:{port}", process.pid, route, core if held else None)
         try:
-            if not _is_ready(process, port, ready_path, seconds):
+            if not _wait_until(is_ready, server, process, seconds):
                 output.seek(0)
                 last = output.read().decode("utf-8", "replace").strip()[-500:]
+                ended = "" if process.poll() is None else f" (it ended with {process.returncode})"
                 raise ServerError(
-                    f"'{' '.join(command[-6:])}' must be ready within {seconds:g} s; it wrote: {last}"
+                    f"'{' '.join(command[1:])}' must be ready within {seconds:g} s{ended}; it wrote: {last}"
                 )
-            yield Server(f"http://127.0.0.1:{port}", process.pid)
+            server.resume()
+            yield server
         finally:
-            process.terminate()
-            try:
-                process.wait(10.0)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            _stop(process, server)
 
 
-def _is_ready(process: subprocess.Popen[bytes], port: int, path: str, seconds: float) -> bool:
+def _wait_until(
+    is_ready: Callable[[Server], bool], server: Server, process: subprocess.Popen[bytes], seconds: float
+) -> bool:
     deadline = time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < deadline:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2.0)
-        try:
-            connection.request("GET", path)
-            if connection.getresponse().status == 200:
-                return True
-        except OSError:
-            pass
-        finally:
-            connection.close()
+        if is_ready(server):
+            return True
         time.sleep(0.05)
     return False
+
+
+def _stop(process: subprocess.Popen[bytes], server: Server) -> None:
+    """SIGTERM to the first process, which should end the others; what remains is killed."""
+    server.resume()
+    processes = process_tree.members(process.pid)
+    process.terminate()
+    try:
+        process.wait(SECONDS_TO_STOP)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    process_tree.send({*processes, *process_tree.members(process.pid)} - {process.pid}, signal.SIGKILL)

@@ -1,0 +1,1 @@
+"""Bidlight beside other servers that do the same job: `make rivals`. The runner speaks HTTP only."""

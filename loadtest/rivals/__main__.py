@@ -1,0 +1,120 @@
+"""`make rivals`: tables for people, plots, then one line of JSON for machines."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from loadtest import closed_loop
+from loadtest.answers import WrongAnswer
+from loadtest.bid_requests import BidRequestMaker, SampleError, read_samples
+from loadtest.machine import busy_cores, describe_machine
+from loadtest.rivals import figures, plots
+from loadtest.rivals.plan import Plan, parse
+from loadtest.rivals.runner import Measured, Reference, measure_closed, started
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; the exit code."""
+    plan = parse(arguments)
+    missing = closed_loop.missing(["wrk", "taskset"])
+    if missing:
+        return _fail(f"{' and '.join(missing)} must be installed; Debian's packages are wrk and util-linux")
+    busy = busy_cores()
+    print(f"{describe_machine()}; {busy:.1f} cores were busy before")
+    if busy > 0.3:
+        print("note: other work disturbs what follows; processor time a request suffers least")
+    try:
+        measured = measure(plan)
+    except (SampleError, WrongAnswer, LookupError) as error:
+        return _fail(str(error))
+    best = figures.best_of(measured.points)
+    ratios = figures.ratios(best)
+    _print_tables(plan, measured, best, ratios)
+    result = report(busy, measured, best, ratios)
+    plan.out.mkdir(parents=True, exist_ok=True)
+    every = [figures.Best(entry, case, point) for (entry, case), point in measured.points.items()]
+    settings = [figures.as_json(each) for each in every]
+    (plan.out / "rivals.json").write_text(json.dumps({**result, "settings": settings}, indent=1) + "\n")
+    for file in plots.write(plan.out, best):
+        print(f"plot: {file}")
+    print(json.dumps(result))
+    return 0 if best else 1
+
+
+def measure(plan: Plan) -> Measured:
+    """All that the plan asks for. Raises WrongAnswer if the first server does not answer."""
+    measured = Measured()
+    maker = BidRequestMaker(read_samples(plan.bundle))
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        started(plan, maker.make(1).body, measured, _tell) as servers,
+    ):
+        if not servers:
+            return measured
+        files = closed_loop.write_bodies(maker, plan.candidates, Path(folder))
+        reference = Reference(servers, files, measured)
+        measure_closed(plan, servers, files, reference, measured, _tell)
+    return measured
+
+
+def report(
+    busy: float,
+    measured: Measured,
+    best: Sequence[figures.Best],
+    ratios: dict[str, list[figures.Ratio]],
+) -> dict[str, Any]:
+    """All figures as one JSON value; `points` has the best setting of each contender."""
+    return {
+        "benchmark": "rivals",
+        "machine": describe_machine(),
+        "busy_cores_before": round(busy, 2),
+        "bundle": measured.bundle,
+        "rows_compared": measured.rows_compared,
+        "points": [figures.as_json(each) for each in best],
+        "ratios": [
+            figures.ratio_as_json(name, ratio) for name, several in ratios.items() for ratio in several
+        ],
+        "left_out": measured.left_out,
+    }
+
+
+def _print_tables(
+    plan: Plan,
+    measured: Measured,
+    best: Sequence[figures.Best],
+    ratios: dict[str, list[figures.Ratio]],
+) -> None:
+    if best:
+        print(f"\nbundle {measured.bundle}; {measured.rows_compared} answers the same from all")
+        cores = f"servers on core {plan.server_core}, wrk on core {plan.client_core}"
+        print(f"{cores}, medians of {plan.rounds} x {plan.seconds_a_round} s, the best setting of each\n")
+        print(figures.table(best))
+    if ratios:
+        print(f"\n{figures.OURS}'s requests a second over (and its p99 over)\n")
+        print(figures.ratio_table(ratios))
+    for each in measured.left_out:
+        print(f"\nleft out: {each['contender']}: {each['reason']}")
+    print()
+
+
+_STARTED = time.monotonic()
+
+
+def _tell(what: str) -> None:
+    """Progress, apart from what is asked for."""
+    print(f"[{time.monotonic() - _STARTED:5.0f} s] {what}", file=sys.stderr, flush=True)
+
+
+def _fail(message: str) -> int:
+    print(f"rivals: error: {message}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,181 @@
+"""Points of every setting -> the best setting of each contender, ratios, table and JSON; it runs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from loadtest.closed_loop import Case, Point
+
+OURS = "bidlight"
+BASELINES = ("naive", "naive_async")
+HEADS = [
+    "candidates",
+    "connections",
+    "contender",
+    "req/s",
+    "p50_ms",
+    "p99_ms",
+    "p99.9_ms",
+    "errors",
+    "cpu_us",
+    "MB",
+    "setting",
+]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A contender's program with one of its settings; what is started and measured."""
+
+    contender: str
+    setting: str
+
+    def __str__(self) -> str:
+        return f"{self.contender} ({self.setting})" if self.setting else self.contender
+
+
+@dataclass(frozen=True)
+class Best:
+    """What a contender did at a point with the setting that answered most requests a second there."""
+
+    entry: Entry
+    case: Case
+    point: Point
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Ours over another's requests a second, and over its p99: above 1 is more requests, and is slower."""
+
+    case: Case
+    of: Best
+    requests: float
+    p99: float
+
+
+def best_of(points: Mapping[tuple[Entry, Case], Point]) -> list[Best]:
+    """One for each contender and case, in the order of `points`; without errors wins over with."""
+    found: dict[tuple[str, Case], Best] = {}
+    for (entry, case), point in points.items():
+        key, candidate = (entry.contender, case), Best(entry, case, point)
+        if key not in found or _rank(candidate) > _rank(found[key]):
+            found[key] = candidate
+    return list(found.values())
+
+
+def _rank(best: Best) -> tuple[bool, float]:
+    return best.point.errors == 0, best.point.requests_a_second
+
+
+def ratios(best: Iterable[Best]) -> dict[str, list[Ratio]]:
+    """Ours over the others at each case: `best_rival` is the best that is not naive, then the naive ones."""
+    cases: dict[Case, dict[str, Best]] = {}
+    for each in best:
+        cases.setdefault(each.case, {})[each.entry.contender] = each
+    found: dict[str, list[Ratio]] = {}
+    for case, there in cases.items():
+        if OURS not in there:
+            continue
+        rivals = [each for name, each in there.items() if name not in (OURS, *BASELINES)]
+        against = {name: there[name] for name in BASELINES if name in there}
+        if rivals:
+            against = {"best_rival": max(rivals, key=_rank), **against}
+        ours = there[OURS].point
+        for name, other in against.items():
+            requests = ours.requests_a_second / other.point.requests_a_second
+            ratio = Ratio(case, other, requests, ours.p99_ms / other.point.p99_ms)
+            found.setdefault(name, []).append(ratio)
+    return found
+
+
+def table(best: Iterable[Best]) -> str:
+    """A line a contender, by case."""
+    rows = [[head.replace("_", " ") for head in HEADS]]
+    for each in sorted(best, key=lambda each: (each.case.candidates, each.case.connections)):
+        point = each.point
+        rows.append(
+            [
+                str(each.case.candidates),
+                str(each.case.connections),
+                each.entry.contender,
+                f"{point.requests_a_second:,.0f}",
+                f"{point.p50_ms:.2f}",
+                f"{point.p99_ms:.2f}",
+                f"{point.p999_ms:.2f}",
+                str(point.errors),
+                _or_dash(point.cpu_us),
+                _or_dash(point.memory_mb),
+                each.entry.setting,
+            ]
+        )
+    return _aligned(rows, left={2, len(HEADS) - 1})
+
+
+def ratio_table(found: Mapping[str, list[Ratio]]) -> str:
+    """A line a case: requests a second (and p99) over the best rival's, and over the naive ones'."""
+    names = list(found)
+    lines = [["candidates", "connections", *(name.replace("_", " ") for name in names)]]
+    by_case: dict[Case, dict[str, Ratio]] = {}
+    for name, several in found.items():
+        for ratio in several:
+            by_case.setdefault(ratio.case, {})[name] = ratio
+    for case, there in by_case.items():
+        cells = [str(case.candidates), str(case.connections)]
+        cells += [_ratio_cell(name, there.get(name)) for name in names]
+        lines.append(cells)
+    return _aligned(lines)
+
+
+def _ratio_cell(name: str, ratio: Ratio | None) -> str:
+    if ratio is None:
+        return "-"
+    whose = f" {ratio.of.entry.contender}" if name == "best_rival" else ""
+    return f"{ratio.requests:.2f} (p99 {ratio.p99:.2f}){whose}"
+
+
+def _aligned(rows: list[list[str]], left: Iterable[int] = ()) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    on_left = set(left)
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column in on_left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
+def _or_dash(figure: float | None) -> str:
+    return "-" if figure is None else f"{figure:,.0f}"
+
+
+def as_json(best: Best) -> dict[str, Any]:
+    """One point of the report."""
+    point = best.point
+    return {
+        "contender": best.entry.contender,
+        "candidates": best.case.candidates,
+        "connections": best.case.connections,
+        "requests_per_second": round(point.requests_a_second, 1),
+        "p50_ms": round(point.p50_ms, 3),
+        "p99_ms": round(point.p99_ms, 3),
+        "p999_ms": round(point.p999_ms, 3),
+        "errors": point.errors,
+        "cpu_us_per_request": None if point.cpu_us is None else round(point.cpu_us, 1),
+        "rss_mb": None if point.memory_mb is None else round(point.memory_mb, 1),
+        "setting": best.entry.setting,
+    }
+
+
+def ratio_as_json(name: str, ratio: Ratio) -> dict[str, Any]:
+    """One ratio of the report."""
+    return {
+        "over": ratio.of.entry.contender,
+        "as": name,
+        "candidates": ratio.case.candidates,
+        "connections": ratio.case.connections,
+        "requests_per_second": round(ratio.requests, 3),
+        "p99": round(ratio.p99, 3),
+    }

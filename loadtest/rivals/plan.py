@@ -1,0 +1,82 @@
+"""The command line of `make rivals` -> what is measured, for how long, and on which cores."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from loadtest.machine import cores
+from loadtest.rivals.contenders import CONTENDERS
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`seconds` are those of a point, all rounds together; `open_loop` the shares of peak, in percent."""
+
+    bundle: Path
+    contenders: tuple[str, ...]
+    candidates: tuple[int, ...]
+    connections: tuple[int, ...]
+    seconds: int
+    rounds: int
+    open_loop: tuple[int, ...]
+    server_core: int
+    client_core: int
+    out: Path
+
+    @property
+    def seconds_a_round(self) -> int:
+        return max(1, round(self.seconds / self.rounds))
+
+
+def parse(arguments: Sequence[str] | None) -> Plan:
+    """Exits with status 2 and a line for what is mistyped."""
+    allowed = cores()
+    parser = argparse.ArgumentParser(
+        prog="python -m loadtest.rivals",
+        description="Bidlight beside other servers that do the same job on one core: wrk, and an open loop.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--bundle", type=Path, default="artifacts/demo", metavar="FOLDER", help="the bundle that all serve")
+    known = f"whom to measure, of {', '.join(CONTENDERS)}"
+    add("--contenders", type=_names, default=" ".join(CONTENDERS), metavar="NAMES", help=known)
+    add("--candidates", type=_counts, default="1 10 100 500", metavar="COUNTS", help="candidates a request")
+    add("--connections", type=_counts, default="1 8 32 128", metavar="COUNTS", help="connections of wrk")
+    add("--seconds", type=_at_least_one, default=6, metavar="N", help="seconds a point, all rounds together")
+    add("--rounds", type=_at_least_one, default=3, metavar="N", help="rounds: each visits every point")
+    shares = "also send at these shares of the peak, in percent, whether answered or not, such as '10 50 90'"
+    add("--open-loop", type=_counts, default=(), metavar="PERCENTS", help=shares)
+    add("--server-core", type=int, choices=allowed, default=allowed[0], help="core that holds the servers")
+    add("--client-core", type=int, choices=allowed, default=allowed[-1], help="core that holds the clients")
+    add("--out", type=Path, default="artifacts/rivals", metavar="FOLDER", help="where plots and JSON go")
+    options = parser.parse_args(arguments)
+    if options.server_core == options.client_core:
+        print(f"note: servers and clients share core {options.server_core}", file=sys.stderr)
+    return Plan(**vars(options))
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(text.replace(",", " ").split()))
+    unknown = [name for name in names if name not in CONTENDERS]
+    if unknown or not names:
+        raise argparse.ArgumentTypeError(
+            f"must be names of {', '.join(CONTENDERS)} (got {text!r}); for example 'bidlight naive'"
+        )
+    return names
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    counts = tuple(_at_least_one(part) for part in text.replace(",", " ").split())
+    if not counts:
+        raise argparse.ArgumentTypeError(f"must be whole numbers from 1 (got {text!r}); for example '1 100'")
+    return counts
+
+
+def _at_least_one(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 (got {text!r})")
+    return int(text)

@@ -1,0 +1,149 @@
+"""The job of every rival: body -> ids -> logits -> pCTR -> bid -> body; it knows no server.
+
+Rivals get the contract's own encoder and calibration and the session options that Bidlight serves with, so
+that what is compared is the serving: HTTP, decoding, batching, scheduling. Runs in the rival's environment,
+where numpy, msgspec and onnxruntime are installed and the repository is the working folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from service.bundle.store import load_bundle
+
+WARM_UP_ROWS = (1, 2, 8, 32, 128)
+
+
+class Candidate(msgspec.Struct, gc=False):
+    """One ad to score."""
+
+    id: str | None = None
+    features: dict[str, Any] = {}
+    value_per_click: float | None = None
+    bid_floor: float | None = None
+
+
+class Request(msgspec.Struct, gc=False):
+    """A bid request, decoded by msgspec: the fastest way that a Python server has."""
+
+    candidates: list[Candidate]
+    id: str | None = None
+    user_id: str | None = None
+    context: dict[str, Any] = {}
+
+
+class Result(msgspec.Struct, gc=False):
+    """One candidate's answer."""
+
+    id: str | None
+    pctr: float
+    bid: float | None
+
+
+class Answer(msgspec.Struct, gc=False):
+    """The answer to one bid request."""
+
+    id: str | None
+    arm: str
+    bundle: str
+    results: list[Result]
+
+
+class Job:
+    """A bundle, loaded and warm."""
+
+    decode = staticmethod(msgspec.json.Decoder(Request).decode)
+    encode = staticmethod(msgspec.json.Encoder().encode)
+
+    def __init__(self, folder: Path | str) -> None:
+        bundle = load_bundle(Path(folder))
+        variant = bundle.manifest.serving_variant
+        self.bundle = f"{bundle.manifest.name}@{bundle.manifest.version}"
+        self._encoder = bundle.encoder
+        self._calibrator = bundle.calibrators[variant]
+        self._session = _session(bundle.graphs[variant])
+        for rows in WARM_UP_ROWS:
+            self._pctrs(np.zeros((rows, bundle.schema.columns), np.int32))
+
+    def answer(self, body: bytes) -> bytes:
+        """One request alone."""
+        return self.answer_batch([body])[0]
+
+    def answer_batch(self, bodies: Sequence[bytes]) -> list[bytes]:
+        """Several requests with one run of the graph, answers in their order."""
+        return [self.encode(answer) for answer in self.answers([self.decode(body) for body in bodies])]
+
+    def answers(self, requests: Sequence[Request]) -> list[Answer]:
+        """The same, decoded before and encoded after."""
+        return [
+            Answer(request.id, "control", self.bundle, [Result(*result) for result in results])
+            for request, results in zip(requests, self.score(requests), strict=True)
+        ]
+
+    def score(self, requests: Sequence[Any]) -> list[list[tuple[str | None, float, float | None]]]:
+        """(id, pCTR, bid) of every candidate of every request, with one run of the graph.
+
+        A request is anything with `context` and `candidates`: a struct, or a naive service's pydantic model.
+        """
+        ids = [
+            self._encoder.encode_request(request.context, [each.features for each in request.candidates])
+            for request in requests
+        ]
+        pctrs = self._pctrs(ids[0] if len(ids) == 1 else np.concatenate(ids)).tolist()
+        results, start = [], 0
+        for request in requests:
+            end = start + len(request.candidates)
+            results.append(
+                [
+                    (each.id, pctr, bid_of(each, pctr))
+                    for each, pctr in zip(request.candidates, pctrs[start:end], strict=True)
+                ]
+            )
+            start = end
+        return results
+
+    def _pctrs(self, ids: NDArray[np.int32]) -> NDArray[np.float64]:
+        return self._calibrator.pctr(self._session.run(["logits"], {"ids": ids})[0])
+
+
+def bid_of(candidate: Any, pctr: float) -> float | None:
+    """pCTR x value per click in micros, None below the floor and without a value."""
+    if candidate.value_per_click is None:
+        return None
+    bid = round(pctr * candidate.value_per_click, 6)
+    return None if bid < (candidate.bid_floor or 0.0) else bid
+
+
+def _session(graph: bytes) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def options_parser(description: str) -> argparse.ArgumentParser:
+    """`--bundle` and `--port`, which every server takes."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--bundle", type=Path, required=True, metavar="FOLDER", help="the bundle to serve")
+    parser.add_argument("--port", type=int, required=True, help="TCP port of 127.0.0.1")
+    return parser
+
+
+def batching_parser(description: str) -> argparse.ArgumentParser:
+    """The same with `--batch N` and `--wait-ms MS`."""
+    parser = options_parser(description)
+    parser.add_argument("--batch", type=int, default=1, metavar="N", help="most requests of a batch")
+    parser.add_argument(
+        "--wait-ms", type=float, default=1.0, metavar="MS", help="longest wait for batch-mates"
+    )
+    return parser
