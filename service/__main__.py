@@ -130,10 +130,13 @@ def _serve_workers(settings: Settings) -> int:
     os.environ.update(settings.environment())
     try:
         from service.app import bid_policy, load_arms
+        from service.features import store_at
         from service.supervision import Supervisor, server_config
 
         try:
             bid_policy(settings)
+            if settings.feature_store:
+                store_at(settings.feature_store)
             arms = asyncio.run(load_arms(settings)).arms
         except BadConfiguration as error:
             return _refuse(error)

@@ -34,6 +34,7 @@ from service.metrics import ArmMeter, Metrics
 from service.openapi import merge_predict
 from service.predictor import Predictor
 from service.settings import Settings
+from service.stored_features import StoredFeatures
 
 logger = logging.getLogger("bidlight")
 
@@ -61,7 +62,9 @@ class Bidlight(FastAPI):
         self.arms: tuple[Arm, ...] = ()
         self.refusal: str | None = None
         self._replaced: tuple[Arm, ...] = ()
-        self._predict = PredictEndpoint(settings, self.metrics, bid_policy(settings))
+        self._stored = stored_features(settings, self.metrics)
+        users = None if self._stored is None else self._stored.users
+        self._predict = PredictEndpoint(settings, self.metrics, bid_policy(settings), users)
         self.direct_endpoint = self._predict if settings.predict_through == "parser" else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -81,7 +84,19 @@ class Bidlight(FastAPI):
 
     async def open(self) -> None:
         """Load every arm and let traffic in; raises BadConfiguration."""
-        self._serve(await load_arms(self.settings))
+        arms = await load_arms(self.settings)
+        if self._stored is not None:
+            await self._stored.open(arms.arms)
+            self._stored.keep_fresh(lambda: self.arms)
+        self._serve(arms)
+
+    async def close(self) -> None:
+        """Answer what is in the queues."""
+        if self._stored is not None:
+            await self._stored.close()
+        for arm in self.arms:
+            await arm.predictor.batcher.drain()
+        self.publish()
 
     async def reload(self) -> None:
         """Serve what the arms' folders hold by now; if one of them is refused, all arms go on as they were.
@@ -90,6 +105,8 @@ class Bidlight(FastAPI):
         """
         try:
             arms = await load_arms(self.settings)
+            if self._stored is not None:
+                await self._stored.reopen(arms.arms)
         except BadConfiguration as error:
             self.metrics.reloads.labels("refused").inc()
             logger.error("the arms are not reloaded and go on as they were: %s", error)
@@ -181,6 +198,11 @@ def bid_policy(settings: Settings) -> BidPolicy:
         raise BadConfiguration(f"bid policy: {error}") from None
 
 
+def stored_features(settings: Settings, metrics: Metrics) -> StoredFeatures | None:
+    """The feature store of the settings, if they name one; raises BadConfiguration."""
+    return StoredFeatures(settings, metrics) if settings.feature_store else None
+
+
 async def load_arms(settings: Settings) -> ArmTable:
     """Every arm of the settings, its golden rows replayed; raises BadConfiguration naming the arm."""
     specs = [parse_arm(text) for text in settings.arms]
@@ -211,9 +233,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
-    for arm in app.arms:
-        await arm.predictor.batcher.drain()
-    app.publish()
+    await app.close()
 
 
 async def _publish_forever(app: Bidlight) -> None:

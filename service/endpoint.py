@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -22,9 +23,11 @@ from service.errors import (
     ServiceError,
     UnsupportedMediaType,
 )
+from service.features import INVALID
 from service.metrics import Metrics
-from service.predictor import Probabilities
+from service.predictor import Ids, Probabilities
 from service.settings import Settings
+from service.user_features import UserFeatures
 from service.wire import Codec, PredictRequest, answer_of, codec_for, count_rows, decode_request, money_of
 
 Scope = MutableMapping[str, Any]
@@ -73,11 +76,14 @@ class PredictEndpoint:
     bytes of a request and takes those of the answer in another way.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics, policy: BidPolicy) -> None:
+    def __init__(
+        self, settings: Settings, metrics: Metrics, policy: BidPolicy, users: UserFeatures | None = None
+    ) -> None:
         self.max_body_bytes = settings.max_body_bytes
         self._max_candidates = settings.max_candidates
         self._metrics = metrics
         self._policy = policy
+        self._users = users
         self._arms: ArmTable | None = None
         self._arm_headers: dict[str, Headers] = {}
 
@@ -121,7 +127,8 @@ class PredictEndpoint:
     ) -> Any:
         """Bytes -> rows in the queue of an arm, whose pCTRs go to `outcome`, or else to the future returned.
 
-        Raises ServiceError.
+        Raises ServiceError. A request whose user is looked up is queued later, and what is wrong with it goes
+        the way of the pCTRs.
         """
         prediction.codec = codec_for(headers.get(b"content-type"))
         received = perf_counter()
@@ -130,11 +137,39 @@ class PredictEndpoint:
         decoded = perf_counter()
         prediction.arm = arm = self._choose(headers, request)
         predictor = arm.predictor
-        ids = predictor.encode(request, rows)
+        if predictor.meter is not None:
+            predictor.meter.decode.inc(decoded - received)
+        if self._users is None or request.user_id is None or not predictor.lacks_context(request):
+            return self._submit(prediction, predictor.encode(request, rows), decoded, outcome)
+        if outcome is None:
+            outcome = asyncio.get_running_loop().create_future()
+        self._users.find(request.user_id, partial(self._go_on, prediction, outcome))
+        return outcome
+
+    def _go_on(
+        self, prediction: Prediction, outcome: Outcome, user: dict[str, Any], is_missing: str | None
+    ) -> None:
+        """Queue the rows of a request whose user was looked up."""
+        if outcome.done():
+            return
+        predictor = prediction.arm.predictor
+        found = perf_counter()
+        try:
+            ids, is_valid = predictor.encode_with(prediction.request, prediction.rows, user)
+            if predictor.meter is not None:
+                predictor.meter.count_user(is_missing if is_valid else INVALID)
+            self._submit(prediction, ids, found, outcome)
+        except Exception as error:
+            outcome.set_exception(error)
+
+    def _submit(
+        self, prediction: Prediction, ids: Ids, encoding_since: float, outcome: Outcome | None
+    ) -> Any:
+        """Queue rows of ids [n, columns]. Raises Overloaded."""
+        request, predictor = prediction.request, prediction.arm.predictor
         meter = predictor.meter
         if meter is not None:
-            meter.decode.inc(decoded - received)
-            meter.encode.inc(perf_counter() - decoded)
+            meter.encode.inc(perf_counter() - encoding_since)
             unknown = predictor.unknown_names(request)
             if unknown:
                 meter.count_unknown(unknown)

@@ -28,6 +28,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from service.batcher import BatchReport
 from service.bundle.schema import MISSING_ID, OOV_ID, Schema
 from service.errors import shorten
+from service.features import IS_MISSING_REASONS
 
 logger = logging.getLogger("bidlight")
 
@@ -37,6 +38,22 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 LATENCY_BUCKETS = (
     *(0.0001, 0.0002, 0.0003, 0.0005, 0.0007, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.007),
     *(0.01, 0.015, 0.02, 0.03, 0.05, 0.07, 0.1, 0.2, 0.5, 1.0),
+)
+STORE_BUCKETS = (
+    0.00002,
+    0.00005,
+    0.0001,
+    0.0002,
+    0.0005,
+    0.001,
+    0.0015,
+    0.002,
+    0.003,
+    0.005,
+    0.01,
+    0.05,
+    0.2,
+    1.0,
 )
 ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 PCTR_BUCKETS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -152,6 +169,43 @@ class Metrics:
             ["outcome"],
             registry=registry,
         )
+        self.user_lookups = Counter(
+            "bidlight_user_lookups",
+            "Requests whose user was looked up in the feature store",
+            ["arm"],
+            registry=registry,
+        )
+        self.user_is_missing = Counter(
+            "bidlight_user_is_missing",
+            f"Requests scored without features of their user, by reason: {', '.join(IS_MISSING_REASONS)}",
+            ["arm", "reason"],
+            registry=registry,
+        )
+        self.store_read = Histogram(
+            "bidlight_store_read_seconds",
+            "Seconds of a read of the feature store, for all requests of a turn of the loop",
+            buckets=STORE_BUCKETS,
+            registry=registry,
+        )
+        self.unknown_ads = Counter(
+            "bidlight_unknown_ads",
+            "Candidates whose id the catalogue does not hold, and which bring not all features themselves",
+            ["arm"],
+            registry=registry,
+        )
+        self.catalogue_ads = Gauge(
+            "bidlight_catalogue_ads",
+            "Ads in the catalogue of an arm",
+            ["arm"],
+            multiprocess_mode="livemax",
+            registry=registry,
+        )
+        self.catalogue_refreshes = Counter(
+            "bidlight_catalogue_refreshes",
+            "Times that the ads were read anew, by outcome: ok, or failed (the old ones stay)",
+            ["outcome"],
+            registry=registry,
+        )
         self._refused: dict[tuple[str, str], Counter] = {}
         if not _is_multiprocess():
             ProcessCollector(registry=registry)
@@ -194,6 +248,11 @@ class ArmMeter:
         self.pctr = metrics.pctr.labels(arm)
         self.bid = metrics.candidates.labels(arm, "bid")
         self.no_bid = metrics.candidates.labels(arm, "no_bid")
+        self.unknown_ads = metrics.unknown_ads.labels(arm)
+        self._user_lookups = metrics.user_lookups.labels(arm)
+        self._user_is_missing = {
+            reason: metrics.user_is_missing.labels(arm, reason) for reason in IS_MISSING_REASONS
+        }
         names = [field.name for field in schema.fields]
         self._missing = [metrics.missing.labels(arm, name) for name in names]
         self._out_of_vocabulary = [metrics.out_of_vocabulary.labels(arm, name) for name in names]
@@ -212,6 +271,12 @@ class ArmMeter:
         """Count the missing and the out-of-vocabulary ids of a batch [n, columns]."""
         self._missing_ids += np.add.reduce(ids == MISSING_ID, axis=0)
         self._unseen_ids += np.add.reduce(ids == OOV_ID, axis=0)
+
+    def count_user(self, is_missing: str | None) -> None:
+        """Count a user who was looked up, and why features stayed at their defaults, if they did."""
+        self._user_lookups.inc()
+        if is_missing is not None:
+            self._user_is_missing[is_missing].inc()
 
     def count_bids(self, bids: Sequence[float | None]) -> None:
         """Count the candidates of an answer."""

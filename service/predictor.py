@@ -17,8 +17,10 @@ from service.bundle.calibration import Calibrator
 from service.bundle.encoder import Encoder, InvalidValue
 from service.bundle.errors import BundleError
 from service.bundle.manifest import Golden, GoldenOutputs, Manifest
+from service.bundle.schema_files import is_of_schema
 from service.bundle.store import Bundle, load_bundle
 from service.errors import InvalidField, ServiceError
+from service.known_ads import KnownAds
 from service.metrics import ArmMeter
 from service.session import Session
 from service.settings import Settings
@@ -60,6 +62,11 @@ class Predictor:
             observe=self._observe,
         )
         self._names = self.encoder.context_names, self.encoder.candidate_names
+        self.known_ads = KnownAds(self.encoder)
+        # Equal for two bundles exactly if every value has the same ids in both.
+        self.schema_digest = tuple(
+            entry.sha256 for name, entry in sorted(bundle.manifest.files.items()) if is_of_schema(name)
+        )
         fields = bundle.schema.fields
         largest_ids = [field.cardinality - 1 for field in fields for _ in range(field.max_length)]
         self.session.warm_up(settings.max_batch_rows, largest_ids)
@@ -69,16 +76,47 @@ class Predictor:
         """The predictor of the bundle in `folder`; raises BundleError. Only the variant served is kept."""
         return cls(load_bundle(Path(folder)), settings)
 
+    def lacks_context(self, request: PredictRequest) -> bool:
+        """Whether the request leaves out a context field, which a feature store may know of its user."""
+        return not self._names[0] <= request.context.keys()
+
     def encode(self, request: PredictRequest, rows: int) -> Ids:
         """The ids [rows, columns] of the candidates; raises InvalidField with the path of a bad value."""
-        candidates = request.candidates
         try:
+            return self._encode(request, request.context, rows)
+        except InvalidValue as error:
+            raise self._refusal(error, request) from None
+
+    def encode_with(self, request: PredictRequest, rows: int, user: dict[str, Any]) -> tuple[Ids, bool]:
+        """The same with a user's features, and whether all of them are what the schema says.
+
+        What the request gives itself wins, a null too; one of the user's that is refused is missing.
+        """
+        context = {**user, **request.context}
+        is_valid = True
+        while True:
+            try:
+                return self._encode(request, context, rows), is_valid
+            except InvalidValue as error:
+                if error.field not in context or error.field in request.context:
+                    raise self._refusal(error, request) from None
+                is_valid = False
+                del context[error.field]
+
+    def _encode(self, request: PredictRequest, context: dict[str, Any], rows: int) -> Ids:
+        candidates, catalogue = request.candidates, self.known_ads.catalogue
+        if catalogue is None:
             if isinstance(candidates, list):
                 features = [candidate.features for candidate in candidates]
-                return self.encoder.encode_request(request.context, features)
-            return self.encoder.encode_request_columns(request.context, candidates.features, rows)
-        except InvalidValue as error:
-            raise InvalidField(error.message, path=self._path(error, isinstance(candidates, list))) from None
+                return self.encoder.encode_request(context, features)
+            return self.encoder.encode_request_columns(context, candidates.features, rows)
+        if isinstance(candidates, list):
+            ids, unknown = self.known_ads.encode_rows(catalogue, context, candidates)
+        else:
+            ids, unknown = self.known_ads.encode_columns(catalogue, context, candidates, rows)
+        if unknown and self.meter is not None:
+            self.meter.unknown_ads.inc(unknown)
+        return ids
 
     def submit(self, ids: Ids, deadline: float | None = None, outcome: Outcome | None = None) -> Any:
         """Queue rows of ids; `outcome`, or else the future returned, gets their pCTRs [n].
@@ -162,6 +200,9 @@ class Predictor:
         return BundleError(
             f"{self.folder}/golden.json", expected, found, "build the bundle again on this machine's versions"
         )
+
+    def _refusal(self, error: InvalidValue, request: PredictRequest) -> InvalidField:
+        return InvalidField(error.message, path=self._path(error, isinstance(request.candidates, list)))
 
     def _path(self, error: InvalidValue, as_rows: bool) -> str:
         if error.field in self._names[0]:

@@ -70,6 +70,22 @@ class Settings(BaseSettings):
         default="parser",
         description="how POST /predict reaches its endpoint: from the HTTP parser, or through ASGI (slower)",
     )
+    feature_store: str = Field(
+        default="",
+        description="features of users and ads: lmdb:///FOLDER, redis://HOST:PORT, "
+        "redis+cluster://HOST:PORT (empty: only what requests bring)",
+    )
+    feature_timeout_ms: float = Field(
+        default=2.0,
+        gt=0.0,
+        le=1000.0,
+        description="how long a request waits for its user's features; they are missing then",
+    )
+    catalogue_refresh_seconds: int = Field(
+        default=300,
+        ge=0,
+        description="how often the ads are read anew, and replaced files looked for; 0: at SIGHUP only",
+    )
     backlog: int = Field(default=2048, ge=1, description="connections that may wait to be accepted")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="least level logged"

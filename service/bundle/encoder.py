@@ -120,6 +120,12 @@ class Encoder:
         ids[self._row.places] = self._row.ids_of(row)
         return ids
 
+    def encode_context(self, context: Mapping[str, RawValue], rows: int) -> NDArray[np.int32]:
+        """ids [rows, columns] in which only the context is filled, alike in all rows. Raises InvalidValue."""
+        ids = np.empty((rows, self.schema.columns), np.int32)
+        ids[:, self._context.places] = self._context.ids_of(context)
+        return ids
+
     def encode_request(
         self, context: Mapping[str, RawValue], candidates: Sequence[Mapping[str, RawValue]]
     ) -> NDArray[np.int32]:
@@ -127,7 +133,7 @@ class Encoder:
 
         Raises InvalidValue; its row is the candidate, or None when it is the context that is wrong.
         """
-        ids = self._with_context(context, len(candidates))
+        ids = self.encode_context(context, len(candidates))
         if 0 < len(candidates) <= FEW_CANDIDATES:
             ids_of = self._candidate.ids_of
             ids[:, self._candidate.places] = [ids_of(each, row) for row, each in enumerate(candidates)]
@@ -144,7 +150,7 @@ class Encoder:
 
         Raises InvalidValue; without a row it is a context field, or a column that has not `rows` values.
         """
-        ids = self._with_context(context, rows)
+        ids = self.encode_context(context, rows)
         for column in self._candidate.columns:
             values = columns.get(column.name)
             if values is None:
@@ -154,10 +160,4 @@ class Encoder:
                 expected = f"a list of {rows} values, one a candidate"
                 refuse(column.field, expected, values, "null stands for a value that is missing")
             ids[:, column.place] = column.many(values)
-        return ids
-
-    def _with_context(self, context: Mapping[str, RawValue], rows: int) -> NDArray[np.int32]:
-        """ids [rows, columns] in which only the context is filled."""
-        ids = np.empty((rows, self.schema.columns), np.int32)
-        ids[:, self._context.places] = self._context.ids_of(context)
         return ids

@@ -171,6 +171,11 @@ def _expect(what: str, found: object, expected: object) -> None:
         raise ValueError(f"'{what}' must be {show(expected)} (got {show(found)})")
 
 
+def is_of_schema(name: str) -> bool:
+    """Whether a bundle's file of that name is a part of its schema."""
+    return name == SCHEMA_FILE or name.startswith("vocabulary/")
+
+
 def _file_names(position: int) -> tuple[str, str]:
     return f"vocabulary/{position}.json", f"vocabulary/{position}.renumbering.npy"
 
