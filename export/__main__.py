@@ -199,6 +199,7 @@ def _compare(options: Namespace) -> None:
 
     run_command(
         options,
+        common=_common_hyperparameters(options),
         training=_training(options),
         pruning=_pruning(options),
         embedding=_embedding(options),
@@ -233,16 +234,21 @@ def _work(options: Namespace) -> AbstractContextManager[Work]:
 
 def _hyperparameters(options: Namespace) -> dict[str, Any]:
     """What was given of them; the model is asked later whether it takes it."""
+    return _common_hyperparameters(options) | dict(options.hyperparameter or [])
+
+
+def _common_hyperparameters(options: Namespace) -> dict[str, Any]:
+    """Those that have an option of their own."""
     named = {name: getattr(options, name) for name in ("dim", "hidden_units", "dropout")}
-    return {name: value for name, value in named.items() if value is not None} | dict(
-        options.hyperparameter or []
-    )
+    return {name: value for name, value in named.items() if value is not None}
 
 
 def _embedding(options: Namespace) -> EmbeddingChoice:
     from export.plan import EmbeddingChoice
 
-    return EmbeddingChoice(options.embedding, options.collisions, options.pooling, options.least_ids)
+    return EmbeddingChoice.of_options(
+        options.embedding, options.pooling, collisions=options.collisions, least_ids=options.least_ids
+    )
 
 
 def _training(options: Namespace) -> TrainChoice:

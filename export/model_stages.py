@@ -26,7 +26,7 @@ from export.errors import ExportError
 from export.plan import EmbeddingChoice, PruneChoice
 from export.records import LogSummary, Pruned, Trained
 from export.report.findings import EvaluationPoint
-from export.train.build import build_model, hyperparameters_of
+from export.train.build import build_model, described_embeddings, hyperparameters_of
 from export.train.checkpoint import load_checkpoint, save_checkpoint
 from export.train.config import TrainConfig
 from export.train.distributed import train_together
@@ -100,6 +100,7 @@ def train(
         network = build_model(model, log.schema, hyperparameters, embedding=embedding, seed=config.seed)
         work.start("train")
         hyperparameters = {**hyperparameters_of(model), **hyperparameters}
+        kept = embedding.described() if embedding else {}
         say(f"training {model} with {_parameters(network):,} parameters")
         if isinstance(network, GBDTLR):
             from export.train.trees import fit_trees  # scikit-learn takes a second to load
@@ -109,14 +110,16 @@ def train(
         points, epochs, best_epoch = _points(result, log, config), result.history[-1].epoch, result.best_epoch
         seconds = result.seconds_an_epoch
     else:
+        check_told_once(checkpoint, hyperparameters, embedding)
         # Read before the folder is cleared: the checkpoint may be its own dense.pt.
         network, model, hyperparameters = load_checkpoint(checkpoint, log.schema)
+        kept = described_embeddings(network)
         work.start("train")
         say(f"took {model} with {_parameters(network):,} parameters from {checkpoint.name}")
     save_checkpoint(work.folder / "dense.pt", network, model, hyperparameters)
     record = Trained(
         model=model,
-        hyperparameters={**hyperparameters, **(embedding.described() if embedding else {})},
+        hyperparameters={**hyperparameters, **kept},
         parameters=_parameters(network),
         config=config,
         checkpoint=None if checkpoint is None else checkpoint.name,
@@ -174,6 +177,19 @@ def prune(work: Work, choice: PruneChoice, *, say: Say = print) -> Pruned | None
         say(f"note: {note}")
     work.record("prune", record)
     return record
+
+
+def check_told_once(
+    checkpoint: Path, hyperparameters: Mapping[str, Any], embedding: EmbeddingChoice | None
+) -> None:
+    """Raises ExportError where something is said of a model that its checkpoint tells."""
+    said = {**hyperparameters, **(embedding.described() if embedding else {})}
+    if said:
+        name, value = next(iter(said.items()))
+        raise ExportError(
+            f"'{name}' must be left out with the checkpoint {checkpoint.name}, which tells it "
+            f"(got {value!r}); leave out one of the two"
+        )
 
 
 def check_device(device: str) -> None:

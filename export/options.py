@@ -23,7 +23,7 @@ from export.option_values import (
     widths,
 )
 from export.parser import Help, Option, Parser
-from export.plan import Plan, PruneChoice, TrainChoice
+from export.plan import EmbeddingChoice, Plan, PruneChoice, TrainChoice
 from export.train.config import CHOICES, TrainConfig
 
 PRESETS = tuple(RECIPES)
@@ -121,11 +121,23 @@ MODEL = (
         "how embeddings are kept: full, a row an id; qr, the product of a quotient's and a remainder's row; "
         "hashed, a row for several ids",
         ("full", "qr", "hashed"),
-        "full",
+        EmbeddingChoice.storage,
     ),
-    Option("--collisions", "ids that share a row of qr or hashed", positive_int, 4, "N"),
-    Option("--least-ids", "fields of fewer ids keep a row an id", positive_int, 1000, "N"),
-    Option("--pooling", "what the embeddings of a sequence become", ("mean", "sum"), "mean"),
+    Option(
+        "--collisions",
+        f"of qr and hashed: ids that share a row [{EmbeddingChoice.collisions}]",
+        positive_int,
+        None,
+        "N",
+    ),
+    Option(
+        "--least-ids",
+        f"of qr and hashed: fields of fewer ids keep a row an id [{EmbeddingChoice.least_ids}]",
+        positive_int,
+        None,
+        "N",
+    ),
+    Option("--pooling", "what the embeddings of a sequence become", ("mean", "sum"), EmbeddingChoice.pooling),
 )
 TRAINING = (
     Option(
@@ -217,13 +229,19 @@ TRAINING = (
     ),
     Option(
         "--decay-rate",
-        "what it is multiplied by every so many steps after the warm-up; 1: no decay",
+        f"what it is multiplied by every so many steps after the warm-up [{TrainConfig.decay_rate:g}]",
         positive_share,
-        TrainChoice.decay_rate,
+        None,
         "X",
     ),
-    Option("--decay-steps", "so many steps", positive_int, TrainChoice.decay_steps, "STEPS"),
-    Option("--l2", "weight of the L2 penalty on layers that Adam trains", not_negative, TrainChoice.l2, "X"),
+    Option("--decay-steps", f"so many steps [{TrainConfig.decay_steps}]", positive_int, None, "STEPS"),
+    Option(
+        "--l2",
+        f"weight of the L2 penalty on layers that Adam trains [{TrainConfig.l2:g}]",
+        not_negative,
+        None,
+        "X",
+    ),
     Option(
         "--embedding-l2",
         "weight of the L2 penalty on embeddings that Adam trains [200 / training rows, at most 0.001]",

@@ -9,7 +9,7 @@ from pathlib import Path
 from export.data.synthetic import SyntheticConfig
 from export.data.synthetic_file import write_synthetic_log
 from export.graph_stages import calibrate, quantize, to_onnx
-from export.model_stages import check_device, fit_schema, prune, train
+from export.model_stages import check_device, check_told_once, fit_schema, prune, train
 from export.package import check_out, package
 from export.plan import Plan, PruneChoice, TrainChoice, default_work
 from export.report.summary import summary
@@ -30,7 +30,9 @@ def _check(plan: Plan) -> None:
     """Raises, before the first row is read, what would else end the export after hours."""
     check_out(plan.out, plan.name)
     check_device(plan.training.device)
+    plan.training.config(rows=1)
     if plan.checkpoint is not None:
+        check_told_once(plan.checkpoint, plan.hyperparameters, plan.embedding)
         load_checkpoint(plan.checkpoint)
     else:
         check_model(plan.model, plan.hyperparameters)

@@ -29,8 +29,14 @@ EMBEDDING_L2_ROWS, LARGEST_EMBEDDING_L2 = 200, 1e-3
 
 # What a number is for: in which choice it belongs to which values.
 _OPTIMIZERS = (("optimizer", "embedding_optimizer"), ("ftrl", "group-lasso-ftrl"))
+_DECAYS = (("schedule",), ("warmup-decay", "exponential-decay"))
 USED_BY: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "warmup_steps": (("schedule",), ("warmup-decay",)),
+    "decay_rate": _DECAYS,
+    "decay_steps": _DECAYS,
+    "learning_rate": (("optimizer", "embedding_optimizer"), ("adam",)),
+    "l2": (("optimizer",), ("adam",)),
+    "embedding_l2": (("embedding_optimizer",), ("adam",)),
     "ftrl_alpha": _OPTIMIZERS,
     "ftrl_beta": _OPTIMIZERS,
     "ftrl_l1": _OPTIMIZERS,
@@ -52,9 +58,9 @@ class TrainChoice:
     learning_rate: float | None = None
     warmup_steps: int | None = None
     schedule: knobs.Schedule = TrainConfig.schedule
-    decay_rate: float = TrainConfig.decay_rate
-    decay_steps: int = TrainConfig.decay_steps
-    l2: float = TrainConfig.l2
+    decay_rate: float | None = None
+    decay_steps: int | None = None
+    l2: float | None = None
     embedding_l2: float | None = None
     optimizer: knobs.Optimizer = TrainConfig.optimizer
     embedding_optimizer: knobs.EmbeddingOptimizer = TrainConfig.embedding_optimizer
@@ -78,10 +84,11 @@ class TrainChoice:
     def config(self, rows: int, clicks: int = 0) -> TrainConfig:
         """The configuration for a training part of this many rows: the paper's where that is large.
 
-        `clicks` counts where not all of the others are drawn. Raises ExportError for a number that what was chosen does not use.
+        `clicks` counts where not all of the others are drawn. Raises ExportError for a number that nothing
+        chosen uses, or out of its range.
         """
         self._refuse_unused()
-        rows = rows_an_epoch(rows, clicks, self.negative_rate)
+        rows = max(1, rows_an_epoch(rows, clicks, self.negative_rate))
         batch_size = self.batch_size or fitting_batch(rows)
         steps_an_epoch = -(-rows // batch_size)
         fitting = {
@@ -118,6 +125,28 @@ class EmbeddingChoice:
     collisions: int = 4
     pooling: Literal["mean", "sum"] = "mean"
     least_ids: int = 1000
+
+    @classmethod
+    def of_options(
+        cls,
+        storage: Literal["full", "qr", "hashed"],
+        pooling: Literal["mean", "sum"],
+        *,
+        collisions: int | None,
+        least_ids: int | None,
+    ) -> EmbeddingChoice:
+        """What was chosen, None standing for the default. Raises ExportError for a number without a use."""
+        for name, value in (("collisions", collisions), ("least_ids", least_ids)):
+            if value is not None and storage == "full":
+                raise ExportError(
+                    f"'{name}' must be left out with embedding full (got {value!r}); it is for qr or hashed"
+                )
+        return cls(
+            storage=storage,
+            collisions=cls.collisions if collisions is None else collisions,
+            pooling=pooling,
+            least_ids=cls.least_ids if least_ids is None else least_ids,
+        )
 
     def described(self) -> dict[str, Any]:
         """What differs from the default, as records and manifest say it."""

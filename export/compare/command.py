@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Mapping
+from typing import Any
 
 from export.compare.compare import chosen_models, compare, read_comparison
 from export.compare.overrides import read_overrides
@@ -14,10 +16,22 @@ from export.work import Say
 
 
 def run_command(
-    options: Namespace, *, training: TrainChoice, pruning: PruneChoice, embedding: EmbeddingChoice, say: Say
+    options: Namespace,
+    *,
+    common: Mapping[str, Any],
+    training: TrainChoice,
+    pruning: PruneChoice,
+    embedding: EmbeddingChoice,
+    say: Say,
 ) -> None:
     """Prints the comparisons of `--show`, else compares."""
     if options.show:
+        for name in ("data", "schema", "out"):
+            if (given := getattr(options, name)) is not None:
+                raise ExportError(
+                    f"'--{name}' must be left out with --show, which compares nothing (got {str(given)!r}); "
+                    "leave out one of the two"
+                )
         for folder in options.show:
             say(FORMATS[options.format](read_comparison(folder)))
             say("")
@@ -25,7 +39,6 @@ def run_command(
     for name in ("data", "schema", "out"):
         if getattr(options, name) is None:
             raise ExportError(f"'--{name}' must be given to compare models (got nothing); see compare --help")
-    named = {name: getattr(options, name) for name in ("dim", "hidden_units", "dropout")}
     compare(
         ComparePlan(
             data=options.data,
@@ -36,11 +49,7 @@ def run_command(
             split=options.split,
             on_malformed=options.on_malformed,
             min_count=options.min_count,
-            common={
-                name: list(value) if isinstance(value, tuple) else value
-                for name, value in named.items()
-                if value is not None
-            },
+            common=common,
             overrides=read_overrides(options.settings, options.hyperparameter or ()),
             embedding=embedding,
             training=training,

@@ -46,6 +46,16 @@ def _kept(choice: EmbeddingChoice, field: Field) -> Field:
     return replace(field, storage=choice.storage, collisions=choice.collisions)
 
 
+def described_embeddings(model: nn.Module) -> dict[str, Any]:
+    """What of a model's embeddings is not kept by default, as `EmbeddingChoice.described` says it."""
+    fields: Sequence[Field] = model.fields  # type: ignore[assignment]
+    said: dict[str, Any] = {"pooling": "sum"} if any(field.pooling == "sum" for field in fields) else {}
+    for field in fields:
+        if field.storage != "full":
+            return said | {"embedding": field.storage, "collisions": field.collisions}
+    return said
+
+
 def number_of_each_id(field: SchemaField) -> tuple[float, ...] | None:
     """What each id of a numeric field stands for, [cardinality]; None for other fields.
 

@@ -204,6 +204,7 @@ def test_the_command_line_compares_and_shows(
     [
         ([], "'--data' must be given"),
         (["--show", "nowhere"], "'show' must be the folder of a finished comparison"),
+        (["--show", "nowhere", "--out", "out"], "'--out' must be left out with --show"),
         (["--data", "x", "--schema", "criteo", "--out", "o", "--models", "lr,nope"], "got 'nope'"),
         (["--data", "x", "--schema", "criteo", "--out", "o", "--again", "nope"], "got 'nope'"),
         (["--data", "x", "--schema", "criteo", "--out", "o", "--settings", "no.toml"], "no.toml"),

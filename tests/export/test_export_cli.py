@@ -129,9 +129,14 @@ def test_wrong_options_exit_with_2(export: Export, arguments: list[str], said: s
         (["--model", "mystery"], "'model' must be one of lr,"),
         (["--model", "lr", "--hidden-units", "8"], "a hyperparameter of 'lr' must be one of none"),
         (["--hyperparameter", "ranks=4"], "(got 'ranks'); `python -m export models deep_fwfm` tells more"),
+        (["--collisions", 8], "'collisions' must be left out with embedding full (got 8)"),
+        (["--checkpoint", "no.pt", "--dim", 8], "'dim' must be left out with the checkpoint no.pt"),
+        (["--checkpoint", "no.pt", "--embedding", "qr"], "'embedding' must be left out with the checkpoint"),
+        (["--click-weight", 3], "'click_weight' must be left out with loss bce"),
+        (["--loss", "focal", "--focal-alpha", 0], "'focal_alpha' must be above 0 and below 1 (got 0.0)"),
     ],
 )
-def test_a_model_that_cannot_be_is_refused_before_the_log_is_read(
+def test_what_cannot_be_trained_is_refused_before_the_log_is_read(
     export: Export, tmp_path: Path, arguments: list[str], said: str
 ) -> None:
     done = export(

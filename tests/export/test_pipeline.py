@@ -127,6 +127,7 @@ def test_a_checkpoint_takes_the_place_of_training(exported, tmp_path: Path) -> N
         checkpoint=exported.plan.work / "dense.pt",
         pruning=PruneChoice(preset="none"),
         model="lr",  # the checkpoint knows better
+        hyperparameters={},
         out=tmp_path / "from-checkpoint",
         work=tmp_path / "work",
     )

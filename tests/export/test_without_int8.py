@@ -5,13 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
 from export.pipeline import run
 from export.plan import Plan, PruneChoice
 
 
-# The trees read a part of the log as it lies in a file; torch warns that it could write there.
 def test_trees_are_served_as_they_are(tiny_plan: Plan, tmp_path: Path) -> None:
     plan = replace(
         tiny_plan,

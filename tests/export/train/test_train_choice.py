@@ -44,11 +44,23 @@ def test_a_draw_of_the_rows_makes_the_log_smaller() -> None:
         ),
         ({"group_lasso": 1.0, "embedding_optimizer": "ftrl"}, "'group_lasso'"),
         ({"warmup_steps": 5, "schedule": "constant"}, "'warmup_steps'"),
+        ({"decay_rate": 0.5, "schedule": "constant"}, "'decay_rate'"),
+        ({"l2": 0.1, "optimizer": "ftrl"}, "'l2'"),
+        ({"embedding_l2": 0.1, "embedding_optimizer": "ftrl"}, "'embedding_l2'"),
+        (
+            {"learning_rate": 0.1, "optimizer": "ftrl", "embedding_optimizer": "group-lasso-ftrl"},
+            "with optimizer and embedding_optimizer ftrl and group-lasso-ftrl .* it is for adam",
+        ),
     ],
 )
 def test_a_number_that_would_have_no_effect_is_refused(choice: dict[str, Any], said: str) -> None:
     with pytest.raises(ExportError, match=said):
         TrainChoice(**choice).config(10_000)
+
+
+def test_a_draw_that_leaves_no_row_is_the_loops_to_refuse() -> None:
+    """Options are checked on one row, before there is a log."""
+    assert TrainChoice(negative_rate=0.3).config(rows=1).negative_rate == 0.3
 
 
 def test_numbers_go_with_what_uses_them() -> None:
