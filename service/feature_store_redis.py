@@ -207,7 +207,11 @@ class RedisAdsWriter:
 
     def __enter__(self) -> Self:
         """Throw away what an interrupted load has left."""
-        self._client.call("UNLINK", self._loading)
+        try:
+            self._client.call("UNLINK", self._loading)
+        except BaseException as error:
+            self._client.__exit__(error)
+            raise
         return self
 
     def write(self, rows: Sequence[tuple[str, bytes]]) -> None:

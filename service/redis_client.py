@@ -91,7 +91,6 @@ class RedisClient:
                 _raise_if_error(reply)
                 return slots_of(reply, node)
             except (StoreUnavailable, ValueError) as error:
-                self._sockets.pop(node, None)
                 refusal = error
         raise StoreUnavailable(str(refusal))
 
@@ -110,13 +109,19 @@ class _Socket:
         self._reader = Reader()
         try:
             self._socket: socket.socket = socket.create_connection(node, timeout=SOCKET_SECONDS)
+        except OSError as error:
+            raise self._lost(error) from None
+        try:
             tls = address.ssl_context()
             if tls is not None:
                 self._socket = tls.wrap_socket(self._socket, server_hostname=node[0])
-        except OSError as error:
-            raise self._lost(error) from None
-        for reply in self.exchange(address.greeting()):
-            _raise_if_error(reply)
+            for reply in self.exchange(address.greeting()):
+                _raise_if_error(reply)
+        except BaseException as error:
+            self.close()
+            if isinstance(error, OSError):
+                raise self._lost(error) from None
+            raise
 
     def exchange(self, commands: Sequence[Command]) -> list[Any]:
         """Send commands, read as many replies."""

@@ -158,6 +158,8 @@ class RedisLink:
                 self._is_down = False
                 pause = FIRST_PAUSE_SECONDS
                 await self._serve(connection)
+                logger.error("the connection to the Redis at %s:%d is lost", *self.node)
+                self._is_down = True
             # Not all workers at the same moment.
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(2.0 * pause, LONGEST_PAUSE_SECONDS)

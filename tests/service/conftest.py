@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from service.settings import Settings
+from tests.redis_server import RedisServer, running_redis
 from tests.running import RunningApp
 from tests.tiny_bundle import write_tiny_bundle
 
@@ -33,3 +34,10 @@ def run_app(bundles: dict[str, Path]) -> Iterator[Callable[..., RunningApp]]:
     yield run
     for app in running:
         app.close()
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A redis-server; tests that stop it start it again."""
+    with running_redis(tmp_path_factory.mktemp("redis")) as server:
+        yield server
