@@ -27,16 +27,17 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.apg_conditions import Aggregation, Mixture, condition_of_this_pass
+from models.hyperparameters import check_choice, check_count, check_widths
 
 Version = Literal["v1", "v2", "v3", "v4", "v5"]
-VERSIONS: tuple[Version, ...] = ("v1", "v2", "v3", "v4", "v5")
+VERSIONS: tuple[Version, ...] = get_args(Version)
 
 
 @dataclass(frozen=True)
@@ -53,19 +54,16 @@ class Adaptation:
     version: Version = "v5"
     rank: int = 8
     inner_width: int = 64
-    generator_units: tuple[int, ...] = ()
+    generator_units: Sequence[int] = ()
     condition_size: int | None = None
     conditions: int = 1
     aggregation: Aggregation = "attention"
 
     def __post_init__(self) -> None:
-        if self.version not in VERSIONS:
-            raise ValueError(
-                f"'version' must be one of {', '.join(VERSIONS)} (got {self.version!r}); v5 is all of APG"
-            )
-        for name, number in (("adaptive_rank", self.rank), ("inner_width", self.inner_width)):
-            if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-                raise ValueError(f"'{name}' must be at least 1 (got {number!r}); it is a matrix's width")
+        check_choice("version", self.version, VERSIONS, "v5 is all of APG")
+        check_count("adaptive_rank", self.rank, 1, "it is a matrix's width")
+        check_count("inner_width", self.inner_width, 1, "it is a matrix's width")
+        check_widths("generator_units", self.generator_units, "they are the generators' hidden layers")
 
 
 class Generator(nn.Module):

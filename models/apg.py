@@ -77,7 +77,7 @@ class APG(nn.Module):
         **of_backbone: Any,
     ) -> None:
         super().__init__(fields, **of_backbone)
-        how = Adaptation(version, 1, inner_width, tuple(generator_units), aggregation=aggregation)
+        how = Adaptation(version, 1, inner_width, generator_units, aggregation=aggregation)
         backbone: Any = self  # what follows reads and replaces its parts
         if condition_fields:
             names = [condition_fields] if isinstance(condition_fields, str) else list(condition_fields)
@@ -109,7 +109,7 @@ def _backbone_of(cls: type[nn.Module]) -> type[nn.Module]:
 
 
 def _rank_of_each(rank: int | Sequence[int], layers: int) -> list[int]:
-    ranks = [rank] * layers if isinstance(rank, int) else list(rank)
+    ranks = list(rank) if isinstance(rank, Sequence) else [rank] * layers
     if len(ranks) != layers:
         raise ValueError(
             f"'adaptive_rank' must be one number, or one for each of {layers} hidden layers (got {rank!r})"

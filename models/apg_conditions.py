@@ -16,18 +16,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from models.embedding import FeaturesEmbedding
 from models.fields import find_field
+from models.hyperparameters import check_choice
 
 Aggregation = Literal["concatenation", "mean", "attention"]
-AGGREGATIONS: tuple[Aggregation, ...] = ("concatenation", "mean", "attention")
+AGGREGATIONS: tuple[Aggregation, ...] = get_args(Aggregation)
 Stage = Literal["input", "output"]
-STAGES: tuple[Stage, ...] = ("input", "output")
 
 
 @dataclass
@@ -68,10 +68,7 @@ class Mixture(nn.Module):
 
     def __init__(self, how: Aggregation, count: int, size: int) -> None:
         super().__init__()
-        if how not in AGGREGATIONS:
-            raise ValueError(
-                f"'aggregation' must be one of {', '.join(AGGREGATIONS)} (got {how!r}); choose one"
-            )
+        check_choice("aggregation", how, AGGREGATIONS, "it says how conditions come together")
         self.how = how
         self.out_features = count * size if how == "concatenation" else size
         if how == "attention":
@@ -103,10 +100,7 @@ class Conditions(nn.Module):
         super().__init__()
         if len(set(names)) < len(names):
             raise ValueError(f"'condition_fields' must be distinct (got {names!r}); name each field once")
-        if stage not in STAGES:
-            raise ValueError(
-                f"'aggregate_at' must be input or output (got {stage!r}); input is the paper's best"
-            )
+        check_choice("aggregate_at", stage, get_args(Stage), "input is the paper's best")
         positions = [find_field(embedding.fields, name, "condition_fields") for name in names]
         self.register_buffer("positions", torch.tensor(positions), persistent=False)
         dim = embedding.table.embedding_dim

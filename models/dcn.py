@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from models.embedding import FeaturesEmbedding
 from models.fields import Field
+from models.hyperparameters import check_count
 from models.layers import MLP
 
 
@@ -29,10 +30,7 @@ class CrossNetwork(nn.Module):
 
     def __init__(self, width: int, cross_layers: int) -> None:
         super().__init__()
-        if cross_layers < 1:
-            raise ValueError(
-                f"'cross_layers' must be at least 1 (got {cross_layers!r}); without any, DCN is a perceptron"
-            )
+        check_count("cross_layers", cross_layers, 1, "without any, DCN is a perceptron")
         self.weight = nn.Parameter(torch.empty(cross_layers, width))
         self.bias = nn.Parameter(torch.zeros(cross_layers, width))
         self.output = nn.Parameter(torch.empty(width, 1))

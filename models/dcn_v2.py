@@ -8,15 +8,17 @@ each log and names no default: these are ours.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from models.embedding import FeaturesEmbedding
 from models.fields import Field
+from models.hyperparameters import check_choice, check_count
 from models.layers import MLP
 
-STRUCTURES = ("stacked", "parallel")
+Structure = Literal["stacked", "parallel"]
 
 
 class LowRankExperts(nn.Module):
@@ -48,14 +50,18 @@ class CrossNetwork(nn.Module):
 
     def __init__(self, width: int, cross_layers: int, rank: int | None, experts: int) -> None:
         super().__init__()
-        _check("cross_layers", "at least 1", cross_layers, cross_layers >= 1, "a stack needs a layer")
-        _check("experts", "at least 1", experts, experts >= 1, "1 means no mixture")
-        if rank is None:
-            _check(
-                "experts", "1 without a rank", experts, experts == 1, "set 'rank': experts are of low rank"
+        check_count("cross_layers", cross_layers, 1, "a stack needs a layer")
+        check_count("experts", experts, 1, "1 means no mixture")
+        if rank is None and experts > 1:
+            raise ValueError(
+                f"'experts' must be 1 without a rank (got {experts!r}); set 'rank': experts are of low rank"
             )
-        else:
-            _check("rank", f"in [1, {width}]", rank, 1 <= rank <= width, "None means a full matrix")
+        if rank is not None:
+            check_count("rank", rank, 1, "None means a full matrix")
+            if rank > width:
+                raise ValueError(
+                    f"'rank' must be at most {width} (got {rank!r}); all embeddings together have that width"
+                )
         self.layers = nn.ModuleList(_crossing(width, rank, experts) for _ in range(cross_layers))
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -78,11 +84,10 @@ class DCNV2(nn.Module):
         cross_layers: int = 3,
         rank: int | None = None,
         experts: int = 1,
-        structure: str = "stacked",
+        structure: Structure = "stacked",
     ) -> None:
         super().__init__()
-        known = structure in STRUCTURES
-        _check("structure", "stacked or parallel", structure, known, "the paper has these two")
+        check_choice("structure", structure, get_args(Structure), "the paper has these two")
         self.fields = tuple(fields)
         width = len(fields) * dim
         self.embedding = FeaturesEmbedding(fields, dim)
@@ -108,8 +113,3 @@ def _crossing(width: int, rank: int | None, experts: int) -> nn.Module:
     if experts == 1:
         return nn.Sequential(nn.Linear(width, rank, bias=False), nn.Linear(rank, width))
     return LowRankExperts(width, rank, experts)
-
-
-def _check(name: str, expected: str, value: object, holds: bool, remedy: str) -> None:
-    if not holds:
-        raise ValueError(f"'{name}' must be {expected} (got {value!r}); {remedy}")

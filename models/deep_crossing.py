@@ -16,32 +16,8 @@ from torch import Tensor, nn
 
 from models.embedding import FeaturesEmbedding
 from models.fields import Field
+from models.hyperparameters import check_widths
 from models.layers import Dropout
-
-
-class DeepCrossing(nn.Module):
-    """Score(residual units(e)): `hidden_units` are the widths inside the units, the stack's width stays."""
-
-    def __init__(
-        self,
-        fields: Sequence[Field],
-        dim: int = 10,
-        hidden_units: Sequence[int] = (512, 512, 256, 128, 64),
-        dropout: float = 0.0,
-    ) -> None:
-        super().__init__()
-        self.fields = tuple(fields)
-        self.embedding = FeaturesEmbedding(fields, dim)
-        stacked = len(fields) * dim
-        self.units = nn.Sequential(*(ResidualUnit(stacked, hidden, dropout) for hidden in hidden_units))
-        self.score = nn.Linear(stacked, 1, bias=False)
-        self.bias = nn.Parameter(torch.zeros(()))
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """ids [batch, columns] -> logits [batch]."""
-        stack = self.embedding(ids).flatten(1)  # [batch, n_fields * dim]
-        logits: Tensor = self.bias + self.score(self.units(stack)).squeeze(1)
-        return logits
 
 
 class ResidualUnit(nn.Module):
@@ -56,3 +32,29 @@ class ResidualUnit(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """inputs [batch, features] -> [batch, features]."""
         return F.relu(inputs + self.outer(self.dropout(F.relu(self.inner(inputs)))))
+
+
+class DeepCrossing(nn.Module):
+    """Score(residual units(e)): `hidden_units` are the widths inside the units, the stack's width stays."""
+
+    def __init__(
+        self,
+        fields: Sequence[Field],
+        dim: int = 10,
+        hidden_units: Sequence[int] = (512, 512, 256, 128, 64),
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        check_widths("hidden_units", hidden_units, "they are the widths inside the residual units")
+        self.fields = tuple(fields)
+        self.embedding = FeaturesEmbedding(fields, dim)
+        stacked = len(fields) * dim
+        self.units = nn.Sequential(*(ResidualUnit(stacked, hidden, dropout) for hidden in hidden_units))
+        self.score = nn.Linear(stacked, 1, bias=False)
+        self.bias = nn.Parameter(torch.zeros(()))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids [batch, columns] -> logits [batch]."""
+        stack = self.embedding(ids).flatten(1)  # [batch, n_fields * dim]
+        logits: Tensor = self.bias + self.score(self.units(stack)).squeeze(1)
+        return logits

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class Dice(nn.Module):
-    """f(s) = p(s) s + (1 - p(s)) alpha s with p(s) = sigmoid((s - E[s]) / sqrt(Var[s] + eps)), eq. 4.
+    """f(s) = p(s) s + (1 - p(s)) alpha s with p(s) = sigmoid((s - E[s]) / sqrt(Var[s] + eps)).
 
     In training E and Var are the batch's, else the averages over training.
     """

@@ -1,8 +1,8 @@
 """DIEN: how a user's interests grow along the history, and which of them lead to the ad.
 
 Reference: Zhou et al., "Deep Interest Evolution Network for Click-Through Rate Prediction", AAAI 2019,
-eq. 2 to 11. Departs from it in the auxiliary network, the inner product of the interest and the next element
-(eq. 7 leaves it open), and in the negatives, drawn anew at each step from all ids of the field.
+eq. 2 to 8 and its AUGRU. Departs from it in the auxiliary loss's score, the inner product of the interest and
+the next element, and in the negatives, drawn anew at each step from all ids of the field.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from torch import Tensor, nn
 from models.dice import Dice
 from models.embedding import FeaturesEmbedding
 from models.fields import PADDING_ID, Field
-from models.histories import History, find_histories, with_histories
+from models.histories import find_histories, with_histories
+from models.hyperparameters import check_at_least
 from models.layers import MLP
+from models.penalty import Penalized
 
 
 class GatedRecurrence(nn.Module):
-    """GRU, eq. 2 to 5, with a scaled update gate: scaled by the attention it is AUGRU, eq. 9 to 11."""
+    """GRU, eq. 2 to 5, with a scaled update gate: scaled by the attention it is the paper's AUGRU."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -66,15 +68,13 @@ class InterestEvolution(nn.Module):
         return self.evolution(interests, attention)[:, -1], interests
 
 
-class DIEN(nn.Module):
+class DIEN(Penalized):
     """MLP([the other fields, for each history its evolved interest]).
 
     In training `penalty` is `auxiliary` times the loss that teaches each interest to tell the element that
     came next from a random one, eq. 6. `target` names the ad's field for histories that do not say whose
     values they hold.
     """
-
-    penalty: Tensor | None
 
     def __init__(
         self,
@@ -86,13 +86,13 @@ class DIEN(nn.Module):
         target: str | None = None,
     ) -> None:
         super().__init__()
+        check_at_least("auxiliary", auxiliary, 0, "it is the weight of the penalty in the loss")
         self.fields = tuple(fields)
         self.histories = find_histories(fields, target)
         self.embedding = FeaturesEmbedding(fields, dim)
         self.evolutions = nn.ModuleList(InterestEvolution(dim) for _ in self.histories)
         self.mlp = MLP(len(fields) * dim, hidden_units, dropout, activation=Dice)
         self.auxiliary = auxiliary
-        self.penalty = None
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids [batch, columns] -> logits [batch]."""
@@ -115,13 +115,10 @@ class DIEN(nn.Module):
         """ids with random elements in place of every history's own."""
         others = ids.clone()
         for history in self.histories:
-            others[:, history.columns] = torch.randint_like(
-                others[:, history.columns], PADDING_ID + 1, max(self._ids_of(history), PADDING_ID + 2)
-            )
+            cardinality = self.fields[history.position].cardinality
+            least = min(PADDING_ID + 1, cardinality - 1)  # a history of nothing but padding has no other id
+            others[:, history.columns] = torch.randint_like(others[:, history.columns], least, cardinality)
         return others
-
-    def _ids_of(self, history: History) -> int:
-        return self.fields[history.position].cardinality
 
 
 def auxiliary_loss(interests: Tensor, elements: Tensor, others: Tensor, present: Tensor) -> Tensor:

@@ -14,10 +14,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from models.autoint import InteractingLayer
 from models.embedding import FeaturesEmbedding, LinearTerm
 from models.fields import Field
-from models.layers import MLP, BiInteraction
+from models.layers import MLP, BiInteraction, InteractingLayer
 
 
 class DIFM(nn.Module):

@@ -1,9 +1,10 @@
 """DIN: a user's history pooled by how much each element has to do with the ad.
 
-Reference: Zhou et al., "Deep Interest Network for Click-Through Rate Prediction", KDD 2018, eq. 3 and 4.
-Departs from it in the activation unit's input: the element, the ad and their element-wise product (the
-difference in the paper's figure is linear in the first two and adds nothing; the outer product is what the
-authors' code replaces by the element-wise one). Weights are not normalised, as in the paper.
+Reference: Zhou et al., "Deep Interest Network for Click-Through Rate Prediction", KDD 2018, eq. 3, with
+its Dice for activations (section 5.2). Departs from it in the activation unit's input: the element, the ad
+and their element-wise product (the difference in the paper's figure is linear in the first two and adds
+nothing; the outer product is what the authors' code replaces by the element-wise one). Weights are not
+normalised, as in the paper.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from models.dice import Dice
 from models.embedding import FeaturesEmbedding
 from models.fields import PADDING_ID, Field
 from models.histories import find_histories, with_histories
+from models.hyperparameters import check_widths
 from models.layers import MLP
 
 
@@ -51,6 +53,7 @@ class DIN(nn.Module):
         target: str | None = None,
     ) -> None:
         super().__init__()
+        check_widths("attention_units", attention_units, "they are the activation unit's hidden layers")
         self.fields = tuple(fields)
         self.histories = find_histories(fields, target)
         self.embedding = FeaturesEmbedding(fields, dim)

@@ -16,8 +16,31 @@ from torch import Tensor, nn
 
 from models.embedding import FeaturesEmbedding
 from models.fields import Field, column_slices
-from models.layers import MLP
-from models.pnn import InnerProducts
+from models.hyperparameters import check_widths
+from models.layers import MLP, InnerProducts
+
+
+class Numbers(nn.Module):
+    """The numbers that the ids of the fields with values stand for: one lookup in a table of constants."""
+
+    columns: Tensor
+    offsets: Tensor
+    values: Tensor
+
+    def __init__(self, fields: Sequence[Field]) -> None:
+        super().__init__()
+        numeric = [field for field in fields if _is_number(field)]
+        self.out_features = len(numeric)
+        values = [list(field.values or ()) for field in numeric]
+        offsets = [sum(map(len, values[:position])) for position in range(len(values))]
+        self.register_buffer("columns", _columns_of(fields, numeric), persistent=False)
+        self.register_buffer("offsets", torch.tensor(offsets, dtype=torch.int32), persistent=False)
+        flat = torch.tensor([value for of_field in values for value in of_field], dtype=torch.float32)
+        self.register_buffer("values", flat.unsqueeze(1), persistent=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids [batch, columns] -> numbers [batch, n_numbers]."""
+        return F.embedding(ids.index_select(1, self.columns) + self.offsets, self.values).flatten(1)
 
 
 class DLRM(nn.Module):
@@ -40,6 +63,7 @@ class DLRM(nn.Module):
         bottom_units: Sequence[int] = (512, 256, 64),
     ) -> None:
         super().__init__()
+        check_widths("bottom_units", bottom_units, "they are the bottom perceptron's hidden layers")
         self.fields = tuple(fields)
         categorical = [field for field in fields if not _is_number(field)]
         if not categorical:
@@ -69,29 +93,6 @@ class DLRM(nn.Module):
             vectors = torch.cat([beside.unsqueeze(1), embeddings], dim=1)
         logits: Tensor = self.bias + self.mlp(torch.cat([beside, self.interaction(vectors)], dim=1))
         return logits
-
-
-class Numbers(nn.Module):
-    """The numbers that the ids of the fields with values stand for: one lookup in a table of constants."""
-
-    columns: Tensor
-    offsets: Tensor
-    values: Tensor
-
-    def __init__(self, fields: Sequence[Field]) -> None:
-        super().__init__()
-        numeric = [field for field in fields if _is_number(field)]
-        self.out_features = len(numeric)
-        values = [list(field.values or ()) for field in numeric]
-        offsets = [sum(map(len, values[:position])) for position in range(len(values))]
-        self.register_buffer("columns", _columns_of(fields, numeric), persistent=False)
-        self.register_buffer("offsets", torch.tensor(offsets, dtype=torch.int32), persistent=False)
-        flat = torch.tensor([value for of_field in values for value in of_field], dtype=torch.float32)
-        self.register_buffer("values", flat.unsqueeze(1), persistent=False)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """ids [batch, columns] -> numbers [batch, n_numbers]."""
-        return F.embedding(ids.index_select(1, self.columns) + self.offsets, self.values).flatten(1)
 
 
 def _is_number(field: Field) -> bool:

@@ -1,4 +1,4 @@
-"""DynInt-DA, dynamic activation: xDeepInt whose layers are gated by each row.
+"""DynInt-DA: xDeepInt with dynamic activation, its layers gated by each row.
 
 Reference: Yan & Li, "DynInt: Dynamic Interaction Modeling for Large-scale Click-Through Rate Prediction",
 DLP-KDD 2022, eq. 4 and section 3.2. The paper calls G a gating vector: here one gate a part of the crossed
@@ -14,13 +14,8 @@ from torch import Tensor, nn
 
 from models.embedding import FeaturesEmbedding
 from models.fields import Field
-from models.polynomial_interaction import (
-    FieldOutput,
-    InstanceNetwork,
-    check_at_least,
-    check_depth,
-    crossed,
-)
+from models.hyperparameters import check_at_least
+from models.polynomial_interaction import FieldOutput, InstanceNetwork, check_depth, crossed
 
 
 class GatedInteraction(nn.Module):

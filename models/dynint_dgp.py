@@ -1,4 +1,4 @@
-"""DynInt-DGP, dynamic generated parameters: xDeepInt whose matrices W are made anew for each row.
+"""DynInt-DGP: xDeepInt with dynamic generated parameters, its matrices W made anew for each row.
 
 Reference: Yan & Li, "DynInt: Dynamic Interaction Modeling for Large-scale Click-Through Rate Prediction",
 DLP-KDD 2022, eq. 5, 7, 8 and 11, sections 3.3.1, 3.5.1 and 3.6.1. No W is ever written out: a batch keeps
@@ -12,21 +12,16 @@ not say), and in eq. 11's sum over rows, which is their mean, as of the loss.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from models.embedding import FeaturesEmbedding
 from models.fields import Field
-from models.polynomial_interaction import (
-    FieldOutput,
-    InstanceNetwork,
-    check_at_least,
-    check_depth,
-    crossed,
-    overlap,
-)
+from models.hyperparameters import check_at_least, check_choice, check_count
+from models.penalty import Penalized
+from models.polynomial_interaction import FieldOutput, InstanceNetwork, check_depth, crossed, overlap
 
 Kernel = Literal["full", "diagonal"]
 
@@ -63,7 +58,7 @@ class GeneratedInteraction(nn.Module):
         return x * (scaled @ self.left.T) + x, (self.left.T, self.right.T)
 
 
-class DynIntDGP(nn.Module):
+class DynIntDGP(Penalized):
     """xDeepInt with GeneratedInteraction for its PIN layers."""
 
     def __init__(
@@ -79,11 +74,10 @@ class DynIntDGP(nn.Module):
     ) -> None:
         super().__init__()
         check_depth(layers, dim, sub_spaces)
-        check_at_least("kernel_size", kernel_size, 1, "it is the rank of the generated matrices")
+        check_count("kernel_size", kernel_size, 1, "it is the rank of the generated matrices")
         check_at_least("reduction_ratio", reduction_ratio, 1, "it divides the width of X_0")
         check_at_least("orthogonal_rate", orthogonal_rate, 0, "it is the weight of the penalty in the loss")
-        if kernel not in ("full", "diagonal"):
-            raise ValueError(f"'kernel' must be full or diagonal (got {kernel!r}); choose one")
+        check_choice("kernel", kernel, get_args(Kernel), "it says how much of Sigma is generated")
         self.fields, self.sub_spaces, self.orthogonal_rate = tuple(fields), sub_spaces, orthogonal_rate
         self.embedding = FeaturesEmbedding(fields, dim)
         sizes = len(fields) * sub_spaces, len(fields) * dim, kernel_size
@@ -92,7 +86,6 @@ class DynIntDGP(nn.Module):
         )
         self.output = FieldOutput(len(fields), sub_spaces)
         self.bias = nn.Parameter(torch.zeros(()))
-        self.penalty: Tensor | None = None
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids [batch, columns] -> logits [batch]. In training `penalty` becomes the second term of eq. 11."""

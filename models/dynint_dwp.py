@@ -1,4 +1,4 @@
-"""DynInt-DWP, dynamic weighted parameters: xDeepInt whose matrices W are weighted anew for each row.
+"""DynInt-DWP: xDeepInt with dynamic weighted parameters, its matrices W weighted anew for each row.
 
 Reference: Yan & Li, "DynInt: Dynamic Interaction Modeling for Large-scale Click-Through Rate Prediction",
 DLP-KDD 2022, eq. 6, 9, 10 and 12, sections 3.3.2, 3.5.2 and 3.6.1. The weighting matrix G is never written
@@ -16,14 +16,9 @@ from torch import Tensor, nn
 
 from models.embedding import FeaturesEmbedding
 from models.fields import Field
-from models.polynomial_interaction import (
-    FieldOutput,
-    InstanceNetwork,
-    check_at_least,
-    check_depth,
-    crossed,
-    overlap,
-)
+from models.hyperparameters import check_at_least, check_count
+from models.penalty import Penalized
+from models.polynomial_interaction import FieldOutput, InstanceNetwork, check_depth, crossed, overlap
 
 
 class WeightedInteraction(nn.Module):
@@ -51,7 +46,7 @@ class WeightedInteraction(nn.Module):
         return x * factors, (left, right)
 
 
-class DynIntDWP(nn.Module):
+class DynIntDWP(Penalized):
     """xDeepInt with WeightedInteraction for its PIN layers."""
 
     def __init__(
@@ -66,7 +61,7 @@ class DynIntDWP(nn.Module):
     ) -> None:
         super().__init__()
         check_depth(layers, dim, sub_spaces)
-        check_at_least("latent_rank", latent_rank, 1, "it is the rank of the weighting matrices")
+        check_count("latent_rank", latent_rank, 1, "it is the rank of the weighting matrices")
         check_at_least("reduction_ratio", reduction_ratio, 1, "it divides the width of X_0")
         check_at_least("orthogonal_rate", orthogonal_rate, 0, "it is the weight of the penalty in the loss")
         self.fields, self.sub_spaces, self.orthogonal_rate = tuple(fields), sub_spaces, orthogonal_rate
@@ -75,7 +70,6 @@ class DynIntDWP(nn.Module):
         self.layers = nn.ModuleList(WeightedInteraction(*sizes, reduction_ratio) for _ in range(layers))
         self.output = FieldOutput(len(fields), sub_spaces)
         self.bias = nn.Parameter(torch.zeros(()))
-        self.penalty: Tensor | None = None
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids [batch, columns] -> logits [batch]. In training `penalty` becomes the second term of eq. 12."""

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from models.fields import PADDING_ID, Field, column_offsets, table_rows
+from models.fields import PADDING_ID, Field, by_column, column_offsets, table_rows
+from models.hyperparameters import check_count
 
 EMBEDDING_STD = 0.01
 REMAINDER_STD = 0.5
@@ -23,7 +25,7 @@ class FeaturesEmbedding(nn.Module):
     A field says how it is stored. `hashed`: id modulo the number of its rows (Weinberger et al., "Feature
     Hashing for Large Scale Multitask Learning", ICML 2009). `qr`, quotient and remainder: the row of
     id // collisions times a factor for id % collisions (Shi et al., "Compositional Embeddings Using
-    Complementary Partitions", KDD 2020, section 3, with the element-wise product). Departs from it in the
+    Complementary Partitions", KDD 2020, with the element-wise product). Departs from it in the
     factor, which is 1 + a row that starts near zero, so that the L2 penalty draws it to 1 and not to 0.
     """
 
@@ -34,14 +36,14 @@ class FeaturesEmbedding(nn.Module):
 
     def __init__(self, fields: Sequence[Field], dim: int) -> None:
         super().__init__()
+        check_count("dim", dim, 1, "it is the length of an embedding")
         self.fields = tuple(fields)
         self.table = nn.Embedding(sum(map(table_rows, fields)), dim)
         nn.init.normal_(self.table.weight, std=EMBEDDING_STD)
         self._keep("offsets", column_offsets(fields))
-        self.has_sequences = any(field.width > 1 for field in fields)
         self.has_hashed = any(field.storage == "hashed" for field in fields)
         if self.has_hashed:
-            self._keep("moduli", _by_column(fields, [_modulus(field) for field in fields]))
+            self._keep("moduli", by_column(fields, [_modulus(field) for field in fields]))
         self.has_remainders = any(field.storage == "qr" for field in fields)
         if self.has_remainders:
             self._add_remainders(dim)
@@ -62,8 +64,8 @@ class FeaturesEmbedding(nn.Module):
             nn.init.normal_(self.remainders.weight, std=REMAINDER_STD)
             self.remainders.weight[0] = 0.0
         divisors = [field.collisions if field.storage == "qr" else 1 for field in self.fields]
-        self._keep("divisors", _by_column(self.fields, divisors))
-        self._keep("remainder_offsets", _by_column(self.fields, [first[field.name] for field in self.fields]))
+        self._keep("divisors", by_column(self.fields, divisors))
+        self._keep("remainder_offsets", by_column(self.fields, [first[field.name] for field in self.fields]))
 
     def _keep(self, name: str, numbers: list[int]) -> None:
         # int32 like the ids: no cast in the graph. Not persistent: the fields say it all.
@@ -80,29 +82,36 @@ class FeaturesEmbedding(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids [batch, columns], int32 or int64 -> embeddings [batch, n_fields, dim]."""
-        embeddings = self.rows(ids)
-        return self.pool(ids, embeddings)
+        return self.pool(ids, self.rows(ids))
 
     def pool(self, ids: Tensor, embeddings: Tensor) -> Tensor:
         """[batch, columns, dim] -> [batch, n_fields, dim]; of a sequence only the ids != 0 count."""
-        if not self.has_sequences:
-            return embeddings
-        pooled, column = [], 0
-        for is_sequence, run in itertools.groupby(self.fields, key=lambda field: field.width > 1):
-            if not is_sequence:
-                width = len(list(run))
-                pooled.append(embeddings[:, column : column + width])
-                column += width
-                continue
-            for field in run:
-                span = slice(column, column + field.width)
-                present = (ids[:, span] != PADDING_ID).to(embeddings.dtype).unsqueeze(2)
-                total = (embeddings[:, span] * present).sum(dim=1, keepdim=True)
-                if field.pooling == "mean":
-                    total = total / present.sum(dim=1, keepdim=True).clamp(min=1.0)
-                pooled.append(total)
-                column += field.width
-        return torch.cat(pooled, dim=1)
+        return pool_sequences(self.fields, ids, embeddings)
+
+
+def pool_sequences(fields: Sequence[Field], ids: Tensor, vectors: Tensor) -> Tensor:
+    """ids [batch, columns], vectors [batch, columns, dim] -> [batch, n_fields, dim], as each field says.
+
+    Of a sequence only the ids != 0 count.
+    """
+    if all(field.width == 1 for field in fields):
+        return vectors
+    pooled, column = [], 0
+    for is_sequence, run in itertools.groupby(fields, key=lambda field: field.width > 1):
+        if not is_sequence:
+            width = len(list(run))
+            pooled.append(vectors[:, column : column + width])
+            column += width
+            continue
+        for field in run:
+            span = slice(column, column + field.width)
+            present = (ids[:, span] != PADDING_ID).to(vectors.dtype).unsqueeze(2)
+            total = (vectors[:, span] * present).sum(dim=1, keepdim=True)
+            if field.pooling == "mean":
+                total = total / present.sum(dim=1, keepdim=True).clamp(min=1.0)
+            pooled.append(total)
+            column += field.width
+    return torch.cat(pooled, dim=1)
 
 
 class LinearTerm(nn.Module):
@@ -119,9 +128,5 @@ class LinearTerm(nn.Module):
 
 
 def _modulus(field: Field) -> int:
-    return -(-field.cardinality // field.collisions) if field.storage == "hashed" else field.cardinality
-
-
-def _by_column(fields: Sequence[Field], numbers: Sequence[int]) -> list[int]:
-    """One number a field -> one a column."""
-    return [number for field, number in zip(fields, numbers, strict=True) for _ in range(field.width)]
+    """The rows that a hashed field's ids share; its ids, of any other field, which none of them exceeds."""
+    return table_rows(replace(field, same_values_as=None)) if field.storage == "hashed" else field.cardinality

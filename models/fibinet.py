@@ -12,28 +12,26 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from models.embedding import FeaturesEmbedding, LinearTerm
 from models.fields import Field
+from models.hyperparameters import check_at_least, check_choice
 from models.layers import MLP
 
-BILINEAR_TYPES = ("all", "each", "interaction")
+Bilinear = Literal["all", "each", "interaction"]
 
 
 class SENET(nn.Module):
     """How much each field counts in a row: sigmoid(W_2 relu(W_1 z)), where z_i is the mean of e_i."""
 
-    def __init__(self, n_fields: int, reduction_ratio: int) -> None:
+    def __init__(self, n_fields: int, reduction_ratio: float) -> None:
         super().__init__()
-        if reduction_ratio < 1:
-            raise ValueError(
-                f"'reduction_ratio' must be at least 1 (got {reduction_ratio!r}); "
-                "it is how many fields share one number of the squeezed layer"
-            )
-        squeezed = max(1, n_fields // reduction_ratio)
+        check_at_least("reduction_ratio", reduction_ratio, 1, "it divides the width of the squeezed layer")
+        squeezed = max(1, int(n_fields / reduction_ratio))
         self.squeeze = nn.Linear(n_fields, squeezed, bias=False)
         self.excite = nn.Linear(squeezed, n_fields, bias=False)
 
@@ -49,12 +47,9 @@ class BilinearInteraction(nn.Module):
     left: Tensor
     right: Tensor
 
-    def __init__(self, n_fields: int, dim: int, bilinear: str) -> None:
+    def __init__(self, n_fields: int, dim: int, bilinear: Bilinear) -> None:
         super().__init__()
-        if bilinear not in BILINEAR_TYPES:
-            raise ValueError(
-                f"'bilinear' must be all, each or interaction (got {bilinear!r}); it says who shares a matrix"
-            )
+        check_choice("bilinear", bilinear, get_args(Bilinear), "it says who shares a matrix")
         if n_fields < 2:
             raise ValueError(f"'fields' must be at least two (got {n_fields}); a product needs a pair")
         self.each_pair = bilinear == "interaction"
@@ -84,8 +79,8 @@ class FiBiNET(nn.Module):
         dim: int = 10,
         hidden_units: Sequence[int] = (400, 400, 400),
         dropout: float = 0.5,
-        reduction_ratio: int = 3,
-        bilinear: str = "interaction",
+        reduction_ratio: float = 3.0,
+        bilinear: Bilinear = "interaction",
     ) -> None:
         super().__init__()
         self.fields = tuple(fields)

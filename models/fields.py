@@ -86,8 +86,12 @@ def table_rows(field: Field) -> int:
 def first_rows(fields: Sequence[Field]) -> list[int]:
     """For each field its first row in one table that holds all fields, [n_fields].
 
-    Raises ValueError for a field that shares the rows of one that is not there or has other ids.
+    Raises ValueError for no fields, for two of one name, and for a field that shares the rows of one that is
+    not there or has other ids.
     """
+    names = [field.name for field in fields]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"'fields' must be one or more, of different names (got {names!r}); name each once")
     own, first = {}, 0
     for field in fields:
         own[field.name] = first
@@ -114,8 +118,12 @@ def first_rows(fields: Sequence[Field]) -> list[int]:
 
 def column_offsets(fields: Sequence[Field]) -> list[int]:
     """For each column the first row of its field in one table that holds all fields, [columns]."""
-    pairs = zip(fields, first_rows(fields), strict=True)
-    return [first for field, first in pairs for _ in range(field.width)]
+    return by_column(fields, first_rows(fields))
+
+
+def by_column(fields: Sequence[Field], numbers: Sequence[int]) -> list[int]:
+    """One number a field -> one a column."""
+    return [number for field, number in zip(fields, numbers, strict=True) for _ in range(field.width)]
 
 
 def find_field(fields: Sequence[Field], name: str, argument: str) -> int:

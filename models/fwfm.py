@@ -1,7 +1,7 @@
 """FwFM: factorization machine whose pairs of fields are weighted.
 
 Reference: Pan et al., "Field-weighted Factorization Machines for Click-Through Rate Prediction in Display
-Advertising", WWW 2018; DeepLight eq. 6. Its linear term is <e_i, v_f> ("FwFM with FeLV" in the reference).
+Advertising", WWW 2018; DeepLight eq. 6. Its linear term is <e_i, v_f> ("FiLV", field-wise, in the reference).
 Departs from neither; `pairs` leaves out the pairs that pruning killed.
 """
 

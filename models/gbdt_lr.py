@@ -15,7 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.fields import PADDING_ID, Field, column_offsets, table_rows
+from models.embedding import pool_sequences
+from models.fields import Field, column_offsets, table_rows
+from models.hyperparameters import check_count
 
 ALWAYS_LEFT = torch.finfo(torch.float32).max
 """The threshold of a node that passes every row on to the left; a graph's weights must be finite."""
@@ -45,18 +47,19 @@ class GBDTLR(nn.Module):
 
     def __init__(self, fields: Sequence[Field], trees: int = 200, depth: int = 4) -> None:
         super().__init__()
-        for name, value in (("trees", trees), ("depth", depth)):
-            if value < 1:
-                raise ValueError(f"'{name}' must be at least 1 (got {value!r})")
+        check_count("trees", trees, 1, "a forest has a tree")
+        check_count("depth", depth, 1, "a tree splits its rows")
         self.fields = tuple(fields)
         self.trees, self.depth = trees, depth
         nodes, leaves = 2**depth - 1, 2**depth
         # A number an id takes no more memory than a row's address: the storage of embeddings is not followed.
-        full = [replace(field, storage="full", collisions=1) for field in fields]
-        offsets = torch.tensor(column_offsets(full), dtype=torch.int32)
+        self.fields_as_read = tuple(
+            replace(field, storage="full", collisions=1, pooling="mean") for field in self.fields
+        )
+        offsets = torch.tensor(column_offsets(self.fields_as_read), dtype=torch.int32)
         self.register_buffer("offsets", offsets, persistent=False)
         # What the trees read of each id, [rows], and the trees themselves, one after the other.
-        self.register_buffer("numbers", torch.randn(sum(map(table_rows, full))))
+        self.register_buffer("numbers", torch.randn(sum(map(table_rows, self.fields_as_read))))
         self.register_buffer("tree_fields", torch.randint(len(fields), (trees * nodes,)))
         self.register_buffer("thresholds", torch.randn(trees * nodes))
         self.register_buffer("first_nodes", torch.arange(trees) * nodes, persistent=False)
@@ -66,20 +69,8 @@ class GBDTLR(nn.Module):
 
     def numbers_of(self, ids: Tensor) -> Tensor:
         """ids [batch, columns] -> what the trees read, [batch, n_fields]; of a sequence the mean."""
-        numbers = F.embedding(ids + self.offsets, self.numbers.unsqueeze(1)).squeeze(2)  # [batch, columns]
-        if all(field.width == 1 for field in self.fields):
-            return numbers
-        pooled, column = [], 0
-        for field in self.fields:
-            span = slice(column, column + field.width)
-            column += field.width
-            if field.width == 1:
-                pooled.append(numbers[:, span])
-                continue
-            present = (ids[:, span] != PADDING_ID).to(numbers.dtype)
-            count = present.sum(dim=1, keepdim=True).clamp(min=1.0)
-            pooled.append((numbers[:, span] * present).sum(dim=1, keepdim=True) / count)
-        return torch.cat(pooled, dim=1)
+        numbers = F.embedding(ids + self.offsets, self.numbers.unsqueeze(1))  # [batch, columns, 1]
+        return pool_sequences(self.fields_as_read, ids, numbers).squeeze(2)
 
     def leaves_of(self, numbers: Tensor) -> Tensor:
         """numbers [batch, n_fields] -> the leaf in each tree, [batch, trees], int64 in [0, 2^depth)."""

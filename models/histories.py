@@ -36,16 +36,16 @@ def find_histories(fields: Sequence[Field], target: str | None) -> tuple[History
             "'fields' must hold a sequence of the context, a user's history (got none); choose another model"
         )
     slices = column_slices(fields)
-    chosen = target or _last_single(fields)
-    found = []
-    for field in sequences:
-        name = field.same_values_as or chosen
+    chosen = _last_single(fields) if target is None else target
+    targets = [field.same_values_as or chosen for field in sequences]
+    for name in (chosen, *targets):
         place = fields[find_field(fields, name, "target")]
         if place.width != 1:
             raise ValueError(f"'target' must be a field of one id (got '{name}' of {place.width})")
-        position = find_field(fields, field.name, "fields")
-        found.append(History(position, slices[field.name], slices[name].start))
-    return tuple(found)
+    return tuple(
+        History(fields.index(field), slices[field.name], slices[name].start)
+        for field, name in zip(sequences, targets, strict=True)
+    )
 
 
 def with_histories(embeddings: Tensor, histories: Sequence[History], interests: Sequence[Tensor]) -> Tensor:

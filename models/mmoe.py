@@ -19,7 +19,36 @@ from torch import Tensor, nn
 from models.domains import DomainLinear, domain_column, domain_field, domain_places
 from models.embedding import FeaturesEmbedding
 from models.fields import Field
+from models.hyperparameters import check_count, check_widths
 from models.layers import Dropout
+
+
+class Experts(nn.Module):
+    """Perceptrons of equal shape: the first layers are one matrix product, later ones a batch of them."""
+
+    def __init__(self, experts: int, in_features: int, hidden_units: Sequence[int], dropout: float) -> None:
+        super().__init__()
+        check_count("experts", experts, 1, "the paper has 8")
+        check_widths("hidden_units", hidden_units, "they are each expert's", layers=1)
+        self.n_experts, self.first_units, self.out_features = experts, hidden_units[0], hidden_units[-1]
+        self.first = nn.Linear(in_features, experts * hidden_units[0])
+        shapes = list(itertools.pairwise(hidden_units))
+        self.weights = nn.ParameterList(
+            _uniform(fan_in, experts, fan_in, fan_out) for fan_in, fan_out in shapes
+        )
+        self.biases = nn.ParameterList(_uniform(fan_in, experts, 1, fan_out) for fan_in, fan_out in shapes)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """inputs [batch, in_features] -> [batch, experts, hidden_units[-1]]."""
+        hidden: Tensor = self.dropout(F.relu(self.first(inputs)))
+        hidden = hidden.reshape(-1, self.n_experts, self.first_units)
+        if not len(self.weights):
+            return hidden
+        hidden = hidden.transpose(0, 1)  # [experts, batch, hidden]
+        for weight, bias in zip(self.weights, self.biases, strict=True):
+            hidden = self.dropout(F.relu(hidden @ weight + bias))
+        return hidden.transpose(0, 1)
 
 
 class MMoE(nn.Module):
@@ -41,6 +70,7 @@ class MMoE(nn.Module):
         domain: str | None = None,
     ) -> None:
         super().__init__()
+        check_widths("tower_units", tower_units, "they are each tower's hidden layers")
         self.fields = tuple(fields)
         field = domain_field(fields, domain)
         self.domain_column, self.n_domains = domain_column(fields, field), field.cardinality
@@ -65,36 +95,6 @@ class MMoE(nn.Module):
             hidden = self.dropout(F.relu(layer(hidden, places)))
         logits: Tensor = self.bias + last(hidden, places).squeeze(1)
         return logits
-
-
-class Experts(nn.Module):
-    """Perceptrons of equal shape: the first layers are one matrix product, later ones a batch of them."""
-
-    def __init__(self, experts: int, in_features: int, hidden_units: Sequence[int], dropout: float) -> None:
-        super().__init__()
-        if experts < 1:
-            raise ValueError(f"'experts' must be at least 1 (got {experts!r}); the paper has 8")
-        if not hidden_units:
-            raise ValueError(f"'hidden_units' must hold a layer (got {hidden_units!r}); it is each expert's")
-        self.n_experts, self.first_units, self.out_features = experts, hidden_units[0], hidden_units[-1]
-        self.first = nn.Linear(in_features, experts * hidden_units[0])
-        shapes = list(itertools.pairwise(hidden_units))
-        self.weights = nn.ParameterList(
-            _uniform(fan_in, experts, fan_in, fan_out) for fan_in, fan_out in shapes
-        )
-        self.biases = nn.ParameterList(_uniform(fan_in, experts, 1, fan_out) for fan_in, fan_out in shapes)
-        self.dropout = Dropout(dropout)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """inputs [batch, in_features] -> [batch, experts, hidden_units[-1]]."""
-        hidden: Tensor = self.dropout(F.relu(self.first(inputs)))
-        hidden = hidden.reshape(-1, self.n_experts, self.first_units)
-        if not len(self.weights):
-            return hidden
-        hidden = hidden.transpose(0, 1)  # [experts, batch, hidden]
-        for weight, bias in zip(self.weights, self.biases, strict=True):
-            hidden = self.dropout(F.relu(hidden @ weight + bias))
-        return hidden.transpose(0, 1)
 
 
 def _uniform(fan_in: int, *shape: int) -> nn.Parameter:

@@ -20,6 +20,32 @@ from models.fields import Field
 from models.layers import MLP, BiInteraction, Dropout
 
 
+class BatchNorm(nn.BatchNorm1d):
+    """Batch normalization that takes its running statistics for a batch of one row, which has no spread."""
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """inputs [batch, features] -> [batch, features]."""
+        if not self.training or len(inputs) > 1:
+            return super().forward(inputs)
+        scale, shift = self._affine()
+        return inputs * scale + shift
+
+    def fold_into(self, layer: nn.Linear) -> None:
+        """Make `layer` give for x what it gave for this normalization of x, with the running statistics."""
+        scale, shift = self._affine()
+        with torch.no_grad():
+            layer.bias.add_(layer.weight @ shift)
+            layer.weight.mul_(scale)
+
+    def _affine(self) -> tuple[Tensor, Tensor]:
+        """Scale and shift [features], by the running statistics."""
+        scale = self.weight * torch.rsqrt(self.running_var + self.eps)
+        return scale, self.bias - self.running_mean * scale
+
+
 class NFM(nn.Module):
     """w_0 + sum of w_i + MLP(dropout(normalize(BiInteraction(e))))."""
 
@@ -55,29 +81,3 @@ class NFM(nn.Module):
             folded.normalize.fold_into(layers[0])
             folded.normalize = nn.Identity()
         return folded
-
-
-class BatchNorm(nn.BatchNorm1d):
-    """Batch normalization that takes its running statistics for a batch of one row, which has no spread."""
-
-    running_mean: Tensor
-    running_var: Tensor
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """inputs [batch, features] -> [batch, features]."""
-        if not self.training or len(inputs) > 1:
-            return super().forward(inputs)
-        scale, shift = self._affine()
-        return inputs * scale + shift
-
-    def fold_into(self, layer: nn.Linear) -> None:
-        """Make `layer` give for x what it gave for this normalization of x, with the running statistics."""
-        scale, shift = self._affine()
-        with torch.no_grad():
-            layer.bias.add_(layer.weight @ shift)
-            layer.weight.mul_(scale)
-
-    def _affine(self) -> tuple[Tensor, Tensor]:
-        """Scale and shift [features], by the running statistics."""
-        scale = self.weight * torch.rsqrt(self.running_var + self.eps)
-        return scale, self.bias - self.running_mean * scale

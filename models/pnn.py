@@ -16,9 +16,23 @@ from torch import Tensor, nn
 
 from models.embedding import FeaturesEmbedding
 from models.fields import Field
-from models.layers import MLP
+from models.hyperparameters import check_choice
+from models.layers import MLP, InnerProducts
 
 Product = Literal["inner", "outer", "both"]
+
+
+class OuterProduct(nn.Module):
+    """f f^T with f the sum of all embeddings: it equals the sum of f_i f_j^T over all i and j."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.out_features = dim * dim
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """embeddings [batch, n_fields, dim] -> [batch, dim * dim]."""
+        total = embeddings.sum(dim=1)
+        return (total.unsqueeze(2) * total.unsqueeze(1)).flatten(1)
 
 
 class PNN(nn.Module):
@@ -37,8 +51,7 @@ class PNN(nn.Module):
         product: Product = "inner",
     ) -> None:
         super().__init__()
-        if product not in get_args(Product):
-            raise ValueError(f"'product' must be inner, outer or both (got {product!r}); choose one")
+        check_choice("product", product, get_args(Product), "it says what is made of the pairs")
         self.fields = tuple(fields)
         self.embedding = FeaturesEmbedding(fields, dim)
         products: list[InnerProducts | OuterProduct] = []
@@ -58,33 +71,3 @@ class PNN(nn.Module):
         quadratic = [layer(embeddings) for layer in self.products]
         logits: Tensor = self.bias + self.mlp(torch.cat([embeddings.flatten(1), *quadratic], dim=1))
         return logits
-
-
-class InnerProducts(nn.Module):
-    """<f_i, f_j> for every pair i < j: one matrix product a row, of which the upper triangle is read."""
-
-    places: Tensor
-
-    def __init__(self, n_fields: int) -> None:
-        super().__init__()
-        rows, columns = torch.triu_indices(n_fields, n_fields, offset=1)
-        self.out_features = len(rows)
-        self.register_buffer("places", rows * n_fields + columns, persistent=False)
-
-    def forward(self, embeddings: Tensor) -> Tensor:
-        """embeddings [batch, n_fields, dim] -> [batch, n_pairs], by rows of the triangle."""
-        products = embeddings @ embeddings.transpose(1, 2)  # [batch, n_fields, n_fields]
-        return products.flatten(1).index_select(1, self.places)
-
-
-class OuterProduct(nn.Module):
-    """f f^T with f the sum of all embeddings: it equals the sum of f_i f_j^T over all i and j."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.out_features = dim * dim
-
-    def forward(self, embeddings: Tensor) -> Tensor:
-        """embeddings [batch, n_fields, dim] -> [batch, dim * dim]."""
-        total = embeddings.sum(dim=1)
-        return (total.unsqueeze(2) * total.unsqueeze(1)).flatten(1)

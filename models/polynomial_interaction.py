@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.hyperparameters import check_count
+
 
 def crossed(embeddings: Tensor, sub_spaces: int) -> Tensor:
     """Subspace crossing, figure 2b: embeddings [batch, n_fields, dim] -> [batch, depth, parts].
@@ -72,15 +74,10 @@ def overlap(vectors: Tensor) -> Tensor:
 
 def check_depth(layers: int, dim: int, sub_spaces: int) -> None:
     """Raises ValueError for what no stack of PIN layers can be."""
-    check_at_least("layers", layers, 0, "0 is logistic regression on the embeddings")
+    check_count("layers", layers, 0, "0 is logistic regression on the embeddings")
+    check_count("dim", dim, 1, "it is the length of an embedding")
     if sub_spaces < 1 or dim % sub_spaces:
         raise ValueError(
             f"'sub_spaces' must be a divisor of dim {dim} (got {sub_spaces!r}); it is how many "
             "equal parts an embedding is split into"
         )
-
-
-def check_at_least(name: str, value: float, least: float, remedy: str) -> None:
-    """Raises ValueError where a hyperparameter is below what it can be, or no number."""
-    if not value >= least:
-        raise ValueError(f"'{name}' must be at least {least} (got {value!r}); {remedy}")

@@ -22,62 +22,8 @@ from torch import Tensor, nn
 from models.domains import DomainLinear, domain_column, domain_field, domain_places
 from models.embedding import FeaturesEmbedding
 from models.fields import Field
+from models.hyperparameters import check_widths
 from models.layers import MLP, Dropout
-
-
-class STAR(nn.Module):
-    """star_k(normalize_k(e)) + auxiliary(e), k the row's domain.
-
-    e holds the domain's embedding too, which is how the auxiliary network knows the domain.
-
-    hidden_units     the star topology network's hidden layers
-    auxiliary_units  the auxiliary network's: with its output a network of two layers
-    domain           the field whose ids are the domains; None: the context field with the fewest ids
-    """
-
-    def __init__(
-        self,
-        fields: Sequence[Field],
-        dim: int = 10,
-        hidden_units: Sequence[int] = (256, 128, 64),
-        dropout: float = 0.0,
-        auxiliary_units: Sequence[int] = (64,),
-        domain: str | None = None,
-    ) -> None:
-        super().__init__()
-        self.fields = tuple(fields)
-        field = domain_field(fields, domain)
-        self.domain_column, self.n_domains = domain_column(fields, field), field.cardinality
-        self.embedding = FeaturesEmbedding(fields, dim)
-        widths = (len(fields) * dim, *hidden_units, 1)
-        self.normalize: nn.Module = PartitionedNorm(self.n_domains, widths[0])
-        self.layers = nn.ModuleList(
-            StarLinear(self.n_domains, fan_in, fan_out) for fan_in, fan_out in itertools.pairwise(widths)
-        )
-        self.dropout = Dropout(dropout)
-        self.auxiliary = MLP(widths[0], auxiliary_units, dropout)
-        self.bias = nn.Parameter(torch.zeros(()))
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """ids [batch, columns] -> logits [batch]."""
-        domains = ids[:, self.domain_column]
-        places = domain_places(domains, self.n_domains)
-        inputs = self.embedding(ids).flatten(1)  # [batch, n_fields * dim]
-        hidden = self.normalize(inputs, domains)
-        *inner, last = self.layers
-        for layer in inner:
-            hidden = self.dropout(F.relu(layer(hidden, places)))
-        logits: Tensor = self.bias + last(hidden, places).squeeze(1) + self.auxiliary(inputs)
-        return logits
-
-    def folded(self) -> Self:
-        """For inference: each domain's weights multiplied out, its normalization inside its first layer."""
-        folded = copy.deepcopy(self).eval()
-        if isinstance(self.normalize, PartitionedNorm):
-            maps = [layer.product() for layer in self.layers if isinstance(layer, StarLinear)]
-            self.normalize.fold_into(maps[0])
-            folded.normalize, folded.layers = _Unchanged(), nn.ModuleList(maps)
-        return folded
 
 
 class StarLinear(nn.Module):
@@ -179,3 +125,60 @@ class _Unchanged(nn.Module):
     def forward(self, inputs: Tensor, domains: Tensor) -> Tensor:
         """inputs [batch, features] -> the same."""
         return inputs
+
+
+class STAR(nn.Module):
+    """star_k(normalize_k(e)) + auxiliary(e), k the row's domain.
+
+    e holds the domain's embedding too, which is how the auxiliary network knows the domain.
+
+    hidden_units     the star topology network's hidden layers
+    auxiliary_units  the auxiliary network's: with its output a network of two layers
+    domain           the field whose ids are the domains; None: the context field with the fewest ids
+    """
+
+    def __init__(
+        self,
+        fields: Sequence[Field],
+        dim: int = 10,
+        hidden_units: Sequence[int] = (256, 128, 64),
+        dropout: float = 0.0,
+        auxiliary_units: Sequence[int] = (64,),
+        domain: str | None = None,
+    ) -> None:
+        super().__init__()
+        check_widths("hidden_units", hidden_units, "they are the star network's hidden layers")
+        check_widths("auxiliary_units", auxiliary_units, "they are the auxiliary network's hidden layers")
+        self.fields = tuple(fields)
+        field = domain_field(fields, domain)
+        self.domain_column, self.n_domains = domain_column(fields, field), field.cardinality
+        self.embedding = FeaturesEmbedding(fields, dim)
+        widths = (len(fields) * dim, *hidden_units, 1)
+        self.normalize: nn.Module = PartitionedNorm(self.n_domains, widths[0])
+        self.layers = nn.ModuleList(
+            StarLinear(self.n_domains, fan_in, fan_out) for fan_in, fan_out in itertools.pairwise(widths)
+        )
+        self.dropout = Dropout(dropout)
+        self.auxiliary = MLP(widths[0], auxiliary_units, dropout)
+        self.bias = nn.Parameter(torch.zeros(()))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids [batch, columns] -> logits [batch]."""
+        domains = ids[:, self.domain_column]
+        places = domain_places(domains, self.n_domains)
+        inputs = self.embedding(ids).flatten(1)  # [batch, n_fields * dim]
+        hidden = self.normalize(inputs, domains)
+        *inner, last = self.layers
+        for layer in inner:
+            hidden = self.dropout(F.relu(layer(hidden, places)))
+        logits: Tensor = self.bias + last(hidden, places).squeeze(1) + self.auxiliary(inputs)
+        return logits
+
+    def folded(self) -> Self:
+        """For inference: each domain's weights multiplied out, its normalization inside its first layer."""
+        folded = copy.deepcopy(self).eval()
+        if isinstance(self.normalize, PartitionedNorm):
+            maps = [layer.product() for layer in self.layers if isinstance(layer, StarLinear)]
+            self.normalize.fold_into(maps[0])
+            folded.normalize, folded.layers = _Unchanged(), nn.ModuleList(maps)
+        return folded

@@ -22,37 +22,6 @@ MULTIPLIER = 1_327_217_885
 """2^31 divided by the golden ratio: its powers modulo PRIME spread the ids of a cross over all buckets."""
 
 
-class WideDeep(nn.Module):
-    """w_0 + wide(x) + wide(crosses of x) + MLP(e).
-
-    crosses        groups of fields by name, [["site", "ad"], ...], whose ids together are one more id each
-    cross_buckets  the most weights a cross has: with more combinations than that, several share a weight
-    """
-
-    def __init__(
-        self,
-        fields: Sequence[Field],
-        dim: int = 10,
-        hidden_units: Sequence[int] = (1024, 512, 256),
-        dropout: float = 0.5,
-        crosses: Sequence[Sequence[str]] = (),
-        cross_buckets: int = 100_000,
-    ) -> None:
-        super().__init__()
-        self.fields = tuple(fields)
-        self.wide = LinearTerm(fields)
-        self.crosses = CrossProducts(fields, crosses, cross_buckets) if crosses else None
-        self.embedding = FeaturesEmbedding(fields, dim)
-        self.mlp = MLP(len(fields) * dim, hidden_units, dropout)
-        self.bias = nn.Parameter(torch.zeros(()))
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """ids [batch, columns] -> logits [batch]."""
-        wide = self.wide(ids) if self.crosses is None else self.wide(ids) + self.crosses(ids)
-        logits: Tensor = self.bias + wide + self.mlp(self.embedding(ids).flatten(1))
-        return logits
-
-
 class CrossProducts(nn.Module):
     """Cross-product features, eq. 1: one weight for every combination of ids that a group of fields takes.
 
@@ -107,6 +76,37 @@ class CrossProducts(nn.Module):
         """ids [batch, columns] -> [batch]."""
         weights: Tensor = self.weights(self.places(ids))  # [batch, n_crosses, 1]
         return weights.sum(dim=(1, 2))
+
+
+class WideDeep(nn.Module):
+    """w_0 + wide(x) + wide(crosses of x) + MLP(e).
+
+    crosses        groups of fields by name, [["site", "ad"], ...], whose ids together are one more id each
+    cross_buckets  the most weights a cross has: with more combinations than that, several share a weight
+    """
+
+    def __init__(
+        self,
+        fields: Sequence[Field],
+        dim: int = 10,
+        hidden_units: Sequence[int] = (1024, 512, 256),
+        dropout: float = 0.5,
+        crosses: Sequence[Sequence[str]] = (),
+        cross_buckets: int = 100_000,
+    ) -> None:
+        super().__init__()
+        self.fields = tuple(fields)
+        self.wide = LinearTerm(fields)
+        self.crosses = CrossProducts(fields, crosses, cross_buckets) if crosses else None
+        self.embedding = FeaturesEmbedding(fields, dim)
+        self.mlp = MLP(len(fields) * dim, hidden_units, dropout)
+        self.bias = nn.Parameter(torch.zeros(()))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids [batch, columns] -> logits [batch]."""
+        wide = self.wide(ids) if self.crosses is None else self.wide(ids) + self.crosses(ids)
+        logits: Tensor = self.bias + wide + self.mlp(self.embedding(ids).flatten(1))
+        return logits
 
 
 def _members(fields: Sequence[Field], cross: Sequence[str]) -> list[Field]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from models.embedding import FeaturesEmbedding, LinearTerm
 from models.fields import Field
+from models.hyperparameters import check_widths
 from models.layers import MLP
 
 
@@ -32,11 +33,8 @@ class CIN(nn.Module):
 
     def __init__(self, n_fields: int, maps: Sequence[int], split_half: bool) -> None:
         super().__init__()
-        if not maps or min(maps) < 1 + split_half:
-            raise ValueError(
-                f"'cin_maps' must be one number a layer, each at least {1 + split_half} (got {maps!r}); "
-                "it is the number of maps of the layer, and half of them may go no further"
-            )
+        remedy = "it is the number of maps of the layer, and half of them may go no further"
+        check_widths("cin_maps", maps, remedy, least=1 + split_half, layers=1)
         hidden = [size // 2 if split_half else size for size in maps[:-1]]
         direct = [size // 2 if split_half else 0 for size in maps[:-1]] + [0]
         self.hidden, self.first_pooled = hidden, direct

@@ -1,0 +1,43 @@
+"""What hyperparameters may be: each check raises ValueError, in one form, for what they may not.
+
+It knows no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def check_count(name: str, value: int, least: int, remedy: str) -> None:
+    """A whole number, and not less than `least`."""
+    if not _is_whole(value):
+        raise ValueError(f"'{name}' must be a whole number (got {value!r}); {remedy}")
+    check_at_least(name, value, least, remedy)
+
+
+def check_at_least(name: str, value: float, least: float, remedy: str) -> None:
+    """A number, which NaN is not, and not less than `least`."""
+    if not value >= least:
+        raise ValueError(f"'{name}' must be at least {least} (got {value!r}); {remedy}")
+
+
+def check_choice(name: str, value: object, choices: Sequence[str], remedy: str) -> None:
+    """One of two or more words."""
+    if value not in choices:
+        raise ValueError(
+            f"'{name}' must be {', '.join(choices[:-1])} or {choices[-1]} (got {value!r}); {remedy}"
+        )
+
+
+def check_widths(name: str, widths: Sequence[int], remedy: str, *, least: int = 1, layers: int = 0) -> None:
+    """The widths of so many layers or more, each a whole number and not less than `least`."""
+    is_list = isinstance(widths, Sequence) and len(widths) >= layers
+    if not is_list or not all(_is_whole(width) and width >= least for width in widths):
+        several = f", and {layers} or more" if layers else ""
+        raise ValueError(
+            f"'{name}' must be one number a layer, each at least {least}{several} (got {widths!r}); {remedy}"
+        )
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
