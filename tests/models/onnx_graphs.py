@@ -1,9 +1,10 @@
-"""A model's logits as ONNX Runtime computes them from its exported graph."""
+"""A model as ONNX Runtime computes it from its exported graph."""
 
 from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Callable
 
 import onnxruntime
 import torch
@@ -11,7 +12,12 @@ from torch import Tensor, nn
 
 
 def onnx_logits(model: nn.Module, ids: Tensor) -> Tensor:
-    """ids [batch, columns] -> logits [batch], by a graph exported with two rows and a free batch axis."""
+    """ids [batch, columns] -> logits [batch], by the model's graph."""
+    return as_graph(model, ids)(ids)
+
+
+def as_graph(model: nn.Module, ids: Tensor) -> Callable[[Tensor], Tensor]:
+    """The model exported with two rows of these ids and a free batch axis: ids [batch, columns] -> logits."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -35,4 +41,4 @@ def onnx_logits(model: nn.Module, ids: Tensor) -> Tensor:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(program.model_proto.SerializeToString(), options)
-    return torch.from_numpy(session.run(None, {"ids": ids.numpy()})[0])
+    return lambda of_any_batch: torch.from_numpy(session.run(None, {"ids": of_any_batch.numpy()})[0])

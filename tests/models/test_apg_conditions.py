@@ -86,7 +86,7 @@ def test_a_mixture_says_how_wide_it_is(how: Any) -> None:
         (["town"], {}, "'condition_fields' must be one of the fields user, history, hour, ad"),
         (["ad", "ad"], {}, "'condition_fields' must be distinct"),
         (["ad"], {"stage": "middle"}, "'aggregate_at' must be input or output"),
-        (["ad"], {"aggregation": "sum"}, "'aggregation' must be one of"),
+        (["ad"], {"aggregation": "sum"}, "'aggregation' must be concatenation, mean or attention"),
     ],
 )
 def test_conditions_that_cannot_be_are_refused(names: list[str], how: dict[str, Any], message: str) -> None:

@@ -165,13 +165,13 @@ def test_a_fresh_layer_is_as_loud_as_a_fresh_plain_one(version: Version) -> None
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"version": "v6"}, "'version' must be one of v1, v2, v3, v4, v5"),
+        ({"version": "v6"}, "'version' must be v1, v2, v3, v4 or v5"),
         ({"rank": 0}, "'adaptive_rank' must be at least 1"),
-        ({"rank": 2.5}, "'adaptive_rank' must be at least 1"),
+        ({"rank": 2.5}, "'adaptive_rank' must be a whole number"),
         ({"inner_width": 0}, "'inner_width' must be at least 1"),
         (
             {"conditions": 2, "aggregation": "sum"},
-            "'aggregation' must be one of concatenation, mean, attention",
+            "'aggregation' must be concatenation, mean or attention",
         ),
     ],
 )

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.autoint import AutoInt, InteractingLayer
+from models.autoint import AutoInt
 from models.fields import Field
+from models.layers import InteractingLayer
 
 FIELDS = (Field("site", 5), Field("hour", 4), Field("ad", 6))
 

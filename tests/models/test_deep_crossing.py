@@ -22,14 +22,6 @@ def test_each_unit_adds_two_layers_to_its_input(fields: tuple[Field, ...]) -> No
         torch.testing.assert_close(logit, model.bias + model.score.weight[0] @ stack)
 
 
-def test_dropout_acts_inside_the_units_in_training_only() -> None:
-    model = randomized(DeepCrossing(LAYOUTS[0], hidden_units=(32, 32), dropout=0.5))
-    ids = some_ids(LAYOUTS[0], 20)
-    assert torch.equal(model(ids), model(ids))
-    model.train()
-    assert not torch.equal(model(ids), model(ids))
-
-
 def test_five_units_keep_the_width_of_the_stack() -> None:
     model = DeepCrossing(LAYOUTS[0])
     assert [unit.inner.out_features for unit in model.units] == [512, 512, 256, 128, 64]

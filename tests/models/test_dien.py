@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 import torch.nn.functional as F
 
 from models.dien import DIEN, GatedRecurrence, InterestEvolution, auxiliary_loss
 from models.fields import PADDING_ID, Field
-from tests.models.layouts import randomized
-from tests.models.zoo import some_ids
+from tests.models.layouts import randomized, some_ids
 
 FIELDS = (
     Field("user", 5),
@@ -100,6 +100,21 @@ def test_the_penalty_teaches_the_recurrence_and_the_embeddings() -> None:
     for parameter in (model.evolutions[0].extraction.state.weight, model.embedding.table.weight):
         assert parameter.grad is not None
         assert parameter.grad.any()
+
+
+def test_random_elements_are_ids_of_the_history_and_no_padding() -> None:
+    fields = (Field("tags", 1, width=2), Field("seen", 3, width=40), Field("ad", 8))
+    ids = torch.zeros(50, 43, dtype=torch.int32)
+    drawn = DIEN(fields)._random_histories(ids)
+    assert drawn[:, :2].unique().tolist() == [0]  # it has no other id
+    assert drawn[:, 2:42].unique().tolist() == [1, 2]
+    assert torch.equal(drawn[:, 42], ids[:, 42])
+
+
+@pytest.mark.parametrize("auxiliary", [-1.0, float("nan")])
+def test_a_weight_that_is_none_is_refused(auxiliary: float) -> None:
+    with pytest.raises(ValueError, match=rf"'auxiliary' must be at least 0 \(got {auxiliary}\)"):
+        DIEN(FIELDS, auxiliary=auxiliary)
 
 
 def test_order_matters() -> None:

@@ -9,8 +9,7 @@ from models.dice import Dice
 from models.din import DIN
 from models.fields import PADDING_ID, Field
 from models.histories import find_histories
-from tests.models.layouts import randomized
-from tests.models.zoo import some_ids
+from tests.models.layouts import randomized, some_ids
 
 FIELDS = (
     Field("seen", 8, width=4, same_values_as="ad"),
@@ -54,11 +53,6 @@ def test_dice_turns_at_the_mean_of_the_batch_and_later_of_all_batches() -> None:
     torch.testing.assert_close(dice.eval()(inputs), dice.train()(inputs), rtol=1e-3, atol=1e-3)
 
 
-def test_one_row_is_a_batch() -> None:
-    model = DIN(FIELDS)
-    assert model.train()(some_ids(FIELDS, 1)).isfinite().all()
-
-
 def test_a_history_is_judged_against_the_field_whose_values_it_holds() -> None:
     first, second = find_histories(FIELDS, None)
     assert (first.position, first.columns, first.target) == (0, slice(0, 4), 7)
@@ -75,6 +69,7 @@ def test_a_history_is_judged_against_the_field_whose_values_it_holds() -> None:
         (FIELDS[5:], None, "'fields' must hold a sequence of the context"),
         (FIELDS[2:3], None, "'fields' must hold a field of one id"),
         (FIELDS, "tags", "'target' must be a field of one id"),
+        (FIELDS[:2] + FIELDS[3:4], "shop", "'target' must be one of the fields"),  # though none needs it
         (
             FIELDS,
             "shop",

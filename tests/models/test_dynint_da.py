@@ -12,7 +12,6 @@ from models.dynint_da import DynIntDA, GatedInteraction
 from models.fields import Field
 from models.xdeepint import XDeepInt
 from tests.models.layouts import LAYOUTS, PLAIN, randomized, some_ids
-from tests.models.onnx_graphs import onnx_logits
 
 
 def logit_by_the_book(model: DynIntDA, embeddings: Tensor, *, block_gradient: bool = True) -> Tensor:
@@ -77,11 +76,6 @@ def test_the_reduction_ratio_narrows_the_gating_network() -> None:
     assert isinstance(layer, GatedInteraction)
     assert layer.gate.hidden.weight.shape == (2, 32)
     assert layer.gate.output.weight.shape == (16, 2)
-
-
-def test_its_graph_gives_the_same_logits() -> None:
-    model, ids = randomized(DynIntDA(PLAIN), spread=0.2), some_ids(PLAIN, 33)
-    torch.testing.assert_close(onnx_logits(model, ids), model(ids), atol=1e-4, rtol=1e-4)
 
 
 def test_a_reduction_that_widens_is_refused() -> None:

@@ -135,9 +135,8 @@ def test_no_tensor_of_all_rows_matrices_arises() -> None:
     assert layers_of(model)[0].kernels(model.embedding(ids)).shape == (64, 4, 4)
 
 
-@pytest.mark.parametrize("kernel", ["full", "diagonal"])
-def test_its_graph_gives_the_same_logits(kernel: Any) -> None:
-    model, ids = randomized(DynIntDGP(PLAIN, kernel=kernel), spread=0.2), some_ids(PLAIN, 33)
+def test_the_graph_of_a_diagonal_kernel_gives_the_same_logits() -> None:
+    model, ids = randomized(DynIntDGP(PLAIN, kernel="diagonal"), spread=0.2), some_ids(PLAIN, 33)
     torch.testing.assert_close(onnx_logits(model, ids), model(ids), atol=1e-4, rtol=1e-4)
 
 

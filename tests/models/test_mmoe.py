@@ -11,7 +11,6 @@ from torch import Tensor
 from models.fields import Field
 from models.mmoe import Experts, MMoE
 from tests.models.layouts import LAYOUTS, PLAIN, SEQUENCES, randomized, some_ids
-from tests.models.onnx_graphs import onnx_logits
 
 HOUR = {PLAIN: 1, SEQUENCES: 6}  # the column of the field with the fewest ids
 
@@ -44,17 +43,11 @@ def test_a_domains_gate_mixes_experts_for_its_tower(
         torch.testing.assert_close(logits[row], model.bias + hidden[0])
 
 
-def test_a_graph_selects_domains_as_torch_does() -> None:
-    model = randomized(MMoE(PLAIN, dim=3, hidden_units=(5, 4), domain="ad"))
-    ids = some_ids(PLAIN, 30)
-    torch.testing.assert_close(onnx_logits(model, ids), model(ids), rtol=1e-5, atol=1e-5)
-
-
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
         ({"experts": 0}, "'experts' must be at least 1"),
-        ({"hidden_units": ()}, "'hidden_units' must hold a layer"),
+        ({"hidden_units": ()}, "'hidden_units' must be one number a layer, each at least 1, and 1 or more"),
     ],
 )
 def test_experts_that_are_none_are_refused(wrong: dict[str, Any], message: str) -> None:

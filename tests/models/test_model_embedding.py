@@ -146,8 +146,10 @@ def test_the_linear_term_is_the_sum_of_one_weight_an_id() -> None:
     [
         ([Field("history", 7, same_values_as="ad")], "must name a field with rows of its own"),
         ([Field("history", 7, same_values_as="ad"), Field("ad", 6)], "as 'ad' does, whose ids it holds"),
+        ([Field("ad", 7), Field("ad", 7)], r"'fields' must be one or more, of different names"),
+        ([], "'fields' must be one or more"),
     ],
 )
-def test_a_field_cannot_share_what_is_not_there(fields: list[Field], message: str) -> None:
+def test_fields_that_make_no_table_are_refused(fields: list[Field], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         FeaturesEmbedding(fields, dim=2)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from models.fields import Field
-from models.pnn import PNN, InnerProducts, OuterProduct
+from models.layers import InnerProducts
+from models.pnn import PNN, OuterProduct
 from tests.models.layouts import LAYOUTS, PLAIN, randomized, some_ids
 
 EMBEDDINGS = torch.randn(6, 5, 3, generator=torch.Generator().manual_seed(4))

@@ -10,7 +10,6 @@ from models.domains import domain_places
 from models.fields import Field
 from models.star import STAR, PartitionedNorm, StarLinear
 from tests.models.layouts import LAYOUTS, PLAIN, SEQUENCES, randomized, some_ids
-from tests.models.onnx_graphs import onnx_logits
 
 HOUR = {PLAIN: 1, SEQUENCES: 6}  # the column of the field with the fewest ids
 
@@ -114,15 +113,6 @@ def test_folded_it_has_neither_shared_weights_nor_a_normalization(hidden_units: 
     torch.testing.assert_close(folded(ids), model(ids), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(folded.folded()(ids), model(ids), rtol=1e-4, atol=1e-4)
     assert all(torch.equal(values, before[name]) for name, values in model.state_dict().items())
-
-
-@pytest.mark.parametrize("is_folded", [False, True])
-def test_a_graph_selects_domains_as_torch_does(is_folded: bool) -> None:
-    model = randomized(STAR(PLAIN, dim=3, hidden_units=(5, 4), domain="ad"))
-    give_statistics(model.normalize)
-    ids = some_ids(PLAIN, 30)
-    found = onnx_logits(model.folded() if is_folded else model, ids)
-    torch.testing.assert_close(found, model(ids), rtol=1e-4, atol=1e-4)
 
 
 def test_domains_start_as_the_shared_network() -> None:

@@ -63,9 +63,8 @@ def test_one_sub_space_interacts_vectors_and_more_interact_numbers(
     assert torch.allclose(model(ids), before) is is_vector_wise
 
 
-@pytest.mark.parametrize("sub_spaces", [1, 4])
-def test_its_graph_gives_the_same_logits(sub_spaces: int) -> None:
-    model, ids = randomized(XDeepInt(PLAIN, sub_spaces=sub_spaces), spread=0.2), some_ids(PLAIN, 33)
+def test_the_graph_of_one_sub_space_gives_the_same_logits() -> None:
+    model, ids = randomized(XDeepInt(PLAIN, sub_spaces=1), spread=0.2), some_ids(PLAIN, 33)
     torch.testing.assert_close(onnx_logits(model, ids), model(ids), atol=1e-4, rtol=1e-4)
 
 
