@@ -1,7 +1,8 @@
 """MovieLens in RecBole's files (NAME.inter, NAME.user, NAME.item) -> a click log with each user's history.
 
 A row is a rating, sorted by time, with what is known of the user, of the film, and of what the user had liked
-before: nothing of the present rating or of later ones. It knows nothing of ids.
+before: nothing of the present rating or of later ones. Beside the log lie what is known of every user and
+every film when it ends, as a feature store takes it. It knows nothing of ids.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ _CHUNK_ROWS: Final = 1_000_000
 def convert_movielens(
     folder: Path, out: Path, *, on_malformed: OnMalformed = "error", report: Callable[[str], None] = print
 ) -> Path:
-    """Writes `out` (.parquet) -> the TOML beside it. Raises LogError about a file, its line and column."""
+    """Writes `out` (.parquet) -> the TOML beside it. Raises LogError about a file, its line and column.
+
+    Of `ml.parquet`, the users and the films lie in `ml.users.parquet` and `ml.films.parquet`.
+    """
     inter, user, item = (_find(folder, ending) for ending in ("inter", "user", "item"))
     of_ratings, of_users, of_items = (Rejections(path.name, on_malformed) for path in (inter, user, item))
     users = _side_table(user, ("user_id", "age", "gender", "occupation", "zip_code"), "age", of_users)
@@ -43,6 +47,8 @@ def convert_movielens(
     log = _log(rows.join(users, on="user_id", how="left", maintain_order="left"), items)
     description = Path(__file__).with_name("movielens.toml").read_text(encoding="utf-8")
     described = write_converted(iter([log]), log.schema, out, description)
+    users_at_the_end(rows, users).write_parquet(out.with_suffix(".users.parquet"))
+    _films(items).write_parquet(out.with_suffix(".films.parquet"))
     left_out = f", {skipped:,} malformed rows skipped" if skipped else ""
     report(f"{len(log):,} ratings, {log['click'].sum() / len(log):.2%} liked{left_out}")
     return described
@@ -84,6 +90,24 @@ def _ranges(
     keys = liked_users.astype(np.int64) * step + np.searchsorted(distinct, liked_times)
     base = users.astype(np.int64) * step
     return np.searchsorted(keys, base), np.searchsorted(keys, base + rank)
+
+
+def users_at_the_end(rows: pl.DataFrame, users: pl.DataFrame) -> pl.DataFrame:
+    """Every user with the history of a rating that came after all of `rows` (as `histories` takes them)."""
+    after = users.select(
+        "user_id",
+        pl.lit(None, pl.String).alias("item_id"),
+        pl.lit(rows["timestamp"].max(), pl.Int64).alias("timestamp") + 1,
+        pl.lit(0, pl.UInt8).alias("click"),
+    )
+    history = histories(pl.concat([rows.select(after.columns), after]), HISTORY)[len(rows) :]
+    return users.with_columns(history.alias("history"))
+
+
+def _films(items: pl.DataFrame) -> pl.DataFrame:
+    """Films with the names and types of the log's columns."""
+    genres = pl.col("class").str.split(" ").alias("genres")
+    return items.select("item_id", pl.col("release_year").alias("year"), genres)
 
 
 def _find(folder: Path, ending: str) -> Path:
@@ -160,10 +184,7 @@ def _checked(
 
 
 def _log(rows: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
-    films = items.select(
-        "item_id", pl.col("release_year").alias("year"), pl.col("class").str.split(" ").alias("genres")
-    )
-    return rows.join(films, on="item_id", how="left", maintain_order="left").select(
+    return rows.join(_films(items), on="item_id", how="left", maintain_order="left").select(
         "click",
         "timestamp",
         "user_id",

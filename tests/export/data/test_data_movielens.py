@@ -66,6 +66,35 @@ def test_rows_are_ratings_by_time_with_what_is_known_then(tmp_path: Path) -> Non
     assert log["year"].to_list() == [1995, 1995, None, 1995, 1995]
 
 
+def test_users_and_films_lie_beside_the_log_as_they_are_when_it_ends(tmp_path: Path) -> None:
+    converted(write(tmp_path / "ml"), tmp_path / "log.parquet")
+    users = pl.read_parquet(tmp_path / "log.users.parquet")
+    assert users.rows(named=True) == [
+        {
+            "user_id": "1",
+            "age": 24,
+            "gender": "M",
+            "occupation": "technician",
+            "zip_code": "85711",
+            "history": ["10", "11"],
+        },
+        {
+            "user_id": "2",
+            "age": None,
+            "gender": "F",
+            "occupation": "other",
+            "zip_code": "94043",
+            "history": ["11"],
+        },
+    ]
+    films = pl.read_parquet(tmp_path / "log.films.parquet")
+    assert films.rows() == [
+        ("10", 1995, ["Animation", "Children's"]),
+        ("11", 1995, ["Action"]),
+        ("12", None, ["unknown"]),
+    ]
+
+
 def naive_history(rows: list[dict[str, Any]], row: int, length: int) -> list[str] | None:
     """The specification: films the user liked at an earlier second, in time order, the last ones."""
     here = rows[row]
