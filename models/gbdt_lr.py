@@ -67,10 +67,14 @@ class GBDTLR(nn.Module):
         self.leaf_weights = nn.Parameter(torch.randn(trees * leaves) * 0.01)
         self.bias = nn.Parameter(torch.zeros(()))
 
-    def numbers_of(self, ids: Tensor) -> Tensor:
-        """ids [batch, columns] -> what the trees read, [batch, n_fields]; of a sequence the mean."""
-        numbers = F.embedding(ids + self.offsets, self.numbers.unsqueeze(1))  # [batch, columns, 1]
-        return pool_sequences(self.fields_as_read, ids, numbers).squeeze(2)
+    def numbers_of(self, ids: Tensor, numbers: Tensor | None = None) -> Tensor:
+        """ids [batch, columns] -> what the trees read, [batch, n_fields]; of a sequence the mean.
+
+        `numbers` [rows] stand in for the model's own.
+        """
+        own = self.numbers if numbers is None else numbers
+        looked_up = F.embedding(ids + self.offsets, own.unsqueeze(1))  # [batch, columns, 1]
+        return pool_sequences(self.fields_as_read, ids, looked_up).squeeze(2)
 
     def leaves_of(self, numbers: Tensor) -> Tensor:
         """numbers [batch, n_fields] -> the leaf in each tree, [batch, trees], int64 in [0, 2^depth)."""

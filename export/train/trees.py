@@ -34,7 +34,7 @@ def fit_trees(model: GBDTLR, log: Log, *, seed: int, report: Callable[[str], Non
     number it stands for. The trees are fitted to click rates without the row's own fold, else they would
     read the label of a rare id off its rate.
     """
-    rates = _ClickRates(model, log.parts["train"])
+    rates = ClickRates(model, log.parts["train"])
     numbers = rates.numbers()
     train, validation = log.parts["train"], log.parts["validation"]
     step = -(-len(train) // MOST_ROWS) | 1  # odd, so that the rows of all folds are among them
@@ -53,20 +53,21 @@ def fit_trees(model: GBDTLR, log: Log, *, seed: int, report: Callable[[str], Non
     labels = np.asarray(validation.labels[: MOST_ROWS // 4])
     losses = [logloss(labels, sigmoid(scores)) for scores in _staged_scores(boosting, held_out)]
     count = int(np.argmin(losses)) + 1
-    trees, bias = _trees(boosting, model, count)
+    trees, bias = trees_of(boosting, model, count)
     model.set_trees(torch.from_numpy(numbers.astype(np.float32)), trees, bias)
     report(f"boosted {count} of {model.trees} trees of depth {model.depth}: validation {min(losses):.5f}")
 
 
-class _ClickRates:
+class ClickRates:
     """Rows and clicks of each id in each fold of the training part; a row's fold is its number % FOLDS."""
 
     def __init__(self, model: GBDTLR, part: Part) -> None:
         self.model, self.part = model, part
         size = (FOLDS, len(model.numbers))
         self.rows, self.clicks = np.zeros(size), np.zeros(size)
+        offsets = model.offsets.numpy()
         for ids, labels, folds in _chunks(part):
-            places = ids + column_offsets_of(model)
+            places = ids + offsets
             for fold in range(FOLDS):
                 own = folds == fold
                 self.rows[fold] += np.bincount(places[own].ravel(), minlength=size[1])
@@ -99,11 +100,6 @@ class _ClickRates:
         return np.concatenate(pieces)
 
 
-def column_offsets_of(model: GBDTLR) -> NDArray[np.int64]:
-    """For each column the first of its field's numbers, [columns]."""
-    return model.offsets.numpy().astype(np.int64)
-
-
 def _chunks(
     part: Part, step: int = 1
 ) -> Iterator[tuple[NDArray[np.int32], NDArray[np.uint8], NDArray[np.intp]]]:
@@ -115,16 +111,12 @@ def _chunks(
 
 
 def _read(model: GBDTLR, numbers: Floats, ids: NDArray[np.int32]) -> NDArray[np.float32]:
-    """ids [n, columns] -> [n, n_fields], with these numbers in place of the model's."""
-    own = model.numbers
-    try:
-        model.numbers = torch.from_numpy(numbers.astype(np.float32))
-        with torch.inference_mode():
-            read: NDArray[np.float32] = model.numbers_of(
-                torch.from_numpy(np.require(ids, requirements=["C", "W"]))
-            ).numpy()
-    finally:
-        model.numbers = own
+    """ids [n, columns] -> what the trees read, [n, n_fields]; `numbers` tell what of each id."""
+    places = torch.from_numpy(np.require(ids, requirements=["C", "W"]))  # torch warns of a read-only map
+    with torch.inference_mode():
+        read: NDArray[np.float32] = model.numbers_of(
+            places, torch.from_numpy(numbers.astype(np.float32))
+        ).numpy()
     return read
 
 
@@ -134,7 +126,7 @@ def _staged_scores(boosting: HistGradientBoostingClassifier, rows: NDArray[np.fl
         yield np.asarray(scores, np.float64).ravel()
 
 
-def _trees(boosting: HistGradientBoostingClassifier, model: GBDTLR, count: int) -> tuple[Trees, float]:
+def trees_of(boosting: HistGradientBoostingClassifier, model: GBDTLR, count: int) -> tuple[Trees, float]:
     """The first `count` boosted trees, each filled up to the model's depth; trees after them do nothing.
 
     The library has no public way to its trees; this one is what its converters to ONNX use too.
@@ -153,7 +145,14 @@ def _trees(boosting: HistGradientBoostingClassifier, model: GBDTLR, count: int) 
             elif node["is_leaf"]:
                 waiting.append((2 * ours + 1, theirs))
             else:
-                fields[tree, ours], thresholds[tree, ours] = node["feature_idx"], node["num_threshold"]
+                fields[tree, ours] = node["feature_idx"]
+                thresholds[tree, ours] = _at_most(node["num_threshold"])
                 waiting += [(2 * ours + 1, int(node["left"])), (2 * ours + 2, int(node["right"]))]
     trees = Trees(torch.from_numpy(fields), torch.from_numpy(thresholds), torch.from_numpy(weights))
     return trees, float(boosting._baseline_prediction.item())
+
+
+def _at_most(threshold: float) -> np.float32:
+    """The largest float32 not above a threshold: it parts float32 numbers as the threshold does."""
+    nearest = np.float32(threshold)
+    return nearest if nearest <= threshold else np.nextafter(nearest, np.float32(-np.inf))

@@ -63,11 +63,25 @@ def test_the_models_trees_are_the_librarys() -> None:
     boosting = HistGradientBoostingClassifier(max_iter=12, max_depth=3, max_leaf_nodes=8, random_state=0)
     boosting.fit(rows, labels)
     model = GBDTLR(FIELDS, trees=15, depth=3)
-    found, bias = trees._trees(boosting, model, 12)
+    found, bias = trees.trees_of(boosting, model, 12)
     model.set_trees(model.numbers.clone(), found, bias)
     leaves = model.leaves_of(torch.from_numpy(rows)) + model.first_leaves
     scores = (model.leaf_weights[leaves].sum(dim=1) + model.bias).detach().numpy()
     np.testing.assert_allclose(scores, boosting.decision_function(rows), rtol=1e-4, atol=1e-5)
+
+
+def test_thresholds_between_neighbouring_numbers_part_them() -> None:
+    """The middle of two float32 numbers may round to the upper one, which would go left with the other."""
+    low = np.float32(1.0) + np.finfo(np.float32).eps
+    high = np.nextafter(low, np.float32(2.0))
+    assert np.float32((float(low) + float(high)) / 2) == high
+    rows = np.repeat([low, high], 200).reshape(-1, 1)
+    boosting = HistGradientBoostingClassifier(max_iter=1, max_depth=1, max_leaf_nodes=2, random_state=0)
+    boosting.fit(rows, np.repeat([0, 1], 200))
+    model = GBDTLR((Field("price", 3),), trees=1, depth=1)
+    found, bias = trees.trees_of(boosting, model, 1)
+    model.set_trees(model.numbers.clone(), found, bias)
+    assert model.leaves_of(torch.from_numpy(rows)).flatten().tolist() == [0] * 200 + [1] * 200
 
 
 def test_trees_that_do_not_lower_the_held_out_loss_do_nothing() -> None:
@@ -87,13 +101,13 @@ def test_an_id_of_its_own_row_does_not_tell_the_label() -> None:
     ids = np.arange(4000, dtype=np.int32).reshape(-1, 1)
     labels = random.integers(0, 2, 4000).astype(np.uint8)
     model = GBDTLR((Field("ad", 4000),), trees=1, depth=1)
-    rates = trees._ClickRates(model, Part(ids, labels, None, None))
+    rates = trees.ClickRates(model, Part(ids, labels, None, None))
     assert np.ptp(rates.out_of_fold(step=1)) < 1e-6 + np.ptp([labels[i::4].mean() for i in range(4)])
     assert rates.numbers()[labels == 1].min() > rates.numbers()[labels == 0].max()
 
 
 def test_a_missing_number_is_beyond_all_others() -> None:
     log, _ = a_log(400)
-    numbers = trees._ClickRates(GBDTLR(FIELDS, trees=1, depth=1), log.parts["train"]).numbers()
+    numbers = trees.ClickRates(GBDTLR(FIELDS, trees=1, depth=1), log.parts["train"]).numbers()
     assert numbers[50] == min(NUMBERS) - 1
     np.testing.assert_allclose(numbers[51:62], NUMBERS[1:])
