@@ -14,13 +14,18 @@ from export.data.errors import LogError
 _ROW_GROUP: Final = 65_536
 
 
+def check_out(out: Path) -> None:
+    """Raises LogError where `out` does not end in .parquet: better before the work than after it."""
+    if out.suffix != ".parquet":
+        raise LogError(f"'out' must end in .parquet (got {out.name!r}); rename it")
+
+
 def write_converted(frames: Iterator[pl.DataFrame], columns: pl.Schema, out: Path, description: str) -> Path:
     """Frames of these columns -> `out`, with `description` beside it, whose path is given back.
 
-    Raises LogError where `out` does not end in .parquet; what the frames raise leaves nothing behind.
+    Raises LogError as `check_out` does; what the frames raise leaves nothing behind.
     """
-    if out.suffix != ".parquet":
-        raise LogError(f"'out' must end in .parquet (got {out.name!r}); rename it")
+    check_out(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f"{out.name}.", suffix=".partial", dir=out.parent) as folder:
         partial = Path(folder)

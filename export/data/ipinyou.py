@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from export.data.converted import write_converted
+from export.data.converted import check_out, write_converted
 from export.data.errors import LogError, Rejections
 from export.data.progress import Progress
 from export.data.readers import OnMalformed
@@ -48,6 +48,7 @@ def convert_ipinyou(
 
     Raises LogError about a file, its line and column.
     """
+    check_out(out)
     index = _feature_index(_find(folder, "featindex.txt"))
     files = [_find(folder, "train.yzx.txt"), *_optional(folder, "test.yzx.txt")]
     rejections = [Rejections(path.name, on_malformed) for path in files]

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from export.data.converted import write_converted
+from export.data.converted import check_out, write_converted
 from export.data.errors import LogError, Rejections
 from export.data.readers import OnMalformed
 from export.data.text_rows import Dialect, read_header, text_rows
@@ -34,6 +34,7 @@ def convert_movielens(
 
     Of `ml.parquet`, the users and the films lie in `ml.users.parquet` and `ml.films.parquet`.
     """
+    check_out(out)
     inter, user, item = (_find(folder, ending) for ending in ("inter", "user", "item"))
     of_ratings, of_users, of_items = (Rejections(path.name, on_malformed) for path in (inter, user, item))
     users = _side_table(user, ("user_id", "age", "gender", "occupation", "zip_code"), "age", of_users)

@@ -23,7 +23,10 @@ _HEX: Final = np.frombuffer("".join(f"{byte:02x}" for byte in range(256)).encode
 def write_synthetic_log(
     config: SyntheticConfig, path: Path, *, report: Callable[[str], None] = print
 ) -> Path:
-    """Writes `path` (.parquet, .csv, .csv.gz) whole or not at all -> the TOML beside it, its description."""
+    """Writes `path` (.parquet, .csv, .csv.gz) and the TOML that describes it -> the TOML's path.
+
+    Each is written whole or not at all.
+    """
     format_, ending = _format(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     log = SyntheticLog(config)
@@ -34,10 +37,11 @@ def write_synthetic_log(
             _write_parquet(log, partial, progress)
         else:
             _write_csv(log, partial, progress)
+        description = Path(folder) / "description.toml"
+        description.write_text(describe(config, format_), encoding="utf-8")
         partial.rename(path)
+        described = description.rename(path.with_name(path.name.removesuffix(ending) + ".toml"))
     progress.finish()
-    described = path.with_name(path.name.removesuffix(ending) + ".toml")
-    described.write_text(describe(config, format_), encoding="utf-8")
     return described
 
 

@@ -211,9 +211,9 @@ def test_a_folder_without_the_files_is_told(tmp_path: Path) -> None:
         convert_movielens(tmp_path, tmp_path / "log.parquet")
 
 
-def test_another_ending_is_refused(tmp_path: Path) -> None:
+def test_another_ending_is_refused_before_anything_is_read(tmp_path: Path) -> None:
     with pytest.raises(LogError, match=r"'out' must end in .parquet \(got 'log.csv'\)"):
-        convert_movielens(write(tmp_path / "ml"), tmp_path / "log.csv", report=silent)
+        convert_movielens(tmp_path / "nowhere", tmp_path / "log.csv", report=silent)
 
 
 @pytest.mark.skipif(not REAL, reason="BIDLIGHT_DATA does not name the folder of the real logs")
