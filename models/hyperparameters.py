@@ -6,6 +6,7 @@ It knows no model.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 
 
 def check_count(name: str, value: int, least: int, remedy: str) -> None:
@@ -40,4 +41,4 @@ def check_widths(name: str, widths: Sequence[int], remedy: str, *, least: int = 
 
 
 def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, Integral) and not isinstance(value, bool)  # of NumPy too

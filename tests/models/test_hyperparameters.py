@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from models.hyperparameters import check_at_least, check_choice, check_count, check_widths
@@ -16,6 +17,11 @@ def test_a_count_is_whole_and_large_enough(value: Any, expected: str) -> None:
     check_count("layers", 2, 2, "say how many")
     with pytest.raises(ValueError, match=rf"^'layers' must be {expected} \(got {value!r}\); say how many$"):
         check_count("layers", value, 2, "say how many")
+
+
+def test_a_count_may_be_numpys() -> None:
+    count: Any = np.int64(2)
+    check_count("layers", count, 2, "say how many")
 
 
 @pytest.mark.parametrize("value", [True, None, [2]])
