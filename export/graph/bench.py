@@ -7,7 +7,6 @@ The weights are random: this is about time only. 39 fields, dimension 10, one th
 
 from __future__ import annotations
 
-import argparse
 import collections
 import itertools
 import json
@@ -19,6 +18,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
+from export.aligned import aligned
 from export.graph.onnx import export_onnx
 from export.graph.quantize import quantize_int8
 from export.graph.runtime import (
@@ -29,6 +29,8 @@ from export.graph.runtime import (
     session_options,
     torch_scorer,
 )
+from export.option_values import positive_int
+from export.parser import Help, Parser
 from models.deep_fwfm import DeepFwFM
 from models.fields import Field
 
@@ -42,15 +44,11 @@ SHAPES: dict[str, tuple[tuple[int, ...], int]] = {  # hidden units, pairs
 
 def main() -> None:
     """Prints a table and, on the last line, the same as JSON: microseconds a row by candidate and batch."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="python -m export.graph.bench", description=__doc__, formatter_class=Help)
     parser.add_argument(
-        "--rows", type=int, default=100_000, help="rows of the embedding table (default 100000)"
+        "--rows", type=positive_int, default=100_000, metavar="N", help="of the embedding table [%(default)s]"
     )
-    parser.add_argument(
-        "--nodes", action="store_true", help="also print each node's share of the INT8 graphs"
-    )
+    parser.add_argument("--nodes", action="store_true", help="print each node's share of the INT8 graphs too")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     random = np.random.default_rng(0)
@@ -86,15 +84,12 @@ def _model(
 
 
 def _print_table(figures: dict[str, dict[str, float]]) -> None:
-    width = max(map(len, figures))
-    print(
-        f"{'microseconds a row, by batch':{width}}"
-        + "".join(f"{batch:>9} {'':6}" for batch in map(str, BATCHES))
-    )
+    dense = figures[f"{next(iter(SHAPES))} torch"]
+    lines = [["microseconds a row, by batch", *(cell for batch in BATCHES for cell in (str(batch), ""))]]
     for name, by_batch in figures.items():
-        dense = figures[f"{next(iter(SHAPES))} torch"]
-        cells = (f"{value:9.2f} {dense[batch] / value:5.1f}x" for batch, value in by_batch.items())
-        print(f"{name:{width}}" + "".join(cells))
+        cells = [(f"{value:.2f}", f"{dense[batch] / value:.1f}x") for batch, value in by_batch.items()]
+        lines.append([name, *(cell for pair in cells for cell in pair)])
+    print("\n".join(aligned(lines)))
     print("x: times faster than dense PyTorch at that batch size")
 
 

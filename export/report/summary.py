@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
 
+from export.aligned import aligned
 from service.bundle.store import Bundle
 
 
@@ -45,15 +45,3 @@ def _table(bundle: Bundle) -> list[list[str]]:
             cells += [""] * 5
         rows.append([*cells, *(f"{times[name][batch]:.2f}" for batch in batches if name in times)])
     return rows
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows as lines of equal columns; the first one is the row's name."""
-    widths = [max(len(row[column]) for row in rows if column < len(row)) for column in range(len(rows[0]))]
-    return [
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=False))
-        )
-        for row in rows
-    ]

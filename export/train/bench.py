@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from export.aligned import aligned
 from export.option_values import positive_int
 from export.parser import Help, Parser
 from export.train.build import build_from_fields
@@ -35,6 +36,7 @@ N_FIELDS = 39
 BATCHES = 8
 ZIPF = 1.5
 DENSE = "adam, dense gradients"
+HEAD = ("embedding optimizer", "features", "rows touched", "ms a step", "CPU ms", "of it update")
 WAYS: dict[str, TrainConfig] = {
     "adam": TrainConfig(),
     "ftrl": TrainConfig(embedding_optimizer="ftrl"),
@@ -60,13 +62,8 @@ def main() -> None:
     options = _options()
     torch.set_num_threads(options.threads)
     print(f"{options.model}, {N_FIELDS} fields, {options.batch_size} rows a step, {options.threads} threads")
-    heads = ("rows touched", "ms a step", "CPU ms", "of it update")
-    print(f"{'embedding optimizer':24}{'features':>12}" + "".join(f"{head:>14}" for head in heads))
-    points = []
-    for features in options.features:
-        for name in (*WAYS, DENSE):
-            points.append(_measure(name, features, options))
-            _print(points[-1])
+    points = [_measure(name, size, options) for size in options.features for name in (*WAYS, DENSE)]
+    print("\n".join(aligned([list(HEAD), *(_cells(point) for point in points)])))
     print(json.dumps({"model": options.model, "points": [vars(point) for point in points]}))
 
 
@@ -138,9 +135,9 @@ def _step(
     return time.perf_counter() - clock, ended - started, ended - between
 
 
-def _print(point: Point) -> None:
-    times = "".join(f"{value:14.1f}" for value in (point.step_ms, point.cpu_ms, point.update_ms))
-    print(f"{point.optimizer:24}{point.features:12,}{point.rows_touched:14,}{times}", flush=True)
+def _cells(point: Point) -> list[str]:
+    times = (f"{value:.1f}" for value in (point.step_ms, point.cpu_ms, point.update_ms))
+    return [point.optimizer, f"{point.features:,}", f"{point.rows_touched:,}", *times]
 
 
 if __name__ == "__main__":

@@ -22,25 +22,25 @@ appear self-wise: v1 would have 760 million parameters.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import itertools
 import json
 import statistics
-import tempfile
 import time
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import onnxruntime
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from export.graph.runtime import session_options
+from export.aligned import aligned
+from export.graph.runtime import open_session
+from export.option_values import positive_int
+from export.parser import Help, Parser
+from export.train.step_cost import kept_bytes, median_milliseconds
 from models.adaptive_layers import Adaptation, AdaptiveLinear, Version
 
 ROWS, IN_FEATURES, CONDITION_SIZE = 1024, 393, 32
@@ -132,21 +132,9 @@ class Step:
 
     def activation_bytes(self) -> float:
         """What a forward pass of ROWS rows at once keeps for its backward pass."""
-        inputs, condition = self.inputs, self.condition
-        kept: dict[int, int] = {}
-        known = {part.untyped_storage().data_ptr() for part in (inputs, condition, *self.layers.parameters())}
-
-        def keep(saved: Tensor) -> Tensor:
-            storage = saved.untyped_storage()
-            if storage.data_ptr() not in known:
-                kept[storage.data_ptr()] = storage.nbytes()
-            return saved
-
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
-            outputs = self.layers(inputs.requires_grad_(), condition.requires_grad_())
-            total = sum(kept.values())
-            del outputs
-        return total * ROWS / self.rows
+        inputs, condition = self.inputs.requires_grad_(), self.condition.requires_grad_()
+        known = (inputs, condition, *self.layers.parameters())
+        return kept_bytes(lambda: self.layers(inputs, condition), known) * ROWS / self.rows
 
 
 def inference_microseconds(layers: HiddenLayers, rounds: int) -> dict[str, float]:
@@ -156,15 +144,16 @@ def inference_microseconds(layers: HiddenLayers, rounds: int) -> dict[str, float
         layer.folded() if isinstance(layer, AdaptiveLinear) else layer for layer in folded.layers
     )
     inputs = (torch.randn(4, IN_FEATURES), torch.randn(4, CONDITION_SIZE))
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+    batch = torch.export.Dim("batch", min=1)
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's, about its own internals
-        path = Path(folder) / "layers.onnx"
-        batch = torch.export.Dim("batch", min=1)
-        torch.onnx.export(
-            folded, inputs, path, dynamo=True, opset_version=20, verbose=False,
+        program = torch.onnx.export(
+            folded, inputs, dynamo=True, opset_version=20, verbose=False,
             input_names=["inputs", "condition"], dynamic_shapes=({0: batch}, {0: batch}),
         )  # fmt: skip
-        session = onnxruntime.InferenceSession(path, session_options(), providers=["CPUExecutionProvider"])
+    if program is None:
+        raise SystemExit("the layers must be exportable (got no graph)")
+    session = open_session(program.model_proto.SerializeToString())
     taken = {node.name for node in session.get_inputs()}
     figures = {}
     for rows in INFERENCE_BATCHES:
@@ -185,15 +174,13 @@ def inference_microseconds(layers: HiddenLayers, rounds: int) -> dict[str, float
 def measure(found: dict[str, Candidate], rounds: int) -> dict[str, dict[str, Any]]:
     """The figures of every candidate."""
     steps = {name: Step(candidate) for name, candidate in found.items()}
-    durations: dict[str, list[float]] = {name: [] for name in steps}
-    for _, (name, step) in itertools.product(range(rounds), steps.items()):
-        durations[name].append(step.milliseconds())
+    times = median_milliseconds({name: step.milliseconds for name, step in steps.items()}, rounds)
     figures: dict[str, dict[str, Any]] = {}
     for name, step in steps.items():
         parameters = sum(parameter.numel() for parameter in step.layers.parameters())
         activations = step.activation_bytes()
         figures[name] = {
-            "step_ms": statistics.median(durations[name][1:]),  # the first warms up
+            "step_ms": times[name],
             "parameters_mb": 12 * parameters / MEGABYTE,
             "activations_mb": activations / MEGABYTE,
             "step_memory_mb": (16 * parameters + activations) / MEGABYTE,
@@ -206,42 +193,47 @@ def print_table(
     figures: dict[str, dict[str, Any]], found: dict[str, Candidate], paper: dict[str, tuple[float, float]]
 ) -> None:
     """Each figure with its difference to the base, and the paper's of the same version."""
-    batches = "".join(f"{f'x{rows} us/row':>13}" for rows in INFERENCE_BATCHES)
-    print(
-        f"{'':14}{'step ms':>20}{'parameters MB':>20}{'step memory MB':>20}{batches}"
-        f"   | paper {'s/epoch':>16}{'memory M':>18}"
-    )
+    head = ["", "step ms", "parameters MB", "step memory MB"]
+    head += [f"x{rows} us/row" for rows in INFERENCE_BATCHES]
+    lines = [[*head, "paper: s/epoch", "memory M"]]
     base = figures["base"]
     for name, row in figures.items():
-        ours = "".join(
-            _against(row[key], base[key], 20) for key in ("step_ms", "parameters_mb", "step_memory_mb")
-        )
-        inference = "".join(f"{row['inference_us_a_row'][str(rows)]:13.1f}" for rows in INFERENCE_BATCHES)
+        sizes = ("step_ms", "parameters_mb", "step_memory_mb")
+        ours = [_against(row[size], base[size]) for size in sizes]
+        inference = [f"{row['inference_us_a_row'][str(rows)]:.1f}" for rows in INFERENCE_BATCHES]
         theirs = () if "self" in name else paper.get(found[name].version, ())
-        beside = "".join(
-            _against(value, whole, 20) for value, whole in zip(theirs, paper.get("base", ()), strict=False)
-        )
-        print(f"{name:14}{ours}{inference}   |{beside}")
+        beside = [_against(value, whole) for value, whole in zip(theirs, paper.get("base", ()), strict=False)]
+        lines.append([name, *ours, *inference, *beside])
+    print("\n".join(aligned(lines)))
     print("difference to the base in brackets; the paper leaves v5 out: it is v4 once folded")
 
 
-def _against(value: float, base: float, width: int) -> str:
+def _against(value: float, base: float) -> str:
     difference = "" if value == base else f" ({value / base - 1:+.1%})"
-    return f"{value:.2f}{difference}".rjust(width)
+    return f"{value:.2f}{difference}"
 
 
 def main() -> None:
     """Prints a table and, on the last line, the same as JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = Parser(prog="python -m export.train.bench_apg", description=__doc__, formatter_class=Help)
+    parser.add_argument(
+        "--hidden-units", type=positive_int, nargs="+", default=[1024, 512, 256], metavar="N",
+        help="[1024 512 256]",
+    )  # fmt: skip
+    parser.add_argument(
+        "--rank", type=positive_int, default=4, metavar="K", help="[%(default)s, the paper's in Table 5]"
     )
-    parser.add_argument("--hidden-units", type=int, nargs="+", default=[1024, 512, 256], metavar="N")
-    parser.add_argument("--rank", type=int, default=4, help="K (default 4, the paper's in Table 5)")
-    parser.add_argument("--inner-width", type=int, default=32, help="P of v5 (default 32)")
-    parser.add_argument("--rounds", type=int, default=7, help="rounds, the first to warm up (default 7)")
+    parser.add_argument(
+        "--inner-width", type=positive_int, default=32, metavar="N", help="P of v5 [%(default)s]"
+    )
+    parser.add_argument(
+        "--rounds",
+        type=positive_int,
+        default=7,
+        metavar="N",
+        help="timed, after one to warm up [%(default)s]",
+    )
     arguments = parser.parse_args()
-    if arguments.rounds < 2:
-        parser.error(f"'--rounds' must be at least 2 (got {arguments.rounds}); the first one warms up")
     torch.set_num_threads(1)
     torch.manual_seed(0)
     found = candidates(arguments.hidden_units, arguments.rank, arguments.inner_width)

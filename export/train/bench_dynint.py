@@ -17,10 +17,8 @@ kept       megabytes that the forward pass keeps for the backward pass, each sto
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -29,6 +27,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from export.aligned import aligned
+from export.option_values import positive_int
+from export.parser import Help, Parser
+from export.train.step_cost import kept_bytes, median_milliseconds
 from models.dynint_da import DynIntDA
 from models.dynint_dgp import DynIntDGP, GeneratedInteraction
 from models.dynint_dwp import DynIntDWP, WeightedInteraction
@@ -149,21 +151,7 @@ class Step:
 
     def kept_bytes(self) -> int:
         """What the forward pass keeps for the backward pass."""
-        kept: dict[int, int] = {}
-        known = {self.ids.data_ptr(), self.labels.data_ptr()}
-        known |= {weights.untyped_storage().data_ptr() for weights in self.model.parameters()}
-
-        def keep(saved: Tensor) -> Tensor:
-            storage = saved.untyped_storage()
-            if storage.data_ptr() not in known:
-                kept[storage.data_ptr()] = storage.nbytes()
-            return saved
-
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
-            loss = self._loss()
-            total = sum(kept.values())
-            del loss
-        return total
+        return kept_bytes(self._loss, (self.ids, self.labels, *self.model.parameters()))
 
 
 def measure(sub_spaces: int, rows: int, rounds: int) -> Figures:
@@ -176,13 +164,10 @@ def measure(sub_spaces: int, rows: int, rounds: int) -> Figures:
             found, expected = (step.model(step.ids) for step in (steps[name], steps[f"{name}, written out"]))
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
     sizes = {name: (step.dynamic_bytes(), step.kept_bytes()) for name, step in steps.items()}
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(rounds + 1):  # the first one warms up
-        for name, step in steps.items():
-            times[name].append(step.milliseconds())
+    times = median_milliseconds({name: step.milliseconds for name, step in steps.items()}, rounds)
     return {
         name: {
-            "step_ms": statistics.median(times[name][1:]),
+            "step_ms": times[name],
             "dynamic_mb": sizes[name][0] / MEGABYTE,
             "kept_mb": sizes[name][1] / MEGABYTE,
             "parameters": sum(weights.numel() for weights in step.model.layers.parameters()),
@@ -198,13 +183,11 @@ def print_table(sub_spaces: int, rows: int, figures: Figures) -> None:
     print(
         f"{sub_spaces} sub-spaces, {parts} parts, {rows} rows a step; K = {rank} (DGP), {LATENT_RANK} (DWP)"
     )
-    width = max(map(len, figures))
-    print(f"{'':{width}}  step ms  dynamic MB  kept MB  weights of the layers")
+    rows_of_text = [["", "step ms", "dynamic MB", "kept MB", "weights of the layers"]]
     for name, row in figures.items():
-        print(
-            f"{name:{width}}{row['step_ms']:9.1f}{row['dynamic_mb']:12.2f}{row['kept_mb']:9.1f}"
-            f"{row['parameters']:23,.0f}"
-        )
+        cells = (f"{row['step_ms']:.1f}", f"{row['dynamic_mb']:.2f}", f"{row['kept_mb']:.1f}")
+        rows_of_text.append([name, *cells, f"{row['parameters']:,.0f}"])
+    print("\n".join(aligned(rows_of_text)))
     for name, dynamic in (("dynint_dgp", rank**2), ("dynint_dwp", 2 * LATENT_RANK * parts)):
         own, full = figures[name], figures[f"{name}, written out"]
         print(
@@ -217,12 +200,20 @@ def print_table(sub_spaces: int, rows: int, figures: Figures) -> None:
 
 def main() -> None:
     """Prints a table a number of sub-spaces and, on the last line, all of it as JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = Parser(prog="python -m export.train.bench_dynint", description=__doc__, formatter_class=Help)
+    parser.add_argument(
+        "--sub-spaces", type=positive_int, nargs="+", default=[1, 4], metavar="N", help="divisors of 16 [1 4]"
     )
-    parser.add_argument("--sub-spaces", type=int, nargs="+", default=[1, 4], help="divisors of 16 [1 4]")
-    parser.add_argument("--rows", type=int, default=1024, help="rows of a step [%(default)s]")
-    parser.add_argument("--rounds", type=int, default=7, help="timed steps of each candidate [%(default)s]")
+    parser.add_argument(
+        "--rows", type=positive_int, default=1024, metavar="N", help="of a step [%(default)s]"
+    )
+    parser.add_argument(
+        "--rounds",
+        type=positive_int,
+        default=7,
+        metavar="N",
+        help="timed, after one to warm up [%(default)s]",
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     points = []
