@@ -59,7 +59,7 @@ class Catalogues:
                     logger.exception("the ads are not refreshed")
             else:
                 ads = max((len(each) for each in built.values()), default=0)
-                logger.info("read %d ads in %.1f seconds", ads, time.perf_counter() - started)
+                logger.debug("read %d ads in %.1f seconds", ads, time.perf_counter() - started)
                 self._built = built
             self._metrics.catalogue_refreshes.labels(outcome).inc()
             return outcome == "ok"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 import pytest
+import uvloop
 
 from service import redis_connection
 from service.features import LATE, UNAVAILABLE, pack, store_at
@@ -18,6 +19,7 @@ from service.redis_wire import packed
 from service.user_features import UserFeatures
 from tests.redis_server import RedisServer
 
+T = TypeVar("T")
 USERS = 40
 Found = tuple[dict[str, Any], str | None]
 
@@ -42,7 +44,13 @@ def run_with(
         finally:
             await store.close()
 
-    asyncio.run(run())
+    run_in_loop(run())
+
+
+def run_in_loop(main: Coroutine[Any, Any, T]) -> T:
+    """Run it in the service's own kind of loop."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(main)
 
 
 async def find(users: UserFeatures, *user_ids: str) -> list[Found]:
@@ -113,7 +121,7 @@ def test_replies_go_to_those_who_asked_in_any_mixture(redis: RedisServer) -> Non
         await link.close()
         return got
 
-    got = asyncio.run(run())
+    got = run_in_loop(run())
     answered = [(n, replies) for n, replies in got if replies is not None]
     assert len(answered) > 1000
     for n, replies in answered:
@@ -189,4 +197,4 @@ def test_what_is_no_redis_is_dropped(caplog: pytest.LogCaptureFixture) -> None:
             await link.close()
             return was_open
 
-    assert not asyncio.run(asyncio.wait_for(run(), 10.0))
+    assert not run_in_loop(asyncio.wait_for(run(), 10.0))
