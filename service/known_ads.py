@@ -22,7 +22,7 @@ class KnownAds:
     def __init__(self, encoder: Encoder) -> None:
         self.catalogue: Catalogue | None = None
         self._encoder = encoder
-        self._columns = candidate_columns(encoder)
+        self._columns = candidate_columns(encoder.schema)
         # Of each field its columns in a row of ids, and in a row of the catalogue.
         self._fields: list[tuple[str, slice, slice]] = []
         start = 0

@@ -83,7 +83,7 @@ def test_a_million_ads_fit_in_200_megabytes() -> None:
 def test_rows_are_what_the_encoder_gives() -> None:
     ads = {f"ad-{n}": row["candidate"] for n, row in enumerate(tiny_rows(100, seed=3))}
     catalogue = catalogue_of(ads)
-    expected = ENCODER.encode_request({}, list(ads.values()))[:, candidate_columns(ENCODER)]
+    expected = ENCODER.encode_request({}, list(ads.values()))[:, candidate_columns(ENCODER.schema)]
     found = catalogue.ids[catalogue.rows_of(list(ads))]
     assert np.array_equal(found, expected)
     assert len(catalogue) == 100
@@ -103,7 +103,8 @@ def test_what_an_ad_should_not_have_is_left_out(caplog: pytest.LogCaptureFixture
     )
     assert builder.refused == 4
     catalogue = builder.build()
-    expected = ENCODER.encode_request({}, [good, {"campaign": 1001}, {}, {}])[:, candidate_columns(ENCODER)]
+    expected = ENCODER.encode_request({}, [good, {"campaign": 1001}, {}, {}])
+    expected = expected[:, candidate_columns(ENCODER.schema)]
     assert np.array_equal(catalogue.ids[catalogue.rows_of(["good", "half", "none", "odd"])], expected)
     assert "is left out" in caplog.text
 
