@@ -12,7 +12,8 @@ from torch import Tensor, nn
 class Dice(nn.Module):
     """f(s) = p(s) s + (1 - p(s)) alpha s with p(s) = sigmoid((s - E[s]) / sqrt(Var[s] + eps)).
 
-    In training E and Var are the batch's, else the averages over training.
+    In training E and Var are the batch's, else the averages over training, which also serve a batch of one
+    row: it has no spread.
     """
 
     mean: Tensor
@@ -28,7 +29,7 @@ class Dice(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """inputs [..., features] -> the same shape."""
         mean, variance = self.mean, self.variance
-        if self.training:
+        if self.training and inputs.numel() > inputs.shape[-1]:
             rows = inputs.flatten(0, -2)
             mean, variance = rows.mean(dim=0), rows.var(dim=0, unbiased=False)
             with torch.no_grad():

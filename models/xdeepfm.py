@@ -24,11 +24,11 @@ from models.layers import MLP
 class CIN(nn.Module):
     """Maps X^k_h = sum over i, j of W^kh_ij X^{k-1}_i * X^0_j (eq. 6), pooled over dim, weighed (eq. 7, 8).
 
-    The output needs no maps. The activation is the identity, so the pooled maps of a
-    layer, weighed, are the sum over i, j of A^k_ij <X^{k-1}_i, X^0_j> with A^k = sum over h of w_kh W^kh: one
-    small matrix product a row, whatever the number of maps. Only the maps that the next layer reads are
-    computed, as one product with the outer products of X^{k-1} and X^0, whose [batch, dim, maps, n_fields]
-    numbers are the largest thing in memory.
+    The output needs no maps. The activation is the identity, so the pooled maps of a layer, weighed, are the
+    sum over i, j of A^k_ij <X^{k-1}_i, X^0_j> with A^k = sum over h of w_kh W^kh: one small matrix product a
+    row, whatever the number of maps. Only the maps that the next layer reads are computed, as one product
+    with the outer products of X^{k-1} and X^0, whose [batch, dim, maps, n_fields] numbers are the largest
+    thing in memory.
     """
 
     def __init__(self, n_fields: int, maps: Sequence[int], split_half: bool) -> None:
