@@ -1,7 +1,8 @@
-"""Two layouts of fields, random ids for them, and models whose every weight is far from its initial value."""
+"""Two layouts of fields, random ids for any, and models whose every weight is far from its initial value."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
@@ -16,8 +17,8 @@ LAYOUTS = (PLAIN, SEQUENCES)
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def some_ids(fields: tuple[Field, ...], rows: int, seed: int = 0) -> Tensor:
-    """int32 ids [rows, columns]."""
+def some_ids(fields: Sequence[Field], rows: int, seed: int = 0) -> Tensor:
+    """int32 ids [rows, columns] of all kinds, padding between elements of a sequence among them."""
     generator = torch.Generator().manual_seed(seed)
     per_column = [field.cardinality for field in fields for _ in range(field.width)]
     ids = [torch.randint(0, size, (rows,), generator=generator) for size in per_column]

@@ -24,6 +24,7 @@ from models.deep_fwfm import DeepFwFM
 from models.dnn import DNN
 from models.fields import Field, columns
 from models.layers import MLP
+from tests.models import layouts
 from tests.models.onnx_graphs import as_graph, onnx_logits
 
 FIELDS = (Field("user", 11), Field("history", 8, width=3), Field("hour", 6), Field("ad", 9))
@@ -39,8 +40,7 @@ CONDITIONS: list[dict[str, Any]] = [
 
 
 def some_ids(rows: int = 9, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 6, (rows, columns(FIELDS)), generator=generator).int()
+    return layouts.some_ids(FIELDS, rows, seed)
 
 
 def wide_awake(model: nn.Module) -> nn.Module:
@@ -168,7 +168,9 @@ class Several(nn.Module):
         return torch.stack([model(ids) for model in self.models], dim=1)
 
 
-@pytest.mark.parametrize("hows", [[{"version": version} for version in VERSIONS], CONDITIONS])
+@pytest.mark.parametrize(
+    "hows", [[{"version": version} for version in VERSIONS if version != "v5"], CONDITIONS]
+)
 def test_the_graph_of_every_version_and_condition_equals_the_model(hows: list[dict[str, Any]]) -> None:
     fields = [Field("user", 11), Field("history", 8), Field("hour", 6), Field("ad", 9)]  # no sequence to pool
     small = {"dim": 4, "hidden_units": (8,), "adaptive_rank": 3}

@@ -20,15 +20,15 @@ from models.apg_conditions import (
     forward_pass,
 )
 from models.embedding import FeaturesEmbedding
-from models.fields import Field, columns
+from models.fields import Field
+from tests.models import layouts
 
 FIELDS = (Field("user", 11), Field("history", 8, width=3), Field("hour", 6), Field("ad", 9))
 DIM, ROWS = 4, 7
 
 
 def some_ids(rows: int = ROWS, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 6, (rows, columns(FIELDS)), generator=generator).int()
+    return layouts.some_ids(FIELDS, rows, seed)
 
 
 def some_embeddings() -> Tensor:

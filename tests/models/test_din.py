@@ -53,6 +53,13 @@ def test_dice_turns_at_the_mean_of_the_batch_and_later_of_all_batches() -> None:
     torch.testing.assert_close(dice.eval()(inputs), dice.train()(inputs), rtol=1e-3, atol=1e-3)
 
 
+def test_dice_takes_one_row_by_what_it_remembers() -> None:
+    dice, row = Dice(3), torch.tensor([[1.0, -2.0, 0.5]])
+    expected = row * torch.sigmoid(row)  # mean 0, variance 1, alpha 0
+    torch.testing.assert_close(dice.train()(row), expected)
+    assert dice.variance.tolist() == [1, 1, 1]
+
+
 def test_a_history_is_judged_against_the_field_whose_values_it_holds() -> None:
     first, second = find_histories(FIELDS, None)
     assert (first.position, first.columns, first.target) == (0, slice(0, 4), 7)

@@ -7,18 +7,13 @@ import torch
 
 from models.fields import Field, column_slices
 from models.gbdt_lr import ALWAYS_LEFT, GBDTLR, Trees
+from tests.models.layouts import some_ids
 
 FIELDS = (
     Field("site", 9),
     Field("history", 7, width=3, same_values_as="ad"),
     Field("ad", 7, storage="qr", collisions=2),
 )
-
-
-def some_ids(rows: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(0)
-    sizes = [field.cardinality for field in FIELDS for _ in range(field.width)]
-    return torch.stack([torch.randint(0, size, (rows,), generator=generator) for size in sizes], dim=1).int()
 
 
 def walk(model: GBDTLR, row: list[int]) -> float:
@@ -43,7 +38,7 @@ def walk(model: GBDTLR, row: list[int]) -> float:
 def test_a_logit_is_the_sum_of_the_leaves_that_the_row_falls_into(depth: int) -> None:
     torch.manual_seed(0)
     model = GBDTLR(FIELDS, trees=5, depth=depth).eval()
-    ids = some_ids(40)
+    ids = some_ids(FIELDS, 40)
     ids[0, 1:4] = 0
     expected = torch.tensor([walk(model, row) for row in ids.tolist()])
     torch.testing.assert_close(model(ids), expected)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from models.embedding import FeaturesEmbedding, LinearTerm
 from models.fields import Field, Pooling, Storage, column_offsets, column_slices, columns, find_field
+from tests.models.layouts import some_ids
 
 FIELDS = [Field("site", 5), Field("history", 7, width=3), Field("ad", 4), Field("tags", 3, width=2)]
 SHARED = [
@@ -21,12 +22,6 @@ SHARED = [
 ]
 
 
-def some_ids(rows: int, fields: list[Field]) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    per_column = [field.cardinality for field in fields for _ in range(field.width)]
-    return torch.stack([torch.randint(0, size, (rows,), generator=generator) for size in per_column], dim=1)
-
-
 def test_columns_and_offsets_follow_the_widths() -> None:
     assert columns(FIELDS) == 7
     assert column_offsets(FIELDS) == [0, 5, 5, 5, 12, 16, 16]
@@ -35,7 +30,7 @@ def test_columns_and_offsets_follow_the_widths() -> None:
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
 def test_embedding_looks_up_each_field_in_its_own_rows_and_means_sequences(dtype: torch.dtype) -> None:
     layer = FeaturesEmbedding(FIELDS, dim=6)
-    ids = some_ids(50, FIELDS).to(dtype)
+    ids = some_ids(FIELDS, 50).to(dtype)
     ids[0, 1:4] = 0  # an empty sequence
     found = layer(ids)
     first_rows = [0, 5, 12, 16]
@@ -84,7 +79,7 @@ def test_each_id_reads_the_row_its_storage_says(
     fields: list[Field], storage: Storage, collisions: int
 ) -> None:
     layer = FeaturesEmbedding(stored(fields, storage, collisions), dim=3)
-    ids = some_ids(40, fields)
+    ids = some_ids(fields, 40)
     found, slices = layer.rows(ids), column_slices(fields)
     for row, (position, field) in itertools.product(range(40), enumerate(fields)):
         for column in range(*slices[field.name].indices(columns(fields))):
@@ -96,7 +91,7 @@ def test_storages_may_be_mixed() -> None:
     fields = [FIELDS[0], replace(FIELDS[1], storage="qr", collisions=2)]
     fields += [replace(FIELDS[2], storage="hashed", collisions=2), FIELDS[3]]
     layer = FeaturesEmbedding(fields, dim=2)
-    ids = some_ids(40, fields)
+    ids = some_ids(fields, 40)
     found = layer.rows(ids)
     for row, (column, position) in itertools.product(range(40), enumerate([0, 1, 1, 1, 2, 3, 3])):
         torch.testing.assert_close(found[row, column], row_of(layer, position, int(ids[row, column])))
@@ -136,7 +131,7 @@ def test_a_bag_is_pooled_as_its_field_says(pooling: Pooling) -> None:
 
 def test_the_linear_term_is_the_sum_of_one_weight_an_id() -> None:
     term = LinearTerm(FIELDS)
-    ids = some_ids(20, FIELDS)
+    ids = some_ids(FIELDS, 20)
     torch.testing.assert_close(term(ids), term.embedding(ids).squeeze(2).sum(dim=1))
     assert term.embedding.table.weight.shape == (19, 1)
 

@@ -11,14 +11,6 @@ from torch import Tensor
 from models.fields import Field
 from models.layers import MLP, BiInteraction, Dropout, FieldLinear, FieldPairs
 
-FIELDS = [Field("site", 5), Field("history", 7, width=3), Field("ad", 4), Field("tags", 3, width=2)]
-
-
-def some_ids(rows: int) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    per_column = [field.cardinality for field in FIELDS for _ in range(field.width)]
-    return torch.stack([torch.randint(0, size, (rows,), generator=generator) for size in per_column], dim=1)
-
 
 def some_embeddings(rows: int, n_fields: int, dim: int) -> Tensor:
     return torch.randn(rows, n_fields, dim, generator=torch.Generator().manual_seed(1))
