@@ -43,10 +43,11 @@ PREDICT = Route()
 
 @dataclass(frozen=True)
 class Server:
-    """A server that runs: where it listens, its first process, and the core that holds it, if one does."""
+    """A server that runs: where it listens, its first process, what it writes, and the core that holds it."""
 
     url: str
     process_id: int
+    output: Path
     route: Route = PREDICT
     core: int | None = None
 
@@ -70,6 +71,10 @@ class Server:
     def memory_mb(self) -> float | None:
         """Resident memory of all its processes; None where the system does not tell."""
         return process_tree.memory_mb(process_tree.members(self.process_id))
+
+    def last_output(self, characters: int = 500) -> str:
+        """The end of what it has written."""
+        return self.output.read_bytes().decode("utf-8", "replace").strip()[-characters:]
 
     def pause(self) -> None:
         """Let it take no time and answer nothing, until it is resumed."""
@@ -122,7 +127,7 @@ def running(
     port = free_port()
     command = [str(python), "-m", module, *arguments, "--port", str(port)]
     held = core is not None and shutil.which("taskset") is not None
-    with tempfile.TemporaryFile() as output:
+    with tempfile.NamedTemporaryFile() as output:
         process = subprocess.Popen(
             ["taskset", "--cpu-list", str(core), *command] if held else command,
             stdin=subprocess.DEVNULL,
@@ -132,14 +137,15 @@ def running(
             env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},
             start_new_session=True,
         )
-        server = Server(f"http://127.0.0.1:{port}", process.pid, route, core if held else None)
+        server = Server(
+            f"http://127.0.0.1:{port}", process.pid, Path(output.name), route, core if held else None
+        )
         try:
             if not _wait_until(is_ready, server, process, seconds):
-                output.seek(0)
-                last = output.read().decode("utf-8", "replace").strip()[-500:]
                 ended = "" if process.poll() is None else f" (it ended with {process.returncode})"
                 raise ServerError(
-                    f"'{' '.join(command[1:])}' must be ready within {seconds:g} s{ended}; it wrote: {last}"
+                    f"'{' '.join(command[1:])}' must be ready within {seconds:g} s{ended}; "
+                    f"it wrote: {server.last_output() or 'nothing'}"
                 )
             server.resume()
             yield server

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import tempfile
 import time
@@ -25,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     missing = closed_loop.missing(["wrk", "taskset"])
     if missing:
         return _fail(f"{' and '.join(missing)} must be installed; Debian's packages are wrk and util-linux")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # which stops the servers, as Ctrl-C does
     busy = busy_cores()
     print(f"{describe_machine()}; {busy:.1f} cores were busy before")
     if busy > 0.3:

@@ -46,9 +46,10 @@ def _batches(*sizes: int, wait_ms: float = 1.0) -> dict[str, tuple[str, ...]]:
     }
 
 
-def _first_output(answer: bytes) -> Any:
-    """Triton's answer: the JSON of the job is the only element of the only output."""
-    return json.loads(json.loads(answer)["outputs"][0]["data"][0])
+def _after_the_header(answer: bytes) -> Any:
+    """Triton's answer: JSON that describes the one output, its length in four bytes, and the job's JSON."""
+    _, end = json.JSONDecoder().raw_decode(answer.decode("latin-1"))
+    return json.loads(answer[end + 4 :])
 
 
 ALL = (
@@ -57,5 +58,34 @@ ALL = (
     Contender("naive_async", f"{SERVERS}.naive", ("--bundle", "{bundle}", "--inline")),
     # Its best batch is the number of connections, so there is a setting for each number that is measured.
     Contender("mosec", f"{SERVERS}.mosec", settings=_batches(8, 32, 128), environment="mosec"),
+    Contender(
+        "litserve",
+        f"{SERVERS}.litserve",
+        settings={**_batches(8, 32), "batch 32, 1 ms, zmq": ("--batch", "32", "--fast-queue")},
+        environment="litserve",
+    ),
+    # A limit of 1 ms makes BentoML refuse what it cannot serve in that time; it finds the wait by itself.
+    Contender("bentoml", f"{SERVERS}.bentoml", settings=_batches(32, wait_ms=1000.0), environment="bentoml"),
+    Contender(
+        "ray_serve",
+        f"{SERVERS}.ray_serve",
+        settings={
+            "proxy, batch 32, 1 ms": ("--batch", "32", "--wait-ms", "1"),
+            "direct, no batches": ("--direct",),
+            "direct, batch 32, 1 ms": ("--direct", "--batch", "32", "--wait-ms", "1"),
+        },
+        environment="ray",
+        seconds_to_start=120.0,
+    ),
+    Contender("mlserver", f"{SERVERS}.mlserver", settings=_batches(32), environment="mlserver"),
+    Contender(
+        "pytriton",
+        f"{SERVERS}.pytriton",
+        settings=_batches(32),
+        environment="pytriton",
+        system_python=True,
+        route=Route("/v2/models/scorer/infer", {"Inference-Header-Content-Length": "0"}, _after_the_header),
+        seconds_to_start=120.0,
+    ),
 )
 CONTENDERS = {contender.name: contender for contender in ALL}

@@ -38,7 +38,7 @@ Tell = Callable[[str], object]
 
 @contextmanager
 def started(plan: Plan, first_body: bytes, measured: Measured, tell: Tell) -> Iterator[dict[Entry, Server]]:
-    """Every setting of every contender, ready; who does not start is noted in `measured`."""
+    """Every setting of every contender, ready and paused; who does not start is noted in `measured`."""
 
     def scores(server: Server) -> bool:
         try:
@@ -69,6 +69,7 @@ def started(plan: Plan, first_body: bytes, measured: Measured, tell: Tell) -> It
                 )
                 try:
                     servers[entry] = stack.enter_context(server)
+                    servers[entry].pause()
                 except ServerError as error:
                     measured.leave_out(str(entry), error)
         yield servers
@@ -91,9 +92,11 @@ class Reference:
         self._entry, server = next(iter(servers.items()))
         self._bodies = {size: file.read_bytes().splitlines()[:CHECKED_BODIES] for size, file in files.items()}
         self._answers: dict[int, list[Answer]] = {}
+        server.resume()
         for size, bodies in self._bodies.items():
             self._answers[size] = ask(server, bodies)
             measured.bundle = str(self._answers[size][0]["bundle"])
+        server.pause()
 
     def check(self, entry: Entry, case: Case) -> None:
         """As many at once as are timed, within reason, so that batching is what is checked."""
@@ -127,7 +130,9 @@ def measure_closed(
     )
     measured.points = {(names[name], case): point for (name, case), point in points.items()}
     for (name, case), reason in failures.items():
-        measured.leave_out(name, f"{case.candidates} candidates x {case.connections} connections: {reason}")
+        where = f"{case.candidates} candidates x {case.connections} connections"
+        wrote = servers[names[name]].last_output() or "nothing"
+        measured.leave_out(name, f"{where}: {reason}; it wrote: {wrote}")
 
 
 def cases_of(candidates: Sequence[int], connections: Sequence[int]) -> list[Case]:

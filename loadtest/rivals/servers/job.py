@@ -8,6 +8,7 @@ where numpy, msgspec and onnxruntime are installed and the repository is the wor
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from service.bundle.store import load_bundle
 
+ARM = "control"
 WARM_UP_ROWS = (1, 2, 8, 32, 128)
 
 
@@ -71,7 +73,7 @@ class Job:
         self._calibrator = bundle.calibrators[variant]
         self._session = _session(bundle.graphs[variant])
         for rows in WARM_UP_ROWS:
-            self._pctrs(np.zeros((rows, bundle.schema.columns), np.int32))
+            self.pctrs(np.zeros((rows, bundle.schema.columns), np.int32))
 
     def answer(self, body: bytes) -> bytes:
         """One request alone."""
@@ -84,34 +86,43 @@ class Job:
     def answers(self, requests: Sequence[Request]) -> list[Answer]:
         """The same, decoded before and encoded after."""
         return [
-            Answer(request.id, "control", self.bundle, [Result(*result) for result in results])
-            for request, results in zip(requests, self.score(requests), strict=True)
+            self.answer_of(request, pctrs)
+            for request, pctrs in zip(requests, self.score(requests), strict=True)
         ]
 
-    def score(self, requests: Sequence[Any]) -> list[list[tuple[str | None, float, float | None]]]:
-        """(id, pCTR, bid) of every candidate of every request, with one run of the graph.
+    def score(self, requests: Sequence[Any]) -> list[list[float]]:
+        """The pCTRs of every candidate of every request, with one run of the graph.
 
-        A request is anything with `context` and `candidates`: a struct, or a naive service's pydantic model.
+        A request is anything with `context` and `candidates`: a struct, or a pydantic model.
         """
-        ids = [
-            self._encoder.encode_request(request.context, [each.features for each in request.candidates])
-            for request in requests
-        ]
-        pctrs = self._pctrs(ids[0] if len(ids) == 1 else np.concatenate(ids)).tolist()
-        results, start = [], 0
-        for request in requests:
-            end = start + len(request.candidates)
-            results.append(
-                [
-                    (each.id, pctr, bid_of(each, pctr))
-                    for each, pctr in zip(request.candidates, pctrs[start:end], strict=True)
-                ]
-            )
-            start = end
-        return results
+        ids = [self.ids(request) for request in requests]
+        pctrs = self.pctrs(ids[0] if len(ids) == 1 else np.concatenate(ids)).tolist()
+        ends = itertools.accumulate(len(request.candidates) for request in requests)
+        return [pctrs[start:end] for start, end in itertools.pairwise([0, *ends])]
 
-    def _pctrs(self, ids: NDArray[np.int32]) -> NDArray[np.float64]:
+    def ids(self, request: Any) -> NDArray[np.int32]:
+        """ids [candidates, columns] of a request."""
+        return self._encoder.encode_request(request.context, [each.features for each in request.candidates])
+
+    def pctrs(self, ids: NDArray[np.int32]) -> NDArray[np.float64]:
+        """pCTRs [n] of ids [n, columns]."""
         return self._calibrator.pctr(self._session.run(["logits"], {"ids": ids})[0])
+
+    def answer_of(self, request: Request, pctrs: Sequence[float]) -> Answer:
+        """A request and its candidates' pCTRs -> the answer to be encoded."""
+        results = [
+            Result(each.id, pctr, bid_of(each, pctr))
+            for each, pctr in zip(request.candidates, pctrs, strict=True)
+        ]
+        return Answer(request.id, ARM, self.bundle, results)
+
+    def plain_answer(self, request: Any, pctrs: Sequence[float]) -> dict[str, Any]:
+        """The same as dicts, for frameworks that encode by themselves."""
+        results = [
+            {"id": each.id, "pctr": pctr, "bid": bid_of(each, pctr)}
+            for each, pctr in zip(request.candidates, pctrs, strict=True)
+        ]
+        return {"id": request.id, "arm": ARM, "bundle": self.bundle, "results": results}
 
 
 def bid_of(candidate: Any, pctr: float) -> float | None:

@@ -40,8 +40,7 @@ def create_app(job: Job, inline: bool) -> FastAPI:
         return {"status": "ready"}
 
     def predict(request: PredictRequest) -> dict[str, Any]:
-        results = [{"id": ad, "pctr": pctr, "bid": bid} for ad, pctr, bid in job.score([request])[0]]
-        return {"id": request.id, "arm": "naive", "bundle": job.bundle, "results": results}
+        return job.plain_answer(request, job.score([request])[0])
 
     async def predict_inline(request: PredictRequest) -> dict[str, Any]:
         return predict(request)

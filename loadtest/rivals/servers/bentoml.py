@@ -1,0 +1,94 @@
+"""BentoML: a service of its own, or one in front of a second that batches what it is handed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import bentoml
+from pydantic import BaseModel
+
+from loadtest.rivals.servers.job import Job, batching_parser
+
+BUNDLE_VARIABLE, BATCH_VARIABLE, WAIT_VARIABLE = "RIVALS_BUNDLE", "RIVALS_BATCH", "RIVALS_WAIT_MS"
+ALONE: dict[str, Any] = {
+    "workers": 1,
+    "traffic": {"timeout": 60},
+    "logging": {"access": {"enabled": False}},
+}
+
+
+class Candidate(BaseModel):
+    id: str | None = None
+    features: dict[str, Any] = {}
+    value_per_click: float | None = None
+    bid_floor: float | None = None
+
+
+class PredictRequest(BaseModel):
+    id: str | None = None
+    user_id: str | None = None
+    context: dict[str, Any] = {}
+    candidates: list[Candidate]
+
+
+def job() -> Job:
+    """The bundle that the command line named."""
+    return Job(os.environ[BUNDLE_VARIABLE])
+
+
+@bentoml.service(**ALONE)
+class Lone:
+    """A request at a time; the slash makes the body itself the one parameter."""
+
+    def __init__(self) -> None:
+        self.job = job()
+
+    @bentoml.api(route="/predict")
+    def predict(self, request: PredictRequest, /) -> dict[str, Any]:
+        return self.job.plain_answer(request, self.job.score([request])[0])
+
+
+@bentoml.service(**ALONE)
+class Batched:
+    """What the front hands over, in batches."""
+
+    def __init__(self) -> None:
+        self.job = job()
+
+    @bentoml.api(
+        batchable=True,
+        max_batch_size=max(2, int(os.environ.get(BATCH_VARIABLE, "2"))),
+        max_latency_ms=int(os.environ.get(WAIT_VARIABLE, "1000")),
+    )
+    def score(self, requests: list[PredictRequest]) -> list[dict[str, Any]]:
+        pctrs = self.job.score(requests)
+        return [self.job.plain_answer(*each) for each in zip(requests, pctrs, strict=True)]
+
+
+@bentoml.service(**ALONE)
+class Front:
+    """One request in, one out: the batches are behind it."""
+
+    scorer = bentoml.depends(Batched)
+
+    @bentoml.api(route="/predict")
+    async def predict(self, request: PredictRequest, /) -> dict[str, Any]:
+        return (await self.scorer.to_async.score([request]))[0]
+
+
+def main() -> None:
+    options = batching_parser(__doc__).parse_args()
+    os.environ[BUNDLE_VARIABLE] = str(options.bundle)
+    os.environ[BATCH_VARIABLE] = str(options.batch)
+    os.environ[WAIT_VARIABLE] = str(round(options.wait_ms))
+    service = "Lone" if options.batch == 1 else "Front"
+    # `bentoml serve` starts the workers; in this process's place, so that signals reach it.
+    command = [sys.executable, "-m", "bentoml", "serve", f"{__spec__.name}:{service}"]
+    command += ["--host", "127.0.0.1", "--port", str(options.port)]
+    os.execv(sys.executable, command)
+
+
+if __name__ == "__main__":
+    main()
