@@ -52,8 +52,8 @@ class GBDTLR(nn.Module):
         self.fields = tuple(fields)
         self.trees, self.depth = trees, depth
         nodes, leaves = 2**depth - 1, 2**depth
-        # How embeddings are stored is not followed: a number takes no more memory than a shared one's address.
-        # Nor how they are pooled: the mean of a sequence is a number like those of its ids.
+        # Embeddings' storage is not followed: a number takes no more memory than the address of a shared one.
+        # Nor is their pooling: the mean of a sequence is a number like those of its ids.
         self.fields_as_read = tuple(
             replace(field, storage="full", collisions=1, pooling="mean") for field in self.fields
         )
