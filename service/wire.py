@@ -45,8 +45,16 @@ BidFloor = Annotated[Money | None, Meta(description="the lowest bid worth making
 class Candidate(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     """One ad to score."""
 
-    id: Annotated[str | None, Meta(description="echoed; two candidates may share one")] = None
-    features: Annotated[dict[str, RawFeature], Meta(description="the candidate fields, by name")] = {}
+    id: Annotated[
+        str | None,
+        Meta(description="echoed, and whose features the catalogue may know; two candidates may share one"),
+    ] = None
+    features: Annotated[
+        dict[str, RawFeature],
+        Meta(
+            description="the candidate fields, by name; what is given, also as null, wins over the catalogue"
+        ),
+    ] = {}
     value_per_click: ValuePerClick = None
     bid_floor: BidFloor = None
 
@@ -56,7 +64,10 @@ class CandidateColumns(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
     id: list[str | None] | None = None
     features: Annotated[
-        dict[str, list[RawFeature]], Meta(description="the candidate fields, by name, a value a candidate")
+        dict[str, list[RawFeature]],
+        Meta(
+            description="the candidate fields, by name, a value a candidate; of others the catalogue may know"
+        ),
     ] = {}
     value_per_click: list[ValuePerClick] | None = None
     bid_floor: list[BidFloor] | None = None
@@ -68,7 +79,11 @@ class PredictRequest(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     candidates: list[Candidate] | CandidateColumns
     id: Annotated[str | None, Meta(description="echoed")] = None
     user_id: Annotated[
-        str | None, Meta(description="the sticky unit of the A/B split, unless X-Split-Key is sent")
+        str | None,
+        Meta(
+            description="whose features the store may know; the sticky unit of the A/B split, unless "
+            "X-Split-Key is sent"
+        ),
     ] = None
     tmax_ms: Annotated[
         Milliseconds | None,
@@ -76,7 +91,10 @@ class PredictRequest(msgspec.Struct, forbid_unknown_fields=True, gc=False):
             description="the answer is worthless after so long: refused (429) if it waits longer in the queue"
         ),
     ] = None
-    context: Annotated[dict[str, RawFeature], Meta(description="the context fields, by name")] = {}
+    context: Annotated[
+        dict[str, RawFeature],
+        Meta(description="the context fields, by name; what is given, also as null, wins over the store"),
+    ] = {}
 
 
 class Result(msgspec.Struct, gc=False):

@@ -137,7 +137,7 @@ def test_it_answers_when_redis_stalls_goes_and_comes_back(demo: Path, redis: Red
                 time.sleep(0.02)
 
         wait_for(False)
-        redis.call("CLIENT", "PAUSE", "300", "ALL")
+        redis.call("CLIENT", "PAUSE", "1500", "ALL")
         assert pctrs(service, request) == nobody
         wait_for(False)
         users = redis.call("GET", "bidlight:user:8")

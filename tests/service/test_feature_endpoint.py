@@ -165,7 +165,7 @@ def test_a_store_that_is_down_costs_features_and_no_answer(
 def test_late_features_are_missing_and_counted(run_app: RunApp, redis: RedisServer) -> None:
     redis.call("FLUSHALL")
     app, plain = run_app(feature_store=redis.url, feature_timeout_ms=1.0), run_app()
-    redis.call("CLIENT", "PAUSE", "300", "ALL")
+    redis.call("CLIENT", "PAUSE", "1000", "ALL")
     request = {"user_id": "u1", "candidates": [{"features": ADS["ad-1"]}]}
     assert pctrs(app, request) == pctrs(plain, {"candidates": request["candidates"]})
     assert count(app, "user_is_missing_total", reason="late") == 1

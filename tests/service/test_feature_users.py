@@ -94,9 +94,10 @@ def test_a_late_answer_is_thrown_away() -> None:
 
     async def use(store: HeldStore, users: UserFeatures) -> None:
         users.find("u", told)
-        await asyncio.sleep(0.05)
+        await asyncio.wait_for(users.drain(), 5.0)
         assert told == [({}, LATE)]
-        users.find("v", later)
+        patient = UserFeatures(store, 5.0)
+        patient.find("v", later)
         await turns()
         store.reads[0][1]([pack({"late": 1})])
         assert later == []
@@ -123,12 +124,12 @@ def test_an_answer_that_waits_in_the_socket_while_the_loop_is_busy_is_not_late()
         await turns()
         assert store.reads
         right.send(b"x")  # the answer has come in time
-        time.sleep(0.03)  # and the loop is busy until long after the deadline
-        await asyncio.sleep(0.02)
+        time.sleep(0.6)  # and the loop is busy until long after the deadline
+        await asyncio.wait_for(users.drain(), 5.0)
         transport.close()
         right.close()
 
-    run(use, timeout_seconds=0.005)
+    run(use, timeout_seconds=0.4)
     assert told == [({"u": 1}, None)]
 
 
