@@ -24,9 +24,8 @@ import onnx_ir as ir
 
 from export.graph.editing import Array, GraphEditor, axes_of, constant_of, is_a, row_shape_of, size_of
 
-LARGEST_SELECTION = (
-    8192  # numbers in a matrix that sums along a middle axis; above, a product a row is faster
-)
+# Numbers in a matrix that sums along a middle axis; above, a product a row is faster.
+LARGEST_SELECTION = 8192
 
 
 def make_sums_exact(editor: GraphEditor) -> None:

@@ -5,12 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
+from hypothesis import settings
 
 from export.data.synthetic import SyntheticConfig
 from export.data.synthetic_file import write_synthetic_log
 from export.pipeline import run
 from export.plan import Plan, PruneChoice, TrainChoice
 from service.bundle.store import Bundle
+
+# A busy machine is no failure: nothing here is about time.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 ROWS = 4_000
 
