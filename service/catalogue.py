@@ -57,7 +57,7 @@ class AdIndex:
         self._shift = np.uint64(64 - bits)
         buckets = ordered >> self._shift
         self._starts = np.searchsorted(buckets, np.arange(1 << bits, dtype=np.uint64)).astype(np.int32)
-        widest = int(np.bincount(buckets.view(np.int64)).max()) if self._size else 1
+        widest = max(1, int(np.diff(self._starts, append=self._size).max()))
         self._steps = np.arange(widest, dtype=np.int32)
         # The last bucket may be looked through beyond its end.
         self._hashes = np.concatenate([ordered, np.zeros(widest, np.uint64)])

@@ -20,6 +20,8 @@ logger = logging.getLogger("bidlight")
 
 # Of the time that a refresh takes, so much is left to requests: Python runs one thread at a time.
 RESTING_SHARE = 0.5
+# A request waits for as many to be encoded at most: about half a millisecond.
+ADS_AT_ONCE = 64
 # After a failure the next try comes sooner than the next refresh would.
 RETRY_SECONDS = 10.0
 
@@ -88,13 +90,14 @@ class Catalogues:
         """In a thread."""
         began = time.perf_counter()
         for piece in self._store.ads():
-            for builder in builders.values():
-                builder.add(piece)
-            if self._stopping.is_set():
-                raise _Stopped
-            if gently:
-                time.sleep((time.perf_counter() - began) * RESTING_SHARE / (1.0 - RESTING_SHARE))
-                began = time.perf_counter()
+            for start in range(0, len(piece), ADS_AT_ONCE):
+                for builder in builders.values():
+                    builder.add(piece[start : start + ADS_AT_ONCE])
+                if self._stopping.is_set():
+                    raise _Stopped
+                if gently:
+                    time.sleep((time.perf_counter() - began) * RESTING_SHARE / (1.0 - RESTING_SHARE))
+                    began = time.perf_counter()
         refused = sum(builder.refused for builder in builders.values())
         if refused:
             logger.error("%d features of ads are left out: they are not what the schema says", refused)

@@ -19,7 +19,7 @@ from service.redis_wire import is_error, packed
 
 logger = logging.getLogger("bidlight")
 
-ADS_IN_A_SCAN = 200
+ADS_IN_A_SCAN = 512
 TOPOLOGY_SECONDS = 1.0
 # Beside the hash of ads: changes when it is replaced.
 VERSION = ":version"
