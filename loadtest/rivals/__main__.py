@@ -15,7 +15,9 @@ from loadtest import closed_loop
 from loadtest.answers import WrongAnswer
 from loadtest.bid_requests import BidRequestMaker, SampleError, read_samples
 from loadtest.machine import busy_cores, describe_machine
-from loadtest.rivals import figures, plots
+from loadtest.rivals import figures, open_loop, plots
+from loadtest.rivals.figures import Best
+from loadtest.rivals.open_loop import Share
 from loadtest.rivals.plan import Plan, parse
 from loadtest.rivals.runner import Measured, Reference, measure_closed, started
 
@@ -32,44 +34,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if busy > 0.3:
         print("note: other work disturbs what follows; processor time a request suffers least")
     try:
-        measured = measure(plan)
+        measured, best, shares = measure(plan)
     except (SampleError, WrongAnswer, LookupError) as error:
         return _fail(str(error))
-    best = figures.best_of(measured.points)
     ratios = figures.ratios(best)
-    _print_tables(plan, measured, best, ratios)
-    result = report(busy, measured, best, ratios)
+    _print_tables(plan, measured, best, ratios, shares)
+    result = report(busy, measured, best, ratios, shares)
     plan.out.mkdir(parents=True, exist_ok=True)
-    every = [figures.Best(entry, case, point) for (entry, case), point in measured.points.items()]
+    every = [Best(entry, case, point) for (entry, case), point in measured.points.items()]
     settings = [figures.as_json(each) for each in every]
     (plan.out / "rivals.json").write_text(json.dumps({**result, "settings": settings}, indent=1) + "\n")
-    for file in plots.write(plan.out, best):
+    for file in plots.write(plan.out, best, shares):
         print(f"plot: {file}")
     print(json.dumps(result))
     return 0 if best else 1
 
 
-def measure(plan: Plan) -> Measured:
+def measure(plan: Plan) -> tuple[Measured, list[Best], list[Share]]:
     """All that the plan asks for. Raises WrongAnswer if the first server does not answer."""
-    measured = Measured()
+    measured, shares = Measured(), []
     maker = BidRequestMaker(read_samples(plan.bundle))
     with (
         tempfile.TemporaryDirectory() as folder,
         started(plan, maker.make(1).body, measured, _tell) as servers,
     ):
-        if not servers:
-            return measured
         files = closed_loop.write_bodies(maker, plan.candidates, Path(folder))
-        reference = Reference(servers, files, measured)
-        measure_closed(plan, servers, files, reference, measured, _tell)
-    return measured
+        if servers:
+            reference = Reference(servers, files, measured)
+            measure_closed(plan, servers, files, reference, measured, _tell)
+        best = figures.best_of(measured.points)
+        if plan.open_loop:
+            shares = open_loop.measure_open(plan, servers, files, best, measured, _tell)
+    return measured, best, shares
 
 
 def report(
     busy: float,
     measured: Measured,
-    best: Sequence[figures.Best],
+    best: Sequence[Best],
     ratios: dict[str, list[figures.Ratio]],
+    shares: Sequence[Share],
 ) -> dict[str, Any]:
     """All figures as one JSON value; `points` has the best setting of each contender."""
     return {
@@ -82,6 +86,7 @@ def report(
         "ratios": [
             figures.ratio_as_json(name, ratio) for name, several in ratios.items() for ratio in several
         ],
+        "open_loop": [open_loop.as_json(share) for share in shares],
         "left_out": measured.left_out,
     }
 
@@ -89,8 +94,9 @@ def report(
 def _print_tables(
     plan: Plan,
     measured: Measured,
-    best: Sequence[figures.Best],
+    best: Sequence[Best],
     ratios: dict[str, list[figures.Ratio]],
+    shares: Sequence[Share],
 ) -> None:
     if best:
         print(f"\nbundle {measured.bundle}; {measured.rows_compared} answers the same from all")
@@ -100,6 +106,12 @@ def _print_tables(
     if ratios:
         print(f"\n{figures.OURS}'s requests a second over (and its p99 over)\n")
         print(figures.ratio_table(ratios))
+    if shares:
+        seconds = f"{plan.rounds} x {plan.seconds_a_round} s"
+        print(f"\nopen loop, Poisson, latency from when a request was due; medians of {seconds}\n")
+        print(open_loop.table(shares))
+    if any(share.limited_by_client for share in shares):
+        print("* the client itself was late: these latencies are partly its own")
     for each in measured.left_out:
         print(f"\nleft out: {each['contender']}: {each['reason']}")
     print()

@@ -10,19 +10,7 @@ from loadtest.closed_loop import Case, Point
 
 OURS = "bidlight"
 BASELINES = ("naive", "naive_async")
-HEADS = [
-    "candidates",
-    "connections",
-    "contender",
-    "req/s",
-    "p50_ms",
-    "p99_ms",
-    "p99.9_ms",
-    "errors",
-    "cpu_us",
-    "MB",
-    "setting",
-]
+HEADS = "candidates connections contender req/s p50_ms p99_ms p99.9_ms errors cpu_us MB setting"
 
 
 @dataclass(frozen=True)
@@ -92,7 +80,7 @@ def ratios(best: Iterable[Best]) -> dict[str, list[Ratio]]:
 
 def table(best: Iterable[Best]) -> str:
     """A line a contender, by case."""
-    rows = [[head.replace("_", " ") for head in HEADS]]
+    rows = [[head.replace("_", " ") for head in HEADS.split()]]
     for each in sorted(best, key=lambda each: (each.case.candidates, each.case.connections)):
         point = each.point
         rows.append(
@@ -110,7 +98,7 @@ def table(best: Iterable[Best]) -> str:
                 each.entry.setting,
             ]
         )
-    return _aligned(rows, left={2, len(HEADS) - 1})
+    return aligned(rows, left={2, len(rows[0]) - 1})
 
 
 def ratio_table(found: Mapping[str, list[Ratio]]) -> str:
@@ -125,7 +113,7 @@ def ratio_table(found: Mapping[str, list[Ratio]]) -> str:
         cells = [str(case.candidates), str(case.connections)]
         cells += [_ratio_cell(name, there.get(name)) for name in names]
         lines.append(cells)
-    return _aligned(lines)
+    return aligned(lines)
 
 
 def _ratio_cell(name: str, ratio: Ratio | None) -> str:
@@ -135,7 +123,8 @@ def _ratio_cell(name: str, ratio: Ratio | None) -> str:
     return f"{ratio.requests:.2f} (p99 {ratio.p99:.2f}){whose}"
 
 
-def _aligned(rows: list[list[str]], left: Iterable[int] = ()) -> str:
+def aligned(rows: list[list[str]], left: Iterable[int] = ()) -> str:
+    """Rows as columns of text, numbers on the right and the columns `left` on the left."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     on_left = set(left)
     return "\n".join(

@@ -7,13 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from loadtest.rivals.figures import OURS, Best
+from loadtest.rivals.open_loop import Share
 
 
-def write(folder: Path, best: Sequence[Best]) -> list[Path]:
+def write(folder: Path, best: Sequence[Best], shares: Sequence[Share] = ()) -> list[Path]:
     """The files written: none without matplotlib, or without figures."""
     if importlib.util.find_spec("matplotlib") is None or not best:
         return []
-    return [_closed_loop(folder / "rivals.png", best)]
+    files = [_closed_loop(folder / "rivals.png", best)]
+    if shares:
+        files.append(_open_loop(folder / "open_loop.png", shares))
+    return files
 
 
 def _closed_loop(file: Path, best: Sequence[Best]) -> Path:
@@ -40,5 +44,33 @@ def _closed_loop(file: Path, best: Sequence[Best]) -> Path:
         axis.set_yscale("log")
         axis.grid(visible=True, alpha=0.3)
     axes[0][0].legend(fontsize="small")
+    figure.savefig(file, dpi=120)
+    return file
+
+
+def _open_loop(file: Path, shares: Sequence[Share]) -> Path:
+    """p50 (dashed) and p99 over the requests a second that were asked: a column a size of request."""
+    from matplotlib.figure import Figure
+
+    sizes = sorted({share.peak.candidates for share in shares})
+    figure = Figure(figsize=(5.0 * len(sizes), 4.5), layout="constrained")
+    for axis, size in zip(figure.subplots(1, len(sizes), squeeze=False)[0], sizes, strict=True):
+        there = [share for share in shares if share.peak.candidates == size]
+        for color, name in enumerate(dict.fromkeys(share.peak.entry.contender for share in there)):
+            curve = sorted(
+                (share for share in there if share.peak.entry.contender == name),
+                key=lambda share: share.percent,
+            )
+            rates = [share.figures["asked_a_second"] for share in curve]
+            style = {"color": f"C{color}", "marker": "o", "linewidth": 2.5 if name == OURS else 1.0}
+            axis.plot(rates, [share.figures["p99_ms"] for share in curve], label=f"{name} p99", **style)
+            axis.plot(rates, [share.figures["p50_ms"] for share in curve], linestyle="--", **style)
+        axis.set_title(f"{size} candidate{'s' if size > 1 else ''} a request")
+        axis.set_xlabel("requests/s asked")
+        axis.set_xscale("log")
+        axis.set_yscale("log")
+        axis.grid(visible=True, alpha=0.3)
+        axis.legend(fontsize="small")
+        axis.set_ylabel("latency from when it was due, ms (p50 dashed)")
     figure.savefig(file, dpi=120)
     return file
