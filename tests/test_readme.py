@@ -13,6 +13,7 @@ from export.data.log_schema import load_log_schema
 from export.options import build_parser as export_parser
 from models import MODELS
 from service.__main__ import build_parser as service_parser
+from service.load_features import build_parser as load_parser
 from service.settings import Settings
 from service.wire import JSON, decode_request
 
@@ -39,11 +40,18 @@ def test_the_export_commands_parse() -> None:
 
 
 def test_the_service_commands_parse() -> None:
-    found = commands("python -m service")
+    found = commands("python -m service ")
     assert found
     for words in found:
         settings = Settings(**vars(service_parser().parse_args(words[3:])))
         assert settings.arms
+
+
+def test_the_loading_commands_parse() -> None:
+    found = commands("python -m service.load_features ")
+    assert found
+    for words in found:
+        load_parser().parse_args(words[3:])
 
 
 def test_the_make_targets_exist() -> None:
