@@ -57,7 +57,7 @@ format: setup ## let ruff rewrite what it can
 bench: setup demo ## load-test the service with Locust (and wrk, when installed) and print the tables
 	$(BIN)/python -m loadtest.bench --bundle $(BUNDLE) --seconds $(SECONDS_A_POINT)
 
-rivals: setup demo ## measure the service beside other servers (RIVALS, CANDIDATES, CONNECTIONS, OPEN_LOOP choose)
+rivals: setup demo ## measure the service beside other servers: RIVALS=all, or some; CANDIDATES, CONNECTIONS, OPEN_LOOP
 	$(BIN)/python -m loadtest.rivals --bundle $(BUNDLE) --contenders "$(RIVALS)" --candidates "$(CANDIDATES)" \
 	  --connections "$(CONNECTIONS)" --seconds $(SECONDS_A_POINT) $(if $(OPEN_LOOP),--open-loop "$(OPEN_LOOP)")
 

@@ -11,6 +11,7 @@ from typing import Any
 from loadtest.server_process import PREDICT, Route
 
 SERVERS = "loadtest.rivals.servers"
+SERVE = ("--arm", "control={bundle}:1", "--log-level", "warning")
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,9 @@ def _after_the_header(answer: bytes) -> Any:
 
 
 ALL = (
-    Contender("bidlight", "service", ("--arm", "control={bundle}:1", "--log-level", "warning")),
+    Contender("bidlight", "service", SERVE),
+    # The same without its way from the HTTP parser to the batcher: what that way gains.
+    Contender("bidlight_asgi", "service", (*SERVE, "--predict-through", "asgi")),
     Contender("naive", f"{SERVERS}.naive"),
     Contender("naive_async", f"{SERVERS}.naive", ("--bundle", "{bundle}", "--inline")),
     # Its best batch is the number of connections, so there is a setting for each number that is measured.

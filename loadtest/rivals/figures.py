@@ -9,7 +9,8 @@ from typing import Any
 from loadtest.closed_loop import Case, Point
 
 OURS = "bidlight"
-BASELINES = ("naive", "naive_async")
+# Who is no rival: what anyone writes, and our own without what makes it fast.
+BASELINES = ("naive", "naive_async", "bidlight_asgi")
 HEADS = "candidates connections contender req/s p50_ms p99_ms p99.9_ms errors cpu_us MB setting"
 
 
@@ -58,7 +59,7 @@ def _rank(best: Best) -> tuple[bool, float]:
 
 
 def ratios(best: Iterable[Best]) -> dict[str, list[Ratio]]:
-    """Ours over the others at each case: `best_rival` is the best that is not naive, then the naive ones."""
+    """Ours over the others at each case: `best_rival` is the best of the rivals, then the baselines."""
     cases: dict[Case, dict[str, Best]] = {}
     for each in best:
         cases.setdefault(each.case, {})[each.entry.contender] = each

@@ -43,7 +43,7 @@ def parse(arguments: Sequence[str] | None) -> Plan:
     add = parser.add_argument
     add("--bundle", type=Path, default="artifacts/demo", metavar="FOLDER", help="the bundle that all serve")
     known = f"whom to measure, of {', '.join(CONTENDERS)}"
-    add("--contenders", type=_names, default=" ".join(CONTENDERS), metavar="NAMES", help=known)
+    add("--contenders", type=_names, default="all", metavar="NAMES", help=known)
     add("--candidates", type=_counts, default="1 10 100 500", metavar="COUNTS", help="candidates a request")
     add("--connections", type=_counts, default="1 8 32 128", metavar="COUNTS", help="connections of wrk")
     add("--seconds", type=_at_least_one, default=6, metavar="N", help="seconds a point, all rounds together")
@@ -61,6 +61,8 @@ def parse(arguments: Sequence[str] | None) -> Plan:
 
 def _names(text: str) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(text.replace(",", " ").split()))
+    if names == ("all",):
+        return tuple(CONTENDERS)
     unknown = [name for name in names if name not in CONTENDERS]
     if unknown or not names:
         raise argparse.ArgumentTypeError(

@@ -72,7 +72,10 @@ def test_two_contenders_are_compared_and_the_last_line_is_for_machines(bundle: P
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--contenders", "bidlight uvicorn"], "must be names of bidlight, naive, naive_async, mosec"),
+        (
+            ["--contenders", "bidlight uvicorn"],
+            "must be names of bidlight, bidlight_asgi, naive, naive_async, mosec",
+        ),
         (["--candidates", "1 many"], "must be a whole number from 1 (got 'many')"),
         (["--connections", ""], "must be whole numbers from 1 (got '')"),
         (["--rounds", "0"], "must be a whole number from 1 (got '0')"),
@@ -112,9 +115,7 @@ def test_a_contender_that_cannot_be_installed_is_reported(
 ) -> None:
     (tmp_path / "mosec.txt").write_text("./no-such-folder\n")
     monkeypatch.setattr(environments, "REQUIREMENTS", tmp_path)
-    monkeypatch.setattr(
-        runner, "python_of", lambda name, **options: python_of(name, cache=tmp_path, **options)
-    )
+    monkeypatch.setattr(runner, "python_of", functools.partial(python_of, cache=tmp_path))
     measured = Measured()
     plan = parse(["--bundle", str(bundle), "--contenders", "mosec"])
     with runner.started(plan, b"{}", measured, lambda _: None) as servers:
@@ -215,3 +216,10 @@ def states_of(processes: list[int], expected: str) -> set[str]:
             break
         time.sleep(0.02)
     return found
+
+
+def test_all_contenders_have_one_word_and_numbers_may_have_commas() -> None:
+    plan = parse(["--contenders", "all", "--candidates", "1,100", "--seconds", "6", "--rounds", "4"])
+    assert plan.contenders == tuple(contender.name for contender in ALL)
+    assert plan.candidates == (1, 100)
+    assert plan.seconds_a_round == 2
