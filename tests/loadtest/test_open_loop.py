@@ -98,6 +98,7 @@ def test_a_stall_counts_for_all_that_were_due_in_it() -> None:
 
     with serving(stalls_once) as url:
         found = measure(url, BODIES, rate=200.0, seconds=1.0, connections=2, seed=3)
+    assert 0.0 < found.busy < 1.0
     # A closed loop would see one slow answer among fast ones; here more than half were due in the stall.
     assert found.p50_ms > 100.0
     assert (found.errors, found.unanswered) == (0, 0)
@@ -126,8 +127,16 @@ def test_requests_never_answered_count_with_the_age_they_reached(monkeypatch: py
 
 
 @pytest.mark.parametrize(
-    ("p99_ms", "lag_ms", "limited"),
-    [(0.2, 0.09, False), (0.2, 0.11, True), (10.0, 0.9, False), (10.0, 1.1, True)],
+    ("p99_ms", "lag_ms", "busy", "limited"),
+    [
+        (0.2, 0.09, 0.5, False),
+        (0.2, 0.11, 0.5, True),
+        (10.0, 0.9, 0.5, False),
+        (10.0, 1.1, 0.5, True),
+        (10.0, 0.9, 0.96, True),
+    ],
 )
-def test_the_client_says_when_it_was_the_limit(p99_ms: float, lag_ms: float, limited: bool) -> None:
-    assert OpenPoint(1.0, 1.0, 0.1, p99_ms, p99_ms, 0, 0, lag_ms).limited_by_client is limited
+def test_the_client_says_when_it_was_the_limit(
+    p99_ms: float, lag_ms: float, busy: float, limited: bool
+) -> None:
+    assert OpenPoint(1.0, 1.0, 0.1, p99_ms, p99_ms, 0, 0, lag_ms, busy).limited_by_client is limited
