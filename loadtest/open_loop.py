@@ -4,11 +4,11 @@ An open loop: a request is sent when it is due, whether others were answered or 
 latency starts at that moment, not when a connection was free or this client came to it, so a stall of the
 server counts for every request that fell into it (no coordinated omission).
 
-What it can drive: one thread of plain sockets and epoll, which takes 20 to 35 us a small request, so
-30,000 a second and more on a core of its own, and fewer large ones. It watches itself: `lag` is how late it came
-to a request that was due, `busy` the share of time in which it had something to do. A run whose lag is a part
-of the latency that counts, or that kept it always busy, is marked as limited by the client. It knows no
-server's inside.
+What it can drive: one thread of plain sockets and epoll, which takes 20 to 35 us a small request, so 30,000 a
+second and more on a core of its own, and fewer large ones. It watches itself: `lag` is how late it came to a
+request that was due, `busy` the share of time in which it had something to do. A run whose lag is a part of
+the latency that counts, or that kept it always busy, is marked as limited by the client. It knows no server's
+inside.
 """
 
 from __future__ import annotations
