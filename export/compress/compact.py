@@ -110,28 +110,39 @@ def _merge_rows(model: nn.Module, plan: _Plan) -> _Plan:
         )
     if not layers:
         return plan
-    odd = [field for field in plan.fields if field.storage != "full" or field.same_values_as is not None]
+    odd = [field for field in plan.fields if field.storage != "full"]
     if odd:
-        raise _UnknownError(f"the embeddings of '{odd[0].name}' are not a row an id of its own")
+        raise _UnknownError(f"the embeddings of '{odd[0].name}' are not a row an id")
     dead = np.logical_and.reduce([(table.weight == 0).all(dim=1).cpu().numpy() for table in tables])
-    renumberings, taken, fields, start = {}, [], [], 0
+    renumberings, taken, start = {}, [], 0
+    old_ids: dict[str, NDArray[np.integer]] = {}
     for field in plan.fields:
-        old_ids: NDArray[np.integer] = np.arange(field.cardinality)
+        if field.same_values_as is not None:
+            continue
+        old_ids[field.name] = np.arange(field.cardinality)
         if (renumbering := renumber(dead[start : start + field.cardinality])) is not None:
             renumberings[field.name] = renumbering
-            old_ids = first_of_each(renumbering)
-        taken.append(start + old_ids)
-        values = None if field.values is None else tuple(field.values[old_id] for old_id in old_ids)
-        fields.append(replace(field, cardinality=len(old_ids), values=values))
+            old_ids[field.name] = first_of_each(renumbering)
+        taken.append(start + old_ids[field.name])
         start += field.cardinality
     if not renumberings:
         return plan
+    for field in plan.fields:  # who shares the rows of another shares its new ids
+        if field.same_values_as in renumberings:
+            renumberings[field.name] = renumberings[field.same_values_as]
+    fields = tuple(_of_ids(field, old_ids[field.same_values_as or field.name]) for field in plan.fields)
     rows = torch.from_numpy(np.concatenate(taken))
     tensors = {
         f"{path}.table.weight": layer.table.weight.detach()[rows.to(layer.table.weight.device)]
         for path, layer in layers
     }
-    return replace(plan, fields=tuple(fields), tensors={**plan.tensors, **tensors}, renumberings=renumberings)
+    return replace(plan, fields=fields, tensors={**plan.tensors, **tensors}, renumberings=renumberings)
+
+
+def _of_ids(field: Field, ids: NDArray[np.integer]) -> Field:
+    """The field with these of its ids only."""
+    values = None if field.values is None else tuple(field.values[one] for one in ids)
+    return replace(field, cardinality=len(ids), values=values)
 
 
 def _drop_pairs(model: nn.Module, plan: _Plan) -> _Plan:

@@ -312,3 +312,25 @@ def test_what_is_not_known_to_be_safe_stays_masked_and_is_said(
 def test_a_model_without_fields_is_refused() -> None:
     with pytest.raises(ValueError, match=r"'model' must have a tuple of fields"):
         compact(nn.Linear(2, 1), {})
+
+
+def test_a_history_is_renumbered_with_the_ads_whose_rows_it_reads() -> None:
+    fields = (Field("seen", 9, width=3, same_values_as="ad"), Field("site", 4), Field("ad", 9))
+    model = FwFM(fields, dim=2).eval()
+    with torch.no_grad():
+        model.embedding.table.weight[4 + 3 : 4 + 7] = 0.0  # of the ads; the sites' rows come first
+    compacted = compact(model, {"dim": 2})
+    assert compacted.embedding_rows == (13, 10)
+    assert compacted.renumberings["seen"].tolist() == compacted.renumberings["ad"].tolist()
+    assert [field.cardinality for field in compacted.model.fields] == [6, 4, 6]
+    assert_equal(model, compacted)
+
+
+def test_rows_that_several_ids_share_stay() -> None:
+    fields = (Field("site", 4), Field("ad", 9, storage="hashed", collisions=3))
+    model = FwFM(fields, dim=2).eval()
+    with torch.no_grad():
+        model.embedding.table.weight[4:] = 0.0
+    compacted = compact(model, {"dim": 2})
+    assert compacted.embedding_rows == (7, 7)
+    assert "zero embedding rows stay masked: the embeddings of 'ad' are not a row an id" in compacted.notes

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from export.data.encoded import Part
 from export.errors import ExportError
 from export.train.config import TrainConfig
-from export.train.distributed import current, joined
+from export.train.distributed import current, follow, joined
 from export.train.loop import train
 from export.train.ranks import LeaderFailedError
 from models.embedding import FeaturesEmbedding, LinearTerm
@@ -113,6 +113,8 @@ def main(folder: Path) -> None:
                 torch.save(kept, folder / f"{name}.pt")
             elif lines or result.history:
                 raise SystemExit(f"rank {ranks.rank} must be silent (got {lines})")
+        if not ranks.leads:
+            follow(ranks)  # until rank 0 is done: who leaves while it says so is torn down in the midst of it
 
 
 if __name__ == "__main__":
