@@ -7,9 +7,9 @@ import sys
 from typing import Any
 
 import bentoml
-from pydantic import BaseModel
 
 from loadtest.rivals.servers.job import Job, batching_parser
+from loadtest.rivals.servers.pydantic_request import PredictRequest
 
 BUNDLE_VARIABLE, BATCH_VARIABLE, WAIT_VARIABLE = "RIVALS_BUNDLE", "RIVALS_BATCH", "RIVALS_WAIT_MS"
 ALONE: dict[str, Any] = {
@@ -17,20 +17,6 @@ ALONE: dict[str, Any] = {
     "traffic": {"timeout": 60},
     "logging": {"access": {"enabled": False}},
 }
-
-
-class Candidate(BaseModel):
-    id: str | None = None
-    features: dict[str, Any] = {}
-    value_per_click: float | None = None
-    bid_floor: float | None = None
-
-
-class PredictRequest(BaseModel):
-    id: str | None = None
-    user_id: str | None = None
-    context: dict[str, Any] = {}
-    candidates: list[Candidate]
 
 
 def job() -> Job:

@@ -12,23 +12,9 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from pydantic import BaseModel
 
 from loadtest.rivals.servers.job import Job, options_parser
-
-
-class Candidate(BaseModel):
-    id: str | None = None
-    features: dict[str, Any] = {}
-    value_per_click: float | None = None
-    bid_floor: float | None = None
-
-
-class PredictRequest(BaseModel):
-    id: str | None = None
-    user_id: str | None = None
-    context: dict[str, Any] = {}
-    candidates: list[Candidate]
+from loadtest.rivals.servers.pydantic_request import PredictRequest
 
 
 def create_app(job: Job, inline: bool) -> FastAPI:
