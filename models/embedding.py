@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from models.fields import PADDING_ID, Field, by_column, column_offsets, table_rows
+from models.fields import PADDING_ID, Field, by_column, column_offsets, stored_rows, table_rows
 from models.hyperparameters import check_count
 
 EMBEDDING_STD = 0.01
@@ -129,4 +128,4 @@ class LinearTerm(nn.Module):
 
 def _modulus(field: Field) -> int:
     """The rows that a hashed field's ids share; its ids, of any other field, which none of them exceeds."""
-    return table_rows(replace(field, same_values_as=None)) if field.storage == "hashed" else field.cardinality
+    return stored_rows(field) if field.storage == "hashed" else field.cardinality

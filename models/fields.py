@@ -78,8 +78,11 @@ def column_slices(fields: Sequence[Field]) -> dict[str, slice]:
 
 def table_rows(field: Field) -> int:
     """Rows of this field's own in an embedding table: one an id, or one for each `collisions` ids."""
-    if field.same_values_as is not None:
-        return 0
+    return 0 if field.same_values_as is not None else stored_rows(field)
+
+
+def stored_rows(field: Field) -> int:
+    """Rows that its ids are spread over, whoever they belong to: one an id, or one for several."""
     return field.cardinality if field.storage == "full" else -(-field.cardinality // field.collisions)
 
 

@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 
 def inference_copy(model: nn.Module) -> nn.Module:
@@ -15,7 +15,7 @@ def inference_copy(model: nn.Module) -> nn.Module:
     The model may be one such part itself. An outer part folds before its inner ones, since it may be made of
     what they still are. The model is left as it was.
     """
-    folded = _fold(copy.deepcopy(model, _values_in_passing(model)))
+    folded = _fold(copy.deepcopy(model))
     for parameter in folded.parameters():
         parameter.requires_grad_(False)
     return folded.to("cpu", torch.float32).eval()
@@ -29,13 +29,3 @@ def _fold(part: nn.Module) -> nn.Module:
     for name, child in part.named_children():
         setattr(part, name, _fold(child))
     return part
-
-
-def _values_in_passing(model: nn.Module) -> dict[int, Any]:
-    """What deepcopy is to take for copies of tensors that hold a graph of gradients, such as a penalty."""
-    return {
-        id(value): value.detach()
-        for part in model.modules()
-        for value in vars(part).values()
-        if isinstance(value, Tensor) and not value.is_leaf
-    }
