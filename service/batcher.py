@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,15 @@ from service.errors import DeadlinePassed, InferenceFailed, Overloaded
 
 logger = logging.getLogger("bidlight")
 
-Rows = NDArray[Any]
+Results = NDArray[Any]
+
+
+class Rows(Protocol):
+    """Rows of one caller: an array [n, ...], or whatever else has a length and slices."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> Self: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +47,7 @@ class Outcome(Protocol):
     def done(self) -> bool:
         """Whether nobody waits any more: rows that have not run need not."""
 
-    def set_result(self, result: Rows, /) -> object:
+    def set_result(self, result: Results, /) -> object:
         """The rows have run: [n], in order."""
 
     def set_exception(self, exception: BaseException, /) -> object:
@@ -58,7 +66,7 @@ class _Caller:
     waiting_since: float
     deadline: float | None
     done: int = 0
-    parts: list[Rows] = field(default_factory=list)
+    parts: list[Results] = field(default_factory=list)
 
     @property
     def left(self) -> int:
@@ -74,12 +82,13 @@ class Batcher:
     or whose deadline passed is dropped before its rows cost anything. A `run` that raises fails the callers
     of its batch, each with an error of its own, and nobody else.
 
-    `run` takes [n, ...] and returns [n]; `observe` is told of every batch before it runs.
+    `run` takes the rows of the callers of a batch and returns the results of all, [n], in order; `observe` is
+    told of every batch before it runs.
     """
 
     def __init__(
         self,
-        run: Callable[[Rows], Rows],
+        run: Callable[[list[Any]], Results],
         *,
         max_batch_rows: int,
         max_queued_rows: int,
@@ -173,14 +182,14 @@ class Batcher:
 
     def _run_batch(self, batch: list[tuple[_Caller, Rows]]) -> None:
         try:
-            rows = batch[0][1] if len(batch) == 1 else np.concatenate([rows for _, rows in batch])
+            total = sum(len(rows) for _, rows in batch)
             if self._observe is not None:
                 now = time.perf_counter()
                 waited = sum(now - caller.waiting_since for caller, _ in batch)
-                self._observe(BatchReport(len(rows), len(batch), waited))
-            results = self._run(rows)
-            if len(results) != len(rows):
-                raise ValueError(f"a run must give a result a row (got {len(results)} for {len(rows)} rows)")
+                self._observe(BatchReport(total, len(batch), waited))
+            results = self._run([rows for _, rows in batch])
+            if len(results) != total:
+                raise ValueError(f"a run must give a result a row (got {len(results)} for {total} rows)")
         except Exception as error:
             logger.exception("a batch of %d callers failed", len(batch))
             for caller, _ in batch:
@@ -192,7 +201,7 @@ class Batcher:
             self._deliver(caller, results[start:stop])
             start = stop
 
-    def _deliver(self, caller: _Caller, results: Rows) -> None:
+    def _deliver(self, caller: _Caller, results: Results) -> None:
         if self._waiting and self._waiting[0] is caller:
             caller.parts.append(results)
             caller.waiting_since = time.perf_counter()

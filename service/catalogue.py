@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle.encoder import Encoder, InvalidValue
-from service.bundle.schema import MISSING_ID, Role, Schema
+from service.bundle.schema import MISSING_ID, Role
 from service.features import unpack
 
 logger = logging.getLogger("bidlight")
@@ -116,7 +116,6 @@ class CatalogueBuilder:
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
-        self._columns = candidate_columns(encoder.schema)
         self._hashes: Hashes = np.empty(FIRST_CAPACITY, np.uint64)
         width = sum(field.max_length for field in encoder.schema.fields if field.role is Role.CANDIDATE)
         self._ids: Ids = np.empty((FIRST_CAPACITY, width), np.int32)
@@ -133,7 +132,7 @@ class CatalogueBuilder:
             self._hashes = _doubled(self._hashes)
             self._ids = _doubled(self._ids)
         self._hashes[self._size : stop] = hashes_of([ad_id for ad_id, _ in ads])
-        self._ids[self._size : stop] = encoded[:, self._columns]
+        self._ids[self._size : stop] = encoded
         self._size = stop
 
     def build(self) -> Catalogue:
@@ -143,10 +142,10 @@ class CatalogueBuilder:
         return Catalogue(AdIndex(self._hashes[: self._size]), self._ids[: self._size + 1])
 
     def _encode(self, values: list[dict[str, Any]]) -> Ids:
-        """ids [n, columns] of ads without a context."""
+        """ids [n, candidate columns]."""
         while True:
             try:
-                return self._encoder.encode_request({}, values)
+                return self._encoder.encode_candidates(values)
             except InvalidValue as error:
                 self._refuse(error.message)
                 del values[error.row or 0][error.field]
@@ -162,14 +161,6 @@ class CatalogueBuilder:
         if not self.refused:
             logger.error("a feature of an ad is left out: %s", message)
         self.refused += 1
-
-
-def candidate_columns(schema: Schema) -> slice | NDArray[np.intp]:
-    """Which columns of a row of ids are the candidate's: a slice where they are in one run."""
-    slices = [schema.column_slices[field.name] for field in schema.fields if field.role is Role.CANDIDATE]
-    places = [place for each in slices for place in range(each.start, each.stop)]
-    run = slice(places[0], places[-1] + 1) if places else slice(0, 0)
-    return run if len(places) == run.stop - run.start else np.array(places, np.intp)
 
 
 def _doubled(array: NDArray[Any]) -> NDArray[Any]:

@@ -25,7 +25,8 @@ from service.errors import (
 )
 from service.features import INVALID
 from service.metrics import Metrics
-from service.predictor import Ids, Probabilities
+from service.predictor import Probabilities
+from service.request_rows import RequestRows
 from service.settings import Settings
 from service.user_features import UserFeatures
 from service.wire import Codec, PredictRequest, answer_of, codec_for, count_rows, decode_request, money_of
@@ -155,17 +156,17 @@ class PredictEndpoint:
         predictor = prediction.arm.predictor
         found = perf_counter()
         try:
-            ids, is_valid = predictor.encode_with(prediction.request, prediction.rows, user)
+            rows, is_valid = predictor.encode_with(prediction.request, prediction.rows, user)
             if predictor.meter is not None:
                 predictor.meter.count_user(is_missing if is_valid else INVALID)
-            self._submit(prediction, ids, found, outcome)
+            self._submit(prediction, rows, found, outcome)
         except Exception as error:
             outcome.set_exception(error)
 
     def _submit(
-        self, prediction: Prediction, ids: Ids, encoding_since: float, outcome: Outcome | None
+        self, prediction: Prediction, rows: RequestRows, encoding_since: float, outcome: Outcome | None
     ) -> Any:
-        """Queue rows of ids [n, columns]. Raises Overloaded."""
+        """Queue the rows of a request. Raises Overloaded."""
         request, predictor = prediction.request, prediction.arm.predictor
         meter = predictor.meter
         if meter is not None:
@@ -174,7 +175,7 @@ class PredictEndpoint:
             if unknown:
                 meter.count_unknown(unknown)
         deadline = None if request.tmax_ms is None else prediction.started + request.tmax_ms * 0.001
-        return predictor.submit(ids, deadline, outcome)
+        return predictor.submit(rows, deadline, outcome)
 
     def answer(self, prediction: Prediction, pctrs: Probabilities) -> tuple[Headers, bytes]:
         """pCTRs [rows] -> the headers and the body of the answer."""
@@ -198,7 +199,6 @@ class PredictEndpoint:
         """Count a request whose answer is sent."""
         meter = prediction.arm.predictor.meter
         if meter is not None:
-            meter.answered.inc()
             meter.latency.observe(perf_counter() - prediction.started)
 
     def count_left(self, prediction: Prediction) -> None:

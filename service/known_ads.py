@@ -5,14 +5,13 @@ A field that is given as null is given: it is missing, whatever the catalogue ha
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
 from service.bundle.encoder import Encoder
 from service.bundle.schema import Role
-from service.catalogue import Catalogue, Ids, candidate_columns
+from service.catalogue import Catalogue, Ids
 from service.wire import Candidate, CandidateColumns
 
 
@@ -22,61 +21,52 @@ class KnownAds:
     def __init__(self, encoder: Encoder) -> None:
         self.catalogue: Catalogue | None = None
         self._encoder = encoder
-        self._columns = candidate_columns(encoder.schema)
-        # Of each field its columns in a row of ids, and in a row of the catalogue.
-        self._fields: list[tuple[str, slice, slice]] = []
+        # Of each field its columns among the candidate's.
+        self._fields: list[tuple[str, slice]] = []
         start = 0
         for field in encoder.schema.fields:
             if field.role is Role.CANDIDATE:
-                here = slice(start, start + field.max_length)
-                self._fields.append((field.name, encoder.schema.column_slices[field.name], here))
-                start = here.stop
+                self._fields.append((field.name, slice(start, start + field.max_length)))
+                start += field.max_length
 
-    def encode_rows(
-        self, catalogue: Catalogue, context: Mapping[str, Any], candidates: Sequence[Candidate]
-    ) -> tuple[Ids, int]:
-        """ids [n, columns], and how many candidates are unknown ads. Raises InvalidValue."""
+    def encode_rows(self, catalogue: Catalogue, candidates: Sequence[Candidate]) -> tuple[Ids, int]:
+        """ids [n, candidate columns], and how many candidates are unknown ads. Raises InvalidValue."""
         ad_ids = [candidate.id for candidate in candidates]
         features = [candidate.features for candidate in candidates]
         if not any(features):
-            return self._encode_ids(catalogue, context, ad_ids)
-        ids = self._encoder.encode_request(context, features)
+            return _known(catalogue, ad_ids)
+        ids = self._encoder.encode_candidates(features)
         names = self._encoder.candidate_names
         gaps = [row for row, given in enumerate(features) if not names <= given.keys()]
         if not gaps:
             return ids, 0
-        rows = catalogue.rows_of([ad_ids[row] for row in gaps])
-        known = catalogue.ids.take(rows, axis=0)
+        known, unknown = _known(catalogue, [ad_ids[row] for row in gaps])
         into = np.array(gaps, np.intp)
-        for name, there, here in self._fields:
+        for name, place in self._fields:
             absent = np.array([name not in features[row] for row in gaps], bool)
-            ids[into[absent], there] = known[absent, here]
-        return ids, _count_unknown(rows, catalogue, [ad_ids[row] for row in gaps])
+            ids[into[absent], place] = known[absent, place]
+        return ids, unknown
 
     def encode_columns(
-        self, catalogue: Catalogue, context: Mapping[str, Any], candidates: CandidateColumns, rows: int
+        self, catalogue: Catalogue, candidates: CandidateColumns, rows: int
     ) -> tuple[Ids, int]:
         """The same for candidates as columns: a column that is given is given for all of them."""
         if candidates.id is not None and not candidates.features:
-            return self._encode_ids(catalogue, context, candidates.id)
-        ids = self._encoder.encode_request_columns(context, candidates.features, rows)
-        gaps = [field for field in self._fields if field[0] not in candidates.features]
+            return _known(catalogue, candidates.id)
+        ids = self._encoder.encode_candidate_columns(candidates.features, rows)
+        gaps = [place for name, place in self._fields if name not in candidates.features]
         if candidates.id is None or not gaps:
             return ids, 0
-        found = catalogue.rows_of(candidates.id)
-        known = catalogue.ids.take(found, axis=0)
-        for _, there, here in gaps:
-            ids[:, there] = known[:, here]
-        return ids, _count_unknown(found, catalogue, candidates.id)
+        known, unknown = _known(catalogue, candidates.id)
+        for place in gaps:
+            ids[:, place] = known[:, place]
+        return ids, unknown
 
-    def _encode_ids(
-        self, catalogue: Catalogue, context: Mapping[str, Any], ad_ids: Sequence[str | None]
-    ) -> tuple[Ids, int]:
-        """Candidates that are nothing but ids: the context, and one gather."""
-        ids = self._encoder.encode_context(context, len(ad_ids))
-        rows = catalogue.rows_of(ad_ids)
-        ids[:, self._columns] = catalogue.ids.take(rows, axis=0)
-        return ids, _count_unknown(rows, catalogue, ad_ids)
+
+def _known(catalogue: Catalogue, ad_ids: Sequence[str | None]) -> tuple[Ids, int]:
+    """What the catalogue has of candidates, one gather, and how many of them it does not hold."""
+    rows = catalogue.rows_of(ad_ids)
+    return catalogue.ids.take(rows, axis=0), _count_unknown(rows, catalogue, ad_ids)
 
 
 def _count_unknown(rows: Ids, catalogue: Catalogue, ad_ids: Sequence[str | None]) -> int:

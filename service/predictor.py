@@ -20,13 +20,13 @@ from service.bundle.manifest import Golden, GoldenOutputs, Manifest
 from service.bundle.schema_files import is_of_schema
 from service.bundle.store import Bundle, load_bundle
 from service.errors import InvalidField, ServiceError
+from service.graphs import Graphs
 from service.known_ads import KnownAds
 from service.metrics import ArmMeter
-from service.session import Session
+from service.request_rows import BatchRows, Ids, RequestRows
 from service.settings import Settings
 from service.wire import JSON, PredictRequest, count_rows, decode_request
 
-Ids = NDArray[np.int32]
 Probabilities = NDArray[np.float64]
 
 
@@ -41,17 +41,7 @@ class Predictor:
         self.folder: Path = bundle.folder
         self.variant = _choose_variant(bundle, settings.variant)
         self.encoder: Encoder = bundle.encoder
-        graph = bundle.manifest.graphs[self.variant]
-        # Errors name the file where it lies: there may be several bundles.
-        description = msgspec.structs.replace(graph, file=f"{bundle.folder}/{graph.file}")
-        self.session = Session(bundle.graphs[self.variant], description, settings.device)
-        if self.session.columns != bundle.schema.columns:
-            raise BundleError(
-                description.file,
-                f"a graph of {bundle.schema.columns} columns, as schema.json has",
-                str(self.session.columns),
-                "build the bundle again",
-            )
+        self.graphs = Graphs(bundle, self.variant, settings.device)
         self.calibrator: Calibrator = bundle.calibrators[self.variant]
         self.golden: Golden = bundle.golden
         self.meter: ArmMeter | None = None
@@ -67,9 +57,7 @@ class Predictor:
         self.schema_digest = tuple(
             entry.sha256 for name, entry in sorted(bundle.manifest.files.items()) if is_of_schema(name)
         )
-        fields = bundle.schema.fields
-        largest_ids = [field.cardinality - 1 for field in fields for _ in range(field.max_length)]
-        self.session.warm_up(settings.max_batch_rows, largest_ids)
+        self.graphs.warm_up(settings.max_batch_rows)
 
     @classmethod
     def load(cls, folder: str, settings: Settings) -> Predictor:
@@ -80,50 +68,56 @@ class Predictor:
         """Whether the request leaves out a context field, which a feature store may know of its user."""
         return not self._names[0] <= request.context.keys()
 
-    def encode(self, request: PredictRequest, rows: int) -> Ids:
-        """The ids [rows, columns] of the candidates; raises InvalidField with the path of a bad value."""
+    def encode(self, request: PredictRequest, rows: int) -> RequestRows:
+        """The ids of the candidates; raises InvalidField with the path of a bad value."""
         try:
-            return self._encode(request, request.context, rows)
+            context = self.encoder.encode_context(request.context)
+            return self._with_candidates(context, request, rows)
         except InvalidValue as error:
             raise self._refusal(error, request) from None
 
-    def encode_with(self, request: PredictRequest, rows: int, user: dict[str, Any]) -> tuple[Ids, bool]:
+    def encode_with(
+        self, request: PredictRequest, rows: int, user: dict[str, Any]
+    ) -> tuple[RequestRows, bool]:
         """The same with a user's features, and whether all of them are what the schema says.
 
         What the request gives itself wins, a null too; one of the user's that is refused is missing.
         """
-        context = {**user, **request.context}
+        given = {**user, **request.context}
         is_valid = True
         while True:
             try:
-                return self._encode(request, context, rows), is_valid
+                context = self.encoder.encode_context(given)
+                return self._with_candidates(context, request, rows), is_valid
             except InvalidValue as error:
-                if error.field not in context or error.field in request.context:
+                if error.field not in given or error.field in request.context:
                     raise self._refusal(error, request) from None
                 is_valid = False
-                del context[error.field]
+                del given[error.field]
 
-    def _encode(self, request: PredictRequest, context: dict[str, Any], rows: int) -> Ids:
+    def _with_candidates(self, context: Ids, request: PredictRequest, rows: int) -> RequestRows:
+        return RequestRows(context, self._encode_candidates(request, rows), self.graphs.is_large(rows))
+
+    def _encode_candidates(self, request: PredictRequest, rows: int) -> Ids:
         candidates, catalogue = request.candidates, self.known_ads.catalogue
         if catalogue is None:
             if isinstance(candidates, list):
-                features = [candidate.features for candidate in candidates]
-                return self.encoder.encode_request(context, features)
-            return self.encoder.encode_request_columns(context, candidates.features, rows)
+                return self.encoder.encode_candidates([candidate.features for candidate in candidates])
+            return self.encoder.encode_candidate_columns(candidates.features, rows)
         if isinstance(candidates, list):
-            ids, unknown = self.known_ads.encode_rows(catalogue, context, candidates)
+            ids, unknown = self.known_ads.encode_rows(catalogue, candidates)
         else:
-            ids, unknown = self.known_ads.encode_columns(catalogue, context, candidates, rows)
+            ids, unknown = self.known_ads.encode_columns(catalogue, candidates, rows)
         if unknown and self.meter is not None:
             self.meter.unknown_ads.inc(unknown)
         return ids
 
-    def submit(self, ids: Ids, deadline: float | None = None, outcome: Outcome | None = None) -> Any:
-        """Queue rows of ids; `outcome`, or else the future returned, gets their pCTRs [n].
+    def submit(self, rows: RequestRows, deadline: float | None = None, outcome: Outcome | None = None) -> Any:
+        """Queue rows; `outcome`, or else the future returned, gets their pCTRs [n].
 
         Raises Overloaded for a full queue.
         """
-        return self.batcher.submit(ids, deadline=deadline, outcome=outcome)
+        return self.batcher.submit(rows, deadline=deadline, outcome=outcome)
 
     def unknown_names(self, request: PredictRequest) -> set[str]:
         """The names in a request that no field of this bundle has; they are ignored."""
@@ -157,23 +151,27 @@ class Predictor:
             )
             for row in self.golden.rows
         ]
-        ids = [self.encode(request, count_rows(request.candidates, 1)) for request in requests]
-        for index, (found, expected) in enumerate(zip(ids, self.golden.ids, strict=True)):
-            if tuple(found[0].tolist()) != tuple(expected):
-                raise self._differs(f"row {index} to give ids {list(expected)}", str(found[0].tolist()))
-        alone = np.concatenate([self.session.run(row) for row in ids])
-        together = self.session.run(np.concatenate(ids))
-        pctrs = np.concatenate(await self._score_in_turns(ids))
-        for logits in (alone, together):
-            self._check_logits(logits, outputs)
-        self._check_pctrs(pctrs, outputs)
+        rows = [self.encode(request, count_rows(request.candidates, 1)) for request in requests]
+        ids = self.encoder.join(
+            np.stack([each.context for each in rows]), np.concatenate([each.candidates for each in rows])
+        )
+        for index, (found, expected) in enumerate(zip(ids.tolist(), self.golden.ids, strict=True)):
+            if tuple(found) != tuple(expected):
+                raise self._differs(f"row {index} to give ids {list(expected)}", str(found))
+        for is_large in {False, self.graphs.has_shared_context}:
+            for each in rows:
+                each.is_large = is_large
+            alone = np.concatenate([self.graphs.run(BatchRows.of([row])) for row in rows])
+            for logits in (alone, self.graphs.run(BatchRows.of(rows))):
+                self._check_logits(logits, outputs)
+            self._check_pctrs(np.concatenate(await self._score_in_turns(rows)), outputs)
 
-    async def _score_in_turns(self, ids: list[Ids]) -> list[Probabilities]:
+    async def _score_in_turns(self, rows: list[RequestRows]) -> list[Probabilities]:
         """pCTRs of single rows, as many in one turn of the loop as the queue holds: they share batches."""
         found: list[Probabilities] = []
         at_once = self.batcher.max_queued_rows
-        for start in range(0, len(ids), at_once):
-            found += await asyncio.gather(*[self.submit(row) for row in ids[start : start + at_once]])
+        for start in range(0, len(rows), at_once):
+            found += await asyncio.gather(*[self.submit(row) for row in rows[start : start + at_once]])
         return found
 
     def _check_logits(self, logits: NDArray[np.float32], outputs: GoldenOutputs) -> None:
@@ -216,11 +214,12 @@ class Predictor:
         if self.meter is not None:
             self.meter.count_batch(report)
 
-    def _run(self, ids: NDArray[Any]) -> Probabilities:
-        """One batch: ids [n, columns] -> pCTR [n]."""
+    def _run(self, requests: list[RequestRows]) -> Probabilities:
+        """One batch: the rows of some requests -> pCTR [n]."""
         meter = self.meter
         started = time.perf_counter()
-        logits = self.session.run(ids)
+        batch = BatchRows.of(requests)
+        logits = self.graphs.run(batch)
         inferred = time.perf_counter()
         pctrs: Probabilities = self.calibrator.pctr(logits)
         if not math.isfinite(pctrs.sum()):  # finite weights can still overflow
@@ -229,7 +228,7 @@ class Predictor:
             calibrated = time.perf_counter()
             meter.inference.inc(inferred - started)
             meter.calibration.inc(calibrated - inferred)
-            meter.count_features(ids)
+            meter.count_features(self.encoder.join(batch.contexts_by_row(), batch.candidates))
             meter.pctr.observe_many(pctrs)
         return pctrs
 

@@ -1,4 +1,4 @@
-"""Runs a bundle's graph with ONNX Runtime, the only file that imports it: ids [n, columns] -> logits [n].
+"""Runs a bundle's graphs with ONNX Runtime, the only file that imports it: ids -> logits [n].
 
 One thread, no spinning: a service is one process a core, and a second thread costs the tail more than it
 gains. It knows no schema, no calibration and no request.
@@ -7,7 +7,7 @@ gains. It knows no schema, no calibration and no request.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,13 +15,14 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from service.bundle.errors import BundleError, show
-from service.bundle.manifest import Graph, Tensor
+from service.bundle.graph_tensors import tensors_of
+from service.bundle.manifest import Graph, SharedContext, Tensor
 from service.errors import BadConfiguration
-from service.graph_tensors import tensors_of
 
 logger = logging.getLogger("bidlight")
 
-WARM_UP_ROWS = (1, 2, 16, 128)
+Array = NDArray[Any]
+NO_TABLES: Mapping[str, Array] = {}
 
 
 class Session:
@@ -31,45 +32,53 @@ class Session:
     (Gemm and MatMul of 96 to 400 columns, float32 and static INT8), which tests/service holds.
 
     `device` is `cpu`, `cuda` (the CPU with a warning, where there is no GPU to be had) or `cuda-required`.
+    `tables` are used where they lie, without a copy: for initializers of these names, and for inputs.
     Raises BundleError for a graph that does not load, is not what the manifest says, reads a file or holds
     weights that are no numbers; BadConfiguration for a GPU that is required and absent.
     """
 
-    def __init__(self, graph: bytes, description: Graph, device: str = "cpu") -> None:
-        _check_weights(graph, description.file)
-        self._file = description.file
-        self._session = _open(graph, description, device)
+    def __init__(
+        self,
+        graph: bytes,
+        description: Graph | SharedContext,
+        device: str = "cpu",
+        tables: Mapping[str, Array] = NO_TABLES,
+    ) -> None:
+        file, inputs = description.file, description.inputs
+        _check_weights(graph, file)
+        self._file = file
+        given = {tensor.name for tensor in inputs}
+        self._tables = {name: table for name, table in tables.items() if name in given}
+        initializers = {name: table for name, table in tables.items() if name not in given}
+        self._session = _open(graph, file, device, initializers)
         self.provider = self._session.get_providers()[0]
-        _check_tensors(self._session.get_inputs(), description.inputs, description.file, "input")
-        _check_tensors(self._session.get_outputs(), description.outputs, description.file, "output")
-        self._input = description.inputs[0].name
-        self._outputs = [description.outputs[0].name]
-        self._dtype = np.dtype(description.inputs[0].dtype)
-        columns = description.inputs[0].shape[1]
-        self.columns: int = columns if columns is not None else 0
+        _check_tensors(self._session.get_inputs(), inputs, file, "input")
+        _check_tensors(self._session.get_outputs(), description.outputs, file, "output")
+        self._inputs = [
+            (tensor.name, np.dtype(tensor.dtype)) for tensor in inputs if tensor.name not in self._tables
+        ]
+        self._outputs = [tensor.name for tensor in description.outputs]
 
-    def run(self, ids: NDArray[np.int32]) -> NDArray[np.float32]:
-        """Logits [n] of ids [n, columns]."""
-        logits: NDArray[np.float32] = self._session.run(
-            self._outputs, {self._input: ids.astype(self._dtype, copy=False)}
-        )[0]
+    def run(self, *inputs: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Logits [n] of the inputs that are no tables, in the order of the manifest."""
+        feeds: dict[str, Array] = {
+            name: values.astype(dtype, copy=False)
+            for (name, dtype), values in zip(self._inputs, inputs, strict=True)
+        }
+        feeds.update(self._tables)
+        logits: NDArray[np.float32] = self._session.run(self._outputs, feeds)[0]
         return logits
 
-    def warm_up(self, max_rows: int, largest_ids: Sequence[int]) -> None:
-        """Run batches of all sizes: no request pays for what is done once; raises BundleError.
-
-        The rows hold the largest id of every column, [columns]: a table that is too short shows at once.
-        """
-        row = np.array(largest_ids, np.int32)
-        for rows in sorted({min(rows, max_rows) for rows in (*WARM_UP_ROWS, max_rows)}):
-            try:
-                logits = self.run(np.tile(row, (rows, 1)))
-            except Exception as error:  # ONNX Runtime's errors have no class of their own in common
-                found = " ".join(str(error).split())
-                raise BundleError(self._file, "a graph that runs", found, "build the bundle again") from None
-            if logits.shape != (rows,):
-                expected = f"a graph that gives {rows} logits for {rows} rows"
-                raise BundleError(self._file, expected, str(logits.shape), "build the bundle again")
+    def try_run(self, *inputs: NDArray[np.int32], rows: int) -> None:
+        """Run so many rows before traffic comes; raises BundleError where they give no logit each."""
+        try:
+            logits = self.run(*inputs)
+        except Exception as error:  # ONNX Runtime's errors have no class of their own in common
+            found = " ".join(str(error).split())
+            raise BundleError(self._file, "a graph that runs", found, "build the bundle again") from None
+        if logits.shape != (rows,):
+            expected = f"a graph that gives {rows} logits for {rows} rows"
+            raise BundleError(self._file, expected, str(logits.shape), "build the bundle again")
 
 
 def _check_weights(graph: bytes, file: str) -> None:
@@ -91,7 +100,7 @@ def _check_weights(graph: bytes, file: str) -> None:
         raise BundleError(file, "an ONNX graph", str(error), "build the bundle again") from None
 
 
-def _open(graph: bytes, description: Graph, device: str) -> ort.InferenceSession:
+def _open(graph: bytes, file: str, device: str, initializers: Mapping[str, Array]) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
@@ -100,15 +109,15 @@ def _open(graph: bytes, description: Graph, device: str) -> ort.InferenceSession
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     options.log_severity_level = 3
+    for name, values in initializers.items():
+        options.add_initializer(name, ort.OrtValue.ortvalue_from_numpy(values))
     try:
         session = ort.InferenceSession(graph, options, providers=_providers(device))
     except BadConfiguration:
         raise
     except Exception as error:  # ONNX Runtime's errors have no class of their own in common
         reason = " ".join(str(error).split())
-        raise BundleError(
-            description.file, "a graph that ONNX Runtime loads", reason, "build the bundle again"
-        ) from None
+        raise BundleError(file, "a graph that ONNX Runtime loads", reason, "build the bundle again") from None
     if device != "cpu" and session.get_providers()[0] != "CUDAExecutionProvider":
         _without_cuda(device, "ONNX Runtime could not start CUDA (its libraries or the driver are missing)")
     return session
@@ -132,15 +141,16 @@ def _without_cuda(device: str, reason: str) -> None:
 
 
 def _check_tensors(found: Sequence[Any], expected: tuple[Tensor, ...], file: str, what: str) -> None:
-    """Raises BundleError unless the graph's inputs or outputs are those of the manifest, one of each."""
+    """Raises BundleError unless the graph's inputs or outputs are those of the manifest."""
     described = [
         _describe(tensor.name, f"tensor({_ort_type(tensor.dtype)})", tensor.shape) for tensor in expected
     ]
     actual = [_describe(node.name, node.type, node.shape) for node in found]
-    if len(actual) != 1 or actual != described:
+    if not actual or actual != described:
+        number = f"the {what}s" if len(described) > 1 else f"the one {what}"
         raise BundleError(
             file,
-            f"a graph with the one {what} {', '.join(described) or '(none)'}",
+            f"a graph with {number} {', '.join(described) or '(none)'}",
             ", ".join(actual) or "none",
             "build the bundle again",
         )

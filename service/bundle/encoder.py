@@ -1,36 +1,49 @@
 """Raw values -> ids, the same for training and serving; it knows neither logs nor the rest of a request.
 
-All four entry points of the encoder go through the one lookup that each field has; fields with the same
-values share a dictionary.
+All entry points of the encoder go through the one lookup that each field has; fields with the same values
+share a dictionary. Whatever comes by the request is looked up by loops of C (`map` over dictionaries): a loop
+of Python over rows and fields would cost more than inference.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain, cycle
+from operator import getitem, itemgetter
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle.errors import InvalidValue
-from service.bundle.lookups import Lookup, SequenceLookup, is_text, lookups_of, refusal_of_text, refuse
+from service.bundle.lookups import (
+    CategoricalLookup,
+    Lookup,
+    NumericLookup,
+    SequenceLookup,
+    is_text,
+    lookups_of,
+    refusal_of_text,
+    refuse,
+)
 from service.bundle.schema import MISSING_ID, Field, Kind, RawValue, Role, Schema
 
 __all__ = ["Encoder", "InvalidValue"]
 
-# Up to this many candidates, one list a candidate costs less than one list a field.
-FEW_CANDIDATES = 8
+Ids = NDArray[np.int32]
+# Up to this many rows, one dictionary lookup a number costs less than numpy's bisection of a column.
+FEW_ROWS = 8
 
 
 class _Column:
-    """A field with its lookup and its place in the row."""
+    """A field with its lookup and its place among the columns of its block."""
 
-    def __init__(self, field: Field, place: slice, lookup: Lookup) -> None:
+    def __init__(self, field: Field, start: int, lookup: Lookup) -> None:
         self.name = field.name
         self.field = field
-        self.is_list = field.kind is Kind.SEQUENCE
-        self.place: slice | int = place if self.is_list else place.start
-        self.places = list(range(place.start, place.stop))
+        self.place: slice | int = slice(start, start + field.max_length)
+        if field.kind is not Kind.SEQUENCE:
+            self.place = start
         self.lookup = lookup
 
     def check(self, value: Any, row: int | None) -> None:
@@ -40,7 +53,7 @@ class _Column:
         except InvalidValue as error:
             raise InvalidValue(self.name, row, error.message) from None
         except TypeError:
-            elements = value if self.is_list else [value]
+            elements = value if self.field.kind is Kind.SEQUENCE else [value]
             odd = next(element for element in elements if not is_text(element))
             raise InvalidValue(self.name, row, refusal_of_text(self.field, odd)) from None
 
@@ -55,34 +68,102 @@ class _Column:
 
 
 class _Block:
-    """The columns that one mapping fills: the context, a candidate, or a whole row.
+    """The fields that one mapping fills: the context, a candidate, or a whole row; their columns in order.
 
-    One assignment writes them all: `places` are their positions in the row of ids, scalars before sequences.
+    `places` are these columns among all of the schema's.
     """
 
-    def __init__(self, columns: Iterable[_Column]) -> None:
-        self.columns = sorted(columns, key=lambda column: column.is_list)
-        self.scalars, self.lists = [], []
-        for column in self.columns:
-            if isinstance(column.lookup, SequenceLookup):
-                self.lists.append((column.name, column.lookup.one))
-            else:
-                self.scalars.append((column.name, column.lookup.one))
+    def __init__(self, schema: Schema, fields: Iterable[Field], lookups: Mapping[str, Lookup]) -> None:
+        self.columns: list[_Column] = []
+        self.width = 0
+        for field in fields:
+            self.columns.append(_Column(field, self.width, lookups[field.name]))
+            self.width += field.max_length
         self.names = frozenset(column.name for column in self.columns)
-        self.places = _as_slice([place for column in self.columns for place in column.places])
+        slices = [schema.column_slices[column.name] for column in self.columns]
+        self.places = _as_slice([place for each in slices for place in range(each.start, each.stop)])
+        scalars = [column for column in self.columns if not isinstance(column.lookup, SequenceLookup)]
+        numbers = [column for column in scalars if isinstance(column.lookup, NumericLookup)]
+        self._sequences = [column for column in self.columns if isinstance(column.lookup, SequenceLookup)]
+        self._numbers = _Scalars(numbers)
+        self._texts = _Scalars([column for column in scalars if isinstance(column.lookup, CategoricalLookup)])
+        self._scalars = _Scalars(scalars)
 
-    def ids_of(self, values: Mapping[str, Any], row: int | None = None) -> list[int]:
-        """The ids of one mapping, in the order of `places`. Raises InvalidValue with `row`."""
-        get = values.get
+    def one(self, values: Mapping[str, Any], row: int | None = None) -> Ids:
+        """The ids [width] of one mapping. Raises InvalidValue with `row`."""
         try:
-            ids = [one(get(name)) for name, one in self.scalars]
-            for name, one in self.lists:
-                ids += one(get(name))
+            found = self._scalars.one(values, self._numbers)
+            if not self._sequences:
+                return found
+            ids = np.empty(self.width, np.int32)
+            ids[self._scalars.places] = found
+            for column in self._sequences:
+                ids[column.place] = column.lookup.one(values.get(column.name))
+            return ids
         except (InvalidValue, TypeError):
             for column in self.columns:
-                column.check(get(column.name), row)
+                column.check(values.get(column.name), row)
             raise
-        return ids
+
+    def many(self, rows: Sequence[Mapping[str, Any]]) -> Ids:
+        """The ids [n, width] of many mappings. Raises InvalidValue with the first row of the first field."""
+        by_column = [*self._sequences, *([] if len(rows) <= FEW_ROWS else self._numbers.columns)]
+        by_row = self._scalars if len(rows) <= FEW_ROWS else self._texts
+        try:
+            found = by_row.many(rows, self._numbers if len(rows) <= FEW_ROWS else None)
+            if not by_column:
+                return found
+            ids = np.empty((len(rows), self.width), np.int32)
+            ids[:, by_row.places] = found
+            for column in by_column:
+                ids[:, column.place] = column.lookup.many([row.get(column.name) for row in rows])
+            return ids
+        except (InvalidValue, TypeError):
+            for column in self.columns:
+                column.many([row.get(column.name) for row in rows])
+            raise
+
+
+class _Scalars:
+    """Fields of one value each, looked up side by side."""
+
+    def __init__(self, columns: Sequence[_Column]) -> None:
+        self.columns = columns
+        self.places = _as_slice([column.place for column in columns if isinstance(column.place, int)])
+        self._names = [column.name for column in columns]
+        self._ids = [column.lookup.ids for column in columns]
+        self._values_of = _getter(self._names)
+
+    def one(self, values: Mapping[str, Any], numbers: _Scalars) -> Ids:
+        """ids [fields] of one mapping; `numbers` are those of these fields that are numeric."""
+        numbers.refuse_truths(values)
+        return np.fromiter(map(getitem, self._ids, map(values.get, self._names)), np.int32, len(self._names))
+
+    def many(self, rows: Sequence[Mapping[str, Any]], numbers: _Scalars | None) -> Ids:
+        """ids [n, fields]."""
+        if numbers is not None and numbers.columns:
+            for row in rows:
+                numbers.refuse_truths(row)
+        count = len(rows) * len(self._names)
+        try:
+            values = chain.from_iterable(map(self._values_of, rows))
+            ids = np.fromiter(map(getitem, cycle(self._ids), values), np.int32, count)
+        except KeyError:  # a field is left out somewhere
+            filled = (map(row.get, self._names) for row in rows)
+            ids = np.fromiter(map(getitem, cycle(self._ids), chain.from_iterable(filled)), np.int32, count)
+        return ids.reshape(len(rows), len(self._names))
+
+    def refuse_truths(self, values: Mapping[str, Any]) -> None:
+        """Raises TypeError for true and false, which a dictionary of numbers takes for 1 and 0."""
+        if self._names and bool in map(type, map(values.get, self._names)):
+            raise TypeError
+
+
+def _getter(names: Sequence[str]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
+    """All values of a mapping by name in one step; raises KeyError where one is left out."""
+    if len(names) > 1:
+        return itemgetter(*names)
+    return lambda values: tuple(values[name] for name in names)
 
 
 def _as_slice(places: list[int]) -> slice | NDArray[np.intp]:
@@ -93,64 +174,52 @@ def _as_slice(places: list[int]) -> slice | NDArray[np.intp]:
 
 
 class Encoder:
-    """All fields of a schema, made ready to look values up. Building it costs a dictionary a vocabulary."""
+    """All fields of a schema, made ready to look values up. Building it costs a dictionary a vocabulary.
+
+    The context's ids and a candidate's are [context columns] and [candidate columns], each in the order of
+    the schema; a row of ids [columns] holds both, the columns where the schema has them.
+    """
 
     def __init__(self, schema: Schema) -> None:
         self.schema = schema
-        slices = schema.column_slices
         lookups = lookups_of(schema.fields)
-        self._columns = {
-            field.name: _Column(field, slices[field.name], lookups[field.name]) for field in schema.fields
+        self._row = _Block(schema, schema.fields, lookups)
+        self._columns = {column.name: column for column in self._row.columns}
+        by_role = {
+            role: _Block(schema, [field for field in schema.fields if field.role is role], lookups)
+            for role in Role
         }
-        columns = self._columns.values()
-        self._row = _Block(columns)
-        self._context = _Block(column for column in columns if column.field.role is Role.CONTEXT)
-        self._candidate = _Block(column for column in columns if column.field.role is Role.CANDIDATE)
+        self._context, self._candidate = by_role[Role.CONTEXT], by_role[Role.CANDIDATE]
         self.context_names = self._context.names
         self.candidate_names = self._candidate.names
+        self.context_places = self._context.places
+        self.candidate_places = self._candidate.places
 
-    def encode_column(self, name: str, values: Sequence[RawValue]) -> NDArray[np.int32]:
+    def encode_column(self, name: str, values: Sequence[RawValue]) -> Ids:
         """ids [n, max_length] of a field's values. Raises InvalidValue with the row; KeyError."""
         column = self._columns[name]
         return np.array(column.many(values), np.int32).reshape(len(values), column.field.max_length)
 
-    def encode_row(self, row: Mapping[str, RawValue]) -> NDArray[np.int32]:
+    def encode_row(self, row: Mapping[str, RawValue]) -> Ids:
         """ids [columns] of one row that holds context and candidate fields. Raises InvalidValue."""
-        ids = np.empty(self.schema.columns, np.int32)
-        ids[self._row.places] = self._row.ids_of(row)
-        return ids
+        return self._row.one(row)
 
-    def encode_context(self, context: Mapping[str, RawValue], rows: int) -> NDArray[np.int32]:
-        """ids [rows, columns] in which only the context is filled, alike in all rows. Raises InvalidValue."""
-        ids = np.empty((rows, self.schema.columns), np.int32)
-        ids[:, self._context.places] = self._context.ids_of(context)
-        return ids
+    def encode_context(self, context: Mapping[str, RawValue]) -> Ids:
+        """ids [context columns]. Raises InvalidValue without a row."""
+        return self._context.one(context)
 
-    def encode_request(
-        self, context: Mapping[str, RawValue], candidates: Sequence[Mapping[str, RawValue]]
-    ) -> NDArray[np.int32]:
-        """ids [n, columns]: the context once, broadcast; few candidates by rows, many by columns.
+    def encode_candidates(self, candidates: Sequence[Mapping[str, RawValue]]) -> Ids:
+        """ids [n, candidate columns]. Raises InvalidValue; its row is the candidate."""
+        if len(candidates) == 1:
+            return self._candidate.one(candidates[0], 0)[None]
+        return self._candidate.many(candidates)
 
-        Raises InvalidValue; its row is the candidate, or None when it is the context that is wrong.
+    def encode_candidate_columns(self, columns: Mapping[str, Sequence[RawValue]], rows: int) -> Ids:
+        """ids [rows, candidate columns] of candidates that came as columns; an absent one is all missing.
+
+        Raises InvalidValue; without a row it is a column that has not `rows` values.
         """
-        ids = self.encode_context(context, len(candidates))
-        if 0 < len(candidates) <= FEW_CANDIDATES:
-            ids_of = self._candidate.ids_of
-            ids[:, self._candidate.places] = [ids_of(each, row) for row, each in enumerate(candidates)]
-            return ids
-        for column in self._candidate.columns:
-            name = column.name
-            ids[:, column.place] = column.many([candidate.get(name) for candidate in candidates])
-        return ids
-
-    def encode_request_columns(
-        self, context: Mapping[str, RawValue], columns: Mapping[str, Sequence[RawValue]], rows: int
-    ) -> NDArray[np.int32]:
-        """ids [rows, columns] of candidates that came as columns; an absent one is missing in every row.
-
-        Raises InvalidValue; without a row it is a context field, or a column that has not `rows` values.
-        """
-        ids = self.encode_context(context, rows)
+        ids = np.empty((rows, self._candidate.width), np.int32)
         for column in self._candidate.columns:
             values = columns.get(column.name)
             if values is None:
@@ -161,3 +230,19 @@ class Encoder:
                 refuse(column.field, expected, values, "null stands for a value that is missing")
             ids[:, column.place] = column.many(values)
         return ids
+
+    def join(self, contexts: Ids, candidates: Ids) -> Ids:
+        """Rows of ids [n, columns] of contexts [n or 1, context columns] and candidates [n, ...]."""
+        ids = np.empty((len(candidates), self._row.width), np.int32)
+        ids[:, self.context_places] = contexts
+        ids[:, self.candidate_places] = candidates
+        return ids
+
+    def encode_request(
+        self, context: Mapping[str, RawValue], candidates: Sequence[Mapping[str, RawValue]]
+    ) -> Ids:
+        """ids [n, columns] of one request: the context in every row. Raises InvalidValue.
+
+        The error's row is the candidate, or None when it is the context that is wrong.
+        """
+        return self.join(self.encode_context(context), self.encode_candidates(candidates))

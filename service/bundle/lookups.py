@@ -28,6 +28,8 @@ MANY = 12
 # Hashes of the most common values are remembered: at most this many a field, of at most this many characters.
 REMEMBERED_HASHES = 8192
 REMEMBERED_CHARACTERS = 64
+# The same of numbers, of which most logs count small ones.
+REMEMBERED_NUMBERS = 2048
 AS_STRING = "send it as a string"
 PLAIN_NUMBERS = frozenset({int, float, type(None)})
 
@@ -72,10 +74,9 @@ class CategoricalLookup:
         self.ids = ids
         self.one = ids.__getitem__
 
-    def many(self, values: Sequence[Any]) -> list[int]:
+    def many(self, values: Sequence[Any]) -> NDArray[np.int32]:
         """ids [n]."""
-        ids = self.ids
-        return [ids[value] for value in values]
+        return np.fromiter(map(self.one, values), np.int32, len(values))
 
 
 class SequenceLookup:
@@ -103,21 +104,17 @@ class SequenceLookup:
         return np.array(ids, np.int32).reshape(len(values), self.length)
 
 
-class NumericLookup:
-    """A number -> the id of its bin, by bisection of the edges."""
+class _NumberIds(dict[Any, int]):
+    """Number -> the id of its bin, by bisection; the dictionary holds the ids of the first numbers it met.
 
-    def __init__(self, field: Field, bins: Bins) -> None:
-        self.field = field
-        self.edges = bins.edges
-        ids = np.arange(FIRST_ID, field.base_cardinality, dtype=np.int32)
-        self.ids_of_bins = ids if field.renumbering is None else field.renumbering[FIRST_ID:]
-        self.ids = self.ids_of_bins.tolist()
-        self.edges_array = np.array(bins.edges, np.float64)
+    To a dictionary True is 1: whoever asks it has to refuse that before.
+    """
 
-    def one(self, value: Any) -> int:
-        """The id of one number."""
-        if value is None or (isinstance(value, str) and not value):
-            return MISSING_ID
+    def __init__(self, field: Field, edges: Sequence[float], ids_of_bins: list[int]) -> None:
+        super().__init__({None: MISSING_ID, "": MISSING_ID})
+        self.field, self.edges, self.ids_of_bins = field, edges, ids_of_bins
+
+    def __missing__(self, value: Any) -> int:
         if not isinstance(value, float | int) or isinstance(value, bool):
             refuse(self.field, "a number", value, "leave it out when it is missing")
         try:
@@ -126,8 +123,25 @@ class NumericLookup:
             number = math.inf
         if not -math.inf < number < math.inf:
             refuse(self.field, "a finite number", value, "leave it out when it is missing")
-        found: int = self.ids[bisect_right(self.edges, number)]
+        found = self.ids_of_bins[bisect_right(self.edges, number)]
+        if len(self) < REMEMBERED_NUMBERS:
+            self[value] = found
         return found
+
+
+class NumericLookup:
+    """A number -> the id of its bin."""
+
+    def __init__(self, field: Field, bins: Bins) -> None:
+        ids = np.arange(FIRST_ID, field.base_cardinality, dtype=np.int32)
+        self.ids_of_bins = ids if field.renumbering is None else field.renumbering[FIRST_ID:]
+        self.ids = _NumberIds(field, bins.edges, self.ids_of_bins.tolist())
+        self.edges_array = np.array(bins.edges, np.float64)
+
+    def one(self, value: Any) -> int:
+        """The id of one number."""
+        is_key = isinstance(value, str | float | int | None) and not isinstance(value, bool)
+        return self.ids[value] if is_key else self.ids.__missing__(value)
 
     def many(self, values: Sequence[Any]) -> Any:
         """ids [n]. The same comparisons by numpy where there are many numbers and none is odd."""

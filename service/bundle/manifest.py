@@ -16,6 +16,7 @@ from service.bundle.errors import EXPORT_AGAIN, BundleError, decode_json, show
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 GOLDEN_FILE = "golden.json"
+SHARED_INPUTS = ("context_ids", "candidate_ids", "request_index")
 NAME_PATTERN = "[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 
 
@@ -38,14 +39,31 @@ class Tensor(_Record, frozen=True):
     shape: tuple[int | None, ...]
 
 
+class SharedContext(_Record, frozen=True):
+    """The same function as another graph's, with a request's context computed once for all its candidates.
+
+    Inputs: context_ids [requests, context columns], candidate_ids [rows, candidate columns], request_index
+    [rows], and the tables of the other graph, which this one holds no copy of. It serves requests from
+    `from_candidates` candidates on: with fewer the other graph is as fast.
+    """
+
+    file: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    from_candidates: int
+    microseconds_a_row: dict[str, float] = {}
+
+
 class Graph(_Record, frozen=True):
-    """An ONNX file and how to call it."""
+    """An ONNX file and how to call it. `tables` are initializers that it only looks rows up in."""
 
     file: str
     variant: str
     opset: int
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
+    tables: tuple[str, ...] = ()
+    shared_context: SharedContext | None = None
 
 
 class ModelInfo(_Record, frozen=True):
@@ -155,6 +173,7 @@ class Manifest(_Record, frozen=True, kw_only=True):
                 _wrong(f"graphs[{variant}].variant", f"'{variant}'", graph.variant)
             if graph.file not in self.files:
                 _wrong(f"graphs[{variant}].file", "one of 'files'", graph.file)
+            _check_shared_context(graph, self.files)
         if self.serving_variant not in self.graphs:
             _wrong(
                 "serving_variant", f"one of {', '.join(self.graphs) or 'the graphs'}", self.serving_variant
@@ -208,6 +227,20 @@ class Golden(_Record, frozen=True):
             if count != rows:
                 text = f"{count} {what}" if count >= 0 else f"no {what}"
                 raise BundleError(GOLDEN_FILE, f"{rows} {what}, as many as rows", text, EXPORT_AGAIN)
+
+
+def _check_shared_context(graph: Graph, files: Mapping[str, FileEntry]) -> None:
+    shared, where = graph.shared_context, f"graphs[{graph.variant}].shared_context"
+    if shared is None:
+        return
+    if shared.file not in files:
+        _wrong(f"{where}.file", "one of 'files'", shared.file)
+    if shared.from_candidates < 1:
+        _wrong(f"{where}.from_candidates", "1 or more", str(shared.from_candidates))
+    names = tuple(tensor.name for tensor in shared.inputs)
+    if names[:3] != SHARED_INPUTS or not set(names[3:]) <= set(graph.tables):
+        expected = f"{', '.join(SHARED_INPUTS)} and tables of {graph.file}"
+        _wrong(f"{where}.inputs", expected, ", ".join(names))
 
 
 def version_of(files: Mapping[str, FileEntry]) -> str:

@@ -12,11 +12,13 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import msgspec
+from numpy.typing import NDArray
 
 from service.bundle.calibration import (
     CALIBRATION_FILE,
@@ -27,6 +29,7 @@ from service.bundle.calibration import (
 from service.bundle.encoder import Encoder
 from service.bundle.errors import EXPORT_AGAIN, BundleError, decode_json
 from service.bundle.golden import check_golden_ids
+from service.bundle.graph_tensors import tables_of
 from service.bundle.manifest import (
     GOLDEN_FILE,
     MANIFEST_FILE,
@@ -44,7 +47,7 @@ from service.bundle.manifest import (
     manifest_to_file,
     version_of,
 )
-from service.bundle.schema import Schema
+from service.bundle.schema import Role, Schema
 from service.bundle.schema_files import schema_from_files, schema_to_files
 
 __all__ = ["Bundle", "BundleError", "check_replaceable", "load_bundle", "save_bundle"]
@@ -52,15 +55,33 @@ __all__ = ["Bundle", "BundleError", "check_replaceable", "load_bundle", "save_bu
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """A verified bundle in memory. `graphs` are the ONNX bytes whose hashes were checked."""
+    """A verified bundle in memory.
+
+    `graphs` are the ONNX bytes whose hashes were checked, `shared_graphs` those that compute a request's
+    context once, where there are such; both by variant.
+    """
 
     manifest: Manifest
     schema: Schema
     encoder: Encoder
     calibrators: dict[str, Calibrator]
     graphs: dict[str, bytes]
+    shared_graphs: dict[str, bytes]
     golden: Golden
     folder: Path
+    _tables: dict[str, dict[str, NDArray[Any]]] = field(default_factory=dict)
+
+    def tables(self, variant: str) -> dict[str, NDArray[Any]]:
+        """The tables of a variant's graph, read once; all graphs made of this bundle can use the same."""
+        if variant not in self._tables:
+            graph = self.manifest.graphs[variant]
+            try:
+                self._tables[variant] = tables_of(self.graphs[variant], graph.tables)
+            except ValueError as error:
+                raise BundleError(
+                    graph.file, f"a graph with tables {', '.join(graph.tables)}", str(error), EXPORT_AGAIN
+                ) from None
+        return self._tables[variant]
 
 
 def load_bundle(folder: Path, *, verify_all: bool = False) -> Bundle:
@@ -94,7 +115,12 @@ def _assemble(manifest: Manifest, read: Callable[[str], bytes], folder: Path) ->
     check_golden_ids(encoder, golden)
     _match(manifest, schema, calibrators)
     graphs = {variant: read(graph.file) for variant, graph in manifest.graphs.items()}
-    return Bundle(manifest, schema, encoder, calibrators, graphs, golden, folder)
+    shared = {
+        variant: read(graph.shared_context.file)
+        for variant, graph in manifest.graphs.items()
+        if graph.shared_context is not None
+    }
+    return Bundle(manifest, schema, encoder, calibrators, graphs, shared, golden, folder)
 
 
 def _match(manifest: Manifest, schema: Schema, calibrators: Mapping[str, Calibrator]) -> None:
@@ -102,14 +128,20 @@ def _match(manifest: Manifest, schema: Schema, calibrators: Mapping[str, Calibra
     if calibrators.keys() != manifest.graphs.keys():
         expected = f"for the graphs {', '.join(manifest.graphs)}"
         raise BundleError(CALIBRATION_FILE, expected, ", ".join(calibrators) or "none", EXPORT_AGAIN)
+    context = sum(field.max_length for field in schema.fields if field.role is Role.CONTEXT)
+    widths = {"ids": schema.columns, "context_ids": context, "candidate_ids": schema.columns - context}
     for variant, graph in manifest.graphs.items():
         fitted_on, actual = calibrators[variant].graph_sha256, manifest.files[graph.file].sha256
         if fitted_on != actual:
             expected = f"fitted on {graph.file} with SHA-256 {actual[:12]}..."
             raise BundleError(CALIBRATION_FILE, expected, f"{fitted_on[:12]}...", "calibrate the graph again")
-        for tensor in graph.inputs:
-            if tensor.name == "ids" and tensor.shape != (None, schema.columns):
-                expected = f"such that 'ids' of {variant} has shape (None, {schema.columns}), as the schema"
+        shared = graph.shared_context
+        for tensor in (*graph.inputs, *(shared.inputs if shared is not None else ())):
+            columns = widths.get(tensor.name)
+            if columns is not None and tensor.shape != (None, columns):
+                expected = (
+                    f"such that '{tensor.name}' of {variant} has shape (None, {columns}), as the schema"
+                )
                 raise BundleError(MANIFEST_FILE, expected, str(tensor.shape), EXPORT_AGAIN)
 
 
@@ -171,14 +203,16 @@ def save_bundle(
     latency: tuple[Latency, ...] = (),
     machine: str = "",
     compression: Compression | None = None,
+    shared_graphs: Mapping[str, bytes] | None = None,
     extra_files: Mapping[str, bytes] | None = None,
     created_at: datetime | None = None,
 ) -> Manifest:
     """Writes the bundle into `folder` and returns its manifest; a bundle that is already there is replaced.
 
-    `graphs` and `descriptions` are the ONNX bytes and what the manifest says of them, by variant;
-    `extra_files` (the report) are listed and hashed, and not read by a service. On any failure what was in
-    `folder` is still there. Raises BundleError for parts that do not fit together, OSError from the disk.
+    `graphs`, `shared_graphs` and `descriptions` are the ONNX bytes and what the manifest says of them, by
+    variant; `extra_files` (the report) are listed and hashed, and not read by a service. On any failure what
+    was in `folder` is still there. Raises BundleError for parts that do not fit together, OSError from the
+    disk.
     """
     if descriptions.keys() != graphs.keys():
         expected = f"described for the graphs {', '.join(graphs)}"
@@ -186,6 +220,7 @@ def save_bundle(
     files = {
         **schema_to_files(schema),
         **{descriptions[variant].file: graph for variant, graph in graphs.items()},
+        **_shared_files(shared_graphs or {}, descriptions),
         CALIBRATION_FILE: calibrators_to_file(tuple(calibrators.values())),
         GOLDEN_FILE: msgspec.json.encode(golden) + b"\n",
     }
@@ -217,6 +252,18 @@ def save_bundle(
     _assemble(manifest_from_file(encoded), files.__getitem__, folder)
     _write(Path(folder), {**files, MANIFEST_FILE: encoded})
     return manifest
+
+
+def _shared_files(graphs: Mapping[str, bytes], descriptions: Mapping[str, Graph]) -> dict[str, bytes]:
+    """File -> ONNX bytes. Raises BundleError for a graph that no description tells the file of."""
+    files = {}
+    for variant, graph in graphs.items():
+        shared = descriptions[variant].shared_context if variant in descriptions else None
+        if shared is None:
+            expected = f"with a shared_context of the graph {variant}"
+            raise BundleError(MANIFEST_FILE, expected, "none", "describe each graph")
+        files[shared.file] = graph
+    return files
 
 
 def check_replaceable(folder: Path) -> None:

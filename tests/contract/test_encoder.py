@@ -116,6 +116,11 @@ likely = {
 }
 
 
+def encode_columns(encoder: Encoder, context: Any, columns: Any, rows: int) -> np.ndarray:
+    """ids [rows, columns] of a request whose candidates come as columns."""
+    return encoder.join(encoder.encode_context(context), encoder.encode_candidate_columns(columns, rows))
+
+
 def outcome(call: Callable[[], np.ndarray]) -> Any:
     """The ids as lists, or which field and row were refused."""
     try:
@@ -161,19 +166,14 @@ def test_all_entry_points_agree_on_any_values(data: st.DataObject) -> None:
                 refused = (field.name, None)
                 both = [ids] * rows if ids is not None else refused
                 assert outcome(lambda a=alone, n=rows: column_of(ENCODER.encode_request(a, [{}] * n))) == both
-                assert (
-                    outcome(lambda a=alone, n=rows: column_of(ENCODER.encode_request_columns(a, {}, n)))
-                    == both
-                )
+                assert outcome(lambda a=alone, n=rows: column_of(encode_columns(ENCODER, a, {}, n))) == both
         if row == refused_row:
             break
     if field.role is Role.CANDIDATE:
         candidates = [{field.name: value} for value in values]
         assert outcome(lambda: column_of(ENCODER.encode_request({}, candidates))) == expected
         columns = {field.name: values}
-        assert (
-            outcome(lambda: column_of(ENCODER.encode_request_columns({}, columns, len(values)))) == expected
-        )
+        assert outcome(lambda: column_of(encode_columns(ENCODER, {}, columns, len(values)))) == expected
 
 
 @given(st.data(), st.integers(0, MANY + 4))
@@ -189,7 +189,7 @@ def test_whole_requests_agree(data: st.DataObject, rows: int) -> None:
     expected = np.array(by_row, np.int32).reshape(rows, SCHEMA.columns)
     columns = {name: [each.get(name) for each in candidates] for name in ENCODER.candidate_names}
     np.testing.assert_array_equal(ENCODER.encode_request(context, candidates), expected)
-    np.testing.assert_array_equal(ENCODER.encode_request_columns(context, columns, rows), expected)
+    np.testing.assert_array_equal(encode_columns(ENCODER, context, columns, rows), expected)
     for field in SCHEMA.fields:
         values = columns.get(field.name, [context.get(field.name)] * rows)
         ids = ENCODER.encode_column(field.name, values)
@@ -210,7 +210,7 @@ def test_a_field_is_looked_up_in_its_own_part_only() -> None:
     assert encoder.encode_request({"ad": "a"}, [{"site": "a"}]).tolist() == [[0, 0]]
     assert encoder.encode_request(everywhere, [everywhere]).tolist() == [[2, 2]]
     columns = {"site": ["a"], "ad": ["a"], "unknown": [1, 2, 3]}
-    assert encoder.encode_request_columns(everywhere, columns, 1).tolist() == [[2, 2]]
+    assert encode_columns(encoder, everywhere, columns, 1).tolist() == [[2, 2]]
 
 
 def test_an_integer_and_its_digits_are_one_feature() -> None:
@@ -294,7 +294,7 @@ def test_a_refusal_says_which_field_and_row_and_why(
 @pytest.mark.parametrize("values", [["a"], ["a", "b", "7"], [], "ab", 5, {"a": "b"}])
 def test_a_column_of_another_length_is_refused(values: Any) -> None:
     with pytest.raises(InvalidValue, match="a list of 2 values, one a candidate") as caught:
-        ENCODER.encode_request_columns({}, {"candidate vocabulary": values}, 2)
+        encode_columns(ENCODER, {}, {"candidate vocabulary": values}, 2)
     assert (caught.value.field, caught.value.row) == ("candidate vocabulary", None)
 
 

@@ -11,13 +11,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from service.batcher import Batcher, BatchReport, Rows
+from service.batcher import Batcher, BatchReport
 from service.errors import DeadlinePassed, InferenceFailed, Overloaded
 
+Rows = NDArray[np.int32]
 
-def doubled(rows: Rows) -> Rows:
-    return rows[:, 0] * 2
+
+def doubled(callers: list[Rows]) -> Rows:
+    return np.concatenate(callers)[:, 0] * 2
 
 
 def rows_of(*values: int) -> Rows:
@@ -31,14 +34,16 @@ class Recorder:
         self.batches: list[list[int]] = []
         self.bad = bad
 
-    def __call__(self, rows: Rows) -> Rows:
-        self.batches.append(rows[:, 0].tolist())
+    def __call__(self, callers: list[Rows]) -> Rows:
+        self.batches.append(np.concatenate(callers)[:, 0].tolist())
         if self.bad in self.batches[-1]:
             raise ArithmeticError("a bad row")
-        return doubled(rows)
+        return doubled(callers)
 
 
-def batcher_of(run: Callable[[Rows], Rows], batch: int = 8, queued: int = 100, **others: Any) -> Batcher:
+def batcher_of(
+    run: Callable[[list[Rows]], Rows], batch: int = 8, queued: int = 100, **others: Any
+) -> Batcher:
     return Batcher(run, max_batch_rows=batch, max_queued_rows=queued, **others)
 
 
@@ -208,7 +213,7 @@ def test_a_caller_past_its_deadline_is_told_and_not_run() -> None:
 def test_a_large_caller_waits_in_no_two_parts_at_once() -> None:
     """What its parts waited sums up to the time it was in the queue, and not to a multiple of it."""
 
-    def slow(rows: Rows) -> Rows:
+    def slow(rows: list[Rows]) -> Rows:
         time.sleep(0.01)
         return doubled(rows)
 
@@ -280,7 +285,7 @@ def test_whatever_arrives_each_caller_gets_its_own_rows_in_order(
                 await asyncio.sleep(0)
         await batcher.drain()
         for rows, future in waiting:
-            assert (await future).tolist() == doubled(rows).tolist()
+            assert (await future).tolist() == doubled([rows]).tolist()
         ran = [value for values in recorder.batches for value in values]
         assert ran == [value for rows, _ in waiting for value in rows[:, 0].tolist()]
         assert all(0 < len(values) <= batch for values in recorder.batches)

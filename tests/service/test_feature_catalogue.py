@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from service.bundle.encoder import Encoder
 from service.bundle.schema import Role
-from service.catalogue import AdIndex, Catalogue, CatalogueBuilder, candidate_columns, hashes_of
+from service.catalogue import AdIndex, Catalogue, CatalogueBuilder, hashes_of
 from service.features import pack
 from service.known_ads import KnownAds
 from service.wire import Candidate, CandidateColumns
@@ -83,7 +83,7 @@ def test_a_million_ads_fit_in_200_megabytes() -> None:
 def test_rows_are_what_the_encoder_gives() -> None:
     ads = {f"ad-{n}": row["candidate"] for n, row in enumerate(tiny_rows(100, seed=3))}
     catalogue = catalogue_of(ads)
-    expected = ENCODER.encode_request({}, list(ads.values()))[:, candidate_columns(ENCODER.schema)]
+    expected = ENCODER.encode_candidates(list(ads.values()))
     found = catalogue.ids[catalogue.rows_of(list(ads))]
     assert np.array_equal(found, expected)
     assert len(catalogue) == 100
@@ -103,8 +103,7 @@ def test_what_an_ad_should_not_have_is_left_out(caplog: pytest.LogCaptureFixture
     )
     assert builder.refused == 4
     catalogue = builder.build()
-    expected = ENCODER.encode_request({}, [good, {"campaign": 1001}, {}, {}])
-    expected = expected[:, candidate_columns(ENCODER.schema)]
+    expected = ENCODER.encode_candidates([good, {"campaign": 1001}, {}, {}])
     assert np.array_equal(catalogue.ids[catalogue.rows_of(["good", "half", "none", "odd"])], expected)
     assert "is left out" in caplog.text
 
@@ -119,11 +118,10 @@ ROWS = st.lists(st.tuples(st.sampled_from([*ADS, "unknown", None]), GIVEN), min_
 @given(ROWS)
 def test_what_a_candidate_gives_wins_field_by_field(rows: list[tuple[str | None, dict[str, Any]]]) -> None:
     known = KnownAds(ENCODER)
-    context = tiny_rows(1)[0]["context"]
     candidates = [Candidate(id=name, features=features) for name, features in rows]
-    ids, unknown = known.encode_rows(catalogue_of(ADS), context, candidates)
+    ids, unknown = known.encode_rows(catalogue_of(ADS), candidates)
     merged = [{**ADS.get(name or "", {}), **features} for name, features in rows]
-    assert np.array_equal(ids, ENCODER.encode_request(context, merged))
+    assert np.array_equal(ids, ENCODER.encode_candidates(merged))
     assert unknown == sum(name == "unknown" and len(features) < 2 for name, features in rows)
 
 
@@ -132,16 +130,15 @@ def test_a_column_that_is_given_wins(
     rows: list[tuple[str | None, dict[str, Any]]], names: set[str], has_ids: bool
 ) -> None:
     known = KnownAds(ENCODER)
-    context = tiny_rows(1)[0]["context"]
     columns = {name: [features.get(name) for _, features in rows] for name in names}
     ad_ids = [name for name, _ in rows] if has_ids else None
     candidates = CandidateColumns(id=ad_ids, features=columns)
-    ids, unknown = known.encode_columns(catalogue_of(ADS), context, candidates, len(rows))
+    ids, unknown = known.encode_columns(catalogue_of(ADS), candidates, len(rows))
     stored = [ADS.get(name or "", {}) if has_ids else {} for name, _ in rows]
     merged = [
         {**of_store, **{name: features.get(name) for name in names}}
         for of_store, (_, features) in zip(stored, rows, strict=True)
     ]
-    assert np.array_equal(ids, ENCODER.encode_request(context, merged))
+    assert np.array_equal(ids, ENCODER.encode_candidates(merged))
     expected = sum(name == "unknown" for name, _ in rows) if has_ids and len(names) < len(NAMES) else 0
     assert unknown == expected

@@ -20,6 +20,7 @@ from service.bundle.schema import Hashing, Schema
 from service.bundle.store import Bundle, load_bundle
 from service.errors import InferenceFailed
 from service.predictor import Predictor
+from service.request_rows import BatchRows
 from service.settings import Settings
 from service.wire import JSON, decode_request
 
@@ -140,11 +141,12 @@ def test_pctrs_are_calibrated_logits_and_rows_equal_columns(bundle: Bundle) -> N
     predictor = Predictor(bundle, Settings())
     rows = decode_request(b'{"candidates": [{"features": {"ad": "a1"}}, {"features": {"ad": 7}}]}', JSON)
     columns = decode_request(b'{"candidates": {"features": {"ad": ["a1", 7]}}}', JSON)
-    ids = predictor.encode(rows, 2)
-    np.testing.assert_array_equal(predictor.encode(columns, 2), ids)
+    encoded, other = predictor.encode(rows, 2), predictor.encode(columns, 2)
+    np.testing.assert_array_equal(other.candidates, encoded.candidates)
+    np.testing.assert_array_equal(other.context, encoded.context)
 
     async def score() -> np.ndarray:
-        return await predictor.submit(ids)
+        return await predictor.submit(encoded)
 
-    expected = predictor.calibrator.pctr(predictor.session.run(ids))
+    expected = predictor.calibrator.pctr(predictor.graphs.run(BatchRows.of([encoded])))
     np.testing.assert_array_equal(asyncio.run(score()), expected)

@@ -15,9 +15,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from service.bundle.errors import BundleError
+from service.bundle.graph_tensors import tensors_of
 from service.bundle.manifest import Graph, Tensor
 from service.errors import BadConfiguration
-from service.graph_tensors import tensors_of
 from service.session import Session
 from tests.tiny_bundle import tiny_graph, tiny_schema
 
@@ -39,7 +39,7 @@ def random_ids(rows: int, seed: int = 0) -> np.ndarray:
 
 def test_logits_are_those_of_onnx_runtime_and_a_row_s_own() -> None:
     session = Session(GRAPH, described())
-    session.warm_up(64, [0] * COLUMNS)
+    session.try_run(random_ids(64), rows=64)
     ids = random_ids(64)
     logits = session.run(ids)
     assert (logits.shape, logits.dtype, session.provider) == ((64,), np.float32, "CPUExecutionProvider")

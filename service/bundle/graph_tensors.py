@@ -1,18 +1,22 @@
 """Reads from the bytes of an ONNX graph what its tensors hold; it does not know what they are for.
 
-Two things must be known before a graph runs, and the onnx package, which could tell, is not installed where
-we serve. A tensor may say that its data lies in a file beside the model: ONNX Runtime, given a model as
+Things must be known before a graph runs, and the onnx package, which could tell, is not installed where we
+serve. A tensor may say that its data lies in a file beside the model: ONNX Runtime, given a model as
 bytes, reads such a file from the working directory (seen with 1.31), so that a bundle whose every hash is
 right could still feed whatever lies there into the model. And one weight that is nan, in a row of a table
-that no golden row reads, makes every pCTR nan that meets it.
+that no golden row reads, makes every pCTR nan that meets it. Tables, finally, are read here so that they lie
+in memory once, for several graphs and, where processes fork, for all of these.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _FIXED_SIZES = {_FIXED64: 8, _FIXED32: 4}
@@ -28,8 +32,11 @@ _MESSAGES: dict[str, dict[int, str]] = {
     "SparseTensor": {1: "Tensor", 2: "Tensor"},
     "Tensor": {},
 }
+# data_type -> how the raw data of a table is read.
+_TABLE_TYPES = {1: "<f4", 2: "u1", 3: "i1", 10: "<f2"}
 # Fields of a tensor. Numbers stand in raw_data, or in the field of their type, packed or one by one.
-_DATA_TYPE, _FLOAT_DATA, _NAME, _RAW_DATA, _DOUBLE_DATA, _EXTERNAL_DATA, _DATA_LOCATION = (
+_DIMS, _DATA_TYPE, _FLOAT_DATA, _NAME, _RAW_DATA, _DOUBLE_DATA, _EXTERNAL_DATA, _DATA_LOCATION = (
+    1,
     2,
     4,
     8,
@@ -55,18 +62,60 @@ class GraphTensor:
 
 def tensors_of(graph: bytes) -> Iterator[GraphTensor]:
     """Every tensor of `graph`, however deep it lies in it. Raises ValueError for bytes that are not ONNX."""
+    return map(_tensor, _messages(graph))
+
+
+def tables_of(graph: bytes, names: Collection[str]) -> dict[str, NDArray[Any]]:
+    """The tensors of these names as arrays of their own, which nothing may write to.
+
+    Raises ValueError where there is none of a name, or not one that is a table.
+    """
+    found = {}
+    for message in _messages(graph):
+        name = next(
+            (bytes(v).decode() for n, v in _fields(message) if n == _NAME and not isinstance(v, int)), ""
+        )
+        if name in names:
+            found[name] = _array(name, message)
+    for name in names:
+        if name not in found:
+            raise ValueError(f"no tensor is named {name}")
+    return found
+
+
+def _messages(graph: bytes) -> Iterator[memoryview]:
+    """Every tensor's message."""
     # A list, not recursion: how deep the messages nest is up to whoever wrote the file.
     waiting: list[tuple[str, memoryview]] = [("Model", memoryview(graph))]
     while waiting:
         message, data = waiting.pop()
         if message == "Tensor":
-            yield _tensor(data)
+            yield data
             continue
         for number, value in _fields(data):
             if number in _MESSAGES[message]:
                 if isinstance(value, int):
                     raise ValueError(f"field {number} of {message} is a number")
                 waiting.append((_MESSAGES[message][number], value))
+
+
+def _array(name: str, message: memoryview) -> NDArray[Any]:
+    shape: list[int] = []
+    dtype, raw = None, None
+    for number, value in _fields(message):
+        if number == _DIMS and isinstance(value, int):
+            shape.append(value)
+        elif number == _DIMS and not isinstance(value, int):
+            shape += _varints(value)
+        elif number == _DATA_TYPE and isinstance(value, int):
+            dtype = _TABLE_TYPES.get(value)
+        elif number == _RAW_DATA and not isinstance(value, int):
+            raw = value
+    if dtype is None or raw is None or math.prod(shape) * np.dtype(dtype).itemsize != len(raw):
+        raise ValueError(f"tensor {name} is no table of numbers in raw_data")
+    table = np.frombuffer(raw, dtype).reshape(shape).copy()  # aligned, and without the graph around it
+    table.flags.writeable = False
+    return table
 
 
 def _tensor(data: memoryview) -> GraphTensor:
@@ -122,6 +171,14 @@ def _fields(data: memoryview) -> Iterator[tuple[int, memoryview | int]]:
             raise ValueError(f"field {number} ends after the message, at byte {position}")
         yield number, data[position : position + size]
         position += size
+
+
+def _varints(data: memoryview) -> list[int]:
+    values, position = [], 0
+    while position < len(data):
+        value, position = _varint(data, position)
+        values.append(value)
+    return values
 
 
 def _varint(data: memoryview, position: int) -> tuple[int, int]:

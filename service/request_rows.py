@@ -1,0 +1,72 @@
+"""The rows of one request and of a batch of requests, with each request's context held once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ids = NDArray[np.int32]
+
+
+@dataclass(slots=True, eq=False)
+class RequestRows:
+    """The ids of one request: its context [context columns] and its candidates [n, candidate columns].
+
+    `is_large` says which graph scores it; a part of a large request is large.
+    """
+
+    context: Ids
+    candidates: Ids
+    is_large: bool = False
+
+    def __len__(self) -> int:
+        return len(self.candidates)
+
+    def __getitem__(self, rows: slice) -> RequestRows:
+        return RequestRows(self.context, self.candidates[rows], self.is_large)
+
+
+@dataclass(slots=True, eq=False)
+class BatchRows:
+    """Several requests at once: contexts [requests, context columns], candidates [rows, candidate columns].
+
+    A request's rows are next to each other; `sizes` [requests] tells how many they are.
+    """
+
+    contexts: Ids
+    sizes: NDArray[np.int32]
+    candidates: Ids
+    is_large: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, requests: Sequence[RequestRows]) -> BatchRows:
+        """All of them, in order."""
+        if len(requests) == 1:
+            (one,) = requests
+            contexts, candidates = one.context[None], one.candidates
+        else:
+            contexts = np.concatenate([each.context for each in requests]).reshape(len(requests), -1)
+            candidates = np.concatenate([each.candidates for each in requests])
+        sizes = np.array([len(each.candidates) for each in requests], np.int32)
+        return cls(contexts, sizes, candidates, np.array([each.is_large for each in requests], np.bool_))
+
+    def those(self, chosen: NDArray[np.bool_]) -> BatchRows:
+        """Some of the requests [requests], in order."""
+        rows = chosen.repeat(self.sizes)
+        return BatchRows(
+            self.contexts[chosen], self.sizes[chosen], self.candidates[rows], self.is_large[chosen]
+        )
+
+    @property
+    def request_index(self) -> NDArray[np.int32]:
+        """Of each row its request [rows]."""
+        return np.arange(len(self.sizes), dtype=np.int32).repeat(self.sizes)
+
+    def contexts_by_row(self) -> Ids:
+        """Contexts such that they broadcast to the rows: [rows or 1, context columns]."""
+        if len(self.sizes) == 1 or len(self.sizes) == len(self.candidates):
+            return self.contexts
+        return self.contexts.repeat(self.sizes, axis=0)
