@@ -128,10 +128,8 @@ class Predictor:
             unknown.update(request.context.keys() - context)
         if not isinstance(candidates, list):
             return unknown.union(candidates.features.keys() - candidate)
-        for one in candidates:
-            if not candidate.issuperset(one.features):
-                unknown.update(one.features.keys() - candidate)
-        return unknown
+        sent: set[str] = set().union(*[one.features for one in candidates])
+        return unknown.union(sent - candidate)
 
     async def replay_golden(self) -> None:
         """Send the golden rows the way of every request; raises BundleError naming the first that differs."""

@@ -7,9 +7,9 @@ of Python over rows and fields would cost more than inference.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import chain, cycle
-from operator import getitem, itemgetter
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
+from operator import getitem
 from typing import Any
 
 import numpy as np
@@ -132,7 +132,6 @@ class _Scalars:
         self.places = _as_slice([column.place for column in columns if isinstance(column.place, int)])
         self._names = [column.name for column in columns]
         self._ids = [column.lookup.ids for column in columns]
-        self._values_of = _getter(self._names)
 
     def one(self, values: Mapping[str, Any], numbers: _Scalars) -> Ids:
         """ids [fields] of one mapping; `numbers` are those of these fields that are numeric."""
@@ -144,26 +143,15 @@ class _Scalars:
         if numbers is not None and numbers.columns:
             for row in rows:
                 numbers.refuse_truths(row)
-        count = len(rows) * len(self._names)
-        try:
-            values = chain.from_iterable(map(self._values_of, rows))
-            ids = np.fromiter(map(getitem, cycle(self._ids), values), np.int32, count)
-        except KeyError:  # a field is left out somewhere
-            filled = (map(row.get, self._names) for row in rows)
-            ids = np.fromiter(map(getitem, cycle(self._ids), chain.from_iterable(filled)), np.int32, count)
-        return ids.reshape(len(rows), len(self._names))
+        names = self._names
+        values = [row.get(name) for row in rows for name in names]
+        ids = np.fromiter(map(getitem, cycle(self._ids), values), np.int32, len(values))
+        return ids.reshape(len(rows), len(names))
 
     def refuse_truths(self, values: Mapping[str, Any]) -> None:
         """Raises TypeError for true and false, which a dictionary of numbers takes for 1 and 0."""
         if self._names and bool in map(type, map(values.get, self._names)):
             raise TypeError
-
-
-def _getter(names: Sequence[str]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
-    """All values of a mapping by name in one step; raises KeyError where one is left out."""
-    if len(names) > 1:
-        return itemgetter(*names)
-    return lambda values: tuple(values[name] for name in names)
 
 
 def _as_slice(places: list[int]) -> slice | NDArray[np.intp]:
