@@ -40,6 +40,9 @@ logger = logging.getLogger("bidlight")
 
 PREDICT_PATH = "/predict"
 PUBLISH_SECONDS = 1.0
+# Of several processes one is asked, and waits until all have published; a killed one loses what it has not.
+SHARED_PUBLISH_SECONDS = 0.05
+SCRAPE_WAIT_SECONDS = 3 * SHARED_PUBLISH_SECONDS
 
 
 class Bidlight(FastAPI):
@@ -123,7 +126,8 @@ class Bidlight(FastAPI):
         self._replaced += self.arms
         for arm in arms.arms:
             predictor = arm.predictor
-            predictor.meter = ArmMeter(self.metrics, arm.name, predictor.encoder.schema)
+            if self.settings.metrics == "on":
+                predictor.meter = ArmMeter(self.metrics, arm.name, predictor.encoder.schema)
             self._bundle_info(arm).set(1)
         self._predict.open(arms)
         self.arms = arms.arms
@@ -136,11 +140,13 @@ class Bidlight(FastAPI):
         return self.metrics.bundle.labels(arm.name, manifest.id, manifest.model.name, arm.predictor.variant)
 
     def publish(self) -> None:
-        """Bring to Prometheus what the arms counted, and what replaced ones do until their queue is empty."""
+        """Bring to Prometheus what the arms counted, and what replaced ones do until their last answer."""
         for arm in (*self._replaced, *self.arms):
             if arm.predictor.meter is not None:
                 arm.predictor.meter.publish(arm.predictor.batcher.queued_rows)
-        self._replaced = tuple(arm for arm in self._replaced if arm.predictor.batcher.queued_rows)
+        self._replaced = tuple(
+            arm for arm in self._replaced if arm.predictor.meter is not None and arm.predictor.meter.under_way
+        )
 
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The lifespan; a deliberate refusal to start is given to the server as one line, no traceback."""
@@ -237,9 +243,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 async def _publish_forever(app: Bidlight) -> None:
+    seconds = SHARED_PUBLISH_SECONDS if app.metrics.is_shared else PUBLISH_SECONDS
     while True:
         app.publish()
-        await asyncio.sleep(PUBLISH_SECONDS)
+        await asyncio.sleep(seconds)
 
 
 async def _reload_forever(app: Bidlight, asked: asyncio.Event) -> None:
@@ -274,7 +281,13 @@ async def _readyz(app: Bidlight) -> Response:
 
 
 async def _metrics(app: Bidlight) -> Response:
+    if app.settings.metrics == "off":
+        return _answer(
+            NotFound("nothing is counted here: 'metrics' is off; start the service with --metrics on")
+        )
     app.publish()
+    if app.metrics.is_shared:
+        await asyncio.sleep(SCRAPE_WAIT_SECONDS)
     body, content_type = await run_in_threadpool(app.metrics.exposition)
     return Response(body, headers={"content-type": content_type})
 

@@ -24,7 +24,7 @@ from service.errors import (
     UnsupportedMediaType,
 )
 from service.features import INVALID
-from service.metrics import Metrics
+from service.metrics import ArmMeter, Metrics
 from service.predictor import Probabilities
 from service.request_rows import RequestRows
 from service.settings import Settings
@@ -53,7 +53,7 @@ class ClientLeft(Exception):
 class Prediction:
     """What is known of a request between its headers and its answer, as far as it has come."""
 
-    __slots__ = ("arm", "codec", "request", "rows", "started")
+    __slots__ = ("arm", "codec", "meter", "request", "rows", "started")
 
     arm: Arm
     codec: Codec
@@ -62,6 +62,7 @@ class Prediction:
 
     def __init__(self, started: float) -> None:
         self.started = started
+        self.meter: ArmMeter | None = None
 
     @property
     def arm_name(self) -> str:
@@ -83,6 +84,7 @@ class PredictEndpoint:
         self.max_body_bytes = settings.max_body_bytes
         self._max_candidates = settings.max_candidates
         self._metrics = metrics
+        self._is_metered = settings.metrics == "on"
         self._policy = policy
         self._users = users
         self._arms: ArmTable | None = None
@@ -138,8 +140,10 @@ class PredictEndpoint:
         decoded = perf_counter()
         prediction.arm = arm = self._choose(headers, request)
         predictor = arm.predictor
-        if predictor.meter is not None:
-            predictor.meter.decode.inc(decoded - received)
+        prediction.meter = meter = predictor.meter
+        if meter is not None:
+            meter.under_way += 1
+            meter.decode.inc(decoded - received)
         if self._users is None or request.user_id is None or not predictor.lacks_context(request):
             return self._submit(prediction, predictor.encode(request, rows), decoded, outcome)
         if outcome is None:
@@ -157,8 +161,8 @@ class PredictEndpoint:
         found = perf_counter()
         try:
             rows, is_valid = predictor.encode_with(prediction.request, prediction.rows, user)
-            if predictor.meter is not None:
-                predictor.meter.count_user(is_missing if is_valid else INVALID)
+            if prediction.meter is not None:
+                prediction.meter.count_user(is_missing if is_valid else INVALID)
             self._submit(prediction, rows, found, outcome)
         except Exception as error:
             outcome.set_exception(error)
@@ -167,8 +171,7 @@ class PredictEndpoint:
         self, prediction: Prediction, rows: RequestRows, encoding_since: float, outcome: Outcome | None
     ) -> Any:
         """Queue the rows of a request. Raises Overloaded."""
-        request, predictor = prediction.request, prediction.arm.predictor
-        meter = predictor.meter
+        request, predictor, meter = prediction.request, prediction.arm.predictor, prediction.meter
         if meter is not None:
             meter.encode.inc(perf_counter() - encoding_since)
             unknown = predictor.unknown_names(request)
@@ -181,8 +184,8 @@ class PredictEndpoint:
         """pCTRs [rows] -> the headers and the body of the answer."""
         request, arm, codec = prediction.request, prediction.arm, prediction.codec
         offers = bids(pctrs, *money_of(request.candidates, prediction.rows), self._policy)
-        if arm.predictor.meter is not None:
-            arm.predictor.meter.count_bids(offers)
+        if prediction.meter is not None:
+            prediction.meter.count_bids(offers)
         body = codec.encode(answer_of(request, arm.name, arm.predictor.manifest.id, pctrs, offers))
         return [(b"content-type", codec.media_type), *self._arm_headers[arm.name]], body
 
@@ -192,18 +195,25 @@ class PredictEndpoint:
             logger.error("a request to /predict failed", exc_info=error)
             error = ServiceError("the service failed on this request; it has logged why")
         name = prediction.arm_name
-        self._metrics.refuse(name, error.code)
+        self._count_refused(prediction, error.code)
         return error.status, error_headers(error, self._arm_headers[name] if name else []), error.body()
 
     def count_answered(self, prediction: Prediction) -> None:
         """Count a request whose answer is sent."""
-        meter = prediction.arm.predictor.meter
+        meter = prediction.meter
         if meter is not None:
+            meter.under_way -= 1
             meter.latency.observe(perf_counter() - prediction.started)
 
     def count_left(self, prediction: Prediction) -> None:
         """Count a request whose client did not wait for the answer."""
-        self._metrics.refuse(prediction.arm_name, CLIENT_LEFT)
+        self._count_refused(prediction, CLIENT_LEFT)
+
+    def _count_refused(self, prediction: Prediction, outcome: str) -> None:
+        if prediction.meter is not None:
+            prediction.meter.under_way -= 1
+        if self._is_metered:
+            self._metrics.refuse(prediction.arm_name, outcome)
 
     def _choose(self, headers: dict[bytes, bytes], request: PredictRequest) -> Arm:
         if self._arms is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,9 +26,10 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from service.batcher import BatchReport
-from service.bundle.schema import MISSING_ID, OOV_ID, Schema
+from service.bundle.schema import MISSING_ID, OOV_ID, Role, Schema
 from service.errors import shorten
 from service.features import IS_MISSING_REASONS
+from service.tally import Block, BulkHistogram, Tally, Values, count_in_columns
 
 logger = logging.getLogger("bidlight")
 
@@ -40,42 +41,16 @@ LATENCY_BUCKETS = (
     *(0.01, 0.015, 0.02, 0.03, 0.05, 0.07, 0.1, 0.2, 0.5, 1.0),
 )
 STORE_BUCKETS = (
-    0.00002,
-    0.00005,
-    0.0001,
-    0.0002,
-    0.0005,
-    0.001,
-    0.0015,
-    0.002,
-    0.003,
-    0.005,
-    0.01,
-    0.05,
-    0.2,
-    1.0,
+    *(0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.0015, 0.002, 0.003, 0.005),
+    *(0.01, 0.05, 0.2, 1.0),
 )
 ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 PCTR_BUCKETS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 STAGES = ("decode", "encode", "queue", "inference", "calibration")
 MAX_UNKNOWN_NAMES = 20
 OTHER_NAMES = "(other)"
-
-
-class BulkHistogram(Histogram):
-    """A histogram that takes many values at once: a loop over `observe` would cost more than inference."""
-
-    def observe_many(self, values: NDArray[np.float64]) -> None:
-        """Count every one of `values` [n]; the same as `observe` of each."""
-        self._sum.inc(float(values.sum()))
-        counts = np.bincount(self._bounds.searchsorted(values)).tolist()
-        for bucket, count in zip(self._buckets, counts, strict=False):
-            if count:
-                bucket.inc(count)
-
-    def _prepare_buckets(self, source_buckets: Sequence[float | str]) -> None:
-        super()._prepare_buckets(source_buckets)
-        self._bounds = np.array(self._upper_bounds)
+# Values of a histogram that wait at most, but for those of a batch: counting them takes 30 us.
+PENDING = 1024
 
 
 class Metrics:
@@ -90,7 +65,7 @@ class Metrics:
             ["arm", "outcome"],
             registry=registry,
         )
-        self.latency = Histogram(
+        self.latency = BulkHistogram(
             "bidlight_request_seconds",
             "Seconds from the end of a request's headers to its answer, of the requests that are ok",
             ["arm"],
@@ -104,14 +79,14 @@ class Metrics:
             ["arm", "stage"],
             registry=registry,
         )
-        self.batch_rows = Histogram(
+        self.batch_rows = BulkHistogram(
             "bidlight_batch_rows",
             "Rows (a candidate of a request each) of a batch that ran",
             ["arm"],
             buckets=ROW_BUCKETS,
             registry=registry,
         )
-        self.batch_requests = Histogram(
+        self.batch_requests = BulkHistogram(
             "bidlight_batch_requests",
             "Requests, or parts of large ones, of a batch that ran",
             ["arm"],
@@ -207,7 +182,8 @@ class Metrics:
             registry=registry,
         )
         self._refused: dict[tuple[str, str], Counter] = {}
-        if not _is_multiprocess():
+        self.is_shared = "PROMETHEUS_MULTIPROC_DIR" in os.environ
+        if not self.is_shared:
             ProcessCollector(registry=registry)
 
     def refuse(self, arm: str, code: str) -> None:
@@ -219,7 +195,7 @@ class Metrics:
 
     def exposition(self) -> tuple[bytes, str]:
         """What Prometheus scrapes, and its content type: the sum over all workers."""
-        if not _is_multiprocess():
+        if not self.is_shared:
             return generate_latest(self._registry), CONTENT_TYPE_LATEST
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
@@ -227,32 +203,41 @@ class Metrics:
 
 
 class ArmMeter:
-    """What one arm counts. Labelled children are resolved here once, because looking one up costs a lock.
+    """What one arm counts: plain numbers on the request path, which `publish` brings to Prometheus.
 
-    Features are counted in numpy arrays, and `publish` brings them to Prometheus: at every scrape, every
-    second, and at the end.
+    That is at every scrape, now and then, and at the end; what grows with traffic goes sooner, once a batch,
+    when it is `PENDING` values long. `under_way` is how many requests the arm has taken and not ended: while
+    there are any, more may be counted. Labelled children are resolved here once: looking one up costs a lock.
     """
 
     def __init__(self, metrics: Metrics, arm: str, schema: Schema) -> None:
+        self.under_way = 0
         self._arm = arm
         self._unknown_names = metrics.unknown_names
-        self._unknown: dict[str, Counter] = {}
-        self.answered = metrics.requests.labels(arm, "ok")
-        self.latency = metrics.latency.labels(arm)
+        self._unknown: dict[str, Tally] = {}
+        self._others: Tally | None = None
+        self._answered = Tally(metrics.requests.labels(arm, "ok"))
         self.decode, self.encode, self.queue, self.inference, self.calibration = (
-            metrics.stages.labels(arm, stage) for stage in STAGES
+            Tally(metrics.stages.labels(arm, stage)) for stage in STAGES
         )
-        self.batch_rows = metrics.batch_rows.labels(arm)
-        self.batch_requests = metrics.batch_requests.labels(arm)
-        self.queued_rows = metrics.queued_rows.labels(arm)
-        self.pctr = metrics.pctr.labels(arm)
-        self.bid = metrics.candidates.labels(arm, "bid")
-        self.no_bid = metrics.candidates.labels(arm, "no_bid")
-        self.unknown_ads = metrics.unknown_ads.labels(arm)
-        self._user_lookups = metrics.user_lookups.labels(arm)
+        self.latency = Values(metrics.latency.labels(arm))
+        self._batch_rows = Values(metrics.batch_rows.labels(arm))
+        self._batch_requests = Values(metrics.batch_requests.labels(arm))
+        self._queued_rows = metrics.queued_rows.labels(arm)
+        self._bid = Tally(metrics.candidates.labels(arm, "bid"))
+        self._no_bid = Tally(metrics.candidates.labels(arm, "no_bid"))
+        self.unknown_ads = Tally(metrics.unknown_ads.labels(arm))
+        self._user_lookups = Tally(metrics.user_lookups.labels(arm))
         self._user_is_missing = {
-            reason: metrics.user_is_missing.labels(arm, reason) for reason in IS_MISSING_REASONS
+            reason: Tally(metrics.user_is_missing.labels(arm, reason)) for reason in IS_MISSING_REASONS
         }
+        self.pctr = Block(metrics.pctr.labels(arm).observe_many, ((), np.float64))
+        is_context = [field.role is Role.CONTEXT for field in schema.fields for _ in range(field.max_length)]
+        self._context_columns = np.flatnonzero(is_context)
+        self._candidate_columns = np.flatnonzero(np.logical_not(is_context))
+        width = len(self._context_columns)
+        self._contexts = Block(self._count_contexts, ((width,), np.int32), ((), np.int64))
+        self._candidates = Block(self._count_candidates, ((schema.columns - width,), np.int32))
         names = [field.name for field in schema.fields]
         self._missing = [metrics.missing.labels(arm, name) for name in names]
         self._out_of_vocabulary = [metrics.out_of_vocabulary.labels(arm, name) for name in names]
@@ -263,14 +248,22 @@ class ArmMeter:
 
     def count_batch(self, report: BatchReport) -> None:
         """Count a batch that is about to run."""
-        self.batch_rows.observe(report.rows)
-        self.batch_requests.observe(report.callers)
+        self._batch_rows.observe(report.rows)
+        self._batch_requests.observe(report.callers)
         self.queue.inc(report.queue_seconds)
+        if len(self._batch_rows) >= PENDING or len(self.latency) >= PENDING:
+            self._publish_values()
 
-    def count_features(self, ids: NDArray[np.int32]) -> None:
-        """Count the missing and the out-of-vocabulary ids of a batch [n, columns]."""
-        self._missing_ids += np.add.reduce(ids == MISSING_ID, axis=0)
-        self._unseen_ids += np.add.reduce(ids == OOV_ID, axis=0)
+    def count_features(
+        self, contexts: NDArray[np.int32], sizes: NDArray[np.int32], candidates: NDArray[np.int32]
+    ) -> None:
+        """Count the missing and the out-of-vocabulary ids of a batch's rows.
+
+        `contexts` [requests, context columns] have each `sizes` [requests] rows of `candidates` [n, candidate
+        columns].
+        """
+        self._contexts.observe_many(contexts, sizes)
+        self._candidates.observe_many(candidates)
 
     def count_user(self, is_missing: str | None) -> None:
         """Count a user who was looked up, and why features stayed at their defaults, if they did."""
@@ -282,30 +275,35 @@ class ArmMeter:
         """Count the candidates of an answer."""
         refused = bids.count(None)
         if refused:
-            self.no_bid.inc(refused)
-        if refused < len(bids):
-            self.bid.inc(len(bids) - refused)
+            self._no_bid.inc(refused)
+        self._bid.inc(len(bids) - refused)
 
     def count_unknown(self, names: Iterable[str]) -> None:
         """Count names that no field has, at most MAX_UNKNOWN_NAMES of them under their own label."""
-        others = 0
         for name in names:
-            counter = self._unknown.get(name)
-            if counter is None:
-                if len(self._unknown) == MAX_UNKNOWN_NAMES:
-                    others += 1
-                    continue
-                counter = self._unknown[name] = self._unknown_names.labels(self._arm, shorten(name, 64))
-                logger.warning(
-                    "arm %s: no field is named %s; it is ignored", self._arm, shorten(repr(name), 64)
-                )
-            counter.inc()
-        if others:
-            self._unknown_names.labels(self._arm, OTHER_NAMES).inc(others)
+            tally = self._unknown.get(name) or self._tally_of_unknown(name)
+            tally.inc()
+
+    def _tally_of_unknown(self, name: str) -> Tally:
+        """Of a name that has no label of its own yet, or gets none."""
+        if len(self._unknown) >= MAX_UNKNOWN_NAMES:
+            if self._others is None:
+                self._others = Tally(self._unknown_names.labels(self._arm, OTHER_NAMES))
+            return self._others
+        logger.warning("arm %s: no field is named %s; it is ignored", self._arm, shorten(repr(name), 64))
+        tally = Tally(self._unknown_names.labels(self._arm, shorten(name, 64)))
+        self._unknown[name] = tally
+        return tally
 
     def publish(self, queued_rows: int) -> None:
-        """Bring what was counted in arrays to Prometheus."""
-        self.queued_rows.set(queued_rows)
+        """Bring all that was counted to Prometheus."""
+        self._queued_rows.set(queued_rows)
+        self._publish_values()
+        for tally in self._tallies():
+            tally.publish()
+        self.pctr.publish()
+        self._contexts.publish()
+        self._candidates.publish()
         missing = self._missing_ids[self._first_columns]
         unseen = np.add.reduceat(self._unseen_ids, self._first_columns)
         self._missing_ids[:] = 0
@@ -314,6 +312,25 @@ class ArmMeter:
             for index in np.flatnonzero(counts):
                 counters[index].inc(int(counts[index]))
 
+    def _tallies(self) -> Iterator[Tally]:
+        yield from (self.decode, self.encode, self.queue, self.inference, self.calibration)
+        yield from (self._bid, self._no_bid, self.unknown_ads, self._user_lookups)
+        yield from self._user_is_missing.values()
+        yield from self._unknown.values()
+        if self._others is not None:
+            yield self._others
 
-def _is_multiprocess() -> bool:
-    return "PROMETHEUS_MULTIPROC_DIR" in os.environ
+    def _publish_values(self) -> None:
+        # An answer is in both, so a scrape never finds one without the other.
+        self._answered.inc(self.latency.publish())
+        self._answered.publish()
+        self._batch_rows.publish()
+        self._batch_requests.publish()
+
+    def _count_contexts(self, ids: NDArray[np.int32], sizes: NDArray[np.int64]) -> None:
+        self._missing_ids[self._context_columns] += sizes @ (ids == MISSING_ID)
+        self._unseen_ids[self._context_columns] += sizes @ (ids == OOV_ID)
+
+    def _count_candidates(self, ids: NDArray[np.int32]) -> None:
+        self._missing_ids[self._candidate_columns] += count_in_columns(ids == MISSING_ID)
+        self._unseen_ids[self._candidate_columns] += count_in_columns(ids == OOV_ID)

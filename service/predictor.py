@@ -226,7 +226,7 @@ class Predictor:
             calibrated = time.perf_counter()
             meter.inference.inc(inferred - started)
             meter.calibration.inc(calibrated - inferred)
-            meter.count_features(self.encoder.join(batch.contexts_by_row(), batch.candidates))
+            meter.count_features(batch.contexts, batch.sizes, batch.candidates)
             meter.pctr.observe_many(pctrs)
         return pctrs
 

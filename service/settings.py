@@ -70,6 +70,10 @@ class Settings(BaseSettings):
         default="parser",
         description="how POST /predict reaches its endpoint: from the HTTP parser, or through ASGI (slower)",
     )
+    metrics: Literal["on", "off"] = Field(
+        default="on",
+        description="whether requests are counted for GET /metrics, which answers 404 if not",
+    )
     feature_store: str = Field(
         default="",
         description="features of users and ads: lmdb:///FOLDER, redis://HOST:PORT, "

@@ -166,6 +166,8 @@ def test_a_dead_worker_is_replaced_and_its_counts_stay(
     with running_service(tmp_path, arguments) as service:
         for _ in range(20):
             assert service.post(body_of(1)).status_code == 200
+        # What was counted before a scrape is safe.
+        assert service.metrics()['bidlight_requests_total{arm="only",outcome="ok"}'] == 20
         victim = min(workers_of(service))
         os.kill(victim, number)
         wait_until(lambda: victim not in (now := workers_of(service)) and len(now) == 2)

@@ -1,41 +1,29 @@
-"""What is counted, and that counting many at once is counting each."""
+"""What is counted, and when it is in the exposition."""
 
 from __future__ import annotations
 
+import asyncio
+import json
+from collections.abc import Callable
+
 import numpy as np
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry, generate_latest
 
 from service.batcher import BatchReport
-from service.metrics import OTHER_NAMES, PCTR_BUCKETS, ArmMeter, BulkHistogram, Metrics
-from tests.running import read_metrics
-from tests.tiny_bundle import tiny_schema
+from service.endpoint import Prediction
+from service.metrics import OTHER_NAMES, PENDING, ArmMeter, Metrics
+from tests.running import JSON, RunningApp, read_metrics
+from tests.tiny_bundle import tiny_rows, tiny_schema
 
-
-@given(st.lists(st.floats(0.0, 2.0) | st.sampled_from(PCTR_BUCKETS), max_size=50))
-def test_many_values_are_counted_like_each(values: list[float]) -> None:
-    texts = []
-    for bulk in (False, True):
-        registry = CollectorRegistry()
-        histogram = BulkHistogram("h", "h", ["arm"], buckets=PCTR_BUCKETS, registry=registry).labels("a")
-        if bulk:
-            histogram.observe_many(np.array(values, np.float64))
-        else:
-            for value in values:
-                histogram.observe(value)
-        texts.append(read_metrics(generate_latest(registry).decode()))
-    each, many = texts
-    assert many.pop('h_sum{arm="a"}') == pytest.approx(each.pop('h_sum{arm="a"}'))
-    assert many == each
+BODY = {"context": tiny_rows(1)[0]["context"], "candidates": [{"id": "a", "value_per_click": 1.0}]}
 
 
 def test_a_meter_counts_features_by_field() -> None:
     metrics = Metrics()
     meter = ArmMeter(metrics, "control", tiny_schema())
-    # site hour history(3) ad campaign
-    meter.count_features(np.array([[0, 2, 0, 0, 0, 1, 2], [1, 0, 1, 1, 0, 3, 0]], np.int32))
+    # site hour history(3), and ad campaign
+    contexts = np.array([[0, 2, 0, 0, 0], [1, 0, 1, 1, 0], [2, 2, 2, 0, 0]], np.int32)
+    candidates = np.array([[1, 2], [3, 0], [0, 1], [2, 2]], np.int32)
+    meter.count_features(contexts, np.array([1, 2, 1], np.int32), candidates)
     for _ in range(2):  # what was published is not published again
         meter.publish(5)
     found = read_metrics(metrics.exposition()[0].decode())
@@ -44,8 +32,8 @@ def test_a_meter_counts_features_by_field() -> None:
         return found[f'bidlight_{metric}_features_total{{arm="control",field="{field}"}}']
 
     fields = [field.name for field in tiny_schema().fields]
-    assert [count("missing", name) for name in fields] == [1, 1, 1, 0, 1]
-    assert [count("oov", name) for name in fields] == [1, 0, 2, 1, 0]
+    assert [count("missing", name) for name in fields] == [1, 2, 1, 1, 1]
+    assert [count("oov", name) for name in fields] == [2, 0, 4, 1, 1]
     assert found['bidlight_queued_rows{arm="control"}'] == 5
 
 
@@ -58,6 +46,7 @@ def test_batches_bids_refusals_and_names() -> None:
     metrics.refuse("", "malformed_body")
     meter.count_unknown([f"name-{n}" for n in range(30)])
     meter.count_unknown(['odd "quoted"\n', "name-3"])
+    meter.publish(0)
     found = read_metrics(metrics.exposition()[0].decode())
     assert found['bidlight_batch_rows_sum{arm="control"}'] == 7
     assert found['bidlight_batch_requests_sum{arm="control"}'] == 2
@@ -75,3 +64,73 @@ def test_two_services_in_a_process_do_not_mix() -> None:
     name = 'bidlight_requests_total{arm="",outcome="overloaded"}'
     assert name in read_metrics(first.exposition()[0].decode())
     assert name not in read_metrics(second.exposition()[0].decode())
+
+
+def test_what_grows_with_traffic_does_not_wait_for_a_scrape() -> None:
+    metrics = Metrics()
+    meter = ArmMeter(metrics, "control", tiny_schema())
+
+    def answered() -> float:
+        return read_metrics(metrics.exposition()[0].decode())[
+            'bidlight_requests_total{arm="control",outcome="ok"}'
+        ]
+
+    for _ in range(PENDING):
+        meter.latency.observe(0.001)
+    assert answered() == 0
+    meter.count_batch(BatchReport(rows=1, callers=1, queue_seconds=0.0))
+    assert answered() == PENDING
+    meter.latency.observe(0.001)
+    meter.publish(0)
+    found = read_metrics(metrics.exposition()[0].decode())
+    assert answered() == found['bidlight_request_seconds_count{arm="control"}'] == PENDING + 1
+    assert found['bidlight_batch_rows_count{arm="control"}'] == 1
+
+
+def test_a_replaced_arm_s_last_answers_are_counted(run_app: Callable[..., RunningApp]) -> None:
+    app = run_app()
+
+    async def answer_after_a_reload() -> None:
+        endpoint, prediction = app.app.direct_endpoint, Prediction(0.0)
+        assert endpoint is not None
+        headers = {b"content-type": b"application/json"}
+        pctrs = await endpoint.accept(prediction, headers, json.dumps(BODY).encode())
+        await app.app.reload()
+        app.app.publish()  # its queue is empty, but not all is counted
+        endpoint.answer(prediction, pctrs)
+        endpoint.count_answered(prediction)
+
+    app.runner.run(answer_after_a_reload())
+    assert app.post(BODY).status_code == 200
+    found = app.metrics()
+    assert found['bidlight_requests_total{arm="control",outcome="ok"}'] == 2
+    assert found['bidlight_candidates_total{arm="control",outcome="bid"}'] == 2
+    assert found['bidlight_pctr_count{arm="control"}'] == 2
+
+
+def test_however_a_request_ends_it_is_under_way_no_more(run_app: Callable[..., RunningApp]) -> None:
+    app = run_app(max_queued_rows=1, max_candidates=1)
+    meter = app.app.arms[0].predictor.meter
+    assert meter is not None
+
+    async def several() -> list[int]:
+        answers = [app.client.post("/predict", json=BODY) for _ in range(5)]  # the queue has room for one
+        return [answer.status_code for answer in await asyncio.gather(*answers)]
+
+    assert sorted(set(app.runner.run(several()))) == [200, 429]
+    refused = [{}, {**BODY, "context": {"hour": "noon"}}, {**BODY, "candidates": []}]
+    assert [app.post(body).status_code for body in refused] == [422] * 3
+    assert app.post(BODY, headers={"x-arm": "nobody"}).status_code == 404
+    assert meter.under_way == 0
+
+
+def test_without_metrics_nothing_is_counted_and_metrics_says_so(run_app: Callable[..., RunningApp]) -> None:
+    app, metered = run_app(metrics="off"), run_app()
+    body = json.dumps(BODY).encode()
+    assert app.post(body, JSON).content == metered.post(body, JSON).content
+    assert app.post(b"{").status_code == 400
+    answer = app.get("/metrics")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+    assert "--metrics on" in answer.json()["error"]["message"]
+    counted = read_metrics(app.app.metrics.exposition()[0].decode())
+    assert not [name for name in counted if name.startswith("bidlight_requests_total")]
