@@ -49,8 +49,13 @@ class Session:
         self._file = file
         given = {tensor.name for tensor in inputs}
         self._tables = {name: table for name, table in tables.items() if name in given}
-        initializers = {name: table for name, table in tables.items() if name not in given}
-        self._session = _open(graph, file, device, initializers)
+        # The session reads them where they lie and keeps nothing of theirs alive: it crashes without these.
+        self._initializers = {
+            name: ort.OrtValue.ortvalue_from_numpy(table)
+            for name, table in tables.items()
+            if name not in given
+        }
+        self._session = _open(graph, file, device, self._initializers)
         self.provider = self._session.get_providers()[0]
         _check_tensors(self._session.get_inputs(), inputs, file, "input")
         _check_tensors(self._session.get_outputs(), description.outputs, file, "output")
@@ -110,7 +115,7 @@ def _open(graph: bytes, file: str, device: str, initializers: Mapping[str, Array
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     options.log_severity_level = 3
     for name, values in initializers.items():
-        options.add_initializer(name, ort.OrtValue.ortvalue_from_numpy(values))
+        options.add_initializer(name, values)
     try:
         session = ort.InferenceSession(graph, options, providers=_providers(device))
     except BadConfiguration:

@@ -108,6 +108,7 @@ def write_tiny_bundle(folder: Path, name: str = "tiny", seed: int = 0) -> Path:
         opset=OPSET,
         inputs=(Tensor("ids", "int32", (None, schema.columns)),),
         outputs=(Tensor("logits", "float32", (None,)),),
+        tables=("table",),
     )
     quality = Quality(logloss=0.5, ece=0.01, pcoc=1.0)
     calibrator = Calibrator(
