@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,21 +56,23 @@ class Outcome(Protocol):
 
 @dataclass(slots=True, eq=False)
 class _Caller:
-    """Rows that wait, and who waits for them. `done` of them have run already.
-
-    The rest waits since `waiting_since`, a `time.perf_counter()`.
-    """
+    """Rows that wait, and who waits for them: `left` of `size`, since `waiting_since` (a perf_counter())."""
 
     rows: Rows
+    size: int
     outcome: Outcome
     waiting_since: float
     deadline: float | None
-    done: int = 0
+    left: int
     parts: list[Results] = field(default_factory=list)
 
-    @property
-    def left(self) -> int:
-        return len(self.rows) - self.done
+
+class _Share(NamedTuple):
+    """What a batch holds of one caller."""
+
+    caller: _Caller
+    rows: Rows
+    size: int
 
 
 class Batcher:
@@ -118,7 +120,8 @@ class Batcher:
         `deadline` is a `time.perf_counter()`: a caller still waiting then gets DeadlinePassed.
         Raises Overloaded when the queue has no room for all of them.
         """
-        total = self._queued_rows + len(rows)
+        size = len(rows)
+        total = self._queued_rows + size
         if total > self.max_queued_rows:
             raise Overloaded(
                 f"the queue must hold {self.max_queued_rows} rows at most (got {total}); try again soon"
@@ -126,7 +129,7 @@ class Batcher:
         loop = asyncio.get_running_loop()
         if outcome is None:
             outcome = loop.create_future()
-        self._waiting.append(_Caller(rows, outcome, time.perf_counter(), deadline))
+        self._waiting.append(_Caller(rows, size, outcome, time.perf_counter(), deadline, size))
         self._queued_rows = total
         if not self._flush_scheduled:
             self._flush_scheduled = True
@@ -149,13 +152,14 @@ class Batcher:
             if self._flush_scheduled:
                 loop.call_soon(self._flush, loop)
 
-    def _take(self) -> list[tuple[_Caller, Rows]]:
-        """The callers of the next batch and their rows in it; whoever left or is too late goes without."""
-        batch: list[tuple[_Caller, Rows]] = []
+    def _take(self) -> list[_Share]:
+        """The next batch; whoever left or is too late goes without."""
+        batch: list[_Share] = []
         room = self.max_batch_rows
         now = time.perf_counter()
         while self._waiting and room:
             caller = self._waiting[0]
+            left = caller.left
             if caller.outcome.done():
                 self._forget(caller)
             elif caller.deadline is not None and now > caller.deadline:
@@ -163,13 +167,15 @@ class Batcher:
                 caller.outcome.set_exception(
                     DeadlinePassed("the deadline passed in the queue; allow more time")
                 )
-            elif caller.left <= room:
-                batch.append((caller, caller.rows[caller.done :] if caller.done else caller.rows))
+            elif left <= room:
+                rows = caller.rows if left == caller.size else caller.rows[caller.size - left :]
+                batch.append(_Share(caller, rows, left))
                 self._forget(caller)
-                room -= len(batch[-1][1])
+                room -= left
             elif not batch:
-                batch.append((caller, caller.rows[caller.done : caller.done + room]))
-                caller.done += room
+                done = caller.size - left
+                batch.append(_Share(caller, caller.rows[done : done + room], room))
+                caller.left -= room
                 self._queued_rows -= room
                 room = 0
             else:
@@ -180,25 +186,25 @@ class Batcher:
         self._waiting.popleft()
         self._queued_rows -= caller.left
 
-    def _run_batch(self, batch: list[tuple[_Caller, Rows]]) -> None:
+    def _run_batch(self, batch: list[_Share]) -> None:
         try:
-            total = sum(len(rows) for _, rows in batch)
+            total = sum(share.size for share in batch)
             if self._observe is not None:
                 now = time.perf_counter()
-                waited = sum(now - caller.waiting_since for caller, _ in batch)
+                waited = sum(now - share.caller.waiting_since for share in batch)
                 self._observe(BatchReport(total, len(batch), waited))
-            results = self._run([rows for _, rows in batch])
+            results = self._run([share.rows for share in batch])
             if len(results) != total:
                 raise ValueError(f"a run must give a result a row (got {len(results)} for {total} rows)")
         except Exception as error:
             logger.exception("a batch of %d callers failed", len(batch))
-            for caller, _ in batch:
-                self._fail(caller, error)
+            for share in batch:
+                self._fail(share.caller, error)
             return
         start = 0
-        for caller, rows in batch:
-            stop = start + len(rows)
-            self._deliver(caller, results[start:stop])
+        for share in batch:
+            stop = start + share.size
+            self._deliver(share.caller, results[start:stop])
             start = stop
 
     def _deliver(self, caller: _Caller, results: Results) -> None:
