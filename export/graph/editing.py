@@ -90,6 +90,19 @@ class GraphEditor:
         value.shape = ir.Shape(shape)
         return value
 
+    def copy(self, node: ir.Node, inputs: Sequence[ir.Value | None]) -> list[ir.Value]:
+        """Adds the same node with other inputs in front of it; outputs of the same types and shapes."""
+        attributes = {name: attribute.value for name, attribute in node.attributes.items()}
+        twin = ir.node(
+            node.op_type, inputs, attributes or None, domain=node.domain, num_outputs=len(node.outputs)
+        )
+        twin.name = self._new_name(node.op_type)
+        for output, of_node in zip(twin.outputs, node.outputs, strict=True):
+            output.name = self._new_name(node.op_type)
+            output.shape, output.dtype = of_node.shape, of_node.dtype
+        self.graph.insert_before(node, twin)
+        return list(twin.outputs)
+
     def reshape(self, before: ir.Node, value: ir.Value, row_shape: Sequence[int]) -> ir.Value:
         """`value` as [batch, *row_shape]; itself where it is that already."""
         if row_shape_of(value) == tuple(row_shape):

@@ -77,7 +77,7 @@ class InferenceForm(nn.Module):
             self.register_buffer("always_present", torch.tensor(_column_is_single(fields)))
         vectors = torch.ones(self.n_fields, self.dim) if linear is None else linear.weight
         if pairs is not None:
-            self.pair_matrix = _frozen(pairs.matrix().triu())
+            self.pair_matrix = _frozen(_one_way(pairs.matrix(), fields))
             self.field_vectors = _frozen(vectors.T)
             self.register_buffer("ones", torch.ones(self.n_fields * self.dim, 1))
         else:
@@ -122,6 +122,16 @@ class InferenceForm(nn.Module):
 
 def _frozen(values: Tensor) -> nn.Parameter:
     return nn.Parameter(values.detach().to("cpu", torch.float32).clone().contiguous(), requires_grad=False)
+
+
+def _one_way(matrix: Tensor, fields: tuple[Field, ...]) -> Tensor:
+    """Each pair of a symmetric matrix once: [i, j] for i before j, where the context's fields come first.
+
+    So no candidate reaches a field of the context, whose terms are those of the request alone.
+    """
+    candidate = torch.tensor([field.role == "candidate" for field in fields])
+    place = torch.argsort(torch.argsort(candidate.int(), stable=True))
+    return matrix * (place[:, None] < place[None, :])
 
 
 def _copy_linear(layer: nn.Module) -> nn.Linear:
