@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal
 from functools import cached_property
@@ -22,8 +22,10 @@ MIN_MULTIPLIER, MAX_MULTIPLIER = 1e-6, 1e6
 RELATIVE_ERROR = 2.0**-50
 # Above this, value x multiplier may overflow although the bid does not.
 LARGEST_SAFE_VALUE = 1e280
+# Up to this, nothing overflows, and a near tie is one of thousands.
+USUAL_VALUE = 1e5
 # Under this many candidates a loop over floats costs less than a dozen numpy calls.
-FEW = 32
+FEW = 24
 
 # A float64 prints as at most 17 digits, so a product of three is exact here, and only the bid is rounded.
 _EXACT = Context(prec=60, rounding=ROUND_HALF_EVEN)
@@ -65,64 +67,97 @@ class BidPolicy:
 
 def bids(
     pctr: NDArray[np.float64],
-    value_per_click: NDArray[np.float64],
-    bid_floor: NDArray[np.float64],
+    value_per_click: Sequence[float | None] | None,
+    bid_floor: Sequence[float | None] | None,
     policy: BidPolicy,
 ) -> list[float | None]:
     """Bid per candidate: pCTR x value per click x multiplier, capped, rounded to micros; None is no bid.
 
-    `pctr` [n] in [0, 1]; `value_per_click` [n] finite, nan where the client gave none (no bid then);
-    `bid_floor` [n], 0 for none. The product is the exact one of the decimals that the three numbers print
-    as (1.1 is 1.1, not the binary number nearest to it), rounded half to even; if that is below the
-    policy's or the candidate's floor, there is no bid. A product beyond float64 is capped like any other,
+    `pctr` [n] in [0, 1]; `value_per_click` [n] finite, None where the client gave none (no bid then), or None
+    for nobody's; `bid_floor` [n], None for none. The product is the exact one of the decimals that the three
+    numbers print as (1.1 is 1.1, not the binary number nearest to it), rounded half to even; if that is below
+    the policy's or the candidate's floor, there is no bid. A product beyond float64 is capped like any other,
     at `MAX_BID` if there is no cap. A negative value gives no bid.
     """
-    if pctr.shape[0] < FEW:
-        return _bids_one_by_one(pctr.tolist(), value_per_click.tolist(), bid_floor.tolist(), policy)
-    cap = float(policy.cap_micros)
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        value = value_per_click * policy.multiplier
-        micros = pctr * value * MICROS
-        rounded = np.rint(micros)
-        # How far from a tie (half a micro): what is closer than the error of `micros` is undecided.
-        to_tie = np.abs(np.abs(micros - rounded) - 0.5)
-        undecided = ((to_tie <= micros * RELATIVE_ERROR) & (micros < cap + 2.0)) | (
-            value > LARGEST_SAFE_VALUE
-        )
-    for i in np.flatnonzero(undecided).tolist():
-        rounded[i] = exact_micros(float(pctr[i]), float(value_per_click[i]), policy)
-    bid = np.minimum(rounded, cap) / MICROS + 0.0  # -0.0 + 0.0 is 0.0
-    lowest = np.maximum(bid_floor, policy.floor)
+    rows = pctr.shape[0]
+    if not value_per_click or _is_absent(value_per_click):
+        return [None] * rows
+    compute = _bids_one_by_one if rows < FEW else _bids_at_once
+    return compute(pctr, value_per_click, bid_floor or [None] * rows, policy)
+
+
+def _bids_one_by_one(
+    pctr: NDArray[np.float64],
+    value_per_click: Sequence[float | None],
+    bid_floor: Sequence[float | None],
+    policy: BidPolicy,
+) -> list[float | None]:
+    """`bids`, step by step, for a handful of candidates."""
+    multiplier, cap, policy_floor = policy.multiplier, policy.cap_micros, policy.floor
+    found: list[float | None] = []
+    for probability, given, floor in zip(pctr.tolist(), value_per_click, bid_floor, strict=True):
+        if given is None or not given >= 0.0:  # negative, or nan
+            found.append(None)
+            continue
+        micros = probability * (given * multiplier) * MICROS
+        if micros < cap + 2:
+            rounded = round(micros)
+            if 0.5 - abs(micros - rounded) <= micros * RELATIVE_ERROR:
+                rounded = exact_micros(probability, given, policy)
+            bid = min(rounded, cap) / MICROS
+        elif given * multiplier > LARGEST_SAFE_VALUE:
+            bid = exact_micros(probability, given, policy) / MICROS
+        else:
+            bid = cap / MICROS
+        found.append(bid if bid >= policy_floor and (floor is None or bid >= floor) else None)
+    return found
+
+
+def _bids_at_once(
+    pctr: NDArray[np.float64],
+    value_per_click: Sequence[float | None],
+    bid_floor: Sequence[float | None],
+    policy: BidPolicy,
+) -> list[float | None]:
+    """`bids` of many candidates, by numpy."""
+    given = np.fromiter(value_per_click, np.float64, len(value_per_click))  # None is nan
+    largest = float(np.fmax.reduce(np.abs(given))) * policy.multiplier
+    if largest <= USUAL_VALUE:
+        rounded = _rounded_micros(pctr, given, largest, policy)
+    else:
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            rounded = _rounded_micros(pctr, given, largest, policy)
+    bid = np.minimum(rounded, float(policy.cap_micros)) / MICROS + 0.0  # -0.0 + 0.0 is 0.0
+    is_none = ~(given >= 0.0)  # negative, or nan
+    if not _is_absent(bid_floor):
+        is_none |= bid < np.fromiter(bid_floor, np.float64, len(bid_floor))
+    if policy.floor:
+        is_none |= bid < policy.floor
     found: list[float | None] = bid.tolist()
-    # Not `bid < lowest` and `value < 0`: nan has no bid either.
-    for i in np.flatnonzero(~((bid >= lowest) & (value_per_click >= 0.0))).tolist():
+    for i in is_none.nonzero()[0].tolist():
         found[i] = None
     return found
 
 
-def _bids_one_by_one(
-    pctr: Iterable[float], value_per_click: Iterable[float], bid_floor: Iterable[float], policy: BidPolicy
-) -> list[float | None]:
-    """The same as `bids`, step by step, for a handful of candidates."""
-    multiplier, cap, policy_floor = policy.multiplier, policy.cap_micros, policy.floor
-    found: list[float | None] = []
-    for probability, given_value, floor in zip(pctr, value_per_click, bid_floor, strict=True):
-        if not given_value >= 0.0:  # nan, or negative
-            found.append(None)
-            continue
-        value = given_value * multiplier
-        micros = probability * value * MICROS
-        if value > LARGEST_SAFE_VALUE:
-            rounded = exact_micros(probability, given_value, policy)
-        elif micros >= cap + 2:
-            rounded = cap
-        else:
-            rounded = round(micros)
-            if abs(abs(micros - rounded) - 0.5) <= micros * RELATIVE_ERROR:
-                rounded = exact_micros(probability, given_value, policy)
-        bid = min(rounded, cap) / MICROS
-        found.append(bid if bid >= floor and bid >= policy_floor else None)
-    return found
+def _rounded_micros(
+    pctr: NDArray[np.float64], given: NDArray[np.float64], largest: float, policy: BidPolicy
+) -> NDArray[np.float64]:
+    """Micros [n] before cap and floors, whole; `largest` is the largest of `given` x multiplier, or nan."""
+    value = given if policy.multiplier == 1.0 else given * policy.multiplier
+    micros = pctr * value * MICROS
+    rounded = np.rint(micros)
+    from_whole = np.abs(micros - rounded)  # half a micro is a tie
+    # One comparison settles all of them, but for a rare near tie or a very large value.
+    if not np.fmax.reduce(from_whole) < 0.5 - largest * MICROS * RELATIVE_ERROR:
+        is_close = (0.5 - from_whole <= micros * RELATIVE_ERROR) & (micros < policy.cap_micros + 2.0)
+        for i in np.flatnonzero(is_close | (value > LARGEST_SAFE_VALUE)).tolist():
+            rounded[i] = exact_micros(float(pctr[i]), float(given[i]), policy)
+    return rounded
+
+
+def _is_absent(column: Sequence[float | None]) -> bool:
+    """Whether nobody has a value. Where the first one has, the others need not be asked."""
+    return column[0] is None and column.count(None) == len(column)
 
 
 def exact_micros(pctr: float, value_per_click: float, policy: BidPolicy) -> int:

@@ -183,7 +183,7 @@ class PredictEndpoint:
     def answer(self, prediction: Prediction, pctrs: Probabilities) -> tuple[Headers, bytes]:
         """pCTRs [rows] -> the headers and the body of the answer."""
         request, arm, codec = prediction.request, prediction.arm, prediction.codec
-        offers = bids(pctrs, *money_of(request.candidates, prediction.rows), self._policy)
+        offers = bids(pctrs, *money_of(request.candidates), self._policy)
         if prediction.meter is not None:
             prediction.meter.count_bids(offers)
         body = codec.encode(answer_of(request, arm.name, arm.predictor.manifest.id, pctrs, offers))

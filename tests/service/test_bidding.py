@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from service.bidding import FEW, MAX_BID, BidPolicy, bids
 
+Row = tuple[float, float | None, float | None]
 
-def by_decimal(pctr: float, value: float | None, floor: float, policy: BidPolicy) -> float | None:
+
+def by_decimal(pctr: float, value: float | None, floor: float | None, policy: BidPolicy) -> float | None:
     """The definition, written as naively as it reads."""
     if value is None:
         return None
@@ -23,13 +25,13 @@ def by_decimal(pctr: float, value: float | None, floor: float, policy: BidPolicy
         bid = min(bid, Decimal(10) ** 9).quantize(Decimal("0.000001"), ROUND_HALF_EVEN)
         if policy.cap is not None:
             bid = min(bid, Decimal(repr(policy.cap)).quantize(Decimal("0.000001"), ROUND_FLOOR))
-        lowest = max(Decimal(repr(floor)), Decimal(repr(policy.floor)))
+        lowest = max(Decimal(repr(floor or 0.0)), Decimal(repr(policy.floor)))
         return None if bid < lowest else float(bid) + 0.0  # no -0.0
 
 
-def computed(rows: list[tuple[float, float | None, float]], policy: BidPolicy) -> list[float | None]:
-    pctr, value, floor = (np.array(column, dtype=np.float64) for column in zip(*rows, strict=True))
-    return bids(pctr, value, floor, policy)  # numpy turns None into nan
+def computed(rows: list[Row], policy: BidPolicy) -> list[float | None]:
+    pctr, value, floor = zip(*rows, strict=True)
+    return bids(np.array(pctr, np.float64), value, floor, policy)
 
 
 def same(found: list[float | None], expected: list[float | None]) -> bool:
@@ -54,19 +56,17 @@ VALUES = st.one_of(
         [0.0, -0.0, 5e-324, 1e-310, 1e-6, 5e-7, 1.5e-6, 2.5e-6, 1e9, 1e15, 1e280, 1e300, 1.7e308]
     ),
 )
-FLOORS = st.one_of(st.just(0.0), MONEY, HALF_MICROS, WHOLE_RANGE)
+FLOORS = st.one_of(st.none(), st.just(0.0), MONEY, HALF_MICROS, WHOLE_RANGE)
 POLICIES = st.builds(
     BidPolicy,
     multiplier=st.one_of(st.just(1.0), st.floats(1e-6, 1e6), st.sampled_from([0.5, 0.1, 1e-6, 1e6])),
     cap=st.one_of(st.none(), MONEY.filter(bool), st.floats(1e-6, 1e300)),
-    floor=FLOORS,
+    floor=FLOORS.filter(lambda floor: floor is not None),
 )
 
 
 @given(st.lists(st.tuples(PROBABILITIES, VALUES, FLOORS), min_size=1, max_size=2 * FEW), POLICIES)
-def test_a_bid_is_the_decimal_product_rounded_half_to_even(
-    rows: list[tuple[float, float | None, float]], policy: BidPolicy
-) -> None:
+def test_a_bid_is_the_decimal_product_rounded_half_to_even(rows: list[Row], policy: BidPolicy) -> None:
     expected = [by_decimal(*row, policy) for row in rows]
     assert same(computed(rows, policy), expected)
     # Many candidates take the numpy path, few the loop: the path is not the bid's business.
@@ -124,7 +124,19 @@ def test_cap_floor_and_multiplier(repeats: int) -> None:
 
 def test_no_candidates_no_bids() -> None:
     empty = np.empty(0, dtype=np.float64)
-    assert bids(empty, empty, empty, BidPolicy()) == []
+    assert bids(empty, [], [], BidPolicy()) == []
+
+
+@pytest.mark.parametrize("rows", [1, FEW])
+def test_columns_that_are_absent(rows: int) -> None:
+    pctr, values = np.full(rows, 0.1), [2.0] * rows
+    assert bids(pctr, None, [0.1] * rows, BidPolicy()) == [None] * rows
+    assert bids(pctr, [None] * rows, None, BidPolicy()) == [None] * rows
+    assert bids(pctr, values, None, BidPolicy()) == [0.2] * rows
+    assert bids(pctr, values, [None, 0.3] * (rows // 2) or [None], BidPolicy(floor=0.1)) == (
+        [0.2, None] * (rows // 2) or [0.2]
+    )
+    assert bids(pctr, values, None, BidPolicy(floor=0.3)) == [None] * rows
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from service.errors import InvalidField, MalformedBody, UnsupportedMediaType
 from service.wire import (
@@ -17,6 +19,7 @@ from service.wire import (
     Candidate,
     CandidateColumns,
     Codec,
+    PredictRequest,
     answer_of,
     codec_for,
     count_rows,
@@ -92,19 +95,33 @@ def test_other_media_types_are_refused(content_type: bytes | None) -> None:
         codec_for(content_type)
 
 
-def test_absent_money_is_nan_and_zero() -> None:
+def test_money_is_read_from_rows_and_columns() -> None:
     rows = [Candidate(value_per_click=2.0), Candidate(bid_floor=0.5)]
-    columns = CandidateColumns(id=["a", "b"])
-    for value, floor in (
-        money_of(rows, 2),
-        money_of(CandidateColumns(value_per_click=[2.0, None], bid_floor=[None, 0.5]), 2),
-    ):
-        np.testing.assert_array_equal(value, [2.0, math.nan])
-        np.testing.assert_array_equal(floor, [0.0, 0.5])
-        assert value.dtype == floor.dtype == np.float64
-    value, floor = money_of(columns, 2)
-    np.testing.assert_array_equal(value, [math.nan, math.nan])
-    np.testing.assert_array_equal(floor, [0.0, 0.0])
+    columns = CandidateColumns(value_per_click=[2.0, None], bid_floor=[None, 0.5])
+    assert money_of(rows) == money_of(columns) == ([2.0, None], [None, 0.5])
+    assert money_of(CandidateColumns(id=["a", "b"])) == (None, None)
+
+
+IDS = st.none() | st.text(max_size=8)
+NUMBERS = st.floats(0.0, 1.0) | st.sampled_from([0.0, 5e-324, 1e-7, 0.1, 1.0 - 2**-53, 1.0])
+
+
+@pytest.mark.parametrize("codec", [JSON, MSGPACK])
+@given(rows=st.lists(st.tuples(IDS, NUMBERS, st.none() | NUMBERS), min_size=1, max_size=40), arm=st.text())
+def test_any_answer_reads_as_what_it_was_made_of(
+    codec: Codec, rows: list[tuple[str | None, float, float | None]], arm: str
+) -> None:
+    """To a client of no schema it is a plain mapping of what went in, bit for bit."""
+    ids, pctrs, bids = (list(column) for column in zip(*rows, strict=True))
+    results = [{"id": name, "pctr": pctr, "bid": bid} for name, pctr, bid in rows]
+    of_columns = {"id": ids, "pctr": pctrs, "bid": bids}
+    shapes = ([Candidate(id=name) for name in ids], results), (CandidateColumns(id=ids), of_columns)
+    for candidates, expected in shapes:
+        request = PredictRequest(candidates, id=ids[0])
+        body = codec.encode(answer_of(request, arm, "b@1", np.array(pctrs), bids))
+        answer = {"id": ids[0], "arm": arm, "bundle": "b@1", "results": expected}
+        assert body == encoded(answer, codec)
+        assert (json.loads(body) if codec is JSON else msgspec.msgpack.decode(body)) == answer
 
 
 @pytest.mark.parametrize(
