@@ -262,6 +262,7 @@ def _pruning(options: Namespace) -> PruneChoice:
 
     return PruneChoice(
         preset=options.preset,
+        neurons=options.neurons,
         prune_epochs=options.prune_epochs,
         finetune_epochs=options.finetune_epochs,
         prune_every=options.prune_every,

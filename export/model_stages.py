@@ -17,7 +17,7 @@ from export.compress.compact import compact as compact_model
 from export.compress.config import PruneConfig
 from export.compress.prune import PruneResult
 from export.compress.prune import prune as prune_model
-from export.compress.recipes import find_recipe
+from export.compress.recipes import Recipe
 from export.compress.schedule import sparse_rate
 from export.data.encoded import EncodedLog, open_log, prepare_log
 from export.data.log_schema import load_log_schema
@@ -132,12 +132,15 @@ def train(
     return record
 
 
-def prune(work: Work, choice: PruneChoice, *, say: Say = print) -> Pruned | None:
+def prune(
+    work: Work, choice: PruneChoice, *, recipe: Recipe | None = None, say: Say = print
+) -> Pruned | None:
     """WORK/dense.pt -> pruned.pt (exact zeros) and compact.pt (without them).
 
-    What `choice` leaves open is as in training. The recipe `none` only clears what an earlier pruning left.
+    What `choice` leaves open is as in training; a `recipe` goes before the preset it names. A recipe that
+    prunes nothing only clears what an earlier pruning left.
     """
-    recipe = find_recipe(choice.preset)
+    recipe = recipe or choice.recipe()
     schedule = PruneConfig(
         pruning_epochs=choice.prune_epochs, finetune_epochs=choice.finetune_epochs, every=choice.prune_every
     )

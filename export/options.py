@@ -294,6 +294,13 @@ PRUNING = (
         PruneChoice.preset,
     ),
     Option(
+        "--neurons",
+        "share of the hidden layers' neurons to prune whole, beside what the preset prunes [the preset's: 0]",
+        share_below_one,
+        PruneChoice.neurons,
+        "SHARE",
+    ),
+    Option(
         "--prune-epochs",
         "passes over the training part while the shares grow",
         positive,

@@ -16,7 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from export.compress.neurons import Perceptron, remove_dead_neurons
+from export.compress.neurons import Perceptron
+from export.compress.perceptrons import (
+    find_perceptrons,
+    hidden_widths,
+    linear_layers,
+    without_dead_neurons,
+)
 from export.compress.rows import first_of_each, renumber
 from models.embedding import FeaturesEmbedding
 from models.fields import PADDING_ID, Field
@@ -78,7 +84,7 @@ def compact(model: nn.Module, hyperparameters: Mapping[str, Any]) -> Compacted:
                 plan = candidate
         except _UnknownError as reason:
             notes.append(f"{part} stay masked: {reason}")
-    perceptrons = [_without_dead_neurons(mlp) for _, mlp in _layers(model, MLP) if _is_plain(mlp)]
+    perceptrons = [without_dead_neurons(layers) for layers in find_perceptrons(model)]
     return Compacted(
         model=smaller,
         hyperparameters=plan.hyperparameters,
@@ -160,24 +166,37 @@ def _drop_pairs(model: nn.Module, plan: _Plan) -> _Plan:
 
 
 def _drop_neurons(model: nn.Module, plan: _Plan) -> _Plan:
-    layers = _layers(model, MLP)
-    if strangers := [path for path, mlp in layers if not _is_plain(mlp)]:
+    """Each perceptron is made narrower by the argument that sizes it alone."""
+    perceptrons = [(path, mlp) for path, mlp in _layers(model, MLP) if len(mlp.hidden)]
+    if strangers := [path for path, mlp in perceptrons if linear_layers(mlp) is None]:
         raise _UnknownError(f"'{strangers[0]}' holds more than linear layers with biases")
-    small = [_without_dead_neurons(mlp) for _, mlp in layers]
-    if all(
-        s.widths == tuple(layer.out_features for layer in m.hidden)
-        for s, (_, m) in zip(small, layers, strict=True)
-    ):
+    hyperparameters, tensors = dict(plan.hyperparameters), dict(plan.tensors)
+    for path, mlp in perceptrons:
+        small = without_dead_neurons(layers := linear_layers(mlp) or ())
+        if small.widths == hidden_widths(layers):
+            continue
+        argument = _units_argument(model, path)
+        _only(model, [one for one in perceptrons if _units_argument(model, one[0]) == argument], argument)
+        hyperparameters[argument] = small.widths
+        tensors |= _tensors_of(small, path, mlp.has_output)
+    if tensors.keys() == plan.tensors.keys():
         return plan
-    path, mlp = _only(model, layers, "hidden_units")
-    names = [f"{path}.hidden.{layer}" for layer in range(len(mlp.hidden))] + [f"{path}.output"]
-    tensors = {f"{name}.weight": torch.from_numpy(W) for name, W in zip(names, small[0].weights, strict=True)}
-    tensors |= {f"{name}.bias": torch.from_numpy(b) for name, b in zip(names, small[0].biases, strict=True)}
-    return replace(
-        plan,
-        hyperparameters={**plan.hyperparameters, "hidden_units": small[0].widths},
-        tensors={**plan.tensors, **tensors},
-    )
+    return replace(plan, hyperparameters=hyperparameters, tensors=tensors)
+
+
+def _units_argument(model: nn.Module, path: str) -> str:
+    """The argument that says how wide the hidden layers at `path` are: of `bottom` it is `bottom_units`."""
+    own = f"{path}_units"
+    return own if own in inspect.signature(type(model)).parameters else "hidden_units"
+
+
+def _tensors_of(perceptron: Perceptron, path: str, has_output: bool) -> dict[str, Tensor]:
+    """By their names in the state dict of the model that holds it at `path`."""
+    n_hidden = len(perceptron.weights) - has_output
+    names = [f"{path}.hidden.{layer}" for layer in range(n_hidden)] + [f"{path}.output"] * has_output
+    arrays = {f"{name}.weight": W for name, W in zip(names, perceptron.weights, strict=True)}
+    arrays |= {f"{name}.bias": b for name, b in zip(names, perceptron.biases, strict=True)}
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
 _PARTS = {"zero embedding rows": _merge_rows, "pruned pairs": _drop_pairs, "dead neurons": _drop_neurons}
@@ -244,25 +263,6 @@ def _difference(model: nn.Module, smaller: nn.Module, plan: _Plan) -> float:
 
 def _layers(model: nn.Module, kind: type[nn.Module]) -> list[tuple[str, Any]]:
     return [(path, module) for path, module in model.named_modules() if isinstance(module, kind)]
-
-
-def _is_plain(mlp: MLP) -> bool:
-    """Whether it is hidden layers and an output, all linear with biases, and nothing else."""
-    names = [f"hidden.{layer}" for layer in range(len(mlp.hidden))] + ["output"]
-    expected = {f"{name}.{tensor}" for name in names for tensor in ("weight", "bias")}
-    return set(mlp.state_dict()) == expected and all(type(linear) is nn.Linear for linear in _linears(mlp))
-
-
-def _without_dead_neurons(mlp: MLP) -> Perceptron:
-    return remove_dead_neurons(
-        [linear.weight.detach().cpu().numpy() for linear in _linears(mlp)],
-        [linear.bias.detach().cpu().numpy() for linear in _linears(mlp)],
-    )
-
-
-def _linears(mlp: MLP) -> list[Any]:
-    hidden: Any = mlp.hidden
-    return [*hidden, mlp.output]
 
 
 def _embedding_rows(model: nn.Module) -> int:

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 from export.compress.config import PruneConfig
 from export.compress.magnitude import hold, largest, zero_smallest
+from export.compress.perceptrons import dead_neuron_rate, find_perceptrons
 from export.compress.recipes import Recipe
 from export.compress.schedule import RESIDUAL, is_pruning_step, pruning_interval, sparse_rate
-from export.compress.targets import find_targets, zero_rates
+from export.compress.targets import Target, find_targets, zero_rates
+from export.compress.whole_neurons import WholeNeurons
 from export.train.config import TrainConfig
 from export.train.loop import Log, Report, TrainResult, train
 from export.train.sampling import steps_an_epoch
@@ -25,7 +27,10 @@ from export.train.sampling import steps_an_epoch
 
 @dataclass(frozen=True)
 class PruneResult:
-    """`rates` asked for and `reached` (shares of exact zeros), by part the model has; how training went."""
+    """`rates` asked for and `reached`, by part the model has; how training went.
+
+    They are shares of exact zeros, and of `neurons`, where whole ones were to go, the share that is dead.
+    """
 
     rates: dict[str, float]
     reached: dict[str, float]
@@ -41,7 +46,7 @@ class Pruner:
     judges it anew. The last pruning leaves masks, and from then on they are laid on after every step:
     whatever the optimizer's moments still add to a pruned weight is gone before the next forward pass. Of
     very many weights (the embeddings of a large log) the prunings before the last hit the rate to a tenth
-    of a point; the last is exact.
+    of a point; the last is exact. Whole neurons go in the same way, see `export.compress.whole_neurons`.
     """
 
     def __init__(
@@ -55,6 +60,7 @@ class Pruner:
         residual: float = RESIDUAL,
     ) -> None:
         self.targets = [target for target in find_targets(model) if recipe.rates[target.part] > 0.0]
+        self.neurons = WholeNeurons(find_perceptrons(model) if recipe.neurons > 0.0 else ())
         self.recipe, self.start, self.steps = recipe, start, steps
         self.every, self.residual = pruning_interval(steps, every), residual
         self.masks: list[tuple[Tensor, Tensor]] = []
@@ -67,15 +73,36 @@ class Pruner:
         """Prune or hold, as the step demands; changes the model's weights in place."""
         step -= self.start
         if step == self.steps:
-            for target in self.targets:
-                masks = largest(target.weights, self.recipe.rates[target.part])
-                self.masks += zip(target.weights, masks, strict=True)
+            self._prune_for_good()
         elif is_pruning_step(step, self.steps, self.every):
+            self.neurons.silence(self._rate("neurons", step))
             for target in self.targets:
-                rate = sparse_rate(self.recipe.rates[target.part], step, self.steps, self.residual)
-                zero_smallest(target.weights, rate, self._random)
+                self._zero_smallest(target, self._rate(target.part, step))
         for weight, kept in self.masks:
             hold(weight, kept)
+
+    def _prune_for_good(self) -> None:
+        """Neurons first: their weights are among the zeros when the smallest weights are counted."""
+        self.neurons.silence(self.recipe.neurons)
+        self.masks = self.neurons.masks()
+        for weight, kept in self.masks:
+            hold(weight, kept)
+        for target in self.targets:
+            masks = largest(target.weights, self.recipe.rates[target.part])
+            self.masks += zip(target.weights, masks, strict=True)
+
+    def _rate(self, part: str, step: int) -> float:
+        return sparse_rate(getattr(self.recipe, part), step, self.steps, self.residual)
+
+    def _zero_smallest(self, target: Target, rate: float) -> None:
+        """A neuron that is silent keeps the weights it would come back with; they count as gone already."""
+        silent = self.neurons.silent_rows(target.weights[0])
+        if silent is None:
+            zero_smallest(target.weights, rate, self._random)
+        else:
+            (weight,) = target.weights
+            (kept,) = largest([weight * ~silent], rate)
+            hold(weight, kept | silent)
 
 
 def prune(
@@ -103,20 +130,30 @@ def prune(
         model,
         log,
         dataclasses.replace(config, epochs=epochs, best_from_step=start + steps),
-        after_step=_announced(pruner, model, start + steps, report),
+        after_step=_announced(pruner, model, recipe, start + steps, report),
         report=report,
     )
-    reached = zero_rates(model)
+    reached = _reached(model, recipe)
     return PruneResult({part: recipe.rates[part] for part in reached}, reached, result)
 
 
-def _announced(pruner: Pruner, model: nn.Module, last: int, report: Report) -> Callable[[int], None]:
+def _reached(model: nn.Module, recipe: Recipe) -> dict[str, float]:
+    """See PruneResult."""
+    rates = zero_rates(model)
+    if recipe.neurons > 0.0 and find_perceptrons(model):
+        rates["neurons"] = dead_neuron_rate(model)
+    return rates
+
+
+def _announced(
+    pruner: Pruner, model: nn.Module, recipe: Recipe, last: int, report: Report
+) -> Callable[[int], None]:
     """The pruner's hook, with a line when the rates are reached."""
 
     def after_step(step: int) -> None:
         pruner.after_step(step)
         if step == last:
-            rates = ", ".join(f"{part} {rate:.1%}" for part, rate in zero_rates(model).items())
+            rates = ", ".join(f"{part} {rate:.1%}" for part, rate in _reached(model, recipe).items())
             report(f"step {step}: pruned {rates}; the masks are held from here")
 
     return after_step

@@ -1,4 +1,4 @@
-"""How much of which part to prune, by name: the three recipes of the DeepLight paper, and none.
+"""How much of which part to prune, by name: the three recipes of the DeepLight paper, ours, and none.
 
 It knows no model; `export.compress.targets` says which weights belong to which part.
 """
@@ -9,34 +9,40 @@ from dataclasses import dataclass
 
 from export.errors import ExportError
 
-PARTS = ("dnn", "field_matrix", "embedding")
-"""The parts of a model that have a rate of their own: D, R and F in the paper's notation."""
+PARTS = ("dnn", "field_matrix", "embedding", "neurons")
+"""What has a rate of its own: D, R and F in the paper's notation, and whole neurons of the hidden layers."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Target rates: the share of weights that is zero at the end, in [0, 1), for each part.
+    """Target rates, in [0, 1): the share of weights that is zero at the end, for each part of a model.
 
-    Reference: Deng et al., "DeepLight", WSDM 2021, sections 4.2 and 5.3.4.
+    `neurons` is the share of the hidden layers' neurons that go whole; their weights count among the zeros of
+    `dnn`, so of two rates the harder one tells what is left.
+
+    Reference: Deng et al., "DeepLight", WSDM 2021, sections 4.2 and 5.3.4, for all but the neurons.
     """
 
     name: str
     dnn: float
     field_matrix: float
     embedding: float
+    neurons: float = 0.0
 
     def __post_init__(self) -> None:
-        for part, rate in self.rates.items():
+        for part in PARTS:
+            rate = getattr(self, part)
             if not 0.0 <= rate < 1.0:
+                whose = "neurons" if part == "neurons" else "weights"
                 raise ExportError(
                     f"'{part}' of recipe '{self.name}' must be in [0, 1) (got {rate!r}); "
-                    "it is the share of weights to prune, 0.9 for D-90%"
+                    f"it is the share of {whose} to prune, 0.9 for 90 %"
                 )
 
     @property
     def rates(self) -> dict[str, float]:
-        """Part -> target rate."""
-        return {"dnn": self.dnn, "field_matrix": self.field_matrix, "embedding": self.embedding}
+        """Part -> target rate; neurons are named only where whole ones go."""
+        return {part: getattr(self, part) for part in PARTS if part != "neurons" or self.neurons > 0.0}
 
     @property
     def prunes(self) -> bool:

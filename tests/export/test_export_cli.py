@@ -109,6 +109,7 @@ def test_what_the_help_offers_is_what_there_is() -> None:
         (["run", "--hyperparameter", "rank"], "NAME=VALUE (got 'rank')"),
         (["train", "--work", "w", "--embedding", "folded"], "'folded'"),
         (["prune", "--work", "w", "--preset", "extreme"], "'extreme'"),
+        (["prune", "--work", "w", "--neurons", "1"], "at least 0 and below 1 (got '1')"),
         (["train", "--work", "w", "--epochs", "0"], "a whole number above 0 (got '0')"),
         (["train", "--work", "w", "--epochs", "two"], "a whole number above 0 (got 'two')"),
         (["train", "--work", "w", "--learning-rate", "nan"], "a number above 0 (got 'nan')"),

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from export.compress.recipes import PARTS, RECIPES, Recipe, find_recipe
 from export.compress.schedule import RESIDUAL, is_pruning_step, pruning_interval, sparse_rate
 from export.errors import ExportError
+from export.plan import PruneChoice
 
 targets = st.floats(0, 0.999)
 lengths = st.integers(1, 10_000)
@@ -54,21 +55,29 @@ def test_a_small_log_is_pruned_in_as_many_small_steps(steps: int, interval: int)
 
 
 def test_the_presets_are_the_papers() -> None:
-    rates = {name: tuple(recipe.rates[part] for part in PARTS) for name, recipe in RECIPES.items()}
-    assert rates == {
-        "none": (0.0, 0.0, 0.0),
-        "high-performance": (0.90, 0.90, 0.40),
-        "low-memory": (0.90, 0.90, 0.90),
-        "low-latency": (0.99, 0.95, 0.40),
-    }
+    parts = ("dnn", "field_matrix", "embedding")
+    papers = {"high-performance": (90, 90, 40), "low-memory": (90, 90, 90), "low-latency": (99, 95, 40)}
+    for name, percent in papers.items():
+        assert RECIPES[name].rates == {part: rate / 100 for part, rate in zip(parts, percent, strict=True)}
     assert not RECIPES["none"].prunes
     assert RECIPES["low-memory"].prunes
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.0, 90, float("nan")])
 def test_a_rate_outside_its_range_is_refused(rate: float) -> None:
-    with pytest.raises(ExportError, match=r"'embedding' of recipe 'mine' must be in \[0, 1\)"):
-        Recipe("mine", dnn=0.5, field_matrix=0.5, embedding=rate)
+    for part in PARTS:
+        rates = dict.fromkeys(PARTS, 0.5) | {part: rate}
+        with pytest.raises(ExportError, match=rf"'{part}' of recipe 'mine' must be in \[0, 1\)"):
+            Recipe("mine", **rates)
+
+
+def test_a_share_of_neurons_goes_before_the_presets() -> None:
+    assert PruneChoice().recipe() == RECIPES["low-latency"]
+    assert PruneChoice(neurons=0.75).recipe().rates == {**RECIPES["low-latency"].rates, "neurons": 0.75}
+    assert PruneChoice(preset="none", neurons=0.5).recipe().prunes
+    assert "neurons" not in PruneChoice(neurons=0.0).recipe().rates
+    with pytest.raises(ExportError, match=r"'neurons' of recipe 'none' must be in \[0, 1\) \(got 1\.5\)"):
+        PruneChoice(preset="none", neurons=1.5).recipe()
 
 
 def test_an_unknown_preset_names_those_there_are() -> None:
