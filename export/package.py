@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 from torch import nn
 
+from export.compress.perceptrons import find_perceptrons, hidden_widths
 from export.data.encoded import EncodedLog, open_log
 from export.errors import ExportError
 from export.evaluate import (
@@ -228,9 +229,9 @@ def _field_matrices(models: Mapping[str, nn.Module]) -> dict[str, FieldMatrix]:
     return found
 
 
-def _layer_widths(model: Any) -> tuple[int, ...]:
-    mlp = getattr(model, "mlp", None)  # None in a model that can do without
-    return () if mlp is None else tuple(layer.out_features for layer in mlp.hidden)
+def _layer_widths(model: nn.Module) -> tuple[int, ...]:
+    """Of the hidden layers whose live neurons are counted, in the same order."""
+    return tuple(width for layers in find_perceptrons(model) for width in hidden_widths(layers))
 
 
 def _field_pairs(model: Any) -> int:
