@@ -8,6 +8,7 @@ import os
 from itertools import pairwise
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import onnxruntime
@@ -18,7 +19,7 @@ from service.bundle.errors import BundleError
 from service.bundle.graph_tensors import tensors_of
 from service.bundle.manifest import Graph, Tensor
 from service.errors import BadConfiguration
-from service.session import Session
+from service.session import NoCuda, Session
 from tests.tiny_bundle import tiny_graph, tiny_schema
 
 COLUMNS = tiny_schema().columns
@@ -201,6 +202,44 @@ def test_a_lone_infinity_is_a_mask() -> None:
     Session(model.SerializeToString(), described())
 
 
+def table_as_input() -> tuple[bytes, Graph, dict[str, np.ndarray]]:
+    """The tiny graph with its table among the inputs, as the one with a shared context has it."""
+    model = onnx.load_from_string(GRAPH)
+    table = next(tensor for tensor in model.graph.initializer if tensor.name == "table")
+    values = numpy_helper.to_array(table).copy()
+    values.flags.writeable = False
+    model.graph.initializer.remove(table)
+    model.graph.input.append(helper.make_tensor_value_info("table", TensorProto.FLOAT, values.shape))
+    inputs = (*described().inputs, Tensor("table", "float32", values.shape))
+    return model.SerializeToString(), msgspec.structs.replace(described(), inputs=inputs), {"table": values}
+
+
+@pytest.mark.parametrize("tables_are", ["initializers", "inputs"])
+def test_bound_inputs_give_the_same_logits_in_batches_of_any_size(tables_are: str) -> None:
+    graph, description, tables = table_as_input()
+    if tables_are == "initializers":
+        graph, description = GRAPH, described()
+    plain, bound = (Session(graph, description, "cpu", tables, binding) for binding in (None, True))
+    kept = []
+    for number, rows in enumerate((64, 1, 7, 64, 256, 1)):
+        ids = random_ids(rows, seed=number)
+        kept.append((bound.run(ids), plain.run(ids)))
+        del ids
+    for logits, expected in kept:  # none was written over by a later call
+        np.testing.assert_array_equal(logits, expected)
+    columns = np.asfortranarray(random_ids(9))
+    np.testing.assert_array_equal(bound.run(columns), plain.run(columns))
+
+
+def test_a_bound_session_runs_on_after_a_batch_that_failed() -> None:
+    session = Session(GRAPH, described(), io_binding=True)
+    with pytest.raises(BundleError, match="a graph that runs"):
+        session.try_run(np.full((5, COLUMNS), 10**6, np.int32), rows=5)
+    session.try_run(random_ids(5), rows=5)
+    ids = random_ids(3)
+    np.testing.assert_array_equal(session.run(ids), Session(GRAPH, described()).run(ids))
+
+
 def test_cuda_falls_back_with_a_warning_or_refuses(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "bidlight"):
         session = Session(GRAPH, described(), "cuda")
@@ -208,5 +247,7 @@ def test_cuda_falls_back_with_a_warning_or_refuses(caplog: pytest.LogCaptureFixt
         assert Session(GRAPH, described(), "cuda-required").provider == session.provider
         return
     assert "running on the CPU although device is cuda" in caplog.text
-    with pytest.raises(BadConfiguration, match="cuda-required"):
+    with pytest.raises(NoCuda, match="cuda-required") as refused:
         Session(GRAPH, described(), "cuda-required")
+    assert isinstance(refused.value, BadConfiguration)
+    assert refused.value.reason in caplog.text
