@@ -29,12 +29,12 @@ from export.evaluate import (
     shipped_variants,
 )
 from export.golden import golden_rows
-from export.graph.onnx import describe
 from export.graph.parity import AUC_TOLERANCE
 from export.graph_stages import read_calibrators
 from export.records import Calibrated, Graphs, Pruned, Trained
 from export.report.findings import DataSummary, FieldMatrix, FieldSummary, Findings
 from export.report.page import page
+from export.shared_graphs import describe_graphs
 from export.train.checkpoint import load_checkpoint
 from export.variants import CHUNK_ROWS, DENSE, PRUNED, Variant, graph_name, read_variants
 from export.work import Say, Work
@@ -74,6 +74,7 @@ def package(work: Work, out: Path, *, name: str | None = None, say: Say = print)
         say(f"warning: {warning}")
     shipped = {variant: made.variants[variant] for variant in shipped_variants(made.variants)}
     calibrators = {variant: made.calibrators[variant] for variant in shipped}
+    described = describe_graphs(shipped, made.log.parts["test"], say=say)
     # All that ship take the same ids: INT8 is made of the float graph that ships beside it.
     schema = made.log.schema.renumbered(next(iter(shipped.values())).renumberings)
     save_bundle(
@@ -82,7 +83,8 @@ def package(work: Work, out: Path, *, name: str | None = None, say: Say = print)
         model=ModelInfo(made.trained.model, made.trained.hyperparameters, made.trained.parameters),
         schema=schema,
         graphs={variant: one.graph for variant, one in shipped.items()},
-        descriptions={v: describe(one.graph, graph_name(v), v) for v, one in shipped.items()},
+        descriptions={variant: one.graph for variant, one in described.items()},
+        shared_graphs={v: one.shared for v, one in described.items() if one.shared is not None},
         serving_variant=serving,
         calibrators=calibrators,
         golden=golden_rows(schema, made.log.sample_rows, shipped, calibrators),

@@ -1,8 +1,8 @@
 """A small, whole bundle in a fraction of a second, for tests that need real files and no trained model.
 
 Two context fields (`site` categorical, `hour` numeric), a context sequence (`history`), two candidate
-fields (`ad` a vocabulary, `campaign` hashed); a table of random embeddings and one hidden layer. Another
-seed gives other weights.
+fields (`ad` a vocabulary, `campaign` hashed); a table of random embeddings and one hidden layer, and a second
+graph that looks the context up once a request. Another seed gives other weights.
 """
 
 from __future__ import annotations
@@ -20,12 +20,22 @@ from onnx import TensorProto, helper, numpy_helper
 
 from service.bundle.calibration import Calibrator, Quality
 from service.bundle.encoder import Encoder
-from service.bundle.manifest import Golden, GoldenOutputs, GoldenRow, Graph, ModelInfo, Tensor, Training
+from service.bundle.manifest import (
+    Golden,
+    GoldenOutputs,
+    GoldenRow,
+    Graph,
+    ModelInfo,
+    SharedContext,
+    Tensor,
+    Training,
+)
 from service.bundle.schema import Bins, Field, Hashing, Kind, Role, Schema, Vocabulary
 from service.bundle.store import save_bundle
 
 DIM, HIDDEN, OPSET = 4, 16, 17
 SAMPLE_ROWS = 64
+SHARED_FROM = 3  # candidates
 
 
 def tiny_schema() -> Schema:
@@ -98,6 +108,58 @@ def tiny_graph(schema: Schema, seed: int = 0) -> bytes:
     return model.SerializeToString(deterministic=True)
 
 
+def tiny_shared_graph(schema: Schema, seed: int = 0) -> bytes:
+    """The same function of context_ids, candidate_ids, request_index and the table."""
+    widths = [field.max_length for field in schema.fields if field.role is Role.CONTEXT]
+    context = sum(widths)
+    model = onnx.load_model_from_string(tiny_graph(schema, seed))
+    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    offsets = weights.pop("offsets")
+    table = weights.pop("table")
+    weights |= {"context offsets": offsets[:context], "candidate offsets": offsets[context:]}
+    nodes = [
+        helper.make_node("Add", ["context_ids", "context offsets"], ["context rows"]),
+        helper.make_node("Add", ["candidate_ids", "candidate offsets"], ["candidate rows"]),
+        helper.make_node("Gather", ["table", "context rows"], ["contexts"]),
+        helper.make_node("Gather", ["table", "candidate rows"], ["candidates"]),
+        helper.make_node("Gather", ["contexts", "request_index"], ["contexts by row"]),
+        helper.make_node("Concat", ["contexts by row", "candidates"], ["embedded"], axis=1),
+        *model.graph.node[2:],
+    ]
+    inputs = [
+        helper.make_tensor_value_info("context_ids", TensorProto.INT32, ["requests", context]),
+        helper.make_tensor_value_info("candidate_ids", TensorProto.INT32, ["rows", schema.columns - context]),
+        helper.make_tensor_value_info("request_index", TensorProto.INT32, ["rows"]),
+        helper.make_tensor_value_info("table", TensorProto.FLOAT, list(table.shape)),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "tiny, shared",
+        inputs,
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["rows"])],
+        [numpy_helper.from_array(values, name) for name, values in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
+    onnx.checker.check_model(model, full_check=True)
+    return model.SerializeToString(deterministic=True)
+
+
+def _described_shared(schema: Schema) -> SharedContext:
+    context = sum(field.max_length for field in schema.fields if field.role is Role.CONTEXT)
+    rows = sum(field.cardinality for field in schema.fields)
+    return SharedContext(
+        file="model.float32.shared.onnx",
+        inputs=(
+            Tensor("context_ids", "int32", (None, context)),
+            Tensor("candidate_ids", "int32", (None, schema.columns - context)),
+            Tensor("request_index", "int32", (None,)),
+            Tensor("table", "float32", (rows, DIM)),
+        ),
+        outputs=(Tensor("logits", "float32", (None,)),),
+        from_candidates=SHARED_FROM,
+    )
+
+
 def write_tiny_bundle(folder: Path, name: str = "tiny", seed: int = 0) -> Path:
     """Writes the bundle into `folder` (replacing one that is there) and returns `folder`."""
     schema = tiny_schema()
@@ -109,6 +171,7 @@ def write_tiny_bundle(folder: Path, name: str = "tiny", seed: int = 0) -> Path:
         inputs=(Tensor("ids", "int32", (None, schema.columns)),),
         outputs=(Tensor("logits", "float32", (None,)),),
         tables=("table",),
+        shared_context=_described_shared(schema),
     )
     quality = Quality(logloss=0.5, ece=0.01, pcoc=1.0)
     calibrator = Calibrator(
@@ -129,6 +192,7 @@ def write_tiny_bundle(folder: Path, name: str = "tiny", seed: int = 0) -> Path:
         model=ModelInfo("tiny", {"dim": DIM, "hidden_units": [HIDDEN]}, parameters=0),
         schema=schema,
         graphs={"float32": graph},
+        shared_graphs={"float32": tiny_shared_graph(schema, seed)},
         descriptions={"float32": description},
         serving_variant="float32",
         calibrators={"float32": calibrator},

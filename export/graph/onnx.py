@@ -99,7 +99,7 @@ def serialize(model: onnx.ModelProto) -> bytes:
     return content
 
 
-def describe(graph: bytes, file: str, variant: str) -> Graph:
+def describe(graph: bytes, file: str, variant: str, tables: tuple[str, ...] = ()) -> Graph:
     """What the manifest says of a graph: opset, and name, type and shape of what goes in and comes out."""
     model = onnx.load_model_from_string(graph)
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
@@ -109,6 +109,7 @@ def describe(graph: bytes, file: str, variant: str) -> Graph:
         opset=opset,
         inputs=tuple(_tensor(value) for value in model.graph.input),
         outputs=tuple(_tensor(value) for value in model.graph.output),
+        tables=tables,
     )
 
 

@@ -1,0 +1,50 @@
+"""The tables of a graph, and a graph that is given them: two graphs of a bundle then need only one copy.
+
+It knows operators and neither models nor bundles.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from export.graph.editing import GraphEditor, attributes_of, constant_of, is_a
+from export.graph.onnx import serialize
+
+SMALLEST_TABLE = 1 << 14  # bytes; a smaller one is not worth an input
+
+
+def tables_in(graph: bytes) -> tuple[str, ...]:
+    """The names of the initializers that nothing does but look rows up in, in the order of the graph."""
+    return tuple(str(table.name) for table in _tables(GraphEditor.of_bytes(graph)))
+
+
+def without_tables(graph: bytes, given: bytes) -> bytes:
+    """`graph` with those of its tables as inputs, behind its own, that `given` has under the same names."""
+    there = {table.name: table.const_value for table in _tables(GraphEditor.of_bytes(given))}
+    editor = GraphEditor.of_bytes(graph)
+    for table in _tables(editor):
+        other = there.get(table.name)
+        here = table.const_value
+        if other is None or here is None or other.dtype != here.dtype or other.tobytes() != here.tobytes():
+            continue
+        shape, dtype, name = table.shape, table.dtype, table.name
+        as_input = ir.val(f"{name}.input", dtype=dtype, shape=shape)
+        table.replace_all_uses_with(as_input)
+        del editor.graph.initializers[str(name)]
+        as_input.name = name
+        editor.graph.inputs.append(as_input)
+    return serialize(editor.proto())
+
+
+def _tables(editor: GraphEditor) -> list[ir.Value]:
+    found = []
+    for value in editor.graph.initializers.values():
+        values, uses = constant_of(value), value.uses()
+        if values is None or values.ndim != 2 or values.nbytes < SMALLEST_TABLE or not uses:
+            continue
+        if all(
+            is_a(node, "Gather") and position == 0 and int(attributes_of(node, {"axis": 0})["axis"]) == 0
+            for node, position in uses
+        ):
+            found.append(value)
+    return found

@@ -1,0 +1,138 @@
+"""The graphs of a bundle that compute a request's context once: made, held against the plain ones, timed.
+
+It knows variants, rows of the log and the manifest's words; `graph.shared_context` knows how.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.data.encoded import Part
+from export.graph.onnx import describe
+from export.graph.runtime import Scorer, graph_scorer, microseconds_a_row, open_session
+from export.graph.shared_context import share_context
+from export.graph.tables import tables_in, without_tables
+from export.variants import Variant, graph_name
+from service.bundle.manifest import Graph, SharedContext
+from service.bundle.schema import Role, Schema
+
+TOLERANCE = 1e-5
+CHECKED_REQUESTS, CHECKED_ROWS = 24, 1024
+CANDIDATES = (1, 2, 4, 10, 30, 100, 500)
+Ids = NDArray[np.int32]
+Say = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class Described:
+    """What the manifest says of a graph, and the graph with a shared context, where one is worth it."""
+
+    graph: Graph
+    shared: bytes | None = None
+
+
+def describe_graphs(variants: Mapping[str, Variant], part: Part, *, say: Say = print) -> dict[str, Described]:
+    """Every variant that ships, described; `part` gives the rows to check and to time with."""
+    return {name: _described(variant, part, say) for name, variant in variants.items()}
+
+
+def _described(variant: Variant, part: Part, say: Say) -> Described:
+    graph = describe(variant.graph, graph_name(variant.name), variant.name, tables_in(variant.graph))
+    is_context = context_columns(variant.schema)
+    shared = share_context(variant.graph, is_context.tolist())
+    if shared is None:
+        return Described(graph)
+    ids = variant.ids(np.array(part.ids[: max(CHECKED_ROWS, *CANDIDATES)]))
+    difference = largest_difference(variant.graph, shared, ids, is_context)
+    if not difference <= TOLERANCE:
+        say(f"warning: {variant.name} has no shared-context graph: its logits would be {difference:.2g} off")
+        return Described(graph)
+    times = microseconds_a_row(
+        {"plain": graph_scorer(variant.graph), "shared": request_scorer(shared, is_context)}, ids, CANDIDATES
+    )
+    from_candidates = worthwhile_from(times["plain"], times["shared"])
+    if from_candidates is None:
+        say(f"{variant.name} has no shared-context graph: it would not be faster")
+        return Described(graph)
+    shared = without_tables(shared, variant.graph)
+    file = f"model.{variant.name}.shared.onnx"
+    of_shared = describe(shared, file, variant.name)
+    record = SharedContext(
+        file=file,
+        inputs=of_shared.inputs,
+        outputs=of_shared.outputs,
+        from_candidates=from_candidates,
+        microseconds_a_row=times["shared"],
+    )
+    say(
+        f"shared context of {variant.name}: logits within {difference:.2g}; from {from_candidates} "
+        f"candidates on; at 100, {times['shared']['100']:.2f} us a row, not {times['plain']['100']:.2f}"
+    )
+    return Described(_with(graph, record), shared)
+
+
+def _with(graph: Graph, record: SharedContext) -> Graph:
+    return Graph(
+        file=graph.file,
+        variant=graph.variant,
+        opset=graph.opset,
+        inputs=graph.inputs,
+        outputs=graph.outputs,
+        tables=graph.tables,
+        shared_context=record,
+    )
+
+
+def context_columns(schema: Schema) -> NDArray[np.bool_]:
+    """Which columns of a row of ids are the context's [columns]."""
+    roles = [field.role is Role.CONTEXT for field in schema.fields for _ in range(field.max_length)]
+    return np.array(roles, np.bool_)
+
+
+def worthwhile_from(plain: Mapping[str, float], shared: Mapping[str, float]) -> int | None:
+    """The least number of candidates from which on the shared graph is always faster; None if never."""
+    faster: int | None = None
+    for size in sorted(map(int, plain), reverse=True):
+        if size == 1 or not shared[str(size)] < plain[str(size)]:
+            break
+        faster = size
+    return faster
+
+
+def request_scorer(graph: bytes, is_context: NDArray[np.bool_]) -> Scorer:
+    """Scores ids [n, columns] as one request of n candidates: the context is the first row's."""
+    session = open_session(graph)
+    inputs: dict[int, dict[str, Ids]] = {}
+
+    def score(ids: Ids) -> object:
+        if len(ids) not in inputs:  # not timed: a service has them apart already
+            inputs[len(ids)] = _feeds([ids], is_context)
+        return session.run(None, inputs[len(ids)])
+
+    return score
+
+
+def largest_difference(plain: bytes, shared: bytes, ids: Ids, is_context: NDArray[np.bool_]) -> float:
+    """The largest |logit| difference over requests of many sizes, run together."""
+    draw = np.random.default_rng(0)
+    ends = np.sort(draw.choice(np.arange(1, len(ids)), CHECKED_REQUESTS - 1, replace=False))
+    requests = np.split(ids.copy(), ends)
+    for request in requests:
+        request[:, is_context] = request[0, is_context]
+    expected = open_session(plain).run(None, {"ids": np.concatenate(requests)})[0]
+    found = open_session(shared).run(None, _feeds(requests, is_context))[0]
+    return float(np.abs(found - expected).max())
+
+
+def _feeds(requests: list[Ids], is_context: NDArray[np.bool_]) -> dict[str, Ids]:
+    sizes = [len(request) for request in requests]
+    rows = np.concatenate(requests)
+    return {
+        "context_ids": np.ascontiguousarray(np.stack([request[0, is_context] for request in requests])),
+        "candidate_ids": np.ascontiguousarray(rows[:, ~is_context]),
+        "request_index": np.repeat(np.arange(len(requests), dtype=np.int32), sizes),
+    }
