@@ -30,7 +30,8 @@ class Settings(BaseSettings):
     )
     device: Literal["cpu", "cuda", "cuda-required"] = Field(
         default="cpu",
-        description="where graphs run; cuda falls back to the CPU with a warning, cuda-required refuses",
+        description="where graphs run; cuda (one worker) falls back to the CPU with a warning, "
+        "cuda-required refuses",
     )
     variant: str = Field(
         default="",
@@ -110,6 +111,15 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"'max_candidates' must be at most max_queued_rows, {self.max_queued_rows} "
                 f"(got {self.max_candidates}); a larger request could never be queued"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_process_owns_the_gpu(self) -> Settings:
+        if self.device != "cpu" and self.workers > 1:
+            raise ValueError(
+                f"'workers' must be 1 with device {self.device} (got {self.workers}); each would hold "
+                "a context and tables of its own on the GPU: raise max_batch_rows, or run one service a GPU"
             )
         return self
 

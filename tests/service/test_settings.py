@@ -24,9 +24,9 @@ def test_options_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("BIDLIGHT_PORT", "9001")
     monkeypatch.setenv("BIDLIGHT_WORKERS", "3")
     monkeypatch.setenv("BIDLIGHT_ARMS", "control=a:90, treatment=b:10,")
-    given = vars(build_parser().parse_args(["--port", "9002", "--device", "cuda"]))
+    given = vars(build_parser().parse_args(["--port", "9002", "--variant", "int8"]))
     settings = Settings(**given)
-    assert (settings.port, settings.workers, settings.device) == (9002, 3, "cuda")
+    assert (settings.port, settings.workers, settings.variant) == (9002, 3, "int8")
     assert settings.arms == ("control=a:90", "treatment=b:10")
     given = vars(build_parser().parse_args(["--arm", "x=1", "--arm", "y=2:3"]))
     assert Settings(**given).arms == ("x=1", "y=2:3")
@@ -53,6 +53,14 @@ def test_variables_that_are_no_settings_are_found() -> None:
         (["--arm", "a=b", "--port", "70000"], "(got '70000'); also read from BIDLIGHT_PORT"),
         (["--arm", "a=b", "--workers", "0"], "'--workers' must be greater than or equal to 1"),
         (["--arm", "a=b", "--device", "gpu"], "invalid choice: 'gpu'"),
+        (
+            ["--arm", "a=b", "--device", "cuda", "--workers", "2"],
+            "'workers' must be 1 with device cuda (got 2); each would hold a context and tables of its own",
+        ),
+        (
+            ["--arm", "a=b", "--device", "cuda-required", "--workers", "3"],
+            "'workers' must be 1 with device cuda-required (got 3)",
+        ),
         (
             ["--arm", "a=b", "--max-candidates", "9", "--max-queued-rows", "8"],
             "'max_candidates' must be at most",
