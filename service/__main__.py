@@ -1,19 +1,19 @@
 """`python -m service`: options -> settings -> one serving process, or several under a supervisor.
 
-It knows no route and no model. ONNX Runtime and Prometheus are imported after the environment is final:
-Prometheus decides at import whether it counts for one process or for several.
+It knows no route and no model. NumPy, ONNX Runtime and Prometheus are imported after the environment is
+final: the first two may start threads at import, and Prometheus decides then whether it counts for one
+process or for several.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, get_args, get_origin
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
@@ -24,11 +24,15 @@ from service.settings import ENV_PREFIX, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
-    from service.arms import Arm
+    from service.bundle.manifest import Golden, Manifest
 
 STARTUP_FAILURE = 3
 MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+# A service is a process a core: no library shall start a thread a core behind its back, and none before a
+# fork. The official builds of ONNX Runtime have one (1.31) that reports to Microsoft, unless told not to.
+LIBRARY_VARIABLES = {"OMP_NUM_THREADS": "1", "ORT_DISABLE_TELEMETRY": "1"}
 # A field is an option of its own name, but for those that are repeated.
 _REPEATED = {"arms": "--arm"}
 
@@ -47,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("; ".join(_one_line(detail) for detail in error.errors()))
     except BadConfiguration as error:
         parser.error(str(error))
+    for name, value in LIBRARY_VARIABLES.items():
+        os.environ.setdefault(name, value)
     for name in unknown_variables(os.environ):
         print(f"{parser.prog}: warning: no setting is named {name}; it is ignored", file=sys.stderr)
     return _serve_alone(settings) if settings.workers == 1 else _serve_workers(settings)
@@ -110,41 +116,55 @@ def _one_line(detail: ErrorDetails) -> str:
 def _serve_alone(settings: Settings) -> int:
     os.environ.pop(MULTIPROCESS_VARIABLE, None)
     from service.app import create_app
-    from service.supervision import AnnouncingServer, server_config
+    from service.supervision import Server, server_config
 
     try:
         app = create_app(settings)
     except BadConfiguration as error:
         return _refuse(error)
-    server = AnnouncingServer(
-        server_config(settings, app), lambda port: announcement(settings, app.arms, port)
-    )
+
+    def announce(port: int) -> None:
+        served = [
+            _Served(arm.name, arm.weight, arm.predictor.variant, arm.predictor.manifest, arm.predictor.folder)
+            for arm in app.arms
+        ]
+        print(announcement(settings, port, served, app.arms[0].predictor.golden), flush=True)
+
+    server = Server(server_config(settings, app), announce)
     server.run()
     return 0 if server.started else STARTUP_FAILURE
 
 
 def _serve_workers(settings: Settings) -> int:
-    """Several processes on one socket. The arms are tried here first, so that what is wrong is said once."""
+    """Several processes on one port, forked of this one."""
     folder = tempfile.mkdtemp(prefix="bidlight-metrics-")
     os.environ[MULTIPROCESS_VARIABLE] = folder
-    os.environ.update(settings.environment())
     try:
-        from service.app import bid_policy, load_arms
-        from service.features import store_at
-        from service.supervision import Supervisor, server_config
+        from logging.config import dictConfig
 
+        from service.app import bid_policy
+        from service.features import store_at
+        from service.supervision import log_config
+        from service.workers import Supervisor
+
+        dictConfig(log_config(settings.log_level))
         try:
             bid_policy(settings)
             if settings.feature_store:
                 store_at(settings.feature_store)
-            arms = asyncio.run(load_arms(settings)).arms
+            supervisor = Supervisor(settings)
         except BadConfiguration as error:
             return _refuse(error)
-        config = server_config(settings, "service.app:create_app")
-        sock = config.bind_socket()
-        text = announcement(settings, arms, sock.getsockname()[1])
-        del arms
-        return Supervisor(config, sock, text).run_until_stopped()
+
+        def announce() -> None:
+            served = [
+                _Served(arm.spec.name, arm.spec.weight, arm.variant, arm.bundle.manifest, arm.bundle.folder)
+                for arm in supervisor.arms
+            ]
+            golden = supervisor.arms[0].bundle.golden
+            print(announcement(settings, supervisor.port, served, golden), flush=True)
+
+        return supervisor.run(announce)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -154,25 +174,34 @@ def _refuse(error: BadConfiguration) -> int:
     return STARTUP_FAILURE
 
 
-def announcement(settings: Settings, arms: Iterable[Arm], port: int) -> str:
-    """What is served where, and a line to try it with, made of the first arm's first golden row."""
+class _Served(NamedTuple):
+    """What is said of an arm."""
+
+    name: str
+    weight: float
+    variant: str
+    manifest: Manifest
+    folder: Path
+
+
+def announcement(settings: Settings, port: int, served: Sequence[_Served], golden: Golden) -> str:
+    """What is served where, and a line to try it with, made of the first of the golden rows."""
     import shlex
 
     import msgspec
 
-    arms = list(arms)
-    total = sum(arm.weight for arm in arms)
+    total = sum(arm.weight for arm in served)
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
     host = f"[{host}]" if ":" in host else host
     url = f"http://{host}:{port}"
     workers = "1 worker" if settings.workers == 1 else f"{settings.workers} workers"
     lines = [f"Bidlight serves on {url} with {workers}; {url}/docs describes it"]
     lines += [
-        f"  arm {arm.name}: {arm.weight / total:.1%} of requests, {arm.predictor.manifest.id} "
-        f"({arm.predictor.variant}) from {arm.predictor.folder}"
-        for arm in arms
+        f"  arm {arm.name}: {arm.weight / total:.1%} of requests, {arm.manifest.id} "
+        f"({arm.variant}) from {arm.folder}"
+        for arm in served
     ]
-    for row in arms[0].predictor.golden.rows[:1]:
+    for row in golden.rows[:1]:
         body = {
             "id": "try-1",
             "context": row.context,

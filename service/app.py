@@ -12,9 +12,11 @@ import gc
 import logging
 import signal
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -24,15 +26,16 @@ from prometheus_client import Gauge
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
-from service.arms import Arm, ArmTable, parse_arm
+from service.arms import Arm, ArmSpec, ArmTable, parse_arm
 from service.bidding import BidPolicy
 from service.bundle.errors import BundleError
+from service.bundle.store import Bundle, load_bundle
 from service.docs_page import draw_docs
 from service.endpoint import Message, PredictEndpoint, Receive, Scope, Send
 from service.errors import BadConfiguration, MethodNotAllowed, NotFound, NotReady, ServiceError
 from service.metrics import ArmMeter, Metrics
 from service.openapi import merge_predict
-from service.predictor import Predictor
+from service.predictor import Predictor, choose_variant
 from service.settings import Settings
 from service.stored_features import StoredFeatures
 
@@ -48,10 +51,11 @@ SCRAPE_WAIT_SECONDS = 3 * SHARED_PUBLISH_SECONDS
 class Bidlight(FastAPI):
     """The application of one `Settings`; its lifespan loads the bundles and replays their golden rows.
 
+    With `loaded`, these are served, whatever the folders hold by now, and SIGHUP is left to who gave them.
     `refusal` is why it could not start, in one line, where that was said deliberately.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, loaded: Sequence[LoadedArm] | None = None) -> None:
         super().__init__(
             title="Bidlight",
             version="1",
@@ -61,6 +65,7 @@ class Bidlight(FastAPI):
             lifespan=_lifespan,
         )
         self.settings = settings
+        self.loaded = loaded
         self.metrics = Metrics()
         self.arms: tuple[Arm, ...] = ()
         self.refusal: str | None = None
@@ -87,7 +92,7 @@ class Bidlight(FastAPI):
 
     async def open(self) -> None:
         """Load every arm and let traffic in; raises BadConfiguration."""
-        arms = await load_arms(self.settings)
+        arms = await load_arms(self.settings, self.loaded)
         if self._stored is not None:
             await self._stored.open(arms.arms)
             self._stored.keep_fresh(lambda: self.arms)
@@ -163,9 +168,9 @@ class Bidlight(FastAPI):
                 raise
 
 
-def create_app(settings: Settings | None = None) -> Bidlight:
-    """The application; without `settings`, those of the environment."""
-    app = Bidlight(settings or Settings())
+def create_app(settings: Settings | None = None, loaded: Sequence[LoadedArm] | None = None) -> Bidlight:
+    """The application; without `settings`, those of the environment; without `loaded`, it reads bundles."""
+    app = Bidlight(settings or Settings(), loaded)
     app.add_exception_handler(HTTPException, _answer_http_exception)
     app.add_api_route(
         "/healthz",
@@ -209,14 +214,48 @@ def stored_features(settings: Settings, metrics: Metrics) -> StoredFeatures | No
     return StoredFeatures(settings, metrics) if settings.feature_store else None
 
 
-async def load_arms(settings: Settings) -> ArmTable:
-    """Every arm of the settings, its golden rows replayed; raises BadConfiguration naming the arm."""
+@dataclass(frozen=True, eq=False)
+class LoadedArm:
+    """An arm read and verified, of which nothing runs yet: what processes can share that a fork makes."""
+
+    spec: ArmSpec
+    bundle: Bundle
+    variant: str
+
+
+def read_arms(settings: Settings) -> list[LoadedArm]:
+    """Every arm of the settings with the graph it will serve; raises BadConfiguration naming the arm."""
+    arms = []
+    for spec in [parse_arm(text) for text in settings.arms]:
+        try:
+            bundle = load_bundle(Path(spec.folder))
+            variant = choose_variant(bundle, settings.variant)
+            bundle.tables(variant)  # reads them, so that they are shared too
+        except BundleError as error:
+            raise BadConfiguration(f"arm {spec.name}: {error}") from None
+        graphs, shared_graphs = (
+            {variant: all_graphs[variant]} if variant in all_graphs else {}
+            for all_graphs in (bundle.graphs, bundle.shared_graphs)
+        )
+        bundle = replace(bundle, graphs=graphs, shared_graphs=shared_graphs)
+        arms.append(LoadedArm(spec, bundle, variant))
+    return arms
+
+
+async def load_arms(settings: Settings, loaded: Sequence[LoadedArm] | None = None) -> ArmTable:
+    """Every arm of the settings, its golden rows replayed; raises BadConfiguration naming the arm.
+
+    The bundles are read from their folders, unless they are `loaded`.
+    """
     specs = [parse_arm(text) for text in settings.arms]
     arms = []
-    for spec in specs:
+    for number, spec in enumerate(specs):
         try:
             # In a thread: a service that reloads goes on answering.
-            predictor = await asyncio.to_thread(Predictor.load, spec.folder, settings)
+            if loaded is None:
+                predictor = await asyncio.to_thread(Predictor.load, spec.folder, settings)
+            else:
+                predictor = await asyncio.to_thread(Predictor, loaded[number].bundle, settings)
             await predictor.replay_golden()
         except (BundleError, BadConfiguration) as error:
             raise BadConfiguration(f"arm {spec.name}: {error}") from None
@@ -232,7 +271,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     except BadConfiguration as error:
         app.refusal = str(error)
         raise
-    with _reload_signal() as asked:
+    with _reload_signal(app.loaded is None) as asked:
         tasks = asyncio.create_task(_publish_forever(app)), asyncio.create_task(_reload_forever(app, asked))
         yield
     for task in tasks:
@@ -257,10 +296,10 @@ async def _reload_forever(app: Bidlight, asked: asyncio.Event) -> None:
 
 
 @contextmanager
-def _reload_signal() -> Iterator[asyncio.Event]:
-    """An event that SIGHUP sets while this lasts, where there are signals: in the main thread only."""
+def _reload_signal(listens: bool) -> Iterator[asyncio.Event]:
+    """An event that SIGHUP sets while this lasts, if it `listens` and is in the main thread."""
     asked, loop = asyncio.Event(), asyncio.get_running_loop()
-    listens = threading.current_thread() is threading.main_thread()
+    listens = listens and threading.current_thread() is threading.main_thread()
     if listens:
         loop.add_signal_handler(signal.SIGHUP, asked.set)
     try:
@@ -316,7 +355,7 @@ def _describe(arm: Arm, share: float) -> dict[str, Any]:
         "created_at": manifest.created_at,
         "model": manifest.model,
         "variant": variant,
-        "provider": arm.predictor.session.provider,
+        "provider": arm.predictor.graphs.provider,
         "calibration": {
             "method": arm.predictor.calibrator.method,
             "before": arm.predictor.calibrator.before,

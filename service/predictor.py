@@ -39,7 +39,7 @@ class Predictor:
     def __init__(self, bundle: Bundle, settings: Settings) -> None:
         self.manifest: Manifest = bundle.manifest
         self.folder: Path = bundle.folder
-        self.variant = _choose_variant(bundle, settings.variant)
+        self.variant = choose_variant(bundle, settings.variant)
         self.encoder: Encoder = bundle.encoder
         self.graphs = Graphs(bundle, self.variant, settings.device)
         self.calibrator: Calibrator = bundle.calibrators[self.variant]
@@ -231,7 +231,7 @@ class Predictor:
         return pctrs
 
 
-def _choose_variant(bundle: Bundle, wanted: str) -> str:
+def choose_variant(bundle: Bundle, wanted: str) -> str:
     """The variant to serve: the one asked for, else the bundle's own choice; raises BundleError if absent."""
     variant = wanted or bundle.manifest.serving_variant
     if variant not in bundle.graphs:

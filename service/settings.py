@@ -26,7 +26,16 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="address to listen on; 0.0.0.0 for every interface")
     port: int = Field(default=8000, ge=0, le=65535, description="TCP port to listen on; 0 takes a free one")
     workers: int = Field(
-        default=1, ge=1, le=256, description="processes; one a core is right, each holds every bundle"
+        default=1, ge=1, le=256, description="processes; one a core is right, they share what bundles hold"
+    )
+    pin_workers: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="whether each of several workers keeps to a core; auto: if there are just as many cores",
+    )
+    worker_timeout_seconds: int = Field(
+        default=10,
+        ge=2,
+        description="how long the event loop of one of several workers may stand still; it is replaced then",
     )
     device: Literal["cpu", "cuda", "cuda-required"] = Field(
         default="cpu",
@@ -122,12 +131,3 @@ class Settings(BaseSettings):
                 "a context and tables of its own on the GPU: raise max_batch_rows, or run one service a GPU"
             )
         return self
-
-    def environment(self) -> dict[str, str]:
-        """The settings as the variables that give them: what a worker process reads."""
-        found: dict[str, str] = {}
-        for name in type(self).model_fields:
-            value = getattr(self, name)
-            if value is not None:
-                found[ENV_PREFIX + name.upper()] = ",".join(value) if name == "arms" else str(value)
-        return found

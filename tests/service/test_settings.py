@@ -32,17 +32,9 @@ def test_options_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> No
     assert Settings(**given).arms == ("x=1", "y=2:3")
 
 
-def test_workers_read_the_settings_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = Settings(arms=("a=1", "b=2"), bid_cap=2.5, port=0, variant="int8", max_candidates=7)
-    for name, value in settings.environment().items():
-        monkeypatch.setenv(name, value)
-    assert Settings() == settings
-
-
 def test_variables_that_are_no_settings_are_found() -> None:
     environment = {"BIDLIGHT_BID_CAPP": "2", "BIDLIGHT_BID_CAP": "2", "BIDLIGHT": "", "PATH": "/bin"}
     assert unknown_variables(environment) == ["BIDLIGHT_BID_CAPP"]
-    assert unknown_variables(Settings(arms=("a=b",), bid_cap=2.0).environment()) == []
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,252 @@
+"""Several workers behind one port: whoever dies, hangs or is replaced, nothing that was sent is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from service.bundle.manifest import FileEntry, manifest_from_file, manifest_to_file, version_of
+from tests.e2e.raw_http import body_of, message, read_answer, wait_until
+from tests.running import RunningService, running_service, start_service
+from tests.tiny_bundle import write_tiny_bundle
+
+CORES = sorted(os.sched_getaffinity(0))
+
+
+def workers_of(service: RunningService) -> set[int]:
+    """The process ids of the workers."""
+    parent = service.process.pid
+    return set(map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split()))
+
+
+def arguments_for(bundle: Path, *more: str) -> list[str]:
+    return ["--arm", f"only={bundle}", "--workers", "2", *more]
+
+
+@pytest.fixture
+def service(bundles: dict[str, Path], tmp_path: Path) -> Iterator[RunningService]:
+    """Two workers, of which one that hangs is soon replaced."""
+    arguments = arguments_for(bundles["control"], "--worker-timeout-seconds", "2")
+    with running_service(tmp_path, arguments) as running:
+        yield running
+
+
+def ask(connections: list[socket.socket]) -> None:
+    for connection in connections:
+        connection.sendall(message(body_of(2)))
+
+
+def statuses_of(connections: list[socket.socket]) -> list[int]:
+    statuses = []
+    for connection in connections:
+        with connection:
+            statuses.append(read_answer(connection)[0])
+    return statuses
+
+
+def test_connections_that_a_killed_worker_did_not_take_are_answered(service: RunningService) -> None:
+    victim = min(workers_of(service))
+    os.kill(victim, signal.SIGSTOP)
+    connections = [service.connect() for _ in range(16)]
+    ask(connections)
+    os.kill(victim, signal.SIGKILL)
+    assert statuses_of(connections) == [200] * 16
+    assert service.stop() == 0
+    assert "a worker ended with status -9; another one is started" in service.errors.read_text()
+
+
+def test_a_worker_that_hangs_is_replaced_and_its_connections_are_answered(service: RunningService) -> None:
+    before = workers_of(service)
+    victim = min(before)
+    os.kill(victim, signal.SIGSTOP)
+    connections = [service.connect() for _ in range(16)]
+    ask(connections)
+    assert statuses_of(connections) == [200] * 16
+    assert victim not in workers_of(service)
+    assert before & workers_of(service)  # the other one went on
+    assert service.stop() == 0
+    assert f"worker {victim} is silent for too long" in service.errors.read_text()
+
+
+def test_a_service_that_was_stopped_as_a_whole_goes_on(service: RunningService) -> None:
+    before = workers_of(service)
+    for process in (service.process.pid, *before):
+        os.kill(process, signal.SIGSTOP)
+    threading.Event().wait(4.0)
+    for process in (service.process.pid, *before):
+        os.kill(process, signal.SIGCONT)
+    for _ in range(10):
+        assert service.post(body_of(1)).status_code == 200
+    threading.Event().wait(1.0)
+    assert workers_of(service) == before
+
+
+def test_workers_end_with_their_supervisor(service: RunningService) -> None:
+    workers = workers_of(service)
+    service.process.kill()
+    service.wait()
+    wait_until(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))
+    assert not service.accepts()
+
+
+def test_a_worker_that_leaves_has_a_successor_before_it_is_gone(service: RunningService) -> None:
+    victim = min(workers_of(service))
+    held = [service.connect() for _ in range(16)]
+    for connection in held:  # requests that have begun keep it from leaving at once
+        connection.sendall(message(body_of(2))[:-5])
+    assert service.post(body_of(1)).status_code == 200
+    os.kill(victim, signal.SIGTERM)
+    wait_until(lambda: len(workers_of(service)) == 3)
+    for _ in range(10):
+        assert service.post(body_of(1)).status_code == 200
+    for connection in held:
+        connection.sendall(message(body_of(2))[-5:])
+    assert statuses_of(held) == [200] * 16
+    wait_until(lambda: len(workers_of(service)) == 2)
+    assert service.stop() == 0
+    assert service.errors.read_text() == ""
+
+
+def test_no_request_fails_while_bundles_are_replaced(bundles: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(bundles["control"], tmp_path / "bundle")
+    answers: list[tuple[int, str]] = []
+    failures: list[BaseException] = []
+    is_over = threading.Event()
+
+    def keep_asking() -> None:
+        try:
+            while not is_over.is_set():
+                with service.connect() as connection:
+                    is_kept = True
+                    while is_kept and not is_over.is_set():
+                        connection.sendall(message(body_of(1)))
+                        status, headers, answer = read_answer(connection)
+                        answers.append((status, answer["bundle"]))
+                        is_kept = headers.get("connection") != "close"
+        except BaseException as error:
+            failures.append(error)
+
+    with running_service(tmp_path, arguments_for(folder)) as service:
+        threads = [threading.Thread(target=keep_asking) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for number in range(2):
+            write_tiny_bundle(folder, name=f"newer-{number}", seed=number + 7)
+            service.send_signal(signal.SIGHUP)
+            wait_until(lambda: service.errors.read_text().count("reloaded only") == number + 1)  # noqa: B023
+        is_over.set()
+        for thread in threads:
+            thread.join()
+        assert service.stop() == 0
+    assert failures == []
+    assert {status for status, _ in answers} == {200}
+    assert answers[-1][1].startswith("newer-1@")
+
+
+def misstate_golden(folder: Path) -> None:
+    """Let a bundle's golden rows state another logit, with hashes that are right."""
+    golden = json.loads((folder / "golden.json").read_bytes())
+    golden["variants"]["float32"]["logits"][0] += 1.0
+    data = json.dumps(golden).encode()
+    manifest = manifest_from_file((folder / "manifest.json").read_bytes())
+    entry = FileEntry(len(data), hashlib.sha256(data).hexdigest())
+    files = {**manifest.files, "golden.json": entry}
+    manifest = msgspec.structs.replace(manifest, files=files, version=version_of(files))
+    (folder / "golden.json").write_bytes(data)
+    (folder / "manifest.json").write_bytes(manifest_to_file(manifest))
+
+
+def test_a_bundle_that_only_its_workers_refuse_ends_the_start_in_one_line(
+    bundles: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(bundles["control"], tmp_path / "bundle")
+    misstate_golden(folder)
+    service = start_service(tmp_path, arguments_for(folder))
+    assert service.wait() == 3
+    assert service.output.read_text() == ""
+    lines = service.errors.read_text().strip().splitlines()
+    assert len(lines) == 1, lines
+    assert "arm only" in lines[0]
+    assert "row 0 to give logit" in lines[0]
+
+
+def test_a_reload_that_the_first_worker_refuses_changes_nothing(
+    bundles: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(bundles["control"], tmp_path / "bundle")
+    with running_service(tmp_path, arguments_for(folder)) as service:
+        workers, before = workers_of(service), service.post(body_of(1))
+        misstate_golden(folder)
+        service.send_signal(signal.SIGHUP)
+        wait_until(lambda: service.metrics().get('bidlight_reloads_total{outcome="refused"}') == 1)
+        assert workers_of(service) == workers
+        assert service.post(body_of(1)).content == before.content
+        write_tiny_bundle(folder, name="newer", seed=7)
+        service.send_signal(signal.SIGHUP)
+        wait_until(lambda: service.metrics().get('bidlight_reloads_total{outcome="ok"}') == 1)
+        assert service.post(body_of(1)).headers["x-bundle"].startswith("newer@")
+        assert service.stop() == 0
+    assert service.errors.read_text().count("go on as they were: arm only: ") == 1
+
+
+def test_metric_files_stay_as_many_as_workers_were_at_once(service: RunningService) -> None:
+    for number in range(3):
+        before = workers_of(service)
+        for _ in range(4):
+            assert service.post(body_of(1)).status_code == 200
+        answered = (number + 1) * 4
+        wait_until(
+            lambda: service.metrics()['bidlight_requests_total{arm="only",outcome="ok"}'] == answered  # noqa: B023
+        )
+        for worker in before:
+            os.kill(worker, signal.SIGKILL)
+        wait_until(lambda: not before & (now := workers_of(service)) and len(now) == 2)  # noqa: B023
+    assert service.metrics()['bidlight_requests_total{arm="only",outcome="ok"}'] == 12
+    maps = Path(f"/proc/{min(workers_of(service))}/maps").read_text()
+    folder = Path(re.findall(r"/\S+/bidlight-metrics-[^/\s]+", maps)[0])
+    assert len(list(folder.glob("counter_*.db"))) == 2
+    assert service.stop() == 0
+    assert not folder.exists()
+
+
+def test_what_is_forked_has_no_threads(service: RunningService) -> None:
+    assert len(list(Path(f"/proc/{service.process.pid}/task").iterdir())) == 1
+
+
+def test_workers_find_a_free_port_together(bundles: dict[str, Path], tmp_path: Path) -> None:
+    service = start_service(tmp_path, arguments_for(bundles["control"], "--port", "0"))
+    try:
+        wait_until(lambda: service.output.stat().st_size > 0)
+        found = re.search(r"serves on http://127\.0\.0\.1:(\d+) with 2 workers", service.output.read_text())
+        assert found is not None
+        service.port = int(found[1])
+        assert service.post(body_of(1)).status_code == 200
+    finally:
+        assert service.stop() == 0
+
+
+@pytest.mark.skipif(len(CORES) < 2, reason="needs two cores")
+def test_each_worker_keeps_to_its_core(bundles: dict[str, Path], tmp_path: Path) -> None:
+    with running_service(tmp_path, arguments_for(bundles["control"], "--pin-workers", "on")) as service:
+        kept = [os.sched_getaffinity(worker) for worker in workers_of(service)]
+        assert sorted(kept, key=min) == [{core} for core in CORES[:2]]
+        victim = min(workers_of(service))
+        core = os.sched_getaffinity(victim)
+        os.kill(victim, signal.SIGKILL)
+        wait_until(lambda: victim not in (now := workers_of(service)) and len(now) == 2)
+        assert service.post(body_of(1)).status_code == 200
+        with contextlib.suppress(ProcessLookupError):
+            wait_until(lambda: core in [os.sched_getaffinity(worker) for worker in workers_of(service)])
+        assert service.stop() == 0
