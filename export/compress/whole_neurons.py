@@ -23,8 +23,8 @@ class WholeNeurons:
     To silence a neuron is to zero what leaves it. What it computes stays, so that the optimizer can bring it
     back, as it can a single weight: were both sides zero, neither would have a gradient.
 
-    Tried instead, at 90 % and 97 % of three layers of 400 (docs/pruning.md): the spread of a neuron's
-    activations in place of |w_in|, and one ranking of all layers. Neither was better beyond noise.
+    Tried instead, at 90 % of three layers of 400 (docs/pruning.md): the spread of a neuron's activations in
+    place of |w_in|, and one ranking of all layers. Neither was better beyond noise.
     """
 
     def __init__(self, perceptrons: Sequence[tuple[nn.Linear, ...]]) -> None:
