@@ -11,6 +11,7 @@ import collections
 import itertools
 import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from export.aligned import aligned
-from export.graph.onnx import export_onnx
+from export.graph.onnx import INPUT, export_onnx
 from export.graph.quantize import quantize_int8
 from export.graph.runtime import (
     BATCHES,
@@ -70,7 +71,7 @@ def main() -> None:
     _print_table(figures)
     if arguments.nodes:
         for (name, graph), rows in itertools.product(int8.items(), (BATCHES[0], BATCHES[-1])):
-            _print_nodes(f"{name} int8, {rows} rows", graph, ids[:rows])
+            print_nodes(f"{name} int8, {rows} rows", graph, {INPUT: ids[:rows]})
     print(json.dumps({"unit": "microseconds a row", "embedding_rows": arguments.rows, "figures": figures}))
 
 
@@ -93,7 +94,7 @@ def _print_table(figures: dict[str, dict[str, float]]) -> None:
     print("x: times faster than dense PyTorch at that batch size")
 
 
-def _print_nodes(title: str, graph: bytes, ids: NDArray[np.int32], runs: int = 200) -> None:
+def print_nodes(title: str, graph: bytes, inputs: Mapping[str, NDArray[np.int32]], runs: int = 200) -> None:
     """What each node takes, in microseconds a call; profiling itself adds one or two to each."""
     with tempfile.TemporaryDirectory() as folder:
         options = session_options()
@@ -101,7 +102,7 @@ def _print_nodes(title: str, graph: bytes, ids: NDArray[np.int32], runs: int = 2
         options.profile_file_prefix = str(Path(folder) / "profile")
         session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         for _ in range(runs):
-            session.run(None, {session.get_inputs()[0].name: ids})
+            session.run(None, inputs)
         events = json.loads(Path(session.end_profiling()).read_text())
     durations: dict[str, list[float]] = collections.defaultdict(list)
     for event in events:
