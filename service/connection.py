@@ -114,9 +114,11 @@ class Connection(HttpToolsProtocol):
         self._offered = self.parser.should_upgrade()
         if self._offered:
             return
-        if self._endpoint is not None and self._may_go_straight(self._endpoint):
-            self._begin_direct(self._endpoint)
-            return
+        if self._endpoint is not None and self._is_plain_post():
+            named = dict(self.headers)
+            if takes(named, self._endpoint.max_body_bytes):
+                self._begin_direct(self._endpoint, named)
+                return
         url, headers, expects = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()
         self.url, self.expect_100_continue = url, expects
@@ -144,7 +146,7 @@ class Connection(HttpToolsProtocol):
         direct, self._direct = self._direct, None
         direct.start()
 
-    def _may_go_straight(self, endpoint: PredictEndpoint) -> bool:
+    def _is_plain_post(self) -> bool:
         """Whether it is a plain POST /predict, no request is before it, and its answer can be sent."""
         return (
             self.url == PATH
@@ -152,15 +154,14 @@ class Connection(HttpToolsProtocol):
             and (self.cycle is None or self.cycle.response_complete)
             and not self.flow.write_paused
             and self.parser.get_http_version() == "1.1"
-            and takes(self.headers, endpoint.max_body_bytes)
         )
 
-    def _begin_direct(self, endpoint: PredictEndpoint) -> None:
+    def _begin_direct(self, endpoint: PredictEndpoint, headers: dict[bytes, bytes]) -> None:
         """From here on the request is `self.cycle` to uvicorn, as one that goes through ASGI would be."""
         self._unset_keepalive_if_required()
         direct = DirectExchange(
             endpoint,
-            self.headers,
+            headers,
             self.transport,
             self.server_state.default_headers,
             self.on_response_complete,

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from service.endpoint import Headers, PredictEndpoint, Prediction
+from service.answer_head import DefaultLines, Headers, lines_of
+from service.endpoint import PredictEndpoint, Prediction
 
 if TYPE_CHECKING:
     import asyncio
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 PATH = b"/predict"
 # Whoever sends one of these wants what only the way through ASGI does.
 _LEFT_TO_ASGI = frozenset((b"transfer-encoding", b"content-encoding", b"expect", b"connection", b"upgrade"))
+_default_lines = DefaultLines()
 
 
 class _Unheard:
@@ -43,13 +45,13 @@ class DirectExchange:
     def __init__(
         self,
         endpoint: PredictEndpoint,
-        headers: Headers,
+        headers: dict[bytes, bytes],
         transport: asyncio.Transport,
         default_headers: Headers,
         on_answered: Callable[[], None],
     ) -> None:
         self._endpoint = endpoint
-        self._headers = dict(headers)
+        self._headers = headers
         self._transport = transport
         self._default_headers = default_headers
         self._on_answered = on_answered
@@ -79,17 +81,17 @@ class DirectExchange:
     def set_result(self, pctrs: Any) -> None:
         """The batch has run."""
         try:
-            headers, body = self._endpoint.answer(self._prediction, pctrs)
+            head, body = self._endpoint.answer(self._prediction, pctrs)
         except Exception as error:
             self.set_exception(error)
             return
-        self._write(200, headers, body)
+        self._write(200, head.lines, body)
         self._endpoint.count_answered(self._prediction)
 
     def set_exception(self, error: BaseException) -> None:
         """The request, or the batch, has failed."""
         status, headers, body = self._endpoint.refusal(self._prediction, error)
-        self._write(status, headers, body)
+        self._write(status, lines_of(headers), body)
 
     def leave(self) -> None:
         """The connection is gone."""
@@ -97,31 +99,23 @@ class DirectExchange:
             self.disconnected = self._has_left = True
             self._endpoint.count_left(self._prediction)
 
-    def _write(self, status: int, headers: Headers, body: bytes) -> None:
+    def _write(self, status: int, lines: bytes, body: bytes) -> None:
         if self.disconnected:
             return
-        parts = [STATUS_LINE[status]]
-        for name, value in self._default_headers:
-            parts += (name, b": ", value, b"\r\n")
-        for name, value in headers:
-            parts += (name, b": ", value, b"\r\n")
-        parts.append(b"content-length: %d\r\n\r\n" % len(body))
-        if not self.keep_alive:
-            parts.insert(-1, b"connection: close\r\n")
-        parts.append(body)
-        self._transport.write(b"".join(parts))
+        default = _default_lines.of(self._default_headers)
+        end = b"\r\n\r\n" if self.keep_alive else b"\r\nconnection: close\r\n\r\n"
+        self._transport.write(
+            b"%b%b%bcontent-length: %d%b%b" % (STATUS_LINE[status], default, lines, len(body), end, body)
+        )
         self.response_complete = True
         if not self.keep_alive:
             self._transport.close()
         self._on_answered()
 
 
-def takes(headers: Headers, max_body_bytes: int) -> bool:
+def takes(headers: dict[bytes, bytes], max_body_bytes: int) -> bool:
     """Whether a request with these headers is plain enough: a declared, short body and no wish besides."""
-    length = None
-    for name, value in headers:
-        if name in _LEFT_TO_ASGI:
-            return False
-        if name == b"content-length":
-            length = value
-    return length is not None and length.isdigit() and len(length) < 19 and int(length) <= max_body_bytes
+    length = headers.get(b"content-length", b"")
+    if not _LEFT_TO_ASGI.isdisjoint(headers):
+        return False
+    return length.isdigit() and len(length) < 19 and int(length) <= max_body_bytes

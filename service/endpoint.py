@@ -13,6 +13,7 @@ from functools import partial
 from time import perf_counter
 from typing import Any
 
+from service.answer_head import ArmHead, Head, Headers
 from service.arms import Arm, ArmTable
 from service.batcher import Outcome
 from service.bidding import BidPolicy, bids
@@ -29,13 +30,20 @@ from service.predictor import Probabilities
 from service.request_rows import RequestRows
 from service.settings import Settings
 from service.user_features import UserFeatures
-from service.wire import Codec, PredictRequest, answer_of, codec_for, count_rows, decode_request, money_of
+from service.wire import (
+    Codec,
+    PredictRequest,
+    answer_of,
+    codec_for,
+    count_rows,
+    decode_request,
+    money_of,
+)
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-Headers = list[tuple[bytes, bytes]]
 
 logger = logging.getLogger("bidlight")
 
@@ -53,10 +61,11 @@ class ClientLeft(Exception):
 class Prediction:
     """What is known of a request between its headers and its answer, as far as it has come."""
 
-    __slots__ = ("arm", "codec", "meter", "request", "rows", "started")
+    __slots__ = ("arm", "codec", "head", "meter", "request", "rows", "started")
 
     arm: Arm
     codec: Codec
+    head: ArmHead
     request: PredictRequest
     rows: int
 
@@ -88,14 +97,11 @@ class PredictEndpoint:
         self._policy = policy
         self._users = users
         self._arms: ArmTable | None = None
-        self._arm_headers: dict[str, Headers] = {}
+        self._heads: dict[Arm, ArmHead] = {}
 
     def open(self, arms: ArmTable) -> None:
         """Let traffic in."""
-        self._arm_headers = {
-            arm.name: [(b"x-arm", _token(arm.name)), (b"x-bundle", _token(arm.predictor.manifest.id))]
-            for arm in arms.arms
-        }
+        self._heads = {arm: ArmHead(arm) for arm in arms.arms}
         self._arms = arms
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -118,7 +124,7 @@ class PredictEndpoint:
         except Exception as error:
             await send_answer(send, *self.refusal(prediction, error))
         else:
-            await send_answer(send, 200, found, answer)
+            await send_answer(send, 200, [*found.headers], answer)
             self.count_answered(prediction)
 
     def accept(
@@ -139,6 +145,7 @@ class PredictEndpoint:
         prediction.rows = rows = count_rows(request.candidates, self._max_candidates)
         decoded = perf_counter()
         prediction.arm = arm = self._choose(headers, request)
+        prediction.head = self._heads[arm]
         predictor = arm.predictor
         prediction.meter = meter = predictor.meter
         if meter is not None:
@@ -180,23 +187,23 @@ class PredictEndpoint:
         deadline = None if request.tmax_ms is None else prediction.started + request.tmax_ms * 0.001
         return predictor.submit(rows, deadline, outcome)
 
-    def answer(self, prediction: Prediction, pctrs: Probabilities) -> tuple[Headers, bytes]:
-        """pCTRs [rows] -> the headers and the body of the answer."""
+    def answer(self, prediction: Prediction, pctrs: Probabilities) -> tuple[Head, bytes]:
+        """pCTRs [rows] -> the head and the body of the answer."""
         request, arm, codec = prediction.request, prediction.arm, prediction.codec
         offers = bids(pctrs, *money_of(request.candidates), self._policy)
         if prediction.meter is not None:
             prediction.meter.count_bids(offers)
         body = codec.encode(answer_of(request, arm.name, arm.predictor.manifest.id, pctrs, offers))
-        return [(b"content-type", codec.media_type), *self._arm_headers[arm.name]], body
+        return prediction.head.ok[codec.name], body
 
     def refusal(self, prediction: Prediction, error: BaseException) -> tuple[int, Headers, bytes]:
         """Counts the request as refused; the status, the headers and the body that say why."""
         if not isinstance(error, ServiceError):
             logger.error("a request to /predict failed", exc_info=error)
             error = ServiceError("the service failed on this request; it has logged why")
-        name = prediction.arm_name
         self._count_refused(prediction, error.code)
-        return error.status, error_headers(error, self._arm_headers[name] if name else []), error.body()
+        headers = prediction.head.headers if prediction.arm_name else []
+        return error.status, error_headers(error, headers), error.body()
 
     def count_answered(self, prediction: Prediction) -> None:
         """Count a request whose answer is sent."""
@@ -307,8 +314,3 @@ async def _discard(receive: Receive) -> None:
                 message = await receive()
                 size += len(message.get("body", b""))
                 more_body = message.get("more_body", False)
-
-
-def _token(text: str) -> bytes:
-    """`text` as a header's value may be: printable ASCII, anything else as a question mark."""
-    return "".join(char if " " < char <= "~" else "?" for char in text).encode("ascii")

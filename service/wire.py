@@ -152,7 +152,8 @@ MSGPACK = Codec(
     encode=msgspec.msgpack.Encoder().encode,
     decode_as=msgspec.msgpack.decode,
 )
-_CODECS = {
+CODECS = JSON, MSGPACK
+_BY_MEDIA_TYPE = {
     b"application/json": JSON,
     b"application/msgpack": MSGPACK,
     b"application/x-msgpack": MSGPACK,
@@ -163,7 +164,9 @@ _CODECS = {
 def codec_for(content_type: bytes | None) -> Codec:
     """The codec that a `Content-Type` names, parameters and case aside; raises UnsupportedMediaType."""
     if content_type is not None:
-        found = _CODECS.get(content_type) or _CODECS.get(content_type.partition(b";")[0].strip().lower())
+        found = _BY_MEDIA_TYPE.get(content_type) or _BY_MEDIA_TYPE.get(
+            content_type.partition(b";")[0].strip().lower()
+        )
         if found is not None:
             return found
     shown = "none" if content_type is None else repr(shorten(content_type.decode("latin-1"), 100))

@@ -24,7 +24,6 @@ from statistics import median
 from typing import Any
 
 import msgspec
-import numpy as np
 import uvloop
 from uvicorn.server import ServerState
 
@@ -98,10 +97,8 @@ class Bench:
         codec = MSGPACK if form == "msgpack" else JSON
         body = self._body(form, candidates, codec)
         prediction = Prediction(0.0)
-        prediction.arm, prediction.codec = self.app.arms[0], codec
-        prediction.request = request = decode_request(body, codec)
-        prediction.rows = rows = count_rows(request.candidates, candidates)
-        pctrs = np.random.default_rng(0).beta(1.0, 50.0, rows)
+        pctrs = await self.endpoint.accept(prediction, {b"content-type": codec.media_type}, body)
+        request, rows = prediction.request, prediction.rows
         meter = self.predictor.meter
         message = self._message(body, codec)
         found = {

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
@@ -12,7 +14,7 @@ from service.batcher import BatchReport
 from service.endpoint import Prediction
 from service.metrics import OTHER_NAMES, PENDING, ArmMeter, Metrics
 from tests.running import JSON, RunningApp, read_metrics
-from tests.tiny_bundle import tiny_rows, tiny_schema
+from tests.tiny_bundle import tiny_rows, tiny_schema, write_tiny_bundle
 
 BODY = {"context": tiny_rows(1)[0]["context"], "candidates": [{"id": "a", "value_per_click": 1.0}]}
 
@@ -87,17 +89,24 @@ def test_what_grows_with_traffic_does_not_wait_for_a_scrape() -> None:
     assert found['bidlight_batch_rows_count{arm="control"}'] == 1
 
 
-def test_a_replaced_arm_s_last_answers_are_counted(run_app: Callable[..., RunningApp]) -> None:
-    app = run_app()
+def test_a_replaced_arm_s_last_answers_are_its_own_and_counted(
+    run_app: Callable[..., RunningApp], bundles: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(bundles["alpha"], tmp_path / "bundle")
+    app = run_app(arms=(f"control={folder}",))
+    before = app.app.arms[0].predictor.manifest.id.encode()
 
     async def answer_after_a_reload() -> None:
         endpoint, prediction = app.app.direct_endpoint, Prediction(0.0)
         assert endpoint is not None
         headers = {b"content-type": b"application/json"}
         pctrs = await endpoint.accept(prediction, headers, json.dumps(BODY).encode())
+        write_tiny_bundle(folder, name="newer", seed=7)
         await app.app.reload()
+        assert app.app.arms[0].predictor.manifest.id.startswith("newer@")
         app.app.publish()  # its queue is empty, but not all is counted
-        endpoint.answer(prediction, pctrs)
+        head, body = endpoint.answer(prediction, pctrs)
+        assert dict(head.headers)[b"x-bundle"] == before == json.loads(body)["bundle"].encode()
         endpoint.count_answered(prediction)
 
     app.runner.run(answer_after_a_reload())
