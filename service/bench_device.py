@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle.encoder import InvalidValue
-from service.bundle.errors import BundleError
+from service.bundle.errors import EXPORT_AGAIN, BundleError
 from service.bundle.manifest import GoldenRow
 from service.bundle.store import Bundle, load_bundle
 from service.errors import BadConfiguration
@@ -181,7 +181,10 @@ class _Samples:
         rows = list(bundle.golden.rows)
         file = bundle.folder / SAMPLE_FILE
         if file.is_file():
-            rows += msgspec.json.Decoder(GoldenRow).decode_lines(file.read_bytes())
+            try:
+                rows += msgspec.json.Decoder(GoldenRow).decode_lines(file.read_bytes())
+            except msgspec.DecodeError as error:
+                raise BundleError(str(file), "a row a line, as JSON", str(error), EXPORT_AGAIN) from None
         encoder = bundle.encoder
         self._contexts = np.stack([encoder.encode_context(row.context) for row in rows])
         self._candidates = encoder.encode_candidates([row.candidate for row in rows])

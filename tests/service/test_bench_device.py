@@ -10,6 +10,7 @@ import pytest
 from service.bench_device import main
 from service.bundle.store import load_bundle
 from service.session import NoCuda, Session
+from tests.tiny_bundle import write_tiny_bundle
 
 ROWS = [8, 50, 65]
 
@@ -82,6 +83,13 @@ def test_what_is_wrong_is_one_line(
     captured = capsys.readouterr()
     assert (captured.out, captured.err.count("\n")) == ("", 1)
     assert message in captured.err
+
+
+def test_rows_that_cannot_be_read_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_tiny_bundle(tmp_path / "tiny")
+    (folder / "report" / "requests.jsonl").write_text('{"context": 3}\n')
+    assert main(["--device", "cpu", "--arm", str(folder)]) == 1
+    assert "requests.jsonl' must be a row a line, as JSON" in capsys.readouterr().err
 
 
 def test_a_batch_has_rows(bundles: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
