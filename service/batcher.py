@@ -126,13 +126,13 @@ class Batcher:
             raise Overloaded(
                 f"the queue must hold {self.max_queued_rows} rows at most (got {total}); try again soon"
             )
-        loop = asyncio.get_running_loop()
         if outcome is None:
-            outcome = loop.create_future()
+            outcome = asyncio.get_running_loop().create_future()
         self._waiting.append(_Caller(rows, size, outcome, time.perf_counter(), deadline, size))
         self._queued_rows = total
         if not self._flush_scheduled:
             self._flush_scheduled = True
+            loop = asyncio.get_running_loop()
             loop.call_soon(self._flush, loop)
         return outcome
 

@@ -56,6 +56,8 @@ class Connection(HttpToolsProtocol):
         self._endpoint: PredictEndpoint | None = getattr(self.app, "direct_endpoint", None)
         self._reading_timer: asyncio.TimerHandle | None = None
         self._writing_timer: asyncio.TimerHandle | None = None
+        self._idle_timer: asyncio.TimerHandle | None = None
+        self._idle_since = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has come; it has so long for its first request."""
@@ -66,6 +68,8 @@ class Connection(HttpToolsProtocol):
         """The client has gone."""
         self._stop_reading_timer()
         self._stop_writing_timer()
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
         super().connection_lost(exc)
         if self._answering is not None and not self._answering.response_complete:
             if isinstance(self._answering, DirectExchange):
@@ -158,7 +162,6 @@ class Connection(HttpToolsProtocol):
 
     def _begin_direct(self, endpoint: PredictEndpoint, headers: dict[bytes, bytes]) -> None:
         """From here on the request is `self.cycle` to uvicorn, as one that goes through ASGI would be."""
-        self._unset_keepalive_if_required()
         direct = DirectExchange(
             endpoint,
             headers,
@@ -169,6 +172,31 @@ class Connection(HttpToolsProtocol):
         direct.keep_alive = not self._is_last
         self._direct = self._answering = direct
         self.cycle = cast("RequestResponseCycle", direct)
+
+    def on_response_complete(self) -> None:
+        """An answer is out; the next request has the keep-alive time to come."""
+        if self.pipeline or not isinstance(self.cycle, DirectExchange):
+            super().on_response_complete()
+            return
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        # uvicorn makes a timer an answer and cancels it a request: 2 us. One that looks at a clock will do.
+        self._idle_since = self.loop.time()
+        if self._idle_timer is None:
+            self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._close_if_idle)
+
+    def _close_if_idle(self) -> None:
+        self._idle_timer = None
+        is_busy = self._in_request or self.cycle is None or not self.cycle.response_complete
+        if is_busy or self.timeout_keep_alive_task is not None:
+            return  # the next answer, or uvicorn's own timer, sees to it
+        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if left > 0:
+            self._idle_timer = self.loop.call_later(left, self._close_if_idle)
+        else:
+            self.timeout_keep_alive_handler()
 
     def pause_writing(self) -> None:
         """The client does not read its answers; it has so long to begin again."""

@@ -204,6 +204,23 @@ def is_cut_off(connection: socket.socket) -> bool:
     return False
 
 
+def test_an_idle_connection_is_closed_and_a_used_one_is_kept(strict: RunningService) -> None:
+    idle, used = taken_connections(strict, 2)
+    chunked = message(body_of(1)).replace(b"Content-Length: ", b"X-Length: ", 1).partition(b"\r\n\r\n")[0]
+    body = body_of(1)
+    through_asgi = chunked + b"\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (
+        len(body),
+        body,
+    )
+    with idle, used:
+        for request in (message(body), through_asgi, message(body), through_asgi, message(body)):
+            time.sleep(0.4)
+            used.sendall(request)
+            assert read_answer(used)[0] == 200
+        assert idle.recv(1) == b""  # after twice the keep-alive time
+        assert used.recv(1) == b""  # in a while
+
+
 @pytest.mark.parametrize("line", [b"X-Long: " + b"a" * 1000 + b"\r\n", b"a" * 1000])
 def test_headers_without_end_are_refused(strict: RunningService, line: bytes) -> None:
     """The second one is a path that does not end."""
