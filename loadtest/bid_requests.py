@@ -33,31 +33,38 @@ class BidRequestMaker:
     """Draws bid requests. Contexts and candidates are written as JSON once; a request only joins them."""
 
     def __init__(
-        self, rows: Sequence[dict[str, dict[str, object]]], *, user_ids: int = 10_000, seed: int = 0
+        self,
+        rows: Sequence[dict[str, dict[str, object]]],
+        *,
+        user_ids: int = 10_000,
+        known_ads: int | None = None,
+        seed: int = 0,
     ):
-        """`rows` of `read_samples`; `user_ids` users come again and again; `seed` repeats a run."""
+        """`rows` of `read_samples`; `user_ids` users come again and again; `seed` repeats a run.
+
+        With `known_ads` the server knows so many ads beforehand, and candidates bring no features. Then
+        requests have no user either: a server that knows ads may know users too, and would look them up.
+        """
         self._random = random.Random(seed)
-        self._user_ids = user_ids
+        self._user_ids = user_ids if known_ads is None else 0
         self._contexts = [json.dumps(row["context"]) for row in rows]
+        ads: list[dict[str, object]] = [{"features": row["candidate"]} for row in rows]
+        if known_ads is not None:
+            ads = [{}] * known_ads
         self._candidates = [
-            (f"ad-{number}", self._candidate(f"ad-{number}", row["candidate"]))
-            for number, row in enumerate(rows)
+            (ad_id(number), self._candidate({"id": ad_id(number), **ad})) for number, ad in enumerate(ads)
         ]
         self._made = 0
 
-    def _candidate(self, identifier: str, features: dict[str, object]) -> str:
+    def _candidate(self, ad: dict[str, object]) -> str:
         """A candidate as JSON: a click is worth about 1, most ads have a small floor."""
-        candidate: dict[str, object] = {
-            "id": identifier,
-            "features": features,
-            "value_per_click": round(self._random.lognormvariate(0.0, 0.7), 2),
-        }
+        candidate = {**ad, "value_per_click": round(self._random.lognormvariate(0.0, 0.7), 2)}
         if self._random.random() < 0.7:
             candidate["bid_floor"] = round(self._random.uniform(0.001, 0.02), 4)
         return json.dumps(candidate)
 
     def make(self, candidates: int) -> BidRequest:
-        """The next request, with so many candidates (an ad may come twice if there are fewer rows)."""
+        """The next request, with so many candidates (an ad may come twice if there are fewer)."""
         draw = self._random
         if candidates <= len(self._candidates):
             chosen = draw.sample(self._candidates, candidates)
@@ -65,12 +72,18 @@ class BidRequestMaker:
             chosen = draw.choices(self._candidates, k=candidates)
         identifier = f"req-{self._made}"
         self._made += 1
+        user = f'"user_id":"u{draw.randrange(self._user_ids)}",' if self._user_ids else ""
         body = (
-            f'{{"id":"{identifier}","user_id":"u{draw.randrange(self._user_ids)}",'
+            f'{{"id":"{identifier}",{user}'
             f'"context":{draw.choice(self._contexts)},'
             f'"candidates":[{",".join(text for _, text in chosen)}]}}'
         )
         return BidRequest(body.encode(), identifier, tuple(ad for ad, _ in chosen))
+
+
+def ad_id(number: int) -> str:
+    """The id of an ad: of the sample rows' candidates in their order, then of ads that are made of them."""
+    return f"ad-{number}"
 
 
 def read_samples(path: Path) -> list[dict[str, dict[str, object]]]:

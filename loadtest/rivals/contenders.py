@@ -8,9 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from loadtest.known_ads import KnownAds
 from loadtest.server_process import PREDICT, Route
 
 SERVERS = "loadtest.rivals.servers"
+OURS = "service"
+# How a program is told of the ads that it is to know: by a file, or by a feature store. Ours reads the store
+# once: it is paused while others are timed, and would read it again whenever its own turn comes.
+ADS_OF_A_FILE = ("--ads", "{ads}")
+ADS_OF_A_STORE = ("--feature-store", "{store}", "--catalogue-refresh-seconds", "0")
 SERVE = ("--arm", "control={bundle}:1", "--log-level", "warning")
 
 
@@ -33,9 +39,13 @@ class Contender:
     route: Route = PREDICT
     seconds_to_start: float = 60.0
 
-    def command(self, setting: str, bundle: Path) -> list[str]:
-        """The arguments of one setting's program, but for the port."""
-        return [part.format(bundle=bundle) for part in (*self.arguments, *self.settings[setting])]
+    def command(self, setting: str, bundle: Path, known_ads: KnownAds | None = None) -> list[str]:
+        """The arguments of one setting's program, but for the port; with ads that it is to know, if any."""
+        parts = [part.format(bundle=bundle) for part in (*self.arguments, *self.settings[setting])]
+        if known_ads is not None:
+            how = ADS_OF_A_STORE if self.module == OURS else ADS_OF_A_FILE
+            parts += [part.format(ads=known_ads.file, store=known_ads.store) for part in how]
+        return parts
 
 
 def _batches(*sizes: int, wait_ms: float = 1.0) -> dict[str, tuple[str, ...]]:
