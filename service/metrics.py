@@ -29,7 +29,7 @@ from service.batcher import BatchReport
 from service.bundle.schema import MISSING_ID, OOV_ID, Role, Schema
 from service.errors import shorten
 from service.features import IS_MISSING_REASONS
-from service.tally import Block, BulkHistogram, Tally, Values, count_in_columns
+from service.tally import Block, BulkHistogram, HistogramTally, Tally, count_in_columns
 
 logger = logging.getLogger("bidlight")
 
@@ -49,7 +49,7 @@ PCTR_BUCKETS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0
 STAGES = ("decode", "encode", "queue", "inference", "calibration")
 MAX_UNKNOWN_NAMES = 20
 OTHER_NAMES = "(other)"
-# Values of a histogram that wait at most, but for those of a batch: counting them takes 30 us.
+# Values of a histogram that are kept one by one at most, but for those of a batch: counting them takes 30 us.
 PENDING = 1024
 
 
@@ -205,9 +205,9 @@ class Metrics:
 class ArmMeter:
     """What one arm counts: plain numbers on the request path, which `publish` brings to Prometheus.
 
-    That is at every scrape, now and then, and at the end; what grows with traffic goes sooner, once a batch,
-    when it is `PENDING` values long. `under_way` is how many requests the arm has taken and not ended: while
-    there are any, more may be counted. Labelled children are resolved here once: looking one up costs a lock.
+    That is at every scrape, now and then, and at the end. `under_way` is how many requests the arm has taken
+    and not ended: while there are any, more may be counted. Labelled children are resolved here once: looking
+    one up costs a lock.
     """
 
     def __init__(self, metrics: Metrics, arm: str, schema: Schema) -> None:
@@ -220,9 +220,10 @@ class ArmMeter:
         self.decode, self.encode, self.queue, self.inference, self.calibration = (
             Tally(metrics.stages.labels(arm, stage)) for stage in STAGES
         )
-        self.latency = Values(metrics.latency.labels(arm))
-        self._batch_rows = Values(metrics.batch_rows.labels(arm))
-        self._batch_requests = Values(metrics.batch_requests.labels(arm))
+        self.latency = HistogramTally(metrics.latency.labels(arm))
+        self._batch_rows = HistogramTally(metrics.batch_rows.labels(arm))
+        self._batch_requests = HistogramTally(metrics.batch_requests.labels(arm))
+        self._grown = self.latency, self._batch_rows, self._batch_requests
         self._queued_rows = metrics.queued_rows.labels(arm)
         self._bid = Tally(metrics.candidates.labels(arm, "bid"))
         self._no_bid = Tally(metrics.candidates.labels(arm, "no_bid"))
@@ -231,7 +232,8 @@ class ArmMeter:
         self._user_is_missing = {
             reason: Tally(metrics.user_is_missing.labels(arm, reason)) for reason in IS_MISSING_REASONS
         }
-        self.pctr = Block(metrics.pctr.labels(arm).observe_many, ((), np.float64))
+        self._pctr = HistogramTally(metrics.pctr.labels(arm))
+        self.pctr = Block(self._pctr.observe_many, ((), np.float64))
         is_context = [field.role is Role.CONTEXT for field in schema.fields for _ in range(field.max_length)]
         self._context_columns = np.flatnonzero(is_context)
         self._candidate_columns = np.flatnonzero(np.logical_not(is_context))
@@ -251,8 +253,8 @@ class ArmMeter:
         self._batch_rows.observe(report.rows)
         self._batch_requests.observe(report.callers)
         self.queue.inc(report.queue_seconds)
-        if len(self._batch_rows) >= PENDING or len(self.latency) >= PENDING:
-            self._publish_values()
+        for histogram in self._grown:
+            histogram.settle(PENDING)
 
     def count_features(
         self, contexts: NDArray[np.int32], sizes: NDArray[np.int32], candidates: NDArray[np.int32]
@@ -298,10 +300,14 @@ class ArmMeter:
     def publish(self, queued_rows: int) -> None:
         """Bring all that was counted to Prometheus."""
         self._queued_rows.set(queued_rows)
-        self._publish_values()
+        # An answer is in both, so a scrape never finds one without the other.
+        self._answered.inc(self.latency.publish())
+        self._batch_rows.publish()
+        self._batch_requests.publish()
+        self.pctr.publish()
+        self._pctr.publish()
         for tally in self._tallies():
             tally.publish()
-        self.pctr.publish()
         self._contexts.publish()
         self._candidates.publish()
         missing = self._missing_ids[self._first_columns]
@@ -313,19 +319,13 @@ class ArmMeter:
                 counters[index].inc(int(counts[index]))
 
     def _tallies(self) -> Iterator[Tally]:
+        yield self._answered
         yield from (self.decode, self.encode, self.queue, self.inference, self.calibration)
         yield from (self._bid, self._no_bid, self.unknown_ads, self._user_lookups)
         yield from self._user_is_missing.values()
         yield from self._unknown.values()
         if self._others is not None:
             yield self._others
-
-    def _publish_values(self) -> None:
-        # An answer is in both, so a scrape never finds one without the other.
-        self._answered.inc(self.latency.publish())
-        self._answered.publish()
-        self._batch_rows.publish()
-        self._batch_requests.publish()
 
     def _count_contexts(self, ids: NDArray[np.int32], sizes: NDArray[np.int64]) -> None:
         self._missing_ids[self._context_columns] += sizes @ (ids == MISSING_ID)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -119,17 +120,20 @@ class Predictor:
         """
         return self.batcher.submit(rows, deadline=deadline, outcome=outcome)
 
-    def unknown_names(self, request: PredictRequest) -> set[str]:
+    def unknown_names(self, request: PredictRequest) -> Collection[str]:
         """The names in a request that no field of this bundle has; they are ignored."""
         context, candidate = self._names
         candidates = request.candidates
-        unknown: set[str] = set()
-        if not context.issuperset(request.context):
-            unknown.update(request.context.keys() - context)
+        sent: Iterable[str]
         if not isinstance(candidates, list):
-            return unknown.union(candidates.features.keys() - candidate)
-        sent: set[str] = set().union(*[one.features for one in candidates])
-        return unknown.union(sent - candidate)
+            sent = candidates.features
+        elif len(candidates) == 1:
+            sent = candidates[0].features
+        else:
+            sent = set().union(*[one.features for one in candidates])
+        if context.issuperset(request.context) and candidate.issuperset(sent):
+            return ()
+        return {*request.context} - context | {*sent} - candidate
 
     async def replay_golden(self) -> None:
         """Send the golden rows the way of every request; raises BundleError naming the first that differs."""

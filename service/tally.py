@@ -6,7 +6,7 @@ the request path adds to what is here, from one thread, and `publish` hands it o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,23 +16,22 @@ from prometheus_client import Counter, Histogram
 # Columns of short rows are added so many rows at once.
 ROWS_AT_ONCE = 32
 # Rows that are counted together; uint8 holds the sums of up to 255 * ROWS_AT_ONCE of them.
-BLOCK_ROWS = 512
+BLOCK_ROWS = 1024
 
 
 class BulkHistogram(Histogram):
-    """A histogram that takes many values at once: a loop over `observe` would cost more than inference."""
+    """A histogram that is told of many values at once."""
 
-    def observe_many(self, values: NDArray[np.float64]) -> None:
-        """Count every one of `values` [n]; the same as `observe` of each."""
-        self._sum.inc(float(values.sum()))
-        counts = np.bincount(self._bounds.searchsorted(values)).tolist()
-        for bucket, count in zip(self._buckets, counts, strict=False):
-            if count:
-                bucket.inc(count)
+    def add(self, counts: NDArray[np.int64], total: float) -> None:
+        """Count values [buckets] by the bucket they fall in; `total` is their sum."""
+        self._sum.inc(total)
+        for index in np.flatnonzero(counts).tolist():
+            self._buckets[index].inc(int(counts[index]))
 
-    def _prepare_buckets(self, source_buckets: Sequence[float | str]) -> None:
-        super()._prepare_buckets(source_buckets)
-        self._bounds = np.array(self._upper_bounds)
+    @property
+    def bounds(self) -> NDArray[np.float64]:
+        """The largest values of its buckets, the last one infinite."""
+        return np.array(self._upper_bounds, np.float64)
 
 
 class Tally:
@@ -55,26 +54,41 @@ class Tally:
             self._amount = 0
 
 
-class Values:
-    """Single values for a histogram. `observe` counts one and is a mere `append` to a list."""
+class HistogramTally:
+    """What a histogram will be told of.
 
-    __slots__ = ("_histogram", "_values", "observe")
+    `observe` counts one value and is a mere `append` to a list, which `settle` empties: call it now and then.
+    """
+
+    __slots__ = ("_bounds", "_counts", "_histogram", "_sum", "_values", "observe")
 
     def __init__(self, histogram: BulkHistogram) -> None:
         self._histogram = histogram
+        self._bounds = histogram.bounds
+        self._counts = np.zeros(len(self._bounds), np.int64)
+        self._sum = 0.0
         self._values: list[float] = []
         self.observe: Callable[[float], None] = self._values.append
 
-    def __len__(self) -> int:
-        """How many wait."""
-        return len(self._values)
+    def observe_many(self, values: NDArray[np.float64]) -> None:
+        """Count every one of `values` [n]; the same as `observe` of each."""
+        self._sum += float(values.sum())
+        self._counts += np.bincount(self._bounds.searchsorted(values), minlength=len(self._bounds))
+
+    def settle(self, most: int = 0) -> None:
+        """Count the single values, if there are more than `most`."""
+        if len(self._values) > most:
+            self.observe_many(np.array(self._values, np.float64))
+            self._values.clear()
 
     def publish(self) -> int:
-        """Hand them on, and say how many they were."""
-        count = len(self._values)
+        """Hand all on, and say how many they were."""
+        self.settle()
+        count = int(self._counts.sum())
         if count:
-            self._histogram.observe_many(np.array(self._values, np.float64))
-            self._values.clear()
+            self._histogram.add(self._counts, self._sum)
+            self._counts[:] = 0
+            self._sum = 0.0
         return count
 
 

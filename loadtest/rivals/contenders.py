@@ -67,6 +67,8 @@ ALL = (
     Contender("bidlight", "service", SERVE),
     # The same without its way from the HTTP parser to the batcher: what that way gains.
     Contender("bidlight_asgi", "service", (*SERVE, "--predict-through", "asgi")),
+    # The same without its metrics: what they cost.
+    Contender("bidlight_unmetered", "service", (*SERVE, "--metrics", "off")),
     Contender("naive", f"{SERVERS}.naive"),
     Contender("naive_async", f"{SERVERS}.naive", ("--bundle", "{bundle}", "--inline")),
     # Its best batch is the number of connections, so there is a setting for each number that is measured.

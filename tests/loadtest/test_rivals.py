@@ -74,7 +74,7 @@ def test_two_contenders_are_compared_and_the_last_line_is_for_machines(bundle: P
     [
         (
             ["--contenders", "bidlight uvicorn"],
-            "must be names of bidlight, bidlight_asgi, naive, naive_async, mosec",
+            "must be names of bidlight, bidlight_asgi, bidlight_unmetered, naive, naive_async, mosec",
         ),
         (["--candidates", "1 many"], "must be a whole number from 1 (got 'many')"),
         (["--connections", ""], "must be whole numbers from 1 (got '')"),

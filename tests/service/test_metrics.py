@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import shutil
+import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,25 +71,23 @@ def test_two_services_in_a_process_do_not_mix() -> None:
     assert name not in read_metrics(second.exposition()[0].decode())
 
 
-def test_what_grows_with_traffic_does_not_wait_for_a_scrape() -> None:
+def test_many_answers_take_no_memory_until_a_scrape() -> None:
     metrics = Metrics()
     meter = ArmMeter(metrics, "control", tiny_schema())
-
-    def answered() -> float:
-        return read_metrics(metrics.exposition()[0].decode())[
-            'bidlight_requests_total{arm="control",outcome="ok"}'
-        ]
-
-    for _ in range(PENDING):
-        meter.latency.observe(0.001)
-    assert answered() == 0
-    meter.count_batch(BatchReport(rows=1, callers=1, queue_seconds=0.0))
-    assert answered() == PENDING
-    meter.latency.observe(0.001)
-    meter.publish(0)
-    found = read_metrics(metrics.exposition()[0].decode())
-    assert answered() == found['bidlight_request_seconds_count{arm="control"}'] == PENDING + 1
-    assert found['bidlight_batch_rows_count{arm="control"}'] == 1
+    tracemalloc.start()
+    for _ in range(300):
+        meter.count_batch(BatchReport(rows=1, callers=1, queue_seconds=0.0))
+        for _ in range(100):
+            meter.latency.observe(random.random())
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 3 * PENDING * (sys.getsizeof(0.0) + 8)
+    for _ in range(2):
+        meter.publish(0)
+        found = read_metrics(metrics.exposition()[0].decode())
+        assert found['bidlight_requests_total{arm="control",outcome="ok"}'] == 30_000
+        assert found['bidlight_request_seconds_count{arm="control"}'] == 30_000
+        assert found['bidlight_batch_rows_count{arm="control"}'] == 300
 
 
 def test_a_replaced_arm_s_last_answers_are_its_own_and_counted(

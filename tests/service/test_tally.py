@@ -10,7 +10,15 @@ from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 
 from service.metrics import PCTR_BUCKETS
-from service.tally import BLOCK_ROWS, ROWS_AT_ONCE, Block, BulkHistogram, Tally, Values, count_in_columns
+from service.tally import (
+    BLOCK_ROWS,
+    ROWS_AT_ONCE,
+    Block,
+    BulkHistogram,
+    HistogramTally,
+    Tally,
+    count_in_columns,
+)
 from tests.running import read_metrics
 
 VALUES = st.lists(st.floats(0.0, 2.0) | st.sampled_from(PCTR_BUCKETS), max_size=50)
@@ -24,17 +32,21 @@ def read(registry: CollectorRegistry) -> dict[str, float]:
     return read_metrics(generate_latest(registry).decode())
 
 
-@given(st.lists(VALUES, max_size=4))
-def test_values_published_in_any_pieces_are_counted_like_each(pieces: list[list[float]]) -> None:
+@given(st.lists(st.tuples(VALUES, VALUES), max_size=4))
+def test_values_counted_in_any_pieces_are_counted_like_each(
+    pieces: list[tuple[list[float], list[float]]],
+) -> None:
     each, later = CollectorRegistry(), CollectorRegistry()
-    directly, values = histogram_of(each), Values(histogram_of(later))
-    for piece in pieces:
-        for value in piece:
+    directly, tally = histogram_of(each), HistogramTally(histogram_of(later))
+    for singly, together in pieces:
+        for value in singly:
+            tally.observe(value)
+        tally.observe_many(np.array(together, np.float64))
+        for value in (*singly, *together):
             directly.observe(value)
-            values.observe(value)
-        assert len(values) == len(piece)
-        assert values.publish() == len(piece)
-        assert values.publish() == 0
+        tally.settle(most=20)
+        assert tally.publish() == len(singly) + len(together)
+        assert tally.publish() == 0
     expected, found = read(each), read(later)
     assert found.pop('h_sum{arm="a"}') == pytest.approx(expected.pop('h_sum{arm="a"}'))
     assert found == expected
