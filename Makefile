@@ -4,6 +4,7 @@ PORT ?= 8000
 BUNDLE ?= artifacts/demo
 SECONDS_A_POINT ?= 10
 RIVALS ?= bidlight naive naive_async mosec
+ADS ?= sent
 CANDIDATES ?= 1 10 100 500
 CONNECTIONS ?= 1 8 32 128
 OPEN_LOOP ?=
@@ -57,9 +58,9 @@ format: setup ## let ruff rewrite what it can
 bench: setup demo ## load-test the service with Locust (and wrk, when installed) and print the tables
 	$(BIN)/python -m loadtest.bench --bundle $(BUNDLE) --seconds $(SECONDS_A_POINT)
 
-rivals: setup demo ## measure the service beside other servers: RIVALS=all, or some; CANDIDATES, CONNECTIONS, OPEN_LOOP
-	$(BIN)/python -m loadtest.rivals --bundle $(BUNDLE) --contenders "$(RIVALS)" --candidates "$(CANDIDATES)" \
-	  --connections "$(CONNECTIONS)" --seconds $(SECONDS_A_POINT) $(if $(OPEN_LOOP),--open-loop "$(OPEN_LOOP)")
+rivals: setup demo ## measure the service beside other servers: RIVALS=all, or some; ADS=known, CANDIDATES, CONNECTIONS, OPEN_LOOP
+	$(BIN)/python -m loadtest.rivals --bundle $(BUNDLE) --contenders "$(RIVALS)" --ads $(ADS) \
+	  --candidates "$(CANDIDATES)" --connections "$(CONNECTIONS)" --seconds $(SECONDS_A_POINT) $(if $(OPEN_LOOP),--open-loop "$(OPEN_LOOP)")
 
 clean: ## remove the virtual environment, caches and built bundles
 	rm -rf $(VENV) .rivals artifacts build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

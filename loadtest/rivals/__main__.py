@@ -8,12 +8,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from loadtest import closed_loop
 from loadtest.answers import WrongAnswer
 from loadtest.bid_requests import BidRequestMaker, SampleError, read_samples
+from loadtest.known_ads import CannotLoad, write_known_ads
 from loadtest.machine import busy_cores, describe_machine
 from loadtest.rivals import figures, open_loop, plots
 from loadtest.rivals.figures import Best
@@ -35,11 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("note: other work disturbs what follows; processor time a request suffers least")
     try:
         measured, best, shares = measure(plan)
-    except (SampleError, WrongAnswer, LookupError) as error:
+    except (SampleError, CannotLoad, WrongAnswer, LookupError) as error:
         return _fail(str(error))
     ratios = figures.ratios(best)
     _print_tables(plan, measured, best, ratios, shares)
-    result = report(busy, measured, best, ratios, shares)
+    result = report(plan, busy, measured, best, ratios, shares)
     plan.out.mkdir(parents=True, exist_ok=True)
     every = [Best(entry, case, point) for (entry, case), point in measured.points.items()]
     settings = [figures.as_json(each) for each in every]
@@ -51,14 +53,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measure(plan: Plan) -> tuple[Measured, list[Best], list[Share]]:
-    """All that the plan asks for. Raises WrongAnswer if the first server does not answer."""
+    """All that the plan asks for. Raises WrongAnswer if the first server does not answer, and CannotLoad."""
     measured, shares = Measured(), []
-    maker = BidRequestMaker(read_samples(plan.bundle))
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        started(plan, maker.make(1).body, measured, _tell) as servers,
-    ):
-        files = closed_loop.write_bodies(maker, plan.candidates, Path(folder))
+    samples, known_ads = read_samples(plan.bundle), None
+    maker = BidRequestMaker(samples, known_ads=plan.known_count)
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        folder = Path(name)
+        if plan.known_count is not None:
+            _tell(f"{plan.known_count:,} ads into a file and a feature store")
+            known_ads = write_known_ads(samples, plan.known_count, plan.bundle, folder)
+        servers = stack.enter_context(started(plan, maker.make(1).body, measured, _tell, known_ads))
+        files = closed_loop.write_bodies(maker, plan.candidates, folder)
         if servers:
             reference = Reference(servers, files, measured)
             measure_closed(plan, servers, files, reference, measured, _tell)
@@ -69,6 +74,7 @@ def measure(plan: Plan) -> tuple[Measured, list[Best], list[Share]]:
 
 
 def report(
+    plan: Plan,
     busy: float,
     measured: Measured,
     best: Sequence[Best],
@@ -81,6 +87,8 @@ def report(
         "machine": describe_machine(),
         "busy_cores_before": round(busy, 2),
         "bundle": measured.bundle,
+        "ads": plan.ads,
+        "known_ads": plan.known_count,
         "rows_compared": measured.rows_compared,
         "points": [figures.as_json(each) for each in best],
         "ratios": [
@@ -100,6 +108,8 @@ def _print_tables(
 ) -> None:
     if best:
         print(f"\nbundle {measured.bundle}; {measured.rows_compared} answers the same from all")
+        if plan.known_count is not None:
+            print(f"candidates by id alone, of {plan.known_count:,} ads that all know; requests have no user")
         cores = f"servers on core {plan.server_core}, wrk on core {plan.client_core}"
         print(f"{cores}, medians of {plan.rounds} x {plan.seconds_a_round} s, the best setting of each\n")
         print(figures.table(best))

@@ -11,13 +11,20 @@ from pathlib import Path
 from loadtest.machine import cores
 from loadtest.rivals.contenders import CONTENDERS
 
+SENT, KNOWN = "sent", "known"
+
 
 @dataclass(frozen=True)
 class Plan:
-    """`seconds` are those of a point, all rounds together; `open_loop` the shares of peak, in percent."""
+    """`seconds` are those of a point, all rounds together; `open_loop` the shares of peak, in percent.
+
+    `ads` is whether requests send their candidates' features, or all servers know so many ads by id.
+    """
 
     bundle: Path
     contenders: tuple[str, ...]
+    ads: str
+    known_ads: int
     candidates: tuple[int, ...]
     connections: tuple[int, ...]
     seconds: int
@@ -26,6 +33,11 @@ class Plan:
     server_core: int
     client_core: int
     out: Path
+
+    @property
+    def known_count(self) -> int | None:
+        """How many ads all servers know; None where requests send features."""
+        return self.known_ads if self.ads == KNOWN else None
 
     @property
     def seconds_a_round(self) -> int:
@@ -44,6 +56,9 @@ def parse(arguments: Sequence[str] | None) -> Plan:
     add("--bundle", type=Path, default="artifacts/demo", metavar="FOLDER", help="the bundle that all serve")
     known = f"whom to measure, of {', '.join(CONTENDERS)}"
     add("--contenders", type=_names, default="all", metavar="NAMES", help=known)
+    ways = "whether requests send their candidates' features, or servers know them beforehand, by id"
+    add("--ads", choices=(SENT, KNOWN), default=SENT, help=ways)
+    add("--known-ads", type=_at_least_one, default=100_000, metavar="N", help="ads that are known")
     add("--candidates", type=_counts, default="1 10 100 500", metavar="COUNTS", help="candidates a request")
     add("--connections", type=_counts, default="1 8 32 128", metavar="COUNTS", help="connections of wrk")
     add("--seconds", type=_at_least_one, default=6, metavar="N", help="seconds a point, all rounds together")

@@ -10,6 +10,7 @@ from pathlib import Path
 from loadtest import closed_loop
 from loadtest.answers import Answer, WrongAnswer, ask, compare
 from loadtest.closed_loop import Case, Point
+from loadtest.known_ads import KnownAds
 from loadtest.rivals.contenders import CONTENDERS, Contender
 from loadtest.rivals.environments import CannotInstall, python_of
 from loadtest.rivals.figures import Entry
@@ -37,8 +38,13 @@ Tell = Callable[[str], object]
 
 
 @contextmanager
-def started(plan: Plan, first_body: bytes, measured: Measured, tell: Tell) -> Iterator[dict[Entry, Server]]:
-    """Every setting of every contender, ready and paused; who does not start is noted in `measured`."""
+def started(
+    plan: Plan, first_body: bytes, measured: Measured, tell: Tell, known_ads: KnownAds | None = None
+) -> Iterator[dict[Entry, Server]]:
+    """Every setting of every contender, ready and paused; who does not start is noted in `measured`.
+
+    All know `known_ads`, if there are any, before they are ready.
+    """
 
     def scores(server: Server) -> bool:
         try:
@@ -59,7 +65,7 @@ def started(plan: Plan, first_body: bytes, measured: Measured, tell: Tell) -> It
                 tell(f"starting {entry}")
                 server = running(
                     contender.module,
-                    contender.command(setting, plan.bundle.resolve()),
+                    contender.command(setting, plan.bundle.resolve(), known_ads),
                     **options,
                     environment=contender.variables,
                     route=contender.route,

@@ -11,7 +11,8 @@ import bentoml
 from loadtest.rivals.servers.job import Job, batching_parser
 from loadtest.rivals.servers.pydantic_request import PredictRequest
 
-BUNDLE_VARIABLE, BATCH_VARIABLE, WAIT_VARIABLE = "RIVALS_BUNDLE", "RIVALS_BATCH", "RIVALS_WAIT_MS"
+BUNDLE_VARIABLE, ADS_VARIABLE = "RIVALS_BUNDLE", "RIVALS_ADS"
+BATCH_VARIABLE, WAIT_VARIABLE = "RIVALS_BATCH", "RIVALS_WAIT_MS"
 ALONE: dict[str, Any] = {
     "workers": 1,
     "traffic": {"timeout": 60},
@@ -20,8 +21,8 @@ ALONE: dict[str, Any] = {
 
 
 def job() -> Job:
-    """The bundle that the command line named."""
-    return Job(os.environ[BUNDLE_VARIABLE])
+    """The bundle, and the ads if any, that the command line named."""
+    return Job(os.environ[BUNDLE_VARIABLE], os.environ[ADS_VARIABLE])
 
 
 @bentoml.service(**ALONE)
@@ -67,6 +68,7 @@ class Front:
 def main() -> None:
     options = batching_parser(__doc__).parse_args()
     os.environ[BUNDLE_VARIABLE] = str(options.bundle)
+    os.environ[ADS_VARIABLE] = str(options.ads or "")
     os.environ[BATCH_VARIABLE] = str(options.batch)
     os.environ[WAIT_VARIABLE] = str(round(options.wait_ms))
     service = "Lone" if options.batch == 1 else "Front"

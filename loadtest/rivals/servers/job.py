@@ -18,6 +18,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from loadtest.rivals.servers.known_ads import KnownAds
 from service.bundle.store import load_bundle
 
 ARM = "control"
@@ -60,16 +61,17 @@ class Answer(msgspec.Struct, gc=False):
 
 
 class Job:
-    """A bundle, loaded and warm."""
+    """A bundle, loaded and warm; with a file of `ads`, candidates are known by id, and bring no features."""
 
     decode = staticmethod(msgspec.json.Decoder(Request).decode)
     encode = staticmethod(msgspec.json.Encoder().encode)
 
-    def __init__(self, folder: Path | str) -> None:
+    def __init__(self, folder: Path | str, ads: Path | str | None = None) -> None:
         bundle = load_bundle(Path(folder))
         variant = bundle.manifest.serving_variant
         self.bundle = f"{bundle.manifest.name}@{bundle.manifest.version}"
         self._encoder = bundle.encoder
+        self._known_ads = KnownAds(ads, bundle.encoder) if ads else None
         self._calibrator = bundle.calibrators[variant]
         self._session = _session(bundle.graphs[variant])
         for rows in WARM_UP_ROWS:
@@ -102,7 +104,11 @@ class Job:
 
     def ids(self, request: Any) -> NDArray[np.int32]:
         """ids [candidates, columns] of a request."""
-        return self._encoder.encode_request(request.context, [each.features for each in request.candidates])
+        if self._known_ads is None:
+            features = [each.features for each in request.candidates]
+            return self._encoder.encode_request(request.context, features)
+        context = self._encoder.encode_context(request.context)
+        return self._encoder.join(context, self._known_ads.encode(request.candidates))
 
     def pctrs(self, ids: NDArray[np.int32]) -> NDArray[np.float64]:
         """pCTRs [n] of ids [n, columns]."""
@@ -143,9 +149,10 @@ def _session(graph: bytes) -> onnxruntime.InferenceSession:
 
 
 def options_parser(description: str) -> argparse.ArgumentParser:
-    """`--bundle` and `--port`, which every server takes."""
+    """`--bundle`, `--ads` and `--port`, which every server takes."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--bundle", type=Path, required=True, metavar="FOLDER", help="the bundle to serve")
+    parser.add_argument("--ads", type=Path, metavar="FILE", help="the ads that requests name by id alone")
     parser.add_argument("--port", type=int, required=True, help="TCP port of 127.0.0.1")
     return parser
 

@@ -18,12 +18,12 @@ class Scorer(litserve.LitAPI):
     LitServe takes annotations of these two for FastAPI's: they have none.
     """
 
-    def __init__(self, bundle: Path, **options: Any) -> None:
+    def __init__(self, bundle: Path, ads: Path | None, **options: Any) -> None:
         super().__init__(api_path="/predict", **options)
-        self.folder = bundle
+        self.folder, self.ads = bundle, ads
 
     def setup(self, device: str) -> None:
-        self.job = Job(self.folder)
+        self.job = Job(self.folder, self.ads)
 
     def decode_request(self, request):  # type: ignore[no-untyped-def]
         return msgspec.convert(request, Request)
@@ -57,11 +57,14 @@ def main() -> None:
     )
     options = parser.parse_args()
     if options.batch == 1:
-        api: Scorer = LoneScorer(options.bundle)
+        api: Scorer = LoneScorer(options.bundle, options.ads)
     else:
         # A wait of 0 would be no batching at all.
         api = BatchScorer(
-            options.bundle, max_batch_size=options.batch, batch_timeout=options.wait_ms / 1000.0
+            options.bundle,
+            options.ads,
+            max_batch_size=options.batch,
+            batch_timeout=options.wait_ms / 1000.0,
         )
     server = litserve.LitServer(api, accelerator="cpu", fast_queue=options.fast_queue)
     server.run(

@@ -25,7 +25,8 @@ class LoneScorer(MLModel):
     """A request at a time, on the event loop."""
 
     async def load(self) -> bool:
-        self.job = Job(self.settings.parameters.uri)
+        parameters = self.settings.parameters
+        self.job = Job(parameters.uri, parameters.extra["ads"])
         return True
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
@@ -72,7 +73,7 @@ async def serve(options: Any) -> None:
     model = ModelSettings(
         name=NAME,
         implementation=LoneScorer if options.batch == 1 else BatchScorer,
-        parameters=ModelParameters(uri=str(options.bundle)),
+        parameters=ModelParameters(uri=str(options.bundle), extra={"ads": str(options.ads or "")}),
         **(batching if options.batch > 1 else {}),
     )
     await server.start([model])

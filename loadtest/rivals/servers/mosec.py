@@ -10,7 +10,7 @@ from mosec import Server, Worker
 
 from loadtest.rivals.servers.job import Answer, Job, Request, batching_parser
 
-BUNDLE_VARIABLE = "RIVALS_BUNDLE"
+BUNDLE_VARIABLE, ADS_VARIABLE = "RIVALS_BUNDLE", "RIVALS_ADS"
 
 
 class Scorer(Worker):
@@ -19,7 +19,7 @@ class Scorer(Worker):
     resp_mime_type = "application/json"
 
     def __init__(self) -> None:
-        self.job = Job(os.environ[BUNDLE_VARIABLE])
+        self.job = Job(os.environ[BUNDLE_VARIABLE], os.environ[ADS_VARIABLE])
 
     def deserialize(self, data: bytes) -> Request:
         return self.job.decode(data)
@@ -43,6 +43,7 @@ class BatchScorer(Scorer):
 def main() -> None:
     options = batching_parser(__doc__).parse_args()
     os.environ[BUNDLE_VARIABLE] = str(options.bundle)
+    os.environ[ADS_VARIABLE] = str(options.ads or "")
     # Mosec reads the command line by itself.
     sys.argv = [sys.argv[0], "--port", str(options.port), "--address", "127.0.0.1", "--log-level", "warning"]
     server = Server()

@@ -39,7 +39,7 @@ def main() -> None:
     parser = options_parser("Serve a bundle naively: the baseline of the benchmark.")
     parser.add_argument("--inline", action="store_true", help="an async route with the inference inline")
     options = parser.parse_args()
-    app = create_app(Job(options.bundle), options.inline)
+    app = create_app(Job(options.bundle, options.ads), options.inline)
     uvicorn.run(app, port=options.port, log_level="warning", access_log=False)
 
 

@@ -14,7 +14,7 @@ from loadtest.rivals.servers.job import Job, batching_parser
 
 def main() -> None:
     options = batching_parser(__doc__).parse_args()
-    job = Job(options.bundle)
+    job = Job(options.bundle, options.ads)
 
     @batch
     def score(body: Any) -> dict[str, Any]:

@@ -47,8 +47,8 @@ def application(options: Any) -> Any:
     from starlette.responses import Response
 
     class Scorer:
-        def __init__(self, folder: str) -> None:
-            self.job = Job(folder)
+        def __init__(self, folder: str, ads: str) -> None:
+            self.job = Job(folder, ads)
 
         async def __call__(self, request: Request) -> Response:
             return Response(await self.answer(await request.body()), media_type="application/json")
@@ -69,7 +69,7 @@ def application(options: Any) -> Any:
         ray_actor_options={"num_cpus": 1},
         logging_config={"enable_access_log": False},
     )
-    return deployment(Scorer).bind(str(options.bundle))
+    return deployment(Scorer).bind(str(options.bundle), str(options.ads or ""))
 
 
 if __name__ == "__main__":
