@@ -122,7 +122,12 @@ def run_wrk(
     with tempfile.TemporaryDirectory() as folder:
         bodies = closed_loop.write_bodies(maker, plan.candidates, Path(folder))
         points, failures = closed_loop.measure(
-            servers, cases, bodies, seconds=seconds, repetitions=plan.repetitions, core=plan.client_core
+            servers,
+            cases,
+            lambda _, case: bodies[case.candidates],
+            seconds=seconds,
+            repetitions=plan.repetitions,
+            core=plan.client_core,
         )
     for (name, case), reason in failures.items():
         raise MeasurementError(f"{name} at {case}: {reason}")

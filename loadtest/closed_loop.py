@@ -73,10 +73,15 @@ def write_bodies(maker: BidRequestMaker, sizes: Iterable[int], folder: Path) -> 
     return files
 
 
+def write_frames(bodies: Iterable[bytes], file: Path) -> None:
+    """Bodies that may hold line breaks, each behind a line with its length, in a file NAME.frames."""
+    file.write_bytes(b"".join(b"%d\n%b" % (len(body), body) for body in bodies))
+
+
 def measure(
     servers: Mapping[str, Server],
     cases: Sequence[Case],
-    bodies: Mapping[int, Path],
+    file_of: Callable[[str, Case], Path],
     *,
     seconds: int,
     repetitions: int,
@@ -86,9 +91,10 @@ def measure(
 ) -> tuple[dict[Key, Point], dict[Key, str]]:
     """The median point of every server in every case, with wrk held on `core`, and why there is none.
 
-    `seconds` is one repetition's; a second of each server and case warms up and is not counted. `check` is
-    called before that and raises WrongAnswer for a server that is not to be timed. All servers are left
-    paused: whoever wants to speak to one resumes it.
+    `file_of` names the file of bodies that a server is sent in a case. `seconds` is one repetition's; a
+    second of each server and case warms up and is not counted. `check` is called before that and raises
+    WrongAnswer for a server that is not to be timed. All servers are left paused: whoever wants to speak to
+    one resumes it.
     """
     for server in servers.values():
         server.pause()
@@ -99,7 +105,7 @@ def measure(
             for key in ((name, case) for name in servers):
                 if key in failures:
                     continue
-                server, file = servers[key[0]], bodies[case.candidates]
+                server, file = servers[key[0]], file_of(*key)
                 server.resume()
                 try:
                     if repetition == 0:
@@ -116,9 +122,13 @@ def measure(
     return {key: median(points) for key, points in found.items() if key not in failures}, failures
 
 
-def run_wrk(server: Server, bodies: Path, connections: int, seconds: int, core: int) -> Point:
-    """One run. Raises MeasurementError if it does not run, or no request is answered with success."""
-    command = ["taskset", "--cpu-list", str(core), "wrk", "--threads", "1", "--connections", str(connections)]
+def run_wrk(server: Server, bodies: Path, connections: int, seconds: int, core: int | None) -> Point:
+    """One run, on `core` or anywhere.
+
+    Raises MeasurementError if it does not run, or no request is answered with success.
+    """
+    command = ["taskset", "--cpu-list", str(core)] if core is not None else []
+    command += ["wrk", "--threads", "1", "--connections", str(connections)]
     command += ["--duration", f"{seconds}s", "--timeout", "10s", "--script", str(SCRIPT), server.url, "--"]
     command += [str(bodies), server.route.path]
     command += [f"{name}: {value}" for name, value in server.route.headers.items()]

@@ -127,7 +127,7 @@ def measure_closed(
     points, failures = closed_loop.measure(
         {name: servers[entry] for name, entry in names.items()},
         cases_of(plan.candidates, plan.connections),
-        files,
+        lambda _, case: files[case.candidates],
         seconds=plan.seconds_a_round,
         repetitions=plan.rounds,
         core=plan.client_core,
