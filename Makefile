@@ -8,13 +8,14 @@ ADS ?= sent
 CANDIDATES ?= 1 10 100 500
 CONNECTIONS ?= 1 8 32 128
 OPEN_LOOP ?=
+WORKERS ?= 1 2 4
 PYTEST_ARGS ?= --numprocesses auto --dist loadfile
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve demo test lint types arrows pytest format bench rivals clean
+.PHONY: help setup serve demo test lint types arrows pytest format bench rivals scale clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -61,6 +62,9 @@ bench: setup demo ## load-test the service with Locust (and wrk, when installed)
 rivals: setup demo ## measure the service beside other servers: RIVALS=all, or some; ADS=known, CANDIDATES, CONNECTIONS, OPEN_LOOP
 	$(BIN)/python -m loadtest.rivals --bundle $(BUNDLE) --contenders "$(RIVALS)" --ads $(ADS) \
 	  --candidates "$(CANDIDATES)" --connections "$(CONNECTIONS)" --seconds $(SECONDS_A_POINT) $(if $(OPEN_LOOP),--open-loop "$(OPEN_LOOP)")
+
+scale: setup demo ## measure what workers cost and bring: WORKERS
+	$(BIN)/python -m loadtest.scale --bundle $(BUNDLE) --workers "$(WORKERS)"
 
 clean: ## remove the virtual environment, caches and built bundles
 	rm -rf $(VENV) .rivals artifacts build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 PROC = Path("/proc")
@@ -42,8 +43,26 @@ def cpu_seconds(processes: Iterable[int]) -> float | None:
 
 def memory_mb(processes: Iterable[int]) -> float | None:
     """Resident memory in MB, pages that they share counted once (PSS); None where /proc is absent."""
-    kilobytes = [size for process in processes if (size := _proportional_kb(process)) is not None]
-    return sum(kilobytes) / 1000.0 if kilobytes else None
+    found = [memory for process in processes if (memory := memory_of(process)) is not None]
+    return sum(memory.proportional for memory in found) if found else None
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What one process holds, in MB: in all, its share of it (PSS), and what nobody shares with it."""
+
+    resident: float
+    proportional: float
+    private: float
+
+
+def memory_of(process: int) -> Memory | None:
+    """The memory of one process; None where /proc is absent, or the process."""
+    sizes = _sizes_kb(process)
+    if "Rss" not in sizes:
+        return None
+    private = sizes["Private_Clean"] + sizes["Private_Dirty"]
+    return Memory(*(kilobytes / 1000.0 for kilobytes in (sizes["Rss"], sizes["Pss"], private)))
 
 
 def hold(processes: Iterable[int], core: int) -> None:
@@ -69,9 +88,10 @@ def _stat(process: int) -> list[str] | None:
         return None
 
 
-def _proportional_kb(process: int) -> int | None:
+def _sizes_kb(process: int) -> dict[str, int]:
+    """The sums over all mappings of a process, by their names in /proc/PID/smaps_rollup."""
     try:
         lines = (PROC / str(process) / "smaps_rollup").read_text().splitlines()
     except OSError:
-        return None
-    return next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), None)
+        return {}
+    return {line.split(":")[0]: int(line.split()[1]) for line in lines[1:]}
