@@ -99,7 +99,7 @@ class GraphEditor:
         twin.name = self._new_name(node.op_type)
         for output, of_node in zip(twin.outputs, node.outputs, strict=True):
             output.name = self._new_name(node.op_type)
-            output.shape, output.dtype = of_node.shape, of_node.dtype
+            output.shape, output.type = of_node.shape, of_node.type
         self.graph.insert_before(node, twin)
         return list(twin.outputs)
 

@@ -10,15 +10,15 @@ transpose or join values moves no number at all.
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from export.graph.editing import Array, GraphEditor, attributes_of, constant_of, is_a, row_shape_of, size_of
+from export.graph.places import all_places, box_of, cheapest_turn, grid, longest_run
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,15 @@ class Piece:
     shared: ir.Value | None = None
     own: ir.Value | None = None
 
+    @property
+    def is_sum(self) -> bool:
+        return self.shared is not None and self.own is not None
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether it depends on the request alone."""
+        return self.own is None
+
     def value(self) -> ir.Value:
         """Its one part. Raises TypeError for a sum."""
         part = self.own if self.shared is None else self.shared
@@ -39,27 +48,27 @@ class Piece:
             raise TypeError("a piece with two parts is no value yet")
         return part
 
-    @property
-    def is_sum(self) -> bool:
-        return self.shared is not None and self.own is not None
+    def each(self, change: Callable[[ir.Value], ir.Value], places: Array) -> Piece:
+        """The piece of which every part is changed alike, now at these places."""
+        shared = None if self.shared is None else change(self.shared)
+        return Piece(places, shared, None if self.own is None else change(self.own))
 
-    @property
-    def is_shared(self) -> bool:
-        return self.own is None
+
+def piece_of(value: ir.Value, places: Array, by_request: bool) -> Piece:
+    """A piece with one part."""
+    return Piece(places, shared=value) if by_request else Piece(places, own=value)
 
 
 @dataclass(frozen=True)
 class Spread:
-    """A value in pieces.
-
-    shape is (lines, *row_shape): a row may have become several lines, [batch * lines, *row_shape].
-    """
+    """A value in pieces; shape is (lines, *row_shape), see `places`."""
 
     shape: tuple[int, ...]
     pieces: tuple[Piece, ...]
 
     @property
     def is_shared(self) -> bool:
+        """Whether it depends on requests alone."""
         return all(piece.is_shared for piece in self.pieces)
 
     @property
@@ -67,24 +76,24 @@ class Spread:
         """Whether it is one value as the graph had it, and not a sum."""
         if len(self.pieces) > 1 or self.pieces[0].is_sum:
             return False
-        return bool((self.pieces[0].places.ravel() == np.arange(size_of(self.shape))).all())
+        return np.array_equal(self.pieces[0].places.ravel(), np.arange(size_of(self.shape)))
 
 
 @dataclass(frozen=True)
 class Box:
-    """A piece whose numbers are all those at some indices along each axis; its own shape is their counts."""
+    """A piece of all numbers at some indices along each axis of the value; its own shape is their counts."""
 
     piece: Piece
     indices: tuple[Array, ...]
 
     def rest(self, axis: int) -> tuple[bytes, ...]:
-        """What is told of it by all axes but one; hashable."""
+        """What all axes but one tell of it; hashable."""
         kept = [indices for number, indices in enumerate(self.indices) if number != axis % len(self.indices)]
         return tuple(indices.tobytes() for indices in kept)
 
 
 class PieceEditor:
-    """Writes the nodes that move pieces. `before` is the node of the graph in front of which they come."""
+    """Writes the nodes that move pieces, in front of the node `before` of the graph."""
 
     def __init__(self, editor: GraphEditor, request_index: ir.Value, before: ir.Node) -> None:
         self.editor = editor
@@ -96,56 +105,22 @@ class PieceEditor:
         operator: str,
         inputs: Sequence[ir.Value],
         row_shape: Sequence[int],
-        like: ir.Value,
-        **attributes: object,
+        dtype: ir.DataType | None = None,
+        **attributes: Any,
     ) -> ir.Value:
-        """A node in front of the current one, whose output has the type of `like`."""
-        dtype = like.dtype or ir.DataType.FLOAT
+        """A node [batch, *row_shape] in front of the current one, of the first input's type if not told."""
+        dtype = dtype or inputs[0].dtype or ir.DataType.FLOAT
         return self.editor.put(self.before, operator, inputs, row_shape, dtype, **attributes)
 
     def reshaped(self, value: ir.Value, row_shape: Sequence[int]) -> ir.Value:
-        """`value` as [batch, *row_shape]; no reshape of a reshape."""
+        """`value` as [batch, *row_shape]; never a reshape of a reshape."""
         source: ir.Value | None = value
-        while source is not None:
-            if row_shape_of(source) == tuple(row_shape):
-                return source
+        while source is not None and row_shape_of(source) is not None:
             value, node = source, source.producer()
+            if row_shape_of(value) == tuple(row_shape):
+                return value
             source = node.inputs[0] if node is not None and is_a(node, "Reshape") else None
-            if source is not None and row_shape_of(source) is None:
-                break
         return self.editor.reshape(self.before, value, row_shape)
-
-    def taken(self, value: ir.Value, indices: Array, row_shape: Sequence[int]) -> ir.Value:
-        """The numbers at these positions of the flat rows of `value`, as [batch, *row_shape]."""
-        size, wanted = size_of(row_shape_of(value) or ()), indices.ravel()
-        if len(wanted) == size and (wanted == np.arange(size)).all():
-            return self.reshaped(value, row_shape)
-        first, count = int(wanted[0]), len(wanted)
-        if (wanted == np.arange(first, first + count)).all():
-            cut = [
-                self.editor.constant(np.array([end], np.int64), "cut") for end in (first, first + count, 1)
-            ]
-            part = self.put("Slice", [self.reshaped(value, (size,)), *cut], (count,), value)
-            return self.reshaped(part, row_shape)
-        block = _block(wanted, size)
-        rows = self.reshaped(value, (size // block, block) if block > 1 else (size,))
-        order = self.editor.constant((wanted[::block] // block).astype(np.int64), "order")
-        shape = (count // block, block) if block > 1 else (count,)
-        return self.reshaped(self.put("Gather", [rows, order], shape, value, axis=1), row_shape)
-
-    def each(self, piece: Piece, change: object, places: Array) -> Piece:
-        """A piece whose every part is changed alike."""
-        parts = [None if part is None else change(part) for part in (piece.shared, piece.own)]  # type: ignore[operator]
-        return Piece(places, *parts)
-
-    def arranged(self, piece: Piece, places: Array) -> Piece:
-        """The numbers of a piece at these places, in that order and shape; a part of them, too."""
-        if piece.places.shape == places.shape and (piece.places == places).all():
-            return piece
-        turned, indices = _cheapest_turn(piece.places, places)
-        return self.each(
-            piece, lambda part: self.taken(self.turned(part, turned), indices, places.shape), places
-        )
 
     def turned(self, value: ir.Value, order: Sequence[int]) -> ir.Value:
         """`value` with its axes after the batch in another order."""
@@ -153,7 +128,30 @@ class PieceEditor:
             return value
         shape = row_shape_of(value) or ()
         permutation = [0, *(axis + 1 for axis in order)]
-        return self.put("Transpose", [value], [shape[axis] for axis in order], value, perm=permutation)
+        return self.put("Transpose", [value], [shape[axis] for axis in order], perm=permutation)
+
+    def taken(self, value: ir.Value, indices: Array, row_shape: Sequence[int]) -> ir.Value:
+        """The numbers at these positions of the flat rows of `value`, as [batch, *row_shape]."""
+        size, first, count = size_of(row_shape_of(value) or ()), int(indices[0]), len(indices)
+        if np.array_equal(indices, np.arange(first, first + count)):
+            if count == size:
+                return self.reshaped(value, row_shape)
+            cut = [self.editor.constant(np.array([at], np.int64), "cut") for at in (first, first + count, 1)]
+            return self.reshaped(
+                self.put("Slice", [self.reshaped(value, (size,)), *cut], (count,)), row_shape
+            )
+        run = longest_run(indices, size)
+        runs = self.reshaped(value, (size // run, run) if run > 1 else (size,))
+        order = self.editor.constant((indices[::run] // run).astype(np.int64), "order")
+        shape = (count // run, run) if run > 1 else (count,)
+        return self.reshaped(self.put("Gather", [runs, order], shape, axis=1), row_shape)
+
+    def arranged(self, piece: Piece, places: Array) -> Piece:
+        """The numbers of a piece at these places, in that order and shape; a part of them, too."""
+        if np.array_equal(piece.places, places):
+            return piece
+        order, indices = cheapest_turn(piece.places, places)
+        return piece.each(lambda part: self.taken(self.turned(part, order), indices, places.shape), places)
 
     def boxed(self, piece: Piece, shape: Sequence[int]) -> Box | None:
         """The piece with an axis for each of the value's, turned if it must be; None where it is no box."""
@@ -161,127 +159,75 @@ class PieceEditor:
         if box is None:
             return None
         order, indices = box
-        sizes = tuple(map(len, indices))
-        places = np.transpose(piece.places, order).reshape(sizes)
-        whole = self.each(piece, lambda part: self.reshaped(self.turned(part, order), sizes), places)
-        return Box(whole, indices)
+        places = grid(indices, shape)
+        return Box(
+            piece.each(lambda part: self.reshaped(self.turned(part, order), places.shape), places), indices
+        )
 
     def gathered(self, value: ir.Value) -> ir.Value:
         """[requests, ..] -> [rows, ..]."""
-        return self.put("Gather", [value, self.request_index], row_shape_of(value) or (), value, axis=0)
+        return self.put("Gather", [value, self.request_index], row_shape_of(value) or (), axis=0)
 
     def summed(self, piece: Piece) -> Piece:
-        """A piece of which only the rows' part is left; what is by request alone stays so."""
-        if not piece.is_sum or piece.shared is None or piece.own is None:
+        """A sum as numbers of rows; what has one part as it is."""
+        if piece.shared is None or piece.own is None:
             return piece
         return Piece(piece.places, own=self._added(piece.own, piece.shared))
 
     def by_row(self, piece: Piece) -> Piece:
         """A piece as numbers of rows."""
         piece = self.summed(piece)
-        if piece.shared is None:
-            return piece
-        return Piece(piece.places, own=self.gathered(piece.shared))
+        return piece if piece.shared is None else Piece(piece.places, own=self.gathered(piece.shared))
 
     def _added(self, own: ir.Value, shared: ir.Value) -> ir.Value:
         """own + the request's share, which a Gemm takes in on its way."""
         shape, gemm = row_shape_of(own) or (), _last_gemm(own)
         flat = () if gemm is None else row_shape_of(gemm.outputs[0]) or ()
-        more = gemm.inputs[2] if gemm is not None and len(gemm.inputs) > 2 else None
+        bias = gemm.inputs[2] if gemm is not None and len(gemm.inputs) > 2 else None
         in_lines = size_of(flat) != size_of(shape)
-        if gemm is None or (in_lines and more is not None):
-            return self.put("Add", [own, self.gathered(shared)], shape, own)
-        if more is not None and constant_of(more) is None:
-            addend = self._added(more, self.reshaped(shared, flat))
-        else:
-            if more is not None:
-                shared = self.put("Add", [self.reshaped(shared, flat), more], flat, shared)
+        if gemm is None or (in_lines and bias is not None):
+            return self.put("Add", [own, self.gathered(shared)], shape)
+        if bias is None:
             addend = self.reshaped(self.gathered(shared), flat)
-        attributes = {name: attribute.value for name, attribute in gemm.attributes.items()}
-        total = self.put("Gemm", [*gemm.inputs[:2], addend], flat, own, **attributes)
-        return self.reshaped(total, shape)
+        elif constant_of(bias) is None:
+            addend = self._added(bias, self.reshaped(shared, flat))
+        else:
+            addend = self.gathered(self._with_constant(self.reshaped(shared, flat), bias))
+        return self.reshaped(self._gemm_again(gemm, addend), shape)
+
+    def _with_constant(self, shared: ir.Value, constant: ir.Value) -> ir.Value:
+        """A request's share and a constant [out], which a Gemm without one takes in."""
+        gemm = shared.producer()
+        if gemm is not None and is_a(gemm, "Gemm") and len(gemm.inputs) == 2:
+            return self._gemm_again(gemm, constant)
+        return self.put("Add", [shared, constant], row_shape_of(shared) or ())
+
+    def _gemm_again(self, gemm: ir.Node, addend: ir.Value) -> ir.Value:
+        inputs = [value for value in (*gemm.inputs[:2], addend) if value is not None]
+        return self.put("Gemm", inputs, row_shape_of(gemm.outputs[0]) or (), **attributes_of(gemm, {}))
 
     def joined(self, pieces: Sequence[Piece]) -> Piece:
         """Pieces that are all shared, or all of rows, as one."""
         if len(pieces) == 1:
             return pieces[0]
-        tails = {piece.places.shape[1:] for piece in pieces}
-        if len(tails) > 1 or any(piece.places.ndim == 0 for piece in pieces):
-            flat = [piece.places.ravel() for piece in pieces]
-            pieces = [
-                self.each(
-                    piece, lambda part: self.reshaped(part, (size_of(row_shape_of(part) or ()),)), places
-                )
-                for piece, places in zip(pieces, flat, strict=True)
-            ]
+        if len({piece.places.shape[1:] for piece in pieces}) > 1 or not all(p.places.ndim for p in pieces):
+            pieces = [self.arranged(piece, piece.places.ravel()) for piece in pieces]
         places = np.concatenate([piece.places for piece in pieces])
-        together = self.put(
-            "Concat", [piece.value() for piece in pieces], places.shape, pieces[0].value(), axis=1
-        )
-        return replace(pieces[0], places=places, **{"shared" if pieces[0].is_shared else "own": together})
+        together = self.put("Concat", [piece.value() for piece in pieces], places.shape, axis=1)
+        return piece_of(together, places, pieces[0].is_shared)
 
     def few(self, spread: Spread) -> Spread:
         """The same with what is by request joined, and what is of rows."""
-        kept = [piece for piece in spread.pieces if piece.is_sum]
-        for group in (
-            [piece for piece in spread.pieces if piece.is_shared],
-            [piece for piece in spread.pieces if piece.shared is None],
-        ):
-            kept += [self.joined(group)] if group else []
-        return Spread(spread.shape, tuple(kept))
+        shared = [piece for piece in spread.pieces if piece.own is None]
+        own = [piece for piece in spread.pieces if piece.shared is None]
+        joined = [self.joined(group) for group in (shared, own) if group]
+        return Spread(spread.shape, (*(piece for piece in spread.pieces if piece.is_sum), *joined))
 
-    def whole(self, spread: Spread, of_rows: bool) -> Piece:
-        """All of a value as one piece of shape [*shape]; by request where that is enough and wanted."""
+    def whole(self, spread: Spread, by_request: bool) -> ir.Value:
+        """All of a value in its own order and shape, of rows unless it is shared and wanted `by_request`."""
         few = self.few(Spread(spread.shape, tuple(map(self.summed, spread.pieces))))
-        pieces = [self.by_row(piece) if of_rows else piece for piece in few.pieces]
-        return self.arranged(self.joined(pieces), np.arange(size_of(spread.shape)).reshape(spread.shape))
-
-
-def box_of(places: Array, shape: Sequence[int]) -> tuple[tuple[int, ...], tuple[Array, ...]] | None:
-    """How places [*own shape] are the product of indices along each axis of `shape`.
-
-    The order of their own axes in which they are, and the indices by axis.
-    """
-    axes = range(places.ndim)
-    for order in itertools.permutations(axes) if places.ndim <= 4 else [tuple(axes)]:
-        coordinates = np.unravel_index(np.transpose(places, order).ravel(), tuple(shape))
-        firsts = [_in_order_of_appearance(values) for values in coordinates]
-        if math.prod(map(len, firsts)) != places.size:
-            return None
-        grid = np.stack([axis.ravel() for axis in np.meshgrid(*firsts, indexing="ij")])
-        if (grid == np.stack(coordinates)).all():
-            return tuple(order), tuple(firsts)
-    return None
-
-
-def _in_order_of_appearance(values: Array) -> Array:
-    _, firsts = np.unique(values, return_index=True)
-    return np.asarray(values[np.sort(firsts)])
-
-
-def _cheapest_turn(places: Array, wanted: Array) -> tuple[tuple[int, ...], Array]:
-    """The order of axes from which `wanted` can be taken in the longest runs, and its indices there."""
-    best: tuple[int, tuple[int, ...], Array] | None = None
-    axes = range(places.ndim)
-    for order in itertools.permutations(axes) if places.ndim <= 4 else [tuple(axes)]:
-        turned = np.transpose(places, order).ravel()
-        sorted_ = np.argsort(turned, kind="stable")
-        indices = sorted_[np.searchsorted(turned[sorted_], wanted.ravel())]
-        run = _block(indices, len(turned))
-        if (np.diff(indices) == 1).all():
-            run = places.size + 1
-        if best is None or run > best[0]:
-            best = run, tuple(order), indices
-    if best is None:
-        raise ValueError("there is always one order of axes")
-    return best[1], best[2]
-
-
-def _block(indices: Array, size: int) -> int:
-    """The longest run such that all of `indices` are runs of this length, each from a multiple of it on."""
-    starts = np.flatnonzero(np.diff(indices, prepend=indices[:1] - 2) != 1)
-    lengths = np.diff([*starts, len(indices)])
-    return math.gcd(size, *map(int, lengths), *map(int, indices[starts]))
+        pieces = few.pieces if by_request else tuple(map(self.by_row, few.pieces))
+        return self.arranged(self.joined(pieces), all_places(spread.shape)).value()
 
 
 def _last_gemm(value: ir.Value) -> ir.Node | None:

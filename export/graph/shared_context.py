@@ -17,9 +17,12 @@ import onnx_ir as ir
 from export.errors import ExportError
 from export.graph.editing import GraphEditor, constant_of, is_a, row_shape_of, size_of
 from export.graph.onnx import serialize
-from export.graph.piece_operators import BY_ELEMENT, MOVES, by_element, concat, look_up, move
-from export.graph.pieces import Piece, PieceEditor, Spread
-from export.graph.products import is_int8, multiply, multiply_int8, product_of
+from export.graph.piece_elements import BY_ELEMENT, by_element
+from export.graph.piece_int8 import int8_layer, multiply_int8
+from export.graph.piece_moves import MOVES, are_as_they_were, concat, look_up, move
+from export.graph.piece_products import multiply, product_of
+from export.graph.pieces import Piece, PieceEditor, Spread, piece_of
+from export.graph.places import all_places
 from export.graph.tidy import merge_reshapes
 
 CONTEXT_IDS, CANDIDATE_IDS, REQUEST_INDEX = "context_ids", "candidate_ids", "request_index"
@@ -94,21 +97,21 @@ class _Walk:
         """Lets the graph's output be read from the rows."""
         output = self.editor.graph.outputs[0]
         node = output.producer()
-        if node is None:
-            raise ExportError("'graph' must compute its output (got one that is an input)")
+        if node is None or output not in self.spreads:
+            raise ExportError("'graph' must give a logit a row (got another output); export the model again")
         pieces = PieceEditor(self.editor, self.request_index, node)
-        logits = pieces.reshaped(pieces.whole(self.spreads[output], of_rows=True).value(), ())
+        logits = pieces.reshaped(pieces.whole(self.spreads[output], by_request=False), ())
         output.shape = ir.Shape([ROWS])
         self.editor.replace(output, logits)
 
     def _in_pieces(self, pieces: PieceEditor, node: ir.Node) -> list[Spread] | None:
+        """The outputs of a node in pieces; None where it takes whole values."""
         if is_a(node, "Expand"):
             return self._expand(pieces, node)
         if any(value in self.by_row for value in node.inputs):
             return None
         if is_a(node, "Gemm", "MatMul"):
-            made = self._multiply(pieces, node)
-            return None if made is None else [made]
+            return self._multiply(pieces, node)
         if is_a(node, "Gather") and constant_of(node.inputs[0]) is not None:
             return look_up(pieces, node, self.spreads)
         if is_a(node, *MOVES):
@@ -119,65 +122,67 @@ class _Walk:
             return by_element(pieces, node, self.spreads)
         return None
 
-    def _multiply(self, pieces: PieceEditor, node: ir.Node) -> Spread | None:
-        if is_int8(node):
-            spread = self.spreads[node.inputs[0]]  # type: ignore[index]
-            return None if spread.is_plain else multiply_int8(pieces, spread, node)
+    def _multiply(self, pieces: PieceEditor, node: ir.Node) -> list[Spread] | None:
+        layer = int8_layer(node)
+        if layer is not None and node.inputs[0] is not None:
+            inputs = self.spreads[node.inputs[0]]
+            made = None if inputs.is_plain else multiply_int8(pieces, inputs, layer)
+            return None if made is None else [made]
         found = product_of(node)
         if found is None or found[0] not in self.spreads:
             return None
-        value, product = found
-        spread, added = self.spreads[value], self.spreads.get(product.bias)  # type: ignore[arg-type]
-        if added is None and product.bias is not None and constant_of(product.bias) is None:
+        spread, product = self.spreads[found[0]], found[1]
+        added = None if product.bias is None else self.spreads.get(product.bias)
+        if product.bias is not None and added is None and constant_of(product.bias) is None:
             return None
-        if spread.is_plain and (added is None or (added.is_plain and added.is_shared == spread.is_shared)):
+        if are_as_they_were([spread] if added is None else [spread, added]):
             return None
-        return multiply(pieces, spread, product, added)
+        made = multiply(pieces, spread, product, added)
+        return None if made is None else [made]
 
     def _expand(self, pieces: PieceEditor, node: ir.Node) -> list[Spread] | None:
         """Repeats a row's numbers along axes other than the batch, or a constant along the batch."""
         row_shape, source = row_shape_of(node.outputs[0]), node.inputs[0]
         if row_shape is None or source is None:
             return None
-        places = np.arange(size_of(row_shape)).reshape(row_shape)
-        if source in self.spreads and self.spreads[source].shape[0] == 1:
-            spread = self.spreads[source]
-            whole = pieces.whole(spread, of_rows=not spread.is_shared)
-            shape = self.editor.constant(np.array([1, *row_shape], np.int64), "shape")
-            short = pieces.reshaped(whole.value(), spread.shape[1:])
-            wide = pieces.put("Expand", [short, shape], row_shape, source)
+        shape = (1, *row_shape)
+        spread = self.spreads.get(source)
+        if spread is not None and spread.shape[0] == 1:
+            whole = pieces.reshaped(pieces.whole(spread, by_request=spread.is_shared), spread.shape[1:])
+            sizes = self.editor.constant(np.array(shape, np.int64), "shape")
+            wide = pieces.put("Expand", [whole, sizes], row_shape)
         elif constant_of(source) is not None:
             requests = self.editor.put_shaped(node, "Shape", [self.context_ids], (1,), start=0, end=1)
-            sizes = self.editor.constant(np.array(row_shape, np.int64), "shape")
-            shape = self.editor.put_shaped(node, "Concat", [requests, sizes], (1 + len(row_shape),), axis=0)
-            whole = Piece(places, shared=source)
-            wide = pieces.put("Expand", [source, shape], row_shape, source)
+            others = self.editor.constant(np.array(row_shape, np.int64), "shape")
+            sizes = self.editor.put_shaped(node, "Concat", [requests, others], (len(shape),), axis=0)
+            wide = pieces.put("Expand", [source, sizes], row_shape)
         else:
             return None
-        return [Spread((1, *row_shape), (Piece(places, **{"shared" if whole.is_shared else "own": wide}),))]
+        by_request = spread is None or spread.is_shared
+        return [Spread(shape, (piece_of(wide, all_places(shape), by_request),))]
 
     def _as_it_was(self, pieces: PieceEditor, node: ir.Node) -> None:
         """The same node on whole values: by request where all is the context's, else by row."""
-        held = {value: self.spreads[value] for value in node.inputs if value in self.spreads}
+        held = {
+            value: self.spreads[value] for value in node.inputs if value is not None and value in self.spreads
+        }
         shapes = [row_shape_of(output) for output in node.outputs]
         by_request = (
             all(spread.is_shared for spread in held.values())
             and not any(value in self.by_row for value in node.inputs)
             and all(shape is not None for shape in shapes)
         )
-        inputs = []
+        inputs: list[ir.Value | None] = []
         for value in node.inputs:
-            if value in held:
-                whole = pieces.whole(held[value], of_rows=not by_request).value()
-                inputs.append(pieces.reshaped(whole, held[value].shape[1:]))
+            if value is None or value not in held:
+                inputs.append(value if value is None else self.by_row.get(value, value))
             else:
-                inputs.append(self.by_row.get(value, value))  # type: ignore[arg-type]
+                inputs.append(pieces.reshaped(pieces.whole(held[value], by_request), held[value].shape[1:]))
         lines = max((spread.shape[0] for spread in held.values()), default=1)
         for output, made, shape in zip(node.outputs, self.editor.copy(node, inputs), shapes, strict=True):
             if shape is None:
                 self.by_row[output] = made
-                continue
-            full = (lines, *shape)
-            places = np.arange(size_of(full)).reshape(full if lines > 1 else shape)
-            part = pieces.reshaped(made, places.shape)
-            self.spreads[output] = Spread(full, (Piece(places, **{"shared" if by_request else "own": part}),))
+            else:
+                places = all_places((lines, *shape))
+                piece = piece_of(pieces.reshaped(made, places.shape), places, by_request)
+                self.spreads[output] = Spread((lines, *shape), (piece,))
