@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve demo test lint types arrows pytest format bench rivals scale clean
+.PHONY: help setup serve demo test lint types arrows pytest format bench rivals scale catalogue clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -65,6 +65,9 @@ rivals: setup demo ## measure the service beside other servers: RIVALS=all, or s
 
 scale: setup demo ## measure what workers cost and bring: WORKERS
 	$(BIN)/python -m loadtest.scale --bundle $(BUNDLE) --workers "$(WORKERS)"
+
+catalogue: setup demo ## measure the service on one core with ads that it knows by id: candidates a second, by form of request
+	$(BIN)/python -m loadtest.catalogue --bundle $(BUNDLE) --seconds $(SECONDS_A_POINT)
 
 clean: ## remove the virtual environment, caches and built bundles
 	rm -rf $(VENV) .rivals artifacts build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

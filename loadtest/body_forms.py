@@ -49,12 +49,13 @@ class Form:
 
 _JSON = ("application/json", msgspec.json.encode, msgspec.json.decode)
 _MSGPACK = ("application/msgpack", msgspec.msgpack.encode, msgspec.msgpack.decode)
-FORMS = (
-    Form("rows, JSON", False, *_JSON),
-    Form("columns, JSON", True, *_JSON),
-    Form("rows, MessagePack", False, *_MSGPACK),
-    Form("columns, MessagePack", True, *_MSGPACK),
+_ALL = (
+    Form("rows-json", False, *_JSON),
+    Form("columns-json", True, *_JSON),
+    Form("rows-msgpack", False, *_MSGPACK),
+    Form("columns-msgpack", True, *_MSGPACK),
 )
+FORMS = {form.name: form for form in _ALL}
 
 
 def columns_of(candidates: Sequence[dict[str, Any]]) -> dict[str, Any]:

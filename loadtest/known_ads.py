@@ -11,7 +11,7 @@ import json
 import random
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,8 +46,7 @@ def draw_ads(
     """
     draw = random.Random(seed)
     candidates = [row["candidate"] for row in rows]
-    names = sorted({name for candidate in candidates for name in candidate})
-    values = {name: [candidate.get(name, _ABSENT) for candidate in candidates] for name in names}
+    values = {name: [candidate.get(name, _ABSENT) for candidate in candidates] for name in names_of(rows)}
     for number in range(count):
         if number < len(candidates):
             features = candidates[number]
@@ -62,17 +61,27 @@ def write_known_ads(
 ) -> KnownAds:
     """`count` ads as a file and a feature store in `folder`. Raises CannotLoad."""
     known = KnownAds(folder / "ads.jsonl", f"lmdb://{quote(str(folder.resolve()))}")
+    with known.file.open("w") as lines:
+        lines.writelines(json.dumps(ad) + "\n" for ad in draw_ads(rows, count))
     table = folder / "ads.csv"
-    names = sorted({name for row in rows for name in row["candidate"]})
-    with known.file.open("w") as lines, table.open("w", newline="", encoding="utf-8") as cells:
-        writer = csv.writer(cells)
-        writer.writerow([KEY_COLUMN, *names])
-        for ad in draw_ads(rows, count):
-            lines.write(json.dumps(ad) + "\n")
-            writer.writerow([ad["id"], *(_cell(ad["features"].get(name)) for name in names)])
+    write_table(draw_ads(rows, count), names_of(rows), table)
     _load(table, bundle, known.store)
     table.unlink()
     return known
+
+
+def names_of(rows: Sequence[dict[str, dict[str, object]]]) -> list[str]:
+    """The candidate fields of sample rows."""
+    return sorted({name for row in rows for name in row["candidate"]})
+
+
+def write_table(ads: Iterable[dict[str, Any]], names: Sequence[str], file: Path) -> None:
+    """Ads as CSV, as the loader reads it: a column a field, lists joined by LIST_SEPARATOR."""
+    with file.open("w", newline="", encoding="utf-8") as cells:
+        writer = csv.writer(cells)
+        writer.writerow([KEY_COLUMN, *names])
+        for ad in ads:
+            writer.writerow([ad["id"], *(_cell(ad["features"].get(name)) for name in names)])
 
 
 def _cell(value: object) -> str:
