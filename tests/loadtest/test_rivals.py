@@ -16,6 +16,7 @@ import pytest
 
 from loadtest import process_tree
 from loadtest.answers import WrongAnswer, compare
+from loadtest.known_ads import KnownAds
 from loadtest.rivals import environments, runner
 from loadtest.rivals.contenders import ALL, SERVERS, Contender
 from loadtest.rivals.environments import REQUIREMENTS, CannotInstall, python_of
@@ -69,6 +70,19 @@ def test_two_contenders_are_compared_and_the_last_line_is_for_machines(bundle: P
     assert {file.name for file in tmp_path.iterdir()} == {"rivals.json", "rivals.png", "open_loop.png"}
 
 
+@needs_wrk
+def test_ads_by_id_alone_are_known_to_all_contenders(bundle: Path, tmp_path: Path) -> None:
+    options = ["--bundle", str(bundle), "--contenders", "naive bidlight", "--candidates", "3"]
+    options += ["--connections", "2", "--seconds", "1", "--rounds", "1", "--out", str(tmp_path)]
+    run = run_rivals(*options, "--ads", "known", "--known-ads", "150")
+    assert run.returncode == 0, run.stdout + run.stderr
+    found = json.loads(run.stdout.splitlines()[-1])
+    assert found["left_out"] == []
+    assert [point["contender"] for point in found["points"]] == ["naive", "bidlight"]
+    assert (found["ads"], found["known_ads"]) == ("known", 150)
+    assert found["rows_compared"] == 2 * runner.CHECKED_BODIES * 3
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -79,6 +93,7 @@ def test_two_contenders_are_compared_and_the_last_line_is_for_machines(bundle: P
         (["--candidates", "1 many"], "must be a whole number from 1 (got 'many')"),
         (["--connections", ""], "must be whole numbers from 1 (got '')"),
         (["--rounds", "0"], "must be a whole number from 1 (got '0')"),
+        (["--ads", "some"], "invalid choice: 'some'"),
     ],
 )
 def test_mistyped_options_are_refused_in_a_line(
@@ -159,7 +174,11 @@ def test_every_contender_has_its_program_and_a_list_of_exact_versions(contender:
         assert {line.partition("==")[0] for line in lines} >= {"numpy", "msgspec", "onnxruntime"}
         assert (REPOSITORY / f"{contender.module.replace('.', '/')}.py").is_file()
     for setting in contender.settings:
-        assert "{" not in " ".join(contender.command(setting, Path("/bundle")))
+        plain = contender.command(setting, Path("/bundle"))
+        with_ads = contender.command(setting, Path("/bundle"), KnownAds(Path("/ads"), "lmdb:///store"))
+        assert "{" not in " ".join(with_ads)
+        assert with_ads[: len(plain)] == plain
+        assert len(with_ads) > len(plain)
         assert str(Entry(contender.name, setting)).startswith(contender.name)
 
 
