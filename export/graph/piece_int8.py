@@ -8,12 +8,13 @@ numbers add up in any order, and what follows the sum is the plain graph's own n
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
-from export.graph.editing import Array, constant_of, is_a, size_of
+from export.graph.editing import Array, constant_of, is_a
 from export.graph.piece_products import Product, grouped
 from export.graph.pieces import Box, Piece, PieceEditor, Spread, piece_of
 from export.graph.places import grid
@@ -63,14 +64,12 @@ def multiply_int8(pieces: PieceEditor, spread: Spread, layer: Layer) -> Spread |
         return None
     shape, made = (*spread.shape[:-1], layer.out), []
     for group in groups:
-        if len(group) > 1 and size_of(spread.shape[:-1]) > 1:
-            return None
         places = grid([*group[0].indices[:-1], np.arange(layer.out)], shape)
         shared, last = group[0], group[-1]  # one for all that is by request, one for all of rows
         if shared is last:
             product = _gemm(pieces, last, layer, layer.gemm.inputs[2])
         else:
-            product = _gemm(pieces, last, layer, _start(pieces, shared, layer))
+            product = _gemm(pieces, last, layer, _start(pieces, shared, layer, places.shape))
         made.append(piece_of(pieces.reshaped(product, places.shape), places, last.piece.is_shared))
     return Spread(shape, tuple(made))
 
@@ -87,14 +86,15 @@ def _codes_of(piece: Piece) -> Piece | None:
     return piece_of(node.inputs[0], piece.places, piece.is_shared)
 
 
-def _start(pieces: PieceEditor, box: Box, layer: Layer) -> ir.Value:
-    """What a request's part and the bias sum up to, by row: dequantized [rows, out]."""
+def _start(pieces: PieceEditor, box: Box, layer: Layer, shape: Sequence[int]) -> ir.Value:
+    """What a request's part and the bias sum up to [*shape], by row: dequantized [rows or lines, out]."""
     weight = np.ascontiguousarray(layer.weight[:, box.indices[-1]].T)
     codes = pieces.reshaped(box.piece.value(), (len(weight),))
     inputs = [codes, pieces.editor.constant(weight, "weight.int8"), layer.step[1]]
     whole = pieces.put("MatMulInteger", inputs, (layer.out,), ir.DataType.INT32)
-    start = pieces.gathered(pieces.put("Add", [whole, layer.bias], (layer.out,)))
-    return pieces.put("DequantizeLinear", [start, layer.bias_scale], (layer.out,), ir.DataType.FLOAT, axis=1)
+    total = pieces.reshaped(pieces.put("Add", [whole, layer.bias], (layer.out,)), shape)
+    inputs = [pieces.reshaped(pieces.gathered(total), (layer.out,)), layer.bias_scale]
+    return pieces.put("DequantizeLinear", inputs, (layer.out,), ir.DataType.FLOAT, axis=1)
 
 
 def _gemm(pieces: PieceEditor, box: Box, layer: Layer, start: ir.Value | None) -> ir.Value:

@@ -206,28 +206,39 @@ class PieceEditor:
         inputs = [value for value in (*gemm.inputs[:2], addend) if value is not None]
         return self.put("Gemm", inputs, row_shape_of(gemm.outputs[0]) or (), **attributes_of(gemm, {}))
 
-    def joined(self, pieces: Sequence[Piece]) -> Piece:
-        """Pieces that are all shared, or all of rows, as one."""
+    def joined(self, pieces: Sequence[Piece], shape: Sequence[int]) -> Piece:
+        """Pieces of a value of this shape that are all shared, or all of rows, as one."""
         if len(pieces) == 1:
             return pieces[0]
+        axis = 0
         if len({piece.places.shape[1:] for piece in pieces}) > 1 or not all(p.places.ndim for p in pieces):
-            pieces = [self.arranged(piece, piece.places.ravel()) for piece in pieces]
-        places = np.concatenate([piece.places for piece in pieces])
-        together = self.put("Concat", [piece.value() for piece in pieces], places.shape, axis=1)
+            axis, pieces = self._side_by_side(pieces, shape)
+        places = np.concatenate([piece.places for piece in pieces], axis=axis)
+        together = self.put("Concat", [piece.value() for piece in pieces], places.shape, axis=axis + 1)
         return piece_of(together, places, pieces[0].is_shared)
+
+    def _side_by_side(self, pieces: Sequence[Piece], shape: Sequence[int]) -> tuple[int, list[Piece]]:
+        """The pieces as boxes that differ along one axis, and that one; flat where they are no such."""
+        boxes = [self.boxed(piece, shape) for piece in pieces if box_of(piece.places, shape) is not None]
+        known = [box for box in boxes if box is not None]
+        if len(known) == len(pieces):
+            for axis in range(shape[0] == 1, len(shape)):
+                if len({box.rest(axis) for box in known}) == 1:
+                    return axis - (shape[0] == 1), [box.piece for box in known]
+        return 0, [self.arranged(piece, piece.places.ravel()) for piece in pieces]
 
     def few(self, spread: Spread) -> Spread:
         """The same with what is by request joined, and what is of rows."""
         shared = [piece for piece in spread.pieces if piece.own is None]
         own = [piece for piece in spread.pieces if piece.shared is None]
-        joined = [self.joined(group) for group in (shared, own) if group]
+        joined = [self.joined(group, spread.shape) for group in (shared, own) if group]
         return Spread(spread.shape, (*(piece for piece in spread.pieces if piece.is_sum), *joined))
 
     def whole(self, spread: Spread, by_request: bool) -> ir.Value:
         """All of a value in its own order and shape, of rows unless it is shared and wanted `by_request`."""
         few = self.few(Spread(spread.shape, tuple(map(self.summed, spread.pieces))))
         pieces = few.pieces if by_request else tuple(map(self.by_row, few.pieces))
-        return self.arranged(self.joined(pieces), all_places(spread.shape)).value()
+        return self.arranged(self.joined(pieces, spread.shape), all_places(spread.shape)).value()
 
 
 def _last_gemm(value: ir.Value) -> ir.Node | None:
