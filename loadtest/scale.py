@@ -209,18 +209,24 @@ def start_table(starts: Sequence[Start]) -> str:
 
 
 def speed_table(speeds: Sequence[Speed], core_count: int) -> str:
-    """A line a size of request and number of workers; `allowed` is what their processor times permit."""
+    """A line a size of request and number of workers, compared with the fewest.
+
+    `allowed` is what the processor times of workers and wrk permit on these cores, `by cpu` what those of the
+    workers would permit with a core each and wrk elsewhere.
+    """
     lines = [
         "",
-        "candidates  workers  req/s  x of fewest  x allowed  server us  wrk us  busiest worker's share",
+        "candidates  workers  req/s  x of fewest  x allowed  x by cpu  server us  wrk us  busiest worker",
     ]
     for speed in speeds:
         fewest = next(other for other in speeds if other.candidates == speed.candidates)
         times = speed.requests_a_second / fewest.requests_a_second
         allowed = speed.allowed(core_count) / fewest.allowed(core_count)
+        by_cpu = speed.workers / fewest.workers * fewest.server_us / speed.server_us
         lines.append(
             f"{speed.candidates:10}  {speed.workers:7}  {speed.requests_a_second:5.0f}  {times:11.2f}  "
-            f"{allowed:9.2f}  {speed.server_us:9.1f}  {speed.client_us:6.1f}  {speed.busiest:22.2f}"
+            f"{allowed:9.2f}  {by_cpu:8.2f}  {speed.server_us:9.1f}  {speed.client_us:6.1f}  "
+            f"{speed.busiest:14.2f}"
         )
     return "\n".join(lines)
 

@@ -11,7 +11,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -45,10 +45,16 @@ class Post:
     pipe: int
 
 
-def become_worker(settings: Settings, arms: Sequence[LoadedArm], post: Post) -> NoReturn:
-    """What a forked process does from there to its end: nothing of the supervisor's is for it to clean up."""
+def become_worker(
+    settings: Settings, arms: Sequence[LoadedArm], post: Post, let_go: Callable[[], object]
+) -> NoReturn:
+    """What a forked process does from there to its end: nothing of the supervisor's is for it to clean up.
+
+    `let_go` closes what it has only because the supervisor has it.
+    """
     status = 1
     try:
+        let_go()
         signal.set_wakeup_fd(-1)
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN if number == signal.SIGHUP else signal.SIG_DFL)

@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from prometheus_client.multiprocess import mark_process_dead
 
@@ -134,9 +135,8 @@ class Supervisor:
         try:
             pid = os.fork()
             if pid == 0:
-                os.close(heard)
-                self._let_go(place)
-                become_worker(self._settings, self.arms, Post(place.socket, place.core, name, said))
+                post = Post(place.socket, place.core, name, said)
+                become_worker(self._settings, self.arms, post, partial(self._let_go, place, heard))
             self._workers.append(Worker(pid, name, heard, place, self.arms, time.monotonic() + START_SECONDS))
         except OSError as error:
             logger.error("no worker can be started now: %s", error)
@@ -146,10 +146,13 @@ class Supervisor:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             os.close(said)
 
-    def _let_go(self, place: Place) -> None:
+    def _let_go(self, place: Place, heard: int) -> None:
         """In a worker: close what is of others. Their sockets would not stop to listen, nor pipes break."""
+        os.close(heard)
         for worker in self._workers:
             os.close(worker.pipe)
+            worker.arms = ()  # or bundles that were replaced would live on in the worker
+        self._arms_before = None
         for other in self._places:
             if other is not place:
                 other.socket.close()

@@ -30,8 +30,8 @@ def test_what_a_machine_allows(
 
 
 def test_speeds_are_compared_with_those_of_the_fewest_workers() -> None:
-    *_, line = speed_table([speed(1, 9000.0, 100.0, 25.0), speed(2, 14_400.0, 100.0, 25.0)], 2).splitlines()
-    assert line.split() == ["100", "2", "14400", "1.60", "1.60", "100.0", "25.0", "0.50"]
+    *_, line = speed_table([speed(1, 9000.0, 100.0, 25.0), speed(2, 14_400.0, 125.0, 25.0)], 2).splitlines()
+    assert line.split() == ["100", "2", "14400", "1.60", "1.33", "1.60", "125.0", "25.0", "0.50"]
 
 
 def test_each_more_worker_costs_what_the_sum_grows_by() -> None:
