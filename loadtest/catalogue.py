@@ -1,8 +1,9 @@
 """`make catalogue`: candidates a second of Bidlight on one core, whose features it knows by id.
 
-Three services of one bundle: one that knows the ads, one that also reads them anew all the time, and one that
-is sent every candidate's features. Each is asked by wrk in the forms of the interface, in turns; before that,
-all must give the same answers. A table for people, then one line of JSON for machines.
+Two services of one bundle, one that knows the ads and one that is sent every candidate's features, are asked
+by wrk in the forms of the interface, in turns; before that, all must give the same answers. Then the one that
+knows the ads is asked in turns with others that read them anew meanwhile. Tables for people, then one line of
+JSON for machines.
 """
 
 from __future__ import annotations
@@ -13,24 +14,28 @@ import json
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from loadtest import catalogue_figures, closed_loop
-from loadtest.answers import Answer, WrongAnswer, ask, compare
-from loadtest.bid_requests import BidRequestMaker, SampleError, read_samples
-from loadtest.body_forms import FORMS, Request
+from loadtest.answers import WrongAnswer
+from loadtest.bid_requests import SampleError, read_samples
+from loadtest.body_forms import FORMS
 from loadtest.catalogue_figures import KNOWN, REFRESHED, SENT, Way
-from loadtest.closed_loop import BODIES, Case, Key, MeasurementError, Point
-from loadtest.known_ads import CannotLoad, KnownAds, draw_ads, write_known_ads
+from loadtest.catalogue_requests import Requests
+from loadtest.closed_loop import WARM_UP_SECONDS, Case, Key, MeasurementError, Point, run_wrk
+from loadtest.known_ads import CannotLoad, write_known_ads
 from loadtest.machine import busy_cores, cores, describe_machine
 from loadtest.server_process import Server, ServerError, running
 
 REFRESHES = 'bidlight_catalogue_refreshes_total{outcome="ok"}'
-CHECKED_BODIES, CHECKED_AT_ONCE = 16, 4
+# A refresh begins so long after the last one, or after the start: when the first second has warmed up.
+REST_SECONDS = WARM_UP_SECONDS
+SECONDS_TO_REFRESH = 60.0
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,6 @@ class Plan:
     connections: tuple[int, ...]
     seconds: int
     rounds: int
-    refresh_seconds: int
     server_core: int
     client_core: int
 
@@ -53,21 +57,29 @@ class Plan:
         return max(1, round(self.seconds / self.rounds))
 
     @property
+    def cases(self) -> list[Case]:
+        return [Case(size, count) for size in self.candidates for count in self.connections]
+
+    @property
     def ways(self) -> tuple[Way, ...]:
-        """Every form with features sent and by id; the first one also while the ads are refreshed."""
-        forms = [FORMS[name] for name in self.forms]
-        sent, known = ([Way(ads, form) for form in forms] for ads in (SENT, KNOWN))
-        return (*sent, *known, Way(REFRESHED, forms[0]))
+        """Every form, with features sent and by id."""
+        return tuple(Way(ads, FORMS[name]) for ads in (SENT, KNOWN) for name in self.forms)
+
+    @property
+    def refresh_ways(self) -> tuple[Way, Way]:
+        """The first form by id, without and with a refresh under way."""
+        form = FORMS[self.forms[0]]
+        return Way(KNOWN, form), Way(REFRESHED, form)
 
 
 @dataclass(frozen=True)
 class Measured:
-    """The points; how many answers were compared, and the bundle that gave them; refreshes while asked."""
+    """The points of `ways` and of `refresh_ways`; how many answers were compared, and whose they are."""
 
     points: Mapping[Key, Point]
+    refresh: Mapping[Key, Point]
     rows_compared: int
     bundle: str
-    refreshes: int
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -89,16 +101,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     held = f"service on core {plan.server_core}, wrk on core {plan.client_core}"
     print(f"{held}, medians of {plan.rounds} x {plan.seconds_a_round} s\n")
     print(catalogue_figures.table(plan.ways, measured.points))
-    times = f"{measured.refreshes} refreshes while it was asked"
-    print(f"\n{REFRESHED}: ads are read anew {plan.refresh_seconds} s after they were read; {times}\n")
+    print("\nasked in turns, at rest and while the ads are read anew\n")
+    print(catalogue_figures.table(plan.refresh_ways, measured.refresh))
+    print()
     report = {
         "benchmark": "catalogue",
         "machine": describe_machine(),
         "busy_cores_before": round(busy, 2),
         "bundle": measured.bundle,
         "known_ads": plan.known_ads,
-        "refreshes": measured.refreshes,
         "points": catalogue_figures.as_json(plan.ways, measured.points),
+        "refresh": catalogue_figures.as_json(plan.refresh_ways, measured.refresh),
     }
     print(json.dumps(report))
     return 0
@@ -107,95 +120,77 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def measure(plan: Plan) -> Measured:
     """All points. Raises SampleError, CannotLoad, ServerError, WrongAnswer, MeasurementError."""
     samples = read_samples(plan.bundle)
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
-        requests = draw_requests(samples, plan)
-        files = write_files(plan.ways, requests, folder)
-        known_ads = write_known_ads(samples, plan.known_ads, plan.bundle, folder)
-        with services(plan, known_ads) as by_ads:
-            servers = {str(way): replace(by_ads[way.ads], route=way.form.route) for way in plan.ways}
-            rows, bundle = check_answers(plan.ways, servers, requests)
-            before = refreshes_of(by_ads[REFRESHED])
-            points, failures = closed_loop.measure(
-                servers,
-                [Case(size, count) for size in plan.candidates for count in plan.connections],
-                lambda way, case: files[way, case.candidates],
-                seconds=plan.seconds_a_round,
-                repetitions=plan.rounds,
-                core=plan.client_core,
-            )
-            by_ads[REFRESHED].resume()
-            refreshes = refreshes_of(by_ads[REFRESHED]) - before
-    for (way, case), reason in failures.items():
-        raise MeasurementError(f"{way} at {case}: {reason}")
-    for (way, case), point in points.items():
-        if point.errors:
-            raise MeasurementError(
-                f"{way} must be answered with success (got {point.errors} errors at {case})"
-            )
-    return Measured(points, rows, bundle, refreshes)
-
-
-Requests = dict[int, tuple[list[Request], list[Request]]]
-
-
-def draw_requests(samples: Sequence[dict[str, dict[str, object]]], plan: Plan) -> Requests:
-    """Of each size the requests by id alone, and the same ones with every candidate's features."""
-    maker = BidRequestMaker(samples, known_ads=plan.known_ads)
-    features = {ad["id"]: ad["features"] for ad in draw_ads(samples, plan.known_ads)}
-    requests = {}
-    for size in plan.candidates:
-        by_id = [json.loads(maker.make(size).body) for _ in range(BODIES)]
-        requests[size] = (
-            by_id,
-            [
-                {**each, "candidates": [{**ad, "features": features[ad["id"]]} for ad in each["candidates"]]}
-                for each in by_id
-            ],
-        )
-    return requests
-
-
-def write_files(ways: Sequence[Way], requests: Requests, folder: Path) -> dict[tuple[str, int], Path]:
-    """A file of bodies for each way and size."""
-    files = {}
-    for number, way in enumerate(ways):
-        for size, (by_id, with_features) in requests.items():
-            file = files[str(way), size] = folder / f"bodies.{number}.{size}.frames"
-            several = with_features if way.ads == SENT else by_id
-            closed_loop.write_frames((way.form.body_of(each) for each in several), file)
-    return files
-
-
-@contextmanager
-def services(plan: Plan, known_ads: KnownAds) -> Iterator[dict[str, Server]]:
-    """The three services, ready, all on the same core; who knows the ads has read them by then."""
-    store = ("--feature-store", known_ads.store, "--catalogue-refresh-seconds")
-    options = {KNOWN: (*store, "0"), REFRESHED: (*store, str(plan.refresh_seconds)), SENT: ()}
-    arm = ("--arm", f"control={plan.bundle.resolve()}:1", "--log-level", "warning")
-    with ExitStack() as stack:
-        yield {
-            ads: stack.enter_context(running("service", [*arm, *more], core=plan.server_core))
-            for ads, more in options.items()
+        requests = Requests(samples, plan.known_ads, plan.candidates)
+        files = requests.write(plan.ways, folder)
+        store = write_known_ads(samples, plan.known_ads, plan.bundle, folder).store
+        by_ads = {
+            SENT: stack.enter_context(_service(plan)),
+            KNOWN: stack.enter_context(_service(plan, *_reading(store, 0))),
         }
+        servers = {way: replace(by_ads[way.ads], route=way.form.route) for way in plan.ways}
+        rows, bundle = requests.check(servers)
+        points, failures = closed_loop.measure(
+            {str(way): server for way, server in servers.items()},
+            plan.cases,
+            lambda way, case: files[way, case.candidates],
+            seconds=plan.seconds_a_round,
+            repetitions=plan.rounds,
+            core=plan.client_core,
+        )
+        for (failed, case), reason in failures.items():
+            raise MeasurementError(f"{failed} at {case}: {reason}")
+        refresh = measure_refresh(plan, servers[plan.refresh_ways[0]], store, files)
+    for (asked, case), point in (*points.items(), *refresh.items()):
+        if point.errors:
+            raise MeasurementError(f"{asked} must have no errors (got {point.errors} at {case})")
+    return Measured(points, refresh, rows, bundle)
 
 
-def check_answers(ways: Sequence[Way], servers: Mapping[str, Server], requests: Requests) -> tuple[int, str]:
-    """How many answers were compared, and the bundle that gave them.
+def measure_refresh(
+    plan: Plan, still: Server, store: str, files: Mapping[tuple[str, int], Path]
+) -> dict[Key, Point]:
+    """The medians of `still` and of services that refresh, each started for one run.
 
-    Raises WrongAnswer unless all are those to features that are sent, asked one after the other.
+    A service that is paused in the midst of a refresh rests for as long afterwards, so none is. Raises
+    MeasurementError where no refresh was under way.
     """
-    rows, bundle = 0, ""
-    for by_id, with_features in requests.values():
-        expected: list[Answer] = []
-        for way in ways:
-            several = with_features if way.ads == SENT else by_id
-            bodies = [way.form.body_of(each) for each in several[:CHECKED_BODIES]]
-            found = ask(servers[str(way)], bodies, CHECKED_AT_ONCE if expected else 1)
-            expected = expected or found
-            rows += compare(expected, found)
-        bundle = str(expected[0]["bundle"])
-    return rows, bundle
+    known, refreshed = plan.refresh_ways
+    found: dict[Key, list[Point]] = {}
+    for case in plan.cases * plan.rounds:
+        file = files[str(known), case.candidates]
+        still.resume()
+        point = run_wrk(still, file, case.connections, plan.seconds_a_round, plan.client_core)
+        still.pause()
+        found.setdefault((str(known), case), []).append(point)
+        with _service(plan, *_reading(store, REST_SECONDS)) as service:
+            server = replace(service, route=refreshed.form.route)
+            run_wrk(server, file, case.connections, WARM_UP_SECONDS, plan.client_core)
+            point = run_wrk(server, file, case.connections, plan.seconds_a_round, plan.client_core)
+            _wait_for_refresh(server)
+        found.setdefault((str(refreshed), case), []).append(point)
+    return {key: closed_loop.median(points) for key, points in found.items()}
+
+
+def _service(plan: Plan, *options: str) -> AbstractContextManager[Server]:
+    """Bidlight; if it is to know ads, it has read them when it is ready."""
+    arm = ("--arm", f"control={plan.bundle.resolve()}:1", "--log-level", "warning")
+    return running("service", [*arm, *options], core=plan.server_core)
+
+
+def _reading(store: str, rest_seconds: int) -> tuple[str, ...]:
+    """The options of a service that knows the ads in a store, and reads them anew; 0 is never."""
+    return "--feature-store", store, "--catalogue-refresh-seconds", str(rest_seconds)
+
+
+def _wait_for_refresh(server: Server) -> None:
+    """Until the refresh that began with the run is over. Raises MeasurementError if none ends."""
+    deadline = time.monotonic() + SECONDS_TO_REFRESH
+    while refreshes_of(server) < 2:  # the first one was before it was ready
+        if time.monotonic() > deadline:
+            raise MeasurementError(f"{server.url} must refresh its ads within {SECONDS_TO_REFRESH:g} s")
+        time.sleep(0.05)
 
 
 def refreshes_of(server: Server) -> int:
@@ -227,13 +222,12 @@ def _parse(arguments: Sequence[str] | None) -> Plan:
         "--bundle", type=Path, default="artifacts/demo", metavar="FOLDER", help="the bundle to serve"
     )
     option("--known-ads", 100_000, "ads that are known")
-    forms = "forms of the body; the first is also asked while the ads are refreshed"
+    forms = "forms of the body; the first is also asked while ads are refreshed"
     parser.add_argument("--forms", choices=FORMS, nargs="+", default=[*FORMS], metavar="FORM", help=forms)
     counts("--candidates", [100], "candidates a request")
     counts("--connections", [1, 8, 32], "connections of wrk")
     option("--seconds", 6, "seconds a point, all rounds together")
     option("--rounds", 3, "rounds: each visits every point")
-    option("--refresh-seconds", 1, "rest between two refreshes of the ads, where they are refreshed")
     for name, core, who in (("--server-core", allowed[0], "services"), ("--client-core", allowed[-1], "wrk")):
         parser.add_argument(name, type=int, choices=allowed, default=core, help=f"core that holds {who}")
     options = parser.parse_args(arguments)

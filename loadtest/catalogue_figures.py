@@ -10,9 +10,9 @@ from loadtest.body_forms import Form
 from loadtest.closed_loop import Case, Key, Point
 from loadtest.rivals.figures import aligned
 
-# Where the features of candidates come from: the request, the catalogue, one that is refreshed all the time.
+# Where the features of candidates come from: the request, the catalogue, one that is refreshed meanwhile.
 SENT, KNOWN, REFRESHED = "sent", "by id", "by id, refreshed"
-# What each is compared with, in the same form.
+# What each is compared with in the same form, if that was asked in its turns.
 AGAINST = {KNOWN: SENT, REFRESHED: KNOWN}
 HEADS = (
     *("candidates", "connections", "features", "form", "candidates/s", "p50 ms", "p99 ms", "cpu us each"),
@@ -64,9 +64,10 @@ def lines_of(ways: Sequence[Way], points: Mapping[Key, Point]) -> Iterator[Line]
     for case in dict.fromkeys(case for _, case in points):
         for way in ways:
             point, ratios = points[str(way), case], None
-            if way.ads in AGAINST:
-                of = AGAINST[way.ads]
-                ratios = _ratios(of, point, points[str(Way(of, way.form)), case])
+            of = AGAINST.get(way.ads, "")
+            other = points.get((str(Way(of, way.form)), case))
+            if other is not None:
+                ratios = _ratios(of, point, other)
             yield Line(way, case, point, ratios)
 
 
