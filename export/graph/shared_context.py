@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from export.errors import ExportError
-from export.graph.editing import GraphEditor, constant_of, is_a, row_shape_of, size_of
+from export.graph.editing import GraphEditor, attributes_of, constant_of, is_a, row_shape_of, size_of
 from export.graph.onnx import serialize
 from export.graph.piece_elements import BY_ELEMENT, by_element
 from export.graph.piece_int8 import int8_layer, multiply_int8
@@ -87,6 +87,9 @@ class _Walk:
         if not any(value in self.spreads or value in self.by_row for value in node.inputs):
             return
         pieces = PieceEditor(self.editor, self.request_index, node)
+        if is_a(node, "Shape") and attributes_of(node, {"start": 0, "end": None}) == {"start": 0, "end": 1}:
+            self.by_row[node.outputs[0]] = self.editor.copy(node, [self.request_index])[0]  # how many rows
+            return
         made = self._in_pieces(pieces, node)
         if made is None:
             self._as_it_was(pieces, node)
