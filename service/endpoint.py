@@ -150,7 +150,7 @@ class PredictEndpoint:
         prediction.meter = meter = predictor.meter
         if meter is not None:
             meter.under_way += 1
-            meter.decode.inc(decoded - received)
+            meter.decode_seconds += decoded - received
         if self._users is None or request.user_id is None or not predictor.lacks_context(request):
             return self._submit(prediction, predictor.encode(request, rows), decoded, outcome)
         if outcome is None:
@@ -180,7 +180,7 @@ class PredictEndpoint:
         """Queue the rows of a request. Raises Overloaded."""
         request, predictor, meter = prediction.request, prediction.arm.predictor, prediction.meter
         if meter is not None:
-            meter.encode.inc(perf_counter() - encoding_since)
+            meter.encode_seconds += perf_counter() - encoding_since
             unknown = predictor.unknown_names(request)
             if unknown:
                 meter.count_unknown(unknown)
@@ -191,8 +191,11 @@ class PredictEndpoint:
         """pCTRs [rows] -> the head and the body of the answer."""
         request, arm, codec = prediction.request, prediction.arm, prediction.codec
         offers = bids(pctrs, *money_of(request.candidates), self._policy)
-        if prediction.meter is not None:
-            prediction.meter.count_bids(offers)
+        meter = prediction.meter
+        if meter is not None:
+            no_bids = offers.count(None)
+            meter.no_bids += no_bids
+            meter.bids += len(offers) - no_bids
         body = codec.encode(answer_of(request, arm.name, arm.predictor.manifest.id, pctrs, offers))
         return prediction.head.ok[codec.name], body
 
@@ -210,7 +213,7 @@ class PredictEndpoint:
         meter = prediction.meter
         if meter is not None:
             meter.under_way -= 1
-            meter.latency.observe(perf_counter() - prediction.started)
+            meter.count_answered(perf_counter() - prediction.started)
 
     def count_left(self, prediction: Prediction) -> None:
         """Count a request whose client did not wait for the answer."""

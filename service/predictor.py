@@ -228,10 +228,7 @@ class Predictor:
             raise ValueError("the graph must give a number for every row (got nan)")
         if meter is not None:
             calibrated = time.perf_counter()
-            meter.inference.inc(inferred - started)
-            meter.calibration.inc(calibrated - inferred)
-            meter.count_features(batch.contexts, batch.sizes, batch.candidates)
-            meter.pctr.observe_many(pctrs)
+            meter.count_run(batch, pctrs, inferred - started, calibrated - inferred)
         return pctrs
 
 

@@ -15,7 +15,8 @@ import numpy as np
 
 from service.batcher import BatchReport
 from service.endpoint import Prediction
-from service.metrics import OTHER_NAMES, PENDING, ArmMeter, Metrics
+from service.metrics import OTHER_NAMES, PENDING_ANSWERS, ArmMeter, Metrics
+from service.request_rows import BatchRows, RequestRows
 from tests.running import JSON, RunningApp, read_metrics
 from tests.tiny_bundle import tiny_rows, tiny_schema, write_tiny_bundle
 
@@ -28,7 +29,9 @@ def test_a_meter_counts_features_by_field() -> None:
     # site hour history(3), and ad campaign
     contexts = np.array([[0, 2, 0, 0, 0], [1, 0, 1, 1, 0], [2, 2, 2, 0, 0]], np.int32)
     candidates = np.array([[1, 2], [3, 0], [0, 1], [2, 2]], np.int32)
-    meter.count_features(contexts, np.array([1, 2, 1], np.int32), candidates)
+    parts = zip(contexts, np.split(candidates, [1, 3]), strict=True)
+    batch = BatchRows.of([RequestRows(context, ads) for context, ads in parts])
+    meter.count_run(batch, np.array([0.1, 0.2, 0.2, 0.9]), 0.5, 0.25)
     for _ in range(2):  # what was published is not published again
         meter.publish(5)
     found = read_metrics(metrics.exposition()[0].decode())
@@ -40,13 +43,18 @@ def test_a_meter_counts_features_by_field() -> None:
     assert [count("missing", name) for name in fields] == [1, 2, 1, 1, 1]
     assert [count("oov", name) for name in fields] == [2, 0, 4, 1, 1]
     assert found['bidlight_queued_rows{arm="control"}'] == 5
+    assert (found['bidlight_pctr_count{arm="control"}'], found['bidlight_pctr_sum{arm="control"}']) == (
+        4,
+        1.4,
+    )
+    assert found['bidlight_stage_seconds_total{arm="control",stage="inference"}'] == 0.5
+    assert found['bidlight_stage_seconds_total{arm="control",stage="calibration"}'] == 0.25
 
 
-def test_batches_bids_refusals_and_names() -> None:
+def test_batches_refusals_and_names() -> None:
     metrics = Metrics()
     meter = ArmMeter(metrics, "control", tiny_schema())
     meter.count_batch(BatchReport(rows=7, callers=2, queue_seconds=0.25))
-    meter.count_bids([0.1, None, 0.2])
     metrics.refuse("", "malformed_body")
     metrics.refuse("", "malformed_body")
     meter.count_unknown([f"name-{n}" for n in range(30)])
@@ -56,8 +64,6 @@ def test_batches_bids_refusals_and_names() -> None:
     assert found['bidlight_batch_rows_sum{arm="control"}'] == 7
     assert found['bidlight_batch_requests_sum{arm="control"}'] == 2
     assert found['bidlight_stage_seconds_total{arm="control",stage="queue"}'] == 0.25
-    assert found['bidlight_candidates_total{arm="control",outcome="bid"}'] == 2
-    assert found['bidlight_candidates_total{arm="control",outcome="no_bid"}'] == 1
     assert found['bidlight_requests_total{arm="",outcome="malformed_body"}'] == 2
     assert found['bidlight_unknown_names_total{arm="control",name="name-3"}'] == 2
     assert found[f'bidlight_unknown_names_total{{arm="control",name="{OTHER_NAMES}"}}'] == 11
@@ -78,10 +84,10 @@ def test_many_answers_take_no_memory_until_a_scrape() -> None:
     for _ in range(300):
         meter.count_batch(BatchReport(rows=1, callers=1, queue_seconds=0.0))
         for _ in range(100):
-            meter.latency.observe(random.random())
+            meter.count_answered(random.random())
     kept, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert kept < 3 * PENDING * (sys.getsizeof(0.0) + 8)
+    assert kept < 3 * PENDING_ANSWERS * (sys.getsizeof(0.0) + 8)
     for _ in range(2):
         meter.publish(0)
         found = read_metrics(metrics.exposition()[0].decode())
