@@ -26,9 +26,12 @@ MAX_REQUESTS_WARMED = 32
 
 
 class Graphs:
-    """The sessions of a variant; its tables lie in memory once. Raises as `Session` does."""
+    """The sessions of a variant; its tables lie in memory once. Raises as `Session` does.
 
-    def __init__(self, bundle: Bundle, variant: str, device: str) -> None:
+    Without `shares_context` the plain graph scores all requests.
+    """
+
+    def __init__(self, bundle: Bundle, variant: str, device: str, *, shares_context: bool = True) -> None:
         self._encoder, self._schema = bundle.encoder, bundle.schema
         graph = bundle.manifest.graphs[variant]
         tables = bundle.tables(variant)
@@ -36,7 +39,7 @@ class Graphs:
         self._check_columns(graph, bundle)
         self._shared: Session | None = None
         self._from_candidates = 0
-        if graph.shared_context is not None:
+        if graph.shared_context is not None and shares_context:
             shared = _located(graph.shared_context, bundle)
             self._shared = Session(bundle.shared_graphs[variant], shared, device, tables)
             self._from_candidates = graph.shared_context.from_candidates

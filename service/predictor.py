@@ -42,7 +42,9 @@ class Predictor:
         self.folder: Path = bundle.folder
         self.variant = choose_variant(bundle, settings.variant)
         self.encoder: Encoder = bundle.encoder
-        self.graphs = Graphs(bundle, self.variant, settings.device)
+        self.graphs = Graphs(
+            bundle, self.variant, settings.device, shares_context=settings.shared_context == "on"
+        )
         self.calibrator: Calibrator = bundle.calibrators[self.variant]
         self.golden: Golden = bundle.golden
         self.meter: ArmMeter | None = None

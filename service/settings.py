@@ -80,6 +80,10 @@ class Settings(BaseSettings):
         default="parser",
         description="how POST /predict reaches its endpoint: from the HTTP parser, or through ASGI (slower)",
     )
+    shared_context: Literal["on", "off"] = Field(
+        default="on",
+        description="whether large requests take the graph that computes their context once, if there is one",
+    )
     metrics: Literal["on", "off"] = Field(
         default="on",
         description="whether requests are counted for GET /metrics, which answers 404 if not",

@@ -67,6 +67,8 @@ ALL = (
     Contender("bidlight", "service", SERVE),
     # The same without its way from the HTTP parser to the batcher: what that way gains.
     Contender("bidlight_asgi", "service", (*SERVE, "--predict-through", "asgi")),
+    # The same with the graph that all others run too, whatever the size of a request.
+    Contender("bidlight_plain", "service", (*SERVE, "--shared-context", "off")),
     # The same without its metrics: what they cost.
     Contender("bidlight_unmetered", "service", (*SERVE, "--metrics", "off")),
     Contender("naive", f"{SERVERS}.naive"),

@@ -10,7 +10,7 @@ from loadtest.closed_loop import Case, Point
 
 OURS = "bidlight"
 # Who is no rival: what anyone writes, and our own without what makes it fast or without its metrics.
-BASELINES = ("naive", "naive_async", "bidlight_asgi", "bidlight_unmetered")
+BASELINES = ("naive", "naive_async", "bidlight_asgi", "bidlight_plain", "bidlight_unmetered")
 HEADS = "candidates connections contender req/s p50_ms p99_ms p99.9_ms errors cpu_us MB setting"
 
 

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from service.bundle.errors import BundleError
 from service.bundle.store import Bundle, load_bundle
 from service.graphs import Graphs
+from service.predictor import Predictor
 from service.request_rows import BatchRows, RequestRows
+from service.settings import Settings
 from tests.tiny_bundle import SHARED_FROM, write_tiny_bundle
 
 
@@ -87,6 +89,13 @@ def test_without_a_shared_graph_no_request_is_large(bundle: Bundle) -> None:
     graphs = Graphs(replace(bundle, manifest=manifest), "float32", "cpu")
     assert not graphs.has_shared_context
     assert not graphs.is_large(100)
+
+
+def test_it_can_be_switched_off(bundle: Bundle) -> None:
+    graphs = Graphs(bundle, "float32", "cpu", shares_context=False)
+    assert not graphs.is_large(100)
+    assert not Predictor(bundle, Settings(shared_context="off")).graphs.has_shared_context
+    assert Predictor(bundle, Settings()).graphs.has_shared_context
 
 
 def test_a_shared_graph_that_is_not_what_the_manifest_says_is_refused(bundle: Bundle) -> None:
