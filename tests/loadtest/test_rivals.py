@@ -88,7 +88,7 @@ def test_ads_by_id_alone_are_known_to_all_contenders(bundle: Path, tmp_path: Pat
     [
         (
             ["--contenders", "bidlight uvicorn"],
-            "must be names of bidlight, bidlight_asgi, bidlight_plain, bidlight_unmetered, naive, naive_async",
+            "must be names of bidlight, bidlight_asgi, bidlight_plain, bidlight_unmetered, naive",
         ),
         (["--candidates", "1 many"], "must be a whole number from 1 (got 'many')"),
         (["--connections", ""], "must be whole numbers from 1 (got '')"),

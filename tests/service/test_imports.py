@@ -20,7 +20,7 @@ def test_serving_loads_nothing_of_training() -> None:
 
 
 def test_the_arrows_name_every_module_of_the_service(pytestconfig: pytest.Config) -> None:
-    """import-linter knows no `all but`: a module that its lists leave out would be free to import anything."""
+    """import-linter knows no `all but`: what its lists leave out would be free to import anything."""
     root = pytestconfig.rootpath
     modules = {f"service.{path.stem}" for path in (root / "service").glob("*.py")} - {"service.__init__"}
     contracts = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
