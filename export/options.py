@@ -289,13 +289,13 @@ PRUNING = (
     Option(
         "--preset",
         "shares to prune of DNN weights, field pairs, embeddings: high-performance 90/90/40, "
-        "low-memory 90/90/90, low-latency 99/95/40 %%, none",
+        "low-memory 90/90/90, low-latency 99/95/40 %%, narrow the same and 75 %% of the DNN's neurons, none",
         PRESETS,
         PruneChoice.preset,
     ),
     Option(
         "--neurons",
-        "share of the hidden layers' neurons to prune whole, beside what the preset prunes [the preset's: 0]",
+        "share of the hidden layers' neurons to prune whole, beside what the preset prunes [the preset's]",
         share_below_one,
         PruneChoice.neurons,
         "SHARE",

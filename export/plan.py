@@ -177,7 +177,9 @@ class PruneChoice:
     def recipe(self) -> Recipe:
         """The preset's, with the neurons chosen. Raises ExportError for a preset or a share that is none."""
         recipe = find_recipe(self.preset)
-        return recipe if self.neurons is None else replace(recipe, neurons=self.neurons)
+        if self.neurons is None or self.neurons == recipe.neurons:
+            return recipe
+        return replace(recipe, name=f"{recipe.name}, neurons {self.neurons:.0%}", neurons=self.neurons)
 
 
 @dataclass(frozen=True)

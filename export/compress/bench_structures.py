@@ -40,7 +40,7 @@ from export.train.bootstrap import interval, resampled_aucs
 from export.variants import DENSE, INT8, PRUNED, read_variants
 from export.work import Work
 
-DEFAULT = ("D0", "D90", "D99", "N50", "N75", "N90", "D90N75", "D99N75", "D99N90")
+DEFAULT = ("D0", "D90", "D99", "N50", "N75", "N90", "D99N50", "D99N75", "D99N90")
 DENSE_NAME = "dense"
 RESAMPLES = 200
 FRONT_BATCH = "64"

@@ -24,7 +24,7 @@ class WholeNeurons:
     back, as it can a single weight: were both sides zero, neither would have a gradient.
 
     Tried instead, at 90 % of three layers of 400 (docs/pruning.md): the spread of a neuron's activations in
-    place of |w_in|, and one ranking of all layers. Neither was better beyond noise.
+    place of |w_in|, and one ranking of all layers. Nothing was better beyond noise.
     """
 
     def __init__(self, perceptrons: Sequence[tuple[nn.Linear, ...]]) -> None:

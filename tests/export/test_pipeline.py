@@ -142,6 +142,25 @@ def test_a_checkpoint_takes_the_place_of_training(exported, tmp_path: Path) -> N
     assert "rows/s  " not in "".join(lines)
 
 
+def test_whole_neurons_go_and_are_written_down(exported, tmp_path: Path) -> None:
+    plan = replace(
+        exported.plan,
+        checkpoint=exported.plan.work / "dense.pt",
+        pruning=PruneChoice(preset="none", neurons=0.5, finetune_epochs=0.5),
+        hyperparameters={},
+        out=tmp_path / "narrow",
+        work=tmp_path / "work",
+    )
+    bundle = run(plan, say=str)
+    compression = bundle.manifest.compression
+    assert compression.recipe == "none, neurons 50%"
+    assert compression.rates["neurons"] == compression.reached["neurons"] == 0.5
+    assert compression.live_neurons == (8, 4)
+    page = (bundle.folder / "report" / "index.html").read_text()
+    assert "neurons: pruned (target 50.0%)" in page
+    assert "8-4 of 16-8" in page
+
+
 def test_fwfm_on_a_down_sampled_log_goes_the_whole_way(exported, tmp_path: Path) -> None:
     plan = replace(
         exported.plan,

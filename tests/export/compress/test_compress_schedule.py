@@ -59,6 +59,7 @@ def test_the_presets_are_the_papers() -> None:
     papers = {"high-performance": (90, 90, 40), "low-memory": (90, 90, 90), "low-latency": (99, 95, 40)}
     for name, percent in papers.items():
         assert RECIPES[name].rates == {part: rate / 100 for part, rate in zip(parts, percent, strict=True)}
+    assert RECIPES["narrow"].rates == {**RECIPES["low-latency"].rates, "neurons": 0.75}
     assert not RECIPES["none"].prunes
     assert RECIPES["low-memory"].prunes
 
@@ -73,10 +74,12 @@ def test_a_rate_outside_its_range_is_refused(rate: float) -> None:
 
 def test_a_share_of_neurons_goes_before_the_presets() -> None:
     assert PruneChoice().recipe() == RECIPES["low-latency"]
+    assert PruneChoice(preset="narrow", neurons=0.75).recipe() == RECIPES["narrow"]
+    assert PruneChoice(neurons=0.5).recipe().name == "low-latency, neurons 50%"
     assert PruneChoice(neurons=0.75).recipe().rates == {**RECIPES["low-latency"].rates, "neurons": 0.75}
     assert PruneChoice(preset="none", neurons=0.5).recipe().prunes
-    assert "neurons" not in PruneChoice(neurons=0.0).recipe().rates
-    with pytest.raises(ExportError, match=r"'neurons' of recipe 'none' must be in \[0, 1\) \(got 1\.5\)"):
+    assert "neurons" not in PruneChoice(preset="narrow", neurons=0.0).recipe().rates
+    with pytest.raises(ExportError, match=r"'neurons' of recipe 'none, .*' must be in \[0, 1\) \(got 1\.5\)"):
         PruneChoice(preset="none", neurons=1.5).recipe()
 
 
