@@ -30,9 +30,8 @@ if TYPE_CHECKING:
 
 STARTUP_FAILURE = 3
 MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
-# A service is a process a core: no library shall start a thread a core behind its back, and none before a
-# fork. The official builds of ONNX Runtime have one (1.31) that reports to Microsoft, unless told not to.
-LIBRARY_VARIABLES = {"OMP_NUM_THREADS": "1", "ORT_DISABLE_TELEMETRY": "1"}
+# A service is a process a core: no library shall start a thread a core behind its back.
+LIBRARY_VARIABLES = {"OMP_NUM_THREADS": "1"}
 # A field is an option of its own name, but for those that are repeated.
 _REPEATED = {"arms": "--arm"}
 

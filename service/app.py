@@ -26,6 +26,7 @@ from prometheus_client import Gauge
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
+from service.arm_meter import ArmMeter
 from service.arms import Arm, ArmSpec, ArmTable, parse_arm
 from service.bidding import BidPolicy
 from service.bundle.errors import BundleError
@@ -33,7 +34,7 @@ from service.bundle.store import Bundle, load_bundle
 from service.docs_page import draw_docs
 from service.endpoint import Message, PredictEndpoint, Receive, Scope, Send
 from service.errors import BadConfiguration, MethodNotAllowed, NotFound, NotReady, ServiceError
-from service.metrics import ArmMeter, Metrics
+from service.metrics import Metrics
 from service.openapi import merge_predict
 from service.predictor import Predictor, choose_variant
 from service.settings import Settings
@@ -126,6 +127,7 @@ class Bidlight(FastAPI):
         )
 
     def _serve(self, arms: ArmTable) -> None:
+        is_reload = bool(self.arms)
         for arm in self.arms:
             self._bundle_info(arm).set(0)
         self._replaced += self.arms
@@ -136,7 +138,10 @@ class Bidlight(FastAPI):
             self._bundle_info(arm).set(1)
         self._predict.open(arms)
         self.arms = arms.arms
-        # What a bundle holds lives as long as it serves: the collector need not look through it again.
+        # What a bundle holds lives as long as it serves: the collector need not look through it again, but
+        # for what a reload has replaced. A worker is replaced itself, and looks at nothing that it shares.
+        if is_reload:
+            gc.unfreeze()
         gc.collect()
         gc.freeze()
 

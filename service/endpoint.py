@@ -14,6 +14,7 @@ from time import perf_counter
 from typing import Any
 
 from service.answer_head import ArmHead, Head, Headers
+from service.arm_meter import ArmMeter
 from service.arms import Arm, ArmTable
 from service.batcher import Outcome
 from service.bidding import BidPolicy, bids
@@ -25,7 +26,7 @@ from service.errors import (
     UnsupportedMediaType,
 )
 from service.features import INVALID
-from service.metrics import ArmMeter, Metrics
+from service.metrics import Metrics
 from service.predictor import Probabilities
 from service.request_rows import RequestRows
 from service.settings import Settings

@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from service.arm_meter import ArmMeter
 from service.batcher import Batcher, BatchReport, Outcome
 from service.bundle.calibration import Calibrator
 from service.bundle.encoder import Encoder, InvalidValue
@@ -23,7 +24,6 @@ from service.bundle.store import Bundle, load_bundle
 from service.errors import InvalidField, ServiceError
 from service.graphs import Graphs
 from service.known_ads import KnownAds
-from service.metrics import ArmMeter
 from service.request_rows import BatchRows, Ids, RequestRows
 from service.settings import Settings
 from service.wire import JSON, PredictRequest, count_rows, decode_request

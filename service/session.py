@@ -7,12 +7,17 @@ gains. It knows no schema, no calibration and no request.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
+
+# Read at import: the official builds (1.31) have a thread that reports to Microsoft.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+import onnxruntime as ort
 
 from service.bundle.errors import BundleError, show
 from service.bundle.graph_tensors import tensors_of

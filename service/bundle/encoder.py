@@ -8,7 +8,7 @@ of Python over rows and fields would cost more than inference.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import cycle
+from itertools import cycle, repeat
 from operator import getitem
 from typing import Any
 
@@ -31,6 +31,8 @@ from service.bundle.schema import MISSING_ID, Field, Kind, RawValue, Role, Schem
 __all__ = ["Encoder", "InvalidValue"]
 
 Ids = NDArray[np.int32]
+# What is left out is missing like the empty text, which the dictionaries know.
+LEFT_OUT = ""
 # Up to this many rows, one dictionary lookup a number costs less than numpy's bisection of a column.
 FEW_ROWS = 8
 
@@ -136,7 +138,8 @@ class _Scalars:
     def one(self, values: Mapping[str, Any], numbers: _Scalars) -> Ids:
         """ids [fields] of one mapping; `numbers` are those of these fields that are numeric."""
         numbers.refuse_truths(values)
-        return np.fromiter(map(getitem, self._ids, map(values.get, self._names)), np.int32, len(self._names))
+        given = map(values.get, self._names, repeat(LEFT_OUT))
+        return np.fromiter(map(getitem, self._ids, given), np.int32, len(self._names))
 
     def many(self, rows: Sequence[Mapping[str, Any]], numbers: _Scalars | None) -> Ids:
         """ids [n, fields]."""
@@ -144,7 +147,7 @@ class _Scalars:
             for row in rows:
                 numbers.refuse_truths(row)
         names = self._names
-        values = [row.get(name) for row in rows for name in names]
+        values = [row.get(name, LEFT_OUT) for row in rows for name in names]
         ids = np.fromiter(map(getitem, cycle(self._ids), values), np.int32, len(values))
         return ids.reshape(len(rows), len(names))
 

@@ -223,12 +223,12 @@ def test_golden_rows_ask_nothing_of_the_store(
 
     for name in ("open", "refresh", "read_users", "ads"):
         record(LmdbStore, name)
-    record(Predictor, "_check_pctrs")
+    record(Predictor, "replay_golden")
     app = run_with(run_app, f"lmdb://{tmp_path}")
-    assert calls == ["_check_pctrs", "open", "refresh", "ads"]
+    assert calls == ["replay_golden", "open", "refresh", "ads"]
     calls.clear()
     app.runner.run(app.app.reload())
-    assert calls == ["_check_pctrs", "refresh", "ads"]
+    assert calls == ["replay_golden", "refresh", "ads"]
 
 
 def test_the_reload_signal_brings_new_users(run_app: RunApp, tmp_path: Path) -> None:

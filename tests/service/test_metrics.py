@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
+from service.arm_meter import PENDING_ANSWERS, ArmMeter
 from service.batcher import BatchReport
 from service.endpoint import Prediction
-from service.metrics import OTHER_NAMES, PENDING_ANSWERS, ArmMeter, Metrics
+from service.metrics import OTHER_NAMES, Metrics
 from service.request_rows import BatchRows, RequestRows
 from tests.running import JSON, RunningApp, read_metrics
 from tests.tiny_bundle import tiny_rows, tiny_schema, write_tiny_bundle
