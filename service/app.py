@@ -127,7 +127,6 @@ class Bidlight(FastAPI):
         )
 
     def _serve(self, arms: ArmTable) -> None:
-        is_reload = bool(self.arms)
         for arm in self.arms:
             self._bundle_info(arm).set(0)
         self._replaced += self.arms
@@ -138,12 +137,10 @@ class Bidlight(FastAPI):
             self._bundle_info(arm).set(1)
         self._predict.open(arms)
         self.arms = arms.arms
-        # What a bundle holds lives as long as it serves: the collector need not look through it again, but
-        # for what a reload has replaced. A worker is replaced itself, and looks at nothing that it shares.
-        if is_reload:
-            gc.unfreeze()
-        gc.collect()
-        gc.freeze()
+        if not self._replaced:
+            # What a bundle holds lives as long as it serves: the collector need not look through it again.
+            gc.collect()
+            gc.freeze()
 
     def _bundle_info(self, arm: Arm) -> Gauge:
         manifest = arm.predictor.manifest
@@ -154,9 +151,12 @@ class Bidlight(FastAPI):
         for arm in (*self._replaced, *self.arms):
             if arm.predictor.meter is not None:
                 arm.predictor.meter.publish(arm.predictor.batcher.queued_rows)
+        had_replaced = bool(self._replaced)
         self._replaced = tuple(
             arm for arm in self._replaced if arm.predictor.meter is not None and arm.predictor.meter.under_way
         )
+        if had_replaced and not self._replaced:
+            _forget_replaced()
 
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The lifespan; a deliberate refusal to start is given to the server as one line, no traceback."""
@@ -171,6 +171,16 @@ class Bidlight(FastAPI):
         except BadConfiguration as error:
             if str(error) != self.refusal:
                 raise
+
+
+def _forget_replaced() -> None:
+    """Free what a reload has replaced, which only the collector can, and leave it the new arms no more.
+
+    Sooner, what still had requests under way would be frozen with them, and stay until the next reload.
+    """
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
 
 
 def create_app(settings: Settings | None = None, loaded: Sequence[LoadedArm] | None = None) -> Bidlight:

@@ -8,6 +8,7 @@ import random
 import shutil
 import sys
 import tracemalloc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -123,6 +124,28 @@ def test_a_replaced_arm_s_last_answers_are_its_own_and_counted(
     assert found['bidlight_requests_total{arm="control",outcome="ok"}'] == 2
     assert found['bidlight_candidates_total{arm="control",outcome="bid"}'] == 2
     assert found['bidlight_pctr_count{arm="control"}'] == 2
+
+
+def test_what_a_reload_replaced_is_freed_with_its_last_answer(
+    run_app: Callable[..., RunningApp], bundles: dict[str, Path]
+) -> None:
+    app = run_app(arms=(f"control={bundles['alpha']}",))
+    predictor = weakref.ref(app.app.arms[0].predictor)
+
+    async def answer_after_a_reload() -> None:
+        endpoint, prediction = app.app.direct_endpoint, Prediction(0.0)
+        assert endpoint is not None
+        headers = {b"content-type": b"application/json"}
+        pctrs = await endpoint.accept(prediction, headers, json.dumps(BODY).encode())
+        await app.app.reload()
+        app.app.publish()
+        assert predictor() is not None
+        endpoint.answer(prediction, pctrs)
+        endpoint.count_answered(prediction)
+
+    app.runner.run(answer_after_a_reload())
+    app.app.publish()
+    assert predictor() is None
 
 
 def test_however_a_request_ends_it_is_under_way_no_more(run_app: Callable[..., RunningApp]) -> None:
