@@ -27,6 +27,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
+from prometheus_client import values
 from prometheus_client.multiprocess import mark_process_dead
 
 from service.app import LoadedArm, read_arms
@@ -42,6 +43,8 @@ logger = logging.getLogger("bidlight")
 START_SECONDS = 120.0
 AGAIN_SECONDS = 1.0
 LISTEN_SECONDS = 0.5
+# Of its metric files. Its process id will not do: in a container that is 1, as a worker may be called.
+METRICS_NAME = "supervisor"
 
 
 @dataclass(eq=False)
@@ -270,7 +273,9 @@ class Supervisor:
 
     def _end_reload(self, refusal: str | None = None) -> None:
         self._reloads = False
-        self._metrics = self._metrics or Metrics()
+        if self._metrics is None:
+            values.ValueClass = values.MultiProcessValue(lambda: METRICS_NAME)  # type: ignore[no-untyped-call]
+            self._metrics = Metrics()
         self._metrics.reloads.labels("ok" if refusal is None else "refused").inc()
         if refusal is None:
             served = ", ".join(f"{arm.spec.name} ({arm.bundle.manifest.id})" for arm in self.arms)

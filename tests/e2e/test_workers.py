@@ -201,6 +201,21 @@ def test_a_reload_that_the_first_worker_refuses_changes_nothing(
     assert service.errors.read_text().count("go on as they were: arm only: ") == 1
 
 
+def metric_files_of(service: RunningService) -> Path:
+    """The folder of its workers' metric files."""
+    maps = Path(f"/proc/{min(workers_of(service))}/maps").read_text()
+    return Path(re.findall(r"/\S+/bidlight-metrics-[^/\s]+", maps)[0])
+
+
+def test_no_worker_can_have_the_name_of_its_supervisor_s_metric_files(service: RunningService) -> None:
+    service.send_signal(signal.SIGHUP)
+    wait_until(lambda: service.metrics().get('bidlight_reloads_total{outcome="ok"}') == 1)
+    names = {file.stem.partition("_")[2] for file in metric_files_of(service).glob("counter_*.db")}
+    assert {name for name in names if not name.isdigit()} == {"supervisor"}
+    assert str(service.process.pid) not in names
+    assert service.stop() == 0
+
+
 def test_metric_files_stay_as_many_as_workers_were_at_once(service: RunningService) -> None:
     for number in range(3):
         before = workers_of(service)
@@ -214,8 +229,7 @@ def test_metric_files_stay_as_many_as_workers_were_at_once(service: RunningServi
             os.kill(worker, signal.SIGKILL)
         wait_until(lambda: not before & (now := workers_of(service)) and len(now) == 2)  # noqa: B023
     assert service.metrics()['bidlight_requests_total{arm="only",outcome="ok"}'] == 12
-    maps = Path(f"/proc/{min(workers_of(service))}/maps").read_text()
-    folder = Path(re.findall(r"/\S+/bidlight-metrics-[^/\s]+", maps)[0])
+    folder = metric_files_of(service)
     assert len(list(folder.glob("counter_*.db"))) == 2
     assert service.stop() == 0
     assert not folder.exists()
