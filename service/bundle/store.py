@@ -72,15 +72,17 @@ class Bundle:
     _tables: dict[str, dict[str, NDArray[Any]]] = field(default_factory=dict)
 
     def tables(self, variant: str) -> dict[str, NDArray[Any]]:
-        """The tables of a variant's graph, read once; all graphs made of this bundle can use the same."""
+        """The tables of a variant's graph, read once; all graphs made of this bundle can use the same.
+
+        Raises BundleError.
+        """
         if variant not in self._tables:
             graph = self.manifest.graphs[variant]
             try:
                 self._tables[variant] = tables_of(self.graphs[variant], graph.tables)
             except ValueError as error:
-                raise BundleError(
-                    graph.file, f"a graph with tables {', '.join(graph.tables)}", str(error), EXPORT_AGAIN
-                ) from None
+                expected = f"a graph with tables {', '.join(graph.tables)}"
+                raise BundleError(f"{self.folder}/{graph.file}", expected, str(error), EXPORT_AGAIN) from None
         return self._tables[variant]
 
 
