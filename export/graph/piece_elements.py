@@ -22,7 +22,7 @@ BY_ELEMENT = (
     *("Add", "Sub", "Mul", "Div", "Mod", "Max", "Min", "Pow", "Equal", "Less", "Greater", "And", "Or"),
 )
 SUMS = ("Add", "Sub")  # of sums are sums, part by part
-FACTORS = ("Mul", "Div")  # so is a sum times a constant
+FACTORS = ("Mul", "Div")  # so is a sum times a constant; not a quotient of whole numbers, which is rounded
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,8 @@ def _on_parts(
         other = given[1]
         if is_a(node, *SUMS):
             return _sum_of(pieces, node, first, other, places)
-        if is_a(node, *FACTORS) and not isinstance(other, Piece):
+        is_exact = node.outputs[0].dtype is None or node.outputs[0].dtype.is_floating_point()
+        if is_a(node, *FACTORS) and is_exact and not isinstance(other, Piece):
             return first.each(lambda part: _put(pieces, node, [part, other], places.shape), places)
     by_request = all(piece.is_shared for piece in held)
     values = [

@@ -29,7 +29,7 @@ def look_up(pieces: PieceEditor, node: ir.Node, spreads: Spreads) -> list[Spread
     if int(attributes_of(node, {"axis": 0})["axis"]) != 0:
         return None
     entry, made = table.shape[1:], []
-    for piece in spreads[ids].pieces:
+    for piece in map(pieces.summed, spreads[ids].pieces):
         within = np.arange(size_of(entry)).reshape(entry)
         places = np.add.outer(piece.places * size_of(entry), within)
         found = pieces.put("Gather", [source, piece.value()], places.shape, axis=0)

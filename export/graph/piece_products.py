@@ -69,6 +69,8 @@ def multiply(
         return None
     shape = list(spread.shape)
     shape[product.axis] = product.weight.shape[1]
+    if added is not None and added.shape != tuple(shape):  # Gemm stretches a column to all of its outputs
+        return None
     made = (
         _multiply_columns(pieces, group, product, columns, shape, added)
         for group in groups

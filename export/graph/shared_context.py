@@ -87,7 +87,7 @@ class _Walk:
         if not any(value in self.spreads or value in self.by_row for value in node.inputs):
             return
         pieces = PieceEditor(self.editor, self.request_index, node)
-        if is_a(node, "Shape") and attributes_of(node, {"start": 0, "end": None}) == {"start": 0, "end": 1}:
+        if self._counts_rows(node):
             self.by_row[node.outputs[0]] = self.editor.copy(node, [self.request_index])[0]  # how many rows
             return
         made = self._in_pieces(pieces, node)
@@ -95,6 +95,13 @@ class _Walk:
             self._as_it_was(pieces, node)
         else:
             self.spreads.update(zip(node.outputs, made, strict=True))
+
+    def _counts_rows(self, node: ir.Node) -> bool:
+        """Whether a node tells the size of the batch; of a row's several lines, or turned, it does not."""
+        spread = None if node.inputs[0] is None else self.spreads.get(node.inputs[0])
+        ends = attributes_of(node, {"start": 0, "end": None})
+        is_first = is_a(node, "Shape") and ends == {"start": 0, "end": 1}
+        return is_first and spread is not None and spread.shape[0] == 1
 
     def finish(self) -> None:
         """Lets the graph's output be read from the rows."""
