@@ -5,15 +5,18 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
+from export.data.encoded import Part
 from export.graph.onnx import export_onnx
 from export.graph.runtime import open_session
 from export.graph.shared_context import share_context
 from export.graph.tables import tables_in, without_tables
-from export.shared_graphs import largest_difference, worthwhile_from
+from export.shared_graphs import describe_graphs, largest_difference, worthwhile_from
+from export.variants import Variant
 from models.deep_fwfm import DeepFwFM
 from models.fields import Field
+from tests.tiny_bundle import tiny_schema
 
 FIELDS = (
     Field("site", 300),
@@ -69,6 +72,51 @@ def test_tables_that_differ_stay_inside(graph: bytes) -> None:
     shared = share_context(graph, IS_CONTEXT.tolist())
     assert shared is not None
     assert len(open_session(without_tables(shared, other)).get_inputs()) == 3
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5])
+def test_a_part_of_few_rows_is_enough_to_check_with(graph: bytes, rows: int) -> None:
+    shared = share_context(graph, IS_CONTEXT.tolist())
+    assert shared is not None
+    assert largest_difference(graph, shared, random_ids(rows), IS_CONTEXT) < 1e-5
+
+
+def test_a_graph_that_no_rewrite_knows_ships_without() -> None:
+    """A scale for each column: no piece can be quantized by itself."""
+    schema, lines = tiny_schema(), list[str]()
+    described = describe_graphs(
+        {"float32": Variant("float32", graph_with_a_scale_for_each_column(schema.columns), schema)},
+        Part(np.ones((3, schema.columns), np.int32), np.zeros(3, np.uint8), None, None),
+        say=lines.append,
+    )
+    assert described["float32"].shared is None
+    assert described["float32"].graph.shared_context is None
+    (line,) = lines
+    assert line.startswith("warning: float32 has no shared-context graph: ")
+
+
+def graph_with_a_scale_for_each_column(columns: int) -> bytes:
+    weights = {
+        "table": np.ones((50, 3), np.float32),
+        "scales": np.linspace(0.1, 0.2, columns, dtype=np.float32),
+        "zeros": np.zeros(columns, np.uint8),
+        "axes": np.array([1, 2]),
+    }
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["embedded"]),
+        helper.make_node("QuantizeLinear", ["embedded", "scales", "zeros"], ["codes"], axis=1),
+        helper.make_node("DequantizeLinear", ["codes", "scales", "zeros"], ["numbers"], axis=1),
+        helper.make_node("ReduceSum", ["numbers", "axes"], ["logits"], keepdims=0),
+    ]
+    whole = helper.make_graph(
+        nodes,
+        "by column",
+        [helper.make_tensor_value_info("ids", TensorProto.INT32, ["batch", columns])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch"])],
+        [numpy_helper.from_array(values, name) for name, values in weights.items()],
+    )
+    model = helper.make_model(whole, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    return model.SerializeToString()
 
 
 @pytest.mark.parametrize(
