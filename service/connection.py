@@ -80,7 +80,6 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes have come: the rest of a request, several of them, or a part."""
-        self._unset_keepalive_if_required()
         self._has_begun = False
         rest = data
         while rest:
@@ -107,6 +106,8 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """The parser has met the first byte of a request."""
+        # Not when data comes: an empty line begins no request, and would leave an idle connection no timer.
+        self._unset_keepalive_if_required()
         # What uvicorn does here is put off: only the way through ASGI needs a scope.
         self.url, self.headers, self.expect_100_continue = b"", [], False
         self._in_request = self._in_head = self._has_begun = True

@@ -204,6 +204,14 @@ def is_cut_off(connection: socket.socket) -> bool:
     return False
 
 
+def test_an_empty_line_after_an_answer_keeps_no_connection_open(strict: RunningService) -> None:
+    with strict.connect() as connection:
+        connection.sendall(b"GET /arms HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert read_answer(connection)[0] == 200
+        connection.sendall(b"\r\n")
+        assert connection.recv(1) == b""
+
+
 def test_an_idle_connection_is_closed_and_a_used_one_is_kept(strict: RunningService) -> None:
     idle, used = taken_connections(strict, 2)
     chunked = message(body_of(1)).replace(b"Content-Length: ", b"X-Length: ", 1).partition(b"\r\n\r\n")[0]
