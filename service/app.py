@@ -116,9 +116,10 @@ class Bidlight(FastAPI):
             arms = await load_arms(self.settings)
             if self._stored is not None:
                 await self._stored.reopen(arms.arms)
-        except BadConfiguration as error:
+        except Exception as error:  # whatever it is, the next SIGHUP shall find somebody who listens
             self.metrics.reloads.labels("refused").inc()
-            logger.error("the arms are not reloaded and go on as they were: %s", error)
+            unexpected = None if isinstance(error, BadConfiguration) else error
+            logger.error("the arms are not reloaded and go on as they were: %s", error, exc_info=unexpected)
             return
         self._serve(arms)
         self.metrics.reloads.labels("ok").inc()

@@ -265,8 +265,10 @@ class Supervisor:
             self._asked_to_reload = False
             try:
                 arms = _read_to_share(self._settings)
-            except BadConfiguration as error:
-                self._end_reload(str(error))
+            except Exception as error:  # whatever it is, the workers go on
+                if not isinstance(error, BadConfiguration):
+                    logger.exception("the bundles cannot be read")
+                self._end_reload(str(error) or repr(error))
                 return
             self._reloads = True
             self._arms_before, self.arms = self.arms, arms

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from service.arm_meter import PENDING_ANSWERS, ArmMeter
 from service.batcher import BatchReport
@@ -146,6 +147,22 @@ def test_what_a_reload_replaced_is_freed_with_its_last_answer(
     app.runner.run(answer_after_a_reload())
     app.app.publish()
     assert predictor() is None
+
+
+def test_a_reload_that_fails_for_whatever_reason_changes_nothing(
+    run_app: Callable[..., RunningApp], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def no_thread(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    app = run_app()
+    before = app.app.arms
+    with monkeypatch.context() as patched:
+        patched.setattr(asyncio, "to_thread", no_thread)
+        app.runner.run(app.app.reload())
+    assert app.app.arms is before
+    assert app.post(BODY).status_code == 200
+    assert app.metrics()['bidlight_reloads_total{outcome="refused"}'] == 1
 
 
 def test_however_a_request_ends_it_is_under_way_no_more(run_app: Callable[..., RunningApp]) -> None:
