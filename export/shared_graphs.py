@@ -50,11 +50,11 @@ def _described(variant: Variant, part: Part, say: Say) -> Described:
         if shared is None:
             return Described(graph)
         difference = largest_difference(variant.graph, shared, ids, is_context)
+        reason = _why_not(difference, has_the_same_bits_alone(shared, ids, is_context))
     except Exception as error:  # the plain graph serves as well: an unknown operator must stop no export
-        say(f"warning: {variant.name} has no shared-context graph: {' '.join(str(error).split())}")
-        return Described(graph)
-    if not difference <= TOLERANCE:
-        say(f"warning: {variant.name} has no shared-context graph: its logits would be {difference:.2g} off")
+        reason = " ".join(str(error).split())
+    if reason:
+        say(f"warning: {variant.name} has no shared-context graph: {reason}")
         return Described(graph)
     ids[:, is_context] = ids[0, is_context]  # the plain graph, too, is to meet one request's rows
     times = microseconds_a_row(
@@ -79,6 +79,13 @@ def _described(variant: Variant, part: Part, say: Say) -> Described:
         f"candidates on; at 100, {times['shared']['100']:.2f} us a row, not {times['plain']['100']:.2f}"
     )
     return Described(msgspec.structs.replace(graph, shared_context=record), shared)
+
+
+def _why_not(difference: float, is_invariant: bool) -> str:
+    """What forbids a graph to serve; empty if nothing does."""
+    if not difference <= TOLERANCE:
+        return f"its logits would be {difference:.2g} off"
+    return "" if is_invariant else "its logits would depend on the batch"
 
 
 def context_columns(schema: Schema) -> NDArray[np.bool_]:
@@ -112,14 +119,35 @@ def request_scorer(graph: bytes, is_context: NDArray[np.bool_]) -> Scorer:
 
 def largest_difference(plain: bytes, shared: bytes, ids: Ids, is_context: NDArray[np.bool_]) -> float:
     """The largest |logit| difference over requests of many sizes, run together."""
+    requests = _requests(ids, is_context)
+    expected = open_session(plain).run(None, {"ids": np.concatenate(requests)})[0]
+    found = open_session(shared).run(None, _feeds(requests, is_context))[0]
+    return float(np.abs(found - expected).max())
+
+
+def has_the_same_bits_alone(shared: bytes, ids: Ids, is_context: NDArray[np.bool_]) -> bool:
+    """Whether a request, and a candidate of it, gets the same bits alone as together with all others."""
+    session, requests = open_session(shared), _requests(ids, is_context)
+
+    def logits(*chosen: Ids) -> NDArray[np.int32]:
+        found: NDArray[np.float32] = session.run(None, _feeds(list(chosen), is_context))[0]
+        return found.view(np.int32)
+
+    together = np.split(logits(*requests), np.cumsum([len(request) for request in requests])[:-1])
+    return all(
+        np.array_equal(logits(request), expected) and np.array_equal(logits(request[-1:]), expected[-1:])
+        for request, expected in zip(requests, together, strict=True)
+    )
+
+
+def _requests(ids: Ids, is_context: NDArray[np.bool_]) -> list[Ids]:
+    """The rows as requests of many sizes, each with the context of its first row."""
     draw = np.random.default_rng(0)
     ends = np.sort(1 + draw.choice(len(ids) - 1, min(CHECKED_REQUESTS, len(ids)) - 1, replace=False))
     requests = np.split(ids.copy(), ends)
     for request in requests:
         request[:, is_context] = request[0, is_context]
-    expected = open_session(plain).run(None, {"ids": np.concatenate(requests)})[0]
-    found = open_session(shared).run(None, _feeds(requests, is_context))[0]
-    return float(np.abs(found - expected).max())
+    return requests
 
 
 def _feeds(requests: list[Ids], is_context: NDArray[np.bool_]) -> dict[str, Ids]:

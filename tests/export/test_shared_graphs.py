@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx
 import pytest
@@ -12,7 +14,7 @@ from export.graph.onnx import export_onnx
 from export.graph.runtime import open_session
 from export.graph.shared_context import share_context
 from export.graph.tables import tables_in, without_tables
-from export.shared_graphs import describe_graphs, largest_difference, worthwhile_from
+from export.shared_graphs import describe_graphs, has_the_same_bits_alone, largest_difference, worthwhile_from
 from export.variants import Variant
 from models.deep_fwfm import DeepFwFM
 from models.fields import Field
@@ -60,6 +62,7 @@ def test_the_shared_graph_is_given_the_plain_one_s_tables(graph: bytes) -> None:
     table = table_of(graph, name)
     np.testing.assert_array_equal(session.run(None, {**feeds, name: table})[0], whole.run(None, feeds)[0])
     assert largest_difference(graph, shared, random_ids(512), IS_CONTEXT) < 1e-5
+    assert has_the_same_bits_alone(shared, random_ids(512), IS_CONTEXT)
 
 
 def table_of(graph: bytes, name: str) -> np.ndarray:
@@ -79,38 +82,54 @@ def test_a_part_of_few_rows_is_enough_to_check_with(graph: bytes, rows: int) -> 
     shared = share_context(graph, IS_CONTEXT.tolist())
     assert shared is not None
     assert largest_difference(graph, shared, random_ids(rows), IS_CONTEXT) < 1e-5
+    assert has_the_same_bits_alone(shared, random_ids(rows), IS_CONTEXT)
 
 
-def test_a_graph_that_no_rewrite_knows_ships_without() -> None:
-    """A scale for each column: no piece can be quantized by itself."""
+COLUMN_BY_COLUMN = (  # no piece of the columns can be quantized by itself
+    helper.make_node("QuantizeLinear", ["embedded", "scales", "zeros"], ["codes"], axis=1),
+    helper.make_node("DequantizeLinear", ["codes", "scales", "zeros"], ["numbers"], axis=1),
+)
+BESIDE_THE_BATCH = (
+    helper.make_node("ReduceMean", ["embedded", "first"], ["mean"]),
+    helper.make_node("Sub", ["embedded", "mean"], ["numbers"]),
+)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "reason"),
+    [(COLUMN_BY_COLUMN, "operands could not be"), (BESIDE_THE_BATCH, "its logits would depend on the batch")],
+)
+def test_a_graph_that_no_rewrite_knows_ships_without(nodes: Sequence[onnx.NodeProto], reason: str) -> None:
     schema, lines = tiny_schema(), list[str]()
+    ids = np.random.default_rng(0).integers(0, 50, (40, schema.columns)).astype(np.int32)
     described = describe_graphs(
-        {"float32": Variant("float32", graph_with_a_scale_for_each_column(schema.columns), schema)},
-        Part(np.ones((3, schema.columns), np.int32), np.zeros(3, np.uint8), None, None),
+        {"float32": Variant("float32", graph_of(nodes, schema.columns), schema)},
+        Part(ids, np.zeros(len(ids), np.uint8), None, None),
         say=lines.append,
     )
     assert described["float32"].shared is None
     assert described["float32"].graph.shared_context is None
     (line,) = lines
-    assert line.startswith("warning: float32 has no shared-context graph: ")
+    assert line.startswith(f"warning: float32 has no shared-context graph: {reason}")
 
 
-def graph_with_a_scale_for_each_column(columns: int) -> bytes:
+def graph_of(between: Sequence[onnx.NodeProto], columns: int) -> bytes:
+    """ids -> embedded [batch, columns, 3] -> `between` -> numbers -> their sum."""
     weights = {
-        "table": np.ones((50, 3), np.float32),
+        "table": np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32),
         "scales": np.linspace(0.1, 0.2, columns, dtype=np.float32),
-        "zeros": np.zeros(columns, np.uint8),
+        "zeros": np.zeros(columns, np.int8),
+        "first": np.array([0]),
         "axes": np.array([1, 2]),
     }
     nodes = [
         helper.make_node("Gather", ["table", "ids"], ["embedded"]),
-        helper.make_node("QuantizeLinear", ["embedded", "scales", "zeros"], ["codes"], axis=1),
-        helper.make_node("DequantizeLinear", ["codes", "scales", "zeros"], ["numbers"], axis=1),
+        *between,
         helper.make_node("ReduceSum", ["numbers", "axes"], ["logits"], keepdims=0),
     ]
     whole = helper.make_graph(
         nodes,
-        "by column",
+        "whole",
         [helper.make_tensor_value_info("ids", TensorProto.INT32, ["batch", columns])],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch"])],
         [numpy_helper.from_array(values, name) for name, values in weights.items()],
