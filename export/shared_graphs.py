@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.data.encoded import Part
+from export.errors import ExportError
 from export.graph.onnx import describe
 from export.graph.runtime import Scorer, graph_scorer, microseconds_a_row, open_session
 from export.graph.shared_context import share_context
@@ -49,12 +50,9 @@ def _described(variant: Variant, part: Part, say: Say) -> Described:
         shared = share_context(variant.graph, is_context.tolist())
         if shared is None:
             return Described(graph)
-        difference = largest_difference(variant.graph, shared, ids, is_context)
-        reason = _why_not(difference, has_the_same_bits_alone(shared, ids, is_context))
+        difference = _checked_difference(variant.graph, shared, ids, is_context)
     except Exception as error:  # the plain graph serves as well: an unknown operator must stop no export
-        reason = " ".join(str(error).split())
-    if reason:
-        say(f"warning: {variant.name} has no shared-context graph: {reason}")
+        say(f"warning: {variant.name} has no shared-context graph: {' '.join(str(error).split())}")
         return Described(graph)
     ids[:, is_context] = ids[0, is_context]  # the plain graph, too, is to meet one request's rows
     times = microseconds_a_row(
@@ -81,11 +79,14 @@ def _described(variant: Variant, part: Part, say: Say) -> Described:
     return Described(msgspec.structs.replace(graph, shared_context=record), shared)
 
 
-def _why_not(difference: float, is_invariant: bool) -> str:
-    """What forbids a graph to serve; empty if nothing does."""
+def _checked_difference(plain: bytes, shared: bytes, ids: Ids, is_context: NDArray[np.bool_]) -> float:
+    """See `largest_difference`. Raises ExportError for a graph that is not to serve."""
+    difference = largest_difference(plain, shared, ids, is_context)
     if not difference <= TOLERANCE:
-        return f"its logits would be {difference:.2g} off"
-    return "" if is_invariant else "its logits would depend on the batch"
+        raise ExportError(f"its logits would be {difference:.2g} off")
+    if not has_the_same_bits_alone(shared, ids, is_context):
+        raise ExportError("its logits would depend on the batch")
+    return difference
 
 
 def context_columns(schema: Schema) -> NDArray[np.bool_]:
