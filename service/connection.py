@@ -170,7 +170,8 @@ class Connection(HttpToolsProtocol):
             self.server_state.default_headers,
             self.on_response_complete,
         )
-        direct.keep_alive = not self._is_last
+        # Many clients say "Connection: keep-alive", which means nothing here; some say "close".
+        direct.keep_alive = not self._is_last and self.parser.should_keep_alive()
         self._direct = self._answering = direct
         self.cycle = cast("RequestResponseCycle", direct)
 

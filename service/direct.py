@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 PATH = b"/predict"
 # Whoever sends one of these wants what only the way through ASGI does.
-_LEFT_TO_ASGI = frozenset((b"transfer-encoding", b"content-encoding", b"expect", b"connection", b"upgrade"))
+_LEFT_TO_ASGI = frozenset((b"transfer-encoding", b"content-encoding", b"expect", b"upgrade"))
 _default_lines = DefaultLines()
 
 

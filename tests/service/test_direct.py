@@ -136,6 +136,7 @@ REQUESTS = st.one_of(
     GOOD.map(lambda body: post(body, path="/nowhere")),
     GOOD.map(lambda body: post(body, "Content-Encoding: gzip")),
     GOOD.map(lambda body: post(body, "Connection: keep-alive, Upgrade", "Upgrade: h2c")),
+    GOOD.map(lambda body: post(body, "Connection: Keep-Alive")),
     st.just(post(b"")),
     st.just(post(b"{}")),
     st.just(post(json.dumps(bid_request(51, "many")).encode()[:2900])),
@@ -174,10 +175,13 @@ def test_any_requests_in_any_packets_are_answered_as_through_asgi(
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_which_way_a_plain_request_takes(apps: dict[str, RunningApp], way: str) -> None:
+@pytest.mark.parametrize("headers", [(), ("Connection: keep-alive",), ("Connection: close",)])
+def test_which_way_a_plain_request_takes(
+    apps: dict[str, RunningApp], way: str, headers: tuple[str, ...]
+) -> None:
     async def cycle() -> object:
         async with Wire(apps[way].app) as wire:
-            await wire.send(post(json.dumps(bid_request(1, "one")).encode()))
+            await wire.send(post(json.dumps(bid_request(1, "one")).encode(), *headers))
             assert (await wire.receive(1))[0].startswith(b"HTTP/1.1 200")
             return wire.protocol.cycle
 
@@ -197,6 +201,19 @@ def test_which_way_a_plain_request_takes(apps: dict[str, RunningApp], way: str) 
 def test_what_ends_a_connection_is_answered_first(apps: dict[str, RunningApp], way: str, last: bytes) -> None:
     found = answers_of(apps[way], [post(json.dumps(bid_request(1, "first")).encode()), last], 2)
     assert [answer.split(b" ")[1] for answer in found] in ([b"200", b"200"], [b"200", b"413"])
+
+
+@pytest.mark.parametrize(
+    "wishes", [("Connection: close",), ("Connection: close", "Connection: keep-alive")], ids=["close", "both"]
+)
+def test_a_connection_that_a_client_wants_closed_is(
+    apps: dict[str, RunningApp], wishes: tuple[str, ...]
+) -> None:
+    request = post(json.dumps(bid_request(1, "last")).encode(), *wishes)
+    direct, through_asgi = (answers_of(apps[way], [request], 2) for way in WAYS)
+    assert direct == through_asgi
+    assert len(direct) == 1
+    assert b"connection: close\r\n" in direct[0]
 
 
 @pytest.mark.parametrize("way", WAYS)
