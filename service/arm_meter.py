@@ -48,7 +48,7 @@ class ArmMeter:
         self._runs: list[tuple[BatchRows, NDArray[np.float64]]] = []
         self._arm = arm
         self._unknown_names = metrics.unknown_names
-        self._unknown: dict[str, Tally] = {}
+        self._unknown = metrics.unknown_tallies.setdefault(arm, {})
         self._others: Tally | None = None
         self._answered = metrics.requests.labels(arm, "ok")
         self._stages = [metrics.stages.labels(arm, stage) for stage in STAGES]

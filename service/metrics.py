@@ -22,7 +22,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from service.features import IS_MISSING_REASONS
-from service.tally import BulkHistogram
+from service.tally import BulkHistogram, Tally
 
 # A series more for each, of which Prometheus makes nothing.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -170,6 +170,8 @@ class Metrics:
             ["outcome"],
             registry=registry,
         )
+        # Of each arm its unknown names that have a label: a reload shall not allow as many more.
+        self.unknown_tallies: dict[str, dict[str, Tally]] = {}
         self._refused: dict[tuple[str, str], Counter] = {}
         self.is_shared = "PROMETHEUS_MULTIPROC_DIR" in os.environ
         if not self.is_shared:

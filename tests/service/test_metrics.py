@@ -18,7 +18,7 @@ import pytest
 from service.arm_meter import PENDING_ANSWERS, ArmMeter
 from service.batcher import BatchReport
 from service.endpoint import Prediction
-from service.metrics import OTHER_NAMES, Metrics
+from service.metrics import MAX_UNKNOWN_NAMES, OTHER_NAMES, Metrics
 from service.request_rows import BatchRows, RequestRows
 from tests.running import JSON, RunningApp, read_metrics
 from tests.tiny_bundle import tiny_rows, tiny_schema, write_tiny_bundle
@@ -70,6 +70,19 @@ def test_batches_refusals_and_names() -> None:
     assert found['bidlight_requests_total{arm="",outcome="malformed_body"}'] == 2
     assert found['bidlight_unknown_names_total{arm="control",name="name-3"}'] == 2
     assert found[f'bidlight_unknown_names_total{{arm="control",name="{OTHER_NAMES}"}}'] == 11
+
+
+def test_a_reload_allows_no_more_unknown_names() -> None:
+    metrics = Metrics()
+    for reload in range(3):
+        meter = ArmMeter(metrics, "control", tiny_schema())
+        meter.count_unknown(["of-all", *(f"name-{reload}-{n}" for n in range(30))])
+        meter.publish(0)
+    found = read_metrics(metrics.exposition()[0].decode())
+    names = {name: count for name, count in found.items() if name.startswith("bidlight_unknown_names_total")}
+    assert len(names) == MAX_UNKNOWN_NAMES + 1
+    assert sum(names.values()) == 3 * 31
+    assert names['bidlight_unknown_names_total{arm="control",name="of-all"}'] == 3
 
 
 def test_two_services_in_a_process_do_not_mix() -> None:
