@@ -330,3 +330,16 @@ def test_ids_are_the_same_in_every_process(pytestconfig: pytest.Config) -> None:
         )
         # crc32("68fd1e64", 1) % 1_000_000, computed once and written down.
         assert (done.stdout, done.stderr) == ("[850111, 3, 4]\n", "")
+
+
+@pytest.mark.parametrize("role", Role)
+def test_fields_may_all_be_of_one_role(role: Role) -> None:
+    encoder = Encoder(Schema(tuple(_fields(role))))
+    values = {f"{role} vocabulary": "a", f"{role} bins": 0.5, f"{role} list": ["7", "b"]}
+    context, candidate = (values, {}) if role is Role.CONTEXT else ({}, values)
+    expected = encoder.encode_row(values).tolist()
+    for rows in (1, 2, 20):
+        assert encoder.encode_request(context, [candidate] * rows).tolist() == [expected] * rows
+        columns = {name: [value] * rows for name, value in candidate.items()}
+        by_column = encoder.encode_candidate_columns(columns, rows)
+        assert encoder.join(encoder.encode_context(context), by_column).tolist() == [expected] * rows

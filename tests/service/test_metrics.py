@@ -17,6 +17,7 @@ import pytest
 
 from service.arm_meter import PENDING_ANSWERS, ArmMeter
 from service.batcher import BatchReport
+from service.bundle.schema import Field, Kind, Role, Schema, Vocabulary
 from service.endpoint import Prediction
 from service.metrics import MAX_UNKNOWN_NAMES, OTHER_NAMES, Metrics
 from service.request_rows import BatchRows, RequestRows
@@ -52,6 +53,23 @@ def test_a_meter_counts_features_by_field() -> None:
     )
     assert found['bidlight_stage_seconds_total{arm="control",stage="inference"}'] == 0.5
     assert found['bidlight_stage_seconds_total{arm="control",stage="calibration"}'] == 0.25
+
+
+@pytest.mark.parametrize("role", Role)
+def test_features_of_one_role_only_are_counted(role: Role) -> None:
+    metrics = Metrics()
+    schema = Schema((Field("site", Kind.CATEGORICAL, role, Vocabulary(("a",))),))
+    meter = ArmMeter(metrics, "control", schema)
+    none, missing, unseen = (np.array(ids, np.int32) for ids in ([], [0], [1]))
+    if role is Role.CONTEXT:
+        requests = [RequestRows(missing, np.empty((3, 0), np.int32)), RequestRows(unseen, none[None])]
+    else:
+        requests = [RequestRows(none, np.array([[0], [0], [0]], np.int32)), RequestRows(none, unseen[None])]
+    meter.count_run(BatchRows.of(requests), np.full(4, 0.5), 0.0, 0.0)
+    meter.publish(0)
+    found = read_metrics(metrics.exposition()[0].decode())
+    assert found['bidlight_missing_features_total{arm="control",field="site"}'] == 3
+    assert found['bidlight_oov_features_total{arm="control",field="site"}'] == 1
 
 
 def test_batches_refusals_and_names() -> None:
