@@ -1,7 +1,7 @@
 """The baseline: the FastAPI service that one writes in an afternoon around the contract and a graph.
 
 A `def` route (so each request runs in a thread of the pool), a pydantic body, one `session.run` a request.
-Nothing is made slow on purpose: the graph is the one that Bidlight serves, features are encoded by the
+Nothing is made slow on purpose: the graph is the bundle's plain one, see `job`, features are encoded by the
 contract's encoder, and ONNX Runtime is held to one thread, as it should be on one core. `--inline` makes the
 route `async def` with the inference on the event loop: no pool, and nobody else is served meanwhile.
 """
