@@ -3,8 +3,8 @@
 Rivals get the contract's own encoder and calibration, and the plain graph with the session options that
 Bidlight serves with, so that what is compared is the serving: HTTP, decoding, batching, scheduling. To large
 requests Bidlight answers by another graph, which computes their context once; what it does by the plain one
-too is `bidlight_plain`. Runs in the rival's environment,
-where numpy, msgspec and onnxruntime are installed and the repository is the working folder.
+too is `bidlight_plain`. Runs in the rival's environment, where numpy, msgspec and onnxruntime are installed
+and the repository is the working folder.
 """
 
 from __future__ import annotations
