@@ -161,6 +161,7 @@ def measure_refresh(
     for case in plan.cases * plan.rounds:
         file = files[str(known), case.candidates]
         still.resume()
+        run_wrk(still, file, case.connections, WARM_UP_SECONDS, plan.client_core)  # as the other is
         point = run_wrk(still, file, case.connections, plan.seconds_a_round, plan.client_core)
         still.pause()
         found.setdefault((str(known), case), []).append(point)
