@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 
@@ -81,6 +82,17 @@ def test_a_part_of_a_large_request_stays_large(bundle: Bundle) -> None:
     part = request[8:]
     assert (len(part), part.is_large) == (1, True)
     np.testing.assert_array_equal(part.context, request.context)
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 4])
+def test_a_request_that_is_run_in_parts_has_the_same_bits(bundle: Bundle, at_once: int) -> None:
+    async def score(max_batch_rows: int) -> list[np.ndarray]:
+        predictor = Predictor(bundle, Settings(max_batch_rows=max_batch_rows))
+        requests = [request_of(bundle, size, size, predictor.graphs.is_large(size)) for size in (1, 9, 3)]
+        return await asyncio.gather(*[predictor.submit(request) for request in requests])
+
+    for in_parts, whole in zip(asyncio.run(score(at_once)), asyncio.run(score(64)), strict=True):
+        np.testing.assert_array_equal(in_parts, whole)
 
 
 def test_without_a_shared_graph_no_request_is_large(bundle: Bundle) -> None:
