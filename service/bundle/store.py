@@ -251,7 +251,10 @@ def save_bundle(
         compression=compression,
     )
     encoded = manifest_to_file(manifest)
-    _assemble(manifest_from_file(encoded), files.__getitem__, folder)
+    bundle = _assemble(manifest_from_file(encoded), files.__getitem__, folder)
+    for variant, graph in manifest.graphs.items():
+        if graph.tables:
+            bundle.tables(variant)
     _write(Path(folder), {**files, MANIFEST_FILE: encoded})
     return manifest
 

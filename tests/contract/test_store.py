@@ -21,7 +21,7 @@ import pytest
 from service.bundle.encoder import Encoder
 from service.bundle.errors import BundleError
 from service.bundle.golden import check_golden_ids
-from service.bundle.manifest import Manifest, Metrics
+from service.bundle.manifest import Graph, Manifest, Metrics
 from service.bundle.store import check_replaceable, load_bundle
 
 Save = Callable[..., Manifest]
@@ -242,6 +242,11 @@ def test_saves_at_the_same_time_take_turns(
     assert [path.name for path in target.parent.iterdir()] == ["A"]
 
 
+def with_table(descriptions: dict[str, Graph]) -> dict[str, Graph]:
+    """Descriptions that tell of a table which the graph has not."""
+    return {**descriptions, "int8": msgspec.structs.replace(descriptions["int8"], tables=("embedding",))}
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -255,6 +260,7 @@ def test_saves_at_the_same_time_take_turns(
             lambda parts: {"calibrators": {"int8": parts["calibrators"]["int8"]}},
             "for the graphs pruned, int8",
         ),
+        (lambda parts: {"descriptions": with_table(parts["descriptions"])}, "a graph with tables embedding"),
         (lambda parts: {"extra_files": {"../evil": b""}}, "plain paths inside the bundle"),
         (lambda parts: {"extra_files": {"/etc/evil": b""}}, "plain paths inside the bundle"),
         (lambda parts: {"extra_files": {"manifest.json": b""}}, "plain paths inside the bundle"),
