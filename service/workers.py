@@ -252,8 +252,12 @@ class Supervisor:
     def _vacate(self, place: Place) -> None:
         """Start nobody for a moment, in which the kernel shall deal connections to the other places."""
         place.not_before = time.monotonic() + AGAIN_SECONDS
-        place.socket, old = bind_beside(place.socket), place.socket
-        old.close()
+        try:
+            place.socket, old = bind_beside(place.socket), place.socket
+        except OSError as error:  # connections wait at the old one, which is better than no supervisor
+            logger.error("a socket goes on without a worker for a moment: %s", error)
+        else:
+            old.close()
 
     def _reload(self) -> None:
         """Read the arms anew if that was asked for and the last reload is over; say how a reload ended."""
