@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from export.data.encoded import Part
 from export.errors import ExportError
-from export.graph.onnx import describe
+from export.graph.onnx import INPUT, describe
 from export.graph.runtime import Scorer, graph_scorer, microseconds_a_row, open_session
-from export.graph.shared_context import share_context
+from export.graph.shared_context import CANDIDATE_IDS, CONTEXT_IDS, REQUEST_INDEX, share_context
 from export.graph.tables import tables_in, without_tables
 from export.variants import Variant, graph_name
 from service.bundle.manifest import Graph, SharedContext
@@ -121,7 +121,7 @@ def request_scorer(graph: bytes, is_context: NDArray[np.bool_]) -> Scorer:
 def largest_difference(plain: bytes, shared: bytes, ids: Ids, is_context: NDArray[np.bool_]) -> float:
     """The largest |logit| difference over requests of many sizes, run together."""
     requests = _requests(ids, is_context)
-    expected = open_session(plain).run(None, {"ids": np.concatenate(requests)})[0]
+    expected = open_session(plain).run(None, {INPUT: np.concatenate(requests)})[0]
     found = open_session(shared).run(None, _feeds(requests, is_context))[0]
     return float(np.abs(found - expected).max())
 
@@ -155,7 +155,7 @@ def _feeds(requests: list[Ids], is_context: NDArray[np.bool_]) -> dict[str, Ids]
     sizes = [len(request) for request in requests]
     rows = np.concatenate(requests)
     return {
-        "context_ids": np.ascontiguousarray(np.stack([request[0, is_context] for request in requests])),
-        "candidate_ids": np.ascontiguousarray(rows[:, ~is_context]),
-        "request_index": np.repeat(np.arange(len(requests), dtype=np.int32), sizes),
+        CONTEXT_IDS: np.ascontiguousarray(np.stack([request[0, is_context] for request in requests])),
+        CANDIDATE_IDS: np.ascontiguousarray(rows[:, ~is_context]),
+        REQUEST_INDEX: np.repeat(np.arange(len(requests), dtype=np.int32), sizes),
     }
