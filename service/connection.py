@@ -53,6 +53,7 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = 0
         self._answering: RequestResponseCycle | DirectExchange | None = None
         self._direct: DirectExchange | None = None  # the request being read, where it goes that way
+        self._plain_headers: dict[bytes, bytes] | None = None  # those of one in the data of now
         self._endpoint: PredictEndpoint | None = getattr(self.app, "direct_endpoint", None)
         self._reading_timer: asyncio.TimerHandle | None = None
         self._writing_timer: asyncio.TimerHandle | None = None
@@ -80,7 +81,13 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes have come: the rest of a request, several of them, or a part."""
-        self._has_begun = False
+        is_between = not self._in_request
+        if is_between and self._endpoint is not None and self._may_answer_next():
+            known = self._endpoint.known_heads.find(data)
+            if known is not None:
+                self._answer_known(self._endpoint, *known)
+                return
+        self._has_begun, self._plain_headers = False, None
         rest = data
         while rest:
             try:
@@ -91,6 +98,8 @@ class Connection(HttpToolsProtocol):
             except httptools.HttpParserError as error:
                 self._refuse(MalformedRequest(f"the request must be HTTP/1.1 ({error})"))
                 return
+        if is_between and self._plain_headers is not None and self._endpoint is not None:
+            self._endpoint.known_heads.remember(data, self._plain_headers)
         if self._in_request:
             if self._reading_timer is None:
                 self._start_reading_timer()
@@ -122,7 +131,10 @@ class Connection(HttpToolsProtocol):
         if self._endpoint is not None and self._is_plain_post():
             named = dict(self.headers)
             if takes(named, self._endpoint.max_body_bytes):
-                self._begin_direct(self._endpoint, named)
+                # Many clients say "Connection: keep-alive", which means nothing here; some say "close".
+                keep_alive = self.parser.should_keep_alive()
+                self._direct = self._begin_direct(self._endpoint, named, keep_alive)
+                self._plain_headers = named if keep_alive else None
                 return
         url, headers, expects = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()
@@ -152,16 +164,21 @@ class Connection(HttpToolsProtocol):
         direct.start()
 
     def _is_plain_post(self) -> bool:
-        """Whether it is a plain POST /predict, no request is before it, and its answer can be sent."""
+        """Whether it is a plain POST /predict, and may be answered next."""
         return (
             self.url == PATH
             and self.parser.get_method() == b"POST"
-            and (self.cycle is None or self.cycle.response_complete)
-            and not self.flow.write_paused
+            and self._may_answer_next()
             and self.parser.get_http_version() == "1.1"
         )
 
-    def _begin_direct(self, endpoint: PredictEndpoint, headers: dict[bytes, bytes]) -> None:
+    def _may_answer_next(self) -> bool:
+        """Whether no request is before the one that comes, and its answer can be sent."""
+        return (self.cycle is None or self.cycle.response_complete) and not self.flow.write_paused
+
+    def _begin_direct(
+        self, endpoint: PredictEndpoint, headers: dict[bytes, bytes], keep_alive: bool
+    ) -> DirectExchange:
         """From here on the request is `self.cycle` to uvicorn, as one that goes through ASGI would be."""
         direct = DirectExchange(
             endpoint,
@@ -170,10 +187,18 @@ class Connection(HttpToolsProtocol):
             self.server_state.default_headers,
             self.on_response_complete,
         )
-        # Many clients say "Connection: keep-alive", which means nothing here; some say "close".
-        direct.keep_alive = not self._is_last and self.parser.should_keep_alive()
-        self._direct = self._answering = direct
+        direct.keep_alive = keep_alive and not self._is_last
+        self._answering = direct
         self.cycle = cast("RequestResponseCycle", direct)
+        return direct
+
+    def _answer_known(self, endpoint: PredictEndpoint, headers: dict[bytes, bytes], body: bytes) -> None:
+        """A whole request whose head the parser has read before, on this connection or another."""
+        self._unset_keepalive_if_required()
+        self._stop_reading_timer()
+        direct = self._begin_direct(endpoint, headers, True)
+        direct.feed(body)
+        direct.start()
 
     def on_response_complete(self) -> None:
         """An answer is out; the next request has the keep-alive time to come."""

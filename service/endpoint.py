@@ -26,6 +26,7 @@ from service.errors import (
     UnsupportedMediaType,
 )
 from service.features import INVALID
+from service.known_heads import KnownHeads
 from service.metrics import Metrics
 from service.predictor import Probabilities
 from service.request_rows import RequestRows
@@ -92,6 +93,7 @@ class PredictEndpoint:
         self, settings: Settings, metrics: Metrics, policy: BidPolicy, users: UserFeatures | None = None
     ) -> None:
         self.max_body_bytes = settings.max_body_bytes
+        self.known_heads = KnownHeads()
         self._max_candidates = settings.max_candidates
         self._metrics = metrics
         self._is_metered = settings.metrics == "on"

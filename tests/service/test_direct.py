@@ -18,6 +18,7 @@ from uvicorn.server import ServerState
 from service.app import Bidlight
 from service.connection import Connection
 from service.direct import DirectExchange
+from service.known_heads import MAX_HEADS, KnownHeads
 from service.settings import Settings
 from service.supervision import server_config
 from tests.running import RunningApp
@@ -285,3 +286,42 @@ def test_a_stopping_service_answers_what_is_under_way_and_closes(apps: dict[str,
     assert answer.startswith(b"HTTP/1.1 200")
     assert b"connection: close\r\n" in answer
     assert rest == b""
+
+
+def test_a_head_that_was_read_before_is_not_read_again_and_changes_no_answer(
+    apps: dict[str, RunningApp],
+) -> None:
+    """On other connections too; what is no whole request, or more than one, the parser reads."""
+    one, two = (json.dumps(bid_request(2, identifier)).encode() for identifier in ("req-1", "req-2"))
+    sent = [post(one), post(two), post(one)[:-1], post(one)[-1:], post(two) + post(one), post(two)]
+    for _ in range(2):
+        direct, through_asgi = (answers_of(apps[way], sent, 6) for way in WAYS)
+        assert len(direct) == 6
+        assert direct == through_asgi
+    assert apps["parser"].app.direct_endpoint is not None
+    known = apps["parser"].app.direct_endpoint.known_heads
+    assert known.find(post(one)) == ({**dict(HEADERS), b"content-length": b"%d" % len(one)}, one)
+    for other in (post(one)[:-1], post(one) + b"x", post(one, "X-Arm: b"), post(one, version="1.0")):
+        assert known.find(other) is None
+
+
+HEADERS = ((b"host", b"test"), (b"content-type", b"application/json"))
+
+
+def test_only_so_many_heads_are_known() -> None:
+    heads = KnownHeads()
+    for number in range(3 * MAX_HEADS):
+        heads.remember(post(b"{}", f"X-Split-Key: {number}"), {b"content-length": b"2"})
+        assert len(heads._headers) <= MAX_HEADS
+    heads.remember(post(b"{}", f"X-Split-Key: {'k' * 2000}"), {b"content-length": b"2"})
+    assert heads.find(post(b"{}", f"X-Split-Key: {'k' * 2000}")) is None
+    assert heads.find(post(b"{}", f"X-Split-Key: {number}")) is not None
+
+
+def test_a_closing_head_is_never_known(apps: dict[str, RunningApp]) -> None:
+    closing = post(json.dumps(bid_request(1, "last")).encode(), "Connection: close")
+    for _ in range(2):
+        (answer,) = answers_of(apps["parser"], [closing], 2)
+        assert b"connection: close" in answer
+    assert apps["parser"].app.direct_endpoint is not None
+    assert apps["parser"].app.direct_endpoint.known_heads.find(closing) is None
