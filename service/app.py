@@ -14,9 +14,7 @@ import signal
 import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -27,16 +25,14 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from service.arm_meter import ArmMeter
-from service.arms import Arm, ArmSpec, ArmTable, parse_arm
+from service.arms import Arm, ArmTable
 from service.bidding import BidPolicy
-from service.bundle.errors import BundleError
-from service.bundle.store import Bundle, load_bundle
 from service.docs_page import draw_docs
 from service.endpoint import Message, PredictEndpoint, Receive, Scope, Send
 from service.errors import BadConfiguration, MethodNotAllowed, NotFound, NotReady, ServiceError
+from service.loading import LoadedArm, load_arms
 from service.metrics import Metrics
 from service.openapi import merge_predict
-from service.predictor import Predictor, choose_variant
 from service.settings import Settings
 from service.stored_features import StoredFeatures
 
@@ -228,55 +224,6 @@ def bid_policy(settings: Settings) -> BidPolicy:
 def stored_features(settings: Settings, metrics: Metrics) -> StoredFeatures | None:
     """The feature store of the settings, if they name one; raises BadConfiguration."""
     return StoredFeatures(settings, metrics) if settings.feature_store else None
-
-
-@dataclass(frozen=True, eq=False)
-class LoadedArm:
-    """An arm read and verified, of which nothing runs yet: what processes can share that a fork makes."""
-
-    spec: ArmSpec
-    bundle: Bundle
-    variant: str
-
-
-def read_arms(settings: Settings) -> list[LoadedArm]:
-    """Every arm of the settings with the graph it will serve; raises BadConfiguration naming the arm."""
-    arms = []
-    for spec in [parse_arm(text) for text in settings.arms]:
-        try:
-            bundle = load_bundle(Path(spec.folder))
-            variant = choose_variant(bundle, settings.variant)
-            bundle.tables(variant)  # reads them, so that they are shared too
-        except BundleError as error:
-            raise BadConfiguration(f"arm {spec.name}: {error}") from None
-        graphs, shared_graphs = (
-            {variant: all_graphs[variant]} if variant in all_graphs else {}
-            for all_graphs in (bundle.graphs, bundle.shared_graphs)
-        )
-        bundle = replace(bundle, graphs=graphs, shared_graphs=shared_graphs)
-        arms.append(LoadedArm(spec, bundle, variant))
-    return arms
-
-
-async def load_arms(settings: Settings, loaded: Sequence[LoadedArm] | None = None) -> ArmTable:
-    """Every arm of the settings, its golden rows replayed; raises BadConfiguration naming the arm.
-
-    The bundles are read from their folders, unless they are `loaded`.
-    """
-    specs = [parse_arm(text) for text in settings.arms]
-    arms = []
-    for number, spec in enumerate(specs):
-        try:
-            # In a thread: a service that reloads goes on answering.
-            if loaded is None:
-                predictor = await asyncio.to_thread(Predictor.load, spec.folder, settings)
-            else:
-                predictor = await asyncio.to_thread(Predictor, loaded[number].bundle, settings)
-            await predictor.replay_golden()
-        except (BundleError, BadConfiguration) as error:
-            raise BadConfiguration(f"arm {spec.name}: {error}") from None
-        arms.append(Arm(spec.name, spec.weight, predictor))
-    return ArmTable(arms, settings.split_salt)
 
 
 @asynccontextmanager

@@ -17,7 +17,8 @@ from typing import NoReturn
 
 from prometheus_client import values
 
-from service.app import LoadedArm, create_app
+from service.app import create_app
+from service.loading import LoadedArm
 from service.settings import Settings
 from service.supervision import STARTUP_FAILURE, Server, server_config
 
