@@ -7,8 +7,9 @@ as `Class(fields, **hyperparameters)`. What it cannot show to be safe it leaves 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -68,15 +69,15 @@ def compact(model: nn.Module, hyperparameters: Mapping[str, Any]) -> Compacted:
     """A model with exact zeros -> its smaller equal, in eval mode; the model given is left as it is.
 
     `hyperparameters` are the keyword arguments that the model was built with, beside its fields. After each
-    part is taken out (embedding rows, field pairs, neurons) both models are run on random ids: a part that
-    changes the logits, or a class that cannot be built so, keeps its masked form, with a note. Raises
-    ValueError when the model has no `fields`.
+    part is taken out (embedding rows, field pairs, the neurons of each perceptron) both models are run on
+    random ids: a part that changes the logits, or a class that cannot be built so, keeps its masked form,
+    with a note. Raises ValueError when the model has no `fields`.
     """
     if not isinstance(fields := getattr(model, "fields", None), tuple):
         raise ValueError(f"'model' must have a tuple of fields as `.fields` (got {type(model).__name__})")
     plan = _Plan(fields, dict(hyperparameters), {}, {})
     smaller, difference, notes = model, 0.0, []
-    for part, take_out in _PARTS.items():
+    for part, take_out in _parts_of(model).items():
         try:
             candidate = take_out(model, plan)
             if candidate is not plan:
@@ -165,23 +166,27 @@ def _drop_pairs(model: nn.Module, plan: _Plan) -> _Plan:
     )
 
 
-def _drop_neurons(model: nn.Module, plan: _Plan) -> _Plan:
-    """Each perceptron is made narrower by the argument that sizes it alone."""
-    perceptrons = [(path, mlp) for path, mlp in _layers(model, MLP) if len(mlp.hidden)]
-    if strangers := [path for path, mlp in perceptrons if linear_layers(mlp) is None]:
-        raise _UnknownError(f"'{strangers[0]}' holds more than linear layers with biases")
-    hyperparameters, tensors = dict(plan.hyperparameters), dict(plan.tensors)
-    for path, mlp in perceptrons:
-        small = without_dead_neurons(layers := linear_layers(mlp) or ())
-        if small.widths == hidden_widths(layers):
-            continue
-        argument = _units_argument(model, path)
-        _only(model, [one for one in perceptrons if _units_argument(model, one[0]) == argument], argument)
-        hyperparameters[argument] = small.widths
-        tensors |= _tensors_of(small, path, mlp.has_output)
-    if tensors.keys() == plan.tensors.keys():
+def _drop_neurons(model: nn.Module, plan: _Plan, *, path: str) -> _Plan:
+    """The perceptron at `path` is made narrower by the argument that sizes it alone."""
+    perceptrons = _perceptrons(model)
+    mlp = dict(perceptrons)[path]
+    if (layers := linear_layers(mlp)) is None:
+        raise _UnknownError("it holds more than linear layers with biases")
+    small = without_dead_neurons(layers)
+    if small.widths == hidden_widths(layers):
         return plan
-    return replace(plan, hyperparameters=hyperparameters, tensors=tensors)
+    argument = _units_argument(model, path)
+    _only(model, [one for one in perceptrons if _units_argument(model, one[0]) == argument], argument)
+    return replace(
+        plan,
+        hyperparameters={**plan.hyperparameters, argument: small.widths},
+        tensors={**plan.tensors, **_tensors_of(small, path, mlp.has_output)},
+    )
+
+
+def _perceptrons(model: nn.Module) -> list[tuple[str, MLP]]:
+    """Those with hidden layers, by their paths."""
+    return [(path, mlp) for path, mlp in _layers(model, MLP) if len(mlp.hidden)]
 
 
 def _units_argument(model: nn.Module, path: str) -> str:
@@ -199,7 +204,12 @@ def _tensors_of(perceptron: Perceptron, path: str, has_output: bool) -> dict[str
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
-_PARTS = {"zero embedding rows": _merge_rows, "pruned pairs": _drop_pairs, "dead neurons": _drop_neurons}
+def _parts_of(model: nn.Module) -> dict[str, Callable[[nn.Module, _Plan], _Plan]]:
+    """What may be taken out, in turn; a perceptron a part, so that an unknown one keeps no other wide."""
+    neurons = {
+        f"dead neurons of '{path}'": partial(_drop_neurons, path=path) for path, _ in _perceptrons(model)
+    }
+    return {"zero embedding rows": _merge_rows, "pruned pairs": _drop_pairs, **neurons}
 
 
 def _only(model: nn.Module, layers: list[tuple[str, Any]], argument: str) -> tuple[str, Any]:

@@ -21,6 +21,7 @@ from export.compress.rows import renumber
 from export.train.build import build_model, model_fields
 from export.train.config import TrainConfig
 from models.deep_fwfm import DeepFwFM
+from models.dice import Dice
 from models.embedding import FeaturesEmbedding
 from models.fields import Field
 from models.fwfm import FwFM
@@ -306,6 +307,49 @@ def test_what_is_not_known_to_be_safe_stays_masked_and_is_said(
     for note, reason in zip(compacted.notes, reasons, strict=True):
         assert "stay masked" in note
         assert re.search(reason, note)
+    assert_equal(model, compacted)
+
+
+class WithDice(nn.Module):
+    """A plain perceptron beside one whose activation has parameters of its own."""
+
+    def __init__(self, fields: tuple[Field, ...], hidden_units: tuple[int, ...] = (6, 4)) -> None:
+        super().__init__()
+        self.fields = tuple(fields)
+        self.embedding = FeaturesEmbedding(fields, 2)
+        self.gate = MLP(2 * len(fields), (5,), 0.0, activation=Dice)
+        self.mlp = MLP(2 * len(fields), hidden_units, 0.0)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        embeddings = self.embedding(ids).flatten(1)
+        logits: Tensor = self.mlp(embeddings) * self.gate(embeddings)
+        return logits
+
+
+class WithOwnWidths(WithDice):
+    """The same with an argument for the gate, so that the perceptron has its own."""
+
+    def __init__(
+        self,
+        fields: tuple[Field, ...],
+        hidden_units: tuple[int, ...] = (6, 4),
+        gate_units: tuple[int, ...] = (5,),
+    ) -> None:
+        super().__init__(fields, hidden_units)
+
+
+@pytest.mark.parametrize(("build", "live"), [(WithOwnWidths, (2, 4)), (WithDice, (6, 4))])
+def test_a_perceptron_that_is_not_known_keeps_no_other_wide(build: Any, live: tuple[int, ...]) -> None:
+    torch.manual_seed(2)
+    model = build((Field("a", 9), Field("b", 7)))
+    with torch.no_grad():
+        model.mlp.hidden[0].weight[2:] = 0.0
+    compacted = compact(model, {})
+    assert any(
+        note.startswith("dead neurons of 'gate' stay masked: it holds more") for note in compacted.notes
+    )
+    assert len(compacted.notes) == 1 + (live == (6, 4)), "where one argument is for both, both keep theirs"
+    assert (*(layer.out_features for layer in compacted.model.mlp.hidden),) == live  # type: ignore[union-attr]
     assert_equal(model, compacted)
 
 
