@@ -15,6 +15,7 @@ import torch
 
 from export.compress.compact import compact as compact_model
 from export.compress.config import PruneConfig
+from export.compress.perceptrons import find_perceptrons
 from export.compress.prune import PruneResult
 from export.compress.prune import prune as prune_model
 from export.compress.recipes import Recipe
@@ -137,8 +138,9 @@ def prune(
 ) -> Pruned | None:
     """WORK/dense.pt -> pruned.pt (exact zeros) and compact.pt (without them).
 
-    What `choice` leaves open is as in training; a `recipe` goes before the preset it names. A recipe that
-    prunes nothing only clears what an earlier pruning left.
+    What `choice` leaves open is as in training; a `recipe` goes before the preset it names. A model without
+    neurons that can go keeps them, with a warning. A recipe that prunes nothing only clears what an earlier
+    pruning left.
     """
     recipe = recipe or choice.recipe()
     schedule = PruneConfig(
@@ -147,6 +149,12 @@ def prune(
     log = open_log(work.path("log"))
     network, model, hyperparameters = load_checkpoint(work.path("dense.pt"), log.schema)
     trained = work.read_record("train", Trained)
+    if recipe.neurons > 0.0 and not find_perceptrons(network):
+        say(
+            f"warning: 'neurons' must be 0 for {model}, which has no perceptron of linear layers and ReLU "
+            f"(got {recipe.neurons:g}); none is pruned: leave --neurons out, or prune weights"
+        )
+        recipe = recipe.with_neurons(0.0)
     work.start("prune")
     if not recipe.prunes:
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -179,7 +179,7 @@ class PruneChoice:
         recipe = find_recipe(self.preset)
         if self.neurons is None or self.neurons == recipe.neurons:
             return recipe
-        return replace(recipe, name=f"{recipe.name}, neurons {self.neurons:.0%}", neurons=self.neurons)
+        return recipe.with_neurons(self.neurons)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ It knows no model; `export.compress.targets` says which weights belong to which 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from export.errors import ExportError
 
@@ -43,6 +43,11 @@ class Recipe:
     def rates(self) -> dict[str, float]:
         """Part -> target rate; neurons are named only where whole ones go."""
         return {part: getattr(self, part) for part in PARTS if part != "neurons" or self.neurons > 0.0}
+
+    def with_neurons(self, share: float) -> Recipe:
+        """This recipe with another share of neurons, which its name tells."""
+        preset = self.name.partition(",")[0]
+        return replace(self, name=f"{preset}, neurons {share:.0%}", neurons=share)
 
     @property
     def prunes(self) -> bool:

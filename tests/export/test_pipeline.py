@@ -19,7 +19,7 @@ from export.data.encoded import Part, open_log
 from export.data.errors import LogError
 from export.errors import ExportError
 from export.graph_stages import quantize, spread_rows, to_onnx
-from export.model_stages import fit_schema, train
+from export.model_stages import fit_schema, prune, train
 from export.package import package
 from export.pipeline import run
 from export.plan import Plan, PruneChoice, TrainChoice, default_work, fitting_batch
@@ -159,6 +159,23 @@ def test_whole_neurons_go_and_are_written_down(exported, tmp_path: Path) -> None
     page = (bundle.folder / "report" / "index.html").read_text()
     assert "neurons: pruned (target 50.0%)" in page
     assert "8-4 of 16-8" in page
+
+
+def test_neurons_that_a_model_has_not_are_dropped_with_a_warning(exported, tmp_path: Path) -> None:
+    work = Work(tmp_path / "work")
+    fit_schema(work, exported.plan.data, exported.plan.schema, split=exported.plan.split, say=str)
+    train(work, "lr", {}, replace(exported.plan.training.config(2800), epochs=1), say=str)
+    lines: list[str] = []
+    assert prune(work, PruneChoice(preset="none", neurons=0.5), say=lines.append) is None
+    assert not work.has("pruned.pt")
+    (line,) = lines
+    assert line.startswith("warning: 'neurons' must be 0 for lr")
+    assert "(got 0.5)" in line
+    choice = PruneChoice(preset="narrow", prune_epochs=0.1, finetune_epochs=0.1)
+    pruned = prune(work, choice, say=lines.append)
+    assert pruned is not None
+    assert pruned.recipe == "narrow, neurons 0%"
+    assert "neurons" not in {**pruned.rates, **pruned.reached}
 
 
 def test_fwfm_on_a_down_sampled_log_goes_the_whole_way(exported, tmp_path: Path) -> None:
