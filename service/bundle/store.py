@@ -221,14 +221,16 @@ def save_bundle(
         raise BundleError(MANIFEST_FILE, expected, ", ".join(descriptions), "describe each graph")
     files = {
         **schema_to_files(schema),
-        **{descriptions[variant].file: graph for variant, graph in graphs.items()},
-        **_shared_files(shared_graphs or {}, descriptions),
         CALIBRATION_FILE: calibrators_to_file(tuple(calibrators.values())),
         GOLDEN_FILE: msgspec.json.encode(golden) + b"\n",
     }
-    for file, data in (extra_files or {}).items():
+    for file, data in (
+        *((descriptions[variant].file, graph) for variant, graph in graphs.items()),
+        *_shared_files(shared_graphs or {}, descriptions),
+        *(extra_files or {}).items(),
+    ):
         if file in files:
-            raise BundleError(file, "written by the bundle itself", "an extra file", "give it another name")
+            raise BundleError(file, "the name of one file", "two", "give each its own name")
         files[file] = data
     entries = {
         file: FileEntry(len(files[file]), hashlib.sha256(files[file]).hexdigest()) for file in sorted(files)
@@ -259,16 +261,16 @@ def save_bundle(
     return manifest
 
 
-def _shared_files(graphs: Mapping[str, bytes], descriptions: Mapping[str, Graph]) -> dict[str, bytes]:
-    """File -> ONNX bytes. Raises BundleError for a graph that no description tells the file of."""
-    files = {}
+def _shared_files(
+    graphs: Mapping[str, bytes], descriptions: Mapping[str, Graph]
+) -> Iterator[tuple[str, bytes]]:
+    """Files and their ONNX bytes. Raises BundleError for a graph that no description tells the file of."""
     for variant, graph in graphs.items():
         shared = descriptions[variant].shared_context if variant in descriptions else None
         if shared is None:
             expected = f"with a shared_context of the graph {variant}"
             raise BundleError(MANIFEST_FILE, expected, "none", "describe each graph")
-        files[shared.file] = graph
-    return files
+        yield shared.file, graph
 
 
 def check_replaceable(folder: Path) -> None:

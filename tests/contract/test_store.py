@@ -264,7 +264,11 @@ def with_table(descriptions: dict[str, Graph]) -> dict[str, Graph]:
         (lambda parts: {"extra_files": {"../evil": b""}}, "plain paths inside the bundle"),
         (lambda parts: {"extra_files": {"/etc/evil": b""}}, "plain paths inside the bundle"),
         (lambda parts: {"extra_files": {"manifest.json": b""}}, "plain paths inside the bundle"),
-        (lambda parts: {"extra_files": {"schema.json": b""}}, "give it another name"),
+        (lambda parts: {"extra_files": {"schema.json": b""}}, "give each its own name"),
+        (
+            lambda parts: {"descriptions": dict.fromkeys(parts["graphs"], parts["descriptions"]["int8"])},
+            "give each its own name",
+        ),
         (lambda parts: {"schema": parts["schema"].renumbered({"../ad": np.r_[0, 1, [2] * 6]})}, "row 0"),
         (lambda parts: {"golden": msgspec.structs.replace(parts["golden"], ids=())}, "3 ids"),
         (
