@@ -57,6 +57,11 @@ class BidPolicy:
             )
         if not 0.0 <= self.floor < math.inf:
             raise ValueError(f"'floor' must be a finite number from 0 (got {self.floor!r}); 0 means none")
+        if self.floor > self.cap_micros / MICROS:
+            raise ValueError(
+                f"'floor' must be at most the highest bid, {self.cap_micros / MICROS:g} (got {self.floor!r}); "
+                "above it nothing would ever be bid"
+            )
 
     @cached_property
     def cap_micros(self) -> int:

@@ -57,8 +57,15 @@ VALUES = st.one_of(
     ),
 )
 FLOORS = st.one_of(st.none(), st.just(0.0), MONEY, HALF_MICROS, WHOLE_RANGE)
+
+
+def policy_of(multiplier: float, cap: float | None, floor: float) -> BidPolicy:
+    """A policy whose floor is not above its cap."""
+    return BidPolicy(multiplier, cap, min(floor, BidPolicy(cap=cap).cap_micros / 1e6))
+
+
 POLICIES = st.builds(
-    BidPolicy,
+    policy_of,
     multiplier=st.one_of(st.just(1.0), st.floats(1e-6, 1e6), st.sampled_from([0.5, 0.1, 1e-6, 1e6])),
     cap=st.one_of(st.none(), MONEY.filter(bool), st.floats(1e-6, 1e300)),
     floor=FLOORS.filter(lambda floor: floor is not None),
@@ -152,6 +159,10 @@ def test_columns_that_are_absent(rows: int) -> None:
         ({"floor": -0.01}, "floor"),
         ({"floor": math.inf}, "floor"),
         ({"floor": math.nan}, "floor"),
+        ({"floor": 0.5, "cap": 0.25}, "floor"),
+        ({"floor": 2.0 * MAX_BID}, "floor"),
+        # The highest bid is the cap in whole micros.
+        ({"floor": 0.2500001, "cap": 0.2500001}, "floor"),
     ],
 )
 def test_a_policy_that_makes_no_sense_is_refused(options: dict[str, float], name: str) -> None:
