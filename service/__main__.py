@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from service.errors import BadConfiguration
+from service.errors import STARTUP_FAILURE, BadConfiguration
 from service.settings import ENV_PREFIX, Settings
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from service.bundle.manifest import Golden, Manifest
 
-STARTUP_FAILURE = 3
 MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 # A service is a process a core: no library shall start a thread a core behind its back.
 LIBRARY_VARIABLES = {"OMP_NUM_THREADS": "1"}

@@ -28,6 +28,9 @@ from typing import ClassVar
 
 import msgspec
 
+# What a process ends with that refused to start.
+STARTUP_FAILURE = 3
+
 MAX_MESSAGE_CHARACTERS = 400
 
 

@@ -13,8 +13,6 @@ import uvicorn
 from service.connection import Connection
 from service.settings import Settings
 
-STARTUP_FAILURE = 3
-
 
 class DropEcho(logging.Filter):
     """Drops the server's second line about a start that failed: the first has said why."""

@@ -30,12 +30,11 @@ from functools import partial
 from prometheus_client import values
 from prometheus_client.multiprocess import mark_process_dead
 
-from service.errors import BadConfiguration
+from service.errors import STARTUP_FAILURE, BadConfiguration
 from service.listening import bind_beside, bind_together, cores_of_workers
 from service.loading import LoadedArm, read_arms
 from service.metrics import Metrics
 from service.settings import Settings
-from service.supervision import STARTUP_FAILURE
 from service.worker import LEAVING, REFUSED, SERVING, SIGNALS, Post, become_worker
 
 logger = logging.getLogger("bidlight")
