@@ -89,7 +89,9 @@ def measure(
     check: Callable[[str, Case], object] | None = None,
     tell: Callable[[str], object] | None = None,
 ) -> tuple[dict[Key, Point], dict[Key, str]]:
-    """The median point of every server in every case, with wrk held on `core`, and why there is none.
+    """The median point of every server in every case, with wrk held on `core`, and what went wrong with it.
+
+    A server that fails in a later repetition keeps the points of those before, and is asked no more.
 
     `file_of` names the file of bodies that a server is sent in a case. `seconds` is one repetition's; a
     second of each server and case warms up and is not counted. `check` is called before that and raises
@@ -119,7 +121,7 @@ def measure(
                     server.pause()
             if tell is not None:
                 tell(f"round {repetition + 1} of {repetitions}: {case}")
-    return {key: median(points) for key, points in found.items() if key not in failures}, failures
+    return {key: median(points) for key, points in found.items()}, failures
 
 
 def run_wrk(server: Server, bodies: Path, connections: int, seconds: int, core: int | None) -> Point:

@@ -135,10 +135,14 @@ def measure_closed(
         tell=tell,
     )
     measured.points = {(names[name], case): point for (name, case), point in points.items()}
-    for (name, case), reason in failures.items():
+    for name in dict.fromkeys(name for name, _ in failures):
+        (case, reason), *others = [(case, reason) for (who, case), reason in failures.items() if who == name]
         where = f"{case.candidates} candidates x {case.connections} connections"
+        more = f", and {len(others)} more points" if others else ""
         wrote = servers[names[name]].last_output() or "nothing"
-        measured.leave_out(name, f"{where}: {reason}; it wrote: {wrote}")
+        measured.leave_out(
+            name, f"failed at {where}{more} (rounds before count): {reason}; it wrote: {wrote}"
+        )
 
 
 def cases_of(candidates: Sequence[int], connections: Sequence[int]) -> list[Case]:
