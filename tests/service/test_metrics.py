@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.arm_meter import PENDING_ANSWERS, ArmMeter
+from service.arm_meter import PENDING_ANSWERS, PENDING_BATCHES, ArmMeter
 from service.batcher import BatchReport
 from service.bundle.schema import Field, Kind, Role, Schema, Vocabulary
 from service.endpoint import Prediction
@@ -72,10 +72,49 @@ def test_features_of_one_role_only_are_counted(role: Role) -> None:
     assert found['bidlight_oov_features_total{arm="control",field="site"}'] == 1
 
 
+def batch_of(rows: int) -> BatchRows:
+    """One request of so many rows."""
+    return BatchRows.of([RequestRows(np.zeros(5, np.int32), np.zeros((rows, 2), np.int32))])
+
+
+def test_many_batches_are_counted_after_their_answers_are_out() -> None:
+    metrics = Metrics()
+    meter = ArmMeter(metrics, "control", tiny_schema())
+    batch, pctrs = batch_of(1), np.array([0.5])
+    most = 0
+
+    async def answer(outcome: asyncio.Future[int]) -> None:
+        nonlocal most
+        pending = await outcome
+        assert len(meter._runs) == pending  # nothing was settled on the way
+        most = max(most, pending)
+        meter.count_answered(0.001)
+
+    async def run_batches() -> None:
+        for _ in range(3 * PENDING_BATCHES):
+            outcome: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+            task = asyncio.create_task(answer(outcome))
+            await asyncio.sleep(0)
+            pending = len(meter._runs)
+            meter.count_batch(BatchReport(rows=1, callers=1, queue_seconds=0.0))
+            meter.count_run(batch, pctrs, 0.0, 0.0)
+            outcome.set_result(pending + 1)
+            await task
+
+    asyncio.run(run_batches())
+    assert PENDING_BATCHES < most < PENDING_BATCHES + 4
+    meter.publish(0)
+    found = read_metrics(metrics.exposition()[0].decode())
+    for name in ("request_seconds_count", "batch_rows_count", "batch_rows_sum", "pctr_count"):
+        assert found[f'bidlight_{name}{{arm="control"}}'] == 3 * PENDING_BATCHES
+
+
 def test_batches_refusals_and_names() -> None:
     metrics = Metrics()
     meter = ArmMeter(metrics, "control", tiny_schema())
-    meter.count_batch(BatchReport(rows=7, callers=2, queue_seconds=0.25))
+    for _ in range(2):  # of which the first one fails
+        meter.count_batch(BatchReport(rows=7, callers=2, queue_seconds=0.25))
+    meter.count_run(batch_of(7), np.full(7, 0.5), 0.0, 0.0)
     metrics.refuse("", "malformed_body")
     metrics.refuse("", "malformed_body")
     meter.count_unknown([f"name-{n}" for n in range(30)])
@@ -114,13 +153,22 @@ def test_two_services_in_a_process_do_not_mix() -> None:
 def test_many_answers_take_no_memory_until_a_scrape() -> None:
     metrics = Metrics()
     meter = ArmMeter(metrics, "control", tiny_schema())
-    tracemalloc.start()
-    for _ in range(300):
-        meter.count_batch(BatchReport(rows=1, callers=1, queue_seconds=0.0))
-        for _ in range(100):
-            meter.count_answered(random.random())
-    kept, _ = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
+    batch, pctrs = batch_of(1), np.array([0.5])
+
+    async def answer() -> None:
+        for _ in range(300):
+            meter.count_batch(BatchReport(rows=1, callers=1, queue_seconds=0.0))
+            meter.count_run(batch, pctrs, 0.0, 0.0)
+            for _ in range(100):
+                meter.count_answered(random.random())
+            await asyncio.sleep(0)
+
+    with asyncio.Runner() as runner:
+        runner.run(asyncio.sleep(0))
+        tracemalloc.start()
+        runner.run(answer())
+        kept, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
     assert kept < 3 * PENDING_ANSWERS * (sys.getsizeof(0.0) + 8)
     for _ in range(2):
         meter.publish(0)
