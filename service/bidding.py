@@ -59,8 +59,8 @@ class BidPolicy:
             raise ValueError(f"'floor' must be a finite number from 0 (got {self.floor!r}); 0 means none")
         if self.floor > self.cap_micros / MICROS:
             raise ValueError(
-                f"'floor' must be at most the highest bid, {self.cap_micros / MICROS:g} (got {self.floor!r}); "
-                "above it nothing would ever be bid"
+                f"'floor' must be at most the highest bid, {self.cap_micros / MICROS:g} "
+                f"(got {self.floor!r}); above it nothing would ever be bid"
             )
 
     @cached_property
