@@ -23,6 +23,7 @@ from loadtest import closed_loop
 from loadtest.answers import WrongAnswer, ask, compare
 from loadtest.bid_requests import BidRequestMaker, SampleError, parse_sizes, read_samples
 from loadtest.closed_loop import Case, MeasurementError
+from loadtest.counts import at_least_one, counts
 from loadtest.latency import format_summary
 from loadtest.machine import busy_cores, cores, describe_machine
 from loadtest.server_process import REPOSITORY, Server, ServerError, running
@@ -173,22 +174,12 @@ def _rounded(figures: dict[str, float | None]) -> dict[str, float | None]:
     return {name: None if figure is None else round(figure, 3) for name, figure in figures.items()}
 
 
-def _counts(text: str) -> tuple[int, ...]:
-    return tuple(_at_least_one(part) for part in text.split(","))
-
-
 def _sizes(text: str) -> str:
     try:
         parse_sizes(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return text
-
-
-def _at_least_one(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1 (got {text!r})")
-    return int(text)
 
 
 def _parse(arguments: Sequence[str] | None) -> Plan:
@@ -202,15 +193,13 @@ def _parse(arguments: Sequence[str] | None) -> Plan:
     add("--bundle", type=Path, default="artifacts/demo", metavar="FOLDER", help="the bundle that both serve")
     add(
         "--seconds",
-        type=_at_least_one,
+        type=at_least_one,
         default=10,
         metavar="N",
         help="seconds a point, all repetitions together",
     )
-    add("--repetitions", type=_at_least_one, default=3, metavar="N", help="repetitions a point, interleaved")
-    add(
-        "--users", type=_at_least_one, default=8, metavar="N", help="Locust's users, a request under way each"
-    )
+    add("--repetitions", type=at_least_one, default=3, metavar="N", help="repetitions a point, interleaved")
+    add("--users", type=at_least_one, default=8, metavar="N", help="Locust's users, a request under way each")
     add(
         "--sizes",
         type=_sizes,
@@ -218,10 +207,8 @@ def _parse(arguments: Sequence[str] | None) -> Plan:
         metavar="COUNT:WEIGHT,...",
         help="candidates a request of Locust",
     )
-    add(
-        "--candidates", type=_counts, default="1,100", metavar="COUNT,...", help="candidates a request of wrk"
-    )
-    add("--connections", type=_counts, default="1,32", metavar="COUNT,...", help="connections of wrk")
+    add("--candidates", type=counts, default="1,100", metavar="COUNT,...", help="candidates a request of wrk")
+    add("--connections", type=counts, default="1,32", metavar="COUNT,...", help="connections of wrk")
     add("--server-core", type=int, choices=allowed, default=allowed[0], help="core that holds the services")
     add(
         "--client-core", type=int, choices=allowed, default=allowed[-1], help="core that holds Locust and wrk"

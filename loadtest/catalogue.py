@@ -28,6 +28,7 @@ from loadtest.body_forms import FORMS
 from loadtest.catalogue_figures import KNOWN, REFRESHED, SENT, Way
 from loadtest.catalogue_requests import Requests
 from loadtest.closed_loop import WARM_UP_SECONDS, Case, Key, MeasurementError, Point, run_wrk
+from loadtest.counts import at_least_one
 from loadtest.known_ads import CannotLoad, write_known_ads
 from loadtest.machine import busy_cores, cores, describe_machine
 from loadtest.server_process import Server, ServerError, running
@@ -214,10 +215,10 @@ def _parse(arguments: Sequence[str] | None) -> Plan:
     )
 
     def option(name: str, default: int, what: str) -> None:
-        parser.add_argument(name, type=_at_least_one, default=default, metavar="N", help=what)
+        parser.add_argument(name, type=at_least_one, default=default, metavar="N", help=what)
 
     def counts(name: str, default: list[int], what: str) -> None:
-        parser.add_argument(name, type=_at_least_one, nargs="+", default=default, metavar="COUNT", help=what)
+        parser.add_argument(name, type=at_least_one, nargs="+", default=default, metavar="COUNT", help=what)
 
     parser.add_argument(
         "--bundle", type=Path, default="artifacts/demo", metavar="FOLDER", help="the bundle to serve"
@@ -236,12 +237,6 @@ def _parse(arguments: Sequence[str] | None) -> Plan:
         print(f"note: services and wrk share core {options.server_core}", file=sys.stderr)
     lists = {name: tuple(value) for name, value in vars(options).items() if isinstance(value, list)}
     return Plan(**{**vars(options), **lists})
-
-
-def _at_least_one(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1 (got {text!r})")
-    return int(text)
 
 
 def _fail(message: str) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from loadtest.counts import at_least_one, counts
 from loadtest.machine import cores
 from loadtest.rivals.contenders import CONTENDERS
 
@@ -58,13 +59,13 @@ def parse(arguments: Sequence[str] | None) -> Plan:
     add("--contenders", type=_names, default="all", metavar="NAMES", help=known)
     ways = "whether requests send their candidates' features, or servers know them beforehand, by id"
     add("--ads", choices=(SENT, KNOWN), default=SENT, help=ways)
-    add("--known-ads", type=_at_least_one, default=100_000, metavar="N", help="ads that are known")
-    add("--candidates", type=_counts, default="1 10 100 500", metavar="COUNTS", help="candidates a request")
-    add("--connections", type=_counts, default="1 8 32 128", metavar="COUNTS", help="connections of wrk")
-    add("--seconds", type=_at_least_one, default=6, metavar="N", help="seconds a point, all rounds together")
-    add("--rounds", type=_at_least_one, default=3, metavar="N", help="rounds: each visits every point")
+    add("--known-ads", type=at_least_one, default=100_000, metavar="N", help="ads that are known")
+    add("--candidates", type=counts, default="1 10 100 500", metavar="COUNTS", help="candidates a request")
+    add("--connections", type=counts, default="1 8 32 128", metavar="COUNTS", help="connections of wrk")
+    add("--seconds", type=at_least_one, default=6, metavar="N", help="seconds a point, all rounds together")
+    add("--rounds", type=at_least_one, default=3, metavar="N", help="rounds: each visits every point")
     shares = "also send at these shares of the peak, in percent, whether answered or not, such as '10 50 90'"
-    add("--open-loop", type=_counts, default=(), metavar="PERCENTS", help=shares)
+    add("--open-loop", type=counts, default=(), metavar="PERCENTS", help=shares)
     add("--server-core", type=int, choices=allowed, default=allowed[0], help="core that holds the servers")
     add("--client-core", type=int, choices=allowed, default=allowed[-1], help="core that holds the clients")
     add("--out", type=Path, default="artifacts/rivals", metavar="FOLDER", help="where plots and JSON go")
@@ -84,16 +85,3 @@ def _names(text: str) -> tuple[str, ...]:
             f"must be names of {', '.join(CONTENDERS)} (got {text!r}); for example 'bidlight naive'"
         )
     return names
-
-
-def _counts(text: str) -> tuple[int, ...]:
-    counts = tuple(_at_least_one(part) for part in text.replace(",", " ").split())
-    if not counts:
-        raise argparse.ArgumentTypeError(f"must be whole numbers from 1 (got {text!r}); for example '1 100'")
-    return counts
-
-
-def _at_least_one(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1 (got {text!r})")
-    return int(text)
