@@ -31,8 +31,8 @@ class Point:
     """What a server did at one size of request and one number of connections.
 
     `requests_a_second` are those answered with success; `errors` are other answers and broken connections.
-    `cpu_us` is the processor time a request of all the server's processes, and `memory_mb` what they hold:
-    what it costs, whoever else uses the machine; None if unknown.
+    `cpu_us` is the processor time of all the server's processes for each answered with success, and
+    `memory_mb` what they hold: what it costs, whoever else uses the machine; None if unknown.
     """
 
     requests_a_second: float
@@ -152,7 +152,7 @@ def run_wrk(server: Server, bodies: Path, connections: int, seconds: int, core: 
         p99_ms=figures["p99_ms"],
         p999_ms=figures["p999_ms"],
         errors=errors,
-        cpu_us=None if before is None or after is None else (after - before) / figures["answers"] * 1e6,
+        cpu_us=None if before is None or after is None else (after - before) / good * 1e6,
         memory_mb=server.memory_mb(),
     )
 
