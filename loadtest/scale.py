@@ -23,6 +23,7 @@ from pathlib import Path
 from loadtest import closed_loop, process_tree
 from loadtest.bid_requests import BidRequestMaker, SampleError, read_samples
 from loadtest.closed_loop import MeasurementError
+from loadtest.counts import at_least_one, counts
 from loadtest.machine import busy_cores, cores, describe_machine
 from loadtest.process_tree import Memory
 from loadtest.server_process import Server, ServerError, running
@@ -103,12 +104,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def service(options: argparse.Namespace, workers: int) -> Iterator[Server]:
-    """Bidlight with so many workers, announced; each on a core of its own, where one is left for wrk."""
+    """Bidlight with so many workers, announced."""
+    pin_workers, core = pinning(workers, max(options.workers), cores())
     arguments = ["--arm", f"only={options.bundle.resolve()}", "--workers", str(workers)]
-    if 1 < workers < len(cores()):
-        arguments += ["--pin-workers", "on"]
-    with running("service", [*arguments, "--log-level", "warning"], is_ready=_is_announced) as server:
+    arguments += ["--pin-workers", pin_workers, "--log-level", "warning"]
+    with running("service", arguments, core=core, is_ready=_is_announced) as server:
         yield server
+
+
+def pinning(workers: int, most: int, usable: Sequence[int]) -> tuple[str, int | None]:
+    """The service's --pin-workers, and the core that holds it whole, where up to `most` workers are compared.
+
+    Where even the most of them leave wrk a core, each worker has one of its own, a single worker too; else
+    none has, and the system puts them and wrk where it likes. So all that are compared run alike.
+    """
+    if core_of_wrk(most, usable) is None:
+        return "off", None
+    return ("on", None) if workers > 1 else ("off", usable[0])
+
+
+def core_of_wrk(most: int, usable: Sequence[int]) -> int | None:
+    """The last core, where even the most workers leave it; None where wrk has to share."""
+    return usable[-1] if most < len(usable) else None
 
 
 def _is_announced(server: Server) -> bool:
@@ -161,7 +178,7 @@ def measure_speeds(options: argparse.Namespace, bodies: dict[int, Path]) -> list
 def _ask(server: Server, workers: int, candidates: int, bodies: Path, options: argparse.Namespace) -> Speed:
     """One run of wrk, and whose processor time it took."""
     processes = process_tree.members(server.process_id)
-    core = cores()[-1] if max(options.workers) < len(cores()) else None
+    core = core_of_wrk(max(options.workers), cores())
     closed_loop.run_wrk(server, bodies, options.connections, 1, core)
     before = [process_tree.cpu_seconds([process]) or 0.0 for process in processes]
     client_before = _client_seconds()
@@ -231,10 +248,11 @@ def speed_table(speeds: Sequence[Speed], core_count: int) -> str:
     return "\n".join(lines)
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    def counts(text: str) -> tuple[int, ...]:
-        return tuple(sorted({int(part) for part in text.replace(",", " ").split()}))
+def _different(text: str) -> tuple[int, ...]:
+    return tuple(sorted(set(counts(text))))
 
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     def option(name: str, kind: Callable[[str], object], default: object, what: str) -> None:
         parser.add_argument(name, type=kind, default=default, metavar="N", help=what)
 
@@ -246,11 +264,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--bundle", type=Path, default=Path("artifacts/demo"), metavar="FOLDER", help="the bundle to serve"
     )
-    option("--workers", counts, "1 2 4", "numbers of workers")
-    option("--candidates", counts, "1 100 500", "candidates a request")
-    option("--connections", int, 16, "connections of wrk")
-    option("--seconds", int, 3, "seconds of one run of wrk")
-    option("--repetitions", int, 3, "repetitions, of which the median counts")
+    option("--workers", _different, "1 2 4", "numbers of workers")
+    option("--candidates", _different, "1 100 500", "candidates a request")
+    option("--connections", at_least_one, 16, "connections of wrk")
+    option("--seconds", at_least_one, 3, "seconds of one run of wrk")
+    option("--repetitions", at_least_one, 3, "repetitions, of which the median counts")
     return parser.parse_args(arguments)
 
 
