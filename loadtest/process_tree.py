@@ -42,9 +42,15 @@ def cpu_seconds(processes: Iterable[int]) -> float | None:
 
 
 def memory_mb(processes: Iterable[int]) -> float | None:
-    """Resident memory in MB, pages that they share counted once (PSS); None where /proc is absent."""
+    """Resident memory in MB: what each has to itself, and once what the one that shares most shares.
+
+    Not the sum of PSS, which is less where programs that are none of these map the same libraries. Pages that
+    only others of these share are left out. None where /proc is absent.
+    """
     found = [memory for process in processes if (memory := memory_of(process)) is not None]
-    return sum(memory.proportional for memory in found) if found else None
+    if not found:
+        return None
+    return sum(memory.private for memory in found) + max(memory.shared for memory in found)
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,11 @@ class Memory:
     resident: float
     proportional: float
     private: float
+
+    @property
+    def shared(self) -> float:
+        """What others may have in memory too: all the rest."""
+        return self.resident - self.private
 
 
 def memory_of(process: int) -> Memory | None:

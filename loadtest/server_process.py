@@ -69,7 +69,7 @@ class Server:
         return process_tree.cpu_seconds(process_tree.members(self.process_id))
 
     def memory_mb(self) -> float | None:
-        """Resident memory of all its processes; None where the system does not tell."""
+        """Resident memory of all its processes, shared pages once; None where the system does not tell."""
         return process_tree.memory_mb(process_tree.members(self.process_id))
 
     def last_output(self, characters: int = 500) -> str:

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from loadtest.process_tree import Memory, memory_mb, memory_of
-from loadtest.scale import Speed, Start, speed_table, start_table
+from loadtest.scale import Speed, Start, core_of_wrk, pinning, speed_table, start_table
 
 
 def speed(workers: int, requests_a_second: float, server_us: float, client_us: float) -> Speed:
@@ -45,5 +45,27 @@ def test_the_memory_of_this_process() -> None:
     memory = memory_of(os.getpid())
     assert memory is not None
     assert 0.0 < memory.private <= memory.proportional <= memory.resident
-    assert memory_mb([os.getpid(), os.getpid()]) == pytest.approx(2 * memory.proportional, rel=0.1)
+    assert memory.shared > 0.0
+    assert memory_mb([os.getpid()]) == pytest.approx(memory.resident, rel=0.1)
+    twice = memory_mb([os.getpid(), os.getpid()])
+    assert twice == pytest.approx(2 * memory.private + memory.shared, rel=0.1)
     assert memory_of(2**22 + 1) is None
+    assert memory_mb([2**22 + 1]) is None
+
+
+@pytest.mark.parametrize(
+    ("workers", "most", "expected"),
+    [
+        (1, 2, ("off", 4)),  # held from outside: the service pins several workers only
+        (2, 2, ("on", None)),
+        (1, 3, ("off", None)),  # the three leave wrk no core, so the one is not held either
+        (3, 3, ("off", None)),
+        (2, 4, ("off", None)),
+    ],
+)
+def test_all_that_are_compared_have_cores_of_their_own_or_none_has(
+    workers: int, most: int, expected: tuple[str, int | None]
+) -> None:
+    usable = [4, 5, 7]
+    assert pinning(workers, most, usable) == expected
+    assert core_of_wrk(most, usable) == (7 if most == 2 else None)
