@@ -116,6 +116,7 @@ def _print_tables(
     if ratios:
         print(f"\n{figures.OURS}'s requests a second over (and its p99 over)\n")
         print(figures.ratio_table(ratios))
+        print(f"\n{figures.SAME_GRAPH}")
     if shares:
         seconds = f"{plan.rounds} x {plan.seconds_a_round} s"
         print(f"\nopen loop, Poisson, latency from when a request was due; medians of {seconds}\n")

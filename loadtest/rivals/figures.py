@@ -8,10 +8,16 @@ from typing import Any
 
 from loadtest.closed_loop import Case, Point
 
-OURS = "bidlight"
+OURS, PLAIN = "bidlight", "bidlight_plain"
 # Who is no rival: what anyone writes, and our own without what makes it fast or without its metrics.
-BASELINES = ("naive", "naive_async", "bidlight_asgi", "bidlight_plain", "bidlight_unmetered")
+BASELINES = ("naive", "naive_async", "bidlight_asgi", PLAIN, "bidlight_unmetered")
+BEST_RIVAL, PLAIN_OVER = "best_rival", f"{PLAIN}_over_best_rival"
 HEADS = "candidates connections contender req/s p50_ms p99_ms p99.9_ms errors cpu_us MB setting"
+
+SAME_GRAPH = (
+    f"{OURS} runs large requests through a graph that computes their context once, where the bundle has one; "
+    f"rivals run the plain graph, as {PLAIN} does"
+)
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,7 @@ class Best:
 
 @dataclass(frozen=True)
 class Ratio:
-    """Ours over another's requests a second, and over its p99: above 1 is more requests, and is slower."""
+    """One server's requests a second over another's, and its p99: above 1 is more requests, and is slower."""
 
     case: Case
     of: Best
@@ -59,24 +65,32 @@ def _rank(best: Best) -> tuple[bool, float]:
 
 
 def ratios(best: Iterable[Best]) -> dict[str, list[Ratio]]:
-    """Ours over the others at each case: `best_rival` is the best of the rivals, then the baselines."""
+    """By name, at each case: ours over the best rival and over the baselines, and PLAIN over the best rival.
+
+    Large requests have a graph of ours that computes their context once. Rivals have not; PLAIN has theirs.
+    """
     cases: dict[Case, dict[str, Best]] = {}
     for each in best:
         cases.setdefault(each.case, {})[each.entry.contender] = each
     found: dict[str, list[Ratio]] = {}
-    for case, there in cases.items():
+    for there in cases.values():
         if OURS not in there:
             continue
         rivals = [each for name, each in there.items() if name not in (OURS, *BASELINES)]
-        against = {name: there[name] for name in BASELINES if name in there}
         if rivals:
-            against = {"best_rival": max(rivals, key=_rank), **against}
-        ours = there[OURS].point
-        for name, other in against.items():
-            requests = ours.requests_a_second / other.point.requests_a_second
-            ratio = Ratio(case, other, requests, ours.p99_ms / other.point.p99_ms)
-            found.setdefault(name, []).append(ratio)
-    return found
+            best_rival = max(rivals, key=_rank)
+            found.setdefault(BEST_RIVAL, []).append(_ratio(there[OURS], best_rival))
+            if PLAIN in there:
+                found.setdefault(PLAIN_OVER, []).append(_ratio(there[PLAIN], best_rival))
+        for name in BASELINES:
+            if name in there:
+                found.setdefault(name, []).append(_ratio(there[OURS], there[name]))
+    return {name: found[name] for name in (BEST_RIVAL, PLAIN_OVER, *BASELINES) if name in found}
+
+
+def _ratio(ours: Best, other: Best) -> Ratio:
+    requests = ours.point.requests_a_second / other.point.requests_a_second
+    return Ratio(ours.case, other, requests, ours.point.p99_ms / other.point.p99_ms)
 
 
 def table(best: Iterable[Best]) -> str:
@@ -120,7 +134,7 @@ def ratio_table(found: Mapping[str, list[Ratio]]) -> str:
 def _ratio_cell(name: str, ratio: Ratio | None) -> str:
     if ratio is None:
         return "-"
-    whose = f" {ratio.of.entry.contender}" if name == "best_rival" else ""
+    whose = f" {ratio.of.entry.contender}" if name in (BEST_RIVAL, PLAIN_OVER) else ""
     return f"{ratio.requests:.2f} (p99 {ratio.p99:.2f}){whose}"
 
 
@@ -162,6 +176,7 @@ def as_json(best: Best) -> dict[str, Any]:
 def ratio_as_json(name: str, ratio: Ratio) -> dict[str, Any]:
     """One ratio of the report."""
     return {
+        "contender": PLAIN if name == PLAIN_OVER else OURS,
         "over": ratio.of.entry.contender,
         "as": name,
         "candidates": ratio.case.candidates,

@@ -56,6 +56,22 @@ def test_ratios_are_to_the_best_rival_and_to_the_naive_ones() -> None:
     assert [(each.case, each.requests, each.p99) for each in found["naive"]] == [(ONE, 20.0, 0.025)]
 
 
+def test_ours_with_the_graph_of_the_rivals_is_held_against_the_best_of_them_too() -> None:
+    plain = {(Entry("bidlight_plain", ""), MANY): point(3_520.0, 4.0)}
+    found = figures.ratios(figures.best_of({**POINTS, **plain}))
+    assert list(found) == ["best_rival", "bidlight_plain_over_best_rival", "naive", "bidlight_plain"]
+    (ratio,) = found["bidlight_plain_over_best_rival"]
+    assert (ratio.case, ratio.of.entry.contender) == (MANY, "mosec")
+    assert (ratio.requests, ratio.p99) == (1.1, 2.0)
+    head, one, many = (words(line) for line in figures.ratio_table(found).splitlines())
+    assert head == "candidates connections best rival bidlight plain over best rival naive bidlight plain"
+    assert one == "1 32 2.00 (p99 0.50) mosec - 20.00 (p99 0.03) -"
+    assert many == "100 32 1.25 (p99 1.00) mosec 1.10 (p99 2.00) mosec - 1.14 (p99 0.50)"
+    as_json = figures.ratio_as_json("bidlight_plain_over_best_rival", ratio)
+    assert (as_json["contender"], as_json["over"]) == ("bidlight_plain", "mosec")
+    assert figures.ratio_as_json("best_rival", found["best_rival"][0])["contender"] == "bidlight"
+
+
 def test_without_ours_there_are_no_ratios() -> None:
     others = {key: each for key, each in POINTS.items() if key[0].contender != "bidlight"}
     assert figures.ratios(figures.best_of(others)) == {}
