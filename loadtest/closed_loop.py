@@ -140,10 +140,18 @@ def run_wrk(server: Server, bodies: Path, connections: int, seconds: int, core: 
     if run.returncode != 0:
         raise MeasurementError(f"wrk failed: {(run.stderr or run.stdout).strip()[-300:]}")
     figures = json.loads(run.stdout.splitlines()[-1])
+    used = None if before is None or after is None else after - before
+    return point_of(figures, server.url, cpu_seconds=used, memory_mb=server.memory_mb())
+
+
+def point_of(
+    figures: Mapping[str, float], url: str, *, cpu_seconds: float | None, memory_mb: float | None
+) -> Point:
+    """What wrk printed, as a point. Raises MeasurementError if no request was answered with success."""
     good, errors = figures["answers"] - figures["refused"], figures["refused"] + figures["broken"]
     if not good:
         raise MeasurementError(
-            f"{server.url} must answer a request with success (got {figures['refused']} other answers and "
+            f"{url} must answer a request with success (got {figures['refused']} other answers and "
             f"{figures['broken']} broken connections)"
         )
     return Point(
@@ -151,9 +159,9 @@ def run_wrk(server: Server, bodies: Path, connections: int, seconds: int, core: 
         p50_ms=figures["p50_ms"],
         p99_ms=figures["p99_ms"],
         p999_ms=figures["p999_ms"],
-        errors=errors,
-        cpu_us=None if before is None or after is None else (after - before) / good * 1e6,
-        memory_mb=server.memory_mb(),
+        errors=int(errors),
+        cpu_us=None if cpu_seconds is None else cpu_seconds / good * 1e6,
+        memory_mb=memory_mb,
     )
 
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from loadtest.closed_loop import Case, Point, median
+from loadtest.closed_loop import Case, MeasurementError, Point, median, point_of
 from loadtest.rivals import figures
 from loadtest.rivals.figures import Best, Entry
 from loadtest.rivals.open_loop import Peak, Share, as_json, peaks, table
@@ -116,6 +116,16 @@ def test_a_point_as_json_has_the_promised_names() -> None:
         "rss_mb": 64.2,
         "setting": "",
     }
+
+
+def test_what_is_refused_counts_neither_for_the_rate_nor_for_its_cost() -> None:
+    percentiles = {"p50_ms": 1.0, "p99_ms": 2.0, "p999_ms": 3.0}
+    figures = {"answers": 1_000, "refused": 600, "broken": 3, "seconds": 2.0, **percentiles}
+    found = point_of(figures, "http://here", cpu_seconds=0.1, memory_mb=64.0)
+    assert found == Point(200.0, 1.0, 2.0, 3.0, 603, 250.0, 64.0)
+    assert point_of(figures, "http://here", cpu_seconds=None, memory_mb=None).cpu_us is None
+    with pytest.raises(MeasurementError, match=r"http://here must .* \(got 1000 other answers and 3 broken"):
+        point_of({**figures, "refused": 1_000}, "http://here", cpu_seconds=0.1, memory_mb=None)
 
 
 def test_rounds_are_summed_up_by_medians_and_errors_add_up() -> None:
