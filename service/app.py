@@ -229,12 +229,13 @@ def stored_features(settings: Settings, metrics: Metrics) -> StoredFeatures | No
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     assert isinstance(app, Bidlight)
-    try:
-        await app.open()
-    except BadConfiguration as error:
-        app.refusal = str(error)
-        raise
+    # Listening comes first: who asks while the bundles are read shall neither end the service nor be unheard.
     with _reload_signal(app.loaded is None) as asked:
+        try:
+            await app.open()
+        except BadConfiguration as error:
+            app.refusal = str(error)
+            raise
         tasks = asyncio.create_task(_publish_forever(app)), asyncio.create_task(_reload_forever(app, asked))
         yield
     for task in tasks:
@@ -246,8 +247,15 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 async def _publish_forever(app: Bidlight) -> None:
     seconds = SHARED_PUBLISH_SECONDS if app.metrics.is_shared else PUBLISH_SECONDS
+    works = True
     while True:
-        app.publish()
+        try:
+            app.publish()
+            works = True
+        except Exception:  # a full disk, say: the next time may work
+            if works:  # once is enough of what may come twenty times a second
+                logger.exception("the metrics cannot be published; this is tried again until it works")
+            works = False
         await asyncio.sleep(seconds)
 
 

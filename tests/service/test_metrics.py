@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import random
 import shutil
 import sys
+import time
 import tracemalloc
 import weakref
 from collections.abc import Callable
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from prometheus_client import Gauge
 
 from service.arm_meter import PENDING_ANSWERS, PENDING_BATCHES, ArmMeter
 from service.batcher import BatchReport
@@ -242,6 +245,33 @@ def test_a_reload_that_fails_for_whatever_reason_changes_nothing(
     assert app.app.arms is before
     assert app.post(BODY).status_code == 200
     assert app.metrics()['bidlight_reloads_total{outcome="refused"}'] == 1
+
+
+def test_metrics_that_cannot_be_published_for_a_moment_are_published_later(
+    run_app: Callable[..., RunningApp], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def find_no_space(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("service.app.PUBLISH_SECONDS", 0.001)
+    app = run_app()
+
+    def counted() -> float:
+        found = read_metrics(app.app.metrics.exposition()[0].decode())
+        return found['bidlight_requests_total{arm="control",outcome="ok"}']
+
+    def wait_until(condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 20.0
+        while not condition():
+            assert time.monotonic() < deadline
+            app.runner.run(asyncio.sleep(0.01))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Gauge, "set", find_no_space)
+        wait_until(lambda: "cannot be published" in caplog.text)
+        assert app.post(BODY).status_code == 200
+    wait_until(lambda: counted() == 1)
+    assert caplog.text.count("cannot be published") == 1
 
 
 def test_however_a_request_ends_it_is_under_way_no_more(run_app: Callable[..., RunningApp]) -> None:
