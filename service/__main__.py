@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -53,7 +54,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ.setdefault(name, value)
     for name in unknown_variables(os.environ):
         print(f"{parser.prog}: warning: no setting is named {name}; it is ignored", file=sys.stderr)
+    _heed_signals()
     return _serve_alone(settings) if settings.workers == 1 else _serve_workers(settings)
+
+
+def _heed_signals() -> None:
+    """What signals do until those who serve handle them: the first process of a container ignores SIGTERM.
+
+    SIGHUP asks for bundles to be read, which nobody has yet.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def unknown_variables(environment: Iterable[str]) -> list[str]:

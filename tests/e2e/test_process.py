@@ -124,6 +124,36 @@ def test_the_drain_ends_for_clients_that_do_not_read_or_write_any_more(
     assert service.errors.read_text() == ""
 
 
+def heeds(service: RunningService, number: signal.Signals) -> bool:
+    """Whether the process handles a signal, or ignores it."""
+    status = Path(f"/proc/{service.process.pid}/status").read_text()
+    masks = dict(line.split(":") for line in status.splitlines() if line.startswith("Sig"))
+    return bool((int(masks["SigIgn"], 16) | int(masks["SigCgt"], 16)) >> (number - 1) & 1)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_service_that_starts_ends_at_sigterm_and_not_at_sighup(
+    bundles: dict[str, Path], tmp_path: Path, workers: str
+) -> None:
+    arguments = ["--arm", f"only={bundles['control']}", "--workers", workers]
+    service = start_service(tmp_path, arguments)
+    try:
+        wait_until(lambda: heeds(service, signal.SIGHUP))
+
+        def is_ready_after_one_more() -> bool:
+            service.send_signal(signal.SIGHUP)
+            return service.output.stat().st_size > 0
+
+        wait_until(is_ready_after_one_more)
+        assert service.post(body_of(1)).status_code == 200
+    finally:
+        assert service.stop() == 0
+    service = start_service(tmp_path, arguments)
+    wait_until(lambda: heeds(service, signal.SIGHUP))
+    assert service.stop() == 0
+    assert (service.output.read_text(), service.errors.read_text()) == ("", "")
+
+
 def workers_of(service: RunningService) -> set[int]:
     """The process ids of the workers."""
     parent = service.process.pid
