@@ -18,9 +18,10 @@ from typing import NoReturn
 from prometheus_client import values
 
 from service.app import create_app
+from service.errors import STARTUP_FAILURE, BadConfiguration
 from service.loading import LoadedArm
 from service.settings import Settings
-from service.supervision import STARTUP_FAILURE, Server, server_config
+from service.supervision import Server, server_config
 
 logger = logging.getLogger("bidlight")
 
@@ -74,7 +75,10 @@ def _serve(settings: Settings, arms: Sequence[LoadedArm], post: Post) -> int:
     if post.core is not None:
         os.sched_setaffinity(0, {post.core})
     values.ValueClass = values.MultiProcessValue(lambda: post.name)  # type: ignore[no-untyped-call]
-    app = create_app(settings, arms)
+    try:
+        app = create_app(settings, arms)
+    except BadConfiguration as error:  # what the supervisor found in order may be gone by now
+        return _refuse(post, str(error))
     # The supervisor says it: once, whether one worker is refused or all of them.
     logging.getLogger("uvicorn.error").addFilter(lambda record: record.getMessage() != app.refusal)
     pulse = _Pulse(post.pipe)
@@ -85,9 +89,14 @@ def _serve(settings: Settings, arms: Sequence[LoadedArm], post: Post) -> int:
     except SystemExit:
         if app.refusal is None:
             raise
-        os.write(post.pipe, REFUSED + app.refusal.encode())
-        return STARTUP_FAILURE
+        return _refuse(post, app.refusal)
     return 0 if server.started else STARTUP_FAILURE
+
+
+def _refuse(post: Post, reason: str) -> int:
+    """Leave it to the supervisor to say why; the exit status."""
+    os.write(post.pipe, REFUSED + reason.encode())
+    return STARTUP_FAILURE
 
 
 class _Pulse:

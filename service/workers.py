@@ -4,10 +4,12 @@ The supervisor makes no session, has no event loop and starts no thread, so that
 runs. What it holds is frozen to the garbage collector before the first fork: a collection would write to
 every page that workers share.
 
-- A worker that dies, hangs or is told to stop has a successor at once, of the same socket.
-- One that refuses to start stops the service with status 3: its successor could do no better.
+- A worker that dies, hangs or is told to stop has a successor of the same socket: at once if it served for a
+  while, else after a moment.
+- One that refuses to start stops the service with status 3, but only until all have served once: from then on
+  it is a matter of the moment (memory, a file) while others serve, and is tried again after longer pauses.
 - SIGHUP reads the bundles anew and replaces the workers one by one: the next begins when the one before it
-  serves. If the bundles, or the first worker of them, are refused, everything stays as it was.
+  serves. If the bundles, or any worker of them, are refused, the arms from before are served on, or again.
 - SIGTERM and SIGINT stop all of them; each answers what is in flight.
 
 It knows no route and no model.
@@ -40,7 +42,10 @@ from service.worker import LEAVING, REFUSED, SERVING, SIGNALS, Post, become_work
 logger = logging.getLogger("bidlight")
 
 START_SECONDS = 120.0
-AGAIN_SECONDS = 1.0
+# Before another attempt; doubled at each that fails, up to the longest.
+AGAIN_SECONDS, LONGEST_AGAIN_SECONDS = 1.0, 30.0
+# A worker that dies sooner after its first word may die at each start.
+SETTLED_SECONDS = 5.0
 LISTEN_SECONDS = 0.5
 # Of its metric files. Its process id will not do: in a container that is 1, as a worker may be called.
 METRICS_NAME = "supervisor"
@@ -48,16 +53,23 @@ METRICS_NAME = "supervisor"
 
 @dataclass(eq=False)
 class Place:
-    """Where one worker at a time serves: its socket, its core, and when the next may be started there."""
+    """Where one worker at a time serves: its socket, its core, and when the next may be started there.
+
+    `pause_seconds` is how long none is, should the next attempt fail.
+    """
 
     socket: socket.socket
     core: int | None
     not_before: float = 0.0
+    pause_seconds: float = AGAIN_SECONDS
 
 
 @dataclass(eq=False)
 class Worker:
-    """A process forked to serve `arms` at `place`. `deadline` is when it is killed for its silence."""
+    """A process forked to serve `arms` at `place`. `deadline` is when it is killed for its silence.
+
+    `serves_since` is when it first said that it serves; None before.
+    """
 
     pid: int
     name: int
@@ -65,9 +77,14 @@ class Worker:
     place: Place
     arms: Sequence[LoadedArm]
     deadline: float
-    serves: bool = False
+    serves_since: float | None = None
     leaves: bool = False
     refusal: bytes = b""
+
+    @property
+    def serves(self) -> bool:
+        """Whether it said so, ever."""
+        return self.serves_since is not None
 
 
 class Supervisor:
@@ -77,6 +94,8 @@ class Supervisor:
         self._settings = settings
         cores = cores_of_workers(settings)
         gc.disable()
+        self._asked_to_reload = self._stops = self._failed = self._was_ready = False
+        signal.signal(signal.SIGHUP, lambda number, _: self._obey(number))  # while bundles are read
         self.arms: Sequence[LoadedArm] = _read_to_share(settings)
         sockets = bind_together(settings.host, settings.port, settings.workers)
         self.port: int = sockets[0].getsockname()[1]
@@ -84,14 +103,11 @@ class Supervisor:
         self._workers: list[Worker] = []
         self._listened = time.monotonic()
         self._metrics: Metrics | None = None
-        self._asked_to_reload = self._stops = self._failed = False
-        self._arms_before: Sequence[LoadedArm] | None = None  # while no worker serves those of a reload
-        self._reloads = False
+        self._arms_before: Sequence[LoadedArm] | None = None  # while a reload lasts
 
     def run(self, on_ready: Callable[[], object]) -> int:
         """Supervise until a signal; the exit status. `on_ready` is called when all workers serve."""
         with _signals() as signals:
-            is_announced = False
             while not self._stops or self._workers:
                 if not self._stops:
                     self._reload()
@@ -100,8 +116,8 @@ class Supervisor:
                 self._excuse_absence()
                 for worker in list(self._workers):
                     self._look_after(worker)
-                if not is_announced and self._all_serve():
-                    is_announced = True
+                if not self._was_ready and self._all_serve():
+                    self._was_ready = True
                     on_ready()
         return STARTUP_FAILURE if self._failed else 0
 
@@ -131,7 +147,11 @@ class Supervisor:
     def _start(self, place: Place) -> None:
         names = {worker.name for worker in self._workers}
         name = next(number for number in range(len(names) + 1) if number not in names)
-        heard, said = os.pipe()
+        try:
+            heard, said = os.pipe()
+        except OSError as error:
+            self._start_later(place, error)
+            return
         # A signal that came before the child's own handlers would be lost in those of this process.
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
@@ -141,12 +161,15 @@ class Supervisor:
                 become_worker(self._settings, self.arms, post, partial(self._let_go, place, heard))
             self._workers.append(Worker(pid, name, heard, place, self.arms, time.monotonic() + START_SECONDS))
         except OSError as error:
-            logger.error("no worker can be started now: %s", error)
             os.close(heard)
-            self._vacate(place)
+            self._start_later(place, error)
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             os.close(said)
+
+    def _start_later(self, place: Place, error: OSError) -> None:
+        logger.error("no worker can be started now: %s", error)
+        self._vacate(place)
 
     def _let_go(self, place: Place, heard: int) -> None:
         """In a worker: close what is of others. Their sockets would not stop to listen, nor pipes break."""
@@ -208,8 +231,9 @@ class Supervisor:
             worker.refusal += words
         elif words and not worker.leaves:
             if SERVING in words:
-                worker.serves = True
-                self._arms_before = None if worker.arms is self.arms else self._arms_before
+                if worker.serves_since is None:
+                    worker.serves_since = time.monotonic()
+                    worker.place.pause_seconds = AGAIN_SECONDS
                 self._allow_silence(worker)
             if LEAVING in words:
                 worker.leaves = True
@@ -233,14 +257,17 @@ class Supervisor:
     def _replace(self, worker: Worker, status: int) -> None:
         """Find out what the death of a worker means for the next one."""
         reason = worker.refusal.removeprefix(REFUSED).decode() or f"a worker ended with status {status}"
-        if worker.serves:
+        now = time.monotonic()
+        if worker.serves_since is not None:
             logger.warning("%s; another one is started", reason)
+            if now < worker.serves_since + SETTLED_SECONDS:
+                worker.place.not_before = now + AGAIN_SECONDS
         elif worker.arms is not self.arms:
             return  # refused with another one, before
         elif self._arms_before is not None:
-            self.arms, self._arms_before = self._arms_before, None
+            self.arms = self._arms_before
             self._end_reload(reason)
-        elif status == STARTUP_FAILURE or not any(other.serves for other in self._workers):
+        elif not self._was_ready and (status == STARTUP_FAILURE or not any(w.serves for w in self._workers)):
             logger.error("%s", reason)
             self._failed = True
             self._stop()
@@ -249,8 +276,11 @@ class Supervisor:
             self._vacate(worker.place)
 
     def _vacate(self, place: Place) -> None:
-        """Start nobody for a moment, in which the kernel shall deal connections to the other places."""
-        place.not_before = time.monotonic() + AGAIN_SECONDS
+        """Start nobody for a while, in which the kernel shall deal connections to where somebody is."""
+        place.not_before = time.monotonic() + place.pause_seconds
+        place.pause_seconds = min(2.0 * place.pause_seconds, LONGEST_AGAIN_SECONDS)
+        if any(worker.place is place for worker in self._workers):
+            return  # who serves here has that socket, and connections of it to hand on
         try:
             place.socket, old = bind_beside(place.socket), place.socket
         except OSError as error:  # connections wait at the old one, which is better than no supervisor
@@ -262,7 +292,7 @@ class Supervisor:
         """Read the arms anew if that was asked for and the last reload is over; say how a reload ended."""
         if not self._all_serve():
             return
-        if self._reloads:
+        if self._arms_before is not None:
             self._end_reload()
         if self._asked_to_reload:
             self._asked_to_reload = False
@@ -273,11 +303,10 @@ class Supervisor:
                     logger.exception("the bundles cannot be read")
                 self._end_reload(str(error) or repr(error))
                 return
-            self._reloads = True
             self._arms_before, self.arms = self.arms, arms
 
     def _end_reload(self, refusal: str | None = None) -> None:
-        self._reloads = False
+        self._arms_before = None
         if self._metrics is None:
             values.ValueClass = values.MultiProcessValue(lambda: METRICS_NAME)  # type: ignore[no-untyped-call]
             self._metrics = Metrics()
@@ -303,9 +332,9 @@ def _signals(numbers: Iterable[signal.Signals] = SIGNALS) -> Iterator[int]:
     """A descriptor from which the numbers of signals that come are read, a byte each."""
     read, written = os.pipe()
     os.set_blocking(written, False)
+    signal.set_wakeup_fd(written)  # first, or one that comes now would be lost
     for number in numbers:
         signal.signal(number, lambda *_: None)
-    signal.set_wakeup_fd(written)
     try:
         yield read
     finally:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -199,6 +200,70 @@ def test_a_reload_that_the_first_worker_refuses_changes_nothing(
         assert service.post(body_of(1)).headers["x-bundle"].startswith("newer@")
         assert service.stop() == 0
     assert service.errors.read_text().count("go on as they were: arm only: ") == 1
+
+
+def with_store(bundle: Path, store: Path, workers: int) -> list[str]:
+    """Arguments of a service whose workers refuse to start once the folder `store` is gone."""
+    store.mkdir()
+    arguments = ["--arm", f"only={bundle}", "--workers", str(workers)]
+    return [*arguments, "--feature-store", f"lmdb://{store}"]
+
+
+def test_a_successor_that_refuses_to_start_is_tried_again_while_others_serve(
+    bundles: dict[str, Path], tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    with running_service(tmp_path, with_store(bundles["control"], store, 2)) as service:
+        before = workers_of(service)
+        store.rmdir()
+        os.kill(min(before), signal.SIGKILL)
+        refused = f"'feature_store' must be a folder that is there (got '{store}')"
+        wait_until(lambda: refused in service.errors.read_text())
+        assert service.post(body_of(1)).status_code == 200
+        store.mkdir()
+        wait_until(lambda: min(before) not in (now := workers_of(service)) and len(now) == 2)
+        assert max(before) in workers_of(service)
+        wait_until(lambda: service.post(body_of(1)).status_code == 200)
+        assert service.stop() == 0
+    assert "Traceback" not in service.errors.read_text()
+
+
+def test_a_reload_that_a_later_worker_refuses_returns_to_the_bundle_before(
+    bundles: dict[str, Path], tmp_path: Path
+) -> None:
+    folder, store = shutil.copytree(bundles["control"], tmp_path / "bundle"), tmp_path / "store"
+    with running_service(tmp_path, with_store(folder, store, 4)) as service:
+        workers, old = workers_of(service), service.post(body_of(1)).headers["x-bundle"]
+        write_tiny_bundle(folder, name="newer", seed=7)
+        service.send_signal(signal.SIGHUP)
+        wait_until(lambda: bool(workers_of(service) - workers))
+        service.send_signal(signal.SIGSTOP)  # while the first of them starts
+        threading.Event().wait(1.0)
+        store.rmdir()
+        service.send_signal(signal.SIGCONT)
+        wait_until(lambda: "go on as they were: 'feature_store'" in service.errors.read_text())
+        assert {service.post(body_of(1)).status_code for _ in range(20)} == {200}
+        store.mkdir()
+
+        def bundles_served() -> set[str]:
+            return {service.post(body_of(1)).headers["x-bundle"] for _ in range(20)}
+
+        wait_until(lambda: len(workers_of(service)) == 4 and bundles_served() == {old})
+        assert len(workers & workers_of(service)) >= 2
+        assert service.metrics()['bidlight_reloads_total{outcome="refused"}'] == 1
+        assert service.stop() == 0
+
+
+def test_a_supervisor_without_a_free_descriptor_starts_the_successor_later(service: RunningService) -> None:
+    before, process = workers_of(service), service.process.pid
+    limits = resource.prlimit(process, resource.RLIMIT_NOFILE)
+    resource.prlimit(process, resource.RLIMIT_NOFILE, (3, limits[1]))
+    os.kill(min(before), signal.SIGKILL)
+    wait_until(lambda: "no worker can be started now" in service.errors.read_text())
+    resource.prlimit(process, resource.RLIMIT_NOFILE, limits)
+    wait_until(lambda: min(before) not in (now := workers_of(service)) and len(now) == 2)
+    assert service.post(body_of(1)).status_code == 200
+    assert service.stop() == 0
 
 
 def metric_files_of(service: RunningService) -> Path:
