@@ -307,15 +307,22 @@ class Supervisor:
 
     def _end_reload(self, refusal: str | None = None) -> None:
         self._arms_before = None
-        if self._metrics is None:
-            values.ValueClass = values.MultiProcessValue(lambda: METRICS_NAME)  # type: ignore[no-untyped-call]
-            self._metrics = Metrics()
-        self._metrics.reloads.labels("ok" if refusal is None else "refused").inc()
+        try:
+            self._count_reload("ok" if refusal is None else "refused")
+        except OSError as error:
+            logger.error("a reload is not counted: %s", error)
         if refusal is None:
             served = ", ".join(f"{arm.spec.name} ({arm.bundle.manifest.id})" for arm in self.arms)
             logger.info("reloaded %s", served)
         else:
             logger.error("the arms are not reloaded and go on as they were: %s", refusal)
+
+    def _count_reload(self, outcome: str) -> None:
+        """Raises OSError: its file is made at the first reload."""
+        if self._metrics is None:
+            values.ValueClass = values.MultiProcessValue(lambda: METRICS_NAME)  # type: ignore[no-untyped-call]
+            self._metrics = Metrics()
+        self._metrics.reloads.labels(outcome).inc()
 
 
 def _read_to_share(settings: Settings) -> list[LoadedArm]:

@@ -254,10 +254,14 @@ def test_a_reload_that_a_later_worker_refuses_returns_to_the_bundle_before(
         assert service.stop() == 0
 
 
-def test_a_supervisor_without_a_free_descriptor_starts_the_successor_later(service: RunningService) -> None:
+def test_a_supervisor_without_a_free_descriptor_goes_on_and_starts_the_successor_later(
+    service: RunningService,
+) -> None:
     before, process = workers_of(service), service.process.pid
     limits = resource.prlimit(process, resource.RLIMIT_NOFILE)
     resource.prlimit(process, resource.RLIMIT_NOFILE, (3, limits[1]))
+    service.send_signal(signal.SIGHUP)
+    wait_until(lambda: "go on as they were" in service.errors.read_text())
     os.kill(min(before), signal.SIGKILL)
     wait_until(lambda: "no worker can be started now" in service.errors.read_text())
     resource.prlimit(process, resource.RLIMIT_NOFILE, limits)
