@@ -29,6 +29,8 @@ from service.settings import Settings
 from service.wire import JSON, PredictRequest, count_rows, decode_request
 
 Probabilities = NDArray[np.float64]
+# Ways to name the context's fields, in this order and without those, that are remembered as known.
+MAX_KNOWN_CONTEXTS = 1024
 
 
 class Predictor:
@@ -55,6 +57,7 @@ class Predictor:
             observe=self._observe,
         )
         self._names = self.encoder.context_names, self.encoder.candidate_names
+        self._known_contexts: set[tuple[str, ...]] = set()
         self.known_ads = KnownAds(self.encoder)
         # Equal for two bundles exactly if every value has the same ids in both.
         self.schema_digest = tuple(
@@ -133,9 +136,14 @@ class Predictor:
             sent = candidates[0].features
         else:
             sent = set().union(*[one.features for one in candidates])
-        if context.issuperset(request.context) and candidate.issuperset(sent):
-            return ()
-        return {*request.context} - context | {*sent} - candidate
+        # A client names the same fields in the same order, and a tuple of them is found as a whole.
+        given = tuple(request.context)
+        if given not in self._known_contexts:
+            if not context.issuperset(given):
+                return {*given} - context | {*sent} - candidate
+            if len(self._known_contexts) < MAX_KNOWN_CONTEXTS:
+                self._known_contexts.add(given)
+        return () if candidate.issuperset(sent) else {*sent} - candidate
 
     async def replay_golden(self) -> None:
         """Send the golden rows the way of every request; raises BundleError naming the first that differs."""
