@@ -114,6 +114,14 @@ class Batcher:
         """Whether more rows wait than the next batch takes."""
         return self._queued_rows > self.max_batch_rows
 
+    def require_room(self, rows: int) -> None:
+        """Raises Overloaded if so many rows would be refused: who asks before need not make them."""
+        total = self._queued_rows + rows
+        if total > self.max_queued_rows:
+            raise Overloaded(
+                f"the queue must hold {self.max_queued_rows} rows at most (got {total}); try again soon"
+            )
+
     def submit(self, rows: Rows, *, deadline: float | None = None, outcome: Outcome | None = None) -> Any:
         """Queue `rows` [n, ...]; `outcome`, or else the future returned, gets `run`'s result for them [n].
 
@@ -121,15 +129,11 @@ class Batcher:
         Raises Overloaded when the queue has no room for all of them.
         """
         size = len(rows)
-        total = self._queued_rows + size
-        if total > self.max_queued_rows:
-            raise Overloaded(
-                f"the queue must hold {self.max_queued_rows} rows at most (got {total}); try again soon"
-            )
+        self.require_room(size)
         if outcome is None:
             outcome = asyncio.get_running_loop().create_future()
         self._waiting.append(_Caller(rows, size, outcome, time.perf_counter(), deadline, size))
-        self._queued_rows = total
+        self._queued_rows += size
         if not self._flush_scheduled:
             self._flush_scheduled = True
             loop = asyncio.get_running_loop()

@@ -154,6 +154,7 @@ class PredictEndpoint:
         if meter is not None:
             meter.under_way += 1
             meter.decode_seconds += decoded - received
+        predictor.batcher.require_room(rows)
         if self._users is None or request.user_id is None or not predictor.lacks_context(request):
             return self._submit(prediction, predictor.encode(request, rows), decoded, outcome)
         if outcome is None:

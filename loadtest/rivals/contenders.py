@@ -17,7 +17,8 @@ OURS = "service"
 # once: it is paused while others are timed, and would read it again whenever its own turn comes.
 ADS_OF_A_FILE = ("--ads", "{ads}")
 ADS_OF_A_STORE = ("--feature-store", "{store}", "--catalogue-refresh-seconds", "0")
-SERVE = ("--arm", "control={bundle}:1", "--log-level", "warning")
+# The rivals queue whatever comes. By default Bidlight refuses what would wait for tens of milliseconds.
+SERVE = ("--arm", "control={bundle}:1", "--log-level", "warning", "--max-queued-rows", "100000")
 
 
 @dataclass(frozen=True)
