@@ -69,6 +69,7 @@ def joined() -> Iterator[Ranks]:
             if ranks.leads:
                 with suppress(ExportError):  # who is gone need not be told
                     _send(ranks, None)
+                    _part(ranks)
             dist.destroy_process_group()
 
 
@@ -113,6 +114,14 @@ def follow(ranks: Ranks) -> None:
             train(order.model, open_log(order.log), order.config, report=lambda _: None, ranks=ranks)
         except LeaderFailedError:
             continue
+    with suppress(ExportError):
+        _part(ranks)
+
+
+def _part(ranks: Ranks) -> None:
+    """Meet once more: a process whose peers leave while it still talks to them may abort at its end."""
+    with ranks.meeting():
+        dist.barrier()
 
 
 def _send(ranks: Ranks, order: _Order | None) -> None:

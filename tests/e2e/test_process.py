@@ -124,11 +124,12 @@ def test_the_drain_ends_for_clients_that_do_not_read_or_write_any_more(
     assert service.errors.read_text() == ""
 
 
-def heeds(service: RunningService, number: signal.Signals) -> bool:
-    """Whether the process handles a signal, or ignores it."""
+def heeds(service: RunningService, *numbers: signal.Signals) -> bool:
+    """Whether the process handles these signals, or ignores them."""
     status = Path(f"/proc/{service.process.pid}/status").read_text()
     masks = dict(line.split(":") for line in status.splitlines() if line.startswith("Sig"))
-    return bool((int(masks["SigIgn"], 16) | int(masks["SigCgt"], 16)) >> (number - 1) & 1)
+    heeded = int(masks["SigIgn"], 16) | int(masks["SigCgt"], 16)
+    return all(heeded >> (number - 1) & 1 for number in numbers)
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -138,7 +139,7 @@ def test_a_service_that_starts_ends_at_sigterm_and_not_at_sighup(
     arguments = ["--arm", f"only={bundles['control']}", "--workers", workers]
     service = start_service(tmp_path, arguments)
     try:
-        wait_until(lambda: heeds(service, signal.SIGHUP))
+        wait_until(lambda: heeds(service, signal.SIGHUP, signal.SIGTERM))
 
         def is_ready_after_one_more() -> bool:
             service.send_signal(signal.SIGHUP)
@@ -149,7 +150,7 @@ def test_a_service_that_starts_ends_at_sigterm_and_not_at_sighup(
     finally:
         assert service.stop() == 0
     service = start_service(tmp_path, arguments)
-    wait_until(lambda: heeds(service, signal.SIGHUP))
+    wait_until(lambda: heeds(service, signal.SIGHUP, signal.SIGTERM))
     assert service.stop() == 0
     assert (service.output.read_text(), service.errors.read_text()) == ("", "")
 
