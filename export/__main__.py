@@ -271,4 +271,11 @@ def _pruning(options: Namespace) -> PruneChoice:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        # One of several processes: torch's threads (2.13) now and then abort the interpreter's orderly end,
+        # when all work is done, and torchrun would take that for a failure of the training.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
