@@ -12,6 +12,7 @@ import json
 import shutil
 import statistics
 import subprocess
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ from loadtest.server_process import Server
 SCRIPT = Path(__file__).with_suffix(".lua")
 BODIES = 256
 WARM_UP_SECONDS = 1
+# What wrk leaves unanswered at its end: a server that is paused in the midst of it may take that for a hang.
+SECONDS_TO_SETTLE = 0.5
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,7 @@ def measure(
                 except (MeasurementError, WrongAnswer) as error:
                     failures[key] = str(error)
                 finally:
+                    time.sleep(SECONDS_TO_SETTLE)
                     server.pause()
             if tell is not None:
                 tell(f"round {repetition + 1} of {repetitions}: {case}")
