@@ -15,8 +15,14 @@ from numpy.typing import NDArray
 from export.data.encoded import Part
 from export.errors import ExportError
 from export.graph.onnx import INPUT, describe
-from export.graph.runtime import Scorer, graph_scorer, microseconds_a_row, open_session
-from export.graph.shared_context import CANDIDATE_IDS, CONTEXT_IDS, REQUEST_INDEX, share_context
+from export.graph.runtime import (
+    graph_scorer,
+    microseconds_a_row,
+    open_session,
+    request_feeds,
+    request_scorer,
+)
+from export.graph.shared_context import share_context
 from export.graph.tables import tables_in, without_tables
 from export.variants import Variant, graph_name
 from service.bundle.manifest import Graph, SharedContext
@@ -126,24 +132,11 @@ def worthwhile_from(plain: Mapping[str, float], shared: Mapping[str, float]) -> 
     return least
 
 
-def request_scorer(graph: bytes, is_context: NDArray[np.bool_]) -> Scorer:
-    """Scores ids [n, columns] as one request of n candidates: the context is the first row's."""
-    session = open_session(graph)
-    inputs: dict[int, dict[str, Ids]] = {}
-
-    def score(ids: Ids) -> object:
-        if len(ids) not in inputs:  # not timed: a service has them apart already
-            inputs[len(ids)] = _feeds([ids], is_context)
-        return session.run(None, inputs[len(ids)])
-
-    return score
-
-
 def largest_difference(plain: bytes, shared: bytes, ids: Ids, is_context: NDArray[np.bool_]) -> float:
     """The largest difference of logits, as TOLERANCE has it, over requests of many sizes, run together."""
     requests = _requests(ids, is_context)
     expected = open_session(plain).run(None, {INPUT: np.concatenate(requests)})[0]
-    found = open_session(shared).run(None, _feeds(requests, is_context))[0]
+    found = open_session(shared).run(None, request_feeds(requests, is_context))[0]
     return float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max()))
 
 
@@ -152,7 +145,7 @@ def has_the_same_bits_alone(shared: bytes, ids: Ids, is_context: NDArray[np.bool
     session, requests = open_session(shared), _requests(ids, is_context)
 
     def logits(*chosen: Ids) -> NDArray[np.int32]:
-        found: NDArray[np.float32] = session.run(None, _feeds(list(chosen), is_context))[0]
+        found: NDArray[np.float32] = session.run(None, request_feeds(list(chosen), is_context))[0]
         return found.view(np.int32)
 
     together = np.split(logits(*requests), np.cumsum([len(request) for request in requests])[:-1])
@@ -170,13 +163,3 @@ def _requests(ids: Ids, is_context: NDArray[np.bool_]) -> list[Ids]:
     for request in requests:
         request[:, is_context] = request[0, is_context]
     return requests
-
-
-def _feeds(requests: list[Ids], is_context: NDArray[np.bool_]) -> dict[str, Ids]:
-    sizes = [len(request) for request in requests]
-    rows = np.concatenate(requests)
-    return {
-        CONTEXT_IDS: np.ascontiguousarray(np.stack([request[0, is_context] for request in requests])),
-        CANDIDATE_IDS: np.ascontiguousarray(rows[:, ~is_context]),
-        REQUEST_INDEX: np.repeat(np.arange(len(requests), dtype=np.int32), sizes),
-    }

@@ -25,7 +25,7 @@ from loadtest.bid_requests import BidRequestMaker, SampleError, parse_sizes, rea
 from loadtest.closed_loop import Case, MeasurementError
 from loadtest.counts import at_least_one, counts
 from loadtest.latency import format_summary
-from loadtest.machine import busy_cores, cores, describe_machine
+from loadtest.machine import cores, describe_machine, tell_machine
 from loadtest.server_process import REPOSITORY, Server, ServerError, running
 
 OURS, NAIVE = "bidlight", "naive"
@@ -49,10 +49,7 @@ class Plan:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; the exit code."""
     plan = _parse(arguments)
-    busy = busy_cores()
-    print(f"{describe_machine()}; {busy:.1f} cores were busy before")
-    if busy > 0.3:
-        print("note: other work disturbs what follows; processor time a request suffers least")
+    busy = tell_machine()
     try:
         maker = BidRequestMaker(read_samples(plan.bundle))
         with _both(plan) as servers:

@@ -30,7 +30,7 @@ from loadtest.catalogue_requests import Requests
 from loadtest.closed_loop import WARM_UP_SECONDS, Case, Key, MeasurementError, Point, run_wrk
 from loadtest.counts import at_least_one
 from loadtest.known_ads import CannotLoad, write_known_ads
-from loadtest.machine import busy_cores, cores, describe_machine
+from loadtest.machine import cores, describe_machine, tell_machine
 from loadtest.server_process import Server, ServerError, running
 
 REFRESHES = 'bidlight_catalogue_refreshes_total{outcome="ok"}'
@@ -86,14 +86,10 @@ class Measured:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; the exit code."""
     plan = _parse(arguments)
-    missing = closed_loop.missing(["wrk", "taskset"])
-    if missing:
-        return _fail(f"{' and '.join(missing)} must be installed; Debian's packages are wrk and util-linux")
+    if lack := closed_loop.lack_of_tools():
+        return _fail(lack)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # which stops the servers, as Ctrl-C does
-    busy = busy_cores()
-    print(f"{describe_machine()}; {busy:.1f} cores were busy before")
-    if busy > 0.3:
-        print("note: other work disturbs what follows; processor time a candidate suffers least")
+    busy = tell_machine("candidate")
     try:
         measured = measure(plan)
     except (SampleError, CannotLoad, ServerError, WrongAnswer, MeasurementError) as error:

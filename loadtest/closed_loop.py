@@ -67,6 +67,16 @@ def missing(tools: Iterable[str]) -> list[str]:
     return [tool for tool in tools if shutil.which(tool) is None]
 
 
+def lack_of_tools() -> str:
+    """What must be installed for a measurement that holds servers and wrk on cores; empty if all is."""
+    absent = missing(["wrk", "taskset"])
+    return (
+        f"{' and '.join(absent)} must be installed; Debian's packages are wrk and util-linux"
+        if absent
+        else ""
+    )
+
+
 def write_bodies(maker: BidRequestMaker, sizes: Iterable[int], folder: Path) -> dict[int, Path]:
     """A file of bodies, one a line, for each size of request."""
     files = {}

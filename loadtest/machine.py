@@ -40,6 +40,15 @@ def busy_cores(seconds: float = 0.5) -> float:
     return share * (os.cpu_count() or 1)
 
 
+def tell_machine(what: str = "request") -> float:
+    """Print what is measured on, and who disturbs it; how many cores were busy. A figure is of one `what`."""
+    busy = busy_cores()
+    print(f"{describe_machine()}; {busy:.1f} cores were busy before")
+    if busy > 0.3:
+        print(f"note: other work disturbs what follows; processor time a {what} suffers least")
+    return busy
+
+
 def cores() -> list[int]:
     """The cores that this process may use."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]

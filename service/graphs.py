@@ -60,12 +60,11 @@ class Graphs:
         if shared is None or not is_large.any():
             return self._run_plain(batch)
         if is_large.all():
-            return shared.run(batch.contexts, batch.candidates, batch.request_index)
-        large, small = batch.those(is_large), batch.those(~is_large)
+            return _run_shared(shared, batch)
         of_large = is_large.repeat(batch.sizes)
         logits = np.empty(len(of_large), np.float32)
-        logits[of_large] = shared.run(large.contexts, large.candidates, large.request_index)
-        logits[~of_large] = self._run_plain(small)
+        logits[of_large] = _run_shared(shared, batch.those(is_large))
+        logits[~of_large] = self._run_plain(batch.those(~is_large))
         return logits
 
     def warm_up(self, max_rows: int) -> None:
@@ -105,6 +104,10 @@ class Graphs:
                 str(graph.inputs[0].shape[1:]),
                 "build the bundle again",
             )
+
+
+def _run_shared(session: Session, batch: BatchRows) -> Logits:
+    return session.run(batch.contexts, batch.candidates, batch.request_index)
 
 
 def _located(description: Description, bundle: Bundle) -> Description:

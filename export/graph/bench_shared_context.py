@@ -20,8 +20,15 @@ from export.aligned import aligned
 from export.graph.bench import print_nodes
 from export.graph.onnx import export_onnx
 from export.graph.quantize import quantize_int8
-from export.graph.runtime import Scorer, graph_scorer, microseconds_a_row, open_session, torch_scorer
-from export.graph.shared_context import CANDIDATE_IDS, CONTEXT_IDS, REQUEST_INDEX, share_context
+from export.graph.runtime import (
+    Scorer,
+    graph_scorer,
+    microseconds_a_row,
+    request_feeds,
+    request_scorer,
+    torch_scorer,
+)
+from export.graph.shared_context import share_context
 from export.option_values import positive_int
 from export.parser import Help, Parser
 from models.deep_fwfm import DeepFwFM
@@ -29,6 +36,7 @@ from models.fields import Field
 
 CONTEXT_FIELDS, CANDIDATE_FIELDS, DIM = 31, 8, 10
 FIELDS = CONTEXT_FIELDS + CANDIDATE_FIELDS
+IS_CONTEXT = np.arange(FIELDS) < CONTEXT_FIELDS
 ALL_PAIRS, PAIRS_LEFT = FIELDS * (FIELDS - 1) // 2, 37
 CANDIDATES = (1, 10, 100, 500)
 SHAPES: tuple[tuple[tuple[int, ...], int], ...] = (  # hidden units, pairs
@@ -78,7 +86,7 @@ def main() -> None:
     if arguments.nodes:
         for (name, graph), rows in itertools.product(graphs.items(), (1, 100)):
             if _is_shared(name):
-                print_nodes(f"{name}, {rows} candidates", graph, shared_inputs(ids[:rows]))
+                print_nodes(f"{name}, {rows} candidates", graph, request_feeds([ids[:rows]], IS_CONTEXT))
     print(json.dumps({"unit": "microseconds a row", "by": "candidates a request", "figures": figures}))
 
 
@@ -86,7 +94,7 @@ def model_of(hidden_units: Sequence[int], pairs: int, cardinality: int) -> DeepF
     """DeepFwFM of random weights, with so many pairs left."""
     torch.manual_seed(0)
     fields = [
-        Field(f"f{number}", cardinality, role="context" if number < CONTEXT_FIELDS else "candidate")
+        Field(f"f{number}", cardinality, role="context" if IS_CONTEXT[number] else "candidate")
         for number in range(FIELDS)
     ]
     every = list(itertools.combinations(range(FIELDS), 2))
@@ -94,36 +102,14 @@ def model_of(hidden_units: Sequence[int], pairs: int, cardinality: int) -> DeepF
     return DeepFwFM(fields, DIM, hidden_units, pairs=[every[index] for index in kept]).eval()
 
 
-def shared_inputs(ids: NDArray[np.int32]) -> dict[str, NDArray[np.int32]]:
-    """ids [rows, fields] of one request as the shared graph takes them."""
-    return {
-        CONTEXT_IDS: np.ascontiguousarray(ids[:1, :CONTEXT_FIELDS]),
-        CANDIDATE_IDS: np.ascontiguousarray(ids[:, CONTEXT_FIELDS:]),
-        REQUEST_INDEX: np.zeros(len(ids), np.int32),
-    }
-
-
-def shared_scorer(graph: bytes) -> Scorer:
-    """A callable ids -> logits over a shared graph; ids are cut up at its first call with so many rows."""
-    session, inputs = open_session(graph), dict[int, dict[str, NDArray[np.int32]]]()
-
-    def score(ids: NDArray[np.int32]) -> object:
-        if len(ids) not in inputs:
-            inputs[len(ids)] = shared_inputs(ids)
-        return session.run(None, inputs[len(ids)])
-
-    return score
-
-
 def _variants(model: DeepFwFM, ids: NDArray[np.int32]) -> dict[str, bytes]:
-    is_context = [field.role == "context" for field in model.fields]
     float32 = export_onnx(model, FIELDS)
     int8 = quantize_int8(float32, ids)
     if int8 is None:
         raise SystemExit("'--widths' must leave something to quantize")
     variants = {"plain float32": float32, "plain int8": int8}
     for name in ("float32", "int8"):
-        shared = share_context(variants[f"plain {name}"], is_context)
+        shared = share_context(variants[f"plain {name}"], IS_CONTEXT.tolist())
         if shared is None:
             raise SystemExit("both sides have fields")
         variants[f"shared {name}"] = shared
@@ -135,7 +121,7 @@ def _is_shared(name: str) -> bool:
 
 
 def _scorer(name: str, graph: bytes) -> Scorer:
-    return shared_scorer(graph) if _is_shared(name) else graph_scorer(graph)
+    return request_scorer(graph, IS_CONTEXT) if _is_shared(name) else graph_scorer(graph)
 
 
 def _print_table(figures: dict[str, dict[str, float]]) -> None:

@@ -22,6 +22,9 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import onnxruntime
 
+from service.bundle.manifest import SHARED_INPUTS
+
+Ids = NDArray[np.int32]
 Scorer = Callable[[NDArray[np.int32]], object]
 BATCHES = (1, 64, 1024)
 
@@ -57,6 +60,31 @@ def graph_scorer(graph: bytes) -> Scorer:
     session = open_session(graph)
     name = session.get_inputs()[0].name
     return lambda ids: session.run(None, {name: ids})
+
+
+def request_scorer(graph: bytes, is_context: NDArray[np.bool_]) -> Scorer:
+    """Scores ids [n, columns] as one request of n candidates: the context is the first row's."""
+    session = open_session(graph)
+    inputs: dict[int, dict[str, Ids]] = {}
+
+    def score(ids: Ids) -> object:
+        if len(ids) not in inputs:  # not timed: a service has them apart already
+            inputs[len(ids)] = request_feeds([ids], is_context)
+        return session.run(None, inputs[len(ids)])
+
+    return score
+
+
+def request_feeds(requests: Sequence[Ids], is_context: NDArray[np.bool_]) -> dict[str, Ids]:
+    """Requests [rows, columns] as a graph with a shared context takes them: a context is the first row's."""
+    sizes = [len(request) for request in requests]
+    rows = np.concatenate(requests)
+    values = (
+        np.ascontiguousarray(np.stack([request[0, is_context] for request in requests])),
+        np.ascontiguousarray(rows[:, ~is_context]),
+        np.repeat(np.arange(len(requests), dtype=np.int32), sizes),
+    )
+    return dict(zip(SHARED_INPUTS, values, strict=True))
 
 
 def torch_scorer(model: nn.Module) -> Scorer:

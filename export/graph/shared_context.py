@@ -24,8 +24,9 @@ from export.graph.piece_products import multiply, product_of
 from export.graph.pieces import Piece, PieceEditor, Spread, piece_of
 from export.graph.places import all_places
 from export.graph.tidy import merge_reshapes
+from service.bundle.manifest import SHARED_INPUTS
 
-CONTEXT_IDS, CANDIDATE_IDS, REQUEST_INDEX = "context_ids", "candidate_ids", "request_index"
+CONTEXT_IDS, CANDIDATE_IDS, REQUEST_INDEX = SHARED_INPUTS
 REQUESTS, ROWS = "requests", "rows"
 
 

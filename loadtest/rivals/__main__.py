@@ -16,7 +16,7 @@ from loadtest import closed_loop
 from loadtest.answers import WrongAnswer
 from loadtest.bid_requests import BidRequestMaker, SampleError, read_samples
 from loadtest.known_ads import CannotLoad, write_known_ads
-from loadtest.machine import busy_cores, describe_machine
+from loadtest.machine import describe_machine, tell_machine
 from loadtest.rivals import figures, open_loop, plots
 from loadtest.rivals.figures import Best
 from loadtest.rivals.open_loop import Share
@@ -27,14 +27,10 @@ from loadtest.rivals.runner import Measured, Reference, measure_closed, started
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; the exit code."""
     plan = parse(arguments)
-    missing = closed_loop.missing(["wrk", "taskset"])
-    if missing:
-        return _fail(f"{' and '.join(missing)} must be installed; Debian's packages are wrk and util-linux")
+    if lack := closed_loop.lack_of_tools():
+        return _fail(lack)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # which stops the servers, as Ctrl-C does
-    busy = busy_cores()
-    print(f"{describe_machine()}; {busy:.1f} cores were busy before")
-    if busy > 0.3:
-        print("note: other work disturbs what follows; processor time a request suffers least")
+    busy = tell_machine()
     try:
         measured, best, shares = measure(plan)
     except (SampleError, CannotLoad, WrongAnswer, LookupError) as error:

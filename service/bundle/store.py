@@ -33,6 +33,7 @@ from service.bundle.graph_tensors import tables_of
 from service.bundle.manifest import (
     GOLDEN_FILE,
     MANIFEST_FILE,
+    SHARED_INPUTS,
     Compression,
     FileEntry,
     Golden,
@@ -131,7 +132,8 @@ def _match(manifest: Manifest, schema: Schema, calibrators: Mapping[str, Calibra
         expected = f"for the graphs {', '.join(manifest.graphs)}"
         raise BundleError(CALIBRATION_FILE, expected, ", ".join(calibrators) or "none", EXPORT_AGAIN)
     context = sum(field.max_length for field in schema.fields if field.role is Role.CONTEXT)
-    widths = {"ids": schema.columns, "context_ids": context, "candidate_ids": schema.columns - context}
+    context_ids, candidate_ids, _ = SHARED_INPUTS
+    widths = {"ids": schema.columns, context_ids: context, candidate_ids: schema.columns - context}
     for variant, graph in manifest.graphs.items():
         fitted_on, actual = calibrators[variant].graph_sha256, manifest.files[graph.file].sha256
         if fitted_on != actual:
