@@ -30,7 +30,7 @@ from service.bidding import BidPolicy
 from service.docs_page import draw_docs
 from service.endpoint import Message, PredictEndpoint, Receive, Scope, Send
 from service.errors import BadConfiguration, MethodNotAllowed, NotFound, NotReady, ServiceError
-from service.loading import LoadedArm, load_arms
+from service.loading import LoadedArm, freeze_anew, load_arms
 from service.metrics import Metrics
 from service.openapi import merge_predict
 from service.settings import Settings
@@ -153,7 +153,9 @@ class Bidlight(FastAPI):
             arm for arm in self._replaced if arm.predictor.meter is not None and arm.predictor.meter.under_way
         )
         if had_replaced and not self._replaced:
-            _forget_replaced()
+            # Only the collector can free them. Sooner, those with requests under way would be frozen too, and
+            # stay until the next reload.
+            freeze_anew()
 
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The lifespan; a deliberate refusal to start is given to the server as one line, no traceback."""
@@ -168,16 +170,6 @@ class Bidlight(FastAPI):
         except BadConfiguration as error:
             if str(error) != self.refusal:
                 raise
-
-
-def _forget_replaced() -> None:
-    """Free what a reload has replaced, which only the collector can, and leave it the new arms no more.
-
-    Sooner, what still had requests under way would be frozen with them, and stay until the next reload.
-    """
-    gc.unfreeze()
-    gc.collect()
-    gc.freeze()
 
 
 def create_app(settings: Settings | None = None, loaded: Sequence[LoadedArm] | None = None) -> Bidlight:

@@ -6,6 +6,7 @@ It knows no HTTP, no traffic and no process; what was read can be shared by the 
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,6 +45,13 @@ def read_arms(settings: Settings) -> list[LoadedArm]:
         bundle = replace(bundle, graphs=graphs, shared_graphs=shared_graphs)
         arms.append(LoadedArm(spec, bundle, variant))
     return arms
+
+
+def freeze_anew() -> None:
+    """Collect what is garbage by now, frozen or not, and let no later collection look at the rest."""
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
 
 
 async def load_arms(settings: Settings, loaded: Sequence[LoadedArm] | None = None) -> ArmTable:

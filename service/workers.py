@@ -34,7 +34,7 @@ from prometheus_client.multiprocess import mark_process_dead
 
 from service.errors import STARTUP_FAILURE, BadConfiguration
 from service.listening import bind_beside, bind_together, cores_of_workers
-from service.loading import LoadedArm, read_arms
+from service.loading import LoadedArm, freeze_anew, read_arms
 from service.metrics import Metrics
 from service.settings import Settings
 from service.worker import LEAVING, REFUSED, SERVING, SIGNALS, Post, become_worker
@@ -328,9 +328,7 @@ class Supervisor:
 def _read_to_share(settings: Settings) -> list[LoadedArm]:
     """The arms of now, which no collection of garbage will touch in any process. Raises BadConfiguration."""
     arms = read_arms(settings)
-    gc.unfreeze()
-    gc.collect()
-    gc.freeze()
+    freeze_anew()
     return arms
 
 
