@@ -57,17 +57,17 @@ format: setup ## let ruff rewrite what it can
 	$(BIN)/ruff format .
 
 bench: setup demo ## load-test the service with Locust (and wrk, when installed) and print the tables
-	$(BIN)/python -m loadtest.bench --bundle $(BUNDLE) --seconds $(SECONDS_A_POINT)
+	$(BIN)/python -m loadtest.reports.bench --bundle $(BUNDLE) --seconds $(SECONDS_A_POINT)
 
 rivals: setup demo ## measure the service beside other servers: RIVALS=all, or some; ADS=known, CANDIDATES, CONNECTIONS, OPEN_LOOP
 	$(BIN)/python -m loadtest.rivals --bundle $(BUNDLE) --contenders "$(RIVALS)" --ads $(ADS) \
 	  --candidates "$(CANDIDATES)" --connections "$(CONNECTIONS)" --seconds $(SECONDS_A_POINT) $(if $(OPEN_LOOP),--open-loop "$(OPEN_LOOP)")
 
 scale: setup demo ## measure what workers cost and bring: WORKERS
-	$(BIN)/python -m loadtest.scale --bundle $(BUNDLE) --workers "$(WORKERS)"
+	$(BIN)/python -m loadtest.reports.scale --bundle $(BUNDLE) --workers "$(WORKERS)"
 
 catalogue: setup demo ## measure the service on one core with ads that it knows by id: candidates a second, by form of request
-	$(BIN)/python -m loadtest.catalogue --bundle $(BUNDLE) --seconds $(SECONDS_A_POINT)
+	$(BIN)/python -m loadtest.reports.catalogue --bundle $(BUNDLE) --seconds $(SECONDS_A_POINT)
 
 clean: ## remove the virtual environment, caches and built bundles
 	rm -rf $(VENV) .rivals artifacts build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -15,13 +15,14 @@ from dataclasses import fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from export.cli.options import build_parser
 from export.errors import ExportError
-from export.options import build_parser
 from service.bundle.errors import BundleError
 
 if TYPE_CHECKING:
-    from export.plan import EmbeddingChoice, PruneChoice, TrainChoice
-    from export.work import Work
+    from export.compress.choice import PruneChoice
+    from export.stages.work import Work
+    from export.train.choices import EmbeddingChoice, TrainChoice
 
 # Threads that spin while they wait for each other come to a standstill on cores that others use too: measured
 # on two busy cores, 4,000 rows/s of training against 26,000. It must be set before torch is loaded.
@@ -67,8 +68,8 @@ def _fail(message: str, code: int = 1) -> int:
 
 
 def _run(options: Namespace) -> None:
-    from export.pipeline import run
-    from export.plan import Plan, default_work
+    from export.stages.pipeline import run
+    from export.stages.plan import Plan, default_work
 
     plan = Plan(
         data=options.data,
@@ -93,13 +94,13 @@ def _run(options: Namespace) -> None:
 
 
 def _models(options: Namespace) -> None:
-    from export.model_list import describe_model, list_models
+    from export.cli.model_list import describe_model, list_models
 
     say(list_models() if options.model is None else describe_model(options.model))
 
 
 def _demo(options: Namespace) -> None:
-    from export.pipeline import demo
+    from export.stages.pipeline import demo
 
     demo(options.out, rows=options.rows, seed=options.seed, threads=options.threads, say=say)
 
@@ -126,7 +127,7 @@ def _convert(options: Namespace) -> None:
 
 
 def _fit_schema(options: Namespace) -> None:
-    from export.model_stages import fit_schema
+    from export.stages.model import fit_schema
 
     with _work(options) as work:
         fit_schema(
@@ -141,8 +142,8 @@ def _fit_schema(options: Namespace) -> None:
 
 
 def _train(options: Namespace) -> None:
-    from export.model_stages import train
-    from export.records import LogSummary
+    from export.stages.model import train
+    from export.stages.records import LogSummary
 
     with _work(options) as work:
         log = work.read_record("fit-schema", LogSummary)
@@ -159,36 +160,36 @@ def _train(options: Namespace) -> None:
 
 
 def _prune(options: Namespace) -> None:
-    from export.model_stages import prune
+    from export.stages.model import prune
 
     with _work(options) as work:
         prune(work, _pruning(options), say=say)
 
 
 def _to_onnx(options: Namespace) -> None:
-    from export.graph_stages import to_onnx
+    from export.stages.graphs import to_onnx
 
     with _work(options) as work:
         to_onnx(work, say=say)
 
 
 def _quantize(options: Namespace) -> None:
-    from export.graph_stages import quantize
+    from export.stages.graphs import quantize
 
     with _work(options) as work:
         quantize(work, rows=options.quantization_rows, say=say)
 
 
 def _calibrate(options: Namespace) -> None:
-    from export.graph_stages import calibrate
+    from export.stages.graphs import calibrate
 
     with _work(options) as work:
         calibrate(work, sampling_rate=options.sampling_rate, methods=options.calibration_methods, say=say)
 
 
 def _package(options: Namespace) -> None:
-    from export.package import package
     from export.report.summary import summary
+    from export.stages.package import package
 
     with _work(options) as work:
         say(summary(package(work, options.out, name=options.name, say=say)))
@@ -225,8 +226,8 @@ COMMANDS: dict[str, Callable[[Namespace], None]] = {
 
 
 def _work(options: Namespace) -> AbstractContextManager[Work]:
-    from export.plan import default_work
-    from export.work import Work
+    from export.stages.plan import default_work
+    from export.stages.work import Work
 
     work = Work(options.work or default_work(options.out))
     return work.held(new=options.command == "fit-schema")
@@ -244,7 +245,7 @@ def _common_hyperparameters(options: Namespace) -> dict[str, Any]:
 
 
 def _embedding(options: Namespace) -> EmbeddingChoice:
-    from export.plan import EmbeddingChoice
+    from export.train.choices import EmbeddingChoice
 
     return EmbeddingChoice.of_options(
         options.embedding, options.pooling, collisions=options.collisions, least_ids=options.least_ids
@@ -252,13 +253,13 @@ def _embedding(options: Namespace) -> EmbeddingChoice:
 
 
 def _training(options: Namespace) -> TrainChoice:
-    from export.plan import TrainChoice
+    from export.train.choices import TrainChoice
 
     return TrainChoice(**{field.name: getattr(options, field.name) for field in fields(TrainChoice)})
 
 
 def _pruning(options: Namespace) -> PruneChoice:
-    from export.plan import PruneChoice
+    from export.compress.choice import PruneChoice
 
     return PruneChoice(
         preset=options.preset,

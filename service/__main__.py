@@ -126,8 +126,8 @@ def _one_line(detail: ErrorDetails) -> str:
 
 def _serve_alone(settings: Settings) -> int:
     os.environ.pop(MULTIPROCESS_VARIABLE, None)
-    from service.app import create_app
-    from service.supervision import Server, server_config
+    from service.http.app import create_app
+    from service.process.server import Server, server_config
 
     try:
         app = create_app(settings)
@@ -153,10 +153,10 @@ def _serve_workers(settings: Settings) -> int:
     try:
         from logging.config import dictConfig
 
-        from service.app import bid_policy
-        from service.features import store_at
-        from service.supervision import log_config
-        from service.workers import Supervisor
+        from service.features.open import store_at
+        from service.http.app import bid_policy
+        from service.process.server import log_config
+        from service.process.supervisor import Supervisor
 
         dictConfig(log_config(settings.log_level))
         try:

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from service.features import StoreUnavailable
-from service.redis_address import RedisAddress
-from service.redis_client import RedisClient
+from service.features.redis_address import RedisAddress
+from service.features.redis_client import RedisClient
+from service.features.store import StoreUnavailable
 
 SECONDS_TO_START = 20.0
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from export.cli.options import build_parser as export_parser
 from export.data.log_schema import load_log_schema
-from export.options import build_parser as export_parser
 from models import MODELS
 from service.__main__ import build_parser as service_parser
-from service.load_features import build_parser as load_parser
+from service.features.load import build_parser as load_parser
 from service.settings import Settings
 from service.wire import JSON, decode_request
 

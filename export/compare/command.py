@@ -10,9 +10,11 @@ from export.compare.compare import chosen_models, compare, read_comparison
 from export.compare.overrides import read_overrides
 from export.compare.plan import ComparePlan
 from export.compare.tables import FORMATS
+from export.compress.choice import PruneChoice
 from export.errors import ExportError
-from export.plan import EmbeddingChoice, PruneChoice, TrainChoice, default_work
-from export.work import Say
+from export.stages.plan import default_work
+from export.stages.work import Say
+from export.train.choices import EmbeddingChoice, TrainChoice
 
 
 def run_command(

@@ -20,18 +20,18 @@ from export.compare.contender import Contender
 from export.compare.jobs import outcomes
 from export.compare.judge import REFERENCE, RESAMPLES, Results, judge, time_and_choose, versions
 from export.compare.overrides import check_overrides, settle
+from export.compare.page import comparison_page
 from export.compare.plan import ALL, ComparePlan
 from export.compare.records import Comparison, Failure, Result, Row
 from export.compare.tables import as_text
 from export.data.encoded import open_log
 from export.data.log_schema import load_log_schema
 from export.errors import ExportError
-from export.evaluate import machine
-from export.model_stages import check_device, fit_schema
-from export.pipeline import Clock
-from export.records import LogSummary
-from export.report.comparison_page import comparison_page
-from export.work import Say, Work
+from export.stages.evaluate import machine
+from export.stages.model import check_device, fit_schema
+from export.stages.pipeline import Clock
+from export.stages.records import LogSummary
+from export.stages.work import Say, Work
 from models import MODELS
 
 JSON, TEXT, PAGE = "compare.json", "compare.txt", "compare.html"

@@ -19,15 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.compare.records import Result
+from export.compress.choice import PruneChoice
 from export.data.encoded import open_log
-from export.evaluate import evaluate_variants
-from export.graph_stages import calibrate, quantize, read_calibrators, to_onnx
-from export.model_stages import prune, train
-from export.plan import EmbeddingChoice, PruneChoice
-from export.records import Trained
+from export.stages.evaluate import evaluate_variants
+from export.stages.graphs import calibrate, quantize, read_calibrators, to_onnx
+from export.stages.model import prune, train
+from export.stages.records import Trained
+from export.stages.variants import read_variants
+from export.stages.work import Say, Work
+from export.train.choices import EmbeddingChoice
 from export.train.config import TrainConfig
-from export.variants import read_variants
-from export.work import Say, Work
 
 RESULT, PCTR, TRACEBACK = "result.json", "test_pctr.npz", "failure.txt"
 

@@ -16,7 +16,7 @@ from multiprocessing.context import SpawnProcess
 from export.compare.contender import TRACEBACK, Contender
 from export.compare.records import Failure, Result
 from export.errors import ExportError
-from export.work import Say
+from export.stages.work import Say
 from service.bundle.errors import BundleError
 
 Outcome = Result | Failure

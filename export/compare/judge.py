@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from export.compare.contender import Contender, read_pctr
 from export.compare.records import Difference, Result, Row
 from export.data.encoded import Part, open_log
-from export.evaluate import choose_serving, shipped_variants
 from export.graph.runtime import BATCHES, Scorer, graph_scorer, microseconds_a_row
-from export.train.bootstrap import interval, resampled_aucs
-from export.variants import Variant, read_variants
+from export.judge.bootstrap import interval, resampled_aucs
+from export.stages.evaluate import choose_serving, shipped_variants
+from export.stages.variants import Variant, read_variants
 from service.bundle.manifest import Latency
 
 REFERENCE = "lr"

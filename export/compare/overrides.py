@@ -15,8 +15,8 @@ import msgspec
 
 from export.compare.plan import Overrides
 from export.errors import ExportError
-from export.plan import TrainChoice
 from export.train.build import hyperparameters_of
+from export.train.choices import TrainChoice
 from models import MODELS
 
 # Each model is trained with the same seeds, on the same device.

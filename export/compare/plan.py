@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from export.plan import EmbeddingChoice, Plan, PruneChoice, TrainChoice
+from export.compress.choice import PruneChoice
+from export.stages.plan import Plan
+from export.train.choices import EmbeddingChoice, TrainChoice
 
 if TYPE_CHECKING:
     from export.data.readers import OnMalformed

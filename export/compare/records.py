@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from export.records import LogSummary
+from export.stages.records import LogSummary
 from export.train.config import TrainConfig
 from service.bundle.manifest import Metrics, Parity
 

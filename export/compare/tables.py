@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from export.aligned import aligned
 from export.compare.records import Comparison, Difference, Row
+from export.report.text_table import aligned
 
 ABOVE, BELOW, EQUAL = "▲", "▼", "="
 PARTS = ("train", "validation", "calibration", "test")

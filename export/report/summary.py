@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 
-from export.aligned import aligned
+from export.report.text_table import aligned
 from service.bundle.store import Bundle
 
 

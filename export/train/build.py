@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from export.errors import ExportError
-from export.plan import EmbeddingChoice
+from export.train.choices import EmbeddingChoice
 from models import MODELS
 from models.fields import Field
 from service.bundle.schema import FIRST_ID, Bins, Schema

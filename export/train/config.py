@@ -34,7 +34,7 @@ class TrainConfig:
     decay_rate      what it is multiplied by every decay_steps steps after the warm-up; 1 for none
     l2              weight of the L2 penalty (l2 / 2) |w|^2 on what Adam trains, but the embeddings
     embedding_l2    the same on embeddings that Adam trains (RowAdam says how). Not the paper's 3e-7, with
-                    which rare ids overfit in the second epoch; export.plan fits it to the length of the log
+                    which rare ids overfit in the second epoch; `choices` fits it to the length of the log
     optimizer, embedding_optimizer   of the layers, and of the embedding tables
     ftrl_alpha, ftrl_beta, ftrl_l1, ftrl_l2, group_lasso   see Ftrl, in units of single rows
     loss            see export.train.losses; the next four are its parameters

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from export.data.encoded import Part
 from export.errors import ExportError
+from export.judge.metrics import auc, logloss, sigmoid
 from export.train.config import TrainConfig
 from export.train.losses import loss_of
-from export.train.metrics import auc, logloss, sigmoid
 from export.train.optimizers import Optimizers, sparse_gradients
 from export.train.prior import undone
 from export.train.ranks import ALONE, Ranks

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from export.data.encoded import Part
+from export.judge.metrics import logloss, sigmoid
 from export.train.loop import Log
-from export.train.metrics import logloss, sigmoid
 from models.fields import PADDING_ID
 from models.gbdt_lr import ALWAYS_LEFT, GBDTLR, Trees
 

@@ -12,16 +12,16 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from loadtest import closed_loop
-from loadtest.answers import WrongAnswer
-from loadtest.bid_requests import BidRequestMaker, SampleError, read_samples
-from loadtest.known_ads import CannotLoad, write_known_ads
-from loadtest.machine import describe_machine, tell_machine
+from loadtest.load import closed_loop
+from loadtest.load.machine import describe_machine, tell_machine
 from loadtest.rivals import figures, open_loop, plots
 from loadtest.rivals.figures import Best
 from loadtest.rivals.open_loop import Share
 from loadtest.rivals.plan import Plan, parse
 from loadtest.rivals.runner import Measured, Reference, measure_closed, started
+from loadtest.traffic.answers import WrongAnswer
+from loadtest.traffic.bid_requests import BidRequestMaker, SampleError, read_samples
+from loadtest.traffic.known_ads import CannotLoad, write_known_ads
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from loadtest.known_ads import KnownAds
-from loadtest.server_process import PREDICT, Route
+from loadtest.load.server_process import PREDICT, Route
+from loadtest.traffic.known_ads import KnownAds
 
 SERVERS = "loadtest.rivals.servers"
 OURS = "service"

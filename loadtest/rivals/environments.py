@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import BinaryIO
 
-from loadtest.server_process import REPOSITORY
+from loadtest.load.server_process import REPOSITORY
 
 REQUIREMENTS = Path(__file__).parent / "requirements"
 CACHE = REPOSITORY / ".rivals"

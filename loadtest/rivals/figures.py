@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from loadtest.closed_loop import Case, Point
+from loadtest.load.closed_loop import Case, Point
 
 OURS, PLAIN = "bidlight", "bidlight_plain"
 # Who is no rival: what anyone writes, and our own without what makes it fast or without its metrics.

@@ -11,11 +11,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from loadtest.closed_loop import MeasurementError
+from loadtest.load.closed_loop import MeasurementError
+from loadtest.load.server_process import REPOSITORY, Server
 from loadtest.rivals.figures import Best, Entry, aligned
 from loadtest.rivals.plan import Plan
 from loadtest.rivals.runner import Measured, Tell
-from loadtest.server_process import REPOSITORY, Server
 
 CONNECTIONS = 256
 HEADS = (
@@ -92,7 +92,14 @@ def measure_open(
 
 def run_client(server: Server, bodies: Path, rate: float, plan: Plan, seed: int) -> dict[str, float]:
     """One run of the client on its core. Raises MeasurementError."""
-    command = ["taskset", "--cpu-list", str(plan.client_core), sys.executable, "-m", "loadtest.open_loop"]
+    command = [
+        "taskset",
+        "--cpu-list",
+        str(plan.client_core),
+        sys.executable,
+        "-m",
+        "loadtest.load.open_loop",
+    ]
     command += [server.url, "--bodies", str(bodies), "--path", server.route.path, "--rate", f"{rate:.3f}"]
     command += [
         "--seconds",

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from loadtest.counts import at_least_one, counts
-from loadtest.machine import cores
+from loadtest.load.counts import at_least_one, counts
+from loadtest.load.machine import cores
 from loadtest.rivals.contenders import CONTENDERS
 
 SENT, KNOWN = "sent", "known"

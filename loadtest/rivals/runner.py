@@ -7,15 +7,15 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from loadtest import closed_loop
-from loadtest.answers import Answer, WrongAnswer, ask, compare
-from loadtest.closed_loop import Case, Point
-from loadtest.known_ads import KnownAds
+from loadtest.load import closed_loop
+from loadtest.load.closed_loop import Case, Point
+from loadtest.load.server_process import Server, ServerError, running
 from loadtest.rivals.contenders import CONTENDERS, Contender
 from loadtest.rivals.environments import CannotInstall, python_of
 from loadtest.rivals.figures import Entry
 from loadtest.rivals.plan import Plan
-from loadtest.server_process import Server, ServerError, running
+from loadtest.traffic.answers import Answer, WrongAnswer, ask, compare
+from loadtest.traffic.known_ads import KnownAds
 
 CHECKED_BODIES = 32
 CHECKED_AT_ONCE = 16

@@ -127,7 +127,15 @@ def test_mistyped_options_are_refused(service: RunningService, options: list[str
 def test_the_benchmark_measures_both_services_and_ends_with_a_line_for_machines(
     bundles: dict[str, Path],
 ) -> None:
-    command = [sys.executable, "-m", "loadtest.bench", "--bundle", str(bundles["control"]), "--seconds", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "loadtest.reports.bench",
+        "--bundle",
+        str(bundles["control"]),
+        "--seconds",
+        "1",
+    ]
     command += ["--repetitions", "1", "--users", "2", "--candidates", "1,20", "--connections", "2"]
     run = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
@@ -150,7 +158,7 @@ def test_the_benchmark_measures_both_services_and_ends_with_a_line_for_machines(
 
 
 def test_a_benchmark_without_a_bundle_says_so_in_one_line(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "loadtest.bench", "--bundle", str(tmp_path)]
+    command = [sys.executable, "-m", "loadtest.reports.bench", "--bundle", str(tmp_path)]
     run = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False)
     assert run.returncode == 1
     assert run.stderr.strip().splitlines()[-1].startswith("bench: error: ")

@@ -15,7 +15,7 @@ from tests.running import REPOSITORY
 
 @pytest.mark.skipif(not (shutil.which("wrk") and shutil.which("taskset")), reason="needs wrk and taskset")
 def test_workers_are_measured(bundles: dict[str, Path]) -> None:
-    command = [sys.executable, "-m", "loadtest.scale", "--bundle", str(bundles["control"])]
+    command = [sys.executable, "-m", "loadtest.reports.scale", "--bundle", str(bundles["control"])]
     command += ["--workers", "1,2", "--candidates", "1", "--seconds", "1", "--repetitions", "1"]
     run = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
@@ -28,7 +28,7 @@ def test_workers_are_measured(bundles: dict[str, Path]) -> None:
 
 
 def test_a_bundle_that_is_none_is_said_in_one_line(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "loadtest.scale", "--bundle", str(tmp_path)]
+    command = [sys.executable, "-m", "loadtest.reports.scale", "--bundle", str(tmp_path)]
     run = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False)
     assert run.returncode == 1
     assert run.stderr.startswith("scale: error: ")

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import pytest
 from hypothesis import settings
 
+from export.compress.choice import PruneChoice
 from export.data.synthetic import SyntheticConfig
 from export.data.synthetic_file import write_synthetic_log
-from export.pipeline import run
-from export.plan import Plan, PruneChoice, TrainChoice
+from export.stages.pipeline import run
+from export.stages.plan import Plan
+from export.train.choices import TrainChoice
 from service.bundle.store import Bundle
 
 # A busy machine is no failure: nothing here is about time.

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from export.compress.choice import PruneChoice
 from export.compress.recipes import PARTS, RECIPES, Recipe, find_recipe
 from export.compress.schedule import RESIDUAL, is_pruning_step, pruning_interval, sparse_rate
 from export.errors import ExportError
-from export.plan import PruneChoice
 
 targets = st.floats(0, 0.999)
 lengths = st.integers(1, 10_000)

@@ -13,9 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export.errors import ExportError
 from export.graph.onnx import export_onnx
-from export.graph.parity import check_batch_invariance
 from export.graph.quantize import quantize_int8
 from export.graph.runtime import open_session
+from export.judge.parity import check_batch_invariance
 from models.deep_fwfm import DeepFwFM
 from models.fields import Field
 

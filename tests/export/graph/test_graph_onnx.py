@@ -12,8 +12,8 @@ import torch
 
 from export.errors import ExportError
 from export.graph.onnx import describe, export_onnx
-from export.graph.parity import check_against_torch
 from export.graph.runtime import run_graph
+from export.judge.parity import check_against_torch
 from service.bundle.manifest import Tensor
 
 

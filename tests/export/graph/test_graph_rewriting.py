@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from export.graph.folding import inference_copy
 from export.graph.inference_form import InferenceForm
 from export.graph.onnx import export_onnx
-from export.graph.parity import check_against_torch, check_batch_invariance
 from export.graph.quantize import quantize_int8
 from export.graph.runtime import run_graph
+from export.judge.parity import check_against_torch, check_batch_invariance
 from models import DNN, LR, DeepFwFM, FwFM
 from models.fields import Field
 from models.penalty import Penalized

@@ -48,7 +48,7 @@ def test_every_candidate_is_timed_at_every_batch(exported):
 
 
 def test_bench_prints_a_table_and_a_line_of_json():
-    command = [sys.executable, "-m", "export.graph.bench", "--rows", "2000", "--nodes"]
+    command = [sys.executable, "-m", "benchmarks.graph", "--rows", "2000", "--nodes"]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     figures = json.loads(run.stdout.splitlines()[-1])["figures"]
     assert len(figures) == 9

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from export.graph.onnx import export_onnx
-from export.graph.parity import check_against_torch, check_batch_invariance
+from export.judge.parity import check_against_torch, check_batch_invariance
 from models.fields import Field, columns
 from models.gbdt_lr import ALWAYS_LEFT, GBDTLR, Trees
 

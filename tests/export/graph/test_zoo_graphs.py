@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from export.graph.onnx import export_onnx
-from export.graph.parity import AUC_TOLERANCE, check_against_torch, check_batch_invariance
 from export.graph.quantize import quantize_int8
 from export.graph.runtime import run_graph
-from export.train.metrics import auc, sigmoid
+from export.judge.metrics import auc, sigmoid
+from export.judge.parity import AUC_TOLERANCE, check_against_torch, check_batch_invariance
 from models import MODELS
 from models.fields import Field
 

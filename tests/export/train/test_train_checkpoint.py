@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from export.errors import ExportError
-from export.plan import EmbeddingChoice
 from export.train.build import build_model, hyperparameters_of, model_fields, number_of_each_id
 from export.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from export.train.choices import EmbeddingChoice
 from export.train.loop import predict_logits
 from models import MODELS
 from models.fields import Field

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from export.cli.options import TRAINING, build_parser
 from export.errors import ExportError
-from export.options import TRAINING, build_parser
-from export.plan import USED_BY, TrainChoice
+from export.train.choices import USED_BY, TrainChoice
 from export.train.config import CHOICES, TrainConfig
 
 

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from export.data.synthetic import SyntheticConfig
 from export.data.synthetic_file import write_synthetic_log
-from export.model_stages import fit_schema, train
-from export.plan import TrainChoice
+from export.stages.model import fit_schema, train
+from export.stages.work import Work
 from export.train.build import build_from_fields
+from export.train.choices import TrainChoice
 from export.train.ranks import ALONE, Ranks
-from export.work import Work
 from models import MODELS
 from models.fields import Field
 

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from export.data.encoded import Part
+from export.judge.metrics import auc
 from export.train import trees
 from export.train.loop import predict_logits
-from export.train.metrics import auc
 from models.fields import Field
 from models.gbdt_lr import ALWAYS_LEFT, GBDTLR
 

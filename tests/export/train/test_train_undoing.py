@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 import torch
 
-from export.calibrate import METHODS, fit_calibrator, in_log_distribution
 from export.data.encoded import Part
 from export.data.synthetic import SyntheticConfig
 from export.data.synthetic_file import write_synthetic_log
-from export.graph_stages import calibrate, quantize, to_onnx
-from export.model_stages import fit_schema
-from export.model_stages import train as train_stage
+from export.judge.metrics import pcoc, sigmoid
+from export.stages.calibrate import METHODS, fit_calibrator, in_log_distribution
+from export.stages.graphs import calibrate, quantize, to_onnx
+from export.stages.model import fit_schema
+from export.stages.model import train as train_stage
+from export.stages.work import Work
 from export.train.config import TrainConfig
 from export.train.loop import predict_logits, train
-from export.train.metrics import pcoc, sigmoid
-from export.work import Work
 from models import FwFM
 from models.fields import Field
 from service.bundle.calibration import Calibrator

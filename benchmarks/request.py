@@ -1,0 +1,246 @@
+"""Microseconds that a request costs in each stage between its bytes and those of its answer.
+
+`python -m benchmarks.request` prints a table; `--against FOLDER` measures another checkout in turns with
+this one, and shows the ratio of the medians. No socket and no client: what is timed is this process' work, in
+seconds of CPU, the best of some timings, which what else runs on the machine disturbs least.
+
+decode is bytes -> structs; encode, structs -> ids; answer, pCTRs -> bids and the body; all, from the bytes
+that a connection reads to those that it writes, of as many requests at once as there are connections;
+counting, what of it goes away without metrics.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import msgspec
+import uvloop
+from uvicorn.server import ServerState
+
+from service.features.catalogue import CatalogueBuilder
+from service.features.store import pack
+from service.http.app import Bidlight, create_app
+from service.http.connection import Connection
+from service.http.endpoint import Prediction
+from service.process.server import server_config
+from service.settings import Settings
+from service.wire import JSON, MSGPACK, Codec, count_rows, decode_request
+
+REPOSITORY = Path(__file__).parents[1]
+FORMS = ("features", "catalogue", "columns", "msgpack")
+STAGES = ("decode", "encode", "answer", "all", "counting")
+SECONDS_A_TIMING, TIMINGS = 0.01, 12
+Figures = dict[str, dict[str, float]]
+
+
+class Sink:
+    """A transport that only counts the answers, and remembers a refusal."""
+
+    def __init__(self) -> None:
+        self.answers = 0
+        self.refusal = b""
+
+    def write(self, data: bytes) -> None:
+        """One answer."""
+        if not data.startswith(b"HTTP/1.1 200"):
+            self.refusal = data
+        self.answers += 1
+
+    def is_closing(self) -> bool:
+        """Never."""
+        return False
+
+    def close(self) -> None:
+        """Nothing."""
+
+    def get_extra_info(self, _: str) -> None:
+        """Nothing."""
+
+
+class Bench:
+    """The service on one bundle, and requests for it. `features` are a bid request's own, as JSON; of
+    `catalogue` its ads' ids as rows, of `columns` as columns; `msgpack` is `features` in MessagePack.
+    """
+
+    def __init__(self, app: Bidlight, samples: list[dict[str, Any]], connections: int) -> None:
+        self.app, self._samples = app, samples
+        self.predictor = app.arms[0].predictor
+        self.endpoint: Any = app.direct_endpoint
+        builder = CatalogueBuilder(self.predictor.encoder)
+        builder.add([(f"ad-{row}", pack(sample["candidate"])) for row, sample in enumerate(samples)])
+        self._catalogue = builder.build()
+        config, state = server_config(app.settings, app), ServerState()
+        config.load()
+        state.default_headers = [(b"date", b"Thu, 01 Jan 1970 00:00:00 GMT")]
+        self._sink = Sink()
+        self._connections = [Connection(config, state, {}) for _ in range(connections)]
+        for connection in self._connections:
+            connection.connection_made(self._sink)  # type: ignore[arg-type]
+
+    def close(self) -> None:
+        """Have no timer left."""
+        for connection in self._connections:
+            connection.connection_lost(None)
+
+    async def figures(self, form: str, candidates: int) -> dict[str, float]:
+        """Microseconds a request, by stage."""
+        self.predictor.known_ads.catalogue = self._catalogue if form in ("catalogue", "columns") else None
+        codec = MSGPACK if form == "msgpack" else JSON
+        body = self._body(form, candidates, codec)
+        prediction = Prediction(0.0)
+        pctrs = await self.endpoint.accept(prediction, {b"content-type": codec.media_type}, body)
+        request, rows = prediction.request, prediction.rows
+        meter = self.predictor.meter
+        message = self._message(body, codec)
+        found = {
+            "decode": _best(lambda: count_rows(decode_request(body, codec).candidates, candidates)),
+            "encode": _best(lambda: self.predictor.encode(request, rows)),
+            "answer": _best(lambda: self.endpoint.answer(prediction, pctrs)),
+        }
+        metered, bare = [], []
+        for _ in range(TIMINGS):
+            self.predictor.meter = meter
+            metered.append(await self._all(message))
+            self.predictor.meter = None
+            bare.append(await self._all(message))
+        self.predictor.meter = meter
+        found["all"] = min(metered)
+        found["counting"] = min(metered) - min(bare)
+        return found
+
+    async def _all(self, message: bytes) -> float:
+        """Microseconds from bytes to bytes. Raises RuntimeError for a refusal."""
+        requests = 0
+        started = now = time.process_time()
+        while now - started < SECONDS_A_TIMING:
+            for connection in self._connections:
+                connection.data_received(message)
+            requests += len(self._connections)
+            awaited = self._sink.answers + len(self._connections)
+            while self._sink.answers < awaited:
+                await asyncio.sleep(0)
+            now = time.process_time()
+        if self._sink.refusal:
+            raise RuntimeError(f"an answer must be a 200 (got {self._sink.refusal!r})")
+        return (now - started) / requests * 1e6
+
+    def _body(self, form: str, candidates: int, codec: Codec) -> bytes:
+        chosen = [row % len(self._samples) for row in range(candidates)]
+        ids = [f"ad-{row}" for row in chosen]
+        ads: Any = [{"id": ad_id, "value_per_click": 1.25, "bid_floor": 0.002} for ad_id in ids]
+        if form == "columns":
+            ads = {"id": ids, "value_per_click": [1.25] * candidates, "bid_floor": [0.002] * candidates}
+        elif form != "catalogue":
+            for ad, row in zip(ads, chosen, strict=True):
+                ad["features"] = self._samples[row]["candidate"]
+        request = {"id": "req-1", "context": self._samples[0]["context"], "candidates": ads}
+        return msgspec.json.encode(request) if codec is JSON else msgspec.msgpack.encode(request)
+
+    def _message(self, body: bytes, codec: Codec) -> bytes:
+        head = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: %b\r\nContent-Length: %d\r\n\r\n"
+        return head % (codec.media_type, len(body)) + body
+
+
+def _best(call: Callable[[], object]) -> float:
+    """Microseconds of one call: the best of some timings."""
+    calls, seconds = 1, 0.0
+    while seconds < SECONDS_A_TIMING / 4:
+        calls *= 2
+        seconds = _seconds(call, calls)
+    calls = max(1, round(calls * SECONDS_A_TIMING / seconds))
+    return min(_seconds(call, calls) for _ in range(TIMINGS)) / calls * 1e6
+
+
+def _seconds(call: Callable[[], object], calls: int) -> float:
+    started = time.process_time()
+    for _ in range(calls):
+        call()
+    return time.process_time() - started
+
+
+async def _measure(options: argparse.Namespace) -> Figures:
+    lines = (options.bundle / "report" / "requests.jsonl").read_text(encoding="utf-8").splitlines()
+    app = create_app(Settings(arms=(f"control={options.bundle}:1",)))
+    await app.open()
+    bench = Bench(app, [json.loads(line) for line in lines], options.connections)
+    gc.collect()
+    gc.freeze()
+    try:
+        return {
+            f"{form} {candidates}": await bench.figures(form, candidates)
+            for form in options.forms
+            for candidates in options.candidates
+        }
+    finally:
+        bench.close()
+        await app.close()
+
+
+def _rounds(folders: list[Path], options: argparse.Namespace) -> Iterator[tuple[Path, Figures]]:
+    """Each folder's figures, in turns, every time in a process of its own."""
+    for _ in range(options.rounds):
+        for folder in folders:
+            # -P: of this file's folder nothing is imported, everything from the checkout that is measured.
+            command = [sys.executable, "-P", __file__, "--once", *options.passed_on]
+            variables = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
+            done = subprocess.run(command, cwd=folder, env=variables, stdout=subprocess.PIPE, check=True)
+            yield folder, json.loads(done.stdout)
+
+
+def _print_table(found: dict[Path, list[Figures]], here: Path) -> None:
+    others = [folder for folder in found if folder != here]
+    print("microseconds a request" + (", and by how much less than the other" if others else ""))
+    print(f"{'candidates':<16}" + "".join(f"{stage:>18}" for stage in STAGES))
+    for case in found[here][0]:
+        cells = []
+        for stage in STAGES:
+            ours, *theirs = (
+                median(figures[case][stage] for figures in found[folder]) for folder in (here, *others)
+            )
+            # Of a difference of two large figures no ratio: it may be nothing.
+            shown = [
+                f" ({other / ours:.2f}x)" if stage != "counting" else f" ({other:.1f})" for other in theirs
+            ]
+            cells.append(f"{ours:.1f}{''.join(shown)}")
+        print(f"{case:<16}" + "".join(f"{cell:>18}" for cell in cells))
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.request", description=__doc__)
+    parser.add_argument("--bundle", type=Path, default=REPOSITORY / "artifacts" / "demo")
+    parser.add_argument("--candidates", type=int, nargs="+", default=[1, 10, 100, 500])
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=FORMS[:2])
+    parser.add_argument("--connections", type=int, default=8, help="requests at once")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--against", type=Path, help="folder of another checkout")
+    parser.add_argument("--once", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    options.bundle = options.bundle.resolve()
+    if options.once:
+        print(json.dumps(asyncio.Runner(loop_factory=uvloop.new_event_loop).run(_measure(options))))
+        return
+    options.passed_on = [
+        *("--bundle", str(options.bundle), "--connections", str(options.connections)),
+        *("--candidates", *map(str, options.candidates), "--forms", *options.forms),
+    ]
+    folders = [REPOSITORY] if options.against is None else [REPOSITORY, options.against.resolve()]
+    found: dict[Path, list[Figures]] = {folder: [] for folder in folders}
+    for folder, figures in _rounds(folders, options):
+        found[folder].append(figures)
+    _print_table(found, REPOSITORY)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,260 @@
+"""AUC against microseconds a row: weights pruned, whole neurons pruned, and both, from one dense DeepFwFM.
+
+    python -m benchmarks.structures --work artifacts/structures [--recipes D99 N75 D99N75]
+
+A recipe is written as in the paper: D99 prunes 99 % of the DNN's weights, N75 takes 75 % of its neurons
+whole, D99N75 does both. All prune field pairs and embeddings as the preset low-latency does (R-95 %, F-40 %),
+and D0 nothing else: what pruning the DNN costs is the difference from D0. The log is synthetic. What has been
+made is kept in the work folder: a bench that is started again goes on where it was, or adds recipes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from export.cli.parser import Help, Parser
+from export.cli.values import not_negative_int, positive, positive_int, widths
+from export.compress.choice import PruneChoice
+from export.compress.recipes import RECIPES, Recipe
+from export.data.encoded import Part, open_log
+from export.data.synthetic import SyntheticConfig
+from export.data.synthetic_file import write_synthetic_log
+from export.graph.runtime import BATCHES, Scorer, graph_scorer, microseconds_a_row
+from export.judge.bootstrap import interval, resampled_aucs
+from export.report.text_table import aligned
+from export.stages.evaluate import machine
+from export.stages.graphs import quantize, to_onnx
+from export.stages.model import fit_schema, prune, train
+from export.stages.plan import Plan
+from export.stages.records import Trained
+from export.stages.variants import DENSE, INT8, PRUNED, read_variants
+from export.stages.work import Work
+from export.train.choices import TrainChoice
+
+DEFAULT = ("D0", "D90", "D99", "N50", "N75", "N90", "D99N50", "D99N75", "D99N90")
+DENSE_NAME = "dense"
+RESAMPLES = 200
+FRONT_BATCH = "64"
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """One model of the bench, with its graphs and logits beside it in files."""
+
+    name: str
+    live_neurons: tuple[int, ...]
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Contender:
+    """What was kept of one model: by graph ("float32", "int8") its bytes and its logits of the test part."""
+
+    kept: Kept
+    graphs: dict[str, bytes]
+    logits: dict[str, NDArray[np.float32]]
+    ids: NDArray[np.int32]  # rows to time the graphs with, as they take them
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints a table and, on the last line, the same as JSON."""
+    options = _options(arguments)
+    folder: Path = options.work
+    recipes = {name: parse_recipe(name) for name in options.recipes}
+    _check_same(folder, options)
+    with Work(folder / "export").held(new=True) as work:
+        _make_dense(work, options)
+        made = []
+        for name, recipe in {DENSE_NAME: None, **recipes}.items():
+            if not (folder / "kept" / name / "kept.json").exists():
+                print(f"{name}: pruning" if recipe else name)
+                _keep(work, _make(work, name, recipe, options), folder / "kept" / name)
+            made.append(_read(folder / "kept" / name))
+        labels = np.asarray(open_log(work.path("log")).parts["test"].labels)
+    rows = _figures(made, labels)
+    print(f"{options.rows:,} rows, tested on {len(labels):,}; {machine()}")
+    print("\n".join(aligned(_table(rows))))
+    print(f"*: no other graph has both a higher AUC and fewer microseconds a row at {FRONT_BATCH} rows")
+    print(json.dumps({"machine": machine(), "rows": options.rows, "graphs": rows}))
+
+
+def parse_recipe(text: str) -> Recipe:
+    """D90, N75, D99N75 -> a recipe with the pairs and embeddings of low-latency."""
+    found = re.fullmatch(r"(?=.)(?:D(\d+(?:\.\d+)?))?(?:N(\d+(?:\.\d+)?))?", text)
+    if found is None or any(float(share or 0) >= 100 for share in found.groups()):
+        raise argparse.ArgumentTypeError(f"must be like D90, N75 or D99N75, below 100 (got {text!r})")
+    weights, neurons = (float(share or 0) / 100 for share in found.groups())
+    return replace(RECIPES["low-latency"], name=text, dnn=weights, neurons=neurons)
+
+
+def _recipe_name(text: str) -> str:
+    return parse_recipe(text).name
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(prog="python -m benchmarks.structures", description=__doc__, formatter_class=Help)
+    add = parser.add_argument
+    add("--work", type=Path, default=Path("artifacts/structures"), metavar="FOLDER", help="[%(default)s]")
+    add("--recipes", type=_recipe_name, nargs="+", default=DEFAULT, metavar="NAME", help=" ".join(DEFAULT))
+    add("--rows", type=positive_int, default=1_500_000, metavar="N", help="of the log [%(default)s]")
+    add("--features", type=positive_int, default=1_000_000, metavar="N", help="of the log [%(default)s]")
+    add("--seed", type=not_negative_int, default=1, metavar="N", help="of the log [%(default)s]")
+    add("--hidden-units", type=widths, default=(400, 400, 400), metavar="N,..", help="[400,400,400]")
+    add("--epochs", type=positive_int, default=10, metavar="N", help="of dense training at most [10]")
+    for name in ("prune", "finetune"):
+        default = getattr(PruneChoice, f"{name}_epochs")
+        add(f"--{name}-epochs", type=positive, default=default, metavar="N", help="[%(default)s]")
+    add("--threads", type=positive_int, default=1, metavar="N", help="of torch [%(default)s]")
+    return parser.parse_args(arguments)
+
+
+def _check_same(folder: Path, options: argparse.Namespace) -> None:
+    """Ends the bench where the folder holds graphs of another log or another training."""
+    told = {
+        name: value for name, value in vars(options).items() if name not in ("work", "recipes", "threads")
+    }
+    file, content = folder / "options.json", json.dumps(told)
+    if file.exists() and file.read_text() != content:
+        raise SystemExit(
+            f"'work' must be a new folder, or one of the same options (got {folder}, made with "
+            f"{file.read_text()}); name another with --work"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    file.write_text(content)
+
+
+def _make_dense(work: Work, options: argparse.Namespace) -> None:
+    """WORK/log and dense.pt, unless they are there."""
+    if not work.has("fit-schema.json"):
+        log = work.folder.with_name("log") / "clicks.parquet"
+        config = SyntheticConfig(rows=options.rows, seed=options.seed, features=options.features)
+        schema = write_synthetic_log(config, log)
+        fit_schema(work, log, str(schema), split=Plan.split)
+    if not work.has("train.json"):
+        part = open_log(work.path("log")).parts["train"]
+        choice = TrainChoice(epochs=options.epochs, threads=options.threads)
+        hyperparameters = {"hidden_units": options.hidden_units}
+        train(work, "deep_fwfm", hyperparameters, choice.config(len(part), part.clicks))
+
+
+def _make(work: Work, name: str, recipe: Recipe | None, options: argparse.Namespace) -> Contender:
+    """Pruned by the recipe (None: not at all), exported, quantized, and scored on the test part."""
+    choice = PruneChoice(prune_epochs=options.prune_epochs, finetune_epochs=options.finetune_epochs)
+    pruned = prune(work, choice, recipe=recipe or RECIPES["none"])
+    to_onnx(work)
+    quantize(work, rows=Plan.quantization_rows)
+    trained = work.read_record("train", Trained)
+    log = open_log(work.path("log"))
+    variants = read_variants(work, log.schema)
+    graphs = {"float32": variants[PRUNED if pruned else DENSE], "int8": variants[INT8]}
+    return Contender(
+        kept=Kept(
+            name=name,
+            live_neurons=pruned.live_neurons if pruned else tuple(trained.hyperparameters["hidden_units"]),
+            parameters=pruned.parameters[1] if pruned else trained.parameters,
+        ),
+        graphs={kind: one.graph for kind, one in graphs.items()},
+        logits={kind: one.score(log.parts["test"]) for kind, one in graphs.items()},
+        ids=graphs["int8"].ids(_first_rows(log.parts["test"])),
+    )
+
+
+def _first_rows(part: Part) -> NDArray[np.int32]:
+    return np.resize(part.ids[: max(BATCHES)], (max(BATCHES), part.ids.shape[1]))
+
+
+def _keep(work: Work, contender: Contender, folder: Path) -> None:
+    """In files; the last of them says that all are there."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for kind, graph in contender.graphs.items():
+        (folder / f"{kind}.onnx").write_bytes(graph)
+    arrays: dict[str, Any] = {"ids": contender.ids, **contender.logits}
+    np.savez(folder / "rows.npz", **arrays)
+    (folder / "kept.json").write_bytes(msgspec.json.encode(contender.kept))
+
+
+def _read(folder: Path) -> Contender:
+    with np.load(folder / "rows.npz", allow_pickle=False) as arrays:
+        rows = dict(arrays)
+    ids = rows.pop("ids")
+    kept = msgspec.json.decode((folder / "kept.json").read_bytes(), type=Kept)
+    return Contender(kept, {kind: (folder / f"{kind}.onnx").read_bytes() for kind in rows}, rows, ids)
+
+
+def _figures(made: Sequence[Contender], labels: NDArray[np.integer]) -> list[dict[str, Any]]:
+    """A row for each graph: quality beside the dense float32 graph, size, and time taken in turns."""
+    graphs = [(one, kind) for one in made for kind in one.graphs]
+    aucs = resampled_aucs(labels, [one.logits[kind] for one, kind in graphs], resamples=RESAMPLES)
+    times = microseconds_a_row(
+        {f"{one.kept.name} {kind}": _timed(one, kind) for one, kind in graphs}, made[0].ids
+    )
+    rows: list[dict[str, Any]] = []
+    for (one, kind), auc in zip(graphs, aucs, strict=True):
+        delta = auc - aucs[0]
+        rows.append(
+            {
+                "recipe": one.kept.name,
+                "graph": kind,
+                "live_neurons": one.kept.live_neurons,
+                "parameters": one.kept.parameters,
+                "bytes": len(one.graphs[kind]),
+                "auc": float(auc[0]),
+                "auc_delta": float(delta[0]),
+                "auc_interval": interval(delta[1:]),
+                "microseconds_a_row": times[f"{one.kept.name} {kind}"],
+            }
+        )
+    return rows
+
+
+def _timed(contender: Contender, kind: str) -> Scorer:
+    """A graph over its own ids of the rows: compaction has numbered them anew."""
+    score = graph_scorer(contender.graphs[kind])
+    return lambda ids: score(contender.ids[: len(ids)])
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
+    head = ["recipe", "live neurons", "parameters", "graph", "bytes", "AUC", "to dense", "95 % interval"]
+    lines = [[*head, *(f"us/row @{batch}" for batch in BATCHES), "front"]]
+    for row in rows:
+        low, high = row["auc_interval"]
+        lines.append(
+            [
+                row["recipe"],
+                "-".join(map(str, row["live_neurons"])),
+                f"{row['parameters']:,}",
+                row["graph"],
+                f"{row['bytes']:,}",
+                f"{row['auc']:.4f}",
+                f"{row['auc_delta']:+.4f}",
+                f"{low:+.4f} to {high:+.4f}",
+                *(f"{row['microseconds_a_row'][str(batch)]:.2f}" for batch in BATCHES),
+                "*" if is_on_front(row, rows) else "",
+            ]
+        )
+    return lines
+
+
+def is_on_front(row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> bool:
+    """Whether no other row has both a higher AUC and fewer microseconds."""
+
+    def beats(other: dict[str, Any]) -> bool:
+        times = [one["microseconds_a_row"][FRONT_BATCH] for one in (other, row)]
+        return bool(other["auc"] > row["auc"] and times[0] < times[1])
+
+    return not any(beats(other) for other in rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The command line of the export room: options, commands, help."""

@@ -1,0 +1,1 @@
+"""How good a model is: metrics, bootstrap intervals, parity of graphs."""

@@ -1,0 +1,116 @@
+"""How sure a difference between two predictions of the same rows is. It knows scores and labels, no model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from export.judge.metrics import Floats, checked, row_losses, tie_ends
+
+Weights = NDArray[np.integer[Any]]
+
+
+@dataclass(frozen=True)
+class Delta:
+    """A metric of `variant` minus that of `reference`, with the ends of its confidence interval."""
+
+    delta: float
+    low: float
+    high: float
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """(low, high)."""
+        return self.low, self.high
+
+
+def paired_bootstrap(
+    labels: ArrayLike,
+    reference: ArrayLike,
+    variant: ArrayLike,
+    metric: Literal["auc", "logloss"],
+    *,
+    resamples: int = 200,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Delta:
+    """The difference of a metric (variant minus reference) and its percentile interval over resampled rows.
+
+    labels, reference and variant are [n]; a resample draws n rows with replacement, the same for both, so
+    what both find hard cancels. Rows are sorted once; a resample is counts of rows, summed in that order.
+    """
+    y, a = checked(labels, reference)
+    _, b = checked(labels, variant)
+    of_counts = _auc_delta(y, a, b) if metric == "auc" else _logloss_delta(y, a, b)
+    draw = np.random.default_rng(seed)
+    deltas = np.array([of_counts(_counts(draw, y)) for _ in range(resamples)])
+    low, high = interval(deltas, confidence=confidence)
+    return Delta(of_counts(np.ones(len(y), dtype=np.int64)), low, high)
+
+
+def resampled_aucs(
+    labels: ArrayLike, scores: Sequence[ArrayLike], *, resamples: int, seed: int = 0
+) -> NDArray[np.float64]:
+    """AUC of several scores of the same rows, [scores, 1 + resamples]: of the rows as they are, then drawn.
+
+    labels and each of scores are [n]. A resample draws the same rows for all, so that what all find hard
+    cancels in a difference of two lines of the result; `interval` tells how sure that is.
+    """
+    checked_scores = [checked(labels, one) for one in scores]
+    of_counts = [_weighted_auc(y, score) for y, score in checked_scores]
+    y = checked_scores[0][0]
+    draw = np.random.default_rng(seed)
+    result = np.empty((len(of_counts), 1 + resamples))
+    for column in range(1 + resamples):
+        counts = np.ones(len(y), dtype=np.int64) if column == 0 else _counts(draw, y)
+        result[:, column] = [auc(counts) for auc in of_counts]
+    return result
+
+
+def interval(resampled: NDArray[np.float64], *, confidence: float = 0.95) -> tuple[float, float]:
+    """The percentile interval of a value over its resamples [resamples]."""
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(resampled, (tail, 1 - tail))
+    return float(low), float(high)
+
+
+def _counts(draw: np.random.Generator, y: Floats) -> Weights:
+    """How often each row is in a resample, [n]; one without clicks or of clicks only is drawn again."""
+    while True:
+        counts = np.bincount(draw.integers(0, len(y), len(y), dtype=np.int32), minlength=len(y))
+        if 0 < counts @ y < len(y):
+            return counts
+
+
+def _logloss_delta(y: Floats, a: Floats, b: Floats) -> Callable[[Weights], float]:
+    losses = row_losses(y, b) - row_losses(y, a)
+    return lambda counts: float(counts @ losses / counts.sum())
+
+
+def _auc_delta(y: Floats, a: Floats, b: Floats) -> Callable[[Weights], float]:
+    auc_a, auc_b = _weighted_auc(y, a), _weighted_auc(y, b)
+    return lambda counts: auc_b(counts) - auc_a(counts)
+
+
+def _weighted_auc(y: Floats, scores: Floats) -> Callable[[Weights], float]:
+    """AUC as a function of how often each row counts."""
+    order = np.argsort(scores)
+    ends = tie_ends(scores[order])
+    is_click = y[order] > 0
+    # Where each click's group of ties begins and ends among the non-clicks: one cumulative sum serves both.
+    group = np.searchsorted(ends, np.flatnonzero(is_click))
+    others_before = np.concatenate(([0], np.cumsum(~is_click)[ends]))
+    clicks, others = order[is_click], order[~is_click]
+    below, to = others_before[group], others_before[group + 1]
+
+    def value(counts: Weights) -> float:
+        others_to = np.concatenate(([0], np.cumsum(counts[others])))
+        of_clicks = counts[clicks]
+        wins = of_clicks @ (others_to[below] + others_to[to]) / 2
+        return float(wins / (of_clicks.sum() * others_to[-1]))
+
+    return value

@@ -1,0 +1,151 @@
+"""Proves that graphs say what they should, and decides which one serves.
+
+It knows logits, labels and times; it does not know how a graph was made.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import nn
+
+from export.errors import ExportError
+from export.graph.runtime import open_session, run_graph
+from export.judge.bootstrap import paired_bootstrap
+from export.judge.metrics import sigmoid
+from service.bundle.manifest import Latency, Parity
+
+TORCH_TOLERANCE = 1e-4
+AUC_TOLERANCE = 0.001
+# One row, both sides of the widths that vector code works in, odd ones, and more than one cache holds.
+BATCH_SIZES = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 127, 255, 1000)
+
+
+def check_against_torch(model: nn.Module, graph: bytes, ids: NDArray[np.int32]) -> float:
+    """The largest |logit| difference between a model and its graph on ids [n, columns].
+
+    Raises ExportError above TORCH_TOLERANCE.
+    """
+    model.eval()
+    with torch.inference_mode():
+        wanted = model(torch.from_numpy(np.ascontiguousarray(ids))).numpy()
+    found = run_graph(graph, ids)
+    differences = np.abs(found - wanted)
+    row = int(differences.argmax())
+    if not differences[row] <= TORCH_TOLERANCE:
+        raise ExportError(
+            f"'logits' of the graph must be PyTorch's within {TORCH_TOLERANCE:g} "
+            f"(got {found[row]!s} for {wanted[row]!s} in row {row}); "
+            "the exported graph is wrong: do not serve it"
+        )
+    return float(differences[row])
+
+
+def check_batch_invariance(
+    graph: bytes,
+    ids: NDArray[np.int32],
+    *,
+    tolerance: float = 0.0,
+    batch_sizes: Sequence[int] = BATCH_SIZES,
+    places: int = 12,
+) -> None:
+    """Raises ExportError unless a row's logit is the same in every batch and at every place in it.
+
+    ids [n, columns] are scored whole, then in batches of each size that start at different rows. The same
+    means the same bits; a `tolerance` is for float graphs on processors whose kernels we have not seen.
+    """
+    session = open_session(graph)
+    name = session.get_inputs()[0].name
+    together = session.run(None, {name: np.ascontiguousarray(ids)})[0]
+    for size in (size for size in batch_sizes if size <= len(ids)):
+        for start in range(min(places, len(ids) - size + 1)):
+            part = slice(start, start + size)
+            logits = session.run(None, {name: np.ascontiguousarray(ids[part])})[0]
+            differs = logits.view(np.int32) != together[part].view(np.int32)
+            differs &= ~(np.abs(logits - together[part]) <= tolerance)
+            if differs.any():
+                at = int(differs.argmax())
+                raise ExportError(
+                    f"'logits' must not depend on the batch (got {logits[at]!s} for row {start + at} in a "
+                    f"batch of {size}, {together[start + at]!s} in one of {len(ids)}); the graph holds an "
+                    "operator whose order of addition depends on the batch"
+                )
+
+
+def compare_variants(
+    names: tuple[str, str],
+    labels: ArrayLike,
+    logits: tuple[NDArray[np.float32], NDArray[np.float32]],
+    pctrs: tuple[ArrayLike, ArrayLike] | None = None,
+) -> Parity:
+    """What the second variant changes against the first on the same rows.
+
+    names, logits [n] and pctrs [n] (calibrated) are (reference, variant). AUC is that of the logits; without
+    pctrs, so is LogLoss. Raises MetricError when labels hold no click or only clicks.
+    """
+    reference, variant = logits
+    before, after = (sigmoid(reference), sigmoid(variant)) if pctrs is None else pctrs
+    auc = paired_bootstrap(labels, reference, variant, "auc")
+    logloss = paired_bootstrap(labels, before, after, "logloss")
+    return Parity(
+        reference=names[0],
+        variant=names[1],
+        max_abs_logit=float(np.abs(variant - reference).max()),
+        auc_delta=auc.delta,
+        logloss_delta=logloss.delta,
+        auc_interval=auc.interval,
+        logloss_interval=logloss.interval,
+    )
+
+
+def choose_serving_variant(
+    reference: str, candidates: Sequence[str], latencies: Sequence[Latency], parities: Sequence[Parity]
+) -> tuple[str, dict[str, str]]:
+    """The fastest variant that loses no quality, and why each other candidate is kept out.
+
+    A candidate is kept out when its AUC is more than AUC_TOLERANCE below the reference's, or when it is not
+    faster. One number tells that, the geometric mean over the batch sizes of microseconds a row: a tenth
+    gained on single rows weighs as much as a tenth gained on large batches.
+    Returns (variant, {candidate: reason}). Raises ExportError when a candidate was not measured.
+    """
+    speed = {latency.variant: _typical_microseconds(latency.microseconds_a_row) for latency in latencies}
+    parity_of = {parity.variant: parity for parity in parities if parity.reference == reference}
+    missing = [name for name in (reference, *candidates) if name not in speed] + [
+        name for name in candidates if name not in parity_of
+    ]
+    if missing:
+        raise ExportError(
+            f"'{missing[0]}' must be timed, and compared with '{reference}', before it can serve "
+            "(got no figures); measure it first"
+        )
+    kept_out: dict[str, str] = {}
+    for name in candidates:
+        parity = parity_of[name]
+        if not parity.auc_delta >= -AUC_TOLERANCE:
+            low, high = parity.auc_interval
+            kept_out[name] = (
+                f"loses {-parity.auc_delta:.5f} AUC against {reference} "
+                f"(95 % interval of the change {low:+.5f} to {high:+.5f}; at most {AUC_TOLERANCE:g} allowed)"
+            )
+        elif not speed[name] < speed[reference]:
+            kept_out[name] = (
+                f"is not faster than {reference} here: {speed[name]:.2f} us a row against "
+                f"{speed[reference]:.2f} (geometric mean over batches of "
+                f"{', '.join(_batches(latencies, name))})"
+            )
+    allowed = [reference, *(name for name in candidates if name not in kept_out)]
+    return min(allowed, key=speed.__getitem__), kept_out
+
+
+def _typical_microseconds(microseconds_a_row: Mapping[str, float]) -> float:
+    return math.exp(sum(math.log(value) for value in microseconds_a_row.values()) / len(microseconds_a_row))
+
+
+def _batches(latencies: Sequence[Latency], variant: str) -> list[str]:
+    return [
+        batch for latency in latencies if latency.variant == variant for batch in latency.microseconds_a_row
+    ]

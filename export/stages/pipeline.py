@@ -1,0 +1,108 @@
+"""All stages in order, from a raw log to a bundle: the stages do the work, here is what they are given."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from export.compress.choice import PruneChoice
+from export.data.synthetic import SyntheticConfig
+from export.data.synthetic_file import write_synthetic_log
+from export.report.summary import summary
+from export.stages.graphs import calibrate, quantize, to_onnx
+from export.stages.model import check_device, check_told_once, fit_schema, prune, train
+from export.stages.package import check_out, package
+from export.stages.plan import Plan, default_work
+from export.stages.work import Say, Work
+from export.train.build import check_model
+from export.train.checkpoint import load_checkpoint
+from export.train.choices import TrainChoice
+from service.bundle.store import Bundle
+
+
+def run(plan: Plan, *, say: Say = print) -> Bundle:
+    """Every stage; returns the bundle as it was read back. The first thing that cannot work ends it."""
+    _check(plan)
+    with Work(plan.work).held(new=True) as work:
+        return _stages(plan, work, Clock(say))
+
+
+def _check(plan: Plan) -> None:
+    """Raises, before the first row is read, what would else end the export after hours."""
+    check_out(plan.out, plan.name)
+    check_device(plan.training.device)
+    plan.training.config(rows=1)
+    if plan.checkpoint is not None:
+        check_told_once(plan.checkpoint, plan.hyperparameters, plan.embedding)
+        load_checkpoint(plan.checkpoint)
+    else:
+        check_model(plan.model, plan.hyperparameters)
+
+
+def _stages(plan: Plan, work: Work, clock: Clock) -> Bundle:
+    say = clock.say
+    clock.stage("fit-schema", f"{plan.data.name} by the schema {plan.schema}")
+    log = fit_schema(
+        work,
+        plan.data,
+        plan.schema,
+        split=plan.split,
+        on_malformed=plan.on_malformed,
+        min_count=plan.min_count,
+        say=say,
+    )
+    clock.stage("train", plan.checkpoint.name if plan.checkpoint else plan.model)
+    train(
+        work,
+        plan.model,
+        plan.hyperparameters,
+        plan.training.config(log.rows["train"], log.clicks["train"]),
+        embedding=plan.embedding,
+        checkpoint=plan.checkpoint,
+        say=say,
+    )
+    clock.stage("prune", plan.pruning.preset)
+    prune(work, plan.pruning, say=say)
+    clock.stage("to-onnx")
+    to_onnx(work, say=say)
+    clock.stage("quantize")
+    quantize(work, rows=plan.quantization_rows, say=say)
+    clock.stage("calibrate")
+    calibrate(work, sampling_rate=plan.sampling_rate, methods=plan.methods, say=say)
+    clock.stage("package", str(plan.out))
+    bundle = package(work, plan.out, name=plan.name, say=say)
+    say(summary(bundle))
+    return bundle
+
+
+def demo(out: Path, *, rows: int, seed: int, threads: int | None, say: Say = print) -> Bundle:
+    """A bundle from a small synthetic log, to have something to serve."""
+    work = default_work(out)
+    log = work.with_name(f"{work.name}-log") / "clicks.parquet"
+    plan = Plan(
+        data=log,
+        schema=str(log.with_suffix(".toml")),
+        out=out,
+        work=work,
+        hyperparameters={"dim": 8, "hidden_units": [128, 128], "dropout": 0.2},
+        training=TrainChoice(epochs=3, seed=seed, threads=threads),
+        pruning=PruneChoice(finetune_epochs=1.0),
+    )
+    _check(plan)
+    say(f"writing a synthetic log of {rows:,} rows")
+    config = SyntheticConfig(rows=rows, seed=seed, features=20_000, rows_per_day=-(-rows // 7))
+    schema = write_synthetic_log(config, log, report=say)
+    return run(replace(plan, schema=str(schema)), say=say)
+
+
+class Clock:
+    """Says a heading for each stage, with the time that has passed."""
+
+    def __init__(self, say: Say) -> None:
+        self.say = say
+        self.started = time.perf_counter()
+
+    def stage(self, name: str, about: str = "") -> None:
+        seconds = time.perf_counter() - self.started
+        self.say(f"\n[{seconds:6.1f} s] {name}{': ' if about else ''}{about}")

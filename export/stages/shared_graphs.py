@@ -1,0 +1,165 @@
+"""The graphs of a bundle that compute a request's context once: made, held against the plain ones, timed.
+
+It knows variants, rows of the log and the manifest's words; `graph.shared_context` knows how.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from export.data.encoded import Part
+from export.errors import ExportError
+from export.graph.onnx import INPUT, describe
+from export.graph.runtime import (
+    graph_scorer,
+    microseconds_a_row,
+    open_session,
+    request_feeds,
+    request_scorer,
+)
+from export.graph.shared_context import share_context
+from export.graph.tables import tables_in, without_tables
+from export.stages.variants import Variant, graph_name
+from service.bundle.manifest import Graph, SharedContext
+from service.bundle.schema import Role, Schema
+
+TOLERANCE = 1e-5
+"""The largest difference of logits that passes for rounding, relative to the largest |logit| or 1."""
+
+MARGIN = 0.05
+"""What a timing says of two graphs for sure; a smaller share may be noise."""
+
+USUAL_CANDIDATES = 100
+CHECKED_REQUESTS, CHECKED_ROWS = 24, 1024
+CANDIDATES = (1, 2, 4, 10, 30, 100, 500)
+Ids = NDArray[np.int32]
+Say = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class Described:
+    """What the manifest says of a graph, and the graph with a shared context, where one is worth it."""
+
+    graph: Graph
+    shared: bytes | None = None
+
+
+def describe_graphs(variants: Mapping[str, Variant], part: Part, *, say: Say = print) -> dict[str, Described]:
+    """Every variant that ships, described; `part` gives the rows to check and to time with."""
+    return {name: _described(variant, part, say) for name, variant in variants.items()}
+
+
+def _described(variant: Variant, part: Part, say: Say) -> Described:
+    graph = describe(variant.graph, graph_name(variant.name), variant.name, tables_in(variant.graph))
+    is_context = context_columns(variant.schema)
+    ids = variant.ids(np.array(part.ids[: max(CHECKED_ROWS, *CANDIDATES)]))
+    try:
+        shared = share_context(variant.graph, is_context.tolist())
+        if shared is None:
+            return Described(graph)
+        difference = _checked_difference(variant.graph, shared, ids, is_context)
+    except Exception as error:  # the plain graph serves as well: an unknown operator must stop no export
+        say(f"warning: {variant.name} has no shared-context graph: {' '.join(str(error).split())}")
+        return Described(graph)
+    ids[:, is_context] = ids[0, is_context]  # the plain graph, too, is to meet one request's rows
+    times = microseconds_a_row(
+        {"plain": graph_scorer(variant.graph), "shared": request_scorer(shared, is_context)}, ids, CANDIDATES
+    )
+    from_candidates = worthwhile_from(times["plain"], times["shared"])
+    if from_candidates is None:
+        say(
+            f"{variant.name} has no shared-context graph: from no number of candidates on is it faster by "
+            f"{MARGIN:.0%} (at {USUAL_CANDIDATES}, {_at_usual(times)})"
+        )
+        return Described(graph)
+    shared = without_tables(shared, variant.graph)
+    file = f"model.{variant.name}.shared.onnx"
+    of_shared = describe(shared, file, variant.name)
+    record = SharedContext(
+        file=file,
+        inputs=of_shared.inputs,
+        outputs=of_shared.outputs,
+        from_candidates=from_candidates,
+        microseconds_a_row=times["shared"],
+    )
+    say(
+        f"shared context of {variant.name}: logits within {difference:.2g}; from {from_candidates} "
+        f"candidates on; at {USUAL_CANDIDATES}, {_at_usual(times)}"
+    )
+    return Described(msgspec.structs.replace(graph, shared_context=record), shared)
+
+
+def _at_usual(times: Mapping[str, Mapping[str, float]]) -> str:
+    shared, plain = (times[kind][str(USUAL_CANDIDATES)] for kind in ("shared", "plain"))
+    return f"{shared:.2f} us a row, not {plain:.2f}"
+
+
+def _checked_difference(plain: bytes, shared: bytes, ids: Ids, is_context: NDArray[np.bool_]) -> float:
+    """See `largest_difference`. Raises ExportError for a graph that is not to serve."""
+    difference = largest_difference(plain, shared, ids, is_context)
+    if not difference <= TOLERANCE:
+        raise ExportError(f"its logits would be off by {difference:.2g} of the largest")
+    if not has_the_same_bits_alone(shared, ids, is_context):
+        raise ExportError("its logits would depend on the batch")
+    return difference
+
+
+def context_columns(schema: Schema) -> NDArray[np.bool_]:
+    """Which columns of a row of ids are the context's [columns]."""
+    roles = [field.role is Role.CONTEXT for field in schema.fields for _ in range(field.max_length)]
+    return np.array(roles, np.bool_)
+
+
+def worthwhile_from(plain: Mapping[str, float], shared: Mapping[str, float]) -> int | None:
+    """The least number of candidates from which on the shared graph serves; None if it never should.
+
+    It is faster there by MARGIN, and at every larger size up to USUAL_CANDIDATES. Above, it need only not be
+    slower by as much: one noisy median of a rare size must not take the graph from all others.
+    """
+    least: int | None = None
+    for size in sorted(map(int, plain), reverse=True):
+        share = shared[str(size)] / plain[str(size)]
+        is_faster = share <= 1.0 - MARGIN
+        if size == 1 or not (is_faster or (size > USUAL_CANDIDATES and share <= 1.0 + MARGIN)):
+            break
+        if is_faster:
+            least = size
+    return least
+
+
+def largest_difference(plain: bytes, shared: bytes, ids: Ids, is_context: NDArray[np.bool_]) -> float:
+    """The largest difference of logits, as TOLERANCE has it, over requests of many sizes, run together."""
+    requests = _requests(ids, is_context)
+    expected = open_session(plain).run(None, {INPUT: np.concatenate(requests)})[0]
+    found = open_session(shared).run(None, request_feeds(requests, is_context))[0]
+    return float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max()))
+
+
+def has_the_same_bits_alone(shared: bytes, ids: Ids, is_context: NDArray[np.bool_]) -> bool:
+    """Whether a request, and a candidate of it, gets the same bits alone as together with all others."""
+    session, requests = open_session(shared), _requests(ids, is_context)
+
+    def logits(*chosen: Ids) -> NDArray[np.int32]:
+        found: NDArray[np.float32] = session.run(None, request_feeds(list(chosen), is_context))[0]
+        return found.view(np.int32)
+
+    together = np.split(logits(*requests), np.cumsum([len(request) for request in requests])[:-1])
+    return all(
+        np.array_equal(logits(request), expected) and np.array_equal(logits(request[-1:]), expected[-1:])
+        for request, expected in zip(requests, together, strict=True)
+    )
+
+
+def _requests(ids: Ids, is_context: NDArray[np.bool_]) -> list[Ids]:
+    """The rows as requests of many sizes, each with the context of its first row."""
+    draw = np.random.default_rng(0)
+    ends = np.sort(1 + draw.choice(len(ids) - 1, min(CHECKED_REQUESTS, len(ids)) - 1, replace=False))
+    requests = np.split(ids.copy(), ends)
+    for request in requests:
+        request[:, is_context] = request[0, is_context]
+    return requests

@@ -1,0 +1,114 @@
+"""The graphs of one export by variant, and their scores for rows of the encoded log.
+
+A compacted graph takes other ids than the log holds; the renumbering between them is applied here. It knows
+nothing of how a graph was made or of what its logits are worth.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.data.encoded import Part
+from export.errors import ExportError
+from export.graph.runtime import run_graph
+from export.stages.records import Graphs
+from export.stages.work import Work
+from service.bundle.schema import Schema
+
+DENSE, PRUNED, INT8 = "float32", "pruned", "int8"
+VARIANTS = (DENSE, PRUNED, INT8)
+CHUNK_ROWS = 131_072
+
+Renumberings = Mapping[str, NDArray[np.int32]]
+
+
+def graph_name(variant: str) -> str:
+    """The file of a variant's graph, in the work folder and in the bundle."""
+    return f"model.{variant}.onnx"
+
+
+@dataclass(frozen=True, eq=False)
+class Variant:
+    """A graph and the way from the log's ids to its own."""
+
+    name: str
+    graph: bytes
+    schema: Schema  # the log's
+    renumberings: Renumberings = field(default_factory=dict)
+
+    @cached_property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.graph).hexdigest()
+
+    def ids(self, log_ids: NDArray[np.int32]) -> NDArray[np.int32]:
+        """The graph's ids [n, columns] of the log's ids [n, columns]."""
+        return renumber(log_ids, self.schema, self.renumberings)
+
+    def score(self, part: Part) -> NDArray[np.float32]:
+        """Logits [n] of all rows of a part, read piece by piece."""
+        starts = range(0, len(part), CHUNK_ROWS)
+        pieces = (part.ids[start : start + CHUNK_ROWS] for start in starts)
+        logits = [run_graph(self.graph, self.ids(ids)) for ids in pieces]
+        return np.concatenate(logits) if logits else np.empty(0, np.float32)
+
+
+def renumber(ids: NDArray[np.int32], schema: Schema, renumberings: Renumberings) -> NDArray[np.int32]:
+    """ids [n, columns] of `schema` -> those of schema.renumbered(renumberings)."""
+    result = np.array(ids, dtype=np.int32)
+    for name, new_ids in renumberings.items():
+        columns = schema.column_slices[name]
+        result[:, columns] = new_ids[result[:, columns]]
+    return result
+
+
+def read_variants(work: Work, schema: Schema) -> dict[str, Variant]:
+    """The graphs that the work folder holds, in the order dense, pruned, INT8.
+
+    Raises ExportError for a graph that is not there, or not the one that its stage wrote.
+    """
+    renumberings = read_renumberings(work, schema)
+    found = {}
+    for name in VARIANTS:
+        if name == DENSE or work.has(graph_name(name)):
+            graph = work.path(graph_name(name)).read_bytes()
+            found[name] = Variant(name, graph, schema, {} if name == DENSE else renumberings)
+            _check_graph(work, found[name])
+    return found
+
+
+def _check_graph(work: Work, variant: Variant) -> None:
+    stage = "quantize" if variant.name == INT8 else "to-onnx"
+    written = work.read_record(stage, Graphs).graphs.get(variant.name)
+    if written is None or written.sha256 != variant.sha256:
+        raise ExportError(
+            f"'{graph_name(variant.name)}' in {work.folder} must be what the stage {stage} wrote there "
+            f"(got another file of {len(variant.graph)} bytes); run that stage again"
+        )
+
+
+def read_renumberings(work: Work, schema: Schema) -> Renumberings:
+    """What compaction did to the ids, by field; empty where nothing was pruned."""
+    if not work.has("renumberings.npz"):
+        return {}
+    path = work.path("renumberings.npz")
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return {schema.fields[int(position)].name: arrays[position] for position in arrays.files}
+    except (ValueError, IndexError, EOFError, zipfile.BadZipFile) as error:
+        raise ExportError(
+            f"'{path}' must hold the ids of the pruned model (got: {error}); run prune again"
+        ) from None
+
+
+def write_renumberings(work: Work, schema: Schema, renumberings: Renumberings) -> None:
+    """Keeps them by the field's position, since a name may be none that a file can hold."""
+    positions = {field.name: str(position) for position, field in enumerate(schema.fields)}
+    with work.writing("renumberings.npz") as partial, partial.open("wb") as file:
+        np.savez(file, **{positions[name]: ids for name, ids in renumberings.items()})  # type: ignore[arg-type]

@@ -1,0 +1,1 @@
+"""The load tests one runs, each with its table and a line of JSON."""

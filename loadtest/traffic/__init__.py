@@ -1,0 +1,1 @@
+"""What is sent: bid requests, their forms, ads known by id."""

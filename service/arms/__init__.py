@@ -1,0 +1,1 @@
+"""Which model answers: the split, loading bundles, keeping stored features fresh."""

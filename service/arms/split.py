@@ -1,0 +1,169 @@
+"""Request -> arm: the override, the sticky split and its weights; it knows nothing of what an arm predicts.
+
+The split is weighted rendezvous hashing (Thaler and Ravishankar 1998; the weighted form by Schindelhauer
+and Schomaker 2005): every arm draws an exponential waiting time with rate = its weight from a hash of
+(salt, arm's name, key), and the shortest wins. So a key's arm is the same in every process and on every
+machine, an arm gets the share weight / total, and a change moves no key that it need not move:
+
+- raising an arm's weight, or adding an arm, moves keys into that arm only;
+- lowering or removing it moves keys out of it only;
+- the order of the arms and the scale of the weights (90:10 or 9:1) move none;
+- two experiments with different salts split the same keys independently.
+
+(A hash cut by cumulative weights costs one hash instead of one an arm, but shifts the borders of all later
+arms.)
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from service.errors import BadConfiguration, UnknownArm
+
+if TYPE_CHECKING:
+    from service.scoring.predictor import Predictor
+
+# What a header can carry and a metric's label should: no spaces, no quotes, no separators.
+ARM_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+@dataclass(frozen=True)
+class ArmSpec:
+    """One arm as the command line asks for it: its name, its bundle's folder, its weight in the split."""
+
+    name: str
+    folder: str
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Arm:
+    """One branch of the split. `weight` counts against the sum of all; 0 is reached by its name only."""
+
+    name: str
+    weight: float
+    predictor: Predictor
+
+
+class ArmTable:
+    """The arms of a service and the way from a request to one of them.
+
+    `salt` names the experiment: change it, and the keys are dealt anew. Raises BadConfiguration for no arm,
+    two of one name, a weight below 0 or not finite, and no weight above 0.
+    """
+
+    def __init__(self, arms: Sequence[Arm], salt: str = "") -> None:
+        _check(arms)
+        self.arms = tuple(arms)
+        self._by_name = {arm.name: arm for arm in arms}
+        self._drawn = [arm for arm in arms if arm.weight > 0.0]
+        largest = max(arm.weight for arm in arms)
+        self._cumulative = list(accumulate(arm.weight / largest for arm in self._drawn))
+        self._split = [(_seeded(salt, arm.name), math.log(arm.weight), arm) for arm in self._drawn]
+
+    def choose(self, pinned: str | None, split_key: str | None) -> Arm:
+        """The arm of a request: the `pinned` one, else the key's own, else a random draw.
+
+        An empty key is no key. Raises UnknownArm if there is no arm of the pinned name.
+        """
+        if pinned is not None:
+            arm = self._by_name.get(pinned)
+            if arm is None:
+                raise UnknownArm(
+                    f"'X-Arm' must be one of {', '.join(self._by_name)} (got {pinned!r}); "
+                    "leave the header out to be given an arm"
+                )
+            return arm
+        if len(self._drawn) == 1:
+            return self._drawn[0]
+        if not split_key:
+            return self._drawn[bisect_right(self._cumulative, random.random() * self._cumulative[-1])]
+        return self._sticky(split_key.encode("utf-8", "surrogatepass"))
+
+    def _sticky(self, key: bytes) -> Arm:
+        """The arm with the shortest waiting time -ln(u) / weight, in logarithms: no weight overflows."""
+        shortest, chosen = math.inf, self._drawn[0]
+        for seeded, log_weight, arm in self._split:
+            hashed = seeded.copy()
+            hashed.update(key)
+            # 53 bits and a half: in (0, 1), both ends left out, and exact as a float64.
+            uniform = ((int.from_bytes(hashed.digest(), "big") >> 11) + 0.5) * 2.0**-53
+            waiting = math.log(-math.log(uniform)) - log_weight
+            if waiting < shortest:
+                shortest, chosen = waiting, arm
+        return chosen
+
+
+def _seeded(salt: str, name: str) -> blake2b:
+    """A hash that has read the salt and the arm's name (no name has a zero byte: no two pairs read alike)."""
+    # Not zlib.crc32: two salts would differ by the same XOR for all keys of one length, and so correlate.
+    return blake2b(f"{salt}\0{name}\0".encode("utf-8", "surrogatepass"), digest_size=8)
+
+
+def _check(arms: Sequence[Arm]) -> None:
+    """Raises BadConfiguration for arms that cannot be split between."""
+    if not arms:
+        raise BadConfiguration("'arms' must be one or more (got none); name one with --arm NAME=FOLDER")
+    names = [arm.name for arm in arms]
+    for arm in arms:
+        if names.count(arm.name) > 1:
+            raise BadConfiguration(f"'arm' must be a name of its own (got {arm.name!r} twice); rename one")
+        if not 0.0 <= arm.weight < math.inf:
+            raise BadConfiguration(
+                f"'weight' of arm {arm.name} must be a finite number from 0 (got {arm.weight!r}); "
+                "0 is reached by X-Arm only"
+            )
+    if not any(arm.weight > 0.0 for arm in arms):
+        raise BadConfiguration(
+            f"'weight' must be above 0 for one arm or more (got 0 for {', '.join(names)}); "
+            "requests without X-Arm must go somewhere"
+        )
+
+
+def parse_arm(text: str) -> ArmSpec:
+    """`NAME=FOLDER` or `NAME=FOLDER:WEIGHT` -> ArmSpec; the weight is 1 if it is left out.
+
+    What follows the last colon is the weight unless it holds a slash, so a folder may have colons of its own
+    (`C:/bundles/A`, `s:1/A:90`). Raises BadConfiguration.
+    """
+    name, equals, rest = text.partition("=")
+    if not equals or not rest:
+        raise BadConfiguration(
+            f"'arm' must be NAME=FOLDER or NAME=FOLDER:WEIGHT (got {text!r}); "
+            "for example control=artifacts/demo:90"
+        )
+    if not ARM_NAME.fullmatch(name):
+        raise BadConfiguration(
+            f"'arm' must have a name of up to 64 letters, digits, dots, dashes, underscores (got {name!r}); "
+            "it stands in a header and in metrics"
+        )
+    folder, colon, weight = rest.rpartition(":")
+    if not colon or "/" in weight or "\\" in weight:
+        return ArmSpec(name, rest)
+    if not folder:
+        raise BadConfiguration(
+            f"'arm' must name a folder before the weight (got {text!r}); {name}=FOLDER{rest}"
+        )
+    return ArmSpec(name, folder, _parse_weight(name, weight))
+
+
+def _parse_weight(name: str, text: str) -> float:
+    """A weight as it was typed. Raises BadConfiguration."""
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = math.nan
+    if not 0.0 <= weight < math.inf:
+        raise BadConfiguration(
+            f"'weight' of arm {name} must be a finite number from 0 (got {text!r}); "
+            "a folder whose name has a colon needs its weight too: NAME=FOLDER:1"
+        )
+    return weight

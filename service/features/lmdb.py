@@ -1,0 +1,195 @@
+"""Features in LMDB: a folder with users.lmdb and ads.lmdb, each replaced as a whole and never changed.
+
+All workers of a machine map the same pages of the file. A read is a walk through memory: no thread and no
+timeout could make it faster, and one that has to wait for the disk blocks the loop, so keep what is read
+within the machine's memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import unquote, urlsplit
+
+from service.errors import BadConfiguration
+from service.features.store import StoreUnavailable, Values, key_of, missing_library
+
+try:
+    import lmdb
+except ModuleNotFoundError:
+    raise missing_library("lmdb") from None
+
+logger = logging.getLogger("bidlight")
+
+MAX_KEY_BYTES = 511
+FIRST_MAP_BYTES = 1 << 30
+ADS_IN_A_PIECE = 64
+# What an LMDB file has behind the head of its first page.
+_MAGIC, _MAGIC_OFFSET = (0xBEEFC0DE).to_bytes(4, "little"), 16
+
+
+def folder_of(url: str) -> Path:
+    """The folder that `lmdb:///absolute` or `lmdb:relative` names; raises BadConfiguration."""
+    parts = urlsplit(url)
+    if parts.netloc or not parts.path or parts.query:
+        raise BadConfiguration(
+            f"'feature_store' must be lmdb:///FOLDER or lmdb:FOLDER (got {url!r}); three slashes begin an "
+            "absolute path"
+        )
+    return Path(unquote(parts.path))
+
+
+class LmdbStore:
+    """The files of one folder, opened for reading only and without locks: nobody writes to them.
+
+    Raises BadConfiguration where there is no such folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise BadConfiguration(
+                f"'feature_store' must be a folder that is there (got {str(folder)!r}); fill it with "
+                "python -m service.load_features"
+            )
+        self._folder = folder
+        self._users: Any = None
+        self._users_file: tuple[int, ...] = ()
+
+    async def open(self) -> None:
+        """Map the users, if there are any yet."""
+        self.refresh()
+
+    async def close(self) -> None:
+        """Unmap them."""
+        if self._users is not None:
+            self._users.close()
+        self._users, self._users_file = None, ()
+
+    def refresh(self) -> None:
+        """Map the file that is there now, unless it is the one that is mapped or none that can be."""
+        path = self._folder / "users.lmdb"
+        try:
+            found = _identity(path)
+            if found in ((), self._users_file):
+                return
+            # LMDB has a file name open once in a process; nothing reads between these two lines.
+            if self._users is not None:
+                self._users.close()
+            self._users, self._users_file = None, ()
+            self._users, self._users_file = _open(path), found
+        except (OSError, lmdb.Error) as error:
+            logger.error("the users in %s cannot be read: %s", path, error)
+
+    def read_users(self, user_ids: Sequence[str], then: Callable[[Values], None]) -> None:
+        """Read them in one transaction, at once."""
+        then(self._read([key_of(user_id) for user_id in user_ids]))
+
+    def _read(self, keys: list[bytes]) -> Values:
+        if self._users is None:
+            return None
+        try:
+            with self._users.begin() as transaction:
+                get = transaction.get
+                # LMDB raises for a key that could not be in it.
+                return [get(key) if 0 < len(key) <= MAX_KEY_BYTES else None for key in keys]
+        except lmdb.Error as error:
+            logger.error("the users in %s cannot be read: %s", self._folder, error)
+            return None
+
+    def ads(self) -> Iterator[list[tuple[str, bytes]]]:
+        """All ads, in the order of their ids' bytes; none where there is no file of them."""
+        path = self._folder / "ads.lmdb"
+        try:
+            if not _identity(path):
+                return
+            with _open(path) as environment, environment.begin() as transaction:
+                piece: list[tuple[str, bytes]] = []
+                for key, value in transaction.cursor():
+                    piece.append((key.decode("utf-8", "surrogatepass"), value))
+                    if len(piece) == ADS_IN_A_PIECE:
+                        yield piece
+                        piece = []
+                yield piece
+        except (OSError, UnicodeDecodeError, lmdb.Error) as error:
+            raise StoreUnavailable(f"the ads in {path} cannot be read: {error}") from None
+
+
+class LmdbWriter:
+    """Writes a new file beside the old one, which it replaces at the end; after an exception nothing changed.
+
+    `kind` is users or ads.
+    """
+
+    def __init__(self, folder: Path, kind: str) -> None:
+        self._path = folder / f"{kind}.lmdb"
+        self._partial = folder / f".{kind}.lmdb.{os.getpid()}"
+        self._environment: Any = None
+
+    def __enter__(self) -> Self:
+        """Begin an empty file."""
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._partial.unlink(missing_ok=True)
+            self._environment = lmdb.open(
+                str(self._partial), subdir=False, lock=False, map_size=FIRST_MAP_BYTES, sync=False
+            )
+        except (OSError, lmdb.Error) as error:
+            raise StoreUnavailable(f"{self._path} cannot be written: {error}") from None
+        return self
+
+    def write(self, rows: Sequence[tuple[str, bytes]]) -> None:
+        """Add rows; raises BadConfiguration for an id that is no key, StoreUnavailable for a full disk."""
+        keyed = [(key_of(name), value) for name, value in rows]
+        for key, _ in keyed:
+            if not 0 < len(key) <= MAX_KEY_BYTES:
+                raise BadConfiguration(
+                    f"an id must be 1 to {MAX_KEY_BYTES} bytes of UTF-8 (got {len(key)}, {key[:40]!r})"
+                )
+        while True:
+            try:
+                with self._environment.begin(write=True) as transaction:
+                    for key, value in keyed:
+                        transaction.put(key, value)
+                return
+            except lmdb.MapFullError:
+                self._environment.set_mapsize(2 * self._environment.info()["map_size"])
+            except lmdb.Error as error:
+                raise StoreUnavailable(f"{self._path} cannot be written: {error}") from None
+
+    def __exit__(self, *exception: object) -> None:
+        """Replace the old file, once the new one is on the disk."""
+        try:
+            if exception[0] is None:
+                self._environment.sync(True)
+            self._environment.close()
+            if exception[0] is None:
+                self._partial.chmod(stat.S_IRUSR | stat.S_IWUSR | stat.S_IRGRP | stat.S_IROTH)
+                self._partial.replace(self._path)
+        except (OSError, lmdb.Error) as error:
+            raise StoreUnavailable(f"{self._path} cannot be written: {error}") from None
+        finally:
+            with contextlib.suppress(OSError):
+                self._partial.unlink(missing_ok=True)
+
+
+def _open(path: Path) -> Any:
+    # Values are read here and there: reading ahead would fill the memory with what nobody asked for.
+    return lmdb.open(str(path), subdir=False, readonly=True, lock=False, readahead=False, max_spare_txns=2)
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    """What another file would not have too; empty where there is none. Raises OSError if it is no LMDB."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_MAGIC_OFFSET + len(_MAGIC))
+            found = os.fstat(file.fileno())
+    except FileNotFoundError:
+        return ()
+    if head[_MAGIC_OFFSET:] != _MAGIC:
+        raise OSError("it is not a file of LMDB, or not whole")
+    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size

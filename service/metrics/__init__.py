@@ -1,0 +1,1 @@
+"""Every Prometheus metric, and the plain counts between two scrapes."""

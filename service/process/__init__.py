@@ -1,0 +1,1 @@
+"""How the service lives: one process, or workers under a supervisor."""

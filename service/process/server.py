@@ -1,0 +1,95 @@
+"""How uvicorn serves the application, alone or in a worker; it knows no route, model or other process."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import uvicorn
+
+from service.http.connection import Connection
+from service.settings import Settings
+
+
+class DropEcho(logging.Filter):
+    """Drops the server's second line about a start that failed: the first has said why."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """False for the echo."""
+        return not record.getMessage().startswith("Application startup failed")
+
+
+def server_config(settings: Settings, app: Any) -> uvicorn.Config:
+    """uvicorn's configuration."""
+    return uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        loop="uvloop",
+        http=Connection,
+        ws="none",
+        lifespan="on",
+        # Both wrap or lengthen every request, and no one reads them.
+        proxy_headers=False,
+        server_header=False,
+        access_log=False,
+        backlog=settings.backlog,
+        timeout_keep_alive=settings.keep_alive_seconds,
+        timeout_graceful_shutdown=settings.drain_seconds,
+        log_config=log_config(settings.log_level),
+    )
+
+
+def log_config(level: str) -> dict[str, Any]:
+    """One line a record on stderr; of uvicorn, which tells the life of every process, only what is wrong."""
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "filters": {"echo": {"()": DropEcho}},
+        "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(message)s"}},
+        "handlers": {
+            "stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["echo"]},
+        },
+        "loggers": {
+            "bidlight": {"handlers": ["stderr"], "level": level.upper(), "propagate": False},
+            "uvicorn": {
+                "handlers": ["stderr"],
+                "level": "DEBUG" if level == "debug" else "WARNING",
+                "propagate": False,
+            },
+        },
+    }
+
+
+class Server(uvicorn.Server):
+    """A server that says when it listens, with its port, and when it takes no more connections."""
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        on_started: Callable[[int], object],
+        on_stopping: Callable[[], object] = lambda: None,
+    ) -> None:
+        super().__init__(config)
+        self._on_started = on_started
+        self._on_stopping = on_stopping
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until told to stop, and then return: uvicorn raises the signal again once it has drained."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self.handle_exit)
+        super().run(sockets)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start listening, then say so."""
+        await super().startup(sockets)
+        if self.started:
+            self._on_started(self.servers[0].sockets[0].getsockname()[1])
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Say so, then stop listening and answer what is in flight."""
+        self._on_stopping()
+        await super().shutdown(sockets)

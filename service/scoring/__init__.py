@@ -1,0 +1,1 @@
+"""One arm at work: request to ids, batch, logits, pCTR."""

@@ -1,0 +1,115 @@
+"""The graphs of one variant at work: rows of requests -> logits; it knows no request, pCTR or queue.
+
+There may be two that compute the same. The plain one takes whole rows and has the fewest nodes; the one with
+a shared context computes what a request's candidates have in common once. Which one scores a request is
+settled by its own number of candidates: in whose company it is run shall not show in its logits' last bits.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from service.bundle.errors import BundleError
+from service.bundle.manifest import Graph, SharedContext
+from service.bundle.schema import Role
+from service.bundle.store import Bundle
+from service.scoring.rows import BatchRows
+from service.scoring.session import Session
+
+Logits = NDArray[np.float32]
+Description = TypeVar("Description", Graph, SharedContext)
+MAX_REQUESTS_WARMED = 32
+
+
+class Graphs:
+    """The sessions of a variant; its tables lie in memory once. Raises as `Session` does.
+
+    Without `shares_context` the plain graph scores all requests.
+    """
+
+    def __init__(self, bundle: Bundle, variant: str, device: str, *, shares_context: bool = True) -> None:
+        self._encoder, self._schema = bundle.encoder, bundle.schema
+        graph = bundle.manifest.graphs[variant]
+        tables = bundle.tables(variant)
+        self._plain = Session(bundle.graphs[variant], _located(graph, bundle), device, tables)
+        self._check_columns(graph, bundle)
+        self._shared: Session | None = None
+        self._from_candidates = 0
+        if graph.shared_context is not None and shares_context:
+            shared = _located(graph.shared_context, bundle)
+            self._shared = Session(bundle.shared_graphs[variant], shared, device, tables)
+            self._from_candidates = graph.shared_context.from_candidates
+        self.provider = self._plain.provider
+
+    @property
+    def has_shared_context(self) -> bool:
+        """Whether there is a graph for large requests."""
+        return self._shared is not None
+
+    def is_large(self, candidates: int) -> bool:
+        """Whether a request with so many candidates goes to the graph with a shared context."""
+        return self._shared is not None and candidates >= self._from_candidates
+
+    def run(self, batch: BatchRows) -> Logits:
+        """Logits [rows]."""
+        shared, is_large = self._shared, batch.is_large
+        if shared is None or not is_large.any():
+            return self._run_plain(batch)
+        if is_large.all():
+            return _run_shared(shared, batch)
+        of_large = is_large.repeat(batch.sizes)
+        logits = np.empty(len(of_large), np.float32)
+        logits[of_large] = _run_shared(shared, batch.those(is_large))
+        logits[~of_large] = self._run_plain(batch.those(~is_large))
+        return logits
+
+    def warm_up(self, max_rows: int) -> None:
+        """Run batches of every size class: no request pays for what is done once; raises BundleError.
+
+        The rows hold the largest id of every column: a table that is too short shows at once.
+        """
+        largest = {
+            role: np.array(
+                [
+                    field.cardinality - 1
+                    for field in self._schema.fields
+                    for _ in range(field.max_length)
+                    if field.role is role
+                ],
+                np.int32,
+            )
+            for role in Role
+        }
+        sizes = sorted({*(1 << power for power in range(max_rows.bit_length())), max_rows})
+        for rows in sizes:
+            candidates = np.tile(largest[Role.CANDIDATE], (rows, 1))
+            contexts = np.tile(largest[Role.CONTEXT], (min(rows, MAX_REQUESTS_WARMED), 1))
+            self._plain.try_run(self._encoder.join(contexts[:1], candidates), rows=rows)
+            if self._shared is not None:
+                index = np.arange(rows, dtype=np.int32) % len(contexts)
+                self._shared.try_run(contexts, candidates, np.sort(index), rows=rows)
+
+    def _run_plain(self, batch: BatchRows) -> Logits:
+        return self._plain.run(self._encoder.join(batch.contexts_by_row(), batch.candidates))
+
+    def _check_columns(self, graph: Graph, bundle: Bundle) -> None:
+        if graph.inputs[0].shape[1:] != (bundle.schema.columns,):
+            raise BundleError(
+                f"{bundle.folder}/{graph.file}",
+                f"a graph of {bundle.schema.columns} columns, as schema.json has",
+                str(graph.inputs[0].shape[1:]),
+                "build the bundle again",
+            )
+
+
+def _run_shared(session: Session, batch: BatchRows) -> Logits:
+    return session.run(batch.contexts, batch.candidates, batch.request_index)
+
+
+def _located(description: Description, bundle: Bundle) -> Description:
+    """Errors name the file where it lies: there may be several bundles."""
+    return msgspec.structs.replace(description, file=f"{bundle.folder}/{description.file}")

@@ -1,0 +1,99 @@
+"""The bench of devices runs to its end on a machine without a GPU, and says that there is none."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.device import main
+from service.bundle.store import load_bundle
+from service.scoring.session import NoCuda, Session
+from tests.tiny_bundle import write_tiny_bundle
+
+ROWS = [8, 50, 65]
+
+
+def has_cuda(folder: Path) -> bool:
+    bundle = load_bundle(folder)
+    try:
+        Session(bundle.graphs["float32"], bundle.manifest.graphs["float32"], "cuda-required")
+    except NoCuda:
+        return False
+    return True
+
+
+def bench(capsys: pytest.CaptureFixture[str], folder: Path, *options: str) -> tuple[list[str], dict]:
+    """The lines and the result of a run with few and short timings."""
+    few = ["--candidates", "20", "--rounds", "2", "--milliseconds", "1", "--rows", *map(str, ROWS)]
+    assert main(["--arm", str(folder), *few, *options]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    return lines[:-1], json.loads(lines[-1])
+
+
+def test_every_graph_is_measured_fed_and_bound_and_gives_the_same_logits(
+    bundles: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines, result = bench(capsys, bundles["alpha"], "--device", "cpu")
+    assert result["no_cuda"] == "it was not asked for (--device cpu)"
+    assert (result["bundle"], result["candidates_a_request"]) == (
+        load_bundle(bundles["alpha"]).manifest.id,
+        20,
+    )
+    points = result["points"]
+    assert [(p["rows"], p["graph"], p["inputs"]) for p in points] == [
+        (rows, graph, inputs) for rows in ROWS for inputs in ("fed", "bound") for graph in ("plain", "shared")
+    ]
+    for point in points:
+        assert (point["variant"], point["device"]) == ("float32", "cpu")
+        assert point["max_abs_difference"] < 1e-6
+        assert point["rows_per_second"] == pytest.approx(1e6 / point["microseconds_a_row"], rel=0.01)
+        assert point["times_cpu"] == 1.0 or point["inputs"] == "bound"
+    table = lines[-1 - len(points) :]
+    assert table[0].split()[:4] == ["variant", "graph", "rows", "device"]
+    assert {len(line) for line in table} == {len(table[0])}
+
+
+def test_without_a_gpu_it_says_so_and_measures_the_cpu(
+    bundles: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = bundles["alpha"]
+    lines, result = bench(capsys, folder)
+    if has_cuda(folder):
+        assert {point["device"] for point in result["points"]} == {"cpu", "cuda"}
+        return
+    assert {point["device"] for point in result["points"]} == {"cpu"}
+    assert f"no CUDA here: {result['no_cuda']}" in lines
+    assert main(["--arm", str(folder), "--device", "cuda-required"]) == 1
+    assert result["no_cuda"] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--arm", "nowhere"], "no such folder"),
+        (["--variants", "int8"], "'--variants' must be one of float32 (got 'int8')"),
+    ],
+)
+def test_what_is_wrong_is_one_line(
+    options: list[str], message: str, bundles: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--device", "cpu", "--arm", str(bundles["alpha"]), *options]) == 1
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err.count("\n")) == ("", 1)
+    assert message in captured.err
+
+
+def test_rows_that_cannot_be_read_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_tiny_bundle(tmp_path / "tiny")
+    (folder / "report" / "requests.jsonl").write_text('{"context": 3}\n')
+    assert main(["--device", "cpu", "--arm", str(folder)]) == 1
+    assert "requests.jsonl' must be a row a line, as JSON" in capsys.readouterr().err
+
+
+def test_a_batch_has_rows(bundles: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--arm", str(bundles["alpha"]), "--rows", "0"])
+    assert stopped.value.code == 2
+    assert "must be a whole number from 1 (got '0')" in capsys.readouterr().err

@@ -1,0 +1,343 @@
+"""`python -m export`: what it says, to whom, and the exit code; in this process where that shows the same."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import pytest
+
+from export.__main__ import main
+from export.cli.options import COMMANDS, TITLES, build_parser
+from export.data.synthetic import PRESETS, SyntheticConfig
+from export.stages.work import Work
+from models import MODELS
+from service.bundle.store import load_bundle
+
+ROOT = Path(__file__).parents[3]
+
+Export = Callable[..., "Done"]
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command line ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def export(capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """Runs `python -m export` with these arguments, without the seconds that a new process takes."""
+
+    def run(*arguments: object) -> Done:
+        capsys.readouterr()
+        try:
+            code = main([*map(str, arguments)])
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        return Done(code, *capsys.readouterr())
+
+    return run
+
+
+def process(*arguments: object) -> list[str]:
+    """The command line of a process of its own."""
+    return [sys.executable, "-W", "error", "-m", "export", *map(str, arguments)]
+
+
+def refused(done: Done, code: int, *said: str) -> None:
+    """One line on stderr with these words, and no traceback."""
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    for words in said:
+        assert words in done.stderr
+
+
+def test_help_names_every_command_and_imports_no_torch(export: Export) -> None:
+    done = export("--help")
+    assert done.returncode == 0
+    for command in COMMANDS:
+        assert command in done.stdout
+    code = "import sys, export.__main__; print({'torch', 'polars', 'onnx', 'sklearn'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_of_a_command_has_a_line_of_help(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        build_parser().parse_args([command, "--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert max(len(line) for line in text.splitlines()) <= 100
+    for title in COMMANDS[command][1:]:
+        for option in TITLES[title]:
+            about = " ".join(option.about.replace("%%", "%").split()[:2])
+            assert (option.flag if option.flag.startswith("-") else str(option.metavar)) in text
+            assert about in " ".join(text.split())
+            assert option.required or option.default is None or "[" in text.split(option.flag)[-1]
+
+
+def test_what_the_help_offers_is_what_there_is() -> None:
+    """Of a synthetic log: a default, or nothing and "[of the preset criteo; zoo: of zoo]"."""
+    options = build_parser().parse_args(["synthesize", "--out", "log.csv"])
+    told = {option.flag[2:].replace("-", "_"): option.about for option in TITLES["the synthetic log"]}
+    for one in fields(SyntheticConfig):
+        if getattr(options, one.name, None) is not None:
+            assert getattr(options, one.name) == one.default
+        elif one.name in told:
+            criteo, zoo = (getattr(PRESETS[preset], one.name) for preset in ("criteo", "zoo"))
+            assert f"[{criteo:g}; zoo: {zoo:g}]" in told[one.name]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "COMMAND"),
+        (["fly"], "'fly'"),
+        (["run", "--data", "x"], "--schema"),
+        (["run", "--hyperparameter", "rank"], "NAME=VALUE (got 'rank')"),
+        (["train", "--work", "w", "--embedding", "folded"], "'folded'"),
+        (["prune", "--work", "w", "--preset", "extreme"], "'extreme'"),
+        (["prune", "--work", "w", "--neurons", "1"], "at least 0 and below 1 (got '1')"),
+        (["train", "--work", "w", "--epochs", "0"], "a whole number above 0 (got '0')"),
+        (["train", "--work", "w", "--epochs", "two"], "a whole number above 0 (got 'two')"),
+        (["train", "--work", "w", "--learning-rate", "nan"], "a number above 0 (got 'nan')"),
+        (["train", "--work", "w", "--hidden-units", "400,"], "(got '')"),
+        (["train", "--work", "w", "--dropout", "1"], "below 1"),
+        (["fit-schema", "--split", "0.5,0.5"], "four shares that add up to 1"),
+        (["calibrate", "--work", "w", "--sampling-rate", "0"], "above 0 and at most 1"),
+        (["calibrate", "--work", "w", "--calibration-methods", "beta"], "'beta'"),
+    ],
+)
+def test_wrong_options_exit_with_2(export: Export, arguments: list[str], said: str) -> None:
+    refused(export(*arguments), 2, said, "--help")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--model", "mystery"], "'model' must be one of lr,"),
+        (["--model", "lr", "--hidden-units", "8"], "a hyperparameter of 'lr' must be one of none"),
+        (["--hyperparameter", "ranks=4"], "(got 'ranks'); `python -m export models deep_fwfm` tells more"),
+        (["--collisions", 8], "'collisions' must be left out with embedding full (got 8)"),
+        (["--checkpoint", "no.pt", "--dim", 8], "'dim' must be left out with the checkpoint no.pt"),
+        (["--checkpoint", "no.pt", "--embedding", "qr"], "'embedding' must be left out with the checkpoint"),
+        (["--click-weight", 3], "'click_weight' must be left out with loss bce"),
+        (["--loss", "focal", "--focal-alpha", 0], "'focal_alpha' must be above 0 and below 1 (got 0.0)"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_the_log_is_read(
+    export: Export, tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    done = export(
+        "run", *arguments, "--data", tmp_path / "no.tsv", "--schema", "criteo", "--out", tmp_path / "out"
+    )
+    refused(done, 1, said)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("rank=4", ("rank", 4)),
+        ('crosses=[["site", "ad"]]', ("crosses", [["site", "ad"]])),
+        ("product=inner", ("product", "inner")),
+        ("rank=null", ("rank", None)),
+        ("note=a=b", ("note", "a=b")),
+    ],
+)
+def test_a_hyperparameter_is_json_or_text(text: str, found: tuple[str, object]) -> None:
+    options = build_parser().parse_args(
+        ["train", "--work", "w", "--hyperparameter", text, "--hyperparameter", text]
+    )
+    assert options.hyperparameter == [found, found]
+
+
+def test_the_models_are_listed_and_each_tells_its_paper(export: Export) -> None:
+    lines = export("models").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == list(MODELS)
+    told = export("models", "deep_fwfm").stdout
+    assert "DeepLight" in told
+    assert "hidden_units=(400, 400, 400)" in told
+    refused(export("models", "mystery"), 1, "'mystery'")
+
+
+def test_a_log_that_is_not_there(export: Export, tmp_path: Path) -> None:
+    done = export("run", "--data", tmp_path / "no.tsv", "--schema", "criteo", "--out", tmp_path / "out")
+    refused(done, 1, "no.tsv")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_schema_that_is_not_there(export: Export, tmp_path: Path) -> None:
+    done = export("fit-schema", "--data", "x.csv", "--schema", "criterio", "--work", tmp_path / "w")
+    refused(done, 1, "'criterio'", "criteo, avazu")
+
+
+def test_a_schema_file_with_a_mistake(export: Export, tmp_path: Path) -> None:
+    schema = tmp_path / "log.toml"
+    schema.write_text(
+        'name = "x"\nformat = "csv"\n[label]\ncolumn = "click"\n[[field]]\nname = "a"\nkind = "colour"\n'
+    )
+    done = export("fit-schema", "--data", "x.csv", "--schema", schema, "--work", tmp_path / "w")
+    refused(done, 1, "log.toml", "'kind'", "'colour'")
+
+
+def test_a_malformed_row_names_file_line_and_column(export: Export, tmp_path: Path) -> None:
+    log = tmp_path / "day1.tsv"
+    row = "\t".join(["0", *["3"] * 13, *["a"] * 26])
+    bad = "\t".join(["0", "three", *["3"] * 12, *["a"] * 26])
+    log.write_text(f"{row}\n{row}\n{bad}\n{row}\n")
+    done = export("fit-schema", "--data", log, "--schema", "criteo", "--work", tmp_path / "w")
+    refused(done, 1, "day1.tsv", "line 3", "'I1'", "'three'")
+
+
+def test_a_missing_stage_is_named(export: Export, tmp_path: Path) -> None:
+    refused(export("train", "--work", tmp_path / "work"), 1, "run `python -m export fit-schema --work")
+    done = export("package", "--work", tmp_path / "work", "--out", tmp_path / "out")
+    refused(done, 1, "run `python -m export fit-schema --work")
+
+
+def test_a_folder_with_other_things(export: Export, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    log = tmp_path / "log.csv"
+    log.write_text("")
+    done = export("run", "--data", log, "--schema", "criteo", "--out", tmp_path, "--work", tmp_path / "w")
+    refused(done, 1, "a folder of other files")
+    done = export("fit-schema", "--data", log, "--schema", "criteo", "--work", tmp_path)
+    refused(done, 1, "'work' must be a new, an empty")
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_checkpoint_that_is_none(export: Export, tmp_path: Path) -> None:
+    log, schema = synthetic(export, tmp_path)
+    assert export("fit-schema", "--data", log, "--schema", schema, "--work", tmp_path / "w").returncode == 0
+    checkpoint = tmp_path / "model.pt"
+    refused(
+        export("train", "--work", tmp_path / "w", "--checkpoint", checkpoint), 1, "model.pt", "no such file"
+    )
+    checkpoint.write_text("not a checkpoint")
+    refused(
+        export("train", "--work", tmp_path / "w", "--checkpoint", checkpoint), 1, "model.pt", "checkpoint"
+    )
+    done = export("train", "--work", tmp_path / "w", "--device", "cuda:99", "--epochs", 1, "--model", "lr")
+    refused(done, 1, "cuda:99")
+
+
+def test_a_synthetic_log_that_cannot_be(export: Export, tmp_path: Path) -> None:
+    refused(export("synthesize", "--out", tmp_path / "log.txt"), 1, "log.txt", ".parquet")
+    refused(export("synthesize", "--out", tmp_path / "log.csv", "--features", 3), 1, "'features'")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_from_nothing_to_a_bundle_by_the_command_line(export: Export, tmp_path: Path) -> None:
+    log, schema = synthetic(export, tmp_path)
+    small = ("--model", "lr", "--preset", "none", "--epochs", 1, "--threads", 1)
+    done = export("run", "--data", log, "--schema", schema, "--out", tmp_path / "shop", *small)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert f"python -m service --arm control={tmp_path / 'shop'}" in done.stdout
+    assert (tmp_path / "shop" / "manifest.json").is_file()
+    assert (tmp_path / ".work" / "shop" / "dense.pt").is_file()
+    again = export("package", "--out", tmp_path / "shop", "--name", "shop-2")
+    assert again.returncode == 0, again.stderr
+    assert "shop-2@" in again.stdout
+
+
+def test_a_log_that_cannot_be_read_costs_nothing_of_an_earlier_run(export: Export, tmp_path: Path) -> None:
+    log, schema = synthetic(export, tmp_path)
+    work = tmp_path / "w"
+    assert export("fit-schema", "--data", log, "--schema", schema, "--work", work).returncode == 0
+    (work / "dense.pt").write_text("hours of work")
+    refused(
+        export("fit-schema", "--data", tmp_path / "tpyo.csv", "--schema", schema, "--work", work), 1, "tpyo"
+    )
+    assert (work / "log").is_dir()
+    assert (work / "dense.pt").read_text() == "hours of work"
+    assert export("fit-schema", "--data", log, "--schema", schema, "--work", work).returncode == 0
+    assert sorted(path.name for path in work.iterdir()) == [".bidlight-work", "fit-schema.json", "log"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--out", "my shop"], "'my shop'"),
+        (["--out", "shop", "--name", "a/b"], "'name' must be letters"),
+        (["--out", "shop", "--device", "tpu"], "'tpu'"),
+        (["--out", "shop", "--checkpoint", "no.pt"], "'no.pt'"),
+        (["--out", "/proc/shop", "--work", "w"], "/proc"),
+        (["--out", "a-file", "--work", "w"], "(got a file)"),
+    ],
+)
+def test_what_cannot_end_well_is_refused_before_the_log_is_read(
+    export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a-file").touch()
+    done = export("run", "--data", "no-log", "--schema", "criteo", *options)
+    refused(done, 1, said)
+    assert "no-log" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["a-file"]
+
+
+def test_one_export_at_a_time_uses_a_work_folder(export: Export, tmp_path: Path) -> None:
+    log, schema = synthetic(export, tmp_path)
+    with Work(tmp_path / "w").held(new=True):
+        done = export("fit-schema", "--data", log, "--schema", schema, "--work", tmp_path / "w")
+        refused(done, 1, "no other export is using", "--work")
+    assert export("fit-schema", "--data", log, "--schema", schema, "--work", tmp_path / "w").returncode == 0
+
+
+def test_ctrl_c_ends_with_one_line_and_leaves_no_bundle(export: Export, tmp_path: Path) -> None:
+    log, schema = synthetic(export, tmp_path)
+    arguments = ["run", "--data", log, "--schema", schema, "--out", tmp_path / "shop", "--epochs", 1000,
+                 "--patience", 100_000, "--threads", 1]  # fmt: skip
+    with subprocess.Popen(
+        process(*arguments), cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as running:
+        assert running.stdout is not None
+        assert any(line.startswith("epoch ") for line in iter(running.stdout.readline, ""))
+        running.send_signal(signal.SIGINT)
+        out, error = running.communicate(timeout=60)
+    refused(Done(running.returncode, out, error), 130, "interrupted")
+    assert not (tmp_path / "shop").exists()
+    assert (tmp_path / ".work" / "shop" / "fit-schema.json").is_file()
+
+
+def test_stages_one_by_one_make_the_same_bundle(exported, export: Export, tmp_path: Path) -> None:
+    plan, work = exported.plan, ("--work", tmp_path / "w")
+    training, made = plan.training, plan.hyperparameters
+    stages: list[tuple[object, ...]] = [
+        ("fit-schema", "--data", plan.data, "--schema", plan.schema),
+        ("train", "--dim", made["dim"], "--hidden-units", ",".join(map(str, made["hidden_units"])),
+         "--dropout", made["dropout"], "--epochs", training.epochs, "--seed", training.seed,
+         "--learning-rate", training.learning_rate, "--threads", training.threads),
+        ("prune", "--finetune-epochs", plan.pruning.finetune_epochs),
+        ("to-onnx",), ("quantize",), ("calibrate",), ("package", "--out", tmp_path / "tiny"),
+    ]  # fmt: skip
+    for stage in stages:
+        done = export(*stage, *work)
+        assert done.returncode == 0, done.stderr
+    assert done.stdout.rstrip().endswith(f"python -m service --arm control={tmp_path / 'tiny'}")
+    bundle = load_bundle(tmp_path / "tiny", verify_all=True)
+    assert bundle.graphs == exported.bundle.graphs
+    assert bundle.calibrators == exported.bundle.calibrators
+
+
+def synthetic(export: Export, folder: Path) -> tuple[Path, Path]:
+    """A small log made by the command line itself."""
+    log = folder / "clicks.csv"
+    done = export(
+        "synthesize", "--out", log, "--rows", 3000, "--rows-per-day", 500, "--features", 300, "--ctr", 0.3
+    )
+    assert done.returncode == 0, done.stderr
+    return log, folder / "clicks.toml"

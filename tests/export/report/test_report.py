@@ -1,0 +1,181 @@
+"""The report says what was found, in a page that needs nothing beside it."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from export.report import plots
+from export.report.findings import EvaluationPoint, FieldMatrix, Findings, reliability
+from export.report.page import page, table
+from export.report.summary import summary
+from export.stages.package import warnings_of
+from service.bundle.encoder import Encoder
+from tests.browser import measure, needs_chromium
+
+VOID = {"meta", "br"}
+
+
+class Balanced(HTMLParser):
+    """Checks that every HTML element that opens also closes, and collects what the page would fetch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.fetched: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in VOID:
+            self.open.append(tag)
+        self.fetched += [
+            value or "" for name, value in attrs if name in ("src", "href", "xlink:href") and value
+        ]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def findings(exported) -> Findings:
+    path = exported.plan.out / "report" / "report.json"
+    return msgspec.json.decode(path.read_bytes(), type=Findings)
+
+
+def test_the_page_is_whole_and_fetches_nothing(exported) -> None:
+    text = (exported.plan.out / "report" / "index.html").read_text()
+    parser = Balanced()
+    parser.feed(text)
+    assert parser.open == []
+    assert all(target.startswith(("#", "data:")) for target in parser.fetched)
+    assert not re.search(r"@import|url\((?!#)", text)
+    assert text.count("<svg") == 6  # reliability, sizes, latency, curves, two field matrices
+
+
+@needs_chromium
+def test_a_browser_shows_the_page_and_its_figures_whole(exported, tmp_path: Path) -> None:
+    layout = measure((exported.plan.out / "report" / "index.html").read_text(), tmp_path)
+    assert layout["page"] <= layout["window"]
+    assert layout["text"] > 1000
+    assert len(layout["figures"]) == 6
+    assert all(100 < width <= layout["window"] for width in layout["figures"])
+
+
+def test_the_page_tells_each_variant_and_each_field(exported) -> None:
+    text = (exported.plan.out / "report" / "index.html").read_text()
+    manifest = exported.bundle.manifest
+    for name, metrics in manifest.evaluation.items():
+        assert f"{name}, calibrated" in text
+        assert f"<td>{metrics.auc:.5f}</td>" in text
+        assert f"<td>{manifest.uncalibrated[name].ece:.5f}</td>" in text
+    for field in exported.bundle.schema.fields:
+        assert f"<td>{field.name}</td>" in text
+    assert "live neurons" in text
+    assert "clicks.csv.gz" in text
+
+
+def test_report_json_agrees_with_the_manifest(exported, findings: Findings) -> None:
+    manifest = exported.bundle.manifest
+    assert findings.evaluation == manifest.evaluation
+    assert findings.parity == manifest.parity
+    assert findings.latency == manifest.latency
+    assert findings.serving_variant == manifest.serving_variant
+    assert findings.compression == manifest.compression
+    assert findings.data.rows == manifest.training.rows
+    assert sum(findings.data.rows.values()) == 4_000
+    assert findings.training[-1].epoch == pytest.approx(2.0)
+    assert findings.pruning[-1].sparsity["dnn"] == pytest.approx(0.99)
+
+
+def test_requests_are_rows_that_the_bundle_encodes(exported) -> None:
+    text = (exported.plan.out / "report" / "requests.jsonl").read_bytes()
+    rows = msgspec.json.Decoder().decode_lines(text)
+    encoder = Encoder(exported.bundle.schema)
+    assert len(rows) > 100
+    for row in rows:
+        assert set(row) == {"context", "candidate"}
+        assert encoder.encode_request(row["context"], [row["candidate"]]).shape == (
+            1,
+            exported.bundle.schema.columns,
+        )
+
+
+def test_the_summary_is_a_table_with_the_way_to_serve(exported) -> None:
+    lines = summary(exported.bundle).splitlines()
+    head = next(line for line in lines if line.startswith("variant"))
+    rows = lines[lines.index(head) + 1 :][:4]
+    assert [row.split()[0] for row in rows] == ["torch", "float32", "pruned", "int8"]
+    assert all(len(row) == len(head) for row in rows)
+    assert lines[-1] == f"serve it: python -m service --arm control={exported.plan.out}"
+
+
+def test_names_are_escaped(findings: Findings) -> None:
+    text = page(msgspec.structs.replace(findings, bundle="<script>alert(1)</script>"))
+    assert "<script>" not in text
+    assert "&lt;script&gt;" in text
+    assert "<b>" not in table(["<b>"], [["<b>", 1]])
+
+
+def test_warnings_and_reasons_are_shown(findings: Findings) -> None:
+    text = page(
+        msgspec.structs.replace(
+            findings, kept_out={"int8": "is not faster"}, serving_variant="pruned", warnings=("lost 0.1 AUC",)
+        )
+    )
+    assert "<b>int8</b> is kept out: is not faster" in text
+    assert '<p class="warning">lost 0.1 AUC</p>' in text
+
+
+def test_a_loaded_model_has_no_curves(findings: Findings) -> None:
+    text = page(
+        msgspec.structs.replace(findings, training=(), pruning=(), compression=None, field_matrices={})
+    )
+    assert "loaded from a checkpoint" in text
+    assert "no pruning" in text
+
+
+def test_the_page_is_the_same_for_the_same_findings(findings: Findings) -> None:
+    assert page(findings) == page(findings)
+
+
+def test_reliability_bins_hold_all_rows() -> None:
+    random = np.random.default_rng(1)
+    pctr = random.random(1000)
+    labels = (random.random(1000) < pctr).astype(np.uint8)
+    found = reliability(labels, pctr, bins=10)
+    assert found.rows == (100,) * 10
+    assert list(found.pctr) == sorted(found.pctr)
+    assert np.average(found.click_rate, weights=found.rows) == pytest.approx(labels.mean())
+    assert len(reliability(labels[:3], pctr[:3]).rows) == 3
+
+
+def test_a_field_matrix_of_zeros_can_be_drawn() -> None:
+    names = ("a & b", "<c>")
+    figure = plots.field_matrix_figure(FieldMatrix(names, ((0.0, 0.0), (0.0, 0.0))), title="R")
+    assert figure.startswith("<svg")
+    assert "<c>" not in figure
+
+
+def test_one_look_is_a_curve_too(findings: Findings) -> None:
+    point = EvaluationPoint(epoch=1.0, train_loss=0.5, validation_logloss=0.4, validation_auc=0.7)
+    assert plots.curves_figure(msgspec.structs.replace(findings, training=(point,), pruning=())).startswith(
+        "<svg"
+    )
+
+
+@pytest.mark.parametrize(("delta", "told"), [(-0.02, True), (-0.0009, False), (0.01, False)])
+def test_a_pruned_graph_that_lost_quality_is_told(exported, delta: float, told: bool) -> None:
+    parity = msgspec.structs.replace(exported.bundle.manifest.parity[0], auc_delta=delta)
+    assert parity.variant == "pruned"
+    found = warnings_of(None, [parity])
+    assert len(found) == told
+    assert all("pruning lost 0.0200 AUC" in text for text in found)
+
+
+def test_warnings_are_said_on_the_terminal_too(exported, findings: Findings) -> None:
+    said = [line.removeprefix("warning: ") for line in exported.lines if line.startswith("warning: ")]
+    assert said == list(findings.warnings)

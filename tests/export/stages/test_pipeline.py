@@ -1,0 +1,317 @@
+"""The whole path on a tiny log: what is in the bundle holds, and a stage alone does what it does in a run."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnxruntime
+import pytest
+
+from export.compress.choice import PruneChoice
+from export.data.encoded import Part, open_log
+from export.data.errors import LogError
+from export.errors import ExportError
+from export.judge.metrics import auc
+from export.stages.graphs import quantize, spread_rows, to_onnx
+from export.stages.model import fit_schema, prune, train
+from export.stages.package import package
+from export.stages.pipeline import run
+from export.stages.plan import Plan, default_work
+from export.stages.variants import read_variants
+from export.stages.work import Work
+from export.train.choices import TrainChoice, fitting_batch
+from service.bundle.encoder import Encoder
+from service.bundle.errors import BundleError
+from service.bundle.store import Bundle, load_bundle
+
+
+def hashes(bundle: Bundle) -> dict[str, str]:
+    return {name: hashlib.sha256(graph).hexdigest() for name, graph in bundle.graphs.items()}
+
+
+def test_the_bundle_ships_the_pruned_float_graph_and_int8(exported) -> None:
+    manifest = exported.bundle.manifest
+    assert set(manifest.graphs) == {"pruned", "int8"}
+    assert set(manifest.evaluation) == set(manifest.uncalibrated) == {"float32", "pruned", "int8"}
+    assert {one.variant for one in manifest.latency} == {"torch", "float32", "pruned", "int8"}
+    assert all(set(one.microseconds_a_row) == {"1", "64", "1024"} for one in manifest.latency)
+    assert [(one.reference, one.variant) for one in manifest.parity] == [
+        ("float32", "pruned"),
+        ("pruned", "int8"),
+    ]
+    assert manifest.serving_variant in manifest.graphs
+    assert set(manifest.kept_out) <= {"int8"} - {manifest.serving_variant}
+
+
+def test_golden_rows_replay_through_a_runtime_of_its_own(exported) -> None:
+    """Raw rows -> the bundle's encoder -> its graph -> its calibrator, with nothing of the export room."""
+    bundle = load_bundle(exported.plan.out, verify_all=True)
+    encoder = Encoder(bundle.schema)
+    assert len(bundle.golden.rows) == 32
+    for name, graph in bundle.graphs.items():
+        session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+        outputs = bundle.golden.variants[name]
+        for row, ids, logit, pctr in zip(
+            bundle.golden.rows, bundle.golden.ids, outputs.logits, outputs.pctrs, strict=True
+        ):
+            encoded = encoder.encode_request(row.context, [row.candidate])
+            assert tuple(encoded[0]) == ids
+            found = session.run(None, {"ids": encoded})[0]
+            assert found[0] == pytest.approx(logit, abs=outputs.logit_tolerance)
+            assert bundle.calibrators[name].pctr(found)[0] == pytest.approx(pctr, abs=outputs.logit_tolerance)
+
+
+def test_the_shipped_schema_and_graph_give_the_evaluated_quality(exported) -> None:
+    """Raw rows through the shipped encoder are rows that were scored, and those scores give the AUC told."""
+    bundle, plan = exported.bundle, exported.plan
+    log = open_log(Work(plan.work).path("log"))
+    samples = log.sample_rows
+    encoder = Encoder(bundle.schema)
+    ids = np.concatenate([encoder.encode_request(row["context"], [row["candidate"]]) for row in samples])
+    variants = read_variants(Work(plan.work), log.schema)
+    renumbered = variants["int8"].ids(log.parts["test"].ids)
+    known = {tuple(row) for row in renumbered.tolist()}
+    assert {tuple(row) for row in ids.tolist()} <= known
+    part = log.parts["test"]
+    for name in bundle.graphs:
+        logits = variants[name].score(part)
+        assert auc(part.labels, logits.astype(np.float64)) == pytest.approx(
+            bundle.manifest.uncalibrated[name].auc, abs=1e-9
+        )
+
+
+def test_pruning_reaches_its_rates_and_is_written_down(exported) -> None:
+    compression = exported.bundle.manifest.compression
+    assert compression.recipe == "low-latency"
+    for part, target in compression.rates.items():
+        sizes = {"dnn": 16 * 9 * 4 + 8 * 16, "field_matrix": 36, "embedding": 10**9}
+        assert compression.reached[part] == pytest.approx(target, abs=0.005 + 1 / sizes[part])
+    assert compression.graph_bytes["pruned"] < compression.graph_bytes["float32"]
+
+
+def test_calibration_belongs_to_the_graphs_and_its_own_rows(exported) -> None:
+    bundle = exported.bundle
+    log = open_log(Work(exported.plan.work).path("log"))
+    part = log.parts["calibration"]
+    for name, calibrator in bundle.calibrators.items():
+        assert calibrator.graph_sha256 == hashes(bundle)[name]
+        assert calibrator.fit_rows == len(part)
+        assert calibrator.fit_clicks == part.clicks
+        assert calibrator.fit_window == (part.timestamps.min(), part.timestamps.max())
+    assert bundle.manifest.training.window[1] < part.timestamps.min()
+
+
+def test_the_true_probability_is_the_ceiling(exported) -> None:
+    served = exported.bundle.manifest.evaluation[exported.bundle.manifest.serving_variant]
+    assert served.auc_of_true_pctr is not None
+    assert 0.5 < served.auc < served.auc_of_true_pctr
+
+
+def test_the_run_says_where_it_is_and_how_to_serve(exported) -> None:
+    text = "\n".join(exported.lines)
+    for stage in ("fit-schema", "train", "prune", "to-onnx", "quantize", "calibrate", "package"):
+        assert f"s] {stage}" in text
+    assert f"python -m service --arm control={exported.plan.out}" in text
+    assert "rows/s" in text
+
+
+def test_a_checkpoint_takes_the_place_of_training(exported, tmp_path: Path) -> None:
+    plan = replace(
+        exported.plan,
+        checkpoint=exported.plan.work / "dense.pt",
+        pruning=PruneChoice(preset="none"),
+        model="lr",  # the checkpoint knows better
+        hyperparameters={},
+        out=tmp_path / "from-checkpoint",
+        work=tmp_path / "work",
+    )
+    lines: list[str] = []
+    bundle = run(plan, say=lines.append)
+    dense = read_variants(Work(exported.plan.work), bundle.schema)["float32"].graph
+    assert bundle.graphs["float32"] == dense
+    assert bundle.manifest.model.name == "deep_fwfm"
+    assert bundle.manifest.training.epochs == 0
+    assert set(bundle.graphs) == {"float32", "int8"}
+    assert bundle.manifest.compression is None
+    assert "rows/s  " not in "".join(lines)
+
+
+def test_whole_neurons_go_and_are_written_down(exported, tmp_path: Path) -> None:
+    plan = replace(
+        exported.plan,
+        checkpoint=exported.plan.work / "dense.pt",
+        pruning=PruneChoice(preset="none", neurons=0.5, finetune_epochs=0.5),
+        hyperparameters={},
+        out=tmp_path / "narrow",
+        work=tmp_path / "work",
+    )
+    bundle = run(plan, say=str)
+    compression = bundle.manifest.compression
+    assert compression.recipe == "none, neurons 50%"
+    assert compression.rates["neurons"] == compression.reached["neurons"] == 0.5
+    assert compression.live_neurons == (8, 4)
+    page = (bundle.folder / "report" / "index.html").read_text()
+    assert "neurons: pruned (target 50.0%)" in page
+    assert "8-4 of 16-8" in page
+
+
+def test_neurons_that_a_model_has_not_are_dropped_with_a_warning(exported, tmp_path: Path) -> None:
+    work = Work(tmp_path / "work")
+    fit_schema(work, exported.plan.data, exported.plan.schema, split=exported.plan.split, say=str)
+    train(work, "lr", {}, replace(exported.plan.training.config(2800), epochs=1), say=str)
+    lines: list[str] = []
+    assert prune(work, PruneChoice(preset="none", neurons=0.5), say=lines.append) is None
+    assert not work.has("pruned.pt")
+    (line,) = lines
+    assert line.startswith("warning: 'neurons' must be 0 for lr")
+    assert "(got 0.5)" in line
+    choice = PruneChoice(preset="narrow", prune_epochs=0.1, finetune_epochs=0.1)
+    pruned = prune(work, choice, say=lines.append)
+    assert pruned is not None
+    assert pruned.recipe == "narrow, neurons 0%"
+    assert "neurons" not in {**pruned.rates, **pruned.reached}
+
+
+def test_fwfm_on_a_down_sampled_log_goes_the_whole_way(exported, tmp_path: Path) -> None:
+    plan = replace(
+        exported.plan,
+        model="fwfm",
+        hyperparameters={"dim": 4},
+        out=tmp_path / "fwfm",
+        work=tmp_path / "work",
+        sampling_rate=0.5,
+    )
+    bundle = run(plan, say=str)
+    assert bundle.manifest.model.name == "fwfm"
+    assert bundle.manifest.training.negative_sampling_rate == 0.5
+    # Quality is told in the log's own distribution, the served pCTR is lower by the sampling.
+    served = bundle.manifest.serving_variant
+    assert bundle.manifest.evaluation[served].pcoc == pytest.approx(1.0, abs=0.25)
+    assert bundle.calibrators[served].sampling_rate == 0.5
+
+
+def test_a_missing_stage_is_named(tmp_path: Path) -> None:
+    work = Work(tmp_path / "work")
+    with pytest.raises(ExportError, match=r"'dense\.pt' .* run `python -m export train --work"):
+        work.path("dense.pt")
+    with pytest.raises(ExportError, match="export fit-schema --work"):
+        train(work, "lr", {}, TrainChoice().config(1000))
+
+
+def test_an_earlier_stage_makes_later_outputs_stale(exported, tmp_path: Path) -> None:
+    plan, work = exported.plan, Work(tmp_path / "work")
+    fit_schema(work, plan.data, plan.schema, split=plan.split, say=str)
+    config = replace(plan.training.config(2800), epochs=1)
+    train(work, "lr", {}, config, say=str)
+    to_onnx(work, say=str)
+    assert work.has("model.float32.onnx")
+    train(work, "lr", {}, replace(config, seed=9), say=str)
+    assert not work.has("model.float32.onnx")
+    with pytest.raises(ExportError, match="export to-onnx"):
+        quantize(work, rows=100)
+
+
+def test_a_folder_with_other_things_is_left_alone(exported, tmp_path: Path) -> None:
+    thesis = tmp_path / "log" / "thesis.txt"
+    thesis.parent.mkdir()
+    thesis.write_text("years of work")
+    with pytest.raises(ExportError, match="'work' must be a new, an empty"):
+        fit_schema(Work(tmp_path), exported.plan.data, exported.plan.schema, split=(0.7, 0.1, 0.1, 0.1))
+    with pytest.raises(BundleError, match="a folder of other files"):
+        run(replace(exported.plan, out=tmp_path, work=tmp_path / "w"))
+    assert thesis.read_text() == "years of work"
+
+
+def test_a_calibration_of_another_graph_is_refused(exported, tmp_path: Path) -> None:
+    work = Work(tmp_path / "work")
+    shutil.copytree(exported.plan.work, work.folder)
+    path = work.path("calibration.json")
+    text = path.read_text()
+    sha256 = msgspec.json.decode(text)["int8"]["graph_sha256"]
+    path.write_text(text.replace(sha256, "0" * 64))
+    with pytest.raises(ExportError, match=r"fitted on the graph model\.int8\.onnx"):
+        package(work, tmp_path / "bundle", say=str)
+
+
+def test_a_package_that_fails_leaves_the_old_bundle(exported, tmp_path: Path) -> None:
+    out = tmp_path / "tiny"
+    shutil.copytree(exported.plan.out, out)
+    with pytest.raises(ExportError, match="'name'"):
+        package(Work(exported.plan.work), out, name="no spaces, please", say=str)
+    assert load_bundle(out, verify_all=True).manifest == exported.bundle.manifest
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny"]
+
+
+def test_a_killed_package_leaves_the_old_bundle(exported, tmp_path: Path) -> None:
+    """Killed in its work: nothing of the bundle that was there has changed."""
+    out = tmp_path / "tiny"
+    shutil.copytree(exported.plan.out, out)
+    code = (
+        "import os, signal, sys; from pathlib import Path; from export.stages.package import package; "
+        "from export.stages.work import Work; "
+        "die = lambda text: os.kill(os.getpid(), signal.SIGKILL); "
+        "package(Work(Path(sys.argv[1])), Path(sys.argv[2]), say=die)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, exported.plan.work, out], cwd=Path(__file__).parents[3]
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert load_bundle(out, verify_all=True).manifest == exported.bundle.manifest
+
+
+def test_too_small_a_log_is_refused_in_one_line(exported, tmp_path: Path) -> None:
+    log = tmp_path / "small.csv"
+    log.write_text("click,timestamp,C1,true_pctr\n" + "".join(f"0,{second},a,0.1\n" for second in range(40)))
+    schema = tmp_path / "small.toml"
+    schema.write_text(
+        'name = "small"\nformat = "csv"\n[label]\ncolumn = "click"\n[timestamp]\ncolumn = "timestamp"\n'
+        '[[field]]\nname = "C1"\nkind = "categorical"\nrole = "context"\n'
+    )
+    plan = Plan(data=log, schema=str(schema), out=tmp_path / "out", work=tmp_path / "work")
+    with pytest.raises(LogError, match="clicks and non-clicks"):
+        run(plan, say=str)
+    assert not plan.out.exists()
+
+
+@pytest.mark.parametrize(
+    ("rows", "batch"), [(1_000, 64), (14_001, 64), (112_000, 512), (300_000, 1024), (1_400_000, 2048)]
+)
+def test_small_logs_get_small_batches(rows: int, batch: int) -> None:
+    assert fitting_batch(rows) == batch
+    config = TrainChoice().config(rows)
+    assert config.batch_size == batch
+    assert config.learning_rate == pytest.approx(1e-3 * (batch / 2048) ** 0.5)
+    assert TrainChoice(batch_size=32, learning_rate=0.5).config(rows).learning_rate == 0.5
+
+
+@pytest.mark.parametrize(("rows", "l2"), [(1_000, 1e-3), (400_000, 5e-4), (40_000_000, 5e-6)])
+def test_a_longer_log_gets_a_weaker_embedding_penalty(rows: int, l2: float) -> None:
+    assert TrainChoice().config(rows).embedding_l2 == pytest.approx(l2)
+    assert TrainChoice(embedding_l2=0.0).config(rows).embedding_l2 == 0.0
+
+
+def test_the_work_folder_is_beside_the_bundle() -> None:
+    assert default_work(Path("artifacts/shop")) == Path.cwd() / "artifacts" / ".work" / "shop"
+
+
+@pytest.mark.parametrize("rows", [10, 100, 150, 1000])
+def test_int8_ranges_are_found_on_rows_from_the_first_to_the_last(rows: int) -> None:
+    ids = np.arange(rows, dtype=np.int32)[:, None]
+    part = Part(ids, np.zeros(rows, np.uint8), None, None)
+    found = spread_rows(part, 100)[:, 0]
+    assert len(found) == min(rows, 100)
+    assert (found[0], found[-1]) == (0, rows - 1)
+    assert np.diff(found).max() <= -(-rows // 100) + 1
+
+
+def test_golden_rows_allow_no_more_than_processors_differ(exported) -> None:
+    for outputs in exported.bundle.golden.variants.values():
+        assert outputs.logit_tolerance == 1e-4

@@ -1,0 +1,34 @@
+"""Counts that a command line takes, and what it says of others."""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+
+from loadtest.load.counts import at_least_one, counts
+from loadtest.reports import scale
+
+
+def test_counts_stand_with_spaces_or_commas() -> None:
+    assert at_least_one("7") == 7
+    assert counts("1 10,100, 500") == (1, 10, 100, 500)
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "two", ""])
+def test_what_is_no_count_is_refused(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=r"must be a whole number from 1 \(got "):
+        at_least_one(text)
+
+
+@pytest.mark.parametrize("text", ["", " , ", "1 0", "1 x"])
+def test_a_list_with_what_is_no_count_is_refused(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="from 1"):
+        counts(text)
+
+
+@pytest.mark.parametrize("option", ["--workers=0 1", "--candidates=", "--seconds=0", "--repetitions=-3"])
+def test_scale_ends_before_it_starts_anything(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        scale.main([option])
+    assert "from 1 (got " in capsys.readouterr().err

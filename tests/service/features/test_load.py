@@ -1,0 +1,149 @@
+"""`python -m service.load_features`: CSV and Parquet into either store; what is wrong is told by line."""
+
+from __future__ import annotations
+
+import gzip
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from service.features.files import FileProblem, Shape, rows_of
+from service.features.load import main
+from service.features.open import store_at
+from service.features.store import unpack
+from tests.redis_server import RedisServer
+from tests.running import REPOSITORY
+
+CSV = 'id,site,hour,history,ad\na1,s1,11.5,a1 a2,x\na2,,6,,"y, z"\na3,"s\n2",,a9,\n'
+EXPECTED: dict[str, dict[str, Any]] = {
+    "a1": {"id": "a1", "site": "s1", "hour": 11.5, "history": ["a1", "a2"], "ad": "x"},
+    "a2": {"id": "a2", "hour": 6, "ad": "y, z"},
+    "a3": {"id": "a3", "site": "s\n2", "history": ["a9"]},
+}
+
+
+def ads_of(url: str) -> dict[str, dict[str, Any]]:
+    return {name: unpack(value) for piece in store_at(url).ads() for name, value in piece}
+
+
+@pytest.fixture(params=["lmdb", "redis"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty store."""
+    if request.param == "lmdb":
+        return f"lmdb://{tmp_path / 'store'}"
+    redis: RedisServer = request.getfixturevalue("redis")
+    redis.call("FLUSHALL")
+    return redis.url
+
+
+@pytest.mark.parametrize("name", ["ads.csv", "ads.csv.gz", "ads.tsv"])
+def test_a_text_file_into_a_store(
+    url: str, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = CSV if "csv" in name else CSV.replace('"y, z"', "y; z").replace(",", "\t").replace(";", ",")
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
+    options = ["ads", str(path), "--store", url, "--key", "id", "--number", "hour", "--list", "history"]
+    assert main(options) == 0
+    assert capsys.readouterr().out == f"loaded 3 ads from {path}\n"
+    assert ads_of(url) == EXPECTED
+
+
+def test_a_bundle_tells_what_the_columns_are(url: str, tmp_path: Path, bundles: dict[str, Path]) -> None:
+    path = tmp_path / "ads.csv"
+    path.write_text(CSV.replace("ad\n", "not_a_field\n"))
+    assert main(["ads", str(path), "--store", url, "--key", "id", "--bundle", str(bundles["alpha"])]) == 0
+    assert ads_of(url) == {
+        name: {field: value for field, value in features.items() if field != "ad"}
+        for name, features in EXPECTED.items()
+    }
+
+
+def test_parquet_into_a_store(url: str, tmp_path: Path) -> None:
+    columns = {
+        "id": pa.array([1, 2, 3], pa.int64()),
+        "site": pa.array(["s1", None, "s3"]).dictionary_encode(),
+        "hour": pa.array([11.5, None, 6.0]),
+        "history": pa.array([["a", "b"], [], None], pa.list_(pa.string())),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "users.parquet")
+    assert main(["ads", str(tmp_path / "users.parquet"), "--store", url, "--key", "id"]) == 0
+    assert ads_of(url) == {
+        "1": {"id": 1, "site": "s1", "hour": 11.5, "history": ["a", "b"]},
+        "2": {"id": 2, "history": []},
+        "3": {"id": 3, "site": "s3", "hour": 6.0},
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "reason"),
+    [
+        ("", [], "line 1: must name the columns"),
+        ("id,x,x\n", [], "column 'x' must occur once"),
+        ("id,x\n1,2\n3\n", [], r"line 3: must have 2 cells \(got 1\)"),
+        ("id,x\n1,2\n\n3,y\n", ["--number", "x"], "line 4: 'x' must be a finite number"),
+        ("id,x\n1,nan\n", ["--number", "x"], "line 2: 'x' must be a finite number"),
+        ("id,x\n1,2\n", ["--list", "y"], "must have column 'y'"),
+        ("name,x\n1,2\n", [], "'--key' must be a column"),
+        ("id,x\n1,2\n,3\n", [], "must be an id, .* in row 2"),
+        ('id,x\n1,"2\n', [], "unexpected end of data"),
+        ("id,x\n1,\udcff\n", [], "codec can't decode"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_one_line_and_nothing_is_replaced(
+    tmp_path: Path, text: str, options: list[str], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, path = f"lmdb://{tmp_path / 'store'}", tmp_path / "ads.csv"
+    path.write_text("id\nold\n")
+    assert main(["ads", str(path), "--store", store, "--key", "id"]) == 0
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    assert main(["ads", str(path), "--store", store, "--key", "id", *options]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert re.search(reason, error)
+    assert ads_of(store) == {"old": {"id": "old"}}
+
+
+def test_parquet_columns_that_no_field_could_be_are_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"id": ["a"], "when": pa.array([0], pa.timestamp("s"))}), tmp_path / "a.parquet")
+    with pytest.raises(FileProblem, match="column 'when' must be of text, numbers"):
+        next(rows_of(tmp_path / "a.parquet", Shape()))
+    (tmp_path / "b.parquet").write_bytes(b"no parquet")
+    with pytest.raises(FileProblem, match=r"b\.parquet: "):
+        next(rows_of(tmp_path / "b.parquet", Shape()))
+    with pytest.raises(FileProblem, match=r"must end in \.csv"):
+        rows_of(tmp_path / "c.txt", Shape())
+
+
+def test_without_pyarrow_it_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(FileProblem, match=r"pip install 'bidlight\[parquet\]'"):
+        next(rows_of(tmp_path / "a.parquet", Shape()))
+
+
+def test_a_store_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.csv").write_text("id\n1\n")
+    for kind in ("users", "ads"):
+        options = [kind, str(tmp_path / "a.csv"), "--key", "id", "--store", "redis://:secret@127.0.0.1:1"]
+        assert main(options) == 1
+        error = capsys.readouterr().err
+        assert "127.0.0.1:1 cannot be reached" in error
+        assert "secret" not in error
+
+
+def test_the_command_loads_nothing_of_serving(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id\n1\n")
+    code = (
+        "import sys; from service.features.load import main\n"
+        f"main(['users', '{tmp_path}/a.csv', '--key', 'id', '--store', 'lmdb:{tmp_path}/s'])\n"
+        "print(sorted({'onnxruntime', 'fastapi', 'uvicorn', 'pyarrow', 'hiredis'} & sys.modules.keys()))"
+    )
+    command = [sys.executable, "-c", code]
+    found = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    assert found.stdout.splitlines()[1:] == ["[]"]

@@ -1,0 +1,198 @@
+"""Answers never cross: not when readers leave, when the server stalls, or when it goes and comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+import pytest
+import uvloop
+
+from service.features import redis_connection
+from service.features.open import store_at
+from service.features.redis_address import RedisAddress
+from service.features.redis_connection import RedisLink
+from service.features.redis_wire import packed
+from service.features.store import LATE, UNAVAILABLE, pack
+from service.features.users import UserFeatures
+from tests.redis_server import RedisServer
+
+T = TypeVar("T")
+USERS = 40
+Found = tuple[dict[str, Any], str | None]
+
+
+@pytest.fixture(autouse=True)
+def users(redis: RedisServer) -> None:
+    redis.call("FLUSHALL")
+    for n in range(USERS):
+        redis.call("SET", f"bidlight:user:u{n}", pack({"me": f"u{n}"}))
+
+
+def run_with(
+    url: str, use: Callable[[UserFeatures], Awaitable[None]], timeout_seconds: float = 0.002
+) -> None:
+    async def run() -> None:
+        store = store_at(url)
+        await store.open()
+        users = UserFeatures(store, timeout_seconds)
+        try:
+            await use(users)
+            await users.drain()
+        finally:
+            await store.close()
+
+    run_in_loop(run())
+
+
+def run_in_loop(main: Coroutine[Any, Any, T]) -> T:
+    """Run it in the service's own kind of loop."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(main)
+
+
+async def find(users: UserFeatures, *user_ids: str) -> list[Found]:
+    """What several requests of one turn are told."""
+    futures: list[asyncio.Future[Found]] = []
+    for user_id in user_ids:
+        future: asyncio.Future[Found] = asyncio.get_running_loop().create_future()
+        users.find(user_id, lambda features, reason, future=future: future.set_result((features, reason)))  # type: ignore[misc]
+        futures.append(future)
+    return await asyncio.wait_for(asyncio.gather(*futures), 5.0)
+
+
+async def find_until(users: UserFeatures, user_id: str, is_it: Callable[[Found], bool]) -> Found:
+    async with asyncio.timeout(20.0):
+        while not is_it(found := (await find(users, user_id))[0]):
+            await asyncio.sleep(0.02)
+        return found
+
+
+@pytest.mark.parametrize("stall", [("DEBUG", "SLEEP", "0.2"), ("CLIENT", "PAUSE", "200", "ALL")])
+def test_readers_that_gave_up_leave_no_answer_to_others(redis: RedisServer, stall: tuple[str, ...]) -> None:
+    told: list[tuple[str, Found]] = []
+
+    async def use(users: UserFeatures) -> None:
+        draw = random.Random(0)
+        stalled = threading.Thread(target=redis.call, args=stall)
+        turn = 0
+        while turn < 120 or stalled.is_alive():
+            turn += 1
+            if turn == 20:
+                stalled.start()
+            names = [f"u{draw.randrange(USERS)}" for _ in range(draw.randrange(1, 5))]
+            told.extend(zip(names, await find(users, *names), strict=True))
+            await asyncio.sleep(0.001)
+        await asyncio.to_thread(stalled.join)
+        # What came late has been read away by now, and the connection is as good as ever.
+        for n in range(USERS):
+            async with asyncio.timeout(5.0):
+                while (await find(users, f"u{n}"))[0] != ({"me": f"u{n}"}, None):
+                    pass
+
+    run_with(redis.url, use)
+    found = {reason for _, (_, reason) in told}
+    assert found & {LATE, UNAVAILABLE}
+    assert None in found
+    for name, (features, reason) in told:
+        assert features == ({} if reason else {"me": name})
+
+
+def test_replies_go_to_those_who_asked_in_any_mixture(redis: RedisServer) -> None:
+    async def run() -> list[tuple[int, list[Any] | None]]:
+        link = RedisLink(RedisAddress.parse(redis.url), ("127.0.0.1", redis.port))
+        link.start()
+        while not link.is_open:
+            await asyncio.sleep(0.001)
+        got: list[tuple[int, list[Any] | None]] = []
+        draw = random.Random(1)
+        for n in range(2000):
+            commands = [
+                ("ECHO", f"{n}.{part}" * draw.choice([1, 500])) for part in range(draw.randrange(1, 4))
+            ]
+            if n % 7 == 0:
+                commands[0] = ("NOCOMMAND", str(n))
+            link.ask(packed(commands), len(commands), lambda replies, n=n: got.append((n, replies)))  # type: ignore[misc]
+            if n % 40 == 39:
+                await asyncio.sleep(0.001)
+        while len(got) < 2000:
+            await asyncio.sleep(0.001)
+        await link.close()
+        return got
+
+    got = run_in_loop(run())
+    answered = [(n, replies) for n, replies in got if replies is not None]
+    assert len(answered) > 1000
+    for n, replies in answered:
+        for part, reply in enumerate(replies):
+            if n % 7 == 0 and part == 0:
+                assert f"'{n}'" in str(reply)
+            else:
+                assert reply.startswith(f"{n}.{part}".encode())
+
+
+def test_a_server_that_goes_and_comes_back(redis: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+    async def use(users: UserFeatures) -> None:
+        assert await find(users, "u1") == [({"me": "u1"}, None)]
+        redis.stop()
+        assert (await find_until(users, "u1", lambda found: found[1] == UNAVAILABLE))[0] == {}
+        assert await find(users, "u1", "u2") == [({}, UNAVAILABLE)] * 2
+        await asyncio.to_thread(redis.start)
+        redis.call("SET", "bidlight:user:u1", pack({"me": "again"}))
+        assert (await find_until(users, "u1", lambda found: found[1] is None))[0] == {"me": "again"}
+
+    run_with(redis.url, use)
+    assert "is lost" in caplog.text
+
+
+def test_a_store_that_is_down_at_the_start_is_no_reason_not_to(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.features.redis.CONNECT_SECONDS", 0.1)
+    redis.stop()
+
+    async def use(users: UserFeatures) -> None:
+        assert await find(users, "u1") == [({}, UNAVAILABLE)]
+        await asyncio.to_thread(redis.start)
+        await find_until(users, "u1", lambda found: found[1] != UNAVAILABLE)
+
+    run_with(redis.url, use)
+
+
+def test_a_server_that_stays_silent_is_left(redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redis_connection, "STUCK_SECONDS", 0.1)
+
+    async def use(users: UserFeatures) -> None:
+        stalled = threading.Thread(target=redis.call, args=("CLIENT", "PAUSE", "1000", "ALL"))
+        stalled.start()
+        await find_until(users, "u1", lambda found: found[1] == LATE)
+        await find_until(users, "u1", lambda found: found[1] == UNAVAILABLE)
+        assert (await find_until(users, "u3", lambda found: found[1] is None))[0] == {"me": "u3"}
+        await asyncio.to_thread(stalled.join)
+
+    run_with(redis.url, use)
+
+
+def test_what_is_no_redis_is_dropped(caplog: pytest.LogCaptureFixture) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(100)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await writer.drain()
+        await reader.read()
+        writer.close()
+
+    async def run() -> bool:
+        async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            link = RedisLink(RedisAddress.parse(f"redis://127.0.0.1:{port}"), ("127.0.0.1", port))
+            link.start()
+            while "nobody asked for" not in caplog.text:
+                await asyncio.sleep(0.005)
+            was_open = link.is_open
+            await link.close()
+            return was_open
+
+    assert not run_in_loop(asyncio.wait_for(run(), 10.0))

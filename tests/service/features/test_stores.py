@@ -1,0 +1,259 @@
+"""The stores, filled by their writers and read back: LMDB files, a real redis-server, a cluster of two."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.errors import BadConfiguration
+from service.features.lmdb import LmdbStore
+from service.features.open import store_at, writer_at
+from service.features.redis import RedisStore
+from service.features.redis_address import RedisAddress, slot_of
+from service.features.store import UNTOLD, FeatureStore, StoreUnavailable, Values, pack
+from tests.redis_server import RedisServer, free_port, running_redis
+
+
+@pytest.fixture(params=["lmdb", "redis"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty store."""
+    if request.param == "lmdb":
+        return f"lmdb://{tmp_path}"
+    redis: RedisServer = request.getfixturevalue("redis")
+    redis.call("FLUSHALL")
+    return redis.url
+
+
+def fill(url: str, kind: str, rows: dict[str, bytes]) -> None:
+    with writer_at(url, kind) as writer:
+        for row in rows.items():
+            writer.write([row])
+
+
+async def read(store: FeatureStore, *user_ids: str) -> Values:
+    future: asyncio.Future[Values] = asyncio.get_running_loop().create_future()
+    store.read_users(user_ids, future.set_result)
+    return await asyncio.wait_for(future, 5.0)
+
+
+def read_from(url: str, *user_ids: str) -> Values:
+    async def run() -> Values:
+        store = store_at(url)
+        await store.open()
+        try:
+            return await read(store, *user_ids)
+        finally:
+            await store.close()
+
+    return asyncio.run(run())
+
+
+def ads_of(url: str) -> dict[str, bytes]:
+    return {name: value for piece in store_at(url).ads() for name, value in piece}
+
+
+def test_users_come_back_in_order(url: str) -> None:
+    users = {name: pack({"name": name, "history": ["a", 1]}) for name in ("u1", "u2", "ü", "a b\n", "7")}
+    fill(url, "users", users)
+    asked = ["u2", "nobody", *users, "", "x" * 600, "u1"]
+    assert read_from(url, *asked) == [users.get(name) for name in asked]
+
+
+def test_ads_come_back_and_are_replaced_as_a_whole(url: str) -> None:
+    assert ads_of(url) == {}
+    first = {f"ad-{n}": pack({"n": n}) for n in range(700)}
+    fill(url, "ads", first)
+    assert ads_of(url) == first
+    second = {f"ad-{n}": pack({"n": -n}) for n in range(600, 800)}
+    fill(url, "ads", second)
+    assert ads_of(url) == second
+
+
+@pytest.mark.parametrize("kind", ["users", "ads"])
+def test_a_load_that_fails_replaces_nothing(url: str, kind: str) -> None:
+    fill(url, kind, {"old": b"\x80"})
+
+    def fail() -> None:
+        with writer_at(url, kind) as writer:
+            writer.write([("new", b"\x80")])
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    if kind == "ads":
+        assert ads_of(url) == {"old": b"\x80"}
+    elif url.startswith("lmdb"):
+        assert read_from(url, "old", "new") == [b"\x80", None]
+    else:  # users are set one by one: a program may do so at any time
+        assert read_from(url, "old", "new") == [b"\x80", b"\x80"]
+
+
+def test_a_replaced_lmdb_file_is_seen_at_the_refresh(tmp_path: Path) -> None:
+    url = f"lmdb://{tmp_path}"
+
+    async def run() -> list[Values]:
+        store = store_at(url)
+        await store.open()
+        found = [await read(store, "u")]  # no file yet
+        for value in (b"\x81\xa1a\x01", b"\x81\xa1a\x02"):
+            fill(url, "users", {"u": value})
+            found.append(await read(store, "u"))
+            store.refresh()
+            found.append(await read(store, "u"))
+        (tmp_path / "users.lmdb").unlink()
+        (tmp_path / "users.lmdb").write_bytes(b"not whole")
+        store.refresh()
+        found.append(await read(store, "u"))
+        await store.close()
+        return found
+
+    one, two = [b"\x81\xa1a\x01"], [b"\x81\xa1a\x02"]
+    assert asyncio.run(run()) == [None, None, one, one, two, two]
+
+
+def test_an_lmdb_file_grows_beyond_its_first_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.features.lmdb.FIRST_MAP_BYTES", 1 << 16)
+    users = {f"u{n}": bytes(3000) for n in range(200)}
+    fill(f"lmdb://{tmp_path}", "users", users)
+    assert read_from(f"lmdb://{tmp_path}", *users) == list(users.values())
+    assert [path.name for path in tmp_path.iterdir()] == ["users.lmdb"]
+
+
+@pytest.mark.parametrize("name", ["", "x" * 512])
+def test_an_id_that_lmdb_cannot_keep_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(BadConfiguration, match="1 to 511 bytes"):
+        fill(f"lmdb://{tmp_path}", "users", {name: b"\x80"})
+    assert not list(tmp_path.iterdir())
+
+
+def test_ads_that_are_replaced_while_they_are_read_are_not_mixed(redis: RedisServer) -> None:
+    redis.call("FLUSHALL")
+    fill(redis.url, "ads", {f"old-{n}": b"\x80" for n in range(1000)})
+    ads = store_at(redis.url).ads()
+    next(ads)
+    fill(redis.url, "ads", {f"new-{n}": b"\x80" for n in range(1000)})
+    with pytest.raises(StoreUnavailable, match="replaced while"):
+        list(ads)
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        ("mysql://localhost", "must begin with lmdb:"),
+        ("lmdb://host/path", "three slashes"),
+        ("lmdb:", "three slashes"),
+        ("lmdb:/no/such/folder", "is there"),
+        ("redis://", "a host must be named"),
+        ("redis://:secret@host:port", "Port could not"),
+        ("redis://:secret@a,b", "a cluster's"),
+        ("redis+cluster://:secret@a,b/1", "only 0"),
+        ("redis://:secret@a/x", "invalid literal"),
+        ("redis://:secret@a?timeout=3", "only option is prefix"),
+    ],
+)
+def test_an_address_that_is_none_is_refused_without_its_password(bad: str, reason: str) -> None:
+    with pytest.raises(BadConfiguration, match=reason) as refusal:
+        store_at(bad)
+    assert "secret" not in str(refusal.value)
+
+
+def test_addresses() -> None:
+    full = RedisAddress.parse("rediss://joe:p%40ss@h1:7000/3?prefix=mine:")
+    assert (full.nodes, full.tls, full.database, full.cluster) == ((("h1", 7000),), True, 3, False)
+    assert full.greeting() == [("AUTH", "joe", "p@ss"), ("SELECT", "3")]
+    assert (full.user_prefix(), full.ads_key()) == (b"mine:user:", b"{mine:ads}")
+    assert "p@ss" not in repr(full)
+    several = RedisAddress.parse("redis+cluster://:pw@h1,[::1]:7001")
+    assert several.nodes == (("h1", 6379), ("::1", 7001))
+    assert several.greeting() == [("AUTH", "pw")]
+    assert isinstance(store_at("lmdb:."), LmdbStore)
+    assert isinstance(store_at("redis://h"), RedisStore)
+
+
+def test_slots_are_those_of_the_specification() -> None:
+    assert slot_of(b"123456789") == 0x31C3
+    assert slot_of(b"{user1000}.following") == slot_of(b"{user1000}.followers") == slot_of(b"user1000")
+    assert slot_of(b"foo{}{bar}") == slot_of(b"foo{}{bar}") != slot_of(b"bar")
+    assert slot_of(b"foo{{bar}}zap") == slot_of(b"{bar")
+    assert slot_of(b"foo{bar}{zap}") == slot_of(b"bar")
+
+
+def test_a_password_is_asked_for_and_given(tmp_path: Path) -> None:
+    with running_redis(tmp_path) as server:
+        server.call("CONFIG", "SET", "requirepass", "pw")
+        good = f"redis://:pw@127.0.0.1:{server.port}/2"
+        fill(good, "users", {"u": b"\x80"})
+        assert read_from(good, "u") == [b"\x80"]
+        with pytest.raises(StoreUnavailable, match="refuses"):
+            fill(f"redis://:wrong@127.0.0.1:{server.port}", "users", {"u": b"\x80"})
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[RedisServer]]:
+    """Two nodes with half of the slots each."""
+    folders = [tmp_path_factory.mktemp("node") for _ in range(2)]
+    ports = [str(free_port()) for _ in folders]
+    options = ("--cluster-enabled", "yes", "--cluster-port")
+    with (
+        running_redis(folders[0], *options, ports[0]) as one,
+        running_redis(folders[1], *options, ports[1]) as two,
+    ):
+        one.call("CLUSTER", "ADDSLOTSRANGE", "0", "8191")
+        two.call("CLUSTER", "ADDSLOTSRANGE", "8192", "16383")
+        two.call("CLUSTER", "SET-CONFIG-EPOCH", "2")
+        one.call("CLUSTER", "MEET", "127.0.0.1", str(two.port), ports[1])
+        deadline = time.monotonic() + 20.0
+        while any(b"cluster_state:ok" not in node.call("CLUSTER", "INFO") for node in (one, two)):
+            assert time.monotonic() < deadline, "the cluster did not form"
+            time.sleep(0.05)
+        yield [one, two]
+
+
+def cluster_url(cluster: list[RedisServer]) -> str:
+    return f"redis+cluster://127.0.0.1:{cluster[0].port},127.0.0.1:{cluster[1].port}"
+
+
+def test_a_cluster_is_one_store(cluster: list[RedisServer]) -> None:
+    url = cluster_url(cluster)
+    users = {f"u{n}": pack({"n": n}) for n in range(50)}
+    with writer_at(url, "users") as writer:
+        writer.write(list(users.items()))
+    assert all(node.call("DBSIZE") > 5 for node in cluster)
+    asked = [*users, "nobody", "u1"]
+    assert read_from(url, *asked) == [users.get(name) for name in asked]
+    for count in (300, 10):
+        ads = {f"ad-{n}": pack({"n": n}) for n in range(count)}
+        fill(url, "ads", ads)
+        assert ads_of(url) == ads
+
+
+def test_a_moved_slot_is_found_again(cluster: list[RedisServer]) -> None:
+    url, name = cluster_url(cluster), "moving"
+    slot = slot_of(b"bidlight:user:" + name.encode())
+    fill(url, "users", {name: b"\x81\xa1a\x01"})
+    old, new = cluster if slot < 8192 else reversed(cluster)
+
+    async def run() -> list[Any]:
+        store = store_at(url)
+        await store.open()
+        found = [await read(store, name)]
+        old.call("DEL", f"bidlight:user:{name}")
+        for node in (new, old):
+            node.call("CLUSTER", "SETSLOT", str(slot), "NODE", new.call("CLUSTER", "MYID").decode())
+        new.call("SET", f"bidlight:user:{name}", b"\x81\xa1a\x02")
+        found.append(await read(store, name))
+        deadline = time.monotonic() + 10.0
+        while found[-1] == [UNTOLD] and time.monotonic() < deadline:
+            await asyncio.sleep(0.05)
+            found.append(await read(store, name))
+        await store.close()
+        return [found[0], found[1], found[-1]]
+
+    assert asyncio.run(run()) == [[b"\x81\xa1a\x01"], [UNTOLD], [b"\x81\xa1a\x02"]]
+    fill(url, "users", {name: b"\x80"})  # the loader follows too
+    assert read_from(url, name) == [b"\x80"]

@@ -1,0 +1,327 @@
+"""Requests taken from the parser are answered byte for byte as through ASGI, however they come."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from uvicorn.server import ServerState
+
+from service.http.app import Bidlight
+from service.http.connection import Connection
+from service.http.direct import DirectExchange
+from service.http.known_heads import MAX_HEADS, KnownHeads
+from service.process.server import server_config
+from service.settings import Settings
+from tests.running import RunningApp
+from tests.tiny_bundle import tiny_rows, write_tiny_bundle
+
+MAX_BODY_BYTES = 3000
+CONTEXT = tiny_rows(1)[0]["context"]
+WAYS = ("parser", "asgi")
+
+
+@pytest.fixture(scope="module")
+def apps(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, RunningApp]]:
+    """The same service twice, by the way that its requests take."""
+    folder = tmp_path_factory.mktemp("bundles")
+    arms = [write_tiny_bundle(folder / name, name=name, seed=seed) for seed, name in enumerate(("a", "b"))]
+    running = {
+        way: RunningApp(
+            Settings(
+                arms=(f"control={arms[0]}:3", f"treatment={arms[1]}:1"),
+                predict_through=way,
+                max_body_bytes=MAX_BODY_BYTES,
+                max_candidates=50,
+                keep_alive_seconds=5,
+            )
+        )
+        for way in WAYS
+    }
+    yield running
+    for app in running.values():
+        app.close()
+
+
+class Wire:
+    """A client's end of a connection to an application, and the service's protocol at the other end."""
+
+    def __init__(self, app: Bidlight) -> None:
+        self.state = ServerState()
+        config = server_config(app.settings, app)
+        config.load()
+        self.make = partial(Connection, config=config, server_state=self.state, app_state={})
+        self.exchanges: list[DirectExchange] = []
+
+    async def __aenter__(self) -> Wire:
+        ours, theirs = socket.socketpair()
+        loop = asyncio.get_running_loop()
+        ours.setblocking(False)
+        self.transport, self.protocol = await loop.create_connection(self.make, sock=ours)
+        self.reader, self.writer = await asyncio.open_connection(sock=theirs)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.writer.close()
+        self.transport.abort()
+        await asyncio.sleep(0)
+
+    async def send(self, *packets: bytes) -> None:
+        """Each packet is read on its own: the service has taken one before the next is there."""
+        for packet in packets:
+            self.writer.write(packet)
+            await self.writer.drain()
+            for _ in range(3):
+                await asyncio.sleep(0)
+
+    async def receive(self, answers: int) -> list[bytes]:
+        """So many answers, interim ones included, or fewer if the connection closes."""
+        found = []
+        while len(found) < answers:
+            try:
+                head = await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), 20)
+            except asyncio.IncompleteReadError:
+                break
+            length = next(
+                (int(line[15:]) for line in head.split(b"\r\n") if line.startswith(b"content-length:")), 0
+            )
+            body = await asyncio.wait_for(self.reader.readexactly(length), 20)
+            found.append(head + body)
+        return found
+
+
+def request_line(path: str = "/predict", method: str = "POST", version: str = "1.1") -> str:
+    return f"{method} {path} HTTP/{version}\r\nHost: test\r\n"
+
+
+def post(
+    body: bytes, *headers: str, path: str = "/predict", version: str = "1.1", kind: str = "application/json"
+) -> bytes:
+    lines = [f"Content-Type: {kind}", f"Content-Length: {len(body)}", *headers]
+    return (request_line(path, version=version) + "\r\n".join([*lines, "", ""])).encode() + body
+
+
+def bid_request(candidates: int, identifier: str) -> dict[str, object]:
+    ads = [
+        {"id": str(number), "features": {"ad": f"a{number}"}, "value_per_click": 1.5}
+        for number in range(candidates)
+    ]
+    return {"id": identifier, "context": CONTEXT, "candidates": ads}
+
+
+def chunked(body: bytes) -> bytes:
+    head = request_line() + "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    return head.encode() + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+
+
+GOOD = st.builds(bid_request, st.integers(1, 12), st.sampled_from(["req-1", "req-2", "ü"])).map(
+    lambda request: json.dumps(request).encode()
+)
+REQUESTS = st.one_of(
+    GOOD.map(post),
+    GOOD.map(lambda body: post(body, "X-Arm: treatment")),
+    GOOD.map(lambda body: post(body, "X-Arm: nobody")),
+    GOOD.map(lambda body: post(body, "X-Split-Key: user-7")),
+    GOOD.map(lambda body: post(body, kind="text/plain")),
+    GOOD.map(lambda body: post(body[:-1])),
+    GOOD.map(chunked),
+    GOOD.map(lambda body: post(body, path="/predict?debug=1")),
+    GOOD.map(lambda body: post(body, path="/nowhere")),
+    GOOD.map(lambda body: post(body, "Content-Encoding: gzip")),
+    GOOD.map(lambda body: post(body, "Connection: keep-alive, Upgrade", "Upgrade: h2c")),
+    GOOD.map(lambda body: post(body, "Connection: Keep-Alive")),
+    st.just(post(b"")),
+    st.just(post(b"{}")),
+    st.just(post(json.dumps(bid_request(51, "many")).encode()[:2900])),
+    st.just(post(msgspec.msgpack.encode(bid_request(3, "packed")), kind="application/msgpack")),
+    st.just((request_line(method="GET") + "\r\n").encode()),
+    st.just((request_line("/healthz", method="GET") + "\r\n").encode()),
+)
+
+
+@st.composite
+def packets(draw: st.DrawFn) -> tuple[list[bytes], int]:
+    """Several requests in a row, cut anywhere; and how many there are."""
+    requests = draw(st.lists(REQUESTS, min_size=1, max_size=5))
+    data = b"".join(requests)
+    cuts = sorted(draw(st.sets(st.integers(1, len(data) - 1), max_size=6)))
+    return [data[start:end] for start, end in zip([0, *cuts], [*cuts, len(data)], strict=True)], len(requests)
+
+
+def answers_of(app: RunningApp, sent: list[bytes], count: int) -> list[bytes]:
+    async def exchange() -> list[bytes]:
+        async with Wire(app.app) as wire:
+            await wire.send(*sent)
+            return await wire.receive(count)
+
+    return app.runner.run(exchange())
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(packets())
+def test_any_requests_in_any_packets_are_answered_as_through_asgi(
+    apps: dict[str, RunningApp], sent: tuple[list[bytes], int]
+) -> None:
+    direct, through_asgi = (answers_of(apps[way], *sent) for way in WAYS)
+    assert len(direct) == sent[1]
+    assert direct == through_asgi
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("headers", [(), ("Connection: keep-alive",), ("Connection: close",)])
+def test_which_way_a_plain_request_takes(
+    apps: dict[str, RunningApp], way: str, headers: tuple[str, ...]
+) -> None:
+    async def cycle() -> object:
+        async with Wire(apps[way].app) as wire:
+            await wire.send(post(json.dumps(bid_request(1, "one")).encode(), *headers))
+            assert (await wire.receive(1))[0].startswith(b"HTTP/1.1 200")
+            return wire.protocol.cycle
+
+    assert isinstance(apps[way].runner.run(cycle()), DirectExchange) is (way == "parser")
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "last",
+    [
+        post(json.dumps(bid_request(2, "last")).encode(), "Connection: close"),
+        post(json.dumps(bid_request(2, "last")).encode(), version="1.0"),
+        post(b"x" * (MAX_BODY_BYTES + 1)),
+    ],
+    ids=["close", "http10", "oversized"],
+)
+def test_what_ends_a_connection_is_answered_first(apps: dict[str, RunningApp], way: str, last: bytes) -> None:
+    found = answers_of(apps[way], [post(json.dumps(bid_request(1, "first")).encode()), last], 2)
+    assert [answer.split(b" ")[1] for answer in found] in ([b"200", b"200"], [b"200", b"413"])
+
+
+@pytest.mark.parametrize(
+    "wishes", [("Connection: close",), ("Connection: close", "Connection: keep-alive")], ids=["close", "both"]
+)
+def test_a_connection_that_a_client_wants_closed_is(
+    apps: dict[str, RunningApp], wishes: tuple[str, ...]
+) -> None:
+    request = post(json.dumps(bid_request(1, "last")).encode(), *wishes)
+    direct, through_asgi = (answers_of(apps[way], [request], 2) for way in WAYS)
+    assert direct == through_asgi
+    assert len(direct) == 1
+    assert b"connection: close\r\n" in direct[0]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_client_that_asks_first_is_told_to_go_on(apps: dict[str, RunningApp], way: str) -> None:
+    request = post(json.dumps(bid_request(1, "polite")).encode(), "Expect: 100-continue")
+    head, _, body = request.partition(b"\r\n\r\n")
+
+    async def exchange() -> list[bytes]:
+        async with Wire(apps[way].app) as wire:
+            await wire.send(head + b"\r\n\r\n")
+            interim = await wire.receive(1)
+            await wire.send(body)
+            return interim + await wire.receive(1)
+
+    interim, answer = apps[way].runner.run(exchange())
+    assert interim.startswith(b"HTTP/1.1 100")
+    assert answer.startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_client_that_leaves_is_counted_and_harms_nobody(apps: dict[str, RunningApp], way: str) -> None:
+    app = apps[way]
+    request = post(json.dumps(bid_request(3, "gone")).encode())
+
+    def left() -> float:
+        counts = app.metrics()
+        return sum(value for name, value in counts.items() if 'outcome="client_left"' in name)
+
+    async def leave(sent: bytes) -> None:
+        async with Wire(app.app) as wire:
+            wire.protocol.data_received(sent)
+            wire.protocol.connection_lost(None)  # before the batch of this turn of the loop
+            await asyncio.sleep(0.01)
+
+    before = left()
+    app.runner.run(leave(request[:-20]))
+    assert left() - before == 1
+    if way == "parser":  # behind ASGI the answer is computed, and thrown away
+        app.runner.run(leave(request))
+        assert left() - before == 2
+    (answer,) = answers_of(app, [post(json.dumps(bid_request(1, "next")).encode())], 1)
+    assert answer.startswith(b"HTTP/1.1 200")
+
+
+def test_a_failing_batch_is_a_500_of_its_own_requests_only(
+    apps: dict[str, RunningApp], tmp_path: Path
+) -> None:
+    app = apps["parser"]
+    ok = post(json.dumps(bid_request(1, "fine")).encode(), "X-Arm: treatment")
+    broken = app.app.arms[0].predictor.batcher
+    run = broken._run
+    try:
+        broken._run = lambda rows: rows[:0]  # a graph that gives no logits
+        found = answers_of(app, [post(json.dumps(bid_request(1, "bad")).encode(), "X-Arm: control"), ok], 2)
+    finally:
+        broken._run = run
+    assert [answer.split(b" ")[1] for answer in found] == [b"500", b"200"]
+
+
+def test_a_stopping_service_answers_what_is_under_way_and_closes(apps: dict[str, RunningApp]) -> None:
+    async def exchange() -> tuple[bytes, bytes]:
+        async with Wire(apps["parser"].app) as wire:
+            wire.protocol.data_received(post(json.dumps(bid_request(1, "late")).encode()))
+            wire.protocol.shutdown()
+            (answer,) = await wire.receive(1)
+            return answer, await wire.reader.read()
+
+    answer, rest = apps["parser"].runner.run(exchange())
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert b"connection: close\r\n" in answer
+    assert rest == b""
+
+
+def test_a_head_that_was_read_before_is_not_read_again_and_changes_no_answer(
+    apps: dict[str, RunningApp],
+) -> None:
+    """On other connections too; what is no whole request, or more than one, the parser reads."""
+    one, two = (json.dumps(bid_request(2, identifier)).encode() for identifier in ("req-1", "req-2"))
+    sent = [post(one), post(two), post(one)[:-1], post(one)[-1:], post(two) + post(one), post(two)]
+    for _ in range(2):
+        direct, through_asgi = (answers_of(apps[way], sent, 6) for way in WAYS)
+        assert len(direct) == 6
+        assert direct == through_asgi
+    assert apps["parser"].app.direct_endpoint is not None
+    known = apps["parser"].app.direct_endpoint.known_heads
+    assert known.find(post(one)) == ({**dict(HEADERS), b"content-length": b"%d" % len(one)}, one)
+    for other in (post(one)[:-1], post(one) + b"x", post(one, "X-Arm: b"), post(one, version="1.0")):
+        assert known.find(other) is None
+
+
+HEADERS = ((b"host", b"test"), (b"content-type", b"application/json"))
+
+
+def test_only_so_many_heads_are_known() -> None:
+    heads = KnownHeads()
+    for number in range(3 * MAX_HEADS):
+        heads.remember(post(b"{}", f"X-Split-Key: {number}"), {b"content-length": b"2"})
+        assert len(heads._headers) <= MAX_HEADS
+    heads.remember(post(b"{}", f"X-Split-Key: {'k' * 2000}"), {b"content-length": b"2"})
+    assert heads.find(post(b"{}", f"X-Split-Key: {'k' * 2000}")) is None
+    assert heads.find(post(b"{}", f"X-Split-Key: {number}")) is not None
+
+
+def test_a_closing_head_is_never_known(apps: dict[str, RunningApp]) -> None:
+    closing = post(json.dumps(bid_request(1, "last")).encode(), "Connection: close")
+    for _ in range(2):
+        (answer,) = answers_of(apps["parser"], [closing], 2)
+        assert b"connection: close" in answer
+    assert apps["parser"].app.direct_endpoint is not None
+    assert apps["parser"].app.direct_endpoint.known_heads.find(closing) is None

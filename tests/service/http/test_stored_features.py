@@ -1,0 +1,252 @@
+"""POST /predict with a feature store: what it fills, what wins, what is counted, and that it never fails."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.errors import BadConfiguration
+from service.features.lmdb import LmdbStore
+from service.features.open import writer_at
+from service.features.store import pack
+from service.http.app import create_app
+from service.scoring.predictor import Predictor
+from service.settings import Settings
+from tests.redis_server import RedisServer
+from tests.running import RunningApp
+from tests.tiny_bundle import tiny_rows
+
+RunApp = Callable[..., RunningApp]
+ROWS = tiny_rows(40, seed=11)
+USERS = {f"u{n}": row["context"] for n, row in enumerate(ROWS)}
+ADS = {f"ad-{n}": row["candidate"] for n, row in enumerate(ROWS)}
+BY_ID = [{"id": name} for name in ADS]
+
+
+def fill(url: str, kind: str, rows: dict[str, dict[str, Any]]) -> None:
+    with writer_at(url, kind) as writer:
+        writer.write([(name, pack(features)) for name, features in rows.items()])
+
+
+@pytest.fixture(params=["lmdb", "redis"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A store with the users and ads."""
+    if request.param == "lmdb":
+        url = f"lmdb://{tmp_path}"
+    else:
+        redis: RedisServer = request.getfixturevalue("redis")
+        redis.call("FLUSHALL")
+        url = redis.url
+    fill(url, "users", USERS)
+    fill(url, "ads", ADS)
+    return url
+
+
+def run_with(run_app: RunApp, url: str, **settings: Any) -> RunningApp:
+    # A loaded machine may be slow, and no test here is about the deadline.
+    return run_app(feature_store=url, **{"feature_timeout_ms": 1000.0, **settings})
+
+
+def pctrs(app: RunningApp, request: dict[str, Any]) -> list[float]:
+    answer = app.post(request)
+    assert answer.status_code == 200, answer.text
+    results = answer.json()["results"]
+    return results["pctr"] if isinstance(results, dict) else [result["pctr"] for result in results]
+
+
+def count(app: RunningApp, metric: str, **labels: str) -> float:
+    inside = ",".join(f'{name}="{value}"' for name, value in {"arm": "control", **labels}.items())
+    return app.metrics().get(f"bidlight_{metric}{{{inside}}}", 0.0)
+
+
+def test_a_user_and_ads_known_by_id_score_as_if_the_request_had_said_all(run_app: RunApp, url: str) -> None:
+    app, plain = run_with(run_app, url), run_app()
+    for user_id, context in list(USERS.items())[:5]:
+        expected = pctrs(plain, {"context": context, "candidates": [{"features": ad} for ad in ADS.values()]})
+        assert pctrs(app, {"user_id": user_id, "candidates": BY_ID}) == expected
+        assert pctrs(app, {"user_id": user_id, "candidates": {"id": list(ADS)}}) == expected
+        for one in (0, 3):
+            assert pctrs(app, {"user_id": user_id, "candidates": [BY_ID[one]]}) == [expected[one]]
+    assert count(app, "user_lookups_total") == 20
+    assert count(app, "unknown_ads_total") == 0
+    assert count(app, "catalogue_ads") == len(ADS)
+    assert app.metrics()["bidlight_store_read_seconds_count"] == 20
+
+
+def test_what_a_request_gives_wins_and_null_is_given(run_app: RunApp, url: str) -> None:
+    app, plain = run_with(run_app, url), run_app()
+    for given in ({"site": "s2"}, {"site": None}, {"hour": None, "history": ["a9"]}):
+        merged = {
+            "context": {**USERS["u0"], **given},
+            "candidates": [{"features": {**ADS["ad-0"], "ad": "a9"}}],
+        }
+        request = {
+            "user_id": "u0",
+            "context": given,
+            "candidates": [{"id": "ad-0", "features": {"ad": "a9"}}],
+        }
+        assert pctrs(app, request) == pctrs(plain, merged)
+
+
+def test_unknown_users_and_ads_are_missing_and_counted(run_app: RunApp, url: str) -> None:
+    app, plain = run_with(run_app, url), run_app()
+    request = {"user_id": "nobody", "candidates": [{"id": "no ad"}, {"id": "ad-1"}, {}]}
+    expected = pctrs(plain, {"candidates": [{}, {"features": ADS["ad-1"]}, {}]})
+    assert pctrs(app, request) == expected
+    assert count(app, "unknown_ads_total") == 1
+    assert count(app, "user_is_missing_total", reason="unknown_user") == 1
+
+
+def test_a_whole_request_or_one_without_a_user_asks_nothing_of_the_store(run_app: RunApp, url: str) -> None:
+    app, plain = run_with(run_app, url), run_app()
+    whole = next(row["context"] for row in ROWS if len(row["context"]) == 3)
+    request: dict[str, Any] = {"user_id": "u7", "context": whole, "candidates": [{"features": ADS["ad-1"]}]}
+    assert pctrs(app, request) == pctrs(plain, request)
+    del request["user_id"], request["context"]
+    assert pctrs(app, request) == pctrs(plain, request)
+    assert count(app, "user_lookups_total") == 0
+
+
+def test_requests_of_one_turn_share_a_read_and_a_batch(run_app: RunApp, url: str) -> None:
+    app = run_with(run_app, url)
+    requests = [{"user_id": name, "candidates": BY_ID[:2]} for name in USERS]
+    alone = [pctrs(app, request) for request in requests]
+    reads = app.metrics()["bidlight_store_read_seconds_count"]
+
+    async def send_all() -> list[Any]:
+        return await asyncio.gather(*[app.client.post("/predict", json=request) for request in requests])
+
+    answers = app.runner.run(send_all())
+    assert [[one["pctr"] for one in answer.json()["results"]] for answer in answers] == alone
+    assert app.metrics()["bidlight_store_read_seconds_count"] - reads < len(requests) / 4
+
+
+def test_what_the_store_has_wrong_is_missing_and_what_a_client_has_wrong_is_refused(
+    run_app: RunApp, url: str
+) -> None:
+    fill(url, "users", {"odd": {"site": 1.5, "hour": "noon", "history": ["a1"], "more": {"x": 1}}})
+    app, plain = run_with(run_app, url), run_app()
+    candidates = [{"features": ADS["ad-1"]}]
+    expected = pctrs(plain, {"context": {"history": ["a1"]}, "candidates": candidates})
+    assert pctrs(app, {"user_id": "odd", "candidates": candidates}) == expected
+    assert count(app, "user_is_missing_total", reason="invalid") == 1
+    refused = app.post({"user_id": "odd", "context": {"site": 1.5}, "candidates": candidates})
+    assert (refused.status_code, refused.json()["error"]["path"]) == (422, "$.context.site")
+    refused = app.post({"user_id": "u1", "candidates": [{"id": "ad-1"}, {"features": {"ad": True}}]})
+    assert (refused.status_code, refused.json()["error"]["path"]) == (422, "$.candidates[1].features.ad")
+    assert count(app, "unknown_names_total", name="more") == 0  # the store serves other schemas too
+
+
+def test_a_store_that_is_down_costs_features_and_no_answer(
+    run_app: RunApp, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.features.redis.CONNECT_SECONDS", 0.1)
+    monkeypatch.setattr("service.arms.freshness.RETRY_SECONDS", 0.05)
+    redis.stop()
+    app, plain = run_with(run_app, redis.url), run_app()
+    request = {"user_id": "u1", "candidates": [{"id": "ad-1"}]}
+    assert pctrs(app, request) == pctrs(plain, {"candidates": [{}]})
+    assert count(app, "user_is_missing_total", reason="unavailable") == 1
+    redis.start()
+    fill(redis.url, "users", USERS)
+    fill(redis.url, "ads", ADS)
+    expected = pctrs(plain, {"context": USERS["u1"], "candidates": [{"features": ADS["ad-1"]}]})
+    deadline = time.monotonic() + 20.0
+    while pctrs(app, request) != expected:
+        assert time.monotonic() < deadline
+        app.runner.run(asyncio.sleep(0.05))
+
+
+def test_late_features_are_missing_and_counted(run_app: RunApp, redis: RedisServer) -> None:
+    redis.call("FLUSHALL")
+    app, plain = run_app(feature_store=redis.url, feature_timeout_ms=1.0), run_app()
+    redis.call("CLIENT", "PAUSE", "1000", "ALL")
+    request = {"user_id": "u1", "candidates": [{"features": ADS["ad-1"]}]}
+    assert pctrs(app, request) == pctrs(plain, {"candidates": request["candidates"]})
+    assert count(app, "user_is_missing_total", reason="late") == 1
+
+
+def test_ads_are_refreshed_and_a_refresh_that_fails_leaves_the_old_ones(
+    run_app: RunApp, tmp_path: Path, bundles: dict[str, Path]
+) -> None:
+    url = f"lmdb://{tmp_path}"
+    app, plain = run_with(run_app, url, catalogue_refresh_seconds=1), run_app()
+    request = {"candidates": [{"id": "ad-1"}]}
+    of_one, of_two = (pctrs(plain, {"candidates": [{"features": ADS[name]}]}) for name in ("ad-1", "ad-2"))
+    assert pctrs(app, request) == pctrs(plain, {"candidates": [{}]})
+    assert count(app, "unknown_ads_total") == 0  # there is no catalogue that would not know it
+
+    def wait_for(condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 20.0
+        while not condition():
+            assert time.monotonic() < deadline
+            app.runner.run(asyncio.sleep(0.05))
+
+    fill(url, "ads", ADS)
+    wait_for(lambda: pctrs(app, request) == of_one)
+    (tmp_path / "ads.lmdb").unlink()
+    (tmp_path / "ads.lmdb").write_bytes(b"not whole")
+    failed = 'bidlight_catalogue_refreshes_total{outcome="failed"}'
+    wait_for(lambda: app.metrics().get(failed, 0.0) > 0)
+    assert pctrs(app, request) == of_one
+    fill(url, "ads", {"ad-1": ADS["ad-2"]})
+    app.runner.run(app.app.reload())
+    assert pctrs(app, request) == of_two
+
+
+def test_arms_of_one_schema_share_a_catalogue(run_app: RunApp, url: str, bundles: dict[str, Path]) -> None:
+    arms = (f"a={bundles['alpha']}", f"b={bundles['beta']}:0")
+    app, plain = run_with(run_app, url, arms=arms), run_app(arms=arms)
+    one, two = (arm.predictor.known_ads.catalogue for arm in app.app.arms)
+    assert one is two  # the same schema
+    for name in ("a", "b"):
+        found, expected = (
+            each.post({"candidates": candidates}, {"x-arm": name}).json()["results"][0]["pctr"]
+            for each, candidates in ((app, BY_ID[:1]), (plain, [{"features": ADS["ad-0"]}]))
+        )
+        assert found == expected
+
+
+def test_golden_rows_ask_nothing_of_the_store(
+    run_app: RunApp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def record(owner: type, name: str) -> None:
+        method = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *given: (calls.append(name), method(*given))[1])
+
+    for name in ("open", "refresh", "read_users", "ads"):
+        record(LmdbStore, name)
+    record(Predictor, "replay_golden")
+    app = run_with(run_app, f"lmdb://{tmp_path}")
+    assert calls == ["replay_golden", "open", "refresh", "ads"]
+    calls.clear()
+    app.runner.run(app.app.reload())
+    assert calls == ["replay_golden", "refresh", "ads"]
+
+
+def test_the_reload_signal_brings_new_users(run_app: RunApp, tmp_path: Path) -> None:
+    url = f"lmdb://{tmp_path}"
+    fill(url, "users", {"u": {}})
+    app = run_with(run_app, url)
+    expected = pctrs(app, {"context": USERS["u3"], "candidates": [{}]})
+    assert pctrs(app, {"user_id": "u", "candidates": [{}]}) != expected
+    fill(url, "users", {"u": USERS["u3"]})
+    signal.raise_signal(signal.SIGHUP)
+    deadline = time.monotonic() + 20.0
+    while pctrs(app, {"user_id": "u", "candidates": [{}]}) != expected:
+        assert time.monotonic() < deadline
+        app.runner.run(asyncio.sleep(0.05))
+
+
+def test_an_address_that_is_none_is_refused_at_the_start(bundles: dict[str, Path]) -> None:
+    settings = Settings(arms=(f"control={bundles['alpha']}",), feature_store="mysql://here")
+    with pytest.raises(BadConfiguration, match="feature_store"):
+        create_app(settings)

@@ -1,0 +1,302 @@
+"""What is counted, and when it is in the exposition."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import random
+import shutil
+import sys
+import time
+import tracemalloc
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from prometheus_client import Gauge
+
+from service.bundle.schema import Field, Kind, Role, Schema, Vocabulary
+from service.http.endpoint import Prediction
+from service.metrics.families import MAX_UNKNOWN_NAMES, OTHER_NAMES, Metrics
+from service.scoring.batcher import BatchReport
+from service.scoring.meter import PENDING_ANSWERS, PENDING_BATCHES, ArmMeter
+from service.scoring.rows import BatchRows, RequestRows
+from tests.running import JSON, RunningApp, read_metrics
+from tests.tiny_bundle import tiny_rows, tiny_schema, write_tiny_bundle
+
+BODY = {"context": tiny_rows(1)[0]["context"], "candidates": [{"id": "a", "value_per_click": 1.0}]}
+
+
+def test_a_meter_counts_features_by_field() -> None:
+    metrics = Metrics()
+    meter = ArmMeter(metrics, "control", tiny_schema())
+    # site hour history(3), and ad campaign
+    contexts = np.array([[0, 2, 0, 0, 0], [1, 0, 1, 1, 0], [2, 2, 2, 0, 0]], np.int32)
+    candidates = np.array([[1, 2], [3, 0], [0, 1], [2, 2]], np.int32)
+    parts = zip(contexts, np.split(candidates, [1, 3]), strict=True)
+    batch = BatchRows.of([RequestRows(context, ads) for context, ads in parts])
+    meter.count_run(batch, np.array([0.1, 0.2, 0.2, 0.9]), 0.5, 0.25)
+    for _ in range(2):  # what was published is not published again
+        meter.publish(5)
+    found = read_metrics(metrics.exposition()[0].decode())
+
+    def count(metric: str, field: str) -> float:
+        return found[f'bidlight_{metric}_features_total{{arm="control",field="{field}"}}']
+
+    fields = [field.name for field in tiny_schema().fields]
+    assert [count("missing", name) for name in fields] == [1, 2, 1, 1, 1]
+    assert [count("oov", name) for name in fields] == [2, 0, 4, 1, 1]
+    assert found['bidlight_queued_rows{arm="control"}'] == 5
+    assert (found['bidlight_pctr_count{arm="control"}'], found['bidlight_pctr_sum{arm="control"}']) == (
+        4,
+        1.4,
+    )
+    assert found['bidlight_stage_seconds_total{arm="control",stage="inference"}'] == 0.5
+    assert found['bidlight_stage_seconds_total{arm="control",stage="calibration"}'] == 0.25
+
+
+@pytest.mark.parametrize("role", Role)
+def test_features_of_one_role_only_are_counted(role: Role) -> None:
+    metrics = Metrics()
+    schema = Schema((Field("site", Kind.CATEGORICAL, role, Vocabulary(("a",))),))
+    meter = ArmMeter(metrics, "control", schema)
+    none, missing, unseen = (np.array(ids, np.int32) for ids in ([], [0], [1]))
+    if role is Role.CONTEXT:
+        requests = [RequestRows(missing, np.empty((3, 0), np.int32)), RequestRows(unseen, none[None])]
+    else:
+        requests = [RequestRows(none, np.array([[0], [0], [0]], np.int32)), RequestRows(none, unseen[None])]
+    meter.count_run(BatchRows.of(requests), np.full(4, 0.5), 0.0, 0.0)
+    meter.publish(0)
+    found = read_metrics(metrics.exposition()[0].decode())
+    assert found['bidlight_missing_features_total{arm="control",field="site"}'] == 3
+    assert found['bidlight_oov_features_total{arm="control",field="site"}'] == 1
+
+
+def batch_of(rows: int) -> BatchRows:
+    """One request of so many rows."""
+    return BatchRows.of([RequestRows(np.zeros(5, np.int32), np.zeros((rows, 2), np.int32))])
+
+
+def test_many_batches_are_counted_after_their_answers_are_out() -> None:
+    metrics = Metrics()
+    meter = ArmMeter(metrics, "control", tiny_schema())
+    batch, pctrs = batch_of(1), np.array([0.5])
+    most = 0
+
+    async def answer(outcome: asyncio.Future[int]) -> None:
+        nonlocal most
+        pending = await outcome
+        assert len(meter._runs) == pending  # nothing was settled on the way
+        most = max(most, pending)
+        meter.count_answered(0.001)
+
+    async def run_batches() -> None:
+        for _ in range(3 * PENDING_BATCHES):
+            outcome: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+            task = asyncio.create_task(answer(outcome))
+            await asyncio.sleep(0)
+            pending = len(meter._runs)
+            meter.count_batch(BatchReport(rows=1, callers=1, queue_seconds=0.0))
+            meter.count_run(batch, pctrs, 0.0, 0.0)
+            outcome.set_result(pending + 1)
+            await task
+
+    asyncio.run(run_batches())
+    assert PENDING_BATCHES < most < PENDING_BATCHES + 4
+    meter.publish(0)
+    found = read_metrics(metrics.exposition()[0].decode())
+    for name in ("request_seconds_count", "batch_rows_count", "batch_rows_sum", "pctr_count"):
+        assert found[f'bidlight_{name}{{arm="control"}}'] == 3 * PENDING_BATCHES
+
+
+def test_batches_refusals_and_names() -> None:
+    metrics = Metrics()
+    meter = ArmMeter(metrics, "control", tiny_schema())
+    for _ in range(2):  # of which the first one fails
+        meter.count_batch(BatchReport(rows=7, callers=2, queue_seconds=0.25))
+    meter.count_run(batch_of(7), np.full(7, 0.5), 0.0, 0.0)
+    metrics.refuse("", "malformed_body")
+    metrics.refuse("", "malformed_body")
+    meter.count_unknown([f"name-{n}" for n in range(30)])
+    meter.count_unknown(['odd "quoted"\n', "name-3"])
+    meter.publish(0)
+    found = read_metrics(metrics.exposition()[0].decode())
+    assert found['bidlight_batch_rows_sum{arm="control"}'] == 7
+    assert found['bidlight_batch_requests_sum{arm="control"}'] == 2
+    assert found['bidlight_stage_seconds_total{arm="control",stage="queue"}'] == 0.25
+    assert found['bidlight_requests_total{arm="",outcome="malformed_body"}'] == 2
+    assert found['bidlight_unknown_names_total{arm="control",name="name-3"}'] == 2
+    assert found[f'bidlight_unknown_names_total{{arm="control",name="{OTHER_NAMES}"}}'] == 11
+
+
+def test_a_reload_allows_no_more_unknown_names() -> None:
+    metrics = Metrics()
+    for reload in range(3):
+        meter = ArmMeter(metrics, "control", tiny_schema())
+        meter.count_unknown(["of-all", *(f"name-{reload}-{n}" for n in range(30))])
+        meter.publish(0)
+    found = read_metrics(metrics.exposition()[0].decode())
+    names = {name: count for name, count in found.items() if name.startswith("bidlight_unknown_names_total")}
+    assert len(names) == MAX_UNKNOWN_NAMES + 1
+    assert sum(names.values()) == 3 * 31
+    assert names['bidlight_unknown_names_total{arm="control",name="of-all"}'] == 3
+
+
+def test_two_services_in_a_process_do_not_mix() -> None:
+    first, second = Metrics(), Metrics()
+    first.refuse("", "overloaded")
+    name = 'bidlight_requests_total{arm="",outcome="overloaded"}'
+    assert name in read_metrics(first.exposition()[0].decode())
+    assert name not in read_metrics(second.exposition()[0].decode())
+
+
+def test_many_answers_take_no_memory_until_a_scrape() -> None:
+    metrics = Metrics()
+    meter = ArmMeter(metrics, "control", tiny_schema())
+    batch, pctrs = batch_of(1), np.array([0.5])
+
+    async def answer() -> None:
+        for _ in range(300):
+            meter.count_batch(BatchReport(rows=1, callers=1, queue_seconds=0.0))
+            meter.count_run(batch, pctrs, 0.0, 0.0)
+            for _ in range(100):
+                meter.count_answered(random.random())
+            await asyncio.sleep(0)
+
+    with asyncio.Runner() as runner:
+        runner.run(asyncio.sleep(0))
+        tracemalloc.start()
+        runner.run(answer())
+        kept, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert kept < 3 * PENDING_ANSWERS * (sys.getsizeof(0.0) + 8)
+    for _ in range(2):
+        meter.publish(0)
+        found = read_metrics(metrics.exposition()[0].decode())
+        assert found['bidlight_requests_total{arm="control",outcome="ok"}'] == 30_000
+        assert found['bidlight_request_seconds_count{arm="control"}'] == 30_000
+        assert found['bidlight_batch_rows_count{arm="control"}'] == 300
+
+
+def test_a_replaced_arm_s_last_answers_are_its_own_and_counted(
+    run_app: Callable[..., RunningApp], bundles: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(bundles["alpha"], tmp_path / "bundle")
+    app = run_app(arms=(f"control={folder}",))
+    before = app.app.arms[0].predictor.manifest.id.encode()
+
+    async def answer_after_a_reload() -> None:
+        endpoint, prediction = app.app.direct_endpoint, Prediction(0.0)
+        assert endpoint is not None
+        headers = {b"content-type": b"application/json"}
+        pctrs = await endpoint.accept(prediction, headers, json.dumps(BODY).encode())
+        write_tiny_bundle(folder, name="newer", seed=7)
+        await app.app.reload()
+        assert app.app.arms[0].predictor.manifest.id.startswith("newer@")
+        app.app.publish()  # its queue is empty, but not all is counted
+        head, body = endpoint.answer(prediction, pctrs)
+        assert dict(head.headers)[b"x-bundle"] == before == json.loads(body)["bundle"].encode()
+        endpoint.count_answered(prediction)
+
+    app.runner.run(answer_after_a_reload())
+    assert app.post(BODY).status_code == 200
+    found = app.metrics()
+    assert found['bidlight_requests_total{arm="control",outcome="ok"}'] == 2
+    assert found['bidlight_candidates_total{arm="control",outcome="bid"}'] == 2
+    assert found['bidlight_pctr_count{arm="control"}'] == 2
+
+
+def test_what_a_reload_replaced_is_freed_with_its_last_answer(
+    run_app: Callable[..., RunningApp], bundles: dict[str, Path]
+) -> None:
+    app = run_app(arms=(f"control={bundles['alpha']}",))
+    predictor = weakref.ref(app.app.arms[0].predictor)
+
+    async def answer_after_a_reload() -> None:
+        endpoint, prediction = app.app.direct_endpoint, Prediction(0.0)
+        assert endpoint is not None
+        headers = {b"content-type": b"application/json"}
+        pctrs = await endpoint.accept(prediction, headers, json.dumps(BODY).encode())
+        await app.app.reload()
+        app.app.publish()
+        assert predictor() is not None
+        endpoint.answer(prediction, pctrs)
+        endpoint.count_answered(prediction)
+
+    app.runner.run(answer_after_a_reload())
+    app.app.publish()
+    assert predictor() is None
+
+
+def test_a_reload_that_fails_for_whatever_reason_changes_nothing(
+    run_app: Callable[..., RunningApp], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def no_thread(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    app = run_app()
+    before = app.app.arms
+    with monkeypatch.context() as patched:
+        patched.setattr(asyncio, "to_thread", no_thread)
+        app.runner.run(app.app.reload())
+    assert app.app.arms is before
+    assert app.post(BODY).status_code == 200
+    assert app.metrics()['bidlight_reloads_total{outcome="refused"}'] == 1
+
+
+def test_metrics_that_cannot_be_published_for_a_moment_are_published_later(
+    run_app: Callable[..., RunningApp], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def find_no_space(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("service.http.app.PUBLISH_SECONDS", 0.001)
+    app = run_app()
+
+    def counted() -> float:
+        found = read_metrics(app.app.metrics.exposition()[0].decode())
+        return found['bidlight_requests_total{arm="control",outcome="ok"}']
+
+    def wait_until(condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 20.0
+        while not condition():
+            assert time.monotonic() < deadline
+            app.runner.run(asyncio.sleep(0.01))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Gauge, "set", find_no_space)
+        wait_until(lambda: "cannot be published" in caplog.text)
+        assert app.post(BODY).status_code == 200
+    wait_until(lambda: counted() == 1)
+    assert caplog.text.count("cannot be published") == 1
+
+
+def test_however_a_request_ends_it_is_under_way_no_more(run_app: Callable[..., RunningApp]) -> None:
+    app = run_app(max_queued_rows=1, max_candidates=1)
+    meter = app.app.arms[0].predictor.meter
+    assert meter is not None
+
+    async def several() -> list[int]:
+        answers = [app.client.post("/predict", json=BODY) for _ in range(5)]  # the queue has room for one
+        return [answer.status_code for answer in await asyncio.gather(*answers)]
+
+    assert sorted(set(app.runner.run(several()))) == [200, 429]
+    refused = [{}, {**BODY, "context": {"hour": "noon"}}, {**BODY, "candidates": []}]
+    assert [app.post(body).status_code for body in refused] == [422] * 3
+    assert app.post(BODY, headers={"x-arm": "nobody"}).status_code == 404
+    assert meter.under_way == 0
+
+
+def test_without_metrics_nothing_is_counted_and_metrics_says_so(run_app: Callable[..., RunningApp]) -> None:
+    app, metered = run_app(metrics="off"), run_app()
+    body = json.dumps(BODY).encode()
+    assert app.post(body, JSON).content == metered.post(body, JSON).content
+    assert app.post(b"{").status_code == 400
+    answer = app.get("/metrics")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+    assert "--metrics on" in answer.json()["error"]["message"]
+    counted = read_metrics(app.app.metrics.exposition()[0].decode())
+    assert not [name for name in counted if name.startswith("bidlight_requests_total")]
