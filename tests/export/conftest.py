@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
+import torch
 from hypothesis import settings
 
 from export.compress.choice import PruneChoice
@@ -20,6 +22,15 @@ settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
 
 ROWS = 4_000
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tensors this small gain nothing from a second thread, and wait for it on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)

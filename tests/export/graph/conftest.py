@@ -15,6 +15,8 @@ from export.graph.quantize import quantize_int8
 from models import MODELS
 from models.fields import Field
 
+pytest.register_assert_rewrite("tests.export.graph.zoo", "tests.export.graph.sharing")
+
 SINGLE = tuple(Field(f"f{number}", cardinality) for number, cardinality in enumerate((50, 7, 120, 3, 31)))
 WITH_SEQUENCES = (Field("history", 40, width=4), *SINGLE[:3], Field("tags", 15, width=2), SINGLE[3])
 OPTIONS = {

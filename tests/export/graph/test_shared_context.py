@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
-from collections.abc import Sequence
 
 import numpy as np
 import onnx
@@ -18,16 +16,21 @@ from onnx import TensorProto, helper, numpy_helper
 from export.errors import ExportError
 from export.graph.onnx import export_onnx
 from export.graph.quantize import quantize_int8
-from export.graph.runtime import open_session, run_graph
+from export.graph.runtime import open_session
 from export.graph.shared_context import CANDIDATE_IDS, CONTEXT_IDS, REQUEST_INDEX, share_context
 from models import MODELS
 from models.deep_fwfm import DeepFwFM
 from models.dnn import DNN
 from models.fields import Field
-from tests.export.graph.test_zoo_graphs import LAYOUTS, graphs, random_ids
+from tests.export.graph.sharing import (
+    TOLERANCE,
+    check_shared,
+    columns_of_context,
+    random_ids,
+    score,
+    session_of,
+)
 
-TOLERANCE = 1e-5
-CANDIDATES = (1, 5, 0, 17, 2, 40, 3)  # of each request
 MIXED = (
     Field("ad", 29, role="candidate"),
     Field("site", 41),
@@ -36,90 +39,32 @@ MIXED = (
     Field("size", 9, role="candidate"),
     Field("hour", 5),
 )
-session_of = functools.cache(open_session)
-
-
-def columns_of_context(fields: Sequence[Field]) -> NDArray[np.bool_]:
-    return np.array([field.role == "context" for field in fields for _ in range(field.width)])
-
-
-def score(
-    graph: bytes, is_context: NDArray[np.bool_], requests: NDArray[np.int32], rows: NDArray[np.int32], index
-) -> NDArray[np.float32]:
-    """Logits of rows [n, columns], whose context is that of requests [m, columns] at index [n]."""
-    return session_of(graph).run(
-        None,
-        {
-            CONTEXT_IDS: np.ascontiguousarray(requests[:, is_context]),
-            CANDIDATE_IDS: np.ascontiguousarray(rows[:, ~is_context]),
-            REQUEST_INDEX: np.asarray(index, np.int32),
-        },
-    )[0]
-
-
-def check(
-    graph: bytes, is_context: NDArray[np.bool_], fields: Sequence[Field], tolerance: float = TOLERANCE
-) -> bytes:
-    """That a graph and its shared form agree, and that the latter gives a row its bits in any company."""
-    shared = share_context(graph, is_context)
-    assert shared is not None
-    index = np.repeat(np.arange(len(CANDIDATES)), CANDIDATES)
-    requests = random_ids(tuple(fields), len(CANDIDATES), seed=5)
-    rows = random_ids(tuple(fields), len(index), seed=6)
-    logits = score(shared, is_context, requests, rows, index)
-    plain = run_graph(graph, np.where(is_context, requests[index], rows))
-    assert logits.shape == plain.shape
-    np.testing.assert_allclose(logits, plain, rtol=0, atol=tolerance)
-    assert logits.std() > 1e-4
-    for request in range(len(CANDIDATES)):
-        of_request = index == request
-        if not of_request.any():
-            continue
-        alone = score(shared, is_context, requests[[request]], rows[of_request], np.zeros(of_request.sum()))
-        assert alone.tobytes() == logits[of_request].tobytes()
-        one_row = score(shared, is_context, requests[[request]], rows[of_request][-1:], [0])
-        assert one_row.tobytes() == logits[of_request][-1:].tobytes()
-    return shared
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_every_model(name: str) -> None:
-    zoo, fields = graphs(name, "all-kinds"), LAYOUTS["all-kinds"]
-    of_the_fields = columns_of_context(fields)
-    every_other = np.arange(len(of_the_fields)) % 2 == 1  # cuts sequences in two, too
-    for graph, is_context in itertools.product((zoo.float32, zoo.int8), (of_the_fields, every_other)):
-        if graph is not None:
-            shared = check(graph, is_context, fields)
-            assert_context_is_looked_up_once(shared)
-
-
-def assert_context_is_looked_up_once(shared: bytes) -> None:
-    """What is gathered to rows is what was made of the context's ids, never the ids themselves."""
-    gathers = [node for node in onnx.load_model_from_string(shared).graph.node if node.op_type == "Gather"]
-    to_rows = [node.input[0] for node in gathers if node.input[1] == REQUEST_INDEX]
-    assert to_rows
-    assert CONTEXT_IDS not in to_rows
 
 
 @pytest.mark.parametrize("name", ["deep_fwfm", "fwfm", "dnn", "lr", "fm", "dcn_v2", "din"])
 @pytest.mark.parametrize("variant", ["float32", "int8"])
 def test_mixed_columns_and_sequences_on_both_sides(name: str, variant: str) -> None:
-    check(mixed_graph(name, variant), columns_of_context(MIXED), MIXED)
+    check_shared(mixed_graph(name, variant), columns_of_context(MIXED), MIXED)
 
 
 @functools.cache
 def mixed_graph(name: str, variant: str) -> bytes:
-    torch.manual_seed(3)
-    sizes = {"hidden_units": (64, 48)} if name in ("deep_fwfm", "dnn", "din") else {}
-    model = MODELS[name](MIXED, **sizes)
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
-    float32 = export_onnx(model.eval(), sum(field.width for field in MIXED))
+    float32 = mixed_float_graph(name)
     if variant == "float32":
         return float32
     int8 = quantize_int8(float32, random_ids(MIXED, 500))
     assert int8 is not None
     return int8
+
+
+@functools.cache
+def mixed_float_graph(name: str) -> bytes:
+    torch.manual_seed(3)
+    sizes = {"hidden_units": (64, 48)} if name in ("deep_fwfm", "dnn", "din") else {}
+    model = MODELS[name](MIXED, **sizes)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return export_onnx(model.eval(), sum(field.width for field in MIXED))
 
 
 @settings(max_examples=60, deadline=None)
@@ -159,7 +104,7 @@ def test_layers_of_serving_size(hidden_units: tuple[int, ...]) -> None:
     int8 = quantize_int8(float32, random_ids(tuple(fields), 300))
     assert int8 is not None
     for graph in (float32, int8):
-        check(graph, columns_of_context(fields), fields)
+        check_shared(graph, columns_of_context(fields), fields)
 
 
 @pytest.mark.parametrize("hidden_units", [(64, 48), (400, 400)])
@@ -171,7 +116,7 @@ def test_int8_layers_keep_every_bit(hidden_units: tuple[int, ...]) -> None:
     torch.nn.init.normal_(model.embedding.table.weight, std=0.3)
     int8 = quantize_int8(export_onnx(model.eval(), 20), random_ids(tuple(fields), 500))
     assert int8 is not None
-    shared = check(int8, columns_of_context(fields), fields, tolerance=0.0)
+    shared = check_shared(int8, columns_of_context(fields), fields, tolerance=0.0)
     operators = [node.op_type for node in onnx.load_model_from_string(shared).graph.node]
     assert operators.count("MatMulInteger") == 1
 

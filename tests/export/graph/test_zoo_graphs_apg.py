@@ -1,0 +1,31 @@
+"""Every APG model as graphs: what PyTorch says, in any batch, in INT8, with context shared."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.export.graph.zoo import (  # noqa: F401
+    ADAPTIVE,
+    Graphs,
+    check_that_equal_weights_give_equal_bytes,
+    graphs,
+    test_int8_is_near_float_and_keeps_its_auc,
+    test_no_bit_depends_on_the_batch,
+    test_the_graph_is_the_model_and_nothing_else,
+    test_the_graph_says_what_torch_says,
+    test_the_shared_context_graph_says_the_same,
+)
+
+CASES = [(name, "all-kinds") for name in ADAPTIVE]
+EXPORTED_TWICE = ("apg_dnn",)
+
+
+@pytest.fixture(scope="module", params=CASES, ids="-".join)
+def zoo(request: pytest.FixtureRequest) -> Graphs:
+    """A module's, so that all tests of one model run together."""
+    return graphs(*request.param)
+
+
+@pytest.mark.parametrize("zoo", [(name, "all-kinds") for name in EXPORTED_TWICE], indirect=True, ids="-".join)
+def test_equal_weights_give_equal_bytes(zoo: Graphs) -> None:
+    check_that_equal_weights_give_equal_bytes(zoo)
