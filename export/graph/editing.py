@@ -1,7 +1,7 @@
-"""Reads and rewrites a graph: constants, shapes, new nodes. It knows ONNX and not what a graph is for.
+"""Reads and rewrites a graph: constants, shapes, new nodes. It knows ONNX, not what a graph is for.
 
-The first axis of a value that depends on ids is the batch; all others have fixed sizes, which is what makes
-exact rewriting possible. `row_shape` is a value's shape without the batch.
+The first axis of a value that depends on ids is the batch. All other axes have fixed sizes, which makes exact
+rewriting possible. `row_shape` is a value's shape without the batch.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from onnx_ir.passes import common
 
 OPSET = 20
 BATCH = "batch"
-LARGEST_FOLDED = 2**24  # numbers; a constant larger than its sources is not worth its bytes
+LARGEST_FOLDED = 2**24  # elements; a constant larger than its sources is not worth its bytes
 
 Array = NDArray[Any]
 
 
 class GraphEditor:
-    """A graph under change. New nodes and constants are named by their number: equal edits, equal bytes."""
+    """A graph being edited. New nodes and constants get numbered names, so equal edits give equal bytes."""
 
     def __init__(self, model: ir.Model) -> None:
         self.model = model
@@ -42,16 +42,16 @@ class GraphEditor:
         return cls(ir.from_proto(onnx.shape_inference.infer_shapes(proto, data_prop=True)))
 
     def proto(self) -> onnx.ModelProto:
-        """The graph as it is by now, without what no output needs."""
+        """The graph in its present form, without unused nodes."""
         self.sweep()
         return ir.to_proto(self.model)
 
     def nodes(self, *operators: str) -> list[ir.Node]:
-        """The nodes of these operators, or all, in the order in which they run; safe to edit while in use."""
+        """The nodes of these operators, or all, in execution order; safe to iterate over while editing."""
         return [node for node in self.graph if not operators or is_a(node, *operators)]
 
     def constant(self, values: Array, name: str) -> ir.Value:
-        """A constant of the graph, the same for equal values. `name` is where its own begins."""
+        """A constant of the graph; equal values share one. `name` is the stem of its name."""
         values = np.ascontiguousarray(values) if values.ndim else values
         key = (values.dtype.str, values.shape, hashlib.sha256(values.tobytes()).digest())
         if key not in self._constants:
@@ -70,7 +70,7 @@ class GraphEditor:
         dtype: ir.DataType = ir.DataType.FLOAT,
         **attributes: Any,
     ) -> ir.Value:
-        """Adds a node in front of another; its output, of shape [batch, *row_shape]."""
+        """Inserts a node in front of another and returns its output, of shape [batch, *row_shape]."""
         node = ir.node(operator, inputs, attributes or None)
         node.name = node.outputs[0].name = self._new_name(operator)
         node.outputs[0].shape, node.outputs[0].dtype = ir.Shape([BATCH, *row_shape]), dtype
@@ -85,13 +85,13 @@ class GraphEditor:
         shape: Sequence[Any],
         **attributes: Any,
     ) -> ir.Value:
-        """As `put`, of a float value that has the batch elsewhere or not at all."""
+        """As `put`, for a float value with the batch on another axis or without a batch."""
         value = self.put(before, operator, inputs, (), **attributes)
         value.shape = ir.Shape(shape)
         return value
 
     def copy(self, node: ir.Node, inputs: Sequence[ir.Value | None]) -> list[ir.Value]:
-        """Adds the same node with other inputs in front of it; outputs of the same types and shapes."""
+        """Inserts the same node with other inputs in front of it; output types and shapes stay the same."""
         attributes = {name: attribute.value for name, attribute in node.attributes.items()}
         twin = ir.node(
             node.op_type, inputs, attributes or None, domain=node.domain, num_outputs=len(node.outputs)
@@ -104,16 +104,16 @@ class GraphEditor:
         return list(twin.outputs)
 
     def reshape(self, before: ir.Node, value: ir.Value, row_shape: Sequence[int]) -> ir.Value:
-        """`value` as [batch, *row_shape]; itself where it is that already."""
+        """`value` as [batch, *row_shape]; unchanged if it has that shape."""
         if row_shape_of(value) == tuple(row_shape):
             return value
         shape = self.constant(np.array([-1, *row_shape], np.int64), "shape")
         return self.put(before, "Reshape", [value, shape], row_shape, value.dtype or ir.DataType.FLOAT)
 
     def replace(self, old: ir.Value, new: ir.Value) -> None:
-        """Lets all that read `old`, the graph's outputs among them, read `new`."""
+        """Replaces `old` by `new` in all nodes and in the graph's outputs."""
         if any(output is old for output in self.graph.outputs):
-            # The output's name is part of the contract, and may be told only by an Identity.
+            # The output's name is part of the contract, so `new` takes it over.
             name, type_, shape = old.name, old.type, old.shape
             old.name = self._new_name(f"{name}.before")
             self.graph.outputs[:] = [new if output is old else output for output in self.graph.outputs]
@@ -121,13 +121,13 @@ class GraphEditor:
         old.replace_all_uses_with(new)
 
     def replace_input(self, node: ir.Node, old: ir.Value, new: ir.Value) -> None:
-        """Lets one node read `new` wherever it read `old`."""
+        """Replaces `old` by `new` in the inputs of one node."""
         for position, value in enumerate(node.inputs):
             if value is old:
                 node.replace_input_with(position, new)
 
     def sweep(self) -> None:
-        """Removes nodes and constants that no output needs, and values computed twice."""
+        """Removes unused nodes and constants, and values computed twice."""
         for clean in (
             common.DeduplicateInitializersPass(),
             common.CommonSubexpressionEliminationPass(),
@@ -135,7 +135,7 @@ class GraphEditor:
             common.RemoveUnusedNodesPass(),
         ):
             clean(self.model)
-        self._constants.clear()  # some may be gone
+        self._constants.clear()  # some may be removed
 
     def fold_constants(self) -> None:
         """Replaces nodes whose inputs are all constants by their values."""
@@ -165,14 +165,14 @@ def is_a(node: ir.Node | None, *operators: str) -> bool:
 
 
 def constant_of(value: ir.Value | None) -> Array | None:
-    """The numbers of a constant; None for a value that is computed."""
+    """The array of a constant; None for a computed value."""
     if value is None or value.const_value is None or value.producer() is not None:
         return None
     return value.const_value.numpy()
 
 
 def row_shape_of(value: ir.Value | None) -> tuple[int, ...] | None:
-    """The sizes of a value's axes after the batch; None where it has no batch or one of them is not known."""
+    """The sizes of a value's axes after the batch; None if it has no batch or a size is unknown."""
     if value is None or value.shape is None or len(value.shape) == 0 or isinstance(value.shape[0], int):
         return None
     sizes = tuple(value.shape)[1:]
@@ -180,25 +180,25 @@ def row_shape_of(value: ir.Value | None) -> tuple[int, ...] | None:
 
 
 def evaluate(node: ir.Node, inputs: Iterable[Array]) -> list[Array]:
-    """What a node makes of these numbers, given in the order of its inputs that are there."""
+    """A node's outputs for these arrays, given in the order of its present inputs."""
     proto = ir.to_proto(node)
     given = dict(zip([name for name in proto.input if name], inputs, strict=False))
     return list(ReferenceEvaluator(proto, opsets={"": OPSET}).run(None, given))
 
 
 def attributes_of(node: ir.Node, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """A node's attributes, and the defaults of those it leaves out."""
+    """A node's attributes, with defaults for those it omits."""
     return {**defaults, **{name: attribute.value for name, attribute in node.attributes.items()}}
 
 
 def axes_of(node: ir.Node, rank: int) -> tuple[int, ...] | None:
-    """The axes, sorted and from the front, that a reduction or a (un)squeeze works along; None if unknown."""
+    """The axes of a reduction, Squeeze or Unsqueeze, sorted and not negative; None if unknown."""
     axes = constant_of(node.inputs[1]) if len(node.inputs) > 1 else None
     return None if axes is None else tuple(sorted(int(axis) % rank for axis in axes.ravel()))
 
 
 def size_of(row_shape: Iterable[int]) -> int:
-    """How many numbers a row of this shape holds."""
+    """The number of elements in a row of this shape."""
     return math.prod(row_shape)
 
 

@@ -1,20 +1,17 @@
-"""Writes a graph so that a row's logit has the same bits in every batch and at every place in it.
+"""Rewrites a graph so that a row's logit has the same bits in every batch and at every position in it.
 
 ONNX Runtime adds in an order that may depend on the batch. Found by running each operator on the same rows in
-batches of 1 to 255 at several places in memory (version 1.31, x86-64 with AVX-512):
+batches of 1 to 255 at several memory addresses (version 1.31, x86-64 with AVX-512):
 
-- ReduceSum and ReduceMean: along the last axes, the vector loop starts at the row's place in memory; along
-  one in the middle, a batch of one row has its axes merged. They become products with a constant matrix.
-- MatMul of [groups, batch, k] (weights by expert, by pair of fields): one row goes through a matrix-vector
-  kernel, several through a matrix-matrix kernel, which adds in another order. It gets a row of zeros beside
-  the batch, so that it never has just one.
-- Softplus, Elu, Selu, Log and Sin: whole vectors and what is left over at the end of a batch are computed by
-  different code, up to 2e-7 apart. No model here needs them; the parity check refuses a graph that does.
-- Exact as they are: Gemm and MatMul with a constant matrix, MatMul of values row by row, Softmax, LayerNorm,
-  Exp, Tanh, Sigmoid, Erf, Gelu, Pow, Sqrt, ReduceMax, and every other operator without sums.
-
-Microseconds a row at 1024 rows of [39, 10], ReduceSum / product: over all 0.04 / 0.13, over the last axis
-0.11 / 0.15, over the fields 0.24 / 0.12.
+- ReduceSum and ReduceMean: along the last axes, the vector loop starts at the row's memory address; along a
+  middle axis, a batch of one row has its axes merged. They become products with a constant matrix.
+- MatMul of [groups, batch, k] (weights per expert or per pair of fields): one row uses a matrix-vector
+  kernel, several rows use a matrix-matrix kernel, which adds in another order. A row of zeros is appended to
+  the batch, so it never has one row.
+- Softplus, Elu, Selu, Log and Sin: different code computes whole vectors and the rest at the end of a batch.
+  No model here needs these operators; the parity check refuses a graph that uses them.
+- Already exact: Gemm and MatMul with a constant matrix, MatMul of values row by row, Softmax, LayerNorm, Exp,
+  Tanh, Sigmoid, Erf, Gelu, Pow, Sqrt, ReduceMax, and every other operator without sums.
 """
 
 from __future__ import annotations
@@ -24,14 +21,14 @@ import onnx_ir as ir
 
 from export.graph.editing import Array, GraphEditor, axes_of, constant_of, is_a, row_shape_of, size_of
 
-# Numbers in a matrix that sums along a middle axis; above, a product a row is faster.
+# Elements of a matrix that sums along a middle axis; above this size one product a row is faster.
 LARGEST_SELECTION = 8192
 
 
 def make_sums_exact(editor: GraphEditor) -> None:
-    """Turns every sum and mean over axes other than the batch into a product that no batch changes."""
+    """Turns every sum and mean over axes other than the batch into a product that is exact in any batch."""
     for node in editor.nodes("MatMul"):
-        _never_one_row(editor, node)
+        _append_zero_row(editor, node)
     for node in editor.nodes("ReduceSum", "ReduceMean"):
         values = node.inputs[0]
         row_shape, kept_shape = row_shape_of(values), row_shape_of(node.outputs[0])
@@ -45,8 +42,8 @@ def make_sums_exact(editor: GraphEditor) -> None:
         editor.replace(node.outputs[0], editor.reshape(node, total, kept_shape))
 
 
-def _never_one_row(editor: GraphEditor, node: ir.Node) -> None:
-    """x [groups, batch, k] @ y [groups, k, n], with one more row of x, whose products are cut off again."""
+def _append_zero_row(editor: GraphEditor, node: ir.Node) -> None:
+    """x [groups, batch, k] @ y [groups, k, n] with a zero row appended to x and cut off the product."""
     rows, product = node.inputs[0], node.outputs[0]
     shape = None if rows is None or rows.shape is None else tuple(rows.shape)
     if rows is None or shape is None or len(shape) != 3 or product.shape is None or isinstance(shape[1], int):
@@ -54,7 +51,7 @@ def _never_one_row(editor: GraphEditor, node: ir.Node) -> None:
     groups, _, width = shape
     if not isinstance(groups, int) or not isinstance(width, int):
         return
-    zeros = editor.constant(np.zeros((groups, 1, width), np.float32), "a_row_more")
+    zeros = editor.constant(np.zeros((groups, 1, width), np.float32), "zero_row")
     longer = editor.put_shaped(node, "Concat", [rows, zeros], (groups, "rows", width), axis=1)
     node.replace_input_with(0, longer)
     cut = [editor.constant(np.array([number], np.int64), "cut") for number in (0, -1, 1)]
@@ -67,17 +64,17 @@ def _never_one_row(editor: GraphEditor, node: ir.Node) -> None:
 def _product(
     editor: GraphEditor, before: ir.Node, values: ir.Value, axes: tuple[int, ...], share: float
 ) -> ir.Value:
-    """values [batch, ...] summed along `axes`, times `share`; in an order of axes as it comes."""
+    """values [batch, ...] summed along `axes`, times `share`; the caller restores the shape."""
     row_shape = row_shape_of(values) or ()
     source, factors = _without_factors(values, row_shape)
     factors = (factors * share).astype(np.float32)
     last, kept_size = len(row_shape), size_of(row_shape) // size_of(row_shape[axis - 1] for axis in axes)
-    if axes == (last,) and kept_size > 1 and _is_same_but_along(factors, last - 1):
+    if axes == (last,) and kept_size > 1 and _varies_only_along(factors, last - 1):
         weights = factors.reshape(-1, row_shape[-1])[0]
         column = editor.constant(weights[:, None], "sum.weight")
         return editor.put(before, "MatMul", [source, column], (*row_shape[:-1], 1))
     if axes == (last - 1,) and size_of(row_shape) * kept_size > LARGEST_SELECTION:
-        if not _is_same_but_along(factors, last - 2):
+        if not _varies_only_along(factors, last - 2):
             source, factors = values, np.full(row_shape, share, np.float32)
         weights = np.moveaxis(factors, -2, -1).reshape(-1, row_shape[-2])[0]
         line = editor.constant(weights[None], "sum.weight")
@@ -88,7 +85,7 @@ def _product(
 
 
 def _without_factors(values: ir.Value, row_shape: tuple[int, ...]) -> tuple[ir.Value, Array]:
-    """values = source * factors [*row_shape], where they are such a product; else factors are ones."""
+    """values as source * factors [*row_shape]; factors are ones if `values` is no product with a constant."""
     node = values.producer()
     if is_a(node, "Mul") and node is not None:
         for source, other in (tuple(node.inputs), tuple(node.inputs)[::-1]):
@@ -98,14 +95,14 @@ def _without_factors(values: ir.Value, row_shape: tuple[int, ...]) -> tuple[ir.V
     return values, np.ones(row_shape, np.float32)
 
 
-def _is_same_but_along(factors: Array, axis: int) -> bool:
+def _varies_only_along(factors: Array, axis: int) -> bool:
     """Whether the factors differ along this axis only."""
     rows = np.moveaxis(factors, axis, -1).reshape(-1, factors.shape[axis])
     return bool((rows == rows[0]).all())
 
 
 def _selection(factors: Array, axes: tuple[int, ...]) -> Array:
-    """[numbers in a row, sums]: the factor of a number in the column of the sum that it belongs to."""
+    """[elements of a row, sums]: each element's factor, in the column of its sum."""
     kept = [axis for axis in range(factors.ndim) if axis + 1 not in axes]
     positions = np.indices(factors.shape).reshape(factors.ndim, -1)
     sums = np.zeros(factors.size, np.int64)

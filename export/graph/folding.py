@@ -1,4 +1,4 @@
-"""A copy of a model for inference: parts that exist for training are multiplied out. It knows no ONNX."""
+"""A copy of a model for inference, with parts that exist for training folded. It knows no ONNX."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import nn
 
 
 def inference_copy(model: nn.Module) -> nn.Module:
-    """A copy in evaluation form in which every part that offers `folded()` is what that gives.
+    """A float32 copy in evaluation mode; every part with a method `folded()` is replaced by its result.
 
-    The model may be one such part itself. An outer part folds before its inner ones, since it may be made of
-    what they still are. The model is left as it was.
+    The model itself may be such a part. An outer part is folded before its inner parts, because folding may
+    read them. The model is not changed.
     """
     folded = _fold(copy.deepcopy(model))
     for parameter in folded.parameters():

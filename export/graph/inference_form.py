@@ -1,11 +1,9 @@
-"""The same function as a model in the operators that ONNX Runtime runs fastest, ready to be exported.
+"""The function of LR, FwFM and DeepFwFM in the operators that ONNX Runtime runs fastest, ready for export.
 
-It knows the parts models share (embedding, linear, pairs, mlp, bias) and nothing of ONNX, INT8 or training.
+It knows the parts these models share (embedding, linear, pairs, mlp, bias), not ONNX, INT8 or training.
 
-Measured with ONNX Runtime 1.31, one thread, 39 fields of dimension 10, 1024 rows:
-
-- FwFM as `(E' U + V) * E'` with E' = E transposed is one small matrix product a row: 0.4 ms, linear term
-  included. Gathering all 741 pairs takes 8.3 ms, a Kronecker product 1.4 ms, even 37 gathered pairs 0.35 ms.
+- FwFM is `(E' U + V) * E'` with E' = E transposed: one small matrix product a row, linear term included. This
+  is faster than gathering the pairs, unless few are left, and than a Kronecker product.
 - Every sum over a row is a product with a constant matrix here, and in other models after `exact_sums`.
 """
 
@@ -24,7 +22,7 @@ from models.fwfm import FwFM
 from models.layers import MLP, Dropout, FieldLinear, FieldPairs
 from models.lr import LR
 
-MADE_OF: dict[type[nn.Module], dict[str, type[nn.Module]]] = {
+PARTS: dict[type[nn.Module], dict[str, type[nn.Module]]] = {
     LR: {"embedding": FeaturesEmbedding},
     FwFM: {"embedding": FeaturesEmbedding, "linear": FieldLinear, "pairs": FieldPairs},
     DeepFwFM: {"embedding": FeaturesEmbedding, "linear": FieldLinear, "pairs": FieldPairs, "mlp": MLP},
@@ -36,7 +34,7 @@ class InferenceForm(nn.Module):
 
     table [rows, dim], offsets [columns], pooling [n_fields, columns] (with sequences), pair_matrix [n_fields,
     n_fields], field_vectors [dim, n_fields], or row_weights [n_fields * dim, 1] where there are no pairs.
-    The parameters are copies: the model it was made from is left as it is.
+    The parameters are copies; the source model is not changed.
     """
 
     offsets: Tensor
@@ -45,16 +43,16 @@ class InferenceForm(nn.Module):
     ones: Tensor
 
     @staticmethod
-    def knows(model: nn.Module) -> bool:
-        """Whether a model is one of these and made of nothing else than what is rewritten here."""
-        made_of = {name: type(part) for name, part in model.named_children()}
+    def supports(model: nn.Module) -> bool:
+        """Whether a model is one of these classes and has only parts that are rewritten here."""
+        parts = {name: type(part) for name, part in model.named_children()}
         fields: tuple[Field, ...] = getattr(model, "fields", ())
         return (
-            MADE_OF.get(type(model)) == made_of
+            PARTS.get(type(model)) == parts
             and {name for name, _ in model.named_parameters(recurse=False)} == {"bias"}
             and all(field.storage == "full" and field.pooling == "mean" for field in fields)
             and all(
-                type(part) in (nn.Embedding, nn.Linear, nn.ModuleList, Dropout, *made_of.values())
+                type(part) in (nn.Embedding, nn.Linear, nn.ModuleList, Dropout, *parts.values())
                 for part in model.modules()
                 if part is not model
             )
@@ -77,7 +75,7 @@ class InferenceForm(nn.Module):
             self.register_buffer("always_present", torch.tensor(_column_is_single(fields)))
         vectors = torch.ones(self.n_fields, self.dim) if linear is None else linear.weight
         if pairs is not None:
-            self.pair_matrix = _frozen(_one_way(pairs.matrix(), fields))
+            self.pair_matrix = _frozen(_upper_triangle(pairs.matrix(), fields))
             self.field_vectors = _frozen(vectors.T)
             self.register_buffer("ones", torch.ones(self.n_fields * self.dim, 1))
         else:
@@ -124,14 +122,14 @@ def _frozen(values: Tensor) -> nn.Parameter:
     return nn.Parameter(values.detach().to("cpu", torch.float32).clone().contiguous(), requires_grad=False)
 
 
-def _one_way(matrix: Tensor, fields: tuple[Field, ...]) -> Tensor:
-    """Each pair of a symmetric matrix once: [i, j] for i before j, where the context's fields come first.
+def _upper_triangle(matrix: Tensor, fields: tuple[Field, ...]) -> Tensor:
+    """Each pair of a symmetric matrix once: [i, j] for i before j, in an order with context fields first.
 
-    So no candidate reaches a field of the context, whose terms are those of the request alone.
+    So the terms of context fields depend on the request only, and a shared-context graph computes them once.
     """
     candidate = torch.tensor([field.role == "candidate" for field in fields])
-    place = torch.argsort(torch.argsort(candidate.int(), stable=True))
-    return matrix * (place[:, None] < place[None, :])
+    rank = torch.argsort(torch.argsort(candidate.int(), stable=True))
+    return matrix * (rank[:, None] < rank[None, :])
 
 
 def _copy_linear(layer: nn.Module) -> nn.Linear:

@@ -1,11 +1,11 @@
-"""Turns linear layers into int8 ones: weights with a scale an output, inputs with a range seen before.
+"""Quantizes linear layers to INT8: weights with a scale for each output, inputs with a calibrated range.
 
-It knows neither models nor tables, only which values are whole codes already.
+It knows neither models nor tables, only which values are codes already.
 
-A layer is a Gemm with a constant matrix, or a MatMul with one, which becomes a Gemm: QuantizeLinear and
-DequantizeLinear around its input and its weights are what ONNX Runtime fuses into one QGemm. Of a MatMul on
-[batch, n, k] it makes MatMulIntegerToFloat and an Add, which take 0.85 microseconds a row at [39, 10] x 10
-where QGemm between two reshapes takes 0.47; of a MatMul on [batch, k] it makes nothing at all.
+A layer is a Gemm with a constant matrix, or a MatMul with one, which becomes a Gemm: ONNX Runtime fuses
+QuantizeLinear and DequantizeLinear around its input and its weights into one QGemm. It fuses a MatMul on
+[batch, n, k] into MatMulIntegerToFloat and an Add, slower than QGemm between two reshapes, and does not fuse
+a MatMul on [batch, k].
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from export.graph.editing import Array, GraphEditor, attributes_of, constant_of, is_a, row_shape_of, size_of
+from export.graph.int8_tables import CODE_STEP, ZERO_POINT
 from export.graph.runtime import open_session
-from export.graph.table_codes import CODE_STEP, ZERO_POINT
 
 WEIGHT_LIMIT = 64
 ACTIVATION_LIMIT = 255
 HEADROOM = 1.25
 CALIBRATION_BATCH = 1024
-# A layer's conversions cost as many steps as it has inputs and outputs, and gain as many as it has weights:
-# at 20 weights for each of both (the harmonic mean of its sides, halved) QGemm begins to be faster.
+# A layer's conversions cost time in proportion to its inputs and outputs, and gain in proportion to its
+# weights: QGemm is faster from about 20 weights for each input and output (half the harmonic mean of both).
 WORTHWHILE_WEIGHTS_A_CONVERSION = 20
 WORTHWHILE_PRODUCTS_A_ROW = 2048
-WORTHWHILE_NOISE_CUT = 16.0  # in the variance of a layer's rounding noise, for one more pass over its inputs
+WORTHWHILE_NOISE_CUT = 16.0  # in the variance of a layer's rounding noise; costs another pass over its inputs
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one step of a value's uint8 form is worth, and which byte stands for zero.
+    """The step size and zero point of a value's uint8 form.
 
-    The value [.., in] is multiplied by `factors` [in] before, where its numbers differ too much in size to
+    The value [.., in] is first multiplied by `factors` [in] where its columns differ too much in size to
     share a step.
     """
 
@@ -46,8 +46,8 @@ class Step:
     factors: Array | None = None
 
 
-def turn_layers_into_int8(editor: GraphEditor, codes: set[ir.Value], ids: NDArray[np.int32]) -> int:
-    """Rewrites the layers that gain by it, with ranges found on ids [n, columns]; how many these were."""
+def quantize_layers(editor: GraphEditor, codes: set[ir.Value], ids: NDArray[np.int32]) -> int:
+    """Rewrites the layers that gain by it, with ranges found on ids [n, columns]; returns their number."""
     for node in _worthwhile_layers(editor):
         _make_gemm(editor, node)
     editor.sweep()
@@ -64,9 +64,9 @@ def turn_layers_into_int8(editor: GraphEditor, codes: set[ir.Value], ids: NDArra
         if value not in rounded:
             rounded[value] = _rounded(editor, gemm, value, steps[value])
         _read_int8_weights(editor, gemm, rounded[value], steps[value])
-    editor.sweep()  # a float layer that is still there would count as a reader of its input
+    editor.sweep()  # a remaining float layer would count as a consumer of its input
     for relu in editor.nodes("Relu"):
-        _keep_relu_apart(editor, relu)
+        _replace_relu_by_max(editor, relu)
     return len(gemms)
 
 
@@ -90,19 +90,19 @@ def _worthwhile_layers(editor: GraphEditor) -> list[ir.Node]:
 
 
 def _before_flattening(value: ir.Value | None) -> tuple[int, ...]:
-    """The shape of a row: [batch, n, k] may have been flattened to [batch * n, k]."""
+    """The shape of a row before a Reshape from [batch, n, k] to [batch * n, k]."""
     node = value.producer() if value is not None else None
     source = node.inputs[0] if node is not None and is_a(node, "Reshape") else value
     return row_shape_of(source) or row_shape_of(value) or ()
 
 
 def _make_gemm(editor: GraphEditor, node: ir.Node) -> None:
-    """Makes a layer a Gemm of [rows, in] with weights [out, in]."""
+    """Rewrites a layer as a Gemm of [rows, in] with weights [out, in]."""
     rows, row_shape, weight = node.inputs[0], row_shape_of(node.inputs[0]), constant_of(node.inputs[1])
     if rows is None or row_shape is None or weight is None:
         return
-    turned = bool(attributes_of(node, {"transB": 0})["transB"])
-    if is_a(node, "Gemm") and turned:
+    is_transposed = bool(attributes_of(node, {"transB": 0})["transB"])
+    if is_a(node, "Gemm") and is_transposed:
         return
     flat = rows
     if len(row_shape) > 1:
@@ -114,7 +114,7 @@ def _make_gemm(editor: GraphEditor, node: ir.Node) -> None:
 
 
 def _holds_codes(value: ir.Value, codes: set[ir.Value]) -> bool:
-    """Whether a value is codes, or codes in another shape."""
+    """Whether a value holds codes, perhaps reshaped."""
     node = value.producer()
     return value in codes or (is_a(node, "Reshape") and node is not None and node.inputs[0] in codes)
 
@@ -128,9 +128,9 @@ def _weights_that_read(value: ir.Value, gemms: Iterable[ir.Node]) -> Array:
 def _steps_of(
     editor: GraphEditor, read_by: Mapping[ir.Value, Array], ids: NDArray[np.int32]
 ) -> dict[ir.Value, Step]:
-    """The steps of values of the float graph, by their range on these rows and a quarter more.
+    """The steps of values of the float graph, from their range on these rows plus a quarter.
 
-    `read_by` tells the weights [outputs, in] that a value [.., in] is multiplied by.
+    `read_by` holds the weights [outputs, in] that multiply a value [.., in].
     """
     if not read_by:
         return {}
@@ -152,24 +152,26 @@ def _steps_of(
 def _step(smallest: Array, largest: Array, weights: Array) -> Step:
     """smallest, largest [in] seen; weights [outputs, in]."""
     sizes = np.maximum(-smallest, largest)
-    loudest = float(sizes.max())
+    largest_size = float(sizes.max())
     factors = None
-    if loudest > 0.0:
+    if largest_size > 0.0:
         influence = np.square(weights.astype(np.float64)).sum(axis=0)
-        own, shared = (influence * np.square(sizes)).sum(), influence.sum() * loudest**2
+        own, shared = (influence * np.square(sizes)).sum(), influence.sum() * largest_size**2
         if shared > own * WORTHWHILE_NOISE_CUT:
-            # What was never seen to move keeps the loudest one's step, lest it saturate at the first move.
-            factors = np.divide(loudest, sizes, out=np.ones_like(sizes), where=sizes > loudest * 1e-6)
+            # A column that was always zero keeps the largest column's step, else any other value saturates.
+            floor = largest_size * 1e-6
+            factors = np.divide(largest_size, sizes, out=np.ones_like(sizes), where=sizes > floor)
     if (smallest < 0.0).any():
-        return Step(np.float32(loudest * HEADROOM / (ZERO_POINT - 1)), ZERO_POINT, factors)
-    # A value that is always zero needs some step; any serves.
-    return Step(np.float32(loudest * HEADROOM / ACTIVATION_LIMIT if loudest > 0 else 1.0), 0, factors)
+        return Step(np.float32(largest_size * HEADROOM / (ZERO_POINT - 1)), ZERO_POINT, factors)
+    # A value that is always zero can have any step.
+    size = largest_size * HEADROOM / ACTIVATION_LIMIT if largest_size > 0 else 1.0
+    return Step(np.float32(size), 0, factors)
 
 
-def _keep_relu_apart(editor: GraphEditor, relu: ir.Node) -> None:
-    """ONNX Runtime fuses a layer with its ReLU, and then not with its int8 weights, unless bytes follow.
+def _replace_relu_by_max(editor: GraphEditor, relu: ir.Node) -> None:
+    """Replaces the Relu of an INT8 layer by Max, unless its output is quantized again.
 
-    Relu then becomes Max, which it leaves alone: 400 x 400 at one row takes 11 microseconds, not 38.
+    ONNX Runtime fuses a layer with its Relu, and then no longer with its int8 weights. It does not fuse Max.
     """
     value, output = relu.inputs[0], relu.outputs[0]
     layer = value.producer() if value is not None else None
@@ -177,16 +179,16 @@ def _keep_relu_apart(editor: GraphEditor, relu: ir.Node) -> None:
     if value is None or layer is None or row_shape is None or not is_a(layer, "Gemm"):
         return
     weight = layer.inputs[1].producer() if layer.inputs[1] is not None else None
-    bytes_follow = len(output.uses()) == 1 and all(
+    is_quantized_next = len(output.uses()) == 1 and all(
         is_a(node, "QuantizeLinear") for node in output.consumers()
     )
-    if is_a(weight, "DequantizeLinear") and not bytes_follow:
+    if is_a(weight, "DequantizeLinear") and not is_quantized_next:
         zero = editor.constant(np.zeros((), np.float32), "zero")
         editor.replace(output, editor.put(relu, "Max", [value, zero], row_shape))
 
 
 def _rounded(editor: GraphEditor, before: ir.Node, value: ir.Value, step: Step) -> ir.Value:
-    """The value quantized and dequantized."""
+    """The value, quantized and dequantized."""
     row_shape = row_shape_of(value) or ()
     parameters = [
         editor.constant(np.asarray(step.size), "step"),
@@ -195,44 +197,44 @@ def _rounded(editor: GraphEditor, before: ir.Node, value: ir.Value, step: Step) 
     if step.factors is not None:
         factors = editor.constant(step.factors.astype(np.float32), "factors")
         value = editor.put(before, "Mul", [value, factors], row_shape)
-    whole = editor.put(before, "QuantizeLinear", [value, *parameters], row_shape, ir.DataType.UINT8)
-    return editor.put(before, "DequantizeLinear", [whole, *parameters], row_shape)
+    codes = editor.put(before, "QuantizeLinear", [value, *parameters], row_shape, ir.DataType.UINT8)
+    return editor.put(before, "DequantizeLinear", [codes, *parameters], row_shape)
 
 
 def _read_int8_weights(editor: GraphEditor, gemm: ir.Node, rounded: ir.Value, step: Step) -> None:
-    """Makes a layer's weights int8 with a scale an output, its biases int32 in the products' unit."""
+    """Rewrites a layer with int8 weights, a scale for each output, and int32 biases in the products' unit."""
     weights = constant_of(gemm.inputs[1])  # [outputs, inputs]
     if weights is None:
         raise TypeError("a layer's weight is a constant")
     if step.factors is not None:
         weights = weights / step.factors
-    # The exporter leaves out a bias of zeros.
+    # The exporter omits a bias of zeros.
     given = constant_of(gemm.inputs[2]) if len(gemm.inputs) > 2 else None
     biases = (
         np.zeros(len(weights), np.float32)
         if given is None
         else np.broadcast_to(given.reshape(-1), len(weights))
     )
-    # A neuron without weights still needs a scale that its bias can be told in.
+    # A neuron without weights still needs a scale that can represent its bias.
     largest = np.maximum(np.abs(weights).max(axis=1) / WEIGHT_LIMIT, np.abs(biases) / (step.size * 2.0**30))
     scales = np.where(largest > 0, largest, 1.0).astype(np.float32)
-    whole_weights = np.round(weights / scales[:, None]).astype(np.int8)
-    whole_biases = np.round(biases / (scales * step.size)).astype(np.int32)
+    int8_weights = np.round(weights / scales[:, None]).astype(np.int8)
+    int32_biases = np.round(biases / (scales * step.size)).astype(np.int32)
     name = str(gemm.inputs[1].name)  # type: ignore[union-attr]
     inputs = [
         rounded,
-        _dequantized(editor, gemm, f"{name}.int8", whole_weights, scales),
-        _dequantized(editor, gemm, f"{name}.bias", whole_biases, scales * step.size),
+        _dequantized(editor, gemm, f"{name}.int8", int8_weights, scales),
+        _dequantized(editor, gemm, f"{name}.bias", int32_biases, scales * step.size),
     ]
     product = editor.put(gemm, "Gemm", inputs, (len(weights),), transB=1)
     editor.replace(gemm.outputs[0], product)
 
 
-def _dequantized(editor: GraphEditor, before: ir.Node, name: str, whole: Array, scales: Array) -> ir.Value:
-    """Whole numbers as floats, by a scale for each entry of the first axis."""
+def _dequantized(editor: GraphEditor, before: ir.Node, name: str, codes: Array, scales: Array) -> ir.Value:
+    """Integers as floats, with a scale for each entry of the first axis."""
     inputs = [
-        editor.constant(whole, name),
+        editor.constant(codes, name),
         editor.constant(scales.astype(np.float32), f"{name}.scale"),
-        editor.constant(np.zeros(len(scales), whole.dtype), f"{name}.zero_point"),
+        editor.constant(np.zeros(len(scales), codes.dtype), f"{name}.zero_point"),
     ]
-    return editor.put_shaped(before, "DequantizeLinear", inputs, whole.shape, axis=0)
+    return editor.put_shaped(before, "DequantizeLinear", inputs, codes.shape, axis=0)

@@ -1,6 +1,6 @@
 """Exports a model as one small ONNX graph with its weights inside: ids [batch, columns] -> logits [batch].
 
-It does not know how a graph is quantized, run or judged.
+It does not know how a graph is quantized, run or evaluated.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from export.graph.editing import GraphEditor
 from export.graph.exact_sums import make_sums_exact
 from export.graph.folding import inference_copy
 from export.graph.inference_form import InferenceForm
-from export.graph.tidy import merge_reshapes, tidy
+from export.graph.simplify import merge_reshapes, simplify
 from export.graph.tree_ensemble import tree_ensemble
 from models.gbdt_lr import GBDTLR
 from service.bundle.manifest import Graph, Tensor
 
 INPUT, OUTPUT = "ids", "logits"
 OPSET, IR_VERSION = 20, 10  # ONNX Runtime 1.17 and later read both
-MAX_BYTES = 2**31 - 2**20  # a graph is one protobuf message, which ends at 2 GiB
+MAX_BYTES = 2**31 - 2**20  # a graph is one protobuf message, at most 2 GiB
 IDS_TYPES = {"int32": torch.int32, "int64": torch.int64}
 
 
 def export_onnx(model: nn.Module, columns: int, *, ids_type: Literal["int32", "int64"] = "int32") -> bytes:
-    """The graph of `model` in evaluation form, any batch size; equal weights give equal bytes.
+    """The graph of `model` in evaluation mode, for any batch size; equal weights give equal bytes.
 
-    `columns` is the width of `ids`. Raises ExportError when the model does not take that many columns, a
-    weight is not finite or the graph would not fit one file.
+    `columns` is the width of `ids`. Raises ExportError if the model takes another number of columns, a
+    weight is not finite, or the graph does not fit one file.
     """
     parts: Any = model
     expected = sum(field.width for field in parts.fields)
@@ -57,11 +57,11 @@ def export_onnx(model: nn.Module, columns: int, *, ids_type: Literal["int32", "i
         )
     if isinstance(model, GBDTLR):
         return serialize(tree_ensemble(model, INPUT, OUTPUT, OPSET, ids_type))
-    if InferenceForm.knows(model):
+    if InferenceForm.supports(model):
         form: nn.Module = InferenceForm(model, IDS_TYPES[ids_type])
     else:
         form = inference_copy(model)
-    example = torch.zeros((2, columns), dtype=IDS_TYPES[ids_type])  # 2 rows: 1 would be a constant
+    example = torch.zeros((2, columns), dtype=IDS_TYPES[ids_type])  # with 1 row the batch would be a constant
     with _quiet_exporter():
         program = torch.onnx.export(
             form,
@@ -77,14 +77,14 @@ def export_onnx(model: nn.Module, columns: int, *, ids_type: Literal["int32", "i
     if program is None:
         raise ExportError("'model' must be exportable (got no graph); this torch has no dynamo exporter")
     editor = GraphEditor(program.model)
-    tidy(editor)
+    simplify(editor)
     make_sums_exact(editor)
     merge_reshapes(editor)
     return serialize(editor.proto())
 
 
 def serialize(model: onnx.ModelProto) -> bytes:
-    """Checked bytes of a graph, without what differs between two exports or tells where they were made."""
+    """The bytes of a checked graph, without metadata that differs between exports or names their origin."""
     model.ir_version = IR_VERSION
     model.producer_name, model.producer_version, model.doc_string = "bidlight", "", ""
     del model.metadata_props[:]
@@ -100,7 +100,7 @@ def serialize(model: onnx.ModelProto) -> bytes:
 
 
 def describe(graph: bytes, file: str, variant: str, tables: tuple[str, ...] = ()) -> Graph:
-    """What the manifest says of a graph: opset, and name, type and shape of what goes in and comes out."""
+    """The manifest's entry for a graph: opset, and name, type and shape of its inputs and outputs."""
     model = onnx.load_model_from_string(graph)
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     return Graph(
@@ -122,7 +122,7 @@ def _tensor(value: onnx.ValueInfoProto) -> Tensor:
 
 @contextlib.contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """The exporter warns of its own deprecated calls and of packages it could use: not the user's matter."""
+    """Silences the exporter's warnings about its own deprecated calls and optional packages."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""The tables of a graph, and a graph that is given them: two graphs of a bundle then need only one copy.
+"""The tables of a graph, and a graph that takes them as inputs, so two graphs of a bundle share one copy.
 
 It knows operators and neither models nor bundles.
 """
@@ -10,20 +10,20 @@ import onnx_ir as ir
 from export.graph.editing import GraphEditor, attributes_of, constant_of, is_a
 from export.graph.onnx import serialize
 
-SMALLEST_TABLE = 1 << 14  # bytes; a smaller one is not worth an input
+SMALLEST_TABLE = 1 << 14  # bytes; a smaller table is not worth an input
 
 
 def tables_in(graph: bytes) -> tuple[str, ...]:
-    """The names of the initializers that nothing does but look rows up in, in the order of the graph."""
+    """The names of the initializers that are only used for row lookups, in the order of the graph."""
     return tuple(str(table.name) for table in _tables(GraphEditor.of_bytes(graph)))
 
 
 def without_tables(graph: bytes, given: bytes) -> bytes:
-    """`graph` with those of its tables as inputs, behind its own, that `given` has under the same names."""
-    there = {table.name: table.const_value for table in _tables(GraphEditor.of_bytes(given))}
+    """`graph` with every table that `given` also holds, by name and content, as an additional input."""
+    given_tables = {table.name: table.const_value for table in _tables(GraphEditor.of_bytes(given))}
     editor = GraphEditor.of_bytes(graph)
     for table in _tables(editor):
-        other = there.get(table.name)
+        other = given_tables.get(table.name)
         here = table.const_value
         if other is None or here is None or other.dtype != here.dtype or other.tobytes() != here.tobytes():
             continue

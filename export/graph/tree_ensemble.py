@@ -1,7 +1,7 @@
-"""Writes GBDT+LR as an ONNX graph: ids -> a number each -> one TreeEnsembleRegressor -> logits.
+"""Writes GBDT+LR as an ONNX graph: ids -> one number each -> one TreeEnsembleRegressor -> logits.
 
-The regression's weight of a leaf is the leaf's weight in the ensemble, so its sum over leaves is the one
-that the ensemble computes. It does not know how trees are fitted.
+The regression's weight of a leaf is the leaf's value in the ensemble, so both compute the same sum.
+It does not know how trees are fitted.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def tree_ensemble(
         NUMBERS: model.numbers.numpy(),
     }
     nodes = [
-        helper.make_node("Add", [input_name, OFFSETS], ["places"]),
-        helper.make_node("Gather", [NUMBERS, "places"], ["columns"]),
+        helper.make_node("Add", [input_name, OFFSETS], ["rows"]),
+        helper.make_node("Gather", [NUMBERS, "rows"], ["columns"]),
     ]
     read = "columns"
     if any(field.width > 1 for field in model.fields):
@@ -57,7 +57,7 @@ def tree_ensemble(
 def _pool(
     model: GBDTLR, ids: str, ids_type: str, nodes: list[onnx.NodeProto], weights: dict[str, np.ndarray]
 ) -> str:
-    """Means over sequences as products with constant matrices; the name of [batch, n_fields]."""
+    """Adds means over sequences as products with constant matrices; returns the name of [batch, n_fields]."""
     widths = [field.width for field in model.fields]
     field_of_column = np.repeat(np.arange(len(widths)), widths)
     weights["pooling"] = np.eye(len(widths), dtype=np.float32)[field_of_column]  # [columns, n_fields]
@@ -80,7 +80,7 @@ def _pool(
 
 @dataclass(frozen=True)
 class _Node:
-    """A node of the ensemble. A leaf has no field; its threshold is its weight."""
+    """A node of the ensemble. A leaf has no field; its threshold is the leaf's value."""
 
     tree: int
     number: int
@@ -90,7 +90,7 @@ class _Node:
 
 
 def _ensemble(model: GBDTLR) -> dict[str, Any]:
-    """The attributes of the operator: trees of more than a leaf, and the rest as the base value."""
+    """The attributes of the operator; trees that are a single leaf are added to the base value."""
     trees = model.get_trees()
     constant, nodes = float(model.bias.detach()), list[_Node]()
     for tree in range(model.trees):
@@ -101,7 +101,7 @@ def _ensemble(model: GBDTLR) -> dict[str, Any]:
             constant += found[0].threshold
         else:
             nodes += found
-    if not nodes:  # the operator wants a tree
+    if not nodes:  # the operator needs at least one tree
         nodes = [_Node(0, 0, None, 0.0)]
     leaves = [node for node in nodes if node.field is None]
     return {
@@ -122,18 +122,18 @@ def _ensemble(model: GBDTLR) -> dict[str, Any]:
 
 
 def _nodes(tree: int, fields: list[int], thresholds: list[float], leaves: list[float]) -> list[_Node]:
-    """One complete tree without the nodes that pass every row to the left, its root first."""
+    """One complete tree without the nodes that send every row left; the root comes first."""
     found: list[_Node] = []
 
-    def add(place: int) -> int:
-        while place < len(thresholds) and thresholds[place] == ALWAYS_LEFT:
-            place = 2 * place + 1
+    def add(position: int) -> int:
+        while position < len(thresholds) and thresholds[position] == ALWAYS_LEFT:
+            position = 2 * position + 1
         number = len(found)
-        if place >= len(thresholds):
-            found.append(_Node(tree, number, None, leaves[place - len(thresholds)]))
+        if position >= len(thresholds):
+            found.append(_Node(tree, number, None, leaves[position - len(thresholds)]))
             return number
-        found.append(_Node(tree, number, fields[place], thresholds[place]))
-        children = (add(2 * place + 1), add(2 * place + 2))
+        found.append(_Node(tree, number, fields[position], thresholds[position]))
+        children = (add(2 * position + 1), add(2 * position + 2))
         found[number] = replace(found[number], children=children)
         return number
 

@@ -97,18 +97,18 @@ def test_a_copy_for_inference_shares_nothing() -> None:
 
 @pytest.mark.parametrize("kind", [LR, FwFM, DeepFwFM])
 def test_models_with_a_form_of_their_own(kind: type[nn.Module]) -> None:
-    assert InferenceForm.knows(kind(FIELDS))
-    assert not InferenceForm.knows(kind((Field("f", 9, storage="qr", collisions=2),)))
-    assert not InferenceForm.knows(kind((Field("f", 9, width=2, pooling="sum"), Field("g", 3))))
+    assert InferenceForm.supports(kind(FIELDS))
+    assert not InferenceForm.supports(kind((Field("f", 9, storage="qr", collisions=2),)))
+    assert not InferenceForm.supports(kind((Field("f", 9, width=2, pooling="sum"), Field("g", 3))))
 
 
 def test_a_model_with_anything_else_is_none_of_these() -> None:
-    assert not InferenceForm.knows(DNN(FIELDS))
+    assert not InferenceForm.supports(DNN(FIELDS))
     more, other, inner = DeepFwFM(FIELDS), DeepFwFM(FIELDS), DeepFwFM(FIELDS)
     more.norm = nn.LayerNorm(3)
     other.scale = nn.Parameter(torch.ones(()))
     inner.mlp.hidden[0] = nn.Sequential(inner.mlp.hidden[0])
-    assert not any(InferenceForm.knows(model) for model in (more, other, inner))
+    assert not any(InferenceForm.supports(model) for model in (more, other, inner))
 
 
 def test_ids_above_what_a_float_holds_are_divided_exactly() -> None:

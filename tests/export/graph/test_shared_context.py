@@ -153,7 +153,7 @@ def test_one_side_alone_has_nothing_to_share() -> None:
 
 
 def test_columns_of_another_schema_are_refused() -> None:
-    with pytest.raises(ExportError, match=r"'is_context' must tell of 11 columns, .* \(got 10\)"):
+    with pytest.raises(ExportError, match=r"'is_context' must have one entry for .* 11 columns \(got 10\)"):
         share_context(mixed_graph("dnn", "float32"), [True] * 9 + [False])
 
 

@@ -1,9 +1,9 @@
-"""Turns embedding tables into uint8 codes that go through the graph as they are.
+"""Quantizes embedding tables to uint8 codes that pass through the graph unscaled.
 
-A field's rows share one scale. What a lookup gives is codes, and the scale waits beside them, as a constant
-over the value's axes without the batch, until it meets a constant that it can be multiplied into: the weights
-of a layer, a matrix that sums. It goes along with whatever commutes with it: changes of shape, products with
-other values, sums within one field. Where nothing takes it in (a softmax, an addition), it is multiplied out.
+The rows of a field share one scale. A lookup yields codes. Their scale is tracked as a constant over the
+value's axes without the batch, until it can be multiplied into another constant: a layer's weights, or a
+matrix that sums. It passes through every operator it commutes with: reshapes, products with other values, sums
+within one field. Before any other operator (a softmax, an addition) the value is multiplied by its scale.
 """
 
 from __future__ import annotations
@@ -27,33 +27,39 @@ from export.graph.editing import (
 
 ZERO_POINT = 128
 CODE_LIMIT = 127  # codes lie in ZERO_POINT +- CODE_LIMIT
-CODE_STEP = np.float32(1.0)  # codes are used as they are
-SMALLEST_SCALE = np.finfo(np.float32).tiny  # below it a number's reciprocal overflows
-WORTHWHILE_SHARE = 1 / 8  # of the largest table's numbers; smaller tables stay float
-MOVES = ("Reshape", "Transpose", "Slice", "Split", "Gather")  # of their first input, without arithmetic
+CODE_STEP = np.float32(1.0)  # codes are used unscaled
+SMALLEST_SCALE = np.finfo(np.float32).tiny  # the reciprocal of a smaller scale overflows
+WORTHWHILE_SHARE = 1 / 8  # of the largest table's size; smaller tables stay float
+MOVES = (
+    "Reshape",
+    "Transpose",
+    "Slice",
+    "Split",
+    "Gather",
+)  # move elements of their first input
 HOMOGENEOUS = ("Relu", "Abs", "LeakyRelu")  # f(s x) = s f(x) for s >= 0
 
 
 @dataclass
 class Codes:
-    """What is known of the values of a graph whose tables are codes."""
+    """What is known of the values of a graph with quantized tables."""
 
     editor: GraphEditor
-    scales: dict[ir.Value, Array] = field(default_factory=dict)  # [*row_shape], still to be multiplied
-    exact: set[ir.Value] = field(default_factory=set)  # whole numbers in +-CODE_LIMIT
-    in_units: dict[ir.Value, ir.Value] = field(default_factory=dict)  # the same value, scale multiplied out
+    scales: dict[ir.Value, Array] = field(default_factory=dict)  # [*row_shape], not yet applied
+    exact: set[ir.Value] = field(default_factory=set)  # integers in +-CODE_LIMIT
+    scaled: dict[ir.Value, ir.Value] = field(default_factory=dict)  # the same values, scale applied
 
 
-def turn_tables_into_codes(editor: GraphEditor) -> set[ir.Value]:
-    """Rewrites the large tables of a graph; the values that hold nothing but codes."""
+def quantize_tables(editor: GraphEditor) -> set[ir.Value]:
+    """Rewrites the large tables of a graph; returns the values that hold only codes."""
     codes = Codes(editor)
     for table in _large_tables(editor):
         _look_up_codes(codes, table)
     for node in editor.nodes():
-        if any(value in codes.scales for value in node.inputs) and not _go_through(codes, node):
+        if any(value in codes.scales for value in node.inputs) and not _pass_scales(codes, node):
             for value in dict.fromkeys(node.inputs):
                 if value in codes.scales:
-                    editor.replace_input(node, value, _multiplied_out(codes, node, value))
+                    editor.replace_input(node, value, _apply_scale(codes, node, value))
     return codes.exact
 
 
@@ -72,41 +78,42 @@ def _large_tables(editor: GraphEditor) -> list[ir.Value]:
 
 
 def _look_up_codes(codes: Codes, table: ir.Value) -> None:
-    """Makes a table uint8 with a scale a field; what reads it gets the codes less their zero point."""
+    """Makes a table uint8 with a scale for each field; lookups yield codes minus the zero point."""
     editor, values = codes.editor, table.const_value.numpy()  # type: ignore[union-attr]
     gathers = [node for node in editor.nodes("Gather") if node.inputs[0] is table]
     first_rows = [_first_rows(node) for node in gathers]
     known = [rows for rows in first_rows if rows is not None]
     starts = np.unique(np.concatenate([[0], *(rows.ravel() for rows in known)]))
-    if len(known) < len(gathers):  # rows of any field
+    if len(known) < len(gathers):  # a lookup may read rows of any field
         starts = np.zeros(1, np.int64)
     largest = np.maximum.reduceat(np.abs(values).max(axis=1), starts)
     scales = (largest / CODE_LIMIT).astype(np.float32)
-    # A field of zeros gets no scale: with any other it would be the loudest input of the first layer, whose
-    # weights share one scale an output.
+    # A field of zeros gets the scale 0: any other would make it the largest input of the first layer, whose
+    # weights share one scale for each output.
     scales[scales < SMALLEST_SCALE] = 0.0
-    codes_a_unit = np.divide(1.0, scales, out=np.zeros_like(scales), where=scales > 0)
+    reciprocals = np.divide(1.0, scales, out=np.zeros_like(scales), where=scales > 0)
     rows_a_field = np.diff([*starts, len(values)])
-    whole = np.round(values * np.repeat(codes_a_unit, rows_a_field)[:, None]) + ZERO_POINT
-    table.const_value, table.dtype = ir.tensor(whole.astype(np.uint8)), ir.DataType.UINT8
+    table_codes = np.round(values * np.repeat(reciprocals, rows_a_field)[:, None]) + ZERO_POINT
+    table.const_value, table.dtype = ir.tensor(table_codes.astype(np.uint8)), ir.DataType.UINT8
     for gather, rows in zip(gathers, first_rows, strict=True):
         looked_up = gather.outputs[0]
         row_shape = row_shape_of(looked_up) or ()
         segment = np.searchsorted(starts, 0 if rows is None else rows, side="right") - 1
         attributes = {name: attribute.value for name, attribute in gather.attributes.items()}
-        bytes_ = editor.put(gather, "Gather", gather.inputs, row_shape, ir.DataType.UINT8, **attributes)  # type: ignore[arg-type]
+        inputs = [value for value in gather.inputs if value is not None]
+        lookup = editor.put(gather, "Gather", inputs, row_shape, ir.DataType.UINT8, **attributes)
         parameters = [
             editor.constant(np.asarray(CODE_STEP), "codes.step"),
             editor.constant(np.asarray(ZERO_POINT, np.uint8), "codes.zero_point"),
         ]
-        floats = editor.put(gather, "DequantizeLinear", [bytes_, *parameters], row_shape)
+        floats = editor.put(gather, "DequantizeLinear", [lookup, *parameters], row_shape)
         editor.replace(looked_up, floats)
         codes.scales[floats] = np.broadcast_to(scales[segment][..., None], row_shape).copy()
         codes.exact.add(floats)
 
 
 def _first_rows(gather: ir.Node) -> Array | None:
-    """For each column looked up the first row of its field, from the constant that is added to the ids."""
+    """The first row of each looked-up column's field, from the constant that is added to the ids."""
     ids = gather.inputs[1]
     add = ids.producer() if ids is not None else None
     if add is None or not is_a(add, "Add"):
@@ -119,10 +126,10 @@ def _first_rows(gather: ir.Node) -> Array | None:
     return None
 
 
-def _go_through(codes: Codes, node: ir.Node) -> bool:
-    """Lets the scales of a node's inputs wait beside its outputs or go into its constants; else False."""
+def _pass_scales(codes: Codes, node: ir.Node) -> bool:
+    """Moves the scales of a node's inputs to its outputs or into its constants; False if neither works."""
     if is_a(node, "MatMul", "Gemm"):
-        return _go_through_product(codes, node)
+        return _pass_product(codes, node)
     data = node.inputs if is_a(node, "Concat", "Mul") else node.inputs[:1]
     if is_a(node, "Div") and node.inputs[1] in codes.scales:
         return False
@@ -157,14 +164,14 @@ def _go_through(codes: Codes, node: ir.Node) -> bool:
 
 
 def _one_row(scale: Array, output: ir.Value) -> Array | None:
-    """[.., *row_shape] -> [*row_shape] where all rows are the same; a row may have become several."""
+    """[.., *row_shape] -> [*row_shape] if all rows are equal, else None; a reshape may have added rows."""
     row_shape = row_shape_of(output)
     if row_shape is None or scale.shape[1:] != row_shape or not (scale == scale[:1]).all():
         return None
     return np.asarray(scale[0], np.float32)
 
 
-def _go_through_product(codes: Codes, node: ir.Node) -> bool:
+def _pass_product(codes: Codes, node: ir.Node) -> bool:
     left, right = node.inputs[0], node.inputs[1]
     row_shape = row_shape_of(node.outputs[0])
     if (
@@ -176,11 +183,11 @@ def _go_through_product(codes: Codes, node: ir.Node) -> bool:
         return False
     left_constant, right_constant = constant_of(left), constant_of(right)
     if right_constant is not None and right_constant.ndim == 2 and left in codes.scales:
-        flips = is_a(node, "Gemm") and bool(attributes_of(node, {"transB": 0})["transB"])
-        weight = right_constant.T if flips else right_constant  # [in, out]
+        is_transposed = is_a(node, "Gemm") and bool(attributes_of(node, {"transB": 0})["transB"])
+        weight = right_constant.T if is_transposed else right_constant  # [in, out]
         outcome = _into_weight(codes.scales[left], weight, row_shape)
         if isinstance(outcome, tuple):
-            scaled = outcome[0].T if flips else outcome[0]
+            scaled = outcome[0].T if is_transposed else outcome[0]
             node.replace_input_with(
                 1, codes.editor.constant(np.ascontiguousarray(scaled), right.name or "weight")
             )
@@ -192,8 +199,8 @@ def _go_through_product(codes: Codes, node: ir.Node) -> bool:
     if is_a(node, "Gemm"):
         return False
     if left_constant is not None and left_constant.ndim == 2 and right in codes.scales:
-        turned_row = (*row_shape[:-2], row_shape[-1], row_shape[-2])
-        outcome = _into_weight(codes.scales[right].swapaxes(-1, -2), left_constant.T, turned_row)
+        transposed_row = (*row_shape[:-2], row_shape[-1], row_shape[-2])
+        outcome = _into_weight(codes.scales[right].swapaxes(-1, -2), left_constant.T, transposed_row)
         if isinstance(outcome, tuple):
             node.replace_input_with(
                 0, codes.editor.constant(np.ascontiguousarray(outcome[0].T), left.name or "weight")
@@ -203,14 +210,14 @@ def _go_through_product(codes: Codes, node: ir.Node) -> bool:
         return outcome is not None
     if left_constant is not None or right_constant is not None:
         return False
-    return _go_through_product_of_values(codes, node, left, right, row_shape)
+    return _pass_value_product(codes, node, left, right, row_shape)
 
 
 def _into_weight(scale: Array, weight: Array, row_shape: Sequence[int]) -> tuple[Array] | Array | None:
-    """Where the scale [.., in] of x goes in x @ weight [in, out].
+    """Moves the scale [.., in] of x in x @ weight [in, out].
 
-    A 1-tuple of the new weight, or the scale [*row_shape] of the product where the weight only sums numbers
-    of one scale: that leaves a pooled sequence in the units of its codes. None where neither can be.
+    Returns a 1-tuple of the new weight, or the scale [*row_shape] of the product if the weight only sums
+    elements of one scale, as the pooling of a sequence does. Returns None if neither is possible.
     """
     fan_out = weight.shape[1]
     if fan_out > 1 and (np.count_nonzero(weight, axis=1) <= 1).all():
@@ -226,10 +233,10 @@ def _into_weight(scale: Array, weight: Array, row_shape: Sequence[int]) -> tuple
     return None
 
 
-def _go_through_product_of_values(
+def _pass_value_product(
     codes: Codes, node: ir.Node, left: ir.Value, right: ir.Value, row_shape: Sequence[int]
 ) -> bool:
-    """x [.., m, k] @ y [.., k, n]: a scale that is the same along k waits beside the product."""
+    """x [.., m, k] @ y [.., k, n]: a scale that is constant along k moves to the product."""
     product = np.ones(row_shape, np.float32)
     for value, axis in ((left, -1), (right, -2)):
         scale = codes.scales.get(value)
@@ -245,13 +252,13 @@ def _go_through_product_of_values(
     return True
 
 
-def _multiplied_out(codes: Codes, before: ir.Node, value: ir.Value) -> ir.Value:
-    if value not in codes.in_units:
+def _apply_scale(codes: Codes, before: ir.Node, value: ir.Value) -> ir.Value:
+    if value not in codes.scaled:
         scale = codes.scales[value]
         factor = scale.ravel()[:1].reshape(()) if size_of(scale.shape) and np.ptp(scale) == 0 else scale
         constant = codes.editor.constant(factor, "codes.scale")
-        codes.in_units[value] = codes.editor.put(before, "Mul", [value, constant], scale.shape)
-    return codes.in_units[value]
+        codes.scaled[value] = codes.editor.put(before, "Mul", [value, constant], scale.shape)
+    return codes.scaled[value]
 
 
 def _axis(gather: ir.Node) -> int:
