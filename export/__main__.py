@@ -53,10 +53,10 @@ def _run_command(options: Namespace) -> None:
     if os.environ.get("WORLD_SIZE", "1") == "1":
         COMMANDS[options.command](options)
         return
-    from export.train.distributed import follow, joined
+    from export.train.distributed import follow, process_group
 
-    with joined() as ranks:
-        if ranks.leads:
+    with process_group() as ranks:
+        if ranks.is_leader:
             COMMANDS[options.command](options)
         else:
             follow(ranks)

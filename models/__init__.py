@@ -1,4 +1,4 @@
-"""Published CTR models in torch.nn: ids in, logits out. They know of no schema, log, loss or graph."""
+"""Published CTR models in torch.nn: ids in, logits out. They know no schema, log, loss or graph."""
 
 from __future__ import annotations
 

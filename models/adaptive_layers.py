@@ -1,7 +1,7 @@
 """Linear layers whose weights are generated for each row: APG's versions v1 to v5.
 
 Reference: Yan et al., "APG: Adaptive Parameter Generation Network for Click-Through Rate Prediction",
-NeurIPS 2022, sections 3.1.2 and 3.2; equation numbers are its own. A layer maps x of M numbers to N; K is the
+NeurIPS 2022, sections 3.1.2 and 3.2, with its equation numbers. A layer maps x of size M to size N; K is the
 rank, P the inner width of the over-parameterisation, z the condition, D its size:
 
     v1  W_i x            W_i [N, M] generated from z                                            eq. 1, 2
@@ -10,14 +10,15 @@ rank, P the inner width of the over-parameterisation, z the condition, D its siz
     v4  U (S_i (V x))    U and V are shared by all rows, only S_i is generated                  eq. 5, 6
     v5  as v4 with U = U_l U_r [N, P][P, K] and V = V_l V_r [K, P][P, M] in training            eq. 7
 
-The reference has neither a bias nor initial values in its equations. Here the bias is the plain layer's:
-shared, not generated. The generator's own bias starts as a fresh layer's weights (S_i: the identity), the
-rest of it small: a fresh adaptive layer is a fresh plain one of rank K, from which it departs as z grows.
+The reference's equations have neither a bias nor initial values. Here the bias is shared, as in a plain
+layer, and not generated. The generator's own bias starts as the initial weights of a plain layer (S_i: the
+identity) and its weights start small, so a new adaptive layer equals a new plain layer of rank K and departs
+from it as z grows.
 
-Departs from eq. 7 by a constant, folded away with the rest: U = U_l U_r / P. Adam moves each entry of the
-factors by the learning rate, so without it the product moves up to P times as far a step, and at a rate of
-0.02 v5 did not learn 64 rows by heart that v1 and v4 learn. v2 and v3 are of degree four in x when z = x, and
-may diverge at that rate: they want the reference's 0.005.
+Departs from eq. 7 by a constant that is folded too: U = U_l U_r / P. Adam moves each entry of the factors by
+the learning rate, so without the constant the product moves up to P times as far in a step, and v5 fails to
+learn at rates at which v1 and v4 learn. v2 and v3 are of degree four in x if z = x and may diverge at high
+rates: they need the reference's 0.005.
 """
 
 from __future__ import annotations
@@ -46,9 +47,9 @@ class Adaptation:
 
     rank             K
     inner_width      P, of v5
-    generator_units  widths of the generator's hidden layers; none: a single layer
-    condition_size   D; None is self-wise: z is the layer's input
-    conditions       above 1, z is [batch, conditions, D]: each generates parameters, `aggregation` joins them
+    generator_units  widths of the generator's hidden layers; empty: a single layer
+    condition_size   D; None means self-wise: z is the layer's input
+    conditions       above 1, z is [batch, conditions, D]: each generates parameters, joined by `aggregation`
     """
 
     version: Version = "v5"
@@ -69,12 +70,12 @@ class Adaptation:
 class Generator(nn.Module):
     """G: a perceptron from a condition to the entries of one or more matrices, eq. 1, 3 and 5.
 
-    Of several conditions each has a perceptron of its own. It generates all entries, of which the mean or the
-    attention's weighted sum is taken, or, to be concatenated, its share of them: of S_i, a share of the rows.
+    Each condition has its own perceptron. With mean or attention each generates all entries, which are
+    averaged. With concatenation each generates a share of the entries: for S_i a share of the rows.
     """
 
     def __init__(self, condition_size: int, starts: Sequence[Tensor], how: Adaptation) -> None:
-        """starts: of each matrix the values that it has, nearly, before anything is learned."""
+        """starts: the approximate initial values of each matrix."""
         super().__init__()
         self.shapes = [tuple(matrix.shape) for matrix in starts]
         self.sizes = [matrix.numel() for matrix in starts]
@@ -103,7 +104,7 @@ class Generator(nn.Module):
 
 
 class AdaptiveLinear(nn.Module):
-    """A linear layer with weights of its own for each row; it stands where an nn.Linear stood."""
+    """A linear layer with different weights for each row; it replaces an nn.Linear."""
 
     def __init__(self, in_features: int, out_features: int, how: Adaptation | None = None) -> None:
         super().__init__()
@@ -129,7 +130,7 @@ class AdaptiveLinear(nn.Module):
     def forward(self, inputs: Tensor, condition: Tensor | None = None) -> Tensor:
         """inputs [batch, M], condition as Generator takes it -> [batch, N].
 
-        Without a condition it is the inputs if the layer is self-wise, else what this pass looked up.
+        Without a condition it uses the inputs if the layer is self-wise, else the condition of this pass.
         """
         if condition is None:
             condition = inputs if self.how.condition_size is None else condition_of_this_pass()
@@ -150,14 +151,14 @@ class AdaptiveLinear(nn.Module):
                 return F.linear(_each_row(S, F.linear(inputs, shared_V)), shared_U, self.bias)
 
     def shared(self) -> tuple[Tensor, Tensor]:
-        """U [N, K] and V [K, M] of v4 and v5. The product costs N P K once a batch, not once a row."""
+        """U [N, K] and V [K, M] of v4 and v5. The product costs N P K per batch, not per row."""
         if self.how.version == "v5":
             P = self.how.inner_width
             return self.U_l @ self.U_r / P, self.V_l @ self.V_r / P
         return self.U, self.V
 
     def folded(self) -> AdaptiveLinear:
-        """The same layer for inference: v5 as the v4 whose U and V are the products, with no trace of P."""
+        """The same layer for inference: v5 becomes v4 with the products as U and V."""
         if self.how.version != "v5":
             return self
         plain = AdaptiveLinear(self.in_features, self.out_features, replace(self.how, version="v4"))
@@ -179,20 +180,20 @@ def _each_row(matrices: Tensor, vectors: Tensor) -> Tensor:
 
 
 def _uniform(rows: int, columns: int, gain: float = 1.0) -> Tensor:
-    """A matrix that multiplies the mean square of a vector by `gain`; that of a fresh nn.Linear is 1/3."""
+    """A matrix that multiplies the mean square of a vector by `gain`; an initial nn.Linear has gain 1/3."""
     bound = math.sqrt(3.0 * gain / columns)
     return torch.empty(rows, columns).uniform_(-bound, bound)
 
 
 def _factors(rows: int, inner: int, columns: int, gain: float = 1.0) -> tuple[nn.Parameter, nn.Parameter]:
-    """L [rows, inner] and R [inner, columns], equally large: L R / inner is as _uniform(rows, columns)."""
+    """L [rows, inner] and R [inner, columns] of equal scale: L R / inner is like _uniform(rows, columns)."""
     bound = math.sqrt(3.0 * math.sqrt(inner * gain / columns))
     left, right = torch.empty(rows, inner), torch.empty(inner, columns)
     return nn.Parameter(left.uniform_(-bound, bound)), nn.Parameter(right.uniform_(-bound, bound))
 
 
 def _perceptron(in_features: int, hidden_units: Sequence[int], start: Tensor, scale: Tensor) -> nn.Sequential:
-    """[batch, in_features] -> [batch, len(start)]: about `start`; `scale` says how far it departs from it."""
+    """[batch, in_features] -> [batch, len(start)]: `start` plus a small deviation of size `scale`."""
     layers: list[nn.Module] = []
     widths = (in_features, *hidden_units)
     for fan_in, fan_out in itertools.pairwise(widths):

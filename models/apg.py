@@ -1,10 +1,10 @@
 """APG: any deep model with hidden layers whose weights are generated for each row.
 
-Reference: Yan et al., "APG: Adaptive Parameter Generation Network for Click-Through Rate Prediction",
-NeurIPS 2022. Defaults are its own (section 4, appendix B.3): all of APG (v5), self-wise, a generator of a
-single layer, K and P from its grids; dim and hidden_units are the backbone's. Hidden layers are those of
-every MLP of the backbone; its output layer stays as it is, and so do the backbone's other parts. Departs from
-it in what adaptive_layers.py and apg_conditions.py say.
+Reference: Yan et al., "APG: Adaptive Parameter Generation Network for Click-Through Rate Prediction", NeurIPS
+2022. Defaults are its own (section 4, appendix B.3): all of APG (v5), self-wise, a generator of a single
+layer, K and P from its grids; dim and hidden_units are the backbone's. The hidden layers of every MLP of the
+backbone become adaptive; output layers and all other parts do not change. adaptive_layers.py and
+apg_conditions.py state the departures from the paper.
 """
 
 from __future__ import annotations
@@ -34,20 +34,21 @@ from models.xdeepfm import XDeepFM
 
 
 class APG(nn.Module):
-    """Put before a backbone among a class's bases, it makes the backbone's hidden layers adaptive.
+    """A base class that makes the hidden layers of the backbone that follows it among the bases adaptive.
 
     version           v1 basic, v2 low-rank, v3 decomposed, v4 shared U and V, v5 over-parameterised
-    adaptive_rank     K, of all layers or one a layer
-    inner_width       P, of v5: it costs a little in training and is folded away for inference
+    adaptive_rank     K, for all layers or one per layer
+    inner_width       P, for v5: costs a little in training and is folded for inference
     generator_units   widths of the generators' hidden layers
     condition_fields  none: self-wise; one: group-wise; several: mix-wise
-    aggregation       of a mix: concatenation, mean or attention
-    aggregate_at      of a mix: the `input` of the generator, or its `output`
-    and what the backbone takes.
+    aggregation       with several fields: concatenation, mean or attention
+    aggregate_at      with several fields: the `input` of the generator, or its `output`
+
+    The backbone's hyperparameters follow.
     """
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """The constructor's signature: fields, APG's hyperparameters, then the backbone's."""
+        """Sets the constructor's signature: fields, APG's hyperparameters, then the backbone's."""
         super().__init_subclass__(**options)
         own = inspect.signature(APG.__init__).parameters
         of_backbone = inspect.signature(_backbone_of(cls).__init__).parameters
@@ -78,7 +79,7 @@ class APG(nn.Module):
     ) -> None:
         super().__init__(fields, **of_backbone)
         how = Adaptation(version, 1, inner_width, generator_units, aggregation=aggregation)
-        backbone: Any = self  # what follows reads and replaces its parts
+        backbone: Any = self  # for access to the backbone's attributes
         if condition_fields:
             names = [condition_fields] if isinstance(condition_fields, str) else list(condition_fields)
             conditions = Conditions(backbone.embedding, names, aggregate_at, aggregation)
@@ -96,14 +97,14 @@ class APG(nn.Module):
             )
 
     def forward(self, ids: Tensor) -> Tensor:
-        """ids [batch, columns] -> logits [batch], as the backbone computes them."""
+        """ids [batch, columns] -> logits [batch]."""
         with forward_pass():
             logits: Tensor = super().forward(ids)
             return logits
 
 
 def _backbone_of(cls: type[nn.Module]) -> type[nn.Module]:
-    """The class that follows APG in the order in which methods are looked up."""
+    """The class that follows APG in the method resolution order."""
     order = cls.__mro__
     return order[order.index(APG) + 1]
 

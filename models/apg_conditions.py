@@ -1,13 +1,12 @@
-"""What an adaptive layer's parameters are generated from, and how it reaches the layer.
+"""The conditions that an adaptive layer's parameters are generated from, and how they reach the layer.
 
 Reference: Yan et al., "APG: Adaptive Parameter Generation Network for Click-Through Rate Prediction",
-NeurIPS 2022, section 3.1.1 and appendix A. Self-wise: z is the layer's own input, and nothing of this file is
-needed. Group-wise: z is the embedding of one field. Mix-wise: of several fields, brought together before the
-parameters are generated (input aggregation) or after (output aggregation).
+NeurIPS 2022, section 3.1.1 and appendix A. Self-wise: z is the layer's own input, and this file is not
+needed. Group-wise: z is the embedding of one field. Mix-wise: z comes from several fields, aggregated before
+the parameters are generated (input aggregation) or after (output aggregation).
 
-A backbone knows nothing of conditions. Its embedding is wrapped in one that leaves z for the layers above it,
-for as long as one forward pass lasts: in a context variable, so that neither another thread, nor another
-model, nor the next batch ever sees it.
+A backbone knows nothing of conditions. A wrapper of its embedding stores z for the layers above during one
+forward pass, in a context variable, so other threads, other models and later batches cannot see it.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ _PASS: ContextVar[_Pass | None] = ContextVar("forward pass of an adaptive model"
 
 @contextmanager
 def forward_pass() -> Iterator[None]:
-    """Inside, what a ConditioningEmbedding looks up is the adaptive layers' condition; then it is gone."""
+    """Within the context a ConditioningEmbedding sets the condition of the adaptive layers."""
     token = _PASS.set(_Pass())
     try:
         yield
@@ -49,26 +48,26 @@ def forward_pass() -> Iterator[None]:
 
 
 def condition_of_this_pass() -> Tensor:
-    """What the embedding left in this forward pass. Raises RuntimeError where it left nothing."""
+    """The condition that the embedding set in this forward pass. Raises RuntimeError if it set none."""
     current = _PASS.get()
     if current is None or current.condition is None:
         raise RuntimeError(
-            "the condition of an adaptive layer must be looked up before the layer is run (there is none); "
+            "the condition of an adaptive layer must be set before the layer runs (got none); "
             "call the model, or pass the condition to the layer"
         )
     return current.condition
 
 
 class Mixture(nn.Module):
-    """Brings k vectors together: one behind the other, their mean, or their sum weighted by attention.
+    """Combines k vectors: their concatenation, their mean, or their sum weighted by attention.
 
-    The reference leaves the form of attention open. Here the weights are the softmax over j of
-    <q_j, v_j> + b_j: with q and b zero, as they start, it is the mean.
+    The reference does not specify the attention. Here the weights are the softmax over j of <q_j, v_j> + b_j,
+    which is the mean for the initial q = 0 and b = 0.
     """
 
     def __init__(self, how: Aggregation, count: int, size: int) -> None:
         super().__init__()
-        check_choice("aggregation", how, AGGREGATIONS, "it says how conditions come together")
+        check_choice("aggregation", how, AGGREGATIONS, "it says how conditions are combined")
         self.how = how
         self.out_features = count * size if how == "concatenation" else size
         if how == "attention":
@@ -88,8 +87,8 @@ class Mixture(nn.Module):
 class Conditions(nn.Module):
     """The condition of a pass, from the embeddings of the chosen fields.
 
-    size      numbers in one condition
-    separate  conditions that stay apart until output aggregation; 1 where there is but one
+    size      the size of one condition
+    separate  the number of conditions that stay separate until output aggregation, else 1
     """
 
     positions: Tensor
@@ -104,13 +103,13 @@ class Conditions(nn.Module):
         positions = [find_field(embedding.fields, name, "condition_fields") for name in names]
         self.register_buffer("positions", torch.tensor(positions), persistent=False)
         dim = embedding.table.embedding_dim
-        together = Mixture(aggregation, len(names), dim)  # made in any case: it judges its arguments
+        mixture = Mixture(aggregation, len(names), dim)  # always created, because it checks its arguments
         self.separate = len(names) if stage == "output" else 1
-        self.mixture = together if self.separate == 1 and len(names) > 1 else None
+        self.mixture = mixture if self.separate == 1 and len(names) > 1 else None
         self.size = dim if self.mixture is None else self.mixture.out_features
 
     def forward(self, embeddings: Tensor) -> Tensor:
-        """embeddings [batch, n_fields, dim] -> [batch, size]; if they stay apart, [batch, separate, size]."""
+        """embeddings [batch, n_fields, dim] -> [batch, size], or [batch, separate, size] if separate > 1."""
         chosen = embeddings.index_select(1, self.positions)  # [batch, conditions, dim]
         if self.separate > 1:
             return chosen
@@ -118,7 +117,7 @@ class Conditions(nn.Module):
 
 
 class ConditioningEmbedding(nn.Module):
-    """A backbone's embedding that, as it is looked up, leaves the condition for the adaptive layers."""
+    """Wraps a backbone's embedding and sets the adaptive layers' condition in its forward pass."""
 
     def __init__(self, inner: FeaturesEmbedding, conditions: Conditions) -> None:
         super().__init__()
@@ -126,7 +125,7 @@ class ConditioningEmbedding(nn.Module):
         self.conditions = conditions
 
     def __getattr__(self, name: str) -> Any:
-        """To whoever reads the model it is the embedding within: its table, its fields, its rows."""
+        """Delegates to the inner embedding: its table, fields and rows."""
         try:
             return super().__getattr__(name)
         except AttributeError:

@@ -1,9 +1,9 @@
-"""AutoInt: fields that attend to each other; with a perceptron beside them, AutoInt+.
+"""AutoInt: self-attention between fields; with a perceptron beside it, AutoInt+.
 
 Reference: Song et al., "AutoInt: Automatic Feature Interaction Learning via Self-Attentive Neural Networks",
-CIKM 2019, eq. 5 to 9, with its three layers of two heads, 32 numbers a head. By default it is AutoInt+ with
-the other models' perceptron; `hidden_units=()` leaves AutoInt alone. Follows the equations where the authors'
-code adds to them (ReLU on queries, keys and values, scaled scores, normalised layers).
+CIKM 2019, eq. 5 to 9, with its three layers of two heads of size 32. By default it is AutoInt+ with the other
+models' perceptron; `hidden_units=()` gives plain AutoInt. Follows the equations where the authors' code adds
+to them (ReLU on queries, keys and values, scaled scores, normalised layers).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class AutoInt(nn.Module):
         attention_dim: int = 32,
     ) -> None:
         super().__init__()
-        check_count("attention_layers", attention_layers, 1, "AutoInt is these layers")
+        check_count("attention_layers", attention_layers, 1, "AutoInt consists of these layers")
         self.fields = tuple(fields)
         self.embedding = FeaturesEmbedding(fields, dim)
         widths = [dim, *[heads * attention_dim] * (attention_layers - 1)]

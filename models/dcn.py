@@ -1,10 +1,9 @@
 """DCN: a cross network and a perceptron side by side.
 
 Reference: Wang et al., "Deep & Cross Network for Ad Click Predictions", ADKDD 2017, eq. 3 to 5, with the 6
-cross layers that were best on Criteo. Departs from it in the embeddings, all of one dimension (there 6
-cardinality^(1/4)), and in the perceptron: dropout in place of batch normalisation, and the widths of the
-other models here, so that models differ in their interactions (there two layers of 1024, a step 2.5 times
-as long).
+cross layers that were best on Criteo. Departs from it in the embeddings, which all have one dimension (there
+6 cardinality^(1/4)), and in the perceptron: dropout instead of batch normalisation, and the widths of the
+other models here, so that models differ in their interactions only (there two layers of 1024).
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ from models.layers import MLP
 class CrossNetwork(nn.Module):
     """Cross layers x_{l+1} = x_0 (x_l . w_l) + b_l + x_l, and the vector w of the logit w . x_L (eq. 3, 5).
 
-    By induction x_l = a_l x_0 + c_l, with a number a_l a row and a vector c_l that all rows share: a_0 = 1,
-    c_0 = 0, a_{l+1} = a_l (1 + x_0 . w_l) + c_l . w_l and c_{l+1} = c_l + b_l. So one product of x_0 with
-    all w does the work of all layers, and no vector x_l is ever written down.
+    By induction x_l = a_l x_0 + c_l, with a scalar a_l for each row and a vector c_l shared by all rows: a_0
+    = 1, c_0 = 0, a_{l+1} = a_l (1 + x_0 . w_l) + c_l . w_l and c_{l+1} = c_l + b_l. So one product of x_0
+    with all w computes all layers, and no vector x_l is stored.
     """
 
     def __init__(self, width: int, cross_layers: int) -> None:
@@ -50,7 +49,7 @@ class CrossNetwork(nn.Module):
 
 
 class DCN(nn.Module):
-    """[cross network(x_0), perceptron(x_0)] . w + b, where x_0 are the embeddings in a row."""
+    """[cross network(x_0), perceptron(x_0)] . w + b, where x_0 is the concatenation of the embeddings."""
 
     def __init__(
         self,

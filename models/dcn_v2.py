@@ -2,7 +2,7 @@
 
 Reference: Wang et al., "DCN V2: Improved Deep & Cross Network and Practical Lessons for Web-scale Learning to
 Rank Systems", WWW 2021, eq. 1 to 4 and fig. 1 (stacked, parallel). The paper tunes depth, widths and rank for
-each log and names no default: these are ours.
+each log and has no defaults: these are ours.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ Structure = Literal["stacked", "parallel"]
 
 
 class LowRankExperts(nn.Module):
-    """The sum over experts i of G_i(x) (U_i tanh(C_i tanh(V_i^T x)) + b), what eq. 3 and 4 multiply x_0 with.
+    """The sum over experts i of G_i(x) (U_i tanh(C_i tanh(V_i^T x)) + b), the factor of x_0 in eq. 3 and 4.
 
-    G is a softmax, so the experts' one bias b comes out whole, and their U_i side by side are one matrix.
+    G is a softmax, so the weights of the common bias b sum to 1, and all U_i are computed as one matrix.
     """
 
     def __init__(self, width: int, rank: int, experts: int) -> None:
@@ -60,7 +60,7 @@ class CrossNetwork(nn.Module):
             check_count("rank", rank, 1, "None means a full matrix")
             if rank > width:
                 raise ValueError(
-                    f"'rank' must be at most {width} (got {rank!r}); all embeddings together have that width"
+                    f"'rank' must be at most {width} (got {rank!r}), the width of all embeddings together"
                 )
         self.layers = nn.ModuleList(_crossing(width, rank, experts) for _ in range(cross_layers))
 

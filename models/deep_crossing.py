@@ -2,8 +2,8 @@
 
 Reference: Shan et al., "Deep Crossing: Web-Scale Modeling without Manually Crafted Combinatorial Features",
 KDD 2016, section 4: embedding, stacking, residual units of two layers, scoring. Departs from it in the
-embeddings, which pass no ReLU (below zero an id would learn no more), in dim (256 there; 10 here, as in every
-model) and in offering dropout; five units that narrow from 512 to 64 are a choice of ours.
+embeddings, which have no ReLU (an id below zero would get no gradient), in dim (256 there; 10 here, as in
+every model) and in optional dropout; five units that narrow from 512 to 64 are our choice.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class ResidualUnit(nn.Module):
 
 
 class DeepCrossing(nn.Module):
-    """Score(residual units(e)): `hidden_units` are the widths inside the units, the stack's width stays."""
+    """Score(residual units(e)): `hidden_units` are the widths inside the units; the stack keeps its width."""
 
     def __init__(
         self,

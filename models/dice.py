@@ -1,4 +1,4 @@
-"""Dice: an activation whose turning point follows the data, of DIN and DIEN.
+"""Dice: the activation of DIN and DIEN, with a rectification point that follows the data.
 
 Reference: Zhou et al., "Deep Interest Network for Click-Through Rate Prediction", KDD 2018, section 5.2.
 """
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 class Dice(nn.Module):
     """f(s) = p(s) s + (1 - p(s)) alpha s with p(s) = sigmoid((s - E[s]) / sqrt(Var[s] + eps)).
 
-    In training E and Var are the batch's, else the averages over training, which also serve a batch of one
-    row: it has no spread.
+    In training E and Var are the batch's. In evaluation, and for a batch of one row, which has no variance,
+    they are the running averages.
     """
 
     mean: Tensor

@@ -1,8 +1,8 @@
-"""DIEN: how a user's interests grow along the history, and which of them lead to the ad.
+"""DIEN: the evolution of a user's interests along the history, weighted by their relevance to the ad.
 
 Reference: Zhou et al., "Deep Interest Evolution Network for Click-Through Rate Prediction", AAAI 2019,
 eq. 2 to 8 and its AUGRU. Departs from it in the auxiliary loss's score, the inner product of the interest and
-the next element, and in the negatives, drawn anew at each step from all ids of the field.
+the next element, and in the negatives, sampled at each step from all ids of the field.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from models.penalty import Penalized
 
 
 class GatedRecurrence(nn.Module):
-    """GRU, eq. 2 to 5, with a scaled update gate: scaled by the attention it is the paper's AUGRU."""
+    """GRU, eq. 2 to 5, with a scaled update gate; with attention as the scale it is the paper's AUGRU."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class GatedRecurrence(nn.Module):
     def forward(self, inputs: Tensor, scale: Tensor) -> Tensor:
         """inputs [batch, length, dim], scale [batch, length] in [0, 1] -> states [batch, length, dim].
 
-        A scale of 0, as padding has, leaves the state as it was.
+        A scale of 0, as for padding, keeps the state.
         """
         gates = self.input(inputs)  # [batch, length, 3 dim]
         state = torch.zeros_like(inputs[:, 0])
@@ -49,7 +49,7 @@ class GatedRecurrence(nn.Module):
 
 
 class InterestEvolution(nn.Module):
-    """One history and the ad -> the interest that the history ends with, as far as the ad is concerned."""
+    """One history and the ad -> the final interest of the history with respect to the ad."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class InterestEvolution(nn.Module):
     def forward(self, elements: Tensor, target: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         """elements [batch, length, dim], target [batch, dim], present [batch, length] of 0.0 and 1.0.
 
-        -> the last evolved state [batch, dim], the interests [batch, length, dim] that it evolved from.
+        -> the last evolved state [batch, dim], and the interests [batch, length, dim].
         """
         interests = self.extraction(elements, present)
         scores = (interests @ self.attention(target).unsqueeze(2)).squeeze(2)  # [batch, length]
@@ -71,9 +71,8 @@ class InterestEvolution(nn.Module):
 class DIEN(Penalized):
     """MLP([the other fields, for each history its evolved interest]).
 
-    In training `penalty` is `auxiliary` times the loss that teaches each interest to tell the element that
-    came next from a random one, eq. 6. `target` names the ad's field for histories that do not say whose
-    values they hold.
+    In training `penalty` is `auxiliary` times the loss that trains each interest to distinguish the next
+    element from a random one, eq. 6. `target` names the ad's field for histories without `same_values_as`.
     """
 
     def __init__(
@@ -112,17 +111,17 @@ class DIEN(Penalized):
         return logits
 
     def _random_histories(self, ids: Tensor) -> Tensor:
-        """ids with random elements in place of every history's own."""
+        """ids with every history's elements replaced by random ones."""
         others = ids.clone()
         for history in self.histories:
             cardinality = self.fields[history.position].cardinality
-            least = min(PADDING_ID + 1, cardinality - 1)  # a history of nothing but padding has no other id
+            least = min(PADDING_ID + 1, cardinality - 1)  # a field with padding only has no other id
             others[:, history.columns] = torch.randint_like(others[:, history.columns], least, cardinality)
         return others
 
 
 def auxiliary_loss(interests: Tensor, elements: Tensor, others: Tensor, present: Tensor) -> Tensor:
-    """Eq. 6, averaged over the steps that have a next one: the interest after step t against element t + 1.
+    """Eq. 6, the interest after step t against element t + 1, averaged over steps with a next element.
 
     interests, elements, others (random ones) [batch, length, dim], present [batch, length] -> a scalar.
     """

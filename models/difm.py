@@ -1,10 +1,9 @@
-"""DIFM: a factorization machine whose fields each row weighs anew, by attention and by a perceptron.
+"""DIFM: a factorization machine with field weights for each row, from attention and a perceptron.
 
 Reference: Lu et al., "A Dual Input-aware Factorization Machine for CTR Prediction", IJCAI 2020: m = m_vec +
 m_bit, its vector-wise and its bit-wise factor-estimating network. Departs from it in a bias of the factors
-that starts at 1, so that a fresh DIFM is an FM: without it factors start near 0, and shrink the gradient of
-all that they multiply (60,000 rows with planted pairs, test AUC after 1, 2, 4 epochs: .715, .772, .780 with
-it, .675, .730, .776 with a bias that starts at 0). Sizes are ours.
+that starts at 1, so an untrained DIFM is an FM. Without it factors start near 0 and shrink the gradients of
+everything they multiply (figures in docs/measured-training.md). Sizes are ours.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from models.layers import MLP, BiInteraction, InteractingLayer
 
 
 class DIFM(nn.Module):
-    """w_0 + sum of m_i w_i + sum over pairs of <m_i v_i, m_j v_j>, with one factor m_i a row and field."""
+    """w_0 + sum of m_i w_i + sum over pairs of <m_i v_i, m_j v_j>, with factors m_i for each row."""
 
     def __init__(
         self,

@@ -1,10 +1,10 @@
-"""DIN: a user's history pooled by how much each element has to do with the ad.
+"""DIN: a user's history pooled with weights for each element's relevance to the ad.
 
 Reference: Zhou et al., "Deep Interest Network for Click-Through Rate Prediction", KDD 2018, eq. 3, with
 its Dice for activations (section 5.2). Departs from it in the activation unit's input: the element, the ad
 and their element-wise product (the difference in the paper's figure is linear in the first two and adds
-nothing; the outer product is what the authors' code replaces by the element-wise one). Weights are not
-normalised, as in the paper.
+nothing; the authors' code replaces the outer product by the element-wise one). Weights are not normalised, as
+in the paper.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from models.layers import MLP
 
 
 class ActivationUnit(nn.Module):
-    """How much an element e_j of the history matters for the ad v_A: a(e_j, v_A), eq. 3."""
+    """The relevance of an element e_j of the history for the ad v_A: a(e_j, v_A), eq. 3."""
 
     def __init__(self, dim: int, hidden_units: Sequence[int]) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class ActivationUnit(nn.Module):
 class DIN(nn.Module):
     """MLP([the other fields, for each history the sum of a(e_j, v_A) e_j over its elements]).
 
-    `target` names the ad's field for histories that do not say whose values they hold.
+    `target` names the ad's field for histories without `same_values_as`.
     """
 
     def __init__(

@@ -1,9 +1,10 @@
-"""DLRM: numbers through a bottom perceptron, inner products of all vectors, then a top perceptron.
+"""DLRM: a bottom perceptron for numbers, inner products of all vectors, then a top perceptron.
 
 Reference: Naumov et al., "Deep Learning Recommendation Model for Personalization and Recommendation Systems",
 2019, section 2.5; layers as in the authors' Criteo benchmark (512-256-64-dim below, 512-256-1 above). Departs
-from it in dim (16 there; 10 here, as in every model), in the top's dropout (none there) and where no field
-is a number: there is no bottom perceptron then, and the top one reads the embeddings in place of its output.
+from it in dim (16 there; 10 here, as in every model), in the top's dropout (none there) and for schemas
+without numbers: then there is no bottom perceptron, and the top one reads the embeddings in place of its
+output.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from models.layers import MLP, InnerProducts
 
 
 class Numbers(nn.Module):
-    """The numbers that the ids of the fields with values stand for: one lookup in a table of constants."""
+    """The numbers behind the ids of numeric fields: one lookup in a table of constants."""
 
     columns: Tensor
     offsets: Tensor
@@ -46,7 +47,7 @@ class Numbers(nn.Module):
 class DLRM(nn.Module):
     """MLP(x, all <t_i, t_j> with i < j): x = bottom(numbers), t = x and the embeddings of all other fields.
 
-    A field with `values` is a number: its ids are bins, of which the bottom perceptron reads the values.
+    A field with `values` is a number: its ids are bins, and the bottom perceptron reads the bins' values.
 
     hidden_units  the top perceptron's
     bottom_units  the bottom perceptron's, below a last layer of width dim
@@ -68,7 +69,7 @@ class DLRM(nn.Module):
         categorical = [field for field in fields if not _is_number(field)]
         if not categorical:
             raise ValueError(
-                f"'fields' must hold one that is no number (got {len(fields)} numbers); 'dnn' reads bins"
+                f"'fields' must hold one without values (got {len(fields)} numbers); 'dnn' embeds the bins"
             )
         self.register_buffer("columns", _columns_of(fields, categorical), persistent=False)
         self.embedding = FeaturesEmbedding(categorical, dim)
@@ -96,7 +97,7 @@ class DLRM(nn.Module):
 
 
 def _is_number(field: Field) -> bool:
-    """A sequence of numbers is embedded like other sequences: its mean would not know their order."""
+    """A sequence of numbers is embedded like other sequences, because a mean of numbers loses their order."""
     return field.values is not None and field.width == 1
 
 

@@ -1,7 +1,7 @@
-"""DNN: a perceptron on the embeddings of all fields, the plainest deep model.
+"""DNN: a perceptron on the embeddings of all fields, the simplest deep model.
 
 Reference: Zhang, Du & Wang, "Deep Learning over Multi-field Categorical Data", ECIR 2016; layers and dropout
-as DeepLight gives the deep part of every model (section 5.1.4). Departs from the reference in its embeddings,
+as in the deep part of every model of DeepLight (section 5.1.4). Departs from the reference in its embeddings,
 which start random and not from a trained factorization machine.
 """
 

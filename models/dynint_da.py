@@ -1,8 +1,8 @@
-"""DynInt-DA: xDeepInt with dynamic activation, its layers gated by each row.
+"""DynInt-DA: xDeepInt with dynamic activation, layers with gates for each row.
 
 Reference: Yan & Li, "DynInt: Dynamic Interaction Modeling for Large-scale Click-Through Rate Prediction",
-DLP-KDD 2022, eq. 4 and section 3.2. The paper calls G a gating vector: here one gate a part of the crossed
-feature map, shared by the numbers in it. Departs from it in nothing else than xDeepInt does.
+DLP-KDD 2022, eq. 4 and section 3.2. The paper calls G a gating vector: here one gate for each part of
+the crossed feature map, shared by the part's elements. Departs from the paper only where xDeepInt does.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""DynInt-DGP: xDeepInt with dynamic generated parameters, its matrices W made anew for each row.
+"""DynInt-DGP: xDeepInt with dynamic generated parameters, matrices W generated for each row.
 
 Reference: Yan & Li, "DynInt: Dynamic Interaction Modeling for Large-scale Click-Through Rate Prediction",
-DLP-KDD 2022, eq. 5, 7, 8 and 11, sections 3.3.1, 3.5.1 and 3.6.1. No W is ever written out: a batch keeps
-kernel_size^2 dynamic numbers a row and layer, and two static matrices a layer. The paper models the diagonal
-of Sigma and counts the memory of the whole matrix; the whole is the default here, the diagonal a choice
-(test AUC .710 and .686 after two epochs of 280,000 synthetic rows, one seed; xDeepInt .678).
-Departs from it in the start: U and V have orthonormal columns and Sigma is near the identity (the paper does
-not say), and in eq. 11's sum over rows, which is their mean, as of the loss.
+DLP-KDD 2022, eq. 5, 7, 8 and 11, sections 3.3.1, 3.5.1 and 3.6.1. No W is stored: a batch holds kernel_size^2
+dynamic values per row and layer, and two static matrices per layer. The paper models the diagonal of Sigma
+and counts the memory of the whole matrix; the whole matrix is the default here, and more accurate
+(docs/measured-training.md), the diagonal an option. Departs from it in the initial values: U and V have
+orthonormal columns and Sigma is near the identity (the paper gives none), and in eq. 11's sum over rows,
+which is a mean, as in the loss.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Kernel = Literal["full", "diagonal"]
 class GeneratedInteraction(nn.Module):
     """Eq. 5 by way of eq. 8: X_l = X_{l-1} o (U_{l-1} Sigma^(i)_{l-1} V^T_{l-1} X_0) + X_{l-1}.
 
-    The rank is kernel_size, or the number of parts where that is less.
+    The rank is the lesser of kernel_size and the number of parts.
     """
 
     def __init__(

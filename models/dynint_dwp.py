@@ -1,10 +1,10 @@
-"""DynInt-DWP: xDeepInt with dynamic weighted parameters, its matrices W weighted anew for each row.
+"""DynInt-DWP: xDeepInt with dynamic weighted parameters, matrices W weighted for each row.
 
 Reference: Yan & Li, "DynInt: Dynamic Interaction Modeling for Large-scale Click-Through Rate Prediction",
-DLP-KDD 2022, eq. 6, 9, 10 and 12, sections 3.3.2, 3.5.2 and 3.6.1. The weighting matrix G is never written
-out: a batch keeps 2 latent_rank vectors a row and layer. Departs from it in what is added to
-the vectors so that G starts near 1, which is 1 / sqrt(K): the paper's 1 / K would start it near 1 / K; and in
-eq. 12's sum over rows, which is their mean, as of the loss.
+DLP-KDD 2022, eq. 6, 9, 10 and 12, sections 3.3.2, 3.5.2 and 3.6.1. The weighting matrix G is not stored: a
+batch holds 2 latent_rank vectors per row and layer. Departs from it in the constant that is added to the
+vectors, 1 / sqrt(K), so that G starts near 1 (the paper's 1 / K starts it near 1 / K), and in eq. 12's sum
+over rows, which is a mean, as in the loss.
 """
 
 from __future__ import annotations

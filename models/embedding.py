@@ -1,6 +1,6 @@
-"""Ids -> vectors: one table for all fields, with rows an id, shared by several ids, or shared between fields.
+"""Ids -> vectors: one table for all fields, with a row for each id, for several ids, or shared by fields.
 
-It knows fields and nothing of what a model does with the vectors.
+It knows fields, not what a model does with the vectors.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class FeaturesEmbedding(nn.Module):
     Hashing for Large Scale Multitask Learning", ICML 2009). `qr`, quotient and remainder: the row of
     id // collisions times a factor for id % collisions (Shi et al., "Compositional Embeddings Using
     Complementary Partitions", KDD 2020, with the element-wise product). Departs from it in the
-    factor, which is 1 + a row that starts near zero, so that the L2 penalty draws it to 1 and not to 0.
+    factor, which is 1 + a row that starts near zero, so the L2 penalty pulls it to 1 and not to 0.
     """
 
     offsets: Tensor
@@ -39,16 +39,16 @@ class FeaturesEmbedding(nn.Module):
         self.fields = tuple(fields)
         self.table = nn.Embedding(sum(map(table_rows, fields)), dim)
         nn.init.normal_(self.table.weight, std=EMBEDDING_STD)
-        self._keep("offsets", column_offsets(fields))
+        self._register("offsets", column_offsets(fields))
         self.has_hashed = any(field.storage == "hashed" for field in fields)
         if self.has_hashed:
-            self._keep("moduli", by_column(fields, [_modulus(field) for field in fields]))
+            self._register("moduli", by_column(fields, [_modulus(field) for field in fields]))
         self.has_remainders = any(field.storage == "qr" for field in fields)
         if self.has_remainders:
             self._add_remainders(dim)
 
     def _add_remainders(self, dim: int) -> None:
-        """Row 0 is the zero of all fields without remainders, and stays zero."""
+        """Row 0 is the constant zero of all fields without remainders."""
         first = {field.name: 0 for field in self.fields}
         row = 1
         for field in self.fields:
@@ -63,35 +63,38 @@ class FeaturesEmbedding(nn.Module):
             nn.init.normal_(self.remainders.weight, std=REMAINDER_STD)
             self.remainders.weight[0] = 0.0
         divisors = [field.collisions if field.storage == "qr" else 1 for field in self.fields]
-        self._keep("divisors", by_column(self.fields, divisors))
-        self._keep("remainder_offsets", by_column(self.fields, [first[field.name] for field in self.fields]))
+        self._register("divisors", by_column(self.fields, divisors))
+        remainder_rows = [first[field.name] for field in self.fields]
+        self._register("remainder_offsets", by_column(self.fields, remainder_rows))
 
-    def _keep(self, name: str, numbers: list[int]) -> None:
-        # int32 like the ids: no cast in the graph. Not persistent: the fields say it all.
+    def _register(self, name: str, numbers: list[int]) -> None:
+        # int32 like the ids, so the graph has no cast. Not persistent, because it follows from the fields.
         self.register_buffer(name, torch.tensor(numbers, dtype=torch.int32), persistent=False)
 
     def rows(self, ids: Tensor) -> Tensor:
-        """ids [batch, columns], int32 or int64 -> [batch, columns, dim]: sequences are left as they are."""
-        places = ids % self.moduli if self.has_hashed else ids
+        """ids [batch, columns], int32 or int64 -> [batch, columns, dim], without pooling sequences."""
+        rows = ids % self.moduli if self.has_hashed else ids
         if not self.has_remainders:
-            return self.table(places + self.offsets)  # type: ignore[no-any-return]
-        quotients = torch.div(places, self.divisors, rounding_mode="floor")
+            plain: Tensor = self.table(rows + self.offsets)
+            return plain
+        quotients = torch.div(rows, self.divisors, rounding_mode="floor")
         factors = 1.0 + self.remainders(ids % self.divisors + self.remainder_offsets)
-        return self.table(quotients + self.offsets) * factors  # type: ignore[no-any-return]
+        composed: Tensor = self.table(quotients + self.offsets) * factors
+        return composed
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids [batch, columns], int32 or int64 -> embeddings [batch, n_fields, dim]."""
         return self.pool(ids, self.rows(ids))
 
     def pool(self, ids: Tensor, embeddings: Tensor) -> Tensor:
-        """[batch, columns, dim] -> [batch, n_fields, dim]; of a sequence only the ids != 0 count."""
+        """[batch, columns, dim] -> [batch, n_fields, dim]; a sequence pools its ids != 0."""
         return pool_sequences(self.fields, ids, embeddings)
 
 
 def pool_sequences(fields: Sequence[Field], ids: Tensor, vectors: Tensor) -> Tensor:
-    """ids [batch, columns], vectors [batch, columns, dim] -> [batch, n_fields, dim], as each field says.
+    """ids [batch, columns], vectors [batch, columns, dim] -> [batch, n_fields, dim], by each field's pooling.
 
-    Of a sequence only the ids != 0 count.
+    A sequence pools its ids != 0 only.
     """
     if all(field.width == 1 for field in fields):
         return vectors
@@ -114,7 +117,7 @@ def pool_sequences(fields: Sequence[Field], ids: Tensor, vectors: Tensor) -> Ten
 
 
 class LinearTerm(nn.Module):
-    """The linear term of FM and of all that are wide: one weight an id, an embedding of dimension 1."""
+    """The linear term of FM and of wide models: one weight for each id, an embedding of dimension 1."""
 
     def __init__(self, fields: Sequence[Field]) -> None:
         super().__init__()
@@ -127,5 +130,5 @@ class LinearTerm(nn.Module):
 
 
 def _modulus(field: Field) -> int:
-    """The rows that a hashed field's ids share; its ids, of any other field, which none of them exceeds."""
+    """The number of rows of a hashed field; for other fields the cardinality, a modulus without effect."""
     return stored_rows(field) if field.storage == "hashed" else field.cardinality

@@ -1,11 +1,11 @@
-"""FiBiNET: bilinear products of the fields, plain and weighted by a squeeze-and-excitation network (SENET).
+"""FiBiNET: bilinear products of the fields, unweighted and weighted by squeeze-and-excitation (SENET).
 
 Reference: Huang et al., "FiBiNET: Combining Feature Importance and Bilinear feature Interaction for Click-
 Through Rate Prediction", RecSys 2019, its deep form with a linear term; widths, dropout and reduction ratio
-are its own. Departs from it in SENET's last activation, which its formula leaves open: a sigmoid, as in Hu et
-al., "Squeeze-and-Excitation Networks", CVPR 2018, since a ReLU can mute a field for good. The plain and the
-weighted products share their matrices. Most of the work is the perceptron's first layer, which reads
-n_fields * (n_fields - 1) * dim numbers.
+are its own. Departs from it in SENET's last activation, which its formula does not specify: a sigmoid, as in
+Hu et al., "Squeeze-and-Excitation Networks", CVPR 2018, because a ReLU can zero a field permanently. The
+unweighted and the weighted products share their matrices. Most of the time is in the perceptron's first
+layer, which reads n_fields * (n_fields - 1) * dim inputs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Bilinear = Literal["all", "each", "interaction"]
 
 
 class SENET(nn.Module):
-    """How much each field counts in a row: sigmoid(W_2 relu(W_1 z)), where z_i is the mean of e_i."""
+    """The weights of the fields for each row: sigmoid(W_2 relu(W_1 z)), where z_i is the mean of e_i."""
 
     def __init__(self, n_fields: int, reduction_ratio: float) -> None:
         super().__init__()
@@ -42,14 +42,14 @@ class SENET(nn.Module):
 
 
 class BilinearInteraction(nn.Module):
-    """p_ij = (e_i W) * e_j for all pairs i < j, with one W for all, each field i or each interaction."""
+    """p_ij = (e_i W) * e_j for all pairs i < j, with one W for all, for each field i, or for each pair."""
 
     left: Tensor
     right: Tensor
 
     def __init__(self, n_fields: int, dim: int, bilinear: Bilinear) -> None:
         super().__init__()
-        check_choice("bilinear", bilinear, get_args(Bilinear), "it says who shares a matrix")
+        check_choice("bilinear", bilinear, get_args(Bilinear), "it says which pairs share a matrix")
         if n_fields < 2:
             raise ValueError(f"'fields' must be at least two (got {n_fields}); a product needs a pair")
         self.each_pair = bilinear == "interaction"
@@ -62,12 +62,12 @@ class BilinearInteraction(nn.Module):
         self.register_buffer("right", ends[:, 1].contiguous(), persistent=False)
 
     def forward(self, by_field: Tensor) -> Tensor:
-        """by_field [n_fields, batch, dim] -> [n_pairs, batch, dim]: fields first, to be gathered whole."""
+        """by_field [n_fields, batch, dim] -> [n_pairs, batch, dim]; fields come first for the gather."""
         if self.each_pair:
-            turned = by_field.index_select(0, self.left) @ self.weight
+            mapped = by_field.index_select(0, self.left) @ self.weight
         else:
-            turned = (by_field[:-1] @ self.weight).index_select(0, self.left)
-        return turned * by_field.index_select(0, self.right)
+            mapped = (by_field[:-1] @ self.weight).index_select(0, self.left)
+        return mapped * by_field.index_select(0, self.right)
 
 
 class FiBiNET(nn.Module):

@@ -1,6 +1,6 @@
-"""What a model must know of the columns of ids: names, how many ids, how many in a row, what they stand for.
+"""Fields as models see them: names, cardinalities, widths, and the numbers behind ids.
 
-It knows nothing of raw values: how a value became an id is the schema's business, not a model's.
+It knows nothing of raw values; the schema maps values to ids.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 PADDING_ID = 0
-"""The id that fills a sequence shorter than its field's width; in a field of width 1 an id like any other."""
+"""The id that pads sequences to their field's width; in a field of width 1 an ordinary id."""
 
 Role = Literal["context", "candidate"]
 Storage = Literal["full", "qr", "hashed"]
@@ -21,15 +21,15 @@ Pooling = Literal["mean", "sum"]
 class Field:
     """One slot of the input. Its ids lie in [0, cardinality).
 
-    width           ids in a row; above 1 it is a sequence, oldest first, filled up with PADDING_ID at the end
-    role            whether the request carries the field or each candidate
-    values          [cardinality], of a numeric field: the number that each id stands for, on a scale near
-                    unit variance, 0.0 where it stands for none
-    same_values_as  the field of which this one holds ids, and whose embedding it reads (a history of ads)
-    storage         how its embeddings are kept: a row an id (`full`), the product of a quotient's and a
+    width           ids per row; above 1 it is a sequence, oldest first, padded with PADDING_ID at the end
+    role            whether the field belongs to the request's context or to each candidate
+    values          [cardinality], for a numeric field: the number of each id, on a scale near unit variance,
+                    and 0.0 for an id without a number
+    same_values_as  the field whose ids and embedding this one uses (a history of ads)
+    storage         how embeddings are stored: a row for each id (`full`), the product of a quotient's and a
                     remainder's row (`qr`), or one row for several ids (`hashed`)
-    collisions      ids that share a quotient's row, or a row
-    pooling         what a sequence's embeddings become: their mean or their sum
+    collisions      the number of ids that share a quotient's row, or a row
+    pooling         how a sequence's embeddings are combined: their mean or their sum
     """
 
     name: str
@@ -51,7 +51,7 @@ class Field:
         self._check("collisions", "at least 1", self.collisions >= 1, "it is how many ids share a row")
         if self.values is not None and len(self.values) != self.cardinality:
             raise ValueError(
-                f"'values' of field '{self.name}' must be {self.cardinality} numbers, one an id "
+                f"'values' of field '{self.name}' must be {self.cardinality} numbers, one per id "
                 f"(got {len(self.values)})"
             )
 
@@ -77,20 +77,20 @@ def column_slices(fields: Sequence[Field]) -> dict[str, slice]:
 
 
 def table_rows(field: Field) -> int:
-    """Rows of this field's own in an embedding table: one an id, or one for each `collisions` ids."""
+    """Rows that this field adds to a table: one per id, or per `collisions` ids; 0 if it shares another's."""
     return 0 if field.same_values_as is not None else stored_rows(field)
 
 
 def stored_rows(field: Field) -> int:
-    """Rows that its ids are spread over, whoever they belong to: one an id, or one for several."""
+    """Rows that its ids use, its own or another field's: one per id, or per `collisions` ids."""
     return field.cardinality if field.storage == "full" else -(-field.cardinality // field.collisions)
 
 
 def first_rows(fields: Sequence[Field]) -> list[int]:
     """For each field its first row in one table that holds all fields, [n_fields].
 
-    Raises ValueError for no fields, for two of one name, and for a field that shares the rows of one that is
-    not there or has other ids.
+    Raises ValueError for no fields, for duplicate names, and for a field that shares the rows of a field that
+    does not exist or has other ids.
     """
     names = [field.name for field in fields]
     if not names or len(set(names)) < len(names):
@@ -109,11 +109,11 @@ def first_rows(fields: Sequence[Field]) -> list[int]:
                 f"'same_values_as' of field '{field.name}' must name a field with rows of its own "
                 f"(got {field.same_values_as!r}); the fields are {', '.join(by_name)}"
             )
-        kept = (field.cardinality, field.storage, field.collisions)
-        if kept != (source.cardinality, source.storage, source.collisions):
+        storage = (field.cardinality, field.storage, field.collisions)
+        if storage != (source.cardinality, source.storage, source.collisions):
             raise ValueError(
-                f"field '{field.name}' must keep its embeddings as '{source.name}' does, whose ids it holds "
-                f"(got {kept})"
+                f"field '{field.name}' must store its embeddings as '{source.name}' does, whose ids it holds "
+                f"(got {storage})"
             )
         own[field.name] = own[source.name]
     return [own[field.name] for field in fields]
@@ -125,12 +125,12 @@ def column_offsets(fields: Sequence[Field]) -> list[int]:
 
 
 def by_column(fields: Sequence[Field], numbers: Sequence[int]) -> list[int]:
-    """One number a field -> one a column."""
+    """One number per field -> one per column."""
     return [number for field, number in zip(fields, numbers, strict=True) for _ in range(field.width)]
 
 
 def find_field(fields: Sequence[Field], name: str, argument: str) -> int:
-    """The position of the field of this name. Raises ValueError that blames `argument` of a model."""
+    """The position of the field of this name. Raises ValueError that names a model's `argument`."""
     names = [field.name for field in fields]
     if name not in names:
         raise ValueError(f"'{argument}' must be one of the fields {', '.join(names)} (got {name!r})")

@@ -1,8 +1,8 @@
-"""FM: one weight an id, and for every pair of fields the inner product of their vectors.
+"""FM: a weight for each id, and for each pair of fields the inner product of their vectors.
 
 Reference: Rendle, "Factorization Machines", ICDM 2010, eq. 1, computed as in its lemma 3.1; 10 factors, as
-DeepLight gives every model. Departs from it in a sequence, which is one field: the mean (or the sum) of its
-ids' vectors and weights.
+for every model in DeepLight. Departs from it for sequences: a sequence is one field, the mean (or the sum) of
+its ids' vectors and weights.
 """
 
 from __future__ import annotations

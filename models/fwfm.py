@@ -1,8 +1,8 @@
-"""FwFM: factorization machine whose pairs of fields are weighted.
+"""FwFM: a factorization machine with a weight for each pair of fields.
 
 Reference: Pan et al., "Field-weighted Factorization Machines for Click-Through Rate Prediction in Display
 Advertising", WWW 2018; DeepLight eq. 6. Its linear term is <e_i, v_f> ("FiLV", field-wise, in the reference).
-Departs from neither; `pairs` leaves out the pairs that pruning killed.
+Departs from neither; `pairs` omits the pairs that pruning removed.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""GBDT+LR: boosted trees turn a row into leaves, a logistic regression weighs the leaves.
+"""GBDT+LR: boosted trees map a row to leaves, and a logistic regression weights the leaves.
 
 Reference: He et al., "Practical Lessons from Predicting Clicks on Ads at Facebook", ADKDD 2014, section 3.1.
-Departs from it in what the trees read: a number for each id (of a categorical field its smoothed click rate,
-learnt on the training part), and in the regression's start: the boosting's own leaf values, not zeros. Trees
-are fitted by a boosting library before training begins; a model without fitted trees has random ones.
+Departs from it in the input of the trees: a number for each id (for a categorical field its smoothed click
+rate in the training part), and in the regression's initial weights: the fitted leaf values, not zeros. A
+boosting library fits the trees before training; a model without fitted trees has random ones.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from models.fields import Field, column_offsets, table_rows
 from models.hyperparameters import check_count
 
 ALWAYS_LEFT = torch.finfo(torch.float32).max
-"""The threshold of a node that passes every row on to the left; a graph's weights must be finite."""
+"""The threshold of a node that sends every row left; not infinite, because a graph's weights are finite."""
 
 
 @dataclass(frozen=True, eq=False)
 class Trees:
-    """Complete binary trees: node i's children are 2 i + 1 and 2 i + 2, rows go left where x <= threshold.
+    """Complete binary trees: node i's children are 2 i + 1 and 2 i + 2, rows go left if x <= threshold.
 
-    Where a tree is less deep its nodes' thresholds are ALWAYS_LEFT.
+    Nodes below the leaves of a shallower tree have the threshold ALWAYS_LEFT.
     """
 
-    fields: Tensor  # [trees, 2^depth - 1], int64: the position of the field that a node looks at
+    fields: Tensor  # [trees, 2^depth - 1], int64: the position of the field that a node tests
     thresholds: Tensor  # [trees, 2^depth - 1]
     leaves: Tensor  # [trees, 2^depth]: the weight of each leaf
 
 
 class GBDTLR(nn.Module):
-    """w_0 + the sum over trees of the weight of the leaf that the row falls into."""
+    """w_0 + the sum over trees of the weight of the row's leaf."""
 
     offsets: Tensor
     numbers: Tensor
@@ -52,14 +52,14 @@ class GBDTLR(nn.Module):
         self.fields = tuple(fields)
         self.trees, self.depth = trees, depth
         nodes, leaves = 2**depth - 1, 2**depth
-        # Embeddings' storage is not followed: a number takes no more memory than the address of a shared one.
-        # Nor is their pooling: the mean of a sequence is a number like those of its ids.
+        # The fields' storage is ignored: one number per id needs no compression. Pooling is always the mean,
+        # which is on the scale of the ids' numbers.
         self.fields_as_read = tuple(
             replace(field, storage="full", collisions=1, pooling="mean") for field in self.fields
         )
         offsets = torch.tensor(column_offsets(self.fields_as_read), dtype=torch.int32)
         self.register_buffer("offsets", offsets, persistent=False)
-        # What the trees read of each id, [rows], and the trees themselves, one after the other.
+        # The number that the trees read for each id, [rows], and the trees, concatenated.
         self.register_buffer("numbers", torch.randn(sum(map(table_rows, self.fields_as_read))))
         self.register_buffer("tree_fields", torch.randint(len(fields), (trees * nodes,)))
         self.register_buffer("thresholds", torch.randn(trees * nodes))
@@ -69,9 +69,9 @@ class GBDTLR(nn.Module):
         self.bias = nn.Parameter(torch.zeros(()))
 
     def numbers_of(self, ids: Tensor, numbers: Tensor | None = None) -> Tensor:
-        """ids [batch, columns] -> what the trees read, [batch, n_fields]; of a sequence the mean.
+        """ids [batch, columns] -> the numbers that the trees read, [batch, n_fields]; sequences have the mean.
 
-        `numbers` [rows] stand in for the model's own.
+        `numbers` [rows] replaces the model's own.
         """
         own = self.numbers if numbers is None else numbers
         looked_up = F.embedding(ids + self.offsets, own.unsqueeze(1))  # [batch, columns, 1]
@@ -81,8 +81,8 @@ class GBDTLR(nn.Module):
         """numbers [batch, n_fields] -> the leaf in each tree, [batch, trees], int64 in [0, 2^depth)."""
         node = torch.zeros(numbers.shape[0], self.trees, dtype=torch.int64, device=numbers.device)
         for _ in range(self.depth):
-            place = node + self.first_nodes
-            right = numbers.gather(1, self.tree_fields[place]) > self.thresholds[place]
+            position = node + self.first_nodes
+            right = numbers.gather(1, self.tree_fields[position]) > self.thresholds[position]
             node = 2 * node + 1 + right.to(torch.int64)
         leaves: Tensor = node - (2**self.depth - 1)
         return leaves
@@ -95,7 +95,7 @@ class GBDTLR(nn.Module):
 
     @torch.no_grad()
     def set_trees(self, numbers: Tensor, trees: Trees, bias: float) -> None:
-        """Takes over fitted trees: numbers [rows] of the ids, and the regression's start."""
+        """Sets fitted trees, the numbers [rows] of the ids, and the regression's initial bias."""
         self.numbers.copy_(numbers)
         self.tree_fields.copy_(trees.fields.flatten())
         self.thresholds.copy_(trees.thresholds.flatten())
@@ -103,7 +103,7 @@ class GBDTLR(nn.Module):
         self.bias.fill_(bias)
 
     def get_trees(self) -> Trees:
-        """The trees as they are, with today's leaf weights."""
+        """The trees with their present leaf weights."""
         shape = (self.trees, -1)
         return Trees(
             self.tree_fields.reshape(shape),

@@ -1,6 +1,6 @@
-"""Which fields of a model hold histories, and the ad that each is judged against.
+"""The fields of a model that hold histories, and the ad's field that each is compared with.
 
-It knows fields, not what a model makes of a history.
+It knows fields, not what a model does with a history.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class History:
 
 
 def find_histories(fields: Sequence[Field], target: str | None) -> tuple[History, ...]:
-    """Every sequence of the context with its target: the field that it has the same values as, else `target`.
+    """Every sequence of the context with its target: the field named by `same_values_as`, else `target`.
 
-    A sequence of the candidate (an ad's tags) is no history. Where neither is said the target is the last
-    candidate field of one id, or the last such field at all. Raises ValueError where there is no history, or
-    nothing that could be its target.
+    A sequence of the candidate (an ad's tags) is no history. If neither is given, the target is the last
+    candidate field of width 1, or the last field of width 1. Raises ValueError if there is no history or no
+    possible target.
     """
     sequences = [field for field in fields if field.width > 1 and field.role == "context"]
     if not sequences:
@@ -39,9 +39,9 @@ def find_histories(fields: Sequence[Field], target: str | None) -> tuple[History
     chosen = _last_single(fields) if target is None else target
     targets = [field.same_values_as or chosen for field in sequences]
     for name in (chosen, *targets):
-        place = fields[find_field(fields, name, "target")]
-        if place.width != 1:
-            raise ValueError(f"'target' must be a field of one id (got '{name}' of {place.width})")
+        width = fields[find_field(fields, name, "target")].width
+        if width != 1:
+            raise ValueError(f"'target' must be a field of one id (got '{name}' of {width})")
     return tuple(
         History(fields.index(field), slices[field.name], slices[name].start)
         for field, name in zip(sequences, targets, strict=True)
@@ -49,7 +49,7 @@ def find_histories(fields: Sequence[Field], target: str | None) -> tuple[History
 
 
 def with_histories(embeddings: Tensor, histories: Sequence[History], interests: Sequence[Tensor]) -> Tensor:
-    """embeddings [batch, n_fields, dim] with each history's replaced by its interest [batch, dim], flat."""
+    """embeddings [batch, n_fields, dim], each history's replaced by its interest [batch, dim], flattened."""
     parts, done = [], 0
     for history, interest in zip(histories, interests, strict=True):
         parts += [embeddings[:, done : history.position].flatten(1), interest]
@@ -60,5 +60,5 @@ def with_histories(embeddings: Tensor, histories: Sequence[History], interests: 
 def _last_single(fields: Sequence[Field]) -> str:
     single = [field for field in fields if field.width == 1]
     if not single:
-        raise ValueError("'fields' must hold a field of one id to judge a history against (got none)")
+        raise ValueError("'fields' must hold a field of one id to compare a history with (got none)")
     return ([field for field in single if field.role == "candidate"] or single)[-1].name

@@ -1,4 +1,4 @@
-"""What hyperparameters may be: each check raises ValueError, in one form, for what they may not.
+"""Checks of hyperparameters; each raises ValueError with a message of the same form.
 
 It knows no model.
 """
@@ -10,20 +10,20 @@ from numbers import Integral
 
 
 def check_count(name: str, value: int, least: int, remedy: str) -> None:
-    """A whole number, and not less than `least`."""
+    """Requires a whole number of at least `least`."""
     if not _is_whole(value):
         raise ValueError(f"'{name}' must be a whole number (got {value!r}); {remedy}")
     check_at_least(name, value, least, remedy)
 
 
 def check_at_least(name: str, value: float, least: float, remedy: str) -> None:
-    """A number, which NaN is not, and not less than `least`."""
+    """Requires a number of at least `least`; NaN fails."""
     if not value >= least:
         raise ValueError(f"'{name}' must be at least {least} (got {value!r}); {remedy}")
 
 
 def check_choice(name: str, value: object, choices: Sequence[str], remedy: str) -> None:
-    """One of two or more words."""
+    """Requires one of two or more words."""
     if value not in choices:
         raise ValueError(
             f"'{name}' must be {', '.join(choices[:-1])} or {choices[-1]} (got {value!r}); {remedy}"
@@ -31,7 +31,7 @@ def check_choice(name: str, value: object, choices: Sequence[str], remedy: str) 
 
 
 def check_widths(name: str, widths: Sequence[int], remedy: str, *, least: int = 1, layers: int = 0) -> None:
-    """The widths of so many layers or more, each a whole number and not less than `least`."""
+    """Requires widths of at least `layers` layers, each a whole number of at least `least`."""
     is_list = isinstance(widths, Sequence) and len(widths) >= layers
     if not is_list or not all(_is_whole(width) and width >= least for width in widths):
         several = f", and {layers} or more" if layers else ""
@@ -41,4 +41,4 @@ def check_widths(name: str, widths: Sequence[int], remedy: str, *, least: int = 
 
 
 def _is_whole(value: object) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)  # of NumPy too
+    return isinstance(value, Integral) and not isinstance(value, bool)  # including NumPy's

@@ -1,7 +1,7 @@
-"""The layers that models share above their embeddings: interactions of fields, the perceptron.
+"""The layers above the embeddings that models share: interactions of fields, the perceptron.
 
-They know nothing of schemas, training or export. Where a class names no other paper, equation numbers are
-those of DeepLight (Deng et al., "DeepLight: Deep Lightweight Feature Interactions for Accelerating CTR
+They know nothing of schemas, training or export. Equation numbers without another paper are those of
+DeepLight (Deng et al., "DeepLight: Deep Lightweight Feature Interactions for Accelerating CTR
 Predictions in Ad Serving", WSDM 2021).
 """
 
@@ -18,7 +18,7 @@ from models.hyperparameters import check_count, check_widths
 
 
 class FieldLinear(nn.Module):
-    """The linear term of FwFM, eq. 6: the sum of <e_i, v_f>, one vector v_f a field, no weight an id."""
+    """The linear term of FwFM, eq. 6: the sum of <e_i, v_f>, a vector v_f for each field."""
 
     def __init__(self, n_fields: int, dim: int) -> None:
         super().__init__()
@@ -27,19 +27,17 @@ class FieldLinear(nn.Module):
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """embeddings [batch, n_fields, dim] -> [batch]."""
-        # A flat matrix-vector product is the same sum; ONNX Runtime takes three times as long over it.
+        # Not a flat matrix-vector product, which is slower in ONNX Runtime.
         return (embeddings * self.weight).sum(dim=(1, 2))
 
 
 class FieldPairs(nn.Module):
     """The pairwise term of FwFM, eq. 6: the sum over pairs i < j of <e_i, e_j> R_ij.
 
-    Only R's upper triangle U is a parameter: R is symmetric by construction. `pairs` names the entries kept.
-    The sum is written as sum_i <e_i, (U e)_i>, one small matrix product a row. ONNX Runtime, one thread, 39
-    fields, k = 10, microseconds at 1 / 64 / 1024 rows with the lookup and the linear term: 6 / 41 / 600 so
-    written whatever the pairs; x (U kron I) x 10 / 95 / 1420; gathering both ends of all 741 pairs 16 / 390 /
-    8080, of 37 pairs 7 / 35 / 500, of 8 pairs 6 / 22 / 290. So gathering gains little and only once fewer
-    pairs than fields are left: one form serves all.
+    Only R's upper triangle U is a parameter, so R is symmetric by construction. `pairs` lists the entries
+    kept. The sum is computed as sum_i <e_i, (U e)_i>, one small matrix product per row, for any number of
+    pairs: gathering pairs is only faster, and by little, with fewer pairs than fields
+    (docs/measured-training.md).
     """
 
     left: Tensor
@@ -53,7 +51,7 @@ class FieldPairs(nn.Module):
         if not set(self.pairs) <= set(all_pairs) or len(set(self.pairs)) < len(self.pairs):
             raise ValueError(
                 f"'pairs' must be distinct (i, j) with 0 <= i < j < {n_fields} (got {self.pairs!r}); "
-                "R is symmetric, so one order of a pair says it all"
+                "R is symmetric, so give each pair in one order"
             )
         self.weight = nn.Parameter(torch.empty(len(self.pairs)))
         nn.init.uniform_(self.weight, -(n_fields**-0.5), n_fields**-0.5)
@@ -62,7 +60,7 @@ class FieldPairs(nn.Module):
         self.register_buffer("right", ends[:, 1].contiguous(), persistent=False)
 
     def triangle(self) -> Tensor:
-        """U [n_fields, n_fields]: R above the diagonal, 0 elsewhere and where a pair is not kept."""
+        """U [n_fields, n_fields]: R above the diagonal, 0 elsewhere and for pairs not kept."""
         empty = self.weight.new_zeros(self.n_fields, self.n_fields)
         return empty.index_put((self.left, self.right), self.weight)
 
@@ -89,30 +87,30 @@ class BiInteraction(nn.Module):
 
 
 class InnerProducts(nn.Module):
-    """<f_i, f_j> for every pair i < j: one matrix product a row, of which the upper triangle is read."""
+    """<f_i, f_j> for every pair i < j: the upper triangle of one matrix product per row."""
 
-    places: Tensor
+    positions: Tensor
 
     def __init__(self, n_fields: int) -> None:
         super().__init__()
         rows, columns = torch.triu_indices(n_fields, n_fields, offset=1)
         self.out_features = len(rows)
-        self.register_buffer("places", rows * n_fields + columns, persistent=False)
+        self.register_buffer("positions", rows * n_fields + columns, persistent=False)
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """embeddings [batch, n_fields, dim] -> [batch, n_pairs], by rows of the triangle."""
         products = embeddings @ embeddings.transpose(1, 2)  # [batch, n_fields, n_fields]
-        return products.flatten(1).index_select(1, self.places)
+        return products.flatten(1).index_select(1, self.positions)
 
 
 class InteractingLayer(nn.Module):
     """Multi-head self-attention over the fields, plus W_Res e, through a ReLU.
 
     Reference: Song et al., "AutoInt: Automatic Feature Interaction Learning via Self-Attentive Neural
-    Networks", CIKM 2019, eq. 5 to 8; `scaled` divides the scores by sqrt(attention_dim), as a transformer.
+    Networks", CIKM 2019, eq. 5 to 8; `scaled` divides the scores by sqrt(attention_dim), as in a transformer.
 
-    Two ways that look cheaper are not: one product with all four matrices, cut in four, takes a third longer
-    forward and backward at 2048 rows, and heads as an axis of their own cost copies, which cutting does not.
+    Two alternatives are slower: one product with all four matrices, split in four, and heads as a separate
+    axis, which needs copies.
     """
 
     def __init__(self, dim: int, heads: int, attention_dim: int, scaled: bool = False) -> None:
@@ -137,10 +135,10 @@ class InteractingLayer(nn.Module):
 
 
 class Dropout(nn.Module):
-    """Sets a share of its inputs to zero in training and scales up the rest, as nn.Dropout does, but faster.
+    """Sets a share of its inputs to zero in training and scales up the rest; a faster nn.Dropout.
 
-    nn.Dropout draws one Bernoulli number at a time: 7.6 ms for 2048 x 400 on a CPU, a third of DeepFwFM's
-    training step. Here four 16-bit numbers come out of each 64-bit draw: 0.8 ms; the share is exact to 2^-16.
+    nn.Dropout generates one Bernoulli number at a time, slow on a CPU. Here each random 64-bit integer gives
+    four 16-bit numbers; the share is exact to 2^-16.
     """
 
     def __init__(self, share: float) -> None:
@@ -153,9 +151,9 @@ class Dropout(nn.Module):
         """Any shape -> the same shape."""
         if not self.training or self.share == 0.0:
             return inputs
-        draws = torch.empty(-(-inputs.numel() // 4), dtype=torch.int64, device=inputs.device)
-        draws.random_(-(2**63), None)
-        levels = draws.view(torch.int16)[: inputs.numel()].view(inputs.shape)  # uniform over [-2^15, 2^15)
+        random = torch.empty(-(-inputs.numel() // 4), dtype=torch.int64, device=inputs.device)
+        random.random_(-(2**63), None)
+        levels = random.view(torch.int16)[: inputs.numel()].view(inputs.shape)  # uniform over [-2^15, 2^15)
         dropped = min(round(self.share * 2**16), 2**16 - 1)
         kept = (levels >= dropped - 2**15).to(inputs.dtype)
         return inputs * kept.mul_(2**16 / (2**16 - dropped))
@@ -164,12 +162,11 @@ class Dropout(nn.Module):
 class MLP(nn.Module):
     """A perceptron with ReLU and dropout after each hidden layer and one linear output, eq. 5's deep part.
 
-    `activation` makes something else than ReLU for a layer of so many neurons. With `outputs=None` there is
-    no output layer: a tower, whose last hidden layer others read.
+    `activation` creates the activation of a layer with the given number of neurons, in place of ReLU. With
+    `outputs=None` there is no output layer, and other parts read the last hidden layer.
 
-    Weights start uniform (PyTorch's default), not normal: pruning by magnitude would keep the tails that a
-    normal draw has by chance. On 2.1 million synthetic rows, D-99 % left 246, 208 and 270 of 400 neurons
-    alive instead of 338, 326 and 325, and the AUC of the dense model was no worse (.7731 and .7722).
+    Weights start uniform (PyTorch's default), not normal: pruning by magnitude would keep the random tails of
+    a normal distribution, so more neurons stay alive (docs/measured-training.md).
     """
 
     output: nn.Linear
@@ -196,7 +193,7 @@ class MLP(nn.Module):
         self.activations = None if activation is None else nn.ModuleList(map(activation, hidden_units))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """inputs [batch, in_features] -> [batch] of one output, else [batch, out_features]."""
+        """inputs [batch, in_features] -> [batch] with one output, else [batch, out_features]."""
         for number, layer in enumerate(self.hidden):
             activate = F.relu if self.activations is None else self.activations[number]
             inputs = self.dropout(activate(layer(inputs)))

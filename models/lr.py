@@ -1,4 +1,4 @@
-"""LR: logistic regression on ids, the baseline every other model has to beat.
+"""LR: logistic regression on ids, the baseline for every other model.
 
 Reference: McMahan et al., "Ad Click Prediction: a View from the Trenches", KDD 2013;
 DeepLight eq. 2 without W. Departs from the reference in the optimizer (FTRL-Proximal there),
@@ -17,7 +17,7 @@ from models.fields import Field
 
 
 class LR(nn.Module):
-    """w_0 + sum of w_i: one weight an id, an embedding of dimension 1."""
+    """w_0 + sum of w_i: a weight for each id, an embedding of dimension 1."""
 
     def __init__(self, fields: Sequence[Field]) -> None:
         super().__init__()

@@ -1,10 +1,10 @@
-"""MMoE: experts that all domains share; each domain has a gate that mixes them and a tower above the mix.
+"""MMoE: experts shared by all domains; each domain has a gate that mixes them and a tower above the mix.
 
 Reference: Ma et al., "Modeling Task Relationships in Multi-task Learning with Multi-gate Mixture-of-Experts",
-KDD 2018, section 4.2, with its 8 experts; the layers' widths are those of APG's comparison (Yan et al., "APG:
-Adaptive Parameter Generation Network for Click-Through Rate Prediction", NeurIPS 2022, appendix B.3), whose
-coarse-grained baseline this is. Departs from MMoE in its tasks, which are domains: a row has one label and
-passes one gate and one tower, those of its domain.
+KDD 2018, section 4.2, with its 8 experts; layer widths are those of APG's comparison (Yan et al., "APG:
+Adaptive Parameter Generation Network for Click-Through Rate Prediction", NeurIPS 2022, appendix B.3), which
+uses it as a coarse-grained baseline. Departs from MMoE in its tasks, which are domains: a row has one label
+and uses the gate and the tower of its domain only.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.domains import DomainLinear, domain_column, domain_field, domain_places
+from models.domains import DomainLinear, domain_column, domain_field, domain_result_rows
 from models.embedding import FeaturesEmbedding
 from models.fields import Field
 from models.hyperparameters import check_count, check_widths
@@ -24,12 +24,12 @@ from models.layers import Dropout
 
 
 class Experts(nn.Module):
-    """Perceptrons of equal shape: the first layers are one matrix product, later ones a batch of them."""
+    """Perceptrons of equal shape: first layers as one matrix product, later ones as a batched product."""
 
     def __init__(self, experts: int, in_features: int, hidden_units: Sequence[int], dropout: float) -> None:
         super().__init__()
         check_count("experts", experts, 1, "the paper has 8")
-        check_widths("hidden_units", hidden_units, "they are each expert's", layers=1)
+        check_widths("hidden_units", hidden_units, "they are each expert's layers", layers=1)
         self.n_experts, self.first_units, self.out_features = experts, hidden_units[0], hidden_units[-1]
         self.first = nn.Linear(in_features, experts * hidden_units[0])
         shapes = list(itertools.pairwise(hidden_units))
@@ -86,17 +86,17 @@ class MMoE(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids [batch, columns] -> logits [batch]."""
-        places = domain_places(ids[:, self.domain_column], self.n_domains)
+        result_rows = domain_result_rows(ids[:, self.domain_column], self.n_domains)
         inputs = self.embedding(ids).flatten(1)  # [batch, n_fields * dim]
-        gates = self.gates(inputs, places).softmax(dim=1)  # [batch, experts]
+        gates = self.gates(inputs, result_rows).softmax(dim=1)  # [batch, experts]
         hidden = (gates.unsqueeze(1) @ self.experts(inputs)).squeeze(1)  # [batch, hidden_units[-1]]
         *inner, last = self.towers
         for layer in inner:
-            hidden = self.dropout(F.relu(layer(hidden, places)))
-        logits: Tensor = self.bias + last(hidden, places).squeeze(1)
+            hidden = self.dropout(F.relu(layer(hidden, result_rows)))
+        logits: Tensor = self.bias + last(hidden, result_rows).squeeze(1)
         return logits
 
 
 def _uniform(fan_in: int, *shape: int) -> nn.Parameter:
-    """As nn.Linear starts its weights and biases."""
+    """The initial distribution of nn.Linear's weights and biases."""
     return nn.Parameter(torch.empty(shape).uniform_(-(fan_in**-0.5), fan_in**-0.5))

@@ -1,9 +1,9 @@
-"""NFM: a perceptron on the sum of all pairs' element-wise products.
+"""NFM: a perceptron on the sum of the element-wise products of all pairs.
 
 Reference: He & Chua, "Neural Factorization Machines for Sparse Predictive Analytics", SIGIR 2017, section 3,
 with its batch normalization and dropout after the pooling. Departs from it in normalizing the pooled vector
-alone (the authors' code normalizes each hidden layer too), in dim (64 there; 10 here, as in every model) and
-in starting from random embeddings, not from a trained FM's.
+only (the authors' code also normalizes each hidden layer), in dim (64 there; 10 here, as in every model) and
+in random initial embeddings, not those of a trained FM.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from models.layers import MLP, BiInteraction, Dropout
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """Batch normalization that takes its running statistics for a batch of one row, which has no spread."""
+    """Batch normalization that uses running statistics for a batch of one row, which has no variance."""
 
     running_mean: Tensor
     running_var: Tensor
@@ -34,14 +34,14 @@ class BatchNorm(nn.BatchNorm1d):
         return inputs * scale + shift
 
     def fold_into(self, layer: nn.Linear) -> None:
-        """Make `layer` give for x what it gave for this normalization of x, with the running statistics."""
+        """Changes `layer` so that it computes layer(normalize(x)) for x, with the running statistics."""
         scale, shift = self._affine()
         with torch.no_grad():
             layer.bias.add_(layer.weight @ shift)
             layer.weight.mul_(scale)
 
     def _affine(self) -> tuple[Tensor, Tensor]:
-        """Scale and shift [features], by the running statistics."""
+        """Scale and shift [features] from the running statistics."""
         scale = self.weight * torch.rsqrt(self.running_var + self.eps)
         return scale, self.bias - self.running_mean * scale
 
@@ -74,7 +74,7 @@ class NFM(nn.Module):
         return logits
 
     def folded(self) -> Self:
-        """For inference: the normalization is affine, so the layer that reads it takes it over."""
+        """For inference: the affine normalization is folded into the next layer."""
         folded = copy.deepcopy(self).eval()
         if isinstance(folded.normalize, BatchNorm):
             layers: list[Any] = [*folded.mlp.hidden, folded.mlp.output]

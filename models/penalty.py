@@ -1,4 +1,4 @@
-"""Models that minimise more than the label's loss. It knows neither what they add nor who adds it up."""
+"""Models with a penalty in addition to the label's loss. It knows neither penalties nor training loops."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 
 class Penalized(nn.Module):
-    """A model whose `penalty`, set by every forward pass in training, is one weighted term of the loss.
+    """A model whose `penalty`, set by every forward pass in training, is a weighted term of the loss.
 
-    It is None in a fresh model, after a pass in evaluation, and in a copy: it holds a graph of gradients,
-    which neither copy.deepcopy nor pickle takes.
+    It is None in a new model, after a forward pass in evaluation mode, and in a copy, because copy.deepcopy
+    and pickle cannot copy its autograd graph.
     """
 
     def __init__(self) -> None:

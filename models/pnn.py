@@ -2,8 +2,8 @@
 
 Reference: Qu et al., "Product-based Neural Networks for User Response Prediction", ICDM 2016, section III;
 layers as in DeepLight's comparison (section 5.1.4), k = 10 and dropout as in the paper. Departs from it in
-the inner products' weights: one for each pair i < j, as the authors' code has it, where the paper makes a
-unit's matrix of weights a rank-one theta theta^T: cheaper, but what it adds is a square, never negative.
+the inner products' weights: one for each pair i < j, as in the authors' code, where the paper uses a rank-one
+matrix theta theta^T per unit, which is cheaper, but whose term is a square and never negative.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class PNN(nn.Module):
         product: Product = "inner",
     ) -> None:
         super().__init__()
-        check_choice("product", product, get_args(Product), "it says what is made of the pairs")
+        check_choice("product", product, get_args(Product), "it says which product of the pairs is used")
         self.fields = tuple(fields)
         self.embedding = FeaturesEmbedding(fields, dim)
         products: list[InnerProducts | OuterProduct] = []

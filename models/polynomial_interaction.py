@@ -1,11 +1,10 @@
-"""What xDeepInt and the DynInt models share around their PIN layers: sub-spaces, output, instance networks.
+"""The parts of xDeepInt and DynInt around their PIN layers: sub-spaces, output, instance networks.
 
 It knows feature maps, not ids. Equation numbers are those of DynInt (Yan & Li, "DynInt: Dynamic Interaction
 Modeling for Large-scale Click-Through Rate Prediction", DLP-KDD 2022).
 
-A feature map X_l, [n_fields, dim] in the paper, is kept transposed and crossed: [batch, depth, parts] with
-depth = dim / sub_spaces and parts = n_fields * sub_spaces, so that W X_0 is one plain matrix product over a
-whole batch.
+A feature map X_l, [n_fields, dim] in the paper, is stored transposed and crossed: [batch, depth, parts] with
+depth = dim / sub_spaces and parts = n_fields * sub_spaces, so W X_0 is one matrix product over a whole batch.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ from models.hyperparameters import check_count
 def crossed(embeddings: Tensor, sub_spaces: int) -> Tensor:
     """Subspace crossing, figure 2b: embeddings [batch, n_fields, dim] -> [batch, depth, parts].
 
-    Each embedding is split into equal parts, which take the place of fields: with 1 sub-space whole vectors
-    interact, with `dim` of them single numbers. The parts stand field by field; the authors' code has them
-    sub-space by sub-space, which only renames the rows and columns of W.
+    Each embedding is split into equal parts, which replace the fields: with 1 sub-space whole vectors
+    interact, with `dim` sub-spaces single elements. Parts are ordered by field; the authors' code orders them
+    by sub-space, which only permutes the rows and columns of W.
     """
     _, n_fields, dim = embeddings.shape
     split = embeddings.reshape(-1, n_fields, sub_spaces, dim // sub_spaces)
@@ -30,7 +29,7 @@ def crossed(embeddings: Tensor, sub_spaces: int) -> Tensor:
 
 
 class FieldOutput(nn.Module):
-    """The output layer, eq. 2 without its bias: a weight a field, then the sum over the embedding's axis."""
+    """The output layer, eq. 2 without its bias: a weight per field, then the sum over dim."""
 
     def __init__(self, n_fields: int, sub_spaces: int) -> None:
         super().__init__()
@@ -45,10 +44,10 @@ class FieldOutput(nn.Module):
 
 
 class InstanceNetwork(nn.Module):
-    """Two layers that turn a row's X_0 into what is dynamic for this row: gates, weights, parameters.
+    """Two layers that generate the dynamic values of a row from its X_0: gates, weights or parameters.
 
-    X_0 gets no gradient from it (sections 3.2 and 3.5). The hidden layer is narrower than X_0 by the
-    reduction ratio; its biases start at zero, so that on small embeddings no unit is dead for all rows.
+    They pass no gradient to X_0 (sections 3.2 and 3.5). The hidden layer is narrower than X_0 by the
+    reduction ratio; its biases start at zero, so with small embeddings no unit is dead for all rows.
     """
 
     def __init__(self, in_features: int, out_features: int, reduction_ratio: float) -> None:
@@ -64,7 +63,7 @@ class InstanceNetwork(nn.Module):
 
 
 def overlap(vectors: Tensor) -> Tensor:
-    """How far vectors are from orthogonal: the sum over pairs p > q of |cosine|, the terms of eq. 11 and 12.
+    """The deviation of vectors from orthogonality: the sum over pairs p > q of |cosine|, as in eq. 11 and 12.
 
     vectors [..., rank, parts] -> a scalar, the mean over the leading axes; between 0 and rank (rank - 1) / 2.
     """
@@ -73,7 +72,7 @@ def overlap(vectors: Tensor) -> Tensor:
 
 
 def check_depth(layers: int, dim: int, sub_spaces: int) -> None:
-    """Raises ValueError for what no stack of PIN layers can be."""
+    """Raises ValueError for invalid sizes of a stack of PIN layers."""
     check_count("layers", layers, 0, "0 is logistic regression on the embeddings")
     check_count("dim", dim, 1, "it is the length of an embedding")
     if sub_spaces < 1 or dim % sub_spaces:

@@ -1,11 +1,11 @@
-"""STAR: a perceptron whose weights are a shared part times a domain's own part.
+"""STAR: a perceptron whose weights are the product of a shared part and a part of each domain.
 
 Reference: Sheng et al., "One Model to Serve All: Star Topology Adaptive Recommender for Multi-Domain CTR
-Prediction", CIKM 2021, section 3: partitioned normalization, star topology network, auxiliary network. The
-layers' widths are those of APG's comparison (Yan et al., "APG: Adaptive Parameter Generation Network for
-Click-Through Rate Prediction", NeurIPS 2022, appendix B.3), whose coarse-grained baseline this is. Departs
-from STAR in batches that mix domains, where each of its batches is of one: the normalization's statistics are
-taken domain by domain within the batch.
+Prediction", CIKM 2021, section 3: partitioned normalization, star topology network, auxiliary network. Layer
+widths are those of APG's comparison (Yan et al., "APG: Adaptive Parameter Generation Network for
+Click-Through Rate Prediction", NeurIPS 2022, appendix B.3), which uses it as a coarse-grained baseline.
+Departs from STAR in batches, which mix domains here and have one domain there: the normalization computes
+statistics per domain within the batch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.domains import DomainLinear, domain_column, domain_field, domain_places
+from models.domains import DomainLinear, domain_column, domain_field, domain_result_rows
 from models.embedding import FeaturesEmbedding
 from models.fields import Field
 from models.hyperparameters import check_widths
@@ -29,8 +29,8 @@ from models.layers import MLP, Dropout
 class StarLinear(nn.Module):
     """The map of domain k: weights W * W_k, element by element, and bias b + b_k.
 
-    All domains' maps are applied and one result a row is kept: DomainLinear says at what cost. W_k starts at
-    one and b_k at zero, so that all domains start as the shared network.
+    All domains' maps are applied and each row keeps one result; DomainLinear states the cost. W_k starts at
+    one and b_k at zero, so all domains start as the shared network.
     """
 
     def __init__(self, n_domains: int, in_features: int, out_features: int) -> None:
@@ -39,14 +39,14 @@ class StarLinear(nn.Module):
         self.weight = nn.Parameter(torch.ones(n_domains, out_features, in_features))
         self.bias = nn.Parameter(torch.zeros(n_domains, out_features))
 
-    def forward(self, inputs: Tensor, places: Tensor) -> Tensor:
-        """inputs [batch, in_features], places [batch] of domain_places -> [batch, out_features]."""
+    def forward(self, inputs: Tensor, result_rows: Tensor) -> Tensor:
+        """inputs [batch, in_features], result_rows [batch] of domain_result_rows -> [batch, out_features]."""
         weight, bias = self.shared.weight * self.weight, self.shared.bias + self.bias
         results = F.linear(inputs, weight.flatten(0, 1), bias.flatten())  # [batch, n_domains * out_features]
-        return results.reshape(-1, self.shared.out_features).index_select(0, places)
+        return results.reshape(-1, self.shared.out_features).index_select(0, result_rows)
 
     def product(self) -> DomainLinear:
-        """The same maps, with nothing shared."""
+        """The same maps as a DomainLinear, without shared weights."""
         n_domains, out_features, in_features = self.weight.shape
         maps = DomainLinear(n_domains, in_features, out_features)
         with torch.no_grad():
@@ -59,9 +59,9 @@ class PartitionedNorm(nn.Module):
     """Normalization by the statistics of a row's own domain.
 
     (z - mean_k) / sqrt(var_k + eps) * (gamma * gamma_k) + (beta + beta_k): mean and variance over the batch's
-    rows of domain k in training, moving ones otherwise. A domain with fewer than FEWEST_ROWS rows in a batch
-    is normalized by its moving statistics, and moves them by its share of that number: of a single row
-    nothing would be left.
+    rows of domain k in training, running statistics otherwise. A domain with fewer than FEWEST_ROWS rows in a
+    batch is normalized by its running statistics, because a single row would become zero, and updates them in
+    proportion to its rows.
     """
 
     FEWEST_ROWS = 32
@@ -86,7 +86,7 @@ class PartitionedNorm(nn.Module):
         return inputs * F.embedding(domains, scale) + F.embedding(domains, shift)
 
     def fold_into(self, layer: DomainLinear) -> None:
-        """Make `layer` give for z what it gave for this normalization of z, with the moving statistics."""
+        """Changes `layer` so that it computes layer(normalize(z)) for z, with the running statistics."""
         scale, shift = self._affine(*self._running())
         with torch.no_grad():
             weight = layer.maps.weight.reshape(self.n_domains, layer.out_features, -1)
@@ -99,14 +99,14 @@ class PartitionedNorm(nn.Module):
         return scale, self.beta + self.domain_beta - mean * scale
 
     def _running(self) -> tuple[Tensor, Tensor]:
-        """Mean and variance [n_domains, features] as training left them."""
+        """The running mean and variance [n_domains, features]."""
         return self.running_mean, (self.running_square - self.running_mean.square()).clamp(min=0.0)
 
     def _batch_statistics(self, inputs: Tensor, domains: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance [n_domains, features] of each domain's rows; the moving ones move."""
+        """Mean and variance [n_domains, features] of each domain's rows; updates the running statistics."""
         members = F.one_hot(domains.long(), self.n_domains).to(inputs.dtype)  # [batch, n_domains]
         counts = members.sum(dim=0).unsqueeze(1)  # [n_domains, 1]
-        weights = (members / counts.T.clamp(min=1.0)).T  # [n_domains, batch], a row sums to 1
+        weights = (members / counts.T.clamp(min=1.0)).T  # [n_domains, batch], each row sums to 1
         mean = weights @ inputs
         variance = weights @ (inputs - F.embedding(domains, mean)).square()
         running_mean, running_variance = self._running()
@@ -120,7 +120,7 @@ class PartitionedNorm(nn.Module):
 
 
 class _Unchanged(nn.Module):
-    """Stands where a normalization was that another layer took over."""
+    """Replaces a normalization that was folded into a layer."""
 
     def forward(self, inputs: Tensor, domains: Tensor) -> Tensor:
         """inputs [batch, features] -> the same."""
@@ -130,10 +130,10 @@ class _Unchanged(nn.Module):
 class STAR(nn.Module):
     """star_k(normalize_k(e)) + auxiliary(e), k the row's domain.
 
-    e holds the domain's embedding too, which is how the auxiliary network knows the domain.
+    e includes the domain's embedding, so the auxiliary network sees the domain.
 
     hidden_units     the star topology network's hidden layers
-    auxiliary_units  the auxiliary network's: with its output a network of two layers
+    auxiliary_units  the auxiliary network's hidden layers; by default it has two layers with its output
     domain           the field whose ids are the domains; None: the context field with the fewest ids
     """
 
@@ -165,17 +165,17 @@ class STAR(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """ids [batch, columns] -> logits [batch]."""
         domains = ids[:, self.domain_column]
-        places = domain_places(domains, self.n_domains)
+        result_rows = domain_result_rows(domains, self.n_domains)
         inputs = self.embedding(ids).flatten(1)  # [batch, n_fields * dim]
         hidden = self.normalize(inputs, domains)
         *inner, last = self.layers
         for layer in inner:
-            hidden = self.dropout(F.relu(layer(hidden, places)))
-        logits: Tensor = self.bias + last(hidden, places).squeeze(1) + self.auxiliary(inputs)
+            hidden = self.dropout(F.relu(layer(hidden, result_rows)))
+        logits: Tensor = self.bias + last(hidden, result_rows).squeeze(1) + self.auxiliary(inputs)
         return logits
 
     def folded(self) -> Self:
-        """For inference: each domain's weights multiplied out, its normalization inside its first layer."""
+        """For inference: weights are multiplied per domain, the normalization folds into the first layer."""
         folded = copy.deepcopy(self).eval()
         if isinstance(self.normalize, PartitionedNorm):
             maps = [layer.product() for layer in self.layers if isinstance(layer, StarLinear)]

@@ -1,8 +1,8 @@
-"""Wide & Deep: one weight an id and a chosen cross product, beside a perceptron on embeddings.
+"""Wide & Deep: a weight for each id and for chosen cross products, beside a perceptron on embeddings.
 
 Reference: Cheng et al., "Wide & Deep Learning for Recommender Systems", DLRS 2016, eq. 1 and 3; hidden layers
 as in its figure 4. Departs from it in dim (32 there; 10 here, as in every model), in dropout (none there) and
-in its optimizers (FTRL for the wide part there), which are the training loop's choice.
+in optimizers (FTRL for the wide part there), which the training loop chooses.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from models.layers import MLP
 
 PRIME = 2**31 - 1
 MULTIPLIER = 1_327_217_885
-"""2^31 divided by the golden ratio: its powers modulo PRIME spread the ids of a cross over all buckets."""
+"""2^31 divided by the golden ratio; its powers modulo PRIME distribute a cross's ids over all buckets."""
 
 
 class CrossProducts(nn.Module):
-    """Cross-product features, eq. 1: one weight for every combination of ids that a group of fields takes.
+    """Cross-product features, eq. 1: one weight for every combination of ids of a group of fields.
 
-    The combination's number is `sum over k of (id_k * m_k mod PRIME)`, modulo the cross's rows. Where all
-    combinations fit into `buckets`, m_k are the places of a mixed radix and every one has a row of its own.
-    Otherwise m_k are the powers of MULTIPLIER, a linear hash (Carter & Wegman, "Universal Classes of Hash
-    Functions", 1979, here with fixed multipliers): two combinations share a row with probability about
-    1 / buckets. Ids and multipliers are below 2^31, so all products fit int64, and no number is negative,
-    so every runtime's remainder is the same.
+    The combination's number is `sum over k of (id_k * m_k mod PRIME)`, modulo the cross's rows. If all
+    combinations fit into `buckets`, m_k are place values of a mixed radix and every combination has its own
+    row. Otherwise m_k are the powers of MULTIPLIER, a linear hash (Carter & Wegman, "Universal Classes of
+    Hash Functions", 1979, here with fixed multipliers): two combinations share a row with probability about 1
+    / buckets. Ids and multipliers are below 2^31, so all products fit int64 and no number is negative, so
+    every runtime computes the same remainder.
     """
 
     columns: Tensor
@@ -42,7 +42,7 @@ class CrossProducts(nn.Module):
         super().__init__()
         if not 1 <= buckets < PRIME:
             raise ValueError(
-                f"'cross_buckets' must be in [1, {PRIME}) (got {buckets!r}); it is weights a cross"
+                f"'cross_buckets' must be in [1, {PRIME}) (got {buckets!r}); it limits a cross's weights"
             )
         members = [_members(fields, cross) for cross in crosses]
         slices = column_slices(fields)
@@ -50,23 +50,23 @@ class CrossProducts(nn.Module):
         columns, multipliers, rows = [], [], []
         for cross in members:
             combinations = math.prod(field.cardinality for field in cross)
-            spare = longest - len(cross)  # a shorter cross reads column 0 times 0
+            spare = longest - len(cross)  # a shorter cross is padded with column 0 times 0
             columns.append([slices[field.name].start for field in cross] + [0] * spare)
-            places = _mixed_radix(cross) if combinations <= buckets else _powers(len(cross))
-            multipliers.append(places + [0] * spare)
+            factors = _mixed_radix(cross) if combinations <= buckets else _powers(len(cross))
+            multipliers.append(factors + [0] * spare)
             rows.append(min(combinations, buckets))
-        self._keep("columns", list(zip(*columns, strict=True)))  # [longest, n_crosses], as multipliers
-        self._keep("multipliers", list(zip(*multipliers, strict=True)))
-        self._keep("rows", rows)  # [n_crosses]
-        self._keep("offsets", [sum(rows[:position]) for position in range(len(rows))])  # [n_crosses]
+        self._register("columns", list(zip(*columns, strict=True)))  # [longest, n_crosses], as multipliers
+        self._register("multipliers", list(zip(*multipliers, strict=True)))
+        self._register("rows", rows)  # [n_crosses]
+        self._register("offsets", [sum(rows[:position]) for position in range(len(rows))])  # [n_crosses]
         self.weights = nn.Embedding(sum(rows), 1)
         nn.init.normal_(self.weights.weight, std=EMBEDDING_STD)
 
-    def _keep(self, name: str, numbers: list[int] | list[tuple[int, ...]]) -> None:
+    def _register(self, name: str, numbers: list[int] | list[tuple[int, ...]]) -> None:
         self.register_buffer(name, torch.tensor(numbers, dtype=torch.int64), persistent=False)
 
-    def places(self, ids: Tensor) -> Tensor:
-        """ids [batch, columns] -> for each cross the row of its weight, int64 [batch, n_crosses]."""
+    def weight_rows(self, ids: Tensor) -> Tensor:
+        """ids [batch, columns] -> the row of each cross's weight, int64 [batch, n_crosses]."""
         numbers = torch.zeros((), dtype=torch.int64, device=ids.device)
         for columns, multipliers in zip(self.columns, self.multipliers, strict=True):
             numbers = numbers + ids.index_select(1, columns).long() * multipliers % PRIME
@@ -74,15 +74,15 @@ class CrossProducts(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids [batch, columns] -> [batch]."""
-        weights: Tensor = self.weights(self.places(ids))  # [batch, n_crosses, 1]
+        weights: Tensor = self.weights(self.weight_rows(ids))  # [batch, n_crosses, 1]
         return weights.sum(dim=(1, 2))
 
 
 class WideDeep(nn.Module):
     """w_0 + wide(x) + wide(crosses of x) + MLP(e).
 
-    crosses        groups of fields by name, [["site", "ad"], ...], whose ids together are one more id each
-    cross_buckets  the most weights a cross has: with more combinations than that, several share a weight
+    crosses        groups of fields by name, [["site", "ad"], ...]; each adds the combination of its ids as an
+    id cross_buckets  the largest number of weights of a cross; with more combinations several share a weight
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class WideDeep(nn.Module):
 
 
 def _members(fields: Sequence[Field], cross: Sequence[str]) -> list[Field]:
-    """The fields a cross names. Raises ValueError where it is not two or more fields of width 1."""
+    """The fields that a cross names. Raises ValueError unless it names two or more fields of width 1."""
     if isinstance(cross, str) or len(set(cross)) < 2 or len(set(cross)) < len(cross):
         raise ValueError(
             f"a cross of 'crosses' must be two or more different fields (got {cross!r}); "
@@ -121,13 +121,13 @@ def _members(fields: Sequence[Field], cross: Sequence[str]) -> list[Field]:
         if field.width > 1:
             raise ValueError(
                 f"a cross of 'crosses' must be fields with one id (got '{field.name}' with {field.width}); "
-                "leave sequences out"
+                "omit sequences"
             )
     return members
 
 
 def _mixed_radix(cross: Sequence[Field]) -> list[int]:
-    """What an id of each field counts, so that every combination has a number of its own."""
+    """The place value of each field that gives every combination a unique number."""
     return [math.prod(field.cardinality for field in cross[after:]) for after in range(1, len(cross) + 1)]
 
 

@@ -2,9 +2,9 @@
 
 Reference: Lian et al., "xDeepFM: Combining Explicit and Implicit Feature Interactions for Recommender
 Systems", KDD 2018, eq. 6 to 9, with the identity as CIN's activation, which it found best. Departs from it in
-CIN's size, two layers of 64 maps where it has 100 or 200 a layer (a layer costs dim * maps * maps * n_fields
-multiplications a row), and in dropout, where it has an L2 penalty. `split_half`, of the authors' code, hands
-only the first half of a layer's maps to the next layer, and only the other half to the output.
+CIN's size, two layers of 64 maps (100 or 200 per layer there; a layer costs dim * maps * maps * n_fields
+multiplications per row), and in dropout (an L2 penalty there). `split_half`, from the authors' code, passes
+the first half of a layer's maps to the next layer and the other half to the output.
 """
 
 from __future__ import annotations
@@ -22,18 +22,17 @@ from models.layers import MLP
 
 
 class CIN(nn.Module):
-    """Maps X^k_h = sum over i, j of W^kh_ij X^{k-1}_i * X^0_j (eq. 6), pooled over dim, weighed (eq. 7, 8).
+    """Maps X^k_h = sum over i, j of W^kh_ij X^{k-1}_i * X^0_j (eq. 6), pooled over dim, weighted (eq. 7, 8).
 
-    The output needs no maps. The activation is the identity, so the pooled maps of a layer, weighed, are the
-    sum over i, j of A^k_ij <X^{k-1}_i, X^0_j> with A^k = sum over h of w_kh W^kh: one small matrix product a
-    row, whatever the number of maps. Only the maps that the next layer reads are computed, as one product
-    with the outer products of X^{k-1} and X^0, whose [batch, dim, maps, n_fields] numbers are the largest
-    thing in memory.
+    The output needs no maps: with the identity as activation, the weighted pooled maps of a layer are the sum
+    over i, j of A^k_ij <X^{k-1}_i, X^0_j> with A^k = sum over h of w_kh W^kh, one small matrix product per
+    row for any number of maps. Only the maps that the next layer reads are computed, as one product with the
+    outer products of X^{k-1} and X^0, whose shape [batch, dim, maps, n_fields] needs the most memory.
     """
 
     def __init__(self, n_fields: int, maps: Sequence[int], split_half: bool) -> None:
         super().__init__()
-        remedy = "it is the number of maps of the layer, and half of them may go no further"
+        remedy = "it is the number of maps of the layer, of which the next layer may read half"
         check_widths("cin_maps", maps, remedy, least=1 + split_half, layers=1)
         hidden = [size // 2 if split_half else size for size in maps[:-1]]
         direct = [size // 2 if split_half else 0 for size in maps[:-1]] + [0]

@@ -1,9 +1,9 @@
-"""xDeepInt: a polynomial of the embeddings, built layer by layer, and nothing beside it.
+"""xDeepInt: a polynomial of the embeddings, built layer by layer, without a perceptron.
 
 Reference: Yan & Li, "xDeepInt: a hybrid architecture for modeling the vector-wise and bit-wise feature
 interactions", DLP-KDD 2020; eq. 2 and 3 of Yan & Li, "DynInt", DLP-KDD 2022, where it is the static base of
 the dynamic models. Defaults: 3 layers, "generally a good choice" there, and the dimension 16 of its section
-4.1.4. Departs from it in the bias of eq. 2, counted once and not once a dimension.
+4.1.4. Departs from it in the bias of eq. 2, which is added once, not once per dimension.
 """
 
 from __future__ import annotations

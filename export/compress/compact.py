@@ -1,7 +1,7 @@
-"""What pruning killed leaves the model: a masked model -> a smaller one of the same class, equal to it.
+"""Removes what pruning zeroed: a masked model -> a smaller model of the same class with the same logits.
 
-It knows the shared layers of `models.layers`, found wherever they stand in a model, and that a model is built
-as `Class(fields, **hyperparameters)`. What it cannot show to be safe it leaves masked, and says so.
+It knows the shared layers of `models.layers`, wherever they are in a model, and that a model is built as
+`Class(fields, **hyperparameters)`. Parts that it cannot verify stay masked, with a note.
 """
 
 from __future__ import annotations
@@ -17,33 +17,33 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from export.compress.neurons import Perceptron
+from export.compress.dead_neurons import Perceptron
+from export.compress.embedding_rows import first_of_each, renumber
 from export.compress.perceptrons import (
     find_perceptrons,
     hidden_widths,
     linear_layers,
     without_dead_neurons,
 )
-from export.compress.rows import first_of_each, renumber
 from models.embedding import FeaturesEmbedding
 from models.fields import PADDING_ID, Field
 from models.layers import MLP, FieldPairs
 
 CHECKED_ROWS = 512
 TOLERANCE = 1e-5
-"""The largest difference of logits that passes for rounding, relative to the largest |logit| or 1."""
+"""The largest difference of logits that counts as rounding, relative to the largest |logit| or 1."""
 
 
 @dataclass(frozen=True)
 class Compacted:
-    """The smaller model and what others must know of it; of two counts the masked model's comes first."""
+    """The smaller model and its description; of two counts the masked model's comes first."""
 
-    model: nn.Module  # the masked one itself where nothing could go
-    hyperparameters: dict[str, Any]  # build the smaller model anew over its own `fields`
-    renumberings: dict[str, NDArray[np.int32]]  # for `Schema.renumbered`: only fields whose rows were merged
-    live_neurons: tuple[int, ...]  # by hidden layer; a dead one says 0, is 1 wide
+    model: nn.Module  # the masked model itself if nothing could be removed
+    hyperparameters: dict[str, Any]  # together with the smaller model's `fields` they rebuild it
+    renumberings: dict[str, NDArray[np.int32]]  # for `Schema.renumbered`: fields with merged rows only
+    live_neurons: tuple[int, ...]  # by hidden layer; a layer without any has 0 here and width 1
     live_pairs: int
-    dead_inputs: int  # first-layer columns without a weight; they stay: inputs are laid out by field
+    dead_inputs: int  # first-layer columns without weights; they stay, as inputs are laid out by field
     embedding_rows: tuple[int, int]
     parameters: tuple[int, int]
     bytes: tuple[int, int]
@@ -53,7 +53,7 @@ class Compacted:
 
 @dataclass(frozen=True)
 class _Plan:
-    """A smaller model before it is built: constructor arguments, tensors by their name in the state dict."""
+    """A smaller model before it is built: constructor arguments, and tensors by name in the state dict."""
 
     fields: tuple[Field, ...]
     hyperparameters: dict[str, Any]
@@ -61,29 +61,29 @@ class _Plan:
     renumberings: dict[str, NDArray[np.int32]]
 
 
-class _UnknownError(Exception):
-    """Why a part of a model cannot be made smaller."""
+class _UnsupportedError(Exception):
+    """A part of a model cannot be made smaller; the message is the reason."""
 
 
 def compact(model: nn.Module, hyperparameters: Mapping[str, Any]) -> Compacted:
-    """A model with exact zeros -> its smaller equal, in eval mode; the model given is left as it is.
+    """A model with exact zeros -> a smaller model with the same logits, in eval mode; `model` is not changed.
 
     `hyperparameters` are the keyword arguments that the model was built with, beside its fields. After each
-    part is taken out (embedding rows, field pairs, the neurons of each perceptron) both models are run on
-    random ids: a part that changes the logits, or a class that cannot be built so, keeps its masked form,
-    with a note. Raises ValueError when the model has no `fields`.
+    removal (embedding rows, field pairs, the neurons of each perceptron) both models run on random ids. If
+    the logits change, or the class cannot be built that way, the part keeps its masked form, with a note.
+    Raises ValueError if the model has no `fields`.
     """
     if not isinstance(fields := getattr(model, "fields", None), tuple):
         raise ValueError(f"'model' must have a tuple of fields as `.fields` (got {type(model).__name__})")
     plan = _Plan(fields, dict(hyperparameters), {}, {})
     smaller, difference, notes = model, 0.0, []
-    for part, take_out in _parts_of(model).items():
+    for part, remove in _parts_of(model).items():
         try:
-            candidate = take_out(model, plan)
+            candidate = remove(model, plan)
             if candidate is not plan:
                 smaller, difference = _build_checked(model, candidate)
                 plan = candidate
-        except _UnknownError as reason:
+        except _UnsupportedError as reason:
             notes.append(f"{part} stay masked: {reason}")
     perceptrons = [without_dead_neurons(layers) for layers in find_perceptrons(model)]
     return Compacted(
@@ -102,24 +102,22 @@ def compact(model: nn.Module, hyperparameters: Mapping[str, Any]) -> Compacted:
 
 
 def _merge_rows(model: nn.Module, plan: _Plan) -> _Plan:
-    """All tables over the model's fields share ids, so ids are merged whose rows are zero in every table."""
+    """Merges ids whose rows are zero in every table; all tables over the model's fields share ids."""
     layers = _layers(model, FeaturesEmbedding)
     tables = [layer.table for _, layer in layers]
-    strangers = [path for path, layer in layers if layer.fields != plan.fields]
+    other_tables = [path for path, layer in layers if layer.fields != plan.fields]
     for path, module in model.named_modules():
         if isinstance(module, nn.Embedding | nn.EmbeddingBag) and not any(
             module is table for table in tables
         ):
-            strangers.append(path)
-    if strangers:
-        raise _UnknownError(
-            f"'{strangers[0]}' is not a table over all of the model's fields, as is known here"
-        )
+            other_tables.append(path)
+    if other_tables:
+        raise _UnsupportedError(f"'{other_tables[0]}' is not a table over all of the model's fields")
     if not layers:
         return plan
-    odd = [field for field in plan.fields if field.storage != "full"]
-    if odd:
-        raise _UnknownError(f"the embeddings of '{odd[0].name}' are not a row an id")
+    compressed = [field for field in plan.fields if field.storage != "full"]
+    if compressed:
+        raise _UnsupportedError(f"the embeddings of '{compressed[0].name}' do not have one row for each id")
     dead = np.logical_and.reduce([(table.weight == 0).all(dim=1).cpu().numpy() for table in tables])
     renumberings, taken, start = {}, [], 0
     old_ids: dict[str, NDArray[np.integer]] = {}
@@ -134,7 +132,7 @@ def _merge_rows(model: nn.Module, plan: _Plan) -> _Plan:
         start += field.cardinality
     if not renumberings:
         return plan
-    for field in plan.fields:  # who shares the rows of another shares its new ids
+    for field in plan.fields:  # a field that shares another's rows shares its new ids
         if field.same_values_as in renumberings:
             renumberings[field.name] = renumberings[field.same_values_as]
     fields = tuple(_of_ids(field, old_ids[field.same_values_as or field.name]) for field in plan.fields)
@@ -147,7 +145,7 @@ def _merge_rows(model: nn.Module, plan: _Plan) -> _Plan:
 
 
 def _of_ids(field: Field, ids: NDArray[np.integer]) -> Field:
-    """The field with these of its ids only."""
+    """The field reduced to these ids."""
     values = None if field.values is None else tuple(field.values[one] for one in ids)
     return replace(field, cardinality=len(ids), values=values)
 
@@ -167,11 +165,11 @@ def _drop_pairs(model: nn.Module, plan: _Plan) -> _Plan:
 
 
 def _drop_neurons(model: nn.Module, plan: _Plan, *, path: str) -> _Plan:
-    """The perceptron at `path` is made narrower by the argument that sizes it alone."""
+    """Narrows the perceptron at `path` by the argument that sizes it and no other."""
     perceptrons = _perceptrons(model)
     mlp = dict(perceptrons)[path]
     if (layers := linear_layers(mlp)) is None:
-        raise _UnknownError("it holds more than linear layers with biases")
+        raise _UnsupportedError("it has parts other than linear layers with biases")
     small = without_dead_neurons(layers)
     if small.widths == hidden_widths(layers):
         return plan
@@ -185,18 +183,18 @@ def _drop_neurons(model: nn.Module, plan: _Plan, *, path: str) -> _Plan:
 
 
 def _perceptrons(model: nn.Module) -> list[tuple[str, MLP]]:
-    """Those with hidden layers, by their paths."""
+    """The perceptrons with hidden layers, with their paths."""
     return [(path, mlp) for path, mlp in _layers(model, MLP) if len(mlp.hidden)]
 
 
 def _units_argument(model: nn.Module, path: str) -> str:
-    """The argument that says how wide the hidden layers at `path` are: of `bottom` it is `bottom_units`."""
+    """The argument that sizes the hidden layers at `path`: for `bottom` it is `bottom_units`."""
     own = f"{path}_units"
     return own if own in inspect.signature(type(model)).parameters else "hidden_units"
 
 
 def _tensors_of(perceptron: Perceptron, path: str, has_output: bool) -> dict[str, Tensor]:
-    """By their names in the state dict of the model that holds it at `path`."""
+    """The perceptron's tensors by name in the state dict of the model that has it at `path`."""
     n_hidden = len(perceptron.weights) - has_output
     names = [f"{path}.hidden.{layer}" for layer in range(n_hidden)] + [f"{path}.output"] * has_output
     arrays = {f"{name}.weight": W for name, W in zip(names, perceptron.weights, strict=True)}
@@ -205,7 +203,7 @@ def _tensors_of(perceptron: Perceptron, path: str, has_output: bool) -> dict[str
 
 
 def _parts_of(model: nn.Module) -> dict[str, Callable[[nn.Module, _Plan], _Plan]]:
-    """What may be taken out, in turn; a perceptron a part, so that an unknown one keeps no other wide."""
+    """The removals in order; each perceptron is a part of its own, so an unsupported one affects no other."""
     neurons = {
         f"dead neurons of '{path}'": partial(_drop_neurons, path=path) for path, _ in _perceptrons(model)
     }
@@ -216,24 +214,24 @@ def _only(model: nn.Module, layers: list[tuple[str, Any]], argument: str) -> tup
     """The one layer that this argument of the model's constructor sizes, with its path."""
     name = type(model).__name__
     if argument not in inspect.signature(type(model)).parameters:
-        raise _UnknownError(f"{name} takes no '{argument}' to be built smaller with")
+        raise _UnsupportedError(f"{name} takes no '{argument}' that could size a smaller one")
     if len(layers) > 1:
-        raise _UnknownError(f"{name} has one '{argument}' for {', '.join(path for path, _ in layers)}")
+        raise _UnsupportedError(f"{name} uses one '{argument}' for {', '.join(path for path, _ in layers)}")
     return layers[0]
 
 
 def _build_checked(model: nn.Module, plan: _Plan) -> tuple[nn.Module, float]:
     """The planned model, in eval mode, and its largest difference of logits from `model` on random ids."""
     try:
-        with torch.random.fork_rng(devices=[]):  # the weights it starts from shall change nobody's seed
+        with torch.random.fork_rng(devices=[]):  # initial weights must not advance the caller's random state
             smaller = type(model)(plan.fields, **plan.hyperparameters)
     except (TypeError, ValueError) as error:
-        raise _UnknownError(f"a smaller {type(model).__name__} could not be built: {error}") from error
+        raise _UnsupportedError(f"a smaller {type(model).__name__} could not be built: {error}") from error
     state = {**model.state_dict(), **plan.tensors}
     for name, tensor in smaller.state_dict().items():
         if name not in state or state[name].shape != tensor.shape:
             found = tuple(state[name].shape) if name in state else "none"
-            raise _UnknownError(
+            raise _UnsupportedError(
                 f"'{name}' of the smaller model is of shape {tuple(tensor.shape)}, not {found}"
             )
     smaller.load_state_dict({name: state[name] for name in smaller.state_dict()})
@@ -245,7 +243,7 @@ def _difference(model: nn.Module, smaller: nn.Module, plan: _Plan) -> float:
     fields: Any = model.fields
     rng = np.random.default_rng(0)
     ids = [rng.integers(field.cardinality, size=(CHECKED_ROWS, field.width)) for field in fields]
-    for column in ids:  # padding is rare among the ids, not in sequences
+    for column in ids:  # padding is frequent in sequences
         column[rng.random(column.shape) < 0.2] = PADDING_ID
     names = [field.name for field in fields]
     new_ids = [
@@ -260,13 +258,13 @@ def _difference(model: nn.Module, smaller: nn.Module, plan: _Plan) -> float:
         try:
             found = smaller(torch.from_numpy(np.concatenate(new_ids, axis=1)).to(device))
         except (IndexError, RuntimeError) as error:
-            raise _UnknownError(f"a smaller {type(model).__name__} does not run: {error}") from error
+            raise _UnsupportedError(f"a smaller {type(model).__name__} does not run: {error}") from error
     model.train(was_training)
     difference = float((found - expected).abs().max())
     if not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):
-        raise _UnknownError(
+        raise _UnsupportedError(
             f"a smaller {type(model).__name__} differs by {difference:.2g} in the logit; "
-            "some layer uses them in a way that is not known here"
+            "some layer uses this part in an unsupported way"
         )
     return difference
 

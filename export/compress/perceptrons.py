@@ -1,7 +1,7 @@
-"""The perceptrons of a model whose neurons can be told apart and taken out, as the linear layers they are.
+"""The perceptrons of a model whose neurons can be removed, as lists of linear layers.
 
-It knows `MLP` and no model. Others (with generated weights, or activations that have parameters of their own)
-keep all of their neurons.
+It knows `MLP` and no model. Perceptrons with generated weights, or activations with parameters, keep all of
+their neurons.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from typing import Any
 
 from torch import nn
 
-from export.compress.neurons import Perceptron, remove_dead_neurons
+from export.compress.dead_neurons import Perceptron, remove_dead_neurons
 from models.layers import MLP
 
 LinearLayers = tuple[nn.Linear, ...]
 
 
 def linear_layers(mlp: MLP) -> LinearLayers | None:
-    """Its layers from inputs to outputs, ReLU between them; None where it is anything else than that.
+    """Its linear layers from inputs to outputs, with ReLU between; None if it has any other part.
 
-    The last one's neurons are read by others: it is the output layer, or where there is none the last hidden
-    one. All before it are hidden: theirs can go.
+    Other parts read the neurons of the last layer, which is the output layer, or the last hidden layer if
+    there is no output layer. The neurons of all earlier layers can be removed.
     """
     hidden: Any = mlp.hidden
     layers = (*hidden, mlp.output) if mlp.has_output else tuple(hidden)
@@ -34,13 +34,13 @@ def linear_layers(mlp: MLP) -> LinearLayers | None:
 
 
 def find_perceptrons(model: nn.Module) -> tuple[LinearLayers, ...]:
-    """The layers of each perceptron of the model that has hidden neurons to take out."""
+    """The layers of each perceptron of the model that has removable neurons."""
     found = (linear_layers(module) or () for module in model.modules() if isinstance(module, MLP))
     return tuple(layers for layers in found if len(layers) > 1)
 
 
 def without_dead_neurons(layers: LinearLayers) -> Perceptron:
-    """What these layers compute, in arrays, without the neurons that no path of weights goes through."""
+    """These layers as arrays, without dead neurons."""
     return remove_dead_neurons(
         [layer.weight.detach().cpu().numpy() for layer in layers],
         [layer.bias.detach().cpu().numpy() for layer in layers],
@@ -48,12 +48,12 @@ def without_dead_neurons(layers: LinearLayers) -> Perceptron:
 
 
 def hidden_widths(layers: LinearLayers) -> tuple[int, ...]:
-    """Neurons of each hidden layer."""
+    """The number of neurons of each hidden layer."""
     return tuple(layer.out_features for layer in layers[:-1])
 
 
 def dead_neuron_rate(model: nn.Module) -> float:
-    """The share of neurons that no path goes through, of those that can be taken out; 0 where none can."""
+    """The share of the removable neurons that is dead; 0 if no neuron is removable."""
     perceptrons = find_perceptrons(model)
     total = sum(sum(hidden_widths(layers)) for layers in perceptrons)
     live = sum(sum(without_dead_neurons(layers).live) for layers in perceptrons)

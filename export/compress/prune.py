@@ -1,6 +1,6 @@
-"""Algorithm 1 of DeepLight: a model is trained on while ever more of its smallest weights are set to zero.
+"""Algorithm 1 of DeepLight: training continues while a growing share of the smallest weights is zeroed.
 
-It knows the training loop by its `after_step` hook and models by `export.compress.targets`.
+It uses the training loop's `after_step` hook, and finds a model's weights by `export.compress.targets`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from export.compress.config import PruneConfig
-from export.compress.magnitude import hold, largest, zero_smallest
+from export.compress.magnitude import apply_mask, largest_mask, zero_smallest
 from export.compress.perceptrons import dead_neuron_rate, find_perceptrons
 from export.compress.recipes import Recipe
 from export.compress.schedule import RESIDUAL, is_pruning_step, pruning_interval, sparse_rate
@@ -27,9 +27,10 @@ from export.train.sampling import steps_an_epoch
 
 @dataclass(frozen=True)
 class PruneResult:
-    """`rates` asked for and `reached`, by part the model has; how training went.
+    """The requested `rates` and those `reached`, for the parts the model has, and the training's result.
 
-    They are shares of exact zeros, and of `neurons`, where whole ones were to go, the share that is dead.
+    Rates are shares of exact zeros. The rate of `neurons`, present if whole neurons are pruned, is the share
+    of dead neurons.
     """
 
     rates: dict[str, float]
@@ -38,15 +39,15 @@ class PruneResult:
 
 
 class Pruner:
-    """What happens to the weights after each training step: nothing, a pruning, or the masks held.
+    """Changes the weights after each training step: not at all, by a pruning, or by applying masks.
 
-    Steps count from 1. After each `every` of the `steps` that follow `start`, and after the last of them,
-    the smallest weights are set to zero, at the rate that the schedule has come to. Until then nothing
-    holds them there: the optimizer may bring a weight back that was pruned by mistake, and the next pruning
-    judges it anew. The last pruning leaves masks, and from then on they are laid on after every step:
-    whatever the optimizer's moments still add to a pruned weight is gone before the next forward pass. Of
-    very many weights (the embeddings of a large log) the prunings before the last hit the rate to a tenth
-    of a point; the last is exact. Whole neurons go in the same way, see `export.compress.whole_neurons`.
+    Steps count from 1. Pruning starts after step `start` and takes `steps` steps. After every `every`-th of
+    them, and after the last, the smallest weights are set to zero at the scheduled rate. No mask holds them:
+    the optimizer may restore a weight that was pruned by mistake, and the next pruning considers it again.
+    The last pruning fixes masks, which are applied after every later step, so that updates from the
+    optimizer's moments do not reach the next forward pass. With very many weights (the embeddings of a large
+    log) the rates before the last pruning are approximate, and the last is exact. Whole neurons are pruned
+    the same way, see `export.compress.whole_neurons`.
     """
 
     def __init__(
@@ -64,45 +65,45 @@ class Pruner:
         self.recipe, self.start, self.steps = recipe, start, steps
         self.every, self.residual = pruning_interval(steps, every), residual
         self.masks: list[tuple[Tensor, Tensor]] = []
-        """Each pruned tensor with what of it stays; empty until the last pruning."""
-        self._random = torch.Generator()  # its own: pruning shall not change what dropout draws
+        """Each pruned tensor with its mask; empty until the last pruning."""
+        self._random = torch.Generator()  # separate, so dropout's random numbers stay the same
         self._random.manual_seed(0)
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
-        """Prune or hold, as the step demands; changes the model's weights in place."""
+        """Prunes or applies the masks, as the step requires; changes the model's weights in place."""
         step -= self.start
         if step == self.steps:
-            self._prune_for_good()
+            self._prune_finally()
         elif is_pruning_step(step, self.steps, self.every):
             self.neurons.silence(self._rate("neurons", step))
             for target in self.targets:
                 self._zero_smallest(target, self._rate(target.part, step))
         for weight, kept in self.masks:
-            hold(weight, kept)
+            apply_mask(weight, kept)
 
-    def _prune_for_good(self) -> None:
-        """Neurons first: their weights are among the zeros when the smallest weights are counted."""
+    def _prune_finally(self) -> None:
+        """Prunes neurons first, so their weights count among the zeros of the weights' rates."""
         self.neurons.silence(self.recipe.neurons)
         self.masks = self.neurons.masks()
         for weight, kept in self.masks:
-            hold(weight, kept)
+            apply_mask(weight, kept)
         for target in self.targets:
-            masks = largest(target.weights, self.recipe.rates[target.part])
+            masks = largest_mask(target.weights, self.recipe.rates[target.part])
             self.masks += zip(target.weights, masks, strict=True)
 
     def _rate(self, part: str, step: int) -> float:
         return sparse_rate(getattr(self.recipe, part), step, self.steps, self.residual)
 
     def _zero_smallest(self, target: Target, rate: float) -> None:
-        """A neuron that is silent keeps the weights it would come back with; they count as gone already."""
+        """A silenced neuron keeps its input weights, so it can be restored; they count as pruned."""
         silent = self.neurons.silent_rows(target.weights[0])
         if silent is None:
             zero_smallest(target.weights, rate, self._random)
         else:
             (weight,) = target.weights
-            (kept,) = largest([weight * ~silent], rate)
-            hold(weight, kept | silent)
+            (kept,) = largest_mask([weight * ~silent], rate)
+            apply_mask(weight, kept | silent)
 
 
 def prune(
@@ -114,11 +115,11 @@ def prune(
     *,
     schedule: PruneConfig,
 ) -> PruneResult:
-    """Warm up, prune, fine-tune: the model is left exactly sparse, on the CPU, in evaluation mode.
+    """Warms up, prunes and fine-tunes: the model ends exactly sparse, on the CPU, in evaluation mode.
 
-    `config` is that of training, but for its `epochs`, which `schedule` sets. The weights kept are the best
-    of those seen once the masks were final, right after the last pruning or later: weights from before are
-    not sparse, however good. Raises ExportError as `train` does.
+    `config` is the training configuration; `schedule` overrides its `epochs`. The best weights are chosen
+    among evaluations after the last pruning, because earlier weights are not sparse. Raises ExportError as
+    `train` does.
     """
     steps_per_epoch = steps_an_epoch(log.parts["train"], config)
     start = round(schedule.warmup_epochs * steps_per_epoch)
@@ -138,7 +139,7 @@ def prune(
 
 
 def _reached(model: nn.Module, recipe: Recipe) -> dict[str, float]:
-    """See PruneResult."""
+    """`PruneResult.reached` of the model."""
     rates = zero_rates(model)
     if recipe.neurons > 0.0 and find_perceptrons(model):
         rates["neurons"] = dead_neuron_rate(model)
@@ -148,7 +149,7 @@ def _reached(model: nn.Module, recipe: Recipe) -> dict[str, float]:
 def _announced(
     pruner: Pruner, model: nn.Module, recipe: Recipe, last: int, report: Report
 ) -> Callable[[int], None]:
-    """The pruner's hook, with a line when the rates are reached."""
+    """The pruner's hook, which also reports the rates after the last pruning."""
 
     def after_step(step: int) -> None:
         pruner.after_step(step)

@@ -1,4 +1,4 @@
-"""How much of which part to prune, by name: the three recipes of the DeepLight paper, ours, and none.
+"""Named pruning rates for each part of a model: the three of the DeepLight paper, ours, and none.
 
 It knows no model; `export.compress.targets` says which weights belong to which part.
 """
@@ -10,15 +10,15 @@ from dataclasses import dataclass, replace
 from export.errors import ExportError
 
 PARTS = ("dnn", "field_matrix", "embedding", "neurons")
-"""What has a rate of its own: D, R and F in the paper's notation, and whole neurons of the hidden layers."""
+"""Parts with a rate: D, R and F in the paper's notation, and whole neurons of the hidden layers."""
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Target rates, in [0, 1): the share of weights that is zero at the end, for each part of a model.
 
-    `neurons` is the share of the hidden layers' neurons that go whole; their weights count among the zeros of
-    `dnn`, so of two rates the harder one tells what is left.
+    `neurons` is the share of the hidden layers' neurons that are removed. Their weights count among the zeros
+    of `dnn`, so the higher of the two rates decides how many weights are left.
 
     Reference: Deng et al., "DeepLight", WSDM 2021, sections 4.2 and 5.3.4, for all but the neurons.
     """
@@ -41,11 +41,11 @@ class Recipe:
 
     @property
     def rates(self) -> dict[str, float]:
-        """Part -> target rate; neurons are named only where whole ones go."""
+        """Part -> target rate; neurons are included only if whole neurons are pruned."""
         return {part: getattr(self, part) for part in PARTS if part != "neurons" or self.neurons > 0.0}
 
     def with_neurons(self, share: float) -> Recipe:
-        """This recipe with another share of neurons, which its name tells."""
+        """This recipe with another share of neurons, which its name shows."""
         preset = self.name.partition(",")[0]
         return replace(self, name=f"{preset}, neurons {share:.0%}", neurons=share)
 
@@ -69,7 +69,7 @@ RECIPES: dict[str, Recipe] = {
 
 
 def find_recipe(name: str) -> Recipe:
-    """The recipe of that name; raises ExportError with the names there are."""
+    """The recipe of that name; raises ExportError with the known names."""
     if name not in RECIPES:
         raise ExportError(f"'preset' must be one of {', '.join(RECIPES)} (got {name!r}); pick one of these")
     return RECIPES[name]

@@ -1,6 +1,6 @@
-"""Which weights of a model pruning may touch, found by the type of layer, wherever it stands in the model.
+"""Which weights of a model can be pruned, found by the type of their layer anywhere in the model.
 
-It knows the shared layers of `models.layers` and no model. To prune a new kind of layer, add it here.
+It knows the shared layers of `models.layers` and no model. A new kind of prunable layer is added here.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ class Target:
 
 
 def find_targets(model: nn.Module) -> tuple[Target, ...]:
-    """What can be pruned in this model, as DeepLight (section 5.3) draws the line.
+    """The weights of this model that can be pruned, as in DeepLight (section 5.3).
 
-    - `dnn`: the weights of each hidden layer of each MLP, a threshold per layer; biases and the output layer
-      are spared.
-    - `field_matrix`: R of each FieldPairs, which is its upper triangle and so symmetric by construction.
-    - `embedding`: all tables under one threshold. Every row counts, those of ids that training never drew
-      too: the paper counts all, and they do take memory.
+    - `dnn`: the weights of each hidden layer of each MLP, with a threshold per layer; not biases and output
+      layers.
+    - `field_matrix`: R of each FieldPairs, stored as its upper triangle and so symmetric by construction.
+    - `embedding`: all tables under one threshold. All rows count, also those of ids that never occur in
+      training: the paper counts all, and they take memory.
 
     Layers of other types stay dense.
     """
@@ -49,7 +49,7 @@ def find_targets(model: nn.Module) -> tuple[Target, ...]:
 
 
 def zero_rates(model: nn.Module) -> dict[str, float]:
-    """Part -> the share of its weights that is exactly zero, for the parts this model has."""
+    """Part -> the share of its weights that is exactly zero, for the parts of this model."""
     zeros: dict[str, int] = {}
     sizes: dict[str, int] = {}
     for target in find_targets(model):

@@ -1,6 +1,6 @@
-"""Whole neurons of perceptrons: those that carry least are silenced while training goes on, then gone.
+"""Prunes whole neurons of perceptrons: the least important are silenced during training, then removed.
 
-It knows linear layers in a row; neither models nor schedules.
+It knows sequences of linear layers, neither models nor schedules.
 """
 
 from __future__ import annotations
@@ -11,42 +11,42 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from export.compress.magnitude import hold, largest
+from export.compress.magnitude import apply_mask, largest_mask
 
 
 class WholeNeurons:
     """The hidden neurons of some perceptrons, each layer pruned at the same rate.
 
-    A neuron carries |w_in| |w_out|: the norms of the weights that enter it and of those that leave it. With
-    ReLU one may be doubled and the other halved without a change, and so does their product stay.
+    The importance of a neuron is |w_in| |w_out|, the product of the norms of its input and output weights.
+    With ReLU, doubling one and halving the other changes nothing, and the product stays the same.
 
-    To silence a neuron is to zero what leaves it. What it computes stays, so that the optimizer can bring it
-    back, as it can a single weight: were both sides zero, neither would have a gradient.
+    Silencing a neuron zeroes its output weights and keeps its input weights, so the optimizer can restore it,
+    as it can a single weight. If both were zero, neither would have a gradient.
 
-    Tried instead, at 90 % of three layers of 400 (docs/pruning.md): the spread of a neuron's activations in
-    place of |w_in|, and one ranking of all layers. Nothing was better beyond noise.
+    Alternatives (docs/pruning.md) gave no improvement beyond noise: the standard deviation of a neuron's
+    activations in place of |w_in|, and one ranking across all layers.
     """
 
     def __init__(self, perceptrons: Sequence[tuple[nn.Linear, ...]]) -> None:
         self._layers = [pair for layers in perceptrons for pair in itertools.pairwise(layers)]
-        self._alive: dict[nn.Linear, Tensor] = {}  # bool [neurons], as the last silencing left it
+        self._alive: dict[nn.Linear, Tensor] = {}  # bool [neurons], from the last call of silence
 
     @torch.no_grad()
     def silence(self, rate: float) -> None:
-        """Of each layer the share `rate` that carries least, to one neuron at most, is read by nobody."""
+        """Silences the share `rate` of each layer with the least importance; one neuron at least stays."""
         for layer, reader in self._layers:
-            carried = layer.weight.norm(dim=1) * reader.weight.norm(dim=0)
-            (self._alive[layer],) = largest([carried], rate)
-            hold(reader.weight, self._alive[layer].expand_as(reader.weight))
+            importance = layer.weight.norm(dim=1) * reader.weight.norm(dim=0)
+            (self._alive[layer],) = largest_mask([importance], rate)
+            apply_mask(reader.weight, self._alive[layer].expand_as(reader.weight))
 
     def masks(self) -> list[tuple[Tensor, Tensor]]:
-        """Each weight matrix with what of it stays once nothing enters or leaves a silent neuron."""
+        """Each weight matrix with a mask that removes all weights of silent neurons."""
         entering = [(layer.weight, self._alive[layer].unsqueeze(1)) for layer, _ in self._layers]
         leaving = [(reader.weight, self._alive[layer].unsqueeze(0)) for layer, reader in self._layers]
         return [(weight, kept.expand_as(weight)) for weight, kept in entering + leaving]
 
     def silent_rows(self, weight: Tensor) -> Tensor | None:
-        """bool [neurons, 1], which rows of this weight matrix enter silent neurons; None: no such matrix."""
+        """bool [neurons, 1], the silent neurons' rows of this weight matrix; None for any other matrix."""
         for layer, _ in self._layers:
             if layer.weight is weight:
                 return ~self._alive[layer].unsqueeze(1)

@@ -1,6 +1,6 @@
-"""Cells of a log -> typed values: what a field, the label, the time and the true pCTR must look like.
+"""Cells of a log -> typed values of the fields, the label, the time and the true pCTR.
 
-A cell that does not fit makes its row malformed. It knows nothing of files or of ids.
+An invalid cell makes its row malformed. This module knows nothing of files or ids.
 """
 
 from collections.abc import Callable
@@ -19,10 +19,10 @@ _MINUTE_MARKS: Final = ("%M", "%T", "%R", "%s", "%X", "%c")
 
 
 class CellTypes:
-    """Turns frames of raw cells into typed columns, and finds the rows that cannot be.
+    """Converts frames of raw cells to typed columns and finds malformed rows.
 
     A field's typed column is String (categorical), Float64 (numeric, finite) or List(String) (sequence, never
-    an empty list); null means missing.
+    an empty list). Null means missing.
     """
 
     def __init__(self, log_schema: LogSchema) -> None:
@@ -31,7 +31,7 @@ class CellTypes:
     def typed(
         self, cells: pl.DataFrame, lines: NDArray[np.int64], rejections: Rejections
     ) -> tuple[pl.DataFrame, dict[str, pl.Series], NDArray[np.int64]]:
-        """cells [n] -> fields, outcomes (`label`, `timestamp`, `true_pctr`) and lines of the good rows."""
+        """cells [n] -> fields, outcomes (`label`, `timestamp`, `true_pctr`) and lines of the valid rows."""
         cells = _with_nulls(cells, ("",))
         features = _with_nulls(cells, self._schema.missing) if self._schema.missing else cells
         fields: dict[str, pl.Series] = {}
@@ -63,7 +63,7 @@ class CellTypes:
         return frame, outcomes, lines
 
     def check_columns(self, types: dict[str, pl.DataType], file: str) -> None:
-        """Raises LogError where a column of a typed file (Parquet) can never hold what its field needs."""
+        """Raises LogError if a column of a typed file (Parquet) has a type that its field cannot use."""
         label, timestamp, true_pctr = self._schema.label, self._schema.timestamp, self._schema.true_pctr
         columns = [(label.column, "the label", "" if label.present else _unfit_label(types[label.column]))]
         if timestamp is not None:
@@ -84,7 +84,7 @@ class CellTypes:
 
 
 class _Faults:
-    """The malformed rows of one chunk: which, and the first one's column."""
+    """The malformed rows of one chunk, and the column and expectation of the first."""
 
     def __init__(self, cells: pl.DataFrame, lines: NDArray[np.int64]) -> None:
         self._cells = cells
@@ -97,7 +97,7 @@ class _Faults:
         return self._bad is not None
 
     def check(self, column: str, values: pl.Series, bad: pl.Series, expected: str) -> pl.Series:
-        """Notes the bad rows of one column; -> values as they came."""
+        """Records the bad rows of one column; returns `values` unchanged."""
         row = bad.arg_max() if bad.any() else None
         if row is not None:
             self._bad = bad if self._bad is None else self._bad | bad
@@ -115,7 +115,7 @@ class _Faults:
 
 
 def _with_nulls(cells: pl.DataFrame, words: tuple[str, ...]) -> pl.DataFrame:
-    """Text that is one of `words` becomes null; text comes back as String."""
+    """Text that is one of `words` becomes null; text columns become String."""
     texts = [pl.col(name).cast(pl.String) for name, dtype in cells.schema.items() if _is_text(dtype)]
     return cells.with_columns(pl.when(~text.is_in(words)).then(text).name.keep() for text in texts)
 
@@ -125,19 +125,19 @@ def _is_text(dtype: object) -> bool:
 
 
 def _unfit_label(found: pl.DataType) -> str:
-    """What the label's column should have been; empty where it will do."""
+    """The expected type of the label's column; empty if `found` is valid."""
     fits = _is_text(found) or found == pl.Boolean or found.is_integer() or found.is_float()
     return "" if fits else "text, numbers or true and false"
 
 
 def _unfit_time(found: pl.DataType) -> str:
-    """The same of the timestamp's."""
+    """The expected type of the timestamp's column; empty if `found` is valid."""
     fits = _is_text(found) or found.is_numeric() or isinstance(found, pl.Date | pl.Datetime)
     return "" if fits else "times, numbers or text"
 
 
 def _unfit(kind: Kind, found: pl.DataType) -> str:
-    """What a field's column should have been; empty where it will do."""
+    """The expected type of a field's column; empty if `found` is valid."""
     textual = found == pl.Null or _is_text(found)
     if kind is Kind.CATEGORICAL:
         return "" if textual or found.is_integer() else "text or integers"
@@ -164,7 +164,7 @@ def _probability(cells: pl.Series) -> tuple[pl.Series, pl.Series, str]:
 
 
 def _sequence(field: LogField, cells: pl.Series) -> pl.Series:
-    """A list stays as a request would send it, empty elements and all: what they mean, the encoder says."""
+    """A list keeps its empty elements, as in a request: the encoder decides what they mean."""
     if not isinstance(cells.dtype, pl.List):
         cells = _text(cells).str.split(field.separator).list.eval(pl.element().filter(pl.element() != ""))
     cells = cells.cast(pl.List(pl.String))
@@ -197,8 +197,8 @@ def _timestamp(cells: pl.DataFrame, timestamp: Timestamp) -> tuple[pl.Series, pl
     elif timestamp.format in {"unix", "unix_ms"}:
         scale = 1 if timestamp.format == "unix" else 1000
         numbers = column.cast(pl.Float64, strict=False)
-        sane = pl.select(pl.when(numbers.is_between(0, 1e11 * scale)).then(numbers)).to_series()
-        seconds = (sane / scale).floor().cast(pl.Int64, strict=False)
+        in_range = pl.select(pl.when(numbers.is_between(0, 1e11 * scale)).then(numbers)).to_series()
+        seconds = (in_range / scale).floor().cast(pl.Int64, strict=False)
         expected = "seconds since 1970" if scale == 1 else "milliseconds since 1970"
     else:
         seconds = _parsed_times(_text(column), timestamp.format)
@@ -207,13 +207,13 @@ def _timestamp(cells: pl.DataFrame, timestamp: Timestamp) -> tuple[pl.Series, pl
 
 
 def _parsed_times(texts: pl.Series, pattern: str) -> pl.Series:
-    """strptime as UTC; what a pattern leaves out is midnight or the full hour, as in Python."""
+    """strptime as UTC; a missing time of day is midnight and missing minutes are zero, as in Python."""
     if not any(mark in pattern for mark in _HOUR_MARKS):
         pattern, texts = f"{pattern} %H:%M", texts + " 00:00"
     elif not any(mark in pattern for mark in _MINUTE_MARKS):
         pattern, texts = f"{pattern} %M", texts + " 00"
-    pattern = pattern.replace(".%f", "%.f")  # Rust's name for the digits after a second's decimal point
-    # Without a point Rust wants their number: milliseconds or microseconds.
+    pattern = pattern.replace(".%f", "%.f")  # chrono's name for a decimal point and fraction digits
+    # Without a point chrono needs the number of digits: milliseconds or microseconds.
     patterns = [pattern.replace("%f", digits) for digits in ("%3f", "%6f")] if "%f" in pattern else [pattern]
     times = [texts.str.to_datetime(each, strict=False, time_unit="us") for each in patterns]
     return pl.select(pl.coalesce(times)).to_series().dt.epoch("s")

@@ -1,4 +1,4 @@
-"""A converted log as a file: Parquet and the TOML that describes it, both whole or not at all."""
+"""Writes a converted log: Parquet and the TOML that describes it, both complete or neither."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _ROW_GROUP: Final = 65_536
 
 
 def check_out(out: Path) -> None:
-    """Raises LogError where `out` does not end in .parquet: better before the work than after it."""
+    """Raises LogError if `out` does not end in .parquet; call it before the conversion starts."""
     if out.suffix != ".parquet":
         raise LogError(f"'out' must end in .parquet (got {out.name!r}); rename it")
 
 
 def write_converted(frames: Iterator[pl.DataFrame], columns: pl.Schema, out: Path, description: str) -> Path:
-    """Frames of these columns -> `out`, with `description` beside it, whose path is given back.
+    """Frames of these columns -> `out`, with `description` beside it; returns the description's path.
 
-    Raises LogError as `check_out` does; what the frames raise leaves nothing behind.
+    Raises LogError as `check_out` does. If `frames` raises, no file is left.
     """
     check_out(out)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -36,7 +36,7 @@ def write_converted(frames: Iterator[pl.DataFrame], columns: pl.Schema, out: Pat
 
 
 def sink_parquet(frames: Iterator[pl.DataFrame], columns: pl.Schema, path: Path) -> None:
-    """Through polars' streaming sink, which keeps a few frames in memory. Raises what `frames` raises."""
+    """Writes through polars' streaming sink, a few frames in memory. Raises what `frames` raises."""
     from polars.io.plugins import register_io_source
 
     failed: list[Exception] = []
@@ -54,6 +54,6 @@ def sink_parquet(frames: Iterator[pl.DataFrame], columns: pl.Schema, path: Path)
     try:
         register_io_source(source, schema=columns).sink_parquet(path, row_group_size=_ROW_GROUP)
     except pl.exceptions.PolarsError:
-        if failed:  # polars tells of it in words of its own
+        if failed:  # polars wraps it in its own exception
             raise failed[0] from None
         raise

@@ -1,7 +1,7 @@
 """How often each value of a column occurs, counted chunk by chunk.
 
-Memory holds one entry a distinct value: up to `limit`, beyond which the rarest texts are forgotten (lossy
-counting) and neighbouring numbers share an entry. It knows nothing of fields or encodings.
+Memory holds one entry for each distinct value, up to `limit`. Above it the rarest texts are dropped (lossy
+counting) and neighbouring numbers share an entry. This module knows nothing of fields or encodings.
 """
 
 from typing import Final
@@ -15,7 +15,7 @@ MAX_NUMBERS: Final = 500_000
 
 
 class TextCounts:
-    """Counts of texts. Past `limit` distinct ones, those seen least are dropped and start again from zero.
+    """Counts of texts. Above `limit` distinct texts the rarest are dropped and start again from zero.
 
     Reference: Manku and Motwani, Approximate Frequency Counts over Data Streams (2002).
     """
@@ -28,7 +28,7 @@ class TextCounts:
         self.forgotten = 0  # entries dropped so far; 0 means that the counts are exact
 
     def add(self, values: pl.Series) -> None:
-        """Counts a chunk's values (String or Enum, null is not counted)."""
+        """Counts a chunk's values (String or Enum; nulls are ignored)."""
         counts = values.drop_nulls().alias("value").value_counts(name="count")
         counts = counts.with_columns(pl.col("value").cast(pl.String), pl.col("count").cast(pl.UInt64))
         self._pending.append(counts)
@@ -46,14 +46,14 @@ class TextCounts:
         self._table, self._pending, self._pending_rows = merged, [], 0
 
     def at_least(self, min_count: int) -> tuple[str, ...]:
-        """The values seen `min_count` times or more, the most frequent first, ties by value."""
+        """The values seen at least `min_count` times, most frequent first, ties by value."""
         self._merge()
         frequent = self._table.filter(pl.col("count") >= min_count)
         return tuple(frequent.sort(["count", "value"], descending=[True, False])["value"].to_list())
 
 
 class NumberCounts:
-    """Counts of numbers, in ascending order. Past `limit` distinct ones, neighbours become one entry."""
+    """Counts of numbers, in ascending order. Above `limit` distinct numbers neighbours share an entry."""
 
     def __init__(self, limit: int = MAX_NUMBERS) -> None:
         self._limit = limit
@@ -61,7 +61,7 @@ class NumberCounts:
         self._counts: NDArray[np.int64] = np.empty(0, np.int64)
 
     def add(self, values: pl.Series) -> None:
-        """Counts a chunk's numbers (Float64, null is not counted)."""
+        """Counts a chunk's numbers (Float64; nulls are ignored)."""
         fresh, counts = np.unique(values.drop_nulls().to_numpy() + 0.0, return_counts=True)
         both = np.concatenate([self._values, fresh])
         self._values, inverse = np.unique(both, return_inverse=True)

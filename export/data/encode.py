@@ -1,6 +1,6 @@
-"""Typed rows -> ids in the arrays of their part. All values go through the contract's one Encoder.
+"""Typed rows -> ids in the arrays of their part, by the bundle's Encoder.
 
-It knows nothing of raw files, nor of how the schema came to be.
+It knows nothing of raw files or of how the schema was fitted.
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ from service.bundle.schema import Kind
 
 
 def encode_chunk(encoder: Encoder, fields: pl.DataFrame) -> NDArray[np.int32]:
-    """Typed fields [n] -> ids [n, columns]; each distinct value of a column goes through the encoder once."""
+    """Typed fields [n] -> ids [n, columns]; each distinct value of a column is encoded once."""
     ids = np.empty((fields.height, encoder.schema.columns), np.int32)
     for field in encoder.schema.fields:
         columns = encoder.schema.column_slices[field.name]
@@ -29,13 +29,13 @@ def encode_chunk(encoder: Encoder, fields: pl.DataFrame) -> NDArray[np.int32]:
         distinct, positions = (
             _distinct_texts(column) if field.kind is Kind.CATEGORICAL else _distinct_numbers(column)
         )
-        # The last entry is what a missing value becomes.
+        # The last entry encodes a missing value.
         ids[:, columns] = encoder.encode_column(field.name, [*distinct, None])[positions]
     return ids
 
 
 def _distinct_texts(column: pl.Series) -> tuple[list[str], NDArray[np.int64]]:
-    """-> distinct texts [u], and for each row the position of its text, u where it is missing."""
+    """-> distinct texts [u], and the position of each row's text among them, u if missing."""
     column = with_dictionary(column)
     assert isinstance(column.dtype, pl.Enum)
     distinct = column.dtype.categories.to_list()
@@ -43,7 +43,7 @@ def _distinct_texts(column: pl.Series) -> tuple[list[str], NDArray[np.int64]]:
 
 
 def _distinct_numbers(column: pl.Series) -> tuple[list[float], NDArray[np.int64]]:
-    """-> distinct numbers [u], and for each row the position of its number, u where it is missing."""
+    """-> distinct numbers [u], and the position of each row's number among them, u if missing."""
     distinct = np.unique(column.drop_nulls().to_numpy())
     positions = np.searchsorted(distinct, column.fill_null(0.0).to_numpy())
     positions[column.is_null().to_numpy()] = len(distinct)
@@ -64,7 +64,7 @@ class PartWriter:
         self._sample_ids: list[NDArray[np.int32]] = []
 
     def write(self, chunk: SpilledChunk, part: NDArray[np.int64]) -> None:
-        """Appends the rows of a chunk to the arrays of `part` [n], their index into PARTS."""
+        """Appends each row of a chunk to the arrays of its part; `part` [n] holds indices into PARTS."""
         arrays: dict[str, Array] = {"ids": encode_chunk(self._encoder, chunk.fields), "labels": chunk.labels}
         if chunk.true_pctr is not None:
             arrays["true_pctr"] = chunk.true_pctr
@@ -91,7 +91,7 @@ class PartWriter:
         return self._arrays[number, name]
 
     def finish(self) -> list[SampleRow]:
-        """-> the sample rows, once each of them, encoded as in a request, has given the ids written here."""
+        """Returns the sample rows, after a check that each, encoded as a request, gives the same ids."""
         self._arrays.clear()
         check_samples(self._encoder, self._sample_rows, self._sample_ids)
         return self._sample_rows

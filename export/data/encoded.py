@@ -1,7 +1,7 @@
 """A raw click log -> arrays of ids on disk: read once, split, fit the schema on the training part, encode.
 
-It knows nothing of models. Memory holds one chunk and the counts of distinct values; the disk holds the typed
-log besides the arrays while they are made.
+It knows nothing of models. Memory holds one chunk and the counts of distinct values. While it runs, the disk
+holds the typed log beside the arrays.
 """
 
 import os
@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from export.data.counting import NumberCounts
+from export.data.counting import MAX_TEXTS, NumberCounts
 from export.data.encode import PartWriter
 from export.data.errors import LogError
 from export.data.fit import FieldCounts, fit_schema
@@ -59,13 +59,15 @@ def prepare_log(
     min_count: int | None = None,
     chunk_rows: int = 200_000,
     samples: int = 512,
+    max_texts: int = MAX_TEXTS,
     report: Callable[[str], None] = print,
 ) -> EncodedLog:
-    """Reads the log at `path` and leaves its encoded form in the folder `out`, written whole or not at all.
+    """Reads the log at `path` and writes its encoded form to the folder `out`, complete or not at all.
 
-    `split` are the shares of training, validation, calibration and test; `min_count` stands in for every
-    field's own; `samples` raw rows of the test part are kept. Raises LogError: an unreadable log, a malformed
-    row, a part without clicks.
+    `split` holds the shares of training, validation, calibration and test; `min_count` overrides every
+    field's own; `samples` is the number of raw test rows to keep; `max_texts` limits the distinct texts that
+    are counted exactly in a field. Raises LogError for an unreadable log, a malformed row, or a part without
+    clicks.
     """
     check_shares(split)
     _check_out(out)
@@ -73,37 +75,43 @@ def prepare_log(
     partial = _beside(out, "new")
     partial.mkdir()
     try:
-        _prepare(path, log_schema, partial, split, on_malformed, min_count, chunk_rows, samples, report)
-        _put_in_place(partial, out)
+        options = _Options(split, on_malformed, min_count, chunk_rows, samples, max_texts)
+        _prepare(path, log_schema, partial, options, report)
+        _replace_folder(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return open_log(out)
 
 
+@dataclass(frozen=True)
+class _Options:
+    """The keyword arguments of `prepare_log`."""
+
+    shares: tuple[float, float, float, float]
+    on_malformed: OnMalformed
+    min_count: int | None
+    chunk_rows: int
+    samples: int
+    max_texts: int
+
+
 def _prepare(
-    path: Path,
-    log_schema: LogSchema,
-    folder: Path,
-    shares: tuple[float, float, float, float],
-    on_malformed: OnMalformed,
-    min_count: int | None,
-    chunk_rows: int,
-    samples: int,
-    report: Callable[[str], None],
+    path: Path, log_schema: LogSchema, folder: Path, options: _Options, report: Callable[[str], None]
 ) -> None:
     spill_folder = folder / "spill"
     spill_folder.mkdir()
     spill = Spill(spill_folder)
-    seconds, skipped = _read(path, log_schema, spill, on_malformed, chunk_rows, report)
-    split = _split(spill, seconds, shares)
-    counted = _count(spill, split, log_schema, report)
+    seconds, skipped = _read(path, log_schema, spill, options, report)
+    split = _split(spill, seconds, options.shares)
+    counted = _count(spill, split, FieldCounts(log_schema, options.max_texts), report)
     check_parts(counted.rows, counted.clicks, path.name)
-    schema = fit_schema(log_schema, counted.fields, min_count)
+    schema = fit_schema(log_schema, counted.fields, options.min_count)
     report(f"fitted {len(schema.fields)} fields, {sum(field.cardinality for field in schema.fields):,} ids")
     if counted.fields.approximate:
         fields = ", ".join(counted.fields.approximate)
-        report(f"note: {fields}: too many values to count all; some rare ones may lack an id of their own")
-    sample_rows = _encode(spill, split, PartWriter(Encoder(schema), folder, counted.rows, samples), report)
+        report(f"note: {fields}: too many values to count exactly; some rare ones may get no id of their own")
+    writer = PartWriter(Encoder(schema), folder, counted.rows, options.samples)
+    sample_rows = _encode(spill, split, writer, report)
     shutil.rmtree(spill_folder)
     record = LogRecord(
         source=path.name,
@@ -123,18 +131,14 @@ def _prepare(
 
 
 def _read(
-    path: Path,
-    log_schema: LogSchema,
-    spill: Spill,
-    on_malformed: OnMalformed,
-    chunk_rows: int,
-    report: Callable[[str], None],
+    path: Path, log_schema: LogSchema, spill: Spill, options: _Options, report: Callable[[str], None]
 ) -> tuple[NumberCounts | None, int]:
-    """Parses and checks every row once. -> rows by second, where there is a time; malformed rows skipped."""
+    """Parses and checks every row once. -> rows by second if rows have a time, number of skipped rows."""
     seconds = None if log_schema.timestamp is None else NumberCounts()
     skipped = 0
     progress = Progress("read", report)
-    for chunk in read_log(path, log_schema, on_malformed=on_malformed, chunk_rows=chunk_rows):
+    chunks = read_log(path, log_schema, on_malformed=options.on_malformed, chunk_rows=options.chunk_rows)
+    for chunk in chunks:
         skipped += chunk.skipped
         if not len(chunk):
             continue
@@ -163,8 +167,7 @@ class _Counted:
     window: tuple[int, int] | None  # of the training part
 
 
-def _count(spill: Spill, split: Split, log_schema: LogSchema, report: Callable[[str], None]) -> _Counted:
-    fields = FieldCounts(log_schema)
+def _count(spill: Spill, split: Split, fields: FieldCounts, report: Callable[[str], None]) -> _Counted:
     rows = np.zeros(len(PARTS), np.int64)
     clicks = np.zeros(len(PARTS), np.int64)
     window: tuple[int, int] | None = None
@@ -204,15 +207,15 @@ def _write_metadata(folder: Path, record: LogRecord, schema: Schema, sample_rows
 
 
 def _check_out(out: Path) -> None:
-    """Raises LogError where something stands that no earlier run made: it would be replaced."""
+    """Raises LogError if `out` exists and is not a prepared log, because it would be replaced."""
     if out.exists() and not (out / METADATA).is_file():
         raise LogError(
             f"'out' must be a new folder or a prepared log (got {str(out)!r}); name another folder"
         )
 
 
-def _put_in_place(partial: Path, out: Path) -> None:
-    """Renames, so that `out` is either what it was or complete."""
+def _replace_folder(partial: Path, out: Path) -> None:
+    """Replaces `out` by renaming, so it is always complete."""
     if not out.exists():
         partial.rename(out)
         return
@@ -224,5 +227,5 @@ def _put_in_place(partial: Path, out: Path) -> None:
 
 
 def _beside(out: Path, what: str) -> Path:
-    """A folder of this process next to `out`; a killed run leaves at most these, by names that say so."""
+    """A temporary folder next to `out`; a killed run leaves at most these."""
     return out.with_name(f"{out.name}.{what}.{os.getpid()}.partial")

@@ -1,18 +1,18 @@
-"""The errors of a click log and of its description; what they say is meant for a terminal."""
+"""The errors of a click log and of its description, with messages for a terminal."""
 
 from export.errors import ExportError
 
 
 class LogSchemaError(ExportError):
-    """A log's description is wrong: names the file, the key, what was expected and what was found."""
+    """A log's description is wrong. The message names file, key, expected and found."""
 
 
 class LogError(ExportError):
-    """The log does not fit its description: names the file, line and column, what was expected and found."""
+    """The log does not match its description. The message names file, line, column, expected and found."""
 
 
 class Rejections:
-    """What happens to a malformed row: the first one is an error, or each is skipped and counted."""
+    """Handles malformed rows: the first raises an error, or all are skipped and counted."""
 
     def __init__(self, file: str, on_malformed: str, unit: str = "line") -> None:
         self.file = file
@@ -21,7 +21,7 @@ class Rejections:
         self.count = 0
 
     def add(self, line: int, column: str | None, expected: str, found: object, rows: int = 1) -> None:
-        """Counts `rows` malformed rows, the first of which is described, or raises LogError about it."""
+        """Counts `rows` malformed rows, or raises LogError about the first, which the arguments describe."""
         if self.on_malformed == "skip":
             self.count += rows
             return
@@ -33,7 +33,7 @@ class Rejections:
 
 
 def shortened(found: object, limit: int = 80) -> str:
-    """The repr of a value, cut so that an error stays one readable line."""
+    """The repr of a value, shortened so that an error stays one readable line."""
     if found is None:
         return "nothing"
     text = repr(found)

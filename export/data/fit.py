@@ -1,6 +1,6 @@
 """Counts of the training part -> the schema: vocabularies by frequency, hashing, numeric bins.
 
-It sees nothing but the training part; what is rare there is out of vocabulary everywhere.
+It sees the training part only. A value that is rare there is out of vocabulary everywhere.
 """
 
 import math
@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from export.data.counting import NumberCounts, TextCounts
+from export.data.counting import MAX_TEXTS, NumberCounts, TextCounts
 from export.data.log_schema import LogField, LogSchema
 from service.bundle.schema import Bins, Encoding, Field, Hashing, Kind, Schema, Vocabulary
 
@@ -18,23 +18,23 @@ MAX_BINS: Final = 512
 
 
 class FieldCounts:
-    """What has to be counted to fit each field's encoding.
+    """The counts that each field's encoding needs.
 
-    Hashed fields need nothing; nor do those with the same values as another field, whose counts decide: a
-    history repeats each event in many rows, and would give ids to values that are rare where they are scored.
+    Hashed fields need none. Nor do fields with the same values as another field, whose counts decide: a
+    history repeats each event in many rows, so its counts would give ids to values that are rare as ads.
     """
 
-    def __init__(self, log_schema: LogSchema) -> None:
+    def __init__(self, log_schema: LogSchema, max_texts: int = MAX_TEXTS) -> None:
         self._texts: dict[str, TextCounts] = {}
         self._numbers: dict[str, NumberCounts] = {}
         for field in log_schema.fields:
             if field.kind is Kind.NUMERIC:
                 self._numbers[field.name] = NumberCounts()
             elif field.encoding == "vocabulary" and field.same_values_as is None:
-                self._texts[field.name] = TextCounts()
+                self._texts[field.name] = TextCounts(max_texts)
 
     def add(self, fields: pl.DataFrame) -> None:
-        """Counts rows of the training part, as read_log types them."""
+        """Counts rows of the training part, typed as read_log yields them."""
         for name, texts in self._texts.items():
             column = fields[name]
             if isinstance(column.dtype, pl.List):
@@ -46,7 +46,7 @@ class FieldCounts:
 
     @property
     def approximate(self) -> tuple[str, ...]:
-        """Fields with more distinct texts than are kept: counts of their rare ones may be too low."""
+        """Fields with more distinct texts than the limit: counts of rare texts may be too low."""
         return tuple(name for name, texts in self._texts.items() if texts.forgotten)
 
     def encoding(self, field: LogField, min_count: int) -> Encoding:
@@ -62,7 +62,7 @@ class FieldCounts:
 
 
 def fit_schema(log_schema: LogSchema, counts: FieldCounts, min_count: int | None = None) -> Schema:
-    """The schema of the counted rows; `min_count` stands in for every field's own when given."""
+    """The schema of the counted rows; `min_count` overrides every field's own if given."""
     encodings = {
         field.name: counts.encoding(field, field.min_count if min_count is None else min_count)
         for field in log_schema.fields
@@ -84,10 +84,10 @@ def fit_schema(log_schema: LogSchema, counts: FieldCounts, min_count: int | None
 
 
 def criteo_edges(values: NDArray[np.float64]) -> tuple[float, ...]:
-    """Edges of the bins of the Criteo challenge's transform that `values` (ascending) fall into.
+    """Edges of the bins of the Criteo challenge's transform that hold `values` (ascending).
 
-    Up to 2 each integer is its own bin; above, floor(ln(x)^2) is the bin. A bin without values belongs to the
-    one below it. The winning FFM of the challenge (Juan et al., 2014) introduced the transform.
+    Up to 2 each integer is a bin; above 2 the bin is floor(ln(x)^2). An empty bin joins the bin below it. The
+    winning FFM of the challenge (Juan et al., 2014) introduced the transform.
     """
     if not len(values):
         return ()
@@ -113,9 +113,9 @@ def squared_log_edge(n: int) -> float:
 def merge_rare(
     edges: tuple[float, ...], values: NDArray[np.float64], counts: NDArray[np.int64], min_count: int
 ) -> tuple[float, ...]:
-    """Leaves out edges until every bin holds `min_count` rows, and there are at most MAX_BINS of them.
+    """Removes edges until every bin holds `min_count` rows and there are at most MAX_BINS bins.
 
-    A bin that is too small joins the one above it; the last one joins the one below.
+    A bin that is too small joins the bin above it; the last bin joins the bin below it.
     """
     total = int(counts.sum())
     needed = max(min_count, -(-total // MAX_BINS))
@@ -133,7 +133,7 @@ def merge_rare(
 
 
 def quantile_edges(values: NDArray[np.float64], counts: NDArray[np.int64], bins: int) -> tuple[float, ...]:
-    """At most `bins` bins that hold about the same number of rows; equal values are never parted."""
+    """At most `bins` bins with about the same number of rows each; equal values share a bin."""
     if not len(values):
         return ()
     before = np.concatenate([[0], np.cumsum(counts)[:-1]])  # rows below each value

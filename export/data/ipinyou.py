@@ -1,8 +1,8 @@
 """iPinYou's featurised log (train.yzx.txt, featindex.txt) -> a click log with the values behind the features.
 
-A line of it is `click price 0:1 3:1 ...`: the label, the price that the auction was won at, the numbers of
-the features that hold; `featindex.txt` says which value of which column of the joined log a number is.
-Reference: github.com/wnzhang/make-ipinyou-data, python/mkyzx.py. It knows nothing of ids.
+A line is `click price 0:1 3:1 ...`: the label, the winning price of the auction, and the numbers of the
+active features. `featindex.txt` maps a number to a column of the joined log and a value. Reference:
+github.com/wnzhang/make-ipinyou-data, python/mkyzx.py. It knows nothing of ids.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ COLUMNS: Final = (
     *("city", "adexchange", "domain", "url", "urlid", "slotid", "slotwidth", "slotheight", "slotvisibility"),
     *("slotformat", "slotprice", "creative", "bidprice", "payprice", "keypage", "advertiser", "usertag"),
 )
-"""The joined log's columns: a feature's `8:` is position 8 of them."""
+"""The joined log's columns: a feature `8:...` is a value of the column at position 8."""
 FIELDS: Final = (
     *("weekday", "hour", "useragent", "IP", "region", "city", "adexchange", "domain", "slotid", "slotwidth"),
     *("slotheight", "slotvisibility", "slotformat", "slotprice", "usertag", "creative", "advertiser"),
 )
-"""Those that became features."""
-_TAGS: Final = "usertag"  # the one with several values a row
-_ALWAYS: Final = "truncate"  # a feature that every row has: the intercept
+"""The columns that became features."""
+_TAGS: Final = "usertag"  # the only column with several values a row
+_ALWAYS: Final = "truncate"  # the intercept, a feature of every row
 _CHUNK_ROWS: Final = 50_000
 _SCHEMA: Final = pl.Schema(
     {"click": pl.UInt8(), "payprice": pl.Int64()}
@@ -44,9 +44,9 @@ _SCHEMA: Final = pl.Schema(
 def convert_ipinyou(
     folder: Path, out: Path, *, on_malformed: OnMalformed = "error", report: Callable[[str], None] = print
 ) -> Path:
-    """Writes `out` (.parquet), train.yzx.txt and then test.yzx.txt where there is one -> the TOML beside it.
+    """Writes train.yzx.txt, and test.yzx.txt if present, to `out` (.parquet); returns the path of its TOML.
 
-    Raises LogError about a file, its line and column.
+    Raises LogError that names the file, line and column.
     """
     check_out(out)
     index = _feature_index(_find(folder, "featindex.txt"))
@@ -70,7 +70,9 @@ def convert_ipinyou(
 def _find(folder: Path, name: str) -> Path:
     found = _optional(folder, name)
     if not found:
-        raise LogError(f"'data' must be a folder with {name} (got {str(folder)!r}); name that of a campaign")
+        raise LogError(
+            f"'data' must be a folder with {name} (got {str(folder)!r}); name the folder of a campaign"
+        )
     return found[0]
 
 
@@ -79,7 +81,7 @@ def _optional(folder: Path, name: str) -> list[Path]:
 
 
 def _feature_index(path: Path) -> pl.DataFrame:
-    """featindex.txt -> feature (its number), name (its column, or `truncate`), value. Raises LogError."""
+    """featindex.txt -> feature (number), name (column, or `truncate`), value. Raises LogError."""
     found: dict[int, tuple[str, str]] = {}
     with open_log_file(path) as file:
         for line, content in enumerate(file, 1):
@@ -90,11 +92,11 @@ def _feature_index(path: Path) -> pl.DataFrame:
             )
             if not known or not number.isdecimal() or int(number) in found:
                 expected = (
-                    f"like '8:115.45.195.*', a tab, and a number of its own (columns 1 to {len(COLUMNS) - 1})"
+                    f"like '8:115.45.195.*', a tab, and a unique number (columns 1 to {len(COLUMNS) - 1})"
                 )
                 raise LogError(
                     f"{path.name}, line {line}: the row must be {expected} (got {content[:80]!r}); "
-                    "take the file that was made with the log"
+                    "use the file that belongs to the log"
                 )
             found[int(number)] = (_ALWAYS, "") if feature == _ALWAYS else (COLUMNS[int(position)], value)
     return pl.DataFrame(
@@ -118,7 +120,7 @@ def _frames(path: Path, index: pl.DataFrame, rejections: Rejections) -> Iterator
 
 
 def _frame(rows: pl.DataFrame, index: pl.DataFrame, rejections: Rejections, first_line: int) -> pl.DataFrame:
-    """rows (row, cells as a list) -> the good ones in the columns of _SCHEMA."""
+    """rows (row, cells as a list) -> the valid ones in the columns of _SCHEMA."""
     table = rows.select(
         "row",
         pl.col("cell").list.get(0, null_on_oob=True).alias("click"),
@@ -129,30 +131,30 @@ def _frame(rows: pl.DataFrame, index: pl.DataFrame, rejections: Rejections, firs
     cells = cells.with_columns(number.cast(pl.Int64, strict=False).alias("feature"))
     cells = cells.join(index, on="feature", how="left", maintain_order="left")
     cells = cells.filter(pl.col("name").is_null() | (pl.col("name") != _ALWAYS))
-    again = ~pl.struct("row", "name").is_first_distinct() & (pl.col("name") != _TAGS)
+    repeated = ~pl.struct("row", "name").is_first_distinct() & (pl.col("name") != _TAGS)
     unknown = ~pl.col("name").is_in(FIELDS).fill_null(False)
     price = table["payprice"].cast(pl.Int64, strict=False)
     checks = (
         ("click", table.filter(~table["click"].is_in(["0", "1"])), "0 or 1"),
         ("payprice", table.filter((price.is_null()) | (price < 0)), "a whole number of 0 or more"),
         ("features", cells.filter(unknown), "of featindex.txt, with ':1' after each number"),
-        ("features", cells.filter(again & ~unknown), "one for each column but usertag"),
+        ("features", cells.filter(repeated & ~unknown), "one for each column but usertag"),
     )
     bad: set[int] = set()
     for column, wrong, expected in checks:
         wrong = wrong.filter(~pl.col("row").is_in(list(bad)))
         if len(wrong):
             found = wrong["cell" if column == "features" else column][0]
-            rows_of_it = set(wrong["row"].to_list())
-            rejections.add(first_line + int(wrong["row"][0]), column, expected, found, len(rows_of_it))
-            bad |= rows_of_it
+            wrong_rows = set(wrong["row"].to_list())
+            rejections.add(first_line + int(wrong["row"][0]), column, expected, found, len(wrong_rows))
+            bad |= wrong_rows
     good = ~pl.col("row").is_in(list(bad))
     table = table.with_columns(price).filter(good).with_columns(pl.col("click").cast(pl.UInt8))
     return _with_values(table, cells.filter(good)).select(_SCHEMA.names())
 
 
 def _with_values(table: pl.DataFrame, cells: pl.DataFrame) -> pl.DataFrame:
-    """Adds a column for each field to `table` (row, ...); the joined log writes a missing value as "null"."""
+    """Adds a column for each field to `table` (row, ...). "null" is the joined log's missing value."""
     cells = cells.filter(~pl.col("value").str.to_lowercase().is_in(["null", ""]))
     for name in FIELDS:
         values = cells.filter(pl.col("name") == name).select("row", pl.col("value").alias(name))

@@ -1,8 +1,8 @@
 """MovieLens in RecBole's files (NAME.inter, NAME.user, NAME.item) -> a click log with each user's history.
 
-A row is a rating, sorted by time, with what is known of the user, of the film, and of what the user had liked
-before: nothing of the present rating or of later ones. Beside the log lie what is known of every user and
-every film when it ends, as a feature store takes it. It knows nothing of ids.
+A row is a rating, sorted by time, with the features of the user and the film and the films that the user
+liked before, without the present rating and later ones. Beside the log it writes the features of every user
+and every film at the end of the log, in the form that a feature store loads. It knows nothing of ids.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from export.data.readers import OnMalformed
 from export.data.text_rows import Dialect, read_header, text_rows
 
 LIKED: Final = 4.0
-"""The rating from which on a film counts as liked: a click."""
+"""A film with at least this rating counts as liked: a click."""
 HISTORY: Final = 20
 _DIALECT: Final = Dialect("\t", "")
 _CHUNK_ROWS: Final = 1_000_000
@@ -30,9 +30,9 @@ _CHUNK_ROWS: Final = 1_000_000
 def convert_movielens(
     folder: Path, out: Path, *, on_malformed: OnMalformed = "error", report: Callable[[str], None] = print
 ) -> Path:
-    """Writes `out` (.parquet) -> the TOML beside it. Raises LogError about a file, its line and column.
+    """Writes `out` (.parquet); returns the path of its TOML. Raises LogError with file, line and column.
 
-    Of `ml.parquet`, the users and the films lie in `ml.users.parquet` and `ml.films.parquet`.
+    For `ml.parquet`, users and films go to `ml.users.parquet` and `ml.films.parquet`.
     """
     check_out(out)
     inter, user, item = (_find(folder, ending) for ending in ("inter", "user", "item"))
@@ -58,8 +58,8 @@ def convert_movielens(
 def histories(rows: pl.DataFrame, length: int) -> pl.Series:
     """rows (user_id, item_id, timestamp, click; by time) -> the last `length` films liked before each row.
 
-    Before means at a strictly earlier time: of ratings at the same second, none knows of the others. Oldest
-    first; null where there is none.
+    Before means strictly earlier: ratings of the same second do not see each other. Oldest first; null if
+    there are none.
     """
     users = rows["user_id"].rank("dense").to_numpy()
     times = rows["timestamp"].to_numpy()
@@ -84,8 +84,8 @@ def _ranges(
     users: NDArray[np.generic],
     times: NDArray[np.int64],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """For each row where its user's likes begin among all (by user and time), and those before it end."""
-    # A time as its rank, and user and rank as one number, so that one binary search finds both.
+    """For each row, the range of its user's earlier likes among all likes (sorted by user and time)."""
+    # User and rank of the time form one number, so one binary search finds both.
     distinct, rank = np.unique(times, return_inverse=True)
     step = len(distinct) + 1
     keys = liked_users.astype(np.int64) * step + np.searchsorted(distinct, liked_times)
@@ -94,7 +94,7 @@ def _ranges(
 
 
 def users_at_the_end(rows: pl.DataFrame, users: pl.DataFrame) -> pl.DataFrame:
-    """Every user with the history of a rating that came after all of `rows` (as `histories` takes them)."""
+    """Every user with the history that a rating after all of `rows` would have (`rows` as in `histories`)."""
     after = users.select(
         "user_id",
         pl.lit(None, pl.String).alias("item_id"),
@@ -106,7 +106,7 @@ def users_at_the_end(rows: pl.DataFrame, users: pl.DataFrame) -> pl.DataFrame:
 
 
 def _films(items: pl.DataFrame) -> pl.DataFrame:
-    """Films with the names and types of the log's columns."""
+    """Films with the log's column names and types."""
     genres = pl.col("class").str.split(" ").alias("genres")
     return items.select("item_id", pl.col("release_year").alias("year"), genres)
 
@@ -125,24 +125,24 @@ def _find(folder: Path, ending: str) -> Path:
 def _table(
     path: Path, names: tuple[str, ...], rejections: Rejections
 ) -> tuple[pl.DataFrame, NDArray[np.int64]]:
-    """The named columns as text, and the line of each row; the header says `name:type`."""
+    """The named columns as text, and the line of each row. The header has the form `name:type`."""
     header = tuple(name.partition(":")[0] for name in read_header(path, _DIALECT))
     absent = [name for name in names if name not in header]
     if absent:
         raise LogError(
             f"{path.name}, line 1: column '{absent[0]}' must be in the header (it has {', '.join(header)}); "
-            "take the file as RecBole publishes it"
+            "use the file as RecBole publishes it"
         )
-    pieces = list(
+    chunks = list(
         text_rows(path, header, names, _DIALECT, rejections, skip_header=True, chunk_rows=_CHUNK_ROWS)
     )
-    return pl.concat([cells for cells, _ in pieces]), np.concatenate([lines for _, lines in pieces])
+    return pl.concat([cells for cells, _ in chunks]), np.concatenate([lines for _, lines in chunks])
 
 
 def _side_table(path: Path, names: tuple[str, ...], number: str, rejections: Rejections) -> pl.DataFrame:
-    """A table with one row an id, its first column. What is no number in column `number` is missing.
+    """A table with one row for each id, its first column. Text in column `number` becomes missing.
 
-    The published file says "unkonwn" where a film's year is unknown.
+    The published file has "unkonwn" for an unknown year of a film.
     """
     table, lines = _table(path, names, rejections)
     table = table.with_columns(pl.when(pl.col(name) != "").then(pl.col(name)).alias(name) for name in names)
@@ -161,7 +161,7 @@ def _checked(
     items: pl.DataFrame,
     rejections: Rejections,
 ) -> pl.DataFrame:
-    """Ratings as user_id, item_id, timestamp (whole seconds), click; malformed ones are told or left out."""
+    """Ratings as user_id, item_id, timestamp (whole seconds), click; malformed ones go to `rejections`."""
     rating = ratings["rating"].cast(pl.Float64, strict=False)
     seconds = ratings["timestamp"].cast(pl.Float64, strict=False).floor()
     checks = (

@@ -1,6 +1,6 @@
 """An encoded log on disk: the arrays of its four parts as memory maps, its schema, and sample rows.
 
-It knows nothing of raw files; `prepare_log` writes what is opened here.
+It knows nothing of raw files; `prepare_log` writes what this module opens.
 """
 
 from collections.abc import Iterator
@@ -45,7 +45,7 @@ class Part:
 
 
 class LogRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """log.json: what the arrays do not say."""
+    """log.json: the metadata of the arrays."""
 
     source: str
     log_schema: str
@@ -78,7 +78,7 @@ def part_path(folder: Path, part: str, array: str) -> Path:
 
 
 def open_log(folder: Path) -> EncodedLog:
-    """What prepare_log wrote, memory-mapped. Raises LogError where it is absent or damaged."""
+    """What prepare_log wrote, memory-mapped. Raises LogError if it is absent or damaged."""
     try:
         record = msgspec.json.decode((folder / METADATA).read_bytes(), type=LogRecord)
         schema = schema_from_files(lambda name: (folder / "schema" / name).read_bytes())
@@ -125,9 +125,8 @@ def batches(
 ) -> Iterator[tuple[NDArray[np.int32], NDArray[np.uint8]]]:
     """ids [batch_size, columns] and labels [batch_size]; the last batch may be smaller.
 
-    With a seed the rows are shuffled, the same way for the same seed: pages of 4,096 rows in random order,
-    then row by row among the `window_rows` rows of a window, which is what memory holds. None keeps the log's
-    order.
+    With a seed the rows are shuffled reproducibly: pages of 4,096 rows in random order, then the rows of each
+    window of `window_rows` rows, which memory holds. Without a seed rows keep the log's order.
     """
     if batch_size < 1:
         raise ValueError(f"'batch_size' must be at least 1 (got {batch_size!r})")
@@ -145,13 +144,13 @@ def batches(
 def _shuffled_windows(
     n_rows: int, batch_size: int, seed: int, window_rows: int
 ) -> Iterator[NDArray[np.int64]]:
-    """Numbers of all rows, a window of whole batches at a time; the last one holds what is left."""
+    """Row numbers, a window of whole batches at a time; the last window holds the rest."""
     generator = np.random.default_rng(seed)
     pages = generator.permutation(-(-n_rows // _PAGE_ROWS))
     pages_a_window = max(1, window_rows // _PAGE_ROWS)
     rest = np.empty(0, np.int64)
     for first in range(0, len(pages), pages_a_window):
-        # Ascending: the disk is read forwards; the permutation below mixes the pages anyway.
+        # Ascending, so the disk is read forwards; the shuffle below mixes the pages.
         chosen = np.sort(pages[first : first + pages_a_window])
         rows = np.concatenate([np.arange(p * _PAGE_ROWS, min((p + 1) * _PAGE_ROWS, n_rows)) for p in chosen])
         generator.shuffle(rows)

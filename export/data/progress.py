@@ -1,4 +1,4 @@
-"""A line of progress every few seconds: rows so far and rows a second."""
+"""Progress lines every few seconds: rows so far and rows a second."""
 
 import time
 from collections.abc import Callable
@@ -8,7 +8,7 @@ _SECONDS_BETWEEN: Final = 2.0
 
 
 class Progress:
-    """Reports `verb` rows as they are added."""
+    """Counts rows and reports them as `<verb> <rows> rows`."""
 
     def __init__(self, verb: str, report: Callable[[str], None]) -> None:
         self._verb = verb

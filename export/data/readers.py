@@ -1,6 +1,6 @@
 """A raw click log in chunks of typed columns: TSV, CSV (plain or gzip) and Parquet, in bounded memory.
 
-It knows the log's description and nothing of vocabularies, ids or splits.
+It knows the log's description, not vocabularies, ids or splits.
 """
 
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ class LogChunk:
     timestamps: NDArray[np.int64] | None  # [n] unix seconds
     true_pctr: NDArray[np.float32] | None  # [n]
     lines: NDArray[np.int64]  # [n] line of the file (row, in Parquet), from 1
-    skipped: int  # malformed rows left out since the chunk before
+    skipped: int  # malformed rows skipped since the previous chunk
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -42,9 +42,9 @@ def read_log(
     unit = "row" if log_schema.format == "parquet" else "line"
     rejections = Rejections(path.name, on_malformed, unit)
     types = CellTypes(log_schema)
-    pieces = _parquet_rows if log_schema.format == "parquet" else _text_rows
+    read_rows = _parquet_rows if log_schema.format == "parquet" else _text_rows
     seen = 0
-    for cells, lines in pieces(path, log_schema, rejections, chunk_rows):
+    for cells, lines in read_rows(path, log_schema, rejections, chunk_rows):
         if not len(lines) and rejections.count == seen:
             continue
         fields, outcomes, lines = types.typed(cells, lines, rejections)
@@ -81,9 +81,9 @@ def _text_rows(
 def _parquet_rows(
     path: Path, log_schema: LogSchema, rejections: Rejections, chunk_rows: int
 ) -> Iterator[tuple[pl.DataFrame, NDArray[np.int64]]]:
-    """One slice of the file after the other: memory holds a slice and the row groups it lies in.
+    """The file slice by slice: memory holds a slice and its row groups.
 
-    Polars' own batches (`collect_batches`) run ahead of their consumer, up to the whole log in memory.
+    Polars' own batches (`collect_batches`) may run ahead of the consumer until memory holds the whole log.
     """
     try:
         log = pl.scan_parquet(path)

@@ -1,4 +1,4 @@
-"""Raw rows of the test part as a client would send them: golden rows, load tests, a proof against skew."""
+"""Raw rows of the test part as a client would send them: for golden rows, load tests, and a skew check."""
 
 import numpy as np
 import polars as pl
@@ -10,12 +10,12 @@ from service.bundle.schema import RawValue, Schema
 
 
 def sample_positions(rows: int, samples: int) -> NDArray[np.int64]:
-    """At most `samples` distinct rows out of `rows`, spread evenly, ascending."""
+    """At most `samples` distinct rows out of `rows`, evenly spaced, ascending."""
     return np.unique(np.linspace(0, max(0, rows - 1), min(rows, samples)).astype(np.int64))
 
 
 def raw_rows(schema: Schema, fields: pl.DataFrame) -> list[SampleRow]:
-    """Typed fields -> JSON values by role: integral numbers as integers, missing values left out."""
+    """Typed fields -> JSON values by role: integral numbers as integers, missing values omitted."""
     rows: list[SampleRow] = [{"context": {}, "candidate": {}} for _ in range(fields.height)]
     for field in schema.fields:
         for row, value in zip(rows, fields[field.name].to_list(), strict=True):
@@ -31,7 +31,7 @@ def _json_value(value: RawValue) -> RawValue:
 
 
 def check_samples(encoder: Encoder, rows: list[SampleRow], ids: list[NDArray[np.int32]]) -> None:
-    """Raises RuntimeError unless each raw row, encoded as the service does, gives the ids of training."""
+    """Raises RuntimeError unless each raw row, encoded as in the service, gives the ids of training."""
     for number, (row, expected) in enumerate(zip(rows, ids, strict=True)):
         found = encoder.encode_request(row["context"], [row["candidate"]])[0]
         if not np.array_equal(found, expected):

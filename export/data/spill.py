@@ -1,7 +1,7 @@
-"""The log's typed chunks on disk for the length of one preparation, so that its text is parsed once.
+"""The log's typed chunks on disk during one preparation, so that its text is parsed once.
 
-Arrow files with LZ4, about as large as the raw log unpacked; texts are codes into a chunk's own dictionary,
-which is what counting and encoding work on. It knows nothing of splits or ids.
+Arrow files with LZ4, about as large as the uncompressed log. Texts are codes into a dictionary for each
+chunk, the form that counting and encoding need. This module knows nothing of splits or ids.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from export.data.readers import LogChunk
 
 @dataclass(frozen=True, eq=False)
 class SpilledChunk:
-    """A chunk read back: categorical fields are Enum now."""
+    """A chunk read back, with categorical fields as Enum."""
 
     first_row: int
     fields: pl.DataFrame
@@ -41,7 +41,7 @@ class Spill:
     def write(self, chunk: LogChunk) -> None:
         self._names = chunk.fields.columns
         frame = chunk.fields.select(with_dictionary(column) for column in chunk.fields)
-        # Fields go by position: a field may be called `label`.
+        # Fields are named by position, because a field may be called `label`.
         frame.columns = [str(position) for position in range(len(self._names))]
         outcomes = {"label": chunk.labels, "timestamp": chunk.timestamps, "true_pctr": chunk.true_pctr}
         frame = frame.with_columns(
@@ -69,7 +69,7 @@ class Spill:
 
 
 def with_dictionary(column: pl.Series) -> pl.Series:
-    """Text as codes into its own distinct values, in order of appearance; other columns as they are."""
+    """Text as codes into its distinct values in order of appearance; other columns are unchanged."""
     if column.dtype != pl.String:
         return column
     return column.cast(pl.Enum(column.drop_nulls().unique(maintain_order=True)))

@@ -1,8 +1,8 @@
 """A synthetic click log whose true click probability is known row by row.
 
 Values follow Zipf's law. A click depends on planted effects (`synthetic_effects`), on the day and on values
-that appear while the log runs. Rows come in blocks, each from its own random stream: block b is the same
-however many rows are asked for. It knows nothing of files.
+that first appear during the log. Rows come in blocks with a random stream each, so block b does not depend on
+the number of rows. This module knows nothing of files.
 """
 
 from collections.abc import Iterator
@@ -12,20 +12,20 @@ from typing import Final
 import numpy as np
 
 from export.data.synthetic_config import DOMAIN, PRESETS, SyntheticConfig
-from export.data.synthetic_draws import Block, Codes, Floats, geometric_sizes, zipf_ranks
 from export.data.synthetic_effects import Effects
+from export.data.synthetic_random import Block, Codes, Floats, geometric_sizes, zipf_ranks
 
 __all__ = ["BLOCK_ROWS", "PRESETS", "Block", "SyntheticConfig", "SyntheticLog"]
 
 BLOCK_ROWS: Final = 16_384
-_CALIBRATION_BLOCK: Final = 2**31  # no log reaches it
+_CALIBRATION_BLOCK: Final = 2**31  # no log has so many blocks
 _DAY_SECONDS: Final = 86_400
 _NEW_VALUES_A_DAY: Final = 20
-_POPULARITY_OF_DOMAINS: Final = 0.4
+_DOMAIN_EXPONENT: Final = 0.4
 
 
 class SyntheticLog:
-    """The generator: its constants follow from the seed and the shape of the log alone, never from `rows`."""
+    """The generator. Its constants depend on the seed and the shape of the log, not on `rows`."""
 
     def __init__(self, config: SyntheticConfig) -> None:
         self.config = config
@@ -43,19 +43,19 @@ class SyntheticLog:
         self.effects = Effects(config, self._cardinality, self._shape, constants)
 
     def blocks(self) -> Iterator[Block]:
-        """The log's rows in order, BLOCK_ROWS at a time, the last block cut to `rows`."""
+        """The log's rows in order, BLOCK_ROWS at a time; the last block may be shorter."""
         for number in range(-(-self.config.rows // BLOCK_ROWS)):
             yield self.block(number, min(BLOCK_ROWS, self.config.rows - number * BLOCK_ROWS))
 
     def block(self, number: int, rows: int = BLOCK_ROWS) -> Block:
-        """Block `number`, its first `rows` rows."""
-        block, generator = self._drawn(number)
+        """The first `rows` rows of block `number`."""
+        block, generator = self._features(number)
         logits = self._bias + self._score(block) + self._day_effect(block)
         block.true_pctr = 1 / (1 + np.exp(-logits))
         block.clicks = (generator.random(BLOCK_ROWS) < block.true_pctr).astype(np.uint8)
         return block.head(rows)
 
-    def _drawn(self, number: int) -> tuple[Block, np.random.Generator]:
+    def _features(self, number: int) -> tuple[Block, np.random.Generator]:
         config = self.config
         generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([config.seed, number])))
         is_calibration = number == _CALIBRATION_BLOCK
@@ -70,7 +70,7 @@ class SyntheticLog:
         for name in config.categorical_names:
             ranks = zipf_ranks(generator.random(BLOCK_ROWS), self._cardinality[name], self._exponent[name])
             if name in config.candidate_names:
-                self._renew(name, ranks, day, generator)
+                self._add_new_values(name, ranks, day, generator)
             ranks[generator.random(BLOCK_ROWS) < self._missing[name]] = 0
             block.ranks[name] = ranks
         for name in config.sequence_names:
@@ -81,16 +81,16 @@ class SyntheticLog:
             block.histories[name] = ranks
         if config.domains:
             uniform = generator.random(BLOCK_ROWS)
-            block.ranks[DOMAIN] = zipf_ranks(uniform, config.domains, _POPULARITY_OF_DOMAINS)
+            block.ranks[DOMAIN] = zipf_ranks(uniform, config.domains, _DOMAIN_EXPONENT)
         return block, generator
 
-    def _renew(self, name: str, ranks: Codes, day: Floats, generator: np.random.Generator) -> None:
-        """Gives some rows a value that did not exist on the first day; the youngest are the most popular."""
-        born = (day * _NEW_VALUES_A_DAY).astype(np.int64)
+    def _add_new_values(self, name: str, ranks: Codes, day: Floats, generator: np.random.Generator) -> None:
+        """Gives some rows a value that did not exist on the first day; newer values are more popular."""
+        newest = (day * _NEW_VALUES_A_DAY).astype(np.int64)
         age = zipf_ranks(generator.random(BLOCK_ROWS), 3 * _NEW_VALUES_A_DAY, 1.1)
         share = 0.05 * self.config.drift
-        new = (generator.random(BLOCK_ROWS) < share) & (age <= born)
-        ranks[new] = self._cardinality[name] + 1 + (born - age)[new]
+        new = (generator.random(BLOCK_ROWS) < share) & (age <= newest)
+        ranks[new] = self._cardinality[name] + 1 + (newest - age)[new]
 
     def _day_effect(self, block: Block) -> Floats:
         day = (block.timestamps - self.config.start) / _DAY_SECONDS
@@ -98,10 +98,10 @@ class SyntheticLog:
 
     @cached_property
     def _scales(self) -> list[tuple[float, float]]:
-        """Mean and factor of each kind of effect, so that it has the deviation that was asked for."""
+        """Mean and factor of each kind of effect that give it the configured standard deviation."""
         return [
             (float(part.mean()), effect / max(float(part.std()), 1e-9))
-            for part, effect in self.effects.parts(self._drawn(_CALIBRATION_BLOCK)[0])
+            for part, effect in self.effects.parts(self._features(_CALIBRATION_BLOCK)[0])
         ]
 
     def _score(self, block: Block) -> Floats:
@@ -112,8 +112,8 @@ class SyntheticLog:
 
     @cached_property
     def _bias(self) -> float:
-        """The intercept at which the mean probability of the calibration block is `ctr`; by bisection."""
-        scores = self._score(self._drawn(_CALIBRATION_BLOCK)[0])
+        """The intercept that gives the calibration block the mean probability `ctr`, by bisection."""
+        scores = self._score(self._features(_CALIBRATION_BLOCK)[0])
         low, high = -30.0, 30.0
         for _ in range(60):
             middle = (low + high) / 2

@@ -1,7 +1,7 @@
-"""What a click of the synthetic log depends on: values, pairs and triples, slopes, domains, histories.
+"""The effects on a click of the synthetic log: values, pairs and triples, slopes, domains, histories.
 
-Effects are hashed from the value, so any number of features costs no memory, and frequent values carry most
-of what can be learnt. It draws no rows and no clicks.
+Effects are hashed from the value, so any number of features costs no memory. Frequent values have the largest
+effects. This module samples no rows and no clicks.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from typing import Final
 import numpy as np
 
 from export.data.synthetic_config import DOMAIN, SyntheticConfig
-from export.data.synthetic_draws import Block, Codes, Floats, mixed, unit_variance
+from export.data.synthetic_random import Block, Codes, Floats, hashed, unit_variance
 
-_HEAD: Final = 20.0  # effects halve at this rank: what a model cannot learn from few rows weighs little
+_HEAD: Final = 20.0  # effects halve at this rank: rare values, which cannot be learnt, have small effects
 _FEW_VALUES: Final = 100
-_TOPICS: Final = 16  # values of one topic resemble each other
-_MEMORY: Final = 0.75  # what a value of a history weighs beside the one after it
+_TOPICS: Final = 16  # values of one topic are similar
+_MEMORY: Final = 0.75  # weight of a history's value relative to the next one
 _SLOPE, _TOPIC = 2, 3  # purposes of a value's hash; 0 and 1 are its own effects
 
 
 class Effects:
-    """The planted effects: their constants follow from the seed and the shape of the log alone."""
+    """The planted effects. Their constants depend on the seed and the shape of the log only."""
 
     def __init__(
         self,
@@ -45,14 +45,14 @@ class Effects:
             (str(constants.choice(config.numeric_names)), str(constants.choice(config.categorical_names)))
             for _ in range(config.products if config.numeric_fields else 0)
         )
-        # What a domain makes of each single effect and pair: leaves it, weakens or turns it, strengthens it.
-        shape_of_turns = (config.domains + 1, len(self._names) + len(self.pairs))
-        self._turns = constants.choice([0.0, -1.0, 1.0], shape_of_turns)
+        # What each domain adds to each single effect and pair: nothing, its negative, or the effect itself.
+        factors_shape = (config.domains + 1, len(self._names) + len(self.pairs))
+        self._domain_factors = constants.choice([0.0, -1.0, 1.0], factors_shape)
 
     def _choose(self, constants: np.random.Generator, size: int, number: int) -> tuple[tuple[str, ...], ...]:
-        """Sets of `size` fields that interact; each field comes once before any comes twice.
+        """Sets of `size` fields that interact; every field is used once before any is used twice.
 
-        Triples keep to fields of few values: those of rare values could not be learnt.
+        Triples use fields with few values only: effects of rare triples could not be learnt.
         """
         most = _FEW_VALUES if size > 2 else self.config.features
         names = [name for name in self._names if self._cardinality.get(name, 1) <= most]
@@ -67,10 +67,10 @@ class Effects:
         return tuple(chosen)
 
     def parts(self, block: Block) -> list[tuple[Floats, float]]:
-        """What each kind of effect adds to the logit, before scaling [n], and the deviation it shall have."""
+        """Each kind of effect's addition to the logit before scaling [n], and its configured deviation."""
         config = self.config
         latents = {name: [self._latent(name, block, purpose) for purpose in range(2)] for name in self._names}
-        terms: list[Floats] = []  # one by one, as the domains turn them
+        terms: list[Floats] = []  # separately, because domains change each
         singles = np.zeros(len(block))
         for name in self._names:
             terms.append(self._weight[name] * latents[name][0])
@@ -94,15 +94,15 @@ class Effects:
         if config.effect_of_products:
             found.append((self._slopes(block), config.effect_of_products))
         if config.effect_of_domains:
-            found.append((self._turned(block, terms), config.effect_of_domains))
+            found.append((self._domain_effects(block, terms), config.effect_of_domains))
         if config.effect_of_interest:
             found.append((self._interest(block), config.effect_of_interest))
         return found
 
     def _latent(self, name: str, block: Block, purpose: int) -> Floats:
-        """A number of about unit variance for each row's value of a field, another one for each purpose."""
+        """A number of about unit variance for each row's value of a field, independent for each purpose."""
         if name in block.numbers:
-            speed, phase, absent = unit_variance(mixed(np.arange(3) + 7 * purpose, self._salt[name], 0))
+            speed, phase, absent = unit_variance(hashed(np.arange(3) + 7 * purpose, self._salt[name], 0))
             values = block.numbers[name]
             waves = np.sqrt(2) * np.sin((0.9 + 0.4 * speed) * np.log1p(np.maximum(values, -0.5)) + 3 * phase)
             found: Floats = np.where(np.isnan(values), absent, waves)
@@ -111,11 +111,11 @@ class Effects:
 
     def _value_effect(self, name: str, ranks: Codes, purpose: int) -> Floats:
         effective = np.where(ranks > self._cardinality[name], _HEAD, ranks)
-        effects: Floats = unit_variance(mixed(ranks, self._salt[name], purpose)) / (1 + effective / _HEAD)
+        effects: Floats = unit_variance(hashed(ranks, self._salt[name], purpose)) / (1 + effective / _HEAD)
         return effects
 
     def _mean_effect(self, history: Codes) -> Floats:
-        """history [n, length] -> the mean of its values' effects [n]: order and number do not matter."""
+        """history [n, length] -> the mean of its values' effects [n], whatever their order and number."""
         known = history > 0
         effects = np.where(known, self._value_effect(self.config.history_of, history, 0), 0.0)
         mean: Floats = effects.sum(axis=1) / np.maximum(known.sum(axis=1), 1)
@@ -131,16 +131,16 @@ class Effects:
             total += standard * self._value_effect(category, block.ranks[category], _SLOPE)
         return total
 
-    def _turned(self, block: Block, terms: list[Floats]) -> Floats:
-        """What the rows' domains add to, or take from, the effects of single values and pairs."""
-        turns = self._turns[block.ranks[DOMAIN]]
+    def _domain_effects(self, block: Block, terms: list[Floats]) -> Floats:
+        """The change that each row's domain makes to the effects of single values and pairs."""
+        factors = self._domain_factors[block.ranks[DOMAIN]]
         total = np.zeros(len(block))
         for position, term in enumerate(terms):
-            total += turns[:, position] * term
+            total += factors[:, position] * term
         return total
 
     def _interest(self, block: Block) -> Floats:
-        """How many values of a history are of the ad's topic: its logarithm, the latest counting most."""
+        """The log of the weighted number of history values with the ad's topic; recent ones weigh most."""
         ads = block.ranks[self.config.history_of]
         total = np.zeros(len(block))
         for name in self.config.sequence_names:
@@ -153,4 +153,4 @@ class Effects:
 
     def _topics(self, ranks: Codes) -> Codes:
         source = self.config.history_of
-        return (mixed(ranks, self._salt[source], _TOPIC) % np.uint64(_TOPICS)).astype(np.int64)
+        return (hashed(ranks, self._salt[source], _TOPIC) % np.uint64(_TOPICS)).astype(np.int64)

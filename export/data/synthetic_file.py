@@ -1,4 +1,4 @@
-"""The synthetic log as a file: Parquet or CSV in bounded memory, its description (TOML) beside it."""
+"""Writes the synthetic log as Parquet or CSV in bounded memory, with its description (TOML) beside it."""
 
 import gzip
 import tempfile
@@ -15,7 +15,7 @@ from export.data.errors import LogError
 from export.data.progress import Progress
 from export.data.synthetic import SyntheticLog
 from export.data.synthetic_config import DOMAIN, SyntheticConfig
-from export.data.synthetic_draws import Block
+from export.data.synthetic_random import Block
 
 _HEX: Final = np.frombuffer("".join(f"{byte:02x}" for byte in range(256)).encode(), np.uint16)
 
@@ -23,9 +23,9 @@ _HEX: Final = np.frombuffer("".join(f"{byte:02x}" for byte in range(256)).encode
 def write_synthetic_log(
     config: SyntheticConfig, path: Path, *, report: Callable[[str], None] = print
 ) -> Path:
-    """Writes `path` (.parquet, .csv, .csv.gz) and the TOML that describes it -> the TOML's path.
+    """Writes `path` (.parquet, .csv, .csv.gz) and the TOML that describes it; returns the TOML's path.
 
-    Each is written whole or not at all.
+    Each file is complete or absent.
     """
     format_, ending = _format(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,7 +63,7 @@ def _write_parquet(log: SyntheticLog, path: Path, progress: Progress) -> None:
 
 
 def _write_csv(log: SyntheticLog, path: Path, progress: Progress) -> None:
-    # No time in the header of the gzip file: the same seed gives the same bytes.
+    # No time in the gzip header, so the same seed gives the same bytes.
     with path.open("wb") as raw:
         packed = gzip.GzipFile("", "wb", 1, raw, mtime=0) if path.suffix == ".gz" else None
         for number, block in enumerate(log.blocks()):
@@ -91,7 +91,7 @@ def block_frame(config: SyntheticConfig, block: Block) -> pl.DataFrame:
     for name, text in zip(names, texts, strict=True):
         columns[name] = _nulled(text, block.ranks[name] == 0)
     for name, ranks in block.histories.items():
-        # A history holds values of another field, written as there.
+        # A history holds values of another field in the same form.
         columns[name] = _lists(value_texts([(names.index(config.history_of), ranks.ravel())])[0], ranks)
     return pl.DataFrame(columns)
 
@@ -111,8 +111,8 @@ def _lists(texts: pl.Series, ranks: NDArray[np.int64]) -> pl.Series:
 def value_texts(columns: list[tuple[int, NDArray[np.int64]]]) -> list[pl.Series]:
     """(field number, ranks [n]) -> eight hexadecimal digits each [n], as Criteo's values look.
 
-    The map is one-to-one within a field. All columns are written as one CSV text for polars to cut, which is
-    far faster than making the strings one by one.
+    The map is one-to-one within a field. All columns are written as one CSV text that polars splits, far
+    faster than making the strings one by one.
     """
     rows = len(columns[0][1])
     text = np.full((rows, 9 * len(columns)), ord(","), np.uint8)
@@ -141,7 +141,7 @@ def describe(config: SyntheticConfig, format_: str) -> str:
     """The log's TOML description."""
     lines = [
         f"# A synthetic log: seed {config.seed}, {config.rows} rows, {config.features} categorical features.",
-        "# `true_pctr` is the probability each click was drawn with: for evaluation, never learnt from.",
+        "# `true_pctr` is the probability of the click: for evaluation, not for training.",
         'name = "synthetic"',
         f'format = "{format_}"',
         'true_pctr = "true_pctr"',

@@ -1,8 +1,8 @@
 """Delimited text, plain or gzip, as frames of text cells with the line each row starts on, in bounded memory.
 
-Polars parses what has no quotes, once the bytes show that every row has its columns (a short row would be
-padded in silence); what has quotes goes through Python's csv module, slower and exact. It knows nothing of
-labels or fields.
+Polars parses text without quotes, after a check that every row has all columns (polars pads a short row
+silently). Python's csv module parses text with quotes, slower and exactly. It knows nothing of labels or
+fields.
 """
 
 import csv
@@ -32,24 +32,24 @@ _MAX_LINE_BYTES: Final = 1 << 23
 
 @dataclass(frozen=True)
 class Dialect:
-    """How the text is cut: one-byte separator, one-byte quote or none."""
+    """How cells are separated: a one-byte separator, and a one-byte quote or none."""
 
     separator: str
     quote: str
 
 
 def open_log_file(path: Path) -> IO[bytes]:
-    """The file's bytes, unpacked where it is gzip. Raises LogError where it cannot be read."""
+    """The file's bytes, decompressed if gzip. Raises LogError if it cannot be read."""
     try:
         with path.open("rb") as file:
-            packed = file.read(2) == _GZIP_MAGIC
-        return cast(IO[bytes], gzip.open(path, "rb")) if packed else path.open("rb")
+            is_gzip = file.read(2) == _GZIP_MAGIC
+        return cast(IO[bytes], gzip.open(path, "rb")) if is_gzip else path.open("rb")
     except OSError as error:
         raise LogError(f"'data' must be a readable file (got {str(path)!r}); {error.strerror}") from None
 
 
 def read_header(path: Path, dialect: Dialect) -> tuple[str, ...]:
-    """The names in the first line. Raises LogError where there is none."""
+    """The names in the first line. Raises LogError if there are none."""
     with open_log_file(path) as file:
         first = next(_blocks(file, path.name, _SAMPLE_BYTES), b"")
     line = first.split(b"\n", 1)[0]
@@ -76,8 +76,8 @@ def text_rows(
 ) -> Iterator[tuple[pl.DataFrame, NDArray[np.int64]]]:
     """About `chunk_rows` rows at a time: the `used` columns as text (null where empty), and line numbers [n].
 
-    Raises LogError about the file; a row with too few or too many columns, a torn quote or invalid UTF-8 goes
-    to `rejections`.
+    Raises LogError about the file. A row with a wrong number of columns, an unclosed quote or invalid UTF-8
+    goes to `rejections`.
     """
     parser = _Parser(columns, used, dialect, rejections)
     with open_log_file(path) as file:
@@ -98,7 +98,7 @@ def text_rows(
 
 
 def _block_bytes(path: Path, chunk_rows: int) -> int:
-    """Bytes that hold about `chunk_rows` rows, judged by the head of the file."""
+    """Bytes that hold about `chunk_rows` rows, estimated from the head of the file."""
     with open_log_file(path) as file:
         head = next(_blocks(file, path.name, _SAMPLE_BYTES), b"")
     mean = max(1.0, len(head) / max(1, head.count(b"\n")))
@@ -106,20 +106,20 @@ def _block_bytes(path: Path, chunk_rows: int) -> int:
 
 
 def _blocks(file: IO[bytes], name: str, size: int) -> Iterator[bytes]:
-    """The file in pieces of about `size` bytes that end with a whole line, without a byte order mark."""
+    """The file in blocks of about `size` bytes, each of whole lines, without a byte order mark."""
     rest = b""
     start = True
     while True:
         try:
-            piece = file.read(size)
+            chunk = file.read(size)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise LogError(f"{name}: must be a whole gzip file ({error}); copy it again") from None
-        if start and piece.startswith(_BYTE_ORDER_MARK):
-            piece = piece[len(_BYTE_ORDER_MARK) :]
+        if start and chunk.startswith(_BYTE_ORDER_MARK):
+            chunk = chunk[len(_BYTE_ORDER_MARK) :]
         start = False
-        if not piece:
+        if not chunk:
             break
-        data = rest + piece
+        data = rest + chunk
         cut = data.rfind(b"\n") + 1
         rest = data[cut:]
         if len(rest) > max(size, _MAX_LINE_BYTES):
@@ -159,7 +159,7 @@ class _Parser:
     def parse(
         self, block: bytes, first_line: int, *, final: bool
     ) -> tuple[pl.DataFrame, NDArray[np.int64], int]:
-        """-> cells, line numbers, bytes consumed: not all where a quoted cell goes on in the next block."""
+        """-> cells, line numbers, bytes consumed: not all if a quoted cell continues in the next block."""
         if self._dialect.quote and self._dialect.quote.encode() in block:
             return self._parse_quoted(block, first_line, final)
         frame, lines = self._parse_plain(block, first_line)
@@ -168,7 +168,7 @@ class _Parser:
     def _parse_plain(self, block: bytes, first_line: int) -> tuple[pl.DataFrame, NDArray[np.int64]]:
         if b"\r\n" in block:
             block = block.replace(b"\r\n", b"\n")
-        block, lines = self._without_torn_rows(block, first_line)
+        block, lines = self._without_ragged_rows(block, first_line)
         if not block.isascii():
             try:
                 block.decode()
@@ -187,8 +187,8 @@ class _Parser:
         named = zip(self._used, self._positions, strict=True)
         return cells.select(pl.col(self._names[position]).alias(name) for name, position in named), lines
 
-    def _without_torn_rows(self, block: bytes, first_line: int) -> tuple[bytes, NDArray[np.int64]]:
-        """Drops empty lines, rejects rows with another number of separators than the columns need."""
+    def _without_ragged_rows(self, block: bytes, first_line: int) -> tuple[bytes, NDArray[np.int64]]:
+        """Drops empty lines and rejects rows with a wrong number of separators."""
         content = np.frombuffer(block, np.uint8)
         marks = content[(content == ord(self._dialect.separator)) | (content == _NEWLINE)] == _NEWLINE
         if marks.size % self._width == 0:
@@ -201,11 +201,11 @@ class _Parser:
         widths = np.diff(np.searchsorted(separators, ends), prepend=0) + 1
         lines = np.arange(first_line, first_line + len(ends), dtype=np.int64)
         empty = lengths == 1
-        torn = (widths != self._width) & ~empty
-        if torn.any():
-            first = int(np.argmax(torn))
-            self._reject_width(int(lines[first]), int(widths[first]), int(torn.sum()))
-        return _keep(content, lengths, ~(empty | torn)), lines[~(empty | torn)]
+        ragged = (widths != self._width) & ~empty
+        if ragged.any():
+            first = int(np.argmax(ragged))
+            self._reject_width(int(lines[first]), int(widths[first]), int(ragged.sum()))
+        return _keep(content, lengths, ~(empty | ragged)), lines[~(empty | ragged)]
 
     def _without_undecodable_rows(
         self, block: bytes, lines: NDArray[np.int64]
@@ -242,7 +242,7 @@ class _Parser:
             except (csv.Error, UnicodeDecodeError) as error:
                 if feed.exhausted and "unexpected end" in str(error) and not final:
                     return self._frame(records), np.array(lines, np.int64), feed.offset(start)
-                self._reject_torn(feed, start, first_line, error)
+                self._reject_unparsable(feed, start, first_line, error)
                 feed.position = start + 1
                 reader = _csv_reader(feed, self._dialect)
                 continue
@@ -253,7 +253,7 @@ class _Parser:
                 self._reject_width(first_line + start, len(cells))
         return self._frame(records), np.array(lines, np.int64), len(block)
 
-    def _reject_torn(self, feed: "_Lines", start: int, first_line: int, error: Exception) -> None:
+    def _reject_unparsable(self, feed: "_Lines", start: int, first_line: int, error: Exception) -> None:
         if isinstance(error, UnicodeDecodeError):
             bad = feed.position - 1
             self._decoded(feed.lines[bad], first_line + bad)
@@ -267,7 +267,7 @@ class _Parser:
 
 
 class _Lines:
-    """The lines of a block as csv.reader takes them, with a position that can be set back."""
+    """An iterator over the lines of a block for csv.reader, with a position that can be reset."""
 
     def __init__(self, block: bytes) -> None:
         self.lines = block.split(b"\n")[:-1]
@@ -278,11 +278,11 @@ class _Lines:
         return self.position >= len(self.lines)
 
     def offset(self, position: int) -> int:
-        """Where a line starts in the block."""
+        """The byte offset of a line in the block."""
         return sum(len(line) + 1 for line in self.lines[:position])
 
     def unquoted_row(self, dialect: Dialect) -> list[str]:
-        """The cells of the next line, cut as polars would; none where it holds a quote: csv.reader's task."""
+        """The cells of the next line, split as polars does; empty if a quote makes it csv.reader's task."""
         line = self.lines[self.position]
         if dialect.quote.encode() in line:
             return []

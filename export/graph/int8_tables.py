@@ -2,8 +2,8 @@
 
 The rows of a field share one scale. A lookup yields codes. Their scale is tracked as a constant over the
 value's axes without the batch, until it can be multiplied into another constant: a layer's weights, or a
-matrix that sums. It passes through every operator it commutes with: reshapes, products with other values, sums
-within one field. Before any other operator (a softmax, an addition) the value is multiplied by its scale.
+matrix that sums. It passes through every operator it commutes with: reshapes, products with other values,
+sums within one field. Any other operator (a softmax, an addition) gets the value multiplied by its scale.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from export.errors import ExportError
 from export.judge.metrics import ece, logloss, pcoc, sigmoid
 from export.train.config import TrainConfig
-from export.train.prior import undoing_line
+from export.train.prior import correction_line
 from service.bundle.calibration import Calibrator, Quality
 
 FOLDS = 5
@@ -66,7 +66,7 @@ def fit_identity(logits: Logits, labels: Labels, training: TrainConfig | None = 
 
     That line needs no labels: it is known. The sidecar has it as a Platt line.
     """
-    slope, intercept = undoing_line(logits, training) if training else (1.0, 0.0)
+    slope, intercept = correction_line(logits, training) if training else (1.0, 0.0)
     return Shape("identity") if (slope, intercept) == (1.0, 0.0) else Shape("platt", slope, intercept)
 
 

@@ -1,1 +1,1 @@
-"""Training: from encoded ids to a checkpoint, and the metrics that judge it. It knows of no graph."""
+"""Training: from encoded ids to a checkpoint. It knows nothing of graphs."""

@@ -1,4 +1,4 @@
-"""From a model's name, a schema and hyperparameters to a model. It knows no log and no weights."""
+"""Builds a model from its name, a schema and hyperparameters. It knows no log and no weights."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from service.bundle.schema import Field as SchemaField
 
 
 def model_fields(schema: Schema, embedding: EmbeddingChoice | None = None) -> tuple[Field, ...]:
-    """What a model must know of each field of a schema, in column order."""
+    """The fields of a schema as a model needs them, in column order."""
     choice = embedding or EmbeddingChoice()
     return tuple(
-        _kept(
+        _stored(
             choice,
             Field(
                 name=field.name,
                 cardinality=field.cardinality,
                 width=field.max_length,
                 role="candidate" if field.role == "candidate" else "context",
-                values=number_of_each_id(field),
+                values=values_by_id(field),
                 same_values_as=field.same_values_as,
             ),
         )
@@ -38,8 +38,8 @@ def model_fields(schema: Schema, embedding: EmbeddingChoice | None = None) -> tu
     )
 
 
-def _kept(choice: EmbeddingChoice, field: Field) -> Field:
-    """The field with its embeddings kept as chosen."""
+def _stored(choice: EmbeddingChoice, field: Field) -> Field:
+    """The field with the chosen storage and pooling of its embeddings."""
     field = replace(field, pooling=choice.pooling)
     if choice.storage == "full" or field.cardinality < choice.least_ids:
         return field
@@ -47,20 +47,20 @@ def _kept(choice: EmbeddingChoice, field: Field) -> Field:
 
 
 def described_embeddings(model: nn.Module) -> dict[str, Any]:
-    """What of a model's embeddings is not kept by default, as `EmbeddingChoice.described` says it."""
+    """What differs from the default in a model's embeddings, in the form of `EmbeddingChoice.described`."""
     fields: Sequence[Field] = model.fields  # type: ignore[assignment]
-    said: dict[str, Any] = {"pooling": "sum"} if any(field.pooling == "sum" for field in fields) else {}
+    described: dict[str, Any] = {"pooling": "sum"} if any(field.pooling == "sum" for field in fields) else {}
     for field in fields:
         if field.storage != "full":
-            return said | {"embedding": field.storage, "collisions": field.collisions}
-    return said
+            return described | {"embedding": field.storage, "collisions": field.collisions}
+    return described
 
 
-def number_of_each_id(field: SchemaField) -> tuple[float, ...] | None:
-    """What each id of a numeric field stands for, [cardinality]; None for other fields.
+def values_by_id(field: SchemaField) -> tuple[float, ...] | None:
+    """The number for each id of a numeric field, [cardinality]; None for other fields.
 
-    The middle of the bin (of an open one its edge) on the scale sign(x) ln(1 + |x|), shifted and scaled to
-    mean 0 and variance 1 over the bins; 0.0 for the ids that stand for no number.
+    It is the middle of the bin (for an open bin its edge) on the scale sign(x) ln(1 + |x|), standardised to
+    mean 0 and variance 1 over the bins, and 0.0 for ids that are not bins.
     """
     if not isinstance(field.encoding, Bins):
         return None
@@ -91,7 +91,7 @@ def build_model(
 def build_from_fields(
     name: str, fields: Sequence[Field], hyperparameters: Mapping[str, Any], *, seed: int = 0
 ) -> nn.Module:
-    """As build_model, from fields. Raises ExportError naming the known models, or hyperparameters."""
+    """As build_model, from fields. Raises ExportError with the known models or hyperparameters."""
     check_model(name, hyperparameters)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -104,18 +104,18 @@ def build_from_fields(
 
 
 def check_model(name: str, hyperparameters: Mapping[str, Any]) -> None:
-    """Raises ExportError unless there is a model of that name that takes these hyperparameters."""
+    """Raises ExportError unless a model of that name exists and takes these hyperparameters."""
     if name not in MODELS:
         raise ExportError(
             f"'model' must be one of {', '.join(MODELS)} (got {name!r}); "
-            "`python -m export models` tells what each is"
+            "`python -m export models` describes each"
         )
     known = hyperparameters_of(name)
     for given in hyperparameters:
         if given not in known:
             raise ExportError(
                 f"a hyperparameter of '{name}' must be one of {', '.join(known) or 'none'} (got {given!r}); "
-                f"`python -m export models {name}` tells more"
+                f"`python -m export models {name}` describes them"
             )
 
 

@@ -1,6 +1,6 @@
-"""A trained model as one file, and back. It knows no optimizer: a checkpoint is for use, not to resume.
+"""Saves a trained model as one file and loads it. Without optimizer state: training cannot be resumed.
 
-The file is torch.save of tensors and plain data (never code): format version, model name, hyperparameters,
+The file is torch.save of tensors and plain data, never code: format version, model name, hyperparameters,
 fields, weights.
 """
 
@@ -27,7 +27,7 @@ CHECKPOINT_VERSION = 2
 
 
 class CheckpointError(ExportError):
-    """A checkpoint that cannot be used: which file, what is wrong with it, what to do."""
+    """A checkpoint cannot be used. The message names the file, the fault and the remedy."""
 
 
 class Loaded(NamedTuple):
@@ -41,7 +41,7 @@ class Loaded(NamedTuple):
 def save_checkpoint(
     path: Path, model: nn.Module, model_name: str, hyperparameters: Mapping[str, Any]
 ) -> None:
-    """Write a model beside `path`, then rename it there: an old one stays whole until the new one is."""
+    """Writes a model beside `path`, then renames it, so `path` is complete at any time."""
     fields: Sequence[Field] = model.fields  # type: ignore[assignment]
     content = {
         "version": CHECKPOINT_VERSION,
@@ -65,7 +65,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: Path, schema: Schema | None = None) -> Loaded:
-    """Read a model back. Raises CheckpointError where it is none, or its fields are not the schema's."""
+    """Reads a model. Raises CheckpointError if it is no checkpoint or its fields are not the schema's."""
     path = Path(path)
     content = _read(path)
     try:
@@ -90,7 +90,7 @@ def load_checkpoint(path: Path, schema: Schema | None = None) -> Loaded:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        with warnings.catch_warnings():  # of doubts about a foreign file: it is refused below
+        with warnings.catch_warnings():  # torch warns about files of other formats, which are refused below
             warnings.simplefilter("ignore")
             content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -114,9 +114,9 @@ def _check_fields(path: Path, found: Sequence[Field], expected: Sequence[Field])
             "train again on this schema"
         )
     for position, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
-        # How embeddings are kept was the training's choice; the schema does not know it.
-        kept = {"storage": ours.storage, "collisions": ours.collisions, "pooling": ours.pooling}
-        if ours != replace(theirs, **kept):  # type: ignore[arg-type]
+        # The storage of embeddings was chosen for training; the schema does not know it.
+        chosen = {"storage": ours.storage, "collisions": ours.collisions, "pooling": ours.pooling}
+        if ours != replace(theirs, **chosen):  # type: ignore[arg-type]
             raise CheckpointError(
                 f"field {position} of '{path.name}' must be {theirs} (got {ours}); train again on this schema"
             )
@@ -128,7 +128,7 @@ def _field(entry: Mapping[str, Any]) -> Field:
 
 
 def _plain(value: Any) -> Any:
-    """Hyperparameters as data that weights_only loading accepts and JSON can say: no tuples, no numpy."""
+    """Hyperparameters as data that weights_only loading and JSON accept: no tuples, no numpy."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,12 +1,12 @@
-"""Several processes started by torchrun, for one training: rank 0 runs the export, the others wait for work.
+"""Trains a model in several processes of torchrun: rank 0 runs the export, the others wait for jobs.
 
     torchrun --nproc-per-node 2 -m export run ...
 
-Rank 0 does everything that an export does; when it comes to training it sends the others the model and the
-config, and all go through the same loop, each with its share of every batch. They read the log themselves:
-on several machines its folder must be one that all of them see. Plain collectives, not torch's
-DistributedDataParallel: that one cannot add up sparse gradients with NCCL, and averages over processes where
-a batch's last rows may be unevenly shared. Batch statistics, where a model has them, are each process's own.
+Rank 0 runs the whole export. To train, it sends the model and the config to the others, and all run the same
+loop, each on its share of every batch. Each process reads the log itself, so with several machines the log's
+folder must be visible to all. It uses plain collectives, not torch's DistributedDataParallel, which cannot
+sum sparse gradients with NCCL and gives all processes equal weight although they may hold unequal shares of
+the last batch. Batch statistics are computed per process.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from export.train.config import TrainConfig
 from export.train.loop import Log, Report, TrainResult, train
 from export.train.ranks import ALONE, LeaderFailedError, Ranks
 
-# Others wait while rank 0 reads a log of any length; a process that dies is noticed at once all the same.
+# The others wait while rank 0 reads a log of any length. A dead process is noticed at once nevertheless.
 LONGEST_WAIT = timedelta(days=7)
 
 
 @dataclass(frozen=True)
-class _Order:
-    """What the other processes must know to train with rank 0."""
+class _Job:
+    """What the other processes need to train with rank 0."""
 
     model: nn.Module
     log: Path
@@ -42,10 +42,10 @@ class _Order:
 
 
 @contextmanager
-def joined() -> Iterator[Ranks]:
-    """Makes the processes that torchrun started one group; alone without torchrun.
+def process_group() -> Iterator[Ranks]:
+    """Joins the processes that torchrun started into one group; yields ALONE without torchrun.
 
-    When rank 0 leaves, the others' `follow` ends. Raises ExportError where they cannot meet.
+    When rank 0 leaves, `follow` ends in the others. Raises ExportError if the group cannot be formed.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield ALONE
@@ -66,15 +66,15 @@ def joined() -> Iterator[Ranks]:
         yield ranks
     finally:
         if dist.is_initialized():
-            if ranks.leads:
-                with suppress(ExportError):  # who is gone need not be told
+            if ranks.is_leader:
+                with suppress(ExportError):  # a dead process need not be notified
                     _send(ranks, None)
-                    _part(ranks)
+                    _wait_for_all(ranks)
             dist.destroy_process_group()
 
 
 def current() -> Ranks:
-    """The group that this process has joined."""
+    """The group of this process."""
     if not (dist.is_available() and dist.is_initialized()):
         return ALONE
     return Ranks(dist.get_rank(), dist.get_world_size())
@@ -83,9 +83,9 @@ def current() -> Ranks:
 def train_together(
     model: nn.Module, log: Log, log_folder: Path, config: TrainConfig, *, report: Report = print
 ) -> TrainResult:
-    """As `loop.train`, with all processes of the group; called on rank 0, where the model ends up trained.
+    """As `loop.train`, with all processes of the group. Called on rank 0, whose model is trained in place.
 
-    `log` is that of `log_folder`, which the others open.
+    `log` is the log in `log_folder`, which the others open.
     """
     ranks = current()
     if ranks.count > 1:
@@ -94,43 +94,43 @@ def train_together(
                 f"'device' must be cpu or cuda with {ranks.count} processes (got {config.device!r}); "
                 "each takes the GPU of its own number"
             )
-        report(f"training with {ranks.count} processes, {config.batch_size} rows a step together")
-        _send(ranks, _Order(model, Path(log_folder).resolve(), config))
+        report(f"training with {ranks.count} processes, {config.batch_size} rows a step in total")
+        _send(ranks, _Job(model, Path(log_folder).resolve(), config))
     try:
         return train(model, log, config, report=report, ranks=ranks)
     except ExportError:
         raise
     except BaseException:
-        # The others are in the midst of a step and would wait for this process there.
+        # The others are within a step and would wait for this process.
         if ranks.count > 1:
             dist.destroy_process_group()
         raise
 
 
 def follow(ranks: Ranks) -> None:
-    """What every process but rank 0 does: train along whenever it is told to, until rank 0 is done."""
-    while (order := _received(ranks)) is not None:
+    """The loop of every process but rank 0: trains each job that rank 0 sends, until rank 0 leaves."""
+    while (job := _receive(ranks)) is not None:
         try:
-            train(order.model, open_log(order.log), order.config, report=lambda _: None, ranks=ranks)
+            train(job.model, open_log(job.log), job.config, report=lambda _: None, ranks=ranks)
         except LeaderFailedError:
             continue
     with suppress(ExportError):
-        _part(ranks)
+        _wait_for_all(ranks)
 
 
-def _part(ranks: Ranks) -> None:
-    """Meet once more: a process whose peers leave while it still talks to them may abort at its end."""
-    with ranks.meeting():
+def _wait_for_all(ranks: Ranks) -> None:
+    """A barrier before leaving: a process may abort if its peers leave while it still communicates."""
+    with ranks.collective():
         dist.barrier()
 
 
-def _send(ranks: Ranks, order: _Order | None) -> None:
-    with ranks.meeting():
-        dist.broadcast_object_list([order], src=0, device=torch.device("cpu"))
+def _send(ranks: Ranks, job: _Job | None) -> None:
+    with ranks.collective():
+        dist.broadcast_object_list([job], src=0, device=torch.device("cpu"))
 
 
-def _received(ranks: Ranks) -> _Order | None:
-    orders: list[_Order | None] = [None]
-    with ranks.meeting():
-        dist.broadcast_object_list(orders, src=0, device=torch.device("cpu"))
-    return orders[0]
+def _receive(ranks: Ranks) -> _Job | None:
+    jobs: list[_Job | None] = [None]
+    with ranks.collective():
+        dist.broadcast_object_list(jobs, src=0, device=torch.device("cpu"))
+    return jobs[0]

@@ -1,4 +1,4 @@
-"""FTRL-Proximal and GroupLasso-FTRL: optimizers that leave exact zeros, by element or by embedding row.
+"""FTRL-Proximal and GroupLasso-FTRL: optimizers that produce exact zeros, by element or by embedding row.
 
 They know tensors and gradients, not models.
 """
@@ -15,31 +15,27 @@ from export.train.row_gradients import rows_and_gradients
 
 
 class Ftrl(torch.optim.Optimizer):
-    """Follow the regularised leader: a weight is a function of z, all gradients so far, and n, their squares.
+    """Follow the regularised leader: weights are a function of sums z of gradients and n of their squares.
 
     For each coordinate, with D = (beta + sqrt(n)) / alpha + l2,
 
         sigma = (sqrt(n + g^2) - sqrt(n)) / alpha;  z += g - sigma w;  n += g^2
         u = sign(z) max(|z| - l1, 0);  w = -u / D
 
-    and with `group_lasso` lambda > 0 a table's row of `dim` weights lives or dies as one:
+    and with `group_lasso` lambda > 0 a table's row of `dim` weights is zero as a whole or not at all:
 
         w = -max(1 - lambda sqrt(dim) / |u|, 0) u / D
 
-    A step costs what the batch touches: rows of a sparse gradient, all of a dense one. Gradients are taken
-    times the rows of the batch (`rows` of the parameter group), which makes them the sum over its rows:
-    alpha, beta, l1, l2 and lambda keep the sizes that the papers have for single rows, whatever the batch.
+    The cost of a step is proportional to the rows of a sparse gradient, or to a dense one. Gradients are
+    multiplied by the batch's number of rows (`rows` of the parameter group), which makes them sums over rows,
+    so alpha, beta, l1, l2 and lambda have the papers' meaning for single rows, whatever the batch size.
 
     References: McMahan et al., "Ad Click Prediction: a View from the Trenches", KDD 2013, Algorithm 1; Ni et
     al., "Feature Selection for Facebook Feed Ranking System via a Group-Sparsity-Regularized Training
     Algorithm", CIKM 2019, for the group penalty, which Yan & Li, "xDeepInt", 2020, give the embedding tables.
-    Departs from them in where weights start: they begin at 0, and a deep model whose weights are all 0 has no
-    gradient. Here z starts at -w D for the weights w found at the first step, so that without l1 and lambda
-    every weight begins where the model put it; the thresholds act on it when it is touched first.
-
-    280,000 synthetic training rows, DeepFwFM with 64-32, 1,024 rows a step, at most six epochs, one run each,
-    best validation AUC: Adam .722 at 0.0007 and .759 at 0.003; GroupLasso-FTRL for the table, Adam at 0.0007
-    for the layers .756 with 55 % of the rows zero; FTRL for the layers too .764 with 73 %, in two epochs.
+    Departs from them in the initial weights: theirs are 0, but a deep model whose weights are all 0 has no
+    gradient. Here z starts at -w D for the weights w at the first step, so without l1 and lambda every weight
+    starts from its initial value; the thresholds apply from a weight's first update.
     """
 
     def __init__(
@@ -56,7 +52,7 @@ class Ftrl(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One update of the coordinates in each gradient, [touched, dim] of a sparse one."""
+        """Updates the coordinates in each gradient, [touched, dim] of a sparse one."""
         for group in self.param_groups:
             for weights in group["params"]:
                 if weights.grad is None:
@@ -76,7 +72,7 @@ class Ftrl(torch.optim.Optimizer):
 
 
 def _update_rows(weights: Tensor, z: Tensor, n: Tensor, group: dict[str, Any]) -> None:
-    """An update of the rows of a sparse gradient."""
+    """Updates the rows of a sparse gradient."""
     rows, gradients = rows_and_gradients(weights.grad)  # type: ignore[arg-type]
     touched_z, touched_n = z.index_select(0, rows), n.index_select(0, rows)
     values = _advance(
@@ -88,7 +84,7 @@ def _update_rows(weights: Tensor, z: Tensor, n: Tensor, group: dict[str, Any]) -
 
 
 def _advance(weights: Tensor, gradients: Tensor, z: Tensor, n: Tensor, group: dict[str, Any]) -> Tensor:
-    """The new weights; z and n are brought up to date in place. All of one shape."""
+    """Returns the new weights and updates z and n in place. All have one shape."""
     alpha, beta, l1, l2, lasso = (group[name] for name in ("alpha", "beta", "l1", "l2", "group_lasso"))
     root_before = n.sqrt()
     n.addcmul_(gradients, gradients)
@@ -99,5 +95,5 @@ def _advance(weights: Tensor, gradients: Tensor, z: Tensor, n: Tensor, group: di
         threshold = lasso * kept.shape[-1] ** 0.5
         lengths = torch.linalg.vector_norm(kept, dim=-1, keepdim=True)
         kept = kept * (1 - threshold / lengths.clamp(min=1e-30)).clamp_(min=0.0)
-    # Not -kept: a weight at rest is 0, not -0.
+    # Not -kept, so a zero weight is 0 and not -0.
     return (0.0 - kept).div_(root.add_(beta).div_(alpha).add_(l2))

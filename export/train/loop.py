@@ -1,6 +1,6 @@
-"""The training loop: batches of an encoded log in, the weights that were best on the validation part out.
+"""The training loop: batches of an encoded log in, the weights with the best validation metric out.
 
-It knows models as functions from ids to logits, and nothing of a schema, a file or of what a hook prunes.
+It knows models as functions from ids to logits, not schemas, files, or what a hook prunes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from export.judge.metrics import auc, logloss, sigmoid
 from export.train.config import TrainConfig
 from export.train.losses import loss_of
 from export.train.optimizers import Optimizers, sparse_gradients
-from export.train.prior import undone
+from export.train.prior import corrected_logits
 from export.train.ranks import ALONE, Ranks
 from export.train.sampling import epoch_batches, steps_an_epoch
 from export.train.schedule import scheduled_rate
@@ -33,7 +33,7 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class Log(Protocol):
-    """What of an encoded log the loop reads: its parts `train` and `validation`."""
+    """The parts of an encoded log that the loop reads: `train` and `validation`."""
 
     @property
     def parts(self) -> Mapping[str, Part]: ...
@@ -41,10 +41,10 @@ class Log(Protocol):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One look at the validation part, with what happened in training since the look before it.
+    """One evaluation on the validation part, with figures of training since the previous one.
 
-    `train_loss` is what was minimised, a model's own penalty included; the two metrics are of the click
-    probabilities, with what the loss and the draw of rows do to them undone.
+    `train_loss` is the minimised loss, including a model's penalty. The two metrics use click probabilities
+    corrected for the loss and for the sampling of rows (`export.train.prior`).
     """
 
     epoch: int
@@ -58,18 +58,18 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """How a training went. The model holds the weights of `best`, or the last ones where `best` is None."""
+    """The result of a training. The model holds the weights of `best`, or the last ones if `best` is None."""
 
     best: Evaluation | None
     history: tuple[Evaluation, ...]
     steps: int
     stopped_early: bool
     seconds_an_epoch: float
-    """Seconds that the steps of an epoch took, the looks at the validation part not counted."""
+    """Seconds for the steps of an epoch, without evaluations."""
 
     @property
     def best_epoch(self) -> int:
-        """The epoch, counted from 1, whose weights the model holds."""
+        """The epoch, from 1, of the model's weights."""
         return self.best.epoch if self.best else self.history[-1].epoch
 
 
@@ -81,14 +81,15 @@ def train(
     after_step: Callable[[int], None] | None = None,
     report: Report = print,
     ranks: Ranks = ALONE,
+    seconds_between_lines: float = SECONDS_BETWEEN_LINES,
 ) -> TrainResult:
-    """Train on log.parts["train"], judge on log.parts["validation"]; the best weights end up in the model.
+    """Trains on log.parts["train"], evaluates on log.parts["validation"], and keeps the best weights.
 
-    after_step(step) runs after each update, before any evaluation, with steps counted from 1: it may change
+    after_step(step) runs after each update and before an evaluation, with steps counted from 1; it may change
     weights in place. The same seed, log and number of threads on the CPU give bit-equal weights. The model
-    comes back on the CPU, in evaluation mode. With several `ranks` each process calls this with the same
-    arguments; rank 0 alone looks, reports and ends with the best weights. Raises ExportError when the loss
-    stops being finite.
+    ends on the CPU, in evaluation mode. With several `ranks` each process calls this with the same arguments;
+    only rank 0 evaluates, reports and ends with the best weights. Progress lines are at least
+    `seconds_between_lines` apart. Raises ExportError if the loss is not finite.
     """
     part, validation = log.parts["train"], log.parts["validation"]
     steps = steps_an_epoch(part, config)
@@ -96,14 +97,15 @@ def train(
         raise ExportError("the parts 'train' and 'validation' must hold rows (got none); give a longer log")
     with _settings(config, ranks), sparse_gradients(model) as tables:
         model.to(config.device)
-        run = _Run(model, Optimizers(model, tables, config), config, validation, report, ranks)
-        looks = _evaluation_steps(steps, config.evaluations_per_epoch)
+        optimizers = Optimizers(model, tables, config)
+        run = _Run(model, optimizers, config, validation, report, ranks, seconds_between_lines)
+        evaluated = _evaluation_steps(steps, config.evaluations_per_epoch)
         for epoch in range(1, config.epochs + 1):
             for within, (ids, labels) in enumerate(epoch_batches(part, config, epoch), 1):
                 run.update(ids, labels)
                 if after_step is not None:
                     after_step(run.step)
-                if within in looks and run.look(epoch, within, steps):
+                if within in evaluated and run.evaluate(epoch, within, steps):
                     return run.finish(steps, stopped_early=True)
         return run.finish(steps, stopped_early=False)
 
@@ -111,10 +113,10 @@ def train(
 def predict_logits(
     model: nn.Module, ids: NDArray[np.integer[Any]], batch_size: int = 8192, device: str | None = None
 ) -> NDArray[np.float32]:
-    """ids [n, columns] -> logits float32 [n], dropout off; moves the model to `device` where one is named."""
+    """ids [n, columns] -> logits float32 [n], without dropout; moves the model to `device` if given."""
     if device is not None:
         model.to(device)
-    place = next(model.parameters()).device
+    model_device = next(model.parameters()).device
     was_training = model.training
     model.eval()
     logits = np.empty(len(ids), dtype=np.float32)
@@ -122,14 +124,14 @@ def predict_logits(
         with torch.inference_mode():
             for start in range(0, len(ids), batch_size):
                 rows = slice(start, start + batch_size)
-                logits[rows] = model(_tensor(ids[rows], place)).float().cpu().numpy()
+                logits[rows] = model(_tensor(ids[rows], model_device)).float().cpu().numpy()
     finally:
         model.train(was_training)
     return logits
 
 
 class _Run:
-    """One training under way: the counters, the best weights so far, and the steps between two looks."""
+    """A running training: counters, best weights so far, and figures since the last evaluation."""
 
     def __init__(
         self,
@@ -139,9 +141,11 @@ class _Run:
         validation: Part,
         report: Report,
         ranks: Ranks,
+        seconds_between_lines: float,
     ) -> None:
         self.model, self.optimizers, self.config = model, optimizers, config
         self.validation, self.report, self.ranks = validation, report, ranks
+        self.seconds_between_lines = seconds_between_lines
         self.loss = loss_of(config, ranks.mean)
         self.step = 0
         self.rate = 0.0
@@ -149,13 +153,13 @@ class _Run:
         self.history: list[Evaluation] = []
         self.best: Evaluation | None = None
         self.best_weights: dict[str, Tensor] = {}
-        self.looks_since_best = 0
-        self._begin_stretch()
+        self.evaluations_since_best = 0
+        self._reset_figures()
 
-    def _begin_stretch(self) -> None:
+    def _reset_figures(self) -> None:
         self.loss_sum = torch.zeros((), dtype=torch.float64)
-        self.rows = 0.0  # of this process's share
-        self.started = self.told = time.perf_counter()
+        self.rows = 0.0  # of this process
+        self.started = self.last_line = time.perf_counter()
 
     def update(self, ids: NDArray[np.integer[Any]], labels: NDArray[np.integer[Any]]) -> None:
         """One step on a batch of all processes: ids [batch, columns], labels [batch]."""
@@ -165,33 +169,33 @@ class _Run:
         own, weight = self.ranks.share(len(labels)), self.ranks.weight(len(labels))
         loss = self._loss(ids[own], labels[own])
         torch.autograd.backward(loss * weight)
-        self.ranks.add_up_gradients(self.optimizers.weights)
+        self.ranks.sum_gradients(self.optimizers.weights)
         self.optimizers.step(self.rate, len(labels))
         rows = weight * len(labels)
         self.loss_sum = self.loss_sum.to(loss.device) + loss.detach() * rows
         self.rows += rows
-        self._tell_progress()
+        self._report_progress()
 
     def _loss(self, ids: NDArray[np.integer[Any]], labels: NDArray[np.integer[Any]]) -> Tensor:
-        """The loss of some rows, with what the model minimises besides."""
+        """The loss of these rows plus the model's penalty."""
         device = self.config.device
         targets = torch.from_numpy(np.asarray(labels, dtype=np.float32)).to(device)
         loss = self.loss(self.model(_tensor(ids, device)), targets)
         penalty = getattr(self.model, "penalty", None)
         return loss if penalty is None else loss + penalty
 
-    def _tell_progress(self) -> None:
-        """A line now and then, where the looks are far apart."""
+    def _report_progress(self) -> None:
+        """Reports a line if the last one is long ago."""
         now = time.perf_counter()
-        if now - self.told >= SECONDS_BETWEEN_LINES:
-            self.told = now
+        if now - self.last_line >= self.seconds_between_lines:
+            self.last_line = now
             self.report(
                 f"step {self.step}  loss {float(self.loss_sum) / self.rows:.5f}  "
                 f"{self.ranks.count * self.rows / (now - self.started):,.0f} rows/s"
             )
 
-    def look(self, epoch: int, within: int, steps_per_epoch: int) -> bool:
-        """Judge the weights as they are after a step of an epoch. Whether training is over."""
+    def evaluate(self, epoch: int, within: int, steps_per_epoch: int) -> bool:
+        """Evaluates the weights after a step of an epoch. Returns whether training ends."""
         loss, rows = self.ranks.total(torch.stack([self.loss_sum, self.loss_sum.new_tensor(self.rows)]))
         seconds = time.perf_counter() - self.started
         self.seconds += seconds
@@ -201,21 +205,21 @@ class _Run:
             line = self._evaluate(epoch, epoch - 1 + within / steps_per_epoch, train_loss, rate)
             took = f"  {self._seconds_an_epoch(steps_per_epoch):.1f} s an epoch"
             self.report(line + took if within == steps_per_epoch else line)
-            return self._patience_is_over()
+            return self._patience_is_used_up()
 
         over = self.ranks.decide(judge)
-        self._begin_stretch()
+        self._reset_figures()
         return over
 
     def _evaluate(self, epoch: int, epochs: float, train_loss: float, rows_per_second: float) -> str:
-        """Look at the validation part, remember the weights when they are the best; a line on that."""
+        """Evaluates on the validation part, copies the weights if they are best, returns a report line."""
         if not np.isfinite(train_loss):
             raise ExportError(
                 f"the training loss must stay finite (got {train_loss} by step {self.step}); "
                 f"lower 'learning_rate' ({self.config.learning_rate:g}) or raise 'warmup_steps'"
             )
-        pctr = sigmoid(undone(predict_logits(self.model, self.validation.ids), self.config))
-        look = Evaluation(
+        pctr = sigmoid(corrected_logits(predict_logits(self.model, self.validation.ids), self.config))
+        evaluation = Evaluation(
             epoch=epoch,
             step=self.step,
             learning_rate=self.rate,
@@ -224,31 +228,32 @@ class _Run:
             logloss=logloss(self.validation.labels, pctr),
             auc=auc(self.validation.labels, pctr),
         )
-        self.history.append(look)
-        improved = self.step >= self.config.best_from_step and self._improves(look)
+        self.history.append(evaluation)
+        improved = self.step >= self.config.best_from_step and self._improves(evaluation)
         if improved:
-            self.best, self.looks_since_best = look, 0
+            self.best, self.evaluations_since_best = evaluation, 0
             self.best_weights = {name: value.clone() for name, value in self.model.state_dict().items()}
         elif self.best is not None:
-            self.looks_since_best += 1
+            self.evaluations_since_best += 1
         mark = " *" if improved else ""
         return (
             f"epoch {epochs:.2f}/{self.config.epochs}  step {self.step}  "
-            f"loss {train_loss:.5f}  validation logloss {look.logloss:.5f} AUC {look.auc:.5f}{mark}  "
+            f"loss {train_loss:.5f}  validation logloss {evaluation.logloss:.5f} "
+            f"AUC {evaluation.auc:.5f}{mark}  "
             f"{rows_per_second:,.0f} rows/s"
         )
 
-    def _improves(self, look: Evaluation) -> bool:
+    def _improves(self, new: Evaluation) -> bool:
         if self.best is None:
             return True
-        return look.auc > self.best.auc if self.config.metric == "auc" else look.logloss < self.best.logloss
+        return new.auc > self.best.auc if self.config.metric == "auc" else new.logloss < self.best.logloss
 
-    def _patience_is_over(self) -> bool:
-        """Whether as many looks in a row as the config has patience for brought nothing better."""
-        return self.config.patience is not None and self.looks_since_best >= self.config.patience
+    def _patience_is_used_up(self) -> bool:
+        """Whether `patience` evaluations in a row were not better than the best."""
+        return self.config.patience is not None and self.evaluations_since_best >= self.config.patience
 
     def finish(self, steps_per_epoch: int, *, stopped_early: bool) -> TrainResult:
-        """Put the best weights back, hand the model back in evaluation mode on the CPU."""
+        """Restores the best weights and moves the model to the CPU in evaluation mode."""
         if self.best_weights:
             self.model.load_state_dict(self.best_weights)
         self.model.cpu().eval()
@@ -260,21 +265,21 @@ class _Run:
 
 
 def _evaluation_steps(steps_per_epoch: int, evaluations_per_epoch: int) -> frozenset[int]:
-    """After which steps of an epoch to look, counted from 1; the last one always."""
+    """The steps of an epoch, from 1, that are followed by an evaluation; always including the last."""
     count = min(evaluations_per_epoch, steps_per_epoch)
-    return frozenset(round(steps_per_epoch * (look + 1) / count) for look in range(count))
+    return frozenset(round(steps_per_epoch * number / count) for number in range(1, count + 1))
 
 
 def _tensor(ids: NDArray[np.integer[Any]], device: str | torch.device) -> Tensor:
-    """A batch of ids as a tensor; copied where it is a view of a read-only memory map."""
+    """A batch of ids as a tensor, copied if it is a view of a read-only memory map."""
     return torch.from_numpy(np.require(ids, requirements=["C", "W"])).to(device)
 
 
 @contextlib.contextmanager
 def _settings(config: TrainConfig, ranks: Ranks) -> Iterator[None]:
-    """The config's seed and threads while this lasts; the caller's random state comes back after.
+    """Sets the config's seed and threads within the context and restores the caller's random state after.
 
-    Each process draws dropout of its own.
+    Each process has its own seed for dropout.
     """
     threads = torch.get_num_threads()
     on_cuda = torch.device(config.device).type == "cuda"

@@ -1,7 +1,7 @@
-"""What training minimises: functions of the logits and labels of a batch. They know no model.
+"""Losses: functions of the logits and labels of a batch. They know no model.
 
-logits [batch], labels [batch] of 0.0 and 1.0 -> a scalar, the mean over the batch. What a loss does to the
-probabilities besides is undone by `export.train.prior`.
+logits [batch], labels [batch] of 0.0 and 1.0 -> a scalar, the mean over the batch. `export.train.prior`
+corrects the bias that a loss gives to probabilities.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def bce(logits: Tensor, labels: Tensor) -> Tensor:
-    """Binary cross-entropy, DeepLight eq. 1: the only one of these whose optimum is the click probability."""
+    """Binary cross-entropy, DeepLight eq. 1: the only loss here whose optimum is the click probability."""
     return F.binary_cross_entropy_with_logits(logits, labels)
 
 
@@ -29,11 +29,11 @@ def weighted_bce(logits: Tensor, labels: Tensor, click_weight: float) -> Tensor:
 
 
 def focal(logits: Tensor, labels: Tensor, gamma: float, alpha: float) -> Tensor:
-    """-alpha_t (1 - p_t)^gamma ln p_t: rows that are right already count little.
+    """-alpha_t (1 - p_t)^gamma ln p_t: rows that are predicted well count little.
 
     Reference: Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, eq. 5.
     """
-    right = logits * (2 * labels - 1)  # the logit of p_t, the probability given to what happened
+    right = logits * (2 * labels - 1)  # the logit of p_t, the probability of the observed label
     alphas = alpha * labels + (1 - alpha) * (1 - labels)
     # (1 - p_t)^gamma as an exponential: its gradient stays finite where p_t rounds to 1.
     return (alphas * torch.exp(-gamma * F.softplus(right)) * F.softplus(-right)).mean()
@@ -42,9 +42,9 @@ def focal(logits: Tensor, labels: Tensor, gamma: float, alpha: float) -> Tensor:
 def calibration_aware(
     logits: Tensor, labels: Tensor, weight: float, mean: Callable[[Tensor], Tensor] = torch.mean
 ) -> Tensor:
-    """Cross-entropy + weight (mean prediction - mean label)^2, the gap being that of the whole batch.
+    """Cross-entropy + weight (mean prediction - mean label)^2, with means over the whole batch.
 
-    `mean` is over the batch, of which this process may hold a share (`Ranks.mean`).
+    `mean` averages over the batch, of which this process may hold a share (`Ranks.mean`).
     """
     gap = mean(torch.sigmoid(logits) - labels)
     return bce(logits, labels) + weight * gap.square()

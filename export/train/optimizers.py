@@ -1,4 +1,4 @@
-"""From a model and a config to what trains it: one optimizer for the embedding tables, one for the rest."""
+"""The optimizers of a model: one for the embedding tables and one for all other weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from export.train.row_adam import RowAdam
 
 
 class Optimizers:
-    """All optimizers of a model as one. Tables get updates of the rows that a batch looked up only."""
+    """All optimizers of a model as one. Only the table rows that a batch looked up are updated."""
 
     def __init__(self, model: nn.Module, tables: Iterable[Tensor], config: TrainConfig) -> None:
         tables = list(tables)
@@ -28,7 +28,7 @@ class Optimizers:
             self._all.append(_of_layers(rest, config))
 
     def step(self, rate: float, rows: int) -> None:
-        """One update from the gradients of a batch of so many rows, which are used up; `rate` is Adam's."""
+        """Updates from the gradients of a batch of `rows` rows, then clears them; `rate` is Adam's."""
         for optimizer in self._all:
             for group in optimizer.param_groups:
                 group |= {"rows": rows} if isinstance(optimizer, Ftrl) else {"lr": rate}
@@ -62,7 +62,7 @@ def _ftrl(weights: Sequence[Tensor], config: TrainConfig, group_lasso: float = 0
 
 @contextlib.contextmanager
 def sparse_gradients(model: nn.Module) -> Iterator[list[Tensor]]:
-    """The embedding tables of a model, whose gradients hold only the rows looked up while this lasts."""
+    """Yields a model's embedding tables; within the context their gradients are sparse."""
     embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)]
     before = [embedding.sparse for embedding in embeddings]
     try:

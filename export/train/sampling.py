@@ -1,4 +1,4 @@
-"""Which rows of the training part an epoch goes through: all, or the clicks and a draw of the non-clicks."""
+"""The rows of an epoch: the whole training part, or its clicks and a random sample of its non-clicks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Batch = tuple[NDArray[np.int32], NDArray[np.uint8]]
 
 
 def steps_an_epoch(part: Part, config: TrainConfig) -> int:
-    """Steps in which an epoch goes through the training part; every epoch has as many."""
+    """The number of steps of an epoch, the same for every epoch."""
     rows = len(part.labels)
     if config.negative_rate < 1:
         rows = rows_an_epoch(rows, part.clicks, config.negative_rate)
@@ -25,17 +25,17 @@ def steps_an_epoch(part: Part, config: TrainConfig) -> int:
 def epoch_batches(part: Part, config: TrainConfig, epoch: int) -> Iterator[Batch]:
     """ids [batch_size, columns] and labels [batch_size] of one epoch, shuffled; the last may be smaller.
 
-    With a negative rate below 1 exactly that share of the non-clicks is drawn, others in each epoch; the same
-    seed draws the same.
+    With a negative rate below 1 exactly that share of the non-clicks is sampled, another sample in each
+    epoch. The same seed gives the same samples.
     """
     stream = batches(part, config.batch_size, seed=config.seed + epoch)
     if config.negative_rate == 1:
         return stream
-    return _rebatched(_drawn(stream, part, config, epoch), config.batch_size)
+    return _rebatched(_sampled(stream, part, config, epoch), config.batch_size)
 
 
-def _drawn(stream: Iterator[Batch], part: Part, config: TrainConfig, epoch: int) -> Iterator[Batch]:
-    """The batches without the non-clicks that this epoch leaves out."""
+def _sampled(stream: Iterator[Batch], part: Part, config: TrainConfig, epoch: int) -> Iterator[Batch]:
+    """The batches without the non-clicks that this epoch omits."""
     others = len(part) - part.clicks
     kept = np.zeros(others, dtype=bool)  # for each non-click, in the order of the stream
     kept[: round(config.negative_rate * others)] = True
@@ -49,13 +49,13 @@ def _drawn(stream: Iterator[Batch], part: Part, config: TrainConfig, epoch: int)
         yield ids[rows], labels[rows]
 
 
-def _rebatched(pieces: Iterator[Batch], batch_size: int) -> Iterator[Batch]:
-    """Pieces of any size -> whole batches and what is left."""
+def _rebatched(stream: Iterator[Batch], batch_size: int) -> Iterator[Batch]:
+    """Batches of any size -> batches of `batch_size`, and one of the remaining rows."""
     held: list[Batch] = []
     rows = 0
-    for piece in pieces:
-        held.append(piece)
-        rows += len(piece[1])
+    for batch in stream:
+        held.append(batch)
+        rows += len(batch[1])
         if rows >= batch_size:
             ids, labels = _joined(held)
             whole = rows - rows % batch_size
@@ -66,5 +66,5 @@ def _rebatched(pieces: Iterator[Batch], batch_size: int) -> Iterator[Batch]:
         yield _joined(held)
 
 
-def _joined(pieces: list[Batch]) -> Batch:
-    return np.concatenate([ids for ids, _ in pieces]), np.concatenate([labels for _, labels in pieces])
+def _joined(held: list[Batch]) -> Batch:
+    return np.concatenate([ids for ids, _ in held]), np.concatenate([labels for _, labels in held])

@@ -6,9 +6,9 @@ from export.train.config import TrainConfig
 
 
 def scheduled_rate(step: int, config: TrainConfig) -> float:
-    """The rate of a step, counted from 1, by the schedule that the config names.
+    """The rate of a step, counted from 1, by the configured schedule.
 
-    warmup-decay: up, then down. exponential-decay: down from the first step on. constant: always the same.
+    warmup-decay: warm-up, then decay. exponential-decay: decay from the first step. constant: no change.
     """
     if config.schedule == "constant":
         return config.learning_rate
@@ -24,8 +24,8 @@ def scheduled_rate(step: int, config: TrainConfig) -> float:
 def learning_rate(step: int, *, base: float, warmup_steps: int, decay_rate: float, decay_steps: int) -> float:
     """The rate of a step, counted from 1.
 
-    It grows by base / warmup_steps a step until it reaches `base` at step `warmup_steps`, and from there is
-    multiplied by `decay_rate` every `decay_steps` steps, a little at each step.
+    It grows by base / warmup_steps a step until it reaches `base` at step `warmup_steps`. Then it decays
+    continuously, by the factor `decay_rate` every `decay_steps` steps.
     """
     if step < warmup_steps:
         return base * step / warmup_steps

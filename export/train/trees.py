@@ -1,6 +1,6 @@
-"""Boosts the trees of GBDT+LR on the training part of an encoded log; the regression on them comes after.
+"""Fits the trees of GBDT+LR on the training part of an encoded log, before the regression is trained.
 
-It knows the boosting library, and of the model that it takes a number for each id and complete trees.
+It knows the boosting library, and that the model takes a number for each id and complete trees.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from models.gbdt_lr import ALWAYS_LEFT, GBDTLR, Trees
 
 Floats = NDArray[np.float64]
 
-MOST_ROWS = 1_000_000  # rows that trees see; more of a longer log change little and take memory
+MOST_ROWS = 1_000_000  # rows that trees are fitted on; more change little and take memory
 CHUNK_ROWS = 131_072
 FOLDS = 4
-PRIOR_ROWS = 20.0  # rows of average click rate that an id's own rows are mixed with
+PRIOR_ROWS = 20.0  # rows at the average click rate that smooth an id's rate
 SHRINKAGE, L2, SMALLEST_LEAF = 0.1, 1.0, 50
 
 
 def fit_trees(model: GBDTLR, log: Log, *, seed: int, report: Callable[[str], None] = print) -> None:
-    """Fits the model's trees, in place, to log.parts["train"]; as many as lower the loss on "validation".
+    """Fits the model's trees, in place, to log.parts["train"]; their number minimises the validation loss.
 
-    An id of a categorical field is read as its click rate among the training rows, of a numeric one as the
-    number it stands for. The trees are fitted to click rates without the row's own fold, else they would
-    read the label of a rare id off its rate.
+    The trees read an id of a categorical field as its click rate among the training rows, and an id of a
+    numeric field as its number. They are fitted on click rates without the row's own fold, because the full
+    rate of a rare id reveals its label.
     """
     rates = ClickRates(model, log.parts["train"])
     numbers = rates.numbers()
     train, validation = log.parts["train"], log.parts["validation"]
-    step = -(-len(train) // MOST_ROWS) | 1  # odd, so that the rows of all folds are among them
+    step = -(-len(train) // MOST_ROWS) | 1  # odd, so that rows of all folds are included
     boosting = HistGradientBoostingClassifier(
         max_iter=model.trees,
         max_depth=model.depth,
@@ -67,14 +67,14 @@ class ClickRates:
         self.rows, self.clicks = np.zeros(size), np.zeros(size)
         offsets = model.offsets.numpy()
         for ids, labels, folds in _chunks(part):
-            places = ids + offsets
+            rows = ids + offsets
             for fold in range(FOLDS):
                 own = folds == fold
-                self.rows[fold] += np.bincount(places[own].ravel(), minlength=size[1])
-                self.clicks[fold] += np.bincount(places[own & (labels == 1)].ravel(), minlength=size[1])
+                self.rows[fold] += np.bincount(rows[own].ravel(), minlength=size[1])
+                self.clicks[fold] += np.bincount(rows[own & (labels == 1)].ravel(), minlength=size[1])
 
     def numbers(self, without_fold: int | None = None) -> Floats:
-        """What the trees read of each id, [rows of the table]."""
+        """The number that the trees read for each id, [rows of the table]."""
         kept = [fold for fold in range(FOLDS) if fold != without_fold]
         rows, clicks = self.rows[kept].sum(axis=0), self.clicks[kept].sum(axis=0)
         average = self.part.clicks / len(self.part)
@@ -83,27 +83,27 @@ class ClickRates:
         for field in self.model.fields:
             if field.values is not None:
                 values = np.array(field.values)
-                values[PADDING_ID] = values.min() - 1.0  # a missing number is beyond all others
+                values[PADDING_ID] = values.min() - 1.0  # a missing number is below all others
                 numbers[first : first + field.cardinality] = values
             first += field.cardinality if field.same_values_as is None else 0
         return numbers
 
     def out_of_fold(self, step: int) -> NDArray[np.float32]:
-        """Every `step`-th training row as the trees read it, [n, n_fields]."""
+        """Every `step`-th training row as the trees read it, [n, n_fields], without its own fold."""
         by_fold = [self.numbers(without_fold=fold) for fold in range(FOLDS)]
-        pieces = []
+        chunks = []
         for ids, _, folds in _chunks(self.part, step):
-            piece = np.empty((len(ids), len(self.model.fields)), np.float32)
+            chunk = np.empty((len(ids), len(self.model.fields)), np.float32)
             for fold in range(FOLDS):
-                piece[folds == fold] = _read(self.model, by_fold[fold], ids[folds == fold])
-            pieces.append(piece)
-        return np.concatenate(pieces)
+                chunk[folds == fold] = _read(self.model, by_fold[fold], ids[folds == fold])
+            chunks.append(chunk)
+        return np.concatenate(chunks)
 
 
 def _chunks(
     part: Part, step: int = 1
 ) -> Iterator[tuple[NDArray[np.int32], NDArray[np.uint8], NDArray[np.intp]]]:
-    """ids, labels and folds of every `step`-th row, piece by piece."""
+    """ids, labels and folds of every `step`-th row, in chunks."""
     for start in range(0, len(part), CHUNK_ROWS * step):
         rows = slice(start, start + CHUNK_ROWS * step, step)
         ids = np.asarray(part.ids[rows])
@@ -111,32 +111,32 @@ def _chunks(
 
 
 def _read(model: GBDTLR, numbers: Floats, ids: NDArray[np.int32]) -> NDArray[np.float32]:
-    """ids [n, columns] -> what the trees read, [n, n_fields]; `numbers` tell what of each id."""
-    places = torch.from_numpy(np.require(ids, requirements=["C", "W"]))  # torch warns of a read-only map
+    """ids [n, columns] -> what the trees read, [n, n_fields]; `numbers` holds the number of each id."""
+    tensor = torch.from_numpy(np.require(ids, requirements=["C", "W"]))  # torch warns of a read-only array
     with torch.inference_mode():
         read: NDArray[np.float32] = model.numbers_of(
-            places, torch.from_numpy(numbers.astype(np.float32))
+            tensor, torch.from_numpy(numbers.astype(np.float32))
         ).numpy()
     return read
 
 
 def _staged_scores(boosting: HistGradientBoostingClassifier, rows: NDArray[np.float32]) -> Iterator[Floats]:
-    """The boosting's score of each row, [n], after one tree, two, and so on."""
+    """The ensemble's score of each row, [n], after one tree, two trees, and so on."""
     for scores in boosting.staged_decision_function(rows):
         yield np.asarray(scores, np.float64).ravel()
 
 
 def trees_of(boosting: HistGradientBoostingClassifier, model: GBDTLR, count: int) -> tuple[Trees, float]:
-    """The first `count` boosted trees, each filled up to the model's depth; trees after them do nothing.
+    """The first `count` fitted trees, each extended to the model's depth; later trees are constant zero.
 
-    The library has no public way to its trees; this one is what its converters to ONNX use too.
+    The library has no public access to its trees; ONNX converters read the same attributes.
     """
     nodes, leaves = 2**model.depth - 1, 2**model.depth
     fields = np.zeros((model.trees, nodes), np.int64)
     thresholds = np.full((model.trees, nodes), ALWAYS_LEFT, np.float32)
     weights = np.zeros((model.trees, leaves), np.float32)
     for tree, (predictor,) in enumerate(boosting._predictors[:count]):
-        waiting = [(0, 0)]  # a node of ours, one of theirs
+        waiting = [(0, 0)]  # our node, their node
         while waiting:
             ours, theirs = waiting.pop()
             node = predictor.nodes[theirs]
@@ -153,6 +153,6 @@ def trees_of(boosting: HistGradientBoostingClassifier, model: GBDTLR, count: int
 
 
 def _at_most(threshold: float) -> np.float32:
-    """The largest float32 not above a threshold: it parts float32 numbers as the threshold does."""
+    """The largest float32 not above a threshold, which splits float32 numbers the same way."""
     nearest = np.float32(threshold)
     return nearest if nearest <= threshold else np.nextafter(nearest, np.float32(-np.inf))

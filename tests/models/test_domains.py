@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.domains import DomainLinear, domain_column, domain_field, domain_places
+from models.domains import DomainLinear, domain_column, domain_field, domain_result_rows
 from models.fields import Field
 from tests.models.layouts import PLAIN, SEQUENCES, randomized
 
@@ -45,7 +45,7 @@ def test_a_row_passes_the_map_of_its_domain(bias: bool, dtype: torch.dtype) -> N
     layer = randomized(DomainLinear(4, in_features=3, out_features=2, bias=bias))
     inputs, domains = torch.randn(9, 3), torch.tensor([0, 3, 1, 1, 2, 0, 3, 3, 2], dtype=dtype)
     for row, domain, found in zip(
-        inputs, domains.tolist(), layer(inputs, domain_places(domains, 4)), strict=True
+        inputs, domains.tolist(), layer(inputs, domain_result_rows(domains, 4)), strict=True
     ):
         outputs = slice(domain * 2, domain * 2 + 2)
         expected = layer.maps.weight[outputs] @ row
@@ -54,6 +54,6 @@ def test_a_row_passes_the_map_of_its_domain(bias: bool, dtype: torch.dtype) -> N
 
 def test_a_row_teaches_its_own_domain_only() -> None:
     layer = DomainLinear(3, in_features=2, out_features=2)
-    torch.autograd.backward(layer(torch.ones(4, 2), domain_places(torch.full((4,), 1), 3)).sum())
+    torch.autograd.backward(layer(torch.ones(4, 2), domain_result_rows(torch.full((4,), 1), 3)).sum())
     assert layer.maps.weight.grad is not None
     assert layer.maps.weight.grad.unflatten(0, (3, 2)).abs().sum(dim=(1, 2)).tolist() == [0, 16, 0]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.domains import domain_places
+from models.domains import domain_result_rows
 from models.fields import Field
 from models.star import STAR, PartitionedNorm, StarLinear
 from tests.models.layouts import LAYOUTS, PLAIN, SEQUENCES, randomized, some_ids
@@ -78,7 +78,7 @@ def test_the_moving_statistics_become_those_of_the_domain_however_few_rows_a_bat
 def test_a_domains_weights_are_its_own_times_the_shared_ones() -> None:
     layer = randomized(StarLinear(3, in_features=4, out_features=2))
     inputs, domains = torch.randn(7, 4), torch.tensor([0, 1, 2, 1, 1, 0, 2])
-    places = domain_places(domains, 3)
+    places = domain_result_rows(domains, 3)
     for row, k, found in zip(inputs, domains.tolist(), layer(inputs, places), strict=True):
         expected = (layer.shared.weight * layer.weight[k]) @ row + layer.shared.bias + layer.bias[k]
         torch.testing.assert_close(found, expected)
@@ -121,7 +121,7 @@ def test_domains_start_as_the_shared_network() -> None:
     for layer in model.layers:
         inputs = torch.randn(5, layer.shared.in_features)
         for k in range(3):
-            places = domain_places(torch.full((5,), k), 3)
+            places = domain_result_rows(torch.full((5,), k), 3)
             torch.testing.assert_close(layer(inputs, places), layer.shared(inputs))
 
 

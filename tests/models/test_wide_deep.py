@@ -41,10 +41,10 @@ def test_every_combination_that_fits_has_a_weight_of_its_own() -> None:
     layer = CrossProducts(PLAIN, CROSSES, buckets=60)
     assert layer.weights.num_embeddings == 30 + 60 + 18
     ids = torch.tensor(list(itertools.product(*(range(field.cardinality) for field in PLAIN))))
-    places = layer.places(ids)
+    rows = layer.weight_rows(ids)
     for cross, (first, count) in enumerate([(0, 30), (30, 60), (90, 18)]):
         columns = [[field.name for field in PLAIN].index(name) for name in CROSSES[cross]]
-        found = dict(zip(map(tuple, ids[:, columns].tolist()), places[:, cross].tolist(), strict=True))
+        found = dict(zip(map(tuple, ids[:, columns].tolist()), rows[:, cross].tolist(), strict=True))
         assert sorted(found.values()) == list(range(first, first + count))
 
 
@@ -73,12 +73,12 @@ def test_hashed_combinations_spread_as_if_drawn_at_random(sides: tuple[int, ...]
     generator = torch.Generator().manual_seed(3)
     drawn = torch.stack([torch.randint(0, side, (20_000,), generator=generator) for side in sides], dim=1)
     distinct = torch.unique(drawn, dim=0)
-    places = Counter(layer.places(distinct)[:, 0].tolist())
-    assert set(places) <= set(range(buckets))
+    rows = Counter(layer.weight_rows(distinct)[:, 0].tolist())
+    assert set(rows) <= set(range(buckets))
     # The share of buckets that no combination falls into, e^-load, and the fullest bucket's load.
     load = len(distinct) / buckets
-    assert buckets - len(places) <= 2 * buckets * math.exp(-load) + 3
-    assert max(places.values()) < load + 8 * math.sqrt(load)
+    assert buckets - len(rows) <= 2 * buckets * math.exp(-load) + 3
+    assert max(rows.values()) < load + 8 * math.sqrt(load)
 
 
 def test_crosses_learn_what_a_sum_of_weights_cannot() -> None:

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from export.compress.compact import Compacted, compact
 from export.compress.config import PruneConfig
+from export.compress.embedding_rows import renumber
 from export.compress.prune import prune
 from export.compress.recipes import RECIPES
-from export.compress.rows import renumber
 from export.train.build import build_model, model_fields
 from export.train.config import TrainConfig
 from models.deep_fwfm import DeepFwFM
@@ -346,7 +346,7 @@ def test_a_perceptron_that_is_not_known_keeps_no_other_wide(build: Any, live: tu
         model.mlp.hidden[0].weight[2:] = 0.0
     compacted = compact(model, {})
     assert any(
-        note.startswith("dead neurons of 'gate' stay masked: it holds more") for note in compacted.notes
+        note.startswith("dead neurons of 'gate' stay masked: it has parts other") for note in compacted.notes
     )
     assert len(compacted.notes) == 1 + (live == (6, 4)), "where one argument is for both, both keep theirs"
     assert (*(layer.out_features for layer in compacted.model.mlp.hidden),) == live  # type: ignore[union-attr]
@@ -377,4 +377,7 @@ def test_rows_that_several_ids_share_stay() -> None:
         model.embedding.table.weight[4:] = 0.0
     compacted = compact(model, {"dim": 2})
     assert compacted.embedding_rows == (7, 7)
-    assert "zero embedding rows stay masked: the embeddings of 'ad' are not a row an id" in compacted.notes
+    assert (
+        "zero embedding rows stay masked: the embeddings of 'ad' do not have one row for each id"
+        in compacted.notes
+    )

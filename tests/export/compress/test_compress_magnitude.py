@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from export.compress.magnitude import SAMPLED_FROM, hold, largest, zero_smallest
+from export.compress.magnitude import SAMPLED_FROM, apply_mask, largest_mask, zero_smallest
 
 rates = st.floats(0, 0.999)
 
@@ -27,7 +27,7 @@ def tensors(draw: st.DrawFn) -> list[Tensor]:
 def test_exactly_the_share_goes_and_nothing_larger_than_what_stays(
     weights: list[Tensor], rate: float
 ) -> None:
-    kept = largest(weights, rate)
+    kept = largest_mask(weights, rate)
     flat = torch.cat([weight.abs().flatten() for weight in weights])
     stays = torch.cat([mask.flatten() for mask in kept])
     assert [mask.shape for mask in kept] == [weight.shape for weight in weights]
@@ -37,13 +37,13 @@ def test_exactly_the_share_goes_and_nothing_larger_than_what_stays(
 
 
 def test_of_equal_weights_no_end_of_the_table_is_preferred() -> None:
-    (kept,) = largest([torch.ones(1000)], 0.4)
+    (kept,) = largest_mask([torch.ones(1000)], 0.4)
     assert kept[:500].sum() == kept[500:].sum() == 300
 
 
 def test_one_threshold_serves_all_tables() -> None:
     small, large = torch.full((10, 4), 0.01), torch.full((10, 4), 1.0)
-    kept_small, kept_large = largest([small, large], 0.5)
+    kept_small, kept_large = largest_mask([small, large], 0.5)
     assert not kept_small.any()
     assert kept_large.all()
 
@@ -72,5 +72,5 @@ def test_of_very_many_equal_weights_none_goes_by_a_guess() -> None:
 
 def test_holding_zeroes_in_place_what_is_not_kept() -> None:
     weight = torch.nn.Parameter(torch.tensor([[1.0, -2.0], [3.0, 4.0]]))
-    hold(weight, torch.tensor([[True, False], [False, True]]))
+    apply_mask(weight, torch.tensor([[True, False], [False, True]]))
     assert weight.tolist() == [[1.0, 0.0], [0.0, 4.0]]

@@ -6,7 +6,6 @@ import itertools
 import math
 import os
 from collections import Counter
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from export.data.counting import TextCounts
 from export.data.encode import encode_chunk
 from export.data.encoded import EncodedLog, open_log, prepare_log
 from export.data.errors import LogError
@@ -255,12 +253,12 @@ def test_preparing_again_replaces_and_skipped_rows_are_counted(log: EncodedLog, 
     assert any("rows/s" in line and "2 malformed rows skipped" in line for line in lines)
 
 
-def test_more_values_than_can_be_counted_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("export.data.fit.TextCounts", partial(TextCounts, limit=20))
+def test_more_values_than_can_be_counted_are_reported(tmp_path: Path) -> None:
     lines: list[str] = []
     schema = parse_log_schema(DESCRIPTION.format(format="parquet"))
-    prepare_log(small_log(tmp_path / "log.parquet"), schema, tmp_path / "out", report=lines.append)
-    assert any(line.startswith("note: site: too many values to count all") for line in lines)
+    log = small_log(tmp_path / "log.parquet")
+    prepare_log(log, schema, tmp_path / "out", max_texts=20, report=lines.append)
+    assert any(line.startswith("note: site: too many values to count exactly") for line in lines)
 
 
 def test_too_few_clicks_or_rows_are_told(tmp_path: Path) -> None:

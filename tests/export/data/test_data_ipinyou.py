@@ -95,7 +95,7 @@ INDEX = ipinyou_features()["featindex.txt"]
         ),
         ({"test": "1\n"}, "test.yzx.txt, line 1: column 'payprice' must be a whole number of 0 or more"),
         ({"featindex": INDEX + "8:1.2.3.*\n"}, "featindex.txt, line"),
-        ({"featindex": INDEX + "8:1.2.3.*\t3\n"}, "a number of its own (columns 1 to 26) (got b'8:1.2.3.*"),
+        ({"featindex": INDEX + "8:1.2.3.*\t3\n"}, "a unique number (columns 1 to 26) (got b'8:1.2.3.*"),
         ({"featindex": INDEX + "27:x\t9999\n"}, "the row must be like '8:115.45.195.*'"),
     ],
 )

@@ -17,8 +17,8 @@ from export.data.log_schema import load_log_schema
 from export.data.readers import read_log
 from export.data.synthetic import BLOCK_ROWS, PRESETS, Block, SyntheticConfig, SyntheticLog
 from export.data.synthetic_config import DOMAIN
-from export.data.synthetic_draws import geometric_sizes, zipf_ranks
 from export.data.synthetic_file import block_frame, value_texts, write_synthetic_log
+from export.data.synthetic_random import geometric_sizes, zipf_ranks
 
 
 def silent(line: str) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from export.data.encoded import Part
 from export.errors import ExportError
 from export.train.config import TrainConfig
-from export.train.distributed import current, follow, joined
+from export.train.distributed import current, follow, process_group
 from export.train.loop import train
 from export.train.ranks import LeaderFailedError
 from models.embedding import FeaturesEmbedding, LinearTerm
@@ -95,15 +95,15 @@ def blow_up(rank: int) -> None:
 
 
 def main(folder: Path) -> None:
-    with joined() as ranks:
+    with process_group() as ranks:
         blow_up(ranks.rank)
         for name, config in WAYS.items():
             torch.manual_seed(0)
             model = Penalised()
             lines: list[str] = []
             result = train(model, a_log(), config, report=lines.append, ranks=current())
-            if ranks.leads:
-                losses = [look.train_loss for look in result.history]
+            if ranks.is_leader:
+                losses = [evaluation.train_loss for evaluation in result.history]
                 kept = {
                     "weights": model.state_dict(),
                     "losses": losses,
@@ -113,7 +113,7 @@ def main(folder: Path) -> None:
                 torch.save(kept, folder / f"{name}.pt")
             elif lines or result.history:
                 raise SystemExit(f"rank {ranks.rank} must be silent (got {lines})")
-        if not ranks.leads:
+        if not ranks.is_leader:
             follow(ranks)  # until rank 0 is done: who leaves while it says so is torn down in the midst of it
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from export.errors import ExportError
-from export.train.build import build_model, hyperparameters_of, model_fields, number_of_each_id
+from export.train.build import build_model, hyperparameters_of, model_fields, values_by_id
 from export.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from export.train.choices import EmbeddingChoice
 from export.train.loop import predict_logits
@@ -76,11 +76,11 @@ def test_the_numbers_of_a_numeric_field_are_its_bins_on_a_logarithmic_scale() ->
     middles = np.array([-1.0, 0.0, 2.0, 3.0])
     logs = np.sign(middles) * np.log1p(np.abs(middles))
     expected = (logs - logs.mean()) / logs.std()
-    assert number_of_each_id(field) == pytest.approx([0.0, 0.0, *expected])
+    assert values_by_id(field) == pytest.approx([0.0, 0.0, *expected])
     merged = dataclasses.replace(field, renumbering=np.array([0, 1, 2, 3, 3, 4], np.int32))
-    assert number_of_each_id(merged) == pytest.approx([0.0, 0.0, *expected[[0, 1, 3]]])
-    assert number_of_each_id(dataclasses.replace(field, encoding=Bins(()))) == (0.0, 0.0, 0.0)
-    assert number_of_each_id(a_schema().fields[0]) is None
+    assert values_by_id(merged) == pytest.approx([0.0, 0.0, *expected[[0, 1, 3]]])
+    assert values_by_id(dataclasses.replace(field, encoding=Bins(()))) == (0.0, 0.0, 0.0)
+    assert values_by_id(a_schema().fields[0]) is None
 
 
 @pytest.mark.parametrize("storage", ["qr", "hashed"])

@@ -88,8 +88,8 @@ def test_the_command_line_trains_in_two_processes(tmp_path: Path) -> None:
 DYING = """
 import os, torch
 from export.errors import ExportError
-from export.train.distributed import joined
-with joined() as ranks:
+from export.train.distributed import process_group
+with process_group() as ranks:
     ranks.total(torch.ones(2))
     if ranks.rank == 1:
         os._exit(7)

@@ -74,14 +74,14 @@ def test_it_learns_and_tells_how_it_went(log: SmallLog) -> None:
     lines: list[str] = []
     result = train(a_model(), log, CONFIG, report=lines.append)
     assert result.steps == 3 * 32
-    assert [look.step for look in result.history] == [32, 64, 96]
+    assert [each.step for each in result.history] == [32, 64, 96]
     assert result.history[-1].train_loss < result.history[0].train_loss
     assert result.best is not None
     assert result.best.auc > 0.68
-    assert result.best.logloss == min(look.logloss for look in result.history)
+    assert result.best.logloss == min(each.logloss for each in result.history)
     assert result.best_epoch == result.best.epoch
-    assert all(look.rows_per_second > 0 for look in result.history)
-    seconds = sum(32 * 128 / look.rows_per_second for look in result.history)
+    assert all(each.rows_per_second > 0 for each in result.history)
+    seconds = sum(32 * 128 / each.rows_per_second for each in result.history)
     assert result.seconds_an_epoch == pytest.approx(seconds / 3, rel=0.2)
     pattern = (
         r"epoch 1\.00/3  step 32  loss 0\.\d{5}  validation logloss 0\.\d{5} AUC 0\.\d{5} \*  [\d,]+ rows/s"
@@ -90,10 +90,9 @@ def test_it_learns_and_tells_how_it_went(log: SmallLog) -> None:
     assert re.fullmatch(pattern, lines[0])
 
 
-def test_between_looks_it_tells_its_progress(log: SmallLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("export.train.loop.SECONDS_BETWEEN_LINES", 0.0)
+def test_it_reports_progress_between_evaluations(log: SmallLog) -> None:
     lines: list[str] = []
-    train(a_model(), log, replace(CONFIG, epochs=1), report=lines.append)
+    train(a_model(), log, replace(CONFIG, epochs=1), report=lines.append, seconds_between_lines=0.0)
     assert len(lines) == 32 + 1
     assert all(re.fullmatch(r"step \d+  loss 0\.\d{5}  [\d,]+ rows/s", line) for line in lines[:-1])
 
@@ -144,17 +143,19 @@ def test_the_metric_that_decides_can_be_auc(log: SmallLog) -> None:
     config = replace(CONFIG, epochs=6, learning_rate=0.03, patience=None, metric="auc")
     result = train(a_model(), log, config, report=quiet)
     assert result.best is not None
-    assert result.best.auc == max(look.auc for look in result.history)
+    assert result.best.auc == max(each.auc for each in result.history)
 
 
-@pytest.mark.parametrize(("looks", "steps"), [(4, [8, 16, 24, 32]), (3, [11, 21, 32]), (1000, range(1, 33))])
-def test_it_looks_within_an_epoch(log: SmallLog, looks: int, steps: list[int]) -> None:
-    config = replace(CONFIG, epochs=1, evaluations_per_epoch=looks, patience=None)
+@pytest.mark.parametrize(
+    ("evaluations", "steps"), [(4, [8, 16, 24, 32]), (3, [11, 21, 32]), (1000, range(1, 33))]
+)
+def test_it_evaluates_within_an_epoch(log: SmallLog, evaluations: int, steps: list[int]) -> None:
+    config = replace(CONFIG, epochs=1, evaluations_per_epoch=evaluations, patience=None)
     result = train(a_model(), log, config, report=quiet)
-    assert [look.step for look in result.history] == list(steps)
+    assert [each.step for each in result.history] == list(steps)
 
 
-def test_looking_changes_nothing(log: SmallLog) -> None:
+def test_an_evaluation_changes_nothing(log: SmallLog) -> None:
     rarely, often = a_model(), a_model()
     late = replace(CONFIG, epochs=1, patience=None, best_from_step=32)
     train(rarely, log, late, report=quiet)
@@ -186,7 +187,7 @@ def test_weights_of_steps_before_the_first_allowed_one_are_never_the_best(log: S
     result = train(a_model(), short, config, report=quiet)
     assert result.best is not None
     assert result.best.step >= 5 * 8
-    assert min(result.history, key=lambda look: look.logloss).step < 5 * 8
+    assert min(result.history, key=lambda each: each.logloss).step < 5 * 8
 
 
 def test_when_no_step_is_allowed_the_last_weights_stay(log: SmallLog) -> None:
@@ -225,7 +226,7 @@ def test_what_a_model_minimises_besides_is_added_to_the_loss(log: SmallLog) -> N
     first, second = (train(model, log, CONFIG, report=quiet) for model in (plain, penalised))
     assert penalised.linear.weight.norm() < 0.1 * plain.linear.weight.norm()
     assert second.history[0].train_loss > first.history[0].train_loss + 0.5
-    assert penalised.penalty is None  # the looks and the served model are without
+    assert penalised.penalty is None  # evaluations and the served model have none
 
 
 @pytest.mark.parametrize("layers", ["adam", "ftrl"])
@@ -253,7 +254,7 @@ def test_steps_follow_the_draw_of_the_rows(log: SmallLog) -> None:
     result = train(a_model(), log, replace(CONFIG, negative_rate=0.3), report=quiet)
     rows = part.clicks + round(0.3 * (len(part) - part.clicks))
     assert result.steps == 3 * -(-rows // 128)
-    assert [look.step for look in result.history] == [result.steps // 3 * epoch for epoch in (1, 2, 3)]
+    assert [each.step for each in result.history] == [result.steps // 3 * epoch for epoch in (1, 2, 3)]
 
 
 def test_a_loss_that_blows_up_ends_the_training_with_advice(log: SmallLog) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from export.train.config import TrainConfig
-from export.train.prior import undoing_line, undone
+from export.train.prior import corrected_logits, correction_line
 
 PLAIN = TrainConfig()
 
@@ -45,37 +45,37 @@ def expected_loss(logits: np.ndarray, pctr: float, config: TrainConfig) -> np.nd
 def test_the_logit_of_least_loss_becomes_the_probability_of_a_click(pctr: float, config: TrainConfig) -> None:
     logits = np.linspace(-12, 12, 240_001)
     best = logits[np.argmin(expected_loss(logits, pctr, config))]
-    found = 1 / (1 + np.exp(-undone(np.array([best]), config)[0]))
+    found = 1 / (1 + np.exp(-corrected_logits(np.array([best]), config)[0]))
     assert found == pytest.approx(pctr, rel=1e-3)
 
 
 def test_without_weights_nothing_is_done() -> None:
     logits = np.linspace(-5, 5, 11)
-    assert np.array_equal(undone(logits, PLAIN), logits)
-    assert undoing_line(logits, PLAIN) == (1.0, 0.0)
+    assert np.array_equal(corrected_logits(logits, PLAIN), logits)
+    assert correction_line(logits, PLAIN) == (1.0, 0.0)
     ignored = replace(PLAIN, click_weight=7.0, focal_gamma=3.0)  # parameters of losses that were not chosen
-    assert undoing_line(logits, ignored) == (1.0, 0.0)
+    assert correction_line(logits, ignored) == (1.0, 0.0)
 
 
 def test_the_line_of_a_weight_and_a_draw_is_the_shift_of_the_odds() -> None:
     config = replace(PLAIN, loss="weighted-bce", click_weight=5.0, negative_rate=0.2)
-    assert undoing_line(np.zeros(3), config) == pytest.approx((1.0, math.log(0.2 / 5)))
+    assert correction_line(np.zeros(3), config) == pytest.approx((1.0, math.log(0.2 / 5)))
 
 
 def test_the_line_of_focal_loss_is_near_its_curve_where_the_logits_are() -> None:
     config = replace(PLAIN, loss="focal")
     logits = np.random.default_rng(0).normal(-0.8, 0.4, 5000)
-    slope, intercept = undoing_line(logits, config)
+    slope, intercept = correction_line(logits, config)
     assert 1.5 < slope < 3.0  # gamma 2 flattens: between 2 at the middle and 3 at the ends
-    assert np.abs(slope * logits + intercept - undone(logits, config)).mean() < 0.02
-    assert undoing_line(np.full(4, 0.3), config) == pytest.approx(
-        (1.0, undone(np.array([0.3]), config)[0] - 0.3)
+    assert np.abs(slope * logits + intercept - corrected_logits(logits, config)).mean() < 0.02
+    assert correction_line(np.full(4, 0.3), config) == pytest.approx(
+        (1.0, corrected_logits(np.array([0.3]), config)[0] - 0.3)
     )
 
 
 @given(st.floats(-600, 600), st.floats(1e-3, 1), st.floats(0, 5), st.floats(0.01, 0.99))
 def test_every_way_back_is_finite_and_rises(logit: float, step: float, gamma: float, alpha: float) -> None:
     config = replace(PLAIN, loss="focal", focal_gamma=gamma, focal_alpha=alpha, negative_rate=0.5)
-    low, high = undone(np.array([logit, logit + step]), config)
+    low, high = corrected_logits(np.array([logit, logit + step]), config)
     assert np.isfinite([low, high]).all()
     assert low < high

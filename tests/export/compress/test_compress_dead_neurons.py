@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from export.compress.neurons import remove_dead_neurons
+from export.compress.dead_neurons import remove_dead_neurons
 
 Layers = tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]]
 

@@ -1,6 +1,6 @@
-"""A sparse perceptron's weights -> the same function with the neurons gone that no live path goes through.
+"""A sparse perceptron's weights -> the same function without dead neurons, those on no path of weights.
 
-It knows arrays only: no layer, no model.
+It knows arrays only, no layer and no model.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ Array = NDArray[np.floating]
 class Perceptron:
     """Linear layers with ReLU between: `weights[l]` [out, in], `biases[l]` [out]; the last is the output.
 
-    `live` counts each hidden layer's neurons that a path goes through. A layer keeps at least one neuron, so
-    that it stays a layer: where none is live its width is 1 and its weights are zero.
+    `live` counts the neurons on a path, for each hidden layer. A layer keeps at least one neuron: if none is
+    live, its width is 1 and its weights are zero.
     """
 
     weights: tuple[Array, ...]
@@ -28,21 +28,21 @@ class Perceptron:
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Neurons of each hidden layer."""
+        """The number of neurons of each hidden layer."""
         return tuple(len(bias) for bias in self.biases[:-1])
 
     @property
     def dead_inputs(self) -> int:
-        """Inputs that no live weight reads."""
+        """The number of inputs without a weight."""
         return int((~self.weights[0].any(axis=0)).sum())
 
 
 def remove_dead_neurons(weights: Sequence[Array], biases: Sequence[Array]) -> Perceptron:
-    """The smallest perceptron of the same depth that computes what this one does, in the same dtype.
+    """The smallest perceptron of the same depth and dtype that computes the same function.
 
-    A neuron that nothing live enters is the constant relu(bias): it is folded into the next layer's biases.
-    One that nothing live leaves is dropped. One pass each way is the fixed point: folding leaves the layers
-    before it as they were, and dropping takes only columns of zeros, so it starves no later neuron.
+    A neuron without input weights is the constant relu(bias), which is folded into the next layer's biases. A
+    neuron without output weights is dropped. One pass in each direction suffices: folding does not change
+    earlier layers, and dropping removes only columns of zeros, so no later neuron loses an input.
     """
     depth = len(weights) - 1
     W = [weight.astype(np.float64) for weight in weights]
@@ -55,7 +55,7 @@ def remove_dead_neurons(weights: Sequence[Array], biases: Sequence[Array]) -> Pe
         live.append(~constant)
     for layer in reversed(range(depth)):
         live[layer] &= W[layer + 1].any(axis=0)
-        for dead in (W[layer], b[layer]):  # rows that the layer before then has no reason to feed
+        for dead in (W[layer], b[layer]):  # so that the layer before need not compute their inputs
             dead[~live[layer]] = 0.0
     kept = [np.arange(W[0].shape[1])]
     kept += [np.flatnonzero(alive) if alive.any() else np.array([0]) for alive in live]

@@ -1,4 +1,4 @@
-"""What a synthetic log is drawn with: rows as codes, sizes and ranks by power laws, hashed numbers."""
+"""The random parts of a synthetic log: rows as codes, sizes and ranks by power laws, hashed numbers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Codes = NDArray[np.int64]
 
 @dataclass(eq=False)
 class Block:
-    """Rows as codes. A categorical value is its rank by frequency, from 1; missing is 0, in numbers NaN."""
+    """Rows as codes. A categorical value is its rank by frequency, from 1; missing is 0, a number's NaN."""
 
     timestamps: NDArray[np.int64]  # [n]
     numbers: dict[str, Floats] = field(default_factory=dict)  # [n]
@@ -40,7 +40,7 @@ class Block:
 
 
 def geometric_sizes(fields: int, total: int) -> list[int]:
-    """Cardinalities from 4 up in geometric steps that sum to `total`."""
+    """Cardinalities in geometric steps from 4 that sum to `total`."""
     low, high = 1.0, float(total)
     steps = np.arange(fields)
     for _ in range(200):
@@ -62,7 +62,7 @@ def zipf_ranks(uniform: Floats, cardinality: int, exponent: float) -> Codes:
     return whole
 
 
-def mixed(codes: Codes, salt: int, purpose: int) -> NDArray[np.uint64]:
+def hashed(codes: Codes, salt: int, purpose: int) -> NDArray[np.uint64]:
     """A 64-bit hash of each code. Reference: splitmix64 (Steele, Lea and Flood, 2014)."""
     with np.errstate(over="ignore"):
         z = codes.astype(np.uint64) + np.uint64((salt * 1_000_003 + purpose) % 2**31 << 32)
