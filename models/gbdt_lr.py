@@ -69,7 +69,7 @@ class GBDTLR(nn.Module):
         self.bias = nn.Parameter(torch.zeros(()))
 
     def numbers_of(self, ids: Tensor, numbers: Tensor | None = None) -> Tensor:
-        """ids [batch, columns] -> the numbers that the trees read, [batch, n_fields]; sequences have the mean.
+        """ids [batch, columns] -> the numbers that the trees read, [batch, n_fields]; a mean for sequences.
 
         `numbers` [rows] replaces the model's own.
         """
