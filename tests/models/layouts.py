@@ -1,4 +1,4 @@
-"""Two layouts of fields, random ids for any, and models whose every weight is far from its initial value."""
+"""Two layouts of fields, random ids, and models with weights far from their initial values."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def some_ids(fields: Sequence[Field], rows: int, seed: int = 0) -> Tensor:
-    """int32 ids [rows, columns] of all kinds, padding between elements of a sequence among them."""
+    """int32 ids [rows, columns] of all kinds, including padding between elements of a sequence."""
     generator = torch.Generator().manual_seed(seed)
     per_column = [field.cardinality for field in fields for _ in range(field.width)]
     ids = [torch.randint(0, size, (rows,), generator=generator) for size in per_column]
     return torch.stack(ids, dim=1).int()
 
 
-def randomized(model: Model, seed: int = 0, spread: float = 0.5) -> Model:
-    """The model in evaluation mode with normal weights, zeros and ones of a fresh model gone."""
+def randomized(model: Model, seed: int = 0, scale: float = 0.5) -> Model:
+    """The model in evaluation mode with normal random weights in place of initial zeros and ones."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * spread)
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
     return model.eval()

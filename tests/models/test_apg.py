@@ -1,4 +1,4 @@
-"""APG on its backbones: what is replaced, what is not, and what becomes of it in a graph."""
+"""APG on its backbones: the replaced layers, all other parts, and the exported graphs."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def some_ids(rows: int = 9, seed: int = 0) -> Tensor:
     return layouts.some_ids(FIELDS, rows, seed)
 
 
-def wide_awake(model: nn.Module) -> nn.Module:
-    """A model in which embeddings and generators have grown, so that conditions make a difference."""
+def with_large_weights(model: nn.Module) -> nn.Module:
+    """A model with large embeddings and generators, so conditions make a difference."""
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -54,7 +54,7 @@ def wide_awake(model: nn.Module) -> nn.Module:
 
 def adaptive(**hyperparameters: Any) -> nn.Module:
     torch.manual_seed(0)
-    return wide_awake(
+    return with_large_weights(
         APGDNN(FIELDS, **{"dim": 4, "hidden_units": (16, 8), "adaptive_rank": 3, **hyperparameters})
     )
 
@@ -174,7 +174,7 @@ class Several(nn.Module):
 def test_the_graph_of_every_version_and_condition_equals_the_model(hows: list[dict[str, Any]]) -> None:
     fields = [Field("user", 11), Field("history", 8), Field("hour", 6), Field("ad", 9)]  # no sequence to pool
     small = {"dim": 4, "hidden_units": (8,), "adaptive_rank": 3}
-    models = [wide_awake(APGDNN(fields, **{**small, **how})) for how in hows]
+    models = [with_large_weights(APGDNN(fields, **{**small, **how})) for how in hows]
     ids = some_ids(23)[:, :4]
     graph = as_graph(Several(models), ids)
     found = graph(ids)
@@ -185,7 +185,7 @@ def test_the_graph_of_every_version_and_condition_equals_the_model(hows: list[di
 
 def test_the_exported_graph_has_no_trace_of_the_inner_width() -> None:
     torch.manual_seed(0)
-    model = wide_awake(APGDeepFwFM(FIELDS, hidden_units=(16, 8), adaptive_rank=3, inner_width=37))
+    model = with_large_weights(APGDeepFwFM(FIELDS, hidden_units=(16, 8), adaptive_rank=3, inner_width=37))
     exported = export_onnx(model, columns(FIELDS))
     graph = onnx.load_model_from_string(exported)
     onnx.checker.check_model(graph)
@@ -208,7 +208,7 @@ def test_the_exported_graph_has_no_trace_of_the_inner_width() -> None:
 
 def test_a_conditioned_backbone_becomes_a_graph() -> None:
     torch.manual_seed(0)
-    model = wide_awake(APGDIFM(FIELDS, hidden_units=(16,), condition_fields=["ad", "user"]))
+    model = with_large_weights(APGDIFM(FIELDS, hidden_units=(16,), condition_fields=["ad", "user"]))
     ids = some_ids(5)
     torch.testing.assert_close(
         onnx_logits(inference_copy(model), ids), model(ids).detach(), rtol=1e-4, atol=1e-5
@@ -227,7 +227,7 @@ def test_a_checkpoint_brings_a_model_back_by_its_name(tmp_path: Path) -> None:
         "condition_fields": ["ad", "user"], "aggregate_at": "output",
     }  # fmt: skip
     torch.manual_seed(0)
-    model = wide_awake(MODELS["apg_wide_deep"](FIELDS, **hyperparameters))
+    model = with_large_weights(MODELS["apg_wide_deep"](FIELDS, **hyperparameters))
     save_checkpoint(tmp_path / "model.pt", model, "apg_wide_deep", hyperparameters)
     loaded = load_checkpoint(tmp_path / "model.pt")
     assert type(loaded.model) is APGWideDeep
@@ -246,7 +246,7 @@ def test_it_is_its_backbone_when_the_generated_weights_do_not_vary(version: Vers
         for layer, static in zip(model.mlp.hidden, plain.mlp.hidden, strict=True):
             layer.generator.networks[0][-1].weight.zero_()
             zero = torch.zeros(1, layer.in_features)
-            # The columns of W are what the layer makes of the unit vectors, bias apart.
+            # The columns of W are the layer's outputs for the unit vectors, without bias.
             static.weight.copy_((layer(torch.eye(layer.in_features)) - layer(zero)).T)
             static.bias.copy_(layer.bias)
     torch.testing.assert_close(model(some_ids()), plain(some_ids()))

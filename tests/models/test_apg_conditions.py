@@ -56,7 +56,7 @@ def test_mix_wise_input_aggregation() -> None:
     assert concatenated.size == 2 * DIM
     assert torch.equal(concatenated(embeddings), torch.cat([first, second], dim=1))
     attention = conditions_of(["ad", "user"], aggregation="attention")
-    torch.testing.assert_close(attention(embeddings), mean(embeddings))  # before anything is learned
+    torch.testing.assert_close(attention(embeddings), mean(embeddings))  # before training
     assert attention.mixture is not None
     with torch.no_grad():
         attention.mixture.queries.normal_(generator=torch.Generator().manual_seed(2))
@@ -75,7 +75,7 @@ def test_output_aggregation_leaves_the_conditions_apart() -> None:
 
 
 @pytest.mark.parametrize("how", AGGREGATIONS)
-def test_a_mixture_says_how_wide_it_is(how: Any) -> None:
+def test_a_mixture_has_the_stated_width(how: Any) -> None:
     mixture = Mixture(how, count=3, size=5)
     assert mixture(torch.randn(2, 3, 5)).shape == (2, mixture.out_features)
 
@@ -97,7 +97,7 @@ def test_conditions_that_cannot_be_are_refused(names: list[str], how: dict[str, 
 def test_a_condition_lasts_as_long_as_its_pass() -> None:
     embedding = ConditioningEmbedding(FeaturesEmbedding(FIELDS, DIM), conditions_of(["ad"]))
     ids = some_ids()
-    embedding(ids)  # outside of a pass nothing is kept
+    embedding(ids)  # outside a forward pass nothing is stored
     with pytest.raises(RuntimeError, match="must be looked up before the layer is run"):
         condition_of_this_pass()
     with forward_pass():

@@ -154,7 +154,7 @@ def test_other_versions_have_nothing_to_fold(version: Version) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_fresh_layer_is_as_loud_as_a_fresh_plain_one(version: Version) -> None:
+def test_a_new_layer_has_the_output_scale_of_a_plain_one(version: Version) -> None:
     torch.manual_seed(0)
     inputs = torch.randn(300, 64).relu()
     plain = torch.cat([nn.Linear(64, 200)(inputs) for _ in range(5)])

@@ -12,7 +12,7 @@ from tests.models.layouts import LAYOUTS, randomized, some_ids
 
 @pytest.mark.parametrize("fields", LAYOUTS)
 def test_each_unit_adds_two_layers_to_its_input(fields: tuple[Field, ...]) -> None:
-    model = randomized(DeepCrossing(fields, dim=3, hidden_units=(5, 4)), spread=0.3)
+    model = randomized(DeepCrossing(fields, dim=3, hidden_units=(5, 4)), scale=0.3)
     ids = some_ids(fields, 9)
     for row, logit in zip(model.embedding(ids), model(ids), strict=True):
         stack = torch.cat(list(row))

@@ -1,4 +1,4 @@
-"""DeepFwFM beside FwFM, and what a compacted one is."""
+"""DeepFwFM against FwFM, and its compacted form."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def test_interest_evolves_by_attention_over_the_elements_that_are_there() -> Non
     assert evolved[1].tolist() == [0, 0, 0]
 
 
-def test_the_auxiliary_loss_tells_the_next_element_from_a_random_one() -> None:
+def test_the_auxiliary_loss_separates_next_from_random_elements() -> None:
     interests, elements, others = some(3, 4, 2), some(3, 4, 2) + 1, some(3, 4, 2) - 1
     present = torch.tensor([[1.0, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0]])
     losses = []
@@ -87,7 +87,7 @@ def test_the_penalty_is_there_in_training_only_and_weighed() -> None:
     assert model.penalty is None
     model.train()(ids)
     assert model.penalty is not None
-    assert abs(float(model.penalty.detach()) - 0.5 * 2 * math.log(2)) < 0.01  # fresh: even odds
+    assert abs(float(model.penalty.detach()) - 0.5 * 2 * math.log(2)) < 0.01  # untrained: even odds
     model.eval()(ids)
     assert model.penalty is None
 
@@ -112,7 +112,7 @@ def test_random_elements_are_ids_of_the_history_and_no_padding() -> None:
 
 
 @pytest.mark.parametrize("auxiliary", [-1.0, float("nan")])
-def test_a_weight_that_is_none_is_refused(auxiliary: float) -> None:
+def test_an_invalid_weight_is_refused(auxiliary: float) -> None:
     with pytest.raises(ValueError, match=rf"'auxiliary' must be at least 0 \(got {auxiliary}\)"):
         DIEN(FIELDS, auxiliary=auxiliary)
 

@@ -28,7 +28,7 @@ def through(mlp: MLP, inputs: Tensor) -> Tensor:
     return inputs if not mlp.has_output else mlp.output.weight[0] @ inputs + mlp.output.bias[0]
 
 
-def test_an_id_of_a_number_stands_for_its_value() -> None:
+def test_an_id_of_a_number_has_its_value() -> None:
     layer, ids = Numbers(WITH_NUMBERS), some_ids(WITH_NUMBERS, 20)
     price, age = WITH_NUMBERS[1].values, WITH_NUMBERS[3].values
     assert price is not None

@@ -34,7 +34,7 @@ def test_a_named_domain_may_be_any_field_of_one_id() -> None:
         ((Field("ad", 5, role="candidate"),), None, "no context field of width 1 has two ids"),
     ],
 )
-def test_a_domain_that_is_none_is_refused(fields: tuple[Field, ...], name: str | None, message: str) -> None:
+def test_an_invalid_domain_is_refused(fields: tuple[Field, ...], name: str | None, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         domain_field(fields, name)
 

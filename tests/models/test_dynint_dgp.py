@@ -1,4 +1,4 @@
-"""DynInt-DGP against eq. 5, 7 and 11, row by row, the gradient it blocks and the memory it does not take."""
+"""DynInt-DGP against eq. 5, 7 and 11, row by row, the gradient it blocks and its memory."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_the_rank_is_no_larger_than_the_matrix() -> None:
 
 
 class LargestTensor(TorchDispatchMode):
-    """Counts the numbers in the largest tensor that any operation gives, forward or backward."""
+    """Records the size of the largest tensor that any operation returns, forward or backward."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -136,7 +136,7 @@ def test_no_tensor_of_all_rows_matrices_arises() -> None:
 
 
 def test_the_graph_of_a_diagonal_kernel_gives_the_same_logits() -> None:
-    model, ids = randomized(DynIntDGP(PLAIN, kernel="diagonal"), spread=0.2), some_ids(PLAIN, 33)
+    model, ids = randomized(DynIntDGP(PLAIN, kernel="diagonal"), scale=0.2), some_ids(PLAIN, 33)
     torch.testing.assert_close(onnx_logits(model, ids), model(ids), atol=1e-4, rtol=1e-4)
 
 

@@ -91,7 +91,7 @@ def test_the_penalty_is_that_of_equation_12_and_for_training_only() -> None:
 
 
 @pytest.mark.parametrize("latent_rank", [1, 2, 4])
-def test_a_fresh_weighting_matrix_is_near_one_whatever_its_rank(latent_rank: int) -> None:
+def test_a_new_weighting_matrix_is_near_one_for_any_rank(latent_rank: int) -> None:
     torch.manual_seed(0)
     model, ids = DynIntDWP(PLAIN, latent_rank=latent_rank), some_ids(PLAIN, 5)
     for row in model.embedding(ids):
@@ -110,7 +110,7 @@ def test_with_a_weighting_matrix_of_ones_it_is_xdeepint() -> None:
 
 
 def test_the_vectors_of_a_fresh_model_differ() -> None:
-    """Equal ones would get equal gradients, and stay a matrix of rank 1."""
+    """Equal vectors would get equal gradients and stay a matrix of rank 1."""
     torch.manual_seed(0)
     layer = layers_of(DynIntDWP(PLAIN, latent_rank=2))[0]
     left, right = layer.weights(torch.zeros(1, 4, 16))

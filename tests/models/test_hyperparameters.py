@@ -1,4 +1,4 @@
-"""What each check lets pass, and what it says of the rest."""
+"""The values that each check accepts, and its errors for others."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_number_is_large_enough(value: float) -> None:
         check_at_least("rate", value, 0, "it is a weight")
 
 
-def test_a_choice_is_one_of_its_words() -> None:
+def test_a_choice_is_one_of_its_values() -> None:
     check_choice("kind", "c", ("a", "b", "c"), "choose")
     with pytest.raises(ValueError, match=r"^'kind' must be a, b or c \(got 'd'\); choose$"):
         check_choice("kind", "d", ("a", "b", "c"), "choose")

@@ -50,7 +50,7 @@ def test_a_domains_gate_mixes_experts_for_its_tower(
         ({"hidden_units": ()}, "'hidden_units' must be one number a layer, each at least 1, and 1 or more"),
     ],
 )
-def test_experts_that_are_none_are_refused(wrong: dict[str, Any], message: str) -> None:
+def test_invalid_experts_are_refused(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         MMoE(PLAIN, **wrong)
 

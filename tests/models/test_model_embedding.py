@@ -75,9 +75,7 @@ def row_of(layer: FeaturesEmbedding, position: int, value: int) -> Tensor:
 
 @pytest.mark.parametrize("fields", [FIELDS, SHARED])
 @pytest.mark.parametrize(("storage", "collisions"), [("full", 1), ("hashed", 3), ("qr", 3), ("qr", 1)])
-def test_each_id_reads_the_row_its_storage_says(
-    fields: list[Field], storage: Storage, collisions: int
-) -> None:
+def test_each_id_reads_the_row_of_its_storage(fields: list[Field], storage: Storage, collisions: int) -> None:
     layer = FeaturesEmbedding(stored(fields, storage, collisions), dim=3)
     ids = some_ids(fields, 40)
     found, slices = layer.rows(ids), column_slices(fields)
@@ -121,7 +119,7 @@ def test_the_row_of_fields_without_remainders_gets_no_gradient() -> None:
 
 
 @pytest.mark.parametrize("pooling", ["mean", "sum"])
-def test_a_bag_is_pooled_as_its_field_says(pooling: Pooling) -> None:
+def test_a_sequence_is_pooled_as_its_field_defines(pooling: Pooling) -> None:
     layer = FeaturesEmbedding([Field("tags", 6, width=4, pooling=pooling)], dim=3)
     found = layer(torch.tensor([[2, 5, 5, 0], [0, 0, 0, 0]]))[:, 0]
     total = layer.table.weight[2] + 2 * layer.table.weight[5]

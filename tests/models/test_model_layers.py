@@ -38,7 +38,7 @@ def test_pairs_are_the_weighted_inner_products_of_equation_6(pairs: list[tuple[i
         torch.testing.assert_close(logit, expected)
 
 
-def test_all_pairs_are_kept_when_none_are_named() -> None:
+def test_all_pairs_are_kept_by_default() -> None:
     assert FieldPairs(39).weight.shape == (741,)
 
 
@@ -73,7 +73,7 @@ def test_dropout_drops_its_share_and_keeps_the_mean(share: float) -> None:
     dropped = (found == 0).float()
     assert dropped.mean().item() == pytest.approx(share, abs=0.005)
     assert found.max().item() == pytest.approx(1 / (1 - share), rel=1e-3)
-    # No row, no column and no four neighbours of one draw go together.
+    # No row, no column and no four numbers of one random integer are dropped together.
     assert dropped.mean(dim=1).std().item() == pytest.approx((share * (1 - share) / 333) ** 0.5, rel=0.15)
     assert (
         torch.corrcoef(torch.stack([dropped[:, :-1].flatten(), dropped[:, 1:].flatten()]))[0, 1].abs() < 0.01

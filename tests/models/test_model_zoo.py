@@ -1,4 +1,4 @@
-"""What every model of MODELS promises, whichever it is: one added later is tested by being there."""
+"""The properties of every model of MODELS; a new model is tested automatically."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ NEEDS_HIDDEN_LAYERS = {"mmoe"} | {name for name in MODELS if name.startswith("ap
 
 
 def layouts_for(name: str) -> tuple[str, ...]:
-    """APG replaces hidden layers, which see no fields: one layout says what the other would."""
+    """APG replaces hidden layers, which see no fields, so one layout suffices."""
     return ("sequences",) if name in NEEDS_SEQUENCES or name.startswith("apg_") else tuple(LAYOUTS)
 
 
@@ -50,7 +50,7 @@ CASES = tuple((name, layout) for name in MODELS for layout in layouts_for(name))
 
 
 def small(name: str, fields: tuple[Field, ...], seed: int = 0, **hyperparameters: Any) -> nn.Module:
-    """A model with narrow layers, and of the hyperparameters those that it takes."""
+    """A model with narrow layers, with those hyperparameters that it takes."""
     known = inspect.signature(MODELS[name]).parameters
     chosen = {"hidden_units": (32, 16), **hyperparameters}
     torch.manual_seed(seed)
@@ -58,7 +58,7 @@ def small(name: str, fields: tuple[Field, ...], seed: int = 0, **hyperparameters
 
 
 def whole_loss(model: nn.Module, ids: Tensor, labels: Tensor) -> Tensor:
-    """What training minimises: the label's loss and the model's own penalty."""
+    """The minimised loss: the label's loss and the model's penalty."""
     loss = nn.functional.binary_cross_entropy_with_logits(model(ids), labels)
     penalty = getattr(model, "penalty", None)
     return loss if penalty is None else loss + penalty
@@ -120,7 +120,7 @@ def test_a_row_does_not_depend_on_its_batch_mates(model: nn.Module, fields: tupl
 
 
 def test_it_learns_64_rows_by_heart(name: str, model: nn.Module, fields: tuple[Field, ...]) -> None:
-    """And thereby what no sum of weights can say: whether one of two ids is odd, but not both."""
+    """Including what no sum of weights can represent: the parity of two ids."""
     ids = some_ids(fields, 64)
     labels = ((ids[:, 0] + (0 if name in LINEAR else ids[:, -1])) % 2).float()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)

@@ -1,4 +1,4 @@
-"""NFM against its equations, and its normalization against what it becomes in inference."""
+"""NFM against its equations, and its normalization against its folded form."""
 
 from __future__ import annotations
 

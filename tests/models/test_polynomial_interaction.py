@@ -1,4 +1,4 @@
-"""What the PIN models share, against loops: sub-spaces, eq. 2, networks from which X_0 learns nothing."""
+"""The shared parts of the PIN models against loops: sub-spaces, eq. 2, networks without a gradient to X_0."""
 
 from __future__ import annotations
 

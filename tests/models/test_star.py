@@ -15,7 +15,7 @@ HOUR = {PLAIN: 1, SEQUENCES: 6}  # the column of the field with the fewest ids
 
 
 def trained_norm(n_domains: int, features: int) -> PartitionedNorm:
-    """A normalization whose every weight and statistic is random."""
+    """A normalization with random weights and statistics."""
     norm = randomized(PartitionedNorm(n_domains, features))
     give_statistics(norm)
     return norm

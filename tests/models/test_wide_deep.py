@@ -1,4 +1,4 @@
-"""Wide & Deep against its equations; its crosses against combinations counted one by one."""
+"""Wide & Deep against its equations; its crosses against enumerated combinations."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_more_combinations_than_buckets_are_hashed_as_written() -> None:
 
 @pytest.mark.parametrize("buckets", [1000, 1009, 1024])
 @pytest.mark.parametrize("sides", [(100, 70), (40, 20, 10), (2**30, 8)])
-def test_hashed_combinations_spread_as_if_drawn_at_random(sides: tuple[int, ...], buckets: int) -> None:
+def test_hashed_combinations_are_distributed_like_random_ones(sides: tuple[int, ...], buckets: int) -> None:
     fields = tuple(Field(f"field{position}", side) for position, side in enumerate(sides))
     layer = CrossProducts(fields, [[field.name for field in fields]], buckets)
     generator = torch.Generator().manual_seed(3)
@@ -75,7 +75,7 @@ def test_hashed_combinations_spread_as_if_drawn_at_random(sides: tuple[int, ...]
     distinct = torch.unique(drawn, dim=0)
     rows = Counter(layer.weight_rows(distinct)[:, 0].tolist())
     assert set(rows) <= set(range(buckets))
-    # The share of buckets that no combination falls into, e^-load, and the fullest bucket's load.
+    # The share of empty buckets, e^-load, and the load of the fullest bucket.
     load = len(distinct) / buckets
     assert buckets - len(rows) <= 2 * buckets * math.exp(-load) + 3
     assert max(rows.values()) < load + 8 * math.sqrt(load)
@@ -118,7 +118,7 @@ def test_a_graph_crosses_as_torch_does(buckets: int) -> None:
         ([["site", "history"]], "fields with one id"),
     ],
 )
-def test_crosses_that_are_none_are_refused(crosses: list[list[str]], message: str) -> None:
+def test_invalid_crosses_are_refused(crosses: list[list[str]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         WideDeep(SEQUENCES, crosses=crosses)
 

@@ -54,7 +54,7 @@ def test_it_is_a_polynomial_of_degree_layers_plus_one(layers: int) -> None:
 def test_one_sub_space_interacts_vectors_and_more_interact_numbers(
     sub_spaces: int, is_vector_wise: bool
 ) -> None:
-    """Vector-wise interactions cannot tell the numbers of an embedding apart."""
+    """Vector-wise interactions do not depend on the order of an embedding's elements."""
     model = randomized(XDeepInt(PLAIN, dim=4, sub_spaces=sub_spaces).double())
     ids = some_ids(PLAIN, 20)
     before = model(ids)
@@ -64,7 +64,7 @@ def test_one_sub_space_interacts_vectors_and_more_interact_numbers(
 
 
 def test_the_graph_of_one_sub_space_gives_the_same_logits() -> None:
-    model, ids = randomized(XDeepInt(PLAIN, sub_spaces=1), spread=0.2), some_ids(PLAIN, 33)
+    model, ids = randomized(XDeepInt(PLAIN, sub_spaces=1), scale=0.2), some_ids(PLAIN, 33)
     torch.testing.assert_close(onnx_logits(model, ids), model(ids), atol=1e-4, rtol=1e-4)
 
 

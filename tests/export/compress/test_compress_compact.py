@@ -1,4 +1,4 @@
-"""A compacted model is the masked one, smaller: the same logits, for every model and every mask."""
+"""A compacted model has the same logits as the masked one, for every model and every mask."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def assert_equal(model: nn.Module, compacted: Compacted) -> None:
 
 @st.composite
 def sparse_models(draw: st.DrawFn) -> tuple[nn.Module, dict[str, Any]]:
-    """Any model of ours over any fields, each part of its own density: layers, tables and R may be dead."""
+    """Any model over any fields, with a random density of each part, possibly zero."""
     shapes = draw(st.lists(st.tuples(st.integers(1, 12), st.integers(1, 3)), min_size=1, max_size=5))
     fields = tuple(Field(f"f{i}", cardinality, width) for i, (cardinality, width) in enumerate(shapes))
     seed = draw(st.integers(0, 10**6))
@@ -116,7 +116,7 @@ def test_a_compacted_model_gives_the_masked_models_logits(sparse: tuple[nn.Modul
 
 @settings(max_examples=60, deadline=None)
 @given(sparse_models())
-def test_nothing_more_goes_and_the_arguments_build_it_anew(sparse: tuple[nn.Module, dict[str, Any]]) -> None:
+def test_compacting_again_removes_nothing_more(sparse: tuple[nn.Module, dict[str, Any]]) -> None:
     model, hyperparameters = sparse
     once = compact(model, hyperparameters)
     twice = compact(once.model, once.hyperparameters)
@@ -177,7 +177,7 @@ def test_a_dead_element_of_a_sequence_still_counts_in_the_mean_and_padding_does_
 
 
 def test_a_renumbered_schema_feeds_the_smaller_model() -> None:
-    """From raw values: what the encoder gives by the new schema is what the new tables hold."""
+    """From raw values: ids by the new schema address the rows of the new tables."""
     fields = (
         SchemaField("site", Kind.CATEGORICAL, Role.CONTEXT, Vocabulary(tuple("abcdefgh"))),
         SchemaField("tags", Kind.SEQUENCE, Role.CANDIDATE, Vocabulary(tuple("uvwxyz")), max_length=3),
@@ -239,7 +239,7 @@ class TwoTowers(nn.Module):
 
 
 class Shifted(TwoTowers):
-    """A model for which the number of an id means something."""
+    """A model in which the number of an id matters."""
 
     def forward(self, ids: Tensor) -> Tensor:
         return super().forward(ids) + ids[:, 0].float()
@@ -311,7 +311,7 @@ def test_what_is_not_known_to_be_safe_stays_masked_and_is_said(
 
 
 class WithDice(nn.Module):
-    """A plain perceptron beside one whose activation has parameters of its own."""
+    """A plain perceptron beside one whose activation has parameters."""
 
     def __init__(self, fields: tuple[Field, ...], hidden_units: tuple[int, ...] = (6, 4)) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A perceptron without its dead neurons computes what it did, and has no dead neuron left."""
+"""Removing dead neurons keeps a perceptron's function and leaves no dead neuron."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Layers = tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]]
 
 @st.composite
 def sparse_layers(draw: st.DrawFn) -> Layers:
-    """Weights and biases of 0 to 3 hidden layers, each layer of its own density, none and all included."""
+    """Weights and biases of 0 to 3 hidden layers, with a random density of each layer from none to all."""
     widths = draw(st.lists(st.integers(1, 7), min_size=2, max_size=5))
     rng = np.random.default_rng(draw(st.integers(0, 10**6)))
     weights, biases = [], []
@@ -35,7 +35,7 @@ def run(weights: tuple[NDArray, ...], biases: tuple[NDArray, ...], inputs: NDArr
 
 
 def by_search(weights: list[NDArray], biases: list[NDArray]) -> tuple[int, ...]:
-    """Live neurons a layer by definition: on a path of non-zero weights from an input to an output."""
+    """Live neurons per layer by definition: on a path of non-zero weights from an input to an output."""
     forward = [np.ones(weights[0].shape[1], dtype=bool)]
     for weight in weights:
         forward.append((weight[:, forward[-1]] != 0).any(axis=1))

@@ -1,4 +1,4 @@
-"""The smallest weights go: as many as asked for, under one threshold, whatever ties and zeros there are."""
+"""Pruning the smallest weights: the exact number, under one threshold, with any ties and zeros."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ rates = st.floats(0, 0.999)
 
 @st.composite
 def tensors(draw: st.DrawFn) -> list[Tensor]:
-    """Some tensors of few distinct values, so that most thresholds fall among ties."""
+    """Tensors with few distinct values, so most thresholds fall on ties."""
     values = st.sampled_from([0.0, -0.0, 0.25, -0.25, 0.5, -1.0, 2.0])
     shapes = draw(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=3))
     return [
@@ -24,9 +24,7 @@ def tensors(draw: st.DrawFn) -> list[Tensor]:
 
 
 @given(tensors(), rates)
-def test_exactly_the_share_goes_and_nothing_larger_than_what_stays(
-    weights: list[Tensor], rate: float
-) -> None:
+def test_exactly_the_smallest_share_is_masked(weights: list[Tensor], rate: float) -> None:
     kept = largest_mask(weights, rate)
     flat = torch.cat([weight.abs().flatten() for weight in weights])
     stays = torch.cat([mask.flatten() for mask in kept])
@@ -50,7 +48,7 @@ def test_one_threshold_serves_all_tables() -> None:
 
 @pytest.mark.parametrize("rate", [0.004, 0.4, 0.9])
 @pytest.mark.parametrize("zeros", [0.0, 0.395, 0.7])
-def test_of_very_many_weights_about_the_share_goes(rate: float, zeros: float) -> None:
+def test_of_very_many_weights_about_the_share_is_pruned(rate: float, zeros: float) -> None:
     weights = [torch.randn(SAMPLED_FROM // 10, 10), 0.1 * torch.randn(1000, 7)]
     weights[0][torch.rand(len(weights[0])) < zeros] = 0.0
     before = [weight.clone() for weight in weights]
@@ -63,14 +61,14 @@ def test_of_very_many_weights_about_the_share_goes(rate: float, zeros: float) ->
     assert torch.equal(new, torch.where(old.abs() <= cut, 0.0, old))
 
 
-def test_of_very_many_equal_weights_none_goes_by_a_guess() -> None:
-    """An estimated threshold cannot split a tie: it is left whole until the exact masks at the end."""
+def test_very_many_equal_weights_are_not_pruned_by_an_estimate() -> None:
+    """An estimated threshold cannot split a tie, so ties stay until the exact masks at the end."""
     weight = torch.ones(SAMPLED_FROM)
     zero_smallest([weight], 0.5, torch.Generator())
     assert weight.all()
 
 
-def test_holding_zeroes_in_place_what_is_not_kept() -> None:
+def test_a_mask_zeroes_in_place_what_is_not_kept() -> None:
     weight = torch.nn.Parameter(torch.tensor([[1.0, -2.0], [3.0, 4.0]]))
     apply_mask(weight, torch.tensor([[True, False], [False, True]]))
     assert weight.tolist() == [[1.0, 0.0], [0.0, 4.0]]

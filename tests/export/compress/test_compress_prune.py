@@ -1,4 +1,4 @@
-"""Pruning reaches its rates exactly on a short log, holds its masks, and leaves a model that still ranks."""
+"""Pruning reaches its rates exactly on a short log, keeps its masks, and leaves a model that ranks."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_the_rates_are_reached_on_forty_steps_an_epoch(log: Any, name: str) -> N
         assert zeros(layer.weight) == pytest.approx(recipe.dnn, abs=0.005)
         assert layer.bias.all()
     assert model.mlp.output.weight.all()
-    # Of six pairs a rate of 0.9 kills five, and 0.95 of six rounds to all but the one that always stays.
+    # A rate of 0.9 removes five of six pairs, and 0.95 all but the one that always stays.
     assert int(model.pairs.weight.count_nonzero()) == 1
     assert zeros(model.embedding.table.weight) == pytest.approx(recipe.embedding, abs=0.005)
     assert result.reached == zero_rates(model)
@@ -67,7 +67,7 @@ def test_the_pruned_model_still_ranks(log: Any) -> None:
 
 
 def test_the_best_weights_are_never_those_from_before_the_masks(log: Any) -> None:
-    """The first looks of a trained model's pruning see it better; what comes back is sparse all the same."""
+    """The first evaluations during pruning are the best, but the kept weights must be sparse."""
     model = model_for(log.fields)
     config = dataclasses.replace(CONFIG, epochs=4, evaluations_per_epoch=4, patience=1)
     train(model, log, config, report=lambda _: None)
@@ -140,7 +140,7 @@ def test_moments_of_the_optimizer_move_no_masked_weight() -> None:
             assert all(torch.equal(before, after) for before, after in zip(masks, now, strict=True))
 
 
-def test_targets_are_found_by_type_wherever_they_stand() -> None:
+def test_targets_are_found_by_type_anywhere() -> None:
     class TwoTowers(nn.Module):
         def __init__(self) -> None:
             super().__init__()

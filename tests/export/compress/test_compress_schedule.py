@@ -35,7 +35,7 @@ def test_the_rate_grows_faster_early_than_late(target: float, steps: int) -> Non
 
 @given(targets, lengths, st.floats(0, 1))
 def test_it_is_the_papers_formula_with_a_scaled_interval(target: float, steps: int, share: float) -> None:
-    """s = S (1 - D^(k/W)), D = 0.99, with W chosen so that `RESIDUAL` is left at the end, then normalised."""
+    """s = S (1 - D^(k/W)), D = 0.99, with W chosen so that `RESIDUAL` is missing at the end, normalised."""
     step = round(share * steps)
     interval = steps * math.log(0.99) / math.log(RESIDUAL)
     paper = target * (1 - 0.99 ** (step / interval))

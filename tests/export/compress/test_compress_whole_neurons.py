@@ -1,4 +1,4 @@
-"""Whole neurons go by what they carry: as many as asked, on the schedule, for good only at its end."""
+"""Whole neurons are pruned by importance, in the given number, on the schedule, finally at its end."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def left_of(widths: Sequence[int], rate: float) -> tuple[int, ...]:
 
 
 def live(layers: tuple[nn.Linear, ...]) -> tuple[int, ...]:
-    """Neurons that are read by some weight, and read some input."""
+    """Neurons with input weights and output weights."""
     return tuple(
         int(((reader.weight != 0).any(dim=0) & (layer.weight != 0).any(dim=1)).sum())
         for layer, reader in itertools.pairwise(layers)
@@ -46,7 +46,7 @@ def live(layers: tuple[nn.Linear, ...]) -> tuple[int, ...]:
 
 
 def read(layers: tuple[nn.Linear, ...]) -> tuple[int, ...]:
-    """Neurons that are read by some weight."""
+    """Neurons with output weights."""
     return tuple(int((reader.weight != 0).any(dim=0).sum()) for reader in layers[1:])
 
 
@@ -75,7 +75,7 @@ def test_exactly_as_many_as_asked_go_and_a_layer_keeps_one(widths: list[int], ra
 
 
 def test_those_that_carry_least_go() -> None:
-    """A neuron counts by both of its sides: large weights that nobody reads carry nothing."""
+    """Importance depends on both sides: large input weights without output weights do not count."""
     mlp = MLP(3, (4,), dropout=0.0)
     (layer,) = mlp.hidden
     with torch.no_grad():
@@ -113,7 +113,7 @@ def test_a_neuron_comes_back_until_the_masks_are_final() -> None:
 
 @pytest.mark.parametrize("rate", [0.5, 0.9])
 def test_they_go_on_the_schedule_of_the_weights(rate: float) -> None:
-    """After each pruning of 40 as many are silent as the growing rate says, whatever training did between."""
+    """After each pruning of 40 neurons the number of silent ones follows the rate, whatever training did."""
     torch.manual_seed(1)
     model = DeepFwFM(FIELDS, dim=2, hidden_units=(30, 20))
     pruner = Pruner(model, neurons_only(rate), steps=400, start=7, every=10)
@@ -129,7 +129,7 @@ def test_they_go_on_the_schedule_of_the_weights(rate: float) -> None:
 
 
 def test_weights_and_neurons_go_together() -> None:
-    """The weights of neurons that go count among those pruned: what D leaves stands in living neurons."""
+    """The weights of pruned neurons count as pruned, so the remaining weights belong to live neurons."""
     torch.manual_seed(2)
     model = DeepFwFM(FIELDS, dim=5, hidden_units=(40, 40))
     pruner = Pruner(model, Recipe("both", dnn=0.9, field_matrix=0.0, embedding=0.0, neurons=0.5), steps=20)
@@ -167,7 +167,7 @@ def test_moments_of_the_optimizer_wake_no_neuron(neurons: float) -> None:
     assert bool(held[-1].any()) is (neurons > 0)
 
 
-def test_a_pruned_model_ranks_and_says_what_it_reached(log: Any) -> None:
+def test_a_pruned_model_ranks_and_reports_its_rates(log: Any) -> None:
     torch.manual_seed(3)
     hyperparameters = {"dim": 6, "hidden_units": (32, 24), "dropout": 0.1}
     model = DeepFwFM(log.fields, **hyperparameters)
@@ -193,7 +193,7 @@ def of_every_kind(name: str) -> nn.Module:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_every_model_is_made_narrower_or_left_as_it_is(name: str) -> None:
+def test_every_model_is_narrowed_or_unchanged(name: str) -> None:
     model = of_every_kind(name)
     perceptrons = find_perceptrons(model)
     weights = {key: value.clone() for key, value in model.state_dict().items()}
@@ -208,7 +208,7 @@ def test_every_model_is_made_narrower_or_left_as_it_is(name: str) -> None:
     assert compacted.live_neurons == tuple(itertools.chain(*asked))
 
 
-def test_perceptrons_are_those_whose_neurons_can_be_told_apart() -> None:
+def test_perceptrons_are_those_with_removable_neurons() -> None:
     has = {name: bool(find_perceptrons(of_every_kind(name))) for name in MODELS}
     assert all(has[name] for name in ("dnn", "deep_fwfm", "dlrm", "star", "pnn", "xdeepfm"))
     assert not any(has[name] for name in ("lr", "fwfm", "din", "dien", "apg_dnn", "gbdt_lr", "mmoe"))

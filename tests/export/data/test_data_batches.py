@@ -1,4 +1,4 @@
-"""Batches: every row once, shuffled by the seed alone, whatever the window holds."""
+"""Batches: every row once, in an order that depends on the seed only."""
 
 import numpy as np
 import pytest

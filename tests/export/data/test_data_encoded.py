@@ -1,4 +1,4 @@
-"""The whole preparation: training and serving encode alike, parts are disjoint, it is all or nothing."""
+"""The whole preparation: training and serving encode alike, parts are disjoint, output is complete."""
 
 import csv
 import gzip
@@ -68,7 +68,7 @@ needs_real_data = pytest.mark.skipif(
 
 
 def silent(line: str) -> None:
-    """Takes the lines of progress."""
+    """Ignores progress lines."""
 
 
 def small_log(path: Path, rows: int = 400, shuffled: bool = False) -> Path:
@@ -208,7 +208,7 @@ def test_opening_gives_what_preparing_gave(log: EncodedLog, tmp_path: Path) -> N
         (lambda out: (out / "schema" / "schema.json").write_text("{}"), "schema.json"),
     ],
 )
-def test_a_damaged_folder_is_told(log: EncodedLog, tmp_path: Path, damage, told: str) -> None:
+def test_a_damaged_folder_is_reported(log: EncodedLog, tmp_path: Path, damage, told: str) -> None:
     damage(tmp_path / "out")
     with pytest.raises(LogError, match=told) as caught:
         open_log(tmp_path / "out")
@@ -261,7 +261,7 @@ def test_more_values_than_can_be_counted_are_reported(tmp_path: Path) -> None:
     assert any(line.startswith("note: site: too many values to count exactly") for line in lines)
 
 
-def test_too_few_clicks_or_rows_are_told(tmp_path: Path) -> None:
+def test_too_few_clicks_or_rows_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     schema = parse_log_schema(DESCRIPTION.format(format="csv"))
     path.write_text("click,t,site,price,seen\n" + "".join(f"0,{time},a,1,\n" for time in range(50)))
@@ -292,7 +292,7 @@ rows_of_logs = st.lists(
 def test_any_table_is_encoded_column_by_column_as_row_by_row(
     tmp_path: Path, rows: list, ending: str, chunk_rows: int
 ) -> None:
-    if ending != "parquet":  # text has no way to tell of an element that is empty
+    if ending != "parquet":  # text cannot represent an empty element
         rows = [(*row[:3], [element for element in row[3] if element]) for row in rows]
     path = tmp_path / f"log.{ending}"
     write_table(path, rows)
@@ -353,7 +353,7 @@ def test_real_logs(tmp_path: Path, name: str, file: str, rows: int, fields: int)
 
 @needs_real_data
 def test_criteo_against_a_naive_reader(tmp_path: Path) -> None:
-    """Line by line with split(), the ids of a sample of rows are those of the memory maps."""
+    """Sampled rows, parsed line by line with split(), have the ids of the memory maps."""
     path = Path(str(REAL)) / "criteo_20k.tsv.gz"
     log_schema = load_log_schema("criteo")
     log = prepare_log(path, log_schema, tmp_path / "out", report=silent)

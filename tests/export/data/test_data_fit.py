@@ -102,7 +102,7 @@ def test_quantile_bins_hold_about_the_same(values: list[float], bins: int) -> No
     assert set(edges) <= set(table.tolist())
     rows = np.bincount([bisect_right(edges, x) for x in values], minlength=len(edges) + 1)
     assert rows.min() > 0
-    # A bin is off by what one value alone holds, at either end.
+    # A bin's size is off by at most one value's rows at either end.
     assert rows.max() <= len(values) / bins + counts.max() + 1 or len(edges) == 0
 
 

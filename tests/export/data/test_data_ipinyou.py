@@ -15,7 +15,7 @@ from tests.export.data.public_logs import IPINYOU_COLUMNS, ipinyou_features, ipi
 
 
 def silent(line: str) -> None:
-    """Takes the lines of progress."""
+    """Ignores progress lines."""
 
 
 def write(folder: Path, packed: bool = False, **changes: str) -> Path:
@@ -99,7 +99,7 @@ INDEX = ipinyou_features()["featindex.txt"]
         ({"featindex": INDEX + "27:x\t9999\n"}, "the row must be like '8:115.45.195.*'"),
     ],
 )
-def test_what_is_wrong_is_told_in_one_line(tmp_path: Path, changes: dict[str, str], told: str) -> None:
+def test_an_error_is_one_line(tmp_path: Path, changes: dict[str, str], told: str) -> None:
     with pytest.raises(LogError) as caught:
         convert_ipinyou(write(tmp_path / "1458", **changes), tmp_path / "log.parquet", report=silent)
     assert told in str(caught.value)
@@ -115,6 +115,6 @@ def test_malformed_rows_are_skipped_and_counted_where_asked(tmp_path: Path) -> N
     assert said[-1].endswith(", 2 malformed rows skipped")
 
 
-def test_a_folder_without_the_files_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_the_files_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LogError, match=r"'data' must be a folder with featindex.txt"):
         convert_ipinyou(tmp_path, tmp_path / "log.parquet")

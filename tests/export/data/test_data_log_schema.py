@@ -1,4 +1,4 @@
-"""The TOML description of a log: what is read from it, and how a mistake in it is told."""
+"""The TOML description of a log: what is read from it, and the errors for mistakes."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""MovieLens -> a click log: a history tells nothing of the rating it stands beside, nor of later ones."""
+"""MovieLens -> a click log: a history contains neither the present rating nor later ones."""
 
 import gzip
 import os
@@ -21,7 +21,7 @@ REAL = os.environ.get("BIDLIGHT_DATA")
 
 
 def silent(line: str) -> None:
-    """Takes the lines of progress."""
+    """Ignores progress lines."""
 
 
 def write(folder: Path, **changes: str) -> Path:
@@ -66,7 +66,7 @@ def test_rows_are_ratings_by_time_with_what_is_known_then(tmp_path: Path) -> Non
     assert log["year"].to_list() == [1995, 1995, None, 1995, 1995]
 
 
-def test_users_and_films_lie_beside_the_log_as_they_are_when_it_ends(tmp_path: Path) -> None:
+def test_users_and_films_are_written_as_of_the_end_of_the_log(tmp_path: Path) -> None:
     converted(write(tmp_path / "ml"), tmp_path / "log.parquet")
     users = pl.read_parquet(tmp_path / "log.users.parquet")
     assert users.rows(named=True) == [
@@ -184,7 +184,7 @@ def test_the_log_prepares_with_ids_that_agree(tmp_path: Path) -> None:
         ({"item": ITEM + "\tX\t1995\tDrama\n"}, "ml.item, line 2: column 'item_id' must be an id"),
     ],
 )
-def test_what_is_wrong_is_told_in_one_line(tmp_path: Path, changes: dict[str, str], told: str) -> None:
+def test_an_error_is_one_line(tmp_path: Path, changes: dict[str, str], told: str) -> None:
     with pytest.raises(LogError) as caught:
         convert_movielens(write(tmp_path / "ml", **changes), tmp_path / "log.parquet", report=silent)
     assert told in str(caught.value)
@@ -200,7 +200,7 @@ def test_malformed_rows_are_skipped_and_counted_where_asked(tmp_path: Path) -> N
     assert said == ["1 ratings, 100.00% liked, 3 malformed rows skipped"]
 
 
-def test_a_folder_without_the_files_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_the_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.inter").touch()
     with pytest.raises(
         LogError, match=r"must be a folder with one file NAME.user or NAME.user.gz \(got none"

@@ -1,4 +1,4 @@
-"""Reading Parquet: which types do, what a value becomes, what is refused."""
+"""Reading Parquet: supported types, converted values, and errors."""
 
 import datetime as dt
 from pathlib import Path
@@ -101,7 +101,7 @@ def test_parquet_streams_in_chunks(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [pl.String, pl.Categorical])
-def test_words_for_missing_say_nothing_of_labels_and_times(tmp_path: Path, dtype: type[pl.DataType]) -> None:
+def test_words_for_missing_do_not_apply_to_labels_and_times(tmp_path: Path, dtype: type[pl.DataType]) -> None:
     columns = {"click": ["1", "0"], "t": ["0", "1414003600"], "site": pl.Series(["0", "x"], dtype=dtype)}
     schema = described("parquet", options='missing = ["0"]')
     (chunk,) = read_log(parquet(tmp_path / "log.parquet", **columns), schema)

@@ -29,7 +29,7 @@ def test_ipinyou(tmp_path: Path) -> None:
     assert chunk.fields["creative"].to_list() == ["00fccc", "44966c"]
 
 
-def test_ipinyou_tells_nothing_that_the_auction_decides() -> None:
+def test_ipinyou_has_no_field_that_the_auction_decides() -> None:
     schema = load_log_schema("ipinyou")
     assert set(schema.used_columns) <= set(IPINYOU_COLUMNS)
     assert not {"payprice", "bidprice", "logtype", "bidid"} & set(schema.used_columns)
@@ -94,7 +94,7 @@ def test_another_engagement_is_a_copy_of_the_description(
         ),
     ],
 )
-def test_a_malformed_row_is_told(tmp_path: Path, name: str, text: str, told: str) -> None:
+def test_a_malformed_row_is_reported(tmp_path: Path, name: str, text: str, told: str) -> None:
     with pytest.raises(LogError) as caught:
         read(tmp_path / "log.txt", text, name)
     assert told in str(caught.value)

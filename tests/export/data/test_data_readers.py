@@ -1,4 +1,4 @@
-"""Reading text: what is read, how each sort of malformed file or row is told, and what is skipped."""
+"""Reading text: values, errors for malformed files and rows, and skipped rows."""
 
 import gzip
 from pathlib import Path
@@ -102,7 +102,7 @@ def test_times(log: Path, time: str, cell: str, seconds: int) -> None:
     assert chunk.timestamps.tolist() == [seconds]
 
 
-def test_words_of_the_schema_mean_missing_and_other_labels_count(log: Path) -> None:
+def test_the_schemas_words_mean_missing_and_other_labels_count(log: Path) -> None:
     schema = parse_log_schema(
         'name = "m"\nformat = "tsv"\nheader = false\ncolumns = ["rating", "n"]\nmissing = ["NULL", "\\\\N"]\n'
         '[label]\ncolumn = "rating"\nclick = ["4", "5"]\nno_click = ["1", "2", "3"]\n'
@@ -155,7 +155,7 @@ BAD_ROWS = {
 
 @pytest.mark.parametrize("bad", BAD_ROWS)
 @pytest.mark.parametrize("quoted", [False, True])
-def test_a_malformed_row_is_told_by_line_and_column(log: Path, bad: str, quoted: bool) -> None:
+def test_a_malformed_row_is_reported_by_line_and_column(log: Path, bad: str, quoted: bool) -> None:
     row, expected = BAD_ROWS[bad]
     row = row if isinstance(row, bytes) else row.encode()
     first = ROW.replace("abc", '"abc"') if quoted else ROW
@@ -185,7 +185,7 @@ def test_what_a_row_is_does_not_depend_on_quotes_in_others(log: Path) -> None:
     assert quoted.fields["site"].to_list() == ["a\rb", "abc"]
 
 
-def test_the_error_of_the_first_bad_line_is_told(log: Path) -> None:
+def test_the_error_names_the_first_bad_line(log: Path) -> None:
     message = told(log, HEADER + ROW + "1,1414000000,x,abc,1x,\n" + "7,1414000000,x,abc,1,\n")
     assert "line 3: column 'age'" in message
 

@@ -1,4 +1,4 @@
-"""The synthetic log: reproducible block by block, as likely as it says, beyond what a linear model learns."""
+"""The synthetic log: reproducible blocks, correct probabilities, and more than a linear model learns."""
 
 import hashlib
 from dataclasses import replace
@@ -22,7 +22,7 @@ from export.data.synthetic_random import geometric_sizes, zipf_ranks
 
 
 def silent(line: str) -> None:
-    """Takes the lines of progress."""
+    """Ignores progress lines."""
 
 
 def frames(config: SyntheticConfig) -> pl.DataFrame:
@@ -45,7 +45,7 @@ def test_the_seed_decides(blocks: pl.DataFrame) -> None:
     assert not other["C1"].equals(blocks["C1"].head(500))
 
 
-def test_clicks_are_as_likely_as_the_log_says(blocks: pl.DataFrame) -> None:
+def test_clicks_have_the_logs_probabilities(blocks: pl.DataFrame) -> None:
     expected = blocks["true_pctr"].cast(pl.Float64)
     error = np.sqrt((expected * (1 - expected)).sum()) / len(expected)
     assert abs(blocks["click"].mean() - expected.mean()) < 4 * error
@@ -124,8 +124,8 @@ def test_value_texts_are_distinct_hexadecimal() -> None:
         ),
     ],
 )
-def test_the_log_is_what_it_always_was(config: SyntheticConfig, rows: int, sha256: str) -> None:
-    """Figures that were measured rest on it."""
+def test_the_log_has_not_changed(config: SyntheticConfig, rows: int, sha256: str) -> None:
+    """Published measurements depend on it."""
     frame = block_frame(config, SyntheticLog(config).block(3, rows))
     text = frame.with_columns(pl.col("true_pctr").round(4)).write_ndjson()
     assert hashlib.sha256(text.encode()).hexdigest() == sha256
@@ -146,7 +146,7 @@ def test_the_zoo_has_its_fields_and_what_can_be_known_of_its_clicks(zoo: Synthet
 
 
 def part(log: SyntheticLog, block: Block, kind: str) -> np.ndarray:
-    """What one kind of effect adds to the logit, before scaling."""
+    """One kind of effect's addition to the logit, before scaling."""
     kinds = ("values", "pairs", "triples", "products", "domains", "interest")
     found: np.ndarray = log.effects.parts(block)[kinds.index(kind)][0]
     return found
@@ -267,7 +267,7 @@ def test_it_prepares_with_the_true_probability(tmp_path: Path) -> None:
         ({"candidate_fields": 27}, "'candidate_fields' must be at most the 26 categorical fields (got 27)"),
     ],
 )
-def test_wrong_settings_are_told(wrong: dict[str, int], told: str) -> None:
+def test_wrong_settings_are_refused(wrong: dict[str, int], told: str) -> None:
     with pytest.raises(LogError) as caught:
         SyntheticConfig(**wrong)
     assert told in str(caught.value)

@@ -47,7 +47,7 @@ def make_model(name: str, fields: tuple[Field, ...], **options: object) -> nn.Mo
 
 
 def make_ids(fields: tuple[Field, ...], rows: int) -> NDArray[np.int32]:
-    """Ids of all kinds, padding among them."""
+    """Random ids, including padding."""
     random = np.random.default_rng(3)
     columns = [random.integers(0, field.cardinality, rows) for field in fields for _ in range(field.width)]
     ids = np.stack(columns, axis=1).astype(np.int32)

@@ -18,7 +18,7 @@ session_of = functools.cache(open_session)
 
 
 def random_ids(fields: tuple[Field, ...], rows: int, seed: int = 0) -> NDArray[np.int32]:
-    """Ids of all values, sequences of all lengths, without any element too."""
+    """Random ids; sequences of all lengths, including empty ones."""
     random = np.random.default_rng(seed)
     columns = []
     for field in fields:
@@ -53,7 +53,7 @@ def score(
 def check_shared(
     graph: bytes, is_context: NDArray[np.bool_], fields: Sequence[Field], tolerance: float = TOLERANCE
 ) -> bytes:
-    """That a graph and its shared form agree, and that the latter gives a row its bits in any company."""
+    """Checks that a graph and its shared form agree, and that a row's bits are the same in any batch."""
     shared = share_context(graph, is_context)
     assert shared is not None
     index = np.repeat(np.arange(len(CANDIDATES)), CANDIDATES)

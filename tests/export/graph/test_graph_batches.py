@@ -1,4 +1,4 @@
-"""A row's logit has the same bits alone, in any batch and at any place in it."""
+"""A row's logit has the same bits alone, in any batch and at any position in it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_any_rows_in_any_order(exported, data):
 
 
 def test_dynamic_quantization_is_found_out():
-    """What INT8 does elsewhere: scales over the whole batch, so a row's score depends on its batch-mates."""
+    """Dynamic quantization has scales over the whole batch, so a row's score depends on the other rows."""
     weights = np.random.default_rng(0).integers(0, 255, (8, 1)).astype(np.uint8)
     nodes = [
         helper.make_node("Cast", ["ids"], ["x"], to=TensorProto.FLOAT),

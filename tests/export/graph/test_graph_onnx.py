@@ -1,4 +1,4 @@
-"""Exported graphs: what PyTorch says, in few operators, with nothing in them that is not the model."""
+"""Exported graphs: equal to PyTorch, with few operators, and without metadata."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from service.bundle.manifest import Tensor
 
 
 @pytest.mark.parametrize("rows", [1, 2, 33])
-def test_graph_says_what_torch_says(exported, rows):
+def test_the_graph_equals_torch(exported, rows):
     assert check_against_torch(exported.model, exported.float32, exported.ids[:rows]) < 1e-5
 
 
 def test_same_weights_give_same_bytes(exported):
-    """Even of a model still in training mode, with dropout on; the model stays as it was."""
+    """Also for a model in training mode with dropout; the model does not change."""
     model = copy.deepcopy(exported.model).train()
     assert export_onnx(model, exported.columns) == exported.float32
     assert model.training
@@ -35,7 +35,7 @@ def test_same_weights_give_same_bytes(exported):
 def test_graph_holds_the_model_and_nothing_else(exported, variant):
     model = onnx.load_model_from_string(getattr(exported, variant))
     operators = [node.op_type for node in model.graph.node]
-    # A sum that ONNX Runtime adds in an order that depends on the batch; and operators that the exporter
+    # Sums that ONNX Runtime adds in an order that depends on the batch, and operators that the exporter
     # writes for shapes and dropout.
     assert not {"ReduceSum", "ReduceMean", "Dropout", "Shape", "GatherND", "Slice"} & set(operators)
     assert all(tensor.data_location == onnx.TensorProto.DEFAULT for tensor in model.graph.initializer)
@@ -45,7 +45,7 @@ def test_graph_holds_the_model_and_nothing_else(exported, variant):
     assert not any(part.doc_string or part.metadata_props for part in parts)
 
 
-def test_describe_tells_names_types_and_shapes(exported):
+def test_describe_gives_names_types_and_shapes(exported):
     graph = describe(exported.int8, "model.int8.onnx", "int8")
     assert (graph.file, graph.variant, graph.opset) == ("model.int8.onnx", "int8", 20)
     assert graph.inputs == (Tensor("ids", "int32", (None, exported.columns)),)
@@ -60,7 +60,7 @@ def test_int64_ids_give_the_same_logits(exported):
 
 
 def test_each_layer_becomes_one_node(exported, tmp_path):
-    """ONNX Runtime fuses the quantized layers; a form it does not know would run dequantized, and slower."""
+    """ONNX Runtime fuses the quantized layers; in another form they would run dequantized, and slower."""
     operators = optimized_operators(exported.int8, tmp_path)
     layers = len(exported.model.mlp.hidden) if hasattr(exported.model, "mlp") else 0
     assert operators.count("QGemm") == layers
@@ -82,7 +82,7 @@ def test_weights_that_are_not_finite_are_an_error(exported):
 
 
 def optimized_operators(graph: bytes, folder) -> list[str]:
-    """The operators that ONNX Runtime makes of a graph."""
+    """The operators of a graph after ONNX Runtime's optimizations."""
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(folder / "optimized.onnx")
     options.log_severity_level = 3

@@ -1,4 +1,4 @@
-"""INT8 graphs: near the float ones, smaller, and whole where weights are odd."""
+"""INT8 graphs: close to the float graphs, smaller, and valid for unusual weights."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_whole_numbers_are_in_their_ranges(exported):
 
 def test_each_field_has_its_own_scale(model):
     with torch.no_grad():
-        model.embedding.table.weight[:40] *= 1000.0  # one loud field must not drown the others
+        model.embedding.table.weight[:40] *= 1000.0  # much larger than the other fields
         model.mlp.hidden[0].weight[:, :10] /= 1000.0
         model.linear.weight[0] /= 1000.0
         model.pairs.weight[:5] /= 1000.0
@@ -66,8 +66,8 @@ def test_each_field_has_its_own_scale(model):
 
 
 @pytest.mark.parametrize("scale", [0.01, 1e-20])
-def test_a_field_of_zeros_does_not_drown_the_others(model, scale):
-    """Pruning kills whole fields; other embeddings are small, as training leaves them."""
+def test_a_field_of_zeros_does_not_reduce_the_precision_of_others(model, scale):
+    """Pruning zeroes whole fields; other embeddings are small, as after training."""
     with torch.no_grad():
         model.embedding.table.weight.mul_(scale)
         model.embedding.table.weight[:40] = 0.0
@@ -94,13 +94,13 @@ def test_weights_of_zero_are_no_trouble(model, part):
             model.embedding.table.weight.zero_()
         elif part == "first field":
             model.embedding.table.weight[:40] = 0.0
-        elif part == "biases":  # the exporter leaves them out
+        elif part == "biases":  # the exporter omits them
             for layer in model.mlp.hidden:
                 layer.bias.zero_()
-        elif part == "a neuron":  # with a bias that its scale must still be able to tell
+        elif part == "a neuron":  # with a bias that its scale must still represent
             model.mlp.hidden[0].weight[3] = 0.0
             model.mlp.hidden[0].bias[3] = 2.0
-        elif part == "a layer":  # never fires
+        elif part == "a layer":  # constant zero
             model.mlp.hidden[1].weight.zero_()
             model.mlp.hidden[1].bias.fill_(-1.0)
         else:

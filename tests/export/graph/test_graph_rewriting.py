@@ -1,4 +1,4 @@
-"""What becomes of a model on its way to a graph: folded parts, whole numbers, layers of mixed loudness."""
+"""Rewrites between model and graph: folded parts, integer divisions, inputs of mixed scales."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_models_with_a_form_of_their_own(kind: type[nn.Module]) -> None:
     assert not InferenceForm.supports(kind((Field("f", 9, width=2, pooling="sum"), Field("g", 3))))
 
 
-def test_a_model_with_anything_else_is_none_of_these() -> None:
+def test_a_model_with_other_parts_is_not_supported() -> None:
     assert not InferenceForm.supports(DNN(FIELDS))
     more, other, inner = DeepFwFM(FIELDS), DeepFwFM(FIELDS), DeepFwFM(FIELDS)
     more.norm = nn.LayerNorm(3)
@@ -112,7 +112,7 @@ def test_a_model_with_anything_else_is_none_of_these() -> None:
 
 
 def test_ids_above_what_a_float_holds_are_divided_exactly() -> None:
-    """The exporter divides in float32, where 2**24 + 1 is no number."""
+    """The exporter divides in float32, which cannot represent 2**24 + 1."""
     fields = (Field("large", 2**24 + 4000, storage="qr", collisions=1000), Field("small", 5))
     model = DNN(fields, dim=2, hidden_units=(4,)).eval()
     nn.init.normal_(model.embedding.table.weight)
@@ -127,7 +127,7 @@ def test_ids_above_what_a_float_holds_are_divided_exactly() -> None:
     np.testing.assert_allclose(logits, wanted, atol=1e-5)
 
 
-class MixedLoudness(nn.Module):
+class MixedScales(nn.Module):
     """A layer on embeddings beside their products, which are a thousand times smaller."""
 
     def __init__(self) -> None:
@@ -147,9 +147,9 @@ class MixedLoudness(nn.Module):
         return self.output(torch.relu(self.layer(both))).squeeze(1)
 
 
-def test_the_loud_do_not_drown_the_quiet() -> None:
+def test_small_inputs_keep_their_precision_beside_large_ones() -> None:
     torch.manual_seed(0)
-    graph = export_onnx(MixedLoudness(), 5)
+    graph = export_onnx(MixedScales(), 5)
     int8 = quantize_int8(graph, IDS[:200])
     assert int8 is not None
     weights = [numpy_helper.to_array(t) for t in onnx.load_model_from_string(int8).graph.initializer]

@@ -1,4 +1,4 @@
-"""The shared-context graph: what the plain one says, for any requests, the same bits in any batch."""
+"""The shared-context graph equals the plain one for any requests, with the same bits in any batch."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def mixed_float_graph(name: str) -> bytes:
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_any_requests_in_any_order(data) -> None:
-    """Requests without candidates, rows out of order: each row gets what it gets alone."""
+    """With requests without candidates and rows in any order, each row gets the logit that it gets alone."""
     graph = mixed_graph("deep_fwfm", data.draw(st.sampled_from(["float32", "int8"])))
     is_context = columns_of_context(MIXED)
     shared = share_once(graph, tuple(is_context.tolist()))
@@ -109,7 +109,7 @@ def test_layers_of_serving_size(hidden_units: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("hidden_units", [(64, 48), (400, 400)])
 def test_int8_layers_keep_every_bit(hidden_units: tuple[int, ...]) -> None:
-    """Whole numbers add up in any order: a perceptron on codes says exactly what the plain graph says."""
+    """Integer sums do not depend on order, so a perceptron on codes equals the plain graph exactly."""
     fields = [Field(f"f{n}", 50, role="candidate" if n % 4 == 0 else "context") for n in range(20)]
     torch.manual_seed(0)
     model = DNN(fields, 10, hidden_units)
@@ -157,15 +157,15 @@ def test_columns_of_another_schema_are_refused() -> None:
         share_context(mixed_graph("dnn", "float32"), [True] * 9 + [False])
 
 
-def test_the_first_layer_takes_the_requests_share_on_its_way() -> None:
-    """No node by row beyond the plain graph's but one Gather: Gemm adds what it gathered."""
+def test_the_first_layer_adds_the_requests_share_by_its_bias() -> None:
+    """The rewrite adds one per-row node, a Gather, whose result is the bias of a Gemm."""
     fields = [Field(f"f{n}", 50, role="candidate" if n > 5 else "context") for n in range(8)]
     graph = export_onnx(DNN(fields, 10, (40, 30)).eval(), 8)
     operators = [
         node.op_type
         for node in onnx.load_model_from_string(share_context(graph, [True] * 6 + [False] * 2)).graph.node
     ]
-    assert operators.count("Gemm") == 4  # one by request, three by row
+    assert operators.count("Gemm") == 4  # one per request, three per row
     assert operators.count("Gather") == 3  # two embeddings, one to rows
     assert operators.count("Add") == 2  # ids and offsets
 

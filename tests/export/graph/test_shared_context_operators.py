@@ -1,4 +1,4 @@
-"""Graphs that no model of the zoo has: operators whose pieces are easily taken for more than they are."""
+"""Graphs that no model of the zoo has, with operators that are easily split wrongly."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ CONSTANTS = {
 EMBEDDED = [node("Gather", ["table", "ids"], ["embedded"]), node("Reshape", ["embedded", "as 12"], ["flat"])]
 SUM_OF_IDS = [
     node("Split", ["ids"], ["first", "second", "third"], axis=1, num_outputs=3),
-    node("Add", ["first", "second"], ["sum"]),  # of the context's and the candidate's
+    node("Add", ["first", "second"], ["sum"]),  # a context and a candidate column
 ]
 GRAPHS: dict[str, list[NodeProto]] = {
-    "a Gemm stretches what it adds": [
+    "a Gemm broadcasts its bias": [
         *EMBEDDED,
         node("Gemm", ["flat", "in 12"], ["column"]),
         node("Gemm", ["flat", "in 12, out 5", "column"], ["wide"]),
@@ -90,7 +90,7 @@ def graph_of(nodes: list[NodeProto]) -> bytes:
 
 
 @pytest.mark.parametrize("name", GRAPHS)
-def test_it_says_what_the_plain_graph_says(name: str) -> None:
+def test_it_equals_the_plain_graph(name: str) -> None:
     graph = graph_of(GRAPHS[name])
     shared = share_context(graph, IS_CONTEXT.tolist())
     assert shared is not None

@@ -1,4 +1,4 @@
-"""The graph of GBDT+LR: what the model says, in any batch, with nothing left of trees that do nothing."""
+"""The graph of GBDT+LR equals the model in any batch and has no constant trees."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def some_ids(fields: tuple[Field, ...], rows: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("fields", [PLAIN, WITH_SEQUENCES])
-def test_the_graph_says_what_the_model_says(fields: tuple[Field, ...]) -> None:
+def test_the_graph_equals_the_model(fields: tuple[Field, ...]) -> None:
     torch.manual_seed(0)
     model = GBDTLR(fields, trees=20, depth=3).eval()
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Every model but the APG ones as graphs: what PyTorch says, in any batch, in INT8, with context shared."""
+"""Graphs of every model but the APG ones: equal to PyTorch, in any batch, in INT8, with shared context."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from tests.export.graph.zoo import (  # noqa: F401
     graphs,
     test_int8_is_near_float_and_keeps_its_auc,
     test_no_bit_depends_on_the_batch,
+    test_the_graph_equals_torch,
     test_the_graph_is_the_model_and_nothing_else,
-    test_the_graph_says_what_torch_says,
-    test_the_shared_context_graph_says_the_same,
+    test_the_shared_context_graph_equals_it,
 )
 
-# Of fields of all kinds, and of plain ones where the graph is another.
+# All models with fields of all kinds; plain fields where they give another graph.
 OF_PLAIN_FIELDS = ("lr", "fwfm", "gbdt_lr", "deep_fwfm", "dcn_v2", "autoint", "dlrm")
 CASES = [(name, "all-kinds") for name in OTHERS] + [(name, "plain") for name in OF_PLAIN_FIELDS]
-# Training leaves in them: nothing, trees, a penalty, batch statistics.
+# Their state after training: weights only, trees, a penalty, batch statistics.
 EXPORTED_TWICE = ("deep_fwfm", "gbdt_lr", "dynint_dwp", "nfm")
 
 
 @pytest.fixture(scope="module", params=CASES, ids="-".join)
 def zoo(request: pytest.FixtureRequest) -> Graphs:
-    """A module's, so that all tests of one model run together."""
+    """Module-scoped, so all tests of one model run together."""
     return graphs(*request.param)
 
 

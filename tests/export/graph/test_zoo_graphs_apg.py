@@ -1,4 +1,4 @@
-"""Every APG model as graphs: what PyTorch says, in any batch, in INT8, with context shared."""
+"""Graphs of every APG model: equal to PyTorch, in any batch, in INT8, with shared context."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tests.export.graph.zoo import (  # noqa: F401
     graphs,
     test_int8_is_near_float_and_keeps_its_auc,
     test_no_bit_depends_on_the_batch,
+    test_the_graph_equals_torch,
     test_the_graph_is_the_model_and_nothing_else,
-    test_the_graph_says_what_torch_says,
-    test_the_shared_context_graph_says_the_same,
+    test_the_shared_context_graph_equals_it,
 )
 
 CASES = [(name, "all-kinds") for name in ADAPTIVE]
@@ -22,7 +22,7 @@ EXPORTED_TWICE = ("apg_dnn",)
 
 @pytest.fixture(scope="module", params=CASES, ids="-".join)
 def zoo(request: pytest.FixtureRequest) -> Graphs:
-    """A module's, so that all tests of one model run together."""
+    """Module-scoped, so all tests of one model run together."""
     return graphs(*request.param)
 
 

@@ -1,6 +1,6 @@
 """Trained models of MODELS with their graphs, and the tests that two files run on them.
 
-An export takes seconds, so a model's graphs are made once a process, and every test that needs them is here.
+An export takes seconds, so a process exports a model once, and every test that needs its graphs is here.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ OF_ALL_KINDS = (
     Field("ad", 29, role="candidate"),
 )
 LAYOUTS = {"plain": PLAIN, "all-kinds": OF_ALL_KINDS}
-TREES = {"gbdt_lr"}  # their graph holds nothing that could be INT8
+TREES = {"gbdt_lr"}  # their graph has nothing to quantize
 ADAPTIVE = tuple(name for name in MODELS if name.startswith("apg_"))
 OTHERS = tuple(name for name in MODELS if name not in ADAPTIVE)
 TRAINING_ROWS = 3000
-JUDGED_ROWS = 20_000  # on fewer, chance alone moves the AUC by what the gate allows
+JUDGED_ROWS = 20_000  # with fewer rows, noise alone moves the AUC by the tolerance
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def make(name: str, fields: tuple[Field, ...]) -> nn.Module:
 
 
 def a_log(fields: tuple[Field, ...], rows: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Ids, and clicks that follow from each value and from one pair."""
+    """Ids, and clicks that depend on each value and on one pair."""
     ids, random = random_ids(fields, rows, seed=1), np.random.default_rng(2)
     effects = [random.normal(0, 0.7, field.cardinality) for field in fields for _ in range(field.width)]
     logits = sum(effect[column] for effect, column in zip(effects, ids.T, strict=True))
@@ -93,7 +93,7 @@ def train(model: nn.Module, ids: torch.Tensor, labels: torch.Tensor, steps: int 
 
 @functools.cache
 def graphs(name: str, layout: str) -> Graphs:
-    """Trained far enough for logits to differ, and no parameter to be as it began."""
+    """Trained until logits differ and no parameter has its initial value."""
     model = make(name, LAYOUTS[layout])
     ids, labels = a_log(LAYOUTS[layout], TRAINING_ROWS + JUDGED_ROWS)
     train(model, *(torch.from_numpy(part[:TRAINING_ROWS]) for part in (ids, labels)))
@@ -102,7 +102,7 @@ def graphs(name: str, layout: str) -> Graphs:
     return Graphs(name, layout, model, float32, int8, ids[TRAINING_ROWS:], labels[TRAINING_ROWS:])
 
 
-def test_the_graph_says_what_torch_says(zoo: Graphs) -> None:
+def test_the_graph_equals_torch(zoo: Graphs) -> None:
     assert check_against_torch(zoo.model, zoo.float32, zoo.ids) <= 1e-4
     assert check_against_torch(zoo.model, zoo.float32, zoo.ids[:1]) <= 1e-4
     assert run_graph(zoo.float32, zoo.ids).std() > 1e-3
@@ -122,7 +122,7 @@ def test_int8_is_near_float_and_keeps_its_auc(zoo: Graphs) -> None:
         assert zoo.name in TREES
         return
     int8 = run_graph(zoo.int8, zoo.ids)
-    # A shift of all logits alike would move no rank, and the calibrator takes it up.
+    # A common shift of all logits changes no rank, and calibration removes it.
     assert (int8 - float32).std() < 0.08 * float32.std()
     assert np.corrcoef(float32, int8)[0, 1] > 0.997
     assert before > 0.6
@@ -130,10 +130,10 @@ def test_int8_is_near_float_and_keeps_its_auc(zoo: Graphs) -> None:
 
 
 def check_that_equal_weights_give_equal_bytes(zoo: Graphs) -> None:
-    """Even of a model in training mode, and with what training leaves in it."""
+    """Also for a model in training mode, with the state that training leaves."""
     model = copy.deepcopy(zoo.model).train()
     model(torch.from_numpy(zoo.ids[:50])).sum()
-    model.load_state_dict(zoo.model.state_dict())  # statistics of batches
+    model.load_state_dict(zoo.model.state_dict())  # batch statistics
     assert export_onnx(model, zoo.ids.shape[1]) == zoo.float32
     assert model.training
 
@@ -147,10 +147,10 @@ def test_the_graph_is_the_model_and_nothing_else(zoo: Graphs) -> None:
     assert not model.functions
 
 
-def test_the_shared_context_graph_says_the_same(zoo: Graphs) -> None:
+def test_the_shared_context_graph_equals_it(zoo: Graphs) -> None:
     fields = LAYOUTS[zoo.layout]
     of_the_fields = columns_of_context(fields)
-    every_other = np.arange(len(of_the_fields)) % 2 == 1  # cuts sequences in two, too
+    every_other = np.arange(len(of_the_fields)) % 2 == 1  # splits sequences too
     for graph, is_context in itertools.product((zoo.float32, zoo.int8), (of_the_fields, every_other)):
         if graph is not None:
             shared = check_shared(graph, is_context, fields)
@@ -158,7 +158,7 @@ def test_the_shared_context_graph_says_the_same(zoo: Graphs) -> None:
 
 
 def assert_context_is_looked_up_once(shared: bytes) -> None:
-    """What is gathered to rows is what was made of the context's ids, never the ids themselves."""
+    """Per-row gathers read values computed from the context's ids, never the ids themselves."""
     gathers = [node for node in onnx.load_model_from_string(shared).graph.node if node.op_type == "Gather"]
     to_rows = [node.input[0] for node in gathers if node.input[1] == REQUEST_INDEX]
     assert to_rows

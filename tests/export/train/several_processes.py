@@ -1,4 +1,4 @@
-"""Trains small models in every way that processes must agree on, and keeps the weights: run by a test.
+"""Trains small models in all ways that processes must agree on and saves the weights; run by a test.
 
 torchrun --nproc-per-node 2 several_processes.py FOLDER      (or plain python: the same in one process)
 """
@@ -83,7 +83,7 @@ def a_log() -> MemoryLog:
 
 
 def blow_up(rank: int) -> None:
-    """A training that only rank 0 sees fail: it ends on all, and they are ready for the next."""
+    """A training that fails on rank 0 only: it ends on all ranks, which can then train again."""
     expected = LeaderFailedError if rank else ExportError
     try:
         config = replace(CONFIG, learning_rate=1e30, schedule="constant")
@@ -114,7 +114,7 @@ def main(folder: Path) -> None:
             elif lines or result.history:
                 raise SystemExit(f"rank {ranks.rank} must be silent (got {lines})")
         if not ranks.is_leader:
-            follow(ranks)  # until rank 0 is done: who leaves while it says so is torn down in the midst of it
+            follow(ranks)  # until rank 0 leaves: a process that leaves earlier breaks its last broadcast
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Checkpoints come back as they were, fit their schema, and are plain data; models are built by name."""
+"""Checkpoints restore models, match their schema, and are plain data; models are built by name."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def some_ids() -> np.ndarray:
 
 
 def small(name: str) -> dict[str, object]:
-    """Hyperparameters unlike the defaults, as far as a model has these."""
+    """Those of some non-default hyperparameters that a model has."""
     wanted = {"dim": np.int64(8), "hidden_units": (6, 4), "pairs": [(0, 2)], "dropout": 0.25}
     return {key: value for key, value in wanted.items() if key in hyperparameters_of(name)}
 
@@ -96,7 +96,7 @@ def test_embeddings_are_kept_as_chosen_where_a_field_is_large(storage: Any, tmp_
     assert np.array_equal(predict_logits(loaded, some_ids()), predict_logits(model, some_ids()))
 
 
-def test_the_same_seed_builds_the_same_weights_and_disturbs_nobody() -> None:
+def test_the_same_seed_builds_the_same_weights_without_side_effects() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -143,7 +143,7 @@ def test_a_checkpoint_of_other_fields_is_refused(tmp_path: Path) -> None:
 
 
 class Evil:
-    """Would run code when unpickled."""
+    """Runs code when unpickled."""
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return Path.touch, (Path("executed"),)  # type: ignore[return-value]

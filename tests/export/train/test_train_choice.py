@@ -1,4 +1,4 @@
-"""What the command line chooses becomes a config: defaults that fit the log, and no number without effect."""
+"""The command line's choice becomes a config: defaults that fit the log, and no number without effect."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_what_is_left_open_is_the_loops_default() -> None:
     assert config.threads is None
 
 
-def test_a_draw_of_the_rows_makes_the_log_smaller() -> None:
+def test_sampling_rows_makes_the_log_smaller() -> None:
     whole, drawn = (
         TrainChoice().config(1_000_000, 50_000),
         TrainChoice(negative_rate=0.1).config(1_000_000, 50_000),
@@ -58,7 +58,7 @@ def test_a_number_that_would_have_no_effect_is_refused(choice: dict[str, Any], s
         TrainChoice(**choice).config(10_000)
 
 
-def test_a_draw_that_leaves_no_row_is_the_loops_to_refuse() -> None:
+def test_the_loop_refuses_a_sample_without_rows() -> None:
     """Options are checked on one row, before there is a log."""
     assert TrainChoice(negative_rate=0.3).config(rows=1).negative_rate == 0.3
 

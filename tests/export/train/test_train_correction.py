@@ -1,4 +1,4 @@
-"""Models trained with weights or on a draw of the rows: far off as they are, right with their sidecar."""
+"""Models trained with weights or on sampled rows are biased, and calibrated with their sidecar."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class MemoryLog:
 
 @pytest.fixture(scope="module")
 def log() -> MemoryLog:
-    """A click in seven rows, with odds that are products of what each field says."""
+    """A click in seven rows, with odds that are products of one factor per field."""
     draw = np.random.default_rng(0)
     effects = [draw.normal(0, 0.7, field.cardinality) for field in FIELDS]
     parts = {}
@@ -57,7 +57,7 @@ def log() -> MemoryLog:
     return MemoryLog(parts)
 
 
-def test_the_loss_that_needs_no_undoing_is_calibrated_as_it_is(log: MemoryLog) -> None:
+def test_the_loss_without_bias_needs_no_correction(log: MemoryLog) -> None:
     judged = Judged(log, replace(CONFIG, loss="calibration-aware"))
     assert judged.raw == pytest.approx(1.0, abs=0.05)
     assert judged.calibrator(METHODS).method == "identity"
@@ -72,12 +72,10 @@ def test_the_loss_that_needs_no_undoing_is_calibrated_as_it_is(log: MemoryLog) -
         ({"loss": "focal", "focal_alpha": 0.5}, 1.3),
     ],
 )
-def test_what_training_does_to_the_odds_is_undone(
-    log: MemoryLog, choice: dict[str, Any], least_raw: float
-) -> None:
+def test_the_bias_of_training_is_corrected(log: MemoryLog, choice: dict[str, Any], least_raw: float) -> None:
     judged = Judged(log, replace(CONFIG, **choice))
     assert judged.raw > least_raw
-    # What is known, with nothing fitted; then the best of all methods.
+    # The known correction, without a fit; then the best of all methods.
     assert judged.pcoc(judged.calibrator(["identity"])) == pytest.approx(1.0, abs=0.1)
     fitted = judged.calibrator(METHODS)
     assert judged.pcoc(fitted) == pytest.approx(1.0, abs=0.05)
@@ -86,16 +84,14 @@ def test_what_training_does_to_the_odds_is_undone(
 
 
 class Judged:
-    """A model trained on a log, and how far its predicted clicks are from those of the test part."""
+    """A model trained on a log, and the deviation of its predicted clicks from those of the test part."""
 
     def __init__(self, log: MemoryLog, config: TrainConfig, most_logloss: float = 0.43) -> None:
         torch.manual_seed(0)
         self.model = FwFM(FIELDS, dim=4)
         result = train(self.model, log, config, report=lambda _: None)
         assert result.best is not None
-        assert (
-            result.best.logloss < most_logloss
-        )  # judged by its probabilities, not by its logits as they are
+        assert result.best.logloss < most_logloss  # evaluated by its probabilities, not by its raw logits
         self.config, self.held_out, self.test = config, log.parts["calibration"], log.parts["test"]
         self.logits = predict_logits(self.model, self.test.ids)
         self.raw = pcoc(self.test.labels, sigmoid(self.logits))
@@ -116,8 +112,8 @@ class Judged:
         return pcoc(rows.labels, calibrator.pctr(predict_logits(self.model, rows.ids)))
 
 
-def test_a_log_that_was_sampled_itself_is_undone_besides(log: MemoryLog) -> None:
-    """Of the log's non-clicks a half was thrown away before, and training draws a fifth of the rest."""
+def test_a_sampled_log_is_corrected_as_well(log: MemoryLog) -> None:
+    """The log lacks half of its non-clicks, and training samples a fifth of the rest."""
     draw = np.random.default_rng(1)
     parts = {}
     for name, part in log.parts.items():
@@ -131,7 +127,7 @@ def test_a_log_that_was_sampled_itself_is_undone_besides(log: MemoryLog) -> None
     assert judged.pcoc(in_log_distribution(calibrator)) == pytest.approx(1.0, abs=0.1)
 
 
-def test_the_stages_hand_over_how_a_model_was_trained(tmp_path: Path) -> None:
+def test_the_stages_pass_on_how_a_model_was_trained(tmp_path: Path) -> None:
     config = SyntheticConfig(
         rows=6_000, features=200, numeric_fields=1, categorical_fields=3, candidate_fields=1, ctr=0.2
     )

@@ -1,4 +1,4 @@
-"""Several real processes: the same weights as of one, one that reports, and none that dies unnoticed."""
+"""Several real processes: the weights of a single one, one reporter, and errors for a dead process."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ with process_group() as ranks:
 
 
 def test_a_process_that_dies_ends_the_others_with_an_error() -> None:
-    """Started by hand: torchrun may end the other one before it can say a word."""
+    """Started by hand, because torchrun may end the other process before it prints its error."""
     port = a_port()
     processes = [
         subprocess.Popen(
@@ -122,7 +122,7 @@ def test_a_process_that_dies_ends_the_others_with_an_error() -> None:
     assert len(said.splitlines()) == 1
 
 
-def test_processes_that_torchrun_did_not_start_are_told_so(tmp_path: Path) -> None:
+def test_processes_that_torchrun_did_not_start_are_refused(tmp_path: Path) -> None:
     found = run(sys.executable, "-m", "export", "train", "--work", str(tmp_path), WORLD_SIZE="2")
     assert found.returncode == 1
     assert "must be started by torchrun" in found.stderr

@@ -1,4 +1,4 @@
-"""FTRL against the paper's algorithm, coordinate by coordinate, and the promise of exact zeros."""
+"""FTRL against the paper's algorithm, coordinate by coordinate, and its exact zeros."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ALPHA, BETA = 0.1, 1.0
 def naive(
     start: Tensor, batches: list[Batch], l1: float, l2: float, lasso: float, rows: int
 ) -> list[list[float]]:
-    """McMahan et al., Algorithm 1, one coordinate after the other; the group's threshold row by row."""
+    """McMahan et al., Algorithm 1, coordinate by coordinate, with the group's threshold row by row."""
     weights = start.tolist()
     dim = len(weights[0])
     z = [[-w * (BETA / ALPHA + l2) for w in row] for row in weights]
@@ -57,7 +57,7 @@ def some_batches(seed: int, rows: int, dim: int, size: int = 0.3) -> list[Batch]
 
 
 def run(table: nn.Embedding, optimizer: Ftrl, batches: list[Batch], rows: int = 1) -> None:
-    """Steps whose gradients are what the batches say."""
+    """Steps with the gradients of the batches."""
     optimizer.param_groups[0]["rows"] = rows
     for batch in batches:
         looked_up = table(torch.tensor([row for row, _ in batch]))
@@ -82,7 +82,7 @@ def test_it_is_the_papers_algorithm_coordinate_by_coordinate(
     table = a_table(sparse=sparse)
     start = table.weight.detach().clone()
     batches = some_batches(1, rows=7, dim=3)
-    if not sparse:  # a dense gradient touches all rows: let the loop touch them too
+    if not sparse:  # a dense gradient touches all rows
         batches = [[*batch, *((row, [0.0] * 3) for row in range(7))] for batch in batches]
     run(table, Ftrl([table.weight], ALPHA, BETA, l1, l2, lasso), batches, rows=5)
     expected = naive(start, batches, l1, l2, lasso, rows=5)
@@ -119,7 +119,7 @@ def test_group_lasso_makes_whole_rows_zero_and_brings_them_back() -> None:
     noise: Batch = [(0, [0.01, -0.02, 0.01, 0.0]), (1, [0.4, -0.02, 0.01, 0.0])]
     run(table, optimizer, [noise] * 20)
     assert table.weight[0].tolist() == [0.0] * 4
-    assert (table.weight[1] != 0).sum() >= 3  # a row that lives does so as a whole, small numbers too
+    assert (table.weight[1] != 0).sum() >= 3  # a row is non-zero as a whole, including small weights
     run(table, optimizer, [[(0, [0.0, 0.5, 0.0, 0.0])]] * 20)
     assert table.weight[0, 1] < -0.1
 

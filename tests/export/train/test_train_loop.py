@@ -1,4 +1,4 @@
-"""The loop on small logs with a planted rule: it learns, stops, restores, repeats itself bit for bit."""
+"""The loop on small logs with a planted rule: it learns, stops, restores, and repeats bit for bit."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return all(torch.equal(value, second[name]) for name, value in first.items())
 
 
-def test_it_learns_and_tells_how_it_went(log: SmallLog) -> None:
+def test_it_learns_and_reports(log: SmallLog) -> None:
     lines: list[str] = []
     result = train(a_model(), log, CONFIG, report=lines.append)
     assert result.steps == 3 * 32
@@ -100,7 +100,7 @@ def test_it_reports_progress_between_evaluations(log: SmallLog) -> None:
 def test_the_same_seed_gives_bit_equal_weights_and_another_does_not(log: SmallLog) -> None:
     model, again, other = a_model(), a_model(), a_model()
     train(model, log, CONFIG, report=quiet)
-    torch.manual_seed(123)  # the state outside is not what the seed means
+    torch.manual_seed(123)  # the outer random state must not matter
     train(again, log, CONFIG, report=quiet)
     train(other, log, replace(CONFIG, seed=1), report=quiet)
     assert same(weights(model), weights(again))
@@ -218,7 +218,7 @@ class Penalised(FwFM):
         return super().forward(ids)
 
 
-def test_what_a_model_minimises_besides_is_added_to_the_loss(log: SmallLog) -> None:
+def test_a_models_penalty_is_added_to_the_loss(log: SmallLog) -> None:
     torch.manual_seed(0)
     plain = FwFM(FIELDS, dim=4)
     torch.manual_seed(0)
@@ -249,7 +249,7 @@ def test_it_learns_by_every_loss_and_judges_probabilities(log: SmallLog, loss: s
     assert result.best.logloss == pytest.approx(plain.best.logloss, abs=0.02)
 
 
-def test_steps_follow_the_draw_of_the_rows(log: SmallLog) -> None:
+def test_steps_follow_the_sampled_rows(log: SmallLog) -> None:
     part = log.parts["train"]
     result = train(a_model(), log, replace(CONFIG, negative_rate=0.3), report=quiet)
     rows = part.clicks + round(0.3 * (len(part) - part.clicks))
@@ -300,7 +300,7 @@ def test_a_setting_outside_its_range_is_named(wrong: dict[str, object]) -> None:
         TrainConfig(**wrong)  # type: ignore[arg-type]
 
 
-def test_logits_come_in_batches_with_dropout_off_and_the_mode_kept() -> None:
+def test_logits_are_predicted_in_batches_without_dropout() -> None:
     model, part = FwFM(FIELDS), a_part(1000, 3)
     model.train()
     found = predict_logits(model, part.ids, batch_size=64)

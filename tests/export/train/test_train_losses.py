@@ -20,7 +20,7 @@ def rows() -> list[tuple[float, float]]:
     return [(1 / (1 + math.exp(-x)), y) for x, y in zip(LOGITS.tolist(), LABELS.tolist(), strict=True)]
 
 
-def test_a_weighted_click_counts_as_often_as_its_weight_says() -> None:
+def test_a_weighted_click_counts_its_weight() -> None:
     naive = sum(-5 * y * math.log(p) - (1 - y) * math.log(1 - p) for p, y in rows()) / 6
     assert weighted_bce(LOGITS, LABELS, 5.0).item() == pytest.approx(naive, rel=1e-6)
     assert weighted_bce(LOGITS, LABELS, 1.0).item() == pytest.approx(bce(LOGITS, LABELS).item())

@@ -1,4 +1,4 @@
-"""Which optimizer trains what, on a model with several tables: shared, one-dimensional, with remainders."""
+"""Which optimizer trains which weights, with several tables: shared, one-dimensional, with remainders."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_sparse_gradients_train_every_table_as_dense_ones_do(layers: str, embedd
     config = TrainConfig(optimizer=layers, embedding_optimizer=embeddings, embedding_l2=1e-3)  # type: ignore[arg-type]
     first, second = trained(config, sparse=True), trained(config, sparse=False)
     for (name, ours), theirs in zip(first.named_parameters(), second.parameters(), strict=True):
-        # The first rows are of ids 0, which the batches do not have.
+        # The first rows belong to ids 0, which the batches do not contain.
         seen = slice(1, None) if ours.dim() == 2 and "layer" not in name else slice(None)
         if "table" in name:
             seen = torch.tensor([row for row in range(len(ours)) if row not in (0, 10, 20)])  # type: ignore[assignment]

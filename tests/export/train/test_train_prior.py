@@ -1,4 +1,4 @@
-"""What undoes a loss, against the loss itself: where it is least it must give the click probability back."""
+"""The correction of a loss against the loss: its minimum must map to the click probability."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PLAIN = TrainConfig()
 
 
 def expected_loss(logits: np.ndarray, pctr: float, config: TrainConfig) -> np.ndarray:
-    """What a row that is clicked with probability pctr adds to the loss on average, by its logit."""
+    """The expected loss of a row with click probability pctr, by its logit."""
     q, rest = 1 / (1 + np.exp(-logits)), 1 / (1 + np.exp(logits))
     clicks, others = pctr, (1 - pctr) * config.negative_rate
     if config.loss == "weighted-bce":
@@ -42,7 +42,7 @@ def expected_loss(logits: np.ndarray, pctr: float, config: TrainConfig) -> np.nd
         replace(PLAIN, loss="focal", focal_gamma=0.0, focal_alpha=0.5),
     ],
 )
-def test_the_logit_of_least_loss_becomes_the_probability_of_a_click(pctr: float, config: TrainConfig) -> None:
+def test_the_logit_of_least_loss_becomes_the_click_probability(pctr: float, config: TrainConfig) -> None:
     logits = np.linspace(-12, 12, 240_001)
     best = logits[np.argmin(expected_loss(logits, pctr, config))]
     found = 1 / (1 + np.exp(-corrected_logits(np.array([best]), config)[0]))
@@ -57,7 +57,7 @@ def test_without_weights_nothing_is_done() -> None:
     assert correction_line(logits, ignored) == (1.0, 0.0)
 
 
-def test_the_line_of_a_weight_and_a_draw_is_the_shift_of_the_odds() -> None:
+def test_the_line_of_a_weight_and_a_sample_is_the_shift_of_the_odds() -> None:
     config = replace(PLAIN, loss="weighted-bce", click_weight=5.0, negative_rate=0.2)
     assert correction_line(np.zeros(3), config) == pytest.approx((1.0, math.log(0.2 / 5)))
 
@@ -66,7 +66,7 @@ def test_the_line_of_focal_loss_is_near_its_curve_where_the_logits_are() -> None
     config = replace(PLAIN, loss="focal")
     logits = np.random.default_rng(0).normal(-0.8, 0.4, 5000)
     slope, intercept = correction_line(logits, config)
-    assert 1.5 < slope < 3.0  # gamma 2 flattens: between 2 at the middle and 3 at the ends
+    assert 1.5 < slope < 3.0  # gamma 2 flattens logits: the slope is 2 in the middle and 3 at the ends
     assert np.abs(slope * logits + intercept - corrected_logits(logits, config)).mean() < 0.02
     assert correction_line(np.full(4, 0.3), config) == pytest.approx(
         (1.0, corrected_logits(np.array([0.3]), config)[0] - 0.3)
@@ -74,7 +74,7 @@ def test_the_line_of_focal_loss_is_near_its_curve_where_the_logits_are() -> None
 
 
 @given(st.floats(-600, 600), st.floats(1e-3, 1), st.floats(0, 5), st.floats(0.01, 0.99))
-def test_every_way_back_is_finite_and_rises(logit: float, step: float, gamma: float, alpha: float) -> None:
+def test_corrections_are_finite_and_increasing(logit: float, step: float, gamma: float, alpha: float) -> None:
     config = replace(PLAIN, loss="focal", focal_gamma=gamma, focal_alpha=alpha, negative_rate=0.5)
     low, high = corrected_logits(np.array([logit, logit + step]), config)
     assert np.isfinite([low, high]).all()

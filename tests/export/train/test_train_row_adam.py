@@ -1,4 +1,4 @@
-"""RowAdam against torch's Adam where they must agree, and its own promises where they must not."""
+"""RowAdam against torch's Adam where they must agree, and its own rules where they must differ."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The draw of the non-clicks: the right share, all clicks, a fresh draw an epoch, whole batches."""
+"""Sampling non-clicks: the right share, all clicks, a new sample each epoch, whole batches."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_an_epoch_has_every_click_and_that_share_of_the_others() -> None:
     assert (labels == 0).sum() == round(0.2 * (len(part) - part.clicks))
     assert len(rows) == rows_an_epoch(len(part), part.clicks, 0.2)
     others = np.sort(rows[labels == 0])
-    assert 1300 < np.median(others) < 1700  # from all over the part
+    assert 1300 < np.median(others) < 1700  # from the whole part
 
 
 def test_rows_keep_their_labels_and_batches_their_size() -> None:
@@ -49,7 +49,7 @@ def test_rows_keep_their_labels_and_batches_their_size() -> None:
         assert np.array_equal(part.labels[ids[:, 0]], labels)
 
 
-def test_each_epoch_draws_others_and_the_same_seed_the_same() -> None:
+def test_each_epoch_samples_others_and_the_same_seed_the_same() -> None:
     part = a_part()
     first, second = drawn(part, CONFIG, 1), drawn(part, CONFIG, 2)
     assert np.array_equal(first, drawn(part, CONFIG, 1))

@@ -1,4 +1,4 @@
-"""Boosted trees: the library's, as many as held-out rows want; a rare id does not give its label away."""
+"""Boosted trees: the library's, in the number that held-out rows need, without leaking rare ids' labels."""
 
 from __future__ import annotations
 
@@ -95,8 +95,8 @@ def test_trees_that_do_not_lower_the_held_out_loss_do_nothing() -> None:
     assert not model.get_trees().leaves[idle].any()
 
 
-def test_an_id_of_its_own_row_does_not_tell_the_label() -> None:
-    """With an id a row, click rates that count the row itself would give its label away."""
+def test_a_unique_id_does_not_reveal_the_label() -> None:
+    """With a unique id per row, click rates that include the row itself would reveal its label."""
     random = np.random.default_rng(3)
     ids = np.arange(4000, dtype=np.int32).reshape(-1, 1)
     labels = random.integers(0, 2, 4000).astype(np.uint8)
