@@ -108,14 +108,14 @@ def check_model(name: str, hyperparameters: Mapping[str, Any]) -> None:
     if name not in MODELS:
         raise ExportError(
             f"'model' must be one of {', '.join(MODELS)} (got {name!r}); "
-            "`python -m export models` describes each"
+            "`python -m export models` tells what each is"
         )
     known = hyperparameters_of(name)
     for given in hyperparameters:
         if given not in known:
             raise ExportError(
                 f"a hyperparameter of '{name}' must be one of {', '.join(known) or 'none'} (got {given!r}); "
-                f"`python -m export models {name}` describes them"
+                f"`python -m export models {name}` tells more"
             )
 
 

@@ -98,10 +98,10 @@ def test_a_condition_lasts_as_long_as_its_pass() -> None:
     embedding = ConditioningEmbedding(FeaturesEmbedding(FIELDS, DIM), conditions_of(["ad"]))
     ids = some_ids()
     embedding(ids)  # outside a forward pass nothing is stored
-    with pytest.raises(RuntimeError, match="must be looked up before the layer is run"):
+    with pytest.raises(RuntimeError, match="must be set before the layer runs"):
         condition_of_this_pass()
     with forward_pass():
-        with pytest.raises(RuntimeError, match="must be looked up before"):
+        with pytest.raises(RuntimeError, match="must be set before"):
             condition_of_this_pass()
         embedding(ids)
         outer = condition_of_this_pass()
@@ -109,7 +109,7 @@ def test_a_condition_lasts_as_long_as_its_pass() -> None:
             embedding(some_ids(3, seed=5))
             assert condition_of_this_pass().shape == (3, DIM)
         assert condition_of_this_pass() is outer
-    with pytest.raises(RuntimeError, match="must be looked up before"):
+    with pytest.raises(RuntimeError, match="must be set before"):
         condition_of_this_pass()
 
 
@@ -117,7 +117,7 @@ def test_a_pass_that_fails_leaves_nothing_behind() -> None:
     model = APGDNN(FIELDS, hidden_units=(8,), condition_fields="ad").eval()
     with pytest.raises(IndexError):
         model(some_ids() + 100)
-    with pytest.raises(RuntimeError, match="must be looked up before"):
+    with pytest.raises(RuntimeError, match="must be set before"):
         model.mlp(torch.zeros(2, len(FIELDS) * 10))
 
 

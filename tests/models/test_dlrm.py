@@ -75,7 +75,7 @@ def test_a_sequence_of_numbers_is_embedded() -> None:
 
 
 def test_numbers_alone_are_refused() -> None:
-    with pytest.raises(ValueError, match="'fields' must hold one that is no number"):
+    with pytest.raises(ValueError, match="'fields' must hold one without values"):
         DLRM(WITH_NUMBERS[1:2])
 
 
