@@ -92,7 +92,7 @@ class GraphEditor:
 
     def copy(self, node: ir.Node, inputs: Sequence[ir.Value | None]) -> list[ir.Value]:
         """Inserts the same node with other inputs in front of it; output types and shapes stay the same."""
-        attributes = {name: attribute.value for name, attribute in node.attributes.items()}
+        attributes = attributes_of(node, {})
         twin = ir.node(
             node.op_type, inputs, attributes or None, domain=node.domain, num_outputs=len(node.outputs)
         )
@@ -195,6 +195,14 @@ def axes_of(node: ir.Node, rank: int) -> tuple[int, ...] | None:
     """The axes of a reduction, Squeeze or Unsqueeze, sorted and not negative; None if unknown."""
     axes = constant_of(node.inputs[1]) if len(node.inputs) > 1 else None
     return None if axes is None else tuple(sorted(int(axis) % rank for axis in axes.ravel()))
+
+
+def producer_behind_reshapes(value: ir.Value | None) -> ir.Node | None:
+    """The node that computes a value, before any Reshapes."""
+    node = None if value is None else value.producer()
+    while node is not None and is_a(node, "Reshape") and node.inputs[0] is not None:
+        node = node.inputs[0].producer()
+    return node
 
 
 def size_of(row_shape: Iterable[int]) -> int:

@@ -99,9 +99,10 @@ def _look_up_codes(codes: Codes, table: ir.Value) -> None:
         looked_up = gather.outputs[0]
         row_shape = row_shape_of(looked_up) or ()
         segment = np.searchsorted(starts, 0 if rows is None else rows, side="right") - 1
-        attributes = {name: attribute.value for name, attribute in gather.attributes.items()}
         inputs = [value for value in gather.inputs if value is not None]
-        lookup = editor.put(gather, "Gather", inputs, row_shape, ir.DataType.UINT8, **attributes)
+        lookup = editor.put(
+            gather, "Gather", inputs, row_shape, ir.DataType.UINT8, **attributes_of(gather, {})
+        )
         parameters = [
             editor.constant(np.asarray(CODE_STEP), "codes.step"),
             editor.constant(np.asarray(ZERO_POINT, np.uint8), "codes.zero_point"),

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from export.graph.editing import GraphEditor, attributes_of, constant_of, is_a, row_shape_of, size_of
 
-BY_ELEMENT = ("Relu", "Sigmoid", "Tanh", "LeakyRelu", "Neg", "Abs", "Exp", "Sqrt", "Gelu", "Erf", "Clip")
+UNARY = ("Relu", "Sigmoid", "Tanh", "LeakyRelu", "Neg", "Abs", "Exp", "Sqrt", "Gelu", "Erf", "Clip")
 
 
 def simplify(editor: GraphEditor) -> None:
@@ -33,15 +33,14 @@ def simplify(editor: GraphEditor) -> None:
 
 def merge_reshapes(editor: GraphEditor) -> None:
     """Moves reshapes behind elementwise operators and merges a reshape of a reshape into one."""
-    for node in editor.nodes(*BY_ELEMENT):
+    for node in editor.nodes(*UNARY):
         source = node.inputs[0].producer() if node.inputs[0] is not None else None
         shape = row_shape_of(node.outputs[0])
         before = row_shape_of(source.inputs[0]) if is_a(source, "Reshape") and source is not None else None
         if source is None or shape is None or before is None or len(node.inputs[0].uses()) > 1:  # type: ignore[union-attr]
             continue
-        attributes = {name: attribute.value for name, attribute in node.attributes.items()}
         inputs = [source.inputs[0], *node.inputs[1:]]
-        moved = editor.put(node, node.op_type, inputs, before, **attributes)  # type: ignore[arg-type]
+        moved = editor.put(node, node.op_type, inputs, before, **attributes_of(node, {}))  # type: ignore[arg-type]
         editor.replace(node.outputs[0], editor.reshape(node, moved, shape))
     for node in editor.nodes("Reshape"):
         source = node.inputs[0].producer() if node.inputs[0] is not None else None

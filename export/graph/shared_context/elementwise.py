@@ -11,14 +11,23 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from export.graph.editing import Array, attributes_of, constant_of, is_a, row_shape_of, size_of
+from export.graph.editing import (
+    Array,
+    attributes_of,
+    constant_of,
+    is_a,
+    producer_behind_reshapes,
+    row_shape_of,
+    size_of,
+)
 from export.graph.shared_context.movement import SplitValues, are_unchanged
 from export.graph.shared_context.positions import box_of, grid
 from export.graph.shared_context.split_values import Block, BlockWriter, SplitValue, block_of
+from export.graph.simplify import UNARY
 
 BY_ELEMENT = (
-    *("Relu", "Sigmoid", "Tanh", "LeakyRelu", "Neg", "Abs", "Exp", "Sqrt", "Gelu", "Erf", "Clip", "Cast"),
-    *("Not", "QuantizeLinear", "DequantizeLinear"),
+    *UNARY,
+    *("Cast", "Not", "QuantizeLinear", "DequantizeLinear"),
     *("Add", "Sub", "Mul", "Div", "Mod", "Max", "Min", "Pow", "Equal", "Less", "Greater", "And", "Or"),
 )
 SUMS = ("Add", "Sub")  # f(a + b, c + d) = f(a, c) + f(b, d)
@@ -209,9 +218,7 @@ def _put(
 
 def _quantized_source(inputs: Sequence[ir.Value | None]) -> ir.Value | None:
     """The uint8 source of a value that is quantized with the parameters it was dequantized with."""
-    source = inputs[0].producer() if inputs[0] is not None else None
-    while source is not None and is_a(source, "Reshape") and source.inputs[0] is not None:
-        source = source.inputs[0].producer()
+    source = producer_behind_reshapes(inputs[0])
     if source is None or not is_a(source, "DequantizeLinear") or len(source.inputs) != len(inputs):
         return None
     before, now = ([constant_of(value) for value in given[1:]] for given in (source.inputs, inputs))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from export.graph.editing import Array, constant_of, is_a
+from export.graph.editing import Array, constant_of, is_a, producer_behind_reshapes
 from export.graph.shared_context.matmul import Product, grouped
 from export.graph.shared_context.positions import grid
 from export.graph.shared_context.split_values import Block, BlockWriter, Box, SplitValue, block_of
@@ -78,9 +78,7 @@ def _codes_of(block: Block) -> Block | None:
     """The uint8 source of a dequantized block; None if it is not one."""
     if block.is_sum:
         return None
-    node = block.value().producer()
-    while node is not None and is_a(node, "Reshape") and node.inputs[0] is not None:
-        node = node.inputs[0].producer()
+    node = producer_behind_reshapes(block.value())
     if node is None or not is_a(node, "DequantizeLinear") or node.inputs[0] is None:
         return None
     return block_of(node.inputs[0], block.positions, block.is_shared)

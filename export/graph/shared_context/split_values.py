@@ -17,7 +17,16 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from export.graph.editing import Array, GraphEditor, attributes_of, constant_of, is_a, row_shape_of, size_of
+from export.graph.editing import (
+    Array,
+    GraphEditor,
+    attributes_of,
+    constant_of,
+    is_a,
+    producer_behind_reshapes,
+    row_shape_of,
+    size_of,
+)
 from export.graph.shared_context.positions import (
     all_positions,
     box_of,
@@ -254,9 +263,7 @@ class BlockWriter:
 
 def _last_gemm(value: ir.Value) -> ir.Node | None:
     """The plain Gemm that produces a value, perhaps behind a Reshape."""
-    node = value.producer()
-    if node is not None and is_a(node, "Reshape") and node.inputs[0] is not None:
-        node = node.inputs[0].producer()
+    node = producer_behind_reshapes(value)
     if node is None or not is_a(node, "Gemm") or constant_of(node.inputs[1]) is None:
         return None
     attributes = attributes_of(node, {"alpha": 1.0, "beta": 1.0, "transA": 0})

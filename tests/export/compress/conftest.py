@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 
 from export.data.parts import Part
 from models.fields import Field
+from tests.export.memory_log import MemoryLog
 
 FIELDS = (Field("site", 60), Field("ad", 40), Field("hour", 26), Field("history", 50, width=4))
-
-
-@dataclass(frozen=True)
-class MemoryLog:
-    parts: dict[str, Part]
-    fields: tuple[Field, ...] = FIELDS
 
 
 @pytest.fixture(scope="session")
@@ -34,4 +27,4 @@ def log() -> MemoryLog:
         ids = np.concatenate(columns, axis=1).astype(np.int32)
         return Part(ids=ids, labels=labels.astype(np.uint8), true_pctr=None, timestamps=None)
 
-    return MemoryLog({"train": part(8_000), "validation": part(2_000)})
+    return MemoryLog({"train": part(8_000), "validation": part(2_000)}, FIELDS)

@@ -22,6 +22,7 @@ from export.data.log_schema import load_log_schema, parse_log_schema
 from export.data.readers import read_log
 from service.bundle.encoder import Encoder
 from service.bundle.schema import MISSING_ID, OOV_ID, Bins, Hashing, Vocabulary
+from tests.export.memory_log import quiet
 
 DESCRIPTION = """
 name = "small"
@@ -67,10 +68,6 @@ needs_real_data = pytest.mark.skipif(
 )
 
 
-def silent(line: str) -> None:
-    """Ignores progress lines."""
-
-
 def small_log(path: Path, rows: int = 400, shuffled: bool = False) -> Path:
     """Times 1000, 1001, ... with three rows each, in that order or not."""
     generator = np.random.default_rng(3)
@@ -96,7 +93,7 @@ def log(tmp_path: Path) -> EncodedLog:
         tmp_path / "out",
         chunk_rows=90,
         samples=20,
-        report=silent,
+        report=quiet,
     )
 
 
@@ -119,7 +116,7 @@ def test_fields_with_the_same_values_are_fitted_on_one_of_them(tmp_path: Path) -
     frame = pl.read_parquet(path)
     frame = frame.with_columns(pl.concat_list("site", pl.lit("only in lists")).alias("seen"))
     frame.write_parquet(path)
-    log = prepare_log(path, parse_log_schema(text), tmp_path / "out", report=silent)
+    log = prepare_log(path, parse_log_schema(text), tmp_path / "out", report=quiet)
     reopened = open_log(tmp_path / "out")
     for schema in (log.schema, reopened.schema):
         site, seen = schema.field("site"), schema.field("seen")
@@ -135,7 +132,7 @@ def test_fields_with_the_same_values_are_fitted_on_one_of_them(tmp_path: Path) -
 def test_an_unsorted_log_splits_by_time_too(tmp_path: Path) -> None:
     schema = parse_log_schema(DESCRIPTION.format(format="parquet"))
     path = small_log(tmp_path / "log.parquet", shuffled=True)
-    log = prepare_log(path, schema, tmp_path / "out", chunk_rows=90, report=silent)
+    log = prepare_log(path, schema, tmp_path / "out", chunk_rows=90, report=quiet)
     times = [set(part.timestamps.tolist()) for part in log.parts.values() if part.timestamps is not None]
     assert all(max(earlier) < min(later) for earlier, later in itertools.pairwise(times))
 
@@ -221,7 +218,7 @@ def test_a_failure_leaves_what_was_there(log: EncodedLog, tmp_path: Path) -> Non
     schema = parse_log_schema(DESCRIPTION.format(format="csv"))
     before = sorted(tmp_path.iterdir())
     with pytest.raises(LogError, match=r"bad\.csv, line 2: column 'price'"):
-        prepare_log(bad, schema, tmp_path / "out", report=silent)
+        prepare_log(bad, schema, tmp_path / "out", report=quiet)
     assert sorted(tmp_path.iterdir()) == before
     assert len(open_log(tmp_path / "out").parts["train"]) == len(log.parts["train"])
     (tmp_path / "mine").mkdir()
@@ -230,7 +227,7 @@ def test_a_failure_leaves_what_was_there(log: EncodedLog, tmp_path: Path) -> Non
             tmp_path / "not even looked for",
             parse_log_schema(DESCRIPTION.format(format="parquet")),
             tmp_path / "mine",
-            report=silent,
+            report=quiet,
         )
 
 
@@ -268,10 +265,10 @@ def test_too_few_clicks_or_rows_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
         LogError, match=r"the train part must hold clicks and non-clicks \(got 0 clicks in 35 rows\)"
     ):
-        prepare_log(path, schema, tmp_path / "out", report=silent)
+        prepare_log(path, schema, tmp_path / "out", report=quiet)
     path.write_text("click,t,site,price,seen\n")
     with pytest.raises(LogError, match=r"log\.csv: must hold rows"):
-        prepare_log(path, schema, tmp_path / "out", report=silent)
+        prepare_log(path, schema, tmp_path / "out", report=quiet)
 
 
 cells = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\x00"), max_size=6) | st.none()
@@ -340,7 +337,7 @@ def write_table(path: Path, rows: list) -> None:
 def test_real_logs(tmp_path: Path, name: str, file: str, rows: int, fields: int) -> None:
     schema = load_log_schema(name)
     path = Path(str(REAL)) / file
-    log = prepare_log(path, schema, tmp_path / "out", chunk_rows=7000, report=silent)
+    log = prepare_log(path, schema, tmp_path / "out", chunk_rows=7000, report=quiet)
     assert sum(len(part) for part in log.parts.values()) == rows
     assert len(log.schema.fields) == fields
     assert log.split == ("time" if name == "avazu" else "row order")
@@ -356,7 +353,7 @@ def test_criteo_against_a_naive_reader(tmp_path: Path) -> None:
     """Sampled rows, parsed line by line with split(), have the ids of the memory maps."""
     path = Path(str(REAL)) / "criteo_20k.tsv.gz"
     log_schema = load_log_schema("criteo")
-    log = prepare_log(path, log_schema, tmp_path / "out", report=silent)
+    log = prepare_log(path, log_schema, tmp_path / "out", report=quiet)
     ids = np.concatenate([part.ids for part in log.parts.values()])
     encoder = Encoder(log.schema)
     with gzip.open(path, "rt") as file:

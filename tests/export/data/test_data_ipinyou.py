@@ -12,10 +12,7 @@ from export.data.ipinyou import COLUMNS, FIELDS, convert_ipinyou
 from export.data.log_schema import load_log_schema
 from export.data.readers import read_log
 from tests.export.data.public_logs import IPINYOU_COLUMNS, ipinyou_features, ipinyou_log
-
-
-def silent(line: str) -> None:
-    """Ignores progress lines."""
+from tests.export.memory_log import quiet
 
 
 def write(folder: Path, packed: bool = False, **changes: str) -> Path:
@@ -31,7 +28,7 @@ def write(folder: Path, packed: bool = False, **changes: str) -> Path:
 
 
 def converted(folder: Path, out: Path, **options: Any) -> pl.DataFrame:
-    assert convert_ipinyou(folder, out, report=silent, **options) == out.with_suffix(".toml")
+    assert convert_ipinyou(folder, out, report=quiet, **options) == out.with_suffix(".toml")
     return pl.read_parquet(out)
 
 
@@ -101,7 +98,7 @@ INDEX = ipinyou_features()["featindex.txt"]
 )
 def test_an_error_is_one_line(tmp_path: Path, changes: dict[str, str], told: str) -> None:
     with pytest.raises(LogError) as caught:
-        convert_ipinyou(write(tmp_path / "1458", **changes), tmp_path / "log.parquet", report=silent)
+        convert_ipinyou(write(tmp_path / "1458", **changes), tmp_path / "log.parquet", report=quiet)
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["1458"]

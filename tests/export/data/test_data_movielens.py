@@ -13,15 +13,12 @@ from export.data.encoded import prepare_log
 from export.data.errors import LogError
 from export.data.log_schema import load_log_schema
 from export.data.movielens import HISTORY, convert_movielens, histories
+from tests.export.memory_log import quiet
 
 INTER = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
 USER = "user_id:token\tage:token\tgender:token\toccupation:token\tzip_code:token\n"
 ITEM = "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n"
 REAL = os.environ.get("BIDLIGHT_DATA")
-
-
-def silent(line: str) -> None:
-    """Ignores progress lines."""
 
 
 def write(folder: Path, **changes: str) -> Path:
@@ -39,7 +36,7 @@ def write(folder: Path, **changes: str) -> Path:
 
 
 def converted(folder: Path, out: Path, **options: Any) -> pl.DataFrame:
-    described = convert_movielens(folder, out, report=silent, **options)
+    described = convert_movielens(folder, out, report=quiet, **options)
     assert described == out.with_suffix(".toml")
     return pl.read_parquet(out)
 
@@ -149,7 +146,7 @@ def test_the_log_prepares_with_ids_that_agree(tmp_path: Path) -> None:
     folder = write(tmp_path / "ml", inter=INTER + rows)
     out = tmp_path / "log.parquet"
     converted(folder, out)
-    log = prepare_log(out, load_log_schema(out.with_suffix(".toml")), tmp_path / "encoded", report=silent)
+    log = prepare_log(out, load_log_schema(out.with_suffix(".toml")), tmp_path / "encoded", report=quiet)
     assert log.split == "time"
     history, item = log.schema.field("history"), log.schema.field("item_id")
     assert history.same_values_as == "item_id"
@@ -186,7 +183,7 @@ def test_the_log_prepares_with_ids_that_agree(tmp_path: Path) -> None:
 )
 def test_an_error_is_one_line(tmp_path: Path, changes: dict[str, str], told: str) -> None:
     with pytest.raises(LogError) as caught:
-        convert_movielens(write(tmp_path / "ml", **changes), tmp_path / "log.parquet", report=silent)
+        convert_movielens(write(tmp_path / "ml", **changes), tmp_path / "log.parquet", report=quiet)
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["ml"]
@@ -213,7 +210,7 @@ def test_a_folder_without_the_files_is_refused(tmp_path: Path) -> None:
 
 def test_another_ending_is_refused_before_anything_is_read(tmp_path: Path) -> None:
     with pytest.raises(LogError, match=r"'out' must end in .parquet \(got 'log.csv'\)"):
-        convert_movielens(tmp_path / "nowhere", tmp_path / "log.csv", report=silent)
+        convert_movielens(tmp_path / "nowhere", tmp_path / "log.csv", report=quiet)
 
 
 @pytest.mark.skipif(not REAL, reason="BIDLIGHT_DATA does not name the folder of the real logs")

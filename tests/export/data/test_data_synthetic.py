@@ -19,10 +19,7 @@ from export.data.synthetic import BLOCK_ROWS, PRESETS, Block, SyntheticConfig, S
 from export.data.synthetic_config import DOMAIN
 from export.data.synthetic_file import block_frame, value_texts, write_synthetic_log
 from export.data.synthetic_random import geometric_sizes, zipf_ranks
-
-
-def silent(line: str) -> None:
-    """Ignores progress lines."""
+from tests.export.memory_log import quiet
 
 
 def frames(config: SyntheticConfig) -> pl.DataFrame:
@@ -201,10 +198,8 @@ def test_a_product_is_a_number_times_a_slope(zoo: SyntheticLog) -> None:
 @pytest.mark.parametrize("ending", [".parquet", ".csv"])
 def test_the_zoo_reads_back_with_a_history_of_the_ads_values(tmp_path: Path, ending: str) -> None:
     config = replace(PRESETS["zoo"], rows=3000)
-    description = write_synthetic_log(config, tmp_path / f"log{ending}", report=silent)
-    log = prepare_log(
-        tmp_path / f"log{ending}", load_log_schema(description), tmp_path / "out", report=silent
-    )
+    description = write_synthetic_log(config, tmp_path / f"log{ending}", report=quiet)
+    log = prepare_log(tmp_path / f"log{ending}", load_log_schema(description), tmp_path / "out", report=quiet)
     history = log.schema.field("S1")
     assert (history.max_length, history.same_values_as) == (config.history_length, "C12")
     assert history.encoding is log.schema.field("C12").encoding
@@ -216,7 +211,7 @@ def test_the_file_reads_back_through_its_own_description(tmp_path: Path, ending:
     config = SyntheticConfig(
         rows=700, features=300, numeric_fields=2, categorical_fields=3, candidate_fields=1, sequence_fields=1
     )
-    description = write_synthetic_log(config, tmp_path / f"log{ending}", report=silent)
+    description = write_synthetic_log(config, tmp_path / f"log{ending}", report=quiet)
     assert description == tmp_path / "log.toml"
     (chunk,) = read_log(tmp_path / f"log{ending}", load_log_schema(description))
     expected = frames(config)
@@ -233,15 +228,15 @@ def test_the_file_reads_back_through_its_own_description(tmp_path: Path, ending:
 def test_the_same_seed_writes_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_synthetic_log(
-            SyntheticConfig(rows=500, features=300), tmp_path / name / "log.csv.gz", report=silent
+            SyntheticConfig(rows=500, features=300), tmp_path / name / "log.csv.gz", report=quiet
         )
     assert (tmp_path / "a" / "log.csv.gz").read_bytes() == (tmp_path / "b" / "log.csv.gz").read_bytes()
 
 
 def test_it_prepares_with_the_true_probability(tmp_path: Path) -> None:
     config = SyntheticConfig(rows=3000, features=300, rows_per_day=500)
-    description = write_synthetic_log(config, tmp_path / "log.parquet", report=silent)
-    log = prepare_log(tmp_path / "log.parquet", load_log_schema(description), tmp_path / "out", report=silent)
+    description = write_synthetic_log(config, tmp_path / "log.parquet", report=quiet)
+    log = prepare_log(tmp_path / "log.parquet", load_log_schema(description), tmp_path / "out", report=quiet)
     assert log.split == "time"
     test = log.parts["test"]
     assert test.true_pctr is not None
@@ -277,4 +272,4 @@ def test_another_ending_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         LogError, match=r"'out' must end in \.parquet, \.csv or \.csv\.gz \(got 'log\.json'\)"
     ):
-        write_synthetic_log(SyntheticConfig(rows=10), tmp_path / "log.json", report=silent)
+        write_synthetic_log(SyntheticConfig(rows=10), tmp_path / "log.json", report=quiet)

@@ -6,7 +6,7 @@ torchrun --nproc-per-node 2 several_processes.py FOLDER      (or plain python: t
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from export.train.ranks import LeaderFailedError
 from models.embedding import FeaturesEmbedding, LinearTerm
 from models.fields import Field
 from models.layers import MLP
+from tests.export.memory_log import MemoryLog
 
 FIELDS = (Field("ad", 40, storage="qr", collisions=4), Field("site", 30), Field("history", 20, width=3))
 # 301 rows in batches of 50: the last one has a single row, fewer than processes.
@@ -61,13 +62,6 @@ class Penalised(nn.Module):
         on_weights = self.mlp.hidden[0].weight.square().sum()
         self.penalty = 0.1 * deep.square().mean() + 0.01 * on_weights if self.training else None
         return self.wide(ids) + deep
-
-
-@dataclass(frozen=True)
-class MemoryLog:
-    """An encoded log in memory."""
-
-    parts: dict[str, Part]
 
 
 def a_log() -> MemoryLog:

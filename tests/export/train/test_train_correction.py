@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +26,13 @@ from export.train.loop import predict_logits, train
 from models import FwFM
 from models.fields import Field
 from service.bundle.calibration import Calibrator
+from tests.export.memory_log import MemoryLog
 
 FIELDS = (Field("site", 30), Field("ad", 30), Field("hour", 8))
 CONFIG = TrainConfig(
     epochs=3, batch_size=256, learning_rate=0.02, warmup_steps=0, embedding_l2=0.0, threads=1, patience=None
 )
 ROWS = {"train": 40_000, "validation": 5_000, "calibration": 15_000, "test": 40_000}
-
-
-@dataclass(frozen=True)
-class MemoryLog:
-    """An encoded log in memory."""
-
-    parts: dict[str, Part]
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ from export.train.config import TrainConfig
 from export.train.loop import predict_logits, train
 from models import DeepFwFM, FwFM
 from models.fields import Field
+from tests.export.memory_log import MemoryLog, quiet
 
 FIELDS = (Field("site", 50), Field("ad", 40), Field("history", 20, width=3), Field("hour", 8))
 # No penalty on the embeddings: a model that overfits is what early stopping is tested on.
@@ -31,13 +32,6 @@ CONFIG = TrainConfig(
 )
 
 
-@dataclass(frozen=True)
-class SmallLog:
-    """An encoded log in memory."""
-
-    parts: dict[str, Part]
-
-
 def a_part(rows: int, seed: int) -> Part:
     """Clicks follow site, ad and the pair of both; the rest is noise."""
     draw = np.random.default_rng(seed)
@@ -49,17 +43,13 @@ def a_part(rows: int, seed: int) -> Part:
 
 
 @pytest.fixture(scope="module")
-def log() -> SmallLog:
-    return SmallLog({"train": a_part(4000, 1), "validation": a_part(1000, 2)})
+def log() -> MemoryLog:
+    return MemoryLog({"train": a_part(4000, 1), "validation": a_part(1000, 2)})
 
 
 def a_model(seed: int = 0) -> DeepFwFM:
     torch.manual_seed(seed)
     return DeepFwFM(FIELDS, dim=4, hidden_units=(32, 16), dropout=0.2)
-
-
-def quiet(_: str) -> None:
-    """A report that says nothing."""
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
@@ -70,7 +60,7 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return all(torch.equal(value, second[name]) for name, value in first.items())
 
 
-def test_it_learns_and_reports(log: SmallLog) -> None:
+def test_it_learns_and_reports(log: MemoryLog) -> None:
     lines: list[str] = []
     result = train(a_model(), log, CONFIG, report=lines.append)
     assert result.steps == 3 * 32
@@ -90,14 +80,14 @@ def test_it_learns_and_reports(log: SmallLog) -> None:
     assert re.fullmatch(pattern, lines[0])
 
 
-def test_it_reports_progress_between_evaluations(log: SmallLog) -> None:
+def test_it_reports_progress_between_evaluations(log: MemoryLog) -> None:
     lines: list[str] = []
     train(a_model(), log, replace(CONFIG, epochs=1), report=lines.append, seconds_between_lines=0.0)
     assert len(lines) == 32 + 1
     assert all(re.fullmatch(r"step \d+  loss 0\.\d{5}  [\d,]+ rows/s", line) for line in lines[:-1])
 
 
-def test_the_same_seed_gives_bit_equal_weights_and_another_does_not(log: SmallLog) -> None:
+def test_the_same_seed_gives_bit_equal_weights_and_another_does_not(log: MemoryLog) -> None:
     model, again, other = a_model(), a_model(), a_model()
     train(model, log, CONFIG, report=quiet)
     torch.manual_seed(123)  # the outer random state must not matter
@@ -107,7 +97,7 @@ def test_the_same_seed_gives_bit_equal_weights_and_another_does_not(log: SmallLo
     assert not same(weights(model), weights(other))
 
 
-def test_the_callers_random_state_and_threads_come_back(log: SmallLog) -> None:
+def test_the_callers_random_state_and_threads_come_back(log: MemoryLog) -> None:
     threads = torch.get_num_threads()
     torch.manual_seed(7)
     expected = torch.rand(3)
@@ -119,7 +109,7 @@ def test_the_callers_random_state_and_threads_come_back(log: SmallLog) -> None:
     assert torch.get_num_threads() == threads
 
 
-def test_the_weights_that_were_best_come_back(log: SmallLog) -> None:
+def test_the_weights_that_were_best_come_back(log: MemoryLog) -> None:
     model = a_model()
     validation = log.parts["validation"]
     eager = replace(CONFIG, epochs=12, learning_rate=0.03, patience=3, embedding_l2=0.0)
@@ -133,13 +123,13 @@ def test_the_weights_that_were_best_come_back(log: SmallLog) -> None:
     assert loss.item() == pytest.approx(result.best.logloss, abs=1e-6)
 
 
-def test_without_patience_it_runs_to_the_end(log: SmallLog) -> None:
+def test_without_patience_it_runs_to_the_end(log: MemoryLog) -> None:
     eager = replace(CONFIG, epochs=8, learning_rate=0.03, patience=None)
     result = train(a_model(), log, eager, report=quiet)
     assert (len(result.history), result.steps, result.stopped_early) == (8, 8 * 32, False)
 
 
-def test_the_metric_that_decides_can_be_auc(log: SmallLog) -> None:
+def test_the_metric_that_decides_can_be_auc(log: MemoryLog) -> None:
     config = replace(CONFIG, epochs=6, learning_rate=0.03, patience=None, metric="auc")
     result = train(a_model(), log, config, report=quiet)
     assert result.best is not None
@@ -149,13 +139,13 @@ def test_the_metric_that_decides_can_be_auc(log: SmallLog) -> None:
 @pytest.mark.parametrize(
     ("evaluations", "steps"), [(4, [8, 16, 24, 32]), (3, [11, 21, 32]), (1000, range(1, 33))]
 )
-def test_it_evaluates_within_an_epoch(log: SmallLog, evaluations: int, steps: list[int]) -> None:
+def test_it_evaluates_within_an_epoch(log: MemoryLog, evaluations: int, steps: list[int]) -> None:
     config = replace(CONFIG, epochs=1, evaluations_per_epoch=evaluations, patience=None)
     result = train(a_model(), log, config, report=quiet)
     assert [each.step for each in result.history] == list(steps)
 
 
-def test_an_evaluation_changes_nothing(log: SmallLog) -> None:
+def test_an_evaluation_changes_nothing(log: MemoryLog) -> None:
     rarely, often = a_model(), a_model()
     late = replace(CONFIG, epochs=1, patience=None, best_from_step=32)
     train(rarely, log, late, report=quiet)
@@ -163,7 +153,7 @@ def test_an_evaluation_changes_nothing(log: SmallLog) -> None:
     assert same(weights(rarely), weights(often))
 
 
-def test_the_hook_runs_after_each_step_and_its_masks_hold(log: SmallLog) -> None:
+def test_the_hook_runs_after_each_step_and_its_masks_hold(log: MemoryLog) -> None:
     model = a_model()
     dead_rows = torch.arange(0, 118, 3)
     seen: list[int] = []
@@ -181,8 +171,8 @@ def test_the_hook_runs_after_each_step_and_its_masks_hold(log: SmallLog) -> None
     assert model.pairs.weight[4:].all()
 
 
-def test_weights_of_steps_before_the_first_allowed_one_are_never_the_best(log: SmallLog) -> None:
-    short = SmallLog({**log.parts, "train": a_part(1000, 1)})  # few rows: the first epoch is the best one
+def test_weights_of_steps_before_the_first_allowed_one_are_never_the_best(log: MemoryLog) -> None:
+    short = MemoryLog({**log.parts, "train": a_part(1000, 1)})  # few rows: the first epoch is the best one
     config = replace(CONFIG, epochs=8, learning_rate=0.03, best_from_step=5 * 8, patience=2)
     result = train(a_model(), short, config, report=quiet)
     assert result.best is not None
@@ -190,13 +180,13 @@ def test_weights_of_steps_before_the_first_allowed_one_are_never_the_best(log: S
     assert min(result.history, key=lambda each: each.logloss).step < 5 * 8
 
 
-def test_when_no_step_is_allowed_the_last_weights_stay(log: SmallLog) -> None:
+def test_when_no_step_is_allowed_the_last_weights_stay(log: MemoryLog) -> None:
     result = train(a_model(), log, replace(CONFIG, best_from_step=10**6), report=quiet)
     assert result.best is None
     assert result.best_epoch == 3
 
 
-def test_l2_keeps_weights_small(log: SmallLog) -> None:
+def test_l2_keeps_weights_small(log: MemoryLog) -> None:
     def size(l2: float, embedding_l2: float) -> tuple[float, float]:
         model = a_model()
         train(model, log, replace(CONFIG, l2=l2, embedding_l2=embedding_l2, patience=None), report=quiet)
@@ -218,7 +208,7 @@ class Penalised(FwFM):
         return super().forward(ids)
 
 
-def test_a_models_penalty_is_added_to_the_loss(log: SmallLog) -> None:
+def test_a_models_penalty_is_added_to_the_loss(log: MemoryLog) -> None:
     torch.manual_seed(0)
     plain = FwFM(FIELDS, dim=4)
     torch.manual_seed(0)
@@ -231,7 +221,7 @@ def test_a_models_penalty_is_added_to_the_loss(log: SmallLog) -> None:
 
 @pytest.mark.parametrize("layers", ["adam", "ftrl"])
 @pytest.mark.parametrize("embeddings", ["adam", "ftrl", "group-lasso-ftrl"])
-def test_it_learns_by_every_optimizer(log: SmallLog, layers: str, embeddings: str) -> None:
+def test_it_learns_by_every_optimizer(log: MemoryLog, layers: str, embeddings: str) -> None:
     config = replace(CONFIG, optimizer=layers, embedding_optimizer=embeddings, epochs=4)
     model = a_model()
     result = train(model, log, config, report=quiet)
@@ -240,7 +230,7 @@ def test_it_learns_by_every_optimizer(log: SmallLog, layers: str, embeddings: st
 
 
 @pytest.mark.parametrize("loss", ["weighted-bce", "focal", "calibration-aware"])
-def test_it_learns_by_every_loss_and_judges_probabilities(log: SmallLog, loss: str) -> None:
+def test_it_learns_by_every_loss_and_judges_probabilities(log: MemoryLog, loss: str) -> None:
     plain = train(a_model(), log, CONFIG, report=quiet)
     result = train(a_model(), log, replace(CONFIG, loss=loss), report=quiet)
     assert plain.best is not None
@@ -249,7 +239,7 @@ def test_it_learns_by_every_loss_and_judges_probabilities(log: SmallLog, loss: s
     assert result.best.logloss == pytest.approx(plain.best.logloss, abs=0.02)
 
 
-def test_steps_follow_the_sampled_rows(log: SmallLog) -> None:
+def test_steps_follow_the_sampled_rows(log: MemoryLog) -> None:
     part = log.parts["train"]
     result = train(a_model(), log, replace(CONFIG, negative_rate=0.3), report=quiet)
     rows = part.clicks + round(0.3 * (len(part) - part.clicks))
@@ -257,12 +247,12 @@ def test_steps_follow_the_sampled_rows(log: SmallLog) -> None:
     assert [each.step for each in result.history] == [result.steps // 3 * epoch for epoch in (1, 2, 3)]
 
 
-def test_a_loss_that_blows_up_ends_the_training_with_advice(log: SmallLog) -> None:
+def test_a_loss_that_blows_up_ends_the_training_with_advice(log: MemoryLog) -> None:
     with pytest.raises(ExportError, match=r"must stay finite .* lower 'learning_rate'"):
         train(a_model(), log, replace(CONFIG, learning_rate=1e30, warmup_steps=0), report=quiet)
 
 
-def test_gradients_of_tables_hold_only_the_rows_of_the_batch_while_it_trains(log: SmallLog) -> None:
+def test_gradients_of_tables_hold_only_the_rows_of_the_batch_while_it_trains(log: MemoryLog) -> None:
     model = a_model()
     touched: list[int] = []
 
@@ -276,9 +266,9 @@ def test_gradients_of_tables_hold_only_the_rows_of_the_batch_while_it_trains(log
     assert model.embedding.table.sparse is False
 
 
-def test_an_empty_part_is_refused(log: SmallLog) -> None:
+def test_an_empty_part_is_refused(log: MemoryLog) -> None:
     with pytest.raises(ExportError, match="must hold rows"):
-        train(a_model(), SmallLog({**log.parts, "validation": a_part(0, 0)}), CONFIG, report=quiet)
+        train(a_model(), MemoryLog({**log.parts, "validation": a_part(0, 0)}), CONFIG, report=quiet)
 
 
 @pytest.mark.parametrize(
@@ -318,5 +308,5 @@ def test_read_only_memory_maps_will_do(tmp_path) -> None:  # type: ignore[no-unt
         part = a_part(rows, rows)
         np.save(tmp_path / f"{name}.npy", part.ids)
         parts[name] = replace(part, ids=np.load(tmp_path / f"{name}.npy", mmap_mode="r"))
-    result = train(a_model(), SmallLog(parts), replace(CONFIG, epochs=1), report=quiet)
+    result = train(a_model(), MemoryLog(parts), replace(CONFIG, epochs=1), report=quiet)
     assert result.steps == 3

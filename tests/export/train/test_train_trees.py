@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -15,6 +13,7 @@ from export.train import trees
 from export.train.loop import predict_logits
 from models.fields import Field
 from models.gbdt_lr import ALWAYS_LEFT, GBDTLR
+from tests.export.memory_log import MemoryLog
 
 NUMBERS = tuple(np.linspace(-1.0, 1.0, 12))
 FIELDS = (
@@ -25,12 +24,7 @@ FIELDS = (
 )
 
 
-@dataclass
-class Log:
-    parts: dict[str, Part]
-
-
-def a_log(rows: int = 6000) -> tuple[Log, NDArray[np.float64]]:
+def a_log(rows: int = 6000) -> tuple[MemoryLog, NDArray[np.float64]]:
     """Clicks follow the site, the price above a limit, and the ad together with the site."""
     random = np.random.default_rng(0)
     sizes = [50, 12, 20, 20, 20, 20]
@@ -42,7 +36,7 @@ def a_log(rows: int = 6000) -> tuple[Log, NDArray[np.float64]]:
         "train": Part(ids[:cut], labels[:cut], None, None),
         "validation": Part(ids[cut:], labels[cut:], None, None),
     }
-    return Log(parts), truth[cut:]
+    return MemoryLog(parts), truth[cut:]
 
 
 def test_they_come_near_the_truth() -> None:

@@ -1,0 +1,20 @@
+"""An encoded log in memory, and a report for code that prints progress."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from export.data.parts import Part
+from models.fields import Field
+
+
+@dataclass(frozen=True)
+class MemoryLog:
+    """The parts of an encoded log, and the fields of a model for it."""
+
+    parts: dict[str, Part]
+    fields: tuple[Field, ...] = ()
+
+
+def quiet(_: str) -> None:
+    """Ignores a line of progress."""
