@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 PADDING_ID = 0
 """The id that pads sequences to their field's width; in a field of width 1 an ordinary id."""
@@ -60,6 +60,11 @@ class Field:
             raise ValueError(
                 f"'{what}' of field '{self.name}' must be {expected} (got {getattr(self, what)!r}); {remedy}"
             )
+
+
+def fields_of(model: Any) -> tuple[Field, ...]:
+    """The fields that a model of MODELS was built for."""
+    return tuple(model.fields)
 
 
 def columns(fields: Sequence[Field]) -> int:

@@ -26,7 +26,7 @@ from export.compress.perceptrons import (
     without_dead_neurons,
 )
 from models.embedding import FeaturesEmbedding
-from models.fields import PADDING_ID, Field
+from models.fields import PADDING_ID, Field, fields_of
 from models.layers import MLP, FieldPairs
 
 CHECKED_ROWS = 512
@@ -240,7 +240,7 @@ def _build_checked(model: nn.Module, plan: _Plan) -> tuple[nn.Module, float]:
 
 
 def _difference(model: nn.Module, smaller: nn.Module, plan: _Plan) -> float:
-    fields: Any = model.fields
+    fields = fields_of(model)
     rng = np.random.default_rng(0)
     ids = [rng.integers(field.cardinality, size=(CHECKED_ROWS, field.width)) for field in fields]
     for column in ids:  # padding is frequent in sequences

@@ -65,7 +65,7 @@ class GraphEditor:
         self,
         before: ir.Node,
         operator: str,
-        inputs: Sequence[ir.Value],
+        inputs: Sequence[ir.Value | None],
         row_shape: Sequence[int],
         dtype: ir.DataType = ir.DataType.FLOAT,
         **attributes: Any,
@@ -81,7 +81,7 @@ class GraphEditor:
         self,
         before: ir.Node,
         operator: str,
-        inputs: Sequence[ir.Value],
+        inputs: Sequence[ir.Value | None],
         shape: Sequence[Any],
         **attributes: Any,
     ) -> ir.Value:

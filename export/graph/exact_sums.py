@@ -58,7 +58,9 @@ def _append_zero_row(editor: GraphEditor, node: ir.Node) -> None:
     following = node.graph.node(node.graph.index(node) + 1) if node.graph is not None else node
     whole = editor.put_shaped(following, "Slice", [product, *cut], tuple(product.shape))
     product.replace_all_uses_with(whole)
-    whole.producer().replace_input_with(0, product)  # type: ignore[union-attr]
+    slice_ = whole.producer()
+    if slice_ is not None:
+        slice_.replace_input_with(0, product)
 
 
 def _product(

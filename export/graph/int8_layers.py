@@ -109,7 +109,7 @@ def _make_gemm(editor: GraphEditor, node: ir.Node) -> None:
         lines = editor.constant(np.array([-1, row_shape[-1]], np.int64), "shape")
         flat = editor.put(node, "Reshape", [rows, lines], row_shape[-1:])
     inputs = [flat, editor.constant(np.ascontiguousarray(weight.T), "weight"), *node.inputs[2:]]
-    product = editor.put(node, "Gemm", inputs, weight.shape[1:], transB=1)  # type: ignore[arg-type]
+    product = editor.put(node, "Gemm", inputs, weight.shape[1:], transB=1)
     editor.replace(node.outputs[0], editor.reshape(node, product, (*row_shape[:-1], weight.shape[1])))
 
 
@@ -203,8 +203,9 @@ def _rounded(editor: GraphEditor, before: ir.Node, value: ir.Value, step: Step) 
 
 def _read_int8_weights(editor: GraphEditor, gemm: ir.Node, rounded: ir.Value, step: Step) -> None:
     """Rewrites a layer with int8 weights, a scale for each output, and int32 biases in the products' unit."""
-    weights = constant_of(gemm.inputs[1])  # [outputs, inputs]
-    if weights is None:
+    source = gemm.inputs[1]
+    weights = constant_of(source)  # [outputs, inputs]
+    if source is None or weights is None:
         raise TypeError("a layer's weight is a constant")
     if step.factors is not None:
         weights = weights / step.factors
@@ -220,7 +221,7 @@ def _read_int8_weights(editor: GraphEditor, gemm: ir.Node, rounded: ir.Value, st
     scales = np.where(largest > 0, largest, 1.0).astype(np.float32)
     int8_weights = np.round(weights / scales[:, None]).astype(np.int8)
     int32_biases = np.round(biases / (scales * step.size)).astype(np.int32)
-    name = str(gemm.inputs[1].name)  # type: ignore[union-attr]
+    name = str(source.name)
     inputs = [
         rounded,
         _dequantized(editor, gemm, f"{name}.int8", int8_weights, scales),

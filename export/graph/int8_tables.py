@@ -79,7 +79,9 @@ def _large_tables(editor: GraphEditor) -> list[ir.Value]:
 
 def _look_up_codes(codes: Codes, table: ir.Value) -> None:
     """Makes a table uint8 with a scale for each field; lookups yield codes minus the zero point."""
-    editor, values = codes.editor, table.const_value.numpy()  # type: ignore[union-attr]
+    editor, values = codes.editor, constant_of(table)
+    if values is None:
+        raise TypeError("a table is a constant")
     gathers = [node for node in editor.nodes("Gather") if node.inputs[0] is table]
     first_rows = [_first_rows(node) for node in gathers]
     known = [rows for rows in first_rows if rows is not None]
@@ -146,7 +148,7 @@ def _pass_scales(codes: Codes, node: ir.Node) -> bool:
         elif constant is not None and constant.ndim:
             given.append(np.ones(constant.shape, np.float32))
         elif constant is not None:
-            given.append(np.float32(1.0))  # type: ignore[arg-type]
+            given.append(np.array(1.0, np.float32))
         elif row_shape is not None:
             given.append(np.ones((1, *row_shape), np.float32))
         else:
@@ -154,11 +156,12 @@ def _pass_scales(codes: Codes, node: ir.Node) -> bool:
     outcomes = [
         _one_row(scale, output) for scale, output in zip(evaluate(node, given), node.outputs, strict=True)
     ]
-    if any(scale is None for scale in outcomes):
+    known = [scale for scale in outcomes if scale is not None]
+    if len(known) < len(outcomes):
         return False
     is_exact = is_a(node, *MOVES, "Concat") and all(value in codes.exact for value in data)
-    for output, scale in zip(node.outputs, outcomes, strict=True):
-        codes.scales[output] = scale  # type: ignore[assignment]
+    for output, scale in zip(node.outputs, known, strict=True):
+        codes.scales[output] = scale
         if is_exact:
             codes.exact.add(output)
     return True

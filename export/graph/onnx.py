@@ -9,7 +9,7 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Literal
 
 import onnx
 import torch
@@ -22,6 +22,7 @@ from export.graph.folding import inference_copy
 from export.graph.inference_form import InferenceForm
 from export.graph.simplify import merge_reshapes, simplify
 from export.graph.tree_ensemble import tree_ensemble
+from models.fields import fields_of
 from models.gbdt_lr import GBDTLR
 from service.bundle.manifest import Graph, Tensor
 
@@ -37,8 +38,7 @@ def export_onnx(model: nn.Module, columns: int, *, ids_type: Literal["int32", "i
     `columns` is the width of `ids`. Raises ExportError if the model takes another number of columns, a
     weight is not finite, or the graph does not fit one file.
     """
-    parts: Any = model
-    expected = sum(field.width for field in parts.fields)
+    expected = sum(field.width for field in fields_of(model))
     if columns != expected:
         raise ExportError(
             f"'columns' must be {expected}, the model's (got {columns!r}); "

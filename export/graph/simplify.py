@@ -34,13 +34,14 @@ def simplify(editor: GraphEditor) -> None:
 def merge_reshapes(editor: GraphEditor) -> None:
     """Moves reshapes behind elementwise operators and merges a reshape of a reshape into one."""
     for node in editor.nodes(*UNARY):
-        source = node.inputs[0].producer() if node.inputs[0] is not None else None
+        value = node.inputs[0]
+        source = value.producer() if value is not None else None
         shape = row_shape_of(node.outputs[0])
         before = row_shape_of(source.inputs[0]) if is_a(source, "Reshape") and source is not None else None
-        if source is None or shape is None or before is None or len(node.inputs[0].uses()) > 1:  # type: ignore[union-attr]
+        if value is None or source is None or shape is None or before is None or len(value.uses()) > 1:
             continue
         inputs = [source.inputs[0], *node.inputs[1:]]
-        moved = editor.put(node, node.op_type, inputs, before, **attributes_of(node, {}))  # type: ignore[arg-type]
+        moved = editor.put(node, node.op_type, inputs, before, **attributes_of(node, {}))
         editor.replace(node.outputs[0], editor.reshape(node, moved, shape))
     for node in editor.nodes("Reshape"):
         source = node.inputs[0].producer() if node.inputs[0] is not None else None
@@ -121,7 +122,7 @@ def _to_gemm(editor: GraphEditor, node: ir.Node) -> None:
             [rows, editor.constant(np.array([-1, shape[-1]], np.int64), "shape")],
             (shape[-1],),
         )
-    product = editor.put(node, "Gemm", [flat, node.inputs[1], constant], (out,))  # type: ignore[list-item]
+    product = editor.put(node, "Gemm", [flat, node.inputs[1], constant], (out,))
     editor.replace(add.outputs[0], editor.reshape(add, product, (*shape[:-1], out)))
 
 
@@ -140,7 +141,7 @@ def _move_into_table(editor: GraphEditor, gather: ir.Node) -> None:
     moved = table + number if node.op_type == "Add" else table * number
     source = editor.constant(moved.astype(np.float32).reshape(table.shape), "table")
     attributes = attributes_of(gather, {"axis": 0})
-    looked_up = editor.put(gather, "Gather", [source, gather.inputs[1]], row_shape, **attributes)  # type: ignore[list-item]
+    looked_up = editor.put(gather, "Gather", [source, gather.inputs[1]], row_shape, **attributes)
     editor.replace(node.outputs[0], looked_up)
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from export.errors import ExportError
 from export.train.choices import EmbeddingChoice
 from models import MODELS
-from models.fields import Field
+from models.fields import Field, fields_of
 from service.bundle.schema import FIRST_ID, Bins, Schema
 from service.bundle.schema import Field as SchemaField
 
@@ -48,7 +48,7 @@ def _stored(choice: EmbeddingChoice, field: Field) -> Field:
 
 def described_embeddings(model: nn.Module) -> dict[str, Any]:
     """What differs from the default in a model's embeddings, in the form of `EmbeddingChoice.described`."""
-    fields: Sequence[Field] = model.fields  # type: ignore[assignment]
+    fields = fields_of(model)
     described: dict[str, Any] = {"pooling": "sum"} if any(field.pooling == "sum" for field in fields) else {}
     for field in fields:
         if field.storage != "full":

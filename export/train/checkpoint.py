@@ -20,7 +20,7 @@ from torch import nn
 
 from export.errors import ExportError
 from export.train.build import build_from_fields, model_fields
-from models.fields import Field
+from models.fields import Field, fields_of
 from service.bundle.schema import Schema
 
 CHECKPOINT_VERSION = 2
@@ -42,12 +42,11 @@ def save_checkpoint(
     path: Path, model: nn.Module, model_name: str, hyperparameters: Mapping[str, Any]
 ) -> None:
     """Writes a model beside `path`, then renames it, so `path` is complete at any time."""
-    fields: Sequence[Field] = model.fields  # type: ignore[assignment]
     content = {
         "version": CHECKPOINT_VERSION,
         "model": model_name,
         "hyperparameters": _plain(hyperparameters),
-        "fields": [_plain(asdict(field)) for field in fields],
+        "fields": [_plain(asdict(field)) for field in fields_of(model)],
         "weights": {name: value.detach().cpu().clone() for name, value in model.state_dict().items()},
     }
     path = Path(path)
@@ -115,8 +114,8 @@ def _check_fields(path: Path, found: Sequence[Field], expected: Sequence[Field])
         )
     for position, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
         # The storage of embeddings was chosen for training; the schema does not know it.
-        chosen = {"storage": ours.storage, "collisions": ours.collisions, "pooling": ours.pooling}
-        if ours != replace(theirs, **chosen):  # type: ignore[arg-type]
+        stored_alike = replace(theirs, storage=ours.storage, collisions=ours.collisions, pooling=ours.pooling)
+        if ours != stored_alike:
             raise CheckpointError(
                 f"field {position} of '{path.name}' must be {theirs} (got {ours}); train again on this schema"
             )

@@ -59,7 +59,7 @@ class Ftrl(torch.optim.Optimizer):
                     continue
                 z, n = self._sums(weights, group)
                 if weights.grad.is_sparse:
-                    _update_rows(weights, z, n, group)
+                    _update_rows(weights, weights.grad, z, n, group)
                 else:
                     weights.copy_(_advance(weights, weights.grad * group["rows"], z, n, group))
 
@@ -71,9 +71,9 @@ class Ftrl(torch.optim.Optimizer):
         return state["z"], state["n"]
 
 
-def _update_rows(weights: Tensor, z: Tensor, n: Tensor, group: dict[str, Any]) -> None:
+def _update_rows(weights: Tensor, gradient: Tensor, z: Tensor, n: Tensor, group: dict[str, Any]) -> None:
     """Updates the rows of a sparse gradient."""
-    rows, gradients = rows_and_gradients(weights.grad)  # type: ignore[arg-type]
+    rows, gradients = rows_and_gradients(gradient)
     touched_z, touched_n = z.index_select(0, rows), n.index_select(0, rows)
     values = _advance(
         weights.index_select(0, rows), gradients.mul_(group["rows"]), touched_z, touched_n, group

@@ -126,14 +126,14 @@ def _cells(operands: _Operands) -> list[_Cell] | None:
         ):
             return None
         cells.append(_Cell(positions, met))
-    stays_apart = any(all(block.is_shared for block in cell.blocks.values()) for cell in cells)
-    return cells if stays_apart or len(cells) == 1 or len(operands.split_values) == 1 else None
+    stays_shared = any(all(block.is_shared for block in cell.blocks.values()) for cell in cells)
+    return cells if stays_shared or len(cells) == 1 or len(operands.split_values) == 1 else None
 
 
 def _apply(writer: BlockWriter, node: ir.Node, operands: _Operands, cell: _Cell) -> Block | None:
     """One cell of the output."""
-    stretched = any(block.positions.size < len(cell.positions) for block in cell.blocks.values())
-    if stretched:
+    is_broadcast = any(block.positions.size < len(cell.positions) for block in cell.blocks.values())
+    if is_broadcast:
         box = box_of(cell.positions, operands.shape)
         if box is None:
             return None
@@ -146,10 +146,10 @@ def _apply(writer: BlockWriter, node: ir.Node, operands: _Operands, cell: _Cell)
     given: dict[int, Block | ir.Value | None] = dict(operands.others)
     for at, block in cell.blocks.items():
         wanted = operands.sources(at)[positions]
-        given[at] = writer.rearranged(block, _without_repeats(wanted) if stretched else wanted)
+        given[at] = writer.rearranged(block, _without_repeats(wanted) if is_broadcast else wanted)
     for at, constant in operands.constants.items():
         given[at] = writer.editor.constant(np.ascontiguousarray(constant.ravel()[positions]), "constant")
-    return _on_parts(writer, node, [given[at] for at in sorted(given)], positions, stretched)
+    return _apply_to_terms(writer, node, [given[at] for at in sorted(given)], positions, is_broadcast)
 
 
 def _without_repeats(positions: Array) -> Array:
@@ -160,24 +160,24 @@ def _without_repeats(positions: Array) -> Array:
     return positions
 
 
-def _on_parts(
+def _apply_to_terms(
     writer: BlockWriter,
     node: ir.Node,
     given: Sequence[Block | ir.Value | None],
     positions: Array,
-    stretched: bool,
+    is_broadcast: bool,
 ) -> Block:
     """The operator on blocks of one shape: term by term where it distributes, else on the summed terms."""
     held = [operand for operand in given if isinstance(operand, Block)]
     is_mixed = any(block.is_sum for block in held) or len({block.is_shared for block in held}) > 1
     first = given[0]
-    if is_mixed and not stretched and isinstance(first, Block) and len(given) == 2:
+    if is_mixed and not is_broadcast and isinstance(first, Block) and len(given) == 2:
         other = given[1]
         if is_a(node, *SUMS):
             return _sum_of(writer, node, first, other, positions)
         is_exact = node.outputs[0].dtype is None or node.outputs[0].dtype.is_floating_point()
         if is_a(node, *FACTORS) and is_exact and not isinstance(other, Block):
-            return first.each(lambda part: _put(writer, node, [part, other], positions.shape), positions)
+            return first.each(lambda term: _put(writer, node, [term, other], positions.shape), positions)
     per_request = all(block.is_shared for block in held)
     values = [
         operand
@@ -194,15 +194,15 @@ def _sum_of(
     """left + right or left - right; a constant joins the shared term if there is one, added less often."""
     if not isinstance(right, Block):
         right = block_of(right, positions, left.shared is not None) if right is not None else Block(positions)
-    parts = []
+    terms: list[ir.Value | None] = []
     for ours, theirs in ((left.shared, right.shared), (left.own, right.own)):
         if ours is not None and theirs is not None:
-            parts.append(_put(writer, node, [ours, theirs], positions.shape))
+            terms.append(_put(writer, node, [ours, theirs], positions.shape))
         elif theirs is not None and is_a(node, "Sub"):
-            parts.append(writer.put("Neg", [theirs], positions.shape))
+            terms.append(writer.put("Neg", [theirs], positions.shape))
         else:
-            parts.append(theirs if ours is None else ours)  # type: ignore[arg-type]
-    return Block(positions, *parts)
+            terms.append(theirs if ours is None else ours)
+    return Block(positions, *terms)
 
 
 def _put(
@@ -213,7 +213,7 @@ def _put(
     if source is not None:
         return writer.reshaped(source, shape)
     dtype = node.outputs[0].dtype or ir.DataType.FLOAT
-    return writer.put(node.op_type, inputs, shape, dtype, **attributes_of(node, {}))  # type: ignore[arg-type]
+    return writer.put(node.op_type, inputs, shape, dtype, **attributes_of(node, {}))
 
 
 def _quantized_source(inputs: Sequence[ir.Value | None]) -> ir.Value | None:

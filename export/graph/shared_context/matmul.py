@@ -139,30 +139,31 @@ def _multiply_columns(
     positions = grid(indices, shape)
     weights = [product.weight[box.indices[product.axis]][:, columns] for box in group]
     terms = [
-        (kind, part, weight)
+        (kind, term, weight)
         for kind in ("shared", "own")
         for box, weight in zip(group, weights, strict=True)
-        for part in [box.block.shared if kind == "shared" else box.block.own]
-        if part is not None
+        for term in [box.block.shared if kind == "shared" else box.block.own]
+        if term is not None
     ]
     terms = [term for term in terms if term[2].any()] or terms[:1]
     totals: dict[str, ir.Value | None] = {"shared": None, "own": None}
+    bias = constant_of(product.bias)
     if added is not None:
         addend = writer.rearranged(added.blocks[0], positions)
         totals = {"shared": addend.shared, "own": addend.own}
-    elif product.bias is not None:
-        bias = np.broadcast_to(np.ravel(constant_of(product.bias)), product.weight.shape[1])  # type: ignore[arg-type]
+    elif bias is not None:
+        bias = np.broadcast_to(bias.ravel(), product.weight.shape[1])
         totals[terms[0][0]] = writer.editor.constant(np.ascontiguousarray(bias[columns]), "bias")
     transposes = product.transposes and any(kind == "own" for kind, _, _ in terms)
-    for kind, part, weight in terms:
+    for kind, term, weight in terms:
         if transposes and kind == "own":
             totals[kind] = _from_right(
-                writer, writer.transposed(part, (1, 0)), weight, positions.T.shape, totals[kind]
+                writer, writer.transposed(term, (1, 0)), weight, positions.T.shape, totals[kind]
             )
         elif product.axis == -1:
-            totals[kind] = _from_right(writer, part, weight, positions.shape, totals[kind])
+            totals[kind] = _from_right(writer, term, weight, positions.shape, totals[kind])
         else:
-            totals[kind] = _from_left(writer, part, weight, positions.shape, totals[kind])
+            totals[kind] = _from_left(writer, term, weight, positions.shape, totals[kind])
     block = Block(positions, totals["shared"], totals["own"])
     if not transposes:
         return block

@@ -85,7 +85,7 @@ def _moved(writer: BlockWriter, block: Block, numbers: Array, outputs: Array, sh
     box = box_of(outputs, shape)
     sizes = () if box is None else tuple(len(indices) for indices in box[1] if len(indices) > 1)
     positions = outputs.reshape(sizes or (len(outputs),))
-    return block.each(lambda part: writer.taken(part, numbers, positions.shape), positions)
+    return block.each(lambda term: writer.taken(term, numbers, positions.shape), positions)
 
 
 def concat(writer: BlockWriter, node: ir.Node, split_values: SplitValues) -> list[SplitValue] | None:

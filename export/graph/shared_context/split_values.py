@@ -58,10 +58,10 @@ class Block:
 
     def value(self) -> ir.Value:
         """Its only term. Raises TypeError for a sum."""
-        part = self.own if self.shared is None else self.shared
-        if part is None or self.is_sum:
+        term = self.own if self.shared is None else self.shared
+        if term is None or self.is_sum:
             raise TypeError("a block with two terms must be summed before it is a value")
-        return part
+        return term
 
     def each(self, change: Callable[[ir.Value], ir.Value], positions: Array) -> Block:
         """A block with `change` applied to each of its terms, at the given positions."""
@@ -118,13 +118,14 @@ class BlockWriter:
     def put(
         self,
         operator: str,
-        inputs: Sequence[ir.Value],
+        inputs: Sequence[ir.Value | None],
         row_shape: Sequence[int],
         dtype: ir.DataType | None = None,
         **attributes: Any,
     ) -> ir.Value:
         """Inserts a node with output [batch, *row_shape]; its type defaults to the first input's."""
-        dtype = dtype or inputs[0].dtype or ir.DataType.FLOAT
+        first = inputs[0].dtype if inputs[0] is not None else None
+        dtype = dtype or first or ir.DataType.FLOAT
         return self.editor.put(self.before, operator, inputs, row_shape, dtype, **attributes)
 
     def reshaped(self, value: ir.Value, row_shape: Sequence[int]) -> ir.Value:
@@ -167,7 +168,7 @@ class BlockWriter:
             return block
         order, indices = cheapest_transposition(block.positions, positions)
         return block.each(
-            lambda part: self.taken(self.transposed(part, order), indices, positions.shape), positions
+            lambda term: self.taken(self.transposed(term, order), indices, positions.shape), positions
         )
 
     def as_box(self, block: Block, shape: Sequence[int]) -> Box | None:
@@ -178,7 +179,7 @@ class BlockWriter:
         order, indices = box
         positions = grid(indices, shape)
         return Box(
-            block.each(lambda part: self.reshaped(self.transposed(part, order), positions.shape), positions),
+            block.each(lambda term: self.reshaped(self.transposed(term, order), positions.shape), positions),
             indices,
         )
 
