@@ -50,8 +50,8 @@ def cheapest_transposition(positions: Array, wanted: Array) -> tuple[tuple[int, 
     best: tuple[int, tuple[int, ...], Array] = (0, (), wanted)
     for order in _orders(positions.ndim):
         transposed = np.transpose(positions, order).ravel()
-        by_place = np.argsort(transposed, kind="stable")
-        indices = by_place[np.searchsorted(transposed[by_place], wanted.ravel())]
+        by_position = np.argsort(transposed, kind="stable")
+        indices = by_position[np.searchsorted(transposed[by_position], wanted.ravel())]
         run = len(transposed) + 1 if (np.diff(indices) == 1).all() else longest_run(indices, len(transposed))
         if run > best[0]:
             best = run, order, indices
