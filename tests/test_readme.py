@@ -6,6 +6,7 @@ import argparse
 import importlib
 import re
 import sys
+import tomllib
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,10 +15,12 @@ import pytest
 
 from docs.settings_table import settings_table, table_on_page
 from export.cli.options import build_parser as export_parser
+from export.compress.recipes import RECIPES
 from export.data.errors import LogSchemaError
 from export.data.log_schema import Label, LogField, LogSchema, Timestamp, load_log_schema, parse_log_schema
 from models import MODELS
 from service.__main__ import build_parser as service_parser
+from service.bundle.manifest import Manifest
 from service.errors import BadConfiguration, ServiceError
 from service.features.load import build_parser as load_parser
 from service.metrics.families import Metrics
@@ -28,6 +31,7 @@ from tests.pages import REPOSITORY, Page, pages
 PAGES = pages()
 README, TRAINING, SERVING = Page("README.md"), Page("docs/training.md"), Page("docs/serving.md")
 OPERATIONS, ARCHITECTURE = Page("docs/operations.md"), Page("docs/architecture.md")
+BUNDLE = Page("docs/bundle.md")
 COMMANDS = [(page.name, words) for page in PAGES for words in page.commands()]
 
 README_LINES, README_WIDTH = 150, 120
@@ -220,6 +224,22 @@ def test_the_models_are_named(name: str) -> None:
     assert f"`{name}`" in Page("docs/models.md").text
 
 
+def test_the_presets_table_has_their_rates() -> None:
+    documented = {row[0].strip("`"): row[1:] for row in TRAINING.rows("presets")}
+    assert documented == {
+        name: [
+            f"{rate:.0%}".replace("%", " %") if rate else ""
+            for rate in (recipe.dnn, recipe.field_matrix, recipe.embedding, recipe.neurons)
+        ]
+        for name, recipe in RECIPES.items()
+    }
+
+
+def test_the_manifest_table_names_every_key() -> None:
+    keys = [key for row in BUNDLE.rows("manifest") for key in re.findall(r"`(\w+)`", row[0])]
+    assert sorted(keys) == sorted(Manifest.__struct_fields__)
+
+
 def test_the_settings_table_is_that_of_the_settings() -> None:
     assert table_on_page(SERVING.text) == settings_table(), "run python -m docs.settings_table"
 
@@ -271,6 +291,18 @@ def test_the_rooms_that_are_drawn_are_those_that_exist() -> None:
     packages = {path for path in (*rooms, *inner) if path.name not in ("__pycache__", "artifacts", "build")}
     assert {str(path.relative_to(REPOSITORY)) for path in packages} <= drawn
     assert [name for name in drawn if not (REPOSITORY / name).is_dir()] == []
+
+
+@pytest.mark.parametrize("room", ["service", "export"])
+def test_the_layers_that_are_drawn_are_those_of_the_contract(room: str) -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+    contracts = project["tool"]["importlinter"]["contracts"]
+    (layers,) = [each["layers"] for each in contracts if each.get("containers") == [room]]
+    commands = {"__main__", "load_features"}
+    expected = [{name.strip() for name in layer.split("|")} - commands for layer in layers]
+    (drawn,) = re.findall(rf"^{room}: +(.*)$", ARCHITECTURE.text, flags=re.MULTILINE)
+    found = [set(re.findall(r"\w+", layer)) for layer in drawn.split(" > ")]
+    assert found == [layer for layer in expected if layer]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
