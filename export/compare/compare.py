@@ -49,7 +49,7 @@ def compare(plan: ComparePlan, *, say: Say = print) -> Comparison:
     check_overrides(plan.overrides, models)
     for model in models:
         settle(model, plan.common, plan.overrides, plan.training)[1].config(rows=1)
-    check_device(plan.training.device)
+    check_device(plan.training.config(rows=1).device)
     if plan.jobs > 1 and os.environ.get("WORLD_SIZE", "1") != "1":
         raise ExportError(
             f"'jobs' must be 1 under torchrun (got {plan.jobs}), whose processes train each model together; "
@@ -134,18 +134,19 @@ def _contenders(plan: ComparePlan, model: str, log: LogSummary, work: Work, log_
     """One a seed."""
     rows, clicks = log.rows["train"], log.clicks["train"]
     hyperparameters, training = settle(model, plan.common, plan.overrides, plan.training)
-    if plan.jobs > 1 and training.threads is None:
-        training = replace(training, threads=max(1, (os.cpu_count() or 1) // plan.jobs))
+    config = training.config(rows, clicks)
+    if plan.jobs > 1 and config.threads is None:
+        config = replace(config, threads=max(1, (os.cpu_count() or 1) // plan.jobs))
     return [
         Contender(
             model=model,
             hyperparameters=hyperparameters,
             embedding=plan.embedding,
-            config=replace(training, seed=training.seed + number).config(rows, clicks),
+            config=replace(config, seed=config.seed + number),
             pruning=plan.pruning,
             quantization_rows=plan.quantization_rows,
             sampling_rate=plan.sampling_rate,
-            methods=tuple(plan.methods),
+            methods=plan.calibration_methods,
             shared=work.folder.resolve(),
             log_key=log_key,
         )
@@ -207,6 +208,7 @@ def _plain(plan: ComparePlan) -> dict[str, Any]:
     for name in ("out", "work", "again"):
         del told[name]
     told["data"], told["schema"] = plan.data.name, Path(plan.schema).name
+    told["training"] = plan.training.given
     return msgspec.json.decode(msgspec.json.encode(told), type=dict[str, Any])
 
 

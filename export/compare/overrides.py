@@ -1,26 +1,25 @@
 """Which hyperparameters and training choices a model gets, from those for all and those for it alone.
 
-It builds no model: it knows names, and leaves values to the model's constructor and to TrainConfig.
+It builds no model: it knows names, and leaves values to the model's constructor and to TrainChoice.
 """
 
 from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from export.compare.plan import Overrides
 from export.errors import ExportError
+from export.knobs import knobs
 from export.train.build import hyperparameters_of
 from export.train.choices import TrainChoice
+from export.train.config import TrainConfig
 from models import MODELS
 
 # Each model is trained with the same seeds, on the same device.
-CHOICES = tuple(one.name for one in fields(TrainChoice) if one.name not in ("seed", "device", "threads"))
+CHOICES = tuple(name for name in knobs(TrainConfig) if name not in ("seed", "device", "threads"))
 
 
 def read_overrides(file: Path | None, given: Sequence[tuple[str, Any]]) -> Overrides:
@@ -89,8 +88,6 @@ def settle(
     hyperparameters = {name: value for name, value in given.items() if name in known}
     choices = {name: value for name, value in given.items() if name not in known}
     try:
-        return hyperparameters, msgspec.convert(asdict(training) | choices, TrainChoice)
-    except msgspec.ValidationError as error:
-        raise ExportError(
-            f"an override of model '{model}' must fit TrainChoice (got {choices!r}: {error}); mend it"
-        ) from None
+        return hyperparameters, training.updated(**choices)
+    except ExportError as error:
+        raise ExportError(f"an override of model '{model}' cannot be used: {error}; mend it") from None

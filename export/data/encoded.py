@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from export.data.counting import NumberCounts
 from export.data.encode import PartWriter
-from export.data.errors import LogError
+from export.data.errors import LogError, OnMalformed
 from export.data.fit import FieldCounts, fit_schema
 from export.data.log_schema import LogSchema
 from export.data.parts import (
@@ -31,7 +31,7 @@ from export.data.parts import (
     open_log,
 )
 from export.data.progress import Progress
-from export.data.readers import OnMalformed, read_log
+from export.data.readers import read_log
 from export.data.spill import Spill
 from export.data.splits import (
     DEFAULT_SHARES,

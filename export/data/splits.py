@@ -36,10 +36,14 @@ class Split:
         return np.searchsorted(np.asarray(self.boundaries), keys, side="right")
 
 
+def are_shares(shares: tuple[float, ...]) -> bool:
+    """Whether these are four positive shares that sum to 1."""
+    return len(shares) == len(PARTS) and all(share > 0 for share in shares) and abs(sum(shares) - 1) < 1e-6
+
+
 def check_shares(shares: tuple[float, ...]) -> None:
     """Raises LogError unless there are four positive shares that sum to 1."""
-    sound = len(shares) == len(PARTS) and all(share > 0 for share in shares) and abs(sum(shares) - 1) < 1e-6
-    if not sound:
+    if not are_shares(shares):
         raise LogError(
             f"'split' must be four positive shares that sum to 1, one for each of {PARTS} (got {shares!r})"
         )

@@ -1,52 +1,74 @@
-"""What a synthetic log looks like: every knob once, and settings that belong together. It draws nothing."""
+"""What a synthetic log looks like: every knob, and presets that set several. It draws nothing."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Final
 
 from export.data.errors import LogError
+from export.knobs import AT_LEAST_ONE, INNER_SHARE, NOT_NEGATIVE, Knob, check
 
 DOMAIN: Final = "domain"
 """The field that says which domain a row is of, where a log has domains."""
 
 
+def _effect_of(what: str) -> Knob:
+    return Knob(f"standard deviation in the logit of what {what} add")
+
+
 @dataclass(frozen=True)
 class SyntheticConfig:
-    """What the log looks like. `features` counts the distinct values of all categorical fields together.
+    """What the log looks like. A field without a Knob is set by code alone."""
 
-    An effect is the standard deviation of what it adds to the logit.
-    """
-
-    rows: int = 1_000_000
-    seed: int = 0
-    features: int = 100_000
-    numeric_fields: int = 13
-    categorical_fields: int = 26
-    candidate_fields: int = 8  # the last ones of the categorical fields
-    sequence_fields: int = 0  # histories of values of the last candidate field, oldest first
-    history_length: int = 8  # of the longest history
-    domains: int = 0  # values of a field `domain`; 0: no such field
+    rows: Annotated[int, AT_LEAST_ONE, Knob("rows to write")] = 1_000_000
+    seed: Annotated[int, NOT_NEGATIVE, Knob("the same seed writes the same log")] = 0
+    features: Annotated[int, AT_LEAST_ONE, Knob("distinct values of all categorical fields together")] = (
+        100_000
+    )
+    numeric_fields: Annotated[int, NOT_NEGATIVE] = 13
+    categorical_fields: Annotated[int, AT_LEAST_ONE] = 26
+    # The last ones of the categorical fields.
+    candidate_fields: Annotated[
+        int,
+        NOT_NEGATIVE,
+        Knob("how many of the 26 (zoo: 12) categorical fields belong to the ad"),
+    ] = 8
+    # Oldest value first.
+    sequence_fields: Annotated[int, NOT_NEGATIVE, Knob("histories of values of the ad's last field")] = 0
+    history_length: Annotated[int, AT_LEAST_ONE, Knob("values in the longest of them")] = 8
+    domains: Annotated[  # values of a field `domain`
+        int,
+        NOT_NEGATIVE,
+        Knob("domains, each of which turns over some of the effects; 0: no such field"),
+    ] = 0
     popularity: tuple[float, float] = (1.15, 1.5)  # from, to: exponents of the values' Zipf laws
-    ctr: float = 0.1
-    drift: float = 1.0  # 0: every day is like the first
-    rows_per_day: int = 250_000
+    ctr: Annotated[float, INNER_SHARE, Knob("share of rows with a click")] = 0.1
+    drift: Annotated[float, NOT_NEGATIVE, Knob("how fast effects change from day to day; 0: not at all")] = (
+        1.0
+    )
+    rows_per_day: Annotated[int, AT_LEAST_ONE, Knob("rows that share a day")] = 250_000
     start: int = 1_735_689_600  # unix second of the first row
     pairs: int = 8
     triples: int = 2
     products: int = 4  # pairs of a number and a categorical value that sets the number's slope
-    effect_of_values: float = 0.7
-    effect_of_pairs: float = 0.9
-    effect_of_triples: float = 0.35
-    effect_of_products: float = 0.0
-    effect_of_domains: float = 0.0  # how far a domain turns the other effects over
-    effect_of_interest: float = 0.0  # how many values of a history resemble the ad's, the latest above all
+    effect_of_values: Annotated[float, NOT_NEGATIVE, _effect_of("single values")] = 0.7
+    effect_of_pairs: Annotated[float, NOT_NEGATIVE, _effect_of("pairs of fields")] = 0.9
+    effect_of_triples: Annotated[float, NOT_NEGATIVE, _effect_of("triples of fields")] = 0.35
+    effect_of_products: Annotated[
+        float, NOT_NEGATIVE, _effect_of("numbers, times slopes that categorical values set,")
+    ] = 0.0
+    effect_of_domains: Annotated[
+        float, NOT_NEGATIVE, _effect_of("domains, which turn other effects over,")
+    ] = 0.0
+    # How many values of a history resemble the ad's, the latest above all.
+    effect_of_interest: Annotated[
+        float, NOT_NEGATIVE, _effect_of("a history's values that resemble the ad's")
+    ] = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("rows", "rows_per_day", "categorical_fields", "history_length"):
-            if getattr(self, name) < 1:
-                raise LogError(f"'{name}' must be at least 1 (got {getattr(self, name)!r})")
-        if not 0 <= self.candidate_fields <= self.categorical_fields:
+        check(self, LogError)
+        if self.candidate_fields > self.categorical_fields:
             raise LogError(
                 f"'candidate_fields' must be at most the {self.categorical_fields} categorical fields "
                 f"(got {self.candidate_fields!r})"
@@ -54,9 +76,7 @@ class SyntheticConfig:
         least = 4 * self.categorical_fields
         if not least <= self.features <= 2**31:
             raise LogError(f"'features' must be from {least} to {2**31} (got {self.features!r})")
-        if not 0 < self.ctr < 1:
-            raise LogError(f"'ctr' must be between 0 and 1 (got {self.ctr!r})")
-        if self.domains == 1 or self.domains < 0:
+        if self.domains == 1:
             raise LogError(f"'domains' must be at least 2, or 0 for none (got {self.domains!r})")
         if self.effect_of_domains and not self.domains:
             raise LogError("'domains' must be at least 2 where domains have an effect (got 0)")
@@ -87,7 +107,7 @@ class SyntheticConfig:
         return self.categorical_names[-1]
 
 
-PRESETS: Final = {
+PRESETS: Final[Mapping[str, SyntheticConfig]] = {
     "criteo": SyntheticConfig(),
     "zoo": SyntheticConfig(
         features=4_000,

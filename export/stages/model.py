@@ -22,8 +22,8 @@ from export.compress.prune import prune as prune_model
 from export.compress.recipes import Recipe
 from export.compress.schedule import sparse_rate
 from export.data.encoded import EncodedLog, open_log, prepare_log
+from export.data.errors import OnMalformed
 from export.data.log_schema import load_log_schema
-from export.data.readers import OnMalformed
 from export.errors import ExportError
 from export.report.findings import EvaluationPoint
 from export.stages.records import LogSummary, Pruned, Trained
@@ -144,9 +144,6 @@ def prune(
     pruning left.
     """
     recipe = recipe or choice.recipe()
-    schedule = PruneConfig(
-        pruning_epochs=choice.prune_epochs, finetune_epochs=choice.finetune_epochs, every=choice.prune_every
-    )
     log = open_log(work.path("log"))
     network, model, hyperparameters = load_checkpoint(work.path("dense.pt"), log.schema)
     trained = work.read_record("train", Trained)
@@ -159,10 +156,10 @@ def prune(
     work.start("prune")
     if not recipe.prunes:
         return None
-    config = replace(trained.config, warmup_steps=0, learning_rate=choice.learning_rate)
+    config = replace(trained.config, warmup_steps=0, learning_rate=choice.prune_learning_rate)
     rates = ", ".join(f"{part} {rate:.0%}" for part, rate in recipe.rates.items())
     say(f"pruning by the recipe {recipe.name}: {rates}")
-    result = prune_model(network, log, recipe, config, say, schedule=schedule)
+    result = prune_model(network, log, recipe, config, say, schedule=choice)
     save_checkpoint(work.folder / "pruned.pt", network, model, hyperparameters)
     compacted = compact_model(network, hyperparameters)
     save_checkpoint(work.folder / "compact.pt", compacted.model, model, compacted.hyperparameters)
@@ -178,7 +175,7 @@ def prune(
         hyperparameters=dict(compacted.hyperparameters),
         max_abs_diff=compacted.max_abs_diff,
         notes=compacted.notes,
-        points=_pruning_points(result, log, config, schedule),
+        points=_pruning_points(result, log, config, choice),
     )
     neurons = "-".join(str(count) for count in record.live_neurons) or "no"
     say(
@@ -237,7 +234,7 @@ def _pruning_points(
     result: PruneResult, log: EncodedLog, config: TrainConfig, schedule: PruneConfig
 ) -> tuple[EvaluationPoint, ...]:
     """The looks of pruning with the shares that the schedule asks for; nobody counts zeros at each look."""
-    steps = max(1, round(schedule.pruning_epochs * steps_an_epoch(log.parts["train"], config)))
+    steps = max(1, round(schedule.prune_epochs * steps_an_epoch(log.parts["train"], config)))
     return tuple(
         msgspec.structs.replace(
             point,

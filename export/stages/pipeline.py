@@ -31,8 +31,7 @@ def run(plan: Plan, *, say: Say = print) -> Bundle:
 def _check(plan: Plan) -> None:
     """Raises, before the first row is read, what would else end the export after hours."""
     check_out(plan.out, plan.name)
-    check_device(plan.training.device)
-    plan.training.config(rows=1)
+    check_device(plan.training.config(rows=1).device)
     if plan.checkpoint is not None:
         check_told_once(plan.checkpoint, plan.hyperparameters, plan.embedding)
         load_checkpoint(plan.checkpoint)
@@ -69,7 +68,7 @@ def _stages(plan: Plan, work: Work, clock: Clock) -> Bundle:
     clock.stage("quantize")
     quantize(work, rows=plan.quantization_rows, say=say)
     clock.stage("calibrate")
-    calibrate(work, sampling_rate=plan.sampling_rate, methods=plan.methods, say=say)
+    calibrate(work, sampling_rate=plan.sampling_rate, methods=plan.calibration_methods, say=say)
     clock.stage("package", str(plan.out))
     bundle = package(work, plan.out, name=plan.name, say=say)
     say(summary(bundle))

@@ -27,7 +27,8 @@ from export.stages.pipeline import run
 from export.stages.plan import Plan, default_work
 from export.stages.variants import read_variants
 from export.stages.work import Work
-from export.train.choices import TrainChoice, fitting_batch
+from export.train.choices import TrainChoice
+from export.train.config import fitting_batch
 from service.bundle.encoder import Encoder
 from service.bundle.errors import BundleError
 from service.bundle.store import Bundle, load_bundle

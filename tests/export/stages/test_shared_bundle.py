@@ -31,7 +31,7 @@ def bundle(tiny_plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
         out=folder / "shared",
         work=folder / "work",
         hyperparameters={"dim": 64, "hidden_units": [256]},
-        training=replace(tiny_plan.training, epochs=1),
+        training=tiny_plan.training.updated(epochs=1),
         pruning=PruneChoice(preset="none"),
     )
     run(plan, say=str)

@@ -1,0 +1,230 @@
+"""How a knob is declared, once: a dataclass field with its type, default, limits, meaning, unit and users.
+
+    epochs: Annotated[int, AT_LEAST_ONE, Knob("passes over the training part, at most")] = 10
+
+Everything else is derived from the field: the check of its range (`check`), the refusal of a knob that
+nothing chosen uses (`choose`), its option on the command line (`export.cli.knob_options`) and its type in a
+settings file (`convert`). This module knows no particular knob and no command line.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, fields, replace
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from export.errors import ExportError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The range of a number, or of each number of a tuple."""
+
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+
+    def hold(self, value: float) -> bool:
+        """Whether a number is in the range; NaN and the infinities never are."""
+        return (
+            math.isfinite(value)
+            and (self.at_least is None or value >= self.at_least)
+            and (self.above is None or value > self.above)
+            and (self.at_most is None or value <= self.at_most)
+            and (self.below is None or value < self.below)
+        )
+
+    def __str__(self) -> str:
+        ends = {"at least": self.at_least, "above": self.above, "at most": self.at_most, "below": self.below}
+        return " and ".join(f"{word} {end:g}" for word, end in ends.items() if end is not None)
+
+
+AT_LEAST_ONE = Limits(at_least=1)
+POSITIVE = Limits(above=0)
+NOT_NEGATIVE = Limits(at_least=0)
+POSITIVE_SHARE = Limits(above=0, at_most=1)
+SHARE_BELOW_ONE = Limits(at_least=0, below=1)
+INNER_SHARE = Limits(above=0, below=1)
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """The names that a text, or each text of a tuple, may be; a Literal says the same by itself."""
+
+    names: tuple[str, ...]
+
+    def hold(self, value: str) -> bool:
+        return value in self.names
+
+    def __str__(self) -> str:
+        return f"one of {', '.join(self.names)}"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What must hold for a tuple as a whole, and how to say it."""
+
+    expected: str
+    hold: Callable[[Any], bool]
+
+
+@dataclass(frozen=True)
+class UsedBy:
+    """The knob has an effect where one of these choices has one of these values."""
+
+    choices: tuple[str, ...]
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Knob:
+    """Makes a field an option of the command line.
+
+    about      what it means, as the help says it
+    unit       what stands for its value in the help; by default what its type and limits suggest
+    otherwise  what it is where it is not given, for the help, if that is no fixed default
+    used_by    without it the knob always has an effect
+    """
+
+    about: str
+    unit: str | None = None
+    otherwise: str | None = None
+    used_by: UsedBy | None = None
+
+
+@dataclass(frozen=True)
+class Declared:
+    """A field as it is declared: `kind` is its type without None; `default` is MISSING where it has none."""
+
+    name: str
+    kind: Any
+    optional: bool
+    default: Any
+    limits: Limits | OneOf | None
+    rule: Rule | None
+    knob: Knob | None
+
+    @property
+    def type(self) -> Any:
+        """The bare type of the field, for msgspec."""
+        return self.kind | None if self.optional else self.kind
+
+    @property
+    def is_tuple(self) -> bool:
+        return get_origin(self.kind) is tuple
+
+    @property
+    def element(self) -> Any:
+        """The type of one element of a tuple, or of the value itself."""
+        return get_args(self.kind)[0] if self.is_tuple else self.kind
+
+    @property
+    def expected(self) -> str:
+        """The range in words: `at least 1`; empty where every value of the type will do."""
+        if self.rule is not None:
+            return self.rule.expected
+        return ("" if self.limits is None else str(self.limits)) + (", or None" if self.optional else "")
+
+    def holds(self, value: Any) -> bool:
+        """Whether a value of the right type is in the range."""
+        if value is None:
+            return self.optional
+        elements: Sequence[Any] = value if self.is_tuple else (value,)
+        return (self.limits is None or all(map(self.limits.hold, elements))) and (
+            self.rule is None or self.rule.hold(value)
+        )
+
+
+def declared(kind: type) -> Mapping[str, Declared]:
+    """The fields of a dataclass by name, in order."""
+    hints = get_type_hints(kind, include_extras=True)
+    return {one.name: declare(hints[one.name], one.name, _default(one)) for one in fields(kind)}
+
+
+def _default(one: Field[Any]) -> Any:
+    return one.default if one.default_factory is MISSING else one.default_factory()
+
+
+def declare(hint: Any, name: str = "", default: Any = MISSING) -> Declared:
+    """What a type says, Annotated or not."""
+    marks: tuple[Any, ...] = ()
+    if get_origin(hint) is Annotated:
+        hint, *found = get_args(hint)
+        marks = tuple(found)
+    optional = get_origin(hint) in (Union, UnionType) and NoneType in get_args(hint)
+    if optional:
+        (hint,) = (one for one in get_args(hint) if one is not NoneType)
+    element = get_args(hint)[0] if get_origin(hint) is tuple else hint
+    limits = OneOf(get_args(element)) if get_origin(element) is Literal else _mark(marks, (Limits, OneOf))
+    return Declared(name, hint, optional, default, limits, _mark(marks, Rule), _mark(marks, Knob))
+
+
+def _mark(marks: tuple[Any, ...], kind: Any) -> Any:
+    return next((mark for mark in marks if isinstance(mark, kind)), None)
+
+
+def knobs(kind: type) -> Mapping[str, Declared]:
+    """Those of its fields that are options of the command line."""
+    return {name: one for name, one in declared(kind).items() if one.knob is not None}
+
+
+def check(made: Any, error: type[ExportError] = ExportError) -> None:
+    """Raises an error for the first field that is out of its range. For a dataclass's `__post_init__`."""
+    for name, one in declared(type(made)).items():
+        value = getattr(made, name)
+        if not one.holds(value):
+            raise error(f"'{name}' must be {one.expected} (got {value!r}); see {type(made).__name__}")
+
+
+def choose(kind: type[T], given: Mapping[str, Any], default: T | None = None) -> T:
+    """A dataclass made of the knobs that were given; the rest are those of `default`, or the fields' own.
+
+    Raises ExportError for a knob that nothing chosen uses: it would have no effect.
+    """
+    made = kind(**given) if default is None else replace(default, **given)  # type: ignore[type-var]
+    known = declared(kind)
+    for name in given:
+        knob = known[name].knob
+        if knob is None or knob.used_by is None:
+            continue
+        choices, values = knob.used_by.choices, knob.used_by.values
+        chosen = [str(getattr(made, choice)) for choice in choices]
+        if not set(chosen) & set(values):
+            raise ExportError(
+                f"'{name}' must be left out with {' and '.join(choices)} {' and '.join(chosen)} "
+                f"(got {given[name]!r}); it is for {' or '.join(values)}"
+            )
+    return made
+
+
+def convert(one: Declared, value: Any) -> Any:
+    """A value of JSON or TOML as the type of a field. Raises ExportError."""
+    try:
+        return msgspec.convert(value, one.type)
+    except msgspec.ValidationError as error:
+        raise ExportError(f"'{one.name}' must be {expected_value(one)} (got {value!r}); {error}") from None
+
+
+_NOUNS: Mapping[Any, str] = {int: "a whole number", float: "a number", str: "a text"}
+
+
+def expected_value(one: Declared) -> str:
+    """Type and range of a value, or of each element of a tuple, in words: `a whole number of at least 1`."""
+    noun = _NOUNS.get(one.element)
+    if noun is None or isinstance(one.limits, OneOf):
+        return str(one.limits or "a value")
+    if one.limits is None:
+        return noun
+    return f"{noun} {'' if one.limits.at_least is None else 'of '}{one.limits}"
+
+
+def is_required(one: Declared) -> bool:
+    """Whether a person must give the knob: it has no default, fixed or not."""
+    return one.default is MISSING and (one.knob is None or one.knob.otherwise is None)
