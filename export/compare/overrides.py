@@ -1,6 +1,6 @@
-"""Which hyperparameters and training choices a model gets, from those for all and those for it alone.
+"""Which hyperparameters and training choices a model gets, from those for all models and those for it alone.
 
-It builds no model: it knows names, and leaves values to the model's constructor and to TrainChoice.
+It checks names, and leaves values to the model's constructor and to TrainChoice.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def read_overrides(file: Path | None, given: Sequence[tuple[str, Any]]) -> Overr
     """Those of a TOML file, then those of the command line: ("dim", 8) for all, ("fwfm.dim", 8) for one.
 
     In the file keys at the top are for all models, those of a table [fwfm] for that one. Raises ExportError
-    for a file that is no TOML; names are checked when they are settled.
+    for a file that is no TOML; `check_overrides` checks names.
     """
     content = {} if file is None else _read(file)
     shared = {name: value for name, value in content.items() if not isinstance(value, dict)}
@@ -45,7 +45,7 @@ def _read(file: Path) -> dict[str, Any]:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ExportError(
-            f"'{file}' must be TOML with a table for each model (got: {error}); mend it"
+            f"'{file}' must be TOML with a table for each model (got: {error}); correct it"
         ) from None
 
 
@@ -78,8 +78,8 @@ def settle(
 ) -> tuple[dict[str, Any], TrainChoice]:
     """The hyperparameters of one model, and how it is trained.
 
-    What is said of the model alone goes before what is said of all. Raises ExportError for a choice of
-    training of a wrong type.
+    Overrides of the model alone win over those of all models. Raises ExportError for a choice of training of
+    a wrong type.
     """
     known = hyperparameters_of(model)
     of_all = {**common, **overrides.shared}
@@ -90,4 +90,4 @@ def settle(
     try:
         return hyperparameters, training.updated(**choices)
     except ExportError as error:
-        raise ExportError(f"an override of model '{model}' cannot be used: {error}; mend it") from None
+        raise ExportError(f"an override of model '{model}' cannot be used: {error}; correct it") from None

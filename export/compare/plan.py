@@ -1,4 +1,4 @@
-"""What a comparison is told, with the one place of its defaults. It runs nothing and imports no torch."""
+"""The options of a comparison, with their defaults. It runs nothing and imports no torch."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Overrides:
 
 @dataclass(frozen=True, kw_only=True)
 class ComparePlan(ExportPlan):
-    """Everything that a comparison needs to be told.
+    """Everything that a comparison depends on.
 
-    common   hyperparameters for every model that takes them; `overrides` go before them
+    common   hyperparameters for every model that takes them; `overrides` win over them
     """
 
     work: Annotated[

@@ -1,4 +1,4 @@
-"""What an export is told, with the one place of every default. It runs nothing and imports no torch."""
+"""The options of an export, with their defaults. It runs nothing and imports no torch."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class LogPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportPlan(LogPlan):
-    """What the export of one model and a comparison of several are told alike."""
+    """What the export of one model and a comparison of several share."""
 
     work: Annotated[Path, Knob("where the stages hand over", "FOLDER", otherwise=".work/NAME beside --out")]
     embedding: EmbeddingChoice = field(default_factory=EmbeddingChoice)
@@ -64,7 +64,7 @@ class ExportPlan(LogPlan):
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(ExportPlan):
-    """Everything that a run needs to be told."""
+    """Everything that a run depends on."""
 
     out: Annotated[Path, Knob("where to write the bundle; one that is there is replaced", "FOLDER")]
     name: Annotated[
@@ -85,6 +85,6 @@ class Plan(ExportPlan):
 
 
 def default_work(out: Path) -> Path:
-    """Where the stages of a run hand over when nothing else is said: .work/NAME beside the bundle."""
+    """The default work folder of a run: .work/NAME beside the bundle."""
     out = out.resolve()
     return out.parent / ".work" / out.name
