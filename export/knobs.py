@@ -1,6 +1,6 @@
-"""How a knob is declared, once: a dataclass field with its type, default, limits, meaning, unit and users.
+"""How a knob is declared, once: a dataclass field with its type, default, meaning, limits, unit and users.
 
-    epochs: Annotated[int, AT_LEAST_ONE, Knob("passes over the training part, at most")] = 10
+    epochs: int = knob(10, "passes over the training part, at most", AT_LEAST_ONE)
 
 Everything else is derived from the field: the check of its range (`check`), the refusal of a knob that
 nothing chosen uses (`choose`), its option on the command line (`export.cli.knob_options`) and its type in a
@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, fields, replace
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -85,35 +85,55 @@ class UsedBy:
 
 @dataclass(frozen=True)
 class Knob:
-    """Makes a field an option of the command line.
+    """What a field says beside its name, type and default.
 
-    about      what it means, as the help says it
+    about      what it means, as the help says it; None makes it no option of the command line
     unit       what stands for its value in the help; by default what its type and limits suggest
-    otherwise  what it is where it is not given, for the help, if that is no fixed default
+    otherwise  for the help, what it is where it is not given, if that is no fixed default
     used_by    without it the knob always has an effect
     """
 
-    about: str
+    about: str | None = None
+    limits: Limits | OneOf | None = None
     unit: str | None = None
     otherwise: str | None = None
     used_by: UsedBy | None = None
+    rule: Rule | None = None
+
+
+def knob(
+    default: T,
+    about: str | None,
+    limits: Limits | OneOf | None = None,
+    unit: str | None = None,
+    *,
+    otherwise: str | None = None,
+    used_by: UsedBy | None = None,
+    rule: Rule | None = None,
+) -> T:
+    """A dataclass field with this default and what `Knob` holds."""
+    said = described(about, limits, unit, otherwise=otherwise, used_by=used_by, rule=rule)
+    return field(default=default, metadata=said)
+
+
+def described(about: str | None, *said: Any, **named: Any) -> Mapping[str, Knob]:
+    """The metadata of a field that has no default, or a factory of it; arguments are those of `Knob`."""
+    return {"knob": Knob(about, *said, **named)}
 
 
 @dataclass(frozen=True)
 class Declared:
-    """A field as it is declared: `kind` is its type without None; `default` is MISSING where it has none."""
+    """A field as it is declared; `kind` is its type without None, `default` is MISSING where it has none."""
 
     name: str
     kind: Any
-    optional: bool
     default: Any
-    limits: Limits | OneOf | None
-    rule: Rule | None
-    knob: Knob | None
+    knob: Knob = Knob()
+    optional: bool = False
 
     @property
     def type(self) -> Any:
-        """The bare type of the field, for msgspec."""
+        """The type of the field."""
         return self.kind | None if self.optional else self.kind
 
     @property
@@ -126,11 +146,33 @@ class Declared:
         return get_args(self.kind)[0] if self.is_tuple else self.kind
 
     @property
-    def expected(self) -> str:
+    def limits(self) -> Limits | OneOf | None:
+        """The range of a value, or of each element of a tuple."""
+        if get_origin(self.element) is Literal:
+            return OneOf(get_args(self.element))
+        return self.knob.limits
+
+    @property
+    def is_required(self) -> bool:
+        """Whether a person must give it: it has no default, fixed or not."""
+        return self.default is MISSING and self.knob.otherwise is None
+
+    @property
+    def range(self) -> str:
         """The range in words: `at least 1`; empty where every value of the type will do."""
-        if self.rule is not None:
-            return self.rule.expected
-        return ("" if self.limits is None else str(self.limits)) + (", or None" if self.optional else "")
+        if self.knob.rule is not None:
+            return self.knob.rule.expected
+        return f"{self.limits or ''}{', or None' if self.optional else ''}"
+
+    @property
+    def expected(self) -> str:
+        """Type and range of a value, or of each element of a tuple: `a whole number of at least 1`."""
+        noun = {int: "a whole number", float: "a number", str: "a text"}.get(self.element)
+        if noun is None or isinstance(self.limits, OneOf):
+            return str(self.limits or "a value")
+        if self.limits is None:
+            return noun
+        return f"{noun} {'' if self.limits.at_least is None else 'of '}{self.limits}"
 
     def holds(self, value: Any) -> bool:
         """Whether a value of the right type is in the range."""
@@ -138,41 +180,27 @@ class Declared:
             return self.optional
         elements: Sequence[Any] = value if self.is_tuple else (value,)
         return (self.limits is None or all(map(self.limits.hold, elements))) and (
-            self.rule is None or self.rule.hold(value)
+            self.knob.rule is None or self.knob.rule.hold(value)
         )
 
 
 def declared(kind: type) -> Mapping[str, Declared]:
     """The fields of a dataclass by name, in order."""
-    hints = get_type_hints(kind, include_extras=True)
-    return {one.name: declare(hints[one.name], one.name, _default(one)) for one in fields(kind)}
+    hints = get_type_hints(kind)
+    return {one.name: _declared(one, hints[one.name]) for one in fields(kind)}
 
 
-def _default(one: Field[Any]) -> Any:
-    return one.default if one.default_factory is MISSING else one.default_factory()
-
-
-def declare(hint: Any, name: str = "", default: Any = MISSING) -> Declared:
-    """What a type says, Annotated or not."""
-    marks: tuple[Any, ...] = ()
-    if get_origin(hint) is Annotated:
-        hint, *found = get_args(hint)
-        marks = tuple(found)
+def _declared(one: Field[Any], hint: Any) -> Declared:
     optional = get_origin(hint) in (Union, UnionType) and NoneType in get_args(hint)
     if optional:
-        (hint,) = (one for one in get_args(hint) if one is not NoneType)
-    element = get_args(hint)[0] if get_origin(hint) is tuple else hint
-    limits = OneOf(get_args(element)) if get_origin(element) is Literal else _mark(marks, (Limits, OneOf))
-    return Declared(name, hint, optional, default, limits, _mark(marks, Rule), _mark(marks, Knob))
-
-
-def _mark(marks: tuple[Any, ...], kind: Any) -> Any:
-    return next((mark for mark in marks if isinstance(mark, kind)), None)
+        (hint,) = (part for part in get_args(hint) if part is not NoneType)
+    default = one.default if one.default_factory is MISSING else one.default_factory()
+    return Declared(one.name, hint, default, one.metadata.get("knob", Knob()), optional)
 
 
 def knobs(kind: type) -> Mapping[str, Declared]:
     """Those of its fields that are options of the command line."""
-    return {name: one for name, one in declared(kind).items() if one.knob is not None}
+    return {name: one for name, one in declared(kind).items() if one.knob.about is not None}
 
 
 def check(made: Any, error: type[ExportError] = ExportError) -> None:
@@ -180,7 +208,7 @@ def check(made: Any, error: type[ExportError] = ExportError) -> None:
     for name, one in declared(type(made)).items():
         value = getattr(made, name)
         if not one.holds(value):
-            raise error(f"'{name}' must be {one.expected} (got {value!r}); see {type(made).__name__}")
+            raise error(f"'{name}' must be {one.range} (got {value!r}); see {type(made).__name__}")
 
 
 def choose(kind: type[T], given: Mapping[str, Any], default: T | None = None) -> T:
@@ -190,16 +218,15 @@ def choose(kind: type[T], given: Mapping[str, Any], default: T | None = None) ->
     """
     made = kind(**given) if default is None else replace(default, **given)  # type: ignore[type-var]
     known = declared(kind)
-    for name in given:
-        knob = known[name].knob
-        if knob is None or knob.used_by is None:
+    for name, value in given.items():
+        used_by = known[name].knob.used_by
+        if used_by is None:
             continue
-        choices, values = knob.used_by.choices, knob.used_by.values
-        chosen = [str(getattr(made, choice)) for choice in choices]
-        if not set(chosen) & set(values):
+        chosen = [str(getattr(made, choice)) for choice in used_by.choices]
+        if not set(chosen) & set(used_by.values):
             raise ExportError(
-                f"'{name}' must be left out with {' and '.join(choices)} {' and '.join(chosen)} "
-                f"(got {given[name]!r}); it is for {' or '.join(values)}"
+                f"'{name}' must be left out with {' and '.join(used_by.choices)} {' and '.join(chosen)} "
+                f"(got {value!r}); it is for {' or '.join(used_by.values)}"
             )
     return made
 
@@ -208,23 +235,5 @@ def convert(one: Declared, value: Any) -> Any:
     """A value of JSON or TOML as the type of a field. Raises ExportError."""
     try:
         return msgspec.convert(value, one.type)
-    except msgspec.ValidationError as error:
-        raise ExportError(f"'{one.name}' must be {expected_value(one)} (got {value!r}); {error}") from None
-
-
-_NOUNS: Mapping[Any, str] = {int: "a whole number", float: "a number", str: "a text"}
-
-
-def expected_value(one: Declared) -> str:
-    """Type and range of a value, or of each element of a tuple, in words: `a whole number of at least 1`."""
-    noun = _NOUNS.get(one.element)
-    if noun is None or isinstance(one.limits, OneOf):
-        return str(one.limits or "a value")
-    if one.limits is None:
-        return noun
-    return f"{noun} {'' if one.limits.at_least is None else 'of '}{one.limits}"
-
-
-def is_required(one: Declared) -> bool:
-    """Whether a person must give the knob: it has no default, fixed or not."""
-    return one.default is MISSING and (one.knob is None or one.knob.otherwise is None)
+    except msgspec.ValidationError:
+        raise ExportError(f"'{one.name}' must be {one.expected} (got {value!r})") from None

@@ -10,7 +10,7 @@ from typing import Any
 
 from export.cli.parser import Option
 from export.cli.values import reader
-from export.knobs import Declared, Limits, OneOf, is_required, knobs
+from export.knobs import Declared, Limits, OneOf, knobs
 
 
 def options_of(
@@ -36,16 +36,15 @@ def given_of(kind: type, options: Namespace) -> dict[str, Any]:
 
 
 def _option(one: Declared, default: Any, others: Mapping[str, Any]) -> Option:
-    assert one.knob is not None
     value = one.default if default is None else getattr(default, one.name)
     users = one.knob.used_by
     choices = one.limits.names if isinstance(one.limits, OneOf) and not one.is_tuple else None
     return Option(
         flag=f"--{one.name.replace('_', '-')}",
-        about=f"of {_listed(users.values)}: {one.knob.about}" if users else one.knob.about,
+        about=f"of {_listed(users.values)}: {one.knob.about}" if users else str(one.knob.about),
         kind=choices or reader(one),
         metavar=one.knob.unit or (None if choices else _unit(one)),
-        required=is_required(one),
+        required=one.is_required,
         otherwise=one.knob.otherwise or _shown(one.name, value, others),
     )
 

@@ -13,8 +13,8 @@ from export.cli.options import build_parser
 from export.errors import ExportError
 from service.bundle.errors import BundleError
 
-# Threads that spin while they wait for each other come to a standstill on cores that others use too: measured
-# on two busy cores, 4,000 rows/s of training against 26,000. It must be set before torch is loaded.
+# Threads that spin while they wait for each other slow training down several times on cores that another
+# process uses too (docs/decisions/training-defaults.md). It must be set before torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 INTERRUPTED = 128 + signal.SIGINT

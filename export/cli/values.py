@@ -5,17 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Any
 
-from export.knobs import (
-    AT_LEAST_ONE,
-    NOT_NEGATIVE,
-    POSITIVE,
-    SHARE_BELOW_ONE,
-    Declared,
-    declare,
-    expected_value,
-)
+from export.knobs import AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE, SHARE_BELOW_ONE, Declared, Knob, Limits
 
 Reader = Callable[[str], Any]
 
@@ -30,23 +22,27 @@ def reader(one: Declared) -> Reader:
         except ValueError:
             value = None
         if value is None or (one.is_tuple and value == "") or not (limits is None or limits.hold(value)):
-            raise argparse.ArgumentTypeError(f"must be {expected_value(one)} (got {text!r})")
+            raise argparse.ArgumentTypeError(f"must be {one.expected} (got {text!r})")
         return value
 
     def elements(text: str) -> tuple[Any, ...]:
         found = tuple(element(part.strip()) for part in text.split(","))
-        if one.rule is not None and not one.rule.hold(found):
-            raise argparse.ArgumentTypeError(f"must be {one.rule.expected} (got {text!r})")
+        if one.knob.rule is not None and not one.knob.rule.hold(found):
+            raise argparse.ArgumentTypeError(f"must be {one.knob.rule.expected} (got {text!r})")
         return found
 
     return elements if one.is_tuple else element
 
 
-positive_int = reader(declare(Annotated[int, AT_LEAST_ONE]))
-not_negative_int = reader(declare(Annotated[int, NOT_NEGATIVE]))
-positive = reader(declare(Annotated[float, POSITIVE]))
-share_below_one = reader(declare(Annotated[float, SHARE_BELOW_ONE]))
-widths = reader(declare(Annotated[tuple[int, ...], AT_LEAST_ONE]))
+def _number(kind: Any, limits: Limits) -> Reader:
+    return reader(Declared("", kind, None, Knob(limits=limits)))
+
+
+positive_int = _number(int, AT_LEAST_ONE)
+not_negative_int = _number(int, NOT_NEGATIVE)
+positive = _number(float, POSITIVE)
+share_below_one = _number(float, SHARE_BELOW_ONE)
+widths = _number(tuple[int, ...], AT_LEAST_ONE)
 """`400,400` -> (400, 400)."""
 
 

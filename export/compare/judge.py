@@ -40,7 +40,7 @@ class Served:
 
 
 def time_and_choose(results: Results, rows: Part) -> dict[str, Served]:
-    """Times both graphs of each model's first seed, interleaved with all others, and chooses which one serves."""
+    """Times both graphs of each model's first seed, all interleaved, and chooses which one serves."""
     ids = np.array(rows.ids[: max(BATCHES)])
     found: dict[str, Served] = {}
     for models in _sets(results):

@@ -12,9 +12,9 @@ from export.compare.tables import cells, failure_lines, headline, legend
 from export.report.page import CSS, document, figure, section, table
 
 ABOUT = (
-    "Each interval holds by itself: of many models that do not differ, one in twenty seems to. Quality is that "
-    "of the served graph after calibration; s/epoch counts training steps alone, without a gbdt's trees; "
-    "microseconds a row were measured interleaved in one run, on one thread."
+    "Each interval holds by itself: of many models that do not differ, one in twenty seems to. Quality is "
+    "that of the served graph after calibration; s/epoch counts training steps alone, without a gbdt's "
+    "trees; microseconds a row were measured interleaved in one run, on one thread."
 )
 COLORS = "Colours: blue above, orange below {}, grey neither; a bar behind a dot is its interval."
 # The table of all figures is wide, so its page is too, and its first column stays visible.

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from export.compress.choice import PruneChoice
-from export.knobs import AT_LEAST_ONE, Knob
+from export.knobs import AT_LEAST_ONE, described, knob
 from export.stages.plan import ExportPlan
 
 ALL = "all"
@@ -30,25 +30,26 @@ class ComparePlan(ExportPlan):
     common   hyperparameters for every model that takes them; `overrides` win over them
     """
 
-    work: Annotated[
-        Path, Knob("where results are kept as they come", "FOLDER", otherwise=".work/NAME beside --out")
-    ]
-    out: Annotated[Path, Knob("where to write compare.json, compare.txt and compare.html", "FOLDER")]
-    models: Annotated[
-        tuple[str, ...], Knob("which ones; `python -m export models` lists them", f"{ALL}|NAME,..")
-    ] = (ALL,)
+    work: Path = field(
+        metadata=described(
+            "where results are kept as they come", unit="FOLDER", otherwise=".work/NAME beside --out"
+        )
+    )
+    out: Path = field(
+        metadata=described("where to write compare.json, compare.txt and compare.html", unit="FOLDER")
+    )
+    models: tuple[str, ...] = knob(
+        (ALL,), "which ones; `python -m export models` lists them", unit=f"{ALL}|NAME,.."
+    )
     common: Mapping[str, Any] = field(default_factory=dict)
     overrides: Overrides = field(default_factory=Overrides)
     pruning: PruneChoice = UNPRUNED
-    seeds: Annotated[
-        int, AT_LEAST_ONE, Knob("how often each model is trained, with seeds from --seed on")
-    ] = 1
-    jobs: Annotated[
-        int,
+    seeds: int = knob(1, "how often each model is trained, with seeds from --seed on", AT_LEAST_ONE)
+    jobs: int = knob(
+        1,
+        "models trained at the same time, each in a process with its share of the cores or --threads",
         AT_LEAST_ONE,
-        Knob("models trained at the same time, each in a process with its share of the cores or --threads"),
-    ] = 1
-    again: Annotated[
-        tuple[str, ...],
-        Knob("models to train anew, whatever is kept of them", "NAME,..", otherwise="none"),
-    ] = ()
+    )
+    again: tuple[str, ...] = knob(
+        (), "models to train anew, whatever is kept of them", unit="NAME,..", otherwise="none"
+    )

@@ -57,7 +57,7 @@ class Difference(msgspec.Struct, frozen=True):
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """One model of the table: the graph that serves, quality as means over the seeds, speed of the first seed."""
+    """One model of the table: the graph that serves, mean quality of the seeds, speed of the first seed."""
 
     model: str
     seeds: tuple[int, ...]

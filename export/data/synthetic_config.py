@@ -4,67 +4,53 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Final
+from typing import Final
 
 from export.data.errors import LogError
-from export.knobs import AT_LEAST_ONE, INNER_SHARE, NOT_NEGATIVE, Knob, check
+from export.knobs import AT_LEAST_ONE, INNER_SHARE, NOT_NEGATIVE, check, knob
 
 DOMAIN: Final = "domain"
 """The field that says which domain a row is of, where a log has domains."""
 
 
-def _effect_of(what: str) -> Knob:
-    return Knob(f"standard deviation in the logit of what {what} add")
+def _effect(default: float, what: str) -> float:
+    return knob(default, f"standard deviation in the logit of what {what} add", NOT_NEGATIVE)
 
 
 @dataclass(frozen=True)
 class SyntheticConfig:
-    """What the log looks like. A field without a Knob is set by code alone."""
+    """What the log looks like. A field without a meaning is set by code alone."""
 
-    rows: Annotated[int, AT_LEAST_ONE, Knob("rows to write")] = 1_000_000
-    seed: Annotated[int, NOT_NEGATIVE, Knob("the same seed writes the same log")] = 0
-    features: Annotated[int, AT_LEAST_ONE, Knob("distinct values of all categorical fields together")] = (
-        100_000
+    rows: int = knob(1_000_000, "rows to write", AT_LEAST_ONE)
+    seed: int = knob(0, "the same seed writes the same log", NOT_NEGATIVE)
+    features: int = knob(100_000, "distinct values of all categorical fields together", AT_LEAST_ONE)
+    numeric_fields: int = knob(13, None, NOT_NEGATIVE)
+    categorical_fields: int = knob(26, None, AT_LEAST_ONE)
+    candidate_fields: int = knob(  # the last ones
+        8, "how many of the 26 (zoo: 12) categorical fields belong to the ad", NOT_NEGATIVE
     )
-    numeric_fields: Annotated[int, NOT_NEGATIVE] = 13
-    categorical_fields: Annotated[int, AT_LEAST_ONE] = 26
-    # The last ones of the categorical fields.
-    candidate_fields: Annotated[
-        int,
-        NOT_NEGATIVE,
-        Knob("how many of the 26 (zoo: 12) categorical fields belong to the ad"),
-    ] = 8
     # Oldest value first.
-    sequence_fields: Annotated[int, NOT_NEGATIVE, Knob("histories of values of the ad's last field")] = 0
-    history_length: Annotated[int, AT_LEAST_ONE, Knob("values in the longest of them")] = 8
-    domains: Annotated[  # values of a field `domain`
-        int,
-        NOT_NEGATIVE,
-        Knob("domains, each of which turns over some of the effects; 0: no such field"),
-    ] = 0
-    popularity: tuple[float, float] = (1.15, 1.5)  # from, to: exponents of the values' Zipf laws
-    ctr: Annotated[float, INNER_SHARE, Knob("share of rows with a click")] = 0.1
-    drift: Annotated[float, NOT_NEGATIVE, Knob("how fast effects change from day to day; 0: not at all")] = (
-        1.0
+    sequence_fields: int = knob(0, "histories of values of the ad's last field", NOT_NEGATIVE)
+    history_length: int = knob(8, "values in the longest of them", AT_LEAST_ONE)
+    # Values of the field DOMAIN.
+    domains: int = knob(
+        0, "domains, each of which turns over some of the effects; 0: no such field", NOT_NEGATIVE
     )
-    rows_per_day: Annotated[int, AT_LEAST_ONE, Knob("rows that share a day")] = 250_000
+    popularity: tuple[float, float] = (1.15, 1.5)  # from, to: exponents of the values' Zipf laws
+    ctr: float = knob(0.1, "share of rows with a click", INNER_SHARE)
+    drift: float = knob(1.0, "how fast effects change from day to day; 0: not at all", NOT_NEGATIVE)
+    rows_per_day: int = knob(250_000, "rows that share a day", AT_LEAST_ONE)
     start: int = 1_735_689_600  # unix second of the first row
     pairs: int = 8
     triples: int = 2
     products: int = 4  # pairs of a number and a categorical value that sets the number's slope
-    effect_of_values: Annotated[float, NOT_NEGATIVE, _effect_of("single values")] = 0.7
-    effect_of_pairs: Annotated[float, NOT_NEGATIVE, _effect_of("pairs of fields")] = 0.9
-    effect_of_triples: Annotated[float, NOT_NEGATIVE, _effect_of("triples of fields")] = 0.35
-    effect_of_products: Annotated[
-        float, NOT_NEGATIVE, _effect_of("numbers, times slopes that categorical values set,")
-    ] = 0.0
-    effect_of_domains: Annotated[
-        float, NOT_NEGATIVE, _effect_of("domains, which turn other effects over,")
-    ] = 0.0
-    # How many values of a history resemble the ad's, the latest above all.
-    effect_of_interest: Annotated[
-        float, NOT_NEGATIVE, _effect_of("a history's values that resemble the ad's")
-    ] = 0.0
+    effect_of_values: float = _effect(0.7, "single values")
+    effect_of_pairs: float = _effect(0.9, "pairs of fields")
+    effect_of_triples: float = _effect(0.35, "triples of fields")
+    effect_of_products: float = _effect(0.0, "numbers, times slopes that categorical values set,")
+    effect_of_domains: float = _effect(0.0, "domains, which turn other effects over,")
+    # The latest value of a history counts most.
+    effect_of_interest: float = _effect(0.0, "a history's values that resemble the ad's")
 
     def __post_init__(self) -> None:
         check(self, LogError)

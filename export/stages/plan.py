@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from export.compress.choice import PruneChoice
 from export.data.errors import OnMalformed
 from export.data.log_schema import BUILT_IN
 from export.data.splits import DEFAULT_SHARES, are_shares
-from export.knobs import AT_LEAST_ONE, POSITIVE_SHARE, Knob, OneOf, Rule, check
+from export.knobs import AT_LEAST_ONE, POSITIVE_SHARE, OneOf, Rule, check, described, knob
 from export.stages.calibrate import METHODS
 from export.train.choices import EmbeddingChoice, TrainChoice
 
@@ -20,22 +20,27 @@ from export.train.choices import EmbeddingChoice, TrainChoice
 class LogPlan:
     """Which log, and how it is read."""
 
-    data: Annotated[Path, Knob("the log: TSV, CSV (also .gz) or Parquet", "FILE")]
-    schema: Annotated[str, Knob(f"{', '.join(BUILT_IN)} or a TOML file that describes the log", "NAME|FILE")]
-    split: Annotated[
-        tuple[float, float, float, float],
+    data: Path = field(metadata=described("the log: TSV, CSV (also .gz) or Parquet", unit="FILE"))
+    schema: str = field(
+        metadata=described(f"{', '.join(BUILT_IN)} or a TOML file that describes the log", unit="NAME|FILE")
+    )
+    split: tuple[float, float, float, float] = knob(
+        DEFAULT_SHARES,
+        "shares of training, validation, calibration and test, in time order",
         POSITIVE_SHARE,
-        Rule("four shares that add up to 1", are_shares),
-        Knob("shares of training, validation, calibration and test, in time order", "A,B,C,D"),
-    ] = DEFAULT_SHARES
-    on_malformed: Annotated[
-        OnMalformed, Knob("what a malformed row does: end the export, or be skipped and counted")
-    ] = "error"
-    min_count: Annotated[
-        int | None,
+        "A,B,C,D",
+        rule=Rule("four shares that add up to 1", are_shares),
+    )
+    on_malformed: OnMalformed = knob(
+        "error", "what a malformed row does: end the export, or be skipped and counted"
+    )
+    min_count: int | None = knob(
+        None,
+        "training rows a value needs to get an id of its own",
         AT_LEAST_ONE,
-        Knob("training rows a value needs to get an id of its own", "ROWS", otherwise="the schema's"),
-    ] = None
+        "ROWS",
+        otherwise="the schema's",
+    )
 
     def __post_init__(self) -> None:
         check(self)
@@ -45,43 +50,41 @@ class LogPlan:
 class ExportPlan(LogPlan):
     """What the export of one model and a comparison of several share."""
 
-    work: Annotated[Path, Knob("where the stages hand over", "FOLDER", otherwise=".work/NAME beside --out")]
+    work: Path = field(
+        metadata=described("where the stages hand over", unit="FOLDER", otherwise=".work/NAME beside --out")
+    )
     embedding: EmbeddingChoice = field(default_factory=EmbeddingChoice)
     training: TrainChoice = field(default_factory=TrainChoice)
     pruning: PruneChoice = field(default_factory=PruneChoice)
-    quantization_rows: Annotated[
-        int, AT_LEAST_ONE, Knob("training rows on which the ranges of activations are found", "ROWS")
-    ] = 16_384
-    sampling_rate: Annotated[
-        float, POSITIVE_SHARE, Knob("share of the non-clicks that the log itself kept; 1: all of them")
-    ] = 1.0
-    calibration_methods: Annotated[
-        tuple[str, ...],
-        OneOf(tuple(METHODS)),
-        Knob("methods to choose from by held-out LogLoss and ECE", "NAME,.."),
-    ] = tuple(METHODS)
+    quantization_rows: int = knob(
+        16_384, "training rows on which the ranges of activations are found", AT_LEAST_ONE, "ROWS"
+    )
+    sampling_rate: float = knob(
+        1.0, "share of the non-clicks that the log itself kept; 1: all of them", POSITIVE_SHARE
+    )
+    calibration_methods: tuple[str, ...] = knob(
+        tuple(METHODS), "methods to choose from by held-out LogLoss and ECE", OneOf(tuple(METHODS)), "NAME,.."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(ExportPlan):
     """Everything that a run depends on."""
 
-    out: Annotated[Path, Knob("where to write the bundle; one that is there is replaced", "FOLDER")]
-    name: Annotated[
-        str | None, Knob("the bundle's name, which answers carry", "TEXT", otherwise="the folder's")
-    ] = None
-    model: Annotated[str, Knob("which model to train; `python -m export models` lists them", "NAME")] = (
-        "deep_fwfm"
+    out: Path = field(
+        metadata=described("where to write the bundle; one that is there is replaced", unit="FOLDER")
     )
+    name: str | None = knob(
+        None, "the bundle's name, which answers carry", unit="TEXT", otherwise="the folder's"
+    )
+    model: str = knob("deep_fwfm", "which model to train; `python -m export models` lists them", unit="NAME")
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
-    checkpoint: Annotated[
-        Path | None,
-        Knob(
-            "take this trained model instead of training one; the log must give it the same schema, and "
-            "--loss and --negative-rate must say how it was trained",
-            "FILE",
-        ),
-    ] = None
+    checkpoint: Path | None = knob(
+        None,
+        "take this trained model instead of training one; the log must give it the same schema, and --loss "
+        "and --negative-rate must say how it was trained",
+        unit="FILE",
+    )
 
 
 def default_work(out: Path) -> Path:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from export.knobs import AT_LEAST_ONE, Knob, UsedBy, check, choose, convert, declared
+from export.knobs import AT_LEAST_ONE, UsedBy, check, choose, convert, declared, knob
 from export.train.config import (
     LONGEST_WARMUP,
     PAPERS_BATCH,
@@ -76,18 +76,14 @@ class EmbeddingChoice:
     Fields of fewer than `least_ids` ids have next to nothing to save.
     """
 
-    embedding: Annotated[
-        Literal["full", "qr", "hashed"],
-        Knob(
-            "how embeddings are kept: full, a row an id; qr, the product of a quotient's and a remainder's "
-            "row; hashed, a row for several ids"
-        ),
-    ] = "full"
-    collisions: Annotated[int, AT_LEAST_ONE, Knob("ids that share a row", used_by=_SHARED)] = 4
-    least_ids: Annotated[int, AT_LEAST_ONE, Knob("fields of fewer ids keep a row an id", used_by=_SHARED)] = (
-        1000
+    embedding: Literal["full", "qr", "hashed"] = knob(
+        "full",
+        "how embeddings are kept: full, a row an id; qr, the product of a quotient's and a remainder's row; "
+        "hashed, a row for several ids",
     )
-    pooling: Annotated[Literal["mean", "sum"], Knob("what the embeddings of a sequence become")] = "mean"
+    collisions: int = knob(4, "ids that share a row", AT_LEAST_ONE, used_by=_SHARED)
+    least_ids: int = knob(1000, "fields of fewer ids keep a row an id", AT_LEAST_ONE, used_by=_SHARED)
+    pooling: Literal["mean", "sum"] = knob("mean", "what the embeddings of a sequence become")
 
     def __post_init__(self) -> None:
         check(self)

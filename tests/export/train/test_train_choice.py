@@ -13,7 +13,7 @@ from export.knobs import OneOf, declared, knobs
 from export.train.choices import TrainChoice
 from export.train.config import TrainConfig
 
-USED_BY = [name for name, one in knobs(TrainConfig).items() if one.knob is not None and one.knob.used_by]
+USED_BY = [name for name, one in knobs(TrainConfig).items() if one.knob.used_by]
 
 
 def test_what_is_left_open_is_the_loops_default() -> None:
