@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
+from functools import cache, cached_property
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -69,7 +70,7 @@ class OneOf:
 
 @dataclass(frozen=True)
 class Rule:
-    """What must hold for a tuple as a whole, and how to say it."""
+    """What must hold for a tuple as a whole, and its words in messages."""
 
     expected: str
     hold: Callable[[Any], bool]
@@ -145,7 +146,7 @@ class Declared:
         """The type of one element of a tuple, or of the value itself."""
         return get_args(self.kind)[0] if self.is_tuple else self.kind
 
-    @property
+    @cached_property
     def limits(self) -> Limits | OneOf | None:
         """The range of a value, or of each element of a tuple."""
         if get_origin(self.element) is Literal:
@@ -184,8 +185,13 @@ class Declared:
         )
 
 
-def declared(kind: type) -> Mapping[str, Declared]:
+def declared(kind: Any) -> Mapping[str, Declared]:
     """The fields of a dataclass by name, in order."""
+    return _read_fields(kind)
+
+
+@cache
+def _read_fields(kind: Any) -> Mapping[str, Declared]:
     hints = get_type_hints(kind)
     return {one.name: _declared(one, hints[one.name]) for one in fields(kind)}
 

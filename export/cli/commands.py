@@ -1,4 +1,4 @@
-"""What each command does: it makes a plan of its options and calls the stage.
+"""What each command does: it makes a plan from its options and calls the stage.
 
 Stages are imported when one is called, so that --help does not wait for torch.
 """
@@ -33,7 +33,7 @@ def _run(options: Namespace) -> None:
     from export.stages.pipeline import run
 
     plan = Plan(
-        **_told(Plan, options),
+        **_given_with_work(Plan, options),
         hyperparameters=_hyperparameters(options),
         embedding=_embedding(options),
         training=_training(options),
@@ -149,7 +149,7 @@ def _package(options: Namespace) -> None:
 
 
 def _compare(options: Namespace) -> None:
-    """Prints the comparisons of `--show`, else compares."""
+    """Prints the comparisons of `--show`, or compares."""
     needed = {f"--{name}": getattr(options, name) for name in ("data", "schema", "out")}
     if options.show:
         _show(options, needed)
@@ -161,7 +161,7 @@ def _compare(options: Namespace) -> None:
     from export.compare.overrides import read_overrides
 
     plan = ComparePlan(
-        **_told(ComparePlan, options) | {"again": chosen_models(options.again or ())},
+        **_given_with_work(ComparePlan, options) | {"again": chosen_models(options.again or ())},
         common=_common_hyperparameters(options),
         overrides=read_overrides(options.settings, options.hyperparameter or ()),
         embedding=_embedding(options),
@@ -210,18 +210,18 @@ def _work(options: Namespace) -> AbstractContextManager[Work]:
     return work.held(new=options.command == "fit-schema")
 
 
-def _told(kind: type[Plan | ComparePlan], options: Namespace) -> dict[str, Any]:
+def _given_with_work(kind: type[Plan | ComparePlan], options: Namespace) -> dict[str, Any]:
     """The knobs of a plan that were given, and where its stages hand over."""
     return {"work": default_work(options.out), **given_of(kind, options)}
 
 
 def _hyperparameters(options: Namespace) -> dict[str, Any]:
-    """What was given of them; the model is asked later whether it takes it."""
+    """The hyperparameters that were given; whether the model takes them is checked later."""
     return _common_hyperparameters(options) | dict(options.hyperparameter or [])
 
 
 def _common_hyperparameters(options: Namespace) -> dict[str, Any]:
-    """Those that have an option of their own."""
+    """The given hyperparameters that have an option of their own."""
     named = {option.name: getattr(options, option.name) for option in HYPERPARAMETERS}
     return {name: value for name, value in named.items() if value is not None}
 

@@ -1,4 +1,4 @@
-"""Parses, runs the command, and turns what a person can mend into one line on stderr."""
+"""Parses the command line, runs the command, and prints an error that a person can correct as one line."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _fail(message: str, code: int = 1) -> int:
 
 
 def exit_with(status: int) -> None:
-    """Ends the process. One of several may not do so in an orderly way.
+    """Ends the process; one of several ends at once.
 
     torch's threads (2.13) now and then abort the interpreter's orderly end when all work is done, and
     torchrun would take that for a failure of the training.

@@ -1,6 +1,6 @@
 """The command line: every command with its groups of options. It runs nothing and imports no torch.
 
-Options are made of the dataclasses that use them; what is written out here belongs to a command alone, or to
+Options are made from the dataclasses that use them; those written out here belong to a command alone, or to
 the constructors of models.
 """
 
@@ -119,7 +119,7 @@ CONVERT = (
     ),
     *ON_MALFORMED,
 )
-ONE_MODEL = (Option("model", "a model to tell more of [all, a line each]", metavar="NAME"),)
+ONE_MODEL = (Option("model", "a model to describe [all, a line each]", metavar="NAME"),)
 DEMO = (
     Option("--out", "where to write the bundle", Path, Path("artifacts/demo"), "FOLDER"),
     Option("--rows", "rows of the synthetic log", positive_int, 160_000, "N"),
@@ -157,7 +157,7 @@ FINISHED = (
 
 
 def _optional(options: tuple[Option, ...]) -> tuple[Option, ...]:
-    """Of `compare`, which needs none of them with --show and checks them later."""
+    """The options of `compare`, which needs none of them with --show and checks them later."""
     return tuple(replace(option, required=False) for option in options)
 
 
@@ -182,7 +182,7 @@ COMMANDS: Mapping[str, Command] = {
             "the bundle": BUNDLE,
         },
     ),
-    "models": Command("list the models, or one's paper and hyperparameters", {"what to tell": ONE_MODEL}),
+    "models": Command("list the models, or one's paper and hyperparameters", {"what to show": ONE_MODEL}),
     "demo": Command("a demo bundle from a small synthetic log, in under three minutes", {"the demo": DEMO}),
     "synthesize": Command(
         "write a synthetic log and the schema file that describes it", {"the synthetic log": SYNTHETIC}

@@ -14,8 +14,8 @@ from export.train.config import PAPERS_LEARNING_RATE
 class PruneChoice(PruneConfig):
     """By which recipe to prune, and by which schedule.
 
-    The step size is the paper's even on a small log: few steps are left, and the weights that survive have far
-    to go (docs/decisions/training-defaults.md).
+    The step size is the paper's even on a small log: few steps are left, and the weights that survive have
+    far to go (docs/decisions/training-defaults.md).
     """
 
     preset: str = knob(
