@@ -38,6 +38,8 @@ from service.settings import Settings
 from service.wire import JSON, MSGPACK, Codec, count_rows, decode_request
 
 REPOSITORY = Path(__file__).parents[1]
+# Where a checkout keeps this program: here, and in older ones.
+PROGRAMS = "benchmarks/request.py", "tests/bench_request.py"
 FORMS = ("features", "catalogue", "columns", "msgpack")
 STAGES = ("decode", "encode", "answer", "all", "counting")
 SECONDS_A_TIMING, TIMINGS = 0.01, 12
@@ -188,14 +190,22 @@ async def _measure(options: argparse.Namespace) -> Figures:
 
 
 def _rounds(folders: list[Path], options: argparse.Namespace) -> Iterator[tuple[Path, Figures]]:
-    """Each folder's figures, in turns, every time in a process of its own."""
+    """The figures of each folder, interleaved, each measured by the folder's own program in a new process."""
     for _ in range(options.rounds):
         for folder in folders:
-            # -P: of this file's folder nothing is imported, everything from the checkout that is measured.
-            command = [sys.executable, "-P", __file__, "--once", *options.passed_on]
+            # -P: nothing is imported from the program's own folder, everything from the checkout measured.
+            command = [sys.executable, "-P", str(_program(folder)), "--once", *options.passed_on]
             variables = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
             done = subprocess.run(command, cwd=folder, env=variables, stdout=subprocess.PIPE, check=True)
             yield folder, json.loads(done.stdout)
+
+
+def _program(folder: Path) -> Path:
+    """This program in a checkout; raises FileNotFoundError."""
+    for name in PROGRAMS:
+        if (folder / name).exists():
+            return folder / name
+    raise FileNotFoundError(f"'against' must be a checkout with {' or '.join(PROGRAMS)} (got {folder})")
 
 
 def _print_table(found: dict[Path, list[Figures]], here: Path) -> None:
