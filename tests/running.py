@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 
 from service.http.app import create_app
+from service.http.lifespan import PUBLISH_SECONDS
 from service.settings import Settings
 
 JSON = {"content-type": "application/json"}
@@ -31,9 +32,9 @@ SECONDS_TO_STOP = 30.0
 class RunningApp:
     """The application in a loop that the test drives; requests go through ASGI, not through a socket."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, publish_seconds: float = PUBLISH_SECONDS) -> None:
         self.runner = asyncio.Runner()
-        self.app = create_app(settings)
+        self.app = create_app(settings, publish_seconds=publish_seconds)
         self._lifespan = self.app.router.lifespan_context(self.app)
         self.runner.run(self._lifespan.__aenter__())
         transport = httpx.ASGITransport(self.app)  # type: ignore[arg-type]

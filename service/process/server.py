@@ -10,7 +10,7 @@ from typing import Any
 
 import uvicorn
 
-from service.http.connection import Connection
+from service.http.connection import HttpConnection
 from service.settings import Settings
 
 
@@ -29,7 +29,7 @@ def server_config(settings: Settings, app: Any) -> uvicorn.Config:
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http=Connection,
+        http=HttpConnection,
         ws="none",
         lifespan="on",
         # Both wrap or lengthen every request, and no one reads them.

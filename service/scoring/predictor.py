@@ -29,14 +29,15 @@ from service.settings import Settings
 from service.wire import JSON, PredictRequest, count_rows, decode_request
 
 Probabilities = NDArray[np.float64]
-# Ways to name the context's fields, in this order and without those, that are remembered as known.
+# How many tuples of context names are remembered as known to the schema.
 MAX_KNOWN_CONTEXTS = 1024
 
 
 class Predictor:
     """The encoder, the graph, the calibrator and the queue of one bundle's variant.
 
-    `meter` is None until traffic may come, so that golden rows are in no metric.
+    A request is admitted, encoded, submitted and, however it ends, released; `under_way` counts those
+    between the two. `meter` is None until traffic may come, so that no metric counts golden rows.
     """
 
     def __init__(self, bundle: Bundle, settings: Settings) -> None:
@@ -50,16 +51,16 @@ class Predictor:
         self.calibrator: Calibrator = bundle.calibrators[self.variant]
         self.golden: Golden = bundle.golden
         self.meter: ArmMeter | None = None
-        self.batcher = Batcher(
+        self.under_way = 0
+        self._batcher = Batcher(
             self._run,
             max_batch_rows=settings.max_batch_rows,
             max_queued_rows=settings.max_queued_rows,
-            observe=self._observe,
         )
         self._names = self.encoder.context_names, self.encoder.candidate_names
         self._known_contexts: set[tuple[str, ...]] = set()
         self.known_ads = KnownAds(self.encoder)
-        # Equal for two bundles exactly if every value has the same ids in both.
+        # Equal for two bundles if and only if every value has the same ids in both.
         self.schema_digest = tuple(
             entry.sha256 for name, entry in sorted(bundle.manifest.files.items()) if is_of_schema(name)
         )
@@ -67,11 +68,27 @@ class Predictor:
 
     @classmethod
     def load(cls, folder: str, settings: Settings) -> Predictor:
-        """The predictor of the bundle in `folder`; raises BundleError. Only the variant served is kept."""
+        """The predictor of the bundle in `folder`; raises BundleError. Keeps only the variant served."""
         return cls(load_bundle(Path(folder)), settings)
 
+    def admit(self, rows: int) -> None:
+        """Reserve room for a request of so many rows, before it is encoded. Raises Overloaded."""
+        self._batcher.reserve(rows)
+        self.under_way += 1
+
+    def release(self, unqueued_rows: int) -> None:
+        """End an admitted request; `unqueued_rows` of it were never submitted."""
+        self.under_way -= 1
+        if unqueued_rows:
+            self._batcher.release(unqueued_rows)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether more rows wait than the next batch takes."""
+        return self._batcher.is_behind
+
     def lacks_context(self, request: PredictRequest) -> bool:
-        """Whether the request leaves out a context field, which a feature store may know of its user."""
+        """Whether the request leaves out a context field, which a feature store may have for its user."""
         return not self._names[0] <= request.context.keys()
 
     def encode(self, request: PredictRequest, rows: int) -> RequestRows:
@@ -82,12 +99,13 @@ class Predictor:
         except InvalidValue as error:
             raise self._refusal(error, request) from None
 
-    def encode_with(
+    def encode_with_user(
         self, request: PredictRequest, rows: int, user: dict[str, Any]
     ) -> tuple[RequestRows, bool]:
-        """The same with a user's features, and whether all of them are what the schema says.
+        """The same with a user's features, and whether the schema accepts all of these.
 
-        What the request gives itself wins, a null too; one of the user's that is refused is missing.
+        A value in the request wins over the user's, also a null. A user's value that the schema refuses is
+        missing.
         """
         given = {**user, **request.context}
         is_valid = True
@@ -102,31 +120,44 @@ class Predictor:
                 del given[error.field]
 
     def _with_candidates(self, context: Ids, request: PredictRequest, rows: int) -> RequestRows:
-        return RequestRows(context, self._encode_candidates(request, rows), self.graphs.is_large(rows))
-
-    def _encode_candidates(self, request: PredictRequest, rows: int) -> Ids:
         candidates, catalogue = request.candidates, self.known_ads.catalogue
+        unknown_ads = 0
         if catalogue is None:
             if isinstance(candidates, list):
-                return self.encoder.encode_candidates([candidate.features for candidate in candidates])
-            return self.encoder.encode_candidate_columns(candidates.features, rows)
-        if isinstance(candidates, list):
-            ids, unknown = self.known_ads.encode_rows(catalogue, candidates)
+                ids = self.encoder.encode_candidates([candidate.features for candidate in candidates])
+            else:
+                ids = self.encoder.encode_candidate_columns(candidates.features, rows)
+        elif isinstance(candidates, list):
+            ids, unknown_ads = self.known_ads.encode_rows(catalogue, candidates)
         else:
-            ids, unknown = self.known_ads.encode_columns(catalogue, candidates, rows)
-        if unknown and self.meter is not None:
-            self.meter.unknown_ads.inc(unknown)
-        return ids
+            ids, unknown_ads = self.known_ads.encode_columns(catalogue, candidates, rows)
+        return RequestRows(context, ids, self.graphs.is_large(rows), unknown_ads)
 
-    def submit(self, rows: RequestRows, deadline: float | None = None, outcome: Outcome | None = None) -> Any:
-        """Queue rows; `outcome`, or else the future returned, gets their pCTRs [n].
+    def submit_admitted(
+        self, rows: RequestRows, deadline: float | None = None, outcome: Outcome | None = None
+    ) -> Any:
+        """Queue the rows of an admitted request; `outcome`, or else the future returned, gets the pCTRs [n].
 
-        Raises Overloaded for a full queue.
+        `deadline` is a `perf_counter()`.
         """
-        return self.batcher.submit(rows, deadline=deadline, outcome=outcome)
+        return self._batcher.submit_reserved(rows, deadline, outcome)
+
+    async def score(self, rows: RequestRows) -> Probabilities:
+        """The pCTRs [n] of rows that no request was admitted for. Raises Overloaded, InferenceFailed."""
+        pctrs: Probabilities = await self._batcher.submit(rows)
+        return pctrs
+
+    async def drain(self) -> None:
+        """Return when the queue is empty."""
+        await self._batcher.drain()
+
+    def publish(self) -> None:
+        """Add what was counted to the Prometheus metrics."""
+        if self.meter is not None:
+            self.meter.publish(self._batcher.queued_rows)
 
     def unknown_names(self, request: PredictRequest) -> Collection[str]:
-        """The names in a request that no field of this bundle has; they are ignored."""
+        """The names in a request that no field of this bundle has; they have no effect."""
         context, candidate = self._names
         candidates = request.candidates
         sent: Iterable[str]
@@ -136,7 +167,7 @@ class Predictor:
             sent = candidates[0].features
         else:
             sent = set().union(*[one.features for one in candidates])
-        # A client names the same fields in the same order, and a tuple of them is found as a whole.
+        # A client usually sends the same fields in the same order: one look-up finds the tuple of all names.
         given = tuple(request.context)
         if given not in self._known_contexts:
             if not context.issuperset(given):
@@ -146,7 +177,7 @@ class Predictor:
         return () if candidate.issuperset(sent) else {*sent} - candidate
 
     async def replay_golden(self) -> None:
-        """Send the golden rows the way of every request; raises BundleError naming the first that differs."""
+        """Score the golden rows as requests; raises BundleError naming the first that differs."""
         try:
             await self._replay_golden()
         except ServiceError as error:
@@ -176,14 +207,14 @@ class Predictor:
             alone = np.concatenate([self.graphs.run(BatchRows.of([row])) for row in rows])
             for logits in (alone, self.graphs.run(BatchRows.of(rows))):
                 self._check_logits(logits, outputs)
-            self._check_pctrs(np.concatenate(await self._score_in_turns(rows)), outputs)
+            self._check_pctrs(np.concatenate(await self._score_all(rows)), outputs)
 
-    async def _score_in_turns(self, rows: list[RequestRows]) -> list[Probabilities]:
-        """pCTRs of single rows, as many in one turn of the loop as the queue holds: they share batches."""
+    async def _score_all(self, rows: list[RequestRows]) -> list[Probabilities]:
+        """pCTRs of single rows, submitted together as far as the queue has room: they share batches."""
         found: list[Probabilities] = []
-        at_once = self.batcher.max_queued_rows
+        at_once = self._batcher.max_queued_rows
         for start in range(0, len(rows), at_once):
-            found += await asyncio.gather(*[self.submit(row) for row in rows[start : start + at_once]])
+            found += await asyncio.gather(*[self.score(row) for row in rows[start : start + at_once]])
         return found
 
     def _check_logits(self, logits: NDArray[np.float32], outputs: GoldenOutputs) -> None:
@@ -195,7 +226,7 @@ class Predictor:
             )
 
     def _check_pctrs(self, pctrs: Probabilities, outputs: GoldenOutputs) -> None:
-        # Calibration is monotone: what a logit's tolerance allows a pCTR is between those of both its ends.
+        # Calibration is monotone: a logit within its tolerance has a pCTR between those of both ends.
         logits = np.array(outputs.logits)
         lowest = self.calibrator.pctr(logits - outputs.logit_tolerance) - 1e-9
         highest = self.calibrator.pctr(logits + outputs.logit_tolerance) + 1e-9
@@ -222,12 +253,8 @@ class Predictor:
         row = "" if error.row is None else f"[{error.row}]"
         return f"$.candidates.features.{error.field}{row}"
 
-    def _observe(self, report: BatchReport) -> None:
-        if self.meter is not None:
-            self.meter.count_batch(report)
-
-    def _run(self, requests: list[RequestRows]) -> Probabilities:
-        """One batch: the rows of some requests -> pCTR [n]."""
+    def _run(self, requests: list[RequestRows], report: BatchReport) -> Probabilities:
+        """Run one batch: the rows of some requests -> pCTR [n]."""
         meter = self.meter
         started = time.perf_counter()
         batch = BatchRows.of(requests)
@@ -238,12 +265,12 @@ class Predictor:
             raise ValueError("the graph must give a number for every row (got nan)")
         if meter is not None:
             calibrated = time.perf_counter()
-            meter.count_run(batch, pctrs, inferred - started, calibrated - inferred)
+            meter.count_batch(report, batch, pctrs, inferred - started, calibrated - inferred)
         return pctrs
 
 
 def choose_variant(bundle: Bundle, wanted: str) -> str:
-    """The variant to serve: the one asked for, else the bundle's own choice; raises BundleError if absent."""
+    """The variant to serve: `wanted`, or if empty the bundle's choice. Raises BundleError if it is absent."""
     variant = wanted or bundle.manifest.serving_variant
     if variant not in bundle.graphs:
         raise BundleError(

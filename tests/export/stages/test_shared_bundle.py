@@ -76,4 +76,4 @@ def test_the_predictor_scores_large_requests_through_it_alike(bundle: Bundle, va
 
 
 async def scored(predictor: Predictor, encoded: RequestRows) -> np.ndarray:
-    return np.array(await predictor.submit(encoded))
+    return np.array(await predictor.score(encoded))

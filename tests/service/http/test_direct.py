@@ -7,18 +7,17 @@ import json
 import socket
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 
 import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from uvicorn.server import ServerState
 
 from service.http.app import Bidlight
-from service.http.connection import Connection
+from service.http.connection import HttpConnection
 from service.http.direct import DirectExchange
-from service.http.known_heads import MAX_HEADS, KnownHeads
+from service.http.heads import MAX_HEADS, KnownHeads
+from service.http.uvicorn_internals import ServerState
 from service.process.server import server_config
 from service.settings import Settings
 from tests.running import RunningApp
@@ -58,7 +57,7 @@ class Wire:
         self.state = ServerState()
         config = server_config(app.settings, app)
         config.load()
-        self.make = partial(Connection, config=config, server_state=self.state, app_state={})
+        self.make = partial(HttpConnection, config=config, server_state=self.state, app_state={})
         self.exchanges: list[DirectExchange] = []
 
     async def __aenter__(self) -> Wire:
@@ -260,17 +259,15 @@ def test_a_client_that_leaves_is_counted_and_harms_nobody(apps: dict[str, Runnin
 
 
 def test_a_failing_batch_is_a_500_of_its_own_requests_only(
-    apps: dict[str, RunningApp], tmp_path: Path
+    apps: dict[str, RunningApp], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = apps["parser"]
     ok = post(json.dumps(bid_request(1, "fine")).encode(), "X-Arm: treatment")
-    broken = app.app.arms[0].predictor.batcher
-    run = broken._run
-    try:
-        broken._run = lambda rows: rows[:0]  # a graph that gives no logits
+    graphs = app.app.arms[0].predictor.graphs
+    run = graphs.run
+    with monkeypatch.context() as patched:
+        patched.setattr(graphs, "run", lambda batch: run(batch)[:0])  # it gives no logits
         found = answers_of(app, [post(json.dumps(bid_request(1, "bad")).encode(), "X-Arm: control"), ok], 2)
-    finally:
-        broken._run = run
     assert [answer.split(b" ")[1] for answer in found] == [b"500", b"200"]
 
 
@@ -298,8 +295,8 @@ def test_a_head_that_was_read_before_is_not_read_again_and_changes_no_answer(
         direct, through_asgi = (answers_of(apps[way], sent, 6) for way in WAYS)
         assert len(direct) == 6
         assert direct == through_asgi
-    assert apps["parser"].app.direct_endpoint is not None
-    known = apps["parser"].app.direct_endpoint.known_heads
+    assert apps["parser"].app.direct_route is not None
+    known = apps["parser"].app.direct_route.known_heads
     assert known.find(post(one)) == ({**dict(HEADERS), b"content-length": b"%d" % len(one)}, one)
     for other in (post(one)[:-1], post(one) + b"x", post(one, "X-Arm: b"), post(one, version="1.0")):
         assert known.find(other) is None
@@ -323,5 +320,5 @@ def test_a_closing_head_is_never_known(apps: dict[str, RunningApp]) -> None:
     for _ in range(2):
         (answer,) = answers_of(apps["parser"], [closing], 2)
         assert b"connection: close" in answer
-    assert apps["parser"].app.direct_endpoint is not None
-    assert apps["parser"].app.direct_endpoint.known_heads.find(closing) is None
+    assert apps["parser"].app.direct_route is not None
+    assert apps["parser"].app.direct_route.known_heads.find(closing) is None

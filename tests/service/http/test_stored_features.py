@@ -196,7 +196,7 @@ def test_ads_are_refreshed_and_a_refresh_that_fails_leaves_the_old_ones(
     wait_for(lambda: app.metrics().get(failed, 0.0) > 0)
     assert pctrs(app, request) == of_one
     fill(url, "ads", {"ad-1": ADS["ad-2"]})
-    app.runner.run(app.app.reload())
+    app.runner.run(app.app.served.reload())
     assert pctrs(app, request) == of_two
 
 
@@ -228,7 +228,7 @@ def test_golden_rows_ask_nothing_of_the_store(
     app = run_with(run_app, f"lmdb://{tmp_path}")
     assert calls == ["replay_golden", "open", "refresh", "ads"]
     calls.clear()
-    app.runner.run(app.app.reload())
+    app.runner.run(app.app.served.reload())
     assert calls == ["replay_golden", "refresh", "ads"]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.bundle.errors import BundleError
@@ -55,6 +55,7 @@ def plain_logits(bundle: Bundle, graphs: Graphs, request: RequestRows) -> np.nda
     return graphs.run(BatchRows.of([small]))
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=8))
 def test_a_request_s_logits_are_its_own_in_any_company(
     bundle: Bundle, graphs: Graphs, sizes: list[int]
@@ -89,7 +90,7 @@ def test_a_request_that_is_run_in_parts_has_the_same_bits(bundle: Bundle, at_onc
     async def score(max_batch_rows: int) -> list[np.ndarray]:
         predictor = Predictor(bundle, Settings(max_batch_rows=max_batch_rows))
         requests = [request_of(bundle, size, size, predictor.graphs.is_large(size)) for size in (1, 9, 3)]
-        return await asyncio.gather(*[predictor.submit(request) for request in requests])
+        return await asyncio.gather(*[predictor.score(request) for request in requests])
 
     for in_parts, whole in zip(asyncio.run(score(at_once)), asyncio.run(score(64)), strict=True):
         np.testing.assert_array_equal(in_parts, whole)

@@ -130,7 +130,7 @@ def test_pctrs_that_are_no_numbers_fail_their_batch_only(bundle: Bundle) -> None
 
     async def score(ad: str) -> np.ndarray:
         request = decode_request(msgspec.json.encode({"candidates": [{"features": {"ad": ad}}]}), JSON)
-        return await predictor.submit(predictor.encode(request, 1))
+        return await predictor.score(predictor.encode(request, 1))
 
     with pytest.raises(InferenceFailed):
         asyncio.run(score("a9"))
@@ -146,7 +146,7 @@ def test_pctrs_are_calibrated_logits_and_rows_equal_columns(bundle: Bundle) -> N
     np.testing.assert_array_equal(other.context, encoded.context)
 
     async def score() -> np.ndarray:
-        return await predictor.submit(encoded)
+        return await predictor.score(encoded)
 
     expected = predictor.calibrator.pctr(predictor.graphs.run(BatchRows.of([encoded])))
     np.testing.assert_array_equal(asyncio.run(score()), expected)
