@@ -271,7 +271,7 @@ def _columns_length(columns: CandidateColumns) -> int:
     for name, length in present[1:]:
         if length != rows:
             raise InvalidField(
-                f"'{name}' must have the length of '{first}', {rows} (got {length}); null is no value",
+                f"'{name}' must have the length of '{first}', {rows} (got {length}); send null for no value",
                 path=f"$.candidates.{name}",
             )
     return rows

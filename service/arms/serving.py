@@ -1,6 +1,6 @@
 """The arms that answer, from start to end: loaded before traffic, swapped by a reload, published, drained.
 
-It knows no HTTP and no signal: who calls it decides when.
+It knows neither HTTP nor signals: its caller decides when each step is due.
 """
 
 from __future__ import annotations

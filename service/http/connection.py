@@ -13,6 +13,7 @@ import httptools
 
 from service.errors import HeadTooLarge, MalformedRequest, ServiceError
 from service.http.direct import PATH, DirectExchange, DirectRoute
+from service.http.heads import header_lines
 from service.http.uvicorn_internals import (
     STATUS_LINE,
     ASGI3Application,
@@ -262,12 +263,12 @@ class HttpConnection(HttpToolsProtocol):
         if method == b"CONNECT":
             self._refuse(MalformedRequest("the request must be for this service, which is no proxy"))
             return b""
-        head = [b"%b %b HTTP/%b\r\n" % (method, self.url, self.parser.get_http_version().encode())]
-        head += [b"%b: %b\r\n" % header for header in self.headers if header[0] not in _OFFER_HEADERS]
+        line = b"%b %b HTTP/%b\r\n" % (method, self.url, self.parser.get_http_version().encode())
+        headers = [header for header in self.headers if header[0] not in _OFFER_HEADERS]
         if not self.parser.should_keep_alive():
-            head.append(b"connection: close\r\n")
+            headers.append((b"connection", b"close"))
         self.parser = httptools.HttpRequestParser(self)
-        return b"".join([*head, b"\r\n", rest])
+        return b"%b%b\r\n%b" % (line, header_lines(headers), rest)
 
     def _refuse(self, error: ServiceError) -> None:
         """Answer with an error and close; if an earlier request is unanswered, close after its answer."""
@@ -278,8 +279,8 @@ class HttpConnection(HttpToolsProtocol):
             return
         body = error.body()
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-        lines = [b"%b: %b\r\n" % header for header in [*headers, (b"connection", b"close")]]
-        self.transport.write(b"".join([STATUS_LINE[error.status], *lines, b"\r\n", body]))
+        lines = header_lines([*headers, (b"connection", b"close")])
+        self.transport.write(b"%b%b\r\n%b" % (STATUS_LINE[error.status], lines, body))
         self.transport.close()
 
     def _start_reading_timer(self) -> None:

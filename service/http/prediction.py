@@ -156,16 +156,14 @@ class Prediction:
         service.users.find(request.user_id, partial(self._queue_with_user, arm, outcome))
         return outcome
 
-    def _queue_with_user(
-        self, arm: Arm, outcome: Outcome, user: dict[str, Any], is_missing: str | None
-    ) -> None:
+    def _queue_with_user(self, arm: Arm, outcome: Outcome, user: dict[str, Any], missing: str | None) -> None:
         """Queue the rows once the user's features, or the reason why they are missing, are known."""
         if outcome.done():
             return
         found = perf_counter()
         try:
             rows, is_valid = arm.predictor.encode_with_user(self._request, self._rows, user)
-            self.user_lookup = (is_missing or FOUND) if is_valid else INVALID
+            self.user_lookup = (missing or FOUND) if is_valid else INVALID
             self._queue(arm, rows, found, outcome)
         except Exception as error:
             outcome.set_exception(error)

@@ -54,7 +54,7 @@ class Transport(asyncio.Transport):
 
 @pytest.fixture(scope="module")
 def instances() -> dict[type, Any]:
-    """One instance of each class, as uvicorn makes it; the server listens, the protocol reads a request."""
+    """One instance of each class; the server listens, and the protocol has read the head of a request."""
 
     async def make() -> dict[type, Any]:
         config = uvicorn.Config(no_app, port=0, lifespan="off", log_config=None, ws="none")
@@ -106,7 +106,7 @@ def test_log_lines_are_written() -> None:
 
 
 def test_an_exchange_has_all_that_a_connection_reads_of_a_cycle() -> None:
-    """What uvicorn reads of a cycle between its requests; the rest is of a cycle that it has made itself."""
+    """The protocol reads only these; the cycle reads its other attributes itself."""
     read = set(re.findall(r"self\.cycle\.(\w+)", inspect.getsource(HttpToolsProtocol)))
     read |= set(re.findall(r"existing_cycle\.(\w+)", inspect.getsource(HttpToolsProtocol)))
     assert read == {"body", "disconnected", "keep_alive", "message_event", "more_body", "response_complete"}

@@ -245,7 +245,7 @@ def test_many_answers_take_no_memory_until_a_scrape() -> None:
         assert found['bidlight_batch_rows_count{arm="control"}'] == 300
 
 
-def test_a_replaced_arm_s_last_answers_are_its_own_and_counted(
+def test_the_last_answers_of_a_replaced_arm_are_its_own_and_counted(
     run_app: Callable[..., RunningApp], bundles: dict[str, Path], tmp_path: Path
 ) -> None:
     folder = shutil.copytree(bundles["alpha"], tmp_path / "bundle")
@@ -272,7 +272,7 @@ def test_a_replaced_arm_s_last_answers_are_its_own_and_counted(
     assert found['bidlight_pctr_count{arm="control"}'] == 2
 
 
-def test_what_a_reload_replaced_is_freed_with_its_last_answer(
+def test_a_replaced_arm_is_freed_with_its_last_answer(
     run_app: Callable[..., RunningApp], bundles: dict[str, Path]
 ) -> None:
     app = run_app(arms=(f"control={bundles['alpha']}",))
@@ -336,7 +336,7 @@ def test_metrics_that_cannot_be_published_for_a_moment_are_published_later(
     assert caplog.text.count("cannot be published") == 1
 
 
-def test_however_a_request_ends_it_is_under_way_no_more(run_app: Callable[..., RunningApp]) -> None:
+def test_a_request_is_no_longer_under_way_however_it_ends(run_app: Callable[..., RunningApp]) -> None:
     app = run_app(max_queued_rows=1, max_candidates=1)
     predictor = app.app.arms[0].predictor
 

@@ -1,4 +1,4 @@
-"""Counting many at once, or later, is counting each."""
+"""Counting many values at once, or later, equals counting one by one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def read(registry: CollectorRegistry) -> dict[str, float]:
 
 
 @given(st.lists(VALUES, max_size=4))
-def test_values_counted_in_any_pieces_are_counted_like_each(pieces: list[list[float]]) -> None:
+def test_counting_in_pieces_equals_counting_one_by_one(pieces: list[list[float]]) -> None:
     each, later = CollectorRegistry(), CollectorRegistry()
     directly, tally = histogram_of(each), HistogramTally(histogram_of(later))
     for piece in pieces:
@@ -44,7 +44,7 @@ def test_values_counted_in_any_pieces_are_counted_like_each(pieces: list[list[fl
     assert found == expected
 
 
-def test_a_tally_is_handed_on_once() -> None:
+def test_a_tally_is_published_once() -> None:
     registry = CollectorRegistry()
     tally = Tally(Counter("c", "c", registry=registry))
     tally.inc()

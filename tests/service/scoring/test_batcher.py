@@ -102,7 +102,7 @@ def test_a_caller_larger_than_a_batch_runs_in_parts() -> None:
     run(scenario())
 
 
-def test_rows_of_a_cancelled_caller_are_not_run() -> None:
+def test_rows_of_a_cancelled_caller_do_not_run() -> None:
     async def scenario() -> None:
         recorder = Recorder()
         batcher = batcher_of(recorder)
@@ -116,7 +116,7 @@ def test_rows_of_a_cancelled_caller_are_not_run() -> None:
     run(scenario())
 
 
-def test_a_cancelled_task_harms_nobody_in_its_batch() -> None:
+def test_a_cancelled_task_does_no_harm_to_its_batch() -> None:
     async def scenario() -> None:
         batcher = batcher_of(doubled)
 
@@ -183,7 +183,7 @@ def test_a_run_that_loses_rows_fails() -> None:
     run(scenario())
 
 
-def test_a_full_queue_refuses_and_takes_again_when_it_has_room() -> None:
+def test_a_full_queue_refuses_until_it_has_room() -> None:
     async def scenario() -> None:
         batcher = batcher_of(doubled, queued=3)
         first = batcher.submit(rows_of(1, 2))

@@ -1,4 +1,4 @@
-"""A bundle that does not do what it says is refused before it is served, and the error names the row."""
+"""A bundle that does not reproduce its golden rows is refused, and the error names the row."""
 
 from __future__ import annotations
 
@@ -83,13 +83,13 @@ def test_a_golden_row_that_differs_is_named(bundle: Bundle, name: str) -> None:
         replay(replace(bundle, golden=corrupt(bundle.golden)))
 
 
-def test_a_calibrator_that_is_not_the_golden_rows_own_is_refused(bundle: Bundle) -> None:
+def test_a_calibrator_that_does_not_match_the_golden_rows_is_refused(bundle: Bundle) -> None:
     other = msgspec.structs.replace(bundle.calibrators["float32"], method="identity", knots=())
     with pytest.raises(BundleError, match="pCTR from"):
         replay(replace(bundle, calibrators={"float32": other}))
 
 
-def test_the_variant_is_the_bundle_s_choice_or_the_setting_s(bundle: Bundle) -> None:
+def test_the_variant_is_the_choice_of_the_bundle_or_of_the_setting(bundle: Bundle) -> None:
     assert Predictor(bundle, Settings()).variant == "float32"
     assert Predictor(bundle, Settings(variant="float32")).variant == "float32"
     with pytest.raises(BundleError, match=r"variant int8 \(got float32\); serve one of these with --variant"):
@@ -107,7 +107,7 @@ def test_a_graph_that_cannot_run_is_refused(bundle: Bundle) -> None:
 
 
 def test_a_graph_whose_table_is_too_short_for_the_schema_is_refused(bundle: Bundle) -> None:
-    """No golden row may have the ids that are missing; the requests that have them would fail."""
+    """Golden rows may not contain the ids that the table lacks, but requests would fail on them."""
     *others, last = bundle.schema.fields
     longer = replace(last, encoding=Hashing(buckets=100, seed=3))
     schema = Schema((*others, longer))
@@ -115,8 +115,8 @@ def test_a_graph_whose_table_is_too_short_for_the_schema_is_refused(bundle: Bund
         Predictor(replace(bundle, schema=schema), Settings())
 
 
-def test_pctrs_that_are_no_numbers_fail_their_batch_only(bundle: Bundle) -> None:
-    """An overflow: the row of ad a9 is so large that the hidden layer meets infinity minus infinity."""
+def test_nan_pctrs_fail_their_own_batch_only(bundle: Bundle) -> None:
+    """The embedding of ad a9 is so large that the hidden layer computes infinity minus infinity."""
     model = onnx.load_from_string(bundle.graphs["float32"])
     for tensor in model.graph.initializer:
         if tensor.name == "table":
