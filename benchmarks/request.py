@@ -34,6 +34,7 @@ from service.http.connection import HttpConnection
 from service.http.prediction import Prediction
 from service.http.uvicorn_internals import ServerState
 from service.process.server import server_config
+from service.scoring.meter import OK
 from service.settings import Settings
 from service.wire import JSON, MSGPACK, Codec, count_rows, decode_request
 
@@ -112,7 +113,7 @@ class Bench:
             "encode": _best(lambda: self.predictor.encode(request, candidates)),
             "answer": _best(lambda: prediction.answer(pctrs)),
         }
-        prediction.finish()
+        prediction.end(OK)
         metered, bare = [], []
         for _ in range(TIMINGS):
             self.predictor.meter = meter

@@ -11,8 +11,9 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from service.http.heads import DefaultHeaderLines, Headers, KnownHeads, header_lines
-from service.http.prediction import Prediction, PredictService
+from service.http.prediction import CLIENT_LEFT, Prediction, PredictService
 from service.http.uvicorn_internals import STATUS_LINE
+from service.scoring.meter import OK
 
 if TYPE_CHECKING:
     import asyncio
@@ -100,7 +101,7 @@ class DirectExchange:
             self.set_exception(error)
             return
         self._write(200, head.lines, body)
-        self._prediction.finish()
+        self._prediction.end(OK)
 
     def set_exception(self, error: BaseException) -> None:
         """The request or its batch has failed."""
@@ -111,7 +112,7 @@ class DirectExchange:
         """The connection is gone."""
         if not (self.response_complete or self._has_left):
             self.disconnected = self._has_left = True
-            self._prediction.abandon()
+            self._prediction.end(CLIENT_LEFT)
 
     def _write(self, status: int, lines: bytes, body: bytes) -> None:
         if self.disconnected:

@@ -11,7 +11,8 @@ from starlette.types import Receive, Scope, Send
 
 from service.errors import BodyTooLarge, MethodNotAllowed, UnsupportedMediaType
 from service.http.heads import Headers
-from service.http.prediction import Prediction, PredictService
+from service.http.prediction import CLIENT_LEFT, Prediction, PredictService
+from service.scoring.meter import OK
 
 # How much of a body that is too long is read and dropped, so that its client can read the 413: a socket that
 # closes with unread bytes is reset, and the answer is lost.
@@ -44,15 +45,15 @@ class PredictEndpoint:
             pctrs = await (_unless_client_leaves(future, receive) if prediction.is_behind else future)
             head, answer = prediction.answer(pctrs)
         except ClientLeft:
-            prediction.abandon()
+            prediction.end(CLIENT_LEFT)
         except asyncio.CancelledError:
-            prediction.abandon()
+            prediction.end(CLIENT_LEFT)
             raise
         except Exception as error:
             await _send(send, *prediction.refuse(error))
         else:
             await _send(send, 200, [*head.headers], answer)
-            prediction.finish()
+            prediction.end(OK)
 
 
 async def _send(send: Send, status: int, headers: Headers, body: bytes) -> None:

@@ -21,7 +21,7 @@ from service.features.users import UserFeatures
 from service.http.heads import AnswerHead, ArmHeads, Headers
 from service.metrics.families import Metrics
 from service.scoring.batcher import Outcome
-from service.scoring.meter import FOUND, OK, ArmMeter
+from service.scoring.meter import FOUND, ArmMeter
 from service.scoring.predictor import Probabilities
 from service.scoring.rows import RequestRows
 from service.settings import Settings
@@ -78,7 +78,7 @@ class PredictService:
 
 
 class Prediction:
-    """A request from its headers to its answer. It ends exactly once: in `finish`, `refuse` or `abandon`.
+    """A request from its headers to its answer. It ends exactly once, by `end` or by `refuse`.
 
     The attributes without an underscore are what an arm's meter reads (service.scoring.meter).
     """
@@ -185,7 +185,7 @@ class Prediction:
         return self._arm is not None and self._arm.predictor.is_behind
 
     def answer(self, pctrs: Probabilities) -> tuple[AnswerHead, bytes]:
-        """pCTRs [rows] -> the head and the body of the answer. Call `finish` once it is sent."""
+        """pCTRs [rows] -> the head and the body of the answer. Call `end(OK)` once it is sent."""
         request, arm, codec = self._request, self._arm, self._codec
         assert arm is not None
         offers = bids(pctrs, *money_of(request.candidates), self._service.policy)
@@ -195,25 +195,18 @@ class Prediction:
         body = codec.encode(answer_of(request, arm.name, arm.predictor.manifest.id, pctrs, offers))
         return self._heads.ok[codec.name], body
 
-    def finish(self) -> None:
-        """End the request: its answer is sent."""
-        self._end(OK)
-
     def refuse(self, error: BaseException) -> tuple[int, Headers, bytes]:
         """End the request with an error; the status, the headers and the body of the answer."""
         if not isinstance(error, ServiceError):
             logger.error("a request to /predict failed", exc_info=error)
             error = ServiceError("the service failed on this request; it has logged why")
-        self._end(error.code)
+        self.end(error.code)
         of_arm = [] if self._arm is None else self._heads.headers
         headers = [(b"content-type", b"application/json"), *of_arm, *error.headers()]
         return error.status, headers, error.body()
 
-    def abandon(self) -> None:
-        """End the request: its client left before the answer."""
-        self._end(CLIENT_LEFT)
-
-    def _end(self, outcome: str) -> None:
+    def end(self, outcome: str) -> None:
+        """Give back unused room, and count the request as OK, CLIENT_LEFT or the code of an error."""
         arm, meter = self._arm, self._meter
         if arm is None:
             self._service.count_unrouted(outcome)

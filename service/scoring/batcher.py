@@ -11,7 +11,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
@@ -63,7 +63,7 @@ class _Caller:
     waiting_since: float
     deadline: float | None
     left: int
-    parts: list[Results] = field(default_factory=list)
+    parts: list[Results] | None = None
 
 
 class _Share(NamedTuple):
@@ -223,10 +223,12 @@ class Batcher:
 
     def _deliver(self, caller: _Caller, results: Results) -> None:
         if self._waiting and self._waiting[0] is caller:
+            if caller.parts is None:
+                caller.parts = []
             caller.parts.append(results)
             caller.waiting_since = time.perf_counter()
             return
-        if caller.parts:
+        if caller.parts is not None:
             results = np.concatenate([*caller.parts, results])
         if not caller.outcome.done():
             caller.outcome.set_result(results)

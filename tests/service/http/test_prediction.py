@@ -13,7 +13,8 @@ import pytest
 from service.errors import InvalidField, Overloaded
 from service.features.open import writer_at
 from service.features.store import pack
-from service.http.prediction import Prediction
+from service.http.prediction import CLIENT_LEFT, Prediction
+from service.scoring.meter import OK
 from tests.running import RunningApp
 from tests.tiny_bundle import tiny_rows
 
@@ -57,7 +58,7 @@ def test_a_full_queue_refuses_before_a_request_is_encoded(app: RunningApp) -> No
             second.submit(bad)
         second.refuse(refused.value)
         first.answer(await pctrs)
-        first.finish()
+        first.end(OK)
 
     app.runner.run(scenario())
     assert app.post(bad).status_code == 422
@@ -81,7 +82,7 @@ def test_requests_whose_users_are_looked_up_never_overfill_the_queue(app: Runnin
                 found.append("refused")
         for prediction, pctrs in accepted:
             prediction.answer(await pctrs)
-            prediction.finish()
+            prediction.end(OK)
         return found
 
     assert app.runner.run(scenario()) == ["accepted", "accepted", "refused", "refused"]
@@ -100,7 +101,7 @@ def test_room_comes_back_from_requests_that_fail_or_leave(app: RunningApp) -> No
         prediction = begun(app)
         outcome = prediction.submit(body_of(ROOM, user_id="u"))
         outcome.cancel()
-        prediction.abandon()
+        prediction.end(CLIENT_LEFT)
         await app.app.predict_service.users.drain()  # type: ignore[union-attr]
 
     for _ in range(3):

@@ -262,7 +262,7 @@ def test_the_last_answers_of_a_replaced_arm_are_its_own_and_counted(
         app.app.served.publish()  # the queue is empty, but the request has not ended
         head, body = prediction.answer(pctrs)
         assert dict(head.headers)[b"x-bundle"] == before == json.loads(body)["bundle"].encode()
-        prediction.finish()
+        prediction.end(OK)
 
     app.runner.run(answer_after_a_reload())
     assert app.post(BODY).status_code == 200
@@ -286,7 +286,7 @@ def test_a_replaced_arm_is_freed_with_its_last_answer(
         app.app.served.publish()
         assert predictor() is not None
         prediction.answer(pctrs)
-        prediction.finish()
+        prediction.end(OK)
 
     app.runner.run(answer_after_a_reload())
     app.app.served.publish()
