@@ -15,6 +15,7 @@ from service.arms.split import Arm, ArmSpec, ArmTable, parse_arm
 from service.bundle.errors import BundleError
 from service.bundle.store import Bundle, load_bundle
 from service.errors import BadConfiguration
+from service.scoring.golden import replay_golden
 from service.scoring.predictor import Predictor, choose_variant
 from service.settings import Settings
 
@@ -68,7 +69,7 @@ async def load_arms(settings: Settings, loaded: Sequence[LoadedArm] | None = Non
                 predictor = await asyncio.to_thread(Predictor.load, spec.folder, settings)
             else:
                 predictor = await asyncio.to_thread(Predictor, loaded[number].bundle, settings)
-            await predictor.replay_golden()
+            await replay_golden(predictor)
         except (BundleError, BadConfiguration) as error:
             raise BadConfiguration(f"arm {spec.name}: {error}") from None
         arms.append(Arm(spec.name, spec.weight, predictor))

@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle.calibration import Calibrator
 from service.bundle.encoder import Encoder, InvalidValue
 from service.bundle.errors import BundleError
-from service.bundle.manifest import Golden, GoldenOutputs, Manifest
+from service.bundle.manifest import Golden, Manifest
 from service.bundle.schema_files import is_of_schema
 from service.bundle.store import Bundle, load_bundle
-from service.errors import InvalidField, ServiceError
+from service.errors import InvalidField
 from service.features.ads import KnownAds
 from service.scoring.batcher import Batcher, BatchReport, Outcome
 from service.scoring.graphs import Graphs
 from service.scoring.meter import ArmMeter
 from service.scoring.rows import BatchRows, Ids, RequestRows
 from service.settings import Settings
-from service.wire import JSON, PredictRequest, count_rows, decode_request
+from service.wire import PredictRequest
 
 Probabilities = NDArray[np.float64]
 # How many tuples of context names are remembered as known to the schema.
@@ -52,6 +50,7 @@ class Predictor:
         self.golden: Golden = bundle.golden
         self.meter: ArmMeter | None = None
         self.under_way = 0
+        self.max_queued_rows = settings.max_queued_rows
         self._batcher = Batcher(
             self._run,
             max_batch_rows=settings.max_batch_rows,
@@ -175,72 +174,6 @@ class Predictor:
             if len(self._known_contexts) < MAX_KNOWN_CONTEXTS:
                 self._known_contexts.add(given)
         return () if candidate.issuperset(sent) else {*sent} - candidate
-
-    async def replay_golden(self) -> None:
-        """Score the golden rows as requests; raises BundleError naming the first that differs."""
-        try:
-            await self._replay_golden()
-        except ServiceError as error:
-            raise self._differs("rows that this service can score", error.message) from error
-
-    async def _replay_golden(self) -> None:
-        outputs = self.golden.variants.get(self.variant)
-        if outputs is None or not self.golden.rows:
-            raise self._differs(f"a golden row or more with outputs of variant {self.variant}", "none")
-        requests = [
-            decode_request(
-                msgspec.json.encode({"context": row.context, "candidates": [{"features": row.candidate}]}),
-                JSON,
-            )
-            for row in self.golden.rows
-        ]
-        rows = [self.encode(request, count_rows(request.candidates, 1)) for request in requests]
-        ids = self.encoder.join(
-            np.stack([each.context for each in rows]), np.concatenate([each.candidates for each in rows])
-        )
-        for index, (found, expected) in enumerate(zip(ids.tolist(), self.golden.ids, strict=True)):
-            if tuple(found) != tuple(expected):
-                raise self._differs(f"row {index} to give ids {list(expected)}", str(found))
-        for is_large in {False, self.graphs.has_shared_context}:
-            for each in rows:
-                each.is_large = is_large
-            alone = np.concatenate([self.graphs.run(BatchRows.of([row])) for row in rows])
-            for logits in (alone, self.graphs.run(BatchRows.of(rows))):
-                self._check_logits(logits, outputs)
-            self._check_pctrs(np.concatenate(await self._score_all(rows)), outputs)
-
-    async def _score_all(self, rows: list[RequestRows]) -> list[Probabilities]:
-        """pCTRs of single rows, submitted together as far as the queue has room: they share batches."""
-        found: list[Probabilities] = []
-        at_once = self._batcher.max_queued_rows
-        for start in range(0, len(rows), at_once):
-            found += await asyncio.gather(*[self.score(row) for row in rows[start : start + at_once]])
-        return found
-
-    def _check_logits(self, logits: NDArray[np.float32], outputs: GoldenOutputs) -> None:
-        differences = np.abs(logits.astype(np.float64) - np.array(outputs.logits))
-        for index in np.flatnonzero(~(differences <= outputs.logit_tolerance)):
-            expected, tolerance = outputs.logits[index], outputs.logit_tolerance
-            raise self._differs(
-                f"row {index} to give logit {expected} within {tolerance}", str(float(logits[index]))
-            )
-
-    def _check_pctrs(self, pctrs: Probabilities, outputs: GoldenOutputs) -> None:
-        # Calibration is monotone: a logit within its tolerance has a pCTR between those of both ends.
-        logits = np.array(outputs.logits)
-        lowest = self.calibrator.pctr(logits - outputs.logit_tolerance) - 1e-9
-        highest = self.calibrator.pctr(logits + outputs.logit_tolerance) + 1e-9
-        for source, values in (("give", pctrs), ("state", np.array(outputs.pctrs))):
-            for index in np.flatnonzero(~((values >= lowest) & (values <= highest))):
-                raise self._differs(
-                    f"row {index} to {source} a pCTR from {lowest[index]} to {highest[index]}",
-                    str(float(values[index])),
-                )
-
-    def _differs(self, expected: str, found: str) -> BundleError:
-        return BundleError(
-            f"{self.folder}/golden.json", expected, found, "build the bundle again on this machine's versions"
-        )
 
     def _refusal(self, error: InvalidValue, request: PredictRequest) -> InvalidField:
         return InvalidField(error.message, path=self._path(error, isinstance(request.candidates, list)))

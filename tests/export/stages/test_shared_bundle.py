@@ -14,6 +14,7 @@ from export.graph.tables import tables_in
 from export.stages.pipeline import run
 from export.stages.plan import Plan
 from service.bundle.store import Bundle, load_bundle
+from service.scoring.golden import replay_golden
 from service.scoring.predictor import Predictor
 from service.scoring.rows import RequestRows
 from service.settings import Settings
@@ -69,7 +70,7 @@ def test_the_predictor_scores_large_requests_through_it_alike(bundle: Bundle, va
         assert encoded.is_large is (shared_context == "on")
         assert not predictor.graphs.is_large(record.from_candidates - 1)
         found[shared_context] = asyncio.run(scored(predictor, encoded))
-        asyncio.run(predictor.replay_golden())
+        asyncio.run(replay_golden(predictor))
     assert len(found["on"]) == CANDIDATES
     assert np.ptp(found["off"]) > 0.0
     np.testing.assert_allclose(found["on"], found["off"], rtol=0.0, atol=1e-5)

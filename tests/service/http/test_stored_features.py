@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
+from service.arms import loading
 from service.errors import BadConfiguration
 from service.features.lmdb import LmdbStore
 from service.features.open import writer_at
 from service.features.store import pack
 from service.http.app import create_app
-from service.scoring.predictor import Predictor
 from service.settings import Settings
 from tests.redis_server import RedisServer
 from tests.running import RunningApp
@@ -222,13 +222,13 @@ def test_golden_rows_read_nothing_from_the_store(
 ) -> None:
     calls: list[str] = []
 
-    def record(owner: type, name: str) -> None:
-        method = getattr(owner, name)
-        monkeypatch.setattr(owner, name, lambda *given: (calls.append(name), method(*given))[1])
+    def record(owner: object, name: str) -> None:
+        function = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *given: (calls.append(name), function(*given))[1])
 
     for name in ("open", "refresh", "read_users", "ads"):
         record(LmdbStore, name)
-    record(Predictor, "replay_golden")
+    record(loading, "replay_golden")
     app = run_with(run_app, f"lmdb://{tmp_path}")
     assert calls == ["replay_golden", "open", "refresh", "ads"]
     calls.clear()
