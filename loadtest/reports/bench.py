@@ -1,9 +1,8 @@
-"""`make bench`: a bundle behind Bidlight and behind a naive service, measured by Locust and wrk over HTTP.
+"""`make bench`: measures a bundle served by Bidlight and by a naive service, with Locust and wrk over HTTP.
 
-Locust sends a mix of sizes to Bidlight as an ad server would, and checks every answer (in Python: its own
-time is in its latencies). wrk then asks both services as fast as they answer, each held on one core and wrk
-on another. Before that, both must give the same answers. Tables for people, then one line of JSON for
-machines.
+Both services must first give the same answers. Locust then sends Bidlight a mix of sizes as an ad server
+would, and checks every answer (in Python, so its own time is in its latencies). wrk sends to both services as
+fast as they answer; they run on one core and wrk on another. Prints tables, then one line of JSON.
 """
 
 from __future__ import annotations
@@ -13,22 +12,30 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from loadtest.load import closed_loop
-from loadtest.load.closed_loop import Case, MeasurementError
-from loadtest.load.counts import at_least_one, counts
+from loadtest.load.closed_loop import Case, Key, MeasurementError, Point
 from loadtest.load.latency import format_summary
-from loadtest.load.machine import cores, describe_machine, tell_machine
-from loadtest.load.server_process import REPOSITORY, Server, ServerError, running
+from loadtest.processes.machine import describe_machine, missing_tools, pinned
+from loadtest.processes.server import REPOSITORY, Server, ServerError, running
+from loadtest.reports.command import Command, counts, failed, print_machine
+from loadtest.text_table import aligned, or_dash
 from loadtest.traffic.answers import WrongAnswer, ask, compare
 from loadtest.traffic.bid_requests import BidRequestMaker, SampleError, parse_sizes, read_samples
+from loadtest.traffic.body_files import write_bodies
 
 OURS, NAIVE = "bidlight", "naive"
+FIGURES = ("req/s", "p50 ms", "p99 ms", "cpu us")
+HEADS = (
+    *("candidates", "connections"),
+    *(f"{name} {figure}" for name in (OURS, NAIVE) for figure in FIGURES),
+    *("x req/s", "x cpu"),
+)
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,7 @@ class Plan:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; the exit code."""
     plan = _parse(arguments)
-    busy = tell_machine()
+    busy = print_machine()
     try:
         maker = BidRequestMaker(read_samples(plan.bundle))
         with _both(plan) as servers:
@@ -58,15 +65,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             locust = run_locust(plan, servers[OURS].url)
             points = run_wrk(plan, servers, maker)
     except (SampleError, ServerError, MeasurementError, WrongAnswer) as error:
-        print(f"bench: error: {error}", file=sys.stderr)
-        return 1
+        return failed("bench", error)
     print(json.dumps(report(plan, busy, compared["bundle"], locust, points)))
     return 0
 
 
 @contextmanager
 def _both(plan: Plan) -> Iterator[dict[str, Server]]:
-    """Bidlight and the naive service, ready, on the same core: the one that is not asked takes no time."""
+    """Bidlight and the naive service, ready, on the same core: the idle one takes no time."""
     bundle = str(plan.bundle.resolve())
     with (
         running(
@@ -91,9 +97,8 @@ def run_locust(plan: Plan, url: str) -> dict[str, Any]:
     """Locust headless in a process of its own; prints the latency table and returns its figures."""
     with tempfile.TemporaryDirectory() as folder:
         figures = Path(folder) / "report.json"
-        pinned = not closed_loop.missing(["taskset"])
-        command = ["taskset", "--cpu-list", str(plan.client_core)] if pinned else []
-        command += [sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", "--headless"]
+        command = [*pinned(plan.client_core), sys.executable, "-m", "locust"]
+        command += ["-f", "loadtest/locustfile.py", "--headless"]
         command += [f"--host={url}", f"--users={plan.users}", f"--spawn-rate={plan.users}"]
         command += [f"--run-time={plan.seconds}s", f"--sizes={plan.sizes}", f"--report-json={figures}"]
         command += [f"--bundle={plan.bundle.resolve()}", "--slo-error-rate=0"]
@@ -107,18 +112,15 @@ def run_locust(plan: Plan, url: str) -> dict[str, Any]:
     return found
 
 
-def run_wrk(
-    plan: Plan, servers: dict[str, Server], maker: BidRequestMaker
-) -> dict[tuple[str, Case], closed_loop.Point]:
+def run_wrk(plan: Plan, servers: dict[str, Server], maker: BidRequestMaker) -> dict[Key, Point]:
     """wrk against both services; prints the table. Without wrk or taskset, says so and measures nothing."""
-    missing = closed_loop.missing(["wrk", "taskset"])
-    if missing:
-        print(f"\nno closed-loop figures: {' and '.join(missing)} not installed")
+    if lack := missing_tools():
+        print(f"\nno closed-loop figures: {lack}")
         return {}
     cases = [Case(size, connections) for size in plan.candidates for connections in plan.connections]
     seconds = max(1, round(plan.seconds / plan.repetitions))
     with tempfile.TemporaryDirectory() as folder:
-        bodies = closed_loop.write_bodies(maker, plan.candidates, Path(folder))
+        bodies = write_bodies(maker, plan.candidates, Path(folder))
         points, failures = closed_loop.measure(
             servers,
             cases,
@@ -136,8 +138,28 @@ def run_wrk(
             )
     cores = f"services on core {plan.server_core}, wrk on core {plan.client_core}"
     print(f"\nwrk, {cores}, medians of {plan.repetitions} x {seconds} s")
-    print(closed_loop.table(points))
+    print(table(points))
     return points
+
+
+def table(points: Mapping[Key, Point]) -> str:
+    """A line a case: four columns a service, and how many times better Bidlight is."""
+    rows = [list(HEADS)]
+    for case in dict.fromkeys(case for _, case in points):
+        cells = [str(case.candidates), str(case.connections)]
+        for name in (OURS, NAIVE):
+            point = points[name, case]
+            cells += [f"{point.requests_a_second:.0f}", f"{point.p50_ms:.2f}", f"{point.p99_ms:.2f}"]
+            cells.append(or_dash(point.cpu_us, digits=0))
+        rows.append([*cells, *(or_dash(figure, digits=1) for figure in ratios(points, case))])
+    return aligned(rows)
+
+
+def ratios(points: Mapping[Key, Point], case: Case) -> tuple[float, float | None]:
+    """How many times the naive service's requests a second Bidlight answers, and for how much less cpu."""
+    ours, theirs = points[OURS, case], points[NAIVE, case]
+    cpu = theirs.cpu_us / ours.cpu_us if ours.cpu_us and theirs.cpu_us else None
+    return ours.requests_a_second / theirs.requests_a_second, cpu
 
 
 def report(
@@ -145,7 +167,7 @@ def report(
     busy: float,
     bundle: str,
     locust: dict[str, Any],
-    points: dict[tuple[str, Case], closed_loop.Point],
+    points: Mapping[Key, Point],
 ) -> dict[str, Any]:
     """All figures as one JSON value."""
     return {
@@ -162,7 +184,7 @@ def report(
         "over_naive": [
             {**asdict(case), **_rounded({"requests_a_second": rate, "cpu": cpu})}
             for case in dict.fromkeys(case for _, case in points)
-            for rate, cpu in [closed_loop.ratios(points, case, OURS, NAIVE)]
+            for rate, cpu in [ratios(points, case)]
         ],
     }
 
@@ -180,40 +202,18 @@ def _sizes(text: str) -> str:
 
 
 def _parse(arguments: Sequence[str] | None) -> Plan:
-    allowed = cores()
-    parser = argparse.ArgumentParser(
-        prog="python -m loadtest.reports.bench",
-        description=__doc__,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add = parser.add_argument
+    command = Command("loadtest.reports.bench", __doc__)
+    add = command.add_argument
     add("--bundle", type=Path, default="artifacts/demo", metavar="FOLDER", help="the bundle that both serve")
-    add(
-        "--seconds",
-        type=at_least_one,
-        default=10,
-        metavar="N",
-        help="seconds a point, all repetitions together",
-    )
-    add("--repetitions", type=at_least_one, default=3, metavar="N", help="repetitions a point, interleaved")
-    add("--users", type=at_least_one, default=8, metavar="N", help="Locust's users, a request under way each")
-    add(
-        "--sizes",
-        type=_sizes,
-        default="1:6,10:3,100:1",
-        metavar="COUNT:WEIGHT,...",
-        help="candidates a request of Locust",
-    )
+    command.number("--seconds", 10, "seconds a point, all repetitions together")
+    command.number("--repetitions", 3, "repetitions a point, interleaved")
+    command.number("--users", 8, "Locust's users, each with one request under way")
+    sizes = "candidates a request of Locust"
+    add("--sizes", type=_sizes, default="1:6,10:3,100:1", metavar="COUNT:WEIGHT,...", help=sizes)
     add("--candidates", type=counts, default="1,100", metavar="COUNT,...", help="candidates a request of wrk")
     add("--connections", type=counts, default="1,32", metavar="COUNT,...", help="connections of wrk")
-    add("--server-core", type=int, choices=allowed, default=allowed[0], help="core that holds the services")
-    add(
-        "--client-core", type=int, choices=allowed, default=allowed[-1], help="core that holds Locust and wrk"
-    )
-    options = parser.parse_args(arguments)
-    if options.server_core == options.client_core:
-        print(f"note: services and clients share core {options.server_core}", file=sys.stderr)
-    return Plan(**vars(options))
+    command.cores("the services", "Locust and wrk")
+    return Plan(**vars(command.parsed(arguments)))
 
 
 if __name__ == "__main__":

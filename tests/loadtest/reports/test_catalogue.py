@@ -9,16 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.load import closed_loop
 from loadtest.load.closed_loop import Case, Point
+from loadtest.processes.machine import missing_tools
 from loadtest.reports.catalogue_figures import KNOWN, REFRESHED, SENT, Way, as_json, table
 from loadtest.traffic.body_forms import FORMS
 from tests.running import REPOSITORY
 from tests.tiny_bundle import write_tiny_bundle
 
-needs_wrk = pytest.mark.skipif(
-    bool(closed_loop.missing(["wrk", "taskset"])), reason="wrk or taskset is not installed"
-)
+needs_wrk = pytest.mark.skipif(bool(missing_tools()), reason=missing_tools())
 
 
 def run_catalogue(*options: str) -> subprocess.CompletedProcess[str]:

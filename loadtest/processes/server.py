@@ -1,11 +1,10 @@
-"""A server as processes: started on a free port, ready, paused, stopped; it knows no server's inside."""
+"""A server under test: starts it on a free port, waits until it is ready, pauses, resumes and stops it."""
 
 from __future__ import annotations
 
 import http.client
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -19,7 +18,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from loadtest.load import process_tree
+from loadtest.processes import tree
+from loadtest.processes.machine import pinned
 
 REPOSITORY = Path(__file__).parents[2]
 SECONDS_TO_STOP = 10.0
@@ -31,7 +31,7 @@ class ServerError(RuntimeError):
 
 @dataclass(frozen=True)
 class Route:
-    """Where a server takes a bid request, which more headers it wants, and how its answer is read."""
+    """The path of bid requests, additional headers, and how an answer is read."""
 
     path: str = "/predict"
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -43,7 +43,7 @@ PREDICT = Route()
 
 @dataclass(frozen=True)
 class Server:
-    """A server that runs: where it listens, its first process, what it writes, and the core that holds it."""
+    """A running server: its URL, first process, file of output, route, and the core that holds it."""
 
     url: str
     process_id: int
@@ -65,27 +65,27 @@ class Server:
             connection.close()
 
     def cpu_seconds(self) -> float | None:
-        """Processor time that all its processes have used so far; None where the system does not tell."""
-        return process_tree.cpu_seconds(process_tree.members(self.process_id))
+        """Processor time that all its processes have used so far; None where the system does not say."""
+        return tree.cpu_seconds(tree.members(self.process_id))
 
     def memory_mb(self) -> float | None:
-        """Resident memory of all its processes, shared pages once; None where the system does not tell."""
-        return process_tree.memory_mb(process_tree.members(self.process_id))
+        """Resident memory of all its processes, shared pages once; None where the system does not say."""
+        return tree.memory_mb(tree.members(self.process_id))
 
     def last_output(self, characters: int = 500) -> str:
         """The end of what it has written."""
         return self.output.read_bytes().decode("utf-8", "replace").strip()[-characters:]
 
     def pause(self) -> None:
-        """Let it take no time and answer nothing, until it is resumed."""
-        process_tree.send(process_tree.members(self.process_id), signal.SIGSTOP)
+        """Stop all its processes until they are resumed."""
+        tree.send(tree.members(self.process_id), signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let it run again, on its core: processes that it started since are held there too."""
-        processes = process_tree.members(self.process_id)
+        """Continue all its processes, on its core: those started since are held there too."""
+        processes = tree.members(self.process_id)
         if self.core is not None:
-            process_tree.hold(processes, self.core)
-        process_tree.send(processes, signal.SIGCONT)
+            tree.hold(processes, self.core)
+        tree.send(processes, signal.SIGCONT)
 
 
 def free_port() -> int:
@@ -121,15 +121,15 @@ def running(
 ) -> Iterator[Server]:
     """`python -m module ... --port PORT`, ready; all its processes are gone afterwards.
 
-    `core` holds them on one core, where taskset is installed. Raises ServerError when it is not ready within
+    `core` holds them on one core, if taskset is installed. Raises ServerError unless it is ready within
     `seconds`.
     """
     port = free_port()
     command = [str(python), "-m", module, *arguments, "--port", str(port)]
-    held = core is not None and shutil.which("taskset") is not None
+    prefix = pinned(core)
     with tempfile.NamedTemporaryFile() as output:
         process = subprocess.Popen(
-            ["taskset", "--cpu-list", str(core), *command] if held else command,
+            [*prefix, *command],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -138,7 +138,7 @@ def running(
             start_new_session=True,
         )
         server = Server(
-            f"http://127.0.0.1:{port}", process.pid, Path(output.name), route, core if held else None
+            f"http://127.0.0.1:{port}", process.pid, Path(output.name), route, core if prefix else None
         )
         try:
             if not _wait_until(is_ready, server, process, seconds):
@@ -165,13 +165,13 @@ def _wait_until(
 
 
 def _stop(process: subprocess.Popen[bytes], server: Server) -> None:
-    """SIGTERM to the first process, which should end the others; what remains is killed."""
+    """SIGTERM to the first process, which should end the others; those that remain are killed."""
     server.resume()
-    processes = process_tree.members(process.pid)
+    processes = tree.members(process.pid)
     process.terminate()
     try:
         process.wait(SECONDS_TO_STOP)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-    process_tree.send({*processes, *process_tree.members(process.pid)} - {process.pid}, signal.SIGKILL)
+    tree.send({*processes, *tree.members(process.pid)} - {process.pid}, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Counts that a command line takes, and what it says of others."""
+"""Numbers on the command line, and what it says of wrong ones."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import argparse
 
 import pytest
 
-from loadtest.load.counts import at_least_one, counts
 from loadtest.reports import scale
+from loadtest.reports.command import at_least_one, counts
 
 
 def test_counts_stand_with_spaces_or_commas() -> None:

@@ -1,4 +1,4 @@
-"""The requests of `make catalogue`: by id alone and with features, in every form; all are answered alike."""
+"""The requests of `make catalogue`, by id alone and with features, in every form, all with equal answers."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from loadtest.load.closed_loop import BODIES, write_frames
-from loadtest.load.server_process import Server
+from loadtest.processes.server import Server
 from loadtest.reports.catalogue_figures import SENT, Way
 from loadtest.traffic.answers import Answer, ask, compare
 from loadtest.traffic.bid_requests import BidRequestMaker
+from loadtest.traffic.body_files import BODIES, write_frames
 from loadtest.traffic.body_forms import Request
 from loadtest.traffic.known_ads import draw_ads
 
@@ -18,7 +18,7 @@ CHECKED_BODIES, CHECKED_AT_ONCE = 16, 4
 
 
 class Requests:
-    """Of each size the same requests twice: their ads by id alone, and with every ad's features."""
+    """The same requests of each size twice: with ads by id alone, and with the features of every ad."""
 
     def __init__(
         self, samples: Sequence[dict[str, dict[str, object]]], known_ads: int, sizes: Sequence[int]
@@ -33,7 +33,7 @@ class Requests:
         return {**request, "candidates": candidates}
 
     def bodies(self, way: Way, size: int) -> list[bytes]:
-        """What is sent in one way."""
+        """The bodies of one way and size."""
         requests = self._sent if way.ads == SENT else self._by_id
         return [way.form.body_of(each) for each in requests[size]]
 
@@ -47,9 +47,9 @@ class Requests:
         return files
 
     def check(self, servers: Mapping[Way, Server]) -> tuple[int, str]:
-        """How many answers were compared, and the bundle that gave them.
+        """The number of answers compared, and the id of the bundle that gave them.
 
-        Raises WrongAnswer unless the first one's, asked one after the other, are those of all.
+        Raises WrongAnswer unless all servers answer as the first does when asked one request at a time.
         """
         rows, bundle = 0, ""
         for size in self._by_id:

@@ -1,6 +1,6 @@
-"""All processes of a server, which may be many: their processor time, their memory, their core; Linux only.
+"""The processes of a server: their processor time, memory and core; Linux only.
 
-Where /proc is absent the figures are None and nothing is held or paused.
+Without /proc the figures are None and nothing is pinned or paused.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ PROC = Path("/proc")
 
 
 def members(root: int) -> list[int]:
-    """The process `root`, its descendants, and whoever is of its session (an orphan has another parent)."""
+    """The process `root`, its descendants, and all of its session (an orphan has another parent)."""
     parents: dict[int, int] = {}
     found = {root}
     for folder in PROC.glob("[0-9]*"):
@@ -34,7 +34,7 @@ def members(root: int) -> list[int]:
 
 
 def cpu_seconds(processes: Iterable[int]) -> float | None:
-    """Processor time that they have used so far, in user and system mode; None where /proc is absent."""
+    """Processor time that they have used so far, in user and system mode; None without /proc."""
     stats = [fields for process in processes if (fields := _stat(process)) is not None]
     if not stats:
         return None
@@ -42,10 +42,10 @@ def cpu_seconds(processes: Iterable[int]) -> float | None:
 
 
 def memory_mb(processes: Iterable[int]) -> float | None:
-    """Resident memory in MB: what each has to itself, and once what the one that shares most shares.
+    """Resident memory in MB: the private memory of each, plus the largest shared memory once.
 
-    Not the sum of PSS, which is less where programs that are none of these map the same libraries. Pages that
-    only others of these share are left out. None where /proc is absent.
+    The sum of PSS would be less where other programs map the same libraries. Pages that only some of these
+    processes share may be left out. None without /proc.
     """
     found = [memory for process in processes if (memory := memory_of(process)) is not None]
     if not found:
@@ -55,7 +55,7 @@ def memory_mb(processes: Iterable[int]) -> float | None:
 
 @dataclass(frozen=True)
 class Memory:
-    """What one process holds, in MB: in all, its share of it (PSS), and what nobody shares with it."""
+    """The memory of one process in MB: resident, proportional (PSS) and private."""
 
     resident: float
     proportional: float
@@ -63,12 +63,12 @@ class Memory:
 
     @property
     def shared(self) -> float:
-        """What others may have in memory too: all the rest."""
+        """Memory that other processes may map too."""
         return self.resident - self.private
 
 
 def memory_of(process: int) -> Memory | None:
-    """The memory of one process; None where /proc is absent, or the process."""
+    """The memory of one process; None if it is gone, or without /proc."""
     sizes = _sizes_kb(process)
     if "Rss" not in sizes:
         return None
@@ -77,7 +77,7 @@ def memory_of(process: int) -> Memory | None:
 
 
 def hold(processes: Iterable[int], core: int) -> None:
-    """Keep every thread on `core`: some servers spread their workers by themselves."""
+    """Pin every thread to `core`: some servers place their workers on cores by themselves."""
     for process in processes:
         for task in (PROC / str(process) / "task").glob("[0-9]*"):
             with suppress(OSError):
@@ -85,7 +85,7 @@ def hold(processes: Iterable[int], core: int) -> None:
 
 
 def send(processes: Iterable[int], number: signal.Signals) -> None:
-    """A signal to each that still lives."""
+    """Send a signal to each that still runs."""
     for process in processes:
         with suppress(ProcessLookupError):
             os.kill(process, number)

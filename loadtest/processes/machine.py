@@ -1,11 +1,21 @@
-"""What a measurement ran on: the processor, the versions, and how busy other work keeps it."""
+"""The machine of a measurement: its processor and cores, the tools it needs, and how busy other work is."""
 
 from __future__ import annotations
 
 import os
 import platform
+import shutil
 import time
 from pathlib import Path
+
+TOOLS = {"wrk": "wrk", "taskset": "util-linux"}  # and the packages of Debian that hold them
+
+
+def missing_tools() -> str:
+    """What has to be installed to hold servers and wrk on cores; empty if nothing has."""
+    absent = [tool for tool in TOOLS if shutil.which(tool) is None]
+    packages = " and ".join(TOOLS[tool] for tool in absent)
+    return f"{' and '.join(absent)} must be installed (Debian: {packages})" if absent else ""
 
 
 def describe_machine() -> str:
@@ -24,7 +34,7 @@ def describe_machine() -> str:
 
 
 def busy_cores(seconds: float = 0.5) -> float:
-    """How many cores other work keeps busy just now; 0 where the system does not tell."""
+    """How many cores other work keeps busy at the moment; 0 where the system does not say."""
     stat = Path("/proc/stat")
     if not stat.exists():
         return 0.0
@@ -40,15 +50,13 @@ def busy_cores(seconds: float = 0.5) -> float:
     return share * (os.cpu_count() or 1)
 
 
-def tell_machine(what: str = "request") -> float:
-    """Print what is measured on, and who disturbs it; how many cores were busy. A figure is of one `what`."""
-    busy = busy_cores()
-    print(f"{describe_machine()}; {busy:.1f} cores were busy before")
-    if busy > 0.3:
-        print(f"note: other work disturbs what follows; processor time a {what} suffers least")
-    return busy
-
-
-def cores() -> list[int]:
+def usable_cores() -> list[int]:
     """The cores that this process may use."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
+
+
+def pinned(core: int | None) -> list[str]:
+    """The words before a command that hold it on `core`; none without a core, or without taskset."""
+    if core is None or shutil.which("taskset") is None:
+        return []
+    return ["taskset", "--cpu-list", str(core)]
