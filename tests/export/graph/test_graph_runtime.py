@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -45,11 +41,3 @@ def test_every_candidate_is_timed_at_every_batch(exported):
     assert all(value > 0 for value in figures["torch"].values())
     assert set(seen) == {("int32", rows) for rows in BATCHES}
     assert torch.get_num_threads() == threads
-
-
-def test_bench_prints_a_table_and_a_line_of_json():
-    command = [sys.executable, "-m", "benchmarks.graph", "--rows", "2000", "--nodes"]
-    run = subprocess.run(command, capture_output=True, text=True, check=True)
-    figures = json.loads(run.stdout.splitlines()[-1])["figures"]
-    assert len(figures) == 9
-    assert "QGemm" in run.stdout
