@@ -22,7 +22,7 @@ OUT = REPOSITORY / "docs" / "ratios.svg"
 SERVERS = {"naive": ("a naive FastAPI service", "#d4731c"), "mosec": ("Mosec, best setting", "#2f7fe0")}
 GREY = "#7a7d82"  # of equal contrast to white and to a dark page
 BAR_HEIGHT = 0.36
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.hashsalt": "bidlight",
     "svg.fonttype": "none",
     "font.family": "sans-serif",

@@ -95,7 +95,11 @@ class AdServer(FastHttpUser):
         if pin is not None:
             headers["X-Arm"] = pin
         with self.client.post(
-            "/predict", data=request.body, headers=headers, name=named(size), catch_response=True
+            "/predict",
+            data=request.body,  # type: ignore[arg-type]  # it takes bytes too
+            headers=headers,
+            name=named(size),
+            catch_response=True,
         ) as answer:
             wrong = check(answer.status_code, answer.content, request, pin)
             if wrong is None:
@@ -217,7 +221,7 @@ def _number(text: str) -> float:
 @events.init.add_listener
 def set_up(environment: Environment, runner: Runner | None, **_: Any) -> None:
     global MAKER
-    options = environment.parsed_options
+    options: Any = environment.parsed_options
     RUN.sizes, RUN.pins = parse_sizes(options.sizes), options.pin_arms
     RUN.report_json = Path(options.report_json) if options.report_json else None
     RUN.slo = Slo(options.slo_p99_ms, options.slo_error_rate, options.slo_rps)

@@ -37,7 +37,7 @@ class RunningApp:
         self.app = create_app(settings, publish_seconds=publish_seconds)
         self._lifespan = self.app.router.lifespan_context(self.app)
         self.runner.run(self._lifespan.__aenter__())
-        transport = httpx.ASGITransport(self.app)  # type: ignore[arg-type]
+        transport = httpx.ASGITransport(self.app)
         self.client = httpx.AsyncClient(transport=transport, base_url="http://test")
 
     def post(self, body: Any, headers: dict[str, str] | None = None) -> httpx.Response:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from service.bundle.calibration import Calibrator, Quality
@@ -78,7 +79,7 @@ def tiny_graph(schema: Schema, seed: int = 0) -> bytes:
     for field in schema.fields:
         offsets += [start] * field.max_length
         start += field.cardinality
-    weights = {
+    weights: dict[str, NDArray[Any]] = {
         "offsets": np.array(offsets, dtype=np.int32),
         "table": draw.normal(0.0, 0.5, (start, DIM)).astype(np.float32),
         "hidden": draw.normal(0.0, 0.5, (schema.columns * DIM, HIDDEN)).astype(np.float32),
@@ -105,7 +106,8 @@ def tiny_graph(schema: Schema, seed: int = 0) -> bytes:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
     onnx.checker.check_model(model, full_check=True)
-    return model.SerializeToString(deterministic=True)
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
 
 
 def tiny_shared_graph(schema: Schema, seed: int = 0) -> bytes:
@@ -141,7 +143,8 @@ def tiny_shared_graph(schema: Schema, seed: int = 0) -> bytes:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
     onnx.checker.check_model(model, full_check=True)
-    return model.SerializeToString(deterministic=True)
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
 
 
 def _described_shared(schema: Schema) -> SharedContext:

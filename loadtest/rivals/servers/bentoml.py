@@ -62,7 +62,8 @@ class Front:
 
     @bentoml.api(route="/predict")
     async def predict(self, request: PredictRequest, /) -> dict[str, Any]:
-        return (await self.scorer.to_async.score([request]))[0]
+        answers: list[dict[str, Any]] = await self.scorer.to_async.score([request])
+        return answers[0]
 
 
 def main() -> None:
