@@ -68,6 +68,7 @@ def measure(
     seconds: int,
     repetitions: int,
     core: int,
+    warm_up_seconds: int = WARM_UP_SECONDS,
     check: Callable[[str, Case], object] | None = None,
     tell: Callable[[str], object] | None = None,
 ) -> tuple[dict[Key, Point], dict[Key, str]]:
@@ -76,8 +77,8 @@ def measure(
     A server that fails in a later repetition keeps its earlier points and is not measured again in that case.
 
     `file_of` names the file of bodies for a server in a case. `seconds` is the length of one repetition; each
-    server and case is warmed up for a second first. Before that, `check` raises WrongAnswer for a server that
-    must not be timed. All servers are paused at the end; resume a server before sending it anything.
+    server and case is warmed up before the first one. Before that, `check` raises WrongAnswer for a server
+    that must not be timed. All servers are paused at the end; resume a server before sending it anything.
     """
     for server in servers.values():
         server.pause()
@@ -94,7 +95,7 @@ def measure(
                     if repetition == 0:
                         if check is not None:
                             check(*key)
-                        run_wrk(server, file, case.connections, WARM_UP_SECONDS, core)
+                        warm_up(server, file, case.connections, warm_up_seconds, core)
                     found.setdefault(key, []).append(run_wrk(server, file, case.connections, seconds, core))
                 except (MeasurementError, WrongAnswer) as error:
                     failures[key] = str(error)
@@ -104,6 +105,12 @@ def measure(
             if tell is not None:
                 tell(f"round {repetition + 1} of {repetitions}: {case}")
     return {key: median(points) for key, points in found.items()}, failures
+
+
+def warm_up(server: Server, bodies: Path, connections: int, seconds: int, core: int | None) -> None:
+    """One run that does not count; none for 0 seconds. Raises MeasurementError as `run_wrk` does."""
+    if seconds:
+        run_wrk(server, bodies, connections, seconds, core)
 
 
 def run_wrk(server: Server, bodies: Path, connections: int, seconds: int, core: int | None) -> Point:

@@ -45,6 +45,7 @@ class Plan:
     bundle: Path
     seconds: int
     repetitions: int
+    warm_up: int
     users: int
     sizes: str
     candidates: tuple[int, ...]
@@ -127,6 +128,7 @@ def run_wrk(plan: Plan, servers: dict[str, Server], maker: BidRequestMaker) -> d
             lambda _, case: bodies[case.candidates],
             seconds=seconds,
             repetitions=plan.repetitions,
+            warm_up_seconds=plan.warm_up,
             core=plan.client_core,
         )
     for (name, case), reason in failures.items():
@@ -207,6 +209,7 @@ def _parse(arguments: Sequence[str] | None) -> Plan:
     add("--bundle", type=Path, default="artifacts/demo", metavar="FOLDER", help="the bundle that both serve")
     command.number("--seconds", 10, "seconds a point, all repetitions together")
     command.number("--repetitions", 3, "repetitions a point, interleaved")
+    command.warm_up()
     command.number("--users", 8, "Locust's users, each with one request under way")
     sizes = "candidates a request of Locust"
     add("--sizes", type=_sizes, default="1:6,10:3,100:1", metavar="COUNT:WEIGHT,...", help=sizes)

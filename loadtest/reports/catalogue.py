@@ -20,7 +20,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from loadtest.load import closed_loop
-from loadtest.load.closed_loop import WARM_UP_SECONDS, Case, Key, MeasurementError, Point, run_wrk
+from loadtest.load.closed_loop import Case, Key, MeasurementError, Point, run_wrk, warm_up
 from loadtest.processes.machine import describe_machine, missing_tools
 from loadtest.processes.server import Server, ServerError, running
 from loadtest.reports import catalogue_figures
@@ -40,7 +40,7 @@ from loadtest.traffic.known_ads import CannotLoad, write_known_ads
 
 REFRESHES = 'bidlight_catalogue_refreshes_total{outcome="ok"}'
 # Between refreshes, and between the start and the first refresh: the warm-up is over by then.
-REST_SECONDS = WARM_UP_SECONDS
+REST_SECONDS = 1
 SECONDS_TO_REFRESH = 60.0
 
 
@@ -55,6 +55,7 @@ class Plan:
     connections: tuple[int, ...]
     seconds: int
     rounds: int
+    warm_up: int
     server_core: int
     client_core: int
 
@@ -139,6 +140,7 @@ def measure(plan: Plan) -> Measured:
             lambda way, case: files[way, case.candidates],
             seconds=plan.seconds_a_round,
             repetitions=plan.rounds,
+            warm_up_seconds=plan.warm_up,
             core=plan.client_core,
         )
         for (failed, case), reason in failures.items():
@@ -163,13 +165,13 @@ def measure_refresh(
     for case in plan.cases * plan.rounds:
         file = files[str(known), case.candidates]
         still.resume()
-        run_wrk(still, file, case.connections, WARM_UP_SECONDS, plan.client_core)  # as the other is
+        warm_up(still, file, case.connections, plan.warm_up, plan.client_core)  # as the other is
         point = run_wrk(still, file, case.connections, plan.seconds_a_round, plan.client_core)
         still.pause()
         found.setdefault((str(known), case), []).append(point)
         with _service(plan, *_reading(store, REST_SECONDS)) as service:
             server = replace(service, route=refreshed.form.route)
-            run_wrk(server, file, case.connections, WARM_UP_SECONDS, plan.client_core)
+            warm_up(server, file, case.connections, plan.warm_up, plan.client_core)
             point = run_wrk(server, file, case.connections, plan.seconds_a_round, plan.client_core)
             _wait_for_refresh(server)
         found.setdefault((str(refreshed), case), []).append(point)
@@ -221,6 +223,7 @@ def _parse(arguments: Sequence[str] | None) -> Plan:
         add(name, type=at_least_one, nargs="+", default=default, metavar="COUNT", help=about)
     command.number("--seconds", 6, "seconds a point, all rounds together")
     command.number("--rounds", 3, "rounds: each measures every point")
+    command.warm_up()
     command.cores("the services", "wrk")
     options = vars(command.parsed(arguments))
     lists = {name: tuple(value) for name, value in options.items() if isinstance(value, list)}

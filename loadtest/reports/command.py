@@ -24,6 +24,11 @@ class Command(argparse.ArgumentParser):
         """An option of one whole number from 1."""
         self.add_argument(flag, type=at_least_one, default=default, metavar="N", help=about)
 
+    def warm_up(self) -> None:
+        """`--warm-up`: seconds that are not counted, before the first run of each point."""
+        about = "seconds of the uncounted run before the first one of a point; 0: no such run"
+        self.add_argument("--warm-up", type=_zero_or_more, default=1, metavar="N", help=about)
+
     def cores(self, servers: str, clients: str) -> None:
         """`--server-core` and `--client-core`: the first and the last core unless told otherwise."""
         allowed = usable_cores()
@@ -46,6 +51,10 @@ def at_least_one(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number from 1 (got {text!r})")
     return int(text)
+
+
+def _zero_or_more(text: str) -> int:
+    return 0 if text == "0" else at_least_one(text)
 
 
 def counts(text: str) -> tuple[int, ...]:

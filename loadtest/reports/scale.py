@@ -176,7 +176,7 @@ def _speed(server: Server, workers: int, candidates: int, bodies: Path, options:
     """One run of wrk, with the processor time of every process and of wrk."""
     processes = tree.members(server.process_id)
     core = core_of_wrk(max(options.workers), usable_cores())
-    closed_loop.run_wrk(server, bodies, options.connections, 1, core)
+    closed_loop.warm_up(server, bodies, options.connections, options.warm_up, core)
     before = [tree.cpu_seconds([process]) or 0.0 for process in processes]
     client_before = _client_seconds()
     point = closed_loop.run_wrk(server, bodies, options.connections, options.seconds, core)
@@ -271,6 +271,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     command.number("--connections", 16, "connections of wrk")
     command.number("--seconds", 3, "seconds of one run of wrk")
     command.number("--repetitions", 3, "repetitions; the median counts")
+    command.warm_up()
     return command.parse_args(arguments)
 
 

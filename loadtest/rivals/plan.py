@@ -28,6 +28,7 @@ class Plan:
     connections: tuple[int, ...]
     seconds: int
     rounds: int
+    warm_up: int
     open_loop: tuple[int, ...]
     server_core: int
     client_core: int
@@ -58,6 +59,7 @@ def parse(arguments: Sequence[str] | None) -> Plan:
     add("--connections", type=counts, default="1 8 32 128", metavar="COUNTS", help="connections of wrk")
     command.number("--seconds", 6, "seconds a point, all rounds together")
     command.number("--rounds", 3, "rounds: each measures every point")
+    command.warm_up()
     shares = "also send at these shares of the peak, in percent, whether answered or not, such as '10 50 90'"
     add("--open-loop", type=counts, default=(), metavar="PERCENTS", help=shares)
     command.cores("the servers", "the clients")

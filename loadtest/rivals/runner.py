@@ -138,6 +138,7 @@ def measure_closed(
         lambda _, case: files[case.candidates],
         seconds=plan.seconds_a_round,
         repetitions=plan.rounds,
+        warm_up_seconds=plan.warm_up,
         core=plan.client_core,
         check=lambda name, case: reference.check(names[name], case),
         tell=tell,

@@ -39,7 +39,7 @@ def test_numbers_have_defaults_and_are_read() -> None:
         ("--epochs many", "argument --epochs: must be a number above 0 (got 'many')"),
     ],
 )
-def test_what_is_wrong_is_one_line(options: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_is_one_line(options: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         command().parse_args(options.split())
     assert stopped.value.code == 2

@@ -31,9 +31,7 @@ def has_cuda(folder: Path) -> bool:
     return True
 
 
-def bench(
-    capsys: pytest.CaptureFixture[str], folder: Path, *options: str
-) -> tuple[list[str], dict[str, Any]]:
+def run(capsys: pytest.CaptureFixture[str], folder: Path, *options: str) -> tuple[list[str], dict[str, Any]]:
     """The lines and the result of a run with few and short timings."""
     few = ["--candidates", "20", "--rounds", "2", "--milliseconds", "1", "--rows", *map(str, ROWS)]
     assert main(["--arm", str(folder), *few, *options]) == 0
@@ -44,7 +42,7 @@ def bench(
 def test_every_graph_is_measured_fed_and_bound_and_gives_the_same_logits(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lines, result = bench(capsys, folder, "--device", "cpu")
+    lines, result = run(capsys, folder, "--device", "cpu")
     assert result["no_cuda"] == "it was not asked for (--device cpu)"
     assert (result["bundle"], result["candidates_a_request"]) == (
         load_bundle(folder).manifest.id,
@@ -67,7 +65,7 @@ def test_every_graph_is_measured_fed_and_bound_and_gives_the_same_logits(
 def test_without_a_gpu_it_says_so_and_measures_the_cpu(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lines, result = bench(capsys, folder)
+    lines, result = run(capsys, folder)
     if has_cuda(folder):
         assert {point["device"] for point in result["points"]} == {"cpu", "cuda"}
         return
@@ -84,7 +82,7 @@ def test_without_a_gpu_it_says_so_and_measures_the_cpu(
         (["--variants", "int8"], "'--variants' must be one of float32 (got 'int8')"),
     ],
 )
-def test_what_is_wrong_is_one_line(
+def test_an_error_is_one_line(
     options: list[str], message: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--device", "cpu", "--arm", str(folder), *options]) == 1

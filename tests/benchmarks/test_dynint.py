@@ -1,4 +1,4 @@
-"""The benchmark of DynInt's memory counts what the paper counts."""
+"""The benchmark of DynInt counts memory as the paper does."""
 
 from __future__ import annotations
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.int8_writers import MODELS, WRITERS, changed_rows, main
 from models import MODELS as ALL_MODELS
-from tests.tiny_bundle import tiny_graph, tiny_schema
 
 
 def compare(work: Path, capsys: pytest.CaptureFixture[str]) -> tuple[str, list[dict[str, Any]]]:
@@ -46,7 +46,21 @@ def test_the_models_are_among_those_there_are() -> None:
     assert set(MODELS) <= set(ALL_MODELS)
 
 
-def test_a_float_graph_that_does_not_depend_on_the_batch_changes_no_row() -> None:
-    schema = tiny_schema()
-    ids = np.random.default_rng(0).integers(0, 6, (1024, schema.columns)).astype(np.int32)
-    assert changed_rows(tiny_graph(schema), ids) <= 256
+@pytest.mark.parametrize(("operator", "changed"), [("Identity", 0), ("ReduceMean", 256)])
+def test_rows_that_change_with_their_batch_are_counted(operator: str, changed: int) -> None:
+    nodes = [
+        helper.make_node("Cast", ["ids"], ["numbers"], to=TensorProto.FLOAT),
+        helper.make_node(operator, ["numbers"], ["taken"]),
+        helper.make_node("Add", ["numbers", "taken"], ["sum"]),
+        helper.make_node("ReduceSum", ["sum", "axis"], ["logits"], keepdims=0),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "rows",
+        [helper.make_tensor_value_info("ids", TensorProto.INT32, ["batch", 2])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch"])],
+        [numpy_helper.from_array(np.array([1], np.int64), "axis")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    ids = np.random.default_rng(0).integers(0, 1000, (1024, 2)).astype(np.int32)
+    assert changed_rows(model.SerializeToString(), ids) == changed

@@ -24,7 +24,7 @@ def run_locust(service: RunningService, bundle: Path, *options: str) -> subproce
         "--host",
         service.url,
     ]
-    command += ["--users", "2", "--spawn-rate", "2", "--run-time", "2s", "--bundle", str(bundle), *options]
+    command += ["--users", "2", "--spawn-rate", "2", "--run-time", "1s", "--bundle", str(bundle), *options]
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False)
 
 
@@ -136,7 +136,8 @@ def test_the_benchmark_measures_both_services_and_ends_with_a_line_for_machines(
         "--seconds",
         "1",
     ]
-    command += ["--repetitions", "1", "--users", "2", "--candidates", "1,20", "--connections", "2"]
+    command += ["--repetitions", "1", "--warm-up", "0", "--users", "2"]
+    command += ["--candidates", "1,20", "--connections", "2"]
     run = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
     found = json.loads(run.stdout.splitlines()[-1])

@@ -17,6 +17,7 @@ from tests.running import REPOSITORY
 def test_workers_are_measured(bundles: dict[str, Path]) -> None:
     command = [sys.executable, "-m", "loadtest.reports.scale", "--bundle", str(bundles["control"])]
     command += ["--workers", "1,2", "--candidates", "1", "--seconds", "1", "--repetitions", "1"]
+    command += ["--warm-up", "0"]
     run = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
     found = json.loads(run.stdout.splitlines()[-1])

@@ -16,18 +16,20 @@ def test_counts_stand_with_spaces_or_commas() -> None:
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "1.5", "two", ""])
-def test_what_is_no_count_is_refused(text: str) -> None:
+def test_other_texts_are_refused(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match=r"must be a whole number from 1 \(got "):
         at_least_one(text)
 
 
 @pytest.mark.parametrize("text", ["", " , ", "1 0", "1 x"])
-def test_a_list_with_what_is_no_count_is_refused(text: str) -> None:
+def test_a_list_with_another_text_is_refused(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="from 1"):
         counts(text)
 
 
-@pytest.mark.parametrize("option", ["--workers=0 1", "--candidates=", "--seconds=0", "--repetitions=-3"])
+@pytest.mark.parametrize(
+    "option", ["--workers=0 1", "--candidates=", "--seconds=0", "--repetitions=-3", "--warm-up=-1"]
+)
 def test_scale_ends_before_it_starts_anything(option: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         scale.main([option])

@@ -1,4 +1,4 @@
-"""The comparison's command line over real servers, and what is reported of contenders that cannot run."""
+"""The comparison over real servers, and its report of contenders that cannot run."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ def run_rivals(*options: str) -> subprocess.CompletedProcess[str]:
 @needs_wrk
 def test_two_contenders_are_compared_and_the_last_line_is_for_machines(bundle: Path, tmp_path: Path) -> None:
     options = ["--bundle", str(bundle), "--contenders", "bidlight naive", "--candidates", "3"]
-    options += ["--connections", "2", "--seconds", "1", "--rounds", "1", "--open-loop", "50"]
+    options += ["--connections", "2", "--seconds", "1", "--rounds", "1", "--warm-up", "0"]
+    options += ["--open-loop", "50"]
     run = run_rivals(*options, "--out", str(tmp_path))
     assert run.returncode == 0, run.stdout + run.stderr
     found = json.loads(run.stdout.splitlines()[-1])
@@ -71,7 +72,7 @@ def test_two_contenders_are_compared_and_the_last_line_is_for_machines(bundle: P
 def test_ads_by_id_alone_are_known_to_all_contenders(bundle: Path, tmp_path: Path) -> None:
     options = ["--bundle", str(bundle), "--contenders", "naive bidlight", "--candidates", "3"]
     options += ["--connections", "2", "--seconds", "1", "--rounds", "1", "--out", str(tmp_path)]
-    run = run_rivals(*options, "--ads", "known", "--known-ads", "150")
+    run = run_rivals(*options, "--warm-up", "0", "--ads", "known", "--known-ads", "150")
     assert run.returncode == 0, run.stdout + run.stderr
     found = json.loads(run.stdout.splitlines()[-1])
     assert found["left_out"] == []
@@ -189,7 +190,7 @@ def test_equal_answers_are_counted() -> None:
         {"id": "r", "results": [{"id": "a", "pctr": 0.1, "bid": None}, ANSWER["results"][1]]},
     ],
 )
-def test_other_answers_are_found(other: dict[str, object]) -> None:
+def test_different_answers_are_found(other: dict[str, object]) -> None:
     with pytest.raises(WrongAnswer):
         compare([ANSWER], [other])
 
@@ -225,7 +226,7 @@ def states_of(processes: list[int], expected: str) -> set[str]:
     return found
 
 
-def test_all_contenders_have_one_word_and_numbers_may_have_commas() -> None:
+def test_all_names_every_contender_and_numbers_may_have_commas() -> None:
     plan = parse(["--contenders", "all", "--candidates", "1,100", "--seconds", "6", "--rounds", "4"])
     assert plan.contenders == tuple(contender.name for contender in ALL)
     assert plan.candidates == (1, 100)
