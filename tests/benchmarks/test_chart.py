@@ -18,12 +18,14 @@ def test_the_committed_chart_is_drawn_from_the_committed_figures(
     assert capsys.readouterr().out == f"wrote {drawn}\n"
 
 
-def test_a_server_without_a_figure_has_no_number_there() -> None:
+def test_only_ratios_of_bidlight_over_the_two_servers_are_drawn() -> None:
     one = {"over": "naive", "candidates": 1, "connections": 8, "requests_per_second": 3.0}
     other = {"over": "mosec", "candidates": 2, "connections": 1, "requests_per_second": 1.5}
     unknown = {"over": "someone", "candidates": 2, "connections": 1, "requests_per_second": 99.0}
-    svg = chart.draw([one, other, unknown]).decode()
+    plain = {**other, "contender": "bidlight_plain", "requests_per_second": 77.0}
+    svg = chart.draw([one, other, unknown, plain]).decode()
     for text in ("1 ad, 8 connections", "2 ads, 1 connection", "3x", "1.5x"):
         assert f">{text}</text>" in svg
     assert "99x" not in svg
+    assert "77x" not in svg
     assert "0x" not in svg
