@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NoReturn
 
 from export.report.text_table import aligned
 from loadtest.processes.machine import describe_machine
+from loadtest.reports.command import whole
 
 VERSIONS = ("onnxruntime-gpu", "onnxruntime", "torch")
 
@@ -50,28 +50,6 @@ class Command(argparse.ArgumentParser):
     def print_json(self, **figures: Any) -> None:
         """The last line: the benchmark, the machine and all its figures."""
         print(json.dumps({"benchmark": self.name, "machine": machine(), **figures}))
-
-
-def whole(least: int) -> Callable[[str], int]:
-    """The type of an option: a whole number, `least` or more."""
-
-    def read(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"must be a whole number from {least} (got {text!r})")
-        return int(text)
-
-    return read
-
-
-def positive(text: str) -> float:
-    """The type of an option: a number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0.0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number above 0 (got {text!r})")
-    return value
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:

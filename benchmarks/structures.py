@@ -23,7 +23,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.command import Command, machine, positive, print_table
+from benchmarks.command import Command, machine, print_table
 from benchmarks.synthetic import check_same_options, make_log, train_dense
 from export.compress.choice import PruneChoice
 from export.compress.recipes import RECIPES, Recipe
@@ -39,6 +39,7 @@ from export.stages.records import Trained
 from export.stages.variants import DENSE, INT8, PRUNED, read_variants
 from export.stages.work import Work
 from export.train.choices import TrainChoice
+from loadtest.reports.command import positive
 
 DEFAULT = ("D0", "D90", "D99", "N50", "N75", "N90", "D99N50", "D99N75", "D99N90")
 DENSE_NAME = "dense"

@@ -32,7 +32,7 @@ from locust.env import Environment
 from locust.runners import Runner, WorkerRunner
 
 from loadtest.load.latency import Latencies, Slo, format_summary, summary
-from loadtest.reports.command import at_least_one
+from loadtest.reports.command import at_least_one, number, positive
 from loadtest.traffic.bid_requests import BidRequest, BidRequestMaker, SampleError, parse_sizes, read_samples
 
 
@@ -167,7 +167,7 @@ def add_options(parser: LocustArgumentParser) -> None:
     )
     add(
         "--target-rps",
-        type=_positive,
+        type=positive,
         metavar="REQUESTS",
         help="pace all users together to so many requests a second; none: as fast as the answers come",
     )
@@ -177,12 +177,12 @@ def add_options(parser: LocustArgumentParser) -> None:
     ).add_argument
     add(
         "--slo-p99-ms",
-        type=_positive,
+        type=positive,
         metavar="MS",
         help="highest p99 in milliseconds, of each size of request",
     )
     add("--slo-error-rate", type=_share, metavar="SHARE", help="highest share of requests that fail, 0 to 1")
-    add("--slo-rps", type=_positive, metavar="REQUESTS", help="fewest right answers a second")
+    add("--slo-rps", type=positive, metavar="REQUESTS", help="fewest right answers a second")
 
 
 def _sizes(text: str) -> str:
@@ -197,25 +197,11 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _positive(text: str) -> float:
-    value = _number(text)
-    if not 0.0 < value < float("inf"):
-        raise ArgumentTypeError(f"must be a finite number above 0 (got {text!r})")
-    return value
-
-
 def _share(text: str) -> float:
-    value = _number(text)
+    value = number(text)
     if not 0.0 <= value <= 1.0:
         raise ArgumentTypeError(f"must be between 0 and 1 (got {text!r}); 0.001 is one in a thousand")
     return value
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ArgumentTypeError(f"must be a number (got {text!r})") from None
 
 
 @events.init.add_listener

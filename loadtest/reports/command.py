@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import math
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from loadtest.processes.machine import busy_cores, describe_machine, usable_cores
 
@@ -27,7 +28,7 @@ class Command(argparse.ArgumentParser):
     def warm_up(self) -> None:
         """`--warm-up`: seconds that are not counted, before the first run of each point."""
         about = "seconds of the uncounted run before the first one of a point; 0: no such run"
-        self.add_argument("--warm-up", type=_zero_or_more, default=1, metavar="N", help=about)
+        self.add_argument("--warm-up", type=whole(0), default=1, metavar="N", help=about)
 
     def cores(self, servers: str, clients: str) -> None:
         """`--server-core` and `--client-core`: the first and the last core unless told otherwise."""
@@ -46,23 +47,42 @@ class Command(argparse.ArgumentParser):
         return options
 
 
-def at_least_one(text: str) -> int:
-    """A whole number from 1, as an argument's type. Raises ArgumentTypeError."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1 (got {text!r})")
-    return int(text)
+def whole(least: int) -> Callable[[str], int]:
+    """The type of an argument: a whole number, `least` or more."""
+
+    def read(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"must be a whole number from {least} (got {text!r})")
+        return int(text)
+
+    return read
 
 
-def _zero_or_more(text: str) -> int:
-    return 0 if text == "0" else at_least_one(text)
+at_least_one = whole(1)
 
 
 def counts(text: str) -> tuple[int, ...]:
-    """Several of them in one argument, with spaces or commas between. Raises ArgumentTypeError."""
+    """Whole numbers from 1 in one argument, with spaces or commas between. Raises ArgumentTypeError."""
     found = tuple(at_least_one(part) for part in text.replace(",", " ").split())
     if not found:
         raise argparse.ArgumentTypeError(f"must be whole numbers from 1 (got {text!r}); for example '1 100'")
     return found
+
+
+def positive(text: str) -> float:
+    """The type of an argument: a finite number above 0. Raises ArgumentTypeError."""
+    value = number(text)
+    if not 0.0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a finite number above 0 (got {text!r})")
+    return value
+
+
+def number(text: str) -> float:
+    """The type of an argument: any number. Raises ArgumentTypeError."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number (got {text!r})") from None
 
 
 def print_machine(what: str = "request") -> float:

@@ -7,7 +7,8 @@ import json
 import pytest
 
 from benchmarks import __main__ as listing
-from benchmarks.command import Command, machine, positive
+from benchmarks.command import Command, machine
+from loadtest.reports.command import positive
 
 
 def command() -> Command:
@@ -34,9 +35,9 @@ def test_numbers_have_defaults_and_are_read() -> None:
         ("--seed -1", "argument --seed: must be a whole number from 0 (got '-1')"),
         ("--seed x", "argument --seed: must be a whole number from 0 (got 'x')"),
         ("--rows 1 1.5", "argument --rows: must be a whole number from 1 (got '1.5')"),
-        ("--epochs 0", "argument --epochs: must be a number above 0 (got '0')"),
-        ("--epochs inf", "argument --epochs: must be a number above 0 (got 'inf')"),
-        ("--epochs many", "argument --epochs: must be a number above 0 (got 'many')"),
+        ("--epochs 0", "argument --epochs: must be a finite number above 0 (got '0')"),
+        ("--epochs inf", "argument --epochs: must be a finite number above 0 (got 'inf')"),
+        ("--epochs many", "argument --epochs: must be a number (got 'many')"),
     ],
 )
 def test_an_error_is_one_line(options: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ import argparse
 import pytest
 
 from loadtest.reports import scale
-from loadtest.reports.command import at_least_one, counts
+from loadtest.reports.command import Command, at_least_one, counts, positive
 
 
 def test_counts_stand_with_spaces_or_commas() -> None:
@@ -27,10 +27,27 @@ def test_a_list_with_another_text_is_refused(text: str) -> None:
         counts(text)
 
 
-@pytest.mark.parametrize(
-    "option", ["--workers=0 1", "--candidates=", "--seconds=0", "--repetitions=-3", "--warm-up=-1"]
-)
+@pytest.mark.parametrize("option", ["--workers=0 1", "--candidates=", "--seconds=0", "--repetitions=-3"])
 def test_scale_ends_before_it_starts_anything(option: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         scale.main([option])
     assert "from 1 (got " in capsys.readouterr().err
+
+
+def test_a_warm_up_may_be_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    command = Command("some.command", "Measures something.")
+    command.warm_up()
+    assert [command.parse_args(options).warm_up for options in ([], ["--warm-up=0"])] == [1, 0]
+    with pytest.raises(SystemExit):
+        command.parse_args(["--warm-up=-1"])
+    assert "must be a whole number from 0 (got '-1')" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("0", "a finite number above 0"), ("inf", "a finite number above 0"), ("fast", "a number")],
+)
+def test_a_positive_number_is_finite(text: str, message: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=f"must be {message} "):
+        positive(text)
+    assert positive("0.5") == 0.5
