@@ -3,9 +3,9 @@
     python -m benchmarks.shared_context [--widths 400 400 400] [--pairs 37] [--nodes]
 
 The weights are random: this is about time only. 31 context and 8 candidate fields, dimension 10, one thread,
-all rows of one request. PyTorch scores the dense model, with all pairs and 400x400x400, on the same rows. The
-ceiling printed for each shape: how many times fewer products a row needs if the context's part of the first
-layer is computed once a request.
+all rows of one request. PyTorch scores the dense model, with all pairs and 400x400x400, on the same rows.
+Printed for each shape is what to expect where products take all the time: how many times fewer a row needs if
+the context's part of the first layer is computed once a request.
 """
 
 from __future__ import annotations
@@ -73,11 +73,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print_table(_table(figures))
     print(f"x: times faster than the plain graph, and than {TORCH}")
     for title, shape in titles.items():
-        print(f"{title}: at most {_ceilings(*shape)} fewer products for {CANDIDATES} candidates")
+        print(f"{title}: {_fewer_products(*shape)} fewer products for {CANDIDATES} candidates")
     if options.nodes:
         for (name, graph), rows in itertools.product(graphs.items(), (1, 100)):
             if _is_shared(name):
-                print_nodes(f"{name}, {rows} candidates", graph, request_feeds([ids[:rows]], IS_CONTEXT))
+                feeds = request_feeds([ids[:rows]], IS_CONTEXT)
+                print_nodes(f"{name}, {rows} candidates", graph, feeds, options.rounds)
     command.print_json(unit="microseconds a row", by="candidates a request", figures=figures)
 
 
@@ -120,7 +121,7 @@ def _table(figures: Mapping[str, Mapping[str, float]]) -> list[list[str]]:
     return rows
 
 
-def _ceilings(hidden_units: Sequence[int], pairs: int) -> str:
+def _fewer_products(hidden_units: Sequence[int], pairs: int) -> str:
     """How many times fewer products a row needs if the context meets the first layer once a request."""
     plain = products(hidden_units, pairs)
     shared = [products(hidden_units, pairs, inputs=_inputs(count)) for count in CANDIDATES]

@@ -67,7 +67,9 @@ def test_two_checkouts_are_read_as_they_lie_there(tmp_path: Path, capsys: pytest
     assert service["arrows"] == 3
     assert len(service["back"]) == 1
     assert found["against"]["lines"] == {"service": 5}
-    assert f"against: circle in service: {', '.join(circle)}" in lines
+    assert [line for line in lines if "circle" in line and line.startswith("against")] == [
+        f"against: circle in service: {', '.join(circle)}"
+    ]
     assert "against: service: web -> core (1 imports)" in lines
     head, *rows = (line.split() for line in lines)
     assert head == ["package", *import_graph.FIGURES]
@@ -77,7 +79,7 @@ def test_two_checkouts_are_read_as_they_lie_there(tmp_path: Path, capsys: pytest
 def test_this_checkout_has_no_circle_and_nothing_runs_back(capsys: pytest.CaptureFixture[str]) -> None:
     _, found = figures(capsys)
     packages = found["here"]["packages"]
-    assert set(packages) == {"service", "models", "export", "loadtest", "benchmarks", "all"}
+    assert set(packages) >= {"service", "models", "export", "loadtest", "benchmarks", "all"}
     assert [package["circles"] for package in packages.values()] == [[]] * len(packages)
     assert all(not package["back"] for name, package in packages.items() if name != "all")
     assert set(found["here"]["lines"]) >= {"service", "export", "loadtest", "tests", "benchmarks"}
