@@ -237,8 +237,8 @@ def _gpu() -> str:
     if shutil.which("nvidia-smi") is None:
         return ""
     command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-    told = subprocess.run(command, capture_output=True, text=True, check=False)
-    return f", {told.stdout.partition(chr(10))[0]}"
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    return f", {run.stdout.partition(chr(10))[0]}"
 
 
 if __name__ == "__main__":

@@ -96,10 +96,14 @@ def _figure(one: dict[str, Any], name: str, figure: str) -> str:
 
 def listed(one: dict[str, Any], *, with_arrows: bool) -> list[str]:
     """A line for each circle and each import that runs back, and for each arrow where they are wanted."""
-    lines, told = [], []
+    lines, listed_circles = [], []
     for name, package in one["packages"].items():  # all of them together come last
-        lines += [f"circle in {name}: {', '.join(each)}" for each in package["circles"] if each not in told]
-        told += package["circles"]
+        lines += [
+            f"circle in {name}: {', '.join(each)}"
+            for each in package["circles"]
+            if each not in listed_circles
+        ]
+        listed_circles += package["circles"]
         lines += [f"back in {name}: {each}" for each in package.get("back", ())]
         if with_arrows:
             lines += [

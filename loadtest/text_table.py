@@ -19,5 +19,5 @@ def aligned(rows: Sequence[Sequence[str]], left: Iterable[int] = ()) -> str:
 
 
 def or_dash(figure: float | None, digits: int = 2) -> str:
-    """A figure with so many digits, or a dash where it is not known."""
+    """A figure with `digits` decimals, or a dash where it is not known."""
     return "-" if figure is None else f"{figure:,.{digits}f}"
