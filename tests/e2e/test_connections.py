@@ -127,7 +127,7 @@ def test_a_full_queue_refuses_at_once_with_retry_after(bundles: dict[str, Path],
         for _, headers, answer in refused:
             assert headers["retry-after"].isdigit()
             assert answer["error"]["code"] == "overloaded"
-        counted = service.metrics.families()['bidlight_requests_total{arm="only",outcome="overloaded"}']
+        counted = service.metrics()['bidlight_requests_total{arm="only",outcome="overloaded"}']
         assert counted == len(refused)
         assert service.post(body_of(5)).status_code == 200
 

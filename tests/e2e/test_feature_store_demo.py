@@ -105,7 +105,7 @@ def test_ids_alone_score_as_all_features_do(demo: Path, service: RunningService)
         found = pctrs(service, request)
         assert found == pctrs(service, whole_request(demo, user_id, films))
         assert len(set(found)) > FILMS / 2
-    metrics = service.metrics.families()
+    metrics = service.metrics()
     assert metrics['bidlight_user_lookups_total{arm="din"}'] == 3
     assert metrics['bidlight_unknown_ads_total{arm="din"}'] == 0
     assert metrics['bidlight_catalogue_ads{arm="din"}'] == FILMS
@@ -147,7 +147,7 @@ def test_it_answers_when_redis_stalls_goes_and_comes_back(demo: Path, redis: Red
         redis.start()
         redis.call("SET", "bidlight:user:8", users)
         wait_for(False)
-        metrics = service.metrics.families()
+        metrics = service.metrics()
         assert metrics['bidlight_unknown_ads_total{arm="din"}'] == 0
         assert service.stop() == 0
 
@@ -166,6 +166,6 @@ def test_two_workers_share_an_lmdb_file(demo: Path, through: str) -> None:
             for _ in range(20):
                 answer = client.post("/predict", json=request).json()
                 assert [result["pctr"] for result in answer["results"]] == expected
-        assert service.metrics.families()['bidlight_user_lookups_total{arm="din"}'] == 20
+        assert service.metrics()['bidlight_user_lookups_total{arm="din"}'] == 20
         assert service.stop() == 0
     assert service.errors.read_text() == ""

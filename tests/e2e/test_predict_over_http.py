@@ -153,7 +153,7 @@ def test_a_typo_in_a_name_costs_no_bid_and_is_counted(bundles: dict[str, Path], 
             "candidates": [{"features": {"ad": "a1", "campain": "c"}}],
         }
         assert service.post(request).status_code == 200
-        metrics = service.metrics.families()
+        metrics = service.metrics()
     assert metrics['bidlight_unknown_names_total{arm="only",name="huor"}'] == 1
     assert metrics['bidlight_unknown_names_total{arm="only",name="campain"}'] == 1
     assert metrics['bidlight_missing_features_total{arm="only",field="hour"}'] == 1

@@ -185,7 +185,7 @@ def test_metrics_of_two_workers_are_the_totals(bundles: dict[str, Path], tmp_pat
             connection.close()
         assert (statuses.count(200), statuses.count(422)) == (153, 17)
         for _ in range(6):  # whichever worker answers
-            metrics = service.metrics.families()
+            metrics = service.metrics()
             assert metrics['bidlight_requests_total{arm="only",outcome="ok"}'] == 30 + 153
             assert metrics['bidlight_requests_total{arm="",outcome="invalid_field"}'] == 17
             assert metrics['bidlight_request_seconds_count{arm="only"}'] == 30 + 153
@@ -205,14 +205,14 @@ def test_a_dead_worker_is_replaced_and_its_counts_stay(
         for _ in range(20):
             assert service.post(body_of(1)).status_code == 200
         # What was counted before a scrape is safe.
-        assert service.metrics.families()['bidlight_requests_total{arm="only",outcome="ok"}'] == 20
+        assert service.metrics()['bidlight_requests_total{arm="only",outcome="ok"}'] == 20
         victim, ok = min(workers_of(service)), 'bidlight_requests_total{arm="only",outcome="ok"}'
-        wait_until(lambda: service.metrics.families()[ok] == 20)  # counted every second
+        wait_until(lambda: service.metrics()[ok] == 20)  # counted every second
         os.kill(victim, number)
         wait_until(lambda: victim not in (now := workers_of(service)) and len(now) == 2)
         for _ in range(20):
             assert service.post(body_of(1)).status_code == 200
-        wait_until(lambda: service.metrics.families()[ok] == 40)
+        wait_until(lambda: service.metrics()[ok] == 40)
         assert service.stop() == 0
 
 
@@ -224,12 +224,12 @@ def test_sighup_has_the_bundle_of_now_served(bundles: dict[str, Path], tmp_path:
         assert {service.post(body_of(1)).status_code for _ in range(asked)} == {200}
         write_tiny_bundle(folder, name="newer", seed=7)
         service.send_signal(signal.SIGHUP)
-        while service.metrics.families().get('bidlight_reloads_total{outcome="ok"}') != 1:
+        while service.metrics().get('bidlight_reloads_total{outcome="ok"}') != 1:
             assert service.post(body_of(1)).status_code == 200
             asked += 1
         wait_until(lambda: len(workers_of(service)) == len(processes))
         assert service.post(body_of(1)).headers["x-bundle"].startswith("newer@")
-        metrics = service.metrics.families()
+        metrics = service.metrics()
         assert metrics['bidlight_requests_total{arm="only",outcome="ok"}'] == asked + 1
         assert metrics['bidlight_pctr_count{arm="only"}'] == asked + 1
         served = [name for name in metrics if name.startswith("bidlight_bundle_info") and metrics[name]]
@@ -249,7 +249,7 @@ def test_a_bundle_that_is_refused_leaves_the_arms_as_they_were(
         before = service.post(body_of(1))
         (folder / "golden.json").write_text("{}", encoding="utf-8")
         service.send_signal(signal.SIGHUP)
-        wait_until(lambda: service.metrics.families().get('bidlight_reloads_total{outcome="refused"}') == 1)
+        wait_until(lambda: service.metrics().get('bidlight_reloads_total{outcome="refused"}') == 1)
         after = service.post(body_of(1))
         assert (after.status_code, after.content) == (200, before.content)
         with service.client() as client:

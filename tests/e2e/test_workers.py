@@ -192,12 +192,12 @@ def test_a_reload_that_the_first_worker_refuses_changes_nothing(
         workers, before = workers_of(service), service.post(body_of(1))
         misstate_golden(folder)
         service.send_signal(signal.SIGHUP)
-        wait_until(lambda: service.metrics.families().get('bidlight_reloads_total{outcome="refused"}') == 1)
+        wait_until(lambda: service.metrics().get('bidlight_reloads_total{outcome="refused"}') == 1)
         assert workers_of(service) == workers
         assert service.post(body_of(1)).content == before.content
         write_tiny_bundle(folder, name="newer", seed=7)
         service.send_signal(signal.SIGHUP)
-        wait_until(lambda: service.metrics.families().get('bidlight_reloads_total{outcome="ok"}') == 1)
+        wait_until(lambda: service.metrics().get('bidlight_reloads_total{outcome="ok"}') == 1)
         assert service.post(body_of(1)).headers["x-bundle"].startswith("newer@")
         assert service.stop() == 0
     assert service.errors.read_text().count("go on as they were: arm only: ") == 1
@@ -251,7 +251,7 @@ def test_a_reload_that_a_later_worker_refuses_returns_to_the_bundle_before(
 
         wait_until(lambda: len(workers_of(service)) == 4 and bundles_served() == {old})
         assert len(workers & workers_of(service)) >= 2
-        assert service.metrics.families()['bidlight_reloads_total{outcome="refused"}'] == 1
+        assert service.metrics()['bidlight_reloads_total{outcome="refused"}'] == 1
         assert service.stop() == 0
 
 
@@ -279,7 +279,7 @@ def metric_files_of(service: RunningService) -> Path:
 
 def test_no_worker_can_have_the_name_of_its_supervisor_s_metric_files(service: RunningService) -> None:
     service.send_signal(signal.SIGHUP)
-    wait_until(lambda: service.metrics.families().get('bidlight_reloads_total{outcome="ok"}') == 1)
+    wait_until(lambda: service.metrics().get('bidlight_reloads_total{outcome="ok"}') == 1)
     names = {file.stem.partition("_")[2] for file in metric_files_of(service).glob("counter_*.db")}
     assert {name for name in names if not name.isdigit()} == {"supervisor"}
     assert str(service.process.pid) not in names
@@ -293,12 +293,12 @@ def test_metric_files_stay_as_many_as_workers_were_at_once(service: RunningServi
             assert service.post(body_of(1)).status_code == 200
         answered = (number + 1) * 4
         wait_until(
-            lambda: service.metrics.families()['bidlight_requests_total{arm="only",outcome="ok"}'] == answered  # noqa: B023
+            lambda: service.metrics()['bidlight_requests_total{arm="only",outcome="ok"}'] == answered  # noqa: B023
         )
         for worker in before:
             os.kill(worker, signal.SIGKILL)
         wait_until(lambda: not before & (now := workers_of(service)) and len(now) == 2)  # noqa: B023
-    assert service.metrics.families()['bidlight_requests_total{arm="only",outcome="ok"}'] == 12
+    assert service.metrics()['bidlight_requests_total{arm="only",outcome="ok"}'] == 12
     folder = metric_files_of(service)
     assert len(list(folder.glob("counter_*.db"))) == 2
     assert service.stop() == 0
