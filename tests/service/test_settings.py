@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from service.__main__ import build_parser, main, unknown_variables
+from service.__main__ import main
+from service.process.options import build_parser, unknown_variables
 from service.settings import ENV_PREFIX, Settings
 
 

@@ -10,7 +10,8 @@ from contextlib import ExitStack
 import pytest
 
 from service.errors import BadConfiguration
-from service.process.sockets import bind_beside, bind_together, cores_of_workers
+from service.process.slots import cores_of_workers
+from service.process.sockets import bind_beside, bind_together
 from service.settings import Settings
 
 CORES = sorted(os.sched_getaffinity(0))
