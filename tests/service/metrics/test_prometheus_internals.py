@@ -69,11 +69,7 @@ def test_processes_add_up_by_name(tmp_path: Path) -> None:
     assert successor["livesum"] == 0.5
     other, files = count_in(tmp_path, "supervisor", 3.0)
     assert other["c_total"] == 5.0
-    assert (other['h_bucket{le="1.0"}'], other['h_bucket{le="2.0"}'], other['h_bucket{le="+Inf"}']) == (
-        1,
-        2,
-        3,
-    )
+    assert [other[f'h_bucket{{le="{bound}"}}'] for bound in ("1.0", "2.0", "+Inf")] == [1, 2, 3]
     assert (other["h_sum"], other["h_count"]) == (5.0, 3)
     assert files[1] == ["counter_0.db", "counter_supervisor.db", "histogram_0.db", "histogram_supervisor.db"]
 
