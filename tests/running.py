@@ -104,6 +104,11 @@ class RunningService:
         with self.client() as client:
             return read_metrics(client.get("/metrics").text)
 
+    def workers(self) -> set[int]:
+        """The process ids of its workers."""
+        parent = self.process.pid
+        return set(map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split()))
+
     def send_signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
