@@ -1,7 +1,7 @@
 """`python -m service`: options -> settings -> one serving process, or several under a supervisor.
 
-It knows no route and no model. What imports NumPy or ONNX Runtime is imported after the environment is final:
-both may start threads at import.
+It knows no route and no model. Modules that import NumPy or ONNX Runtime are imported after the environment
+is final: both may start threads at import.
 """
 
 from __future__ import annotations
