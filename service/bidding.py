@@ -78,7 +78,7 @@ def bids(
 ) -> list[float | None]:
     """Bid per candidate: pCTR x value per click x multiplier, capped, rounded to micros; None is no bid.
 
-    `pctr` [n] in [0, 1]; `value_per_click` [n] finite, with None for a candidate without one (it gets no bid),
+    `pctr` [n] in [0, 1]; `value_per_click` [n] finite, with None for candidates without one (no bid),
     or None for all; `bid_floor` [n], with None for no floor. The product is exact, of the decimals that the
     three numbers print as (1.1 is 1.1, not the nearest binary number), and rounded half to even. Below the
     policy's or the candidate's floor there is no bid. A product beyond float64 is capped like any other, at

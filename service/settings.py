@@ -85,7 +85,7 @@ class Settings(BaseSettings):
     )
     shared_context: Literal["on", "off"] = Field(
         default="on",
-        description="whether large requests use the bundle's graph that computes the context once, if it has one",
+        description="whether large requests use the graph that computes the context once, if there is one",
     )
     metrics: Literal["on", "off"] = Field(
         default="on",

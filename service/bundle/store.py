@@ -27,9 +27,10 @@ from service.bundle.calibration import (
     calibrators_to_file,
 )
 from service.bundle.encoder import Encoder
-from service.bundle.errors import EXPORT_AGAIN, BundleError, decode_json
+from service.bundle.errors import EXPORT_AGAIN, BundleError
 from service.bundle.golden import check_golden_ids
 from service.bundle.graph_tensors import tables_of
+from service.bundle.json_files import decode_json
 from service.bundle.manifest import (
     GOLDEN_FILE,
     MANIFEST_FILE,
