@@ -1,4 +1,4 @@
-"""The two errors of the contract, for a refused bundle and a refused value; it knows no file format."""
+"""The two errors of the contract, for a refused bundle and a refused value; it knows no format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JSON of a bundle's files: indented to be read by people, strict when it is read back; it knows no format."""
+"""JSON in the files of a bundle: indented for people, read back strictly; it knows no format."""
 
 from __future__ import annotations
 
