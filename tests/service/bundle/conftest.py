@@ -1,4 +1,4 @@
-"""A small bundle of every kind, role and encoding; its graphs are any bytes, for the contract runs none."""
+"""A small bundle with every kind, role and encoding; its graphs are arbitrary bytes, since none is run."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from service.bundle.manifest import (
 from service.bundle.schema import Bins, Field, Hashing, Kind, Role, Schema, Vocabulary
 from service.bundle.store import save_bundle
 
-# A busy machine is no failure: nothing here is about time.
-settings.register_profile("unhurried", deadline=None)
-settings.load_profile("unhurried")
+# No deadline, so that a busy machine fails no test: none of them is about time.
+settings.register_profile("no_deadline", deadline=None)
+settings.load_profile("no_deadline")
 
 ROWS = (
     ({"site": "b", "hour": 7, "seen ☃": ["x", "y", "z", "x"]}, {"../ad": "a2", "campaign": 1005}),
@@ -43,7 +43,7 @@ ROWS = (
 
 @pytest.fixture(scope="session")
 def schema() -> Schema:
-    """Two of its names would be dangerous as file names."""
+    """A schema with two field names that would be dangerous as file names."""
     return Schema(
         (
             Field("site", Kind.CATEGORICAL, Role.CONTEXT, Vocabulary(("a", "b", "7", "\u2028"))),
@@ -59,7 +59,7 @@ def schema() -> Schema:
 
 @pytest.fixture(scope="session")
 def parts(schema: Schema) -> dict[str, Any]:
-    """The arguments of save_bundle but for the folder."""
+    """The arguments of save_bundle except the folder."""
     graphs = {"pruned": b"a float graph " * 40, "int8": b"an int8 graph " * 20}
     quality = Quality(logloss=0.5, ece=0.01, pcoc=1.0)
     calibrators = {
@@ -130,7 +130,7 @@ def parts(schema: Schema) -> dict[str, Any]:
 
 @pytest.fixture
 def save(parts: dict[str, Any]) -> Callable[..., Manifest]:
-    """save_bundle(folder) with `parts`, some of them changed."""
+    """save_bundle(folder) with `parts`, some of them replaced."""
 
     def saving(folder: Path, **changes: Any) -> Manifest:
         return save_bundle(folder, **{**parts, **changes})
