@@ -1,4 +1,4 @@
-"""The load tests against the real service: Locust exits as the SLO says, the benchmark runs through."""
+"""The load tests against the real service: Locust exits by the SLO, and the benchmark completes."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_the_benchmark_measures_both_services_and_ends_with_a_line_for_machines(
         assert "no closed-loop figures" in run.stdout
 
 
-def test_a_benchmark_without_a_bundle_says_so_in_one_line(tmp_path: Path) -> None:
+def test_a_benchmark_without_a_bundle_fails_in_one_line(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "loadtest.reports.bench", "--bundle", str(tmp_path)]
     run = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False)
     assert run.returncode == 1
