@@ -89,7 +89,7 @@ class RunningService:
     def client(self, **options: Any) -> httpx.Client:
         """A client of it; use it as a context.
 
-        Without `verify=False` every client would read the certificates of the machine: 20 ms for plain HTTP.
+        Without `verify=False` every client would load root certificates, which takes longer than a request.
         """
         return httpx.Client(base_url=self.url, timeout=20.0, trust_env=False, verify=False, **options)
 

@@ -136,8 +136,8 @@ class Calibrator(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     def _require(self, met: bool, name: str, expected: str, found: str) -> None:
         if not met:
-            whose = f"such that '{name}' of {show(self.variant)} is {expected}"
-            raise BundleError(CALIBRATION_FILE, whose, found, "calibrate again")
+            condition = f"such that '{name}' of {show(self.variant)} is {expected}"
+            raise BundleError(CALIBRATION_FILE, condition, found, "calibrate again")
 
 
 class _Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -56,8 +56,8 @@ class _Column:
             raise InvalidValue(self.name, row, error.message) from None
         except TypeError:
             elements = value if self.field.kind is Kind.SEQUENCE else [value]
-            odd = next(element for element in elements if not is_text(element))
-            raise InvalidValue(self.name, row, refusal_of_text(self.field, odd)) from None
+            refused = next(element for element in elements if not is_text(element))
+            raise InvalidValue(self.name, row, refusal_of_text(self.field, refused)) from None
 
     def many(self, values: Sequence[Any]) -> Any:
         """ids [n], or [n, max_length] of a sequence. Raises InvalidValue with the row."""

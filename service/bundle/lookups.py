@@ -156,12 +156,12 @@ class NumericLookup:
             except OverflowError:
                 return [self.one(value) for value in values]
             found = self.ids_of_bins.take(self.edges_array.searchsorted(numbers, "right"))
-            odd = ~np.isfinite(numbers)
-            oddities = np.count_nonzero(odd)
-            if not oddities:
+            is_missing = ~np.isfinite(numbers)
+            missing = np.count_nonzero(is_missing)
+            if not missing:
                 return found
-            if oddities == values.count(None):
-                found[odd] = MISSING_ID
+            if missing == values.count(None):
+                found[is_missing] = MISSING_ID
                 return found
         return [self.one(value) for value in values]
 
