@@ -283,4 +283,4 @@ def manifest_from_file(data: bytes) -> Manifest:
 
 
 def _invalid(name: str, expected: str, found: str) -> NoReturn:
-    raise BundleError(MANIFEST_FILE, f"sound, with '{name}' {expected}", show(found), EXPORT_AGAIN)
+    raise BundleError(MANIFEST_FILE, f"valid, with '{name}' {expected}", show(found), EXPORT_AGAIN)

@@ -117,7 +117,7 @@ def schema_from_files(read: Callable[[str], bytes]) -> Schema:
             )
         )
     except ValueError as error:
-        raise BundleError(SCHEMA_FILE, "a sound schema", str(error), EXPORT_AGAIN) from error
+        raise BundleError(SCHEMA_FILE, "a valid schema", str(error), EXPORT_AGAIN) from error
 
 
 def _field_from_record(position: int, record: _FieldRecord, read: Callable[[str], bytes]) -> Field:
@@ -145,7 +145,7 @@ def _field_from_record(position: int, record: _FieldRecord, read: Callable[[str]
     except BundleError:
         raise
     except ValueError as error:
-        raise BundleError(file, "sound", str(error), EXPORT_AGAIN) from error
+        raise BundleError(file, "valid", str(error), EXPORT_AGAIN) from error
     return field
 
 

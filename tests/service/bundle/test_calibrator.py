@@ -20,7 +20,7 @@ QUALITY = Quality(logloss=0.5, ece=0.01, pcoc=1.0)
 
 def calibrator(**values: Any) -> Calibrator:
     """A valid calibrator, with some values replaced."""
-    sound = {
+    valid = {
         "variant": "int8",
         "graph_sha256": "ab" * 32,
         "method": "identity",
@@ -29,7 +29,7 @@ def calibrator(**values: Any) -> Calibrator:
         "before": QUALITY,
         "after": QUALITY,
     }
-    return Calibrator(**{**sound, **values})
+    return Calibrator(**{**valid, **values})
 
 
 def naive_logit(fitted: Calibrator, x: float) -> float:
