@@ -9,13 +9,8 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 
 from service.metrics.families import PCTR_BUCKETS
-from service.metrics.tally import (
-    ROWS_AT_ONCE,
-    BulkHistogram,
-    HistogramTally,
-    Tally,
-    count_in_columns,
-)
+from service.metrics.prometheus_internals import BulkHistogram
+from service.metrics.tally import ROWS_AT_ONCE, HistogramTally, Tally, count_in_columns
 from tests.running import read_metrics
 
 VALUES = st.lists(st.floats(0.0, 2.0) | st.sampled_from(PCTR_BUCKETS), max_size=50)
@@ -44,7 +39,7 @@ def test_counting_in_pieces_equals_counting_one_by_one(pieces: list[list[float]]
     assert found == expected
 
 
-def test_a_tally_is_published_once() -> None:
+def test_a_tally_is_handed_on_once() -> None:
     registry = CollectorRegistry()
     tally = Tally(Counter("c", "c", registry=registry))
     tally.inc()
