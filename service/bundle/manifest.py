@@ -135,7 +135,7 @@ class Compression(_Record, frozen=True):
 
 
 class Manifest(_Record, frozen=True, kw_only=True):
-    """The contents of manifest.json. `files` lists every other file of the bundle."""
+    """All that is known of a bundle. `files` lists every file but manifest.json itself."""
 
     format_version: int = FORMAT_VERSION
     name: str

@@ -1,7 +1,7 @@
-"""Writes a bundle atomically and reads it with everything verified; it runs no graph.
+"""Writes a bundle whole or not at all, and reads it with everything verified; it runs nothing of it.
 
-A save builds every file in memory, loads them as a service would, and only then touches the disk: it writes a
-hidden sibling folder, syncs it and renames it into place. Loading uses the same bytes that it hashes.
+A save builds every file in memory, loads them back as a service would, and only then touches the disk: a
+hidden sibling folder, synced, then renamed into place. Loading uses the very bytes that it has hashed.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ __all__ = ["Bundle", "BundleError", "check_replaceable", "load_bundle", "save_bu
 class Bundle:
     """A verified bundle in memory.
 
-    `graphs` are verified ONNX bytes by variant, `shared_graphs` those that compute a request's context once.
+    `graphs` are the ONNX bytes whose hashes were checked, `shared_graphs` those that compute a request's
+    context once, where there are such; both by variant.
     """
 
     manifest: Manifest
@@ -73,7 +74,7 @@ class Bundle:
     _tables: dict[str, dict[str, NDArray[Any]]] = field(default_factory=dict)
 
     def tables(self, variant: str) -> dict[str, NDArray[Any]]:
-        """The tables of a variant's graph, read once, so that all graphs of the bundle can share them.
+        """The tables of a variant's graph, read once; all graphs made of this bundle can use the same.
 
         Raises BundleError.
         """
@@ -88,7 +89,7 @@ class Bundle:
 
 
 def load_bundle(folder: Path, *, verify_all: bool = False) -> Bundle:
-    """The bundle in `folder`; each file is read once. Raises BundleError, in one line, for any fault.
+    """The bundle in `folder`; each file is read once. Raises BundleError, one line, for anything amiss.
 
     `verify_all` also checks the files that a service does not use (the report).
     """
@@ -127,7 +128,7 @@ def _assemble(manifest: Manifest, read: Callable[[str], bytes], folder: Path) ->
 
 
 def _match(manifest: Manifest, schema: Schema, calibrators: Mapping[str, Calibrator]) -> None:
-    """Raises BundleError unless every graph has its own calibrator and the columns of the schema."""
+    """Raises BundleError unless each graph has its own calibrator and takes the schema's columns."""
     if calibrators.keys() != manifest.graphs.keys():
         expected = f"for the graphs {', '.join(manifest.graphs)}"
         raise BundleError(CALIBRATION_FILE, expected, ", ".join(calibrators) or "none", EXPORT_AGAIN)
@@ -150,7 +151,7 @@ def _match(manifest: Manifest, schema: Schema, calibrators: Mapping[str, Calibra
 
 
 class _VerifiedReader:
-    """Reads listed files of a bundle, and returns only bytes of the listed size and SHA-256."""
+    """Reads listed files of a bundle, and hands out only bytes whose size and SHA-256 are as listed."""
 
     def __init__(self, root: Path, files: Mapping[str, FileEntry]) -> None:
         self.root = root
@@ -173,7 +174,7 @@ class _VerifiedReader:
 
 
 def _read_inside(root: Path, name: str, size: int | None = None) -> bytes:
-    """The bytes of a file in `root` that is `size` bytes long. Raises BundleError."""
+    """The bytes of a file that lies in `root` and is `size` long. Raises BundleError."""
     try:
         path = (root / name).resolve()
         if not path.is_relative_to(root):
@@ -184,7 +185,7 @@ def _read_inside(root: Path, name: str, size: int | None = None) -> bytes:
         if size is not None and found != size:
             raise BundleError(name, f"{size} bytes long", f"{found} bytes", "copy the file again")
         return path.read_bytes()
-    except (OSError, RuntimeError) as error:  # RuntimeError: circular links
+    except (OSError, RuntimeError) as error:  # RuntimeError: links that lead in a circle
         raise BundleError(name, "readable", str(error), "check the folder's permissions") from error
 
 
@@ -276,7 +277,7 @@ def _shared_files(
 
 
 def check_replaceable(folder: Path) -> None:
-    """Raises BundleError if `folder` holds anything but a bundle: a save would refuse it."""
+    """Raises BundleError if `folder` holds something that is not a bundle: a save would not touch it."""
     if not folder.exists() or (folder / MANIFEST_FILE).is_file():
         return
     if not folder.is_dir() or any(folder.iterdir()):
@@ -285,7 +286,7 @@ def check_replaceable(folder: Path) -> None:
 
 
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Replaces the bundle in `folder` by `files`, atomically."""
+    """Puts `files` in place of whatever bundle is in `folder`: all of them or none."""
     folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
     incoming, outgoing = _sibling(folder, "incoming"), _sibling(folder, "outgoing")
@@ -312,7 +313,7 @@ def _restore(outgoing: Path, folder: Path) -> None:
 
 
 def _write_synced(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Writes `files` into the new `folder` and waits until they are on disk."""
+    """Writes `files` below the new `folder` and waits until the disk has them."""
     folder.mkdir()
     for name, data in files.items():
         path = folder / name
@@ -335,7 +336,7 @@ def _sync(folder: Path) -> None:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Held by one save at a time, so that any hidden folders inside are leftovers."""
+    """Held by one save at a time, so that the hidden folders found inside are leftovers."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -59,7 +59,7 @@ def schema() -> Schema:
 
 @pytest.fixture(scope="session")
 def parts(schema: Schema) -> dict[str, Any]:
-    """The arguments of save_bundle except the folder."""
+    """The arguments of save_bundle but for the folder."""
     graphs = {"pruned": b"a float graph " * 40, "int8": b"an int8 graph " * 20}
     quality = Quality(logloss=0.5, ece=0.01, pcoc=1.0)
     calibrators = {
