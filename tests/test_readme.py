@@ -19,11 +19,11 @@ from export.compress.recipes import RECIPES
 from export.data.errors import LogSchemaError
 from export.data.log_schema import Label, LogField, LogSchema, Timestamp, load_log_schema, parse_log_schema
 from models import MODELS
-from service.__main__ import build_parser as service_parser
 from service.bundle.manifest import Manifest
 from service.errors import BadConfiguration, ServiceError
 from service.features.load import build_parser as load_parser
 from service.metrics.families import Metrics
+from service.process.options import build_parser as service_parser
 from service.settings import ENV_PREFIX, Settings
 from service.wire import JSON, decode_request
 from tests.pages import REPOSITORY, Page, pages
