@@ -22,6 +22,7 @@ import onnxruntime as ort
 from service.bundle.errors import BundleError, show
 from service.bundle.graph_tensors import tensors_of
 from service.bundle.manifest import Graph, SharedContext, Tensor
+from service.bundle.runtime_options import session_options
 from service.errors import BadConfiguration
 
 logger = logging.getLogger("bidlight")
@@ -152,14 +153,7 @@ def _check_weights(graph: bytes, file: str) -> None:
 def _open(
     graph: bytes, file: str, providers: Sequence[str], initializers: Mapping[str, ort.OrtValue]
 ) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    options.log_severity_level = 3
+    options = session_options(ort)
     for name, values in initializers.items():
         options.add_initializer(name, values)
     options_by_provider = [CUDA_OPTIONS if provider == CUDA else {} for provider in providers]
