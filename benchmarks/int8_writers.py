@@ -42,7 +42,8 @@ from export.graph.onnx import INPUT
 from export.graph.quantize import quantize_int8
 from export.graph.runtime import graph_scorer, microseconds_a_row, run_graph
 from export.judge.metrics import auc
-from export.stages.graphs import spread_rows, to_onnx
+from export.stages.quantize import spread_rows
+from export.stages.to_onnx import to_onnx
 from export.stages.variants import DENSE, graph_name
 from export.stages.work import Work
 from export.train.choices import TrainChoice

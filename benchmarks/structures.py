@@ -32,10 +32,11 @@ from export.data.synthetic import SyntheticConfig
 from export.graph.runtime import BATCHES, Scorer, graph_scorer, microseconds_a_row
 from export.judge.bootstrap import interval, resampled_aucs
 from export.judge.metrics import auc
-from export.stages.graphs import quantize, to_onnx
-from export.stages.model import prune
 from export.stages.plan import Plan
+from export.stages.prune import prune
+from export.stages.quantize import quantize
 from export.stages.records import Trained
+from export.stages.to_onnx import to_onnx
 from export.stages.variants import DENSE, INT8, PRUNED, read_variants
 from export.stages.work import Work
 from export.train.choices import TrainChoice

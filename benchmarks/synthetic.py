@@ -10,8 +10,9 @@ from typing import Any
 from export.data.encoded import open_log
 from export.data.synthetic import SyntheticConfig
 from export.data.synthetic_file import write_synthetic_log
-from export.stages.model import fit_schema, train
+from export.stages.fit_schema import fit_schema
 from export.stages.plan import Plan
+from export.stages.train import train
 from export.stages.work import Work
 from export.train.choices import TrainChoice
 

@@ -22,6 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 from service.bundle.calibration import Calibrator, Quality
 from service.bundle.encoder import Encoder
 from service.bundle.manifest import (
+    Description,
     Golden,
     GoldenOutputs,
     GoldenRow,
@@ -32,7 +33,7 @@ from service.bundle.manifest import (
     Training,
 )
 from service.bundle.schema import Bins, Field, Hashing, Kind, Role, Schema, Vocabulary
-from service.bundle.store import save_bundle
+from service.bundle.store import Contents, save_bundle
 
 DIM, HIDDEN, OPSET = 4, 16, 17
 SAMPLE_ROWS = 64
@@ -167,7 +168,7 @@ def write_tiny_bundle(folder: Path, name: str = "tiny", seed: int = 0) -> Path:
     """Writes the bundle into `folder` (replacing one that is there) and returns `folder`."""
     schema = tiny_schema()
     graph = tiny_graph(schema, seed)
-    description = Graph(
+    described = Graph(
         file="model.float32.onnx",
         variant="float32",
         opset=OPSET,
@@ -189,17 +190,12 @@ def write_tiny_bundle(folder: Path, name: str = "tiny", seed: int = 0) -> Path:
         after=quality,
     )
     rows = tiny_rows(SAMPLE_ROWS, seed)
-    save_bundle(
-        folder,
+    description = Description(
         name=name,
+        created_at="2026-01-31T12:00:00+00:00",
         model=ModelInfo("tiny", {"dim": DIM, "hidden_units": [HIDDEN]}, parameters=0),
-        schema=schema,
-        graphs={"float32": graph},
-        shared_graphs={"float32": tiny_shared_graph(schema, seed)},
-        descriptions={"float32": description},
+        graphs={"float32": described},
         serving_variant="float32",
-        calibrators={"float32": calibrator},
-        golden=_golden(schema, graph, calibrator, rows[:8]),
         training=Training(
             source="random weights",
             rows={"train": 0},
@@ -208,8 +204,16 @@ def write_tiny_bundle(folder: Path, name: str = "tiny", seed: int = 0) -> Path:
             epochs=0,
             seed=seed,
         ),
+    )
+    contents = Contents(
+        schema=schema,
+        graphs={"float32": graph},
+        calibrators={"float32": calibrator},
+        golden=_golden(schema, graph, calibrator, rows[:8]),
+        shared_graphs={"float32": tiny_shared_graph(schema, seed)},
         extra_files={"report/requests.jsonl": "".join(json.dumps(row) + "\n" for row in rows).encode()},
     )
+    save_bundle(folder, description, contents)
     return folder
 
 

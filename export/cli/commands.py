@@ -74,7 +74,7 @@ def _convert(options: Namespace) -> None:
 
 
 def _fit_schema(options: Namespace) -> None:
-    from export.stages.model import fit_schema
+    from export.stages.fit_schema import fit_schema
 
     plan = LogPlan(**given_of(LogPlan, options))
     with _work(options) as work:
@@ -90,8 +90,8 @@ def _fit_schema(options: Namespace) -> None:
 
 
 def _train(options: Namespace) -> None:
-    from export.stages.model import train
     from export.stages.records import LogSummary
+    from export.stages.train import train
 
     with _work(options) as work:
         log = work.read_record("fit-schema", LogSummary)
@@ -108,28 +108,28 @@ def _train(options: Namespace) -> None:
 
 
 def _prune(options: Namespace) -> None:
-    from export.stages.model import prune
+    from export.stages.prune import prune
 
     with _work(options) as work:
         prune(work, choose(PruneChoice, given_of(PruneChoice, options)), say=say)
 
 
 def _to_onnx(options: Namespace) -> None:
-    from export.stages.graphs import to_onnx
+    from export.stages.to_onnx import to_onnx
 
     with _work(options) as work:
         to_onnx(work, say=say)
 
 
 def _quantize(options: Namespace) -> None:
-    from export.stages.graphs import quantize
+    from export.stages.quantize import quantize
 
     with _work(options) as work:
         quantize(work, rows=options.quantization_rows or Plan.quantization_rows, say=say)
 
 
 def _calibrate(options: Namespace) -> None:
-    from export.stages.graphs import calibrate
+    from export.stages.calibrate import calibrate
 
     with _work(options) as work:
         calibrate(

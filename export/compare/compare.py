@@ -27,12 +27,14 @@ from export.compare.tables import as_text
 from export.data.encoded import open_log
 from export.data.log_schema import load_log_schema
 from export.errors import ExportError
-from export.stages.evaluate import machine
-from export.stages.model import check_device, fit_schema
+from export.report.machine import machine
+from export.stages.fit_schema import fit_schema
 from export.stages.pipeline import Clock
 from export.stages.records import LogSummary
+from export.stages.train import check_device
 from export.stages.work import Say, Work
 from models import MODELS
+from service.bundle.folders import replacing
 
 JSON, TEXT, PAGE = "compare.json", "compare.txt", "compare.html"
 LOG_KEY = "log-key.txt"
@@ -220,9 +222,8 @@ def write(comparison: Comparison, out: Path) -> None:
         PAGE: comparison_page(comparison),
     }
     for name, text in texts.items():
-        partial = out / f".{name}.partial"
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(out / name)
+        with replacing(out / name) as incoming:
+            incoming.write_text(text, encoding="utf-8")
 
 
 def read_comparison(folder: Path) -> Comparison:

@@ -21,10 +21,13 @@ from numpy.typing import NDArray
 from export.compare.records import Result
 from export.compress.choice import PruneChoice
 from export.data.encoded import open_log
+from export.stages.calibrate import calibrate, read_calibrators
 from export.stages.evaluate import evaluate_variants
-from export.stages.graphs import calibrate, quantize, read_calibrators, to_onnx
-from export.stages.model import prune, train
+from export.stages.prune import prune
+from export.stages.quantize import quantize
 from export.stages.records import Trained
+from export.stages.to_onnx import to_onnx
+from export.stages.train import train
 from export.stages.variants import read_variants
 from export.stages.work import Say, Work
 from export.train.choices import EmbeddingChoice

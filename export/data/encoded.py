@@ -4,7 +4,6 @@ It knows nothing of models. Memory holds one chunk and the counts of distinct va
 log besides the arrays while they are made.
 """
 
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,6 +42,7 @@ from export.data.splits import (
     split_by_time,
 )
 from service.bundle.encoder import Encoder
+from service.bundle.folders import replacing
 from service.bundle.schema import Schema
 from service.bundle.schema_files import schema_to_files
 
@@ -69,14 +69,10 @@ def prepare_log(
     """
     check_shares(split)
     _check_out(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = _beside(out, "new")
-    partial.mkdir()
-    try:
-        _prepare(path, log_schema, partial, split, on_malformed, min_count, chunk_rows, samples, report)
-        _put_in_place(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with replacing(out, sync=False) as folder:  # a log that a power failure tears is prepared again
+        folder.mkdir()
+        _prepare(path, log_schema, folder, split, on_malformed, min_count, chunk_rows, samples, report)
+        _check_out(out)  # it may have appeared meanwhile
     return open_log(out)
 
 
@@ -209,20 +205,3 @@ def _check_out(out: Path) -> None:
         raise LogError(
             f"'out' must be a new folder or a prepared log (got {str(out)!r}); name another folder"
         )
-
-
-def _put_in_place(partial: Path, out: Path) -> None:
-    """Renames, so that `out` is either what it was or complete."""
-    if not out.exists():
-        partial.rename(out)
-        return
-    _check_out(out)
-    aside = _beside(out, "old")
-    out.rename(aside)
-    partial.rename(out)
-    shutil.rmtree(aside)
-
-
-def _beside(out: Path, what: str) -> Path:
-    """A folder of this process next to `out`; a killed run leaves at most these, by names that say so."""
-    return out.with_name(f"{out.name}.{what}.{os.getpid()}.partial")

@@ -10,10 +10,14 @@ from export.compress.choice import PruneChoice
 from export.data.synthetic import SyntheticConfig
 from export.data.synthetic_file import write_synthetic_log
 from export.report.summary import summary
-from export.stages.graphs import calibrate, quantize, to_onnx
-from export.stages.model import check_device, check_told_once, fit_schema, prune, train
+from export.stages.calibrate import calibrate
+from export.stages.fit_schema import fit_schema
 from export.stages.package import check_out, package
 from export.stages.plan import Plan, default_work
+from export.stages.prune import prune
+from export.stages.quantize import quantize
+from export.stages.to_onnx import to_onnx
+from export.stages.train import check_device, check_no_overrides, train
 from export.stages.work import Say, Work
 from export.train.build import check_model
 from export.train.checkpoint import load_checkpoint
@@ -33,7 +37,7 @@ def _check(plan: Plan) -> None:
     check_out(plan.out, plan.name)
     check_device(plan.training.config(rows=1).device)
     if plan.checkpoint is not None:
-        check_told_once(plan.checkpoint, plan.hyperparameters, plan.embedding)
+        check_no_overrides(plan.checkpoint, plan.hyperparameters, plan.embedding)
         load_checkpoint(plan.checkpoint)
     else:
         check_model(plan.model, plan.hyperparameters)

@@ -12,7 +12,7 @@ from export.data.errors import OnMalformed
 from export.data.log_schema import BUILT_IN
 from export.data.splits import DEFAULT_SHARES, are_shares
 from export.knobs import AT_LEAST_ONE, POSITIVE_SHARE, OneOf, Rule, check, described, knob
-from export.stages.calibrate import METHODS
+from export.stages.calibration_methods import METHODS
 from export.train.choices import EmbeddingChoice, TrainChoice
 
 

@@ -134,15 +134,13 @@ class Compression(_Record, frozen=True):
     graph_bytes: dict[str, int]
 
 
-class Manifest(_Record, frozen=True, kw_only=True):
-    """All that is known of a bundle. `files` lists every file but manifest.json itself."""
+class Description(_Record, frozen=True, kw_only=True):
+    """What a bundle says of itself. `created_at` is in UTC, as 2026-01-31T12:00:00+00:00."""
 
     format_version: int = FORMAT_VERSION
     name: str
-    version: str
     created_at: str
     model: ModelInfo
-    files: dict[str, FileEntry]
     graphs: dict[str, Graph]
     serving_variant: str
     kept_out: dict[str, str] = {}
@@ -153,6 +151,13 @@ class Manifest(_Record, frozen=True, kw_only=True):
     latency: tuple[Latency, ...] = ()
     machine: str = ""
     compression: Compression | None = None
+
+
+class Manifest(Description, frozen=True, kw_only=True):
+    """The description of a bundle and of its files: `files` lists all of them but manifest.json itself."""
+
+    version: str
+    files: dict[str, FileEntry]
 
     @property
     def id(self) -> str:
@@ -244,6 +249,14 @@ def _check_shared_context(graph: Graph, files: Mapping[str, FileEntry]) -> None:
     if names[:3] != SHARED_INPUTS or not set(names[3:]) <= set(graph.tables):
         expected = f"{', '.join(SHARED_INPUTS)} and tables of {graph.file}"
         _invalid(f"{where}.inputs", expected, ", ".join(names))
+
+
+def manifest_of(description: Description, files: Mapping[str, bytes]) -> Manifest:
+    """The manifest of a bundle of these files; hashes, sizes and the version are computed here."""
+    entries = {
+        name: FileEntry(len(files[name]), hashlib.sha256(files[name]).hexdigest()) for name in sorted(files)
+    }
+    return Manifest(**msgspec.structs.asdict(description), version=version_of(entries), files=entries)
 
 
 def version_of(files: Mapping[str, FileEntry]) -> str:

@@ -14,7 +14,7 @@ from export.report import plots
 from export.report.findings import EvaluationPoint, FieldMatrix, Findings, reliability
 from export.report.page import page, table
 from export.report.summary import summary
-from export.stages.package import warnings_of
+from export.stages.report import warnings_of
 from service.bundle.encoder import Encoder
 from tests.browser import measure, needs_chromium
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
 from export.errors import ExportError
-from export.stages.calibrate import METHODS, fit_calibrator, fit_isotonic, fit_platt, in_log_distribution
+from export.stages.calibration_methods import METHODS, fit_isotonic, fit_platt
+from export.stages.calibrator_fit import fit_calibrator, in_log_distribution
 from export.train.config import TrainConfig
 from service.bundle.calibration import Calibrator
 

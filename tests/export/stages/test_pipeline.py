@@ -20,11 +20,14 @@ from export.data.encoded import Part, open_log
 from export.data.errors import LogError
 from export.errors import ExportError
 from export.judge.metrics import auc
-from export.stages.graphs import quantize, spread_rows, to_onnx
-from export.stages.model import fit_schema, prune, train
+from export.stages.fit_schema import fit_schema
 from export.stages.package import package
 from export.stages.pipeline import run
 from export.stages.plan import Plan, default_work
+from export.stages.prune import prune
+from export.stages.quantize import quantize, spread_rows
+from export.stages.to_onnx import to_onnx
+from export.stages.train import train
 from export.stages.variants import read_variants
 from export.stages.work import Work
 from export.train.choices import TrainChoice

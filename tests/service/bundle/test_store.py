@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ def everything_in(folder: Path) -> dict[str, bytes]:
 
 
 def test_what_is_saved_is_loaded(save: Save, parts: dict[str, Any], tmp_path: Path) -> None:
-    manifest = save(tmp_path / "A", created_at=datetime(2026, 1, 31, 12, tzinfo=UTC))
+    manifest = save(tmp_path / "A", created_at="2026-01-31T12:00:00+00:00")
     bundle = load_bundle(tmp_path / "A", verify_all=True)
     assert bundle.manifest == manifest
     assert manifest.created_at == "2026-01-31T12:00:00+00:00"
@@ -63,8 +62,8 @@ def test_every_file_is_listed_with_its_size_and_hash(save: Save, tmp_path: Path)
 
 
 def test_the_version_follows_the_content(save: Save, tmp_path: Path) -> None:
-    first = save(tmp_path / "A", created_at=datetime(2026, 1, 1, tzinfo=UTC))
-    same = save(tmp_path / "B", created_at=datetime(2026, 2, 2, tzinfo=UTC))
+    first = save(tmp_path / "A", created_at="2026-01-01T00:00:00+00:00")
+    same = save(tmp_path / "B", created_at="2026-02-02T00:00:00+00:00")
     other = save(tmp_path / "C", extra_files={"report/index.html": b"another"})
     assert first.version == same.version != other.version
 
@@ -139,7 +138,8 @@ def test_a_failing_save_leaves_the_old_bundle(save: Save, tmp_path: Path, bad: s
 SAVER = """
 import resource, sys
 from pathlib import Path
-from service.bundle.store import load_bundle, save_bundle
+from service.bundle.manifest import Description
+from service.bundle.store import Contents, load_bundle, save_bundle
 
 source, target, limit, times = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 old = load_bundle(source)
@@ -148,12 +148,15 @@ if limit:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 print("ready", flush=True)
 for number in range(times):
-    save_bundle(
-        target, name=f"new{number}", model=about.model, schema=old.schema, graphs=old.graphs,
-        descriptions=about.graphs, serving_variant=about.serving_variant, calibrators=old.calibrators,
-        golden=old.golden, training=about.training,
+    description = Description(
+        name=f"new{number}", created_at=about.created_at, model=about.model, graphs=about.graphs,
+        serving_variant=about.serving_variant, training=about.training,
+    )
+    contents = Contents(
+        old.schema, old.graphs, old.calibrators, old.golden,
         extra_files={f"report/{n}.html": b"." * 1000 * n for n in range(30)},
     )
+    save_bundle(target, description, contents)
 """
 
 
