@@ -1,4 +1,4 @@
-"""The report says what was found, in a page that needs nothing beside it."""
+"""The report shows the findings in a page that needs no other file."""
 
 from __future__ import annotations
 
@@ -44,6 +44,24 @@ class Balanced(HTMLParser):
 def findings(exported) -> Findings:
     path = exported.plan.out / "report" / "report.json"
     return msgspec.json.decode(path.read_bytes(), type=Findings)
+
+
+@pytest.fixture(scope="module")
+def unusual_page(findings: Findings) -> str:
+    """A model that was not trained here, nothing pruned, a variant kept out, a warning, a name of HTML."""
+    return page(
+        msgspec.structs.replace(
+            findings,
+            bundle="<script>alert(1)</script>",
+            kept_out={"int8": "is not faster"},
+            serving_variant="pruned",
+            warnings=("lost 0.1 AUC",),
+            training=(),
+            pruning=(),
+            compression=None,
+            field_matrices={},
+        )
+    )
 
 
 def test_the_page_is_whole_and_fetches_nothing(exported) -> None:
@@ -113,33 +131,24 @@ def test_the_summary_is_a_table_with_the_way_to_serve(exported) -> None:
     assert lines[-1] == f"serve it: python -m service --arm control={exported.plan.out}"
 
 
-def test_names_are_escaped(findings: Findings) -> None:
-    text = page(msgspec.structs.replace(findings, bundle="<script>alert(1)</script>"))
-    assert "<script>" not in text
-    assert "&lt;script&gt;" in text
+def test_names_are_escaped(unusual_page: str) -> None:
+    assert "<script>" not in unusual_page
+    assert "&lt;script&gt;" in unusual_page
     assert "<b>" not in table(["<b>"], [["<b>", 1]])
 
 
-def test_warnings_and_reasons_are_shown(findings: Findings) -> None:
-    text = page(
-        msgspec.structs.replace(
-            findings, kept_out={"int8": "is not faster"}, serving_variant="pruned", warnings=("lost 0.1 AUC",)
-        )
-    )
-    assert "<b>int8</b> is kept out: is not faster" in text
-    assert '<p class="warning">lost 0.1 AUC</p>' in text
+def test_warnings_and_reasons_are_shown(unusual_page: str) -> None:
+    assert "<b>int8</b> is kept out: is not faster" in unusual_page
+    assert '<p class="warning">lost 0.1 AUC</p>' in unusual_page
 
 
-def test_a_loaded_model_has_no_curves(findings: Findings) -> None:
-    text = page(
-        msgspec.structs.replace(findings, training=(), pruning=(), compression=None, field_matrices={})
-    )
-    assert "loaded from a checkpoint" in text
-    assert "no pruning" in text
+def test_a_loaded_model_has_no_curves(unusual_page: str) -> None:
+    assert "loaded from a checkpoint" in unusual_page
+    assert "no pruning" in unusual_page
 
 
-def test_the_page_is_the_same_for_the_same_findings(findings: Findings) -> None:
-    assert page(findings) == page(findings)
+def test_the_page_is_the_same_for_the_same_findings(exported, findings: Findings) -> None:
+    assert page(findings) == (exported.plan.out / "report" / "index.html").read_text()
 
 
 def test_reliability_bins_hold_all_rows() -> None:
@@ -160,7 +169,7 @@ def test_a_field_matrix_of_zeros_can_be_drawn() -> None:
     assert "<c>" not in figure
 
 
-def test_one_look_is_a_curve_too(findings: Findings) -> None:
+def test_one_evaluation_is_a_curve_too(findings: Findings) -> None:
     point = EvaluationPoint(epoch=1.0, train_loss=0.5, validation_logloss=0.4, validation_auc=0.7)
     assert plots.curves_figure(msgspec.structs.replace(findings, training=(point,), pruning=())).startswith(
         "<svg"
