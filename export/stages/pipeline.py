@@ -1,4 +1,4 @@
-"""All stages in order, from a raw log to a bundle: the stages do the work, here is what they are given."""
+"""Runs all stages in order, from a raw log to a bundle, and passes each what the plan says."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from service.bundle.store import Bundle
 
 
 def run(plan: Plan, *, say: Say = print) -> Bundle:
-    """Every stage; returns the bundle as it was read back. The first thing that cannot work ends it."""
+    """Runs every stage and returns the bundle as read back. The first error ends the run."""
     _check(plan)
     with Work(plan.work).held(new=True) as work:
         return _stages(plan, work, Clock(say))
 
 
 def _check(plan: Plan) -> None:
-    """Raises, before the first row is read, what would else end the export after hours."""
+    """Raises, before the first row is read, what would otherwise end the export after hours."""
     check_out(plan.out, plan.name)
     check_device(plan.training.config(rows=1).device)
     if plan.checkpoint is not None:
@@ -80,7 +80,7 @@ def _stages(plan: Plan, work: Work, clock: Clock) -> Bundle:
 
 
 def demo(out: Path, *, rows: int, seed: int, threads: int | None, say: Say = print) -> Bundle:
-    """A bundle from a small synthetic log, to have something to serve."""
+    """Exports a bundle from a small synthetic log, to have something to serve."""
     work = default_work(out)
     log = work.with_name(f"{work.name}-log") / "clicks.parquet"
     plan = Plan(
@@ -100,7 +100,7 @@ def demo(out: Path, *, rows: int, seed: int, threads: int | None, say: Say = pri
 
 
 class Clock:
-    """Says a heading for each stage, with the time that has passed."""
+    """Prints a heading for each stage, with the time since the start."""
 
     def __init__(self, say: Say) -> None:
         self.say = say
