@@ -20,6 +20,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from loadtest.rivals.servers.known_ads import KnownAds
+from service.bundle.runtime_options import session_options
 from service.bundle.store import load_bundle
 
 ARM = "control"
@@ -141,11 +142,7 @@ def bid_of(candidate: Any, pctr: float) -> float | None:
 
 
 def _session(graph: bytes) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    options.log_severity_level = 3
+    options = session_options(onnxruntime)
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
