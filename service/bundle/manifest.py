@@ -154,7 +154,7 @@ class Description(_Record, frozen=True, kw_only=True):
 
 
 class Manifest(Description, frozen=True, kw_only=True):
-    """The description of a bundle and of its files: `files` lists all of them but manifest.json itself."""
+    """The contents of manifest.json. `files` lists every other file of the bundle."""
 
     version: str
     files: dict[str, FileEntry]

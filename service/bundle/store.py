@@ -1,7 +1,7 @@
-"""Writes a bundle whole or not at all, and reads it with everything verified; it runs none of its graphs.
+"""Writes a bundle atomically and reads it with everything verified; it runs no graph.
 
-A save builds every file in memory, loads them back as a service would, and only then touches the disk.
-Loading uses the very bytes that it has hashed.
+A save builds every file in memory, loads them as a service would, and only then touches the disk. Loading
+uses the same bytes that it hashes.
 """
 
 from __future__ import annotations
@@ -50,8 +50,7 @@ __all__ = ["Bundle", "BundleError", "Contents", "check_replaceable", "load_bundl
 class Bundle:
     """A verified bundle in memory.
 
-    `graphs` are ONNX bytes by variant; `shared_graphs` are those that compute a request's context once, for
-    the variants that have one.
+    `graphs` are verified ONNX bytes by variant, `shared_graphs` those that compute a request's context once.
     """
 
     manifest: Manifest
@@ -65,7 +64,10 @@ class Bundle:
     _tables: dict[str, dict[str, NDArray[Any]]] = field(default_factory=dict)
 
     def tables(self, variant: str) -> dict[str, NDArray[Any]]:
-        """The tables of a variant's graph, read once and shared by all its sessions. Raises BundleError."""
+        """The tables of a variant's graph, read once, so that all graphs of the bundle can share them.
+
+        Raises BundleError.
+        """
         if variant not in self._tables:
             graph = self.manifest.graphs[variant]
             try:
@@ -77,9 +79,9 @@ class Bundle:
 
 
 def load_bundle(folder: Path, *, verify_all: bool = False) -> Bundle:
-    """The bundle in `folder`; each file is read once. Raises BundleError, one line, for anything amiss.
+    """The bundle in `folder`; each file is read once. Raises BundleError, in one line, for any fault.
 
-    `verify_all` also checks the files that a service does not read (the report).
+    `verify_all` also checks the files that a service does not use (the report).
     """
     folder = Path(folder)
     if not (folder / MANIFEST_FILE).is_file():
@@ -116,7 +118,7 @@ def _assemble(manifest: Manifest, read: Callable[[str], bytes], folder: Path) ->
 
 
 def _match(manifest: Manifest, schema: Schema, calibrators: Mapping[str, Calibrator]) -> None:
-    """Raises BundleError unless each graph has its own calibrator and takes the schema's columns."""
+    """Raises BundleError unless every graph has its own calibrator and the columns of the schema."""
     if calibrators.keys() != manifest.graphs.keys():
         expected = f"for the graphs {', '.join(manifest.graphs)}"
         raise BundleError(CALIBRATION_FILE, expected, ", ".join(calibrators) or "none", EXPORT_AGAIN)
@@ -139,7 +141,7 @@ def _match(manifest: Manifest, schema: Schema, calibrators: Mapping[str, Calibra
 
 
 class _VerifiedReader:
-    """Reads listed files of a bundle and returns only bytes whose size and SHA-256 are as listed."""
+    """Reads listed files of a bundle, and returns only bytes of the listed size and SHA-256."""
 
     def __init__(self, root: Path, files: Mapping[str, FileEntry]) -> None:
         self.root = root
@@ -162,7 +164,7 @@ class _VerifiedReader:
 
 
 def _read_inside(root: Path, name: str, size: int | None = None) -> bytes:
-    """The bytes of a file inside `root`, which must be `size` long. Raises BundleError."""
+    """The bytes of a file in `root` that is `size` bytes long. Raises BundleError."""
     try:
         path = (root / name).resolve()
         if not path.is_relative_to(root):
@@ -173,7 +175,7 @@ def _read_inside(root: Path, name: str, size: int | None = None) -> bytes:
         if size is not None and found != size:
             raise BundleError(name, f"{size} bytes long", f"{found} bytes", "copy the file again")
         return path.read_bytes()
-    except (OSError, RuntimeError) as error:  # RuntimeError: links that lead in a circle
+    except (OSError, RuntimeError) as error:  # RuntimeError: circular links
         raise BundleError(name, "readable", str(error), "check the folder's permissions") from error
 
 
@@ -241,7 +243,7 @@ def _shared_file(graphs: Mapping[str, Graph], variant: str) -> str:
 
 
 def check_replaceable(folder: Path) -> None:
-    """Raises BundleError if `folder` holds something other than a bundle: a save does not replace that."""
+    """Raises BundleError if `folder` holds anything but a bundle: a save would refuse it."""
     if not folder.exists() or (folder / MANIFEST_FILE).is_file():
         return
     if not folder.is_dir() or any(folder.iterdir()):
@@ -250,7 +252,7 @@ def check_replaceable(folder: Path) -> None:
 
 
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Replaces whatever bundle is in `folder` by `files`: all of them or none. Raises as `save_bundle`."""
+    """Replaces the bundle in `folder` by `files`, atomically."""
     folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
     with locked(folder.parent):
