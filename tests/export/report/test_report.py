@@ -22,7 +22,7 @@ VOID = {"meta", "br"}
 
 
 class Balanced(HTMLParser):
-    """Checks that every HTML element that opens also closes, and collects what the page would fetch."""
+    """Checks that every HTML element closes, and collects the addresses that the page fetches."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ def test_a_browser_shows_the_page_and_its_figures_whole(exported, tmp_path: Path
     assert all(100 < width <= layout["window"] for width in layout["figures"])
 
 
-def test_the_page_tells_each_variant_and_each_field(exported) -> None:
+def test_the_page_shows_each_variant_and_each_field(exported) -> None:
     text = (exported.plan.out / "report" / "index.html").read_text()
     manifest = exported.bundle.manifest
     for name, metrics in manifest.evaluation.items():
@@ -177,7 +177,7 @@ def test_one_evaluation_is_a_curve_too(findings: Findings) -> None:
 
 
 @pytest.mark.parametrize(("delta", "told"), [(-0.02, True), (-0.0009, False), (0.01, False)])
-def test_a_pruned_graph_that_lost_quality_is_told(exported, delta: float, told: bool) -> None:
+def test_a_pruned_graph_that_lost_quality_gives_a_warning(exported, delta: float, told: bool) -> None:
     parity = msgspec.structs.replace(exported.bundle.manifest.parity[0], auc_delta=delta)
     assert parity.variant == "pruned"
     found = warnings_of(None, [parity])
@@ -185,6 +185,6 @@ def test_a_pruned_graph_that_lost_quality_is_told(exported, delta: float, told: 
     assert all("pruning lost 0.0200 AUC" in text for text in found)
 
 
-def test_warnings_are_said_on_the_terminal_too(exported, findings: Findings) -> None:
+def test_warnings_are_printed_too(exported, findings: Findings) -> None:
     said = [line.removeprefix("warning: ") for line in exported.lines if line.startswith("warning: ")]
     assert said == list(findings.warnings)

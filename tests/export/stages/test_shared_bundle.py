@@ -1,4 +1,4 @@
-"""A bundle that was really exported with shared-context graphs, and the service's predictor of it."""
+"""A bundle exported with shared-context graphs, and the service's predictor of it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CANDIDATES = 300
 
 @pytest.fixture(scope="module")
 def bundle(tiny_plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A table large enough to be given, and a wide layer of mostly context: the shared graphs gain much."""
+    """A table large enough to share, and a wide layer of mostly context: shared graphs are much faster."""
     folder = tmp_path_factory.mktemp("shared")
     plan = replace(
         tiny_plan,
@@ -39,7 +39,7 @@ def bundle(tiny_plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return load_bundle(plan.out, verify_all=True)
 
 
-def test_the_shared_graph_ships_and_is_given_the_tables(bundle: Bundle) -> None:
+def test_the_shared_graph_ships_without_the_tables(bundle: Bundle) -> None:
     graph = bundle.manifest.graphs["float32"]
     record = graph.shared_context
     assert record is not None
@@ -54,7 +54,7 @@ def test_the_shared_graph_ships_and_is_given_the_tables(bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize("variant", ["float32", "int8"])
-def test_the_predictor_scores_large_requests_through_it_alike(bundle: Bundle, variant: str) -> None:
+def test_the_predictor_scores_large_requests_alike_with_both_graphs(bundle: Bundle, variant: str) -> None:
     record = bundle.manifest.graphs[variant].shared_context
     assert record is not None
     rows = bundle.golden.rows

@@ -1,4 +1,4 @@
-"""Saving and loading: what is saved is loaded, whole or not at all, whatever happens on the way."""
+"""Saving and loading: what is saved is loaded, whole or not at all, whatever fails."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_an_empty_folder_is_filled(save: Save, tmp_path: Path) -> None:
     assert load_bundle(tmp_path / "deep/A")
 
 
-def test_other_peoples_folders_and_files_are_left_alone(save: Save, tmp_path: Path) -> None:
+def test_foreign_folders_and_files_are_refused(save: Save, tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home/thesis.tex").write_text("years of work")
     (tmp_path / "file").write_text("mine")
@@ -113,7 +113,7 @@ def test_other_peoples_folders_and_files_are_left_alone(save: Save, tmp_path: Pa
     check_replaceable(tmp_path / "absent")
 
 
-# A name of over 255 bytes is refused by the file system itself, in whatever place of the order it stands.
+# The file system refuses a name of over 255 bytes.
 TOO_LONG = "x" * 300
 
 
@@ -134,7 +134,7 @@ def test_a_failing_save_leaves_the_old_bundle(save: Save, tmp_path: Path, bad: s
     assert load_bundle(tmp_path / "A", verify_all=True).manifest.name == "tiny-deep_fwfm"
 
 
-# Another process that saves what it loads, under another name and with more files.
+# A process that saves what it loads, under another name and with more files.
 SAVER = """
 import resource, sys
 from pathlib import Path
@@ -162,7 +162,7 @@ for number in range(times):
 
 @pytest.fixture
 def saver(pytestconfig: pytest.Config) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts SAVER(source, target, limit, times); what still runs at the end is killed."""
+    """Starts SAVER(source, target, limit, times); kills at the end what still runs."""
     started = []
 
     def start(source: Path, target: Path, limit: int = 0, times: int = 1) -> subprocess.Popen[str]:
@@ -184,7 +184,7 @@ def saver(pytestconfig: pytest.Config) -> Iterator[Callable[..., subprocess.Pope
 
 
 @pytest.mark.parametrize("limit", [0, 100, 1500, 20_500])
-def test_a_disk_that_takes_no_more_leaves_the_old_bundle(
+def test_a_full_disk_leaves_the_old_bundle(
     save: Save, saver: Callable[..., subprocess.Popen[str]], tmp_path: Path, limit: int
 ) -> None:
     save(tmp_path / "A")
@@ -246,7 +246,7 @@ def test_saves_at_the_same_time_take_turns(
 
 
 def with_table(descriptions: dict[str, Graph]) -> dict[str, Graph]:
-    """Descriptions that tell of a table which the graph has not."""
+    """Descriptions with a table that the graph does not have."""
     return {**descriptions, "int8": msgspec.structs.replace(descriptions["int8"], tables=("embedding",))}
 
 

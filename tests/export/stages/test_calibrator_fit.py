@@ -1,4 +1,4 @@
-"""Calibration against scikit-learn, naive formulas and logs whose distortion is known."""
+"""Calibration compared with scikit-learn, naive formulas and logs of known distortion."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_isotonic_knots_are_means_of_their_rows() -> None:
     assert 3 < len(places) <= 40
     assert (np.diff(places) > 0).all()
     assert (np.diff(odds) > 0).all()
-    # The log was drawn calibrated, so that knots lie near the diagonal where there are many rows.
+    # The log is calibrated, so knots lie near the diagonal where there are many rows.
     middle = slice(2, -2)
     assert np.abs(places - odds)[middle].max() < 0.35
 
@@ -96,7 +96,7 @@ def test_isotonic_bends_where_platt_cannot() -> None:
     assert chosen.after.logloss < chosen.before.logloss
 
 
-def test_a_calibrated_graph_is_left_alone() -> None:
+def test_a_calibrated_graph_keeps_its_logits() -> None:
     chosen = fit(*drawn(50_000, seed=6))
     assert chosen.method == "identity"
     assert chosen.before == chosen.after
@@ -110,7 +110,7 @@ def test_a_tilted_graph_gets_a_line() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_one_method_can_be_asked_for(method: str) -> None:
+def test_the_methods_can_be_restricted_to_one(method: str) -> None:
     logits, labels = drawn(5_000, seed=8)
     assert fit(logits, labels, methods=[method]).method == method
 
@@ -178,7 +178,7 @@ def test_refusals(logits: list[float], labels: list[int], options: dict, said: s
 WEIGHTED = TrainConfig(loss="weighted-bce", click_weight=5.0, negative_rate=0.5)
 
 
-def test_what_training_did_to_the_odds_is_undone_even_where_nothing_is_fitted() -> None:
+def test_identity_undoes_what_training_did_to_the_odds() -> None:
     true, labels = drawn(60_000, seed=11)
     logits = true + math.log(5 / 0.5)
     chosen = fit(logits, labels, training=WEIGHTED)
@@ -189,14 +189,14 @@ def test_what_training_did_to_the_odds_is_undone_even_where_nothing_is_fitted() 
     np.testing.assert_allclose(chosen.pctr(logits), sigmoid(true))
 
 
-def test_what_is_known_gives_way_to_what_the_rows_say_clearly() -> None:
+def test_a_clearly_better_fit_replaces_the_known_correction() -> None:
     true, labels = drawn(30_000, seed=12, slope=0.5, shift=0.4)
     chosen = fit(true + math.log(10), labels, training=WEIGHTED)
     assert chosen.slope == pytest.approx(0.5, abs=0.05)
     assert chosen.after.pcoc == pytest.approx(1.0, abs=0.03)
 
 
-def test_a_sampled_log_and_a_draw_in_training_are_each_undone_once() -> None:
+def test_sampling_of_the_log_and_in_training_are_each_undone_once() -> None:
     true, labels = drawn(200_000, seed=14)
     kept = (labels == 1) | (np.random.default_rng(15).random(len(labels)) < 0.1)
     # The log kept a tenth of the non-clicks, and training half of those.
@@ -213,6 +213,6 @@ def test_a_sampled_log_and_a_draw_in_training_are_each_undone_once() -> None:
     assert in_log == pytest.approx(labels[kept].mean(), rel=0.02)
 
 
-def test_training_that_weighs_nothing_leaves_identity_alone() -> None:
+def test_training_without_weights_changes_nothing() -> None:
     logits, labels = drawn(50_000, seed=6)
     assert fit(logits, labels, training=TrainConfig()) == fit(logits, labels)
