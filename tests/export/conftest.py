@@ -26,6 +26,10 @@ settings.load_profile("unhurried")
 ROWS = 4_000
 
 
+def silent(line: str) -> None:
+    """Takes a line and prints nothing."""
+
+
 @dataclass(frozen=True)
 class Exported:
     """One run: its plan, the lines it printed, the bundle it made."""
@@ -63,7 +67,7 @@ def tiny_plan(tiny_folder: Path) -> Plan:
     log, schema = tiny_folder / "clicks.csv.gz", tiny_folder / "clicks.toml"
     with locked(tiny_folder):
         if not schema.exists():
-            assert write_synthetic_log(config, log, report=str) == schema
+            assert write_synthetic_log(config, log, report=silent) == schema
     return Plan(
         data=log,
         schema=str(schema),

@@ -37,7 +37,7 @@ class Exported:
     ids: NDArray[np.int32]
 
 
-def make_model(name: str, fields: tuple[Field, ...], **options: object) -> nn.Module:
+def make_model(name: str, fields: tuple[Field, ...], **options: Any) -> nn.Module:
     """A model with weights large enough for logits to differ."""
     torch.manual_seed(7)
     model = MODELS[name](fields, **options)
@@ -61,4 +61,6 @@ def small_export(name: str, kind: str) -> Exported:
     fields = SINGLE if kind == "single" else WITH_SEQUENCES
     model, ids = make_model(name, fields, **OPTIONS[name]), make_ids(fields, 1100)
     float32 = export_onnx(model, ids.shape[1])
-    return Exported(model, ids.shape[1], float32, quantize_int8(float32, ids[:300]), ids)
+    int8 = quantize_int8(float32, ids[:300])
+    assert int8 is not None
+    return Exported(model, ids.shape[1], float32, int8, ids)
