@@ -35,6 +35,7 @@ from export.stages.train import check_device
 from export.stages.work import Say, Work
 from models import MODELS
 from service.bundle.folders import replacing
+from service.bundle.json_files import encode_json
 
 JSON, TEXT, PAGE = "compare.json", "compare.txt", "compare.html"
 LOG_KEY = "log-key.txt"
@@ -217,7 +218,7 @@ def _plain(plan: ComparePlan) -> dict[str, Any]:
 def write(comparison: Comparison, out: Path) -> None:
     """The comparison as OUT/compare.json, compare.txt and compare.html, each whole or as it was."""
     texts = {
-        JSON: msgspec.json.format(msgspec.json.encode(comparison), indent=2).decode() + "\n",
+        JSON: encode_json(comparison).decode(),
         TEXT: as_text(comparison) + "\n",
         PAGE: comparison_page(comparison),
     }

@@ -32,6 +32,7 @@ from export.stages.variants import read_variants
 from export.stages.work import Say, Work
 from export.train.choices import EmbeddingChoice
 from export.train.config import TrainConfig
+from service.bundle.json_files import encode_json
 
 RESULT, PCTR, TRACEBACK = "result.json", "test_pctr.npz", "failure.txt"
 
@@ -129,7 +130,7 @@ class Contender:
             metrics=evaluated.calibrated,
             parity=evaluated.parity,
         )
-        work.write(RESULT, msgspec.json.format(msgspec.json.encode(result), indent=2))
+        work.write(RESULT, encode_json(result))
         return result
 
 

@@ -43,6 +43,7 @@ from export.data.splits import (
 )
 from service.bundle.encoder import Encoder
 from service.bundle.folders import replacing
+from service.bundle.json_files import encode_json
 from service.bundle.schema import Schema
 from service.bundle.schema_files import schema_to_files
 
@@ -196,7 +197,7 @@ def _write_metadata(folder: Path, record: LogRecord, schema: Schema, sample_rows
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)
     (folder / SAMPLES).write_bytes(msgspec.json.Encoder().encode_lines(sample_rows))
-    (folder / METADATA).write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+    (folder / METADATA).write_bytes(encode_json(record))
 
 
 def _check_out(out: Path) -> None:

@@ -13,6 +13,7 @@ from export.stages.records import Calibrated, Graphs, Trained
 from export.stages.variants import Variant, graph_name, read_variants
 from export.stages.work import Say, Work
 from service.bundle.calibration import Calibrator
+from service.bundle.json_files import encode_json
 
 
 def calibrate(
@@ -49,7 +50,7 @@ def calibrate(
             f"calibrated {name}: {found[name].method}, LogLoss {before.logloss:.5f} -> {after.logloss:.5f}, "
             f"ECE {before.ece:.5f} -> {after.ece:.5f}, PCOC {before.pcoc:.4f} -> {after.pcoc:.4f}"
         )
-    work.write("calibration.json", msgspec.json.format(msgspec.json.encode(found), indent=2))
+    work.write("calibration.json", encode_json(found))
     work.record("calibrate", Calibrated({name: c.method for name, c in found.items()}, sampling_rate))
     return found
 

@@ -20,6 +20,7 @@ from export.stages.artifacts import Artifacts
 from export.stages.evaluate import Judged
 from export.stages.records import Pruned
 from export.stages.variants import CHUNK_ROWS, DENSE, PRUNED
+from service.bundle.json_files import encode_json
 from service.bundle.manifest import Compression, Parity
 from service.bundle.schema import MISSING_ID, OOV_ID
 
@@ -60,7 +61,7 @@ def report_files(findings: Findings, log: EncodedLog) -> dict[str, bytes]:
     """The page, the findings as JSON, and rows of the test part to send as requests."""
     return {
         "report/index.html": page(findings).encode(),
-        "report/report.json": msgspec.json.format(msgspec.json.encode(findings), indent=2) + b"\n",
+        "report/report.json": encode_json(findings),
         "report/requests.jsonl": msgspec.json.Encoder().encode_lines(log.sample_rows),
     }
 

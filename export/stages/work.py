@@ -12,6 +12,7 @@ import msgspec
 
 from export.errors import ExportError
 from service.bundle.folders import discard, locked, replacing
+from service.bundle.json_files import encode_json
 
 Record = TypeVar("Record", bound=msgspec.Struct)
 Say = Callable[[str], None]  # takes the lines that a stage tells the user
@@ -102,7 +103,7 @@ class Work:
 
     def record(self, stage: str, record: msgspec.Struct) -> None:
         """Writes what the stage did, last of all: a stage with a record has ended."""
-        self.write(f"{stage}.json", msgspec.json.format(msgspec.json.encode(record), indent=2))
+        self.write(f"{stage}.json", encode_json(record))
 
     def read_record(self, stage: str, kind: type[Record]) -> Record:
         path = self.path(f"{stage}.json")
