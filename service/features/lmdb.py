@@ -125,8 +125,9 @@ class LmdbWriter:
     `kind` is users or ads.
     """
 
-    def __init__(self, folder: Path, kind: str) -> None:
+    def __init__(self, folder: Path, kind: str, first_map_bytes: int = FIRST_MAP_BYTES) -> None:
         self._path = folder / f"{kind}.lmdb"
+        self._first_map_bytes = first_map_bytes
         self._partial = folder / f".{kind}.lmdb.{os.getpid()}"
         self._environment: Any = None
 
@@ -136,7 +137,7 @@ class LmdbWriter:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._partial.unlink(missing_ok=True)
             self._environment = lmdb.open(
-                str(self._partial), subdir=False, lock=False, map_size=FIRST_MAP_BYTES, sync=False
+                str(self._partial), subdir=False, lock=False, map_size=self._first_map_bytes, sync=False
             )
         except (OSError, lmdb.Error) as error:
             raise StoreUnavailable(f"{self._path} cannot be written: {error}") from None

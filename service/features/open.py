@@ -12,8 +12,7 @@ def store_at(url: str) -> FeatureStore:
         from service.features.lmdb import LmdbStore, folder_of
 
         return LmdbStore(folder_of(url))
-    from service.features.redis import RedisStore
-    from service.features.redis_address import RedisAddress
+    from service.features.redis import RedisAddress, RedisStore
 
     return RedisStore(RedisAddress.parse(url))
 
@@ -24,8 +23,7 @@ def writer_at(url: str, kind: str) -> FeatureWriter:
         from service.features.lmdb import LmdbWriter, folder_of
 
         return LmdbWriter(folder_of(url), kind)
-    from service.features.redis import RedisAdsWriter, RedisUsersWriter
-    from service.features.redis_address import RedisAddress
+    from service.features.redis import RedisAddress, RedisAdsWriter, RedisUsersWriter
 
     address = RedisAddress.parse(url)
     return RedisUsersWriter(address) if kind == "users" else RedisAdsWriter(address)

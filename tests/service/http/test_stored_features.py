@@ -147,13 +147,9 @@ def test_bad_values_of_the_store_are_missing_and_those_of_a_client_are_refused(
     assert count(app, "unknown_names_total", name="more") == 0  # the store serves other schemas too
 
 
-def test_a_store_that_is_down_costs_features_and_no_answer(
-    run_app: RunApp, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("service.features.redis.CONNECT_SECONDS", 0.1)
-    monkeypatch.setattr("service.arms.freshness.RETRY_SECONDS", 0.05)
+def test_a_store_that_is_down_costs_features_and_no_answer(run_app: RunApp, redis: RedisServer) -> None:
     redis.stop()
-    app, plain = run_with(run_app, redis.url), run_app()
+    app, plain = run_with(run_app, redis.url, catalogue_refresh_seconds=1), run_app()
     request = {"user_id": "u1", "candidates": [{"id": "ad-1"}]}
     assert pctrs(app, request) == pctrs(plain, {"candidates": [{}]})
     assert count(app, "user_is_missing_total", reason="unavailable") == 1

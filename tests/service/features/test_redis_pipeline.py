@@ -1,21 +1,19 @@
-"""Answers never cross: not when readers leave, when the server stalls, or when it goes and comes back."""
+"""Replies never cross: not when readers give up, when the server stalls, or when it goes and comes back."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 import threading
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 import pytest
 import uvloop
 
-from service.features import redis_connection
-from service.features.open import store_at
-from service.features.redis_address import RedisAddress
-from service.features.redis_connection import RedisLink
-from service.features.redis_wire import packed
+from service.features.redis import RedisAddress, RedisStore
+from service.features.redis_pipeline import MAX_READS, Command, NodeClient, Opening
 from service.features.store import LATE, UNAVAILABLE, pack
 from service.features.users import UserFeatures
 from tests.redis_server import RedisServer
@@ -33,12 +31,14 @@ def users(redis: RedisServer) -> None:
 
 
 def run_with(
-    url: str, use: Callable[[UserFeatures], Awaitable[None]], timeout_seconds: float = 0.002
+    url: str, use: Callable[[UserFeatures], Awaitable[None]], opening: Opening | None = None
 ) -> None:
+    """Run `use` with a deadline of 2 milliseconds."""
+
     async def run() -> None:
-        store = store_at(url)
+        store = RedisStore(RedisAddress.parse(url), opening)
         await store.open()
-        users = UserFeatures(store, timeout_seconds)
+        users = UserFeatures(store, 0.002)
         try:
             await use(users)
             await users.drain()
@@ -55,7 +55,7 @@ def run_in_loop(main: Coroutine[Any, Any, T]) -> T:
 
 
 async def find(users: UserFeatures, *user_ids: str) -> list[Found]:
-    """What several requests of one turn are told."""
+    """What several requests of one event-loop iteration are told."""
     futures: list[asyncio.Future[Found]] = []
     for user_id in user_ids:
         future: asyncio.Future[Found] = asyncio.get_running_loop().create_future()
@@ -71,17 +71,34 @@ async def find_until(users: UserFeatures, user_id: str, is_it: Callable[[Found],
         return found
 
 
-@pytest.mark.parametrize("stall", [("DEBUG", "SLEEP", "0.2"), ("CLIENT", "PAUSE", "200", "ALL")])
-def test_readers_that_gave_up_leave_no_answer_to_others(redis: RedisServer, stall: tuple[str, ...]) -> None:
+def stop_for(redis: RedisServer, seconds: float) -> None:
+    """Keep the process from running, with its connections open."""
+    redis.pause()
+    time.sleep(seconds)
+    redis.resume()
+
+
+STALLS: dict[str, Callable[[RedisServer], object]] = {
+    "DEBUG SLEEP": lambda redis: redis.call("DEBUG", "SLEEP", "0.2"),
+    "CLIENT PAUSE": lambda redis: redis.call("CLIENT", "PAUSE", "200", "ALL"),
+    "SIGSTOP": lambda redis: stop_for(redis, 0.2),
+}
+
+
+@pytest.mark.parametrize("stall", STALLS)
+@pytest.mark.parametrize("read_seconds", [1.0, 0.05])
+def test_readers_that_gave_up_leave_no_answer_to_others(
+    redis: RedisServer, stall: str, read_seconds: float
+) -> None:
     told: list[tuple[str, Found]] = []
 
     async def use(users: UserFeatures) -> None:
         draw = random.Random(0)
-        stalled = threading.Thread(target=redis.call, args=stall)
-        turn = 0
-        while turn < 120 or stalled.is_alive():
-            turn += 1
-            if turn == 20:
+        stalled = threading.Thread(target=STALLS[stall], args=(redis,))
+        reads = 0
+        while reads < 120 or stalled.is_alive():
+            reads += 1
+            if reads == 20:
                 stalled.start()
             names = [f"u{draw.randrange(USERS)}" for _ in range(draw.randrange(1, 5))]
             told.extend(zip(names, await find(users, *names), strict=True))
@@ -93,7 +110,8 @@ def test_readers_that_gave_up_leave_no_answer_to_others(redis: RedisServer, stal
                 while (await find(users, f"u{n}"))[0] != ({"me": f"u{n}"}, None):
                     pass
 
-    run_with(redis.url, use)
+    # With 0.05 the connection is closed while late replies are on their way; with 1.0 it is not.
+    run_with(redis.url, use, Opening(read_seconds=read_seconds))
     found = {reason for _, (_, reason) in told}
     assert found & {LATE, UNAVAILABLE}
     assert None in found
@@ -103,24 +121,24 @@ def test_readers_that_gave_up_leave_no_answer_to_others(redis: RedisServer, stal
 
 def test_replies_go_to_those_who_asked_in_any_mixture(redis: RedisServer) -> None:
     async def run() -> list[tuple[int, list[Any] | None]]:
-        link = RedisLink(RedisAddress.parse(redis.url), ("127.0.0.1", redis.port))
-        link.start()
-        while not link.is_open:
+        client = NodeClient(("127.0.0.1", redis.port), Opening())
+        client.start()
+        while not client.is_open:
             await asyncio.sleep(0.001)
         got: list[tuple[int, list[Any] | None]] = []
         draw = random.Random(1)
         for n in range(2000):
-            commands = [
+            commands: list[Command] = [
                 ("ECHO", f"{n}.{part}" * draw.choice([1, 500])) for part in range(draw.randrange(1, 4))
             ]
             if n % 7 == 0:
                 commands[0] = ("NOCOMMAND", str(n))
-            link.ask(packed(commands), len(commands), lambda replies, n=n: got.append((n, replies)))  # type: ignore[misc]
+            client.send(commands, lambda replies, n=n: got.append((n, replies)))  # type: ignore[misc]
             if n % 40 == 39:
                 await asyncio.sleep(0.001)
         while len(got) < 2000:
             await asyncio.sleep(0.001)
-        await link.close()
+        await client.close()
         return got
 
     got = run_in_loop(run())
@@ -148,10 +166,7 @@ def test_a_server_that_goes_and_comes_back(redis: RedisServer, caplog: pytest.Lo
     assert "is lost" in caplog.text
 
 
-def test_a_store_that_is_down_at_the_start_is_no_reason_not_to(
-    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("service.features.redis.CONNECT_SECONDS", 0.1)
+def test_a_store_that_is_down_at_the_start_is_no_reason_not_to(redis: RedisServer) -> None:
     redis.stop()
 
     async def use(users: UserFeatures) -> None:
@@ -159,12 +174,10 @@ def test_a_store_that_is_down_at_the_start_is_no_reason_not_to(
         await asyncio.to_thread(redis.start)
         await find_until(users, "u1", lambda found: found[1] != UNAVAILABLE)
 
-    run_with(redis.url, use)
+    run_with(redis.url, use, Opening(connect_seconds=0.1))
 
 
-def test_a_server_that_stays_silent_is_left(redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redis_connection, "STUCK_SECONDS", 0.1)
-
+def test_a_server_that_stays_silent_is_left(redis: RedisServer) -> None:
     async def use(users: UserFeatures) -> None:
         stalled = threading.Thread(target=redis.call, args=("CLIENT", "PAUSE", "1000", "ALL"))
         stalled.start()
@@ -173,7 +186,30 @@ def test_a_server_that_stays_silent_is_left(redis: RedisServer, monkeypatch: pyt
         assert (await find_until(users, "u3", lambda found: found[1] is None))[0] == {"me": "u3"}
         await asyncio.to_thread(stalled.join)
 
-    run_with(redis.url, use)
+    run_with(redis.url, use, Opening(read_seconds=0.1))
+
+
+def test_reads_in_flight_are_bounded_and_all_are_told(redis: RedisServer) -> None:
+    async def run() -> tuple[list[Any], list[Any]]:
+        client = NodeClient(("127.0.0.1", redis.port), Opening(read_seconds=0.2))
+        client.start()
+        while not client.is_open:
+            await asyncio.sleep(0.001)
+        got: list[Any] = []
+        redis.pause()
+        for _ in range(MAX_READS + 10):
+            client.read([b"bidlight:user:u1"], got.append)
+        refused = list(got)
+        while len(got) < MAX_READS + 10:
+            await asyncio.sleep(0.01)
+        redis.resume()
+        await client.close()
+        return refused, got
+
+    refused, got = run_in_loop(asyncio.wait_for(run(), 10.0))
+    assert refused == [None] * 10
+    # Nobody asked again, and still the connection was closed, and everybody told.
+    assert got == [None] * (MAX_READS + 10)
 
 
 def test_what_is_no_redis_is_dropped(caplog: pytest.LogCaptureFixture) -> None:
@@ -187,12 +223,12 @@ def test_what_is_no_redis_is_dropped(caplog: pytest.LogCaptureFixture) -> None:
     async def run() -> bool:
         async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
             port = server.sockets[0].getsockname()[1]
-            link = RedisLink(RedisAddress.parse(f"redis://127.0.0.1:{port}"), ("127.0.0.1", port))
-            link.start()
-            while "nobody asked for" not in caplog.text:
+            client = NodeClient(("127.0.0.1", port), Opening())
+            client.start()
+            while "unexpected reply" not in caplog.text:
                 await asyncio.sleep(0.005)
-            was_open = link.is_open
-            await link.close()
+            was_open = client.is_open
+            await client.close()
             return was_open
 
     assert not run_in_loop(asyncio.wait_for(run(), 10.0))
