@@ -27,7 +27,7 @@ from typing import Any
 import msgspec
 import uvloop
 
-from service.features.catalogue import CatalogueBuilder
+from service.features.ads import CatalogueBuilder
 from service.features.store import pack
 from service.http.app import Bidlight, create_app
 from service.http.connection import HttpConnection

@@ -75,7 +75,9 @@ def write_bodies(
 
 
 @contextmanager
-def running_services(folders: Sequence[Path], bundle: Path, address: str, core: int) -> Iterator[list[Server]]:
+def running_services(
+    folders: Sequence[Path], bundle: Path, address: str, core: int
+) -> Iterator[list[Server]]:
     """The service of each checkout, ready, on `core`."""
     arguments = ["--arm", f"control={bundle.resolve()}:1", "--log-level", "warning"]
     # A loaded machine may be late, and requests without their users would cost less.

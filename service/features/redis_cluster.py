@@ -16,7 +16,7 @@ from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 from redis.exceptions import AskError
 
 from service.features.redis_pipeline import Command, Node, NodeClient, Opening, is_error
-from service.features.store import UNTOLD, Values
+from service.features.store import UNREAD, Values
 
 logger = logging.getLogger("bidlight")
 
@@ -64,7 +64,7 @@ class ClusterReader:
         return client
 
     def read(self, keys: Sequence[bytes], then: Callable[[Values], None]) -> None:
-        """The value of every key: None where it has none, UNTOLD where its node does not answer."""
+        """The value of every key: None where it has none, UNREAD where its node does not answer."""
         if self._slots is None:
             self.refresh()
             then(None)
@@ -102,7 +102,7 @@ class _Read:
         self._cluster = cluster
         self._keys = keys
         self._then = then
-        self._values: list[bytes | None] = [UNTOLD] * len(keys)
+        self._values: list[bytes | None] = [UNREAD] * len(keys)
         self._unanswered = 0
 
     def start(self, slots: Sequence[Node | None]) -> None:

@@ -13,7 +13,7 @@ from redis.crc import key_slot
 from service.features.open import store_at, writer_at
 from service.features.redis import RedisAddress, RedisStore
 from service.features.redis_pipeline import Opening
-from service.features.store import UNTOLD, FeatureStore, StoreUnavailable, Values, pack
+from service.features.store import UNREAD, FeatureStore, StoreUnavailable, Values, pack
 from tests.redis_server import RedisServer, running_cluster, wait_until
 
 
@@ -206,7 +206,7 @@ def test_a_silent_node_costs_its_own_users_only(cluster: list[RedisServer]) -> N
     silent, _ = cluster
     theirs = {name for name in users if owners_of(cluster, slot_of(name))[0] is silent}
     assert 0 < len(theirs) < len(users)
-    expected = [UNTOLD if name in theirs else value for name, value in users.items()]
+    expected = [UNREAD if name in theirs else value for name, value in users.items()]
 
     async def use(store: FeatureStore) -> None:
         assert await read(store, *users) == list(users.values())
@@ -235,7 +235,7 @@ def test_a_replica_that_takes_over_is_found(tmp_path: Path) -> None:
             await asyncio.to_thread(master.stop)
             await read_until(
                 store,
-                [UNTOLD if slot_of(name) < 8192 else value for name, value in users.items()],
+                [UNREAD if slot_of(name) < 8192 else value for name, value in users.items()],
                 *users,
             )
             replica.call("CLUSTER", "FAILOVER", "TAKEOVER")

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from service.bundle.encoder import Encoder
 from service.bundle.schema import Role
-from service.features.ads import KnownAds
-from service.features.catalogue import AdIndex, Catalogue, CatalogueBuilder, hashes_of
+from service.features.ads import AdIndex, Catalogue, CatalogueBuilder, KnownAds, hashes_of
 from service.features.store import pack
 from service.wire import Candidate, CandidateColumns
 from tests.tiny_bundle import tiny_rows, tiny_schema
