@@ -27,20 +27,20 @@ except ModuleNotFoundError:
     raise missing_library("redis[hiredis]") from None
 
 from service.features.redis_cluster import ClusterReader
-from service.features.redis_pipeline import Command, Node, NodeClient, Opening
+from service.features.redis_pipeline import Command, ConnectionOptions, Node, NodeClient
 
 DEFAULT_PORT = 6379
 SCHEMES = ("redis", "rediss", "redis+cluster", "rediss+cluster")
 ADS_IN_A_SCAN = 512
-# Of the blocking clients.
+# The time limit of the blocking clients for connecting and for each reply.
 SOCKET_SECONDS = 10.0
-# Beside the hash of ads: changes when it is replaced.
+# Ends the key whose value changes when the hash of ads is replaced.
 VERSION = ":version"
 
 
 @dataclass(frozen=True)
 class RedisAddress:
-    """The nodes to begin with (one, but for a cluster), and what every connection to one of them needs."""
+    """The nodes to connect to first (one, unless it is a cluster), and what every connection needs."""
 
     nodes: tuple[Node, ...]
     cluster: bool = False
@@ -105,23 +105,23 @@ class RedisAddress:
 
 
 class RedisStore:
-    """Users by one connection a node; ads, now and then, by a blocking client of their own."""
+    """Users over one connection to each node; ads by a blocking client of their own."""
 
-    def __init__(self, address: RedisAddress, opening: Opening | None = None) -> None:
+    def __init__(self, address: RedisAddress, options: ConnectionOptions | None = None) -> None:
         self._address = address
-        self._opening = opening or Opening(address.handshake(), address.tls)
+        self._options = options or ConnectionOptions(address.handshake(), address.tls)
         self._user_prefix = address.user_prefix()
         self._reader: ClusterReader | NodeClient = (
-            ClusterReader(address.nodes, self._opening)
+            ClusterReader(address.nodes, self._options)
             if address.cluster
-            else NodeClient(address.nodes[0], self._opening)
+            else NodeClient(address.nodes[0], self._options)
         )
 
     async def open(self) -> None:
-        """Connect, and wait for that a moment: the first requests find their users then."""
+        """Connect, and wait a moment for it, so that the first requests find their users."""
         self._reader.start()
         loop = asyncio.get_running_loop()
-        until = loop.time() + self._opening.connect_seconds
+        until = loop.time() + self._options.connect_seconds
         while not self._reader.is_open and loop.time() < until:
             await asyncio.sleep(0.005)
 
@@ -130,7 +130,7 @@ class RedisStore:
         await self._reader.close()
 
     def refresh(self) -> None:
-        """Only where a cluster has its keys is kept here, and could be old."""
+        """Only where a cluster has its keys can be out of date."""
         if isinstance(self._reader, ClusterReader):
             self._reader.refresh()
 
@@ -159,7 +159,7 @@ class RedisStore:
 
 
 class RedisUsersWriter:
-    """Sets a key a user. Those who are not in the load stay, and what was written before an exception."""
+    """Sets a key for each user. Users not in the load stay, and so do those written before an exception."""
 
     def __init__(self, address: RedisAddress) -> None:
         self._address = address
@@ -173,7 +173,7 @@ class RedisUsersWriter:
         return self
 
     def write(self, rows: Sequence[tuple[str, bytes]]) -> None:
-        """Set them, in one exchange a node. Raises StoreUnavailable."""
+        """Set them, in one round trip to each node. Raises StoreUnavailable."""
         with _failures(self._address):
             pipeline = self._client.pipeline(transaction=False)
             for name, value in rows:
@@ -186,12 +186,12 @@ class RedisUsersWriter:
 
 
 def draw_version() -> str:
-    """What no load of ads had before."""
+    """A version that no load of ads had before."""
     return secrets.token_hex(8)
 
 
 class RedisAdsWriter:
-    """Fills a hash beside the one that is there, which it replaces at the end: ads not in the load are gone.
+    """Fills a new hash, which replaces the old one at the end: ads that are not in the load are gone.
 
     After an exception the old hash is as it was.
     """
@@ -220,12 +220,12 @@ class RedisAdsWriter:
                 self._client.hset(self._loading, mapping={key_of(name): value for name, value in rows})
 
     def __exit__(self, *exception: object) -> None:
-        """Swap the hashes; the old one is freed in the background, not while requests wait."""
+        """Swap the hashes. The old one is freed in the background, so requests do not wait for it."""
         with self._stack:
             if exception[0] is None:
                 with _failures(self._address):
                     self._client.unlink(self._old)
-                    # Whoever changes one of them meanwhile has the swap begin again.
+                    # It starts over if another program changes one of the hashes meanwhile.
                     self._client.transaction(self._swap, self._ads, self._loading)
                     self._client.unlink(self._old)
             else:
@@ -233,7 +233,7 @@ class RedisAdsWriter:
                     self._client.unlink(self._loading)
 
     def _swap(self, pipeline: Pipeline) -> None:
-        """All of it or nothing, and nobody sees a part."""
+        """The commands of one transaction."""
         is_there, is_new = pipeline.exists(self._ads), pipeline.exists(self._loading)
         if self._has_rows and not is_new:
             raise StoreUnavailable(
@@ -248,12 +248,12 @@ class RedisAdsWriter:
 
 
 def _client(address: RedisAddress, stack: ExitStack) -> Redis | RedisCluster:
-    """A blocking client, which `stack` closes. What fails is not tried again, but in a cluster elsewhere."""
+    """A blocking client, which `stack` closes. It follows redirections in a cluster, and retries nothing."""
     options: dict[str, Any] = {
-        "username": address.username or None,
+        "username": address.username or None if address.password else None,
         "password": address.password or None,
         "ssl": address.tls,
-        "protocol": 2,  # as the pipelines, and older servers, speak it
+        "protocol": 2,  # that of the pipelines, and of older servers
         "socket_timeout": SOCKET_SECONDS,
         "socket_connect_timeout": SOCKET_SECONDS,
         "retry": Retry(NoBackoff(), 0),
@@ -272,7 +272,7 @@ def _client(address: RedisAddress, stack: ExitStack) -> Redis | RedisCluster:
 def _client_of_ads(address: RedisAddress, stack: ExitStack) -> Redis:
     """A blocking client of the node that has the ads.
 
-    It follows no redirection: a scan that goes on at another node would leave ads out.
+    It follows no redirection: a scan that continued on another node would miss ads.
     """
     client = _client(address, stack)
     if isinstance(client, RedisCluster):
@@ -283,7 +283,7 @@ def _client_of_ads(address: RedisAddress, stack: ExitStack) -> Redis:
 
 @contextmanager
 def _failures(address: RedisAddress) -> Iterator[None]:
-    """Whatever the clients raise is a StoreUnavailable."""
+    """Turn the errors of the clients into StoreUnavailable."""
     try:
         yield
     except (AuthenticationError, ResponseError) as error:

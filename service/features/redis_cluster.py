@@ -1,7 +1,7 @@
 """Reads of a Redis cluster: every key is read from the node that has its slot.
 
-Source: the Redis cluster specification, "Redirection and resharding". redis-py reads where the slots are for
-the loader and the catalogue; on the event loop of a service that takes it many deadlines of a request.
+Source: the Redis cluster specification, "Redirection and resharding". redis-py finds the slots for the loader
+and the catalogue, but holds an event loop for longer than the deadline of a read: docs/decisions/redis.md.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from typing import Any
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 from redis.exceptions import AskError
 
-from service.features.redis_pipeline import Command, Node, NodeClient, Opening, is_error
+from service.features.redis_pipeline import Command, ConnectionOptions, Node, NodeClient, is_error
 from service.features.store import UNREAD, Values
 
 logger = logging.getLogger("bidlight")
 
-# Between two questions where the slots are.
+# The least time between two CLUSTER SLOTS.
 TOPOLOGY_SECONDS = 1.0
 
 
 class ClusterReader:
-    """A client a node, and which node has each slot.
+    """A client for each node, and the node of each slot.
 
-    `nodes` are asked first; the others are found through them. A key that has moved is read from where its
-    node says it is, and the slots are asked for again.
+    `nodes` are connected first; the others are found through them. The read of a key that has moved follows
+    the redirection of its old node, and the slots are read again.
     """
 
-    def __init__(self, nodes: Sequence[Node], opening: Opening) -> None:
+    def __init__(self, nodes: Sequence[Node], options: ConnectionOptions) -> None:
         self._first_nodes = nodes
-        self._opening = opening
+        self._options = options
         self._clients: dict[Node, NodeClient] = {}
         self._slots: list[Node | None] | None = None
         self._nodes: set[Node] = set()  # those that have slots
@@ -59,7 +59,7 @@ class ClusterReader:
         """The client of a node, which may not be connected yet."""
         client = self._clients.get(node)
         if client is None:
-            client = self._clients[node] = NodeClient(node, self._opening, self.refresh)
+            client = self._clients[node] = NodeClient(node, self._options, self.refresh)
             client.start()
         return client
 
@@ -72,7 +72,7 @@ class ClusterReader:
             _Read(self, keys, then).start(self._slots)
 
     def refresh(self) -> None:
-        """Ask a node where the slots are; at most once in TOPOLOGY_SECONDS."""
+        """Ask a node for the slots of all nodes, at most once in TOPOLOGY_SECONDS."""
         now = asyncio.get_running_loop().time()
         if now < self._may_ask_at and self._slots is not None:
             return

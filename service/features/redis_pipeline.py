@@ -1,7 +1,7 @@
 """Reads of one Redis node: many commands in flight on one connection, which is reopened when it is lost.
 
-It knows commands and replies, and nothing of features. redis-py keeps one command in flight a connection, and
-the reads of requests cost too much that way: docs/decisions/redis.md has the figures.
+It knows commands and replies, and nothing of features. redis-py has one command in flight on a connection,
+which makes the reads of requests too expensive: docs/decisions/redis.md has the figures.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ _pack: Callable[[Command], bytes] = cast(Any, hiredis.pack_command)
 
 
 @dataclass(frozen=True)
-class Opening:
-    """How a connection is opened: the first commands on it, encryption, and how long is too long.
+class ConnectionOptions:
+    """The first commands on a connection, whether it is encrypted, and its time limits.
 
-    `read_seconds` is how long the oldest read may be in flight before the connection is closed.
+    A connection is closed when its oldest read has been in flight for `read_seconds`.
     """
 
     handshake: tuple[Command, ...] = field(default=(), repr=False)
@@ -59,8 +59,8 @@ def is_error(reply: object) -> bool:
 class Pipeline(asyncio.Protocol):
     """Commands out, replies in: the n-th reply belongs to the n-th command.
 
-    No read is ever cancelled. The reply to a caller who has stopped waiting is still handed to that caller,
-    and to nobody else; a connection whose replies cannot be told apart is closed.
+    No read is ever cancelled. The reply to a caller who has stopped waiting still goes to that caller and to
+    no other; a connection whose replies do not match its commands is closed.
     """
 
     def __init__(self) -> None:
@@ -128,14 +128,16 @@ class Pipeline(asyncio.Protocol):
 
 
 class NodeClient:
-    """A pipeline to one node. A lost one is reopened after a pause that doubles with every failure.
+    """A pipeline to one node. A lost one is replaced after a pause, which doubles with every failure.
 
     `on_open` is called whenever a pipeline is ready.
     """
 
-    def __init__(self, node: Node, opening: Opening, on_open: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, node: Node, options: ConnectionOptions, on_open: Callable[[], None] | None = None
+    ) -> None:
         self.node = node
-        self._opening = opening
+        self._options = options
         self._on_open = on_open
         self._pipeline: Pipeline | None = None
         self._task: asyncio.Task[None] | None = None
@@ -158,7 +160,7 @@ class NodeClient:
                 await self._task
 
     def send(self, commands: Sequence[Command], then: Then) -> None:
-        """Send `commands`; `then` is called once: with None at once, or later."""
+        """Send `commands`; `then` is called once, from within this call or later."""
         pipeline = self._pipeline
         if pipeline is None or pipeline.in_flight >= MAX_READS:
             then(None)
@@ -166,14 +168,14 @@ class NodeClient:
             pipeline.send(commands, then)
 
     def read(self, keys: Sequence[bytes], then: Callable[[Values], None]) -> None:
-        """The value of every key by one MGET, None where it has none; None for all if Redis does not say."""
+        """The value of every key by one MGET, None where it has none; None for all if there is no reply."""
         self.send([("MGET", *keys)], lambda replies: then(_found(replies)))
 
     async def _stay_connected(self) -> None:
         pause = FIRST_PAUSE_SECONDS
         while True:
             try:
-                pipeline = await asyncio.wait_for(self._connect(), self._opening.connect_seconds)
+                pipeline = await asyncio.wait_for(self._connect(), self._options.connect_seconds)
             except (OSError, TimeoutError, _Refused) as error:
                 if not self._is_down:
                     logger.error("the Redis at %s:%d cannot be reached: %s", *self.node, error or "too slow")
@@ -189,16 +191,19 @@ class NodeClient:
             pause = min(2.0 * pause, LONGEST_PAUSE_SECONDS)
 
     async def _serve(self, pipeline: Pipeline) -> str:
-        """Use the pipeline until it is lost or does not answer; what happened to it."""
+        """Use the pipeline until it is lost or does not answer; returns which, for the log."""
         self._pipeline = pipeline
         try:
             if self._on_open is not None:
                 self._on_open()
-            while not pipeline.lost.done():
-                if pipeline.waiting_seconds > self._opening.read_seconds:
-                    return "is closed: it does not answer"
-                await asyncio.wait((pipeline.lost,), timeout=0.25 * self._opening.read_seconds)
-            return "is lost"
+            while pipeline.waiting_seconds <= self._options.read_seconds:
+                await asyncio.wait((pipeline.lost,), timeout=0.25 * self._options.read_seconds)
+                if pipeline.lost.done():
+                    return "is lost"
+                # A busy loop runs due timers before it reads the replies that sockets hold.
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+            return "is closed: it does not answer"
         finally:
             self._pipeline = None
             pipeline.close()
@@ -206,13 +211,13 @@ class NodeClient:
     async def _connect(self) -> Pipeline:
         """A pipeline after its handshake; raises OSError, _Refused."""
         host, port = self.node
-        tls = ssl.create_default_context() if self._opening.tls else None
+        tls = ssl.create_default_context() if self._options.tls else None
         loop = asyncio.get_running_loop()
         _, pipeline = await loop.create_connection(Pipeline, host, port, ssl=tls)
         try:
             answered: asyncio.Future[list[Any] | None] = loop.create_future()
             pipeline.send(
-                [*self._opening.handshake, ("PING",)],
+                [*self._options.handshake, ("PING",)],
                 lambda replies: None if answered.done() else answered.set_result(replies),
             )
             replies = await answered
@@ -228,7 +233,7 @@ class NodeClient:
 
 
 def _found(replies: list[Any] | None) -> Values:
-    """The values of an MGET; None for an error (Redis loads its data, say)."""
+    """The values of an MGET; None for an error, as while Redis loads its data."""
     return replies[0] if replies is not None and isinstance(replies[0], list) else None
 
 

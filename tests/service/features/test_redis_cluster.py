@@ -12,7 +12,7 @@ from redis.crc import key_slot
 
 from service.features.open import store_at, writer_at
 from service.features.redis import RedisAddress, RedisStore
-from service.features.redis_pipeline import Opening
+from service.features.redis_pipeline import ConnectionOptions
 from service.features.store import UNREAD, FeatureStore, StoreUnavailable, Values, pack
 from tests.redis_server import RedisServer, running_cluster, wait_until
 
@@ -52,7 +52,7 @@ async def read_until(store: FeatureStore, expected: Values, *user_ids: str) -> N
 def run_with(url: str, use: Callable[[FeatureStore], Awaitable[None]]) -> None:
     async def run() -> None:
         address = RedisAddress.parse(url)
-        store = RedisStore(address, Opening(address.handshake(), read_seconds=0.2))
+        store = RedisStore(address, ConnectionOptions(address.handshake(), read_seconds=0.2))
         await store.open()
         try:
             await use(store)

@@ -13,7 +13,7 @@ import pytest
 import uvloop
 
 from service.features.redis import RedisAddress, RedisStore
-from service.features.redis_pipeline import MAX_READS, Command, NodeClient, Opening
+from service.features.redis_pipeline import MAX_READS, Command, ConnectionOptions, NodeClient
 from service.features.store import LATE, UNAVAILABLE, pack
 from service.features.users import UserFeatures
 from tests.redis_server import RedisServer
@@ -31,12 +31,12 @@ def users(redis: RedisServer) -> None:
 
 
 def run_with(
-    url: str, use: Callable[[UserFeatures], Awaitable[None]], opening: Opening | None = None
+    url: str, use: Callable[[UserFeatures], Awaitable[None]], options: ConnectionOptions | None = None
 ) -> None:
     """Run `use` with a deadline of 2 milliseconds."""
 
     async def run() -> None:
-        store = RedisStore(RedisAddress.parse(url), opening)
+        store = RedisStore(RedisAddress.parse(url), options)
         await store.open()
         users = UserFeatures(store, 0.002)
         try:
@@ -111,7 +111,7 @@ def test_readers_that_gave_up_leave_no_answer_to_others(
                     pass
 
     # With 0.05 the connection is closed while late replies are on their way; with 1.0 it is not.
-    run_with(redis.url, use, Opening(read_seconds=read_seconds))
+    run_with(redis.url, use, ConnectionOptions(read_seconds=read_seconds))
     found = {reason for _, (_, reason) in told}
     assert found & {LATE, UNAVAILABLE}
     assert None in found
@@ -121,7 +121,7 @@ def test_readers_that_gave_up_leave_no_answer_to_others(
 
 def test_replies_go_to_those_who_asked_in_any_mixture(redis: RedisServer) -> None:
     async def run() -> list[tuple[int, list[Any] | None]]:
-        client = NodeClient(("127.0.0.1", redis.port), Opening())
+        client = NodeClient(("127.0.0.1", redis.port), ConnectionOptions())
         client.start()
         while not client.is_open:
             await asyncio.sleep(0.001)
@@ -174,7 +174,7 @@ def test_a_store_that_is_down_at_the_start_is_no_reason_not_to(redis: RedisServe
         await asyncio.to_thread(redis.start)
         await find_until(users, "u1", lambda found: found[1] != UNAVAILABLE)
 
-    run_with(redis.url, use, Opening(connect_seconds=0.1))
+    run_with(redis.url, use, ConnectionOptions(connect_seconds=0.1))
 
 
 def test_a_server_that_stays_silent_is_left(redis: RedisServer) -> None:
@@ -186,12 +186,12 @@ def test_a_server_that_stays_silent_is_left(redis: RedisServer) -> None:
         assert (await find_until(users, "u3", lambda found: found[1] is None))[0] == {"me": "u3"}
         await asyncio.to_thread(stalled.join)
 
-    run_with(redis.url, use, Opening(read_seconds=0.1))
+    run_with(redis.url, use, ConnectionOptions(read_seconds=0.1))
 
 
 def test_reads_in_flight_are_bounded_and_all_are_told(redis: RedisServer) -> None:
     async def run() -> tuple[list[Any], list[Any]]:
-        client = NodeClient(("127.0.0.1", redis.port), Opening(read_seconds=0.2))
+        client = NodeClient(("127.0.0.1", redis.port), ConnectionOptions(read_seconds=0.2))
         client.start()
         while not client.is_open:
             await asyncio.sleep(0.001)
@@ -223,7 +223,7 @@ def test_what_is_no_redis_is_dropped(caplog: pytest.LogCaptureFixture) -> None:
     async def run() -> bool:
         async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
             port = server.sockets[0].getsockname()[1]
-            client = NodeClient(("127.0.0.1", port), Opening())
+            client = NodeClient(("127.0.0.1", port), ConnectionOptions())
             client.start()
             while "unexpected reply" not in caplog.text:
                 await asyncio.sleep(0.005)
