@@ -15,13 +15,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from statistics import median
 
 import redis
 
-from loadtest.load.closed_loop import BODIES, Case, lack_of_tools, measure, missing, table
+from loadtest.load.closed_loop import BODIES, Case, Point, lack_of_tools, measure, missing, ratios, table
 from loadtest.load.server_process import REPOSITORY, Server, free_port, running
 from loadtest.traffic.bid_requests import BidRequestMaker, read_samples
 from service.features.store import pack
@@ -32,7 +33,7 @@ SECONDS_TO_START = 20.0
 
 @contextmanager
 def running_redis(core: int) -> Iterator[str]:
-    """The address of a redis-server that is held on `core` and keeps nothing."""
+    """The address of a new redis-server on `core`."""
     port = free_port()
     command = ["taskset", "--cpu-list", str(core), "redis-server", "--port", str(port)]
     command += ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
@@ -97,6 +98,14 @@ def running_services(
         ]
 
 
+def summary(points: Mapping[tuple[str, Case], Point], cases: Sequence[Case]) -> str:
+    """The medians of the ratios over all cases, to two digits more than the table has."""
+    found = [ratios(points, case, "here", "there") for case in cases]
+    requests = median(each for each, _ in found)
+    cpu = median(each for _, each in found if each is not None)
+    return f"medians of all cases: x req/s {requests:.3f}, x cpu {cpu:.3f}"
+
+
 def main() -> int:
     """The command line; the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.users_in_redis", description=__doc__)
@@ -131,6 +140,8 @@ def main() -> int:
     for (name, case), reason in failures.items():
         print(f"users_in_redis: error: {name} at {case}: {reason}", file=sys.stderr)
     print(table(points))
+    if not failures and len(folders) == 2:
+        print(summary(points, cases))
     return 1 if failures else 0
 
 
