@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import pytest
 import uvloop
 
-from service.features.redis import RedisAddress, RedisStore
+from service.features.redis import RedisAddress, RedisStore, RedisUsersWriter
 from service.features.redis_pipeline import MAX_READS, Command, ConnectionOptions, NodeClient
 from service.features.store import LATE, UNAVAILABLE, pack
 from service.features.users import UserFeatures
@@ -26,8 +26,12 @@ Found = tuple[dict[str, Any], str | None]
 @pytest.fixture(autouse=True)
 def users(redis: RedisServer) -> None:
     redis.call("FLUSHALL")
-    for n in range(USERS):
-        redis.call("SET", f"bidlight:user:u{n}", pack({"me": f"u{n}"}))
+    fill(redis)
+
+
+def fill(redis: RedisServer) -> None:
+    with RedisUsersWriter(RedisAddress.parse(redis.url)) as writer:
+        writer.write([(f"u{n}", pack({"me": f"u{n}"})) for n in range(USERS)])
 
 
 def run_with(
@@ -78,10 +82,17 @@ def stop_for(redis: RedisServer, seconds: float) -> None:
     redis.resume()
 
 
+def restart(redis: RedisServer) -> None:
+    redis.stop()
+    redis.start()
+    fill(redis)
+
+
 STALLS: dict[str, Callable[[RedisServer], object]] = {
     "DEBUG SLEEP": lambda redis: redis.call("DEBUG", "SLEEP", "0.2"),
     "CLIENT PAUSE": lambda redis: redis.call("CLIENT", "PAUSE", "200", "ALL"),
     "SIGSTOP": lambda redis: stop_for(redis, 0.2),
+    "restart": restart,
 }
 
 
