@@ -33,11 +33,21 @@ SECONDS_TO_START = 20.0
 
 
 @contextmanager
-def running_redis(core: int) -> Iterator[str]:
-    """The address of a new redis-server on `core`."""
+def running_redis(core: int | None = None) -> Iterator[str]:
+    """The address of a new redis-server, on `core` or anywhere."""
     port = free_port()
-    command = ["taskset", "--cpu-list", str(core), "redis-server", "--port", str(port)]
-    command += ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+    command = ["taskset", "--cpu-list", str(core)] if core is not None else []
+    command += [
+        "redis-server",
+        "--port",
+        str(port),
+        "--bind",
+        "127.0.0.1",
+        "--save",
+        "",
+        "--appendonly",
+        "no",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
         yield f"redis://127.0.0.1:{port}"
