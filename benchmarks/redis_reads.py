@@ -7,7 +7,6 @@ timings; the server's is not in it.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import sys
 import time
@@ -18,8 +17,9 @@ from urllib.parse import urlsplit
 import uvloop
 from redis.asyncio import Connection, Redis
 
-from benchmarks.users_in_redis import fill, running_redis
-from loadtest.load.closed_loop import missing
+from benchmarks.command import Command, print_table
+from benchmarks.users_in_redis import fill, missing_redis, running_redis
+from loadtest.reports.command import failed
 from service.features.redis_pipeline import ConnectionOptions, NodeClient
 
 READS_A_TIMING, TIMINGS = 400, 30
@@ -114,15 +114,14 @@ async def measure(contender: Pipelined | Connections | Client, users: int, at_on
     return best / (READS_A_TIMING // at_once * at_once) * 1e6
 
 
-def main() -> int:
-    """The command line; the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.redis_reads", description=__doc__)
-    parser.add_argument("--users", type=int, default=4, help="of a read")
-    parser.add_argument("--at-once", type=int, default=4, help="reads in flight")
-    options = parser.parse_args()
-    if lack := missing(["redis-server"]):
-        print(f"redis_reads: error: {lack[0]} must be installed", file=sys.stderr)
-        return 1
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints the figures and, on the last line, the same as JSON; the exit status."""
+    command = Command("redis_reads", __doc__)
+    command.number("--users", 4, "of a read")
+    command.number("--at-once", 4, "reads in flight")
+    options = command.parse_args(arguments)
+    if lack := missing_redis():
+        return failed(command.prog, lack)
     with running_redis() as address:
         fill(address, [{"context": {"site": "s1", "hour": 12}, "candidate": {}}])
         node = urlsplit(address)
@@ -131,8 +130,10 @@ def main() -> int:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 made = contender(node.hostname or "", node.port or 0)
                 found[name] = runner.run(measure(made, options.users, options.at_once))
-    for name, microseconds in found.items():
-        print(f"{name:<26}{microseconds:8.1f} us{microseconds / found['pipeline']:8.1f} x")
+    rows = [["client", "us a read", "x"]]
+    rows += [[name, f"{us:.1f}", f"{us / found['pipeline']:.1f}"] for name, us in found.items()]
+    print_table(rows)
+    command.print_json(users=options.users, at_once=options.at_once, microseconds_a_read=found)
     return 0
 
 

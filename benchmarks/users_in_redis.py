@@ -1,53 +1,56 @@
 """Requests a second of a service that looks up each request's user in Redis.
 
-`python -m benchmarks.users_in_redis` prints a table; `--against FOLDER` measures another checkout in turn
-with this one. The service holds one core; wrk and a redis-server, which this program starts, share another.
-`x req/s` is how many times the requests of the other checkout this one answers, `x cpu` for how much less
-processor time each.
+`python -m benchmarks.users_in_redis --against FOLDER` measures this checkout and another one in turn; without
+`--against` it measures this one alone. The service holds one core; wrk and a redis-server, which this program
+starts, share another. `x req/s` is how many times the requests of the other checkout this one answers,
+`x cpu` for how much less processor time each.
 """
 
 from __future__ import annotations
 
-import argparse
+import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from urllib.request import urlopen
 
 import redis
 
-from loadtest.load.closed_loop import BODIES, Case, Point, lack_of_tools, measure, missing, ratios, table
-from loadtest.load.server_process import REPOSITORY, Server, free_port, running
+from benchmarks.command import Command
+from loadtest.load.closed_loop import Case, Key, Point, measure
+from loadtest.processes.machine import missing_tools, pinned
+from loadtest.processes.server import REPOSITORY, Server, free_port, running
+from loadtest.reports.command import failed
+from loadtest.reports.pairs import ratios, table
 from loadtest.traffic.bid_requests import BidRequestMaker, read_samples
+from loadtest.traffic.body_files import BODIES
 from service.features.store import pack
 
+HERE, THERE = "here", "there"
 USERS = 10_000
 SECONDS_TO_START = 20.0
+
+
+def missing_redis() -> str:
+    """What has to be installed to start a Redis; empty if nothing has."""
+    return "" if shutil.which("redis-server") else "redis-server must be installed (Debian: redis-server)"
 
 
 @contextmanager
 def running_redis(core: int | None = None) -> Iterator[str]:
     """The address of a new redis-server, on `core` or anywhere."""
     port = free_port()
-    command = ["taskset", "--cpu-list", str(core)] if core is not None else []
-    command += [
-        "redis-server",
-        "--port",
-        str(port),
-        "--bind",
-        "127.0.0.1",
-        "--save",
-        "",
-        "--appendonly",
-        "no",
-    ]
+    options = {"--port": str(port), "--bind": "127.0.0.1", "--save": "", "--appendonly": "no"}
+    command = [*pinned(core), "redis-server", *itertools.chain.from_iterable(options.items())]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
         yield f"redis://127.0.0.1:{port}"
@@ -119,38 +122,38 @@ def missing_users(server: Server) -> float:
     )
 
 
-def summary(points: Mapping[tuple[str, Case], Point], cases: Sequence[Case]) -> str:
+def summary(points: Mapping[Key, Point], cases: Sequence[Case]) -> str:
     """The medians of the ratios over all cases, to two digits more than the table has."""
-    found = [ratios(points, case, "here", "there") for case in cases]
+    found = [ratios(points, case, HERE, THERE) for case in cases]
     requests = median(each for each, _ in found)
     cpu = median(each for _, each in found if each is not None)
     return f"medians of all cases: x req/s {requests:.3f}, x cpu {cpu:.3f}"
 
 
-def main() -> int:
-    """The command line; the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.users_in_redis", description=__doc__)
-    parser.add_argument("--bundle", type=Path, default=REPOSITORY / "artifacts" / "demo")
-    parser.add_argument("--candidates", type=int, nargs="+", default=[1, 10])
-    parser.add_argument("--connections", type=int, nargs="+", default=[1, 8, 32, 128])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=2, help="of each round and case")
-    parser.add_argument("--against", type=Path, help="folder of another checkout")
-    options = parser.parse_args()
-    lack = lack_of_tools() or ", ".join(f"{tool} must be installed" for tool in missing(["redis-server"]))
-    if lack:
-        print(f"users_in_redis: error: {lack}", file=sys.stderr)
-        return 1
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints the figures and, on the last line, the same as JSON; the exit status."""
+    command = Command("users_in_redis", __doc__)
+    add = command.add_argument
+    add("--bundle", type=Path, default=REPOSITORY / "artifacts" / "demo", metavar="FOLDER")
+    add("--against", type=Path, metavar="FOLDER", help="another checkout")
+    command.numbers("--candidates", (1, 10), "of a request")
+    command.numbers("--connections", (1, 8, 32, 128), "of wrk")
+    command.number("--rounds", 5, "of all cases")
+    command.number("--seconds", 2, "of each round and case")
+    options = command.parse_args(arguments)
+    if lack := missing_tools() or missing_redis():
+        return failed(command.prog, lack)
     service_core, client_core = sorted(os.sched_getaffinity(0))[:2]
     samples = read_samples(options.bundle)
-    folders = [REPOSITORY] if options.against is None else [REPOSITORY, options.against.resolve()]
+    folders = {HERE: REPOSITORY} if options.against is None else {HERE: REPOSITORY, THERE: options.against}
     cases = [Case(size, count) for size in options.candidates for count in options.connections]
     with tempfile.TemporaryDirectory() as folder, running_redis(client_core) as address:
         fill(address, samples)
         bodies = write_bodies(samples, options.candidates, Path(folder))
-        with running_services(folders, options.bundle, address, service_core) as servers:
+        checkouts = [each.resolve() for each in folders.values()]
+        with running_services(checkouts, options.bundle, address, service_core) as servers:
             points, failures = measure(
-                dict(zip(("here", "there"), servers, strict=False)),
+                dict(zip(folders, servers, strict=True)),
                 cases,
                 lambda _, case: bodies[case.candidates],
                 seconds=options.seconds,
@@ -159,15 +162,20 @@ def main() -> int:
                 tell=lambda line: print(line, file=sys.stderr),
             )
             missed = [missing_users(server) for server in servers]
-    for (name, case), reason in failures.items():
-        print(f"users_in_redis: error: {name} at {case}: {reason}", file=sys.stderr)
-    if any(missed):
-        print(f"users_in_redis: requests without their user: {missed}", file=sys.stderr)
     if failures:
-        return 1
-    print(table(points))
-    if len(folders) == 2:
+        (name, case), reason = next(iter(failures.items()))
+        return failed(command.prog, f"{name} at {case}: {reason}")
+    if any(missed):
+        print(f"note: requests went on without their user: {missed}", file=sys.stderr)
+    if THERE in folders:
+        print(table(points, HERE, THERE))
         print(summary(points, cases))
+    else:
+        for (_, case), point in points.items():
+            print(f"{case}: {point.requests_a_second:.0f} req/s, p99 {point.p99_ms:.2f} ms")
+    command.print_json(
+        points=[{"checkout": name, **asdict(case), **asdict(point)} for (name, case), point in points.items()]
+    )
     return 0
 
 

@@ -24,18 +24,12 @@ from loadtest.load.latency import format_summary
 from loadtest.processes.machine import describe_machine, missing_tools, pinned
 from loadtest.processes.server import REPOSITORY, Server, ServerError, running
 from loadtest.reports.command import Command, counts, failed, print_machine
-from loadtest.text_table import aligned, or_dash
+from loadtest.reports.pairs import ratios, table
 from loadtest.traffic.answers import WrongAnswer, ask, compare
 from loadtest.traffic.bid_requests import BidRequestMaker, SampleError, parse_sizes, read_samples
 from loadtest.traffic.body_files import write_bodies
 
 OURS, NAIVE = "bidlight", "naive"
-FIGURES = ("req/s", "p50 ms", "p99 ms", "cpu us")
-HEADS = (
-    *("candidates", "connections"),
-    *(f"{name} {figure}" for name in (OURS, NAIVE) for figure in FIGURES),
-    *("x req/s", "x cpu"),
-)
 
 
 @dataclass(frozen=True)
@@ -140,28 +134,8 @@ def run_wrk(plan: Plan, servers: dict[str, Server], maker: BidRequestMaker) -> d
             )
     cores = f"services on core {plan.server_core}, wrk on core {plan.client_core}"
     print(f"\nwrk, {cores}, medians of {plan.repetitions} x {seconds} s")
-    print(table(points))
+    print(table(points, OURS, NAIVE))
     return points
-
-
-def table(points: Mapping[Key, Point]) -> str:
-    """A line a case: four columns a service, and how many times better Bidlight is."""
-    rows = [list(HEADS)]
-    for case in dict.fromkeys(case for _, case in points):
-        cells = [str(case.candidates), str(case.connections)]
-        for name in (OURS, NAIVE):
-            point = points[name, case]
-            cells += [f"{point.requests_a_second:.0f}", f"{point.p50_ms:.2f}", f"{point.p99_ms:.2f}"]
-            cells.append(or_dash(point.cpu_us, digits=0))
-        rows.append([*cells, *(or_dash(figure, digits=1) for figure in ratios(points, case))])
-    return aligned(rows)
-
-
-def ratios(points: Mapping[Key, Point], case: Case) -> tuple[float, float | None]:
-    """How many times the naive service's requests a second Bidlight answers, and for how much less cpu."""
-    ours, theirs = points[OURS, case], points[NAIVE, case]
-    cpu = theirs.cpu_us / ours.cpu_us if ours.cpu_us and theirs.cpu_us else None
-    return ours.requests_a_second / theirs.requests_a_second, cpu
 
 
 def report(
@@ -186,7 +160,7 @@ def report(
         "over_naive": [
             {**asdict(case), **_rounded({"requests_a_second": rate, "cpu": cpu})}
             for case in dict.fromkeys(case for _, case in points)
-            for rate, cpu in [ratios(points, case)]
+            for rate, cpu in [ratios(points, case, OURS, NAIVE)]
         ],
     }
 
