@@ -1,4 +1,4 @@
-# The serving image: the `service` room and its extra alone, no torch, no compiler, not root.
+# The serving image: only the package `service` and its extra, without torch or a compiler, not run as root.
 FROM python:3.11-slim AS build
 WORKDIR /src
 COPY pyproject.toml constraints.txt README.md ./
@@ -10,7 +10,7 @@ FROM python:3.11-slim
 COPY --from=build /opt/bidlight /opt/bidlight
 RUN useradd --system --uid 10001 --no-create-home bidlight
 USER bidlight
-# libgomp and friends would otherwise start a thread a core behind ONNX Runtime's back: one process, one core.
+# One process uses one core: without this, OpenMP libraries would start a thread for each core.
 ENV PATH=/opt/bidlight/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     OMP_NUM_THREADS=1 \
@@ -18,7 +18,7 @@ ENV PATH=/opt/bidlight/bin:$PATH \
     BIDLIGHT_PORT=8000
 EXPOSE 8000
 STOPSIGNAL SIGTERM
-# Seldom: each check starts an interpreter on the core that bids.
+# A long interval: each check starts a Python interpreter on the core that bids.
 HEALTHCHECK --interval=15s --timeout=3s --start-period=20s --retries=3 \
   CMD ["python", "-c", "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ[\"BIDLIGHT_PORT\"]}/readyz', timeout=2)"]
 ENTRYPOINT ["python", "-m", "service"]

@@ -9,13 +9,14 @@ CANDIDATES ?= 1 10 100 500
 CONNECTIONS ?= 1 8 32 128
 OPEN_LOOP ?=
 WORKERS ?= 1 2 4
+AGAINST ?=
 PYTEST_ARGS ?= --numprocesses auto --dist loadfile
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve demo test lint types arrows pytest format bench rivals scale catalogue clean
+.PHONY: help setup serve demo test lint types arrows pytest format bench rivals scale catalogue benchmarks imports clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -39,17 +40,17 @@ demo: setup ## build the demo bundle from a synthetic log, unless there is one
 
 test: setup lint types arrows pytest ## set up, then ruff, mypy, import-linter and pytest
 
-lint: setup
+lint: setup ## ruff: rules and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: setup
+types: setup ## mypy, strict
 	$(BIN)/mypy
 
-arrows: setup
+arrows: setup ## import-linter: print the contracts between rooms, and which are kept
 	$(BIN)/lint-imports
 
-pytest: setup
+pytest: setup ## the tests; PYTEST_ARGS
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 format: setup ## let ruff rewrite what it can
@@ -63,11 +64,17 @@ rivals: setup demo ## measure the service beside other servers: RIVALS=all, or s
 	$(BIN)/python -m loadtest.rivals --bundle $(BUNDLE) --contenders "$(RIVALS)" --ads $(ADS) \
 	  --candidates "$(CANDIDATES)" --connections "$(CONNECTIONS)" --seconds $(SECONDS_A_POINT) $(if $(OPEN_LOOP),--open-loop "$(OPEN_LOOP)")
 
-scale: setup demo ## measure what workers cost and bring: WORKERS
+scale: setup demo ## measure what each worker costs and gains: WORKERS
 	$(BIN)/python -m loadtest.reports.scale --bundle $(BUNDLE) --workers "$(WORKERS)"
 
-catalogue: setup demo ## measure the service on one core with ads that it knows by id: candidates a second, by form of request
+catalogue: setup demo ## measure candidates a second on one core with ads known by id, by form of request
 	$(BIN)/python -m loadtest.reports.catalogue --bundle $(BUNDLE) --seconds $(SECONDS_A_POINT)
+
+benchmarks: setup ## list the benchmarks of single parts: python -m benchmarks.NAME
+	@$(BIN)/python -m benchmarks
+
+imports: setup ## count rooms, floors, circles and arrows of the imports: AGAINST=another checkout
+	$(BIN)/python -m benchmarks.import_graph $(if $(AGAINST),--against $(AGAINST))
 
 clean: ## remove the virtual environment, caches and built bundles
 	rm -rf $(VENV) .rivals artifacts build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

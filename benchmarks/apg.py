@@ -1,19 +1,19 @@
-"""Times a training step of plain hidden layers against APG's v1 to v5, and counts their memory, in one run.
+"""Times a training step of plain hidden layers and of APG's v1 to v5, and counts their memory, in one run.
 
     python -m benchmarks.apg [--hidden-units 1024 512 256] [--rank 4] [--inner-width 32] [--rounds 7]
 
 Printed beside it: Table 5 of Yan et al., "APG: Adaptive Parameter Generation Network for Click-Through Rate
-Prediction", NeurIPS 2022 (seconds an epoch on a V100S; megabytes). What is measured here, one CPU thread:
+Prediction", NeurIPS 2022 (seconds an epoch on a V100S; megabytes). Measured here, on one CPU thread:
 
 step        milliseconds of processor time of forward, backward and Adam on 1024 rows through the hidden
-            layers alone, their input's gradient included; median over rounds in which all candidates take
-            turns. v1 and v2 build W_i for every row, 4 GB at 1024 rows: they run 64 rows, which count 16
-            times, and one step of Adam. Embeddings and output layer are left out: they are the same for all.
+            layers alone, the gradient of their input included; median over interleaved rounds. v1 and v2
+            build W_i for every row, 4 GB at 1024 rows: they run 64 rows, which count 16 times, and one step
+            of Adam. Embeddings and output layer are left out: they are the same for all.
 parameters  megabytes of the weights and Adam's two moments, 12 bytes a parameter. The paper does not define
             its memory; its figures for the base are this plus 0.2 MB at every size, and those for v1 are this
-            with a condition of 32 numbers, the dimension of its embeddings. So that is the condition here.
-step memory megabytes of weights, moments, gradients and of what the forward pass keeps for the backward pass
-            (each storage once, the layers' common input and the condition left out), 1024 rows at once.
+            with a condition of 32 numbers, the dimension of its embeddings. So the condition here has 32.
+step memory megabytes of weights, moments, gradients and of the tensors saved for the backward pass (each
+            storage once, without the layers' common input and the condition), 1024 rows at once.
 inference   microseconds a row of ONNX Runtime at 1 and 64 rows, v5 folded.
 
 `self-wise` rows take the layer's input as the condition, as APG does unless told otherwise. v1 and v2 do not
@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import json
 import statistics
 import time
 import warnings
@@ -36,11 +35,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.step_cost import kept_bytes, median_milliseconds
-from export.cli.parser import Help, Parser
-from export.cli.values import positive_int
+from benchmarks.command import Command, print_table
+from benchmarks.saved_tensors import saved_bytes
+from benchmarks.timing import median_in_turns
 from export.graph.runtime import open_session
-from export.report.text_table import aligned
 from models.adaptive_layers import Adaptation, AdaptiveLinear, Version
 
 ROWS, IN_FEATURES, CONDITION_SIZE = 1024, 393, 32
@@ -94,7 +92,7 @@ class Candidate(NamedTuple):
 
 
 def candidates(hidden_units: Sequence[int], rank: int, inner_width: int) -> dict[str, Candidate]:
-    """The plain layers, every version with a condition of its own, and the cheap ones self-wise."""
+    """The plain layers, every version with a separate condition, and the cheap ones self-wise."""
     widths = (IN_FEATURES, *hidden_units)
     found = {"base": Candidate(HiddenLayers(widths, None), "base", ROWS)}
     versions: tuple[Version, ...] = ("v1", "v2", "v3", "v4", "v5")
@@ -131,10 +129,10 @@ class Step:
         return ((passed - start) * ROWS / self.rows + stepped - passed) * 1e3
 
     def activation_bytes(self) -> float:
-        """What a forward pass of ROWS rows at once keeps for its backward pass."""
+        """Bytes that a forward pass of ROWS rows at once saves for the backward pass."""
         inputs, condition = self.inputs.requires_grad_(), self.condition.requires_grad_()
         known = (inputs, condition, *self.layers.parameters())
-        return kept_bytes(lambda: self.layers(inputs, condition), known) * ROWS / self.rows
+        return saved_bytes(lambda: self.layers(inputs, condition), known) * ROWS / self.rows
 
 
 def inference_microseconds(layers: HiddenLayers, rounds: int) -> dict[str, float]:
@@ -174,7 +172,7 @@ def inference_microseconds(layers: HiddenLayers, rounds: int) -> dict[str, float
 def measure(found: dict[str, Candidate], rounds: int) -> dict[str, dict[str, Any]]:
     """The figures of every candidate."""
     steps = {name: Step(candidate) for name, candidate in found.items()}
-    times = median_milliseconds({name: step.milliseconds for name, step in steps.items()}, rounds)
+    times = median_in_turns({name: step.milliseconds for name, step in steps.items()}, rounds)
     figures: dict[str, dict[str, Any]] = {}
     for name, step in steps.items():
         parameters = sum(parameter.numel() for parameter in step.layers.parameters())
@@ -189,23 +187,22 @@ def measure(found: dict[str, Candidate], rounds: int) -> dict[str, dict[str, Any
     return figures
 
 
-def print_table(
+def table(
     figures: dict[str, dict[str, Any]], found: dict[str, Candidate], paper: dict[str, tuple[float, float]]
-) -> None:
-    """Each figure with its difference to the base, and the paper's of the same version."""
-    head = ["", "step ms", "parameters MB", "step memory MB"]
-    head += [f"x{rows} us/row" for rows in INFERENCE_BATCHES]
-    lines = [[*head, "paper: s/epoch", "memory M"]]
+) -> list[list[str]]:
+    """Each figure with its difference from the base, beside the paper's for the same version."""
+    inference = [f"x{rows} us/row" for rows in INFERENCE_BATCHES]
+    heads = ["", "step ms", "parameters MB", "step memory MB", *inference, "paper: s/epoch", "memory M"]
+    rows = [heads]
     base = figures["base"]
     for name, row in figures.items():
         sizes = ("step_ms", "parameters_mb", "step_memory_mb")
         ours = [_against(row[size], base[size]) for size in sizes]
-        inference = [f"{row['inference_us_a_row'][str(rows)]:.1f}" for rows in INFERENCE_BATCHES]
+        times = [f"{row['inference_us_a_row'][str(batch)]:.1f}" for batch in INFERENCE_BATCHES]
         theirs = () if "self" in name else paper.get(found[name].version, ())
         beside = [_against(value, whole) for value, whole in zip(theirs, paper.get("base", ()), strict=False)]
-        lines.append([name, *ours, *inference, *beside])
-    print("\n".join(aligned(lines)))
-    print("difference to the base in brackets; the paper leaves v5 out: it is v4 once folded")
+        rows.append([name, *ours, *times, *beside])
+    return rows
 
 
 def _against(value: float, base: float) -> str:
@@ -213,35 +210,23 @@ def _against(value: float, base: float) -> str:
     return f"{value:.2f}{difference}"
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Prints a table and, on the last line, the same as JSON."""
-    parser = Parser(prog="python -m benchmarks.apg", description=__doc__, formatter_class=Help)
-    parser.add_argument(
-        "--hidden-units", type=positive_int, nargs="+", default=[1024, 512, 256], metavar="N",
-        help="[1024 512 256]",
-    )  # fmt: skip
-    parser.add_argument(
-        "--rank", type=positive_int, default=4, metavar="K", help="[%(default)s, the paper's in Table 5]"
-    )
-    parser.add_argument(
-        "--inner-width", type=positive_int, default=32, metavar="N", help="P of v5 [%(default)s]"
-    )
-    parser.add_argument(
-        "--rounds",
-        type=positive_int,
-        default=7,
-        metavar="N",
-        help="timed, after one to warm up [%(default)s]",
-    )
-    arguments = parser.parse_args()
+    command = Command("apg", __doc__)
+    command.numbers("--hidden-units", [1024, 512, 256], "widths of the hidden layers")
+    command.number("--rank", 4, "K, the paper's in Table 5")
+    command.number("--inner-width", 32, "P of v5")
+    command.number("--rounds", 7, "timed, after one to warm up")
+    options = command.parse_args(arguments)
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    found = candidates(arguments.hidden_units, arguments.rank, arguments.inner_width)
-    figures = measure(found, arguments.rounds)
-    paper = PAPER.get(tuple(arguments.hidden_units), {})
-    print(f"hidden layers {[IN_FEATURES, *arguments.hidden_units]}, {ROWS} rows a step, K = {arguments.rank}")
-    print_table(figures, found, paper)
-    print(json.dumps({"rows": ROWS, **vars(arguments), "figures": figures, "paper": paper}))
+    found = candidates(options.hidden_units, options.rank, options.inner_width)
+    figures = measure(found, options.rounds)
+    paper = PAPER.get(tuple(options.hidden_units), {})
+    print(f"hidden layers {[IN_FEATURES, *options.hidden_units]}, {ROWS} rows a step, K = {options.rank}")
+    print_table(table(figures, found, paper))
+    print("difference from the base in brackets; the paper leaves v5 out: folded, it is v4")
+    command.print_json(rows=ROWS, **vars(options), figures=figures, paper=paper)
 
 
 if __name__ == "__main__":

@@ -2,23 +2,20 @@
 
     python -m benchmarks.dynint [--sub-spaces 1 4] [--rows 1024] [--rounds 7]
 
-Beside the paper's computational paradigms (Yan & Li, "DynInt", DLP-KDD 2022, sections 3.5.1 to 3.5.4)
-stand the same two models with the matrices of eq. 5 and 6 written out, one for each row: the weights are
-the same, and so are the logits, which is checked first. 39 fields of dimension 16, three layers; a sub-space
-makes 39 parts. The rank of DGP is a tenth of the parts, the paper's example; that of DWP is 2. What is
-measured, one CPU thread:
+Two models are measured twice: as the paper computes them (Yan & Li, "DynInt", DLP-KDD 2022, sections 3.5.1 to
+3.5.4), and with the matrices of eq. 5 and 6 written out, one for each row. Weights and logits are the same,
+which is checked first. 39 fields of dimension 16, three layers; a sub-space makes 39 parts. The rank of DGP
+is a tenth of the parts, the paper's example; that of DWP is 2. Measured on one CPU thread:
 
-step       milliseconds of processor time of forward, backward and Adam; median over rounds in which all
-           candidates take turns.
-dynamic    megabytes of what is generated for the rows: gates, Sigma, u and v, or the matrices written out;
-           that is parts, K x K, 2 x K x parts or parts x parts numbers a row and layer.
-kept       megabytes that the forward pass keeps for the backward pass, each storage once, weights left out.
+step       milliseconds of processor time of forward, backward and Adam; median over interleaved rounds.
+dynamic    megabytes generated for the rows: gates, Sigma, u and v, or the matrices written out. The ceiling,
+           "as counted": parts, K x K, 2 x K x parts or parts x parts numbers a row and layer.
+kept       megabytes of tensors saved for the backward pass, each storage once, without weights.
 """
 
 from __future__ import annotations
 
 import copy
-import json
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -27,10 +24,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.step_cost import kept_bytes, median_milliseconds
-from export.cli.parser import Help, Parser
-from export.cli.values import positive_int
-from export.report.text_table import aligned
+from benchmarks.command import Command, print_table
+from benchmarks.saved_tensors import saved_bytes
+from benchmarks.timing import median_in_turns
 from models.dynint_da import DynIntDA
 from models.dynint_dgp import DynIntDGP, GeneratedInteraction
 from models.dynint_dwp import DynIntDWP, WeightedInteraction
@@ -143,15 +139,15 @@ class Step:
 
     @torch.no_grad()
     def dynamic_bytes(self) -> int:
-        """What all layers generate for the rows."""
+        """Bytes that all layers generate for the rows."""
         embeddings = self.model.embedding(self.ids)
         return sum(
             part.numel() * 4 for layer in self.model.layers for part in self.dynamic(layer, embeddings)
         )
 
     def kept_bytes(self) -> int:
-        """What the forward pass keeps for the backward pass."""
-        return kept_bytes(self._loss, (self.ids, self.labels, *self.model.parameters()))
+        """Bytes that the forward pass saves for the backward pass."""
+        return saved_bytes(self._loss, (self.ids, self.labels, *self.model.parameters()))
 
 
 def measure(sub_spaces: int, rows: int, rounds: int) -> Figures:
@@ -164,7 +160,7 @@ def measure(sub_spaces: int, rows: int, rounds: int) -> Figures:
             found, expected = (step.model(step.ids) for step in (steps[name], steps[f"{name}, written out"]))
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
     sizes = {name: (step.dynamic_bytes(), step.kept_bytes()) for name, step in steps.items()}
-    times = median_milliseconds({name: step.milliseconds for name, step in steps.items()}, rounds)
+    times = median_in_turns({name: step.milliseconds for name, step in steps.items()}, rounds)
     return {
         name: {
             "step_ms": times[name],
@@ -176,8 +172,8 @@ def measure(sub_spaces: int, rows: int, rounds: int) -> Figures:
     }
 
 
-def print_table(sub_spaces: int, rows: int, figures: Figures) -> None:
-    """A line a candidate, and what the paper says of the memory."""
+def print_figures(sub_spaces: int, rows: int, figures: Figures) -> None:
+    """A line a candidate, then the memory beside the paper's count."""
     parts = N_FIELDS * sub_spaces
     rank = max(1, parts // 10)
     print(
@@ -187,7 +183,7 @@ def print_table(sub_spaces: int, rows: int, figures: Figures) -> None:
     for name, row in figures.items():
         cells = (f"{row['step_ms']:.1f}", f"{row['dynamic_mb']:.2f}", f"{row['kept_mb']:.1f}")
         rows_of_text.append([name, *cells, f"{row['parameters']:,.0f}"])
-    print("\n".join(aligned(rows_of_text)))
+    print_table(rows_of_text)
     for name, dynamic in (("dynint_dgp", rank**2), ("dynint_dwp", 2 * LATENT_RANK * parts)):
         own, full = figures[name], figures[f"{name}, written out"]
         print(
@@ -198,30 +194,20 @@ def print_table(sub_spaces: int, rows: int, figures: Figures) -> None:
     print()
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Prints a table a number of sub-spaces and, on the last line, all of it as JSON."""
-    parser = Parser(prog="python -m benchmarks.dynint", description=__doc__, formatter_class=Help)
-    parser.add_argument(
-        "--sub-spaces", type=positive_int, nargs="+", default=[1, 4], metavar="N", help="divisors of 16 [1 4]"
-    )
-    parser.add_argument(
-        "--rows", type=positive_int, default=1024, metavar="N", help="of a step [%(default)s]"
-    )
-    parser.add_argument(
-        "--rounds",
-        type=positive_int,
-        default=7,
-        metavar="N",
-        help="timed, after one to warm up [%(default)s]",
-    )
-    arguments = parser.parse_args()
+    command = Command("dynint", __doc__)
+    command.numbers("--sub-spaces", [1, 4], "divisors of 16")
+    command.number("--rows", 1024, "of a step")
+    command.number("--rounds", 7, "timed, after one to warm up")
+    options = command.parse_args(arguments)
     torch.set_num_threads(1)
     points = []
-    for sub_spaces in arguments.sub_spaces:
-        figures = measure(sub_spaces, arguments.rows, arguments.rounds)
-        print_table(sub_spaces, arguments.rows, figures)
-        points.append({"sub_spaces": sub_spaces, "rows": arguments.rows, "figures": figures})
-    print(json.dumps({"benchmark": "dynint", "fields": N_FIELDS, "dim": DIM, "points": points}))
+    for sub_spaces in options.sub_spaces:
+        figures = measure(sub_spaces, options.rows, options.rounds)
+        print_figures(sub_spaces, options.rows, figures)
+        points.append({"sub_spaces": sub_spaces, "rows": options.rows, "figures": figures})
+    command.print_json(fields=N_FIELDS, dim=DIM, points=points)
 
 
 if __name__ == "__main__":

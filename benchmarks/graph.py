@@ -1,8 +1,9 @@
-"""Times PyTorch, the float32 and the INT8 graph of DeepFwFM at several stages of compression in one run.
+"""Times PyTorch, the float32 and the INT8 graph of DeepFwFM at several stages of compression.
 
     python -m benchmarks.graph [--rows 100000] [--nodes]
 
-The weights are random: this is about time only. 39 fields, dimension 10, one thread.
+The weights are random: this is about time only. 39 fields, dimension 10, one thread. The last column says
+what to expect where products take all the time: how many times fewer a row needs than in the dense shape.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import collections
 import itertools
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from export.cli.parser import Help, Parser
-from export.cli.values import positive_int
+from benchmarks.command import Command, print_table
 from export.graph.onnx import INPUT, export_onnx
 from export.graph.quantize import quantize_int8
 from export.graph.runtime import (
@@ -31,77 +31,90 @@ from export.graph.runtime import (
     session_options,
     torch_scorer,
 )
-from export.report.text_table import aligned
 from models.deep_fwfm import DeepFwFM
 from models.fields import Field
 
 FIELDS, DIM, PAIRS_LEFT = 39, 10, 37
+RUNS_A_ROUND = 20  # of a graph whose nodes are timed
+ALL_PAIRS = FIELDS * (FIELDS - 1) // 2
 SHAPES: dict[str, tuple[tuple[int, ...], int]] = {  # hidden units, pairs
-    "dense 400-400-400": ((400, 400, 400), FIELDS * (FIELDS - 1) // 2),
+    "dense 400-400-400": ((400, 400, 400), ALL_PAIRS),
     "compacted 172-129-243": ((172, 129, 243), PAIRS_LEFT),
     "compacted 96-96-96": ((96, 96, 96), PAIRS_LEFT),
 }
 
 
-def main() -> None:
-    """Prints a table and, on the last line, the same as JSON: microseconds a row by candidate and batch."""
-    parser = Parser(prog="python -m benchmarks.graph", description=__doc__, formatter_class=Help)
-    parser.add_argument(
-        "--rows", type=positive_int, default=100_000, metavar="N", help="of the embedding table [%(default)s]"
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints a table and, on the last line, the same as JSON: microseconds a row by graph and batch."""
+    command = Command("graph", __doc__)
+    command.number("--rows", 100_000, "of the embedding table")
+    command.number("--rounds", 11, "timed, interleaved")
+    command.add_argument(
+        "--nodes", action="store_true", help="print the time of each node of the INT8 graphs too"
     )
-    parser.add_argument("--nodes", action="store_true", help="print each node's share of the INT8 graphs too")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    random = np.random.default_rng(0)
-    fields = [Field(f"f{number}", max(2, arguments.rows // FIELDS)) for number in range(FIELDS)]
-    ids = random.integers(0, fields[0].cardinality, (4096, FIELDS)).astype(np.int32)
-    candidates: dict[str, Scorer] = {}
+    options = command.parse_args(arguments)
+    fields = [Field(f"f{number}", max(2, options.rows // FIELDS)) for number in range(FIELDS)]
+    ids = np.random.default_rng(0).integers(0, fields[0].cardinality, (4096, FIELDS)).astype(np.int32)
+    scorers: dict[str, Scorer] = {}
     int8: dict[str, bytes] = {}
     for name, (hidden_units, pairs) in SHAPES.items():
-        model = _model(fields, hidden_units, pairs, random)
+        model = model_of(fields, hidden_units, pairs)
         graph = export_onnx(model, FIELDS)
-        quantized = quantize_int8(graph, ids)
-        if quantized is None:
-            raise SystemExit(f"'{name}' must have something to quantize")
-        int8[name] = quantized
-        candidates[f"{name} torch"] = torch_scorer(model)
-        candidates[f"{name} float32"] = graph_scorer(graph)
-        candidates[f"{name} int8"] = graph_scorer(int8[name])
-    figures = microseconds_a_row(candidates, ids)
-    _print_table(figures)
-    if arguments.nodes:
+        int8[name] = int8_of(graph, ids)
+        scorers[f"{name} torch"] = torch_scorer(model)
+        scorers[f"{name} float32"] = graph_scorer(graph)
+        scorers[f"{name} int8"] = graph_scorer(int8[name])
+    figures = microseconds_a_row(scorers, ids, rounds=options.rounds)
+    print_table(_table(figures))
+    print("x: times faster than dense PyTorch at that batch size")
+    if options.nodes:
         for (name, graph), rows in itertools.product(int8.items(), (BATCHES[0], BATCHES[-1])):
-            print_nodes(f"{name} int8, {rows} rows", graph, {INPUT: ids[:rows]})
-    print(json.dumps({"unit": "microseconds a row", "embedding_rows": arguments.rows, "figures": figures}))
+            print_nodes(f"{name} int8, {rows} rows", graph, {INPUT: ids[:rows]}, options.rounds)
+    command.print_json(unit="microseconds a row", embedding_rows=options.rows, figures=figures)
 
 
-def _model(
-    fields: list[Field], hidden_units: tuple[int, ...], pairs: int, random: np.random.Generator
-) -> DeepFwFM:
-    every = list(itertools.combinations(range(len(fields)), 2))
-    kept = sorted(random.choice(len(every), pairs, replace=False))
+def model_of(fields: Sequence[Field], hidden_units: Sequence[int], pairs: int) -> DeepFwFM:
+    """DeepFwFM with random weights and `pairs` pairs of fields left."""
     torch.manual_seed(0)
+    every = list(itertools.combinations(range(len(fields)), 2))
+    kept = sorted(np.random.default_rng(0).choice(len(every), pairs, replace=False))
     return DeepFwFM(fields, DIM, hidden_units, pairs=[every[index] for index in kept]).eval()
 
 
-def _print_table(figures: dict[str, dict[str, float]]) -> None:
+def int8_of(graph: bytes, ids: NDArray[np.int32]) -> bytes:
+    """The INT8 graph. Raises SystemExit where nothing can be quantized."""
+    quantized = quantize_int8(graph, ids)
+    if quantized is None:
+        raise SystemExit("the model must have tables or layers to quantize")
+    return quantized
+
+
+def products(hidden_units: Sequence[int], pairs: int, *, inputs: float = FIELDS * DIM) -> float:
+    """Multiplications a row of the perceptron and of the pairs; `inputs` go into the first layer."""
+    widths = (inputs, *hidden_units, 1)
+    return sum(a * b for a, b in itertools.pairwise(widths)) + pairs * DIM
+
+
+def _table(figures: Mapping[str, Mapping[str, float]]) -> list[list[str]]:
     dense = figures[f"{next(iter(SHAPES))} torch"]
-    lines = [["microseconds a row, by batch", *(cell for batch in BATCHES for cell in (str(batch), ""))]]
+    most = products(*next(iter(SHAPES.values())))
+    batches = [cell for batch in BATCHES for cell in (str(batch), "")]
+    rows = [["microseconds a row, by batch", *batches, "fewer products"]]
     for name, by_batch in figures.items():
         cells = [(f"{value:.2f}", f"{dense[batch] / value:.1f}x") for batch, value in by_batch.items()]
-        lines.append([name, *(cell for pair in cells for cell in pair)])
-    print("\n".join(aligned(lines)))
-    print("x: times faster than dense PyTorch at that batch size")
+        fewer = f"{most / products(*SHAPES[name.rpartition(' ')[0]]):.1f}x"
+        rows.append([name, *(cell for pair in cells for cell in pair), fewer])
+    return rows
 
 
-def print_nodes(title: str, graph: bytes, inputs: Mapping[str, NDArray[np.int32]], runs: int = 200) -> None:
-    """What each node takes, in microseconds a call; profiling itself adds one or two to each."""
+def print_nodes(title: str, graph: bytes, inputs: Mapping[str, NDArray[np.int32]], rounds: int) -> None:
+    """Microseconds a call of each node; profiling itself adds one or two to each."""
     with tempfile.TemporaryDirectory() as folder:
         options = session_options()
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
         session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        for _ in range(runs):
+        for _ in range(RUNS_A_ROUND * rounds):
             session.run(None, inputs)
         events = json.loads(Path(session.end_profiling()).read_text())
     durations: dict[str, list[float]] = collections.defaultdict(list)

@@ -1,12 +1,12 @@
-"""Microseconds that a request costs in each stage between its bytes and those of its answer.
+"""Measures the CPU microseconds of a request in each stage between its bytes and those of its answer.
 
-`python -m benchmarks.request` prints a table; `--against FOLDER` measures another checkout in turns with
-this one, and shows the ratio of the medians. No socket and no client: what is timed is this process' work, in
-seconds of CPU, the best of some timings, which what else runs on the machine disturbs least.
+`python -m benchmarks.request` prints a table. `--against FOLDER` interleaves runs of another checkout with
+runs of this one, and shows the ratio of the medians. There is neither a socket nor a client. Each figure is
+the best of some timings of this process' CPU time, which other load on the machine disturbs least.
 
-decode is bytes -> structs; encode, structs -> ids; answer, pCTRs -> bids and the body; all, from the bytes
-that a connection reads to those that it writes, of as many requests at once as there are connections;
-counting, what of it goes away without metrics.
+decode is bytes -> structs; encode is structs -> ids; answer is pCTRs -> bids and the body; all is from the
+bytes that a connection reads to those that it writes, for one request a connection at once; counting is the
+part of all that disappears without metrics.
 """
 
 from __future__ import annotations
@@ -26,18 +26,21 @@ from typing import Any
 
 import msgspec
 import uvloop
-from uvicorn.server import ServerState
 
-from service.features.catalogue import CatalogueBuilder
+from service.features.ads import CatalogueBuilder
 from service.features.store import pack
 from service.http.app import Bidlight, create_app
-from service.http.connection import Connection
-from service.http.endpoint import Prediction
+from service.http.connection import HttpConnection
+from service.http.prediction import Prediction
+from service.http.uvicorn_internals import ServerState
 from service.process.server import server_config
+from service.scoring.meter import OK
 from service.settings import Settings
 from service.wire import JSON, MSGPACK, Codec, count_rows, decode_request
 
 REPOSITORY = Path(__file__).parents[1]
+# Where a checkout keeps this program: here, and in older ones.
+PROGRAMS = "benchmarks/request.py", "tests/bench_request.py"
 FORMS = ("features", "catalogue", "columns", "msgpack")
 STAGES = ("decode", "encode", "answer", "all", "counting")
 SECONDS_A_TIMING, TIMINGS = 0.01, 12
@@ -45,38 +48,39 @@ Figures = dict[str, dict[str, float]]
 
 
 class Sink:
-    """A transport that only counts the answers, and remembers a refusal."""
+    """A transport that counts answers and keeps the last refusal."""
 
     def __init__(self) -> None:
         self.answers = 0
         self.refusal = b""
 
     def write(self, data: bytes) -> None:
-        """One answer."""
+        """Count one answer."""
         if not data.startswith(b"HTTP/1.1 200"):
             self.refusal = data
         self.answers += 1
 
     def is_closing(self) -> bool:
-        """Never."""
+        """Return False: it never closes."""
         return False
 
     def close(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def get_extra_info(self, _: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 class Bench:
-    """The service on one bundle, and requests for it. `features` are a bid request's own, as JSON; of
-    `catalogue` its ads' ids as rows, of `columns` as columns; `msgpack` is `features` in MessagePack.
+    """The service on one bundle, and requests for it, in four forms.
+
+    `features`: JSON rows that hold the features of each ad. `catalogue`: JSON rows of ad ids, whose features
+    the catalogue holds. `columns`: the same as columns. `msgpack`: `features` in MessagePack.
     """
 
     def __init__(self, app: Bidlight, samples: list[dict[str, Any]], connections: int) -> None:
         self.app, self._samples = app, samples
         self.predictor = app.arms[0].predictor
-        self.endpoint: Any = app.direct_endpoint
         builder = CatalogueBuilder(self.predictor.encoder)
         builder.add([(f"ad-{row}", pack(sample["candidate"])) for row, sample in enumerate(samples)])
         self._catalogue = builder.build()
@@ -84,12 +88,12 @@ class Bench:
         config.load()
         state.default_headers = [(b"date", b"Thu, 01 Jan 1970 00:00:00 GMT")]
         self._sink = Sink()
-        self._connections = [Connection(config, state, {}) for _ in range(connections)]
+        self._connections = [HttpConnection(config, state, {}) for _ in range(connections)]
         for connection in self._connections:
             connection.connection_made(self._sink)  # type: ignore[arg-type]
 
     def close(self) -> None:
-        """Have no timer left."""
+        """Stop all timers."""
         for connection in self._connections:
             connection.connection_lost(None)
 
@@ -98,16 +102,18 @@ class Bench:
         self.predictor.known_ads.catalogue = self._catalogue if form in ("catalogue", "columns") else None
         codec = MSGPACK if form == "msgpack" else JSON
         body = self._body(form, candidates, codec)
-        prediction = Prediction(0.0)
-        pctrs = await self.endpoint.accept(prediction, {b"content-type": codec.media_type}, body)
-        request, rows = prediction.request, prediction.rows
+        prediction = Prediction(self.app.predict_service, 0.0)
+        prediction.read_headers({b"content-type": codec.media_type})
+        pctrs = await prediction.submit(body)
+        request = decode_request(body, codec)
         meter = self.predictor.meter
         message = self._message(body, codec)
         found = {
             "decode": _best(lambda: count_rows(decode_request(body, codec).candidates, candidates)),
-            "encode": _best(lambda: self.predictor.encode(request, rows)),
-            "answer": _best(lambda: self.endpoint.answer(prediction, pctrs)),
+            "encode": _best(lambda: self.predictor.encode(request, candidates)),
+            "answer": _best(lambda: prediction.answer(pctrs)),
         }
+        prediction.end(OK)
         metered, bare = [], []
         for _ in range(TIMINGS):
             self.predictor.meter = meter
@@ -120,7 +126,7 @@ class Bench:
         return found
 
     async def _all(self, message: bytes) -> float:
-        """Microseconds from bytes to bytes. Raises RuntimeError for a refusal."""
+        """Microseconds a request from bytes to bytes. Raises RuntimeError for a refusal."""
         requests = 0
         started = now = time.process_time()
         while now - started < SECONDS_A_TIMING:
@@ -153,7 +159,7 @@ class Bench:
 
 
 def _best(call: Callable[[], object]) -> float:
-    """Microseconds of one call: the best of some timings."""
+    """Microseconds a call, the best of some timings."""
     calls, seconds = 1, 0.0
     while seconds < SECONDS_A_TIMING / 4:
         calls *= 2
@@ -172,7 +178,7 @@ def _seconds(call: Callable[[], object], calls: int) -> float:
 async def _measure(options: argparse.Namespace) -> Figures:
     lines = (options.bundle / "report" / "requests.jsonl").read_text(encoding="utf-8").splitlines()
     app = create_app(Settings(arms=(f"control={options.bundle}:1",)))
-    await app.open()
+    await app.served.open()
     bench = Bench(app, [json.loads(line) for line in lines], options.connections)
     gc.collect()
     gc.freeze()
@@ -184,18 +190,26 @@ async def _measure(options: argparse.Namespace) -> Figures:
         }
     finally:
         bench.close()
-        await app.close()
+        await app.served.close()
 
 
 def _rounds(folders: list[Path], options: argparse.Namespace) -> Iterator[tuple[Path, Figures]]:
-    """Each folder's figures, in turns, every time in a process of its own."""
+    """The figures of each folder, interleaved, each measured by the folder's own program in a new process."""
     for _ in range(options.rounds):
         for folder in folders:
-            # -P: of this file's folder nothing is imported, everything from the checkout that is measured.
-            command = [sys.executable, "-P", __file__, "--once", *options.passed_on]
+            # -P: nothing is imported from the program's own folder, everything from the checkout measured.
+            command = [sys.executable, "-P", str(_program(folder)), "--once", *options.passed_on]
             variables = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
             done = subprocess.run(command, cwd=folder, env=variables, stdout=subprocess.PIPE, check=True)
             yield folder, json.loads(done.stdout)
+
+
+def _program(folder: Path) -> Path:
+    """This program in a checkout; raises FileNotFoundError."""
+    for name in PROGRAMS:
+        if (folder / name).exists():
+            return folder / name
+    raise FileNotFoundError(f"'against' must be a checkout with {' or '.join(PROGRAMS)} (got {folder})")
 
 
 def _print_table(found: dict[Path, list[Figures]], here: Path) -> None:
@@ -208,7 +222,7 @@ def _print_table(found: dict[Path, list[Figures]], here: Path) -> None:
             ours, *theirs = (
                 median(figures[case][stage] for figures in found[folder]) for folder in (here, *others)
             )
-            # Of a difference of two large figures no ratio: it may be nothing.
+            # `counting` is a small difference of large figures: a ratio would mean nothing.
             shown = [
                 f" ({other / ours:.2f}x)" if stage != "counting" else f" ({other:.1f})" for other in theirs
             ]

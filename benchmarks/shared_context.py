@@ -3,24 +3,22 @@
     python -m benchmarks.shared_context [--widths 400 400 400] [--pairs 37] [--nodes]
 
 The weights are random: this is about time only. 31 context and 8 candidate fields, dimension 10, one thread,
-all rows of one request. PyTorch scores the dense model, all pairs and 400x400x400, on the same rows.
+all rows of one request. PyTorch scores the dense model, with all pairs and 400x400x400, on the same rows.
+Printed for each shape is what to expect where products take all the time: how many times fewer a row needs if
+the context's part of the first layer is computed once a request.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from benchmarks.graph import print_nodes
-from export.cli.parser import Help, Parser
-from export.cli.values import positive_int
+from benchmarks.command import Command, print_table
+from benchmarks.graph import ALL_PAIRS, DIM, FIELDS, PAIRS_LEFT, int8_of, model_of, print_nodes, products
 from export.graph.onnx import export_onnx
-from export.graph.quantize import quantize_int8
 from export.graph.runtime import (
     Scorer,
     graph_scorer,
@@ -30,14 +28,12 @@ from export.graph.runtime import (
     torch_scorer,
 )
 from export.graph.shared_context import share_context
-from export.report.text_table import aligned
 from models.deep_fwfm import DeepFwFM
 from models.fields import Field
 
-CONTEXT_FIELDS, CANDIDATE_FIELDS, DIM = 31, 8, 10
-FIELDS = CONTEXT_FIELDS + CANDIDATE_FIELDS
+CONTEXT_FIELDS = 31
+CANDIDATE_FIELDS = FIELDS - CONTEXT_FIELDS
 IS_CONTEXT = np.arange(FIELDS) < CONTEXT_FIELDS
-ALL_PAIRS, PAIRS_LEFT = FIELDS * (FIELDS - 1) // 2, 37
 CANDIDATES = (1, 10, 100, 500)
 SHAPES: tuple[tuple[tuple[int, ...], int], ...] = (  # hidden units, pairs
     ((400, 400, 400), ALL_PAIRS),
@@ -48,68 +44,58 @@ SHAPES: tuple[tuple[tuple[int, ...], int], ...] = (  # hidden units, pairs
 TORCH = "dense PyTorch"
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Prints a table and, on the last line, the same as JSON: microseconds a row by graph and candidates."""
-    parser = Parser(prog="python -m benchmarks.shared_context", description=__doc__, formatter_class=Help)
-    parser.add_argument("--widths", type=positive_int, nargs="+", metavar="N", help="of the hidden layers")
-    parser.add_argument(
-        "--pairs", type=positive_int, default=PAIRS_LEFT, metavar="N", help="left [%(default)s]"
+    command = Command("shared_context", __doc__)
+    command.numbers("--widths", None, "of the hidden layers")
+    command.number("--pairs", PAIRS_LEFT, "of fields left")
+    command.number("--rows", 100_000, "of the embedding table")
+    command.number("--rounds", 11, "timed, interleaved")
+    command.add_argument(
+        "--nodes", action="store_true", help="print the time of each node of the shared graphs too"
     )
-    parser.add_argument(
-        "--rows", type=positive_int, default=100_000, metavar="N", help="of the embedding table [%(default)s]"
-    )
-    parser.add_argument(
-        "--nodes", action="store_true", help="print each node's share of the shared graphs too"
-    )
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    shapes = SHAPES if arguments.widths is None else ((tuple(arguments.widths), arguments.pairs),)
+    options = command.parse_args(arguments)
+    shapes = SHAPES if options.widths is None else ((tuple(options.widths), options.pairs),)
     random = np.random.default_rng(0)
-    cardinality = max(2, arguments.rows // FIELDS)
-    ids = random.integers(0, cardinality, (max(CANDIDATES), FIELDS)).astype(np.int32)
+    fields = _fields(max(2, options.rows // FIELDS))
+    ids = random.integers(0, fields[0].cardinality, (max(CANDIDATES), FIELDS)).astype(np.int32)
     ids[:, :CONTEXT_FIELDS] = ids[0, :CONTEXT_FIELDS]
-    graphs: dict[str, bytes] = {}
-    for hidden_units, pairs in shapes:
-        title = f"{'-'.join(map(str, hidden_units))}, {pairs} pairs"
-        model = model_of(hidden_units, pairs, cardinality)
-        for variant, graph in _variants(
-            model, random.permuted(np.resize(ids, (2000, FIELDS)), axis=0)
-        ).items():
-            graphs[f"{title}, {variant}"] = graph
-    dense = model_of(*SHAPES[0], cardinality)
-    scorers: dict[str, Scorer] = {TORCH: torch_scorer(dense)}
+    calibration_ids = random.permuted(np.resize(ids, (2000, FIELDS)), axis=0)
+    titles = {f"{'-'.join(map(str, widths))}, {pairs} pairs": (widths, pairs) for widths, pairs in shapes}
+    graphs = {
+        f"{title}, {variant}": graph
+        for title, shape in titles.items()
+        for variant, graph in _variants(model_of(fields, *shape), calibration_ids).items()
+    }
+    scorers: dict[str, Scorer] = {TORCH: torch_scorer(model_of(fields, *SHAPES[0]))}
     scorers |= {name: _scorer(name, graph) for name, graph in graphs.items()}
-    figures = microseconds_a_row(scorers, ids, CANDIDATES)
-    _print_table(figures)
-    if arguments.nodes:
+    figures = microseconds_a_row(scorers, ids, CANDIDATES, rounds=options.rounds)
+    print_table(_table(figures))
+    print(f"x: times faster than the plain graph, and than {TORCH}")
+    for title, shape in titles.items():
+        print(f"{title}: {_fewer_products(*shape)} fewer products for {CANDIDATES} candidates")
+    if options.nodes:
         for (name, graph), rows in itertools.product(graphs.items(), (1, 100)):
             if _is_shared(name):
-                print_nodes(f"{name}, {rows} candidates", graph, request_feeds([ids[:rows]], IS_CONTEXT))
-    print(json.dumps({"unit": "microseconds a row", "by": "candidates a request", "figures": figures}))
+                feeds = request_feeds([ids[:rows]], IS_CONTEXT)
+                print_nodes(f"{name}, {rows} candidates", graph, feeds, options.rounds)
+    command.print_json(unit="microseconds a row", by="candidates a request", figures=figures)
 
 
-def model_of(hidden_units: Sequence[int], pairs: int, cardinality: int) -> DeepFwFM:
-    """DeepFwFM of random weights, with so many pairs left."""
-    torch.manual_seed(0)
-    fields = [
-        Field(f"f{number}", cardinality, role="context" if IS_CONTEXT[number] else "candidate")
-        for number in range(FIELDS)
+def _fields(cardinality: int) -> list[Field]:
+    return [
+        Field(f"f{number}", cardinality, role="context" if is_context else "candidate")
+        for number, is_context in enumerate(IS_CONTEXT)
     ]
-    every = list(itertools.combinations(range(FIELDS), 2))
-    kept = sorted(np.random.default_rng(0).choice(len(every), pairs, replace=False))
-    return DeepFwFM(fields, DIM, hidden_units, pairs=[every[index] for index in kept]).eval()
 
 
 def _variants(model: DeepFwFM, ids: NDArray[np.int32]) -> dict[str, bytes]:
     float32 = export_onnx(model, FIELDS)
-    int8 = quantize_int8(float32, ids)
-    if int8 is None:
-        raise SystemExit("'--widths' must leave something to quantize")
-    variants = {"plain float32": float32, "plain int8": int8}
+    variants = {"plain float32": float32, "plain int8": int8_of(float32, ids)}
     for name in ("float32", "int8"):
         shared = share_context(variants[f"plain {name}"], IS_CONTEXT.tolist())
         if shared is None:
-            raise SystemExit("both sides have fields")
+            raise SystemExit("the model must have context and candidate fields")
         variants[f"shared {name}"] = shared
     return variants
 
@@ -122,17 +108,29 @@ def _scorer(name: str, graph: bytes) -> Scorer:
     return request_scorer(graph, IS_CONTEXT) if _is_shared(name) else graph_scorer(graph)
 
 
-def _print_table(figures: dict[str, dict[str, float]]) -> None:
-    lines = [["microseconds a row, by candidates", *(cell for n in CANDIDATES for cell in (str(n), "", ""))]]
+def _table(figures: Mapping[str, Mapping[str, float]]) -> list[list[str]]:
+    heads = [cell for count in CANDIDATES for cell in (str(count), "", "")]
+    rows = [["microseconds a row, by candidates", *heads]]
     for name, by_rows in figures.items():
         cells = []
-        for rows, value in by_rows.items():
-            plain = figures[name.replace(", shared ", ", plain ")][rows]
+        for count, value in by_rows.items():
+            plain = figures[name.replace(", shared ", ", plain ")][count]
             cells += [f"{value:.2f}", f"{plain / value:.1f}x" if _is_shared(name) else ""]
-            cells.append(f"{figures[TORCH][rows] / value:.0f}x")
-        lines.append([name, *cells])
-    print("\n".join(aligned(lines)))
-    print(f"x: times faster than the plain graph, and than {TORCH}")
+            cells.append(f"{figures[TORCH][count] / value:.0f}x")
+        rows.append([name, *cells])
+    return rows
+
+
+def _fewer_products(hidden_units: Sequence[int], pairs: int) -> str:
+    """How many times fewer products a row needs if the context meets the first layer once a request."""
+    plain = products(hidden_units, pairs)
+    shared = [products(hidden_units, pairs, inputs=_inputs(count)) for count in CANDIDATES]
+    return ", ".join(f"{plain / each:.1f}x" for each in shared)
+
+
+def _inputs(count: int) -> float:
+    """Numbers a row that go into the first layer: its candidate's, and its part of the context's."""
+    return (CANDIDATE_FIELDS + CONTEXT_FIELDS / count) * DIM
 
 
 if __name__ == "__main__":

@@ -1,17 +1,17 @@
-"""AUC against microseconds a row: weights pruned, whole neurons pruned, and both, from one dense DeepFwFM.
+"""Measures AUC against microseconds a row of one DeepFwFM with weights, whole neurons, or both pruned.
 
     python -m benchmarks.structures --work artifacts/structures [--recipes D99 N75 D99N75]
 
-A recipe is written as in the paper: D99 prunes 99 % of the DNN's weights, N75 takes 75 % of its neurons
-whole, D99N75 does both. All prune field pairs and embeddings as the preset low-latency does (R-95 %, F-40 %),
-and D0 nothing else: what pruning the DNN costs is the difference from D0. The log is synthetic. What has been
-made is kept in the work folder: a bench that is started again goes on where it was, or adds recipes.
+A recipe is written as in the paper: D99 prunes 99 % of the DNN's weights, N75 removes 75 % of its neurons,
+D99N75 does both. All prune field pairs and embeddings as the preset low-latency does (R-95 %, F-40 %), and D0
+nothing else, so the difference from D0 is the cost of pruning the DNN. The log is synthetic; the ceiling of
+AUC, that of its true click probability, is printed. Models are kept in the work folder: a second run
+continues where the first one stopped, or adds recipes.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import shutil
 from collections.abc import Sequence
@@ -23,24 +23,24 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from export.cli.parser import Help, Parser
-from export.cli.values import not_negative_int, positive, positive_int, widths
+from benchmarks.command import Command, machine, print_table
+from benchmarks.synthetic import check_same_options, make_log, train_dense
 from export.compress.choice import PruneChoice
 from export.compress.recipes import RECIPES, Recipe
 from export.data.encoded import Part, open_log
 from export.data.synthetic import SyntheticConfig
-from export.data.synthetic_file import write_synthetic_log
 from export.graph.runtime import BATCHES, Scorer, graph_scorer, microseconds_a_row
 from export.judge.bootstrap import interval, resampled_aucs
-from export.report.text_table import aligned
-from export.stages.evaluate import machine
-from export.stages.graphs import quantize, to_onnx
-from export.stages.model import fit_schema, prune, train
+from export.judge.metrics import auc
 from export.stages.plan import Plan
+from export.stages.prune import prune
+from export.stages.quantize import quantize
 from export.stages.records import Trained
+from export.stages.to_onnx import to_onnx
 from export.stages.variants import DENSE, INT8, PRUNED, read_variants
 from export.stages.work import Work
 from export.train.choices import TrainChoice
+from loadtest.reports.command import positive
 
 DEFAULT = ("D0", "D90", "D99", "N50", "N75", "N90", "D99N50", "D99N75", "D99N90")
 DENSE_NAME = "dense"
@@ -49,7 +49,7 @@ FRONT_BATCH = "64"
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """One model of the bench, with its graphs and logits beside it in files."""
+    """One model, whose graphs and logits are in files beside this record."""
 
     name: str
     live_neurons: tuple[int, ...]
@@ -58,7 +58,7 @@ class Kept(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Contender:
-    """What was kept of one model: by graph ("float32", "int8") its bytes and its logits of the test part."""
+    """The files of one model: by graph ("float32", "int8") its bytes and its logits of the test part."""
 
     kept: Kept
     graphs: dict[str, bytes]
@@ -68,10 +68,11 @@ class Contender:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints a table and, on the last line, the same as JSON."""
-    options = _options(arguments)
+    command, options = _options(arguments)
     folder: Path = options.work
     recipes = {name: parse_recipe(name) for name in options.recipes}
-    _check_same(folder, options)
+    not_kept = ("work", "recipes", "threads")
+    check_same_options(folder, {name: value for name, value in vars(options).items() if name not in not_kept})
     with Work(folder / "export").held(new=True) as work:
         _make_dense(work, options)
         made = []
@@ -80,16 +81,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 print(f"{name}: pruning" if recipe else name)
                 _keep(work, _make(work, name, recipe, options), folder / "kept" / name)
             made.append(_read(folder / "kept" / name))
-        labels = np.asarray(open_log(work.path("log")).parts["test"].labels)
+        test = open_log(work.path("log")).parts["test"]
+        labels = np.asarray(test.labels)
     rows = _figures(made, labels)
+    ceiling = None if test.true_pctr is None else auc(labels, np.asarray(test.true_pctr))
     print(f"{options.rows:,} rows, tested on {len(labels):,}; {machine()}")
-    print("\n".join(aligned(_table(rows))))
+    print_table(_table(rows))
     print(f"*: no other graph has both a higher AUC and fewer microseconds a row at {FRONT_BATCH} rows")
-    print(json.dumps({"machine": machine(), "rows": options.rows, "graphs": rows}))
+    if ceiling is not None:
+        print(f"AUC of the true click probability, which no model can beat: {ceiling:.4f}")
+    command.print_json(rows=options.rows, auc_of_true_pctr=ceiling, graphs=rows)
 
 
 def parse_recipe(text: str) -> Recipe:
-    """D90, N75, D99N75 -> a recipe with the pairs and embeddings of low-latency."""
+    """D90, N75, D99N75 -> a recipe that treats pairs and embeddings as low-latency does."""
     found = re.fullmatch(r"(?=.)(?:D(\d+(?:\.\d+)?))?(?:N(\d+(?:\.\d+)?))?", text)
     if found is None or any(float(share or 0) >= 100 for share in found.groups()):
         raise argparse.ArgumentTypeError(f"must be like D90, N75 or D99N75, below 100 (got {text!r})")
@@ -101,50 +106,29 @@ def _recipe_name(text: str) -> str:
     return parse_recipe(text).name
 
 
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(prog="python -m benchmarks.structures", description=__doc__, formatter_class=Help)
-    add = parser.add_argument
+def _options(arguments: Sequence[str] | None) -> tuple[Command, argparse.Namespace]:
+    command = Command("structures", __doc__)
+    add = command.add_argument
     add("--work", type=Path, default=Path("artifacts/structures"), metavar="FOLDER", help="[%(default)s]")
     add("--recipes", type=_recipe_name, nargs="+", default=DEFAULT, metavar="NAME", help=" ".join(DEFAULT))
-    add("--rows", type=positive_int, default=1_500_000, metavar="N", help="of the log [%(default)s]")
-    add("--features", type=positive_int, default=1_000_000, metavar="N", help="of the log [%(default)s]")
-    add("--seed", type=not_negative_int, default=1, metavar="N", help="of the log [%(default)s]")
-    add("--hidden-units", type=widths, default=(400, 400, 400), metavar="N,..", help="[400,400,400]")
-    add("--epochs", type=positive_int, default=10, metavar="N", help="of dense training at most [10]")
+    command.number("--rows", 1_500_000, "of the log")
+    command.number("--features", 1_000_000, "of the log")
+    command.number("--seed", 1, "of the log", least=0)
+    command.numbers("--hidden-units", [400, 400, 400], "widths of the hidden layers")
+    command.number("--epochs", 10, "of dense training at most")
     for name in ("prune", "finetune"):
         default = getattr(PruneChoice, f"{name}_epochs")
         add(f"--{name}-epochs", type=positive, default=default, metavar="N", help="[%(default)s]")
-    add("--threads", type=positive_int, default=1, metavar="N", help="of torch [%(default)s]")
-    return parser.parse_args(arguments)
-
-
-def _check_same(folder: Path, options: argparse.Namespace) -> None:
-    """Ends the bench where the folder holds graphs of another log or another training."""
-    told = {
-        name: value for name, value in vars(options).items() if name not in ("work", "recipes", "threads")
-    }
-    file, content = folder / "options.json", json.dumps(told)
-    if file.exists() and file.read_text() != content:
-        raise SystemExit(
-            f"'work' must be a new folder, or one of the same options (got {folder}, made with "
-            f"{file.read_text()}); name another with --work"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    file.write_text(content)
+    command.number("--threads", 1, "of torch")
+    return command, command.parse_args(arguments)
 
 
 def _make_dense(work: Work, options: argparse.Namespace) -> None:
     """WORK/log and dense.pt, unless they are there."""
-    if not work.has("fit-schema.json"):
-        log = work.folder.with_name("log") / "clicks.parquet"
-        config = SyntheticConfig(rows=options.rows, seed=options.seed, features=options.features)
-        schema = write_synthetic_log(config, log)
-        fit_schema(work, log, str(schema), split=Plan.split)
+    make_log(work, SyntheticConfig(rows=options.rows, seed=options.seed, features=options.features))
     if not work.has("train.json"):
-        part = open_log(work.path("log")).parts["train"]
         choice = TrainChoice(epochs=options.epochs, threads=options.threads)
-        hyperparameters = {"hidden_units": options.hidden_units}
-        train(work, "deep_fwfm", hyperparameters, choice.config(len(part), part.clicks))
+        train_dense(work, "deep_fwfm", choice, {"hidden_units": tuple(options.hidden_units)})
 
 
 def _make(work: Work, name: str, recipe: Recipe | None, options: argparse.Namespace) -> Contender:
@@ -174,7 +158,7 @@ def _first_rows(part: Part) -> NDArray[np.int32]:
 
 
 def _keep(work: Work, contender: Contender, folder: Path) -> None:
-    """In files; the last of them says that all are there."""
+    """Write a model's files; kept.json comes last and says that all are there."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for kind, graph in contender.graphs.items():
@@ -193,15 +177,15 @@ def _read(folder: Path) -> Contender:
 
 
 def _figures(made: Sequence[Contender], labels: NDArray[np.integer]) -> list[dict[str, Any]]:
-    """A row for each graph: quality beside the dense float32 graph, size, and time taken in turns."""
+    """A row for each graph: quality compared with the dense float32 graph, size, and interleaved times."""
     graphs = [(one, kind) for one in made for kind in one.graphs]
     aucs = resampled_aucs(labels, [one.logits[kind] for one, kind in graphs], resamples=RESAMPLES)
     times = microseconds_a_row(
         {f"{one.kept.name} {kind}": _timed(one, kind) for one, kind in graphs}, made[0].ids
     )
     rows: list[dict[str, Any]] = []
-    for (one, kind), auc in zip(graphs, aucs, strict=True):
-        delta = auc - aucs[0]
+    for (one, kind), resampled in zip(graphs, aucs, strict=True):
+        delta = resampled - aucs[0]
         rows.append(
             {
                 "recipe": one.kept.name,
@@ -209,7 +193,7 @@ def _figures(made: Sequence[Contender], labels: NDArray[np.integer]) -> list[dic
                 "live_neurons": one.kept.live_neurons,
                 "parameters": one.kept.parameters,
                 "bytes": len(one.graphs[kind]),
-                "auc": float(auc[0]),
+                "auc": float(resampled[0]),
                 "auc_delta": float(delta[0]),
                 "auc_interval": interval(delta[1:]),
                 "microseconds_a_row": times[f"{one.kept.name} {kind}"],
@@ -219,7 +203,7 @@ def _figures(made: Sequence[Contender], labels: NDArray[np.integer]) -> list[dic
 
 
 def _timed(contender: Contender, kind: str) -> Scorer:
-    """A graph over its own ids of the rows: compaction has numbered them anew."""
+    """A graph over its own ids of the rows, since compaction renumbers them."""
     score = graph_scorer(contender.graphs[kind])
     return lambda ids: score(contender.ids[: len(ids)])
 

@@ -1,20 +1,21 @@
-"""Seconds a training step against the size of the embedding table: `python -m benchmarks.training_step`.
+"""Times a training step at several sizes of the embedding table.
 
-A step's cost should follow the batch and not the table. The same model takes the same batches with tables of
-0.1, 1 and 10 million ids, by each optimizer with sparse gradients and by Adam with dense ones. Batches are
-drawn by Zipf's law, as real ids are: how many rows they touch is printed, since that grows with the table
-too. Ends with one line of JSON.
+    python -m benchmarks.training_step [--features 100000 1000000 10000000] [--model deep_fwfm]
+
+The same model takes the same batches with tables of 0.1, 1 and 10 million ids, with each optimizer of sparse
+gradients and with Adam of dense ones. The ids of a batch follow Zipf's law, as real ids do; `rows touched`
+counts the distinct ones, which grow with the table too. The ceiling: the cost follows the batch and not the
+table, so the same time at every size.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -24,9 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from export.cli.parser import Help, Parser
-from export.cli.values import positive_int
-from export.report.text_table import aligned
+from benchmarks.command import Command, print_table
 from export.train.build import build_from_fields
 from export.train.config import TrainConfig
 from export.train.optimizers import Optimizers, sparse_gradients
@@ -34,6 +33,7 @@ from models.fields import Field
 
 N_FIELDS = 39
 BATCHES = 8
+WARM_UP_STEPS = 3
 ZIPF = 1.5
 DENSE = "adam, dense gradients"
 HEAD = ("embedding optimizer", "features", "rows touched", "ms a step", "CPU ms", "of it update")
@@ -46,8 +46,8 @@ WAYS: dict[str, TrainConfig] = {
 
 @dataclass(frozen=True)
 class Point:
-    """One optimizer at one size: milliseconds of a step by the clock and of processors, which other work on
-    the machine disturbs less; `update_ms` is the part of the latter that is the optimizer's.
+    """One optimizer at one size: elapsed milliseconds of a step, and its processor time, which other work on
+    the machine disturbs less; `update_ms` is the optimizer's part of the processor time.
     """
 
     optimizer: str
@@ -58,39 +58,41 @@ class Point:
     update_ms: float
 
 
-def main() -> None:
-    options = _options()
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints a table and, on the last line, the same as JSON."""
+    command = Command("training_step", __doc__)
+    command.add_argument("--model", default="deep_fwfm", metavar="NAME", help="[%(default)s]")
+    command.numbers("--features", [100_000, 1_000_000, 10_000_000], "ids of the table")
+    command.number("--batch-size", 2048, "rows a step")
+    command.number("--steps", 20, f"timed, after {WARM_UP_STEPS} to warm up")
+    command.number("--threads", 1, "of torch")
+    options = command.parse_args(arguments)
     torch.set_num_threads(options.threads)
     print(f"{options.model}, {N_FIELDS} fields, {options.batch_size} rows a step, {options.threads} threads")
     points = [_measure(name, size, options) for size in options.features for name in (*WAYS, DENSE)]
-    print("\n".join(aligned([list(HEAD), *(_cells(point) for point in points)])))
-    print(json.dumps({"model": options.model, "points": [vars(point) for point in points]}))
-
-
-def _options() -> argparse.Namespace:
-    parser = Parser(prog="python -m benchmarks.training_step", description=__doc__, formatter_class=Help)
-    parser.add_argument("--model", default="deep_fwfm", help="[%(default)s]")
-    parser.add_argument(
-        "--features", type=positive_int, nargs="+", default=[100_000, 1_000_000, 10_000_000], metavar="N"
-    )
-    parser.add_argument("--batch-size", type=positive_int, default=2048, metavar="ROWS", help="[%(default)s]")
-    parser.add_argument("--steps", type=positive_int, default=20, help="timed, after a few to warm up [20]")
-    parser.add_argument("--threads", type=positive_int, default=1, help="[%(default)s]")
-    return parser.parse_args()
+    print_table([list(HEAD), *(_cells(point) for point in points)])
+    command.print_json(model=options.model, points=[vars(point) for point in points])
 
 
 def _measure(name: str, features: int, options: argparse.Namespace) -> Point:
-    """The fastest of the steps; model and optimizer are gone from memory afterwards."""
+    """The fastest of the steps; model and optimizer are freed afterwards."""
     fields = [Field(f"f{i}", features // N_FIELDS) for i in range(N_FIELDS)]
     batches = _batches(features // N_FIELDS, options.batch_size)
     model = build_from_fields(options.model, fields, {}).train()
     with contextlib.ExitStack() as stack:
         tables = [] if name == DENSE else stack.enter_context(sparse_gradients(model))
         update = _update(name, model, tables, options.batch_size)
-        steps = [_step(model, *batches[step % BATCHES], update) for step in range(options.steps + 3)][3:]
+        steps = [
+            _step(model, *batches[step % BATCHES], update) for step in range(WARM_UP_STEPS + options.steps)
+        ]
     touched = statistics.mean(len(torch.unique(ids + _offsets(fields))) for ids, _ in batches)
-    # The least, not the mean: whatever else the machine does can only add to it.
-    return Point(name, features, round(touched), *(min(times) * 1e3 for times in zip(*steps, strict=True)))
+    # The least, not the mean: other work on the machine can only add to it.
+    return Point(
+        name,
+        features,
+        round(touched),
+        *(min(times) * 1e3 for times in zip(*steps[WARM_UP_STEPS:], strict=True)),
+    )
 
 
 def _batches(cardinality: int, rows: int) -> list[tuple[Tensor, Tensor]]:
@@ -110,7 +112,7 @@ def _offsets(fields: list[Field]) -> Tensor:
 
 
 def _update(name: str, model: nn.Module, tables: list[Tensor], rows: int) -> Callable[[], None]:
-    """What an update is: of the rows touched, or of all."""
+    """An update of the rows touched, or of all rows."""
     if name != DENSE:
         optimizers = Optimizers(model, tables, WAYS[name])
         return lambda: optimizers.step(1e-3, rows)
@@ -126,7 +128,7 @@ def _update(name: str, model: nn.Module, tables: list[Tensor], rows: int) -> Cal
 def _step(
     model: nn.Module, ids: Tensor, labels: Tensor, update: Callable[[], None]
 ) -> tuple[float, float, float]:
-    """Seconds of a step by the clock, of processors, and of processors for the update."""
+    """Elapsed seconds of a step, its processor seconds, and those of the update."""
     clock, started = time.perf_counter(), time.process_time()
     torch.autograd.backward(F.binary_cross_entropy_with_logits(model(ids), labels))
     between = time.process_time()

@@ -1,15 +1,17 @@
-"""Locust's part of the load test: users that send bid requests and check the answers, and an SLO to keep.
+"""Locust users that send bid requests and check the answers; the exit code says whether an SLO was kept.
 
     locust -f loadtest/locustfile.py --headless --host http://127.0.0.1:8000 --users 8 --run-time 10s \
         --bundle artifacts/demo --sizes 1:6,10:3,100:1 --slo-p99-ms 20 --slo-error-rate 0.001 --slo-rps 500
 
-Its own options (`locust --help` ends before it has read this file; a wrong value is explained):
+Options of this file (`locust --help` ends before it reads them; a wrong value is explained):
   --bundle FOLDER  --sizes COUNT:WEIGHT,... (candidates a request)  --pin-arms NAME,... (by X-Arm)
   --user-ids COUNT  --target-rps REQUESTS  --report-json FILE
   --slo-p99-ms MS (of each size of request)  --slo-error-rate SHARE  --slo-rps REQUESTS
 
 A user waits for its answer before it sends again, so the offered rate falls when the service is slow, unless
-`--target-rps` paces the users. It knows the HTTP interface and nothing of how the service is made.
+`--target-rps` paces the users. It knows the HTTP interface only. The folder above `loadtest/` must be on the
+path: `make setup` puts it there, and docker-compose.yml does in Locust's own image. What is imported from
+there needs the standard library only.
 """
 
 from __future__ import annotations
@@ -23,17 +25,19 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-# Locust puts this file's folder on the path; its image has these files and not the package around them.
-from bid_requests import BidRequest, BidRequestMaker, SampleError, parse_sizes, read_samples
-from latency import Latencies, Slo, format_summary, summary
+import gevent
 from locust import FastHttpUser, constant_throughput, events, task
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 from locust.runners import Runner, WorkerRunner
 
+from loadtest.load.latency import Latencies, Slo, format_summary, summary
+from loadtest.reports.command import at_least_one, number, positive
+from loadtest.traffic.bid_requests import BidRequest, BidRequestMaker, SampleError, parse_sizes, read_samples
+
 
 class Run:
-    """What this process sends and what came of it; a Locust master adds up its workers'."""
+    """What this process sends, and its results; a Locust master adds up those of its workers."""
 
     def __init__(self) -> None:
         self.sizes: dict[int, float] = {}
@@ -49,7 +53,7 @@ class Run:
         self.first = self.last = 0.0
 
     def cover(self, first: float, last: float) -> None:
-        """Requests ran in this stretch of time (unix seconds)."""
+        """Extend the time in which requests ran, in unix seconds."""
         self.first = min(self.first or first, first)
         self.last = max(self.last, last)
 
@@ -62,7 +66,7 @@ class Run:
 
 
 def named(size: int) -> str:
-    """How a request of `size` candidates is called in the table."""
+    """The name in the table of a request with `size` candidates."""
     return "1 candidate" if size == 1 else f"{size} candidates"
 
 
@@ -91,7 +95,11 @@ class AdServer(FastHttpUser):
         if pin is not None:
             headers["X-Arm"] = pin
         with self.client.post(
-            "/predict", data=request.body, headers=headers, name=named(size), catch_response=True
+            "/predict",
+            data=request.body,  # type: ignore[arg-type]  # it takes bytes too
+            headers=headers,
+            name=named(size),
+            catch_response=True,
         ) as answer:
             wrong = check(answer.status_code, answer.content, request, pin)
             if wrong is None:
@@ -152,29 +160,29 @@ def add_options(parser: LocustArgumentParser) -> None:
     )
     add(
         "--user-ids",
-        type=_count,
+        type=at_least_one,
         default=10_000,
         metavar="COUNT",
         help="distinct user_id values, the sticky unit of the split",
     )
     add(
         "--target-rps",
-        type=_positive,
+        type=positive,
         metavar="REQUESTS",
         help="pace all users together to so many requests a second; none: as fast as the answers come",
     )
     add("--report-json", metavar="FILE", help="also write the table to FILE as JSON")
     add = parser.add_argument_group(
-        "SLO: exit code 1, and a line for each one that a run misses"
+        "SLO: exit code 1, and a line for each limit that a run misses"
     ).add_argument
     add(
         "--slo-p99-ms",
-        type=_positive,
+        type=positive,
         metavar="MS",
         help="highest p99 in milliseconds, of each size of request",
     )
     add("--slo-error-rate", type=_share, metavar="SHARE", help="highest share of requests that fail, 0 to 1")
-    add("--slo-rps", type=_positive, metavar="REQUESTS", help="fewest right answers a second")
+    add("--slo-rps", type=positive, metavar="REQUESTS", help="fewest right answers a second")
 
 
 def _sizes(text: str) -> str:
@@ -189,37 +197,17 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise ArgumentTypeError(f"must be a whole number from 1 (got {text!r})")
-    return int(text)
-
-
-def _positive(text: str) -> float:
-    value = _number(text)
-    if not 0.0 < value < float("inf"):
-        raise ArgumentTypeError(f"must be a finite number above 0 (got {text!r})")
-    return value
-
-
 def _share(text: str) -> float:
-    value = _number(text)
+    value = number(text)
     if not 0.0 <= value <= 1.0:
         raise ArgumentTypeError(f"must be between 0 and 1 (got {text!r}); 0.001 is one in a thousand")
     return value
 
 
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ArgumentTypeError(f"must be a number (got {text!r})") from None
-
-
 @events.init.add_listener
 def set_up(environment: Environment, runner: Runner | None, **_: Any) -> None:
     global MAKER
-    options = environment.parsed_options
+    options: Any = environment.parsed_options
     RUN.sizes, RUN.pins = parse_sizes(options.sizes), options.pin_arms
     RUN.report_json = Path(options.report_json) if options.report_json else None
     RUN.slo = Slo(options.slo_p99_ms, options.slo_error_rate, options.slo_rps)
@@ -233,6 +221,9 @@ def set_up(environment: Environment, runner: Runner | None, **_: Any) -> None:
     except SampleError as error:
         print(f"locust: error: {error}", file=sys.stderr)
         sys.exit(2)
+    # Locust times the run from here on by gevent's clock, which stands still while files are read: on a busy
+    # machine it is seconds behind, and a short run would end before it sends anything.
+    gevent.get_hub().loop.update_now()
 
 
 @events.test_start.add_listener
@@ -253,7 +244,7 @@ def count(
 
 @events.report_to_master.add_listener
 def send_counts(data: dict[str, Any], **_: Any) -> None:
-    """A worker's part of the table, since it last sent one."""
+    """A worker's part of the table since its last report."""
     parts = {name: (dict(part.buckets), part.errors, part.largest_ms) for name, part in RUN.by_size.items()}
     data["bid_requests"] = {"sizes": parts, "arms": dict(RUN.arms), "ran": (RUN.first, RUN.last)}
     RUN.reset()
@@ -271,14 +262,14 @@ def receive_counts(data: dict[str, Any], **_: Any) -> None:
 
 @events.quitting.add_listener
 def judge(environment: Environment, **_: Any) -> None:
-    """The exit code is the SLO's if there is one, else Locust's own: 1 after any failure."""
+    """Set the exit code by the SLO if there is one; otherwise it is Locust's own: 1 after any failure."""
     if RUN.slo.given and not RUN.is_worker:
         environment.process_exit_code = 1 if RUN.missed() else 0
 
 
 @events.quit.add_listener
 def report(**_: Any) -> None:
-    """The table, below Locust's own statistics, and how the SLO was kept."""
+    """Print the table below Locust's own statistics, and whether the SLO was kept."""
     if RUN.is_worker:
         return
     figures = summary(RUN.by_size, RUN.seconds)

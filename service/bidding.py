@@ -1,4 +1,4 @@
-"""pCTR and value per click -> bid: pure functions that know nothing of requests, arms or models."""
+"""pCTR and value per click -> bid, as pure functions that know no request, arm or model."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 MICROS = 1_000_000
-# Up to a billion, micros have at most 15 digits, and decimals of 15 digits are all different as float64:
+# Up to a billion, micros have at most 15 digits, and float64 distinguishes all decimals of 15 digits. So
 # dividing by a million gives the float that prints as exactly those digits, and comparing floats compares
-# the decimals.
+# decimals.
 MAX_BID = 1e9
-# A multiplier within these keeps what underflows far below a micro, and so worth 0.
+# Within these bounds, a product that underflows is far below a micro, so its bid is 0 anyway.
 MIN_MULTIPLIER, MAX_MULTIPLIER = 1e-6, 1e6
-# Three inputs and three products, each off by at most 2**-53 of itself, stay within 2**-50 together.
+# Three inputs and three products, each with a relative error of at most 2**-53, stay within 2**-50 together.
 RELATIVE_ERROR = 2.0**-50
 # Above this, value x multiplier may overflow although the bid does not.
 LARGEST_SAFE_VALUE = 1e280
-# Up to this, nothing overflows, and a near tie is one of thousands.
+# Up to this, nothing overflows, and near ties are rare.
 USUAL_VALUE = 1e5
-# Under this many candidates a loop over floats costs less than a dozen numpy calls.
+# Below this many candidates, a loop over floats is faster than a dozen numpy calls.
 FEW = 24
 
-# A float64 prints as at most 17 digits, so a product of three is exact here, and only the bid is rounded.
+# A float64 prints as at most 17 digits, so a product of three is exact here; only the bid is rounded.
 _EXACT = Context(prec=60, rounding=ROUND_HALF_EVEN)
 _ONE_MICRO = Decimal("0.000001")
 
 
 @dataclass(frozen=True)
 class BidPolicy:
-    """What stands between the expected value of an impression and the bid for it.
+    """How the expected value of an impression becomes a bid.
 
-    `multiplier` scales every bid (pacing, margin); `cap` is the highest bid, taken down to whole micros,
-    None for none but `MAX_BID`; `floor` is the lowest: what would be below it is not bid at all. Both in
-    the currency of value_per_click, per impression. Raises ValueError for a policy that makes no sense.
+    `multiplier` scales every bid (pacing, margin). `cap` is the highest bid, rounded down to whole micros;
+    None leaves `MAX_BID`. `floor` is the lowest bid; below it there is none. Both are in the currency of
+    value_per_click, per impression. Raises ValueError for a contradictory policy.
     """
 
     multiplier: float = 1.0
@@ -60,7 +60,7 @@ class BidPolicy:
         if self.floor > self.cap_micros / MICROS:
             raise ValueError(
                 f"'floor' must be at most the highest bid, {self.cap_micros / MICROS:g} "
-                f"(got {self.floor!r}); above it nothing would ever be bid"
+                f"(got {self.floor!r}); above it there would be no bids at all"
             )
 
     @cached_property
@@ -78,11 +78,11 @@ def bids(
 ) -> list[float | None]:
     """Bid per candidate: pCTR x value per click x multiplier, capped, rounded to micros; None is no bid.
 
-    `pctr` [n] in [0, 1]; `value_per_click` [n] finite, None where the client gave none (no bid then), or None
-    for nobody's; `bid_floor` [n], None for none. The product is the exact one of the decimals that the three
-    numbers print as (1.1 is 1.1, not the binary number nearest to it), rounded half to even; if that is below
-    the policy's or the candidate's floor, there is no bid. A product beyond float64 is capped like any other,
-    at `MAX_BID` if there is no cap. A negative value gives no bid.
+    `pctr` [n] in [0, 1]; `value_per_click` [n] finite, with None for candidates without one (no bid),
+    or None for all; `bid_floor` [n], with None for no floor. The product is exact, of the decimals that the
+    three numbers print as (1.1 is 1.1, not the nearest binary number), and rounded half to even. Below the
+    policy's or the candidate's floor there is no bid. A product beyond float64 is capped like any other, at
+    `MAX_BID` without a cap. A negative value gives no bid.
     """
     rows = pctr.shape[0]
     if not value_per_click or _is_absent(value_per_click):
@@ -97,7 +97,7 @@ def _bids_one_by_one(
     bid_floor: Sequence[float | None],
     policy: BidPolicy,
 ) -> list[float | None]:
-    """`bids`, step by step, for a handful of candidates."""
+    """`bids` of few candidates, one after the other."""
     multiplier, cap, policy_floor = policy.multiplier, policy.cap_micros, policy.floor
     found: list[float | None] = []
     for probability, given, floor in zip(pctr.tolist(), value_per_click, bid_floor, strict=True):
@@ -124,7 +124,7 @@ def _bids_at_once(
     bid_floor: Sequence[float | None],
     policy: BidPolicy,
 ) -> list[float | None]:
-    """`bids` of many candidates, by numpy."""
+    """`bids` of many candidates, with numpy."""
     given = np.fromiter(value_per_click, np.float64, len(value_per_click))  # None is nan
     largest = float(np.fmax.reduce(np.abs(given))) * policy.multiplier
     if largest <= USUAL_VALUE:
@@ -147,12 +147,12 @@ def _bids_at_once(
 def _rounded_micros(
     pctr: NDArray[np.float64], given: NDArray[np.float64], largest: float, policy: BidPolicy
 ) -> NDArray[np.float64]:
-    """Micros [n] before cap and floors, whole; `largest` is the largest of `given` x multiplier, or nan."""
+    """Whole micros [n] before cap and floors; `largest` is the largest of `given` x multiplier, or nan."""
     value = given if policy.multiplier == 1.0 else given * policy.multiplier
     micros = pctr * value * MICROS
     rounded = np.rint(micros)
     from_whole = np.abs(micros - rounded)  # half a micro is a tie
-    # One comparison settles all of them, but for a rare near tie or a very large value.
+    # One comparison decides for all, except for rare near ties and very large values.
     if not np.fmax.reduce(from_whole) < 0.5 - largest * MICROS * RELATIVE_ERROR:
         is_close = (0.5 - from_whole <= micros * RELATIVE_ERROR) & (micros < policy.cap_micros + 2.0)
         for i in np.flatnonzero(is_close | (value > LARGEST_SAFE_VALUE)).tolist():
@@ -161,12 +161,12 @@ def _rounded_micros(
 
 
 def _is_absent(column: Sequence[float | None]) -> bool:
-    """Whether nobody has a value. Where the first one has, the others need not be asked."""
+    """Whether all values are None. The first check is fast and usually decides."""
     return column[0] is None and column.count(None) == len(column)
 
 
 def exact_micros(pctr: float, value_per_click: float, policy: BidPolicy) -> int:
-    """The bid before any floor, in whole micros, by decimal arithmetic: the definition, at 2 us each."""
+    """The bid before any floor, in whole micros, by decimal arithmetic: the definition, but slow."""
     product = _EXACT.multiply(
         _EXACT.multiply(Decimal(repr(pctr)), Decimal(repr(value_per_click))), Decimal(repr(policy.multiplier))
     )

@@ -2,7 +2,7 @@
 
 ```
 ServiceError
-├── BadConfiguration          (never reaches a client: the service says it in one line and does not start)
+├── BadConfiguration          (never reaches a client: the service prints one line and does not start)
 ├── MalformedRequest          400 malformed_request      (not HTTP)
 ├── MalformedBody             400 malformed_body
 ├── NotFound                  404 not_found
@@ -18,8 +18,8 @@ ServiceError
 └── NotReady                  503 not_ready              Retry-After
 ```
 
-The body of every error answer is `{"error": {"code": ..., "message": ..., "path": ...}}`, in JSON, whatever
-the encoding of the request was: a client that cannot read its own encoding must still be able to read why.
+The body of every error answer is `{"error": {"code": ..., "message": ..., "path": ...}}`. It is JSON whatever
+the encoding of the request: a client with a broken encoder must still be able to read the reason.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import ClassVar
 
 import msgspec
 
-# What a process ends with that refused to start.
+# The exit status of a process that refuses to start.
 STARTUP_FAILURE = 3
 
 MAX_MESSAGE_CHARACTERS = 400
@@ -43,13 +43,13 @@ class ErrorDetail(msgspec.Struct, frozen=True):
 
 
 class ErrorAnswer(msgspec.Struct, frozen=True):
-    """The body of every answer that is not a 200."""
+    """The body of every answer other than 200."""
 
     error: ErrorDetail
 
 
 class ServiceError(Exception):
-    """A deliberate refusal. `path` is the JSON path of the offending value, where there is one."""
+    """A deliberate refusal. `path` is the JSON path of the offending value, if there is one."""
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
@@ -70,7 +70,7 @@ class ServiceError(Exception):
         return msgspec.json.encode(ErrorAnswer(ErrorDetail(self.code, self.message, self.path)))
 
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """The headers that this answer has besides its type and length."""
+        """The headers of the answer besides its type and length."""
         found: list[tuple[bytes, bytes]] = []
         if self.retry_after_seconds is not None:
             found.append((b"retry-after", str(self.retry_after_seconds).encode()))
@@ -80,13 +80,13 @@ class ServiceError(Exception):
 
 
 class BadConfiguration(ServiceError):
-    """The service was told something it cannot do; said at start, in one line."""
+    """The service cannot do what the settings ask; it says so in one line at start."""
 
     code = "bad_configuration"
 
 
 class MalformedRequest(ServiceError):
-    """What came is not HTTP."""
+    """The bytes received are not HTTP."""
 
     status = 400
     code = "malformed_request"
@@ -100,20 +100,20 @@ class MalformedBody(ServiceError):
 
 
 class NotFound(ServiceError):
-    """There is no such route."""
+    """The path is not a route."""
 
     status = 404
     code = "not_found"
 
 
 class UnknownArm(NotFound):
-    """`X-Arm` names an arm that is not served here."""
+    """`X-Arm` names an arm that this service does not have."""
 
     code = "unknown_arm"
 
 
 class MethodNotAllowed(ServiceError):
-    """The route exists, for another method."""
+    """The route has other methods."""
 
     status = 405
     code = "method_not_allowed"
@@ -123,12 +123,12 @@ class MethodNotAllowed(ServiceError):
         self.allow = allow
 
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """`Allow`: the methods that the route has."""
+        """`Allow`: the methods of the route."""
         return [*super().headers(), (b"allow", self.allow.encode())]
 
 
 class BodyTooLarge(ServiceError):
-    """The body is longer than the service is set to read; the rest of it is not read."""
+    """The body is longer than `max_body_bytes`; the rest of it is not read."""
 
     status = 413
     code = "body_too_large"
@@ -136,21 +136,21 @@ class BodyTooLarge(ServiceError):
 
 
 class UnsupportedMediaType(ServiceError):
-    """The body is in an encoding that the service does not speak."""
+    """The service does not know the encoding of the body."""
 
     status = 415
     code = "unsupported_media_type"
 
 
 class InvalidField(ServiceError):
-    """The body could be read, and says something that it must not say."""
+    """The body is well formed and holds an invalid value."""
 
     status = 422
     code = "invalid_field"
 
 
 class Overloaded(ServiceError):
-    """The queue is full: refused at once, so that the client can bid elsewhere or try again."""
+    """The queue is full. The request is refused at once, so that the client can act on it in time."""
 
     status = 429
     code = "overloaded"
@@ -158,24 +158,24 @@ class Overloaded(ServiceError):
 
 
 class DeadlinePassed(Overloaded):
-    """`tmax_ms` ran out in the queue: nobody waits for the answer any more, so it is not computed."""
+    """`tmax_ms` passed in the queue: the client no longer waits, so the answer is not computed."""
 
 
 class HeadTooLarge(ServiceError):
-    """The headers are longer than the service reads."""
+    """The headers are longer than the service accepts."""
 
     status = 431
     code = "head_too_large"
 
 
 class InferenceFailed(ServiceError):
-    """The graph failed on this batch: the service's fault, never the client's."""
+    """The graph failed on the batch: the fault of the service, never of the client."""
 
     code = "inference_failed"
 
 
 class NotReady(ServiceError):
-    """The arms have not replayed their golden rows yet."""
+    """The arms have not yet replayed their golden rows."""
 
     status = 503
     code = "not_ready"
@@ -183,6 +183,6 @@ class NotReady(ServiceError):
 
 
 def shorten(text: str, limit: int = MAX_MESSAGE_CHARACTERS) -> str:
-    """`text` in at most `limit` characters that any encoder accepts (a lone surrogate is spelled out)."""
+    """`text` in at most `limit` characters that any encoder accepts (lone surrogates are escaped)."""
     text = text.encode("utf-8", "backslashreplace").decode("utf-8")
     return text if len(text) <= limit else text[: limit - 1] + "…"

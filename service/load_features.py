@@ -1,4 +1,4 @@
-"""`python -m service.load_features`: fill a feature store; `service.features.load` says how."""
+"""`python -m service.load_features`: fill a feature store; `service.features.load` has the details."""
 
 import sys
 

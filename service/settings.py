@@ -1,7 +1,7 @@
-"""Every setting of the service, once: its name, unit, default and meaning; the command line is made from it.
+"""Every setting of the service, declared once: name, unit, default and meaning; options are made from it.
 
-A setting `max_batch_rows` is `--max-batch-rows` and `BIDLIGHT_MAX_BATCH_ROWS`. It knows nothing of what uses
-it.
+The setting `max_batch_rows` is the option `--max-batch-rows` and the variable `BIDLIGHT_MAX_BATCH_ROWS`. This
+module knows no user of a setting.
 """
 
 from __future__ import annotations
@@ -15,55 +15,58 @@ ENV_PREFIX = "BIDLIGHT_"
 
 
 class Settings(BaseSettings):
-    """What an operator may decide. Environment variables are read; what is passed by name wins over them."""
+    """The operator's choices. Arguments take precedence over environment variables."""
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
 
     arms: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
-        description="an arm of the A/B split as NAME=FOLDER or NAME=FOLDER:WEIGHT (repeat it for more arms)",
+        description="an arm of the A/B split as NAME=FOLDER or NAME=FOLDER:WEIGHT; repeat it for more arms",
     )
-    host: str = Field(default="127.0.0.1", description="address to listen on; 0.0.0.0 for every interface")
-    port: int = Field(default=8000, ge=0, le=65535, description="TCP port to listen on; 0 takes a free one")
+    host: str = Field(default="127.0.0.1", description="address to listen on; 0.0.0.0: every interface")
+    port: int = Field(default=8000, ge=0, le=65535, description="TCP port to listen on; 0: a free one")
     workers: int = Field(
-        default=1, ge=1, le=256, description="processes; one a core is right, they share what bundles hold"
+        default=1,
+        ge=1,
+        le=256,
+        description="processes that serve, best one a core; they share the bundles",
     )
     pin_workers: Literal["auto", "on", "off"] = Field(
         default="auto",
-        description="whether each of several workers keeps to a core; auto: if there are just as many cores",
+        description="whether each of several workers is pinned to a core; auto: if there are as many cores",
     )
     worker_timeout_seconds: int = Field(
         default=10,
         ge=2,
-        description="how long the event loop of one of several workers may stand still; it is replaced then",
+        description="how long the event loop of one of several workers may hang before it is replaced",
     )
     device: Literal["cpu", "cuda", "cuda-required"] = Field(
         default="cpu",
-        description="where graphs run; cuda (one worker) falls back to the CPU with a warning, "
-        "cuda-required refuses",
+        description="where graphs run; without a GPU, cuda falls back to the CPU with a warning and "
+        "cuda-required refuses to start; both need workers 1",
     )
     variant: str = Field(
         default="",
-        description="variant of every bundle to serve (float32, pruned, int8); empty: the bundle's choice",
+        description="variant to serve of every bundle (float32, pruned, int8); empty: the bundle's choice",
     )
     split_salt: str = Field(
-        default="", description="name of the experiment; another one deals the split keys anew"
+        default="", description="name of the experiment; a new one reassigns the split keys to arms"
     )
-    bid_multiplier: float = Field(default=1.0, description="factor on every bid (pacing, margin)")
+    bid_multiplier: float = Field(default=1.0, description="factor applied to every bid (pacing, margin)")
     bid_cap: float | None = Field(
-        default=None, description="highest bid, currency per impression; unset: none"
+        default=None, description="highest bid, currency per impression; unset: no cap"
     )
     bid_floor: float = Field(
-        default=0.0, description="lowest bid worth making, currency per impression; below it, no bid"
+        default=0.0, description="lowest bid, currency per impression; no bid is made below it"
     )
     max_body_bytes: int = Field(
-        default=1_048_576, ge=1, description="longest request body read, bytes (413 above)"
+        default=1_048_576, ge=1, description="longest request body, bytes (413 above)"
     )
     max_candidates: int = Field(default=1000, ge=1, description="most candidates in a request (422 above)")
     max_batch_rows: int = Field(
         default=256,
         ge=1,
-        description="most rows (candidates of all requests) run together; more only lengthen the tail",
+        description="most rows (candidates of all requests) in a batch; more only raise tail latency",
     )
     max_queued_rows: int = Field(
         default=20_000, ge=1, description="most rows waiting in an arm's queue (429 above)"
@@ -71,10 +74,10 @@ class Settings(BaseSettings):
     keep_alive_seconds: int = Field(
         default=75,
         ge=1,
-        description="how long a connection is kept that is idle, sends no more or reads no more, seconds",
+        description="how long an idle connection is kept, or one that stops sending or reading, seconds",
     )
     drain_seconds: int = Field(
-        default=30, ge=0, description="how long SIGTERM waits for requests in flight, seconds"
+        default=30, ge=0, description="how long a stop waits for requests in flight, seconds"
     )
     predict_through: Literal["parser", "asgi"] = Field(
         default="parser",
@@ -82,31 +85,31 @@ class Settings(BaseSettings):
     )
     shared_context: Literal["on", "off"] = Field(
         default="on",
-        description="whether large requests take the graph that computes their context once, if there is one",
+        description="whether large requests use the graph that computes the context once, if there is one",
     )
     metrics: Literal["on", "off"] = Field(
         default="on",
-        description="whether requests are counted for GET /metrics, which answers 404 if not",
+        description="whether requests are counted for GET /metrics; off: it answers 404",
     )
     feature_store: str = Field(
         default="",
-        description="features of users and ads: lmdb:///FOLDER, redis://HOST:PORT, "
-        "redis+cluster://HOST:PORT (empty: only what requests bring)",
+        description="store of the features of users and ads: lmdb:///FOLDER, redis://HOST:PORT, "
+        "redis+cluster://HOST:PORT; empty: requests carry all features",
     )
     feature_timeout_ms: float = Field(
         default=2.0,
         gt=0.0,
         le=1000.0,
-        description="how long a request waits for its user's features; they are missing then",
+        description="how long a request waits for its user's features, milliseconds; then they are missing",
     )
     catalogue_refresh_seconds: int = Field(
         default=300,
         ge=0,
-        description="how often the ads are read anew, and replaced files looked for; 0: at SIGHUP only",
+        description="how often the ads are read again and replaced files noticed; 0: at SIGHUP only",
     )
-    backlog: int = Field(default=2048, ge=1, description="connections that may wait to be accepted")
+    backlog: int = Field(default=2048, ge=1, description="most connections waiting to be accepted")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="least level logged"
+        default="info", description="lowest level logged"
     )
 
     @field_validator("arms", mode="before")
@@ -115,7 +118,7 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(part for part in (piece.strip() for piece in value.split(",")) if part)
         if isinstance(value, list | tuple) and any("," in str(part) for part in value):
-            raise ValueError("must hold no comma, which stands between arms in the environment")
+            raise ValueError("must hold no comma, which separates arms in the environment")
         return value
 
     @model_validator(mode="after")
@@ -132,6 +135,6 @@ class Settings(BaseSettings):
         if self.device != "cpu" and self.workers > 1:
             raise ValueError(
                 f"'workers' must be 1 with device {self.device} (got {self.workers}); each would hold "
-                "a context and tables of its own on the GPU: raise max_batch_rows, or run one service a GPU"
+                "a context and tables of its own on the GPU: raise max_batch_rows, or run one service per GPU"
             )
         return self

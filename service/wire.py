@@ -1,7 +1,7 @@
-"""What travels over HTTP: the structs of `/predict`; bytes -> request, answer -> bytes, JSON or MessagePack.
+"""The bodies of `/predict` as structs: bytes -> request, answer -> bytes, in JSON or MessagePack.
 
-It knows no bundle: a feature's value is checked by the encoder of the arm that scores it, because only the
-schema says what the field may hold (and a name that no schema knows must not take bidding down).
+It knows no bundle. The encoder of the arm checks the values of features, because only the schema says what a
+field may hold, and a name that no schema has must not stop bidding.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from service.errors import InvalidField, MalformedBody, UnsupportedMediaType, shorten
 
-# Up to 1e9 a millionth is still exact in a float64, and a bid is a number of millionths.
+# Bids are whole millionths, and up to 1e9 a float64 holds those exactly.
 MAX_MONEY = 1e9
 MAX_TMAX_MS = 3_600_000.0
 
@@ -47,26 +47,24 @@ class Candidate(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
     id: Annotated[
         str | None,
-        Meta(description="echoed, and whose features the catalogue may know; two candidates may share one"),
+        Meta(description="echoed; the catalogue may hold its features; two candidates may share one"),
     ] = None
     features: Annotated[
         dict[str, RawFeature],
-        Meta(
-            description="the candidate fields, by name; what is given, also as null, wins over the catalogue"
-        ),
+        Meta(description="the candidate fields, by name; a given value, also null, wins over the catalogue"),
     ] = {}
     value_per_click: ValuePerClick = None
     bid_floor: BidFloor = None
 
 
 class CandidateColumns(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """The same ads as columns, all of one length: less to write, to send and to read."""
+    """The same ads as columns of equal length, which are smaller and faster to read."""
 
     id: list[str | None] | None = None
     features: Annotated[
         dict[str, list[RawFeature]],
         Meta(
-            description="the candidate fields, by name, a value a candidate; of others the catalogue may know"
+            description="the candidate fields, by name, one value a candidate; the catalogue may hold others"
         ),
     ] = {}
     value_per_click: list[ValuePerClick] | None = None
@@ -74,31 +72,29 @@ class CandidateColumns(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
 
 class PredictRequest(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """One bid request: what is shared by all its candidates, and the candidates, as rows or as columns."""
+    """One bid request: its candidates, as rows or as columns, and what they share."""
 
     candidates: list[Candidate] | CandidateColumns
     id: Annotated[str | None, Meta(description="echoed")] = None
     user_id: Annotated[
         str | None,
         Meta(
-            description="whose features the store may know; the sticky unit of the A/B split, unless "
+            description="the store may hold this user's features; the sticky unit of the A/B split, unless "
             "X-Split-Key is sent"
         ),
     ] = None
     tmax_ms: Annotated[
         Milliseconds | None,
-        Meta(
-            description="the answer is worthless after so long: refused (429) if it waits longer in the queue"
-        ),
+        Meta(description="how long the answer is of use: refused (429) if it waits longer in the queue"),
     ] = None
     context: Annotated[
         dict[str, RawFeature],
-        Meta(description="the context fields, by name; what is given, also as null, wins over the store"),
+        Meta(description="the context fields, by name; a given value, also null, wins over the store"),
     ] = {}
 
 
 class Result(msgspec.Struct, gc=False):
-    """One candidate's answer: `pctr` the calibrated probability of a click, `bid` per impression or null."""
+    """One candidate's answer: `pctr`, the calibrated click probability; `bid`, per impression, or null."""
 
     id: str | None
     pctr: float
@@ -114,7 +110,7 @@ class ResultColumns(msgspec.Struct, gc=False):
 
 
 class PredictAnswer(msgspec.Struct, gc=False):
-    """The answer to one bid request; `results` in the order and the shape of the candidates."""
+    """The answer to one bid request; `results` have the order and the shape of the candidates."""
 
     id: str | None
     arm: str
@@ -124,9 +120,9 @@ class PredictAnswer(msgspec.Struct, gc=False):
 
 @dataclass(frozen=True)
 class Codec:
-    """One encoding of the interface: its media type, and both directions.
+    """One encoding of the interface: its media type, decoder and encoder.
 
-    `decode_as(bytes, type=...)` reads any other type, for what is not worth a decoder of its own.
+    `decode_as(bytes, type=...)` decodes any other type, for rare cases that need no decoder of their own.
     """
 
     name: str
@@ -162,7 +158,7 @@ _BY_MEDIA_TYPE = {
 
 
 def codec_for(content_type: bytes | None) -> Codec:
-    """The codec that a `Content-Type` names, parameters and case aside; raises UnsupportedMediaType."""
+    """The codec of a `Content-Type`, whatever its parameters and case; raises UnsupportedMediaType."""
     if content_type is not None:
         found = _BY_MEDIA_TYPE.get(content_type) or _BY_MEDIA_TYPE.get(
             content_type.partition(b";")[0].strip().lower()
@@ -176,7 +172,7 @@ def codec_for(content_type: bytes | None) -> Codec:
 
 
 def decode_request(body: bytes, codec: Codec) -> PredictRequest:
-    """The request in `body`; raises MalformedBody (not the encoding) or InvalidField (not the interface)."""
+    """The request in `body`; raises MalformedBody for the encoding, InvalidField for the contents."""
     try:
         return codec.decode(body)
     except msgspec.ValidationError as error:
@@ -190,8 +186,8 @@ def decode_request(body: bytes, codec: Codec) -> PredictRequest:
 
 
 def _invalid_field(text: str, body: bytes, codec: Codec) -> InvalidField:
-    """The refusal that msgspec's `text` describes: `reason - at `path``, without a path for the whole."""
-    reason, at, path = text.rpartition(" - at `")  # the last one: a name in the reason may hold anything
+    """The error that msgspec's `text` describes: `reason - at `path``, without a path for the whole body."""
+    reason, at, path = text.rpartition(" - at `")  # the last one: a name in the reason may hold the same
     if not at:
         return InvalidField(text, path="$")
     path = path.removesuffix("`").removeprefix("key` in `")
@@ -199,12 +195,12 @@ def _invalid_field(text: str, body: bytes, codec: Codec) -> InvalidField:
 
 
 def _with_name(path: str, body: bytes, codec: Codec) -> str:
-    """`path` up to the first name of a feature, which the decoder tells as `[...]`, and that name."""
+    """`path` up to the first feature, which the decoder gives as `[...]`, with the feature's name."""
     container, unnamed, _ = path.partition("[...]")
     if not unnamed:
         return path
     expected = list[Any] if container == "$.candidates.features" else Any
-    # What cannot be found (a name that came twice, a body that is broken further on) stays unnamed.
+    # It keeps no name if it cannot be found: the name is there twice, or the body is malformed further on.
     with contextlib.suppress(msgspec.DecodeError, LookupError, UnicodeDecodeError, RecursionError):
         part: Any = body
         for name, index in re.findall(r"\.(\w+)|\[(\d+)\]", container):
@@ -221,7 +217,7 @@ def _with_name(path: str, body: bytes, codec: Codec) -> str:
 
 
 def count_rows(candidates: list[Candidate] | CandidateColumns, max_candidates: int) -> int:
-    """How many candidates there are; raises InvalidField for none, too many, or columns of unequal length."""
+    """The number of candidates; raises InvalidField for none, too many, or columns of unequal length."""
     if isinstance(candidates, list):
         rows = len(candidates)
     else:
@@ -251,8 +247,7 @@ def answer_of(
     candidates = request.candidates
     probabilities: list[float] = pctr.tolist()
     if isinstance(candidates, list):
-        # A struct costs 40 ns, about as much as a float of it costs to write. Columns that are written first
-        # and then woven into rows take 1.5 times as long in all, and in MessagePack 2.4 times.
+        # One struct a row is faster than encoding columns first and merging their bytes into rows.
         results: list[Result] | ResultColumns = list(
             map(Result, [candidate.id for candidate in candidates], probabilities, bids)
         )
@@ -276,7 +271,7 @@ def _columns_length(columns: CandidateColumns) -> int:
     for name, length in present[1:]:
         if length != rows:
             raise InvalidField(
-                f"'{name}' must have the length of '{first}', {rows} (got {length}); null is no value",
+                f"'{name}' must have the length of '{first}', {rows} (got {length}); send null for no value",
                 path=f"$.candidates.{name}",
             )
     return rows

@@ -1,4 +1,4 @@
-"""Headless Chromium, for tests that look at a page as a person does."""
+"""Headless Chromium, for tests of how a page is rendered."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OPTIONS = (
     "--disable-component-update",
     "--window-size=1200,900",
 )
-# Widths in pixels; a page that is wider than the window scrolls sideways, a figure of no width is not seen.
+# Widths in pixels: a page wider than the window scrolls sideways, a figure of width 0 is invisible.
 MEASURE = """<script>addEventListener("load", () => {
   const root = document.documentElement, figures = [...document.querySelectorAll("svg")];
   document.title = JSON.stringify({window: innerWidth, page: root.scrollWidth, text: root.innerText.length,
@@ -43,7 +43,7 @@ def render(url: str, folder: Path) -> str:
 
 
 def measure(page: str, folder: Path) -> dict[str, Any]:
-    """How a page comes out in a window 1200 pixels wide: see MEASURE."""
+    """Measures of a page in a window 1200 pixels wide: see MEASURE."""
     copy = folder / "measured.html"
     copy.write_text(page + MEASURE, encoding="utf-8")
     title = re.search(r"<title>(.*?)</title>", render(copy.as_uri(), folder), flags=re.DOTALL)

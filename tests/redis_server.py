@@ -1,21 +1,22 @@
-"""A real redis-server for tests: on a free port, with nothing kept, gone afterwards."""
+"""A real redis-server for tests, on a free port. It keeps nothing and ends with the test."""
 
 from __future__ import annotations
 
 import shutil
+import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-from service.features.redis_address import RedisAddress
-from service.features.redis_client import RedisClient
-from service.features.store import StoreUnavailable
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as CannotConnect
+from redis.retry import Retry
 
 SECONDS_TO_START = 20.0
 
@@ -45,7 +46,7 @@ class RedisServer:
             try:
                 self.call("PING")
                 return
-            except StoreUnavailable:
+            except CannotConnect:
                 assert time.monotonic() < deadline, "redis-server did not start"
                 time.sleep(0.02)
 
@@ -56,10 +57,21 @@ class RedisServer:
             self._process.wait()
             self._process = None
 
+    def pause(self) -> None:
+        """Let it answer nothing until `resume`; its connections stay open."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it run again."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
     def call(self, *command: bytes | str) -> Any:
         """The reply to a command, over a connection of its own."""
-        with RedisClient(RedisAddress(nodes=(("127.0.0.1", self.port),))) as client:
-            return client.call(*command)
+        once = Retry(NoBackoff(), 0)
+        with Redis(port=self.port, protocol=2, socket_timeout=SECONDS_TO_START, retry=once) as client:
+            return client.execute_command(*command)
 
 
 @contextmanager
@@ -73,6 +85,44 @@ def running_redis(folder: Path, *options: str) -> Iterator[RedisServer]:
         yield server
     finally:
         server.stop()
+
+
+@contextmanager
+def running_cluster(folder: Path, replicas: int = 0) -> Iterator[list[RedisServer]]:
+    """Two nodes with half of the slots each, then replicas of the first."""
+    with ExitStack() as stack:
+        nodes, buses = [], list[str]()
+        for number in range(2 + replicas):
+            home = folder / str(number)
+            home.mkdir()
+            buses.append(str(free_port()))
+            options = ["--cluster-enabled", "yes", "--cluster-port", buses[-1]]
+            options += ["--repl-diskless-sync-delay", "0"]
+            nodes.append(stack.enter_context(running_redis(home, *options)))
+        one, two, *others = nodes
+        one.call("CLUSTER", "ADDSLOTSRANGE", "0", "8191")
+        two.call("CLUSTER", "ADDSLOTSRANGE", "8192", "16383")
+        for epoch, node in enumerate(nodes[1:], start=2):
+            node.call("CLUSTER", "SET-CONFIG-EPOCH", str(epoch))
+            one.call("CLUSTER", "MEET", "127.0.0.1", str(node.port), buses[epoch - 1])
+        wait_until(lambda: all(_knows(node, len(nodes)) for node in nodes))
+        for node in others:
+            node.call("CLUSTER", "REPLICATE", one.call("CLUSTER", "MYID"))
+            wait_until(lambda node=node: node.call("INFO", "replication")["master_link_status"] == "up")  # type: ignore[misc]
+        yield nodes
+
+
+def _knows(node: RedisServer, nodes: int) -> bool:
+    found: bytes = node.call("CLUSTER", "INFO")
+    return b"cluster_state:ok" in found and b"cluster_known_nodes:%d" % nodes in found
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Fails if it does not become true."""
+    deadline = time.monotonic() + SECONDS_TO_START
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def free_port() -> int:

@@ -1,4 +1,4 @@
-"""The service as tests drive it: the application in this process, or a real process on a free port."""
+"""The service as tests run it: the application in this process, or a real process on a free port."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 
 from service.http.app import create_app
+from service.http.lifespan import PUBLISH_SECONDS
 from service.settings import Settings
 
 JSON = {"content-type": "application/json"}
@@ -29,18 +30,18 @@ SECONDS_TO_STOP = 30.0
 
 
 class RunningApp:
-    """The application in a loop that the test drives; requests go through ASGI, not through a socket."""
+    """The application in an event loop that the test runs; requests go through ASGI, not through a socket."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, publish_seconds: float = PUBLISH_SECONDS) -> None:
         self.runner = asyncio.Runner()
-        self.app = create_app(settings)
+        self.app = create_app(settings, publish_seconds=publish_seconds)
         self._lifespan = self.app.router.lifespan_context(self.app)
         self.runner.run(self._lifespan.__aenter__())
-        transport = httpx.ASGITransport(self.app)  # type: ignore[arg-type]
+        transport = httpx.ASGITransport(self.app)
         self.client = httpx.AsyncClient(transport=transport, base_url="http://test")
 
     def post(self, body: Any, headers: dict[str, str] | None = None) -> httpx.Response:
-        """POST /predict; a body that is no bytes is sent as JSON."""
+        """POST /predict; a body other than bytes is sent as JSON."""
         if isinstance(body, bytes):
             return self.runner.run(self.client.post("/predict", content=body, headers=headers or JSON))
         return self.runner.run(self.client.post("/predict", json=body, headers=headers))
@@ -62,7 +63,7 @@ class RunningApp:
 
 @dataclass
 class RunningService:
-    """A service that was started, where it listens, and the files it writes to."""
+    """A started service, the port it listens on, and the files of its output and errors."""
 
     process: subprocess.Popen[bytes]
     port: int
@@ -74,11 +75,11 @@ class RunningService:
         return f"http://127.0.0.1:{self.port}"
 
     def connect(self) -> socket.socket:
-        """A connection to it."""
+        """A new connection to it."""
         return socket.create_connection(("127.0.0.1", self.port), timeout=20.0)
 
     def accepts(self) -> bool:
-        """Whether it takes connections."""
+        """Whether it accepts connections."""
         try:
             self.connect().close()
         except ConnectionError:
@@ -86,11 +87,14 @@ class RunningService:
         return True
 
     def client(self, **options: Any) -> httpx.Client:
-        """A client of it; use it as a context."""
-        return httpx.Client(base_url=self.url, timeout=20.0, trust_env=False, **options)
+        """A client of it; use it as a context.
+
+        Without `verify=False` every client would load root certificates, which takes longer than a request.
+        """
+        return httpx.Client(base_url=self.url, timeout=20.0, trust_env=False, verify=False, **options)
 
     def post(self, body: Any) -> httpx.Response:
-        """POST /predict over a connection of its own; a body that is no bytes is sent as JSON."""
+        """POST /predict over a new connection; a body other than bytes is sent as JSON."""
         content = body if isinstance(body, bytes) else None
         with self.client(headers=JSON) as client:
             return client.post("/predict", content=content, json=None if content is not None else body)
@@ -100,6 +104,11 @@ class RunningService:
         with self.client() as client:
             return read_metrics(client.get("/metrics").text)
 
+    def workers(self) -> set[int]:
+        """The process ids of its workers."""
+        parent = self.process.pid
+        return set(map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split()))
+
     def send_signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
@@ -108,7 +117,7 @@ class RunningService:
         return self.process.wait(SECONDS_TO_STOP)
 
     def stop(self) -> int:
-        """SIGTERM, unless it has ended; its exit code."""
+        """Send SIGTERM unless it has ended; its exit code."""
         if self.process.poll() is None:
             self.process.terminate()
         try:
@@ -121,7 +130,7 @@ class RunningService:
 
 @contextmanager
 def running_service(folder: Path, arguments: Sequence[str]) -> Iterator[RunningService]:
-    """`python -m service ...`, ready. What it writes goes to files in `folder`; it is gone afterwards."""
+    """`python -m service ...`, ready; it writes to files in `folder` and is stopped at the end."""
     service = start_service(folder, arguments)
     try:
         _wait_until_ready(service)
@@ -131,7 +140,7 @@ def running_service(folder: Path, arguments: Sequence[str]) -> Iterator[RunningS
 
 
 def start_service(folder: Path, arguments: Sequence[str]) -> RunningService:
-    """Start it and wait for nothing."""
+    """Start it without waiting until it is ready."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
@@ -155,14 +164,15 @@ def read_metrics(text: str) -> dict[str, float]:
 
 
 def _wait_until_ready(service: RunningService) -> None:
-    """Ready, and its announcement written."""
+    """Wait until it is ready and has printed its announcement."""
     deadline = time.monotonic() + SECONDS_TO_START
-    while time.monotonic() < deadline and service.process.poll() is None:
-        try:
-            ready = httpx.get(f"{service.url}/readyz", timeout=5.0, trust_env=False).status_code == 200
-        except httpx.TransportError:
-            ready = False
-        if ready and service.output.stat().st_size:
-            return
-        time.sleep(0.05)
+    with service.client() as client:
+        while time.monotonic() < deadline and service.process.poll() is None:
+            try:
+                ready = client.get("/readyz").status_code == 200
+            except httpx.TransportError:
+                ready = False
+            if ready and service.output.stat().st_size:
+                return
+            time.sleep(0.05)
     raise AssertionError(f"the service did not become ready; it wrote: {service.errors.read_text()[-2000:]}")

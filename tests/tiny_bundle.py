@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from service.bundle.calibration import Calibrator, Quality
 from service.bundle.encoder import Encoder
 from service.bundle.manifest import (
+    Description,
     Golden,
     GoldenOutputs,
     GoldenRow,
@@ -31,7 +33,7 @@ from service.bundle.manifest import (
     Training,
 )
 from service.bundle.schema import Bins, Field, Hashing, Kind, Role, Schema, Vocabulary
-from service.bundle.store import save_bundle
+from service.bundle.store import Contents, save_bundle
 
 DIM, HIDDEN, OPSET = 4, 16, 17
 SAMPLE_ROWS = 64
@@ -78,7 +80,7 @@ def tiny_graph(schema: Schema, seed: int = 0) -> bytes:
     for field in schema.fields:
         offsets += [start] * field.max_length
         start += field.cardinality
-    weights = {
+    weights: dict[str, NDArray[Any]] = {
         "offsets": np.array(offsets, dtype=np.int32),
         "table": draw.normal(0.0, 0.5, (start, DIM)).astype(np.float32),
         "hidden": draw.normal(0.0, 0.5, (schema.columns * DIM, HIDDEN)).astype(np.float32),
@@ -105,7 +107,8 @@ def tiny_graph(schema: Schema, seed: int = 0) -> bytes:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
     onnx.checker.check_model(model, full_check=True)
-    return model.SerializeToString(deterministic=True)
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
 
 
 def tiny_shared_graph(schema: Schema, seed: int = 0) -> bytes:
@@ -141,7 +144,8 @@ def tiny_shared_graph(schema: Schema, seed: int = 0) -> bytes:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
     onnx.checker.check_model(model, full_check=True)
-    return model.SerializeToString(deterministic=True)
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
 
 
 def _described_shared(schema: Schema) -> SharedContext:
@@ -164,7 +168,7 @@ def write_tiny_bundle(folder: Path, name: str = "tiny", seed: int = 0) -> Path:
     """Writes the bundle into `folder` (replacing one that is there) and returns `folder`."""
     schema = tiny_schema()
     graph = tiny_graph(schema, seed)
-    description = Graph(
+    described = Graph(
         file="model.float32.onnx",
         variant="float32",
         opset=OPSET,
@@ -186,17 +190,12 @@ def write_tiny_bundle(folder: Path, name: str = "tiny", seed: int = 0) -> Path:
         after=quality,
     )
     rows = tiny_rows(SAMPLE_ROWS, seed)
-    save_bundle(
-        folder,
+    description = Description(
         name=name,
+        created_at="2026-01-31T12:00:00+00:00",
         model=ModelInfo("tiny", {"dim": DIM, "hidden_units": [HIDDEN]}, parameters=0),
-        schema=schema,
-        graphs={"float32": graph},
-        shared_graphs={"float32": tiny_shared_graph(schema, seed)},
-        descriptions={"float32": description},
+        graphs={"float32": described},
         serving_variant="float32",
-        calibrators={"float32": calibrator},
-        golden=_golden(schema, graph, calibrator, rows[:8]),
         training=Training(
             source="random weights",
             rows={"train": 0},
@@ -205,8 +204,16 @@ def write_tiny_bundle(folder: Path, name: str = "tiny", seed: int = 0) -> Path:
             epochs=0,
             seed=seed,
         ),
+    )
+    contents = Contents(
+        schema=schema,
+        graphs={"float32": graph},
+        calibrators={"float32": calibrator},
+        golden=_golden(schema, graph, calibrator, rows[:8]),
+        shared_graphs={"float32": tiny_shared_graph(schema, seed)},
         extra_files={"report/requests.jsonl": "".join(json.dumps(row) + "\n" for row in rows).encode()},
     )
+    save_bundle(folder, description, contents)
     return folder
 
 

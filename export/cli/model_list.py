@@ -1,4 +1,4 @@
-"""Tells a person which models there are: idea, paper and hyperparameters of each, from its own docstring."""
+"""Which models there are: idea, paper and hyperparameters of each, from its own docstring."""
 
 from __future__ import annotations
 

@@ -26,18 +26,34 @@ class Help(argparse.RawDescriptionHelpFormatter):
 
 @dataclass(frozen=True)
 class Option:
-    """One option: its words and its default, which the help shows unless `about` tells it in brackets."""
+    """One option: its words, and what it is where it is not given.
+
+    kind       text -> value, or the names it may be
+    otherwise  what the help says in brackets; by default the default
+    """
 
     flag: str
     about: str
-    kind: Callable[[str], Any] | tuple[str, ...] = str  # a tuple: one of these
+    kind: Callable[[str], Any] | tuple[str, ...] = str
     default: Any = None
     metavar: str | None = None
     required: bool = False
     repeated: bool = False  # may be given several times: a list
+    otherwise: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Its attribute among the parsed options."""
+        return self.flag.lstrip("-").replace("-", "_")
+
+    @property
+    def help(self) -> str:
+        otherwise = (
+            str(self.default) if self.otherwise is None and self.default is not None else self.otherwise
+        )
+        return self.about if otherwise is None else f"{self.about} [{otherwise}]"
 
     def add_to(self, group: Any) -> None:
-        shown = self.default is not None and "[" not in self.about
         choice = {"choices": self.kind} if isinstance(self.kind, tuple) else {"type": self.kind}
         # Without dashes it is a word that stands alone.
         place = (
@@ -47,7 +63,7 @@ class Option:
         )
         group.add_argument(
             self.flag,
-            help=f"{self.about} [%(default)s]" if shown else self.about,
+            help=self.help.replace("%", "%%"),
             default=self.default,
             metavar=self.metavar,
             action="append" if self.repeated else "store",

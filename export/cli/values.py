@@ -4,48 +4,46 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from collections.abc import Callable
 from typing import Any
 
-from export.stages.calibrate import METHODS
+from export.knobs import AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE, SHARE_BELOW_ONE, Declared, Knob, Limits
+
+Reader = Callable[[str], Any]
 
 
-def positive_int(text: str) -> int:
-    return int(_number(text, int, "a whole number above 0", lambda value: value > 0))
+def reader(one: Declared) -> Reader:
+    """What reads a value of this type within these limits; elements of a tuple stand between commas."""
+    convert, limits = one.element if isinstance(one.element, type) else str, one.limits
+
+    def element(text: str) -> Any:
+        try:
+            value = convert(text)
+        except ValueError:
+            value = None
+        if value is None or (one.is_tuple and value == "") or not (limits is None or limits.hold(value)):
+            raise argparse.ArgumentTypeError(f"must be {one.expected} (got {text!r})")
+        return value
+
+    def elements(text: str) -> tuple[Any, ...]:
+        found = tuple(element(part.strip()) for part in text.split(","))
+        if one.knob.rule is not None and not one.knob.rule.hold(found):
+            raise argparse.ArgumentTypeError(f"must be {one.knob.rule.expected} (got {text!r})")
+        return found
+
+    return elements if one.is_tuple else element
 
 
-def not_negative_int(text: str) -> int:
-    return int(_number(text, int, "a whole number of 0 or more", lambda value: value >= 0))
+def _number(kind: Any, limits: Limits) -> Reader:
+    return reader(Declared("", kind, None, Knob(limits=limits)))
 
 
-def positive(text: str) -> float:
-    return _number(text, float, "a number above 0", lambda value: 0 < value < math.inf)
-
-
-def not_negative(text: str) -> float:
-    return _number(text, float, "a number of 0 or more", lambda value: 0 <= value < math.inf)
-
-
-def positive_share(text: str) -> float:
-    return _number(text, float, "above 0 and at most 1", lambda value: 0 < value <= 1)
-
-
-def share_below_one(text: str) -> float:
-    return _number(text, float, "at least 0 and below 1", lambda value: 0 <= value < 1)
-
-
-def widths(text: str) -> tuple[int, ...]:
-    """`400,400` -> (400, 400)."""
-    return tuple(positive_int(part) for part in text.split(","))
-
-
-def shares(text: str) -> tuple[float, ...]:
-    """`0.7,0.1,0.1,0.1` -> four shares of the log."""
-    found = tuple(positive_share(part) for part in text.split(","))
-    if len(found) != 4 or abs(sum(found) - 1) > 1e-6:
-        raise argparse.ArgumentTypeError(f"must be four shares that add up to 1 (got {text!r})")
-    return found
+positive_int = _number(int, AT_LEAST_ONE)
+not_negative_int = _number(int, NOT_NEGATIVE)
+positive = _number(float, POSITIVE)
+share_below_one = _number(float, SHARE_BELOW_ONE)
+widths = _number(tuple[int, ...], AT_LEAST_ONE)
+"""`400,400` -> (400, 400)."""
 
 
 def assignment(text: str) -> tuple[str, Any]:
@@ -57,29 +55,3 @@ def assignment(text: str) -> tuple[str, Any]:
         return name.strip(), json.loads(value)
     except json.JSONDecodeError:
         return name.strip(), value
-
-
-def names(text: str) -> tuple[str, ...]:
-    """`lr,fwfm` -> ("lr", "fwfm")."""
-    found = tuple(name.strip() for name in text.split(","))
-    if not all(found):
-        raise argparse.ArgumentTypeError(f"must be names with commas between (got {text!r})")
-    return found
-
-
-def methods(text: str) -> tuple[str, ...]:
-    """`platt,isotonic` -> the calibration methods to choose from."""
-    found = tuple(text.split(","))
-    if unknown := [name for name in found if name not in METHODS]:
-        raise argparse.ArgumentTypeError(f"must be among {', '.join(METHODS)} (got {unknown[0]!r})")
-    return found
-
-
-def _number(text: str, kind: Callable[[str], float], expected: str, holds: Callable[[float], bool]) -> float:
-    try:
-        value = kind(text)
-    except ValueError:
-        value = math.nan
-    if not holds(value):
-        raise argparse.ArgumentTypeError(f"must be {expected} (got {text!r})")
-    return value

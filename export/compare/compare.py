@@ -1,6 +1,6 @@
-"""All models on one log: encode it once, let each compete, judge them together, write tables and page.
+"""All models on one log: encode it once, train and export each, judge them together, write tables and page.
 
-What a model's own training and export need is the contender's business; here is the order of things.
+`Contender` does what concerns one model.
 """
 
 from __future__ import annotations
@@ -27,12 +27,15 @@ from export.compare.tables import as_text
 from export.data.encoded import open_log
 from export.data.log_schema import load_log_schema
 from export.errors import ExportError
-from export.stages.evaluate import machine
-from export.stages.model import check_device, fit_schema
+from export.report.machine import machine
+from export.stages.fit_schema import fit_schema
 from export.stages.pipeline import Clock
 from export.stages.records import LogSummary
+from export.stages.train import check_device
 from export.stages.work import Say, Work
 from models import MODELS
+from service.bundle.folders import replacing
+from service.bundle.json_files import encode_json
 
 JSON, TEXT, PAGE = "compare.json", "compare.txt", "compare.html"
 LOG_KEY = "log-key.txt"
@@ -41,15 +44,15 @@ LOG_KEY = "log-key.txt"
 def compare(plan: ComparePlan, *, say: Say = print) -> Comparison:
     """Trains, exports and judges every model of the plan; writes OUT/compare.json, .txt and .html.
 
-    A model that fails is listed with its reason. Results are kept in the work folder as they come, and used
-    again by a plan that tells the same of that model and log. Raises ExportError where nothing can be
+    A model that fails is listed with its reason. Results are kept in the work folder as they come, and a plan
+    with the same inputs for that model and log uses them again. Raises ExportError where nothing can be
     compared at all.
     """
     models = chosen_models(plan.models)
     check_overrides(plan.overrides, models)
     for model in models:
         settle(model, plan.common, plan.overrides, plan.training)[1].config(rows=1)
-    check_device(plan.training.device)
+    check_device(plan.training.config(rows=1).device)
     if plan.jobs > 1 and os.environ.get("WORLD_SIZE", "1") != "1":
         raise ExportError(
             f"'jobs' must be 1 under torchrun (got {plan.jobs}), whose processes train each model together; "
@@ -61,7 +64,7 @@ def compare(plan: ComparePlan, *, say: Say = print) -> Comparison:
 
 
 def chosen_models(names: Sequence[str]) -> tuple[str, ...]:
-    """Names of MODELS, in its order. Raises ExportError for one that it does not know."""
+    """Names of MODELS, in its order. Raises ExportError for an unknown one."""
     for name in names:
         if name not in MODELS and name != ALL:
             raise ExportError(
@@ -100,9 +103,9 @@ def _times(number: int, word: str) -> str:
 
 
 def _shared_log(plan: ComparePlan, work: Work, say: Say) -> tuple[LogSummary, str]:
-    """The encoded log in the work folder, the one of an earlier run where it was made of the same."""
+    """The encoded log in the work folder; that of an earlier run if it had the same inputs."""
     stat = plan.data.stat()
-    made_of = (
+    inputs = (
         str(plan.data.resolve()),
         stat.st_size,
         stat.st_mtime_ns,
@@ -111,7 +114,7 @@ def _shared_log(plan: ComparePlan, work: Work, say: Say) -> tuple[LogSummary, st
         plan.on_malformed,
         plan.min_count,
     )
-    key = hashlib.sha256(repr(made_of).encode()).hexdigest()
+    key = hashlib.sha256(repr(inputs).encode()).hexdigest()
     kept = work.folder / LOG_KEY
     if kept.is_file() and kept.read_text() == key and work.has("log") and work.has("fit-schema.json"):
         say("kept from an earlier run")
@@ -134,18 +137,19 @@ def _contenders(plan: ComparePlan, model: str, log: LogSummary, work: Work, log_
     """One a seed."""
     rows, clicks = log.rows["train"], log.clicks["train"]
     hyperparameters, training = settle(model, plan.common, plan.overrides, plan.training)
-    if plan.jobs > 1 and training.threads is None:
-        training = replace(training, threads=max(1, (os.cpu_count() or 1) // plan.jobs))
+    config = training.config(rows, clicks)
+    if plan.jobs > 1 and config.threads is None:
+        config = replace(config, threads=max(1, (os.cpu_count() or 1) // plan.jobs))
     return [
         Contender(
             model=model,
             hyperparameters=hyperparameters,
             embedding=plan.embedding,
-            config=replace(training, seed=training.seed + number).config(rows, clicks),
+            config=replace(config, seed=config.seed + number),
             pruning=plan.pruning,
             quantization_rows=plan.quantization_rows,
             sampling_rate=plan.sampling_rate,
-            methods=tuple(plan.methods),
+            methods=plan.calibration_methods,
             shared=work.folder.resolve(),
             log_key=log_key,
         )
@@ -156,7 +160,7 @@ def _contenders(plan: ComparePlan, model: str, log: LogSummary, work: Work, log_
 def _compete(
     plan: ComparePlan, contenders: Sequence[Contender], say: Say
 ) -> tuple[Results, tuple[Failure, ...]]:
-    """What each contender came to, now or in an earlier run; both in the order of the contenders."""
+    """The results and failures, of now or of an earlier run, in the order of the contenders."""
     found: dict[tuple[str, int], Result | Failure] = {}
     for one in contenders:
         kept = None if one.model in plan.again else one.kept()
@@ -202,25 +206,25 @@ def _comparison(
 
 
 def _plain(plan: ComparePlan) -> dict[str, Any]:
-    """What the comparison was told, as JSON says it; folders of this machine are left out."""
-    told = asdict(plan)
+    """The options of the comparison as JSON; folders of this machine are left out."""
+    options = asdict(plan)
     for name in ("out", "work", "again"):
-        del told[name]
-    told["data"], told["schema"] = plan.data.name, Path(plan.schema).name
-    return msgspec.json.decode(msgspec.json.encode(told), type=dict[str, Any])
+        del options[name]
+    options["data"], options["schema"] = plan.data.name, Path(plan.schema).name
+    options["training"] = plan.training.given
+    return msgspec.json.decode(msgspec.json.encode(options), type=dict[str, Any])
 
 
 def write(comparison: Comparison, out: Path) -> None:
     """The comparison as OUT/compare.json, compare.txt and compare.html, each whole or as it was."""
     texts = {
-        JSON: msgspec.json.format(msgspec.json.encode(comparison), indent=2).decode() + "\n",
+        JSON: encode_json(comparison).decode(),
         TEXT: as_text(comparison) + "\n",
         PAGE: comparison_page(comparison),
     }
     for name, text in texts.items():
-        partial = out / f".{name}.partial"
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(out / name)
+        with replacing(out / name) as incoming:
+            incoming.write_text(text, encoding="utf-8")
 
 
 def read_comparison(folder: Path) -> Comparison:

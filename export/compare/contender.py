@@ -1,7 +1,7 @@
-"""One model with one seed: from the shared log through every stage to what its graphs are worth.
+"""One model with one seed: from the shared log through every stage to the quality of its graphs.
 
-It works in a folder of its own, which is a work folder like any: `python -m export package` makes a bundle of
-it. It knows no other contender.
+It has a work folder of its own, of which `python -m export package` can make a bundle. It knows no other
+contender.
 """
 
 from __future__ import annotations
@@ -21,21 +21,25 @@ from numpy.typing import NDArray
 from export.compare.records import Result
 from export.compress.choice import PruneChoice
 from export.data.encoded import open_log
+from export.stages.calibrate import calibrate, read_calibrators
 from export.stages.evaluate import evaluate_variants
-from export.stages.graphs import calibrate, quantize, read_calibrators, to_onnx
-from export.stages.model import prune, train
+from export.stages.prune import prune
+from export.stages.quantize import quantize
 from export.stages.records import Trained
+from export.stages.to_onnx import to_onnx
+from export.stages.train import train
 from export.stages.variants import read_variants
 from export.stages.work import Say, Work
 from export.train.choices import EmbeddingChoice
 from export.train.config import TrainConfig
+from service.bundle.json_files import encode_json
 
 RESULT, PCTR, TRACEBACK = "result.json", "test_pctr.npz", "failure.txt"
 
 
 @dataclass(frozen=True)
 class Contender:
-    """Everything that the training and the export of one model with one seed are told."""
+    """All inputs of the training and the export of one model with one seed."""
 
     model: str
     hyperparameters: Mapping[str, Any]
@@ -58,16 +62,16 @@ class Contender:
 
     @property
     def key(self) -> str:
-        """A hash of all that decides the result; a result with another key is not this contender's.
+        """A hash of the inputs that decide the result; a result with another key is not this contender's.
 
-        Threads do not: they decide how long it takes, and the order of additions.
+        Threads are left out: they change the time it takes, and the order of additions.
         """
-        told = asdict(self)
-        del told["shared"], told["config"]["threads"]
-        return hashlib.sha256(msgspec.json.encode(told, order="deterministic")).hexdigest()
+        inputs = asdict(self)
+        del inputs["shared"], inputs["config"]["threads"]
+        return hashlib.sha256(msgspec.json.encode(inputs, order="deterministic")).hexdigest()
 
     def kept(self) -> Result | None:
-        """The result of an earlier run that was told the same, where there is one."""
+        """The result of an earlier run with the same inputs, where there is one."""
         try:
             found = msgspec.json.decode((self.work.folder / RESULT).read_bytes(), type=Result)
         except (FileNotFoundError, msgspec.MsgspecError):
@@ -75,7 +79,7 @@ class Contender:
         return found if found.key == self.key and self.work.has(PCTR) else None
 
     def compete(self, begin: Callable[[str], None], say: Say) -> Result:
-        """All stages, then the quality on the test part; `begin` is told each stage's name. Raises."""
+        """All stages, then the quality on the test part; `begin` gets each stage's name."""
         started = time.perf_counter()
         begin("train")
         work = self._fresh_work()
@@ -92,7 +96,7 @@ class Contender:
         return self._evaluate(work, started)
 
     def _fresh_work(self) -> Work:
-        """The folder with nothing in it but the shared log, as if fit-schema had run here."""
+        """The folder with the shared log alone, as if fit-schema had run here."""
         work = self.work
         work.start("fit-schema")
         for name in (RESULT, PCTR, TRACEBACK):
@@ -126,7 +130,7 @@ class Contender:
             metrics=evaluated.calibrated,
             parity=evaluated.parity,
         )
-        work.write(RESULT, msgspec.json.format(msgspec.json.encode(result), indent=2))
+        work.write(RESULT, encode_json(result))
         return result
 
 

@@ -1,6 +1,6 @@
-"""Lets contenders compete, one after another here or several at a time in processes; none stops the others.
+"""Runs contenders one after another here, or several at a time in processes; a failure stops no other.
 
-It knows nothing of what a contender does, only that it ends with a result or with a reason.
+A contender ends with a result or with a reason; what it does between is not known here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Outcome = Result | Failure
 
 
 def outcomes(contenders: Sequence[Contender], *, jobs: int, say: Say) -> Iterator[Outcome]:
-    """What becomes of each contender, as they end. With one job they run in this process."""
+    """The outcome of each contender, as they end. With one job they run in this process."""
     if jobs == 1:
         for contender in contenders:
             yield attempt(contender, say)
@@ -42,7 +42,7 @@ def attempt(contender: Contender, say: Say) -> Outcome:
         return contender.compete(stages.append, named)
     except (ExportError, BundleError) as error:
         reason = str(error)
-    except Exception as error:  # of whatever kind: the other models are worth having
+    except Exception as error:  # of any kind: the other models go on
         reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         with contextlib.suppress(OSError):
             (contender.work.folder / TRACEBACK).write_text(traceback.format_exc(), encoding="utf-8")
@@ -52,7 +52,7 @@ def attempt(contender: Contender, say: Say) -> Outcome:
 
 
 def _in_processes(contenders: Sequence[Contender], jobs: int, say: Say) -> Iterator[Outcome]:
-    """As many processes as jobs, a fresh one for each contender: its memory goes back when it ends."""
+    """As many processes as jobs, a new one for each contender, which frees its memory when it ends."""
     context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
     waiting = list(reversed(contenders))
     running: dict[Connection, tuple[Contender, SpawnProcess]] = {}
@@ -61,13 +61,13 @@ def _in_processes(contenders: Sequence[Contender], jobs: int, say: Say) -> Itera
             while waiting and len(running) < jobs:
                 contender = waiting.pop()
                 ours, theirs = context.Pipe()
-                process = context.Process(target=_work_off, args=(contender, theirs), daemon=True)
+                process = context.Process(target=_run_contender, args=(contender, theirs), daemon=True)
                 process.start()
                 theirs.close()
                 running[ours] = contender, process
             ready = wait(list(running))
             for connection in [one for one in running if one in ready]:
-                outcome = _heard(connection, *running[connection], say)
+                outcome = _receive(connection, *running[connection], say)
                 if outcome is not None:
                     _, process = running.pop(connection)
                     process.join()
@@ -78,8 +78,8 @@ def _in_processes(contenders: Sequence[Contender], jobs: int, say: Say) -> Itera
             process.join()
 
 
-def _heard(connection: Connection, contender: Contender, process: SpawnProcess, say: Say) -> Outcome | None:
-    """Passes a line on, or returns the outcome, which for a process that died says so."""
+def _receive(connection: Connection, contender: Contender, process: SpawnProcess, say: Say) -> Outcome | None:
+    """Passes a line on, or returns the outcome; that of a process that died is a failure."""
     try:
         message = connection.recv()
     except (EOFError, ConnectionError):
@@ -97,11 +97,11 @@ def _heard(connection: Connection, contender: Contender, process: SpawnProcess, 
     return outcome
 
 
-def _work_off(contender: Contender, connection: Connection) -> None:
-    """What a process does: one contender; lines and the outcome go through the connection."""
+def _run_contender(contender: Contender, connection: Connection) -> None:
+    """The work of a process: one contender, whose lines and outcome go through the connection."""
     import torch
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, who ends this process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and ends this process
     if contender.config.threads is not None:
         torch.set_num_threads(contender.config.threads)
     try:

@@ -1,4 +1,4 @@
-"""From the results of all models to the table's rows: which graph serves, how fast, and how sure that is.
+"""From the results of all models to the rows of the table: which graph serves, how fast, with what certainty.
 
 It trains nothing and writes nothing.
 """
@@ -32,7 +32,7 @@ Results = Mapping[str, Sequence[tuple[Contender, Result]]]  # by model, one a se
 
 @dataclass(frozen=True)
 class Served:
-    """The graph of a model that serves, chosen on its first seed."""
+    """The graph of a model that serves; the first seed decides."""
 
     variant: str
     kept_out: dict[str, str]
@@ -40,7 +40,7 @@ class Served:
 
 
 def time_and_choose(results: Results, rows: Part) -> dict[str, Served]:
-    """Times both graphs of each model's first seed, all in turns, and chooses which one serves."""
+    """Times both graphs of each model's first seed, all interleaved, and chooses which one serves."""
     ids = np.array(rows.ids[: max(BATCHES)])
     found: dict[str, Served] = {}
     for models in _sets(results):
@@ -86,7 +86,7 @@ def _graphs(of_seeds: Sequence[tuple[Contender, Result]]) -> dict[str, Variant]:
 
 
 def _scorer(variant: Variant, log_ids: NDArray[np.int32]) -> Scorer:
-    """Scores as many rows as it is given ids of, by its own ids, which no other graph could take."""
+    """A scorer that takes rows of any graph's ids and scores as many rows of the variant's own ids."""
     score = graph_scorer(variant.graph)
     if not variant.renumberings:
         return score
@@ -104,7 +104,7 @@ def judge(results: Results, served: Mapping[str, Served], labels: NDArray[np.uin
     """The rows of the table, best AUC first, each compared with the best model and with lr on the same rows.
 
     A model's AUC is the mean over its seeds. Its differences are resampled over the test rows, the same rows
-    for all: they do not hold how far another seed would have ended, which `auc_sd` tells.
+    for all models. Their intervals leave out the variation between seeds, which `auc_sd` shows.
     """
     models = list(results)
     scores = [read_pctr(one.work, served[model].variant) for model in models for one, _ in results[model]]

@@ -1,33 +1,32 @@
-"""Which hyperparameters and training choices a model gets, from those for all and those for it alone.
+"""Which hyperparameters and training choices a model gets, from those for all models and those for it alone.
 
-It builds no model: it knows names, and leaves values to the model's constructor and to TrainConfig.
+It checks names, and leaves values to the model's constructor and to TrainChoice.
 """
 
 from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from export.compare.plan import Overrides
 from export.errors import ExportError
+from export.knobs import knobs
 from export.train.build import hyperparameters_of
 from export.train.choices import TrainChoice
+from export.train.config import TrainConfig
 from models import MODELS
 
 # Each model is trained with the same seeds, on the same device.
-CHOICES = tuple(one.name for one in fields(TrainChoice) if one.name not in ("seed", "device", "threads"))
+CHOICES = tuple(name for name in knobs(TrainConfig) if name not in ("seed", "device", "threads"))
 
 
 def read_overrides(file: Path | None, given: Sequence[tuple[str, Any]]) -> Overrides:
     """Those of a TOML file, then those of the command line: ("dim", 8) for all, ("fwfm.dim", 8) for one.
 
     In the file keys at the top are for all models, those of a table [fwfm] for that one. Raises ExportError
-    for a file that is no TOML; names are checked when they are settled.
+    for a file that is no TOML; `check_overrides` checks names.
     """
     content = {} if file is None else _read(file)
     shared = {name: value for name, value in content.items() if not isinstance(value, dict)}
@@ -46,7 +45,7 @@ def _read(file: Path) -> dict[str, Any]:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ExportError(
-            f"'{file}' must be TOML with a table for each model (got: {error}); mend it"
+            f"'{file}' must be TOML with a table for each model (got: {error}); correct it"
         ) from None
 
 
@@ -79,8 +78,8 @@ def settle(
 ) -> tuple[dict[str, Any], TrainChoice]:
     """The hyperparameters of one model, and how it is trained.
 
-    What is said of the model alone goes before what is said of all. Raises ExportError for a choice of
-    training of a wrong type.
+    Overrides of the model alone win over those of all models. Raises ExportError for a choice of training of
+    a wrong type.
     """
     known = hyperparameters_of(model)
     of_all = {**common, **overrides.shared}
@@ -89,8 +88,6 @@ def settle(
     hyperparameters = {name: value for name, value in given.items() if name in known}
     choices = {name: value for name, value in given.items() if name not in known}
     try:
-        return hyperparameters, msgspec.convert(asdict(training) | choices, TrainChoice)
-    except msgspec.ValidationError as error:
-        raise ExportError(
-            f"an override of model '{model}' must fit TrainChoice (got {choices!r}: {error}); mend it"
-        ) from None
+        return hyperparameters, training.updated(**choices)
+    except ExportError as error:
+        raise ExportError(f"an override of model '{model}' cannot be used: {error}; correct it") from None

@@ -1,4 +1,4 @@
-"""Lays a comparison of models out as one HTML page that needs nothing beside it; draws no figure itself."""
+"""Lays a comparison of models out as one self-contained HTML page; draws no figure itself."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from export.compare.tables import cells, failure_lines, headline, legend
 from export.report.page import CSS, document, figure, section, table
 
 ABOUT = (
-    "Each interval holds by itself: of many models without a difference, one in twenty shows one. Quality is "
-    "of the served graph after calibration; s/epoch is of training steps alone, without a gbdt's trees; "
-    "microseconds a row were taken in turns in one run, on one thread."
+    "Each interval holds by itself: of many models that do not differ, one in twenty seems to. Quality is "
+    "that of the served graph after calibration; s/epoch counts training steps alone, without a gbdt's "
+    "trees; microseconds a row were measured interleaved in one run, on one thread."
 )
 COLORS = "Colours: blue above, orange below {}, grey neither; a bar behind a dot is its interval."
-# The table of all figures is wide: its page is too, and its first column stays in sight.
+# The table of all figures is wide, so its page is too, and its first column stays visible.
 WIDE = """
 body { max-width: 84rem; }
 table { max-width: 100%; }
@@ -29,7 +29,7 @@ pre { font-size: .8rem; overflow-x: auto; }
 
 
 def comparison_page(comparison: Comparison) -> str:
-    """The whole page: the table, AUC with its intervals, AUC against cost, what failed, what was told."""
+    """The whole page: the table, AUC with its intervals, AUC against cost, failures, options."""
     return document(
         f"{comparison.log.source}: models compared",
         [
@@ -122,7 +122,7 @@ def _log(comparison: Comparison) -> str:
 
 
 def _settings(comparison: Comparison) -> str:
-    """The hyperparameters of each model, and what of its training is not as it is for most."""
+    """The hyperparameters of each model, and where its training differs from that of most."""
     configs = [asdict(row.config) for row in comparison.rows]
     usual = {name: _most_common([config[name] for config in configs]) for name in configs[0]}
     rows = []
@@ -140,9 +140,9 @@ def _settings(comparison: Comparison) -> str:
                 "; ".join(f"{name} {why}" for name, why in row.kept_out.items()) or "–",
             ]
         )
-    head = ["model", "hyperparameters", "trained otherwise", "best epoch", "calibration", "seeds"]
+    head = ["model", "hyperparameters", "other training settings", "best epoch", "calibration", "seeds"]
     head += ["seconds in all", "kept out"]
-    about = f"<p>All but what is said below: {escape(_words(usual))}.</p>"
+    about = f"<p>All models but those below: {escape(_words(usual))}.</p>"
     return f"{about}<details><summary>{len(rows)} models</summary>{table(head, rows)}</details>"
 
 
@@ -160,4 +160,4 @@ def _word(value: object) -> str:
 
 def _options(comparison: Comparison) -> str:
     told = escape(json.dumps(comparison.options, indent=2, ensure_ascii=False))
-    return f"<details><summary>what the comparison was told</summary><pre>{told}</pre></details>"
+    return f"<details><summary>the options of the comparison</summary><pre>{told}</pre></details>"

@@ -1,20 +1,18 @@
-"""What a comparison is told, with the one place of its defaults. It runs nothing and imports no torch."""
+"""The options of a comparison, with their defaults. It runs nothing and imports no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from export.compress.choice import PruneChoice
-from export.stages.plan import Plan
-from export.train.choices import EmbeddingChoice, TrainChoice
-
-if TYPE_CHECKING:
-    from export.data.readers import OnMalformed
+from export.knobs import AT_LEAST_ONE, described, knob
+from export.stages.plan import ExportPlan
 
 ALL = "all"
+UNPRUNED = PruneChoice(preset="none")
 
 
 @dataclass(frozen=True)
@@ -25,33 +23,33 @@ class Overrides:
     own: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # by model
 
 
-@dataclass(frozen=True)
-class ComparePlan:
-    """Everything that a comparison needs to be told.
+@dataclass(frozen=True, kw_only=True)
+class ComparePlan(ExportPlan):
+    """Everything that a comparison depends on.
 
-    models   names of MODELS, `all` among them for every one
-    common   hyperparameters for every model that takes them; `overrides` go before them
-    seeds    how often each model is trained, from `training.seed` on
-    jobs     how many are trained at the same time, each in a process of its own where more than one
-    again    models whose kept results are not used
+    common   hyperparameters for every model that takes them; `overrides` win over them
     """
 
-    data: Path
-    schema: str
-    out: Path
-    work: Path
-    models: Sequence[str] = (ALL,)
-    split: tuple[float, float, float, float] = Plan.split
-    on_malformed: OnMalformed = "error"
-    min_count: int | None = None
+    work: Path = field(
+        metadata=described(
+            "where results are kept as they come", unit="FOLDER", otherwise=".work/NAME beside --out"
+        )
+    )
+    out: Path = field(
+        metadata=described("where to write compare.json, compare.txt and compare.html", unit="FOLDER")
+    )
+    models: tuple[str, ...] = knob(
+        (ALL,), "which ones; `python -m export models` lists them", unit=f"{ALL}|NAME,.."
+    )
     common: Mapping[str, Any] = field(default_factory=dict)
     overrides: Overrides = field(default_factory=Overrides)
-    embedding: EmbeddingChoice = field(default_factory=EmbeddingChoice)
-    training: TrainChoice = field(default_factory=TrainChoice)
-    pruning: PruneChoice = field(default_factory=lambda: PruneChoice(preset="none"))
-    quantization_rows: int = Plan.quantization_rows
-    sampling_rate: float = Plan.sampling_rate
-    methods: Sequence[str] = Plan.methods
-    seeds: int = 1
-    jobs: int = 1
-    again: Sequence[str] = ()
+    pruning: PruneChoice = UNPRUNED
+    seeds: int = knob(1, "how often each model is trained, with seeds from --seed on", AT_LEAST_ONE)
+    jobs: int = knob(
+        1,
+        "models trained at the same time, each in a process with its share of the cores or --threads",
+        AT_LEAST_ONE,
+    )
+    again: tuple[str, ...] = knob(
+        (), "models to train anew, whatever is kept of them", unit="NAME,..", otherwise="none"
+    )

@@ -14,14 +14,14 @@ from export.report.plots import AFTER, BEFORE, FAINT, INK, STYLE, as_svg
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Where a label may stand around its dot, in points, best first: (x, y, horizontal alignment).
+# Positions of a label around its dot, in points, best first: (x, y, horizontal alignment).
 PLACES = (
     (5, -3, "left"), (-5, -3, "right"), (0, 6, "center"), (0, -12, "center"), (5, 6, "left"),
     (-5, 6, "right"), (5, -12, "left"), (-5, -12, "right"), (0, 15, "center"), (0, -21, "center"),
     (14, 12, "left"), (-14, 12, "right"), (14, -18, "left"), (-14, -18, "right"), (0, 24, "center"),
     (0, -30, "center"), (24, 20, "left"), (-24, 20, "right"), (24, -26, "left"), (-24, -26, "right"),
 )  # fmt: skip
-BESIDE = 8  # of them stand so near that no line needs to lead to the dot
+BESIDE = 8  # of them are so near that the label needs no line to its dot
 LABEL_POINTS = 7.5
 
 Box = tuple[float, float, float, float]  # left, bottom, right, top in points
@@ -75,7 +75,7 @@ def size_figure(comparison: Comparison) -> str:
 
 
 def _tradeoff(rows: Sequence[Row], costs: Mapping[str, float], cost: str, title: str) -> str:
-    """A dot a model on a log scale of costs, and the line of those that none beats in both."""
+    """A dot for each model on a log scale of costs, and the line of those that none beats in both."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(6.2, 3.6 + min(2.4, 0.06 * len(rows))), layout="constrained")
         axes = figure.subplots()
@@ -93,7 +93,7 @@ def _tradeoff(rows: Sequence[Row], costs: Mapping[str, float], cost: str, title:
 
 
 def unbeaten(points: Mapping[str, tuple[float, float]]) -> list[tuple[float, float]]:
-    """Of (cost, AUC) those to which no other is both cheaper and better, cheapest first."""
+    """The pairs (cost, AUC) that no other beats in both, cheapest first."""
     found: list[tuple[float, float]] = []
     for cost, auc in sorted(points.values(), key=lambda point: (point[0], -point[1])):
         if not found or auc > found[-1][1]:
@@ -110,8 +110,8 @@ def _few_minor_labels(axes: Axes, costs: Sequence[float]) -> None:
 
 
 def _label(figure: Figure, axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
-    """Names beside the dots, each in the first place around its own where it covers nothing."""
-    figure.draw_without_rendering()  # until then nobody knows where on the paper a dot is
+    """Names beside the dots, each at the position where it covers least."""
+    figure.draw_without_rendering()  # only this fixes where on the paper a dot is
     scale = 72 / figure.dpi
     dots = {name: axes.transData.transform(point) * scale for name, point in points.items()}
     taken: list[Box] = [(x - 3, y - 3, x + 3, y + 3) for x, y in dots.values()]
@@ -146,7 +146,7 @@ def _overlap(a: Box, b: Box) -> float:
 
 
 def _outside(box: Box, paper: Sequence[float]) -> float:
-    """How much of a label would stand outside the axes, weighted so that it is the last resort."""
+    """How far a label reaches out of the axes, weighted so that such a position is the last resort."""
     left, bottom, right, top = paper
     return 100.0 * (
         max(0.0, left - box[0])
@@ -157,6 +157,6 @@ def _outside(box: Box, paper: Sequence[float]) -> float:
 
 
 def _color(row: Row) -> str:
-    """By what is known against the reference: above, below, or neither."""
+    """By the comparison with the reference: above, below, or neither."""
     sign = 0 if row.against_reference is None else row.against_reference.sign
     return {1: AFTER, 0: "#888888", -1: BEFORE}[sign]

@@ -1,4 +1,4 @@
-"""What a comparison writes down: each model's result as soon as there is one, and the whole at the end."""
+"""What a comparison records: each model's result as soon as there is one, and the whole at the end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from service.bundle.manifest import Metrics, Parity
 class Result(msgspec.Struct, frozen=True, kw_only=True):
     """One model, trained with one seed and exported; metrics are calibrated, on the test part, by variant.
 
-    `key` is a hash of all that it was made from. `seconds_an_epoch` is of training steps alone,
+    `key` is a hash of its inputs. `seconds_an_epoch` is of training steps alone,
     `seconds` of everything from the first step to the last figure.
     """
 
@@ -35,7 +35,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """A model that has no result: in which stage it failed, and why."""
+    """A model without a result: in which stage it failed, and why."""
 
     model: str
     seed: int
@@ -57,7 +57,7 @@ class Difference(msgspec.Struct, frozen=True):
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """One model of the table: the graph that serves, quality as means over the seeds, speed of the first."""
+    """One model of the table: the graph that serves, mean quality of the seeds, speed of the first seed."""
 
     model: str
     seeds: tuple[int, ...]
@@ -87,7 +87,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """The content of compare.json, and all that the tables and the page draw on; best row first."""
+    """The content of compare.json, from which tables and page are made; best row first."""
 
     created_at: str
     machine: str

@@ -1,38 +1,30 @@
-"""Every knob of a pruning, with its default, unit and limits. It knows nothing of torch."""
+"""Every knob of a pruning's schedule, with its default, unit and limits. It knows nothing of torch."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from export.compress.schedule import RESIDUAL
-from export.errors import ExportError
+from export.knobs import AT_LEAST_ONE, INNER_SHARE, NOT_NEGATIVE, POSITIVE, check, knob
 
 
 @dataclass(frozen=True)
 class PruneConfig:
     """The three stretches of a pruning, in epochs (fractions allowed), and how often to prune in the second.
 
-    warmup_epochs    trained dense before the first pruning; 0 for a model that is trained already
-    pruning_epochs   while the rate grows; rare ids overfit from the second pass on, so keep it short
-    finetune_epochs  with the masks held, until the end of the epoch that it ends in
-    every            training steps from one pruning to the next (the paper's 10; fewer on a very small log)
-    residual         the shape of the growing rate, see `export.compress.schedule`
+    A knob without a meaning is set by code alone.
     """
 
-    warmup_epochs: float = 0.0
-    pruning_epochs: float = 1.0
-    finetune_epochs: float = 2.0
-    every: int = 10
-    residual: float = RESIDUAL
+    # Rare ids overfit from the second pass on, so the growth is short.
+    prune_epochs: float = knob(1.0, "passes over the training part while the shares grow", POSITIVE, "N")
+    # Until the end of the epoch that it ends in.
+    finetune_epochs: float = knob(2.0, "passes after that, with the zeros held", POSITIVE, "N")
+    # The paper's 10; fewer on a very small log, see `pruning_interval`.
+    prune_every: int = knob(10, "training steps from one pruning to the next", AT_LEAST_ONE, "STEPS")
+    # Trained dense before the first pruning; 0 for a model that is trained already.
+    warmup_epochs: float = knob(0.0, None, NOT_NEGATIVE)
+    # The shape of the growing rate, see `sparse_rate`.
+    residual: float = knob(RESIDUAL, None, INNER_SHARE)
 
     def __post_init__(self) -> None:
-        self._check("warmup_epochs", "0 or more", 0 <= self.warmup_epochs < math.inf)
-        self._check("pruning_epochs", "above 0", 0 < self.pruning_epochs < math.inf)
-        self._check("finetune_epochs", "above 0", 0 < self.finetune_epochs < math.inf)
-        self._check("every", "at least 1", self.every >= 1)
-        self._check("residual", "above 0 and below 1", 0 < self.residual < 1)
-
-    def _check(self, name: str, expected: str, holds: bool) -> None:
-        if not holds:
-            raise ExportError(f"'{name}' must be {expected} (got {getattr(self, name)!r}); see PruneConfig")
+        check(self)

@@ -123,8 +123,8 @@ def prune(
     """
     steps_per_epoch = steps_an_epoch(log.parts["train"], config)
     start = round(schedule.warmup_epochs * steps_per_epoch)
-    steps = max(1, round(schedule.pruning_epochs * steps_per_epoch))
-    pruner = Pruner(model, recipe, steps, start=start, every=schedule.every, residual=schedule.residual)
+    steps = max(1, round(schedule.prune_epochs * steps_per_epoch))
+    pruner = Pruner(model, recipe, steps, start=start, every=schedule.prune_every, residual=schedule.residual)
     end = start + steps + max(1, round(schedule.finetune_epochs * steps_per_epoch))
     epochs = max(1, math.ceil(end / max(1, steps_per_epoch)))
     result = train(

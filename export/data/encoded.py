@@ -4,7 +4,6 @@ It knows nothing of models. Memory holds one chunk and the counts of distinct va
 holds the typed log beside the arrays.
 """
 
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from export.data.counting import MAX_TEXTS, NumberCounts
 from export.data.encode import PartWriter
-from export.data.errors import LogError
+from export.data.errors import LogError, OnMalformed
 from export.data.fit import FieldCounts, fit_schema
 from export.data.log_schema import LogSchema
 from export.data.parts import (
@@ -31,7 +30,7 @@ from export.data.parts import (
     open_log,
 )
 from export.data.progress import Progress
-from export.data.readers import OnMalformed, read_log
+from export.data.readers import read_log
 from export.data.spill import Spill
 from export.data.splits import (
     DEFAULT_SHARES,
@@ -43,6 +42,8 @@ from export.data.splits import (
     split_by_time,
 )
 from service.bundle.encoder import Encoder
+from service.bundle.folders import replacing
+from service.bundle.json_files import encode_json
 from service.bundle.schema import Schema
 from service.bundle.schema_files import schema_to_files
 
@@ -71,15 +72,11 @@ def prepare_log(
     """
     check_shares(split)
     _check_out(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = _beside(out, "new")
-    partial.mkdir()
-    try:
-        options = _Options(split, on_malformed, min_count, chunk_rows, samples, max_texts)
-        _prepare(path, log_schema, partial, options, report)
-        _replace_folder(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    options = _Options(split, on_malformed, min_count, chunk_rows, samples, max_texts)
+    with replacing(out, sync=False) as folder:  # a log that a power failure tears is prepared again
+        folder.mkdir()
+        _prepare(path, log_schema, folder, options, report)
+        _check_out(out)  # it may have appeared meanwhile
     return open_log(out)
 
 
@@ -203,7 +200,7 @@ def _write_metadata(folder: Path, record: LogRecord, schema: Schema, sample_rows
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)
     (folder / SAMPLES).write_bytes(msgspec.json.Encoder().encode_lines(sample_rows))
-    (folder / METADATA).write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+    (folder / METADATA).write_bytes(encode_json(record))
 
 
 def _check_out(out: Path) -> None:
@@ -212,20 +209,3 @@ def _check_out(out: Path) -> None:
         raise LogError(
             f"'out' must be a new folder or a prepared log (got {str(out)!r}); name another folder"
         )
-
-
-def _replace_folder(partial: Path, out: Path) -> None:
-    """Replaces `out` by renaming, so it is always complete."""
-    if not out.exists():
-        partial.rename(out)
-        return
-    _check_out(out)
-    aside = _beside(out, "old")
-    out.rename(aside)
-    partial.rename(out)
-    shutil.rmtree(aside)
-
-
-def _beside(out: Path, what: str) -> Path:
-    """A temporary folder next to `out`; a killed run leaves at most these."""
-    return out.with_name(f"{out.name}.{what}.{os.getpid()}.partial")

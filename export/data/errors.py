@@ -1,6 +1,11 @@
 """The errors of a click log and of its description, with messages for a terminal."""
 
+from typing import Literal
+
 from export.errors import ExportError
+
+OnMalformed = Literal["error", "skip"]
+"""What a malformed row does: end the export, or be skipped and counted."""
 
 
 class LogSchemaError(ExportError):

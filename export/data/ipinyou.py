@@ -16,9 +16,8 @@ import numpy as np
 import polars as pl
 
 from export.data.converted import check_out, write_converted
-from export.data.errors import LogError, Rejections
+from export.data.errors import LogError, OnMalformed, Rejections
 from export.data.progress import Progress
-from export.data.readers import OnMalformed
 from export.data.text_rows import open_log_file
 
 COLUMNS: Final = (

@@ -16,8 +16,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from export.data.converted import check_out, write_converted
-from export.data.errors import LogError, Rejections
-from export.data.readers import OnMalformed
+from export.data.errors import LogError, OnMalformed, Rejections
 from export.data.text_rows import Dialect, read_header, text_rows
 
 LIKED: Final = 4.0

@@ -6,18 +6,15 @@ It knows the log's description, not vocabularies, ids or splits.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from export.data.cells import CellTypes
-from export.data.errors import LogError, Rejections, shortened
+from export.data.errors import LogError, OnMalformed, Rejections, shortened
 from export.data.log_schema import LogSchema
 from export.data.text_rows import Dialect, read_header, text_rows
-
-OnMalformed = Literal["error", "skip"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,7 +1,7 @@
-"""Which part of the log a row belongs to: by time if rows have one, else by row order, never shuffled.
+"""Which part of the log a row belongs to: by time where there is one, by row order else, never shuffled.
 
-The parts are consecutive: training, validation, calibration, test. In a split by time a part is a range of
-timestamps, so rows of the same second stay together and an unsorted log splits like a sorted one.
+The parts follow each other: training first, then validation, calibration, test. By time a part is a range of
+timestamps, so that rows of one moment stay together and an unsorted log splits as well as a sorted one.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Split:
     boundaries: tuple[int, int, int]
 
     def part_of(self, first_row: int, timestamps: NDArray[np.int64] | None, rows: int) -> NDArray[np.int64]:
-        """-> index into PARTS of each of `rows` rows, starting with row `first_row` of the log."""
+        """-> index into PARTS of each of `rows` rows, the first of which is row `first_row` of the log."""
         if self.by == "time":
             if timestamps is None:
                 raise ValueError("'timestamps' must be given for a split by time (got None)")
@@ -36,12 +36,14 @@ class Split:
         return np.searchsorted(np.asarray(self.boundaries), keys, side="right")
 
 
+def are_shares(shares: tuple[float, ...]) -> bool:
+    """Whether these are four positive shares that sum to 1."""
+    return len(shares) == len(PARTS) and all(share > 0 for share in shares) and abs(sum(shares) - 1) < 1e-6
+
+
 def check_shares(shares: tuple[float, ...]) -> None:
     """Raises LogError unless there are four positive shares that sum to 1."""
-    is_valid = (
-        len(shares) == len(PARTS) and all(share > 0 for share in shares) and abs(sum(shares) - 1) < 1e-6
-    )
-    if not is_valid:
+    if not are_shares(shares):
         raise LogError(
             f"'split' must be four positive shares that sum to 1, one for each of {PARTS} (got {shares!r})"
         )
@@ -56,7 +58,7 @@ def split_by_rows(rows: int, shares: tuple[float, ...]) -> Split:
 def split_by_time(seconds: NDArray[np.int64], counts: NDArray[np.int64], shares: tuple[float, ...]) -> Split:
     """`seconds` (distinct, ascending) and their row `counts` -> boundaries nearest to the shares.
 
-    Raises LogError for fewer distinct times than parts.
+    Raises LogError with fewer distinct times than parts.
     """
     if len(seconds) < len(PARTS):
         raise LogError(
@@ -74,10 +76,10 @@ def split_by_time(seconds: NDArray[np.int64], counts: NDArray[np.int64], shares:
 
 
 def check_parts(rows: NDArray[np.int64], clicks: NDArray[np.int64], file: str) -> None:
-    """rows [4], clicks [4]: raises LogError if a part is empty or has one class, so metrics are undefined."""
+    """rows [4], clicks [4] -> LogError where a part is empty or has one class: no metric would exist."""
     for part, total, positive in zip(PARTS, rows.tolist(), clicks.tolist(), strict=True):
         if positive == 0 or positive == total:
             raise LogError(
                 f"{file}: the {part} part must hold clicks and non-clicks (got {positive:,} "
-                f"clicks in {total:,} rows); use a longer log, or other shares with --split"
+                f"clicks in {total:,} rows); give a longer log, or other shares with --split"
             )

@@ -1,52 +1,60 @@
-"""What a synthetic log looks like: every knob once, and settings that belong together. It draws nothing."""
+"""What a synthetic log looks like: every knob, and presets that set several. It draws nothing."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from export.data.errors import LogError
+from export.knobs import AT_LEAST_ONE, INNER_SHARE, NOT_NEGATIVE, check, knob
 
 DOMAIN: Final = "domain"
 """The field that says which domain a row is of, where a log has domains."""
 
 
+def _effect(default: float, what: str) -> float:
+    return knob(default, f"standard deviation in the logit of what {what} add", NOT_NEGATIVE)
+
+
 @dataclass(frozen=True)
 class SyntheticConfig:
-    """What the log looks like. `features` counts the distinct values of all categorical fields together.
+    """What the log looks like. A field without a meaning is set by code alone."""
 
-    An effect is the standard deviation of what it adds to the logit.
-    """
-
-    rows: int = 1_000_000
-    seed: int = 0
-    features: int = 100_000
-    numeric_fields: int = 13
-    categorical_fields: int = 26
-    candidate_fields: int = 8  # the last ones of the categorical fields
-    sequence_fields: int = 0  # histories of values of the last candidate field, oldest first
-    history_length: int = 8  # of the longest history
-    domains: int = 0  # values of a field `domain`; 0: no such field
+    rows: int = knob(1_000_000, "rows to write", AT_LEAST_ONE)
+    seed: int = knob(0, "the same seed writes the same log", NOT_NEGATIVE)
+    features: int = knob(100_000, "distinct values of all categorical fields together", AT_LEAST_ONE)
+    numeric_fields: int = knob(13, None, NOT_NEGATIVE)
+    categorical_fields: int = knob(26, None, AT_LEAST_ONE)
+    candidate_fields: int = knob(  # the last ones
+        8, "how many of the 26 (zoo: 12) categorical fields belong to the ad", NOT_NEGATIVE
+    )
+    # Oldest value first.
+    sequence_fields: int = knob(0, "histories of values of the ad's last field", NOT_NEGATIVE)
+    history_length: int = knob(8, "values in the longest of them", AT_LEAST_ONE)
+    # Values of the field DOMAIN.
+    domains: int = knob(
+        0, "domains, each of which turns over some of the effects; 0: no such field", NOT_NEGATIVE
+    )
     popularity: tuple[float, float] = (1.15, 1.5)  # from, to: exponents of the values' Zipf laws
-    ctr: float = 0.1
-    drift: float = 1.0  # 0: every day is like the first
-    rows_per_day: int = 250_000
+    ctr: float = knob(0.1, "share of rows with a click", INNER_SHARE)
+    drift: float = knob(1.0, "how fast effects change from day to day; 0: not at all", NOT_NEGATIVE)
+    rows_per_day: int = knob(250_000, "rows that share a day", AT_LEAST_ONE)
     start: int = 1_735_689_600  # unix second of the first row
     pairs: int = 8
     triples: int = 2
     products: int = 4  # pairs of a number and a categorical value that sets the number's slope
-    effect_of_values: float = 0.7
-    effect_of_pairs: float = 0.9
-    effect_of_triples: float = 0.35
-    effect_of_products: float = 0.0
-    effect_of_domains: float = 0.0  # how far a domain turns the other effects over
-    effect_of_interest: float = 0.0  # how many values of a history resemble the ad's, the latest above all
+    effect_of_values: float = _effect(0.7, "single values")
+    effect_of_pairs: float = _effect(0.9, "pairs of fields")
+    effect_of_triples: float = _effect(0.35, "triples of fields")
+    effect_of_products: float = _effect(0.0, "numbers, times slopes that categorical values set,")
+    effect_of_domains: float = _effect(0.0, "domains, which turn other effects over,")
+    # The latest value of a history counts most.
+    effect_of_interest: float = _effect(0.0, "a history's values that resemble the ad's")
 
     def __post_init__(self) -> None:
-        for name in ("rows", "rows_per_day", "categorical_fields", "history_length"):
-            if getattr(self, name) < 1:
-                raise LogError(f"'{name}' must be at least 1 (got {getattr(self, name)!r})")
-        if not 0 <= self.candidate_fields <= self.categorical_fields:
+        check(self, LogError)
+        if self.candidate_fields > self.categorical_fields:
             raise LogError(
                 f"'candidate_fields' must be at most the {self.categorical_fields} categorical fields "
                 f"(got {self.candidate_fields!r})"
@@ -54,9 +62,7 @@ class SyntheticConfig:
         least = 4 * self.categorical_fields
         if not least <= self.features <= 2**31:
             raise LogError(f"'features' must be from {least} to {2**31} (got {self.features!r})")
-        if not 0 < self.ctr < 1:
-            raise LogError(f"'ctr' must be between 0 and 1 (got {self.ctr!r})")
-        if self.domains == 1 or self.domains < 0:
+        if self.domains == 1:
             raise LogError(f"'domains' must be at least 2, or 0 for none (got {self.domains!r})")
         if self.effect_of_domains and not self.domains:
             raise LogError("'domains' must be at least 2 where domains have an effect (got 0)")
@@ -87,7 +93,7 @@ class SyntheticConfig:
         return self.categorical_names[-1]
 
 
-PRESETS: Final = {
+PRESETS: Final[Mapping[str, SyntheticConfig]] = {
     "criteo": SyntheticConfig(),
     "zoo": SyntheticConfig(
         features=4_000,

@@ -1,96 +1,97 @@
-"""A TOML table read key by key, so that a wrong or an unknown key is one line that names it.
+"""A TOML table -> a typed struct; a mistake is one line with file, table, key, what was expected and found.
 
-It knows nothing of click logs.
+msgspec checks the types, this module says them in words. It knows nothing of click logs.
 """
 
-from typing import Any, NoReturn
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn, TypeVar
+
+import msgspec
+from msgspec import inspect
 
 from export.data.errors import LogSchemaError
 
+T = TypeVar("T")
 
+_KEY = re.compile(r"(?:field `|\$\.)(?P<key>[^`.\[]+)")
+
+
+@dataclass(frozen=True)
 class TomlTable:
-    """A TOML table that is emptied key by key; what is left over at the end is an unknown key."""
+    """A table of a file; `where` is its name in messages, empty for the keys above all tables."""
 
-    def __init__(self, file: str, where: str, values: dict[str, Any]) -> None:
-        self.file = file
-        self.where = where
-        self.values = dict(values)
-        self.known: list[str] = []
+    file: str
+    where: str
+    values: Mapping[str, Any]
 
-    def fail(self, key: str, expected: str, found: object) -> NoReturn:
+    @classmethod
+    def parse(cls, text: str, file: str, *, example: str) -> TomlTable:
+        """The top table of a TOML text. Raises LogSchemaError, which names an example."""
+        try:
+            return cls(file, "", tomllib.loads(text))
+        except tomllib.TOMLDecodeError as error:
+            raise LogSchemaError(f"{file}: must be TOML ({error}); see {example} for an example") from None
+
+    def fail(self, key: str, expected: str, *found: object) -> NoReturn:
+        """Raises LogSchemaError; `found` is the key's value unless another one is given."""
+        value = found[0] if found else self.values.get(key)
         where = f"{self.file}: {self.where}: " if self.where else f"{self.file}: "
-        got = "nothing" if found is None else repr(found)
+        got = "nothing" if value is None else repr(value)
         raise LogSchemaError(f"{where}'{key}' must be {expected} (got {got}); correct the schema file")
 
-    def take(self, key: str) -> Any:
-        self.known.append(key)
-        return self.values.pop(key, None)
+    def table(self, key: str) -> TomlTable | None:
+        """The table [key], or None where there is none; `convert` refuses what is no table."""
+        value = self.values.get(key)
+        return TomlTable(self.file, f"[{key}]", value) if isinstance(value, dict) else None
 
-    def text(self, key: str, default: str | None = None) -> str:
-        value = self.take(key)
-        if value is None and default is not None:
-            return default
-        if not isinstance(value, str) or (not value and default is None):
-            self.fail(key, "a text", value)
-        return str(value)
-
-    def texts(self, key: str, default: tuple[str, ...]) -> tuple[str, ...]:
-        value = self.take(key)
-        if value is None:
-            return default
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            self.fail(key, "a list of texts", value)
-        return tuple(value)
-
-    def choice(self, key: str, choices: tuple[Any, ...], default: str | None = None) -> Any:
-        value = self.take(key)
-        if value is None and default is not None:
-            return default
-        if value not in choices:
-            self.fail(key, f"one of {', '.join(choices)}", value)
-        return value
-
-    def flag(self, key: str, default: bool) -> bool:
-        value = self.take(key)
-        if value is None:
-            return default
-        if not isinstance(value, bool):
-            self.fail(key, "true or false", value)
-        return bool(value)
-
-    def number(self, key: str, default: int, applies: bool, otherwise: str, least: int = 1) -> int:
-        value = self.take(key)
-        if value is None:
-            return default
-        if not applies:
-            self.fail(key, f"absent with {otherwise}", value)
-        if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**31:
-            self.fail(key, f"an integer of at least {least}", value)
-        return int(value)
-
-    def table(self, key: str) -> "TomlTable":
-        table = self.table_or_none(key)
-        if table is None:
-            self.fail(key, f"a table [{key}]", None)
-        return table
-
-    def table_or_none(self, key: str) -> "TomlTable | None":
-        value = self.take(key)
-        if value is None:
-            return None
-        if not isinstance(value, dict):
-            self.fail(key, f"a table [{key}]", value)
-        return TomlTable(self.file, f"[{key}]", value)
-
-    def tables(self, key: str) -> "list[TomlTable]":
-        value = self.take(key)
-        if value is None:
+    def tables(self, key: str) -> list[TomlTable]:
+        """The tables [[key]], named by their `name` or their number."""
+        found = self.values.get(key)
+        if not isinstance(found, list) or not all(isinstance(values, dict) for values in found):
             return []
-        if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-            self.fail(key, f"a list of tables [[{key}]]", value)
-        return [TomlTable(self.file, f"field {number}", item) for number, item in enumerate(value, 1)]
+        return [
+            TomlTable(self.file, f"{key} '{one['name']}'" if "name" in one else f"{key} {number}", one)
+            for number, one in enumerate(found, 1)
+        ]
 
-    def finish(self) -> None:
-        if self.values:
-            unknown = min(self.values)
-            self.fail(unknown, f"a known key ({', '.join(self.known)})", self.values[unknown])
+    def convert(self, kind: type[T], made: Mapping[str, Any]) -> T:
+        """The table as a struct, of its values and of those that are `made` already.
+
+        Raises LogSchemaError for the first key that is wrong, missing or unknown.
+        """
+        try:
+            return msgspec.convert({**self.values, **made}, kind)
+        except msgspec.ValidationError as error:
+            found = _KEY.search(str(error))
+            assert found is not None
+            key, info = found["key"], inspect.type_info(kind)
+            assert isinstance(info, inspect.StructType)
+            known = {field.encode_name: field.type for field in info.fields}
+            self.fail(key, _words(known[key], key) if key in known else f"a known key ({', '.join(known)})")
+
+
+def _words(info: inspect.Type, key: str) -> str:
+    """What a value of this type is called in a message."""
+    match info:
+        case inspect.UnionType():  # of a type and None, which TOML lacks
+            return _words(info.types[0], key)
+        case inspect.StrType():
+            return "a text, not empty" if info.min_length else "a text"
+        case inspect.BoolType():
+            return "true or false"
+        case inspect.IntType():
+            return f"an integer of at least {info.ge}"
+        case inspect.LiteralType():
+            return f"one of {', '.join(map(str, info.values))}"
+        case inspect.EnumType():
+            return f"one of {', '.join(str(one.value) for one in info.cls)}"
+        case inspect.VarTupleType(item_type=inspect.StructType()):
+            return f"a list of tables [[{key}]]"
+        case inspect.VarTupleType():
+            return "a list of texts"
+    return f"a table [{key}]"

@@ -1,4 +1,4 @@
-"""Runs and times graphs as the service runs them: one thread, sequential, no spinning.
+"""Runs and times graphs with the options that the service runs them with.
 
 It does not know what a graph computes.
 """
@@ -22,6 +22,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import onnxruntime
 
+from service.bundle import runtime_options
 from service.bundle.manifest import SHARED_INPUTS
 
 Ids = NDArray[np.int32]
@@ -30,14 +31,8 @@ BATCHES = (1, 64, 1024)
 
 
 def session_options() -> onnxruntime.SessionOptions:
-    """The service's options; these two rooms may not share a file."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
-    return options
+    """The service's options, to add to."""
+    return runtime_options.session_options(onnxruntime)
 
 
 def open_session(graph: bytes) -> onnxruntime.InferenceSession:
@@ -63,12 +58,12 @@ def graph_scorer(graph: bytes) -> Scorer:
 
 
 def request_scorer(graph: bytes, is_context: NDArray[np.bool_]) -> Scorer:
-    """Scores ids [n, columns] as one request of n candidates: the context is the first row's."""
+    """A scorer that takes ids [n, columns] as one request of n candidates, with the first row's context."""
     session = open_session(graph)
     inputs: dict[int, dict[str, Ids]] = {}
 
     def score(ids: Ids) -> object:
-        if len(ids) not in inputs:  # not timed: a service has them apart already
+        if len(ids) not in inputs:  # the service keeps the parts apart, so splitting is not timed
             inputs[len(ids)] = request_feeds([ids], is_context)
         return session.run(None, inputs[len(ids)])
 
@@ -76,7 +71,7 @@ def request_scorer(graph: bytes, is_context: NDArray[np.bool_]) -> Scorer:
 
 
 def request_feeds(requests: Sequence[Ids], is_context: NDArray[np.bool_]) -> dict[str, Ids]:
-    """Requests [rows, columns] as a graph with a shared context takes them: a context is the first row's."""
+    """The inputs of a shared-context graph for requests [rows, columns]; the first row has the context."""
     sizes = [len(request) for request in requests]
     rows = np.concatenate(requests)
     values = (
@@ -108,9 +103,9 @@ def microseconds_a_row(
 ) -> dict[str, dict[str, float]]:
     """Microseconds a row of each candidate by batch size ("1", "64", ...): medians of interleaved rounds.
 
-    A round gives each candidate one burst of calls, so that whatever else the machine does hits all alike.
-    The clock is this thread's CPU time: elapsed time on an idle core, less the waiting on a busy one. PyTorch
-    is held to one thread meanwhile. `ids` is repeated when it has fewer rows than a batch.
+    Each round runs one burst of calls per candidate, so that other load on the machine affects all alike.
+    The clock is this thread's CPU time, which excludes waiting for a busy core. PyTorch runs on one thread
+    meanwhile. `ids` is repeated when it has fewer rows than a batch.
     """
     result: dict[str, dict[str, float]] = {name: {} for name in candidates}
     with _one_torch_thread():

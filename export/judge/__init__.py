@@ -1,1 +1,1 @@
-"""How good a model is: metrics, bootstrap intervals, parity of graphs."""
+"""Measures how good a model is: metrics, bootstrap intervals, parity of graphs."""

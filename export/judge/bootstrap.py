@@ -1,4 +1,4 @@
-"""How sure a difference between two predictions of the same rows is. It knows scores and labels, no model."""
+"""Bootstrap intervals of differences between predictions of the same rows. It knows no model."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def paired_bootstrap(
 ) -> Delta:
     """The difference of a metric (variant minus reference) and its percentile interval over resampled rows.
 
-    labels, reference and variant are [n]; a resample draws n rows with replacement, the same for both, so
-    what both find hard cancels. Rows are sorted once; a resample is counts of rows, summed in that order.
+    labels, reference and variant are [n]. A resample draws n rows with replacement, the same for both, so
+    rows that are hard for both cancel. Rows are sorted once; a resample is a count of each row.
     """
     y, a = checked(labels, reference)
     _, b = checked(labels, variant)
@@ -55,10 +55,10 @@ def paired_bootstrap(
 def resampled_aucs(
     labels: ArrayLike, scores: Sequence[ArrayLike], *, resamples: int, seed: int = 0
 ) -> NDArray[np.float64]:
-    """AUC of several scores of the same rows, [scores, 1 + resamples]: of the rows as they are, then drawn.
+    """AUC of several scores of the same rows, [scores, 1 + resamples]: of all rows first, then of resamples.
 
-    labels and each of scores are [n]. A resample draws the same rows for all, so that what all find hard
-    cancels in a difference of two lines of the result; `interval` tells how sure that is.
+    labels and each of scores are [n]. A resample draws the same rows for all scores, so rows that are hard
+    for all cancel in a difference of two lines of the result; `interval` gives its confidence interval.
     """
     checked_scores = [checked(labels, one) for one in scores]
     of_counts = [_weighted_auc(y, score) for y, score in checked_scores]
@@ -79,7 +79,7 @@ def interval(resampled: NDArray[np.float64], *, confidence: float = 0.95) -> tup
 
 
 def _counts(draw: np.random.Generator, y: Floats) -> Weights:
-    """How often each row is in a resample, [n]; one without clicks or of clicks only is drawn again."""
+    """How often each row is in a resample, [n]; a resample without clicks or non-clicks is drawn again."""
     while True:
         counts = np.bincount(draw.integers(0, len(y), len(y), dtype=np.int32), minlength=len(y))
         if 0 < counts @ y < len(y):
@@ -97,11 +97,11 @@ def _auc_delta(y: Floats, a: Floats, b: Floats) -> Callable[[Weights], float]:
 
 
 def _weighted_auc(y: Floats, scores: Floats) -> Callable[[Weights], float]:
-    """AUC as a function of how often each row counts."""
+    """AUC as a function of the counts of the rows [n]."""
     order = np.argsort(scores)
     ends = tie_ends(scores[order])
     is_click = y[order] > 0
-    # Where each click's group of ties begins and ends among the non-clicks: one cumulative sum serves both.
+    # Where each click's group of ties begins and ends among the non-clicks, for one cumulative sum.
     group = np.searchsorted(ends, np.flatnonzero(is_click))
     others_before = np.concatenate(([0], np.cumsum(~is_click)[ends]))
     clicks, others = order[is_click], order[~is_click]

@@ -1,7 +1,7 @@
-"""How good predicted click probabilities are: ranking, likelihood, calibration. It knows no model.
+"""Metrics of predicted click probabilities: ranking, likelihood, calibration. It knows no model.
 
-labels [n] of 0 and 1, pctr [n] of probabilities; each metric returns one float and raises MetricError where
-it is undefined. Ties are one group: no metric depends on the order of rows with equal pctr.
+labels [n] are 0 or 1, pctr [n] are probabilities. Each metric returns one float and raises MetricError where
+it is undefined. No metric depends on the order of rows with equal pctr.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ ECE_BINS = 20
 """Bins of the expected calibration error, each with the same number of rows (as far as ties allow)."""
 
 _SMALLEST = 1e-15
-"""pCTRs are clipped to [1e-15, 1 - 1e-15] before a logarithm: one sure mistake costs 34.5, not infinity."""
+"""pCTRs are clipped to [1e-15, 1 - 1e-15] before a logarithm: a certain mistake costs 34.5, not infinity."""
 
 Floats = NDArray[np.float64]
 
 
 class MetricError(ExportError):
-    """Labels and predictions on which a metric has no value."""
+    """A metric is undefined for these labels and predictions."""
 
 
 def checked(labels: ArrayLike, pctr: ArrayLike) -> tuple[Floats, Floats]:
@@ -55,12 +55,12 @@ def sigmoid(logits: ArrayLike) -> Floats:
 
 
 def tie_ends(ascending: NDArray[Any]) -> NDArray[np.intp]:
-    """For values in ascending order the position of the last one of each run of equal values."""
+    """The position of the last value of each run of equal values, which are in ascending order."""
     return np.append(np.flatnonzero(ascending[1:] != ascending[:-1]), len(ascending) - 1)
 
 
 def auc(labels: ArrayLike, pctr: ArrayLike) -> float:
-    """Area under the ROC curve: how often a click scores above a non-click, half of the ties counted."""
+    """Area under the ROC curve: how often a click scores above a non-click; a tie counts as half."""
     y, p = checked(labels, pctr)
     order = np.argsort(p)
     ends = tie_ends(p[order])
@@ -93,7 +93,7 @@ def logloss(labels: ArrayLike, pctr: ArrayLike) -> float:
 
 
 def normalized_entropy(labels: ArrayLike, pctr: ArrayLike) -> float:
-    """LogLoss over that of predicting the rows' own CTR for each (He et al., ADKDD 2014); useful below 1."""
+    """LogLoss over that of predicting the rows' CTR for each row (He et al., ADKDD 2014); useful below 1."""
     y, p = checked(labels, pctr)
     ctr = y.mean()
     return float(row_losses(y, p).mean() / -(ctr * np.log(ctr) + (1 - ctr) * np.log1p(-ctr)))
@@ -119,13 +119,13 @@ def ece(labels: ArrayLike, pctr: ArrayLike, bins: int = ECE_BINS) -> float:
 
 
 def pcoc(labels: ArrayLike, pctr: ArrayLike) -> float:
-    """Predicted clicks over observed clicks: 1 is right on average, above 1 overbids."""
+    """Predicted clicks over observed clicks: 1 is right on average; above 1 the service overbids."""
     y, p = checked(labels, pctr)
     return float(p.sum() / y.sum())
 
 
 def evaluate(labels: ArrayLike, pctr: ArrayLike, true_pctr: ArrayLike | None = None) -> Metrics:
-    """Every metric at once; true_pctr [n], where a synthetic log has it, tells the AUC no model can beat."""
+    """Every metric; true_pctr [n] of a synthetic log gives the AUC that no model can beat."""
     y, p = checked(labels, pctr)
     return Metrics(
         rows=len(y),

@@ -1,6 +1,6 @@
-"""Proves that graphs say what they should, and decides which one serves.
+"""Checks that graphs compute what they should, and decides which one serves.
 
-It knows logits, labels and times; it does not know how a graph was made.
+It knows logits, labels and times; it does not know how a graph is made.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ def check_batch_invariance(
     batch_sizes: Sequence[int] = BATCH_SIZES,
     places: int = 12,
 ) -> None:
-    """Raises ExportError unless a row's logit is the same in every batch and at every place in it.
+    """Raises ExportError unless a row's logit has the same bits in every batch and at every place in it.
 
-    ids [n, columns] are scored whole, then in batches of each size that start at different rows. The same
-    means the same bits; a `tolerance` is for float graphs on processors whose kernels we have not seen.
+    ids [n, columns] are scored in one batch, then in batches of each size that start at different rows. A
+    `tolerance` is for float graphs on processors whose kernels are unknown.
     """
     session = open_session(graph)
     name = session.get_inputs()[0].name
@@ -82,10 +82,10 @@ def compare_variants(
     logits: tuple[NDArray[np.float32], NDArray[np.float32]],
     pctrs: tuple[ArrayLike, ArrayLike] | None = None,
 ) -> Parity:
-    """What the second variant changes against the first on the same rows.
+    """The differences between two variants on the same rows.
 
-    names, logits [n] and pctrs [n] (calibrated) are (reference, variant). AUC is that of the logits; without
-    pctrs, so is LogLoss. Raises MetricError when labels hold no click or only clicks.
+    names, logits [n] and calibrated pctrs [n] are (reference, variant). AUC is computed from the logits, and
+    LogLoss too if there are no pctrs. Raises MetricError when labels hold no click or only clicks.
     """
     reference, variant = logits
     before, after = (sigmoid(reference), sigmoid(variant)) if pctrs is None else pctrs
@@ -108,8 +108,8 @@ def choose_serving_variant(
     """The fastest variant that loses no quality, and why each other candidate is kept out.
 
     A candidate is kept out when its AUC is more than AUC_TOLERANCE below the reference's, or when it is not
-    faster. One number tells that, the geometric mean over the batch sizes of microseconds a row: a tenth
-    gained on single rows weighs as much as a tenth gained on large batches.
+    faster by the geometric mean of microseconds a row over the batch sizes: a tenth gained on single rows
+    counts as much as a tenth gained on large batches.
     Returns (variant, {candidate: reason}). Raises ExportError when a candidate was not measured.
     """
     speed = {latency.variant: _typical_microseconds(latency.microseconds_a_row) for latency in latencies}

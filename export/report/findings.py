@@ -1,4 +1,4 @@
-"""What the export found out, as plain data: the content of report.json, and all that the page draws on."""
+"""The findings of an export as plain data: the content of report.json, and all that the page shows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from service.bundle.manifest import Compression, Latency, Metrics, Parity
 
 
 class FieldSummary(msgspec.Struct, frozen=True):
-    """One field of the log and how its ids fall on the test part; shares are of all its ids there."""
+    """One field of the log; shares are of all its ids in the test part."""
 
     name: str
     kind: str
@@ -22,7 +22,7 @@ class FieldSummary(msgspec.Struct, frozen=True):
 
 
 class DataSummary(msgspec.Struct, frozen=True):
-    """Where the rows came from and how they were split; the window is in unix seconds."""
+    """Where the rows come from and how they are split; the window is in unix seconds."""
 
     source: str
     split: str
@@ -35,7 +35,7 @@ class DataSummary(msgspec.Struct, frozen=True):
 
 
 class EvaluationPoint(msgspec.Struct, frozen=True):
-    """One look at the validation part; `sparsity` holds the shares to prune that the schedule had come to."""
+    """One evaluation on the validation part; `sparsity` has the shares to prune by the schedule so far."""
 
     epoch: float
     train_loss: float | None
@@ -46,7 +46,7 @@ class EvaluationPoint(msgspec.Struct, frozen=True):
 
 
 class Reliability(msgspec.Struct, frozen=True):
-    """Mean pCTR and click rate of equally filled bins, lowest pCTR first."""
+    """Mean pCTR and click rate of bins with equally many rows, lowest pCTR first."""
 
     pctr: tuple[float, ...]
     click_rate: tuple[float, ...]
@@ -90,7 +90,7 @@ class Findings(msgspec.Struct, frozen=True):
 
 
 def reliability(labels: NDArray[np.integer], pctr: NDArray[np.floating], *, bins: int = 15) -> Reliability:
-    """Labels [n] and pCTR [n] in `bins` equally filled bins by pCTR, fewer where n is smaller."""
+    """Labels [n] and pCTR [n] in `bins` bins of equally many rows by pCTR; fewer bins if n is smaller."""
     order = np.argsort(pctr, kind="stable")
     groups = [group for group in np.array_split(order, bins) if len(group)]
     return Reliability(

@@ -1,4 +1,4 @@
-"""Lays the findings out as one HTML page that needs nothing beside it; draws no figure itself."""
+"""Lays the findings out as one HTML page that needs no other file. It draws no figure itself."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ METRIC_NAMES = {
 
 
 def page(findings: Findings) -> str:
-    """The whole page: what is served and why, how good, how small, how fast, from what data."""
+    """The whole page: what is served and why, its quality, size and speed, and the data."""
     sections = [
         _head(findings),
         section("Quality on the test part", quality_table(findings)),
         section("Calibration", figure(plots.reliability_figure(findings)), calibration_table(findings)),
-        section("Serving variant and what was kept out", gate_list(findings)),
+        section("Serving variant and what was kept out", serving_list(findings)),
         section("Parity", parity_table(findings)),
         section(
             "Size and speed", compression_table(findings), _speed_figures(findings), latency_table(findings)
@@ -94,7 +94,7 @@ def _head(findings: Findings) -> str:
 
 
 def quality_table(findings: Findings) -> str:
-    """Every variant, before and after calibration."""
+    """The metrics of every variant, before and after calibration."""
     oracle = any(metrics.auc_of_true_pctr is not None for metrics in findings.evaluation.values())
     head = ["variant", *METRIC_NAMES.values(), *(["AUC of true pCTR"] if oracle else [])]
 
@@ -115,7 +115,7 @@ def quality_table(findings: Findings) -> str:
 
 
 def calibration_table(findings: Findings) -> str:
-    """What was fitted for each variant, and its quality on rows that the fit had not seen."""
+    """The calibrator of each variant, and its quality on rows that the fit did not see."""
     rows = [
         [name, c.method, _shape(c), *(f"{getattr(c.before, key):.5f} → {getattr(c.after, key):.5f}"
          for key in ("logloss", "ece", "pcoc")), c.fit_rows]
@@ -132,7 +132,8 @@ def _shape(calibrator: Calibrator) -> str | None:
     return f"{len(calibrator.knots)} knots" if calibrator.knots else None
 
 
-def gate_list(findings: Findings) -> str:
+def serving_list(findings: Findings) -> str:
+    """The variant that serves, and why others are kept out."""
     kept = "".join(
         f"<li><b>{escape(name)}</b> is kept out: {escape(why)}</li>"
         for name, why in findings.kept_out.items()
@@ -205,7 +206,7 @@ def fields_table(findings: Findings) -> str:
 
 
 def figure(svg: str) -> str:
-    """A drawing as the page holds it."""
+    """A drawing as an element of the page."""
     return f"<figure>{svg}</figure>"
 
 

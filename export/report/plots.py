@@ -1,4 +1,4 @@
-"""Draws the report's figures as SVG text; knows nothing of HTML and nothing beyond the findings."""
+"""Draws the report's figures as SVG text. It knows the findings, and no HTML."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STYLE: Any = {
     "axes.edgecolor": "#888888",
     "axes.titlesize": 10,
     "svg.fonttype": "none",
-    # Without a salt the ids inside the drawing differ at every run, and so would the bundle's version.
+    # Without a salt, ids in the drawing differ at every run, and so does the bundle's version.
     "svg.hashsalt": "bidlight",
 }
 
@@ -135,7 +135,7 @@ def sizes_figure(findings: Findings) -> str:
 
 
 def as_svg(figure: Figure) -> str:
-    """The figure as an <svg> element to put into a page, without the XML head that only a file needs."""
+    """The figure as an <svg> element for a page, without the XML head that only a file needs."""
     target = io.StringIO()
     figure.savefig(target, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return re.sub(r"^.*?(?=<svg)", "", target.getvalue(), flags=re.DOTALL)

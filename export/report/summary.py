@@ -1,4 +1,4 @@
-"""What an export ends with on the terminal: quality, size and speed by variant, and how to serve it."""
+"""What an export prints at its end: quality, size and speed by variant, and how to serve the bundle."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def summary(bundle: Bundle) -> str:
 
 
 def _table(bundle: Bundle) -> list[list[str]]:
-    """A head, then a row for PyTorch and each graph; what was not measured is left blank."""
+    """A head, then a row for PyTorch and each graph; a figure that was not measured is blank."""
     manifest = bundle.manifest
     sizes = manifest.compression.graph_bytes if manifest.compression else {}
     sizes = {**sizes, **{name: len(graph) for name, graph in bundle.graphs.items()}}

@@ -1,4 +1,4 @@
-"""Tables for a terminal: rows of text -> lines of equal columns. It knows nothing of what they say."""
+"""Tables for a terminal: rows of text -> lines of aligned columns."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows as lines of equal columns; the first one is the row's name. A row may end early."""
+    """Rows as lines of aligned columns; the first column is the row's name. A row may be shorter."""
     widths = [max(len(row[column]) for row in rows if column < len(row)) for column in range(len(rows[0]))]
     return [
         "  ".join(

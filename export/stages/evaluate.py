@@ -1,15 +1,12 @@
-"""Judges the graphs of one export on the test part: quality, parity, speed, and which of them serves.
+"""Judges the graphs of one export on the test part: quality, parity, speed, and which graph serves.
 
 It knows variants, logits and labels; it writes nothing.
 """
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +17,7 @@ from export.graph.runtime import BATCHES, Scorer, graph_scorer, microseconds_a_r
 from export.judge.metrics import evaluate, sigmoid
 from export.judge.parity import choose_serving_variant, compare_variants
 from export.report.findings import Reliability, reliability
-from export.stages.calibrate import in_log_distribution
+from export.stages.calibrator_fit import in_log_distribution
 from export.stages.variants import DENSE, INT8, PRUNED, Variant
 from service.bundle.calibration import Calibrator
 from service.bundle.manifest import Latency, Metrics, Parity
@@ -30,7 +27,7 @@ TORCH = "torch"
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What the test part says of each variant. pCTRs are compared in the log's own distribution."""
+    """The quality of each variant on the test part. pCTRs are compared in the log's own distribution."""
 
     calibrated: dict[str, Metrics]
     uncalibrated: dict[str, Metrics]
@@ -38,6 +35,25 @@ class Evaluated:
     reliability_after: dict[str, Reliability]
     parity: tuple[Parity, ...]
     pctr: dict[str, NDArray[np.float64]]  # [n], calibrated
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Quality and speed of the graphs, the variant to serve, and why another one that ships is kept out."""
+
+    quality: Evaluated
+    latency: tuple[Latency, ...]
+    serving_variant: str
+    kept_out: dict[str, str]
+
+
+def judge_variants(
+    variants: Mapping[str, Variant], calibrators: Mapping[str, Calibrator], dense: nn.Module, part: Part
+) -> Judged:
+    """Evaluates and times all variants, and the PyTorch model `dense`, on the rows of one part."""
+    quality = evaluate_variants(variants, calibrators, part)
+    latency = measure_latency(dense, variants, part)
+    return Judged(quality, latency, *choose_serving(variants, latency, quality.parity))
 
 
 def shipped_variants(variants: Mapping[str, Variant]) -> tuple[str, ...]:
@@ -48,7 +64,7 @@ def shipped_variants(variants: Mapping[str, Variant]) -> tuple[str, ...]:
 def evaluate_variants(
     variants: Mapping[str, Variant], calibrators: Mapping[str, Calibrator], part: Part
 ) -> Evaluated:
-    """All variants on the rows of one part; pruned is compared with dense, INT8 with its float."""
+    """All variants on the rows of one part; pruned is compared with dense, INT8 with its float graph."""
     labels, true_pctr = np.asarray(part.labels), part.true_pctr
     logits = {name: variant.score(part) for name, variant in variants.items()}
     before = {name: sigmoid(values) for name, values in logits.items()}
@@ -69,10 +85,10 @@ def evaluate_variants(
 
 
 def measure_latency(dense: nn.Module, variants: Mapping[str, Variant], part: Part) -> tuple[Latency, ...]:
-    """Microseconds a row of the PyTorch model and of every graph, taken in turns in one run on one thread."""
+    """Microseconds a row of the PyTorch model and of every graph, interleaved in one run on one thread."""
     scorers: dict[str, Scorer] = {TORCH: torch_scorer(dense)}
     scorers |= {name: graph_scorer(variant.graph) for name, variant in variants.items()}
-    # The smallest graph's ids are ids of every other one too: all are given the same rows.
+    # Ids of the smallest graph are valid for every other one, so all are timed on the same rows.
     ids = variants[shipped_variants(variants)[-1]].ids(np.array(part.ids[: max(BATCHES)]))
     measured = microseconds_a_row(scorers, ids)
     return tuple(Latency(variant=name, microseconds_a_row=times) for name, times in measured.items())
@@ -84,13 +100,3 @@ def choose_serving(
     """The variant to serve, and why another one that ships is kept out."""
     reference, *candidates = shipped_variants(variants)
     return choose_serving_variant(reference, candidates, latency, parity)
-
-
-def machine() -> str:
-    """What these times were taken on: the processor and the number of its cores in use."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-        model = names[0].partition(":")[2].strip() if names else model
-    return f"{model}, {os.cpu_count()} cores, {platform.system()}"

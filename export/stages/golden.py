@@ -1,4 +1,4 @@
-"""Picks the golden rows of a bundle and works out what each shipped graph must answer to them."""
+"""Picks the golden rows of a bundle and computes what each shipped graph must answer to them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from service.bundle.manifest import Golden, GoldenOutputs, GoldenRow
 from service.bundle.schema import Field, Kind, Role, Schema
 
 SAMPLED_ROWS = 30
-# Other processors add in another order: measured between them, float and INT8 logits differ by at most 4e-7.
+# Processors add in different orders, so logits may differ in their last bits.
 LOGIT_TOLERANCE = 1e-4
 Samples = Sequence[Mapping[str, Mapping[str, Any]]]
 UNSEEN = "a value that no log holds"
@@ -28,11 +28,11 @@ def golden_rows(
     variants: Mapping[str, Variant],
     calibrators: Mapping[str, Calibrator],
 ) -> Golden:
-    """Rows of the test part, one with nothing in it, one of unseen values; with their ids and answers.
+    """Rows of the test part, an empty one, and one of unseen values; with their ids and answers.
 
-    `schema` is the one that the bundle ships, `variants` the graphs shipped with it: they take its ids.
+    `schema` is the one that ships in the bundle; the graphs of `variants` take its ids.
     """
-    rows = [GoldenRow(dict(row["context"]), dict(row["candidate"])) for row in _spread(samples)]
+    rows = [GoldenRow(dict(row["context"]), dict(row["candidate"])) for row in _evenly(samples)]
     rows += [GoldenRow({}, {}), _unseen_row(schema)]
     encoder = Encoder(schema)
     ids = np.concatenate([encoder.encode_request(row.context, [row.candidate]) for row in rows])
@@ -47,7 +47,7 @@ def golden_rows(
     return Golden(rows=tuple(rows), ids=tuple(map(tuple, ids.tolist())), variants=outputs)
 
 
-def _spread(samples: Samples) -> Samples:
+def _evenly(samples: Samples) -> Samples:
     return [samples[position] for position in sample_positions(len(samples), SAMPLED_ROWS)]
 
 

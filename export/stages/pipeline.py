@@ -1,4 +1,4 @@
-"""All stages in order, from a raw log to a bundle: the stages do the work, here is what they are given."""
+"""Runs all stages in order, from a raw log to a bundle, and passes each what the plan says."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ from export.compress.choice import PruneChoice
 from export.data.synthetic import SyntheticConfig
 from export.data.synthetic_file import write_synthetic_log
 from export.report.summary import summary
-from export.stages.graphs import calibrate, quantize, to_onnx
-from export.stages.model import check_device, check_told_once, fit_schema, prune, train
+from export.stages.calibrate import calibrate
+from export.stages.fit_schema import fit_schema
 from export.stages.package import check_out, package
 from export.stages.plan import Plan, default_work
+from export.stages.prune import prune
+from export.stages.quantize import quantize
+from export.stages.to_onnx import to_onnx
+from export.stages.train import check_device, check_no_overrides, train
 from export.stages.work import Say, Work
 from export.train.build import check_model
 from export.train.checkpoint import load_checkpoint
@@ -22,19 +26,18 @@ from service.bundle.store import Bundle
 
 
 def run(plan: Plan, *, say: Say = print) -> Bundle:
-    """Every stage; returns the bundle as it was read back. The first thing that cannot work ends it."""
+    """Runs every stage and returns the bundle as read back. The first error ends the run."""
     _check(plan)
     with Work(plan.work).held(new=True) as work:
         return _stages(plan, work, Clock(say))
 
 
 def _check(plan: Plan) -> None:
-    """Raises, before the first row is read, what would else end the export after hours."""
+    """Raises, before the first row is read, what would otherwise end the export after hours."""
     check_out(plan.out, plan.name)
-    check_device(plan.training.device)
-    plan.training.config(rows=1)
+    check_device(plan.training.config(rows=1).device)
     if plan.checkpoint is not None:
-        check_told_once(plan.checkpoint, plan.hyperparameters, plan.embedding)
+        check_no_overrides(plan.checkpoint, plan.hyperparameters, plan.embedding)
         load_checkpoint(plan.checkpoint)
     else:
         check_model(plan.model, plan.hyperparameters)
@@ -69,7 +72,7 @@ def _stages(plan: Plan, work: Work, clock: Clock) -> Bundle:
     clock.stage("quantize")
     quantize(work, rows=plan.quantization_rows, say=say)
     clock.stage("calibrate")
-    calibrate(work, sampling_rate=plan.sampling_rate, methods=plan.methods, say=say)
+    calibrate(work, sampling_rate=plan.sampling_rate, methods=plan.calibration_methods, say=say)
     clock.stage("package", str(plan.out))
     bundle = package(work, plan.out, name=plan.name, say=say)
     say(summary(bundle))
@@ -77,7 +80,7 @@ def _stages(plan: Plan, work: Work, clock: Clock) -> Bundle:
 
 
 def demo(out: Path, *, rows: int, seed: int, threads: int | None, say: Say = print) -> Bundle:
-    """A bundle from a small synthetic log, to have something to serve."""
+    """Exports a bundle from a small synthetic log, to have something to serve."""
     work = default_work(out)
     log = work.with_name(f"{work.name}-log") / "clicks.parquet"
     plan = Plan(
@@ -97,7 +100,7 @@ def demo(out: Path, *, rows: int, seed: int, threads: int | None, say: Say = pri
 
 
 class Clock:
-    """Says a heading for each stage, with the time that has passed."""
+    """Prints a heading for each stage, with the time since the start."""
 
     def __init__(self, say: Say) -> None:
         self.say = say

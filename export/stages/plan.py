@@ -1,45 +1,93 @@
-"""What an export is told, with the one place of every default. It runs nothing and imports no torch."""
+"""The options of an export, with their defaults. It runs nothing and imports no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from export.compress.choice import PruneChoice
-from export.data.splits import DEFAULT_SHARES
-from export.stages.calibrate import METHODS
+from export.data.errors import OnMalformed
+from export.data.log_schema import BUILT_IN
+from export.data.splits import DEFAULT_SHARES, are_shares
+from export.knobs import AT_LEAST_ONE, POSITIVE_SHARE, OneOf, Rule, check, described, knob
+from export.stages.calibration_methods import METHODS
 from export.train.choices import EmbeddingChoice, TrainChoice
 
-if TYPE_CHECKING:
-    from export.data.readers import OnMalformed
+
+@dataclass(frozen=True, kw_only=True)
+class LogPlan:
+    """Which log, and how it is read."""
+
+    data: Path = field(metadata=described("the log: TSV, CSV (also .gz) or Parquet", unit="FILE"))
+    schema: str = field(
+        metadata=described(f"{', '.join(BUILT_IN)} or a TOML file that describes the log", unit="NAME|FILE")
+    )
+    split: tuple[float, float, float, float] = knob(
+        DEFAULT_SHARES,
+        "shares of training, validation, calibration and test, in time order",
+        POSITIVE_SHARE,
+        "A,B,C,D",
+        rule=Rule("four shares that add up to 1", are_shares),
+    )
+    on_malformed: OnMalformed = knob(
+        "error", "what a malformed row does: end the export, or be skipped and counted"
+    )
+    min_count: int | None = knob(
+        None,
+        "training rows a value needs to get an id of its own",
+        AT_LEAST_ONE,
+        "ROWS",
+        otherwise="the schema's",
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Everything that a run needs to be told."""
+@dataclass(frozen=True, kw_only=True)
+class ExportPlan(LogPlan):
+    """What the export of one model and a comparison of several share."""
 
-    data: Path
-    schema: str
-    out: Path
-    work: Path
-    name: str | None = None
-    split: tuple[float, float, float, float] = DEFAULT_SHARES
-    on_malformed: OnMalformed = "error"
-    min_count: int | None = None
-    model: str = "deep_fwfm"
-    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+    work: Path = field(
+        metadata=described("where the stages hand over", unit="FOLDER", otherwise=".work/NAME beside --out")
+    )
     embedding: EmbeddingChoice = field(default_factory=EmbeddingChoice)
     training: TrainChoice = field(default_factory=TrainChoice)
-    checkpoint: Path | None = None
     pruning: PruneChoice = field(default_factory=PruneChoice)
-    quantization_rows: int = 16_384
-    sampling_rate: float = 1.0
-    methods: Sequence[str] = tuple(METHODS)
+    quantization_rows: int = knob(
+        16_384, "training rows on which the ranges of activations are found", AT_LEAST_ONE, "ROWS"
+    )
+    sampling_rate: float = knob(
+        1.0, "share of the non-clicks that the log itself kept; 1: all of them", POSITIVE_SHARE
+    )
+    calibration_methods: tuple[str, ...] = knob(
+        tuple(METHODS), "methods to choose from by held-out LogLoss and ECE", OneOf(tuple(METHODS)), "NAME,.."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(ExportPlan):
+    """Everything that a run depends on."""
+
+    out: Path = field(
+        metadata=described("where to write the bundle; one that is there is replaced", unit="FOLDER")
+    )
+    name: str | None = knob(
+        None, "the bundle's name, which answers carry", unit="TEXT", otherwise="the folder's"
+    )
+    model: str = knob("deep_fwfm", "which model to train; `python -m export models` lists them", unit="NAME")
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+    checkpoint: Path | None = knob(
+        None,
+        "take this trained model instead of training one; the log must give it the same schema, and --loss "
+        "and --negative-rate must say how it was trained",
+        unit="FILE",
+    )
 
 
 def default_work(out: Path) -> Path:
-    """Where the stages of a run hand over when nothing else is said: .work/NAME beside the bundle."""
+    """The default work folder of a run: .work/NAME beside the bundle."""
     out = out.resolve()
     return out.parent / ".work" / out.name

@@ -1,4 +1,4 @@
-"""What each stage writes down of what it did; later stages and the report read it from the work folder."""
+"""The record that each stage writes of what it did; later stages and the report read it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class LogSummary(msgspec.Struct, frozen=True):
 
 
 class Trained(msgspec.Struct, frozen=True):
-    """train: the model, how it was trained (or which checkpoint it came from), each look at validation."""
+    """train: the model, how it was trained (or its checkpoint), and each evaluation on validation."""
 
     model: str
     hyperparameters: dict[str, Any]
@@ -34,11 +34,11 @@ class Trained(msgspec.Struct, frozen=True):
     epochs: int
     best_epoch: int
     points: tuple[EvaluationPoint, ...]
-    seconds_an_epoch: float | None = None  # of training steps; None of a checkpoint
+    seconds_an_epoch: float | None = None  # training steps only; None for a checkpoint
 
 
 class Pruned(msgspec.Struct, frozen=True):
-    """prune: the rates asked for and reached, and what compaction left; pairs are (before, after)."""
+    """prune: the rates asked for and reached, and what compaction left; tuples of two are (before, after)."""
 
     recipe: str
     rates: dict[str, float]

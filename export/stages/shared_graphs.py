@@ -1,11 +1,11 @@
-"""The graphs of a bundle that compute a request's context once: made, held against the plain ones, timed.
+"""Makes the graphs that compute a request's context once, compares them with the plain ones, times both.
 
-It knows variants, rows of the log and the manifest's words; `graph.shared_context` knows how.
+It knows variants, rows of the log and the manifest; `graph.shared_context` does the rewriting.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -25,32 +25,32 @@ from export.graph.runtime import (
 from export.graph.shared_context import share_context
 from export.graph.tables import tables_in, without_tables
 from export.stages.variants import Variant, graph_name
+from export.stages.work import Say
 from service.bundle.manifest import Graph, SharedContext
 from service.bundle.schema import Role, Schema
 
 TOLERANCE = 1e-5
-"""The largest difference of logits that passes for rounding, relative to the largest |logit| or 1."""
+"""The largest difference of logits that counts as rounding, relative to the largest |logit| or 1."""
 
 MARGIN = 0.05
-"""What a timing says of two graphs for sure; a smaller share may be noise."""
+"""Two timings differ by at least this share; less may be noise."""
 
 USUAL_CANDIDATES = 100
 CHECKED_REQUESTS, CHECKED_ROWS = 24, 1024
 CANDIDATES = (1, 2, 4, 10, 30, 100, 500)
 Ids = NDArray[np.int32]
-Say = Callable[[str], object]
 
 
 @dataclass(frozen=True)
 class Described:
-    """What the manifest says of a graph, and the graph with a shared context, where one is worth it."""
+    """A graph's entry in the manifest, and its shared-context graph, if one is worth shipping."""
 
     graph: Graph
     shared: bytes | None = None
 
 
 def describe_graphs(variants: Mapping[str, Variant], part: Part, *, say: Say = print) -> dict[str, Described]:
-    """Every variant that ships, described; `part` gives the rows to check and to time with."""
+    """Describes every variant that ships; `part` gives the rows to check and to time with."""
     return {name: _described(variant, part, say) for name, variant in variants.items()}
 
 
@@ -63,10 +63,10 @@ def _described(variant: Variant, part: Part, say: Say) -> Described:
         if shared is None:
             return Described(graph)
         difference = _checked_difference(variant.graph, shared, ids, is_context)
-    except Exception as error:  # the plain graph serves as well: an unknown operator must stop no export
+    except Exception as error:  # an unknown operator must not stop the export: the plain graph serves too
         say(f"warning: {variant.name} has no shared-context graph: {' '.join(str(error).split())}")
         return Described(graph)
-    ids[:, is_context] = ids[0, is_context]  # the plain graph, too, is to meet one request's rows
+    ids[:, is_context] = ids[0, is_context]  # the plain graph, too, is timed on one request's rows
     times = microseconds_a_row(
         {"plain": graph_scorer(variant.graph), "shared": request_scorer(shared, is_context)}, ids, CANDIDATES
     )
@@ -77,21 +77,24 @@ def _described(variant: Variant, part: Part, say: Say) -> Described:
             f"{MARGIN:.0%} (at {USUAL_CANDIDATES}, {_at_usual(times)})"
         )
         return Described(graph)
-    shared = without_tables(shared, variant.graph)
-    file = f"model.{variant.name}.shared.onnx"
-    of_shared = describe(shared, file, variant.name)
-    record = SharedContext(
-        file=file,
-        inputs=of_shared.inputs,
-        outputs=of_shared.outputs,
-        from_candidates=from_candidates,
-        microseconds_a_row=times["shared"],
-    )
     say(
         f"shared context of {variant.name}: logits within {difference:.2g}; from {from_candidates} "
         f"candidates on; at {USUAL_CANDIDATES}, {_at_usual(times)}"
     )
+    shared = without_tables(shared, variant.graph)
+    record = _record(variant.name, shared, from_candidates, times["shared"])
     return Described(msgspec.structs.replace(graph, shared_context=record), shared)
+
+
+def _record(name: str, shared: bytes, from_candidates: int, times: dict[str, float]) -> SharedContext:
+    described = describe(shared, f"model.{name}.shared.onnx", name)
+    return SharedContext(
+        file=described.file,
+        inputs=described.inputs,
+        outputs=described.outputs,
+        from_candidates=from_candidates,
+        microseconds_a_row=times,
+    )
 
 
 def _at_usual(times: Mapping[str, Mapping[str, float]]) -> str:
@@ -100,7 +103,7 @@ def _at_usual(times: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def _checked_difference(plain: bytes, shared: bytes, ids: Ids, is_context: NDArray[np.bool_]) -> float:
-    """See `largest_difference`. Raises ExportError for a graph that is not to serve."""
+    """See `largest_difference`. Raises ExportError for a graph that must not serve."""
     difference = largest_difference(plain, shared, ids, is_context)
     if not difference <= TOLERANCE:
         raise ExportError(f"its logits would be off by {difference:.2g} of the largest")
@@ -116,10 +119,10 @@ def context_columns(schema: Schema) -> NDArray[np.bool_]:
 
 
 def worthwhile_from(plain: Mapping[str, float], shared: Mapping[str, float]) -> int | None:
-    """The least number of candidates from which on the shared graph serves; None if it never should.
+    """The smallest number of candidates from which on the shared graph serves; None if it never should.
 
-    It is faster there by MARGIN, and at every larger size up to USUAL_CANDIDATES. Above, it need only not be
-    slower by as much: one noisy median of a rare size must not take the graph from all others.
+    It must be faster by MARGIN there and at every larger size up to USUAL_CANDIDATES. Above, it must only not
+    be slower by MARGIN: one noisy median of a rare size must not rule it out for all others.
     """
     least: int | None = None
     for size in sorted(map(int, plain), reverse=True):
@@ -133,7 +136,7 @@ def worthwhile_from(plain: Mapping[str, float], shared: Mapping[str, float]) -> 
 
 
 def largest_difference(plain: bytes, shared: bytes, ids: Ids, is_context: NDArray[np.bool_]) -> float:
-    """The largest difference of logits, as TOLERANCE has it, over requests of many sizes, run together."""
+    """The largest difference of logits, as TOLERANCE is, over requests of many sizes in one batch."""
     requests = _requests(ids, is_context)
     expected = open_session(plain).run(None, {INPUT: np.concatenate(requests)})[0]
     found = open_session(shared).run(None, request_feeds(requests, is_context))[0]
@@ -141,7 +144,7 @@ def largest_difference(plain: bytes, shared: bytes, ids: Ids, is_context: NDArra
 
 
 def has_the_same_bits_alone(shared: bytes, ids: Ids, is_context: NDArray[np.bool_]) -> bool:
-    """Whether a request, and a candidate of it, gets the same bits alone as together with all others."""
+    """Whether a request, and its last candidate, gets the same bits alone as in a batch with all others."""
     session, requests = open_session(shared), _requests(ids, is_context)
 
     def logits(*chosen: Ids) -> NDArray[np.int32]:
@@ -156,7 +159,7 @@ def has_the_same_bits_alone(shared: bytes, ids: Ids, is_context: NDArray[np.bool
 
 
 def _requests(ids: Ids, is_context: NDArray[np.bool_]) -> list[Ids]:
-    """The rows as requests of many sizes, each with the context of its first row."""
+    """The rows split into requests of many sizes, each with the context of its first row."""
     draw = np.random.default_rng(0)
     ends = np.sort(1 + draw.choice(len(ids) - 1, min(CHECKED_REQUESTS, len(ids)) - 1, replace=False))
     requests = np.split(ids.copy(), ends)

@@ -1,7 +1,7 @@
 """The graphs of one export by variant, and their scores for rows of the encoded log.
 
-A compacted graph takes other ids than the log holds; the renumbering between them is applied here. It knows
-nothing of how a graph was made or of what its logits are worth.
+A compacted graph takes other ids than the log holds; the renumbering between them is applied here. This
+module does not know how a graph is made or how good its logits are.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ from numpy.typing import NDArray
 from export.data.encoded import Part
 from export.errors import ExportError
 from export.graph.runtime import run_graph
-from export.stages.records import Graphs
-from export.stages.work import Work
+from export.stages.records import GraphFile, Graphs
+from export.stages.work import Say, Work
 from service.bundle.schema import Schema
 
 DENSE, PRUNED, INT8 = "float32", "pruned", "int8"
 VARIANTS = (DENSE, PRUNED, INT8)
 CHUNK_ROWS = 131_072
+# Rows of the validation part that a new graph is checked on, for its logits and for batch invariance.
+CHECKED_ROWS, INVARIANCE_ROWS = 4096, 1024
 
 Renumberings = Mapping[str, NDArray[np.int32]]
 
@@ -36,7 +38,7 @@ def graph_name(variant: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Variant:
-    """A graph and the way from the log's ids to its own."""
+    """A graph, and the renumbering from the log's ids to its own."""
 
     name: str
     graph: bytes
@@ -52,10 +54,10 @@ class Variant:
         return renumber(log_ids, self.schema, self.renumberings)
 
     def score(self, part: Part) -> NDArray[np.float32]:
-        """Logits [n] of all rows of a part, read piece by piece."""
+        """Logits [n] of all rows of a part, read in chunks."""
         starts = range(0, len(part), CHUNK_ROWS)
-        pieces = (part.ids[start : start + CHUNK_ROWS] for start in starts)
-        logits = [run_graph(self.graph, self.ids(ids)) for ids in pieces]
+        chunks = (part.ids[start : start + CHUNK_ROWS] for start in starts)
+        logits = [run_graph(self.graph, self.ids(ids)) for ids in chunks]
         return np.concatenate(logits) if logits else np.empty(0, np.float32)
 
 
@@ -68,10 +70,17 @@ def renumber(ids: NDArray[np.int32], schema: Schema, renumberings: Renumberings)
     return result
 
 
-def read_variants(work: Work, schema: Schema) -> dict[str, Variant]:
-    """The graphs that the work folder holds, in the order dense, pruned, INT8.
+def write_graph(work: Work, variant: Variant, difference: float, say: Say) -> GraphFile:
+    """Writes a variant's graph; `difference` is its largest |logit| difference from what it was made of."""
+    work.write(graph_name(variant.name), variant.graph)
+    say(f"wrote {graph_name(variant.name)}: {len(variant.graph):,} bytes, logits within {difference:.2g}")
+    return GraphFile(size=len(variant.graph), sha256=variant.sha256, max_abs_logit=difference)
 
-    Raises ExportError for a graph that is not there, or not the one that its stage wrote.
+
+def read_variants(work: Work, schema: Schema) -> dict[str, Variant]:
+    """The graphs in the work folder, in the order dense, pruned, INT8.
+
+    Raises ExportError for a graph that is missing, or differs from the one that its stage wrote.
     """
     renumberings = read_renumberings(work, schema)
     found = {}
@@ -94,7 +103,7 @@ def _check_graph(work: Work, variant: Variant) -> None:
 
 
 def read_renumberings(work: Work, schema: Schema) -> Renumberings:
-    """What compaction did to the ids, by field; empty where nothing was pruned."""
+    """The compacted model's id for each id of the log, by field; empty where nothing was pruned."""
     if not work.has("renumberings.npz"):
         return {}
     path = work.path("renumberings.npz")
@@ -108,7 +117,7 @@ def read_renumberings(work: Work, schema: Schema) -> Renumberings:
 
 
 def write_renumberings(work: Work, schema: Schema, renumberings: Renumberings) -> None:
-    """Keeps them by the field's position, since a name may be none that a file can hold."""
+    """Keys are positions of fields, since a field's name may not be a valid file name in the archive."""
     positions = {field.name: str(position) for position, field in enumerate(schema.fields)}
-    with work.writing("renumberings.npz") as partial, partial.open("wb") as file:
+    with work.writing("renumberings.npz") as incoming, incoming.open("wb") as file:
         np.savez(file, **{positions[name]: ids for name, ids in renumberings.items()})  # type: ignore[arg-type]

@@ -1,12 +1,9 @@
-"""The work folder: what each stage of an export made, and a small JSON of how. It knows no stage's inside."""
+"""The work folder: what each stage of an export made, and a record of how. It knows no stage's inside."""
 
 from __future__ import annotations
 
-import fcntl
-import os
-import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -14,9 +11,11 @@ from typing import TypeVar
 import msgspec
 
 from export.errors import ExportError
+from service.bundle.folders import discard, locked, replacing
+from service.bundle.json_files import encode_json
 
 Record = TypeVar("Record", bound=msgspec.Struct)
-Say = Callable[[str], None]  # where a stage's lines for a person go
+Say = Callable[[str], None]  # takes the lines that a stage tells the user
 
 MARKER = ".bidlight-work"
 # In order: what a stage makes is stale as soon as a stage before it runs again. `prune` may be left out.
@@ -33,44 +32,38 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Work:
-    """A folder with the outputs of the stages, each written beside its place and then renamed into it."""
+    """A folder with the outputs of the stages, each of them whole."""
 
     folder: Path
 
     @contextmanager
     def held(self, *, new: bool = False) -> Iterator[Work]:
-        """Keeps other processes' stages out of the folder; with `new` it is made where there is none."""
+        """Keeps other processes' stages out of the folder; `new` makes a folder that is missing."""
         if new:
             self.claim()
         elif not self.folder.is_dir():
             yield self  # the stage says which one comes first
             return
-        descriptor = os.open(self.folder, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            raise ExportError(
-                f"'work' must be one that no other export is using (got {self.folder}); "
-                "wait for that one, or name another with --work"
-            ) from None
-        try:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked(self.folder, wait=False))
+            except BlockingIOError:
+                raise ExportError(
+                    f"'work' must be a folder that no other export is using (got {self.folder}); "
+                    "wait for that one, or name another with --work"
+                ) from None
             yield self
-        finally:
-            os.close(descriptor)
 
     def start(self, stage: str) -> None:
-        """Removes what this stage and those after it made before, so that nothing stale can be read."""
+        """Removes what this stage and later ones made before, so that no stage reads stale output."""
         self.claim()
         stages = list(OUTPUTS)
         for later in stages[stages.index(stage) :]:
             for name in (*OUTPUTS[later], f"{later}.json"):
-                _remove(self.folder / name)
-        for leftover in self.folder.glob("*.partial"):
-            _remove(leftover)
+                discard(self.folder / name)
 
     def claim(self) -> None:
-        """Makes the folder and marks it as ours; another's is refused, since outputs are removed in it."""
+        """Makes the folder and marks it. Raises ExportError for a foreign folder: stages remove files."""
         if self.folder.exists() and not self.folder.is_dir():
             raise ExportError(
                 f"'work' must be a folder (got the file {self.folder}); name another with --work"
@@ -85,7 +78,7 @@ class Work:
         marker.touch()
 
     def path(self, name: str) -> Path:
-        """Where an output lies; raises ExportError naming the stage that makes it when it is not there."""
+        """Where an output lies. Raises ExportError, naming the stage that makes it, if it is missing."""
         path = self.folder / name
         if not path.exists():
             stage = next(stage for stage, names in OUTPUTS.items() if name in (*names, f"{stage}.json"))
@@ -100,24 +93,17 @@ class Work:
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
-        """A path to write a file or folder to; it takes its name when the block ends without an exception."""
-        partial = self.folder / f"{name}.partial"
-        _remove(partial)
-        try:
-            yield partial
-            partial.replace(self.folder / name)
-        finally:
-            _remove(partial)
+        """A path to write an output to; it takes its name when the block ends without an exception."""
+        with replacing(self.folder / name) as incoming:
+            yield incoming
 
     def write(self, name: str, content: bytes) -> None:
-        with self.writing(name) as partial, partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        with self.writing(name) as incoming:
+            incoming.write_bytes(content)
 
     def record(self, stage: str, record: msgspec.Struct) -> None:
-        """Writes what the stage did, last of all: a stage with a record is a stage that ended."""
-        self.write(f"{stage}.json", msgspec.json.format(msgspec.json.encode(record), indent=2))
+        """Writes what the stage did, last of all: a stage with a record has ended."""
+        self.write(f"{stage}.json", encode_json(record))
 
     def read_record(self, stage: str, kind: type[Record]) -> Record:
         path = self.path(f"{stage}.json")
@@ -127,10 +113,3 @@ class Work:
             raise ExportError(
                 f"'{path}' must be the record of the stage {stage} (got: {error}); run that stage again"
             ) from None
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -41,9 +41,9 @@ def model_fields(schema: Schema, embedding: EmbeddingChoice | None = None) -> tu
 def _stored(choice: EmbeddingChoice, field: Field) -> Field:
     """The field with the chosen storage and pooling of its embeddings."""
     field = replace(field, pooling=choice.pooling)
-    if choice.storage == "full" or field.cardinality < choice.least_ids:
+    if choice.embedding == "full" or field.cardinality < choice.least_ids:
         return field
-    return replace(field, storage=choice.storage, collisions=choice.collisions)
+    return replace(field, storage=choice.embedding, collisions=choice.collisions)
 
 
 def described_embeddings(model: nn.Module) -> dict[str, Any]:

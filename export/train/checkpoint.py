@@ -6,9 +6,7 @@ fields, weights.
 
 from __future__ import annotations
 
-import os
 import pickle
-import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -21,6 +19,7 @@ from torch import nn
 from export.errors import ExportError
 from export.train.build import build_from_fields, model_fields
 from models.fields import Field, fields_of
+from service.bundle.folders import replacing
 from service.bundle.schema import Schema
 
 CHECKPOINT_VERSION = 2
@@ -41,7 +40,7 @@ class Loaded(NamedTuple):
 def save_checkpoint(
     path: Path, model: nn.Module, model_name: str, hyperparameters: Mapping[str, Any]
 ) -> None:
-    """Writes a model beside `path`, then renames it, so `path` is complete at any time."""
+    """Write a model to `path`; a checkpoint that is there stays until the new one is whole."""
     content = {
         "version": CHECKPOINT_VERSION,
         "model": model_name,
@@ -49,18 +48,8 @@ def save_checkpoint(
         "fields": [_plain(asdict(field)) for field in fields_of(model)],
         "weights": {name: value.detach().cpu().clone() for name, value in model.state_dict().items()},
     }
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with replacing(Path(path)) as incoming, incoming.open("wb") as file:
+        torch.save(content, file)
 
 
 def load_checkpoint(path: Path, schema: Schema | None = None) -> Loaded:

@@ -1,12 +1,20 @@
-"""Every knob of the training loop, with its default, unit and limits. It knows nothing of torch."""
+"""Every knob of the training loop, with its default, unit, limits and users. It knows nothing of torch."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
-from export.errors import ExportError
+from export.knobs import (
+    AT_LEAST_ONE,
+    INNER_SHARE,
+    NOT_NEGATIVE,
+    POSITIVE,
+    POSITIVE_SHARE,
+    UsedBy,
+    check,
+    knob,
+)
 
 Loss = Literal["bce", "weighted-bce", "focal", "calibration-aware"]
 Schedule = Literal["warmup-decay", "exponential-decay", "constant"]
@@ -14,94 +22,135 @@ Optimizer = Literal["adam", "ftrl"]
 EmbeddingOptimizer = Literal["adam", "ftrl", "group-lasso-ftrl"]
 Metric = Literal["logloss", "auc"]
 
-CHOICES = {
-    "loss": get_args(Loss),
-    "schedule": get_args(Schedule),
-    "optimizer": get_args(Optimizer),
-    "embedding_optimizer": get_args(EmbeddingOptimizer),
-    "metric": get_args(Metric),
-}
+# Defaults are DeepLight's (section 5.1.4), for logs of millions of rows. A log is small when its training
+# part holds fewer than STEPS_AN_EPOCH such batches: it gets smaller ones, and Adam's step size goes with the
+# root of the batch size (Malladi et al., 2022).
+PAPERS_BATCH, PAPERS_LEARNING_RATE = 2048, 1e-3
+SMALLEST_BATCH, STEPS_AN_EPOCH = 64, 200
+LONGEST_WARMUP = 100
+# The penalty weighs on an id by its share of the rows, so a longer log wants a smaller one; measured in
+# docs/decisions/training-defaults.md.
+EMBEDDING_L2_ROWS, LARGEST_EMBEDDING_L2 = 200, 1e-3
+
+_ADAM = UsedBy(("optimizer", "embedding_optimizer"), ("adam",))
+_FTRL = UsedBy(("optimizer", "embedding_optimizer"), ("ftrl", "group-lasso-ftrl"))
+_DECAY = UsedBy(("schedule",), ("warmup-decay", "exponential-decay"))
+_WEIGHTED_BCE = UsedBy(("loss",), ("weighted-bce",))
+_FOCAL = UsedBy(("loss",), ("focal",))
+_CALIBRATION_AWARE = UsedBy(("loss",), ("calibration-aware",))
+_WARMUP = UsedBy(("schedule",), ("warmup-decay",))
+_ADAM_OF_LAYERS = UsedBy(("optimizer",), ("adam",))
+_ADAM_OF_EMBEDDINGS = UsedBy(("embedding_optimizer",), ("adam",))
+_GROUP_LASSO = UsedBy(("embedding_optimizer",), ("group-lasso-ftrl",))
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to train; defaults are DeepLight's (section 5.1.4) where the paper gives one.
+    """How to train. A knob without a meaning is set by code alone."""
 
-    batch_size      rows of a step, of all processes together
-    learning_rate   of Adam at the end of the warm-up; FTRL has `ftrl_alpha`, and no schedule
-    schedule        which of the next three it follows: all, the decay from the first step on, or none
-    warmup_steps    steps over which it grows linearly; 0 for none
-    decay_rate      what it is multiplied by every decay_steps steps after the warm-up; 1 for none
-    l2              weight of the L2 penalty (l2 / 2) |w|^2 on what Adam trains, but the embeddings
-    embedding_l2    the same on embeddings that Adam trains (RowAdam says how). Not the paper's 3e-7, with
-                    which rare ids overfit in the second epoch; `choices` fits it to the length of the log
-    optimizer, embedding_optimizer   of the layers, and of the embedding tables
-    ftrl_alpha, ftrl_beta, ftrl_l1, ftrl_l2, group_lasso   see Ftrl, in units of single rows
-    loss            see export.train.losses; the next four are its parameters
-    click_weight    what a click counts in weighted-bce, a non-click counting 1
-    calibration_weight   lambda of calibration-aware
-    negative_rate   share of the training part's non-clicks that an epoch draws, others each time
-    evaluations_per_epoch   looks at the validation part in an epoch: rare ids can overfit within one
-    patience        looks in a row without a better `metric` that end the training; None for never
-    best_from_step  weights of earlier steps cannot be the best (pruning: they are not sparse yet)
-    threads         intra-op threads of torch; None leaves them as they are
-    """
-
-    epochs: int = 10
-    batch_size: int = 2048
-    learning_rate: float = 1e-3
-    schedule: Schedule = "warmup-decay"
-    warmup_steps: int = 100
-    decay_rate: float = 0.9
-    decay_steps: int = 1000
-    l2: float = 3e-7
-    embedding_l2: float = 1e-4
-    optimizer: Optimizer = "adam"
-    embedding_optimizer: EmbeddingOptimizer = "adam"
-    ftrl_alpha: float = 0.1
-    ftrl_beta: float = 1.0
-    ftrl_l1: float = 0.0
-    ftrl_l2: float = 1.0
-    group_lasso: float = 1.0
-    loss: Loss = "bce"
-    click_weight: float = 2.0
-    focal_gamma: float = 2.0
-    focal_alpha: float = 0.25
-    calibration_weight: float = 1.0
-    negative_rate: float = 1.0
-    evaluations_per_epoch: int = 4
-    patience: int | None = 6
-    metric: Metric = "logloss"
-    best_from_step: int = 0
-    seed: int = 0
-    device: str = "cpu"
-    threads: int | None = None
+    loss: Loss = knob("bce", "what training minimises; calibration undoes what it does to the odds")
+    click_weight: float = knob(
+        2.0, "what a click counts, a non-click counting 1", POSITIVE, used_by=_WEIGHTED_BCE
+    )
+    focal_gamma: float = knob(2.0, "its exponent", NOT_NEGATIVE, used_by=_FOCAL)
+    focal_alpha: float = knob(
+        0.25, "weight of clicks, 1 minus it of non-clicks", INNER_SHARE, "X", used_by=_FOCAL
+    )
+    calibration_weight: float = knob(
+        1.0,
+        "weight of (mean prediction - mean label)^2 of a batch",
+        NOT_NEGATIVE,
+        used_by=_CALIBRATION_AWARE,
+    )
+    negative_rate: float = knob(
+        1.0,
+        "share of the training part's non-clicks that each epoch draws, others each time; calibration undoes "
+        "that too",
+        POSITIVE_SHARE,
+    )
+    epochs: int = knob(10, "passes over the training part, at most", AT_LEAST_ONE)
+    # Several, because rare ids can overfit within an epoch.
+    evaluations_per_epoch: int = knob(4, "evaluations on the validation part in an epoch", AT_LEAST_ONE)
+    patience: int | None = knob(  # None: never
+        6, "evaluations in a row without a gain that end the training", AT_LEAST_ONE
+    )
+    batch_size: int = knob(
+        PAPERS_BATCH,
+        "rows a step, of all processes together",
+        AT_LEAST_ONE,
+        "ROWS",
+        otherwise=f"{PAPERS_BATCH}; on a log of less than {PAPERS_BATCH * STEPS_AN_EPOCH:,} training rows, "
+        f"what gives {STEPS_AN_EPOCH} steps an epoch",
+    )
+    learning_rate: float = knob(
+        PAPERS_LEARNING_RATE,
+        "step size after the warm-up",
+        POSITIVE,
+        otherwise=f"{PAPERS_LEARNING_RATE} at {PAPERS_BATCH} rows a step, else by the root of the rows",
+        used_by=_ADAM,
+    )
+    schedule: Schedule = knob(
+        "warmup-decay", "how Adam's step size goes: up then down, down from the start, or always the same"
+    )
+    warmup_steps: int = knob(
+        LONGEST_WARMUP,
+        "steps over which the step size grows linearly to that",
+        NOT_NEGATIVE,
+        "STEPS",
+        otherwise=f"{LONGEST_WARMUP}, or half an epoch if that is less",
+        used_by=_WARMUP,
+    )
+    decay_rate: float = knob(
+        0.9,
+        "what the step size is multiplied by every --decay-steps after the warm-up",
+        POSITIVE_SHARE,
+        "X",
+        used_by=_DECAY,
+    )
+    decay_steps: int = knob(
+        1000, "steps from one --decay-rate to the next", AT_LEAST_ONE, "STEPS", used_by=_DECAY
+    )
+    l2: float = knob(
+        3e-7, "weight of the L2 penalty (l2 / 2) |w|^2 on layers", NOT_NEGATIVE, used_by=_ADAM_OF_LAYERS
+    )
+    # Not the paper's 3e-7, with which rare ids overfit in the second epoch.
+    embedding_l2: float = knob(
+        1e-4,
+        "weight of the L2 penalty on embeddings",
+        NOT_NEGATIVE,
+        otherwise=f"{EMBEDDING_L2_ROWS} / training rows, at most {LARGEST_EMBEDDING_L2}",
+        used_by=_ADAM_OF_EMBEDDINGS,
+    )
+    optimizer: Optimizer = knob("adam", "of the layers")
+    embedding_optimizer: EmbeddingOptimizer = knob("adam", "of the embeddings")
+    # The next five are in units of single rows, see Ftrl.
+    ftrl_alpha: float = knob(0.1, "step size, which follows no schedule", POSITIVE, used_by=_FTRL)
+    ftrl_beta: float = knob(1.0, "what damps the first steps of a weight", POSITIVE, used_by=_FTRL)
+    ftrl_l1: float = knob(0.0, "makes single weights zero", NOT_NEGATIVE, used_by=_FTRL)
+    ftrl_l2: float = knob(1.0, "makes weights small", NOT_NEGATIVE, used_by=_FTRL)
+    group_lasso: float = knob(1.0, "makes whole embeddings zero", NOT_NEGATIVE, used_by=_GROUP_LASSO)
+    seed: int = knob(0, "of initial weights, dropout and row order", NOT_NEGATIVE)
+    threads: int | None = knob(None, "CPU threads of torch", AT_LEAST_ONE, otherwise="one a core")
+    device: str = knob("cpu", "where torch trains: cpu, cuda or cuda:1", unit="NAME")
+    metric: Metric = "logloss"  # of the validation part, by which `patience` and the best weights are judged
+    # Weights of earlier steps cannot be the best; in pruning they are not sparse yet.
+    best_from_step: int = knob(0, None, NOT_NEGATIVE)
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "decay_steps", "evaluations_per_epoch"):
-            self._check(name, "at least 1", getattr(self, name) >= 1)
-        for name in ("warmup_steps", "l2", "embedding_l2", "best_from_step", "seed", "ftrl_l1"):
-            self._check_range(name)
-        for name in ("ftrl_l2", "group_lasso", "focal_gamma", "calibration_weight"):
-            self._check_range(name)
-        for name in ("learning_rate", "ftrl_alpha", "ftrl_beta", "click_weight"):
-            self._check(name, "above 0", 0 < getattr(self, name) < math.inf)
-        for name in ("decay_rate", "negative_rate"):
-            self._check(name, "above 0 and at most 1", 0 < getattr(self, name) <= 1)
-        self._check("focal_alpha", "above 0 and below 1", 0 < self.focal_alpha < 1)
-        self._check("patience", "at least 1, or None", self.patience is None or self.patience >= 1)
-        self._check("threads", "at least 1, or None", self.threads is None or self.threads >= 1)
-        for name, choices in CHOICES.items():
-            self._check(name, f"one of {', '.join(choices)}", getattr(self, name) in choices)
-
-    def _check_range(self, name: str) -> None:
-        self._check(name, "0 or more", 0 <= getattr(self, name) < math.inf)
-
-    def _check(self, name: str, expected: str, holds: bool) -> None:
-        if not holds:
-            raise ExportError(f"'{name}' must be {expected} (got {getattr(self, name)!r}); see TrainConfig")
+        check(self)
 
 
 def rows_an_epoch(rows: int, clicks: int, negative_rate: float) -> int:
-    """How many rows of a training part with so many, and so many clicks, an epoch goes through."""
+    """How many rows an epoch goes through, of a training part with this many rows and clicks."""
     return clicks + round(negative_rate * (rows - clicks))
+
+
+def fitting_embedding_l2(rows: int) -> float:
+    """The weight of the L2 penalty on embeddings for a training part of this many rows."""
+    return min(LARGEST_EMBEDDING_L2, EMBEDDING_L2_ROWS / rows)
+
+
+def fitting_batch(rows: int) -> int:
+    """Rows a step: the paper's 2048, or for a small log the power of two that gives 200 steps an epoch."""
+    largest = max(SMALLEST_BATCH, min(PAPERS_BATCH, rows // STEPS_AN_EPOCH))
+    return 1 << (largest.bit_length() - 1)

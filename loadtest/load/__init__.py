@@ -1,1 +1,1 @@
-"""How load is made: closed and open loops, Locust, and the processes under test."""
+"""How load is made: a closed loop with wrk, an open loop of arrivals, and histograms of latency."""

@@ -1,7 +1,7 @@
-"""Latencies -> percentiles, their table and the SLOs they miss; it knows neither HTTP nor Locust.
+"""Latencies -> percentiles, a table and missed SLOs; it knows neither HTTP nor Locust.
 
-Locust's own statistics round to whole milliseconds, several times what an answer takes here. Standard
-library only.
+Locust's own statistics round to whole milliseconds, several times the latency of an answer here. Standard
+library only, so that it runs in Locust's own image.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+from loadtest.text_table import aligned
 
 PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
 ALL = "all"
@@ -20,9 +22,9 @@ _SMALLEST_MS = 0.001
 
 @dataclass
 class Latencies:
-    """A histogram of latencies in milliseconds; errors are counted apart: a quick refusal would flatter.
+    """A histogram of latencies in milliseconds; errors count apart, since quick refusals would improve it.
 
-    Counts, not samples: memory stays bounded over hours, and histograms of several processes add up.
+    It keeps counts and no samples: memory stays bounded over hours, and histograms of processes add up.
     """
 
     buckets: Counter[int] = field(default_factory=Counter)
@@ -60,7 +62,7 @@ class Latencies:
 
 @dataclass(frozen=True)
 class Slo:
-    """What a run must keep: p99 in milliseconds of each size of request, share of errors, rate; None: any."""
+    """Limits: p99 in ms of each size of request, share of errors, answers a second; None is no limit."""
 
     p99_ms: float | None = None
     error_rate: float | None = None
@@ -71,7 +73,7 @@ class Slo:
         return self != Slo()
 
     def missed(self, by_size: Mapping[str, Latencies], seconds: float) -> list[str]:
-        """A line for each thing that was missed."""
+        """A line for each limit that was missed."""
         total = together(by_size)
         if total.answered == 0:
             return [f"no request was answered ({total.errors} failed)"]
@@ -120,8 +122,7 @@ def summary(by_size: Mapping[str, Latencies], seconds: float) -> dict[str, dict[
 def format_summary(figures: Mapping[str, Mapping[str, float | None]]) -> str:
     """The same as a table: a line a size of request and one for all, a column a figure."""
     columns = list(next(iter(figures.values())))
-    lines = [" " * 16 + "".join(f"{column.replace('_', ' '):>12}" for column in columns)]
+    rows = [["", *(column.replace("_", " ") for column in columns)]]
     for name, row in figures.items():
-        cells = ("-" if value is None else str(value) for value in row.values())
-        lines.append(f"{name:<16}" + "".join(f"{cell:>12}" for cell in cells))
-    return "\n".join(lines)
+        rows.append([name, *("-" if value is None else str(value) for value in row.values())])
+    return aligned(rows, left={0})

@@ -1,14 +1,13 @@
-"""Bid requests at a fixed rate, Poisson arrivals -> latencies counted from when each was due.
+"""Sends bid requests at a fixed rate with Poisson arrivals, and counts latency from when each was due.
 
 An open loop: a request is sent when it is due, whether others were answered or not, as an exchange does. Its
-latency starts at that moment, not when a connection was free or this client came to it, so a stall of the
-server counts for every request that fell into it (no coordinated omission).
+latency starts at that moment, not when a connection was free or this client got to it, so a stall of the
+server counts for every request due in it (no coordinated omission).
 
-What it can drive: one thread of plain sockets and epoll, which takes 20 to 35 us a small request, so 30,000 a
-second and more on a core of its own, and fewer large ones. It watches itself: `lag` is how late it came to a
-request that was due, `busy` the share of time in which it had something to do. A run whose lag is a part of
-the latency that counts, or that kept it always busy, is marked as limited by the client. It knows no server's
-inside.
+The client is one thread with plain sockets and epoll. Its ceiling is its own time a request, tens of
+microseconds for a small one. It measures itself: `lag` is how late it sent a request that was due, `busy` the
+share of time in which it had work. A run is marked as limited by the client if lag is a considerable part of
+the latency or the client had no idle time.
 """
 
 from __future__ import annotations
@@ -28,18 +27,17 @@ from pathlib import Path
 from time import perf_counter
 from urllib.parse import urlsplit
 
-SECONDS_TO_DRAIN = 2.0
-# A lag is unimportant below either.
+# A lag below either of these does not matter.
 UNIMPORTANT_MS, UNIMPORTANT_SHARE = 0.1, 0.1
 MOST_BUSY = 0.95
-# Sleeping ends late by about this much, so that the end of each wait is spun.
+# A sleep ends late by about this much, so the end of each wait is a busy loop.
 _SPUN_SECONDS = 0.0001
 _RECEIVE = 1 << 18
 
 
 @dataclass(frozen=True)
 class OpenPoint:
-    """What came of one rate. Requests never answered count in the percentiles with the age they reached."""
+    """The result of one rate. A request never answered counts in the percentiles with the age it reached."""
 
     asked_a_second: float
     answered_a_second: float
@@ -53,13 +51,13 @@ class OpenPoint:
 
     @property
     def limited_by_client(self) -> bool:
-        """Whether the client was so late that the p99 is partly its own, or had no time to spare."""
+        """Whether the client was so late that the p99 is partly its own, or had no idle time."""
         late = self.lag_p99_ms > max(UNIMPORTANT_MS, UNIMPORTANT_SHARE * self.p99_ms)
         return late or self.busy > MOST_BUSY
 
 
 def arrivals(rate: float, seconds: float, seed: int = 0) -> list[float]:
-    """Seconds from the start at which requests are due: the gaps are exponential, of mean 1/rate."""
+    """Seconds from the start at which requests are due; the gaps are exponential with mean 1/rate."""
     draw, due, now = random.Random(seed), [], 0.0
     while (now := now + draw.expovariate(rate)) < seconds:
         due.append(now)
@@ -67,7 +65,7 @@ def arrivals(rate: float, seconds: float, seed: int = 0) -> list[float]:
 
 
 def percentile(ordered: Sequence[float], percent: float) -> float:
-    """The value that `percent` of the values do not exceed; nan of none."""
+    """The value that `percent` of the values do not exceed; nan without values."""
     if not ordered:
         return math.nan
     return ordered[max(1, math.ceil(len(ordered) * percent / 100.0)) - 1]
@@ -75,7 +73,7 @@ def percentile(ordered: Sequence[float], percent: float) -> float:
 
 @dataclass(eq=False)
 class _Connection:
-    """A connection with at most one request under way, which was due at `due`."""
+    """A connection with at most one request under way, due at `due`."""
 
     socket: socket.socket
     due: float = 0.0
@@ -85,11 +83,12 @@ class _Connection:
 
 @dataclass
 class _Run:
-    """The requests of one run and what became of them; times of the same clock."""
+    """The requests of one run and their results; all times are of `perf_counter`."""
 
     address: tuple[str, int]
     requests: Sequence[bytes]
     due: Sequence[float]
+    drain_seconds: float
     latencies: list[float] = field(default_factory=list)
     lags: list[float] = field(default_factory=list)
     errors: int = 0
@@ -113,8 +112,8 @@ class _Run:
         self.free.append(connection)
 
     def drive(self) -> None:
-        """Send all, then wait a little for the answers that are still missing."""
-        began, end = perf_counter(), self.due[-1] + SECONDS_TO_DRAIN
+        """Send all requests, then wait up to `drain_seconds` for missing answers."""
+        began, end = perf_counter(), self.due[-1] + self.drain_seconds
         while self.next < len(self.due) or len(self.free) < len(self.connections) or self.waiting:
             now = perf_counter()
             if now >= end:
@@ -135,7 +134,7 @@ class _Run:
         self.busy = 1.0 - self.idle / (perf_counter() - began)
 
     def send_due(self, now: float) -> float:
-        """Send what is due; the time when that is done."""
+        """Send the requests that are due; the time afterwards."""
         while self.next < len(self.due) and self.due[self.next] <= now:
             due = self.due[self.next]
             self.lags.append(now - due)
@@ -186,7 +185,7 @@ class _Run:
             self.free.append(connection)
 
     def lose(self, connection: _Connection) -> None:
-        """The server closed it: what was under way is an error, and another connection takes its place."""
+        """The server closed it: a request under way is an error, and a new connection takes its place."""
         busy = connection not in self.free
         self.errors += busy
         if not busy:
@@ -204,7 +203,7 @@ class _Run:
 
 
 def answer_length(received: bytes) -> int:
-    """The bytes of the whole answer, 0 while its head is not complete. Raises ValueError without a length."""
+    """Bytes of the whole answer, 0 until its head is complete. Raises ValueError without Content-Length."""
     end = received.find(b"\r\n\r\n")
     if end < 0:
         return 0
@@ -225,15 +224,16 @@ def measure(
     path: str = "/predict",
     headers: Sequence[str] = (),
     seed: int = 0,
+    drain_seconds: float = 2.0,
 ) -> OpenPoint:
-    """One run. Raises OSError if nothing can be connected, ValueError for answers that it cannot read."""
+    """One run. Raises OSError if it cannot connect, ValueError for answers that it cannot read."""
     parts = urlsplit(url)
     head = [f"POST {path} HTTP/1.1", f"Host: {parts.netloc}", "Content-Type: application/json", *headers]
     requests = [
         "\r\n".join([*head, f"Content-Length: {len(body)}", "", ""]).encode() + body for body in bodies
     ]
     planned = arrivals(rate, seconds, seed) or [0.0]
-    run = _Run((parts.hostname or "", parts.port or 80), requests, [])
+    run = _Run((parts.hostname or "", parts.port or 80), requests, [], drain_seconds)
     try:
         for _ in range(connections):
             run.connect()

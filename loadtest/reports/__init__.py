@@ -1,1 +1,1 @@
-"""The load tests one runs, each with its table and a line of JSON."""
+"""The load tests as commands: each prints tables for people, then one line of JSON for machines."""

@@ -1,9 +1,8 @@
-"""`make bench`: a bundle behind Bidlight and behind a naive service, measured by Locust and wrk over HTTP.
+"""`make bench`: measures a bundle served by Bidlight and by a naive service, with Locust and wrk over HTTP.
 
-Locust sends a mix of sizes to Bidlight as an ad server would, and checks every answer (in Python: its own
-time is in its latencies). wrk then asks both services as fast as they answer, each held on one core and wrk
-on another. Before that, both must give the same answers. Tables for people, then one line of JSON for
-machines.
+Both services must first give the same answers. Locust then sends Bidlight a mix of sizes as an ad server
+would, and checks every answer (in Python, so its own time is in its latencies). wrk sends to both services as
+fast as they answer; they run on one core and wrk on another. Prints tables, then one line of JSON.
 """
 
 from __future__ import annotations
@@ -13,20 +12,22 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from loadtest.load import closed_loop
-from loadtest.load.closed_loop import Case, MeasurementError
-from loadtest.load.counts import at_least_one, counts
+from loadtest.load.closed_loop import Case, Key, MeasurementError, Point
 from loadtest.load.latency import format_summary
-from loadtest.load.machine import cores, describe_machine, tell_machine
-from loadtest.load.server_process import REPOSITORY, Server, ServerError, running
+from loadtest.processes.machine import describe_machine, missing_tools, pinned
+from loadtest.processes.server import REPOSITORY, Server, ServerError, running
+from loadtest.reports.command import Command, counts, failed, print_machine
+from loadtest.reports.pairs import ratios, table
 from loadtest.traffic.answers import WrongAnswer, ask, compare
 from loadtest.traffic.bid_requests import BidRequestMaker, SampleError, parse_sizes, read_samples
+from loadtest.traffic.body_files import write_bodies
 
 OURS, NAIVE = "bidlight", "naive"
 
@@ -38,6 +39,7 @@ class Plan:
     bundle: Path
     seconds: int
     repetitions: int
+    warm_up: int
     users: int
     sizes: str
     candidates: tuple[int, ...]
@@ -49,7 +51,7 @@ class Plan:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; the exit code."""
     plan = _parse(arguments)
-    busy = tell_machine()
+    busy = print_machine()
     try:
         maker = BidRequestMaker(read_samples(plan.bundle))
         with _both(plan) as servers:
@@ -58,15 +60,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             locust = run_locust(plan, servers[OURS].url)
             points = run_wrk(plan, servers, maker)
     except (SampleError, ServerError, MeasurementError, WrongAnswer) as error:
-        print(f"bench: error: {error}", file=sys.stderr)
-        return 1
+        return failed("bench", error)
     print(json.dumps(report(plan, busy, compared["bundle"], locust, points)))
     return 0
 
 
 @contextmanager
 def _both(plan: Plan) -> Iterator[dict[str, Server]]:
-    """Bidlight and the naive service, ready, on the same core: the one that is not asked takes no time."""
+    """Bidlight and the naive service, ready, on the same core: the idle one takes no time."""
     bundle = str(plan.bundle.resolve())
     with (
         running(
@@ -91,9 +92,8 @@ def run_locust(plan: Plan, url: str) -> dict[str, Any]:
     """Locust headless in a process of its own; prints the latency table and returns its figures."""
     with tempfile.TemporaryDirectory() as folder:
         figures = Path(folder) / "report.json"
-        pinned = not closed_loop.missing(["taskset"])
-        command = ["taskset", "--cpu-list", str(plan.client_core)] if pinned else []
-        command += [sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", "--headless"]
+        command = [*pinned(plan.client_core), sys.executable, "-m", "locust"]
+        command += ["-f", "loadtest/locustfile.py", "--headless"]
         command += [f"--host={url}", f"--users={plan.users}", f"--spawn-rate={plan.users}"]
         command += [f"--run-time={plan.seconds}s", f"--sizes={plan.sizes}", f"--report-json={figures}"]
         command += [f"--bundle={plan.bundle.resolve()}", "--slo-error-rate=0"]
@@ -107,24 +107,22 @@ def run_locust(plan: Plan, url: str) -> dict[str, Any]:
     return found
 
 
-def run_wrk(
-    plan: Plan, servers: dict[str, Server], maker: BidRequestMaker
-) -> dict[tuple[str, Case], closed_loop.Point]:
+def run_wrk(plan: Plan, servers: dict[str, Server], maker: BidRequestMaker) -> dict[Key, Point]:
     """wrk against both services; prints the table. Without wrk or taskset, says so and measures nothing."""
-    missing = closed_loop.missing(["wrk", "taskset"])
-    if missing:
-        print(f"\nno closed-loop figures: {' and '.join(missing)} not installed")
+    if lack := missing_tools():
+        print(f"\nno closed-loop figures: {lack}")
         return {}
     cases = [Case(size, connections) for size in plan.candidates for connections in plan.connections]
     seconds = max(1, round(plan.seconds / plan.repetitions))
     with tempfile.TemporaryDirectory() as folder:
-        bodies = closed_loop.write_bodies(maker, plan.candidates, Path(folder))
+        bodies = write_bodies(maker, plan.candidates, Path(folder))
         points, failures = closed_loop.measure(
             servers,
             cases,
             lambda _, case: bodies[case.candidates],
             seconds=seconds,
             repetitions=plan.repetitions,
+            warm_up_seconds=plan.warm_up,
             core=plan.client_core,
         )
     for (name, case), reason in failures.items():
@@ -136,7 +134,7 @@ def run_wrk(
             )
     cores = f"services on core {plan.server_core}, wrk on core {plan.client_core}"
     print(f"\nwrk, {cores}, medians of {plan.repetitions} x {seconds} s")
-    print(closed_loop.table(points))
+    print(table(points, OURS, NAIVE))
     return points
 
 
@@ -145,7 +143,7 @@ def report(
     busy: float,
     bundle: str,
     locust: dict[str, Any],
-    points: dict[tuple[str, Case], closed_loop.Point],
+    points: Mapping[Key, Point],
 ) -> dict[str, Any]:
     """All figures as one JSON value."""
     return {
@@ -162,7 +160,7 @@ def report(
         "over_naive": [
             {**asdict(case), **_rounded({"requests_a_second": rate, "cpu": cpu})}
             for case in dict.fromkeys(case for _, case in points)
-            for rate, cpu in [closed_loop.ratios(points, case, OURS, NAIVE)]
+            for rate, cpu in [ratios(points, case, OURS, NAIVE)]
         ],
     }
 
@@ -180,40 +178,19 @@ def _sizes(text: str) -> str:
 
 
 def _parse(arguments: Sequence[str] | None) -> Plan:
-    allowed = cores()
-    parser = argparse.ArgumentParser(
-        prog="python -m loadtest.reports.bench",
-        description=__doc__,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add = parser.add_argument
+    command = Command("loadtest.reports.bench", __doc__)
+    add = command.add_argument
     add("--bundle", type=Path, default="artifacts/demo", metavar="FOLDER", help="the bundle that both serve")
-    add(
-        "--seconds",
-        type=at_least_one,
-        default=10,
-        metavar="N",
-        help="seconds a point, all repetitions together",
-    )
-    add("--repetitions", type=at_least_one, default=3, metavar="N", help="repetitions a point, interleaved")
-    add("--users", type=at_least_one, default=8, metavar="N", help="Locust's users, a request under way each")
-    add(
-        "--sizes",
-        type=_sizes,
-        default="1:6,10:3,100:1",
-        metavar="COUNT:WEIGHT,...",
-        help="candidates a request of Locust",
-    )
+    command.number("--seconds", 10, "seconds a point, all repetitions together")
+    command.number("--repetitions", 3, "repetitions a point, interleaved")
+    command.warm_up()
+    command.number("--users", 8, "Locust's users, each with one request under way")
+    sizes = "candidates a request of Locust"
+    add("--sizes", type=_sizes, default="1:6,10:3,100:1", metavar="COUNT:WEIGHT,...", help=sizes)
     add("--candidates", type=counts, default="1,100", metavar="COUNT,...", help="candidates a request of wrk")
     add("--connections", type=counts, default="1,32", metavar="COUNT,...", help="connections of wrk")
-    add("--server-core", type=int, choices=allowed, default=allowed[0], help="core that holds the services")
-    add(
-        "--client-core", type=int, choices=allowed, default=allowed[-1], help="core that holds Locust and wrk"
-    )
-    options = parser.parse_args(arguments)
-    if options.server_core == options.client_core:
-        print(f"note: services and clients share core {options.server_core}", file=sys.stderr)
-    return Plan(**vars(options))
+    command.cores("the services", "Locust and wrk")
+    return Plan(**vars(command.parsed(arguments)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Points of `make catalogue` -> candidates a second, and what the catalogue gains and its refresh costs."""
+"""Points of `make catalogue` -> candidates a second, what the catalogue gains and what a refresh costs."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from loadtest.load.closed_loop import Case, Key, Point
-from loadtest.rivals.figures import aligned
+from loadtest.text_table import aligned, or_dash
 from loadtest.traffic.body_forms import Form
 
-# Where the features of candidates come from: the request, the catalogue, one that is refreshed meanwhile.
+# Where the features of candidates come from: the request, the catalogue, a catalogue under refresh.
 SENT, KNOWN, REFRESHED = "sent", "by id", "by id, refreshed"
-# What each is compared with in the same form, if that was asked in its turns.
+# What each is compared with in the same form, if both were measured in turns.
 AGAINST = {KNOWN: SENT, REFRESHED: KNOWN}
 HEADS = (
     *("candidates", "connections", "features", "form", "candidates/s", "p50 ms", "p99 ms", "cpu us each"),
@@ -22,7 +22,7 @@ HEADS = (
 
 @dataclass(frozen=True)
 class Way:
-    """A way of asking: where the features come from, and the form of the body."""
+    """A kind of request: where the features come from, and the form of the body."""
 
     ads: str
     form: Form
@@ -43,7 +43,7 @@ class Ratios:
 
 @dataclass(frozen=True)
 class Line:
-    """What a way did in a case: candidates a second, and the service's processor time a candidate in us."""
+    """A way in a case: candidates a second, and microseconds of the service's processor time a candidate."""
 
     way: Way
     case: Case
@@ -94,7 +94,7 @@ def table(ways: Sequence[Way], points: Mapping[Key, Point]) -> str:
                 f"{line.candidates_a_second:,.0f}",
                 f"{line.point.p50_ms:.2f}",
                 f"{line.point.p99_ms:.2f}",
-                _or_dash(line.cpu_us),
+                or_dash(line.cpu_us),
                 *(("", "", "", "") if ratios is None else _cells(ratios)),
             ]
         )
@@ -102,11 +102,7 @@ def table(ways: Sequence[Way], points: Mapping[Key, Point]) -> str:
 
 
 def _cells(ratios: Ratios) -> tuple[str, ...]:
-    return ratios.of, f"{ratios.candidates:.2f}", f"{ratios.p99:.2f}", _or_dash(ratios.cpu)
-
-
-def _or_dash(figure: float | None) -> str:
-    return "-" if figure is None else f"{figure:.2f}"
+    return ratios.of, f"{ratios.candidates:.2f}", f"{ratios.p99:.2f}", or_dash(ratios.cpu)
 
 
 def as_json(ways: Sequence[Way], points: Mapping[Key, Point]) -> list[dict[str, Any]]:

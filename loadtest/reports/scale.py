@@ -1,9 +1,9 @@
-"""`make scale`: what each worker more costs in memory and start, and what it brings in requests a second.
+"""`make scale`: measures what each additional worker costs in memory and start-up, and what it gains.
 
-The service is started with several numbers of workers, ready when it announces itself; the memory of each
-process is read when it is idle, and after wrk has asked. Then services of different numbers of workers are
-asked in turns. Where wrk and the workers must share the cores, no number of workers can double what is
-answered: the processor time of both says what the machine allows. Tables, then one line of JSON.
+The service is started with each number of workers until it announces itself; the memory of every process is
+read when idle and after a load by wrk. Then wrk measures services with different numbers of workers in turns.
+The ceiling: where wrk and the workers share the cores, twice the workers cannot answer twice the requests;
+the processor time of both says what the machine allows. Prints tables, then one line of JSON.
 """
 
 from __future__ import annotations
@@ -15,28 +15,31 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from loadtest.load import closed_loop, process_tree
+from loadtest.load import closed_loop
 from loadtest.load.closed_loop import MeasurementError
-from loadtest.load.counts import at_least_one, counts
-from loadtest.load.machine import busy_cores, cores, describe_machine
-from loadtest.load.process_tree import Memory
-from loadtest.load.server_process import Server, ServerError, running
+from loadtest.processes import tree
+from loadtest.processes.machine import describe_machine, missing_tools, usable_cores
+from loadtest.processes.server import Server, ServerError, running
+from loadtest.processes.tree import Memory
+from loadtest.reports.command import Command, counts, failed, print_machine
+from loadtest.text_table import aligned
 from loadtest.traffic.bid_requests import BidRequestMaker, SampleError, read_samples
+from loadtest.traffic.body_files import write_bodies, write_lines
 
 ANNOUNCEMENT = b"Bidlight serves on"
-BODIES = 20_000
+BODIES = 20_000  # many, so that memory copied on first use shows
 
 
 @dataclass(frozen=True)
 class Start:
-    """A service of so many workers: how long until it was ready, its processes then and after load, in MB.
+    """A service with some number of workers: seconds until ready, and its processes' memory, idle and loaded.
 
-    The first process is the supervisor, where there are several.
+    With several workers the first process is the supervisor.
     """
 
     workers: int
@@ -47,9 +50,9 @@ class Start:
 
 @dataclass(frozen=True)
 class Speed:
-    """What so many workers answer. `server_us` and `client_us` are processor time a request.
+    """The throughput of some number of workers. `server_us` and `client_us` are processor time a request.
 
-    `busiest` is the share of the workers' time that the busiest one took.
+    `busiest` is the share of the workers' processor time that the busiest one took.
     """
 
     workers: int
@@ -60,7 +63,7 @@ class Speed:
     busiest: float
 
     def allowed(self, core_count: int) -> float:
-        """The most requests a second that so many workers, and wrk's one thread, can reach on the cores."""
+        """The most requests a second that these workers and wrk's one thread can reach on the cores."""
         return 1e6 * min(
             self.workers / self.server_us,
             1.0 / self.client_us,
@@ -71,26 +74,20 @@ class Speed:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; the exit code."""
     options = _parse(arguments)
-    missing = closed_loop.missing(["wrk", "taskset"])
-    if missing:
-        print(f"scale: error: {' and '.join(missing)} must be installed", file=sys.stderr)
-        return 1
-    busy, core_count = busy_cores(), len(cores())
-    print(f"{describe_machine()}; {core_count} usable, {busy:.1f} were busy before")
+    if lack := missing_tools():
+        return failed("scale", lack)
+    busy, core_count = print_machine(), len(usable_cores())
     try:
         maker = BidRequestMaker(read_samples(options.bundle))
         with tempfile.TemporaryDirectory() as folder:
-            # Many, so that memory which is copied when it is first used shows.
-            many = Path(folder) / "many.jsonl"
-            many.write_bytes(b"".join(maker.make(1).body + b"\n" for _ in range(BODIES)))
+            many = write_lines(maker, 1, BODIES, Path(folder) / "many.jsonl")
             starts = measure_starts(options, many)
-            print(start_table(starts))
-            bodies = closed_loop.write_bodies(maker, options.candidates, Path(folder))
+            print(f"\n{start_table(starts)}")
+            bodies = write_bodies(maker, options.candidates, Path(folder))
             speeds = measure_speeds(options, bodies)
-            print(speed_table(speeds, core_count))
+            print(f"\n{speed_table(speeds, core_count)}")
     except (SampleError, ServerError, MeasurementError) as error:
-        print(f"scale: error: {error}", file=sys.stderr)
-        return 1
+        return failed("scale", error)
     report = {
         "benchmark": "scale",
         "machine": describe_machine(),
@@ -104,8 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def service(options: argparse.Namespace, workers: int) -> Iterator[Server]:
-    """Bidlight with so many workers, announced."""
-    pin_workers, core = pinning(workers, max(options.workers), cores())
+    """Bidlight with `workers` workers, once it has announced itself."""
+    pin_workers, core = pinning(workers, max(options.workers), usable_cores())
     arguments = ["--arm", f"only={options.bundle.resolve()}", "--workers", str(workers)]
     arguments += ["--pin-workers", pin_workers, "--log-level", "warning"]
     with running("service", arguments, core=core, is_ready=_is_announced) as server:
@@ -113,10 +110,10 @@ def service(options: argparse.Namespace, workers: int) -> Iterator[Server]:
 
 
 def pinning(workers: int, most: int, usable: Sequence[int]) -> tuple[str, int | None]:
-    """The service's --pin-workers, and the core that holds it whole, where up to `most` workers are compared.
+    """The service's --pin-workers, and the core for a service of one worker, in a comparison up to `most`.
 
-    Where even the most of them leave wrk a core, each worker has one of its own, a single worker too; else
-    none has, and the system puts them and wrk where it likes. So all that are compared run alike.
+    If `most` workers leave a core to wrk, every worker gets a core of its own, a single worker too; otherwise
+    none is pinned, and the system places them and wrk. So all that are compared run alike.
     """
     if core_of_wrk(most, usable) is None:
         return "off", None
@@ -124,7 +121,7 @@ def pinning(workers: int, most: int, usable: Sequence[int]) -> tuple[str, int | 
 
 
 def core_of_wrk(most: int, usable: Sequence[int]) -> int | None:
-    """The last core, where even the most workers leave it; None where wrk has to share."""
+    """The last core, if `most` workers leave it free; None if wrk has to share."""
     return usable[-1] if most < len(usable) else None
 
 
@@ -133,7 +130,7 @@ def _is_announced(server: Server) -> bool:
 
 
 def measure_starts(options: argparse.Namespace, bodies: Path) -> list[Start]:
-    """The median start of every number of workers, and the memory of its processes."""
+    """The median start of each number of workers, and the memory of its processes."""
     seconds: dict[int, list[float]] = {}
     found: dict[int, Start] = {}
     for repetition in range(options.repetitions):
@@ -152,14 +149,14 @@ def measure_starts(options: argparse.Namespace, bodies: Path) -> list[Start]:
 
 
 def _memories(server: Server) -> list[Memory]:
-    """The memory of each of its processes, the first one first."""
-    processes = process_tree.members(server.process_id)
+    """The memory of each process of the server, its first process first."""
+    processes = tree.members(server.process_id)
     processes.sort(key=lambda process: process != server.process_id)
-    return [memory for process in processes if (memory := process_tree.memory_of(process)) is not None]
+    return [memory for process in processes if (memory := tree.memory_of(process)) is not None]
 
 
 def measure_speeds(options: argparse.Namespace, bodies: dict[int, Path]) -> list[Speed]:
-    """The medians of every number of workers and size of request, asked in turns."""
+    """The medians of every number of workers and size of request, measured in turns."""
     found: dict[tuple[int, int], list[Speed]] = {}
     with ExitStack() as stack:
         servers = {workers: stack.enter_context(service(options, workers)) for workers in options.workers}
@@ -169,24 +166,24 @@ def measure_speeds(options: argparse.Namespace, bodies: dict[int, Path]) -> list
             for candidates in options.candidates:
                 for workers, server in servers.items():
                     server.resume()
-                    speed = _ask(server, workers, candidates, bodies[candidates], options)
+                    speed = _speed(server, workers, candidates, bodies[candidates], options)
                     found.setdefault((candidates, workers), []).append(speed)
                     server.pause()
     return [_median(speeds) for speeds in found.values()]
 
 
-def _ask(server: Server, workers: int, candidates: int, bodies: Path, options: argparse.Namespace) -> Speed:
-    """One run of wrk, and whose processor time it took."""
-    processes = process_tree.members(server.process_id)
-    core = core_of_wrk(max(options.workers), cores())
-    closed_loop.run_wrk(server, bodies, options.connections, 1, core)
-    before = [process_tree.cpu_seconds([process]) or 0.0 for process in processes]
+def _speed(server: Server, workers: int, candidates: int, bodies: Path, options: argparse.Namespace) -> Speed:
+    """One run of wrk, with the processor time of every process and of wrk."""
+    processes = tree.members(server.process_id)
+    core = core_of_wrk(max(options.workers), usable_cores())
+    closed_loop.warm_up(server, bodies, options.connections, options.warm_up, core)
+    before = [tree.cpu_seconds([process]) or 0.0 for process in processes]
     client_before = _client_seconds()
     point = closed_loop.run_wrk(server, bodies, options.connections, options.seconds, core)
     client = _client_seconds() - client_before
     if point.errors:
         raise MeasurementError(f"{server.url} must answer all with success (got {point.errors} errors)")
-    after = [process_tree.cpu_seconds([process]) or 0.0 for process in processes]
+    after = [tree.cpu_seconds([process]) or 0.0 for process in processes]
     used = [end - start for start, end in zip(before, after, strict=True)]
     answers = point.requests_a_second * options.seconds
     return Speed(
@@ -200,7 +197,7 @@ def _ask(server: Server, workers: int, candidates: int, bodies: Path, options: a
 
 
 def _client_seconds() -> float:
-    """Processor time of all programs that have run and ended, wrk that is."""
+    """Processor time of the child processes that have ended: of wrk."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
@@ -212,40 +209,53 @@ def _median(speeds: Sequence[Speed]) -> Speed:
 
 
 def start_table(starts: Sequence[Start]) -> str:
-    """A line a number of workers."""
-    lines = ["", "workers  ready s  total MB (PSS)  each more MB  private of a worker MB: idle, after load"]
+    """A line a number of workers. `private` is memory that a worker shares with no process."""
+    heads = ["workers", "ready s", "total MB (PSS)", "each more MB", "private MB idle", "private MB loaded"]
+    rows = [heads]
+    fewest = starts[0]
     for start in starts:
-        totals = sum(memory.proportional for memory in start.loaded)
-        first = sum(memory.proportional for memory in starts[0].loaded)
-        more = start.workers - starts[0].workers
-        each = f"{(totals - first) / more:12.1f}" if more else f"{'-':>12}"
-        idle, loaded = (max(each.private for each in memories) for memories in (start.idle, start.loaded))
-        ready = f"{start.workers:7}  {start.ready_seconds:7.2f}"
-        lines.append(f"{ready}  {totals:14.1f}  {each}  {idle:8.1f}, {loaded:.1f}")
-    return "\n".join(lines)
+        more = start.workers - fewest.workers
+        grown = _proportional(start.loaded) - _proportional(fewest.loaded)
+        rows.append(
+            [
+                str(start.workers),
+                f"{start.ready_seconds:.2f}",
+                f"{_proportional(start.loaded):.1f}",
+                f"{grown / more:.1f}" if more else "-",
+                *(f"{max(each.private for each in memories):.1f}" for memories in (start.idle, start.loaded)),
+            ]
+        )
+    return aligned(rows)
+
+
+def _proportional(memories: Sequence[Memory]) -> float:
+    return sum(memory.proportional for memory in memories)
 
 
 def speed_table(speeds: Sequence[Speed], core_count: int) -> str:
-    """A line a size of request and number of workers, compared with the fewest.
+    """A line a size of request and number of workers, compared with the fewest workers.
 
     `allowed` is what the processor times of workers and wrk permit on these cores, `by cpu` what those of the
     workers would permit with a core each and wrk elsewhere.
     """
-    lines = [
-        "",
-        "candidates  workers  req/s  x of fewest  x allowed  x by cpu  server us  wrk us  busiest worker",
-    ]
+    heads = ["candidates", "workers", "req/s", "x of fewest", "x allowed", "x by cpu", "server us", "wrk us"]
+    rows = [[*heads, "busiest worker"]]
     for speed in speeds:
         fewest = next(other for other in speeds if other.candidates == speed.candidates)
-        times = speed.requests_a_second / fewest.requests_a_second
-        allowed = speed.allowed(core_count) / fewest.allowed(core_count)
-        by_cpu = speed.workers / fewest.workers * fewest.server_us / speed.server_us
-        lines.append(
-            f"{speed.candidates:10}  {speed.workers:7}  {speed.requests_a_second:5.0f}  {times:11.2f}  "
-            f"{allowed:9.2f}  {by_cpu:8.2f}  {speed.server_us:9.1f}  {speed.client_us:6.1f}  "
-            f"{speed.busiest:14.2f}"
+        rows.append(
+            [
+                str(speed.candidates),
+                str(speed.workers),
+                f"{speed.requests_a_second:.0f}",
+                f"{speed.requests_a_second / fewest.requests_a_second:.2f}",
+                f"{speed.allowed(core_count) / fewest.allowed(core_count):.2f}",
+                f"{speed.workers / fewest.workers * fewest.server_us / speed.server_us:.2f}",
+                f"{speed.server_us:.1f}",
+                f"{speed.client_us:.1f}",
+                f"{speed.busiest:.2f}",
+            ]
         )
-    return "\n".join(lines)
+    return aligned(rows)
 
 
 def _different(text: str) -> tuple[int, ...]:
@@ -253,23 +263,16 @@ def _different(text: str) -> tuple[int, ...]:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    def option(name: str, kind: Callable[[str], object], default: object, what: str) -> None:
-        parser.add_argument(name, type=kind, default=default, metavar="N", help=what)
-
-    parser = argparse.ArgumentParser(
-        prog="python -m loadtest.reports.scale",
-        description=__doc__,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument(
-        "--bundle", type=Path, default=Path("artifacts/demo"), metavar="FOLDER", help="the bundle to serve"
-    )
-    option("--workers", _different, "1 2 4", "numbers of workers")
-    option("--candidates", _different, "1 100 500", "candidates a request")
-    option("--connections", at_least_one, 16, "connections of wrk")
-    option("--seconds", at_least_one, 3, "seconds of one run of wrk")
-    option("--repetitions", at_least_one, 3, "repetitions, of which the median counts")
-    return parser.parse_args(arguments)
+    command = Command("loadtest.reports.scale", __doc__)
+    add = command.add_argument
+    add("--bundle", type=Path, default=Path("artifacts/demo"), metavar="FOLDER", help="the bundle to serve")
+    add("--workers", type=_different, default="1 2 4", metavar="N", help="numbers of workers")
+    add("--candidates", type=_different, default="1 100 500", metavar="N", help="candidates a request")
+    command.number("--connections", 16, "connections of wrk")
+    command.number("--seconds", 3, "seconds of one run of wrk")
+    command.number("--repetitions", 3, "repetitions; the median counts")
+    command.warm_up()
+    return command.parse_args(arguments)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 import tempfile
 import time
@@ -12,8 +11,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from loadtest.load import closed_loop
-from loadtest.load.machine import describe_machine, tell_machine
+from loadtest.processes.machine import describe_machine, missing_tools
+from loadtest.reports.command import failed, print_machine, stop_servers_on_sigterm
 from loadtest.rivals import figures, open_loop, plots
 from loadtest.rivals.figures import Best
 from loadtest.rivals.open_loop import Share
@@ -21,20 +20,21 @@ from loadtest.rivals.plan import Plan, parse
 from loadtest.rivals.runner import Measured, Reference, measure_closed, started
 from loadtest.traffic.answers import WrongAnswer
 from loadtest.traffic.bid_requests import BidRequestMaker, SampleError, read_samples
+from loadtest.traffic.body_files import write_bodies
 from loadtest.traffic.known_ads import CannotLoad, write_known_ads
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; the exit code."""
     plan = parse(arguments)
-    if lack := closed_loop.lack_of_tools():
-        return _fail(lack)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # which stops the servers, as Ctrl-C does
-    busy = tell_machine()
+    if lack := missing_tools():
+        return failed("rivals", lack)
+    stop_servers_on_sigterm()
+    busy = print_machine()
     try:
         measured, best, shares = measure(plan)
     except (SampleError, CannotLoad, WrongAnswer, LookupError) as error:
-        return _fail(str(error))
+        return failed("rivals", error)
     ratios = figures.ratios(best)
     _print_tables(plan, measured, best, ratios, shares)
     result = report(plan, busy, measured, best, ratios, shares)
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measure(plan: Plan) -> tuple[Measured, list[Best], list[Share]]:
-    """All that the plan asks for. Raises WrongAnswer if the first server does not answer, and CannotLoad."""
+    """All that the plan asks for. Raises CannotLoad, and WrongAnswer if the first server does not answer."""
     measured, shares = Measured(), []
     samples, known_ads = read_samples(plan.bundle), None
     maker = BidRequestMaker(samples, known_ads=plan.known_count)
@@ -59,7 +59,7 @@ def measure(plan: Plan) -> tuple[Measured, list[Best], list[Share]]:
             _tell(f"{plan.known_count:,} ads into a file and a feature store")
             known_ads = write_known_ads(samples, plan.known_count, plan.bundle, folder)
         servers = stack.enter_context(started(plan, maker.make(1).body, measured, _tell, known_ads))
-        files = closed_loop.write_bodies(maker, plan.candidates, folder)
+        files = write_bodies(maker, plan.candidates, folder)
         if servers:
             reference = Reference(servers, files, measured)
             measure_closed(plan, servers, files, reference, measured, _tell)
@@ -103,9 +103,9 @@ def _print_tables(
     shares: Sequence[Share],
 ) -> None:
     if best:
-        print(f"\nbundle {measured.bundle}; {measured.rows_compared} answers the same from all")
+        print(f"\nbundle {measured.bundle}; {measured.rows_compared} answers equal from all")
         if plan.known_count is not None:
-            print(f"candidates by id alone, of {plan.known_count:,} ads that all know; requests have no user")
+            print(f"candidates by id alone, of {plan.known_count:,} ads known to all; requests have no user")
         cores = f"servers on core {plan.server_core}, wrk on core {plan.client_core}"
         print(f"{cores}, medians of {plan.rounds} x {plan.seconds_a_round} s, the best setting of each\n")
         print(figures.table(best))
@@ -115,10 +115,10 @@ def _print_tables(
         print(f"\n{figures.SAME_GRAPH}")
     if shares:
         seconds = f"{plan.rounds} x {plan.seconds_a_round} s"
-        print(f"\nopen loop, Poisson, latency from when a request was due; medians of {seconds}\n")
+        print(f"\nopen loop, Poisson arrivals, latency from when each request was due; {seconds}\n")
         print(open_loop.table(shares))
     if any(share.limited_by_client for share in shares):
-        print("* the client itself was late: these latencies are partly its own")
+        print("* the client was late: these latencies are partly its own")
     for each in measured.left_out:
         print(f"\nleft out: {each['contender']}: {each['reason']}")
     print()
@@ -128,13 +128,8 @@ _STARTED = time.monotonic()
 
 
 def _tell(what: str) -> None:
-    """Progress, apart from what is asked for."""
+    """Print progress to stderr, apart from the results."""
     print(f"[{time.monotonic() - _STARTED:5.0f} s] {what}", file=sys.stderr, flush=True)
-
-
-def _fail(message: str) -> int:
-    print(f"rivals: error: {message}", file=sys.stderr)
-    return 1
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Who is compared, and with which settings: a contender's program, its environment and how it is asked."""
+"""The contenders: each one's program, settings, environment and route."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from loadtest.load.server_process import PREDICT, Route
+from loadtest.processes.server import PREDICT, Route
 from loadtest.traffic.known_ads import KnownAds
 
 SERVERS = "loadtest.rivals.servers"
 OURS = "service"
-# How a program is told of the ads that it is to know: by a file, or by a feature store. Ours reads the store
-# once: it is paused while others are timed, and would read it again whenever its own turn comes.
+# How a program gets the ads to know beforehand: a file, or a feature store. Ours reads the store only once:
+# it is paused while others are timed, and would otherwise refresh whenever it is resumed.
 ADS_OF_A_FILE = ("--ads", "{ads}")
 ADS_OF_A_STORE = ("--feature-store", "{store}", "--catalogue-refresh-seconds", "0")
-# The rivals queue whatever comes. By default Bidlight refuses what would wait for tens of milliseconds.
+# Rivals queue without a limit. By default Bidlight refuses requests that would wait tens of milliseconds.
 SERVE = ("--arm", "control={bundle}:1", "--log-level", "warning", "--max-queued-rows", "100000")
 
 
@@ -25,9 +25,9 @@ SERVE = ("--arm", "control={bundle}:1", "--log-level", "warning", "--max-queued-
 class Contender:
     """A server that does the job.
 
-    `settings` are its ways of batching: arguments by name, "" for a server that has one way only; all are
-    measured, and at each point the best counts. `environment` names the virtual environment made for it
-    (requirements/NAME.txt), None for the project's own; `system_python` asks for the distribution's Python.
+    `settings` are its ways of batching: arguments by name, "" for a server with one way only. All are
+    measured, and the best one counts at each point. `environment` names its virtual environment
+    (requirements/NAME.txt), None for the project's own; `system_python` takes the distribution's Python.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Contender:
     seconds_to_start: float = 60.0
 
     def command(self, setting: str, bundle: Path, known_ads: KnownAds | None = None) -> list[str]:
-        """The arguments of one setting's program, but for the port; with ads that it is to know, if any."""
+        """The arguments of one setting's program except the port, with the ads to know if any."""
         parts = [part.format(bundle=bundle) for part in (*self.arguments, *self.settings[setting])]
         if known_ads is not None:
             how = ADS_OF_A_STORE if self.module == OURS else ADS_OF_A_FILE
@@ -66,15 +66,15 @@ def _after_the_header(answer: bytes) -> Any:
 
 ALL = (
     Contender("bidlight", "service", SERVE),
-    # The same without its way from the HTTP parser to the batcher: what that way gains.
+    # Without the direct path from the HTTP parser to the batcher: what that path gains.
     Contender("bidlight_asgi", "service", (*SERVE, "--predict-through", "asgi")),
-    # The same with the graph that all others run too, whatever the size of a request.
+    # With the plain graph that all others run, whatever the size of a request.
     Contender("bidlight_plain", "service", (*SERVE, "--shared-context", "off")),
-    # The same without its metrics: what they cost.
+    # Without metrics: what they cost.
     Contender("bidlight_unmetered", "service", (*SERVE, "--metrics", "off")),
     Contender("naive", f"{SERVERS}.naive"),
     Contender("naive_async", f"{SERVERS}.naive", ("--bundle", "{bundle}", "--inline")),
-    # Its best batch is the number of connections, so there is a setting for each number that is measured.
+    # Its best batch size is the number of connections, so there is a setting for each number.
     Contender("mosec", f"{SERVERS}.mosec", settings=_batches(8, 32, 128), environment="mosec"),
     Contender(
         "litserve",
@@ -82,7 +82,7 @@ ALL = (
         settings={**_batches(8, 32), "batch 32, 1 ms, zmq": ("--batch", "32", "--fast-queue")},
         environment="litserve",
     ),
-    # A limit of 1 ms makes BentoML refuse what it cannot serve in that time; it finds the wait by itself.
+    # With a limit of 1 ms BentoML refuses what it cannot serve in that time; it finds the wait by itself.
     Contender("bentoml", f"{SERVERS}.bentoml", settings=_batches(32, wait_ms=1000.0), environment="bentoml"),
     Contender(
         "ray_serve",

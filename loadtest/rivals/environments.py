@@ -1,4 +1,4 @@
-"""requirements/NAME.txt -> a virtual environment under `.rivals/`, made once and kept while it fits.
+"""requirements/NAME.txt -> a virtual environment under `.rivals/`, kept until the file changes.
 
 A file lists every package with its version, so that two machines install the same; pip resolves nothing.
 """
@@ -9,10 +9,11 @@ import hashlib
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from loadtest.load.server_process import REPOSITORY
+from loadtest.processes.server import REPOSITORY
 
 REQUIREMENTS = Path(__file__).parent / "requirements"
 CACHE = REPOSITORY / ".rivals"
@@ -24,26 +25,33 @@ class CannotInstall(RuntimeError):
     """The environment could not be made; the message is one line, and names the log."""
 
 
-def python_of(name: str, *, system_python: bool = False, cache: Path = CACHE) -> Path:
-    """The interpreter of the environment `name`, made if it is not there. Raises CannotInstall.
+@dataclass(frozen=True)
+class Environments:
+    """Environments in `cache`, made of the files in `requirements`."""
 
-    `system_python` builds it on the distribution's Python, for what links that one's library.
-    """
-    wanted = REQUIREMENTS / f"{name}.txt"
-    folder = cache / name
-    python, stamp = folder / "bin" / "python", folder / "installed"
-    version = f"{hashlib.sha256(wanted.read_bytes()).hexdigest()} {system_python}"
-    if stamp.is_file() and stamp.read_text() == version and python.exists():
+    requirements: Path = REQUIREMENTS
+    cache: Path = CACHE
+
+    def python_of(self, name: str, *, system_python: bool = False) -> Path:
+        """The interpreter of the environment `name`, which is made if missing. Raises CannotInstall.
+
+        `system_python` builds it on the distribution's Python, for packages that link its library.
+        """
+        wanted = self.requirements / f"{name}.txt"
+        folder = self.cache / name
+        python, stamp = folder / "bin" / "python", folder / "installed"
+        version = f"{hashlib.sha256(wanted.read_bytes()).hexdigest()} {system_python}"
+        if stamp.is_file() and stamp.read_text() == version and python.exists():
+            return python
+        shutil.rmtree(folder, ignore_errors=True)
+        self.cache.mkdir(parents=True, exist_ok=True)
+        log = self.cache / f"{name}.log"
+        with log.open("wb") as output:
+            _run([_base(system_python), "-m", "venv", "--without-pip", str(folder)], output, log)
+            pip = [sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check"]
+            _run([*pip, "install", "--quiet", "--no-deps", "--requirement", str(wanted)], output, log)
+        stamp.write_text(version)
         return python
-    shutil.rmtree(folder, ignore_errors=True)
-    cache.mkdir(parents=True, exist_ok=True)
-    log = cache / f"{name}.log"
-    with log.open("wb") as output:
-        _run([_base(system_python), "-m", "venv", "--without-pip", str(folder)], output, log)
-        pip = [sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check"]
-        _run([*pip, "install", "--quiet", "--no-deps", "--requirement", str(wanted)], output, log)
-    stamp.write_text(version)
-    return python
 
 
 def _base(system_python: bool) -> str:

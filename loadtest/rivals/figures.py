@@ -1,4 +1,4 @@
-"""Points of every setting -> the best setting of each contender, ratios, table and JSON; it runs nothing."""
+"""Points of every setting -> the best setting of each contender, ratios, tables and JSON; it runs nothing."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from loadtest.load.closed_loop import Case, Point
+from loadtest.text_table import aligned, or_dash
 
 OURS, PLAIN = "bidlight", "bidlight_plain"
-# Who is no rival: what anyone writes, and our own without what makes it fast or without its metrics.
+# No rivals: the naive services, and Bidlight without one of its parts.
 BASELINES = ("naive", "naive_async", "bidlight_asgi", PLAIN, "bidlight_unmetered")
 BEST_RIVAL, PLAIN_OVER = "best_rival", f"{PLAIN}_over_best_rival"
 HEADS = "candidates connections contender req/s p50_ms p99_ms p99.9_ms errors cpu_us MB setting"
@@ -22,7 +23,7 @@ SAME_GRAPH = (
 
 @dataclass(frozen=True)
 class Entry:
-    """A contender's program with one of its settings; what is started and measured."""
+    """A contender's program with one of its settings: what is started and measured."""
 
     contender: str
     setting: str
@@ -33,7 +34,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Best:
-    """What a contender did at a point with the setting that answered most requests a second there."""
+    """A contender in a case, with the setting that answered most requests a second there."""
 
     entry: Entry
     case: Case
@@ -51,7 +52,7 @@ class Ratio:
 
 
 def best_of(points: Mapping[tuple[Entry, Case], Point]) -> list[Best]:
-    """One for each contender and case, in the order of `points`; without errors wins over with."""
+    """One for each contender and case, in the order of `points`; a setting without errors beats one with."""
     found: dict[tuple[str, Case], Best] = {}
     for (entry, case), point in points.items():
         key, candidate = (entry.contender, case), Best(entry, case, point)
@@ -65,9 +66,9 @@ def _rank(best: Best) -> tuple[bool, float]:
 
 
 def ratios(best: Iterable[Best]) -> dict[str, list[Ratio]]:
-    """By name, at each case: ours over the best rival and over the baselines, and PLAIN over the best rival.
+    """By name, in each case: ours over the best rival and over each baseline, and PLAIN over the best rival.
 
-    Large requests have a graph of ours that computes their context once. Rivals have not; PLAIN has theirs.
+    Bidlight scores large requests with a graph that computes their context once. Rivals and PLAIN do not.
     """
     cases: dict[Case, dict[str, Best]] = {}
     for each in best:
@@ -108,8 +109,8 @@ def table(best: Iterable[Best]) -> str:
                 f"{point.p99_ms:.2f}",
                 f"{point.p999_ms:.2f}",
                 str(point.errors),
-                _or_dash(point.cpu_us),
-                _or_dash(point.memory_mb),
+                or_dash(point.cpu_us, digits=0),
+                or_dash(point.memory_mb, digits=0),
                 each.entry.setting,
             ]
         )
@@ -136,23 +137,6 @@ def _ratio_cell(name: str, ratio: Ratio | None) -> str:
         return "-"
     whose = f" {ratio.of.entry.contender}" if name in (BEST_RIVAL, PLAIN_OVER) else ""
     return f"{ratio.requests:.2f} (p99 {ratio.p99:.2f}){whose}"
-
-
-def aligned(rows: list[list[str]], left: Iterable[int] = ()) -> str:
-    """Rows as columns of text, numbers on the right and the columns `left` on the left."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    on_left = set(left)
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if column in on_left else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
-
-
-def _or_dash(figure: float | None) -> str:
-    return "-" if figure is None else f"{figure:,.0f}"
 
 
 def as_json(best: Best) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Each contender at shares of its own peak, open loop: the curve of latency over throughput; HTTP only."""
+"""Latency over throughput: an open loop sends each contender shares of its own peak; HTTP only."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from statistics import median
 from typing import Any
 
 from loadtest.load.closed_loop import MeasurementError
-from loadtest.load.server_process import REPOSITORY, Server
-from loadtest.rivals.figures import Best, Entry, aligned
+from loadtest.processes.machine import pinned
+from loadtest.processes.server import REPOSITORY, Server
+from loadtest.rivals.figures import Best, Entry
 from loadtest.rivals.plan import Plan
 from loadtest.rivals.runner import Measured, Tell
+from loadtest.text_table import aligned
 
 CONNECTIONS = 256
 HEADS = (
@@ -25,7 +27,7 @@ HEADS = (
 
 @dataclass(frozen=True)
 class Peak:
-    """The most that a contender answered at a size of request, by the setting and connections that did it."""
+    """The most that a contender answered at a size of request, and the setting that did it."""
 
     entry: Entry
     candidates: int
@@ -34,7 +36,7 @@ class Peak:
 
 @dataclass(frozen=True)
 class Share:
-    """What came of a share of a peak: medians of the rounds; `figures` as the client prints them."""
+    """The result of a share of a peak: medians of the rounds; `figures` as the client prints them."""
 
     peak: Peak
     percent: int
@@ -63,7 +65,7 @@ def measure_open(
     measured: Measured,
     tell: Tell,
 ) -> list[Share]:
-    """All shares of all peaks, contenders in turns, each paused while others are asked."""
+    """All shares of all peaks, contenders in turns, each paused while others are measured."""
     runs: dict[tuple[Peak, int], list[dict[str, float]]] = {}
     failed: set[tuple[Peak, int]] = set()
     for number in range(plan.rounds):
@@ -92,23 +94,10 @@ def measure_open(
 
 def run_client(server: Server, bodies: Path, rate: float, plan: Plan, seed: int) -> dict[str, float]:
     """One run of the client on its core. Raises MeasurementError."""
-    command = [
-        "taskset",
-        "--cpu-list",
-        str(plan.client_core),
-        sys.executable,
-        "-m",
-        "loadtest.load.open_loop",
-    ]
-    command += [server.url, "--bodies", str(bodies), "--path", server.route.path, "--rate", f"{rate:.3f}"]
-    command += [
-        "--seconds",
-        str(plan.seconds_a_round),
-        "--connections",
-        str(CONNECTIONS),
-        "--seed",
-        str(seed),
-    ]
+    command = [*pinned(plan.client_core), sys.executable, "-m", "loadtest.load.open_loop", server.url]
+    command += ["--bodies", str(bodies), "--path", server.route.path, "--rate", f"{rate:.3f}"]
+    command += ["--seconds", str(plan.seconds_a_round), "--connections", str(CONNECTIONS)]
+    command += ["--seed", str(seed)]
     command += [f"--header={name}: {value}" for name, value in server.route.headers.items()]
     run = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     if run.returncode != 0:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from loadtest.load.counts import at_least_one, counts
-from loadtest.load.machine import cores
+from loadtest.reports.command import Command, counts
 from loadtest.rivals.contenders import CONTENDERS
 
 SENT, KNOWN = "sent", "known"
@@ -17,9 +15,9 @@ SENT, KNOWN = "sent", "known"
 
 @dataclass(frozen=True)
 class Plan:
-    """`seconds` are those of a point, all rounds together; `open_loop` the shares of peak, in percent.
+    """`seconds` is the time of a point in all rounds; `open_loop` has the shares of the peak, in percent.
 
-    `ads` is whether requests send their candidates' features, or all servers know so many ads by id.
+    `ads` says whether requests send their candidates' features, or all servers know `known_ads` ads by id.
     """
 
     bundle: Path
@@ -30,6 +28,7 @@ class Plan:
     connections: tuple[int, ...]
     seconds: int
     rounds: int
+    warm_up: int
     open_loop: tuple[int, ...]
     server_core: int
     client_core: int
@@ -46,33 +45,26 @@ class Plan:
 
 
 def parse(arguments: Sequence[str] | None) -> Plan:
-    """Exits with status 2 and a line for what is mistyped."""
-    allowed = cores()
-    parser = argparse.ArgumentParser(
-        prog="python -m loadtest.rivals",
-        description="Bidlight beside other servers that do the same job on one core: wrk, and an open loop.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add = parser.add_argument
+    """Exits with status 2 and one line for a wrong option."""
+    about = "Bidlight beside other servers that do the same job on one core: wrk, and an open loop."
+    command = Command("loadtest.rivals", about)
+    add = command.add_argument
     add("--bundle", type=Path, default="artifacts/demo", metavar="FOLDER", help="the bundle that all serve")
     known = f"whom to measure, of {', '.join(CONTENDERS)}"
     add("--contenders", type=_names, default="all", metavar="NAMES", help=known)
     ways = "whether requests send their candidates' features, or servers know them beforehand, by id"
     add("--ads", choices=(SENT, KNOWN), default=SENT, help=ways)
-    add("--known-ads", type=at_least_one, default=100_000, metavar="N", help="ads that are known")
+    command.number("--known-ads", 100_000, "ads that are known")
     add("--candidates", type=counts, default="1 10 100 500", metavar="COUNTS", help="candidates a request")
     add("--connections", type=counts, default="1 8 32 128", metavar="COUNTS", help="connections of wrk")
-    add("--seconds", type=at_least_one, default=6, metavar="N", help="seconds a point, all rounds together")
-    add("--rounds", type=at_least_one, default=3, metavar="N", help="rounds: each visits every point")
+    command.number("--seconds", 6, "seconds a point, all rounds together")
+    command.number("--rounds", 3, "rounds: each measures every point")
+    command.warm_up()
     shares = "also send at these shares of the peak, in percent, whether answered or not, such as '10 50 90'"
     add("--open-loop", type=counts, default=(), metavar="PERCENTS", help=shares)
-    add("--server-core", type=int, choices=allowed, default=allowed[0], help="core that holds the servers")
-    add("--client-core", type=int, choices=allowed, default=allowed[-1], help="core that holds the clients")
+    command.cores("the servers", "the clients")
     add("--out", type=Path, default="artifacts/rivals", metavar="FOLDER", help="where plots and JSON go")
-    options = parser.parse_args(arguments)
-    if options.server_core == options.client_core:
-        print(f"note: servers and clients share core {options.server_core}", file=sys.stderr)
-    return Plan(**vars(options))
+    return Plan(**vars(command.parsed(arguments)))
 
 
 def _names(text: str) -> tuple[str, ...]:

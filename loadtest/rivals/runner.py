@@ -1,7 +1,8 @@
-"""Starts the contenders, checks that they answer alike, and measures them in turns; it knows HTTP only."""
+"""Starts the contenders, checks that their answers agree, and measures them in turns; it knows HTTP only."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -9,9 +10,9 @@ from pathlib import Path
 
 from loadtest.load import closed_loop
 from loadtest.load.closed_loop import Case, Point
-from loadtest.load.server_process import Server, ServerError, running
+from loadtest.processes.server import Server, ServerError, running
 from loadtest.rivals.contenders import CONTENDERS, Contender
-from loadtest.rivals.environments import CannotInstall, python_of
+from loadtest.rivals.environments import CannotInstall, Environments
 from loadtest.rivals.figures import Entry
 from loadtest.rivals.plan import Plan
 from loadtest.traffic.answers import Answer, WrongAnswer, ask, compare
@@ -23,7 +24,7 @@ CHECKED_AT_ONCE = 16
 
 @dataclass
 class Measured:
-    """The points of every setting, and why a contender, or one of its settings or points, has none."""
+    """The points of every setting, and why a contender, a setting or a point is missing."""
 
     points: dict[tuple[Entry, Case], Point] = field(default_factory=dict)
     left_out: list[dict[str, str]] = field(default_factory=list)
@@ -39,11 +40,18 @@ Tell = Callable[[str], object]
 
 @contextmanager
 def started(
-    plan: Plan, first_body: bytes, measured: Measured, tell: Tell, known_ads: KnownAds | None = None
+    plan: Plan,
+    first_body: bytes,
+    measured: Measured,
+    tell: Tell,
+    known_ads: KnownAds | None = None,
+    *,
+    contenders: Mapping[str, Contender] = CONTENDERS,
+    environments: Environments | None = None,
 ) -> Iterator[dict[Entry, Server]]:
-    """Every setting of every contender, ready and paused; who does not start is noted in `measured`.
+    """Every setting of every contender, ready and paused; `measured` records those that do not start.
 
-    All know `known_ads`, if there are any, before they are ready.
+    Each has read `known_ads`, if given, by the time it is ready.
     """
 
     def scores(server: Server) -> bool:
@@ -54,9 +62,9 @@ def started(
 
     servers: dict[Entry, Server] = {}
     with ExitStack() as stack:
-        for contender in (CONTENDERS[name] for name in plan.contenders):
+        for contender in (contenders[name] for name in plan.contenders):
             try:
-                options = _environment(contender, tell)
+                python = _python(contender, environments or Environments(), tell)
             except CannotInstall as error:
                 measured.leave_out(contender.name, f"it could not be installed: {error}")
                 continue
@@ -66,7 +74,7 @@ def started(
                 server = running(
                     contender.module,
                     contender.command(setting, plan.bundle.resolve(), known_ads),
-                    **options,
+                    python=python,
                     environment=contender.variables,
                     route=contender.route,
                     core=plan.server_core,
@@ -81,15 +89,15 @@ def started(
         yield servers
 
 
-def _environment(contender: Contender, tell: Tell) -> dict[str, Path]:
+def _python(contender: Contender, environments: Environments, tell: Tell) -> Path:
     if contender.environment is None:
-        return {}
+        return Path(sys.executable)
     tell(f"environment of {contender.name}")
-    return {"python": python_of(contender.environment, system_python=contender.system_python)}
+    return environments.python_of(contender.environment, system_python=contender.system_python)
 
 
 class Reference:
-    """The first server's answers, which all have to give, to some of the very bodies that are timed."""
+    """The first server's answers to some of the bodies that are timed; all servers must give the same."""
 
     def __init__(
         self, servers: Mapping[Entry, Server], files: Mapping[int, Path], measured: Measured
@@ -105,7 +113,7 @@ class Reference:
         server.pause()
 
     def check(self, entry: Entry, case: Case) -> None:
-        """As many at once as are timed, within reason, so that batching is what is checked."""
+        """Ask as many requests at once as are timed, up to CHECKED_AT_ONCE, so that batches are checked."""
         at_once = min(case.connections, CHECKED_AT_ONCE)
         found = ask(self._servers[entry], self._bodies[case.candidates], at_once)
         try:
@@ -122,7 +130,7 @@ def measure_closed(
     measured: Measured,
     tell: Tell,
 ) -> None:
-    """wrk at every point: fills `measured`."""
+    """Measure every point with wrk into `measured`."""
     names = {str(entry): entry for entry in servers}
     points, failures = closed_loop.measure(
         {name: servers[entry] for name, entry in names.items()},
@@ -130,6 +138,7 @@ def measure_closed(
         lambda _, case: files[case.candidates],
         seconds=plan.seconds_a_round,
         repetitions=plan.rounds,
+        warm_up_seconds=plan.warm_up,
         core=plan.client_core,
         check=lambda name, case: reference.check(names[name], case),
         tell=tell,

@@ -1,1 +1,1 @@
-"""What is sent: bid requests, their forms, ads known by id."""
+"""What is sent and what must come back: bid requests, their forms and files, ads known by id, answers."""

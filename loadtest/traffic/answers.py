@@ -1,4 +1,4 @@
-"""Whether servers give the same answers to the same bid requests; it knows no server's inside."""
+"""Checks that servers give equal answers to the same bid requests; it does not know how they make them."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from loadtest.load.server_process import Server
+from loadtest.processes.server import Server
 
-# Float32 graphs may round differently with the number of rows in a batch; nothing else may differ.
+# A rival's float32 graph may round differently with the number of rows in a batch; nothing else may differ.
 PCTR_TOLERANCE, BID_TOLERANCE = 1e-5, 2e-6
 
 Answer = dict[str, Any]
 
 
 class WrongAnswer(RuntimeError):
-    """A server did not answer with success, or not as it should."""
+    """A server did not answer with status 200, or answered differently."""
 
 
 def ask(server: Server, bodies: Sequence[bytes], at_once: int = 1) -> list[Answer]:
-    """The answers to `bodies`, in their order, so many asked at once. Raises WrongAnswer."""
+    """The answers to `bodies`, in their order, `at_once` of them asked at once. Raises WrongAnswer."""
 
     def one(body: bytes) -> Answer:
         try:
@@ -37,7 +37,7 @@ def ask(server: Server, bodies: Sequence[bytes], at_once: int = 1) -> list[Answe
 
 
 def compare(expected: Sequence[Answer], found: Sequence[Answer]) -> int:
-    """How many candidates were compared. Raises WrongAnswer unless ids, pCTRs and bids agree."""
+    """The number of candidates compared. Raises WrongAnswer unless ids, pCTRs and bids agree."""
     rows = 0
     for left, right in zip(expected, found, strict=True):
         if left["id"] != right["id"] or len(left["results"]) != len(right["results"]):

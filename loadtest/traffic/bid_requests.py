@@ -1,8 +1,8 @@
-"""Sample rows of a log -> bid requests of any size, as bodies; it knows nothing of who sends them.
+"""Sample rows of a log -> the bodies of bid requests of any size; it does not know how they are sent.
 
 A bundle carries `report/requests.jsonl`, a raw test row a line: `{"context": {...}, "candidate": {...}}`. A
-request takes one line's context and other lines' candidates: real values in the frequencies of the log, in
-any number of combinations. Standard library only, so that it runs in Locust's own image.
+request takes the context of one line and the candidates of others: real values with the frequencies of the
+log, in any number of combinations. Standard library only, so that it runs in Locust's own image.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class SampleError(ValueError):
 
 @dataclass(frozen=True)
 class BidRequest:
-    """One request as it is sent: its body, its id, and the ids of its candidates, in order."""
+    """One request: its body, its id, and the ids of its candidates, in order."""
 
     body: bytes
     id: str
@@ -30,7 +30,7 @@ class BidRequest:
 
 
 class BidRequestMaker:
-    """Draws bid requests. Contexts and candidates are written as JSON once; a request only joins them."""
+    """Draws bid requests. Contexts and candidates are encoded as JSON once; a request only joins them."""
 
     def __init__(
         self,
@@ -40,10 +40,10 @@ class BidRequestMaker:
         known_ads: int | None = None,
         seed: int = 0,
     ):
-        """`rows` of `read_samples`; `user_ids` users come again and again; `seed` repeats a run.
+        """`rows` are those of `read_samples`; users are drawn from `user_ids`; `seed` repeats a run.
 
-        With `known_ads` the server knows so many ads beforehand, and candidates bring no features. Then
-        requests have no user either: a server that knows ads may know users too, and would look them up.
+        With `known_ads` the server knows that many ads beforehand, and candidates have no features. Requests
+        have no user then: a server with a feature store would look the user up.
         """
         self._random = random.Random(seed)
         self._user_ids = user_ids if known_ads is None else 0
@@ -64,7 +64,7 @@ class BidRequestMaker:
         return json.dumps(candidate)
 
     def make(self, candidates: int) -> BidRequest:
-        """The next request, with so many candidates (an ad may come twice if there are fewer)."""
+        """The next request with this many candidates; ads repeat only if there are fewer."""
         draw = self._random
         if candidates <= len(self._candidates):
             chosen = draw.sample(self._candidates, candidates)
@@ -82,7 +82,7 @@ class BidRequestMaker:
 
 
 def ad_id(number: int) -> str:
-    """The id of an ad: of the sample rows' candidates in their order, then of ads that are made of them."""
+    """The id of an ad: first the candidates of the sample rows in their order, then ads made of them."""
     return f"ad-{number}"
 
 

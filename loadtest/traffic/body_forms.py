@@ -1,4 +1,4 @@
-"""A bid request as the body of each form that the interface knows: rows or columns, JSON or MessagePack."""
+"""A bid request in each form of the interface: rows or columns, JSON or MessagePack."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from loadtest.load.server_process import Route
+from loadtest.processes.server import Route
 from loadtest.traffic.answers import Answer
 
 Request = dict[str, Any]
@@ -16,7 +16,7 @@ Request = dict[str, Any]
 
 @dataclass(frozen=True)
 class Form:
-    """How a body is written, and its answer read."""
+    """How a body is encoded, and its answer decoded."""
 
     name: str
     is_columns: bool
@@ -35,7 +35,7 @@ class Form:
 
     @property
     def route(self) -> Route:
-        """Where such bodies are sent; answers are read as rows."""
+        """The route of such bodies; answers are read as rows."""
         return Route(headers={"Content-Type": self.content_type}, read=self._read)
 
     def _read(self, answer: bytes) -> Answer:
@@ -59,7 +59,7 @@ FORMS = {form.name: form for form in _ALL}
 
 
 def columns_of(candidates: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Candidates as columns: null where one of them leaves out what another has."""
+    """Candidates as columns: null where one of them lacks what another has."""
     names = dict.fromkeys(name for candidate in candidates for name in candidate)
     columns: dict[str, Any] = {name: [each.get(name) for each in candidates] for name in names}
     if "features" in columns:

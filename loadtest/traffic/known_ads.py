@@ -1,7 +1,7 @@
 """Sample rows -> ads that a server knows beforehand, so that requests name them by id alone.
 
-They are written as a file for servers that read one, and loaded into a feature store by Bidlight's own
-program; the requests for them are `BidRequestMaker`'s. Standard library only.
+They are written to a file for servers that read one, and loaded into a feature store by Bidlight's own
+program; `BidRequestMaker` makes requests for them. Standard library only.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from loadtest.load.server_process import REPOSITORY
+from loadtest.processes.server import REPOSITORY
 from loadtest.traffic.bid_requests import ad_id
 
-# No field of a log is called so, and no value holds a control character.
+# No field of a log has this name, and no value holds a control character.
 KEY_COLUMN, LIST_SEPARATOR = "id of the ad", "\x1f"
 _ABSENT = object()
 
 
 class CannotLoad(RuntimeError):
-    """The ads could not be brought into a feature store; the message is what the loader said."""
+    """The ads could not be loaded into a feature store; the message is the loader's."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def draw_ads(
 ) -> Iterator[dict[str, Any]]:
     """`count` ads as `{"id": ..., "features": {...}}`; the first are the rows' candidates, in their order.
 
-    Beyond these every field takes its value from any row, or is left out if that row leaves it out.
+    In the others each field has the value of a random row, and is left out if that row lacks it.
     """
     draw = random.Random(seed)
     candidates = [row["candidate"] for row in rows]
@@ -76,7 +76,7 @@ def names_of(rows: Sequence[dict[str, dict[str, object]]]) -> list[str]:
 
 
 def write_table(ads: Iterable[dict[str, Any]], names: Sequence[str], file: Path) -> None:
-    """Ads as CSV, as the loader reads it: a column a field, lists joined by LIST_SEPARATOR."""
+    """Ads as CSV for the loader: a column a field, lists joined by LIST_SEPARATOR."""
     with file.open("w", newline="", encoding="utf-8") as cells:
         writer = csv.writer(cells)
         writer.writerow([KEY_COLUMN, *names])
@@ -85,7 +85,7 @@ def write_table(ads: Iterable[dict[str, Any]], names: Sequence[str], file: Path)
 
 
 def _cell(value: object) -> str:
-    """A raw value as the loader reads it back; an empty cell is a missing value."""
+    """A raw value as a cell; an empty cell is a missing value."""
     if value is None:
         return ""
     if isinstance(value, list):
@@ -94,7 +94,7 @@ def _cell(value: object) -> str:
 
 
 def _load(table: Path, bundle: Path, store: str) -> None:
-    """By the loader that ships with the service, in a process of its own."""
+    """Run the service's loader in a process of its own. Raises CannotLoad."""
     command = [sys.executable, "-m", "service.load_features", "ads", str(table.resolve()), "--store", store]
     command += ["--key", KEY_COLUMN, "--separator", LIST_SEPARATOR, "--bundle", str(bundle.resolve())]
     run = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)

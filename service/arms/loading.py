@@ -1,6 +1,6 @@
-"""The arms of the settings from their folders: read and verified, and then at work once golden rows agree.
+"""The arms of the settings from their folders: bundles are read and verified, and golden rows replayed.
 
-It knows no HTTP, no traffic and no process; what was read can be shared by the processes that a fork makes.
+It knows no HTTP, no traffic and no process. Processes made by a fork share the bundles read before it.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from service.arms.split import Arm, ArmSpec, ArmTable, parse_arm
 from service.bundle.errors import BundleError
 from service.bundle.store import Bundle, load_bundle
 from service.errors import BadConfiguration
+from service.scoring.golden import replay_golden
 from service.scoring.predictor import Predictor, choose_variant
 from service.settings import Settings
 
 
 @dataclass(frozen=True, eq=False)
 class LoadedArm:
-    """An arm read and verified, of which nothing runs yet: what processes can share that a fork makes."""
+    """An arm that is read and verified; nothing of it runs yet, so processes made by a fork can share it."""
 
     spec: ArmSpec
     bundle: Bundle
@@ -35,7 +36,7 @@ def read_arms(settings: Settings) -> list[LoadedArm]:
         try:
             bundle = load_bundle(Path(spec.folder))
             variant = choose_variant(bundle, settings.variant)
-            bundle.tables(variant)  # reads them, so that they are shared too
+            bundle.tables(variant)  # reads the tables, so that they are shared too
         except BundleError as error:
             raise BadConfiguration(f"arm {spec.name}: {error}") from None
         graphs, shared_graphs = (
@@ -48,7 +49,7 @@ def read_arms(settings: Settings) -> list[LoadedArm]:
 
 
 def freeze_anew() -> None:
-    """Collect what is garbage by now, frozen or not, and let no later collection look at the rest."""
+    """Collect garbage, also among frozen objects, and exempt what remains from later collections."""
     gc.unfreeze()
     gc.collect()
     gc.freeze()
@@ -57,18 +58,18 @@ def freeze_anew() -> None:
 async def load_arms(settings: Settings, loaded: Sequence[LoadedArm] | None = None) -> ArmTable:
     """Every arm of the settings, its golden rows replayed; raises BadConfiguration naming the arm.
 
-    The bundles are read from their folders, unless they are `loaded`.
+    Bundles that are not `loaded` yet are read from their folders.
     """
     specs = [parse_arm(text) for text in settings.arms]
     arms = []
     for number, spec in enumerate(specs):
         try:
-            # In a thread: a service that reloads goes on answering.
+            # In a thread: a service that reloads keeps answering.
             if loaded is None:
                 predictor = await asyncio.to_thread(Predictor.load, spec.folder, settings)
             else:
                 predictor = await asyncio.to_thread(Predictor, loaded[number].bundle, settings)
-            await predictor.replay_golden()
+            await replay_golden(predictor)
         except (BundleError, BadConfiguration) as error:
             raise BadConfiguration(f"arm {spec.name}: {error}") from None
         arms.append(Arm(spec.name, spec.weight, predictor))

@@ -2,16 +2,16 @@
 
 The split is weighted rendezvous hashing (Thaler and Ravishankar 1998; the weighted form by Schindelhauer
 and Schomaker 2005): every arm draws an exponential waiting time with rate = its weight from a hash of
-(salt, arm's name, key), and the shortest wins. So a key's arm is the same in every process and on every
-machine, an arm gets the share weight / total, and a change moves no key that it need not move:
+(salt, arm's name, key), and the shortest wins. So a key has the same arm in every process and on every
+machine, an arm gets the share weight / total, and a change moves as few keys as possible:
 
 - raising an arm's weight, or adding an arm, moves keys into that arm only;
 - lowering or removing it moves keys out of it only;
 - the order of the arms and the scale of the weights (90:10 or 9:1) move none;
 - two experiments with different salts split the same keys independently.
 
-(A hash cut by cumulative weights costs one hash instead of one an arm, but shifts the borders of all later
-arms.)
+(A hash cut by cumulative weights costs one hash instead of one an arm, but a change of one weight shifts the
+borders of all later arms.)
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from service.errors import BadConfiguration, UnknownArm
 if TYPE_CHECKING:
     from service.scoring.predictor import Predictor
 
-# What a header can carry and a metric's label should: no spaces, no quotes, no separators.
+# Fit for a header and a metric's label: no spaces, no quotes, no separators.
 ARM_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 @dataclass(frozen=True)
 class ArmSpec:
-    """One arm as the command line asks for it: its name, its bundle's folder, its weight in the split."""
+    """An arm as the settings name it: its name, its bundle's folder, its weight in the split."""
 
     name: str
     folder: str
@@ -46,7 +46,7 @@ class ArmSpec:
 
 @dataclass(frozen=True, eq=False)
 class Arm:
-    """One branch of the split. `weight` counts against the sum of all; 0 is reached by its name only."""
+    """One branch of the split. Its share is `weight` / sum of all; with 0 it is reached by its name only."""
 
     name: str
     weight: float
@@ -54,9 +54,9 @@ class Arm:
 
 
 class ArmTable:
-    """The arms of a service and the way from a request to one of them.
+    """The arms of a service, and the choice of one for a request.
 
-    `salt` names the experiment: change it, and the keys are dealt anew. Raises BadConfiguration for no arm,
+    `salt` names the experiment; another salt splits the keys differently. Raises BadConfiguration for no arm,
     two of one name, a weight below 0 or not finite, and no weight above 0.
     """
 
@@ -70,9 +70,9 @@ class ArmTable:
         self._split = [(_seeded(salt, arm.name), math.log(arm.weight), arm) for arm in self._drawn]
 
     def choose(self, pinned: str | None, split_key: str | None) -> Arm:
-        """The arm of a request: the `pinned` one, else the key's own, else a random draw.
+        """The arm of a request: the `pinned` one, else the one of its key, else a random one.
 
-        An empty key is no key. Raises UnknownArm if there is no arm of the pinned name.
+        An empty key counts as none. Raises UnknownArm if there is no arm of the pinned name.
         """
         if pinned is not None:
             arm = self._by_name.get(pinned)
@@ -94,7 +94,7 @@ class ArmTable:
         for seeded, log_weight, arm in self._split:
             hashed = seeded.copy()
             hashed.update(key)
-            # 53 bits and a half: in (0, 1), both ends left out, and exact as a float64.
+            # 53 bits and a half: in the open interval (0, 1), and exact as a float64.
             uniform = ((int.from_bytes(hashed.digest(), "big") >> 11) + 0.5) * 2.0**-53
             waiting = math.log(-math.log(uniform)) - log_weight
             if waiting < shortest:
@@ -103,13 +103,13 @@ class ArmTable:
 
 
 def _seeded(salt: str, name: str) -> blake2b:
-    """A hash that has read the salt and the arm's name (no name has a zero byte: no two pairs read alike)."""
-    # Not zlib.crc32: two salts would differ by the same XOR for all keys of one length, and so correlate.
+    """A hash of the salt and the arm's name. No name has a zero byte, so no two pairs have the same hash."""
+    # Not zlib.crc32: for keys of one length, two salts differ by one XOR, so the splits would correlate.
     return blake2b(f"{salt}\0{name}\0".encode("utf-8", "surrogatepass"), digest_size=8)
 
 
 def _check(arms: Sequence[Arm]) -> None:
-    """Raises BadConfiguration for arms that cannot be split between."""
+    """Raises BadConfiguration for arms that cannot share traffic."""
     if not arms:
         raise BadConfiguration("'arms' must be one or more (got none); name one with --arm NAME=FOLDER")
     names = [arm.name for arm in arms]
@@ -131,7 +131,7 @@ def _check(arms: Sequence[Arm]) -> None:
 def parse_arm(text: str) -> ArmSpec:
     """`NAME=FOLDER` or `NAME=FOLDER:WEIGHT` -> ArmSpec; the weight is 1 if it is left out.
 
-    What follows the last colon is the weight unless it holds a slash, so a folder may have colons of its own
+    The weight is what follows the last colon, unless that has a slash; so a folder may have colons
     (`C:/bundles/A`, `s:1/A:90`). Raises BadConfiguration.
     """
     name, equals, rest = text.partition("=")
@@ -156,7 +156,7 @@ def parse_arm(text: str) -> ArmSpec:
 
 
 def _parse_weight(name: str, text: str) -> float:
-    """A weight as it was typed. Raises BadConfiguration."""
+    """The weight in `text`. Raises BadConfiguration."""
     try:
         weight = float(text)
     except ValueError:

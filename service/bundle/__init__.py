@@ -1,1 +1,1 @@
-"""The contract between offline and online: what a bundle holds, and nothing of who writes or serves it."""
+"""The contract between offline and online: what a bundle holds; it knows neither writer nor server."""

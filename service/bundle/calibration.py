@@ -1,7 +1,7 @@
-"""Applies a fitted calibrator: logit -> pCTR; it knows neither how it was fitted nor what a graph is.
+"""Applies a fitted calibrator: logit -> pCTR; it knows neither fitting nor graphs.
 
-Every method is one strictly increasing piecewise-linear map from logit to calibrated logit, so the ranking of
-candidates survives calibration.
+Every method is a strictly increasing piecewise-linear map from logit to calibrated logit, so it keeps the
+ranking of candidates.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from service.bundle.errors import EXPORT_AGAIN, BundleError, decode_json, show
+from service.bundle.errors import EXPORT_AGAIN, BundleError, show
+from service.bundle.json_files import decode_json, encode_json
 
 CALIBRATION_FILE = "calibration.json"
 
 
 class Quality(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How good probabilities are on held-out rows: log loss, calibration error, predicted over observed."""
+    """Quality of probabilities on held-out rows: log loss, calibration error, predicted / observed clicks."""
 
     logloss: float
     ece: float
@@ -41,11 +42,11 @@ class _Pieces(msgspec.Struct, frozen=True):
 
 
 class Calibrator(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict=True):
-    """The map that was fitted on the logits of one graph (Platt 1999; isotonic with straight pieces).
+    """A map fitted on the logits of one graph (Platt 1999; isotonic with linear pieces).
 
-    platt: slope * logit + intercept. isotonic: straight lines between `knots` (logit, calibrated logit), and
-    slope 1 beyond the outer ones. `sampling_rate` is the share of non-clicks that training kept: its odds are
-    too high by 1 / rate, so ln(rate) is added. `clamp_low` and `clamp_high` bound the pCTR.
+    platt: slope * logit + intercept. isotonic: linear between `knots` (logit, calibrated logit), with slope 1
+    beyond the outer ones. `sampling_rate` is the share of non-clicks kept in training: it makes the odds too
+    high by 1 / rate, so ln(rate) is added. `clamp_low` and `clamp_high` bound the pCTR.
     """
 
     variant: str
@@ -64,14 +65,14 @@ class Calibrator(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     after: Quality
 
     def pctr(self, logits: NDArray[Any]) -> NDArray[np.float64]:
-        """Click probabilities [n] of `logits` [n]; each depends on its own logit only. nan stays nan."""
-        # exp overflows above 709; no clamp is that close to 0.
+        """Click probabilities [n] of `logits` [n]; each depends only on its own logit. nan stays nan."""
+        # exp overflows above 709, and no clamp is as low as exp(-700).
         exponents = np.minimum(-self.calibrated_logits(logits), 700.0)
         probabilities = 1.0 / (1.0 + np.exp(exponents))
         return np.minimum(np.maximum(probabilities, self.clamp_low), self.clamp_high)
 
     def calibrated_logits(self, logits: NDArray[Any]) -> NDArray[np.float64]:
-        """The map itself, [n] -> [n], before the clamps."""
+        """Calibrated logits [n] of `logits` [n], before the clamps."""
         x = np.ascontiguousarray(logits, np.float64)
         if self.method == "identity":
             return x + self._shift
@@ -80,7 +81,7 @@ class Calibrator(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         pieces = self._pieces
         piece = pieces.ends.searchsorted(x, "right")
         y = pieces.bases.take(piece) + pieces.slopes.take(piece) * (x - pieces.anchors.take(piece))
-        # Rounding could carry the end of one piece over the start of the next.
+        # Rounding could lift the end of a piece above the start of the next.
         return np.minimum(y, pieces.ceilings.take(piece))
 
     @cached_property
@@ -95,7 +96,7 @@ class Calibrator(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         return _Pieces(x, np.r_[x[0], x], np.r_[y[0], y], slopes, np.r_[y, math.inf])
 
     def validate(self) -> None:
-        """Raises BundleError for a map that is not finite and strictly increasing, or senseless bounds."""
+        """Raises BundleError unless the map is finite and strictly increasing, and its bounds are ordered."""
         for name, number in self._numbers():
             self._require(math.isfinite(number), name, "a finite number", repr(number))
         hexadecimal = re.fullmatch("[0-9a-f]{64}", self.graph_sha256) is not None
@@ -110,7 +111,7 @@ class Calibrator(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         self._validate_knots()
 
     def _numbers(self) -> Iterator[tuple[str, float]]:
-        """Every float in it, with its name."""
+        """Every float of the calibrator, with its name."""
         for name in ("slope", "intercept", "clamp_low", "clamp_high", "sampling_rate"):
             yield name, getattr(self, name)
         for when in ("before", "after"):
@@ -135,8 +136,8 @@ class Calibrator(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     def _require(self, met: bool, name: str, expected: str, found: str) -> None:
         if not met:
-            whose = f"such that '{name}' of {show(self.variant)} is {expected}"
-            raise BundleError(CALIBRATION_FILE, whose, found, "calibrate again")
+            condition = f"such that '{name}' of {show(self.variant)} is {expected}"
+            raise BundleError(CALIBRATION_FILE, condition, found, "calibrate again")
 
 
 class _Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -144,11 +145,10 @@ class _Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def calibrators_to_file(calibrators: Sequence[Calibrator]) -> bytes:
-    """calibration.json. Raises BundleError for a calibrator that is not sound."""
+    """The bytes of calibration.json. Raises BundleError for an invalid calibrator."""
     for calibrator in calibrators:
         calibrator.validate()
-    encoded = msgspec.json.encode(_Calibration(tuple(calibrators)))
-    return msgspec.json.format(encoded, indent=2) + b"\n"
+    return encode_json(_Calibration(tuple(calibrators)))
 
 
 def calibrators_from_file(data: bytes) -> dict[str, Calibrator]:

@@ -1,8 +1,8 @@
 """Raw values -> ids, the same for training and serving; it knows neither logs nor the rest of a request.
 
-All entry points of the encoder go through the one lookup that each field has; fields with the same values
-share a dictionary. Whatever comes by the request is looked up by loops of C (`map` over dictionaries): a loop
-of Python over rows and fields would cost more than inference.
+Every entry point uses the one lookup of a field; fields with the same values share a dictionary. Values of
+requests are looked up by loops in C (`map` over dictionaries): a Python loop over rows and fields would cost
+more than inference.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from service.bundle.schema import MISSING_ID, Field, Kind, RawValue, Role, Schem
 __all__ = ["Encoder", "InvalidValue"]
 
 Ids = NDArray[np.int32]
-# What is left out is missing like the empty text, which the dictionaries know.
+# Absent fields are looked up as the empty string, which every dictionary maps to the missing id.
 LEFT_OUT = ""
-# Up to this many rows, one dictionary lookup a number costs less than numpy's bisection of a column.
+# Up to this many rows, a dictionary lookup for each number is faster than numpy's bisection of a column.
 FEW_ROWS = 8
 
 
 class _Column:
-    """A field with its lookup and its place among the columns of its block."""
+    """A field with its lookup and its place among the columns of a block."""
 
     def __init__(self, field: Field, start: int, lookup: Lookup) -> None:
         self.name = field.name
@@ -49,15 +49,15 @@ class _Column:
         self.lookup = lookup
 
     def check(self, value: Any, row: int | None) -> None:
-        """Raises InvalidValue with the row if `value` has no id."""
+        """Raises InvalidValue with `row` if `value` has no id."""
         try:
             self.lookup.one(value)
         except InvalidValue as error:
             raise InvalidValue(self.name, row, error.message) from None
         except TypeError:
             elements = value if self.field.kind is Kind.SEQUENCE else [value]
-            odd = next(element for element in elements if not is_text(element))
-            raise InvalidValue(self.name, row, refusal_of_text(self.field, odd)) from None
+            refused = next(element for element in elements if not is_text(element))
+            raise InvalidValue(self.name, row, refusal_of_text(self.field, refused)) from None
 
     def many(self, values: Sequence[Any]) -> Any:
         """ids [n], or [n, max_length] of a sequence. Raises InvalidValue with the row."""
@@ -70,9 +70,9 @@ class _Column:
 
 
 class _Block:
-    """The fields that one mapping fills: the context, a candidate, or a whole row; their columns in order.
+    """The fields of one mapping (the context, a candidate or a whole row) and their columns, in order.
 
-    `places` are these columns among all of the schema's.
+    `places` are these columns among all columns of the schema.
     """
 
     def __init__(self, schema: Schema, fields: Iterable[Field], lookups: Mapping[str, Lookup]) -> None:
@@ -127,7 +127,7 @@ class _Block:
 
 
 class _Scalars:
-    """Fields of one value each, looked up side by side."""
+    """Fields with a single value, looked up together."""
 
     def __init__(self, columns: Sequence[_Column]) -> None:
         self.columns = columns
@@ -136,8 +136,8 @@ class _Scalars:
         self._ids = [column.lookup.ids for column in columns]
 
     def one(self, values: Mapping[str, Any], numbers: _Scalars) -> Ids:
-        """ids [fields] of one mapping; `numbers` are those of these fields that are numeric."""
-        numbers.refuse_truths(values)
+        """ids [fields] of one mapping; `numbers` are the numeric ones of these fields."""
+        numbers.refuse_booleans(values)
         given = map(values.get, self._names, repeat(LEFT_OUT))
         return np.fromiter(map(getitem, self._ids, given), np.int32, len(self._names))
 
@@ -145,30 +145,30 @@ class _Scalars:
         """ids [n, fields]."""
         if numbers is not None and numbers.columns:
             for row in rows:
-                numbers.refuse_truths(row)
+                numbers.refuse_booleans(row)
         names = self._names
         values = [row.get(name, LEFT_OUT) for row in rows for name in names]
         ids = np.fromiter(map(getitem, cycle(self._ids), values), np.int32, len(values))
         return ids.reshape(len(rows), len(names))
 
-    def refuse_truths(self, values: Mapping[str, Any]) -> None:
-        """Raises TypeError for true and false, which a dictionary of numbers takes for 1 and 0."""
+    def refuse_booleans(self, values: Mapping[str, Any]) -> None:
+        """Raises TypeError for True and False, which a dictionary of numbers cannot tell from 1 and 0."""
         if self._names and bool in map(type, map(values.get, self._names)):
             raise TypeError
 
 
 def _as_slice(places: list[int]) -> slice | NDArray[np.intp]:
-    """A slice where the places are in one run: numpy writes it several times faster."""
+    """`places` as a slice if they are consecutive: numpy writes to a slice several times faster."""
     start = places[0] if places else 0
     run = slice(start, start + len(places))
     return run if places == list(range(run.start, run.stop)) else np.array(places, np.intp)
 
 
 class Encoder:
-    """All fields of a schema, made ready to look values up. Building it costs a dictionary a vocabulary.
+    """Encodes the fields of a schema; building it creates a dictionary for each vocabulary.
 
-    The context's ids and a candidate's are [context columns] and [candidate columns], each in the order of
-    the schema; a row of ids [columns] holds both, the columns where the schema has them.
+    The ids of the context and of a candidate are [context columns] and [candidate columns], each in the order
+    of the schema; a row of ids [columns] holds both, in the columns of the schema.
     """
 
     def __init__(self, schema: Schema) -> None:
@@ -192,7 +192,7 @@ class Encoder:
         return np.array(column.many(values), np.int32).reshape(len(values), column.field.max_length)
 
     def encode_row(self, row: Mapping[str, RawValue]) -> Ids:
-        """ids [columns] of one row that holds context and candidate fields. Raises InvalidValue."""
+        """ids [columns] of one row with context and candidate fields. Raises InvalidValue."""
         return self._row.one(row)
 
     def encode_context(self, context: Mapping[str, RawValue]) -> Ids:
@@ -206,9 +206,9 @@ class Encoder:
         return self._candidate.many(candidates)
 
     def encode_candidate_columns(self, columns: Mapping[str, Sequence[RawValue]], rows: int) -> Ids:
-        """ids [rows, candidate columns] of candidates that came as columns; an absent one is all missing.
+        """ids [rows, candidate columns] of candidates sent as columns; an absent column is all missing.
 
-        Raises InvalidValue; without a row it is a column that has not `rows` values.
+        Raises InvalidValue; without a row if a column does not have `rows` values.
         """
         ids = np.empty((rows, self._candidate.width), np.int32)
         for column in self._candidate.columns:
@@ -223,7 +223,7 @@ class Encoder:
         return ids
 
     def join(self, contexts: Ids, candidates: Ids) -> Ids:
-        """Rows of ids [n, columns] of contexts [n or 1, context columns] and candidates [n, ...]."""
+        """Rows of ids [n, columns] from contexts [n or 1, context columns] and candidates [n, ...]."""
         ids = np.empty((len(candidates), self._row.width), np.int32)
         ids[:, self.context_places] = contexts
         ids[:, self.candidate_places] = candidates
@@ -232,8 +232,8 @@ class Encoder:
     def encode_request(
         self, context: Mapping[str, RawValue], candidates: Sequence[Mapping[str, RawValue]]
     ) -> Ids:
-        """ids [n, columns] of one request: the context in every row. Raises InvalidValue.
+        """ids [n, columns] of one request, with its context in every row. Raises InvalidValue.
 
-        The error's row is the candidate, or None when it is the context that is wrong.
+        The error's row is the candidate, or None for an invalid context.
         """
         return self.join(self.encode_context(context), self.encode_candidates(candidates))

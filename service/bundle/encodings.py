@@ -1,4 +1,4 @@
-"""The three ways from a raw value to an id: vocabulary, hashing, bins; it knows neither fields nor files."""
+"""The three encodings of raw values as ids: vocabulary, hashing, bins; it knows neither fields nor files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_SEED = 2**32 - 1
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The values worth an id of their own: position i has base id FIRST_ID + i, all others are OOV_ID."""
+    """Values with an id of their own: position i has base id FIRST_ID + i; all other values have OOV_ID."""
 
     values: tuple[str, ...]
 
@@ -36,7 +36,7 @@ class Vocabulary:
 
     @property
     def size(self) -> int:
-        """How many ids it needs after FIRST_ID."""
+        """The number of ids from FIRST_ID on."""
         return len(self.values)
 
 
@@ -60,15 +60,15 @@ class Hashing:
 
     @property
     def size(self) -> int:
-        """How many ids it needs after FIRST_ID."""
+        """The number of ids from FIRST_ID on."""
         return self.buckets
 
 
 @dataclass(frozen=True)
 class Bins:
-    """Intervals of numbers: base id FIRST_ID + bisect_right(edges, x), so that edge i opens bin i + 1.
+    """Intervals of numbers: base id FIRST_ID + bisect_right(edges, x), so edge i is the start of bin i + 1.
 
-    Nothing but comparisons of float64, so a value falls into the same bin on every machine.
+    It only compares float64 values, so a value falls into the same bin on every machine.
     """
 
     edges: tuple[float, ...]
@@ -83,7 +83,7 @@ class Bins:
 
     @property
     def size(self) -> int:
-        """How many ids it needs after FIRST_ID."""
+        """The number of ids from FIRST_ID on."""
         return len(self.edges) + 1
 
 
@@ -91,6 +91,6 @@ Encoding = Vocabulary | Hashing | Bins
 
 
 def first_repeated(values: Sequence[str]) -> str:
-    """The first value that occurs a second time; there must be one."""
+    """The first value that repeats an earlier one; there must be one."""
     seen: set[str] = set()
     return next(value for value in values if value in seen or seen.add(value))  # type: ignore[func-returns-value]

@@ -1,22 +1,16 @@
-"""The two errors of the contract, a bundle and a value that are refused; it knows no file format."""
+"""The two errors of the contract, for a refused bundle and a refused value; it knows no format."""
 
 from __future__ import annotations
-
-from typing import TypeVar
-
-import msgspec
 
 MAX_CHARACTERS = 120
 MAX_PART = 400
 EXPORT_AGAIN = "export the bundle again"
 
-T = TypeVar("T")
-
 
 class BundleError(ValueError):
-    """A bundle, or a part of one, was refused: which file, what was expected, what was found, what to do.
+    """A bundle or a part of one is refused: the file, what was expected, what was found, and the remedy.
 
-    All four are text; `found` is shown as given, so callers pass `show(value)` for values of others.
+    All four are text; `found` is printed as given, so callers pass untrusted values through `show`.
     """
 
     def __init__(self, file: str, expected: str, found: str, remedy: str) -> None:
@@ -33,7 +27,7 @@ class BundleError(ValueError):
 
 
 class InvalidValue(ValueError):
-    """A raw value that its field cannot be: which field, which row (None outside columns), one line why."""
+    """A raw value that its field cannot have: field, row (None outside columns) and reason, in one line."""
 
     def __init__(self, field: str, row: int | None, message: str) -> None:
         super().__init__(field, row, message)
@@ -46,9 +40,9 @@ class InvalidValue(ValueError):
 
 
 def show(value: object) -> str:
-    """`value` in a few plain characters: a container by its size, a huge number by its length.
+    """`value` as a short text: a container by its size, a huge number by its length.
 
-    Never raises, whatever a client sent: `repr` of a long integer does, and that of a nested list may.
+    Never raises, whatever a client sends: `repr` raises for a long integer and may for a nested list.
     """
     if value is None or isinstance(value, bool | float):
         return repr(value)
@@ -63,11 +57,3 @@ def show(value: object) -> str:
     if isinstance(value, dict):
         return f"an object of {len(value)}"
     return f"a value of type {type(value).__name__}"
-
-
-def decode_json(file: str, data: bytes, type: type[T]) -> T:  # noqa: A002
-    """`data` as a value of `type`. Raises BundleError that names `file` and the place in it."""
-    try:
-        return msgspec.json.decode(data, type=type)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BundleError(file, "JSON of the contract's form", str(error), EXPORT_AGAIN) from error

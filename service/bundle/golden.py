@@ -1,4 +1,4 @@
-"""Replays the golden rows through the encoder; the service does the same with logits and pCTRs."""
+"""Replays the golden rows through the encoder; the service replays logits and pCTRs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from service.bundle.manifest import GOLDEN_FILE, Golden
 
 
 def check_golden_ids(encoder: Encoder, golden: Golden) -> None:
-    """Raises BundleError, naming row and field, unless every golden row gives its golden ids."""
+    """Raises BundleError with row and field unless every golden row encodes to its golden ids."""
     for number, (row, ids) in enumerate(zip(golden.rows, golden.ids, strict=True)):
         try:
             found = tuple(encoder.encode_request(row.context, [row.candidate])[0].tolist())

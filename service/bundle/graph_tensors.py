@@ -1,11 +1,10 @@
-"""Reads from the bytes of an ONNX graph what its tensors hold; it does not know what they are for.
+"""Reads the tensors of an ONNX graph from its bytes; it does not know what they are for.
 
-Things must be known before a graph runs, and the onnx package, which could tell, is not installed where we
-serve. A tensor may say that its data lies in a file beside the model: ONNX Runtime, given a model as
-bytes, reads such a file from the working directory (seen with 1.31), so that a bundle whose every hash is
-right could still feed whatever lies there into the model. And one weight that is nan, in a row of a table
-that no golden row reads, makes every pCTR nan that meets it. Tables, finally, are read here so that they lie
-in memory once, for several graphs and, where processes fork, for all of these.
+The service must check a graph before it runs, and has no onnx package. A tensor may refer to a file beside
+the model: ONNX Runtime, given a model as bytes, reads that file from the working directory (as of 1.31), so a
+bundle with correct hashes could still load foreign data. And a single nan weight, in a table row that no
+golden row reads, makes every pCTR nan that uses it. Tables are read here so that several graphs, and all
+forked processes, share one copy in memory.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _FIXED_SIZES = {_FIXED64: 8, _FIXED32: 4}
 
-# message -> field number -> the message that the field holds; only the ways to a tensor (onnx.proto).
+# message -> field number -> the message in that field, for the paths that lead to a tensor (onnx.proto).
 _MESSAGES: dict[str, dict[int, str]] = {
     "Model": {7: "Graph", 20: "TrainingInfo", 25: "Function"},
     "TrainingInfo": {1: "Graph", 2: "Graph"},
@@ -32,9 +31,9 @@ _MESSAGES: dict[str, dict[int, str]] = {
     "SparseTensor": {1: "Tensor", 2: "Tensor"},
     "Tensor": {},
 }
-# data_type -> how the raw data of a table is read.
+# data_type -> the numpy type of a table's raw data.
 _TABLE_TYPES = {1: "<f4", 2: "u1", 3: "i1", 10: "<f2"}
-# Fields of a tensor. Numbers stand in raw_data, or in the field of their type, packed or one by one.
+# Fields of a tensor. Its numbers are in raw_data or in the field of their type, packed or one by one.
 _DIMS, _DATA_TYPE, _FLOAT_DATA, _NAME, _RAW_DATA, _DOUBLE_DATA, _EXTERNAL_DATA, _DATA_LOCATION = (
     1,
     2,
@@ -50,9 +49,9 @@ _FLOAT_TYPES = {1: "<f4", 10: "<f2", 11: "<f8"}
 
 @dataclass(frozen=True)
 class GraphTensor:
-    """One tensor of a graph: whether its data lies in a file, and whether all its numbers are finite.
+    """A tensor of a graph: whether its data is in another file, and whether all its numbers are finite.
 
-    A lone infinity counts as finite: graphs mask with it. Of float types 16, 32 and 64 bits are looked at.
+    A scalar infinity counts as finite: graphs mask with it. Floats of 16, 32 and 64 bits are checked.
     """
 
     name: str
@@ -61,14 +60,14 @@ class GraphTensor:
 
 
 def tensors_of(graph: bytes) -> Iterator[GraphTensor]:
-    """Every tensor of `graph`, however deep it lies in it. Raises ValueError for bytes that are not ONNX."""
+    """Every tensor of `graph`, at any depth. Raises ValueError for bytes that are not ONNX."""
     return map(_tensor, _messages(graph))
 
 
 def tables_of(graph: bytes, names: Collection[str]) -> dict[str, NDArray[Any]]:
-    """The tensors of these names as arrays of their own, which nothing may write to.
+    """The tensors of these names as read-only copies.
 
-    Raises ValueError where there is none of a name, or not one that is a table.
+    Raises ValueError if a name has no tensor, or one that is not a table.
     """
     found = {}
     for message in _messages(graph):
@@ -84,8 +83,8 @@ def tables_of(graph: bytes, names: Collection[str]) -> dict[str, NDArray[Any]]:
 
 
 def _messages(graph: bytes) -> Iterator[memoryview]:
-    """Every tensor's message."""
-    # A list, not recursion: how deep the messages nest is up to whoever wrote the file.
+    """The message of every tensor."""
+    # A list instead of recursion, because the file decides how deep messages nest.
     waiting: list[tuple[str, memoryview]] = [("Model", memoryview(graph))]
     while waiting:
         message, data = waiting.pop()
@@ -113,7 +112,7 @@ def _array(name: str, message: memoryview) -> NDArray[Any]:
             raw = value
     if dtype is None or raw is None or math.prod(shape) * np.dtype(dtype).itemsize != len(raw):
         raise ValueError(f"tensor {name} is no table of numbers in raw_data")
-    table = np.frombuffer(raw, dtype).reshape(shape).copy()  # aligned, and without the graph around it
+    table = np.frombuffer(raw, dtype).reshape(shape).copy()  # aligned, and independent of the graph's bytes
     table.flags.writeable = False
     return table
 
@@ -152,7 +151,7 @@ def _all_finite(data: memoryview, dtype: str | None) -> bool:
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, memoryview | int]]:
-    """The fields of one protobuf message: number, and the bytes or the varint it holds."""
+    """The fields of one protobuf message: each number with its bytes or its varint."""
     position, end = 0, len(data)
     while position < end:
         tag, position = _varint(data, position)

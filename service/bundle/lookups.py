@@ -1,10 +1,9 @@
-"""One lookup a field: raw values -> ids; it knows the field only, neither rows nor requests.
+"""One lookup for each field: raw values -> ids; it knows the field, neither rows nor requests.
 
-A vocabulary is a dictionary of final ids (a renumbering is composed in when it is built, and costs nothing
-later) in which all that is not a plain hit goes through `__missing__`; fields with the same values share it,
-so it knows no field's name. Every lookup has `one` and `many`, which give the same ids, and raise
-InvalidValue without a row, or TypeError for a value that neither is text nor can be written so
-(`refusal_of_text` says why).
+A vocabulary is a dictionary of final ids: a renumbering is applied when it is built and costs nothing later.
+Everything but a plain hit goes through `__missing__`. Fields with the same values share the dictionary, so it
+knows no field's name. Every lookup has `one` and `many`, which give the same ids. They raise InvalidValue
+without a row, or TypeError for a value that `is_text` refuses (`refusal_of_text` gives the reason).
 """
 
 from __future__ import annotations
@@ -21,24 +20,24 @@ from numpy.typing import NDArray
 from service.bundle.errors import InvalidValue, show
 from service.bundle.schema import FIRST_ID, MISSING_ID, OOV_ID, Bins, Field, Hashing, Kind, Vocabulary
 
-# Python writes integers of up to 640 digits whatever its limits are set to, and this many bits need 617.
+# Python converts integers of up to 640 digits whatever its limit is set to; this many bits have 617 digits.
 MAX_INTEGER_BITS = 2048
-# Below this many values a loop over bisect costs less than the numpy calls around searchsorted.
+# Below this many values, a loop over bisect is faster than the numpy calls around searchsorted.
 MANY = 12
-# Hashes of the most common values are remembered: at most this many a field, of at most this many characters.
-REMEMBERED_HASHES = 8192
-REMEMBERED_CHARACTERS = 64
-# The same of numbers, of which most logs count small ones.
-REMEMBERED_NUMBERS = 2048
+# Hashes are cached, at most this many for a field and of values up to this length; common values come first.
+CACHED_HASHES = 8192
+CACHED_CHARACTERS = 64
+# The same for numbers: most logs hold small counts.
+CACHED_NUMBERS = 2048
 AS_STRING = "send it as a string"
 PLAIN_NUMBERS = frozenset({int, float, type(None)})
 
 
 class _VocabularyIds(dict[Any, int]):
-    """Text -> id. Only text is ever a key: 1, 1.0 and True would be one key to a dictionary.
+    """Text -> id. Only text is a key: to a dictionary 1, 1.0 and True would be the same key.
 
-    None is none either. It would make CPython compare keys in a way that writes to their reference counts:
-    with a million values, workers that were forked with this dictionary would come to 63 MB more each.
+    Nor is None a key: with one, CPython compares keys in a way that writes to their reference counts, so that
+    every forked worker would copy the pages of the dictionary.
     """
 
     def __init__(self, field: Field, vocabulary: Vocabulary) -> None:
@@ -55,7 +54,7 @@ class _VocabularyIds(dict[Any, int]):
 
 
 class _HashedIds(dict[Any, int]):
-    """Text -> id by feature hashing; the dictionary holds the ids of the first texts it met."""
+    """Text -> id by feature hashing; the dictionary caches the ids of the first texts."""
 
     def __init__(self, field: Field, hashing: Hashing) -> None:
         super().__init__({"": MISSING_ID})
@@ -65,16 +64,16 @@ class _HashedIds(dict[Any, int]):
     def __missing__(self, value: Any) -> int:
         if not isinstance(value, str):
             return MISSING_ID if value is None else self[_digits(value)]
-        # A lone surrogate is not UTF-8; it is written as if it were, so that every text has an id.
+        # Lone surrogates are not UTF-8; they are encoded as if they were, so that every text has an id.
         base = FIRST_ID + crc32(value.encode("utf-8", "surrogatepass"), self.seed) % self.buckets
         found = base if self.ids is None else int(self.ids[base])
-        if len(self) < REMEMBERED_HASHES and len(value) <= REMEMBERED_CHARACTERS:
+        if len(self) < CACHED_HASHES and len(value) <= CACHED_CHARACTERS:
             self[value] = found
         return found
 
 
 class CategoricalLookup:
-    """One value -> one id, by the dictionary."""
+    """One value -> one id, from the dictionary."""
 
     def __init__(self, ids: dict[Any, int]) -> None:
         self.ids = ids
@@ -111,9 +110,9 @@ class SequenceLookup:
 
 
 class _NumberIds(dict[Any, int]):
-    """Number -> the id of its bin, by bisection; the dictionary holds the ids of the first numbers it met.
+    """Number -> the id of its bin, by bisection; the dictionary caches the ids of the first numbers.
 
-    To a dictionary True is 1: whoever asks it has to refuse that before.
+    To a dictionary True is 1, so callers refuse booleans first.
     """
 
     def __init__(self, field: Field, edges: Sequence[float], ids_of_bins: list[int]) -> None:
@@ -130,7 +129,7 @@ class _NumberIds(dict[Any, int]):
         if not -math.inf < number < math.inf:
             refuse(self.field, "a finite number", value, "leave it out when it is missing")
         found = self.ids_of_bins[bisect_right(self.edges, number)]
-        if len(self) < REMEMBERED_NUMBERS:
+        if len(self) < CACHED_NUMBERS:
             self[value] = found
         return found
 
@@ -150,19 +149,19 @@ class NumericLookup:
         return self.ids[value] if is_key else self.ids.__missing__(value)
 
     def many(self, values: Sequence[Any]) -> Any:
-        """ids [n]. The same comparisons by numpy where there are many numbers and none is odd."""
+        """ids [n], by the same comparisons in numpy if there are many values and all are numbers or None."""
         if len(values) >= MANY and PLAIN_NUMBERS.issuperset(map(type, values)):
             try:
                 numbers = np.array(values, np.float64)  # None becomes nan
             except OverflowError:
                 return [self.one(value) for value in values]
             found = self.ids_of_bins.take(self.edges_array.searchsorted(numbers, "right"))
-            odd = ~np.isfinite(numbers)
-            oddities = np.count_nonzero(odd)
-            if not oddities:
+            is_missing = ~np.isfinite(numbers)
+            missing = np.count_nonzero(is_missing)
+            if not missing:
                 return found
-            if oddities == values.count(None):
-                found[odd] = MISSING_ID
+            if missing == values.count(None):
+                found[is_missing] = MISSING_ID
                 return found
         return [self.one(value) for value in values]
 
@@ -184,7 +183,7 @@ def is_text(value: Any) -> bool:
 
 
 def refusal_of_text(field: Field, value: Any) -> str:
-    """Why `value`, for which `is_text` does not hold, cannot be text of the field: one line."""
+    """Why `value`, which `is_text` refuses, cannot be text of the field, in one line."""
     if isinstance(value, int) and not isinstance(value, bool):
         return _refusal(field, f"an integer of at most {MAX_INTEGER_BITS} bits", show(value), AS_STRING)
     if field.kind is Kind.SEQUENCE:
@@ -205,13 +204,13 @@ Lookup = CategoricalLookup | SequenceLookup | NumericLookup
 
 
 def lookups_of(fields: Sequence[Field]) -> dict[str, Lookup]:
-    """The lookup of each field, by name; fields with the same values have one dictionary."""
+    """The lookup of each field by name; fields with the same values share a dictionary."""
     dictionaries = {field.name: _ids_of(field) for field in fields if field.same_values_as is None}
     return {field.name: _lookup(field, dictionaries[field.same_values_as or field.name]) for field in fields}
 
 
 def _ids_of(field: Field) -> dict[Any, int]:
-    """Text -> id; nothing for a numeric field, which needs no dictionary."""
+    """Text -> id; empty for a numeric field, which needs no dictionary."""
     match field.encoding:
         case Vocabulary():
             return _VocabularyIds(field, field.encoding)

@@ -1,4 +1,4 @@
-"""What a bundle says about itself: manifest.json and golden.json as structs; it reads and writes no files."""
+"""The metadata of a bundle: manifest.json and golden.json as structs; it reads and writes no files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any, Literal, NoReturn
 
 import msgspec
 
-from service.bundle.errors import EXPORT_AGAIN, BundleError, decode_json, show
+from service.bundle.errors import EXPORT_AGAIN, BundleError, show
+from service.bundle.json_files import decode_json, encode_json
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
@@ -21,11 +22,11 @@ NAME_PATTERN = "[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 
 
 class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Frozen, and strict about names: a typo in a bundle is an error, never a default."""
+    """Frozen and strict about names: a typo in a bundle is an error, never a default."""
 
 
 class FileEntry(_Record, frozen=True):
-    """A file of the bundle: bytes, and SHA-256 in hexadecimal."""
+    """A file of the bundle: size in bytes, and SHA-256 in hexadecimal."""
 
     size: int
     sha256: str
@@ -40,11 +41,11 @@ class Tensor(_Record, frozen=True):
 
 
 class SharedContext(_Record, frozen=True):
-    """The same function as another graph's, with a request's context computed once for all its candidates.
+    """A graph that computes the same function as another, with the context of a request computed once.
 
     Inputs: context_ids [requests, context columns], candidate_ids [rows, candidate columns], request_index
-    [rows], and the tables of the other graph, which this one holds no copy of. It serves requests from
-    `from_candidates` candidates on: with fewer the other graph is as fast.
+    [rows], and the tables of the other graph, which this one does not contain. It serves requests from
+    `from_candidates` candidates on; with fewer the other graph is as fast.
     """
 
     file: str
@@ -55,7 +56,7 @@ class SharedContext(_Record, frozen=True):
 
 
 class Graph(_Record, frozen=True):
-    """An ONNX file and how to call it. `tables` are initializers that it only looks rows up in."""
+    """An ONNX file and how to call it. `tables` are initializers used only to look up rows."""
 
     file: str
     variant: str
@@ -67,7 +68,7 @@ class Graph(_Record, frozen=True):
 
 
 class ModelInfo(_Record, frozen=True):
-    """Which model was trained, and how large it is."""
+    """The trained model and its size."""
 
     name: str
     hyperparameters: dict[str, Any]
@@ -75,7 +76,7 @@ class ModelInfo(_Record, frozen=True):
 
 
 class Metrics(_Record, frozen=True):
-    """Quality of pCTRs on the test part. `auc_of_true_pctr` is the best possible, on a synthetic log."""
+    """Quality of pCTRs on the test part. `auc_of_true_pctr` is the best AUC possible, for a synthetic log."""
 
     rows: int
     clicks: int
@@ -90,7 +91,7 @@ class Metrics(_Record, frozen=True):
 
 
 class Training(_Record, frozen=True, kw_only=True):
-    """The log and how it was used: rows and clicks by part, window in unix seconds."""
+    """The training log and its use: rows and clicks by part, window in Unix seconds."""
 
     source: str
     rows: dict[str, int]
@@ -122,7 +123,7 @@ class Latency(_Record, frozen=True):
 
 
 class Compression(_Record, frozen=True):
-    """What pruning aimed at, what it reached, and what compaction left."""
+    """The target of pruning, the rates it reached, and the sizes after compaction."""
 
     recipe: str
     rates: dict[str, float]
@@ -133,15 +134,13 @@ class Compression(_Record, frozen=True):
     graph_bytes: dict[str, int]
 
 
-class Manifest(_Record, frozen=True, kw_only=True):
-    """All that is known of a bundle. `files` lists every file but manifest.json itself."""
+class Description(_Record, frozen=True, kw_only=True):
+    """What a bundle says of itself. `created_at` is in UTC, as 2026-01-31T12:00:00+00:00."""
 
     format_version: int = FORMAT_VERSION
     name: str
-    version: str
     created_at: str
     model: ModelInfo
-    files: dict[str, FileEntry]
     graphs: dict[str, Graph]
     serving_variant: str
     kept_out: dict[str, str] = {}
@@ -153,50 +152,59 @@ class Manifest(_Record, frozen=True, kw_only=True):
     machine: str = ""
     compression: Compression | None = None
 
+
+class Manifest(Description, frozen=True, kw_only=True):
+    """The contents of manifest.json. `files` lists every other file of the bundle."""
+
+    version: str
+    files: dict[str, FileEntry]
+
     @property
     def id(self) -> str:
         """`name@version`, as in X-Bundle."""
         return f"{self.name}@{self.version}"
 
     def validate(self) -> None:
-        """Raises BundleError for what contradicts itself, and for names that leave the bundle's folder."""
+        """Raises BundleError for contradictions, and for file names outside the bundle's folder."""
         if re.fullmatch(NAME_PATTERN, self.name) is None:
-            _wrong("name", "letters, digits, '.', '_' and '-', at most 100", self.name)
+            _invalid("name", "letters, digits, '.', '_' and '-', at most 100", self.name)
         for name, entry in self.files.items():
             check_file_name(name)
             if entry.size < 0 or re.fullmatch("[0-9a-f]{64}", entry.sha256) is None:
-                _wrong(f"files[{name}]", "a size and 64 hexadecimal digits", f"{entry.size}, {entry.sha256}")
+                _invalid(
+                    f"files[{name}]", "a size and 64 hexadecimal digits", f"{entry.size}, {entry.sha256}"
+                )
         if self.version != version_of(self.files):
-            _wrong("version", f"{version_of(self.files)}, as its files say", self.version)
+            _invalid("version", f"{version_of(self.files)}, as its files say", self.version)
         for variant, graph in self.graphs.items():
             if graph.variant != variant:
-                _wrong(f"graphs[{variant}].variant", f"'{variant}'", graph.variant)
+                _invalid(f"graphs[{variant}].variant", f"'{variant}'", graph.variant)
             if graph.file not in self.files:
-                _wrong(f"graphs[{variant}].file", "one of 'files'", graph.file)
+                _invalid(f"graphs[{variant}].file", "one of 'files'", graph.file)
             _check_shared_context(graph, self.files)
         if self.serving_variant not in self.graphs:
-            _wrong(
+            _invalid(
                 "serving_variant", f"one of {', '.join(self.graphs) or 'the graphs'}", self.serving_variant
             )
         if self.serving_variant in self.kept_out:
-            _wrong("serving_variant", "none that is kept out", self.serving_variant)
+            _invalid("serving_variant", "none that is kept out", self.serving_variant)
         try:
             utc = datetime.fromisoformat(self.created_at).utcoffset() == timedelta(0)
         except ValueError:
             utc = False
         if not utc:
-            _wrong("created_at", "a time in UTC such as 2026-01-31T12:00:00+00:00", self.created_at)
+            _invalid("created_at", "a time in UTC such as 2026-01-31T12:00:00+00:00", self.created_at)
 
 
 class GoldenRow(_Record, frozen=True):
-    """A raw row as a client would send it."""
+    """A raw row, as a client sends it."""
 
     context: dict[str, Any]
     candidate: dict[str, Any]
 
 
 class GoldenOutputs(_Record, frozen=True):
-    """What a graph must answer to the golden rows, and how far logits may be off on another machine."""
+    """The answers of a graph to the golden rows; `logit_tolerance` allows for other machines."""
 
     logits: tuple[float, ...]
     pctrs: tuple[float, ...]
@@ -204,14 +212,14 @@ class GoldenOutputs(_Record, frozen=True):
 
 
 class Golden(_Record, frozen=True):
-    """Raw rows with the ids, logits and pCTRs they must give; replayed before the service is ready."""
+    """Raw rows with their expected ids, logits and pCTRs; replayed before the service is ready."""
 
     rows: tuple[GoldenRow, ...]
     ids: tuple[tuple[int, ...], ...]
     variants: dict[str, GoldenOutputs]
 
     def validate(self, variants: Mapping[str, Graph]) -> None:
-        """Raises BundleError unless each row has ids and each graph a logit and a pCTR for each row."""
+        """Raises BundleError unless every row has ids, and a logit and a pCTR from every graph."""
         rows = len(self.rows)
         if not rows:
             raise BundleError(GOLDEN_FILE, "of at least one row", "none", EXPORT_AGAIN)
@@ -234,13 +242,21 @@ def _check_shared_context(graph: Graph, files: Mapping[str, FileEntry]) -> None:
     if shared is None:
         return
     if shared.file not in files:
-        _wrong(f"{where}.file", "one of 'files'", shared.file)
+        _invalid(f"{where}.file", "one of 'files'", shared.file)
     if shared.from_candidates < 1:
-        _wrong(f"{where}.from_candidates", "1 or more", str(shared.from_candidates))
+        _invalid(f"{where}.from_candidates", "1 or more", str(shared.from_candidates))
     names = tuple(tensor.name for tensor in shared.inputs)
     if names[:3] != SHARED_INPUTS or not set(names[3:]) <= set(graph.tables):
         expected = f"{', '.join(SHARED_INPUTS)} and tables of {graph.file}"
-        _wrong(f"{where}.inputs", expected, ", ".join(names))
+        _invalid(f"{where}.inputs", expected, ", ".join(names))
+
+
+def manifest_of(description: Description, files: Mapping[str, bytes]) -> Manifest:
+    """The manifest of a bundle of these files; hashes, sizes and the version are computed here."""
+    entries = {
+        name: FileEntry(len(files[name]), hashlib.sha256(files[name]).hexdigest()) for name in sorted(files)
+    }
+    return Manifest(**msgspec.structs.asdict(description), version=version_of(entries), files=entries)
 
 
 def version_of(files: Mapping[str, FileEntry]) -> str:
@@ -252,16 +268,16 @@ def version_of(files: Mapping[str, FileEntry]) -> str:
 
 
 def check_file_name(name: str) -> None:
-    """Raises BundleError unless `name` is a plain relative path that stays inside the bundle."""
+    """Raises BundleError unless `name` is a plain relative path inside the bundle."""
     path = PurePosixPath(name)
     plain = name.isprintable() and "\\" not in name and ":" not in name and path.as_posix() == name
     if not plain or path.is_absolute() or ".." in path.parts or name in (".", MANIFEST_FILE):
-        _wrong("files", "named by plain paths inside the bundle", name)
+        _invalid("files", "named by plain paths inside the bundle", name)
 
 
 def manifest_to_file(manifest: Manifest) -> bytes:
-    """manifest.json."""
-    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+    """The bytes of manifest.json."""
+    return encode_json(manifest)
 
 
 class _FormatOnly(msgspec.Struct):
@@ -269,7 +285,7 @@ class _FormatOnly(msgspec.Struct):
 
 
 def manifest_from_file(data: bytes) -> Manifest:
-    """The manifest, checked. Raises BundleError; one of a newer format is refused before the rest is read."""
+    """The validated manifest. Raises BundleError; another format is refused before the rest is read."""
     found = decode_json(MANIFEST_FILE, data, _FormatOnly).format_version
     if found != FORMAT_VERSION:
         remedy = "upgrade the service" if found > FORMAT_VERSION else EXPORT_AGAIN
@@ -279,5 +295,5 @@ def manifest_from_file(data: bytes) -> Manifest:
     return manifest
 
 
-def _wrong(name: str, expected: str, found: str) -> NoReturn:
-    raise BundleError(MANIFEST_FILE, f"sound, with '{name}' {expected}", show(found), EXPORT_AGAIN)
+def _invalid(name: str, expected: str, found: str) -> NoReturn:
+    raise BundleError(MANIFEST_FILE, f"valid, with '{name}' {expected}", show(found), EXPORT_AGAIN)

@@ -1,7 +1,7 @@
-"""The ordered fields of a log and how raw values of each become ids; it knows neither models nor requests.
+"""The ordered fields of a log and how their raw values become ids; it knows neither models nor requests.
 
-Every field has its own ids: 0 is missing (and the padding of a sequence), 1 is out of vocabulary, and what
-the encoding tells apart starts at 2. After compaction a field may carry a renumbering of these base ids.
+Every field has its own ids: 0 is missing (and pads sequences), 1 is out of vocabulary, and the ids of the
+encoding start at 2. After compaction a field may have a renumbering of these base ids.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ RawValue = str | int | float | None | Sequence[str | int]
 
 
 class Kind(StrEnum):
-    """What a raw value of the field is."""
+    """The type of a field's raw values."""
 
     CATEGORICAL = "categorical"
     NUMERIC = "numeric"
@@ -55,7 +55,7 @@ class Kind(StrEnum):
 
 
 class Role(StrEnum):
-    """Whether the request or each candidate of it carries the field."""
+    """Whether the request or each of its candidates has the field."""
 
     CONTEXT = "context"
     CANDIDATE = "candidate"
@@ -63,12 +63,12 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, eq=False)
 class Field:
-    """One slot of a row. `max_length` ids a row: over 1 only for a sequence, whose last elements are kept.
+    """One slot of a row, with `max_length` ids: above 1 only for a sequence, whose last elements are kept.
 
-    `renumbering` (int32 [base_cardinality]) takes a base id to the id that the graph knows: rows of the
-    embedding that pruning made all zero share one id. Ids 0 and 1 map to themselves, and no other id to them.
-    `same_values_as` names the field whose encoding and renumbering this one has too, so that a value has the
-    same id in both (a history of `item_id`s). Raises ValueError for a field that makes no sense.
+    `renumbering` (int32 [base_cardinality]) maps a base id to the id in the graph: embedding rows that
+    pruning set to zero share one id. Ids 0 and 1 map to themselves, and no other id maps to them.
+    `same_values_as` names a field with the same encoding and renumbering, so that a value has the same id in
+    both (a history of `item_id`s). Raises ValueError for contradictory arguments.
     """
 
     name: str
@@ -83,54 +83,55 @@ class Field:
         object.__setattr__(self, "kind", Kind(self.kind))
         object.__setattr__(self, "role", Role(self.role))
         if not self.name:
-            raise ValueError("'name' must not be empty; name the field as requests will")
+            raise ValueError("'name' must not be empty; use the name of the field in requests")
         if (self.kind is Kind.NUMERIC) != isinstance(self.encoding, Bins):
             wanted = "Bins" if self.kind is Kind.NUMERIC else "Vocabulary or Hashing"
-            raise self._wrong("encoding", wanted, type(self.encoding).__name__)
+            raise self._invalid("encoding", wanted, type(self.encoding).__name__)
         if self.max_length < 1 or (self.max_length > 1 and self.kind is not Kind.SEQUENCE):
-            raise self._wrong("max_length", "1, or more for a sequence", show(self.max_length))
+            raise self._invalid("max_length", "1, or more for a sequence", show(self.max_length))
         if self.base_cardinality > MAX_CARDINALITY:
-            raise self._wrong("cardinality", f"at most {MAX_CARDINALITY}", str(self.base_cardinality))
+            raise self._invalid("cardinality", f"at most {MAX_CARDINALITY}", str(self.base_cardinality))
         if self.renumbering is not None:
             object.__setattr__(self, "renumbering", self._checked(self.renumbering))
         if self.same_values_as is not None and self.kind is Kind.NUMERIC:
-            raise self._wrong("same_values_as", "absent in a numeric field", show(self.same_values_as))
+            raise self._invalid("same_values_as", "absent in a numeric field", show(self.same_values_as))
 
     @property
     def base_cardinality(self) -> int:
-        """How many ids the encoding gives, before any renumbering."""
+        """The number of ids of the encoding, before any renumbering."""
         return FIRST_ID + self.encoding.size
 
     @cached_property
     def cardinality(self) -> int:
-        """Ids are in [0, cardinality): the rows of the field's embedding."""
+        """Ids are in [0, cardinality), the rows of the field's embedding."""
         return self.base_cardinality if self.renumbering is None else int(self.renumbering.max()) + 1
 
     def _checked(self, renumbering: NDArray[Any]) -> NDArray[np.int32]:
-        """A read-only int32 copy of `renumbering`. Raises ValueError when it is not one."""
+        """A read-only int32 copy of `renumbering`. Raises ValueError if it is invalid."""
         if not isinstance(renumbering, np.ndarray) or renumbering.dtype.kind not in "iu":
-            raise self._wrong("renumbering", "an array of integers", type(renumbering).__name__)
+            raise self._invalid("renumbering", "an array of integers", type(renumbering).__name__)
         if renumbering.shape != (self.base_cardinality,):
-            raise self._wrong("renumbering", f"of shape ({self.base_cardinality},)", str(renumbering.shape))
+            raise self._invalid("renumbering", f"of shape ({self.base_cardinality},)", str(renumbering.shape))
         if renumbering[MISSING_ID] != MISSING_ID or renumbering[OOV_ID] != OOV_ID:
-            raise self._wrong("renumbering", "0 at 0 and 1 at 1", f"{renumbering[0]} and {renumbering[1]}")
+            raise self._invalid("renumbering", "0 at 0 and 1 at 1", f"{renumbering[0]} and {renumbering[1]}")
         rest = renumbering[FIRST_ID:]
         if rest.size and not FIRST_ID <= rest.min() <= rest.max() < self.base_cardinality:
             expected = f"from {FIRST_ID} to {self.base_cardinality - 1} from position {FIRST_ID} on"
-            raise self._wrong("renumbering", expected, f"{rest.min()} to {rest.max()}")
+            raise self._invalid("renumbering", expected, f"{rest.min()} to {rest.max()}")
         copy = renumbering.astype(np.int32)
         copy.setflags(write=False)
         return copy
 
-    def _wrong(self, what: str, expected: str, found: str) -> ValueError:
+    def _invalid(self, what: str, expected: str, found: str) -> ValueError:
         return ValueError(f"'{what}' of field {show(self.name)} must be {expected} (got {found})")
 
 
 @dataclass(frozen=True, eq=False)
 class Schema:
-    """All fields, in the order of the columns of an id row.
+    """All fields, in the order of their columns in a row of ids.
 
-    Raises ValueError for none, a name twice, or a `same_values_as` whose two fields give a value two ids.
+    Raises ValueError without a field, for a repeated name, and for a `same_values_as` between fields that
+    give a value different ids.
     """
 
     fields: tuple[Field, ...]
@@ -150,15 +151,15 @@ class Schema:
         owner = self._by_name.get(name)
         if owner is None or owner.same_values_as is not None or owner.kind is Kind.NUMERIC:
             expected = "another field of the schema, not numeric, with values of its own"
-            raise field._wrong("same_values_as", expected, show(name))
+            raise field._invalid("same_values_as", expected, show(name))
         if field.encoding is not owner.encoding and field.encoding != owner.encoding:
-            raise field._wrong("encoding", f"that of {show(name)}", "another one")
+            raise field._invalid("encoding", f"that of {show(name)}", "another one")
         if not _same_array(field.renumbering, owner.renumbering):
-            raise field._wrong("renumbering", f"that of {show(name)}", "another one")
+            raise field._invalid("renumbering", f"that of {show(name)}", "another one")
 
     @cached_property
     def columns(self) -> int:
-        """How many ids a row has."""
+        """The number of ids in a row."""
         return sum(field.max_length for field in self.fields)
 
     @cached_property
@@ -175,14 +176,14 @@ class Schema:
         return {field.name: field for field in self.fields}
 
     def field(self, name: str) -> Field:
-        """The field of that name. Raises KeyError when there is none."""
+        """The field of that name. Raises KeyError."""
         return self._by_name[name]
 
     def renumbered(self, renumberings: Mapping[str, NDArray[Any]]) -> Schema:
-        """This schema with ids taken one step further: `renumberings[name]` [cardinality] maps today's ids.
+        """This schema with the current ids of fields mapped by `renumberings[name]` [cardinality].
 
-        Fields that are not named stay as they are, but for those with the same values as a named one: they
-        follow it. Raises ValueError for an unknown name, a bad mapping, or one that parts two such fields.
+        Fields with the same values as a named one follow it; all others stay the same. Raises ValueError for
+        an unknown name, an invalid mapping, or one that makes fields with the same values differ.
         """
         unknown = sorted(set(renumberings) - set(self._by_name))
         if unknown:
@@ -204,5 +205,5 @@ def _renumbered(field: Field, step: NDArray[Any] | None) -> Field:
     if step is None:
         return field
     if step.shape != (field.cardinality,):
-        raise field._wrong("renumbering", f"of shape ({field.cardinality},)", str(step.shape))
+        raise field._invalid("renumbering", f"of shape ({field.cardinality},)", str(step.shape))
     return replace(field, renumbering=step if field.renumbering is None else step[field.renumbering])

@@ -1,6 +1,6 @@
-"""A schema as the files of a bundle, schema.json and its arrays, and back; it knows no folder.
+"""A schema to the files of a bundle, schema.json and its arrays, and back; it knows no folder.
 
-What is read is trusted in nothing: whatever is not as it was written is refused, with the file's name.
+Reading trusts nothing: anything that was not written this way is refused, with the name of the file.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle.encodings import FIRST_ID, MISSING_ID, OOV_ID, Bins, Encoding, Hashing, Vocabulary
-from service.bundle.errors import EXPORT_AGAIN, BundleError, decode_json, show
+from service.bundle.errors import EXPORT_AGAIN, BundleError, show
+from service.bundle.json_files import decode_json, encode_json
 from service.bundle.schema import Field, Kind, Role, Schema
 
 SCHEMA_FILE = "schema.json"
@@ -46,7 +47,7 @@ class _FieldRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
 
 
 class _SchemaRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What schema.json says. The ids are written for its readers, and must be those that the encoder uses."""
+    """The contents of schema.json. Its ids are there for readers, and must be those of the encoder."""
 
     missing_id: int
     oov_id: int
@@ -55,10 +56,10 @@ class _SchemaRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def schema_to_files(schema: Schema) -> dict[str, bytes]:
-    """schema.json, a JSON array for each vocabulary, an .npy for each renumbering.
+    """The bytes by file name: schema.json, a JSON array for each vocabulary, an .npy for each renumbering.
 
-    Files are named by the position of the field: names of fields may hold any characters. A field with the
-    same values as another one has no files: its record tells those of the other.
+    Files are named by the position of the field, because its name may contain any characters. A field with
+    the same values as another has no files of its own: its record names those of the other.
     """
     positions = {field.name: position for position, field in enumerate(schema.fields)}
     files: dict[str, bytes] = {}
@@ -70,7 +71,7 @@ def schema_to_files(schema: Schema) -> dict[str, bytes]:
             case Vocabulary(values):
                 encoding = _VocabularyRecord(vocabulary, len(values))
                 if field.same_values_as is None:
-                    files[vocabulary] = msgspec.json.format(msgspec.json.encode(values), indent=1) + b"\n"
+                    files[vocabulary] = encode_json(values, indent=1)
             case Hashing(buckets, seed):
                 encoding = _HashingRecord(buckets, seed)
             case Bins(edges):
@@ -90,11 +91,11 @@ def schema_to_files(schema: Schema) -> dict[str, bytes]:
             )
         )
     record = _SchemaRecord(MISSING_ID, OOV_ID, FIRST_ID, tuple(records))
-    return {SCHEMA_FILE: msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n", **files}
+    return {SCHEMA_FILE: encode_json(record), **files}
 
 
 def schema_from_files(read: Callable[[str], bytes]) -> Schema:
-    """The schema whose files `read(name)` gives. Raises BundleError for anything that is not as written."""
+    """The schema in the files that `read(name)` returns. Raises BundleError for any invalid file."""
     record = decode_json(SCHEMA_FILE, read(SCHEMA_FILE), _SchemaRecord)
     ids = (record.missing_id, record.oov_id, record.first_id)
     if ids != (MISSING_ID, OOV_ID, FIRST_ID):
@@ -116,7 +117,7 @@ def schema_from_files(read: Callable[[str], bytes]) -> Schema:
             )
         )
     except ValueError as error:
-        raise BundleError(SCHEMA_FILE, "a sound schema", str(error), EXPORT_AGAIN) from error
+        raise BundleError(SCHEMA_FILE, "a valid schema", str(error), EXPORT_AGAIN) from error
 
 
 def _field_from_record(position: int, record: _FieldRecord, read: Callable[[str], bytes]) -> Field:
@@ -144,12 +145,12 @@ def _field_from_record(position: int, record: _FieldRecord, read: Callable[[str]
     except BundleError:
         raise
     except ValueError as error:
-        raise BundleError(file, "sound", str(error), EXPORT_AGAIN) from error
+        raise BundleError(file, "valid", str(error), EXPORT_AGAIN) from error
     return field
 
 
 def _sharing_field(record: _FieldRecord, owner: Field | None, owners: _FieldRecord | None) -> Field:
-    """A field with the same values as `owner`, whose arrays it takes. Raises ValueError."""
+    """A field with the same values as `owner`, sharing its arrays. Raises ValueError."""
     if owner is None or owners is None:
         what, found = f"'same_values_as' of field {show(record.name)}", show(record.same_values_as)
         raise ValueError(f"{what} must be another field of the schema with values of its own (got {found})")
@@ -172,7 +173,7 @@ def _expect(what: str, found: object, expected: object) -> None:
 
 
 def is_of_schema(name: str) -> bool:
-    """Whether a bundle's file of that name is a part of its schema."""
+    """Whether the file of that name in a bundle is part of its schema."""
     return name == SCHEMA_FILE or name.startswith("vocabulary/")
 
 
@@ -187,7 +188,7 @@ def _npy(renumbering: NDArray[np.int32]) -> bytes:
 
 
 def _from_npy(data: bytes, length: int) -> NDArray[np.int32]:
-    """int32 [length]. The header is read first, so that a wrong one cannot ask for memory."""
+    """int32 [length]. The header is checked first, so that an invalid one allocates no memory."""
     file = io.BytesIO(data)
     if np.lib.format.read_magic(file) != (1, 0):
         raise ValueError("'npy version' must be 1.0")

@@ -1,19 +1,14 @@
-"""Writes a bundle whole or not at all, and reads it with everything verified; it runs nothing of it.
+"""Writes a bundle atomically and reads it with everything verified; it runs no graph.
 
-A save builds every file in memory, loads them back as a service would, and only then touches the disk: a
-hidden sibling folder, synced, then renamed into place. Loading uses the very bytes that it has hashed.
+A save builds every file in memory, loads them as a service would, and only then touches the disk. Loading
+uses the same bytes that it hashes.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,39 +22,35 @@ from service.bundle.calibration import (
     calibrators_to_file,
 )
 from service.bundle.encoder import Encoder
-from service.bundle.errors import EXPORT_AGAIN, BundleError, decode_json
+from service.bundle.errors import EXPORT_AGAIN, BundleError
+from service.bundle.folders import locked, outgoing_of, replacing, restore
 from service.bundle.golden import check_golden_ids
 from service.bundle.graph_tensors import tables_of
+from service.bundle.json_files import decode_json
 from service.bundle.manifest import (
     GOLDEN_FILE,
     MANIFEST_FILE,
     SHARED_INPUTS,
-    Compression,
+    Description,
     FileEntry,
     Golden,
     Graph,
-    Latency,
     Manifest,
-    Metrics,
-    ModelInfo,
-    Parity,
-    Training,
     manifest_from_file,
+    manifest_of,
     manifest_to_file,
-    version_of,
 )
 from service.bundle.schema import Role, Schema
 from service.bundle.schema_files import schema_from_files, schema_to_files
 
-__all__ = ["Bundle", "BundleError", "check_replaceable", "load_bundle", "save_bundle"]
+__all__ = ["Bundle", "BundleError", "Contents", "check_replaceable", "load_bundle", "save_bundle"]
 
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
     """A verified bundle in memory.
 
-    `graphs` are the ONNX bytes whose hashes were checked, `shared_graphs` those that compute a request's
-    context once, where there are such; both by variant.
+    `graphs` are verified ONNX bytes by variant, `shared_graphs` those that compute a request's context once.
     """
 
     manifest: Manifest
@@ -73,7 +64,7 @@ class Bundle:
     _tables: dict[str, dict[str, NDArray[Any]]] = field(default_factory=dict)
 
     def tables(self, variant: str) -> dict[str, NDArray[Any]]:
-        """The tables of a variant's graph, read once; all graphs made of this bundle can use the same.
+        """The tables of a variant's graph, read once, so that all graphs of the bundle can share them.
 
         Raises BundleError.
         """
@@ -88,7 +79,7 @@ class Bundle:
 
 
 def load_bundle(folder: Path, *, verify_all: bool = False) -> Bundle:
-    """The bundle in `folder`; each file is read once. Raises BundleError, one line, for anything amiss.
+    """The bundle in `folder`; each file is read once. Raises BundleError, in one line, for any fault.
 
     `verify_all` also checks the files that a service does not use (the report).
     """
@@ -127,7 +118,7 @@ def _assemble(manifest: Manifest, read: Callable[[str], bytes], folder: Path) ->
 
 
 def _match(manifest: Manifest, schema: Schema, calibrators: Mapping[str, Calibrator]) -> None:
-    """Raises BundleError unless each graph has its own calibrator and takes the schema's columns."""
+    """Raises BundleError unless every graph has its own calibrator and the columns of the schema."""
     if calibrators.keys() != manifest.graphs.keys():
         expected = f"for the graphs {', '.join(manifest.graphs)}"
         raise BundleError(CALIBRATION_FILE, expected, ", ".join(calibrators) or "none", EXPORT_AGAIN)
@@ -150,7 +141,7 @@ def _match(manifest: Manifest, schema: Schema, calibrators: Mapping[str, Calibra
 
 
 class _VerifiedReader:
-    """Reads listed files of a bundle, and hands out only bytes whose size and SHA-256 are as listed."""
+    """Reads listed files of a bundle, and returns only bytes of the listed size and SHA-256."""
 
     def __init__(self, root: Path, files: Mapping[str, FileEntry]) -> None:
         self.root = root
@@ -173,7 +164,7 @@ class _VerifiedReader:
 
 
 def _read_inside(root: Path, name: str, size: int | None = None) -> bytes:
-    """The bytes of a file that lies in `root` and is `size` long. Raises BundleError."""
+    """The bytes of a file in `root` that is `size` bytes long. Raises BundleError."""
     try:
         path = (root / name).resolve()
         if not path.is_relative_to(root):
@@ -184,76 +175,34 @@ def _read_inside(root: Path, name: str, size: int | None = None) -> bytes:
         if size is not None and found != size:
             raise BundleError(name, f"{size} bytes long", f"{found} bytes", "copy the file again")
         return path.read_bytes()
-    except (OSError, RuntimeError) as error:  # RuntimeError: links that lead in a circle
+    except (OSError, RuntimeError) as error:  # RuntimeError: circular links
         raise BundleError(name, "readable", str(error), "check the folder's permissions") from error
 
 
-def save_bundle(
-    folder: Path,
-    *,
-    name: str,
-    model: ModelInfo,
-    schema: Schema,
-    graphs: Mapping[str, bytes],
-    descriptions: Mapping[str, Graph],
-    serving_variant: str,
-    calibrators: Mapping[str, Calibrator],
-    golden: Golden,
-    training: Training,
-    kept_out: Mapping[str, str] | None = None,
-    evaluation: Mapping[str, Metrics] | None = None,
-    uncalibrated: Mapping[str, Metrics] | None = None,
-    parity: tuple[Parity, ...] = (),
-    latency: tuple[Latency, ...] = (),
-    machine: str = "",
-    compression: Compression | None = None,
-    shared_graphs: Mapping[str, bytes] | None = None,
-    extra_files: Mapping[str, bytes] | None = None,
-    created_at: datetime | None = None,
-) -> Manifest:
-    """Writes the bundle into `folder` and returns its manifest; a bundle that is already there is replaced.
+@dataclass(frozen=True, eq=False)
+class Contents:
+    """What a bundle holds, apart from its description.
 
-    `graphs`, `shared_graphs` and `descriptions` are the ONNX bytes and what the manifest says of them, by
-    variant; `extra_files` (the report) are listed and hashed, and not read by a service. On any failure what
-    was in `folder` is still there. Raises BundleError for parts that do not fit together, OSError from the
-    disk.
+    `graphs` and `shared_graphs` are ONNX bytes by variant; `extra_files` (the report) are listed and hashed,
+    and a service does not read them.
     """
-    if descriptions.keys() != graphs.keys():
-        expected = f"described for the graphs {', '.join(graphs)}"
-        raise BundleError(MANIFEST_FILE, expected, ", ".join(descriptions), "describe each graph")
-    files = {
-        **schema_to_files(schema),
-        CALIBRATION_FILE: calibrators_to_file(tuple(calibrators.values())),
-        GOLDEN_FILE: msgspec.json.encode(golden) + b"\n",
-    }
-    for file, data in (
-        *((descriptions[variant].file, graph) for variant, graph in graphs.items()),
-        *_shared_files(shared_graphs or {}, descriptions),
-        *(extra_files or {}).items(),
-    ):
-        if file in files:
-            raise BundleError(file, "the name of one file", "two", "give each its own name")
-        files[file] = data
-    entries = {
-        file: FileEntry(len(files[file]), hashlib.sha256(files[file]).hexdigest()) for file in sorted(files)
-    }
-    manifest = Manifest(
-        name=name,
-        version=version_of(entries),
-        created_at=(created_at or datetime.now(UTC)).astimezone(UTC).isoformat(timespec="seconds"),
-        model=model,
-        files=entries,
-        graphs=dict(descriptions),
-        serving_variant=serving_variant,
-        kept_out=dict(kept_out or {}),
-        training=training,
-        evaluation=dict(evaluation or {}),
-        uncalibrated=dict(uncalibrated or {}),
-        parity=tuple(parity),
-        latency=tuple(latency),
-        machine=machine,
-        compression=compression,
-    )
+
+    schema: Schema
+    graphs: Mapping[str, bytes]
+    calibrators: Mapping[str, Calibrator]
+    golden: Golden
+    shared_graphs: Mapping[str, bytes] = field(default_factory=dict)
+    extra_files: Mapping[str, bytes] = field(default_factory=dict)
+
+
+def save_bundle(folder: Path, description: Description, contents: Contents) -> Manifest:
+    """Writes the bundle into `folder` and returns its manifest; a bundle that is there is replaced.
+
+    On any failure what was in `folder` is still there. Raises BundleError for a description and contents that
+    do not fit together, OSError from the disk.
+    """
+    files = _files(description.graphs, contents)
+    manifest = manifest_of(description, files)
     encoded = manifest_to_file(manifest)
     bundle = _assemble(manifest_from_file(encoded), files.__getitem__, folder)
     for variant, graph in manifest.graphs.items():
@@ -263,20 +212,38 @@ def save_bundle(
     return manifest
 
 
-def _shared_files(
-    graphs: Mapping[str, bytes], descriptions: Mapping[str, Graph]
-) -> Iterator[tuple[str, bytes]]:
-    """Files and their ONNX bytes. Raises BundleError for a graph that no description tells the file of."""
-    for variant, graph in graphs.items():
-        shared = descriptions[variant].shared_context if variant in descriptions else None
-        if shared is None:
-            expected = f"with a shared_context of the graph {variant}"
-            raise BundleError(MANIFEST_FILE, expected, "none", "describe each graph")
-        yield shared.file, graph
+def _files(graphs: Mapping[str, Graph], contents: Contents) -> dict[str, bytes]:
+    """All files but the manifest. Raises BundleError for a name used twice or a graph not described."""
+    if graphs.keys() != contents.graphs.keys():
+        expected = f"described for the graphs {', '.join(contents.graphs)}"
+        raise BundleError(MANIFEST_FILE, expected, ", ".join(graphs), "describe each graph")
+    files = {
+        **schema_to_files(contents.schema),
+        CALIBRATION_FILE: calibrators_to_file(tuple(contents.calibrators.values())),
+        GOLDEN_FILE: msgspec.json.encode(contents.golden) + b"\n",
+    }
+    for file, data in (
+        *((graphs[variant].file, graph) for variant, graph in contents.graphs.items()),
+        *((_shared_file(graphs, variant), graph) for variant, graph in contents.shared_graphs.items()),
+        *contents.extra_files.items(),
+    ):
+        if file in files:
+            raise BundleError(file, "the name of one file", "two", "give each its own name")
+        files[file] = data
+    return files
+
+
+def _shared_file(graphs: Mapping[str, Graph], variant: str) -> str:
+    """The file of a variant's shared graph. Raises BundleError where no description names it."""
+    shared = graphs[variant].shared_context if variant in graphs else None
+    if shared is None:
+        expected = f"with a shared_context of the graph {variant}"
+        raise BundleError(MANIFEST_FILE, expected, "none", "describe each graph")
+    return shared.file
 
 
 def check_replaceable(folder: Path) -> None:
-    """Raises BundleError if `folder` holds something that is not a bundle: a save would not touch it."""
+    """Raises BundleError if `folder` holds anything but a bundle: a save would refuse it."""
     if not folder.exists() or (folder / MANIFEST_FILE).is_file():
         return
     if not folder.is_dir() or any(folder.iterdir()):
@@ -285,71 +252,22 @@ def check_replaceable(folder: Path) -> None:
 
 
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Puts `files` in place of whatever bundle is in `folder`: all of them or none."""
+    """Replaces the bundle in `folder` by `files`, atomically."""
     folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    incoming, outgoing = _sibling(folder, "incoming"), _sibling(folder, "outgoing")
-    with _locked(folder.parent):
-        _restore(outgoing, folder)  # after a save that was killed between its two renames
+    with locked(folder.parent):
+        restore(folder)
         check_replaceable(folder)
-        shutil.rmtree(incoming, ignore_errors=True)
-        shutil.rmtree(outgoing, ignore_errors=True)
-        try:
-            _write_synced(incoming, files)
-            if folder.exists():
-                folder.rename(outgoing)
-            incoming.rename(folder)
-            _sync(folder.parent)
-        finally:
-            _restore(outgoing, folder)
-            shutil.rmtree(incoming, ignore_errors=True)
-            shutil.rmtree(outgoing, ignore_errors=True)
-
-
-def _restore(outgoing: Path, folder: Path) -> None:
-    if outgoing.exists() and not folder.exists():
-        outgoing.rename(folder)
-
-
-def _write_synced(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Writes `files` below the new `folder` and waits until the disk has them."""
-    folder.mkdir()
-    for name, data in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    for path in (*(each for each in folder.rglob("*") if each.is_dir()), folder):
-        _sync(path)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Held by one save at a time, so that the hidden folders found inside are leftovers."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _sibling(folder: Path, purpose: str) -> Path:
-    return folder.with_name(f".{folder.name}.{purpose}")
+        with replacing(folder) as incoming:
+            for name, data in files.items():
+                path = incoming / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with path.open("xb") as file:
+                    file.write(data)
 
 
 def _remedy_for(folder: Path) -> str:
-    outgoing = _sibling(folder, "outgoing")
+    outgoing = outgoing_of(folder)
     if outgoing.is_dir():
         return f"a save was interrupted: rename {outgoing.name} to {folder.name}, or export again"
     return "name the folder that an export wrote"

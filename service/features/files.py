@@ -16,12 +16,12 @@ MAX_CELL_CHARACTERS = 1 << 24
 
 
 class FileProblem(Exception):
-    """The file is not what it should be; the message is one line, and says where."""
+    """The file cannot be loaded; the message is one line and says where the problem is."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What the columns are: numbers, lists, and text otherwise. `kept` are the ones to read; None is all."""
+    """The kinds of the columns: numbers, lists, else text. `kept` are the ones to read; None is all."""
 
     numbers: frozenset[str] = frozenset()
     lists: frozenset[str] = frozenset()
@@ -83,7 +83,7 @@ def _check_header(path: Path, header: Sequence[str] | None, shape: Shape) -> Non
     for name in header:
         if header.count(name) > 1:
             raise FileProblem(f"{path.name}, line 1: column {name!r} must occur once; rename one")
-    # A bundle's schema has fields of users and of ads: not all of them need be here.
+    # A bundle's schema has fields of users and of ads, so not all of them are in one file.
     absent = (shape.numbers | shape.lists) - set(header) if shape.kept is None else set()
     if absent:
         raise FileProblem(f"{path.name}, line 1: must have column {min(absent)!r}, which an option names")
@@ -128,7 +128,7 @@ def _parquet_rows(path: Path, shape: Shape) -> Iterator[dict[str, Any]]:
 
 
 def _check_type(path: Path, name: str, kind: Any, types: Any) -> None:
-    """Raises FileProblem for a column that no field could be."""
+    """Raises FileProblem for a column of a type that no field has."""
     element = kind.value_type if types.is_list(kind) or types.is_large_list(kind) else kind
     if types.is_dictionary(element):
         element = element.value_type

@@ -1,8 +1,7 @@
 """Features in LMDB: a folder with users.lmdb and ads.lmdb, each replaced as a whole and never changed.
 
-All workers of a machine map the same pages of the file. A read is a walk through memory: no thread and no
-timeout could make it faster, and one that has to wait for the disk blocks the loop, so keep what is read
-within the machine's memory.
+All workers of a machine map the same pages of the file. A read is a walk through memory, so it needs no
+thread and no timeout. A read that waits for the disk blocks the event loop: the file should fit in memory.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ logger = logging.getLogger("bidlight")
 
 MAX_KEY_BYTES = 511
 FIRST_MAP_BYTES = 1 << 30
-ADS_IN_A_PIECE = 64
-# What an LMDB file has behind the head of its first page.
+ADS_IN_A_BATCH = 64
+# The magic number of LMDB, behind the header of the first page.
 _MAGIC, _MAGIC_OFFSET = (0xBEEFC0DE).to_bytes(4, "little"), 16
 
 
@@ -45,7 +44,7 @@ def folder_of(url: str) -> Path:
 
 
 class LmdbStore:
-    """The files of one folder, opened for reading only and without locks: nobody writes to them.
+    """The files of one folder, opened read-only and without locks: nobody writes to them.
 
     Raises BadConfiguration where there is no such folder.
     """
@@ -61,23 +60,23 @@ class LmdbStore:
         self._users_file: tuple[int, ...] = ()
 
     async def open(self) -> None:
-        """Map the users, if there are any yet."""
+        """Map the users, if there is a file."""
         self.refresh()
 
     async def close(self) -> None:
-        """Unmap them."""
+        """Unmap the users."""
         if self._users is not None:
             self._users.close()
         self._users, self._users_file = None, ()
 
     def refresh(self) -> None:
-        """Map the file that is there now, unless it is the one that is mapped or none that can be."""
+        """Map the current file of users, if it is another one than before and can be read."""
         path = self._folder / "users.lmdb"
         try:
             found = _identity(path)
             if found in ((), self._users_file):
                 return
-            # LMDB has a file name open once in a process; nothing reads between these two lines.
+            # LMDB opens a path once in a process. Nothing reads between closing and opening it.
             if self._users is not None:
                 self._users.close()
             self._users, self._users_file = None, ()
@@ -102,41 +101,42 @@ class LmdbStore:
             return None
 
     def ads(self) -> Iterator[list[tuple[str, bytes]]]:
-        """All ads, in the order of their ids' bytes; none where there is no file of them."""
+        """All ads, in the order of their ids' bytes; none where there is no file."""
         path = self._folder / "ads.lmdb"
         try:
             if not _identity(path):
                 return
             with _open(path) as environment, environment.begin() as transaction:
-                piece: list[tuple[str, bytes]] = []
+                batch: list[tuple[str, bytes]] = []
                 for key, value in transaction.cursor():
-                    piece.append((key.decode("utf-8", "surrogatepass"), value))
-                    if len(piece) == ADS_IN_A_PIECE:
-                        yield piece
-                        piece = []
-                yield piece
+                    batch.append((key.decode("utf-8", "surrogatepass"), value))
+                    if len(batch) == ADS_IN_A_BATCH:
+                        yield batch
+                        batch = []
+                yield batch
         except (OSError, UnicodeDecodeError, lmdb.Error) as error:
             raise StoreUnavailable(f"the ads in {path} cannot be read: {error}") from None
 
 
 class LmdbWriter:
-    """Writes a new file beside the old one, which it replaces at the end; after an exception nothing changed.
+    """Writes a new file beside the old one and replaces that at the end; an exception leaves it as it was.
 
-    `kind` is users or ads.
+    `kind` is users or ads; the file grows beyond `first_map_bytes` as it needs.
     """
 
-    def __init__(self, folder: Path, kind: str) -> None:
+    def __init__(self, folder: Path, kind: str, first_map_bytes: int = FIRST_MAP_BYTES) -> None:
         self._path = folder / f"{kind}.lmdb"
+        self._first_map_bytes = first_map_bytes
         self._partial = folder / f".{kind}.lmdb.{os.getpid()}"
         self._environment: Any = None
 
     def __enter__(self) -> Self:
-        """Begin an empty file."""
+        """Create an empty file."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._partial.unlink(missing_ok=True)
             self._environment = lmdb.open(
-                str(self._partial), subdir=False, lock=False, map_size=FIRST_MAP_BYTES, sync=False
+                str(self._partial), subdir=False, lock=False, map_size=self._first_map_bytes, sync=False
             )
         except (OSError, lmdb.Error) as error:
             raise StoreUnavailable(f"{self._path} cannot be written: {error}") from None
@@ -162,7 +162,7 @@ class LmdbWriter:
                 raise StoreUnavailable(f"{self._path} cannot be written: {error}") from None
 
     def __exit__(self, *exception: object) -> None:
-        """Replace the old file, once the new one is on the disk."""
+        """Replace the old file when the new one is on disk."""
         try:
             if exception[0] is None:
                 self._environment.sync(True)
@@ -178,12 +178,12 @@ class LmdbWriter:
 
 
 def _open(path: Path) -> Any:
-    # Values are read here and there: reading ahead would fill the memory with what nobody asked for.
+    # Reads are random: reading ahead would fill the memory with values that no request needs.
     return lmdb.open(str(path), subdir=False, readonly=True, lock=False, readahead=False, max_spare_txns=2)
 
 
 def _identity(path: Path) -> tuple[int, ...]:
-    """What another file would not have too; empty where there is none. Raises OSError if it is no LMDB."""
+    """What tells a file from another one; empty where there is none. Raises OSError if it is not LMDB's."""
     try:
         with path.open("rb") as file:
             head = file.read(_MAGIC_OFFSET + len(_MAGIC))
@@ -191,5 +191,5 @@ def _identity(path: Path) -> tuple[int, ...]:
     except FileNotFoundError:
         return ()
     if head[_MAGIC_OFFSET:] != _MAGIC:
-        raise OSError("it is not a file of LMDB, or not whole")
+        raise OSError("it is not an LMDB file, or incomplete")
     return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size

@@ -1,7 +1,7 @@
 """`python -m service.load_features`: users or ads from a CSV or Parquet file into a feature store.
 
-A row is a user or an ad, a column a field. It streams, so a file may be larger than memory. LMDB files and
-the ads in Redis are replaced as a whole, and only by a load that reached its end; users in Redis are set one
+A row is a user or an ad, a column a field. Rows are streamed, so a file may be larger than memory. LMDB
+files and the ads in Redis are replaced as a whole, at the end of a complete load; users in Redis are set one
 by one.
 """
 
@@ -27,7 +27,7 @@ PROGRAM = "python -m service.load_features"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Load one file; the exit status. What is wrong is one line."""
+    """Load one file; the exit status. An error is one line."""
     options = build_parser().parse_args(arguments)
     try:
         shape = _shape(options)
@@ -83,7 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def load(rows: Iterator[Mapping[str, Any]], writer: FeatureWriter, key: str) -> int:
-    """Rows -> the store; how many. A cell that is empty or null is no feature of its row.
+    """Rows -> the store; returns their number. A cell that is empty or null is no feature of its row.
 
     Raises FileProblem, StoreUnavailable, BadConfiguration.
     """
@@ -109,7 +109,7 @@ def _entry(row: Mapping[str, Any], key: str, place: int) -> tuple[str, bytes]:
 
 
 def _shape(options: argparse.Namespace) -> Shape:
-    """Which columns are what. Raises BundleError."""
+    """The kinds of the columns. Raises BundleError."""
     numbers, lists, kept = set(options.number), set(options.list), None
     if options.bundle is not None:
         schema: Schema = load_bundle(Path(options.bundle)).schema
@@ -117,7 +117,3 @@ def _shape(options: argparse.Namespace) -> Shape:
         lists |= {field.name for field in schema.fields if field.kind is Kind.SEQUENCE}
         kept = frozenset(field.name for field in schema.fields) | {options.key}
     return Shape(frozenset(numbers), frozenset(lists), options.separator, kept)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

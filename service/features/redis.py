@@ -6,240 +6,301 @@ A program that keeps users up to date writes one with `SET`, an ad with `HSET`; 
 from __future__ import annotations
 
 import asyncio
-import logging
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Self
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any, Self, cast
+from urllib.parse import parse_qs, unquote, urlsplit
 
-from service.features.redis_address import Command, Node, RedisAddress, by_node, slots_of
-from service.features.redis_client import RedisClient
-from service.features.redis_connection import CONNECT_SECONDS, RedisLink
-from service.features.redis_wire import is_error, packed
-from service.features.store import UNTOLD, StoreUnavailable, Values, key_of
+from service.errors import BadConfiguration
+from service.features.store import StoreUnavailable, Values, key_of, missing_library
 
-logger = logging.getLogger("bidlight")
+try:
+    from redis import Redis, RedisCluster
+    from redis.backoff import NoBackoff
+    from redis.client import Pipeline
+    from redis.cluster import ClusterNode
+    from redis.exceptions import AuthenticationError, RedisClusterException, RedisError, ResponseError
+    from redis.retry import Retry
+except ModuleNotFoundError:
+    raise missing_library("redis[hiredis]") from None
 
+from service.features.redis_cluster import ClusterReader
+from service.features.redis_pipeline import Command, ConnectionOptions, Node, NodeClient
+
+DEFAULT_PORT = 6379
+SCHEMES = ("redis", "rediss", "redis+cluster", "rediss+cluster")
 ADS_IN_A_SCAN = 512
-TOPOLOGY_SECONDS = 1.0
-# Beside the hash of ads: changes when it is replaced.
+# The time limit of the blocking clients for connecting and for each reply.
+SOCKET_SECONDS = 10.0
+# Ends the key whose value changes when the hash of ads is replaced.
 VERSION = ":version"
 
 
+@dataclass(frozen=True)
+class RedisAddress:
+    """The nodes to connect to first (one, unless it is a cluster), and what every connection needs."""
+
+    nodes: tuple[Node, ...]
+    cluster: bool = False
+    tls: bool = False
+    database: int = 0
+    username: str = ""
+    password: str = field(default="", repr=False)
+    prefix: str = "bidlight:"
+
+    @classmethod
+    def parse(cls, url: str) -> RedisAddress:
+        """`redis[s][+cluster]://[[user]:password@]host[:port][,host...][/database][?prefix=bidlight:]`.
+
+        Raises BadConfiguration, which does not show the URL: it may hold a password.
+        """
+        parts = urlsplit(url)
+        if parts.scheme not in SCHEMES:
+            raise BadConfiguration(
+                f"'feature_store' must begin with lmdb:, {':, '.join(SCHEMES)}: (got {parts.scheme!r}); "
+                "for example lmdb:///var/lib/bidlight or redis://localhost:6379"
+            )
+        credentials, _, hosts = parts.netloc.rpartition("@")
+        username, _, password = credentials.partition(":")
+        cluster, path, query = parts.scheme.endswith("+cluster"), parts.path.strip("/"), parse_qs(parts.query)
+        try:
+            nodes = tuple(_node(host) for host in hosts.split(","))
+            database = int(path or 0)
+        except ValueError as error:
+            raise _refusal(str(error)) from None
+        if len(nodes) > 1 and not cluster:
+            raise _refusal("several hosts are a cluster's: redis+cluster://")
+        if database < 0 or (database and cluster):
+            raise _refusal("the database must be a number from 0, and a cluster has only 0")
+        if set(query) - {"prefix"}:
+            raise _refusal(f"the only option is prefix (got {sorted(query)})")
+        return cls(
+            nodes=nodes,
+            cluster=cluster,
+            tls=parts.scheme.startswith("rediss"),
+            database=database,
+            username=unquote(username),
+            password=unquote(password),
+            prefix=query.get("prefix", [cls.prefix])[0],
+        )
+
+    def handshake(self) -> tuple[Command, ...]:
+        """The first commands on a connection; each is answered OK."""
+        commands: list[Command] = []
+        if self.password:
+            commands.append(("AUTH", *([self.username] if self.username else []), self.password))
+        if self.database:
+            commands.append(("SELECT", str(self.database)))
+        return tuple(commands)
+
+    def user_prefix(self) -> bytes:
+        """A user's key is this and the id; it holds a string."""
+        return f"{self.prefix}user:".encode()
+
+    def ads_key(self, stage: str = "") -> bytes:
+        """The key of the hash of all ads, id -> value; a stage of its replacement has the same slot."""
+        return f"{{{self.prefix}ads}}{stage}".encode()
+
+
 class RedisStore:
-    """One connection a node, on which the reads of a turn are one command, or one batch of them a node.
+    """Users over one connection to each node; ads by a blocking client of their own."""
 
-    Where a cluster's node says that a key has moved, its user is not told of this once, and the slots are
-    read anew.
-    """
-
-    def __init__(self, address: RedisAddress) -> None:
+    def __init__(self, address: RedisAddress, options: ConnectionOptions | None = None) -> None:
         self._address = address
-        self._links: dict[Node, RedisLink] = {}
-        self._slots: list[Node | None] | None = None
-        self._may_ask_slots_at = 0.0
+        self._options = options or ConnectionOptions(address.handshake(), address.tls)
         self._user_prefix = address.user_prefix()
+        self._reader: ClusterReader | NodeClient = (
+            ClusterReader(address.nodes, self._options)
+            if address.cluster
+            else NodeClient(address.nodes[0], self._options)
+        )
 
     async def open(self) -> None:
-        """Connect, and wait for that a moment: the first requests find their users then."""
-        for node in self._address.nodes:
-            self._link(node)
+        """Connect, and wait a moment for it, so that the first requests find their users."""
+        self._reader.start()
         loop = asyncio.get_running_loop()
-        until = loop.time() + CONNECT_SECONDS
-        while not self._is_open and loop.time() < until:
+        until = loop.time() + self._options.connect_seconds
+        while not self._reader.is_open and loop.time() < until:
             await asyncio.sleep(0.005)
 
     async def close(self) -> None:
-        """Drop all connections."""
-        for link in self._links.values():
-            await link.close()
-        self._links.clear()
+        """Close all connections."""
+        await self._reader.close()
 
     def refresh(self) -> None:
-        """Nothing is kept that could be old, but for where a cluster has its keys."""
-        self._ask_slots()
+        """Only where a cluster has its keys can be out of date."""
+        if isinstance(self._reader, ClusterReader):
+            self._reader.refresh()
 
     def read_users(self, user_ids: Sequence[str], then: Callable[[Values], None]) -> None:
-        """One command, or one batch of them a node; `then` is called when the last node has answered."""
-        keys = [self._user_prefix + key_of(user_id) for user_id in user_ids]
-        if not self._address.cluster:
-            link = self._links.get(self._address.nodes[0])
-            if link is None:
-                then(None)
-                return
-            link.ask(packed([("MGET", *keys)]), 1, lambda replies: then(_all_of(replies)))
-            return
-        self._read_cluster(keys, then)
-
-    def _read_cluster(self, keys: Sequence[bytes], then: Callable[[Values], None]) -> None:
-        slots = self._slots
-        if slots is None:
-            self._ask_slots()
-            then(None)
-            return
-        parts = by_node(keys, slots)
-        read = _ClusterRead(len(keys), len(parts), then, self._ask_slots)
-        for node, places in parts.items():
-            if node is None:
-                read.take(places, None)
-                continue
-            commands = packed([("GET", keys[place]) for place in places])
-            self._link(node).ask(commands, len(places), _taking(read, places))
+        """One command, or one batch of commands a node; `then` is called when the last node has answered."""
+        self._reader.read([self._user_prefix + key_of(user_id) for user_id in user_ids], then)
 
     def ads(self) -> Iterator[list[tuple[str, bytes]]]:
-        """All fields of the hash of ads, over a connection of its own."""
-        key, version_key, cursor = self._address.ads_key(), self._address.ads_key(VERSION), b""
-        with RedisClient(self._address) as client:
-            version = client.call("GET", version_key)
-            while cursor != b"0":
-                cursor, pairs = client.call("HSCAN", key, cursor or b"0", "COUNT", str(ADS_IN_A_SCAN))
-                names = [name.decode("utf-8", "replace") for name in pairs[::2]]
-                yield list(zip(names, pairs[1::2], strict=True))
-            if client.call("GET", version_key) != version:
-                raise StoreUnavailable("the ads were replaced while they were read; they will be read again")
-
-    @property
-    def _is_open(self) -> bool:
-        links = self._links.values()
-        return any(link.is_open for link in links) and (self._slots is not None or not self._address.cluster)
-
-    def _link(self, node: Node) -> RedisLink:
-        link = self._links.get(node)
-        if link is None:
-            link = self._links[node] = RedisLink(
-                self._address, node, self._ask_slots if self._address.cluster else None
-            )
-            link.start()
-        return link
-
-    def _ask_slots(self) -> None:
-        """Ask some node where the keys of a cluster are; not many times a second."""
-        now = asyncio.get_running_loop().time()
-        if not self._address.cluster or (now < self._may_ask_slots_at and self._slots is not None):
-            return
-        for link in self._links.values():
-            if link.is_open:
-                self._may_ask_slots_at = now + TOPOLOGY_SECONDS
-                link.ask(packed([("CLUSTER", "SLOTS")]), 1, _telling(self._set_slots, link.node))
-                return
-
-    def _set_slots(self, replies: list[Any] | None, node: Node) -> None:
-        if replies is None:
-            return
-        try:
-            self._slots = slots_of(replies[0], node)
-        except ValueError as error:
-            logger.error("the cluster at %s:%d cannot be used: %s", *node, error)
-            return
-        for each in {found for found in self._slots if found is not None}:
-            self._link(each)
-
-
-class _ClusterRead:
-    """Users of several nodes, until the last of these has answered."""
-
-    def __init__(
-        self, users: int, nodes: int, then: Callable[[Values], None], moved: Callable[[], None]
-    ) -> None:
-        self._values: list[bytes | None] = [UNTOLD] * users
-        self._nodes_left = nodes
-        self._then = then
-        self._moved = moved
-
-    def take(self, places: Sequence[int], replies: list[Any] | None) -> None:
-        """The replies of one node, or None."""
-        self._nodes_left -= 1
-        if replies is not None:
-            for place, reply in zip(places, replies, strict=True):
-                if reply is None or isinstance(reply, bytes):
-                    self._values[place] = reply
-        if replies is None or any(is_error(reply) for reply in replies):
-            self._moved()
-        if not self._nodes_left:
-            self._then(self._values)
-
-
-def _taking(read: _ClusterRead, places: Sequence[int]) -> Callable[[list[Any] | None], None]:
-    return lambda replies: read.take(places, replies)
-
-
-def _telling(
-    told: Callable[[list[Any] | None, Node], None], node: Node
-) -> Callable[[list[Any] | None], None]:
-    return lambda replies: told(replies, node)
-
-
-def _all_of(replies: list[Any] | None) -> Values:
-    """What MGET found; None for an error (it loads its data, the password is wrong)."""
-    return replies[0] if replies is not None and isinstance(replies[0], list) else None
+        """All fields of the hash of ads."""
+        key, version_key = self._address.ads_key(), self._address.ads_key(VERSION)
+        cursor, ads = 0, dict[bytes, bytes]()
+        with ExitStack() as stack:
+            with _failures(self._address):
+                client = _client_of_ads(self._address, stack)
+                version = client.get(version_key)
+            while True:
+                with _failures(self._address):
+                    cursor, ads = cast(Any, client.hscan(key, cursor, count=ADS_IN_A_SCAN))
+                yield [(name.decode("utf-8", "replace"), value) for name, value in ads.items()]
+                if not cursor:
+                    break
+            with _failures(self._address):
+                if client.get(version_key) == version:
+                    return
+        raise StoreUnavailable("the ads were replaced while they were read; they will be read again")
 
 
 class RedisUsersWriter:
-    """Sets a key a user. Those who are not in the load stay, and what was written before an exception."""
+    """Sets a key for each user. Users not in the load stay, and so do those written before an exception."""
 
     def __init__(self, address: RedisAddress) -> None:
-        self._client = RedisClient(address)
+        self._address = address
         self._prefix = address.user_prefix()
+        self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        """Begin."""
+        """Begin. Raises StoreUnavailable."""
+        with _failures(self._address):
+            self._client = _client(self._address, self._stack)
         return self
 
     def write(self, rows: Sequence[tuple[str, bytes]]) -> None:
-        """Set them, in one exchange a node. Raises StoreUnavailable."""
-        self._client.call_many([("SET", self._prefix + key_of(name), value) for name, value in rows])
+        """Set them, in one round trip to each node. Raises StoreUnavailable."""
+        with _failures(self._address):
+            pipeline = self._client.pipeline(transaction=False)
+            for name, value in rows:
+                pipeline.set(self._prefix + key_of(name), value)
+            pipeline.execute()
 
     def __exit__(self, *exception: object) -> None:
         """Close."""
-        self._client.__exit__(*exception)
+        self._stack.close()
+
+
+def draw_version() -> str:
+    """A version that no load of ads had before."""
+    return secrets.token_hex(8)
 
 
 class RedisAdsWriter:
-    """Fills a hash beside the one that is there, which it replaces at the end: ads not in the load are gone.
+    """Fills a new hash, which replaces the old one at the end: ads that are not in the load are gone.
 
     After an exception the old hash is as it was.
     """
 
-    def __init__(self, address: RedisAddress) -> None:
-        self._client = RedisClient(address)
+    def __init__(self, address: RedisAddress, new_version: Callable[[], str] = draw_version) -> None:
+        self._address = address
+        self._new_version = new_version
         self._ads, self._loading, self._old, self._version = (
             address.ads_key(stage) for stage in ("", ":loading", ":replaced", VERSION)
         )
+        self._has_rows = False
 
     def __enter__(self) -> Self:
-        """Throw away what an interrupted load has left."""
-        try:
-            self._client.call("UNLINK", self._loading)
-        except BaseException as error:
-            self._client.__exit__(error)
-            raise
+        """Connect, and remove what an interrupted load has left. Raises StoreUnavailable."""
+        with _failures(self._address), ExitStack() as stack:
+            self._client = _client_of_ads(self._address, stack)
+            self._client.unlink(self._loading)
+            self._stack = stack.pop_all()
         return self
 
     def write(self, rows: Sequence[tuple[str, bytes]]) -> None:
         """Add them to the new hash. Raises StoreUnavailable."""
         if rows:
-            words: list[bytes | str] = [part for name, value in rows for part in (key_of(name), value)]
-            self._client.call("HSET", self._loading, *words)
+            self._has_rows = True
+            with _failures(self._address):
+                self._client.hset(self._loading, mapping={key_of(name): value for name, value in rows})
 
     def __exit__(self, *exception: object) -> None:
-        """Swap the hashes; the old one is freed in the background, not while requests wait."""
-        try:
+        """Swap the hashes. The old one is freed in the background, so requests do not wait for it."""
+        with self._stack:
             if exception[0] is None:
-                self._swap()
+                with _failures(self._address):
+                    self._client.unlink(self._old)
+                    # It starts over if another program changes one of the hashes meanwhile.
+                    self._client.transaction(self._swap, self._ads, self._loading)
+                    self._client.unlink(self._old)
             else:
-                self._client.call("UNLINK", self._loading)
-        except StoreUnavailable:
-            if exception[0] is None:
-                raise
-        finally:
-            self._client.__exit__(*exception)
+                with suppress(RedisError):
+                    self._client.unlink(self._loading)
 
-    def _swap(self) -> None:
-        is_there, is_new = self._client.call_many([("EXISTS", self._ads), ("EXISTS", self._loading)])
-        commands: list[Command] = [("SET", self._version, secrets.token_hex(8))]
+    def _swap(self, pipeline: Pipeline) -> None:
+        """The commands of one transaction."""
+        is_there, is_new = pipeline.exists(self._ads), pipeline.exists(self._loading)
+        if self._has_rows and not is_new:
+            raise StoreUnavailable(
+                "the ads that were loaded are gone; load them again, by one program at a time"
+            )
+        pipeline.multi()
+        pipeline.set(self._version, self._new_version())
         if is_there:
-            commands.append(("RENAME", self._ads, self._old))
+            pipeline.rename(self._ads, self._old)
         if is_new:
-            commands.append(("RENAME", self._loading, self._ads))
-        self._client.call_many([("UNLINK", self._old)])
-        self._client.call_together(commands)
-        self._client.call_many([("UNLINK", self._old)])
+            pipeline.rename(self._loading, self._ads)
+
+
+def _client(address: RedisAddress, stack: ExitStack) -> Redis | RedisCluster:
+    """A blocking client, which `stack` closes. It follows redirections in a cluster, and retries nothing."""
+    options: dict[str, Any] = {
+        "username": address.username or None if address.password else None,
+        "password": address.password or None,
+        "ssl": address.tls,
+        "protocol": 2,  # that of the pipelines, and of older servers
+        "socket_timeout": SOCKET_SECONDS,
+        "socket_connect_timeout": SOCKET_SECONDS,
+        "retry": Retry(NoBackoff(), 0),
+    }
+    client: Redis | RedisCluster
+    if address.cluster:
+        nodes = [ClusterNode(*node) for node in address.nodes]  # type: ignore[no-untyped-call]
+        client = RedisCluster(startup_nodes=nodes, **options)
+    else:
+        host, port = address.nodes[0]
+        client = Redis(host=host, port=port, db=address.database, **options)
+    stack.callback(client.close)
+    return client
+
+
+def _client_of_ads(address: RedisAddress, stack: ExitStack) -> Redis:
+    """A blocking client of the node that has the ads.
+
+    It follows no redirection: a scan that continued on another node would miss ads.
+    """
+    client = _client(address, stack)
+    if isinstance(client, RedisCluster):
+        node = client.get_node_from_key(address.ads_key())  # type: ignore[no-untyped-call]
+        return client.get_redis_connection(node)
+    return client
+
+
+@contextmanager
+def _failures(address: RedisAddress) -> Iterator[None]:
+    """Turn the errors of the clients into StoreUnavailable."""
+    try:
+        yield
+    except (AuthenticationError, ResponseError) as error:
+        code = f"{error.status_code} " if error.status_code else ""
+        raise StoreUnavailable(f"the Redis refuses: {code}{error}") from None
+    except (RedisError, RedisClusterException, OSError) as error:
+        nodes = ", ".join(f"{host}:{port}" for host, port in address.nodes)
+        raise StoreUnavailable(f"the Redis at {nodes} cannot be reached: {error}") from None
+
+
+def _node(text: str) -> Node:
+    """`host`, `host:port` or `[address]:port`. Raises ValueError."""
+    parts = urlsplit(f"//{text}")
+    if not parts.hostname:
+        raise ValueError("a host must be named, as in redis://localhost:6379")
+    return parts.hostname, parts.port or DEFAULT_PORT
+
+
+def _refusal(reason: str) -> BadConfiguration:
+    return BadConfiguration(f"'feature_store' must be the address of a Redis: {reason}")

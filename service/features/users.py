@@ -1,6 +1,6 @@
-"""Users' features for requests: one read for all requests of a turn of the loop, with a deadline.
+"""Users' features for requests: one read for all requests of an event-loop iteration, with a deadline.
 
-It knows no schema and no arm: what it finds are raw values by field, for the encoder of whoever asked.
+It knows no schema and no arm: it finds raw values by field, which the encoder of an arm judges.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from service.features.store import (
     LATE,
     UNAVAILABLE,
     UNKNOWN_USER,
-    UNTOLD,
+    UNREAD,
     FeatureStore,
     Values,
     unpack,
@@ -24,14 +24,14 @@ from service.features.store import (
 
 logger = logging.getLogger("bidlight")
 
-# Told once: a user's features, or none and why they are missing.
+# Called once: with a user's features and None, or with no features and why they are missing.
 Then = Callable[[dict[str, Any], str | None], None]
 
 
 class UserFeatures:
-    """Whoever asks within a turn of the loop shares one read, sent when the turn is over.
+    """All requests of an event-loop iteration share one read, which is sent at its end.
 
-    After `timeout_seconds` they are told that the features are missing, and what comes later is thrown away.
+    After `timeout_seconds` they go on without features; the read is not cancelled, its values are dropped.
     """
 
     def __init__(
@@ -40,26 +40,26 @@ class UserFeatures:
         self._store = store
         self._timeout_seconds = timeout_seconds
         self._observe = observe
-        self._turn: list[tuple[str, Then]] = []
+        self._asked: list[tuple[str, Then]] = []
         self._reads: set[_Read] = set()
 
     def find(self, user_id: str, then: Then) -> None:
-        """Have `then` told of the user's features, soon."""
-        if not self._turn:
+        """Call `then` with the user's features, in a later iteration."""
+        if not self._asked:
             asyncio.get_running_loop().call_soon(self._send)
-        self._turn.append((user_id, then))
+        self._asked.append((user_id, then))
 
     async def drain(self) -> None:
-        """Return when everybody has been told."""
-        while self._turn or self._reads:
+        """Wait until every `then` has been called."""
+        while self._asked or self._reads:
             await asyncio.sleep(0.001)
 
     def _send(self) -> None:
-        turn, self._turn = self._turn, []
-        read = _Read([then for _, then in turn], self._forget)
+        asked, self._asked = self._asked, []
+        read = _Read([then for _, then in asked], self._forget)
         self._reads.add(read)
         try:
-            self._store.read_users([user_id for user_id, _ in turn], read.arrive)
+            self._store.read_users([user_id for user_id, _ in asked], read.arrive)
         except Exception:
             logger.exception("a read of users failed")
             read.arrive(None)
@@ -73,7 +73,7 @@ class UserFeatures:
 
 
 class _Read:
-    """One read under way: everybody who waits for it is told once, of what came or that it is late."""
+    """One read in flight: everybody who waits for it is told once, of the values or that they are late."""
 
     def __init__(self, waiting: list[Then], forget: Callable[[_Read], None]) -> None:
         self.started = perf_counter()
@@ -83,7 +83,7 @@ class _Read:
         self._timer: asyncio.Handle | None = None
 
     def arrive(self, values: Values) -> None:
-        """The store's answer; if the deadline has passed, nobody hears it."""
+        """Take the store's values; after the deadline they are dropped."""
         if self.is_over:
             return
         self._end()
@@ -93,7 +93,7 @@ class _Read:
         for then, value in zip(self._waiting, values, strict=True):
             if value is None:
                 _tell(then, {}, UNKNOWN_USER)
-            elif value == UNTOLD:
+            elif value == UNREAD:
                 _tell(then, {}, UNAVAILABLE)
             else:
                 try:
@@ -105,13 +105,13 @@ class _Read:
                     _tell(then, features, None)
 
     def expire_in(self, seconds: float) -> None:
-        """Tell everybody after so long that there is nothing."""
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._look_once_more, 2)
+        """Tell everybody after so long that the values are late."""
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._expire, 2)
 
-    def _look_once_more(self, turns: int) -> None:
-        """After the loop was busy, timers come before the sockets are read: the answer may lie there."""
-        if turns:
-            self._timer = asyncio.get_running_loop().call_soon(self._look_once_more, turns - 1)
+    def _expire(self, iterations: int) -> None:
+        """Wait for more iterations first: a busy loop runs due timers before it reads what sockets hold."""
+        if iterations:
+            self._timer = asyncio.get_running_loop().call_soon(self._expire, iterations - 1)
         elif not self.is_over:
             self._end()
             self._tell_all(LATE)
@@ -130,5 +130,5 @@ class _Read:
 def _tell(then: Then, features: dict[str, Any], reason: str | None) -> None:
     try:
         then(features, reason)
-    except Exception:  # the others wait too
+    except Exception:  # the other requests are still to be told
         logger.exception("a request could not go on with its user's features")

@@ -1,58 +1,50 @@
-"""The service as an ASGI application: its routes, its start and its end.
+"""The service as an ASGI application.
 
-`/predict` is dispatched before the framework's router (a route inside it costs a third of the requests a
-second); everything else is FastAPI. It knows no model and no socket.
+`/predict` is dispatched before the framework's router, which would cost a large part of the requests a
+second. Everything else is FastAPI. It knows no model and no socket.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import gc
-import logging
-import signal
-import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from functools import partial
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
-import msgspec
-from fastapi import FastAPI, Request, Response
-from fastapi.responses import HTMLResponse, PlainTextResponse
-from prometheus_client import Gauge
-from starlette.concurrency import run_in_threadpool
-from starlette.exceptions import HTTPException
+from fastapi import FastAPI
+from starlette.types import Message, Receive, Scope, Send
 
 from service.arms.freshness import StoredFeatures
-from service.arms.loading import LoadedArm, freeze_anew, load_arms
-from service.arms.split import Arm, ArmTable
+from service.arms.loading import LoadedArm
+from service.arms.serving import ServedArms
+from service.arms.split import Arm
 from service.bidding import BidPolicy
-from service.errors import BadConfiguration, MethodNotAllowed, NotFound, NotReady, ServiceError
-from service.http.docs_page import draw_docs
-from service.http.endpoint import Message, PredictEndpoint, Receive, Scope, Send
+from service.errors import BadConfiguration
+from service.http.direct import DirectRoute
+from service.http.endpoint import PredictEndpoint
+from service.http.lifespan import PUBLISH_SECONDS, SHARED_PUBLISH_SECONDS, keep_serving
 from service.http.openapi import merge_predict
+from service.http.prediction import PredictService
+from service.http.routes import Routes
 from service.metrics.families import Metrics
-from service.scoring.meter import ArmMeter
 from service.settings import Settings
 
-logger = logging.getLogger("bidlight")
-
 PREDICT_PATH = "/predict"
-PUBLISH_SECONDS = 1.0
-# Of several processes one is asked, and waits until all have published; a killed one loses what it has not.
-SHARED_PUBLISH_SECONDS = 0.05
-SCRAPE_WAIT_SECONDS = 3 * SHARED_PUBLISH_SECONDS
 
 
 class Bidlight(FastAPI):
-    """The application of one `Settings`; its lifespan loads the bundles and replays their golden rows.
+    """The application of one `Settings`; its lifespan opens the arms.
 
-    With `loaded`, these are served, whatever the folders hold by now, and SIGHUP is left to who gave them.
-    `refusal` is why it could not start, in one line, where that was said deliberately.
+    With `loaded`, these arms are served, whatever their folders hold by then, and SIGHUP is left to the
+    caller. `refusal` is the reason of a deliberate refusal to start, in one line. `publish_seconds` is how
+    often counts become metrics, if this is the only process.
     """
 
-    def __init__(self, settings: Settings, loaded: Sequence[LoadedArm] | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        loaded: Sequence[LoadedArm] | None = None,
+        publish_seconds: float = PUBLISH_SECONDS,
+    ) -> None:
         super().__init__(
             title="Bidlight",
             version="1",
@@ -62,103 +54,42 @@ class Bidlight(FastAPI):
             lifespan=_lifespan,
         )
         self.settings = settings
-        self.loaded = loaded
         self.metrics = Metrics()
-        self.arms: tuple[Arm, ...] = ()
+        self.publish_seconds = SHARED_PUBLISH_SECONDS if self.metrics.is_shared else publish_seconds
+        self.reloads_on_signal = loaded is None
         self.refusal: str | None = None
-        self._replaced: tuple[Arm, ...] = ()
-        self._stored = stored_features(settings, self.metrics)
-        users = None if self._stored is None else self._stored.users
-        self._predict = PredictEndpoint(settings, self.metrics, bid_policy(settings), users)
-        self.direct_endpoint = self._predict if settings.predict_through == "parser" else None
+        stored = StoredFeatures(settings, self.metrics) if settings.feature_store else None
+        users = None if stored is None else stored.users
+        self.predict_service = PredictService(settings, self.metrics, bid_policy(settings), users)
+        self.served = ServedArms(settings, self.metrics, stored, self.predict_service.open, loaded)
+        self.direct_route = (
+            DirectRoute(self.predict_service) if settings.predict_through == "parser" else None
+        )
+        self._endpoint = PredictEndpoint(self.predict_service)
+        Routes(settings, self.metrics, self.served).add_to(self)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Dispatch one ASGI scope."""
         if scope["type"] == "http" and scope["path"] == PREDICT_PATH:
-            await self._predict(scope, receive, send)
+            await self._endpoint(scope, receive, send)
         elif scope["type"] == "lifespan":
-            await self._live(scope, receive, send)
+            await self._run_lifespan(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
 
+    @property
+    def arms(self) -> tuple[Arm, ...]:
+        """The arms that answer now; none before the lifespan has opened them."""
+        return self.served.arms
+
     def openapi(self) -> dict[str, Any]:
-        """The OpenAPI document, `/predict` in full."""
+        """The OpenAPI document, including `/predict` in full."""
         if self.openapi_schema is None:
             self.openapi_schema = merge_predict(super().openapi())
         return self.openapi_schema
 
-    async def open(self) -> None:
-        """Load every arm and let traffic in; raises BadConfiguration."""
-        arms = await load_arms(self.settings, self.loaded)
-        if self._stored is not None:
-            await self._stored.open(arms.arms)
-            self._stored.keep_fresh(lambda: self.arms)
-        self._serve(arms)
-
-    async def close(self) -> None:
-        """Answer what is in the queues."""
-        if self._stored is not None:
-            await self._stored.close()
-        for arm in self.arms:
-            await arm.predictor.batcher.drain()
-        self.publish()
-
-    async def reload(self) -> None:
-        """Serve what the arms' folders hold by now; if one of them is refused, all arms go on as they were.
-
-        Requests that are in the queue of an arm finish on the bundle that encoded them.
-        """
-        try:
-            arms = await load_arms(self.settings)
-            if self._stored is not None:
-                await self._stored.reopen(arms.arms)
-        except Exception as error:  # whatever it is, the next SIGHUP shall find somebody who listens
-            self.metrics.reloads.labels("refused").inc()
-            unexpected = None if isinstance(error, BadConfiguration) else error
-            logger.error("the arms are not reloaded and go on as they were: %s", error, exc_info=unexpected)
-            return
-        self._serve(arms)
-        self.metrics.reloads.labels("ok").inc()
-        logger.info(
-            "reloaded %s", ", ".join(f"{arm.name} ({arm.predictor.manifest.id})" for arm in self.arms)
-        )
-
-    def _serve(self, arms: ArmTable) -> None:
-        for arm in self.arms:
-            self._bundle_info(arm).set(0)
-        self._replaced += self.arms
-        for arm in arms.arms:
-            predictor = arm.predictor
-            if self.settings.metrics == "on":
-                predictor.meter = ArmMeter(self.metrics, arm.name, predictor.encoder.schema)
-            self._bundle_info(arm).set(1)
-        self._predict.open(arms)
-        self.arms = arms.arms
-        if not self._replaced:
-            # What a bundle holds lives as long as it serves: the collector need not look through it again.
-            gc.collect()
-            gc.freeze()
-
-    def _bundle_info(self, arm: Arm) -> Gauge:
-        manifest = arm.predictor.manifest
-        return self.metrics.bundle.labels(arm.name, manifest.id, manifest.model.name, arm.predictor.variant)
-
-    def publish(self) -> None:
-        """Bring to Prometheus what the arms counted, and what replaced ones do until their last answer."""
-        for arm in (*self._replaced, *self.arms):
-            if arm.predictor.meter is not None:
-                arm.predictor.meter.publish(arm.predictor.batcher.queued_rows)
-        had_replaced = bool(self._replaced)
-        self._replaced = tuple(
-            arm for arm in self._replaced if arm.predictor.meter is not None and arm.predictor.meter.under_way
-        )
-        if had_replaced and not self._replaced:
-            # Only the collector can free them. Sooner, those with requests under way would be frozen too, and
-            # stay until the next reload.
-            freeze_anew()
-
-    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The lifespan; a deliberate refusal to start is given to the server as one line, no traceback."""
+    async def _run_lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the lifespan; tell the server of a deliberate refusal in one line, without a traceback."""
 
         async def send_refusal(message: Message) -> None:
             if message["type"] == "lifespan.startup.failed" and self.refusal is not None:
@@ -172,37 +103,13 @@ class Bidlight(FastAPI):
                 raise
 
 
-def create_app(settings: Settings | None = None, loaded: Sequence[LoadedArm] | None = None) -> Bidlight:
+def create_app(
+    settings: Settings | None = None,
+    loaded: Sequence[LoadedArm] | None = None,
+    publish_seconds: float = PUBLISH_SECONDS,
+) -> Bidlight:
     """The application; without `settings`, those of the environment; without `loaded`, it reads bundles."""
-    app = Bidlight(settings or Settings(), loaded)
-    app.add_exception_handler(HTTPException, _answer_http_exception)
-    app.add_api_route(
-        "/healthz",
-        _healthz,
-        summary="The process lives",
-        tags=["operation"],
-        response_class=PlainTextResponse,
-    )
-    app.add_api_route(
-        "/readyz",
-        partial(_readyz, app),
-        summary="Every arm has replayed its golden rows",
-        tags=["operation"],
-        response_class=PlainTextResponse,
-        responses={503: {"description": "not_ready: not yet"}},
-    )
-    app.add_api_route(
-        "/metrics",
-        partial(_metrics, app),
-        summary="Prometheus metrics, the sum over all workers",
-        tags=["operation"],
-        response_class=PlainTextResponse,
-    )
-    app.add_api_route(
-        "/arms", partial(_arms, app), summary="Arms, weights, bundles and their metrics", tags=["bidding"]
-    )
-    app.add_api_route("/docs", partial(_docs, app), include_in_schema=False, response_class=HTMLResponse)
-    return app
+    return Bidlight(settings or Settings(), loaded, publish_seconds)
 
 
 def bid_policy(settings: Settings) -> BidPolicy:
@@ -213,134 +120,15 @@ def bid_policy(settings: Settings) -> BidPolicy:
         raise BadConfiguration(f"bid policy: {error}") from None
 
 
-def stored_features(settings: Settings, metrics: Metrics) -> StoredFeatures | None:
-    """The feature store of the settings, if they name one; raises BadConfiguration."""
-    return StoredFeatures(settings, metrics) if settings.feature_store else None
-
-
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     assert isinstance(app, Bidlight)
-    # Listening comes first: who asks while the bundles are read shall neither end the service nor be unheard.
-    with _reload_signal(app.loaded is None) as asked:
+    async with AsyncExitStack() as stack:
         try:
-            await app.open()
+            await stack.enter_async_context(
+                keep_serving(app.served, app.publish_seconds, app.reloads_on_signal)
+            )
         except BadConfiguration as error:
             app.refusal = str(error)
             raise
-        tasks = asyncio.create_task(_publish_forever(app)), asyncio.create_task(_reload_forever(app, asked))
         yield
-    for task in tasks:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-    await app.close()
-
-
-async def _publish_forever(app: Bidlight) -> None:
-    seconds = SHARED_PUBLISH_SECONDS if app.metrics.is_shared else PUBLISH_SECONDS
-    works = True
-    while True:
-        try:
-            app.publish()
-            works = True
-        except Exception:  # a full disk, say: the next time may work
-            if works:  # once is enough of what may come twenty times a second
-                logger.exception("the metrics cannot be published; this is tried again until it works")
-            works = False
-        await asyncio.sleep(seconds)
-
-
-async def _reload_forever(app: Bidlight, asked: asyncio.Event) -> None:
-    while True:
-        await asked.wait()
-        asked.clear()
-        await app.reload()
-
-
-@contextmanager
-def _reload_signal(listens: bool) -> Iterator[asyncio.Event]:
-    """An event that SIGHUP sets while this lasts, if it `listens` and is in the main thread."""
-    asked, loop = asyncio.Event(), asyncio.get_running_loop()
-    listens = listens and threading.current_thread() is threading.main_thread()
-    if listens:
-        loop.add_signal_handler(signal.SIGHUP, asked.set)
-    try:
-        yield asked
-    finally:
-        if listens:
-            loop.remove_signal_handler(signal.SIGHUP)
-
-
-async def _healthz() -> str:
-    return "ok\n"
-
-
-async def _readyz(app: Bidlight) -> Response:
-    if not app.arms:
-        return _answer(NotReady("the arms must replay their golden rows first; try again in a moment"))
-    return PlainTextResponse("ready\n")
-
-
-async def _metrics(app: Bidlight) -> Response:
-    if app.settings.metrics == "off":
-        return _answer(
-            NotFound("nothing is counted here: 'metrics' is off; start the service with --metrics on")
-        )
-    app.publish()
-    if app.metrics.is_shared:
-        await asyncio.sleep(SCRAPE_WAIT_SECONDS)
-    body, content_type = await run_in_threadpool(app.metrics.exposition)
-    return Response(body, headers={"content-type": content_type})
-
-
-async def _arms(app: Bidlight) -> Response:
-    total = sum(arm.weight for arm in app.arms)
-    described = {
-        "split_salt": app.settings.split_salt,
-        "arms": [_describe(arm, arm.weight / total) for arm in app.arms],
-    }
-    return Response(msgspec.json.encode(described), media_type="application/json")
-
-
-async def _docs(app: Bidlight) -> str:
-    return draw_docs(app.openapi())
-
-
-def _describe(arm: Arm, share: float) -> dict[str, Any]:
-    """What an experimenter asks of an arm. `share` is the part of the keys that it is dealt, from 0 to 1."""
-    manifest, variant = arm.predictor.manifest, arm.predictor.variant
-    return {
-        "name": arm.name,
-        "weight": arm.weight,
-        "share": share,
-        "bundle": manifest.id,
-        "created_at": manifest.created_at,
-        "model": manifest.model,
-        "variant": variant,
-        "provider": arm.predictor.graphs.provider,
-        "calibration": {
-            "method": arm.predictor.calibrator.method,
-            "before": arm.predictor.calibrator.before,
-            "after": arm.predictor.calibrator.after,
-        },
-        "training": manifest.training,
-        "evaluation": manifest.evaluation.get(variant),
-        "kept_out": manifest.kept_out,
-    }
-
-
-async def _answer_http_exception(_: Request, error: Exception) -> Response:
-    """The framework's own refusals, in the shape of all others."""
-    status = getattr(error, "status_code", 500)
-    allow = (getattr(error, "headers", None) or {}).get("Allow", "GET")
-    if status == 405:
-        return _answer(
-            MethodNotAllowed(f"the method must be one of {allow}; GET /docs describes it", allow=allow)
-        )
-    return _answer(NotFound("the path must be a route of this service; GET /docs lists them"))
-
-
-def _answer(error: ServiceError) -> Response:
-    headers = {name.decode(): value.decode() for name, value in error.headers()}
-    return Response(error.body(), error.status, headers, media_type="application/json")

@@ -1,8 +1,7 @@
-"""`POST /predict` from the HTTP parser straight to the batcher, and its answer straight to the socket.
+"""`POST /predict` from the HTTP parser straight to a `Prediction`, and its answer straight to the socket.
 
-No task, no scope, no router: what ASGI costs is the largest part of a small request. It knows uvicorn's
-connection as what asks whether an answer is out, and what to do next; every step between bytes and answer is
-the endpoint's, the same as behind ASGI.
+It needs no task, no scope and no router, which cost more than the rest of a small request. To uvicorn's
+connection an exchange looks like its own cycle of a request and a response.
 """
 
 from __future__ import annotations
@@ -11,66 +10,82 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE
-
-from service.http.answer_head import DefaultLines, Headers, lines_of
-from service.http.endpoint import PredictEndpoint, Prediction
+from service.http.heads import DefaultHeaderLines, Headers, KnownHeads, header_lines
+from service.http.prediction import CLIENT_LEFT, Prediction, PredictService
+from service.http.uvicorn_internals import STATUS_LINE
+from service.scoring.meter import OK
 
 if TYPE_CHECKING:
     import asyncio
 
 PATH = b"/predict"
-# Whoever sends one of these wants what only the way through ASGI does.
-_LEFT_TO_ASGI = frozenset((b"transfer-encoding", b"content-encoding", b"expect", b"upgrade"))
-_default_lines = DefaultLines()
+# A request with one of these headers needs what only ASGI offers.
+_ASGI_ONLY = frozenset((b"transfer-encoding", b"content-encoding", b"expect", b"upgrade"))
+_default_lines = DefaultHeaderLines()
 
 
-class _Unheard:
-    """Stands where uvicorn wakes a waiting task: here nobody waits."""
+class DirectRoute:
+    """The application's entrance for plain requests to /predict: which ones it accepts, and their heads."""
+
+    def __init__(self, service: PredictService) -> None:
+        self.service = service
+        self.known_heads = KnownHeads()
+
+    def accepts(self, headers: dict[bytes, bytes]) -> bool:
+        """Whether a request with these headers is plain: its body's length declared and not too large."""
+        length = headers.get(b"content-length", b"")
+        if not _ASGI_ONLY.isdisjoint(headers):
+            return False
+        return length.isdigit() and len(length) < 19 and int(length) <= self.service.max_body_bytes
+
+
+class _NullEvent:
+    """Takes the place of the event that uvicorn sets to wake a task: there is none."""
 
     def set(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 class DirectExchange:
-    """One request and its answer: to uvicorn the cycle under way, to the batcher whom to tell of a result.
+    """One request and its answer: a cycle to uvicorn, the outcome of its rows to the batcher.
 
     uvicorn's connection reads and sets `response_complete`, `keep_alive`, `disconnected` and `more_body`: so
-    requests that are sent behind this one wait for its answer, and a connection that stops closes after it.
+    pipelined requests wait for this answer, and a connection that shuts down closes after it.
     """
 
-    message_event = _Unheard()
+    message_event = _NullEvent()
     keep_alive = True
 
     def __init__(
         self,
-        endpoint: PredictEndpoint,
+        service: PredictService,
         headers: dict[bytes, bytes],
         transport: asyncio.Transport,
         default_headers: Headers,
         on_answered: Callable[[], None],
     ) -> None:
-        self._endpoint = endpoint
+        self._prediction = Prediction(service, perf_counter())
         self._headers = headers
         self._transport = transport
         self._default_headers = default_headers
         self._on_answered = on_answered
         self._chunks: list[bytes] = []
-        self._prediction = Prediction(perf_counter())
         self.response_complete = self.disconnected = self._has_left = False
         self.more_body = True
 
     def feed(self, chunk: bytes) -> None:
-        """A part of the body has come; there are no more than the Content-Length says."""
+        """Take a part of the body; all parts together are as long as the Content-Length."""
         self._chunks.append(chunk)
 
     def start(self) -> None:
-        """The body is whole: have its rows queued, or answer why not."""
+        """The body is complete: queue its rows, or answer why not."""
         self.more_body = False
         chunks = self._chunks
         body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        prediction = self._prediction
         try:
-            self._endpoint.accept(self._prediction, self._headers, body, outcome=self)
+            prediction.read_headers(self._headers)
+            prediction.submit(body, self)
         except Exception as error:
             self.set_exception(error)
 
@@ -81,23 +96,23 @@ class DirectExchange:
     def set_result(self, pctrs: Any) -> None:
         """The batch has run."""
         try:
-            head, body = self._endpoint.answer(self._prediction, pctrs)
+            head, body = self._prediction.answer(pctrs)
         except Exception as error:
             self.set_exception(error)
             return
         self._write(200, head.lines, body)
-        self._endpoint.count_answered(self._prediction)
+        self._prediction.end(OK)
 
     def set_exception(self, error: BaseException) -> None:
-        """The request, or the batch, has failed."""
-        status, headers, body = self._endpoint.refusal(self._prediction, error)
-        self._write(status, lines_of(headers), body)
+        """The request or its batch has failed."""
+        status, headers, body = self._prediction.refuse(error)
+        self._write(status, header_lines(headers), body)
 
     def leave(self) -> None:
         """The connection is gone."""
         if not (self.response_complete or self._has_left):
             self.disconnected = self._has_left = True
-            self._endpoint.count_left(self._prediction)
+            self._prediction.end(CLIENT_LEFT)
 
     def _write(self, status: int, lines: bytes, body: bytes) -> None:
         if self.disconnected:
@@ -111,11 +126,3 @@ class DirectExchange:
         if not self.keep_alive:
             self._transport.close()
         self._on_answered()
-
-
-def takes(headers: dict[bytes, bytes], max_body_bytes: int) -> bool:
-    """Whether a request with these headers is plain enough: a declared, short body and no wish besides."""
-    length = headers.get(b"content-length", b"")
-    if not _LEFT_TO_ASGI.isdisjoint(headers):
-        return False
-    return length.isdigit() and len(length) < 19 and int(length) <= max_body_bytes

@@ -1,6 +1,6 @@
-"""Draws an OpenAPI document as one HTML page that needs no network and no script; it knows no route.
+"""Renders an OpenAPI document as one HTML page without scripts; it knows no route.
 
-FastAPI's page loads Swagger from the internet, which a machine that bids does not have.
+FastAPI's own page loads Swagger from the internet, which a bidding machine may not reach.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def _operation(method: str, path: str, operation: dict[str, Any]) -> str:
 
 
 def _content(content: dict[str, Any]) -> str:
-    """The media types of a body, its schema's name, and its examples once (they are the same in all)."""
+    """The media types of a body, its schema's name, and its examples, which all media types share."""
     if not content:
         return ""
     types = ", ".join(f"<code>{escape(name)}</code>" for name in content)
@@ -85,5 +85,5 @@ def _pre(value: object) -> str:
 
 
 def _prose(text: str) -> str:
-    """A description: what it has in backquotes is code."""
+    """A description, with backquoted parts as code."""
     return re.sub("`([^`]+)`", r"<code>\1</code>", escape(text))

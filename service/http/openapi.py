@@ -1,4 +1,4 @@
-"""The OpenAPI description of `/predict`, made from the structs that decode and encode it; knows no route."""
+"""The OpenAPI description of `/predict`, made from the structs of its bodies; it knows no route."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _operation() -> JsonObject:
         "parameters": [
             _header_parameter("X-Arm", "pins the arm by its name"),
             _header_parameter(
-                "X-Split-Key", "the sticky unit of the A/B split, else user_id, else id, else chance"
+                "X-Split-Key", "the sticky unit of the A/B split; without it user_id, id or a random draw"
             ),
         ],
         "requestBody": {

@@ -1,1 +1,1 @@
-"""Every Prometheus metric, and the plain counts between two scrapes."""
+"""What the service counts: the metrics, and plain counts between two publications."""

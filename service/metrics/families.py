@@ -1,31 +1,32 @@
-"""Every Prometheus metric, named once; it knows no request.
+"""Every Prometheus metric of the service, defined once; it knows no request.
 
-With several workers (PROMETHEUS_MULTIPROC_DIR is set before this module is imported) each process writes its
-numbers to a file there and `/metrics` of any worker adds up all of them. Labels are made of the operator's
-words (arms, fields, stages); of a client's words only the first few unknown names become labels.
+With several workers each process writes its numbers to files, and `/metrics` of any worker adds them all up.
+Label values come from the operator (arms, fields, stages); of what clients send, only the first unknown names
+become labels.
 """
 
 from __future__ import annotations
 
-import os
-
 from prometheus_client import (
+    CONTENT_TYPE_LATEST,
     CollectorRegistry,
     Counter,
     Gauge,
     Histogram,
     ProcessCollector,
-    disable_created_metrics,
     generate_latest,
 )
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
-from prometheus_client.multiprocess import MultiProcessCollector
 
 from service.features.store import IS_MISSING_REASONS
-from service.metrics.tally import BulkHistogram, Tally
+from service.metrics.prometheus_internals import (
+    BulkHistogram,
+    counts_in_files,
+    omit_created_series,
+    registry_of_all_processes,
+)
+from service.metrics.tally import Tally
 
-# A series more for each, of which Prometheus makes nothing.
-disable_created_metrics()  # type: ignore[no-untyped-call]
+omit_created_series()
 
 LATENCY_BUCKETS = (
     *(0.0001, 0.0002, 0.0003, 0.0005, 0.0007, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.007),
@@ -43,20 +44,20 @@ OTHER_NAMES = "(other)"
 
 
 class Metrics:
-    """The metrics of one service, in a registry of their own: two services in a process do not mix."""
+    """The metrics of one service in its own registry, so that two services in a process do not mix."""
 
     def __init__(self) -> None:
         registry = CollectorRegistry()
         self._registry = registry
         self.requests = Counter(
             "bidlight_requests",
-            "Requests to /predict: ok, client_left or the error's code; no arm where none was chosen yet",
+            "Requests to /predict by outcome: ok, client_left or an error code; no arm if none was chosen",
             ["arm", "outcome"],
             registry=registry,
         )
         self.latency = BulkHistogram(
             "bidlight_request_seconds",
-            "Seconds from the end of a request's headers to its answer, of the requests that are ok",
+            "Seconds from the end of a request's headers to its answer, for requests with outcome ok",
             ["arm"],
             buckets=LATENCY_BUCKETS,
             registry=registry,
@@ -70,21 +71,21 @@ class Metrics:
         )
         self.batch_rows = BulkHistogram(
             "bidlight_batch_rows",
-            "Rows (a candidate of a request each) of a batch that ran",
+            "Rows in a batch that ran; a row is one candidate of a request",
             ["arm"],
             buckets=ROW_BUCKETS,
             registry=registry,
         )
         self.batch_requests = BulkHistogram(
             "bidlight_batch_requests",
-            "Requests, or parts of large ones, of a batch that ran",
+            "Requests, or parts of large ones, in a batch that ran",
             ["arm"],
             buckets=ROW_BUCKETS,
             registry=registry,
         )
         self.queued_rows = Gauge(
             "bidlight_queued_rows",
-            "Rows that wait for a batch now",
+            "Rows waiting for a batch now",
             ["arm"],
             multiprocess_mode="livesum",
             registry=registry,
@@ -97,13 +98,13 @@ class Metrics:
         )
         self.out_of_vocabulary = Counter(
             "bidlight_oov_features",
-            "Values of the field that its vocabulary does not hold; a sequence has several a row",
+            "Values of the field outside its vocabulary; a sequence has several values a row",
             ["arm", "field"],
             registry=registry,
         )
         self.unknown_names = Counter(
             "bidlight_unknown_names",
-            f"Names sent that no field has; after the first {MAX_UNKNOWN_NAMES} of a process, {OTHER_NAMES}",
+            f"Names sent that are no field; after the first {MAX_UNKNOWN_NAMES} in a process, {OTHER_NAMES}",
             ["arm", "name"],
             registry=registry,
         )
@@ -122,14 +123,14 @@ class Metrics:
         )
         self.bundle = Gauge(
             "bidlight_bundle_info",
-            "1 for the bundle that the arm serves, 0 for one that it served before; join it to others on arm",
+            "1 for the bundle that the arm serves, 0 for an earlier one; join it to other metrics on arm",
             ["arm", "bundle", "model", "variant"],
             multiprocess_mode="livemax",
             registry=registry,
         )
         self.reloads = Counter(
             "bidlight_reloads",
-            "Times that SIGHUP had the arms loaded anew, by outcome: ok, or refused (nothing changed)",
+            "Reloads of the arms at SIGHUP by outcome: ok, or refused (nothing changed)",
             ["outcome"],
             registry=registry,
         )
@@ -141,53 +142,50 @@ class Metrics:
         )
         self.user_is_missing = Counter(
             "bidlight_user_is_missing",
-            f"Requests scored without features of their user, by reason: {', '.join(IS_MISSING_REASONS)}",
+            f"Requests scored without their user's features, by reason: {', '.join(IS_MISSING_REASONS)}",
             ["arm", "reason"],
             registry=registry,
         )
         self.store_read = Histogram(
             "bidlight_store_read_seconds",
-            "Seconds of a read of the feature store, for all requests of a turn of the loop",
+            "Seconds of a read of the feature store, for all requests of an event-loop iteration",
             buckets=STORE_BUCKETS,
             registry=registry,
         )
         self.unknown_ads = Counter(
             "bidlight_unknown_ads",
-            "Candidates whose id the catalogue does not hold, and which bring not all features themselves",
+            "Candidates whose id is not in the catalogue and whose request lacks some of their features",
             ["arm"],
             registry=registry,
         )
         self.catalogue_ads = Gauge(
             "bidlight_catalogue_ads",
-            "Ads in the catalogue of an arm",
+            "Ads in the catalogue of the arm",
             ["arm"],
             multiprocess_mode="livemax",
             registry=registry,
         )
         self.catalogue_refreshes = Counter(
             "bidlight_catalogue_refreshes",
-            "Times that the ads were read anew, by outcome: ok, or failed (the old ones stay)",
+            "Refreshes of the catalogue by outcome: ok, or failed (the old ads stay)",
             ["outcome"],
             registry=registry,
         )
-        # Of each arm its unknown names that have a label: a reload shall not allow as many more.
+        # The labelled unknown names of each arm; they outlive a reload, or it would allow as many more.
         self.unknown_tallies: dict[str, dict[str, Tally]] = {}
         self._refused: dict[tuple[str, str], Counter] = {}
-        self.is_shared = "PROMETHEUS_MULTIPROC_DIR" in os.environ
+        self.is_shared = counts_in_files()
         if not self.is_shared:
             ProcessCollector(registry=registry)
 
     def refuse(self, arm: str, code: str) -> None:
-        """Count a request that got an error; `arm` is empty where none was chosen yet."""
+        """Count a request that got an error; `arm` is empty if none was chosen."""
         counter = self._refused.get((arm, code))
         if counter is None:
             counter = self._refused[arm, code] = self.requests.labels(arm, code)
         counter.inc()
 
     def exposition(self) -> tuple[bytes, str]:
-        """What Prometheus scrapes, and its content type: the sum over all workers."""
-        if not self.is_shared:
-            return generate_latest(self._registry), CONTENT_TYPE_LATEST
-        registry = CollectorRegistry()
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        """The body of a scrape, summed over all workers, and its content type."""
+        registry = registry_of_all_processes() if self.is_shared else self._registry
         return generate_latest(registry), CONTENT_TYPE_LATEST

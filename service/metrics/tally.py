@@ -1,36 +1,23 @@
-"""What is counted between two visits of Prometheus: plain numbers, brought there many at a time.
+"""Counts between two publications to Prometheus: plain numbers, handed over many at a time.
 
-A metric of prometheus_client takes a lock at every increment, and with several workers writes to a file. So
-the request path adds to what is here, from one thread, and `publish` hands it on. It knows no metric's name.
+A metric of prometheus_client takes a lock at every increment and, with several workers, writes to a file. So
+the request path adds to a tally, from one thread, and `publish` hands the sum over. It knows no metric names.
 """
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter
 
-# Columns of short rows are added so many rows at once.
+from service.metrics.prometheus_internals import BulkHistogram
+
+# Rows of a mask that are summed in one numpy row.
 ROWS_AT_ONCE = 32
 
 
-class BulkHistogram(Histogram):
-    """A histogram that is told of many values at once."""
-
-    def add(self, counts: NDArray[np.int64], total: float) -> None:
-        """Count values [buckets] by the bucket they fall in; `total` is their sum."""
-        self._sum.inc(total)
-        for index in np.flatnonzero(counts).tolist():
-            self._buckets[index].inc(int(counts[index]))
-
-    @property
-    def bounds(self) -> NDArray[np.float64]:
-        """The largest values of its buckets, the last one infinite."""
-        return np.array(self._upper_bounds, np.float64)
-
-
 class Tally:
-    """What a counter will be raised by."""
+    """The amount to add to a counter."""
 
     __slots__ = ("_amount", "_counter")
 
@@ -39,18 +26,18 @@ class Tally:
         self._amount: float = 0
 
     def inc(self, amount: float = 1) -> None:
-        """Count so much more."""
+        """Add `amount`."""
         self._amount += amount
 
     def publish(self) -> None:
-        """Hand it on."""
+        """Add the amount to the counter."""
         if self._amount:
             self._counter.inc(self._amount)
             self._amount = 0
 
 
 class HistogramTally:
-    """What a histogram will be told of."""
+    """The values to add to a histogram."""
 
     def __init__(self, histogram: BulkHistogram) -> None:
         self._histogram = histogram
@@ -59,13 +46,13 @@ class HistogramTally:
         self._sum = 0.0
 
     def observe_many(self, values: NDArray[np.float64]) -> None:
-        """Count every one of `values` [n]."""
+        """Add `values` [n]."""
         if len(values):
             self._sum += float(values.sum())
             self._counts += np.bincount(self._bounds.searchsorted(values), minlength=len(self._bounds))
 
     def publish(self) -> int:
-        """Hand all on, and say how many they were."""
+        """Add the values to the histogram; returns how many they were."""
         count = int(self._counts.sum())
         if count:
             self._histogram.add(self._counts, self._sum)
@@ -75,9 +62,9 @@ class HistogramTally:
 
 
 def count_in_columns(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """How many of mask [n, columns] are true, by column [columns]; n is at most two millions.
+    """The true values of mask [n, columns] by column [columns]; n is at most two million.
 
-    Row upon row numpy begins each addition anew, which for short rows takes longer than adding.
+    Many short rows are summed as a few long ones: numpy's cost of starting a row exceeds that of adding it.
     """
     rows, columns = mask.shape
     whole = rows - rows % ROWS_AT_ONCE

@@ -1,1 +1,1 @@
-"""How the service lives: one process, or workers under a supervisor."""
+"""How the service runs: in one process, or in workers under a supervisor."""

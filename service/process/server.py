@@ -1,4 +1,4 @@
-"""How uvicorn serves the application, alone or in a worker; it knows no route, model or other process."""
+"""Serves the application with uvicorn, alone or in a worker; it knows no route, model or other process."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 
 import uvicorn
 
-from service.http.connection import Connection
+from service.http.connection import HttpConnection
 from service.settings import Settings
 
 
 class DropEcho(logging.Filter):
-    """Drops the server's second line about a start that failed: the first has said why."""
+    """Drops uvicorn's second line about a failed start: the first gives the reason."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """False for the echo."""
+        """False for that line."""
         return not record.getMessage().startswith("Application startup failed")
 
 
@@ -29,10 +29,10 @@ def server_config(settings: Settings, app: Any) -> uvicorn.Config:
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http=Connection,
+        http=HttpConnection,
         ws="none",
         lifespan="on",
-        # Both wrap or lengthen every request, and no one reads them.
+        # Both cost time or bytes at every request and have no reader.
         proxy_headers=False,
         server_header=False,
         access_log=False,
@@ -44,7 +44,7 @@ def server_config(settings: Settings, app: Any) -> uvicorn.Config:
 
 
 def log_config(level: str) -> dict[str, Any]:
-    """One line a record on stderr; of uvicorn, which tells the life of every process, only what is wrong."""
+    """One line a record on stderr; of uvicorn only warnings: it logs the start and end of every process."""
     return {
         "version": 1,
         "disable_existing_loggers": False,
@@ -65,7 +65,7 @@ def log_config(level: str) -> dict[str, Any]:
 
 
 class Server(uvicorn.Server):
-    """A server that says when it listens, with its port, and when it takes no more connections."""
+    """A uvicorn server that reports its port when it listens, and when it accepts no more connections."""
 
     def __init__(
         self,
@@ -78,18 +78,18 @@ class Server(uvicorn.Server):
         self._on_stopping = on_stopping
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serve until told to stop, and then return: uvicorn raises the signal again once it has drained."""
+        """Serve until told to stop, then return; uvicorn raises the signal again after draining."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self.handle_exit)
         super().run(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start listening, then say so."""
+        """Start listening, then report the port."""
         await super().startup(sockets)
         if self.started:
             self._on_started(self.servers[0].sockets[0].getsockname()[1])
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Say so, then stop listening and answer what is in flight."""
+        """Report the stop, then close the listening sockets and answer the requests in flight."""
         self._on_stopping()
         await super().shutdown(sockets)

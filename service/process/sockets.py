@@ -1,10 +1,7 @@
-"""Sockets of several workers on one port (SO_REUSEPORT), and the core of each; it knows nothing of processes.
+"""Several sockets on one port (SO_REUSEPORT); it knows nothing of processes.
 
-The kernel deals new connections to the sockets by a hash of their addresses, so that workers neither race for
-a connection nor wake each other. A socket outlives its worker, because the supervisor holds it too:
-connections that wait in its queue are taken by the worker's successor, where closing it would reset them
-(unless net.ipv4.tcp_migrate_req is set, which it is nowhere by default). The other side of it: connections
-that are dealt to a socket wait while nobody takes them, even if other workers have nothing to do.
+The kernel assigns a new connection to one of the sockets by a hash of its addresses, so workers neither race
+for a connection nor wake each other.
 """
 
 from __future__ import annotations
@@ -13,18 +10,17 @@ import os
 import socket
 
 from service.errors import BadConfiguration
-from service.settings import Settings
 
 
 def bind_together(host: str, port: int, count: int) -> list[socket.socket]:
-    """`count` sockets on one port, a free one for 0; none listens yet. Raises BadConfiguration."""
+    """`count` sockets on one port (0: a free one), none of them listening. Raises BadConfiguration."""
     if not (hasattr(socket, "SO_REUSEPORT") and hasattr(os, "fork")):
         raise BadConfiguration(
             f"'workers' must be 1 on this system (got {count}); it cannot fork, or share a port"
         )
     try:
         if port:
-            # Another service of this user that shares its port would share it with this one as well.
+            # Refuse a port that another service of this user shares: it would share it with this one too.
             _bind(host, port, shared=False).close()
         first = _bind(host, port)
         return [first, *(_bind(host, first.getsockname()[1]) for _ in range(count - 1))]
@@ -52,23 +48,3 @@ def _bind(host: str, port: int, *, shared: bool = True) -> socket.socket:
         sock.close()
         raise
     return sock
-
-
-def cores_of_workers(settings: Settings) -> list[int | None]:
-    """The core that each worker keeps to, or None; raises BadConfiguration.
-
-    By default only where the process was given exactly a core a worker: two services that both took the first
-    cores of a machine would share them, and leave the others idle.
-    """
-    unpinned: list[int | None] = [None] * settings.workers
-    if settings.pin_workers == "off":
-        return unpinned
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    if settings.pin_workers == "auto":
-        return [*cores] if len(cores) == settings.workers else unpinned
-    if len(cores) < settings.workers:
-        raise BadConfiguration(
-            f"'workers' must be at most the cores of this process, {len(cores)}, to have one each "
-            f"(got {settings.workers}); start fewer, or leave --pin-workers out"
-        )
-    return [*cores[: settings.workers]]

@@ -1,6 +1,6 @@
-"""One worker process: forked with the bundles in memory, it makes its sessions, serves and says how it is.
+"""One worker process: forked with the bundles in memory, it creates sessions, serves and reports its state.
 
-It knows neither the other workers nor why it was started; what it says goes through a pipe.
+It knows neither the other workers nor why it was started; it sends its messages through a pipe.
 """
 
 from __future__ import annotations
@@ -15,53 +15,51 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from prometheus_client import values
-
 from service.arms.loading import LoadedArm
 from service.errors import STARTUP_FAILURE, BadConfiguration
 from service.http.app import create_app
+from service.metrics.prometheus_internals import write_metrics_as
 from service.process.server import Server, server_config
+from service.process.signals import reset_signals_in_worker
 from service.settings import Settings
 
 logger = logging.getLogger("bidlight")
 
-# What a worker says: every second that it serves; once, that it takes no more connections; or why it does not
-# start, with the reason after it.
-SERVING, LEAVING, REFUSED = b"+", b"-", b"!"
-BEAT_SECONDS = 1.0
-# What the supervisor handles and its workers do in ways of their own.
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+# Messages to the supervisor: a heartbeat every second while the worker serves; once, that it accepts no more
+# connections; or that it does not start, followed by the reason.
+HEARTBEAT, STOPPING, REFUSED = b"+", b"-", b"!"
+HEARTBEAT_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Post:
-    """What a worker is given: a socket of its own on the port of all, a core or none, a pipe to speak into.
+class WorkerAssignment:
+    """What the supervisor gives a worker: a listening socket, a core or none, and a pipe for its messages.
 
-    `name` is that of its metric files. No two workers alive have the same; one that takes a dead one's counts
-    on where that stopped, so that there are never more files than workers.
+    `number` names its metric files. It is unique among live workers; a successor takes the number of a dead
+    worker and continues its counts, so there are never more files than workers.
     """
 
     socket: socket.socket
     core: int | None
-    name: int
+    number: int
     pipe: int
 
 
 def become_worker(
-    settings: Settings, arms: Sequence[LoadedArm], post: Post, let_go: Callable[[], object]
+    settings: Settings,
+    arms: Sequence[LoadedArm],
+    assignment: WorkerAssignment,
+    release_inherited: Callable[[], object],
 ) -> NoReturn:
-    """What a forked process does from there to its end: nothing of the supervisor's is for it to clean up.
+    """Run a forked process to its end; it exits without the supervisor's cleanup.
 
-    `let_go` closes what it has only because the supervisor has it.
+    `release_inherited` closes what only the supervisor needs.
     """
     status = 1
     try:
-        let_go()
-        signal.set_wakeup_fd(-1)
-        for number in SIGNALS:
-            signal.signal(number, signal.SIG_IGN if number == signal.SIGHUP else signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        status = _serve(settings, arms, post)
+        release_inherited()
+        reset_signals_in_worker()
+        status = _serve(settings, arms, assignment)
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else 1
     except BaseException:
@@ -70,37 +68,37 @@ def become_worker(
         os._exit(status)
 
 
-def _serve(settings: Settings, arms: Sequence[LoadedArm], post: Post) -> int:
-    """Serve until told to stop; the exit status."""
-    if post.core is not None:
-        os.sched_setaffinity(0, {post.core})
-    values.ValueClass = values.MultiProcessValue(lambda: post.name)  # type: ignore[no-untyped-call]
+def _serve(settings: Settings, arms: Sequence[LoadedArm], assignment: WorkerAssignment) -> int:
+    """Serve until told to stop; returns the exit status."""
+    if assignment.core is not None:
+        os.sched_setaffinity(0, {assignment.core})
+    write_metrics_as(str(assignment.number))
     try:
         app = create_app(settings, arms)
-    except BadConfiguration as error:  # what the supervisor found in order may be gone by now
-        return _refuse(post, str(error))
-    # The supervisor says it: once, whether one worker is refused or all of them.
+    except BadConfiguration as error:  # what the supervisor has checked may have changed since
+        return _refuse(assignment, str(error))
+    # The supervisor logs the refusal: once, whether one worker refuses or all of them.
     logging.getLogger("uvicorn.error").addFilter(lambda record: record.getMessage() != app.refusal)
-    pulse = _Pulse(post.pipe)
-    server = Server(server_config(settings, app), lambda _: pulse.start(), pulse.stop)
+    heartbeat = _Heartbeat(assignment.pipe)
+    server = Server(server_config(settings, app), lambda _: heartbeat.start(), heartbeat.stop)
     try:
         gc.enable()
-        server.run([post.socket])
+        server.run([assignment.socket])
     except SystemExit:
         if app.refusal is None:
             raise
-        return _refuse(post, app.refusal)
+        return _refuse(assignment, app.refusal)
     return 0 if server.started else STARTUP_FAILURE
 
 
-def _refuse(post: Post, reason: str) -> int:
-    """Leave it to the supervisor to say why; the exit status."""
-    os.write(post.pipe, REFUSED + reason.encode())
+def _refuse(assignment: WorkerAssignment, reason: str) -> int:
+    """Send the reason to the supervisor, which logs it; returns the exit status."""
+    os.write(assignment.pipe, REFUSED + reason.encode())
     return STARTUP_FAILURE
 
 
-class _Pulse:
-    """Says once a second that the event loop turns, and at last that it takes no more connections."""
+class _Heartbeat:
+    """Tells the supervisor every second that the event loop runs, and at the end that the worker stops."""
 
     def __init__(self, pipe: int) -> None:
         self._pipe = pipe
@@ -108,23 +106,23 @@ class _Pulse:
         os.set_blocking(pipe, False)
 
     def start(self) -> None:
-        """Say it now and from now on. Without a supervisor nobody would stop this process: it stops too."""
-        if self._say(SERVING):
-            self._timer = asyncio.get_running_loop().call_later(BEAT_SECONDS, self.start)
+        """Send a heartbeat now and every second; without a supervisor the worker stops itself."""
+        if self._send(HEARTBEAT):
+            self._timer = asyncio.get_running_loop().call_later(HEARTBEAT_SECONDS, self.start)
         else:
             signal.raise_signal(signal.SIGTERM)
 
     def stop(self) -> None:
-        """The last word."""
+        """Send the last message."""
         if self._timer is not None:
             self._timer.cancel()
-            self._say(LEAVING)
+            self._send(STOPPING)
 
-    def _say(self, word: bytes) -> bool:
-        """Whether there is anybody to hear it."""
+    def _send(self, message: bytes) -> bool:
+        """Whether the supervisor is alive."""
         try:
-            os.write(self._pipe, word)
-        except BlockingIOError:  # who does not listen now has enough to read
+            os.write(self._pipe, message)
+        except BlockingIOError:  # the pipe is full: the supervisor is busy and has heartbeats to read
             return True
         except BrokenPipeError:
             return False

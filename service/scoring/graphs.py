@@ -1,8 +1,8 @@
 """The graphs of one variant at work: rows of requests -> logits; it knows no request, pCTR or queue.
 
-There may be two that compute the same. The plain one takes whole rows and has the fewest nodes; the one with
-a shared context computes what a request's candidates have in common once. Which one scores a request is
-settled by its own number of candidates: in whose company it is run shall not show in its logits' last bits.
+There may be two graphs of the same function. The plain one takes whole rows and has the fewest nodes. The
+one with a shared context computes once what the candidates of a request have in common. The number of its
+own candidates decides which graph scores a request: its logits must be the same bits in any batch.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MAX_REQUESTS_WARMED = 32
 
 
 class Graphs:
-    """The sessions of a variant; its tables lie in memory once. Raises as `Session` does.
+    """The sessions of a variant, which share its tables in memory. Raises as `Session` does.
 
     Without `shares_context` the plain graph scores all requests.
     """
@@ -47,11 +47,11 @@ class Graphs:
 
     @property
     def has_shared_context(self) -> bool:
-        """Whether there is a graph for large requests."""
+        """Whether large requests have a graph of their own."""
         return self._shared is not None
 
     def is_large(self, candidates: int) -> bool:
-        """Whether a request with so many candidates goes to the graph with a shared context."""
+        """Whether the graph with a shared context scores a request with so many candidates."""
         return self._shared is not None and candidates >= self._from_candidates
 
     def run(self, batch: BatchRows) -> Logits:
@@ -61,16 +61,16 @@ class Graphs:
             return self._run_plain(batch)
         if is_large.all():
             return _run_shared(shared, batch)
-        of_large = is_large.repeat(batch.sizes)
-        logits = np.empty(len(of_large), np.float32)
-        logits[of_large] = _run_shared(shared, batch.those(is_large))
-        logits[~of_large] = self._run_plain(batch.those(~is_large))
+        is_of_large = is_large.repeat(batch.sizes)
+        logits = np.empty(len(is_of_large), np.float32)
+        logits[is_of_large] = _run_shared(shared, batch.select(is_large))
+        logits[~is_of_large] = self._run_plain(batch.select(~is_large))
         return logits
 
     def warm_up(self, max_rows: int) -> None:
-        """Run batches of every size class: no request pays for what is done once; raises BundleError.
+        """Run batches of every size class, so that no request pays for one-time work; raises BundleError.
 
-        The rows hold the largest id of every column: a table that is too short shows at once.
+        The rows hold the largest id of every column, which a table that is too short does not have.
         """
         largest = {
             role: np.array(
@@ -111,5 +111,5 @@ def _run_shared(session: Session, batch: BatchRows) -> Logits:
 
 
 def _located(description: Description, bundle: Bundle) -> Description:
-    """Errors name the file where it lies: there may be several bundles."""
+    """The description with the path of its file, for errors: there may be several bundles."""
     return msgspec.structs.replace(description, file=f"{bundle.folder}/{description.file}")

@@ -1,4 +1,4 @@
-"""The rows of one request and of a batch of requests, with each request's context held once."""
+"""The rows of one request, and of a batch of requests; each request's context is held once."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ Ids = NDArray[np.int32]
 class RequestRows:
     """The ids of one request: its context [context columns] and its candidates [n, candidate columns].
 
-    `is_large` says which graph scores it; a part of a large request is large.
+    `is_large` says which graph scores it; a part of a large request is large. `unknown_ads` is how many
+    candidates the catalogue did not hold.
     """
 
     context: Ids
     candidates: Ids
     is_large: bool = False
+    unknown_ads: int = 0
 
     def __len__(self) -> int:
         return len(self.candidates)
@@ -33,7 +35,7 @@ class RequestRows:
 class BatchRows:
     """Several requests at once: contexts [requests, context columns], candidates [rows, candidate columns].
 
-    A request's rows are next to each other; `sizes` [requests] tells how many they are.
+    The rows of a request are adjacent; `sizes` [requests] is how many each has.
     """
 
     contexts: Ids
@@ -53,8 +55,8 @@ class BatchRows:
         sizes = np.array([len(each.candidates) for each in requests], np.int32)
         return cls(contexts, sizes, candidates, np.array([each.is_large for each in requests], np.bool_))
 
-    def those(self, chosen: NDArray[np.bool_]) -> BatchRows:
-        """Some of the requests [requests], in order."""
+    def select(self, chosen: NDArray[np.bool_]) -> BatchRows:
+        """The `chosen` requests [requests], in order."""
         rows = chosen.repeat(self.sizes)
         return BatchRows(
             self.contexts[chosen], self.sizes[chosen], self.candidates[rows], self.is_large[chosen]
@@ -62,11 +64,11 @@ class BatchRows:
 
     @property
     def request_index(self) -> NDArray[np.int32]:
-        """Of each row its request [rows]."""
+        """The request of each row [rows]."""
         return np.arange(len(self.sizes), dtype=np.int32).repeat(self.sizes)
 
     def contexts_by_row(self) -> Ids:
-        """Contexts such that they broadcast to the rows: [rows or 1, context columns]."""
+        """Contexts that broadcast to the rows: [rows or 1, context columns]."""
         if len(self.sizes) == 1 or len(self.sizes) == len(self.candidates):
             return self.contexts
         return self.contexts.repeat(self.sizes, axis=0)

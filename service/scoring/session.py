@@ -1,7 +1,7 @@
-"""Runs a bundle's graphs with ONNX Runtime, the only file that imports it: ids -> logits [n].
+"""Runs a bundle's graphs with ONNX Runtime: ids -> logits [n]; no other module imports it.
 
-One thread, no spinning: a service is one process a core, and a second thread costs the tail more than it
-gains. It knows no schema, no calibration and no request.
+One thread and no spinning: a service runs one process a core, and a second thread makes the tail latency
+worse. It knows no schema, no calibration and no request.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# Read at import: the official builds (1.31) have a thread that reports to Microsoft.
+# Read at import: official builds (since 1.31) have a thread that reports to Microsoft.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import onnxruntime as ort
@@ -22,6 +22,7 @@ import onnxruntime as ort
 from service.bundle.errors import BundleError, show
 from service.bundle.graph_tensors import tensors_of
 from service.bundle.manifest import Graph, SharedContext, Tensor
+from service.bundle.runtime_options import session_options
 from service.errors import BadConfiguration
 
 logger = logging.getLogger("bidlight")
@@ -29,12 +30,12 @@ logger = logging.getLogger("bidlight")
 Array = NDArray[Any]
 NO_TABLES: Mapping[str, Array] = {}
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
-# TF32, the GPU's default, keeps 10 bits of a float32's 23: golden rows are to give the logits of the CPU.
+# TF32, the GPU's default, keeps 10 of float32's 23 bits; golden rows must give the logits of the CPU.
 CUDA_OPTIONS = {"use_tf32": "0"}
 
 
 class NoCuda(BadConfiguration):
-    """A GPU is required, and `reason` says why there is none to be had."""
+    """A GPU is required and cannot be used; `reason` says why."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"'device' must be cpu or cuda here (got 'cuda-required'); {reason}")
@@ -42,20 +43,20 @@ class NoCuda(BadConfiguration):
 
 
 class Session:
-    """One graph, made from bytes that were verified before, so that no file can change in between.
+    """One graph, made from verified bytes, so that no file can change in between.
 
-    No padding of lone rows: ONNX Runtime 1.31 gives bit-identical logits for a row alone and among others
-    (Gemm and MatMul of 96 to 400 columns, float32 and static INT8), which tests/service holds.
+    Single rows need no padding: ONNX Runtime 1.31 gives bit-identical logits for a row alone and in a batch
+    (Gemm and MatMul of 96 to 400 columns, float32 and static INT8; tests/service/scoring checks this).
 
-    `device` is `cpu`, `cuda` (the CPU with a warning, where there is no GPU to be had) or `cuda-required`.
-    `tables` are used where they lie, without a copy: for initializers of these names, and for inputs. A GPU
-    has tables of its own: initializers are the graph's (one that lies elsewhere would be passed over), inputs
-    are copied to it once. That takes I/O binding, which gains nothing where all that goes in is new at every
-    call: `io_binding` None binds just there, True and False always and never. Bound, it runs one call at a
-    time.
+    `device` is `cpu`, `cuda` (falls back to the CPU with a warning) or `cuda-required`. The CPU uses `tables`
+    in place, without a copy, for initializers and inputs of these names. A GPU keeps its own tables: the
+    initializers of the graph (ONNX Runtime ignores external ones there), and inputs that are copied to it
+    once. The copy needs I/O binding, which gains nothing if all inputs are new in every call. `io_binding`
+    None binds only for tables on a GPU; True and False bind always and never. A bound session runs one call
+    at a time.
 
-    Raises BundleError for a graph that does not load, is not what the manifest says, reads a file or holds
-    weights that are no numbers; NoCuda for a GPU that is required and absent.
+    Raises BundleError for a graph that does not load, does not match the manifest, reads a file or has
+    weights that are not finite; NoCuda for a GPU that is required and absent.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class Session:
         given = {tensor.name for tensor in inputs}
         providers = _providers(device)
         self._tables = {name: table for name, table in tables.items() if name in given}
-        # The session reads them where they lie and keeps nothing of theirs alive: it crashes without these.
+        # The session reads them in place and does not keep them alive: without these references it crashes.
         self._initializers = {
             name: ort.OrtValue.ortvalue_from_numpy(table)
             for name, table in tables.items()
@@ -96,7 +97,7 @@ class Session:
                 self._binding.bind_cpu_input(name, table)
 
     def run(self, *inputs: NDArray[np.int32]) -> NDArray[np.float32]:
-        """Logits [n] of the inputs that are no tables, in the order of the manifest."""
+        """Logits [n] of the inputs other than tables, in the order of the manifest."""
         if self._binding is not None:
             return self._run_bound(self._binding, inputs)
         feeds: dict[str, Array] = {
@@ -108,10 +109,10 @@ class Session:
         return logits
 
     def _run_bound(self, binding: ort.IOBinding, inputs: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:
-        """The same: inputs go to the device as they are bound, and the tables are there already."""
+        """Run with I/O binding: binding copies the inputs to the device, where the tables already are."""
         for (name, dtype), values in zip(self._inputs, inputs, strict=True):
             binding.bind_cpu_input(name, np.ascontiguousarray(values, dtype))
-        for name in self._outputs:  # anew: what is bound after a call is that call's logits
+        for name in self._outputs:  # at every call: the previous binding holds the previous logits
             binding.bind_output(name, "cpu")
         binding.synchronize_inputs()
         self._session.run_with_iobinding(binding)
@@ -119,10 +120,10 @@ class Session:
         return logits
 
     def try_run(self, *inputs: NDArray[np.int32], rows: int) -> None:
-        """Run so many rows before traffic comes; raises BundleError where they give no logit each."""
+        """Run so many rows before traffic comes; raises BundleError unless each gives one logit."""
         try:
             logits = self.run(*inputs)
-        except Exception as error:  # ONNX Runtime's errors have no class of their own in common
+        except Exception as error:  # ONNX Runtime's errors have no common base class
             found = " ".join(str(error).split())
             raise BundleError(self._file, "a graph that runs", found, "build the bundle again") from None
         if logits.shape != (rows,):
@@ -131,7 +132,7 @@ class Session:
 
 
 def _check_weights(graph: bytes, file: str) -> None:
-    """Raises BundleError for a tensor that lies in a file of its own, or holds what is no number."""
+    """Raises BundleError for a tensor in an external file, or with values that are not finite."""
     try:
         for tensor in tensors_of(graph):
             if tensor.is_external:
@@ -152,20 +153,13 @@ def _check_weights(graph: bytes, file: str) -> None:
 def _open(
     graph: bytes, file: str, providers: Sequence[str], initializers: Mapping[str, ort.OrtValue]
 ) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    options.log_severity_level = 3
+    options = session_options(ort)
     for name, values in initializers.items():
         options.add_initializer(name, values)
     options_by_provider = [CUDA_OPTIONS if provider == CUDA else {} for provider in providers]
     try:
         return ort.InferenceSession(graph, options, providers, options_by_provider)
-    except Exception as error:  # ONNX Runtime's errors have no class of their own in common
+    except Exception as error:  # ONNX Runtime's errors have no common base class
         reason = " ".join(str(error).split())
         raise BundleError(file, "a graph that ONNX Runtime loads", reason, "build the bundle again") from None
 

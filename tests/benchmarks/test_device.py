@@ -1,9 +1,10 @@
-"""The bench of devices runs to its end on a machine without a GPU, and says that there is none."""
+"""The benchmark of devices also runs on a machine without a GPU, and says that there is none."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,12 @@ from tests.tiny_bundle import write_tiny_bundle
 ROWS = [8, 50, 65]
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny bundle."""
+    return write_tiny_bundle(tmp_path_factory.mktemp("bundle") / "alpha", "alpha")
+
+
 def has_cuda(folder: Path) -> bool:
     bundle = load_bundle(folder)
     try:
@@ -24,7 +31,7 @@ def has_cuda(folder: Path) -> bool:
     return True
 
 
-def bench(capsys: pytest.CaptureFixture[str], folder: Path, *options: str) -> tuple[list[str], dict]:
+def run(capsys: pytest.CaptureFixture[str], folder: Path, *options: str) -> tuple[list[str], dict[str, Any]]:
     """The lines and the result of a run with few and short timings."""
     few = ["--candidates", "20", "--rounds", "2", "--milliseconds", "1", "--rows", *map(str, ROWS)]
     assert main(["--arm", str(folder), *few, *options]) == 0
@@ -33,12 +40,12 @@ def bench(capsys: pytest.CaptureFixture[str], folder: Path, *options: str) -> tu
 
 
 def test_every_graph_is_measured_fed_and_bound_and_gives_the_same_logits(
-    bundles: dict[str, Path], capsys: pytest.CaptureFixture[str]
+    folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lines, result = bench(capsys, bundles["alpha"], "--device", "cpu")
+    lines, result = run(capsys, folder, "--device", "cpu")
     assert result["no_cuda"] == "it was not asked for (--device cpu)"
     assert (result["bundle"], result["candidates_a_request"]) == (
-        load_bundle(bundles["alpha"]).manifest.id,
+        load_bundle(folder).manifest.id,
         20,
     )
     points = result["points"]
@@ -56,10 +63,9 @@ def test_every_graph_is_measured_fed_and_bound_and_gives_the_same_logits(
 
 
 def test_without_a_gpu_it_says_so_and_measures_the_cpu(
-    bundles: dict[str, Path], capsys: pytest.CaptureFixture[str]
+    folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = bundles["alpha"]
-    lines, result = bench(capsys, folder)
+    lines, result = run(capsys, folder)
     if has_cuda(folder):
         assert {point["device"] for point in result["points"]} == {"cpu", "cuda"}
         return
@@ -76,10 +82,10 @@ def test_without_a_gpu_it_says_so_and_measures_the_cpu(
         (["--variants", "int8"], "'--variants' must be one of float32 (got 'int8')"),
     ],
 )
-def test_what_is_wrong_is_one_line(
-    options: list[str], message: str, bundles: dict[str, Path], capsys: pytest.CaptureFixture[str]
+def test_an_error_is_one_line(
+    options: list[str], message: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["--device", "cpu", "--arm", str(bundles["alpha"]), *options]) == 1
+    assert main(["--device", "cpu", "--arm", str(folder), *options]) == 1
     captured = capsys.readouterr()
     assert (captured.out, captured.err.count("\n")) == ("", 1)
     assert message in captured.err
@@ -92,8 +98,8 @@ def test_rows_that_cannot_be_read_are_named(tmp_path: Path, capsys: pytest.Captu
     assert "requests.jsonl' must be a row a line, as JSON" in capsys.readouterr().err
 
 
-def test_a_batch_has_rows(bundles: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_batch_has_rows(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        main(["--arm", str(bundles["alpha"]), "--rows", "0"])
+        main(["--arm", str(folder), "--rows", "0"])
     assert stopped.value.code == 2
     assert "must be a whole number from 1 (got '0')" in capsys.readouterr().err

@@ -1,10 +1,10 @@
-"""The benchmark of DynInt's memory counts what the paper counts."""
+"""The benchmark of DynInt counts memory as the paper does."""
 
 from __future__ import annotations
 
 import pytest
 
-from benchmarks.dynint import LATENT_RANK, LAYERS, N_FIELDS, measure, print_table
+from benchmarks.dynint import LATENT_RANK, LAYERS, N_FIELDS, measure, print_figures
 
 ROWS = 16
 
@@ -27,7 +27,7 @@ def test_dynamic_parameters_take_what_the_formulas_say(capsys: pytest.CaptureFix
     for name in ("dynint_dgp", "dynint_dwp"):
         assert figures[name]["kept_mb"] < figures[f"{name}, written out"]["kept_mb"]
         assert figures[name]["parameters"] == figures[f"{name}, written out"]["parameters"]
-    print_table(1, ROWS, figures)
+    print_figures(1, ROWS, figures)
     printed = capsys.readouterr().out
     assert "dynint_dgp, against written out: dynamic -99.4% (as counted -99.4%)" in printed
     assert "dynint_dwp, against written out: dynamic -89.7% (as counted -89.7%)" in printed

@@ -1,15 +1,32 @@
-"""The benchmark of plain graphs."""
+"""The benchmarks of graphs print a table and a line of JSON, and count products."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+
+import pytest
+
+from benchmarks import graph, shared_context
 
 
-def test_it_prints_a_table_and_a_line_of_json() -> None:
-    command = [sys.executable, "-m", "benchmarks.graph", "--rows", "2000", "--nodes"]
-    run = subprocess.run(command, capture_output=True, text=True, check=True)
-    figures = json.loads(run.stdout.splitlines()[-1])["figures"]
+def test_a_table_the_nodes_and_a_line_of_json(capsys: pytest.CaptureFixture[str]) -> None:
+    graph.main(["--rows", "2000", "--rounds", "1", "--nodes"])
+    printed = capsys.readouterr().out
+    figures = json.loads(printed.splitlines()[-1])["figures"]
     assert len(figures) == 9
-    assert "QGemm" in run.stdout
+    assert "QGemm" in printed
+
+
+def test_shared_graphs_are_measured_beside_the_plain_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    shared_context.main(["--rows", "2000", "--rounds", "1", "--widths", "24", "16", "--pairs", "5"])
+    printed = capsys.readouterr().out
+    figures = json.loads(printed.splitlines()[-1])["figures"]
+    assert list(figures) == ["dense PyTorch"] + [
+        f"24-16, 5 pairs, {kind} {variant}" for kind in ("plain", "shared") for variant in ("float32", "int8")
+    ]
+    assert all(list(by_count) == ["1", "10", "100", "500"] for by_count in figures.values())
+    assert "24-16, 5 pairs: 1.0x, " in printed
+
+
+def test_products_a_row() -> None:
+    assert graph.products((4, 3), 5, inputs=10) == 10 * 4 + 4 * 3 + 3 * 1 + 5 * graph.DIM

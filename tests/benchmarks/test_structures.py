@@ -1,4 +1,4 @@
-"""The bench of pruned structures tells of graphs what is so, and does nothing twice."""
+"""The benchmark of pruned structures describes every graph, and makes each only once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ TINY = (
     "--features",
     "300",
     "--hidden-units",
-    "16,8",
+    "16",
+    "8",
     "--epochs",
     "1",
     "--finetune-epochs",
@@ -26,15 +27,15 @@ TINY = (
 )
 
 
-def bench(work: Path, *more: str) -> None:
+def run(work: Path, *more: str) -> None:
     main(["--work", str(work), *TINY, *more])
 
 
-def test_it_tells_of_every_graph_and_makes_each_once(
+def test_it_describes_every_graph_and_makes_each_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def figures(*recipes: str) -> tuple[dict[tuple[str, str], dict[str, Any]], str]:
-        bench(tmp_path / "work", "--recipes", *recipes)
+        run(tmp_path / "work", "--recipes", *recipes)
         printed = capsys.readouterr().out
         rows = json.loads(printed.splitlines()[-1])["graphs"]
         return {(row["recipe"], row["graph"]): row for row in rows}, printed
@@ -57,7 +58,7 @@ def test_it_tells_of_every_graph_and_makes_each_once(
     assert len(second) == 6
 
     with pytest.raises(SystemExit, match=r"'work' must be a new folder, or one of the same options"):
-        bench(tmp_path / "work", "--seed", "2", "--recipes", "N75")
+        run(tmp_path / "work", "--seed", "2", "--recipes", "N75")
 
 
 @pytest.mark.parametrize(
@@ -71,7 +72,7 @@ def test_a_recipe_is_read_as_the_paper_writes_it(text: str, dnn: float, neurons:
 
 
 @pytest.mark.parametrize("text", ["", "D", "N100", "75", "N75D90", "D90 N75", "../D90"])
-def test_what_is_no_recipe_is_refused(text: str) -> None:
+def test_other_texts_are_refused(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="must be like D90, N75 or D99N75"):
         parse_recipe(text)
 

@@ -1,4 +1,4 @@
-"""Requests as bytes and answers read from a socket, for what no HTTP client would send."""
+"""Requests as bytes and answers read from a socket, for what HTTP clients do not send."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CONTEXT = tiny_rows(1)[0]["context"]
 
 
 def body_of(candidates: int, identifier: str = "req") -> bytes:
-    """A request with so many candidates, as JSON."""
+    """A JSON request with that many candidates."""
     request = {
         "id": identifier,
         "context": CONTEXT,
@@ -28,19 +28,20 @@ def body_of(candidates: int, identifier: str = "req") -> bytes:
 
 
 def message(body: bytes, *headers: str, length: int | None = None) -> bytes:
-    """POST /predict of `body`, whose declared length may be another."""
+    """POST /predict with `body`; `length` overrides its Content-Length."""
     lines = ["POST /predict HTTP/1.1", "Host: test", "Content-Type: application/json", *headers]
     lines.append(f"Content-Length: {len(body) if length is None else length}")
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
 
 
 def read_answer(connection: socket.socket) -> tuple[int, dict[str, str], Any]:
-    """Status, headers and JSON body of one answer; not a byte of the next is taken."""
+    """Status, headers and JSON body of one answer; bytes of the next answer stay in the socket."""
     head = b""
     while not head.endswith(b"\r\n\r\n"):
-        received = connection.recv(1)
-        assert received, f"the connection closed after {head!r}"
-        head += received
+        peeked = head + connection.recv(4096, socket.MSG_PEEK)
+        assert peeked != head, f"the connection closed after {head!r}"
+        end = peeked.find(b"\r\n\r\n")
+        head += connection.recv((len(peeked) if end < 0 else end + 4) - len(head))
     first, *lines = head.decode("latin-1").strip().split("\r\n")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     body = b""
@@ -52,7 +53,7 @@ def read_answer(connection: socket.socket) -> tuple[int, dict[str, str], Any]:
 
 
 def taken_connections(service: RunningService, count: int) -> list[socket.socket]:
-    """Connections that were answered once: the service has taken them from the backlog, and reads them."""
+    """Connections that were answered once: the service has accepted them and reads from them."""
     connections = [service.connect() for _ in range(count)]
     for connection in connections:
         connection.sendall(message(body_of(1)))
@@ -61,14 +62,14 @@ def taken_connections(service: RunningService, count: int) -> list[socket.socket
 
 
 def reset(connection: socket.socket) -> None:
-    """Close as a killed client's machine does: a reset, no farewell."""
+    """Close with a reset, as the machine of a killed client does."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.close()
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    """Ask until the answer is yes; fails after so long."""
+    """Wait until `condition` holds; fails after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, f"the condition does not hold after {seconds} s"
         time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""/docs in a browser that reaches nothing but the service."""
+"""/docs in a browser that reaches only the service."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.running import RunningService
 
 
 @needs_chromium
-def test_the_docs_are_a_page_that_a_browser_shows_whole(service: RunningService, tmp_path: Path) -> None:
+def test_a_browser_shows_the_docs_completely(service: RunningService, tmp_path: Path) -> None:
     page = render(f"{service.url}/docs", tmp_path)
     for said in ("/predict", "X-Split-Key", "value_per_click", "invalid_field", "/metrics"):
         assert said in page

@@ -1,4 +1,4 @@
-"""MovieLens in small: users with their histories in Redis, films in the catalogue, DIN behind /predict."""
+"""A small MovieLens: users with their histories in Redis, films in the catalogue, DIN behind /predict."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NOW = {"hour_of_day": 20, "day_of_week": 6}
 
 
 def write_movielens(folder: Path) -> Path:
-    """Files in the form of MovieLens-100K, with ratings at random."""
+    """Files in the format of MovieLens-100K, with random ratings."""
     draw = random.Random(0)
     folder.mkdir()
     ratings = (
@@ -67,7 +67,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def redis(demo: Path) -> Iterator[RedisServer]:
-    """A Redis with the users and the films, by the loader."""
+    """A Redis into which the loader has written the users and the films."""
     with running_redis(demo) as server:
         for kind, name, key in (("users", "users", "user_id"), ("ads", "films", "item_id")):
             file = demo / f"ml.{name}.parquet"
@@ -78,7 +78,7 @@ def redis(demo: Path) -> Iterator[RedisServer]:
 
 @pytest.fixture(scope="module")
 def service(demo: Path, redis: RedisServer) -> Iterator[RunningService]:
-    # The deadline is not what is tested here, and the machine may be busy.
+    # Nothing here is about the deadline, and the machine may be busy.
     arguments = ["--feature-store", redis.url, "--feature-timeout-ms", "1000"]
     with running_service(demo, ["--arm", f"din={demo / 'bundle'}", *arguments]) as running:
         yield running
@@ -91,7 +91,7 @@ def pctrs(service: RunningService, request: dict[str, Any]) -> list[float]:
 
 
 def whole_request(demo: Path, user_id: str, films: list[str]) -> dict[str, Any]:
-    """The request that says itself all that the store knows."""
+    """The request that brings all features that the store has."""
     users = pl.read_parquet(demo / "ml.users.parquet").filter(pl.col("user_id") == user_id)
     known = {film["item_id"]: film for film in pl.read_parquet(demo / "ml.films.parquet").rows(named=True)}
     context = {**users.rows(named=True)[0], **NOW}
@@ -105,7 +105,7 @@ def test_ids_alone_score_as_all_features_do(demo: Path, service: RunningService)
         found = pctrs(service, request)
         assert found == pctrs(service, whole_request(demo, user_id, films))
         assert len(set(found)) > FILMS / 2
-    metrics = service.metrics.families()
+    metrics = service.metrics()
     assert metrics['bidlight_user_lookups_total{arm="din"}'] == 3
     assert metrics['bidlight_unknown_ads_total{arm="din"}'] == 0
     assert metrics['bidlight_catalogue_ads{arm="din"}'] == FILMS
@@ -147,7 +147,7 @@ def test_it_answers_when_redis_stalls_goes_and_comes_back(demo: Path, redis: Red
         redis.start()
         redis.call("SET", "bidlight:user:8", users)
         wait_for(False)
-        metrics = service.metrics.families()
+        metrics = service.metrics()
         assert metrics['bidlight_unknown_ads_total{arm="din"}'] == 0
         assert service.stop() == 0
 
@@ -166,6 +166,6 @@ def test_two_workers_share_an_lmdb_file(demo: Path, through: str) -> None:
             for _ in range(20):
                 answer = client.post("/predict", json=request).json()
                 assert [result["pctr"] for result in answer["results"]] == expected
-        assert service.metrics.families()['bidlight_user_lookups_total{arm="din"}'] == 20
+        assert service.metrics()['bidlight_user_lookups_total{arm="din"}'] == 20
         assert service.stop() == 0
     assert service.errors.read_text() == ""

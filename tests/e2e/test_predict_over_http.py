@@ -1,4 +1,4 @@
-"""Answers of the real service: right in every layout and encoding, split by arm, refused with a reason."""
+"""Answers of the real service: correct in every layout and encoding, split by arm, refused with a reason."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ENCODINGS = {
 
 
 def bid_request(candidates: int, seed: int = 0) -> dict[str, Any]:
-    """A request of rows with every kind of value: missing, unseen, with and without value and floor."""
+    """A request with every kind of row: missing and unseen features, with and without value and floor."""
     rows = tiny_rows(candidates, seed)
     return {
         "id": f"req-{seed}",
@@ -56,7 +56,7 @@ def as_columns(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def expected_results(bundle_folder: Path, request: dict[str, Any]) -> list[dict[str, Any]]:
-    """What the bundle's own files say: ids, one run of the graph, calibration, the bid in decimals."""
+    """The results computed from the bundle's files: ids, a run of the graph, calibration, the decimal bid."""
     bundle = load_bundle(bundle_folder)
     candidates = request["candidates"]
     ids = Encoder(bundle.schema).encode_request(request["context"], [each["features"] for each in candidates])
@@ -76,7 +76,7 @@ def expected_results(bundle_folder: Path, request: dict[str, Any]) -> list[dict[
 
 @pytest.mark.parametrize("media_type", ENCODINGS)
 @pytest.mark.parametrize("candidates", [1, 7, 100])
-def test_rows_and_columns_give_what_the_bundle_s_files_say(
+def test_rows_and_columns_give_the_results_of_the_bundle_s_files(
     service: RunningService, bundles: dict[str, Path], candidates: int, media_type: str
 ) -> None:
     encode, decode = ENCODINGS[media_type]
@@ -119,7 +119,7 @@ def test_the_split_is_sticky_by_user_and_key_and_x_arm_pins(service: RunningServ
             shares
         )  # 50 expected of 3:1; the users are fixed, and so is the split
         assert {user: arm(user_id=user, id=f"req-{user}") for user in users} == arms
-        assert {user: arm(id=user) for user in users} == arms  # without a user the request's id is the key
+        assert {user: arm(id=user) for user in users} == arms  # without a user, the request id is the key
         assert {user: arm({"X-Split-Key": user}, user_id="user-0") for user in users} == arms
         for name in ("control", "treatment"):
             assert {arm({"X-Arm": name}, user_id=user) for user in users[:20]} == {name}
@@ -153,14 +153,14 @@ def test_a_typo_in_a_name_costs_no_bid_and_is_counted(bundles: dict[str, Path], 
             "candidates": [{"features": {"ad": "a1", "campain": "c"}}],
         }
         assert service.post(request).status_code == 200
-        metrics = service.metrics.families()
+        metrics = service.metrics()
     assert metrics['bidlight_unknown_names_total{arm="only",name="huor"}'] == 1
     assert metrics['bidlight_unknown_names_total{arm="only",name="campain"}'] == 1
     assert metrics['bidlight_missing_features_total{arm="only",field="hour"}'] == 1
     assert metrics['bidlight_requests_total{arm="only",outcome="ok"}'] == 1
 
 
-def test_limits_refuse_with_the_place_of_the_fault(bundles: dict[str, Path], tmp_path: Path) -> None:
+def test_a_refusal_names_the_invalid_place(bundles: dict[str, Path], tmp_path: Path) -> None:
     limits = ["--max-body-bytes", "3000", "--max-candidates", "5"]
     with (
         running_service(tmp_path, ["--arm", f"only={bundles['control']}", *limits]) as service,

@@ -1,4 +1,4 @@
-"""The service as a process: what it prints, signals to stop, several workers, why it does not start."""
+"""The service as a process: what it prints, how it stops and reloads, and why it refuses to start."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_signal_lets_requests_in_flight_finish_and_refuses_new_connections(
         connections = taken_connections(service, 8)
         for connection in connections:
             connection.sendall(sent[:-20])
-        for _ in range(8):  # every request has begun: these came after them, to whichever worker
+        for _ in range(8):  # later requests are answered, so the earlier ones have begun, in either worker
             assert service.post(body_of(1)).status_code == 200
         service.send_signal(number)
         wait_until(lambda: not service.accepts())
@@ -87,7 +87,7 @@ def test_requests_sent_before_a_sigterm_are_answered(bundles: dict[str, Path], t
         assert service.wait() == 0
 
 
-def test_a_request_on_its_way_when_the_service_stops_is_answered(
+def test_a_request_in_transit_when_the_service_stops_is_answered(
     bundles: dict[str, Path], tmp_path: Path
 ) -> None:
     with running_service(tmp_path, ["--arm", f"only={bundles['control']}"]) as service:
@@ -98,14 +98,14 @@ def test_a_request_on_its_way_when_the_service_stops_is_answered(
             connection.sendall(message(body_of(2)))
             status, headers, _ = read_answer(connection)
             assert (status, headers["connection"]) == (200, "close")
-        for connection in connections:  # the others stayed idle
+        for connection in connections:  # the others are idle
             assert connection.recv(1) == b""
             connection.close()
         assert service.wait() == 0
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_the_drain_ends_for_clients_that_do_not_read_or_write_any_more(
+def test_the_drain_ends_for_clients_that_stop_reading_or_writing(
     bundles: dict[str, Path], tmp_path: Path, workers: str
 ) -> None:
     options = ["--drain-seconds", "1", "--workers", workers]
@@ -114,7 +114,7 @@ def test_the_drain_ends_for_clients_that_do_not_read_or_write_any_more(
         with service.connect() as silent, service.connect() as deaf:
             silent.sendall(sent[:-1])
             deaf.settimeout(1.0)
-            with contextlib.suppress(TimeoutError):  # answers pile up until the service reads no more
+            with contextlib.suppress(TimeoutError):  # answers pile up until the service stops reading
                 while True:
                     deaf.sendall(sent)
             service.send_signal(signal.SIGTERM)
@@ -124,22 +124,22 @@ def test_the_drain_ends_for_clients_that_do_not_read_or_write_any_more(
     assert service.errors.read_text() == ""
 
 
-def heeds(service: RunningService, *numbers: signal.Signals) -> bool:
-    """Whether the process handles these signals, or ignores them."""
+def handles(service: RunningService, *numbers: signal.Signals) -> bool:
+    """Whether the process handles or ignores these signals."""
     status = Path(f"/proc/{service.process.pid}/status").read_text()
     masks = dict(line.split(":") for line in status.splitlines() if line.startswith("Sig"))
-    heeded = int(masks["SigIgn"], 16) | int(masks["SigCgt"], 16)
-    return all(heeded >> (number - 1) & 1 for number in numbers)
+    handled = int(masks["SigIgn"], 16) | int(masks["SigCgt"], 16)
+    return all(handled >> (number - 1) & 1 for number in numbers)
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_service_that_starts_ends_at_sigterm_and_not_at_sighup(
+def test_a_starting_service_ends_at_sigterm_and_not_at_sighup(
     bundles: dict[str, Path], tmp_path: Path, workers: str
 ) -> None:
     arguments = ["--arm", f"only={bundles['control']}", "--workers", workers]
     service = start_service(tmp_path, arguments)
     try:
-        wait_until(lambda: heeds(service, signal.SIGHUP, signal.SIGTERM))
+        wait_until(lambda: handles(service, signal.SIGHUP, signal.SIGTERM))
 
         def is_ready_after_one_more() -> bool:
             service.send_signal(signal.SIGHUP)
@@ -150,19 +150,13 @@ def test_a_service_that_starts_ends_at_sigterm_and_not_at_sighup(
     finally:
         assert service.stop() == 0
     service = start_service(tmp_path, arguments)
-    wait_until(lambda: heeds(service, signal.SIGHUP, signal.SIGTERM))
+    wait_until(lambda: handles(service, signal.SIGHUP, signal.SIGTERM))
     assert service.stop() == 0
     assert (service.output.read_text(), service.errors.read_text()) == ("", "")
 
 
-def workers_of(service: RunningService) -> set[int]:
-    """The process ids of the workers."""
-    parent = service.process.pid
-    return set(map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split()))
-
-
 def sockets_of(process: int) -> int:
-    """How many sockets a process has."""
+    """The number of sockets of a process."""
     links = []
     for descriptor in Path(f"/proc/{process}/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):
@@ -173,9 +167,9 @@ def sockets_of(process: int) -> int:
 def test_metrics_of_two_workers_are_the_totals(bundles: dict[str, Path], tmp_path: Path) -> None:
     arguments = ["--arm", f"only={bundles['control']}", "--workers", "2"]
     with running_service(tmp_path, arguments) as service:
-        idle = {worker: sockets_of(worker) for worker in workers_of(service)}
+        idle = {worker: sockets_of(worker) for worker in service.workers()}
         connections = taken_connections(service, 30)
-        assert all(sockets_of(worker) > idle[worker] + 3 for worker in idle)  # each has its part
+        assert all(sockets_of(worker) > idle[worker] + 3 for worker in idle)  # each has some of them
         statuses = []
         for number in range(170):
             connection = connections[number % 30]
@@ -184,8 +178,8 @@ def test_metrics_of_two_workers_are_the_totals(bundles: dict[str, Path], tmp_pat
         for connection in connections:
             connection.close()
         assert (statuses.count(200), statuses.count(422)) == (153, 17)
-        for _ in range(6):  # whichever worker answers
-            metrics = service.metrics.families()
+        for _ in range(6):  # either worker answers
+            metrics = service.metrics()
             assert metrics['bidlight_requests_total{arm="only",outcome="ok"}'] == 30 + 153
             assert metrics['bidlight_requests_total{arm="",outcome="invalid_field"}'] == 17
             assert metrics['bidlight_request_seconds_count{arm="only"}'] == 30 + 153
@@ -204,38 +198,37 @@ def test_a_dead_worker_is_replaced_and_its_counts_stay(
     with running_service(tmp_path, arguments) as service:
         for _ in range(20):
             assert service.post(body_of(1)).status_code == 200
-        # What was counted before a scrape is safe.
-        assert service.metrics.families()['bidlight_requests_total{arm="only",outcome="ok"}'] == 20
-        victim, ok = min(workers_of(service)), 'bidlight_requests_total{arm="only",outcome="ok"}'
-        wait_until(lambda: service.metrics.families()[ok] == 20)  # counted every second
+        ok = 'bidlight_requests_total{arm="only",outcome="ok"}'
+        assert service.metrics()[ok] == 20  # what a scrape has counted survives its worker
+        victim = min(service.workers())
         os.kill(victim, number)
-        wait_until(lambda: victim not in (now := workers_of(service)) and len(now) == 2)
+        wait_until(lambda: victim not in (now := service.workers()) and len(now) == 2)
         for _ in range(20):
             assert service.post(body_of(1)).status_code == 200
-        wait_until(lambda: service.metrics.families()[ok] == 40)
+        wait_until(lambda: service.metrics()[ok] == 40)
         assert service.stop() == 0
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_sighup_has_the_bundle_of_now_served(bundles: dict[str, Path], tmp_path: Path, workers: str) -> None:
+def test_sighup_serves_the_new_bundle(bundles: dict[str, Path], tmp_path: Path, workers: str) -> None:
     folder = shutil.copytree(bundles["control"], tmp_path / "bundle")
     with running_service(tmp_path, ["--arm", f"only={folder}", "--workers", workers]) as service:
-        processes, asked = workers_of(service), 20
+        processes, asked = service.workers(), 20
         assert {service.post(body_of(1)).status_code for _ in range(asked)} == {200}
         write_tiny_bundle(folder, name="newer", seed=7)
         service.send_signal(signal.SIGHUP)
-        while service.metrics.families().get('bidlight_reloads_total{outcome="ok"}') != 1:
+        while service.metrics().get('bidlight_reloads_total{outcome="ok"}') != 1:
             assert service.post(body_of(1)).status_code == 200
             asked += 1
-        wait_until(lambda: len(workers_of(service)) == len(processes))
+        wait_until(lambda: len(service.workers()) == len(processes))
         assert service.post(body_of(1)).headers["x-bundle"].startswith("newer@")
-        metrics = service.metrics.families()
+        metrics = service.metrics()
         assert metrics['bidlight_requests_total{arm="only",outcome="ok"}'] == asked + 1
         assert metrics['bidlight_pctr_count{arm="only"}'] == asked + 1
         served = [name for name in metrics if name.startswith("bidlight_bundle_info") and metrics[name]]
         assert len(served) == 1
         assert 'bundle="newer@' in served[0]
-        assert not workers_of(service) & processes  # of several, each was replaced
+        assert not service.workers() & processes  # of several, each was replaced
         assert service.stop() == 0
     assert service.errors.read_text().count("reloaded only (newer@") == 1
 
@@ -249,7 +242,7 @@ def test_a_bundle_that_is_refused_leaves_the_arms_as_they_were(
         before = service.post(body_of(1))
         (folder / "golden.json").write_text("{}", encoding="utf-8")
         service.send_signal(signal.SIGHUP)
-        wait_until(lambda: service.metrics.families().get('bidlight_reloads_total{outcome="refused"}') == 1)
+        wait_until(lambda: service.metrics().get('bidlight_reloads_total{outcome="refused"}') == 1)
         after = service.post(body_of(1))
         assert (after.status_code, after.content) == (200, before.content)
         with service.client() as client:
@@ -262,7 +255,7 @@ def test_a_bundle_that_is_refused_leaves_the_arms_as_they_were(
 
 
 def refusal_of(folder: Path, arguments: list[str]) -> str:
-    """What a service that must not start writes to stderr; it must end with an error, unannounced."""
+    """The errors of a service that must refuse to start, with an error status and without output."""
     service = start_service(folder, arguments)
     try:
         assert service.wait() != 0
@@ -289,7 +282,7 @@ def test_a_corrupted_bundle_is_refused_in_one_line(
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_port_that_is_taken_is_said(
+def test_a_taken_port_is_named(
     service: RunningService, bundles: dict[str, Path], tmp_path: Path, workers: str
 ) -> None:
     arguments = ["--arm", f"only={bundles['control']}", "--port", str(service.port), "--workers", workers]
@@ -308,7 +301,7 @@ def test_a_port_that_is_taken_is_said(
         (["--arm", "a={bundle}", "--bid-cap", "-1"], "bid policy: 'cap' must be a finite number"),
     ],
 )
-def test_what_cannot_be_served_is_refused_in_one_line(
+def test_invalid_settings_are_refused_in_one_line(
     bundles: dict[str, Path], tmp_path: Path, arguments: list[str], part: str, workers: str
 ) -> None:
     arguments = [argument.format(bundle=bundles["control"]) for argument in arguments]

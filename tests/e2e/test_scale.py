@@ -1,4 +1,4 @@
-"""The measurement of workers runs through, on real services."""
+"""The measurement of workers completes on real services."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from tests.running import REPOSITORY
 def test_workers_are_measured(bundles: dict[str, Path]) -> None:
     command = [sys.executable, "-m", "loadtest.reports.scale", "--bundle", str(bundles["control"])]
     command += ["--workers", "1,2", "--candidates", "1", "--seconds", "1", "--repetitions", "1"]
+    command += ["--warm-up", "0"]
     run = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
     found = json.loads(run.stdout.splitlines()[-1])
@@ -27,7 +28,7 @@ def test_workers_are_measured(bundles: dict[str, Path]) -> None:
     assert all(memory["private"] < memory["resident"] for memory in (supervisor, *workers))
 
 
-def test_a_bundle_that_is_none_is_said_in_one_line(tmp_path: Path) -> None:
+def test_a_folder_without_a_bundle_fails_in_one_line(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "loadtest.reports.scale", "--bundle", str(tmp_path)]
     run = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False)
     assert run.returncode == 1

@@ -1,4 +1,4 @@
-"""Several workers behind one port: whoever dies, hangs or is replaced, nothing that was sent is lost."""
+"""Several workers on one port: no request is lost when a worker dies, hangs or is replaced."""
 
 from __future__ import annotations
 
@@ -26,25 +26,31 @@ from tests.tiny_bundle import write_tiny_bundle
 CORES = sorted(os.sched_getaffinity(0))
 
 
-def workers_of(service: RunningService) -> set[int]:
-    """The process ids of the workers."""
-    parent = service.process.pid
-    return set(map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split()))
-
-
 def arguments_for(bundle: Path, *more: str) -> list[str]:
     return ["--arm", f"only={bundle}", "--workers", "2", *more]
 
 
+def impatient(bundle: Path) -> list[str]:
+    """Arguments of a service that soon replaces a worker that hangs."""
+    return arguments_for(bundle, "--worker-timeout-seconds", "2")
+
+
 @pytest.fixture
 def service(bundles: dict[str, Path], tmp_path: Path) -> Iterator[RunningService]:
-    """Two workers, of which one that hangs is soon replaced."""
-    arguments = arguments_for(bundles["control"], "--worker-timeout-seconds", "2")
-    with running_service(tmp_path, arguments) as running:
+    """A service for one test, which may kill its processes."""
+    with running_service(tmp_path, impatient(bundles["control"])) as running:
         yield running
 
 
-def ask(connections: list[socket.socket]) -> None:
+@pytest.fixture(scope="module")
+def shared(bundles: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    """A service for tests that leave its processes alive."""
+    with running_service(tmp_path_factory.mktemp("shared"), impatient(bundles["control"])) as running:
+        yield running
+
+
+def send_request(connections: list[socket.socket]) -> None:
+    """Send a request over each connection."""
     for connection in connections:
         connection.sendall(message(body_of(2)))
 
@@ -57,11 +63,11 @@ def statuses_of(connections: list[socket.socket]) -> list[int]:
     return statuses
 
 
-def test_connections_that_a_killed_worker_did_not_take_are_answered(service: RunningService) -> None:
-    victim = min(workers_of(service))
+def test_connections_waiting_for_a_killed_worker_are_answered(service: RunningService) -> None:
+    victim = min(service.workers())
     os.kill(victim, signal.SIGSTOP)
     connections = [service.connect() for _ in range(16)]
-    ask(connections)
+    send_request(connections)
     os.kill(victim, signal.SIGKILL)
     assert statuses_of(connections) == [200] * 16
     assert service.stop() == 0
@@ -69,53 +75,53 @@ def test_connections_that_a_killed_worker_did_not_take_are_answered(service: Run
 
 
 def test_a_worker_that_hangs_is_replaced_and_its_connections_are_answered(service: RunningService) -> None:
-    before = workers_of(service)
+    before = service.workers()
     victim = min(before)
     os.kill(victim, signal.SIGSTOP)
     connections = [service.connect() for _ in range(16)]
-    ask(connections)
+    send_request(connections)
     assert statuses_of(connections) == [200] * 16
-    assert victim not in workers_of(service)
-    assert before & workers_of(service)  # the other one went on
+    assert victim not in service.workers()
+    assert before & service.workers()  # the other one is still there
     assert service.stop() == 0
     assert f"worker {victim} is silent for too long" in service.errors.read_text()
 
 
-def test_a_service_that_was_stopped_as_a_whole_goes_on(service: RunningService) -> None:
-    before = workers_of(service)
-    for process in (service.process.pid, *before):
+def test_a_service_that_was_stopped_as_a_whole_goes_on(shared: RunningService) -> None:
+    before = shared.workers()
+    for process in (shared.process.pid, *before):
         os.kill(process, signal.SIGSTOP)
-    threading.Event().wait(4.0)
-    for process in (service.process.pid, *before):
+    threading.Event().wait(2.5)  # longer than the timeout of a worker
+    for process in (shared.process.pid, *before):
         os.kill(process, signal.SIGCONT)
     for _ in range(10):
-        assert service.post(body_of(1)).status_code == 200
+        assert shared.post(body_of(1)).status_code == 200
     threading.Event().wait(1.0)
-    assert workers_of(service) == before
+    assert shared.workers() == before
 
 
 def test_workers_end_with_their_supervisor(service: RunningService) -> None:
-    workers = workers_of(service)
+    workers = service.workers()
     service.process.kill()
     service.wait()
     wait_until(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))
     assert not service.accepts()
 
 
-def test_a_worker_that_leaves_has_a_successor_before_it_is_gone(service: RunningService) -> None:
-    victim = min(workers_of(service))
+def test_a_worker_that_stops_has_a_successor_before_it_ends(service: RunningService) -> None:
+    victim = min(service.workers())
     held = [service.connect() for _ in range(16)]
-    for connection in held:  # requests that have begun keep it from leaving at once
+    for connection in held:  # requests under way keep it from stopping at once
         connection.sendall(message(body_of(2))[:-5])
     assert service.post(body_of(1)).status_code == 200
     os.kill(victim, signal.SIGTERM)
-    wait_until(lambda: len(workers_of(service)) == 3)
+    wait_until(lambda: len(service.workers()) == 3)
     for _ in range(10):
         assert service.post(body_of(1)).status_code == 200
     for connection in held:
         connection.sendall(message(body_of(2))[-5:])
     assert statuses_of(held) == [200] * 16
-    wait_until(lambda: len(workers_of(service)) == 2)
+    wait_until(lambda: len(service.workers()) == 2)
     assert service.stop() == 0
     assert service.errors.read_text() == ""
 
@@ -126,7 +132,7 @@ def test_no_request_fails_while_bundles_are_replaced(bundles: dict[str, Path], t
     failures: list[BaseException] = []
     is_over = threading.Event()
 
-    def keep_asking() -> None:
+    def keep_sending() -> None:
         try:
             while not is_over.is_set():
                 with service.connect() as connection:
@@ -140,7 +146,7 @@ def test_no_request_fails_while_bundles_are_replaced(bundles: dict[str, Path], t
             failures.append(error)
 
     with running_service(tmp_path, arguments_for(folder)) as service:
-        threads = [threading.Thread(target=keep_asking) for _ in range(4)]
+        threads = [threading.Thread(target=keep_sending) for _ in range(4)]
         for thread in threads:
             thread.start()
         for number in range(2):
@@ -150,7 +156,7 @@ def test_no_request_fails_while_bundles_are_replaced(bundles: dict[str, Path], t
         is_over.set()
         for thread in threads:
             thread.join()
-        # One that leaves answers what it has taken; then there are only new ones.
+        # A stopping worker still answers what it has accepted; then only new ones are left.
         wait_until(lambda: service.post(body_of(1)).json()["bundle"].startswith("newer-1@"))
         assert service.stop() == 0
     assert failures == []
@@ -158,7 +164,7 @@ def test_no_request_fails_while_bundles_are_replaced(bundles: dict[str, Path], t
 
 
 def misstate_golden(folder: Path) -> None:
-    """Let a bundle's golden rows state another logit, with hashes that are right."""
+    """Put a wrong logit into a bundle's golden rows, with correct hashes."""
     golden = json.loads((folder / "golden.json").read_bytes())
     golden["variants"]["float32"]["logits"][0] += 1.0
     data = json.dumps(golden).encode()
@@ -189,41 +195,42 @@ def test_a_reload_that_the_first_worker_refuses_changes_nothing(
 ) -> None:
     folder = shutil.copytree(bundles["control"], tmp_path / "bundle")
     with running_service(tmp_path, arguments_for(folder)) as service:
-        workers, before = workers_of(service), service.post(body_of(1))
+        workers, before = service.workers(), service.post(body_of(1))
         misstate_golden(folder)
         service.send_signal(signal.SIGHUP)
-        wait_until(lambda: service.metrics.families().get('bidlight_reloads_total{outcome="refused"}') == 1)
-        assert workers_of(service) == workers
+        wait_until(lambda: service.metrics().get('bidlight_reloads_total{outcome="refused"}') == 1)
+        assert service.workers() == workers
         assert service.post(body_of(1)).content == before.content
         write_tiny_bundle(folder, name="newer", seed=7)
         service.send_signal(signal.SIGHUP)
-        wait_until(lambda: service.metrics.families().get('bidlight_reloads_total{outcome="ok"}') == 1)
+        wait_until(lambda: service.metrics().get('bidlight_reloads_total{outcome="ok"}') == 1)
+        wait_until(lambda: len(service.workers()) == 2)  # a stopping worker may still answer
         assert service.post(body_of(1)).headers["x-bundle"].startswith("newer@")
         assert service.stop() == 0
     assert service.errors.read_text().count("go on as they were: arm only: ") == 1
 
 
 def with_store(bundle: Path, store: Path, workers: int) -> list[str]:
-    """Arguments of a service whose workers refuse to start once the folder `store` is gone."""
+    """Arguments of a service whose workers refuse to start without the folder `store`."""
     store.mkdir()
     arguments = ["--arm", f"only={bundle}", "--workers", str(workers)]
     return [*arguments, "--feature-store", f"lmdb://{store}"]
 
 
-def test_a_successor_that_refuses_to_start_is_tried_again_while_others_serve(
+def test_a_successor_that_refuses_to_start_is_retried_while_others_serve(
     bundles: dict[str, Path], tmp_path: Path
 ) -> None:
     store = tmp_path / "store"
     with running_service(tmp_path, with_store(bundles["control"], store, 2)) as service:
-        before = workers_of(service)
+        before = service.workers()
         store.rmdir()
         os.kill(min(before), signal.SIGKILL)
         refused = f"'feature_store' must be a folder that is there (got '{store}')"
         wait_until(lambda: refused in service.errors.read_text())
         assert service.post(body_of(1)).status_code == 200
         store.mkdir()
-        wait_until(lambda: min(before) not in (now := workers_of(service)) and len(now) == 2)
-        assert max(before) in workers_of(service)
+        wait_until(lambda: min(before) not in (now := service.workers()) and len(now) == 2)
+        assert max(before) in service.workers()
         wait_until(lambda: service.post(body_of(1)).status_code == 200)
         assert service.stop() == 0
     assert "Traceback" not in service.errors.read_text()
@@ -234,11 +241,11 @@ def test_a_reload_that_a_later_worker_refuses_returns_to_the_bundle_before(
 ) -> None:
     folder, store = shutil.copytree(bundles["control"], tmp_path / "bundle"), tmp_path / "store"
     with running_service(tmp_path, with_store(folder, store, 4)) as service:
-        workers, old = workers_of(service), service.post(body_of(1)).headers["x-bundle"]
+        workers, old = service.workers(), service.post(body_of(1)).headers["x-bundle"]
         write_tiny_bundle(folder, name="newer", seed=7)
         service.send_signal(signal.SIGHUP)
-        wait_until(lambda: bool(workers_of(service) - workers))
-        service.send_signal(signal.SIGSTOP)  # while the first of them starts
+        wait_until(lambda: bool(service.workers() - workers))
+        service.send_signal(signal.SIGSTOP)  # the supervisor, while the first new worker starts
         threading.Event().wait(1.0)
         store.rmdir()
         service.send_signal(signal.SIGCONT)
@@ -249,16 +256,16 @@ def test_a_reload_that_a_later_worker_refuses_returns_to_the_bundle_before(
         def bundles_served() -> set[str]:
             return {service.post(body_of(1)).headers["x-bundle"] for _ in range(20)}
 
-        wait_until(lambda: len(workers_of(service)) == 4 and bundles_served() == {old})
-        assert len(workers & workers_of(service)) >= 2
-        assert service.metrics.families()['bidlight_reloads_total{outcome="refused"}'] == 1
+        wait_until(lambda: len(service.workers()) == 4 and bundles_served() == {old})
+        assert len(workers & service.workers()) >= 2
+        assert service.metrics()['bidlight_reloads_total{outcome="refused"}'] == 1
         assert service.stop() == 0
 
 
 def test_a_supervisor_without_a_free_descriptor_goes_on_and_starts_the_successor_later(
     service: RunningService,
 ) -> None:
-    before, process = workers_of(service), service.process.pid
+    before, process = service.workers(), service.process.pid
     limits = resource.prlimit(process, resource.RLIMIT_NOFILE)
     resource.prlimit(process, resource.RLIMIT_NOFILE, (3, limits[1]))
     service.send_signal(signal.SIGHUP)
@@ -266,47 +273,47 @@ def test_a_supervisor_without_a_free_descriptor_goes_on_and_starts_the_successor
     os.kill(min(before), signal.SIGKILL)
     wait_until(lambda: "no worker can be started now" in service.errors.read_text())
     resource.prlimit(process, resource.RLIMIT_NOFILE, limits)
-    wait_until(lambda: min(before) not in (now := workers_of(service)) and len(now) == 2)
+    wait_until(lambda: min(before) not in (now := service.workers()) and len(now) == 2)
     assert service.post(body_of(1)).status_code == 200
     assert service.stop() == 0
 
 
 def metric_files_of(service: RunningService) -> Path:
-    """The folder of its workers' metric files."""
-    maps = Path(f"/proc/{min(workers_of(service))}/maps").read_text()
+    """The folder of the metric files."""
+    maps = Path(f"/proc/{min(service.workers())}/maps").read_text()
     return Path(re.findall(r"/\S+/bidlight-metrics-[^/\s]+", maps)[0])
 
 
-def test_no_worker_can_have_the_name_of_its_supervisor_s_metric_files(service: RunningService) -> None:
+def test_no_worker_can_have_the_name_of_the_supervisor_s_metric_files(service: RunningService) -> None:
     service.send_signal(signal.SIGHUP)
-    wait_until(lambda: service.metrics.families().get('bidlight_reloads_total{outcome="ok"}') == 1)
+    wait_until(lambda: service.metrics().get('bidlight_reloads_total{outcome="ok"}') == 1)
     names = {file.stem.partition("_")[2] for file in metric_files_of(service).glob("counter_*.db")}
     assert {name for name in names if not name.isdigit()} == {"supervisor"}
     assert str(service.process.pid) not in names
     assert service.stop() == 0
 
 
-def test_metric_files_stay_as_many_as_workers_were_at_once(service: RunningService) -> None:
+def test_there_are_never_more_metric_files_than_workers(service: RunningService) -> None:
     for number in range(3):
-        before = workers_of(service)
+        before = service.workers()
         for _ in range(4):
             assert service.post(body_of(1)).status_code == 200
         answered = (number + 1) * 4
         wait_until(
-            lambda: service.metrics.families()['bidlight_requests_total{arm="only",outcome="ok"}'] == answered  # noqa: B023
+            lambda: service.metrics()['bidlight_requests_total{arm="only",outcome="ok"}'] == answered  # noqa: B023
         )
         for worker in before:
             os.kill(worker, signal.SIGKILL)
-        wait_until(lambda: not before & (now := workers_of(service)) and len(now) == 2)  # noqa: B023
-    assert service.metrics.families()['bidlight_requests_total{arm="only",outcome="ok"}'] == 12
+        wait_until(lambda: not before & (now := service.workers()) and len(now) == 2)  # noqa: B023
+    assert service.metrics()['bidlight_requests_total{arm="only",outcome="ok"}'] == 12
     folder = metric_files_of(service)
     assert len(list(folder.glob("counter_*.db"))) == 2
     assert service.stop() == 0
     assert not folder.exists()
 
 
-def test_what_is_forked_has_no_threads(service: RunningService) -> None:
-    assert len(list(Path(f"/proc/{service.process.pid}/task").iterdir())) == 1
+def test_the_supervisor_has_no_threads(shared: RunningService) -> None:
+    assert len(list(Path(f"/proc/{shared.process.pid}/task").iterdir())) == 1
 
 
 def test_workers_find_a_free_port_together(bundles: dict[str, Path], tmp_path: Path) -> None:
@@ -324,13 +331,13 @@ def test_workers_find_a_free_port_together(bundles: dict[str, Path], tmp_path: P
 @pytest.mark.skipif(len(CORES) < 2, reason="needs two cores")
 def test_each_worker_keeps_to_its_core(bundles: dict[str, Path], tmp_path: Path) -> None:
     with running_service(tmp_path, arguments_for(bundles["control"], "--pin-workers", "on")) as service:
-        kept = [os.sched_getaffinity(worker) for worker in workers_of(service)]
+        kept = [os.sched_getaffinity(worker) for worker in service.workers()]
         assert sorted(kept, key=min) == [{core} for core in CORES[:2]]
-        victim = min(workers_of(service))
+        victim = min(service.workers())
         core = os.sched_getaffinity(victim)
         os.kill(victim, signal.SIGKILL)
-        wait_until(lambda: victim not in (now := workers_of(service)) and len(now) == 2)
+        wait_until(lambda: victim not in (now := service.workers()) and len(now) == 2)
         assert service.post(body_of(1)).status_code == 200
         with contextlib.suppress(ProcessLookupError):
-            wait_until(lambda: core in [os.sched_getaffinity(worker) for worker in workers_of(service)])
+            wait_until(lambda: core in [os.sched_getaffinity(worker) for worker in service.workers()])
         assert service.stop() == 0

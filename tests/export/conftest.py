@@ -1,10 +1,13 @@
-"""A tiny synthetic log and one whole export of it, shared by the tests of the pipeline and of the report."""
+"""A tiny synthetic log and one whole export of it, made once for the tests of all worker processes."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 from hypothesis import settings
@@ -15,7 +18,8 @@ from export.data.synthetic_file import write_synthetic_log
 from export.stages.pipeline import run
 from export.stages.plan import Plan
 from export.train.choices import TrainChoice
-from service.bundle.store import Bundle
+from service.bundle.folders import locked
+from service.bundle.store import Bundle, load_bundle
 
 # A busy machine is no failure: nothing here is about time.
 settings.register_profile("unhurried", deadline=None)
@@ -33,9 +37,13 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+def silent(line: str) -> None:
+    """Takes a line and prints nothing."""
+
+
 @dataclass(frozen=True)
 class Exported:
-    """One run: what it was told, what it said, what it made."""
+    """One run: its plan, the lines it printed, the bundle it made."""
 
     plan: Plan
     lines: list[str]
@@ -43,9 +51,19 @@ class Exported:
 
 
 @pytest.fixture(scope="session")
-def tiny_plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all worker processes of this test run."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # a worker has a folder of its own in the run's
+    folder = root / "tiny"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_plan(tiny_folder: Path) -> Plan:
     """A log of 4,000 rows with context, candidate and sequence fields, and a small model for it."""
-    folder = tmp_path_factory.mktemp("tiny")
     config = SyntheticConfig(
         rows=ROWS,
         seed=3,
@@ -57,12 +75,15 @@ def tiny_plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
         ctr=0.3,
         rows_per_day=1_000,
     )
-    schema = write_synthetic_log(config, folder / "clicks.csv.gz", report=str)
+    log, schema = tiny_folder / "clicks.csv.gz", tiny_folder / "clicks.toml"
+    with locked(tiny_folder):
+        if not schema.exists():
+            assert write_synthetic_log(config, log, report=silent) == schema
     return Plan(
-        data=folder / "clicks.csv.gz",
+        data=log,
         schema=str(schema),
-        out=folder / "artifacts" / "tiny",
-        work=folder / "work",
+        out=tiny_folder / "artifacts" / "tiny",
+        work=tiny_folder / "work",
         hyperparameters={"dim": 4, "hidden_units": [16, 8], "dropout": 0.1},
         training=TrainChoice(epochs=2, learning_rate=5e-3, seed=7, threads=1),
         pruning=PruneChoice(finetune_epochs=0.5),
@@ -70,8 +91,13 @@ def tiny_plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
 
 
 @pytest.fixture(scope="session")
-def exported(tiny_plan: Plan) -> Exported:
-    """The tiny log, exported with the low-latency recipe."""
-    lines: list[str] = []
-    bundle = run(tiny_plan, say=lines.append)
-    return Exported(tiny_plan, lines, bundle)
+def exported(tiny_plan: Plan, tiny_folder: Path) -> Exported:
+    """The tiny log, exported with the low-latency recipe. Tests read it and copy what they change."""
+    printed = tiny_folder / "lines.json"
+    with locked(tiny_folder):
+        if not printed.exists():
+            lines: list[str] = []
+            run(tiny_plan, say=lines.append)
+            printed.write_bytes(msgspec.json.encode(lines))
+    lines = msgspec.json.decode(printed.read_bytes(), type=list[str])
+    return Exported(tiny_plan, lines, load_bundle(tiny_plan.out, verify_all=True))

@@ -1,4 +1,4 @@
-"""Bids against the definition by decimal arithmetic, with every kind of float64."""
+"""Bids equal their definition in decimal arithmetic, for every kind of float64."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Row = tuple[float, float | None, float | None]
 
 
 def by_decimal(pctr: float, value: float | None, floor: float | None, policy: BidPolicy) -> float | None:
-    """The definition, written as naively as it reads."""
+    """The definition, without any optimization."""
     if value is None:
         return None
     with localcontext(prec=1_000):
@@ -35,7 +35,7 @@ def computed(rows: list[Row], policy: BidPolicy) -> list[float | None]:
 
 
 def same(found: list[float | None], expected: list[float | None]) -> bool:
-    """Equal, and printed alike: 0.0 and -0.0 are told apart."""
+    """Equal and printed alike, so that 0.0 and -0.0 differ."""
     return json.dumps(found) == json.dumps(expected)
 
 
@@ -60,7 +60,7 @@ FLOORS = st.one_of(st.none(), st.just(0.0), MONEY, HALF_MICROS, WHOLE_RANGE)
 
 
 def policy_of(multiplier: float, cap: float | None, floor: float) -> BidPolicy:
-    """A policy whose floor is not above its cap."""
+    """A policy with a floor of at most its cap."""
     return BidPolicy(multiplier, cap, min(floor, BidPolicy(cap=cap).cap_micros / 1e6))
 
 
@@ -76,7 +76,7 @@ POLICIES = st.builds(
 def test_a_bid_is_the_decimal_product_rounded_half_to_even(rows: list[Row], policy: BidPolicy) -> None:
     expected = [by_decimal(*row, policy) for row in rows]
     assert same(computed(rows, policy), expected)
-    # Many candidates take the numpy path, few the loop: the path is not the bid's business.
+    # Many candidates are computed with numpy and few in a loop, with the same result.
     many = rows * (FEW // len(rows) + 1)
     assert same(computed(many, policy), expected * (FEW // len(rows) + 1))
 
@@ -100,7 +100,7 @@ def test_a_bid_prints_with_at_most_six_decimals(
         (0.5, 0.000001, 0.0),  # half a micro: to the even 0
         (0.5, 0.000003, 0.000002),  # one and a half: to the even 2
         (0.5, 0.000005, 0.000002),  # two and a half: to the even 2
-        (0.35, 1.00001, 0.350004),  # exactly .3500035, which binary floats put below the tie
+        (0.35, 1.00001, 0.350004),  # exactly .3500035, below the tie in binary floats
         (1.0, 1.7e308, MAX_BID),
         (1e-300, 1e308, 100_000_000.0),
         (0.25, 5e-324, 0.0),
@@ -119,10 +119,10 @@ def test_cap_floor_and_multiplier(repeats: int) -> None:
     policy = BidPolicy(multiplier=2.0, cap=0.5000019, floor=0.1)
     rows = [
         (0.1, 1.0, 0.0),  # 0.2
-        (0.9, 1.0, 0.0),  # 1.8, capped; the cap counts whole micros, so it is never exceeded
-        (0.05, 1.0, 0.0),  # 0.1: at the floor is not below it
+        (0.9, 1.0, 0.0),  # 1.8, capped; the cap is rounded down to whole micros, so it is never exceeded
+        (0.05, 1.0, 0.0),  # 0.1: equal to the floor
         (0.0499997, 1.0, 0.0),  # 0.099999: below the policy's floor
-        (0.1, 1.0, 0.2),  # 0.2: at the candidate's floor
+        (0.1, 1.0, 0.2),  # 0.2: equal to the candidate's floor
         (0.1, 1.0, 0.2000000001),
         (0.9, 1.0, 0.6),  # the cap is below the candidate's floor
     ]
@@ -135,7 +135,7 @@ def test_no_candidates_no_bids() -> None:
 
 
 @pytest.mark.parametrize("rows", [1, FEW])
-def test_columns_that_are_absent(rows: int) -> None:
+def test_absent_columns(rows: int) -> None:
     pctr, values = np.full(rows, 0.1), [2.0] * rows
     assert bids(pctr, None, [0.1] * rows, BidPolicy()) == [None] * rows
     assert bids(pctr, [None] * rows, None, BidPolicy()) == [None] * rows
@@ -165,6 +165,6 @@ def test_columns_that_are_absent(rows: int) -> None:
         ({"floor": 0.2500001, "cap": 0.2500001}, "floor"),
     ],
 )
-def test_a_policy_that_makes_no_sense_is_refused(options: dict[str, float], name: str) -> None:
+def test_a_contradictory_policy_is_refused(options: dict[str, float], name: str) -> None:
     with pytest.raises(ValueError, match=f"'{name}' must be .* \\(got {options[name]}\\)"):
         BidPolicy(**options)

@@ -1,10 +1,11 @@
-"""Settings from options and from the environment are the same settings, written once."""
+"""Settings come from options and from the environment."""
 
 from __future__ import annotations
 
 import pytest
 
-from service.__main__ import build_parser, main, unknown_variables
+from service.__main__ import main
+from service.process.options import build_parser, unknown_variables
 from service.settings import ENV_PREFIX, Settings
 
 
@@ -32,7 +33,7 @@ def test_options_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> No
     assert Settings(**given).arms == ("x=1", "y=2:3")
 
 
-def test_variables_that_are_no_settings_are_found() -> None:
+def test_unknown_variables_are_found() -> None:
     environment = {"BIDLIGHT_BID_CAPP": "2", "BIDLIGHT_BID_CAP": "2", "BIDLIGHT": "", "PATH": "/bin"}
     assert unknown_variables(environment) == ["BIDLIGHT_BID_CAPP"]
 
@@ -61,7 +62,7 @@ def test_variables_that_are_no_settings_are_found() -> None:
         (["--nonsense"], "unrecognized arguments: --nonsense"),
     ],
 )
-def test_what_is_wrong_is_one_line(
+def test_an_invalid_setting_is_reported_in_one_line(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stopped:

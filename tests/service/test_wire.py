@@ -108,10 +108,10 @@ NUMBERS = st.floats(0.0, 1.0) | st.sampled_from([0.0, 5e-324, 1e-7, 0.1, 1.0 - 2
 
 @pytest.mark.parametrize("codec", [JSON, MSGPACK])
 @given(rows=st.lists(st.tuples(IDS, NUMBERS, st.none() | NUMBERS), min_size=1, max_size=40), arm=st.text())
-def test_any_answer_reads_as_what_it_was_made_of(
+def test_an_answer_decodes_to_its_values(
     codec: Codec, rows: list[tuple[str | None, float, float | None]], arm: str
 ) -> None:
-    """To a client of no schema it is a plain mapping of what went in, bit for bit."""
+    """A client without a schema gets plain mappings of the same values, bit for bit."""
     ids, pctrs, bids = (list(column) for column in zip(*rows, strict=True))
     results = [{"id": name, "pctr": pctr, "bid": bid} for name, pctr, bid in rows]
     of_columns = {"id": ids, "pctr": pctrs, "bid": bids}
@@ -144,9 +144,7 @@ def test_any_answer_reads_as_what_it_was_made_of(
     ],
 )
 @pytest.mark.parametrize("codec", [JSON, MSGPACK])
-def test_what_the_interface_does_not_allow_is_named_by_its_path(
-    change: dict[str, Any], path: str, codec: Codec
-) -> None:
+def test_a_bad_value_is_named_by_its_path(change: dict[str, Any], path: str, codec: Codec) -> None:
     with pytest.raises(InvalidField) as caught:
         decode_request(encoded({**ROWS, **change}, codec), codec)
     assert caught.value.path == path
@@ -154,7 +152,7 @@ def test_what_the_interface_does_not_allow_is_named_by_its_path(
 
 @pytest.mark.parametrize("name", ["value_per_click", "bid_floor", "tmax_ms"])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_messagepack_s_nan_and_infinity_are_refused(name: str, value: float) -> None:
+def test_nan_and_infinity_in_messagepack_are_refused(name: str, value: float) -> None:
     body: dict[str, Any] = {"candidates": [{}]}
     (body if name == "tmax_ms" else body["candidates"][0])[name] = value
     with pytest.raises(InvalidField) as caught:
@@ -210,26 +208,26 @@ def test_what_is_not_messagepack_is_malformed(body: bytes) -> None:
         (b'{"candidates": [{}], "context": {"I2": 1e999}, broken', "$.context[...]"),
     ],
 )
-def test_a_number_no_float_holds_is_refused_by_its_name(body: bytes, path: str) -> None:
+def test_a_number_out_of_range_is_refused_by_its_name(body: bytes, path: str) -> None:
     with pytest.raises(InvalidField, match="out of range") as caught:
         decode_request(body, JSON)
     assert caught.value.path == path
 
 
 @pytest.mark.parametrize("codec", [JSON, MSGPACK])
-def test_a_column_that_is_no_list_is_refused_by_its_name(codec: Codec) -> None:
+def test_a_column_that_is_not_a_list_is_refused_by_its_name(codec: Codec) -> None:
     with pytest.raises(InvalidField, match="Expected `array`") as caught:
         decode_request(encoded({"candidates": {"features": {"x": ["a"], "y": "a"}}}, codec), codec)
     assert caught.value.path == "$.candidates.features.y"
 
 
-def test_messagepack_s_names_must_be_text() -> None:
+def test_names_in_messagepack_must_be_text() -> None:
     with pytest.raises(InvalidField, match="Expected `str`, got `bytes`") as caught:
         decode_request(msgspec.msgpack.encode({"candidates": [{}], "context": {b"site": "a"}}), MSGPACK)
     assert caught.value.path == "$.context"
 
 
-def test_a_name_that_looks_like_a_path_is_none() -> None:
+def test_a_name_that_looks_like_a_path_is_not_taken_for_one() -> None:
     with pytest.raises(InvalidField, match="unknown field `we - at `") as caught:
         decode_request(b'{"candidates": [{"we - at `$.tmax_ms": 1}]}', JSON)
     assert caught.value.path == "$.candidates[0]"

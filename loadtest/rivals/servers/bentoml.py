@@ -1,4 +1,4 @@
-"""BentoML: a service of its own, or one in front of a second that batches what it is handed."""
+"""BentoML: one service alone, or one in front of a second that batches requests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ALONE: dict[str, Any] = {
 
 
 def job() -> Job:
-    """The bundle, and the ads if any, that the command line named."""
+    """The job with the bundle, and the ads if any, of the command line."""
     return Job(os.environ[BUNDLE_VARIABLE], os.environ[ADS_VARIABLE])
 
 
@@ -39,7 +39,7 @@ class Lone:
 
 @bentoml.service(**ALONE)
 class Batched:
-    """What the front hands over, in batches."""
+    """Scores the front's requests in batches."""
 
     def __init__(self) -> None:
         self.job = job()
@@ -56,13 +56,14 @@ class Batched:
 
 @bentoml.service(**ALONE)
 class Front:
-    """One request in, one out: the batches are behind it."""
+    """Takes one request and returns one answer; the batches are behind it."""
 
     scorer = bentoml.depends(Batched)
 
     @bentoml.api(route="/predict")
     async def predict(self, request: PredictRequest, /) -> dict[str, Any]:
-        return (await self.scorer.to_async.score([request]))[0]
+        answers: list[dict[str, Any]] = await self.scorer.to_async.score([request])
+        return answers[0]
 
 
 def main() -> None:

@@ -1,10 +1,9 @@
-"""The job of every rival: body -> ids -> logits -> pCTR -> bid -> body; it knows no server.
+"""The job of every rival: body -> ids -> logits -> pCTR -> bid -> body; it does not know its server.
 
-Rivals get the contract's own encoder and calibration, and the plain graph with the session options that
-Bidlight serves with, so that what is compared is the serving: HTTP, decoding, batching, scheduling. To large
-requests Bidlight answers by another graph, which computes their context once; what it does by the plain one
-too is `bidlight_plain`. Runs in the rival's environment, where numpy, msgspec and onnxruntime are installed
-and the repository is the working folder.
+Rivals get the contract's encoder and calibration, and the plain graph with Bidlight's session options, so
+that the comparison is about serving: HTTP, decoding, batching, scheduling. Bidlight scores large requests
+with another graph, which computes their context once; `bidlight_plain` uses the plain one for all. The job
+runs in the rival's environment, which has numpy, msgspec and onnxruntime, in the repository's folder.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from loadtest.rivals.servers.known_ads import KnownAds
+from service.bundle.runtime_options import session_options
 from service.bundle.store import load_bundle
 
 ARM = "control"
@@ -37,7 +37,7 @@ class Candidate(msgspec.Struct, gc=False):
 
 
 class Request(msgspec.Struct, gc=False):
-    """A bid request, decoded by msgspec: the fastest way that a Python server has."""
+    """A bid request, decoded by msgspec: the fastest decoder for a Python server."""
 
     candidates: list[Candidate]
     id: str | None = None
@@ -63,7 +63,7 @@ class Answer(msgspec.Struct, gc=False):
 
 
 class Job:
-    """A bundle, loaded and warm; with a file of `ads`, candidates are known by id, and bring no features."""
+    """A bundle, loaded and warm; with a file of `ads`, candidates come by id alone, without features."""
 
     decode = staticmethod(msgspec.json.Decoder(Request).decode)
     encode = staticmethod(msgspec.json.Encoder().encode)
@@ -88,7 +88,7 @@ class Job:
         return [self.encode(answer) for answer in self.answers([self.decode(body) for body in bodies])]
 
     def answers(self, requests: Sequence[Request]) -> list[Answer]:
-        """The same, decoded before and encoded after."""
+        """The same between decoding and encoding."""
         return [
             self.answer_of(request, pctrs)
             for request, pctrs in zip(requests, self.score(requests), strict=True)
@@ -117,7 +117,7 @@ class Job:
         return self._calibrator.pctr(self._session.run(["logits"], {"ids": ids})[0])
 
     def answer_of(self, request: Request, pctrs: Sequence[float]) -> Answer:
-        """A request and its candidates' pCTRs -> the answer to be encoded."""
+        """A request and the pCTRs of its candidates -> the answer."""
         results = [
             Result(each.id, pctr, bid_of(each, pctr))
             for each, pctr in zip(request.candidates, pctrs, strict=True)
@@ -125,7 +125,7 @@ class Job:
         return Answer(request.id, ARM, self.bundle, results)
 
     def plain_answer(self, request: Any, pctrs: Sequence[float]) -> dict[str, Any]:
-        """The same as dicts, for frameworks that encode by themselves."""
+        """The same as dicts, for frameworks that do their own encoding."""
         results = [
             {"id": each.id, "pctr": pctr, "bid": bid_of(each, pctr)}
             for each, pctr in zip(request.candidates, pctrs, strict=True)
@@ -134,7 +134,7 @@ class Job:
 
 
 def bid_of(candidate: Any, pctr: float) -> float | None:
-    """pCTR x value per click in micros, None below the floor and without a value."""
+    """pCTR x value per click in micros; None below the floor, or without a value."""
     if candidate.value_per_click is None:
         return None
     bid = round(pctr * candidate.value_per_click, 6)
@@ -142,11 +142,7 @@ def bid_of(candidate: Any, pctr: float) -> float | None:
 
 
 def _session(graph: bytes) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    options.log_severity_level = 3
+    options = session_options(onnxruntime)
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 

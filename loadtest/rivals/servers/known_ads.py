@@ -1,7 +1,7 @@
-"""The ads that a rival knows beforehand: a file of them -> the encoded features of candidates, by id.
+"""A file of ads that a rival knows beforehand -> the encoded features of candidates, by id.
 
-What a competent engineer would write there: a dictionary from an ad's id to its row of a matrix, and one
-gather a request.
+As a competent engineer would write it: a dictionary from an ad's id to its row of a matrix, and one gather a
+request.
 """
 
 from __future__ import annotations

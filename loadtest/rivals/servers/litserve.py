@@ -13,9 +13,9 @@ from loadtest.rivals.servers.job import Answer, Job, Request, batching_parser
 
 
 class Scorer(litserve.LitAPI):
-    """The front reads JSON by itself; the worker gives it bytes, so that it need not write any.
+    """The front decodes JSON by itself; the worker gives it bytes, so that it does not encode any.
 
-    LitServe takes annotations of these two for FastAPI's: they have none.
+    Two methods have no annotations, because LitServe would take them for FastAPI's.
     """
 
     def __init__(self, bundle: Path, ads: Path | None, **options: Any) -> None:
@@ -33,7 +33,7 @@ class Scorer(litserve.LitAPI):
 
 
 class LoneScorer(Scorer):
-    """A request at a time: LitServe hands over no list when the batch size is 1."""
+    """A request at a time: LitServe passes no list when the batch size is 1."""
 
     def predict(self, x: Any) -> Answer:
         return self.job.answers([x])[0]

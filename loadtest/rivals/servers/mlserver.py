@@ -1,4 +1,4 @@
-"""MLServer: a runtime with a route of its own, which hands ids to the batched `predict` if there is one."""
+"""MLServer: a runtime with its own route, which passes ids to the batched `predict` if there is one."""
 
 from __future__ import annotations
 

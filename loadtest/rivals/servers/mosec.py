@@ -29,7 +29,7 @@ class Scorer(Worker):
 
 
 class LoneScorer(Scorer):
-    """A request at a time: Mosec hands over no list when the batch size is 1."""
+    """A request at a time: Mosec passes no list when the batch size is 1."""
 
     def forward(self, data: Any) -> Answer:
         return self.job.answers([data])[0]
@@ -44,7 +44,7 @@ def main() -> None:
     options = batching_parser(__doc__).parse_args()
     os.environ[BUNDLE_VARIABLE] = str(options.bundle)
     os.environ[ADS_VARIABLE] = str(options.ads or "")
-    # Mosec reads the command line by itself.
+    # Mosec reads the command line itself.
     sys.argv = [sys.argv[0], "--port", str(options.port), "--address", "127.0.0.1", "--log-level", "warning"]
     server = Server()
     if options.batch == 1:

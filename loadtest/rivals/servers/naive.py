@@ -1,9 +1,9 @@
-"""The baseline: the FastAPI service that one writes in an afternoon around the contract and a graph.
+"""The baseline: a FastAPI service around the contract and a graph, as written in an afternoon.
 
 A `def` route (so each request runs in a thread of the pool), a pydantic body, one `session.run` a request.
-Nothing is made slow on purpose: the graph is the bundle's plain one, see `job`, features are encoded by the
-contract's encoder, and ONNX Runtime is held to one thread, as it should be on one core. `--inline` makes the
-route `async def` with the inference on the event loop: no pool, and nobody else is served meanwhile.
+Nothing is slow on purpose: the graph is the bundle's plain one, see `job`, the contract's encoder encodes the
+features, and ONNX Runtime has one thread, as it should on one core. `--inline` makes the route `async def`
+with the inference on the event loop: no thread pool, but other requests wait meanwhile.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A bid request as a pydantic model, for the frameworks whose way of decoding a body it is."""
+"""A bid request as a pydantic model, for frameworks that decode bodies with pydantic."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Ray Serve: a replica behind its HTTP proxy, or listening by itself where direct ingress is switched on.
+"""Ray Serve: a replica behind the HTTP proxy, or listening itself with direct ingress.
 
-Direct ingress is chosen by variables of the environment, which have to be there before Ray is imported.
+Environment variables switch direct ingress on; they must be set before Ray is imported.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def main() -> None:
     ray.init(
         address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="warning"
     )
-    # The proxy needs a port in any case.
+    # The proxy needs a port too.
     port = options.port + 10 if options.direct else options.port
     serve.start(http_options={"host": "127.0.0.1", "port": port})
     serve.run(application(options), route_prefix="/predict")

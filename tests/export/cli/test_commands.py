@@ -6,19 +6,38 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from export.__main__ import main
-from export.cli.options import COMMANDS, TITLES, build_parser
+from export.cli.commands import RUNS
+from export.cli.knob_options import given_of
+from export.cli.options import COMMANDS, build_parser
+from export.compare.plan import ComparePlan
+from export.compress.choice import PruneChoice
 from export.data.synthetic import PRESETS, SyntheticConfig
+from export.knobs import knobs
+from export.stages.plan import LogPlan, Plan
 from export.stages.work import Work
+from export.train.choices import EmbeddingChoice
+from export.train.config import TrainConfig
 from models import MODELS
 from service.bundle.store import load_bundle
 
 ROOT = Path(__file__).parents[3]
+
+ALL_HELP = """
+import contextlib, sys
+from export.__main__ import main
+from export.cli.options import COMMANDS
+
+for command in COMMANDS:
+    with contextlib.suppress(SystemExit):
+        main([command, "--help"])
+print({"torch", "polars", "onnx", "sklearn"} & set(sys.modules))
+"""
 
 Export = Callable[..., "Done"]
 
@@ -66,9 +85,9 @@ def test_help_names_every_command_and_imports_no_torch(export: Export) -> None:
     assert done.returncode == 0
     for command in COMMANDS:
         assert command in done.stdout
-    code = "import sys, export.__main__; print({'torch', 'polars', 'onnx', 'sklearn'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert done.stdout.strip() == "set()"
+    done = subprocess.run([sys.executable, "-c", ALL_HELP], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.count("usage: python -m export") == len(COMMANDS)
+    assert done.stdout.splitlines()[-1] == "set()", done.stderr
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -80,24 +99,49 @@ def test_every_option_of_a_command_has_a_line_of_help(
     assert ended.value.code == 0
     text = capsys.readouterr().out
     assert max(len(line) for line in text.splitlines()) <= 100
-    for title in COMMANDS[command][1:]:
-        for option in TITLES[title]:
-            about = " ".join(option.about.replace("%%", "%").split()[:2])
+    for title, options in COMMANDS[command].groups.items():
+        assert f"\n{title}:\n" in text
+        for option in options:
+            about = " ".join(option.about.split()[:2])
             assert (option.flag if option.flag.startswith("-") else str(option.metavar)) in text
             assert about in " ".join(text.split())
             assert option.required or option.default is None or "[" in text.split(option.flag)[-1]
 
 
 def test_what_the_help_offers_is_what_there_is() -> None:
-    """Of a synthetic log: a default, or nothing and "[of the preset criteo; zoo: of zoo]"."""
+    """Of a synthetic log: "[of the preset criteo]", or "[of the preset criteo; zoo: of zoo]"."""
     options = build_parser().parse_args(["synthesize", "--out", "log.csv"])
-    told = {option.flag[2:].replace("-", "_"): option.about for option in TITLES["the synthetic log"]}
-    for one in fields(SyntheticConfig):
-        if getattr(options, one.name, None) is not None:
-            assert getattr(options, one.name) == one.default
-        elif one.name in told:
-            criteo, zoo = (getattr(PRESETS[preset], one.name) for preset in ("criteo", "zoo"))
-            assert f"[{criteo:g}; zoo: {zoo:g}]" in told[one.name]
+    assert options.preset == "criteo"
+    assert given_of(SyntheticConfig, options) == {}
+    assert PRESETS["criteo"] == SyntheticConfig()
+    told = {option.name: option.help for option in COMMANDS["synthesize"].groups["the synthetic log"]}
+    for name in knobs(SyntheticConfig):
+        criteo, zoo = (getattr(PRESETS[preset], name) for preset in ("criteo", "zoo"))
+        shown = [f"{value:g}" if isinstance(value, float) else str(value) for value in (criteo, zoo)]
+        expected = shown[0] if criteo == zoo else f"{shown[0]}; zoo: {shown[1]}"
+        assert told[name].endswith(f" [{expected}]")
+
+
+@pytest.mark.parametrize(
+    ("kind", "command"),
+    [
+        (LogPlan, "fit-schema"),
+        (Plan, "run"),
+        (ComparePlan, "compare"),
+        (TrainConfig, "train"),
+        (EmbeddingChoice, "train"),
+        (PruneChoice, "prune"),
+        (SyntheticConfig, "synthesize"),
+    ],
+)
+def test_every_knob_is_an_option(kind: type, command: str) -> None:
+    offered = {option.name for options in COMMANDS[command].groups.values() for option in options}
+    assert knobs(kind)
+    assert knobs(kind).keys() <= offered
+
+
+def test_every_command_can_be_run() -> None:
+    assert list(RUNS) == list(COMMANDS)
 
 
 @pytest.mark.parametrize(
@@ -110,11 +154,12 @@ def test_what_the_help_offers_is_what_there_is() -> None:
         (["train", "--work", "w", "--embedding", "folded"], "'folded'"),
         (["prune", "--work", "w", "--preset", "extreme"], "'extreme'"),
         (["prune", "--work", "w", "--neurons", "1"], "at least 0 and below 1 (got '1')"),
-        (["train", "--work", "w", "--epochs", "0"], "a whole number above 0 (got '0')"),
-        (["train", "--work", "w", "--epochs", "two"], "a whole number above 0 (got 'two')"),
+        (["train", "--work", "w", "--epochs", "0"], "a whole number of at least 1 (got '0')"),
+        (["train", "--work", "w", "--epochs", "two"], "a whole number of at least 1 (got 'two')"),
         (["train", "--work", "w", "--learning-rate", "nan"], "a number above 0 (got 'nan')"),
         (["train", "--work", "w", "--hidden-units", "400,"], "(got '')"),
         (["train", "--work", "w", "--dropout", "1"], "below 1"),
+        (["train", "--work", "w", "--focal-alpha", "0"], "above 0 and below 1 (got '0')"),
         (["fit-schema", "--split", "0.5,0.5"], "four shares that add up to 1"),
         (["calibrate", "--work", "w", "--sampling-rate", "0"], "above 0 and at most 1"),
         (["calibrate", "--work", "w", "--calibration-methods", "beta"], "'beta'"),
@@ -134,7 +179,6 @@ def test_wrong_options_exit_with_2(export: Export, arguments: list[str], said: s
         (["--checkpoint", "no.pt", "--dim", 8], "'dim' must be left out with the checkpoint no.pt"),
         (["--checkpoint", "no.pt", "--embedding", "qr"], "'embedding' must be left out with the checkpoint"),
         (["--click-weight", 3], "'click_weight' must be left out with loss bce"),
-        (["--loss", "focal", "--focal-alpha", 0], "'focal_alpha' must be above 0 and below 1 (got 0.0)"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_the_log_is_read(
@@ -315,12 +359,12 @@ def test_ctrl_c_ends_with_one_line_and_leaves_no_bundle(export: Export, tmp_path
 
 def test_stages_one_by_one_make_the_same_bundle(exported, export: Export, tmp_path: Path) -> None:
     plan, work = exported.plan, ("--work", tmp_path / "w")
-    training, made = plan.training, plan.hyperparameters
+    training, made = plan.training.given, plan.hyperparameters
     stages: list[tuple[object, ...]] = [
         ("fit-schema", "--data", plan.data, "--schema", plan.schema),
         ("train", "--dim", made["dim"], "--hidden-units", ",".join(map(str, made["hidden_units"])),
-         "--dropout", made["dropout"], "--epochs", training.epochs, "--seed", training.seed,
-         "--learning-rate", training.learning_rate, "--threads", training.threads),
+         "--dropout", made["dropout"], "--epochs", training["epochs"], "--seed", training["seed"],
+         "--learning-rate", training["learning_rate"], "--threads", training["threads"]),
         ("prune", "--finetune-epochs", plan.pruning.finetune_epochs),
         ("to-onnx",), ("quantize",), ("calibrate",), ("package", "--out", tmp_path / "tiny"),
     ]  # fmt: skip

@@ -44,7 +44,7 @@ def compared(tiny_plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Compa
         models=("deep_fwfm", "lr", "fwfm"),
         common={"dim": 4},
         overrides=Overrides(own=BROKEN),
-        training=replace(tiny_plan.training, epochs=1),
+        training=tiny_plan.training.updated(epochs=1),
     )
     lines: list[str] = []
     return Compared(plan, lines, compare(plan, say=lines.append))

@@ -161,7 +161,7 @@ def test_targets_are_found_by_type_anywhere() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"pruning_epochs": 0}, {"every": 0}, {"residual": 1.0}, {"warmup_epochs": math.inf}]
+    "wrong", [{"prune_epochs": 0}, {"prune_every": 0}, {"residual": 1.0}, {"warmup_epochs": math.inf}]
 )
 def test_a_wrong_schedule_names_its_knob(wrong: dict[str, Any]) -> None:
     with pytest.raises(ExportError, match=f"'{next(iter(wrong))}' must be"):

@@ -102,7 +102,7 @@ def test_a_field_takes_the_encoding_of_the_one_it_names(order: str) -> None:
         (HEAD, "'field' must be at least one [[field]] table"),
         (FIELD + 'name = "x"\n', "Cannot overwrite"),
         ('name = "mine"\nformat = "csv"\n' + FIELD, "'label' must be a table [label]"),
-        (HEAD.replace('"csv"', '"xls"') + FIELD, "'format' must be one of tsv, csv, parquet (got 'xls')"),
+        (HEAD.replace('"csv"', '"xls"') + FIELD, "'format' must be one of csv, parquet, tsv (got 'xls')"),
         ("header = false\n" + HEAD + FIELD, "'columns' must be the columns in order"),
         ('columns = ["a"]\n' + HEAD + FIELD, "'columns' must be absent"),
         ('header = false\ncolumns = ["click"]\n' + HEAD + FIELD, "'columns' must be a list with 'site'"),
@@ -131,6 +131,24 @@ def test_a_field_takes_the_encoding_of_the_one_it_names(order: str) -> None:
             "'same_values_as' must be absent in a numeric field",
         ),
         (HEAD + ITEM + HISTORY + "min_count = 2\n", "'min_count' must be absent, it is that of 'item'"),
+        ("field = 3\n" + HEAD, "'field' must be a list of tables [[field]] (got 3)"),
+        ("field = [3]\n" + HEAD, "'field' must be a list of tables [[field]] (got [3])"),
+        ("label = 3\n" + HEAD.partition("[label]")[0] + FIELD, "'label' must be a table [label] (got 3)"),
+        (HEAD.replace('"click"', "3") + FIELD, "x.toml: [label]: 'column' must be a text, not empty (got 3)"),
+        (
+            HEAD.replace('column = "click"', "") + FIELD,
+            "[label]: 'column' must be a text, not empty (got nothing)",
+        ),
+        (HEAD + "colour = 3\n" + FIELD, "[label]: 'colour' must be a known key (column, click"),
+        (HEAD + "click = [1]\n" + FIELD, "[label]: 'click' must be a list of texts (got [1])"),
+        (HEAD + FIELD.replace('name = "site"', ""), "x.toml: field 1: 'name' must be a text, not empty"),
+        (HEAD + FIELD + "min_count = true\n", "'min_count' must be an integer of at least 1 (got True)"),
+        (
+            HEAD + FIELD + 'encoding = "hashing"\nseed = -1\n',
+            "'seed' must be an integer of at least 0 (got -1)",
+        ),
+        (HEAD + FIELD + 'derive = "year"\n', "'derive' must be one of day_of_week, hour_of_day (got 'year')"),
+        (HEAD + FIELD + 'separator = ";"\n', "'separator' must be absent with kind = \"categorical\""),
     ],
 )
 def test_a_mistake_is_one_line(text: str, told: str) -> None:

@@ -250,7 +250,7 @@ def test_it_prepares_with_the_true_probability(tmp_path: Path) -> None:
     [
         ({"rows": 0}, "'rows' must be at least 1 (got 0)"),
         ({"features": 10}, "'features' must be from 104"),
-        ({"ctr": 1.0}, "'ctr' must be between 0 and 1 (got 1.0)"),
+        ({"ctr": 1.0}, "'ctr' must be above 0 and below 1 (got 1.0)"),
         ({"domains": 1}, "'domains' must be at least 2, or 0 for none (got 1)"),
         ({"effect_of_domains": 0.5}, "'domains' must be at least 2 where domains have an effect (got 0)"),
         ({"effect_of_interest": 0.5}, "'sequence_fields' must be at least 1 where interest has an effect"),

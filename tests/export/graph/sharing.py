@@ -40,7 +40,7 @@ def score(
     index: ArrayLike,
 ) -> NDArray[np.float32]:
     """Logits of rows [n, columns], whose context is that of requests [m, columns] at index [n]."""
-    return session_of(graph).run(
+    logits: NDArray[np.float32] = session_of(graph).run(
         None,
         {
             CONTEXT_IDS: np.ascontiguousarray(requests[:, is_context]),
@@ -48,13 +48,14 @@ def score(
             REQUEST_INDEX: np.asarray(index, np.int32),
         },
     )[0]
+    return logits
 
 
 def check_shared(
     graph: bytes, is_context: NDArray[np.bool_], fields: Sequence[Field], tolerance: float = TOLERANCE
 ) -> bytes:
     """Checks that a graph and its shared form agree, and that a row's bits are the same in any batch."""
-    shared = share_context(graph, is_context)
+    shared = share_context(graph, is_context.tolist())
     assert shared is not None
     index = np.repeat(np.arange(len(CANDIDATES)), CANDIDATES)
     requests = random_ids(tuple(fields), len(CANDIDATES), seed=5)

@@ -96,7 +96,7 @@ def graphs(name: str, layout: str) -> Graphs:
     """Trained until logits differ and no parameter has its initial value."""
     model = make(name, LAYOUTS[layout])
     ids, labels = a_log(LAYOUTS[layout], TRAINING_ROWS + JUDGED_ROWS)
-    train(model, *(torch.from_numpy(part[:TRAINING_ROWS]) for part in (ids, labels)))
+    train(model, torch.from_numpy(ids[:TRAINING_ROWS]), torch.from_numpy(labels[:TRAINING_ROWS]))
     float32 = export_onnx(model.eval(), ids.shape[1])
     int8 = quantize_int8(float32, ids[:1000])
     return Graphs(name, layout, model, float32, int8, ids[TRAINING_ROWS:], labels[TRAINING_ROWS:])

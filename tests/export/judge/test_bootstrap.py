@@ -1,4 +1,4 @@
-"""The paired bootstrap against scikit-learn on rows really drawn again, and on differences that are known."""
+"""The paired bootstrap compared with scikit-learn on resampled rows, and on known differences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every metric against scikit-learn or its formula written naively, ties included."""
+"""Every metric compared with scikit-learn or its naive formula, ties included."""
 
 from __future__ import annotations
 
@@ -131,6 +131,6 @@ def test_a_certain_mistake_costs_much_but_not_infinity() -> None:
     ],
 )
 @pytest.mark.parametrize("metric", [metrics.auc, metrics.prauc, metrics.logloss, metrics.ece, metrics.pcoc])
-def test_what_has_no_metric_is_refused(metric, labels, pctr, message) -> None:  # type: ignore[no-untyped-def]
+def test_undefined_metrics_are_refused(metric, labels, pctr, message) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(MetricError, match=message):
         metric(labels, pctr)

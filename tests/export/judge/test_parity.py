@@ -1,4 +1,4 @@
-"""What is said of a variant, and which one serves."""
+"""Checks of graphs, differences between variants, and which one serves."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def latency(variant: str, *microseconds: float) -> Latency:
 SLOW = latency("pruned", 10.0, 2.0, 2.0)
 
 
-def test_a_graph_that_says_otherwise_is_refused(exported):
+def test_a_graph_with_other_logits_is_refused(exported):
     other = copy.deepcopy(exported.model)
     with torch.no_grad():
         other.bias += 0.001
@@ -59,7 +59,7 @@ def test_deltas_are_those_of_the_metrics():
     assert calibrated.auc_delta == found.auc_delta
 
 
-def test_logits_beyond_what_exp_takes_are_compared_too():
+def test_logits_that_overflow_exp_are_compared_too():
     labels = np.array([0, 1, 0, 1], np.uint8)
     sure = np.array([-1000, 1000, -1000, 1000], np.float32)
     assert compare_variants(("a", "b"), labels, (sure, sure)).logloss_delta == 0.0
@@ -70,7 +70,7 @@ def test_a_faster_graph_as_good_serves():
     assert choose_serving_variant("pruned", ["int8"], latencies, [parity("int8", -0.0009)]) == ("int8", {})
 
 
-def test_a_graph_slower_on_single_rows_may_be_faster_on_the_whole():
+def test_a_graph_slower_on_single_rows_may_be_faster_overall():
     latencies = [SLOW, latency("int8", 12.0, 1.0, 1.0)]
     assert choose_serving_variant("pruned", ["int8"], latencies, [parity("int8", 0.0)])[0] == "int8"
 
@@ -101,7 +101,7 @@ def test_the_fastest_of_the_good_ones_serves():
     assert list(kept_out) == ["int4"]
 
 
-def test_nothing_serves_unmeasured():
+def test_an_unmeasured_variant_does_not_serve():
     with pytest.raises(ExportError, match="'int8' must be timed"):
         choose_serving_variant("pruned", ["int8"], [SLOW], [parity("int8", 0.0)])
     with pytest.raises(ExportError, match="compared with 'pruned'"):

@@ -1,4 +1,4 @@
-"""The report says what was found, in a page that needs nothing beside it."""
+"""The report shows the findings in a page that needs no other file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from export.report import plots
 from export.report.findings import EvaluationPoint, FieldMatrix, Findings, reliability
 from export.report.page import page, table
 from export.report.summary import summary
-from export.stages.package import warnings_of
+from export.stages.report import warnings_of
 from service.bundle.encoder import Encoder
 from tests.browser import measure, needs_chromium
 
@@ -22,7 +22,7 @@ VOID = {"meta", "br"}
 
 
 class Balanced(HTMLParser):
-    """Checks that every HTML element that opens also closes, and collects what the page would fetch."""
+    """Checks that every HTML element closes, and collects the addresses that the page fetches."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,6 +46,24 @@ def findings(exported) -> Findings:
     return msgspec.json.decode(path.read_bytes(), type=Findings)
 
 
+@pytest.fixture(scope="module")
+def unusual_page(findings: Findings) -> str:
+    """A model that was not trained here, nothing pruned, a variant kept out, a warning, a name of HTML."""
+    return page(
+        msgspec.structs.replace(
+            findings,
+            bundle="<script>alert(1)</script>",
+            kept_out={"int8": "is not faster"},
+            serving_variant="pruned",
+            warnings=("lost 0.1 AUC",),
+            training=(),
+            pruning=(),
+            compression=None,
+            field_matrices={},
+        )
+    )
+
+
 def test_the_page_is_whole_and_fetches_nothing(exported) -> None:
     text = (exported.plan.out / "report" / "index.html").read_text()
     parser = Balanced()
@@ -65,7 +83,7 @@ def test_a_browser_shows_the_page_and_its_figures_whole(exported, tmp_path: Path
     assert all(100 < width <= layout["window"] for width in layout["figures"])
 
 
-def test_the_page_tells_each_variant_and_each_field(exported) -> None:
+def test_the_page_shows_each_variant_and_each_field(exported) -> None:
     text = (exported.plan.out / "report" / "index.html").read_text()
     manifest = exported.bundle.manifest
     for name, metrics in manifest.evaluation.items():
@@ -113,33 +131,24 @@ def test_the_summary_is_a_table_with_the_way_to_serve(exported) -> None:
     assert lines[-1] == f"serve it: python -m service --arm control={exported.plan.out}"
 
 
-def test_names_are_escaped(findings: Findings) -> None:
-    text = page(msgspec.structs.replace(findings, bundle="<script>alert(1)</script>"))
-    assert "<script>" not in text
-    assert "&lt;script&gt;" in text
+def test_names_are_escaped(unusual_page: str) -> None:
+    assert "<script>" not in unusual_page
+    assert "&lt;script&gt;" in unusual_page
     assert "<b>" not in table(["<b>"], [["<b>", 1]])
 
 
-def test_warnings_and_reasons_are_shown(findings: Findings) -> None:
-    text = page(
-        msgspec.structs.replace(
-            findings, kept_out={"int8": "is not faster"}, serving_variant="pruned", warnings=("lost 0.1 AUC",)
-        )
-    )
-    assert "<b>int8</b> is kept out: is not faster" in text
-    assert '<p class="warning">lost 0.1 AUC</p>' in text
+def test_warnings_and_reasons_are_shown(unusual_page: str) -> None:
+    assert "<b>int8</b> is kept out: is not faster" in unusual_page
+    assert '<p class="warning">lost 0.1 AUC</p>' in unusual_page
 
 
-def test_a_loaded_model_has_no_curves(findings: Findings) -> None:
-    text = page(
-        msgspec.structs.replace(findings, training=(), pruning=(), compression=None, field_matrices={})
-    )
-    assert "loaded from a checkpoint" in text
-    assert "no pruning" in text
+def test_a_loaded_model_has_no_curves(unusual_page: str) -> None:
+    assert "loaded from a checkpoint" in unusual_page
+    assert "no pruning" in unusual_page
 
 
-def test_the_page_is_the_same_for_the_same_findings(findings: Findings) -> None:
-    assert page(findings) == page(findings)
+def test_the_page_is_the_same_for_the_same_findings(exported, findings: Findings) -> None:
+    assert page(findings) == (exported.plan.out / "report" / "index.html").read_text()
 
 
 def test_reliability_bins_hold_all_rows() -> None:
@@ -160,7 +169,7 @@ def test_a_field_matrix_of_zeros_can_be_drawn() -> None:
     assert "<c>" not in figure
 
 
-def test_one_look_is_a_curve_too(findings: Findings) -> None:
+def test_one_evaluation_is_a_curve_too(findings: Findings) -> None:
     point = EvaluationPoint(epoch=1.0, train_loss=0.5, validation_logloss=0.4, validation_auc=0.7)
     assert plots.curves_figure(msgspec.structs.replace(findings, training=(point,), pruning=())).startswith(
         "<svg"
@@ -168,7 +177,7 @@ def test_one_look_is_a_curve_too(findings: Findings) -> None:
 
 
 @pytest.mark.parametrize(("delta", "told"), [(-0.02, True), (-0.0009, False), (0.01, False)])
-def test_a_pruned_graph_that_lost_quality_is_told(exported, delta: float, told: bool) -> None:
+def test_a_pruned_graph_that_lost_quality_gives_a_warning(exported, delta: float, told: bool) -> None:
     parity = msgspec.structs.replace(exported.bundle.manifest.parity[0], auc_delta=delta)
     assert parity.variant == "pruned"
     found = warnings_of(None, [parity])
@@ -176,6 +185,6 @@ def test_a_pruned_graph_that_lost_quality_is_told(exported, delta: float, told: 
     assert all("pruning lost 0.0200 AUC" in text for text in found)
 
 
-def test_warnings_are_said_on_the_terminal_too(exported, findings: Findings) -> None:
+def test_warnings_are_printed_too(exported, findings: Findings) -> None:
     said = [line.removeprefix("warning: ") for line in exported.lines if line.startswith("warning: ")]
     assert said == list(findings.warnings)

@@ -1,4 +1,4 @@
-"""The whole path on a tiny log: what is in the bundle holds, and a stage alone does what it does in a run."""
+"""The whole pipeline on a tiny log: the bundle is consistent, and a stage alone works as in a run."""
 
 from __future__ import annotations
 
@@ -20,14 +20,18 @@ from export.data.encoded import Part, open_log
 from export.data.errors import LogError
 from export.errors import ExportError
 from export.judge.metrics import auc
-from export.stages.graphs import quantize, spread_rows, to_onnx
-from export.stages.model import fit_schema, prune, train
+from export.stages.fit_schema import fit_schema
 from export.stages.package import package
 from export.stages.pipeline import run
 from export.stages.plan import Plan, default_work
+from export.stages.prune import prune
+from export.stages.quantize import quantize, spread_rows
+from export.stages.to_onnx import to_onnx
+from export.stages.train import train
 from export.stages.variants import read_variants
 from export.stages.work import Work
-from export.train.choices import TrainChoice, fitting_batch
+from export.train.choices import TrainChoice
+from export.train.config import fitting_batch
 from service.bundle.encoder import Encoder
 from service.bundle.errors import BundleError
 from service.bundle.store import Bundle, load_bundle
@@ -51,8 +55,8 @@ def test_the_bundle_ships_the_pruned_float_graph_and_int8(exported) -> None:
     assert set(manifest.kept_out) <= {"int8"} - {manifest.serving_variant}
 
 
-def test_golden_rows_replay_through_a_runtime_of_its_own(exported) -> None:
-    """Raw rows -> the bundle's encoder -> its graph -> its calibrator, with nothing of the export room."""
+def test_golden_rows_replay_through_another_session(exported) -> None:
+    """Raw rows -> the bundle's encoder -> its graph -> its calibrator, without code of the export room."""
     bundle = load_bundle(exported.plan.out, verify_all=True)
     encoder = Encoder(bundle.schema)
     assert len(bundle.golden.rows) == 32
@@ -70,7 +74,7 @@ def test_golden_rows_replay_through_a_runtime_of_its_own(exported) -> None:
 
 
 def test_the_shipped_schema_and_graph_give_the_evaluated_quality(exported) -> None:
-    """Raw rows through the shipped encoder are rows that were scored, and those scores give the AUC told."""
+    """The shipped encoder gives ids that were scored, and their scores give the AUC in the manifest."""
     bundle, plan = exported.bundle, exported.plan
     log = open_log(Work(plan.work).path("log"))
     samples = log.sample_rows
@@ -88,7 +92,7 @@ def test_the_shipped_schema_and_graph_give_the_evaluated_quality(exported) -> No
         )
 
 
-def test_pruning_reaches_its_rates_and_is_written_down(exported) -> None:
+def test_pruning_reaches_its_rates_and_is_recorded(exported) -> None:
     compression = exported.bundle.manifest.compression
     assert compression.recipe == "low-latency"
     for part, target in compression.rates.items():
@@ -109,7 +113,7 @@ def test_calibration_belongs_to_the_graphs_and_its_own_rows(exported) -> None:
     assert bundle.manifest.training.window[1] < part.timestamps.min()
 
 
-def test_the_true_probability_is_the_ceiling(exported) -> None:
+def test_the_true_probability_bounds_the_auc(exported) -> None:
     served = exported.bundle.manifest.evaluation[exported.bundle.manifest.serving_variant]
     assert served.auc_of_true_pctr is not None
     assert 0.5 < served.auc < served.auc_of_true_pctr
@@ -128,7 +132,7 @@ def test_a_checkpoint_takes_the_place_of_training(exported, tmp_path: Path) -> N
         exported.plan,
         checkpoint=exported.plan.work / "dense.pt",
         pruning=PruneChoice(preset="none"),
-        model="lr",  # the checkpoint knows better
+        model="lr",  # the checkpoint decides
         hyperparameters={},
         out=tmp_path / "from-checkpoint",
         work=tmp_path / "work",
@@ -144,7 +148,7 @@ def test_a_checkpoint_takes_the_place_of_training(exported, tmp_path: Path) -> N
     assert "rows/s  " not in "".join(lines)
 
 
-def test_whole_neurons_go_and_are_written_down(exported, tmp_path: Path) -> None:
+def test_whole_neurons_are_pruned_and_recorded(exported, tmp_path: Path) -> None:
     plan = replace(
         exported.plan,
         checkpoint=exported.plan.work / "dense.pt",
@@ -163,7 +167,7 @@ def test_whole_neurons_go_and_are_written_down(exported, tmp_path: Path) -> None
     assert "8-4 of 16-8" in page
 
 
-def test_neurons_that_a_model_has_not_are_dropped_with_a_warning(exported, tmp_path: Path) -> None:
+def test_a_model_without_neurons_warns_and_prunes_none(exported, tmp_path: Path) -> None:
     work = Work(tmp_path / "work")
     fit_schema(work, exported.plan.data, exported.plan.schema, split=exported.plan.split, say=str)
     train(work, "lr", {}, replace(exported.plan.training.config(2800), epochs=1), say=str)
@@ -180,7 +184,7 @@ def test_neurons_that_a_model_has_not_are_dropped_with_a_warning(exported, tmp_p
     assert "neurons" not in {**pruned.rates, **pruned.reached}
 
 
-def test_fwfm_on_a_down_sampled_log_goes_the_whole_way(exported, tmp_path: Path) -> None:
+def test_fwfm_on_a_down_sampled_log_runs_every_stage(exported, tmp_path: Path) -> None:
     plan = replace(
         exported.plan,
         model="fwfm",
@@ -192,7 +196,7 @@ def test_fwfm_on_a_down_sampled_log_goes_the_whole_way(exported, tmp_path: Path)
     bundle = run(plan, say=str)
     assert bundle.manifest.model.name == "fwfm"
     assert bundle.manifest.training.negative_sampling_rate == 0.5
-    # Quality is told in the log's own distribution, the served pCTR is lower by the sampling.
+    # Quality is measured in the log's own distribution; the served pCTR is lower by the sampling.
     served = bundle.manifest.serving_variant
     assert bundle.manifest.evaluation[served].pcoc == pytest.approx(1.0, abs=0.25)
     assert bundle.calibrators[served].sampling_rate == 0.5
@@ -219,7 +223,7 @@ def test_an_earlier_stage_makes_later_outputs_stale(exported, tmp_path: Path) ->
         quantize(work, rows=100)
 
 
-def test_a_folder_with_other_things_is_left_alone(exported, tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_refused(exported, tmp_path: Path) -> None:
     thesis = tmp_path / "log" / "thesis.txt"
     thesis.parent.mkdir()
     thesis.write_text("years of work")
@@ -251,7 +255,7 @@ def test_a_package_that_fails_leaves_the_old_bundle(exported, tmp_path: Path) ->
 
 
 def test_a_killed_package_leaves_the_old_bundle(exported, tmp_path: Path) -> None:
-    """Killed in its work: nothing of the bundle that was there has changed."""
+    """A package that is killed while it works leaves the old bundle unchanged."""
     out = tmp_path / "tiny"
     shutil.copytree(exported.plan.out, out)
     code = (
@@ -312,6 +316,6 @@ def test_int8_ranges_are_found_on_rows_from_the_first_to_the_last(rows: int) -> 
     assert np.diff(found).max() <= -(-rows // 100) + 1
 
 
-def test_golden_rows_allow_no_more_than_processors_differ(exported) -> None:
+def test_golden_rows_have_a_tight_tolerance(exported) -> None:
     for outputs in exported.bundle.golden.variants.values():
         assert outputs.logit_tolerance == 1e-4

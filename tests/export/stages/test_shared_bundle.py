@@ -1,4 +1,4 @@
-"""A bundle that was really exported with shared-context graphs, and the service's predictor of it."""
+"""A bundle exported with shared-context graphs, and the service's predictor of it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from export.graph.tables import tables_in
 from export.stages.pipeline import run
 from export.stages.plan import Plan
 from service.bundle.store import Bundle, load_bundle
+from service.scoring.golden import replay_golden
 from service.scoring.predictor import Predictor
 from service.scoring.rows import RequestRows
 from service.settings import Settings
@@ -24,21 +25,21 @@ CANDIDATES = 300
 
 @pytest.fixture(scope="module")
 def bundle(tiny_plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A table large enough to be given, and a wide layer of mostly context: the shared graphs gain much."""
+    """A table large enough to share, and a wide layer of mostly context: shared graphs are much faster."""
     folder = tmp_path_factory.mktemp("shared")
     plan = replace(
         tiny_plan,
         out=folder / "shared",
         work=folder / "work",
         hyperparameters={"dim": 64, "hidden_units": [256]},
-        training=replace(tiny_plan.training, epochs=1),
+        training=tiny_plan.training.updated(epochs=1),
         pruning=PruneChoice(preset="none"),
     )
     run(plan, say=str)
     return load_bundle(plan.out, verify_all=True)
 
 
-def test_the_shared_graph_ships_and_is_given_the_tables(bundle: Bundle) -> None:
+def test_the_shared_graph_ships_without_the_tables(bundle: Bundle) -> None:
     graph = bundle.manifest.graphs["float32"]
     record = graph.shared_context
     assert record is not None
@@ -53,7 +54,7 @@ def test_the_shared_graph_ships_and_is_given_the_tables(bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize("variant", ["float32", "int8"])
-def test_the_predictor_scores_large_requests_through_it_alike(bundle: Bundle, variant: str) -> None:
+def test_the_predictor_scores_large_requests_alike_with_both_graphs(bundle: Bundle, variant: str) -> None:
     record = bundle.manifest.graphs[variant].shared_context
     assert record is not None
     rows = bundle.golden.rows
@@ -69,11 +70,11 @@ def test_the_predictor_scores_large_requests_through_it_alike(bundle: Bundle, va
         assert encoded.is_large is (shared_context == "on")
         assert not predictor.graphs.is_large(record.from_candidates - 1)
         found[shared_context] = asyncio.run(scored(predictor, encoded))
-        asyncio.run(predictor.replay_golden())
+        asyncio.run(replay_golden(predictor))
     assert len(found["on"]) == CANDIDATES
     assert np.ptp(found["off"]) > 0.0
     np.testing.assert_allclose(found["on"], found["off"], rtol=0.0, atol=1e-5)
 
 
 async def scored(predictor: Predictor, encoded: RequestRows) -> np.ndarray:
-    return np.array(await predictor.submit(encoded))
+    return np.array(await predictor.score(encoded))

@@ -1,4 +1,4 @@
-"""The shared-context graphs of a bundle: when there is one, and that its tables are the plain graph's."""
+"""The shared-context graphs of a bundle: when one ships, and that it takes the plain graph's tables."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def random_ids(rows: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, limits, (rows, len(limits))).astype(np.int32)
 
 
-def test_the_shared_graph_is_given_the_plain_one_s_tables(graph: bytes) -> None:
+def test_the_shared_graph_takes_the_plain_graph_s_tables(graph: bytes) -> None:
     shared = share_context(graph, IS_CONTEXT.tolist())
     assert shared is not None
     (name,) = tables_in(graph)
@@ -85,7 +85,7 @@ def test_tables_that_differ_stay_inside(graph: bytes) -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 2, 5])
-def test_a_part_of_few_rows_is_enough_to_check_with(graph: bytes, rows: int) -> None:
+def test_few_rows_are_enough_for_the_checks(graph: bytes, rows: int) -> None:
     shared = share_context(graph, IS_CONTEXT.tolist())
     assert shared is not None
     assert largest_difference(graph, shared, random_ids(rows), IS_CONTEXT) < 1e-5
@@ -106,7 +106,9 @@ BESIDE_THE_BATCH = (
     ("nodes", "reason"),
     [(COLUMN_BY_COLUMN, "operands could not be"), (BESIDE_THE_BATCH, "its logits would depend on the batch")],
 )
-def test_a_graph_that_no_rewrite_knows_ships_without(nodes: Sequence[onnx.NodeProto], reason: str) -> None:
+def test_a_graph_that_no_rewrite_knows_ships_without_a_shared_graph(
+    nodes: Sequence[onnx.NodeProto], reason: str
+) -> None:
     schema, lines = tiny_schema(), list[str]()
     ids = np.random.default_rng(0).integers(0, 50, (40, schema.columns)).astype(np.int32)
     described = describe_graphs(
@@ -161,14 +163,14 @@ def graph_of(between: Sequence[onnx.NodeProto], columns: int) -> bytes:
         ([9.0, 4.9, 4.9, 4.7, 5.2], 100),
     ],
 )
-def test_it_serves_from_where_it_is_faster_for_sure(shared: list[float], expected: int | None) -> None:
+def test_it_serves_from_where_it_is_clearly_faster(shared: list[float], expected: int | None) -> None:
     sizes = ("1", "2", "10", "100", "500")
     plain = dict.fromkeys(sizes, 5.0)
     assert worthwhile_from(plain, dict(zip(sizes, shared, strict=True))) == expected
 
 
 def test_large_logits_may_differ_by_more() -> None:
-    """Rounding grows with the numbers: logits a thousand times larger differ by as much as a share."""
+    """Rounding is relative: logits a thousand times larger may differ by a thousand times more."""
     model = DeepFwFM(FIELDS, dim=8, hidden_units=(32, 16)).eval()
     with torch.no_grad():
         for tensor in model.mlp.output.parameters():

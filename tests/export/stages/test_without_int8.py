@@ -1,4 +1,4 @@
-"""A model of trees goes the whole way: nothing in its graph can be INT8, so the float graph serves alone."""
+"""A model of trees runs every stage: nothing in its graph can be INT8, so only the float graph serves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The work folder: what was damaged in it is refused in one line, before anything is made of it."""
+"""The work folder: a damaged file is refused in one line, before anything is made of it."""
 
 from __future__ import annotations
 

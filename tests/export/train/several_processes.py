@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,9 +60,11 @@ class Penalised(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """ids [batch, columns] -> logits [batch]."""
         deep = self.mlp(self.embedding(ids).flatten(1))
-        on_weights = self.mlp.hidden[0].weight.square().sum()
+        first: Any = self.mlp.hidden[0]
+        on_weights = first.weight.square().sum()
         self.penalty = 0.1 * deep.square().mean() + 0.01 * on_weights if self.training else None
-        return self.wide(ids) + deep
+        logits: Tensor = self.wide(ids) + deep
+        return logits
 
 
 def a_log() -> MemoryLog:

@@ -9,8 +9,11 @@ import pytest
 
 from export.cli.options import TRAINING, build_parser
 from export.errors import ExportError
-from export.train.choices import USED_BY, TrainChoice
-from export.train.config import CHOICES, TrainConfig
+from export.knobs import OneOf, declared, knobs
+from export.train.choices import TrainChoice
+from export.train.config import TrainConfig
+
+USED_BY = [name for name, one in knobs(TrainConfig).items() if one.knob.used_by]
 
 
 def test_what_is_left_open_is_the_loops_default() -> None:
@@ -76,11 +79,11 @@ def test_numbers_go_with_what_uses_them() -> None:
 
 
 def test_every_knob_of_the_choice_is_an_option_and_every_choice_is_offered() -> None:
-    options = {option.flag.removeprefix("--").replace("-", "_"): option for option in TRAINING}
-    assert {each.name for each in fields(TrainChoice)} <= set(options)
-    for name, choices in CHOICES.items():
-        if name in options:
-            assert options[name].kind == choices
+    options = {option.name: option for option in TRAINING}
+    assert set(options) == set(knobs(TrainConfig))
+    for name, one in declared(TrainConfig).items():
+        if name in options and isinstance(one.limits, OneOf):
+            assert options[name].kind == one.limits.names
     parsed = build_parser().parse_args(["train", "--work", "w", "--loss", "focal", "--focal-alpha", "0.4"])
     assert (parsed.loss, parsed.focal_alpha, parsed.focal_gamma) == ("focal", 0.4, None)
 

@@ -16,10 +16,13 @@ from export.data.encoded import Part
 from export.data.synthetic import SyntheticConfig
 from export.data.synthetic_file import write_synthetic_log
 from export.judge.metrics import pcoc, sigmoid
-from export.stages.calibrate import METHODS, fit_calibrator, in_log_distribution
-from export.stages.graphs import calibrate, quantize, to_onnx
-from export.stages.model import fit_schema
-from export.stages.model import train as train_stage
+from export.stages.calibrate import calibrate
+from export.stages.calibration_methods import METHODS
+from export.stages.calibrator_fit import fit_calibrator, in_log_distribution
+from export.stages.fit_schema import fit_schema
+from export.stages.quantize import quantize
+from export.stages.to_onnx import to_onnx
+from export.stages.train import train as train_stage
 from export.stages.work import Work
 from export.train.config import TrainConfig
 from export.train.loop import predict_logits, train

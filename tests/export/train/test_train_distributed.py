@@ -16,7 +16,8 @@ from torch import Tensor
 
 from export.data.synthetic import SyntheticConfig
 from export.data.synthetic_file import write_synthetic_log
-from export.stages.model import fit_schema, train
+from export.stages.fit_schema import fit_schema
+from export.stages.train import train
 from export.stages.work import Work
 from export.train.build import build_from_fields
 from export.train.choices import TrainChoice

@@ -1,4 +1,4 @@
-"""The measurement of candidates by id: its command line over real services, and its ratios."""
+"""The measurement of candidates by id over real services, and its ratios."""
 
 from __future__ import annotations
 
@@ -9,16 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.load import closed_loop
 from loadtest.load.closed_loop import Case, Point
+from loadtest.processes.machine import missing_tools
 from loadtest.reports.catalogue_figures import KNOWN, REFRESHED, SENT, Way, as_json, table
 from loadtest.traffic.body_forms import FORMS
 from tests.running import REPOSITORY
 from tests.tiny_bundle import write_tiny_bundle
 
-needs_wrk = pytest.mark.skipif(
-    bool(closed_loop.missing(["wrk", "taskset"])), reason="wrk or taskset is not installed"
-)
+needs_wrk = pytest.mark.skipif(bool(missing_tools()), reason=missing_tools())
 
 
 def run_catalogue(*options: str) -> subprocess.CompletedProcess[str]:
@@ -30,7 +28,8 @@ def run_catalogue(*options: str) -> subprocess.CompletedProcess[str]:
 def test_known_and_sent_features_are_compared_and_the_last_line_is_for_machines(tmp_path: Path) -> None:
     bundle = write_tiny_bundle(tmp_path / "tiny", name="tiny")
     options = ["--bundle", str(bundle), "--forms", "columns-msgpack", "--candidates", "7"]
-    options += ["--connections", "2", "--known-ads", "150", "--seconds", "1", "--rounds", "1"]
+    options += ["--connections", "2", "--known-ads", "150"]
+    options += ["--seconds", "1", "--rounds", "1", "--warm-up", "0"]
     run = run_catalogue(*options)
     assert run.returncode == 0, run.stdout + run.stderr
     found = json.loads(run.stdout.splitlines()[-1])

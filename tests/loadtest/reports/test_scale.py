@@ -1,4 +1,4 @@
-"""What so many workers may answer on so many cores, and what a process says of its memory."""
+"""What a number of workers can answer on a number of cores, and the memory of processes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from loadtest.load.process_tree import Memory, memory_mb, memory_of
+from loadtest.processes.tree import Memory, memory_mb, memory_of
 from loadtest.reports.scale import Speed, Start, core_of_wrk, pinning, speed_table, start_table
 
 
@@ -38,7 +38,7 @@ def test_each_more_worker_costs_what_the_sum_grows_by() -> None:
     alone, shared = Memory(70.0, 70.0, 60.0), Memory(70.0, 30.0, 20.0)
     starts = [Start(1, 0.8, [alone], [alone]), Start(3, 1.0, [shared] * 4, [shared] * 4)]
     *_, line = start_table(starts).splitlines()
-    assert line.split() == ["3", "1.00", "120.0", "25.0", "20.0,", "20.0"]
+    assert line.split() == ["3", "1.00", "120.0", "25.0", "20.0", "20.0"]
 
 
 def test_the_memory_of_this_process() -> None:

@@ -1,11 +1,9 @@
-"""The comparison's command line over real servers, and what is reported of contenders that cannot run."""
+"""The comparison over real servers, and its report of contenders that cannot run."""
 
 from __future__ import annotations
 
-import functools
 import json
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.load import process_tree
-from loadtest.rivals import environments, runner
+from loadtest.processes import tree
+from loadtest.processes.machine import missing_tools
+from loadtest.rivals import runner
 from loadtest.rivals.contenders import ALL, SERVERS, Contender
-from loadtest.rivals.environments import REQUIREMENTS, CannotInstall, python_of
+from loadtest.rivals.environments import REQUIREMENTS, CannotInstall, Environments
 from loadtest.rivals.figures import Entry
 from loadtest.rivals.plan import parse
 from loadtest.rivals.runner import Measured
@@ -28,9 +27,7 @@ from tests.tiny_bundle import write_tiny_bundle
 
 POINT_NAMES = {"contender", "candidates", "connections", "requests_per_second", "p50_ms", "p99_ms", "p999_ms"}
 POINT_NAMES |= {"errors", "cpu_us_per_request", "rss_mb"}
-needs_wrk = pytest.mark.skipif(
-    shutil.which("wrk") is None or shutil.which("taskset") is None, reason="wrk or taskset is not installed"
-)
+needs_wrk = pytest.mark.skipif(bool(missing_tools()), reason=missing_tools())
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +43,8 @@ def run_rivals(*options: str) -> subprocess.CompletedProcess[str]:
 @needs_wrk
 def test_two_contenders_are_compared_and_the_last_line_is_for_machines(bundle: Path, tmp_path: Path) -> None:
     options = ["--bundle", str(bundle), "--contenders", "bidlight naive", "--candidates", "3"]
-    options += ["--connections", "2", "--seconds", "1", "--rounds", "1", "--open-loop", "50"]
+    options += ["--connections", "2", "--seconds", "1", "--rounds", "1", "--warm-up", "0"]
+    options += ["--open-loop", "50"]
     run = run_rivals(*options, "--out", str(tmp_path))
     assert run.returncode == 0, run.stdout + run.stderr
     found = json.loads(run.stdout.splitlines()[-1])
@@ -74,7 +72,7 @@ def test_two_contenders_are_compared_and_the_last_line_is_for_machines(bundle: P
 def test_ads_by_id_alone_are_known_to_all_contenders(bundle: Path, tmp_path: Path) -> None:
     options = ["--bundle", str(bundle), "--contenders", "naive bidlight", "--candidates", "3"]
     options += ["--connections", "2", "--seconds", "1", "--rounds", "1", "--out", str(tmp_path)]
-    run = run_rivals(*options, "--ads", "known", "--known-ads", "150")
+    run = run_rivals(*options, "--warm-up", "0", "--ads", "known", "--known-ads", "150")
     assert run.returncode == 0, run.stdout + run.stderr
     found = json.loads(run.stdout.splitlines()[-1])
     assert found["left_out"] == []
@@ -112,58 +110,49 @@ def test_a_bundle_without_sample_requests_is_one_line(tmp_path: Path) -> None:
     assert "Traceback" not in run.stderr
 
 
-def test_a_contender_that_does_not_start_is_reported_with_what_it_wrote(
-    bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(runner, "CONTENDERS", {"naive": Contender("naive", f"{SERVERS}.absent")})
+def test_a_contender_that_does_not_start_is_reported_with_what_it_wrote(bundle: Path) -> None:
+    contenders = {"naive": Contender("naive", f"{SERVERS}.absent")}
     measured = Measured()
     plan = parse(["--bundle", str(bundle), "--contenders", "naive"])
-    with runner.started(plan, b"{}", measured, lambda _: None) as servers:
+    with runner.started(plan, b"{}", measured, lambda _: None, contenders=contenders) as servers:
         assert servers == {}
     (left_out,) = measured.left_out
     assert left_out["contender"] == "naive"
     assert "No module named" in left_out["reason"]
 
 
-def test_a_contender_that_cannot_be_installed_is_reported(
-    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_contender_that_cannot_be_installed_is_reported(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "mosec.txt").write_text("./no-such-folder\n")
-    monkeypatch.setattr(environments, "REQUIREMENTS", tmp_path)
-    monkeypatch.setattr(runner, "python_of", functools.partial(python_of, cache=tmp_path))
+    environments = Environments(tmp_path, cache=tmp_path)
     measured = Measured()
     plan = parse(["--bundle", str(bundle), "--contenders", "mosec"])
-    with runner.started(plan, b"{}", measured, lambda _: None) as servers:
+    with runner.started(plan, b"{}", measured, lambda _: None, environments=environments) as servers:
         assert servers == {}
     assert [each["contender"] for each in measured.left_out] == ["mosec"]
     assert measured.left_out[0]["reason"].startswith("it could not be installed: ERROR: ")
     assert str(tmp_path / "mosec.log") in measured.left_out[0]["reason"]
 
 
-def test_an_environment_is_made_once_and_again_when_its_list_changes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_environment_is_made_once_and_again_when_its_list_changes(tmp_path: Path) -> None:
     (tmp_path / "some.txt").write_text("# nothing\n")
-    monkeypatch.setattr(environments, "REQUIREMENTS", tmp_path)
-    python = python_of("some", cache=tmp_path / "cache")
+    environments = Environments(tmp_path, cache=tmp_path / "cache")
+    python = environments.python_of("some")
     assert subprocess.run([python, "-c", "pass"]).returncode == 0
     marker = python.parent / "marker"
     marker.touch()
-    assert python_of("some", cache=tmp_path / "cache") == python
+    assert environments.python_of("some") == python
     assert marker.exists()
     (tmp_path / "some.txt").write_text("# nothing else\n")
-    python_of("some", cache=tmp_path / "cache")
+    environments.python_of("some")
     assert not marker.exists()
 
 
-def test_an_interrupted_install_is_not_taken_for_a_whole_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_install_is_not_taken_for_a_whole_one(tmp_path: Path) -> None:
     (tmp_path / "some.txt").write_text("./no-such-folder\n")
-    monkeypatch.setattr(environments, "REQUIREMENTS", tmp_path)
+    environments = Environments(tmp_path, cache=tmp_path / "cache")
     for _ in range(2):
         with pytest.raises(CannotInstall, match="no-such-folder"):
-            python_of("some", cache=tmp_path / "cache")
+            environments.python_of("some")
 
 
 @pytest.mark.parametrize("contender", ALL, ids=lambda contender: contender.name)
@@ -201,7 +190,7 @@ def test_equal_answers_are_counted() -> None:
         {"id": "r", "results": [{"id": "a", "pctr": 0.1, "bid": None}, ANSWER["results"][1]]},
     ],
 )
-def test_other_answers_are_found(other: dict[str, object]) -> None:
+def test_different_answers_are_found(other: dict[str, object]) -> None:
     with pytest.raises(WrongAnswer):
         compare([ANSWER], [other])
 
@@ -214,17 +203,17 @@ def test_a_server_is_all_its_processes_orphans_too() -> None:
     with shell, shell.stdout:
         try:
             assert shell.stdout.readline() == b"ready\n"
-            processes = process_tree.members(shell.pid)
+            processes = tree.members(shell.pid)
             assert len(processes) == 3
             assert processes[0] == shell.pid
-            assert process_tree.memory_mb(processes) > process_tree.memory_mb(processes[:1]) > 0.0
-            assert process_tree.cpu_seconds(processes) >= 0.0
-            process_tree.send(processes, signal.SIGSTOP)
+            assert tree.memory_mb(processes) > tree.memory_mb(processes[:1]) > 0.0
+            assert tree.cpu_seconds(processes) >= 0.0
+            tree.send(processes, signal.SIGSTOP)
             assert states_of(processes, "T") == {"T"}
         finally:
-            process_tree.send(process_tree.members(shell.pid), signal.SIGKILL)
-    assert process_tree.cpu_seconds([shell.pid]) is None
-    assert process_tree.memory_mb([shell.pid]) is None
+            tree.send(tree.members(shell.pid), signal.SIGKILL)
+    assert tree.cpu_seconds([shell.pid]) is None
+    assert tree.memory_mb([shell.pid]) is None
 
 
 def states_of(processes: list[int], expected: str) -> set[str]:
@@ -237,7 +226,7 @@ def states_of(processes: list[int], expected: str) -> set[str]:
     return found
 
 
-def test_all_contenders_have_one_word_and_numbers_may_have_commas() -> None:
+def test_all_names_every_contender_and_numbers_may_have_commas() -> None:
     plan = parse(["--contenders", "all", "--candidates", "1,100", "--seconds", "6", "--rounds", "4"])
     assert plan.contenders == tuple(contender.name for contender in ALL)
     assert plan.candidates == (1, 100)

@@ -1,4 +1,4 @@
-"""What the comparison makes of its points: the best setting, ratios, the table, the line for machines."""
+"""Points of the comparison -> the best setting, ratios, tables and JSON."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_a_point_as_json_has_the_promised_names() -> None:
     }
 
 
-def test_what_is_refused_counts_neither_for_the_rate_nor_for_its_cost() -> None:
+def test_refused_requests_count_neither_for_the_rate_nor_for_its_cost() -> None:
     percentiles = {"p50_ms": 1.0, "p99_ms": 2.0, "p999_ms": 3.0}
     figures = {"answers": 1_000, "refused": 600, "broken": 3, "seconds": 2.0, **percentiles}
     found = point_of(figures, "http://here", cpu_seconds=0.1, memory_mb=64.0)

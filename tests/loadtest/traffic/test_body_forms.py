@@ -1,4 +1,4 @@
-"""Every form of a request is answered alike by the service, and wrk sends its body as it is."""
+"""The service gives the same answer to every form of a request, and wrk sends bodies unchanged."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from pathlib import Path
 import pytest
 
 from loadtest.load import closed_loop
-from loadtest.load.server_process import Server
+from loadtest.processes.machine import missing_tools
+from loadtest.processes.server import Server
 from loadtest.traffic.answers import compare
+from loadtest.traffic.body_files import write_frames
 from loadtest.traffic.body_forms import FORMS, columns_of
 from service.settings import Settings
 from tests.running import RunningApp
 from tests.tiny_bundle import tiny_rows, write_tiny_bundle
 
-needs_wrk = pytest.mark.skipif(bool(closed_loop.missing(["wrk"])), reason="wrk is not installed")
+needs_wrk = pytest.mark.skipif(bool(missing_tools()), reason=missing_tools())
 
 
 def test_all_forms_are_answered_alike(tmp_path: Path) -> None:
@@ -81,7 +83,7 @@ def test_wrk_sends_bodies_as_they_are(tmp_path: Path, kind: str) -> None:
     file = tmp_path / f"bodies.{'frames' if kind == 'frames' else 'jsonl'}"
     if kind == "frames":
         bodies += [b"\n", b"7\nbodies", bytes(range(256)), b"x" * 100_000]
-        closed_loop.write_frames(bodies, file)
+        write_frames(bodies, file)
     else:
         file.write_bytes(b"".join(body + b"\n" for body in bodies))
     route = FORMS["rows-msgpack" if kind == "frames" else "rows-json"].route

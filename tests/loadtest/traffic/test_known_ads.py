@@ -20,7 +20,7 @@ from loadtest.traffic.known_ads import (
     write_table,
 )
 from service.bundle.encoder import Encoder
-from service.features.catalogue import CatalogueBuilder
+from service.features.ads import CatalogueBuilder
 from service.features.files import Shape, rows_of
 from service.features.open import store_at
 from service.wire import Candidate

@@ -1,7 +1,8 @@
-"""A small bundle of every kind, role and encoding; its graphs are any bytes, for the contract runs none."""
+"""A small bundle with every kind, role and encoding; its graphs are arbitrary bytes, since none is run."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from service.bundle.calibration import Calibrator, Quality
 from service.bundle.encoder import Encoder
 from service.bundle.manifest import (
     Compression,
+    Description,
     Golden,
     GoldenOutputs,
     GoldenRow,
@@ -28,11 +30,11 @@ from service.bundle.manifest import (
     Training,
 )
 from service.bundle.schema import Bins, Field, Hashing, Kind, Role, Schema, Vocabulary
-from service.bundle.store import save_bundle
+from service.bundle.store import Contents, save_bundle
 
-# A busy machine is no failure: nothing here is about time.
-settings.register_profile("unhurried", deadline=None)
-settings.load_profile("unhurried")
+# No deadline, so that a busy machine fails no test: none of them is about time.
+settings.register_profile("no_deadline", deadline=None)
+settings.load_profile("no_deadline")
 
 ROWS = (
     ({"site": "b", "hour": 7, "seen ☃": ["x", "y", "z", "x"]}, {"../ad": "a2", "campaign": 1005}),
@@ -43,7 +45,7 @@ ROWS = (
 
 @pytest.fixture(scope="session")
 def schema() -> Schema:
-    """Two of its names would be dangerous as file names."""
+    """A schema with two field names that would be dangerous as file names."""
     return Schema(
         (
             Field("site", Kind.CATEGORICAL, Role.CONTEXT, Vocabulary(("a", "b", "7", "\u2028"))),
@@ -59,7 +61,7 @@ def schema() -> Schema:
 
 @pytest.fixture(scope="session")
 def parts(schema: Schema) -> dict[str, Any]:
-    """The arguments of save_bundle but for the folder."""
+    """The fields of a description and of contents; `descriptions` are the description's graphs."""
     graphs = {"pruned": b"a float graph " * 40, "int8": b"an int8 graph " * 20}
     quality = Quality(logloss=0.5, ece=0.01, pcoc=1.0)
     calibrators = {
@@ -82,6 +84,7 @@ def parts(schema: Schema) -> dict[str, Any]:
     metrics = Metrics(1000, 170, 0.71, 0.4, 0.3, 8.0, 0.01, 0.9, 1.02, auc_of_true_pctr=0.77)
     return {
         "name": "tiny-deep_fwfm",
+        "created_at": "2026-01-31T12:00:00+00:00",
         "model": ModelInfo("deep_fwfm", {"dim": 10, "hidden_units": [4, 4], "pairs": None}, 1234),
         "schema": schema,
         "graphs": graphs,
@@ -130,9 +133,14 @@ def parts(schema: Schema) -> dict[str, Any]:
 
 @pytest.fixture
 def save(parts: dict[str, Any]) -> Callable[..., Manifest]:
-    """save_bundle(folder) with `parts`, some of them changed."""
+    """save_bundle(folder) with `parts`, some of them replaced."""
 
     def saving(folder: Path, **changes: Any) -> Manifest:
-        return save_bundle(folder, **{**parts, **changes})
+        fields = {**parts, **changes}
+        contents = {
+            each.name: fields.pop(each.name) for each in dataclasses.fields(Contents) if each.name in fields
+        }
+        description = Description(graphs=fields.pop("descriptions"), **fields)
+        return save_bundle(folder, description, Contents(**contents))
 
     return saving

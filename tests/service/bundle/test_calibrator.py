@@ -1,4 +1,4 @@
-"""Calibrators: ranks survive, rows do not touch each other, and what is not increasing is refused."""
+"""Calibrators keep ranks, treat rows independently, and must be increasing."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ QUALITY = Quality(logloss=0.5, ece=0.01, pcoc=1.0)
 
 
 def calibrator(**values: Any) -> Calibrator:
-    """A sound one, with some values changed."""
-    sound = {
+    """A valid calibrator, with some values replaced."""
+    valid = {
         "variant": "int8",
         "graph_sha256": "ab" * 32,
         "method": "identity",
@@ -29,11 +29,11 @@ def calibrator(**values: Any) -> Calibrator:
         "before": QUALITY,
         "after": QUALITY,
     }
-    return Calibrator(**{**sound, **values})
+    return Calibrator(**{**valid, **values})
 
 
 def naive_logit(fitted: Calibrator, x: float) -> float:
-    """The calibrated logit by the definition, one logit at a time."""
+    """The calibrated logit of one logit, by definition."""
     if fitted.method == "platt":
         y = fitted.slope * x + fitted.intercept
     elif fitted.method == "identity":
@@ -50,7 +50,7 @@ def naive_logit(fitted: Calibrator, x: float) -> float:
 
 
 def naive_pctr(fitted: Calibrator, x: float) -> float:
-    """The pCTR by the definition."""
+    """The pCTR of one logit, by definition."""
     y = naive_logit(fitted, x)
     p = 1 / (1 + math.exp(-y)) if y > -700 else 0.0
     return min(max(p, fitted.clamp_low), fitted.clamp_high)
@@ -105,26 +105,26 @@ def test_a_row_does_not_depend_on_its_batch(fitted: Calibrator, logits: list[flo
 
 
 @given(calibrators(), float32_logits)
-def test_ranks_survive(fitted: Calibrator, logits: list[float]) -> None:
+def test_ranks_are_kept(fitted: Calibrator, logits: list[float]) -> None:
     knots = [x for x, _ in fitted.knots]
     near = [np.nextafter(np.float32(x), np.float32(side)) for x in knots for side in (-99, 99)]
     array = np.unique(np.array([*logits, *knots, *near], np.float32))
     assert (np.diff(fitted.pctr(array)) >= 0).all()
     assert (np.diff(fitted.calibrated_logits(array)) >= 0).all()
-    # Where two logits are not a rounding apart, the map is strict.
+    # Between logits that differ by more than rounding, the map is strictly increasing.
     apart = array[np.r_[True, np.diff(array) > 1e-6]]
     assert (np.diff(fitted.calibrated_logits(apart)) > 0).all()
 
 
 @given(calibrators(), st.floats(-60, 60))
-def test_neighbouring_floats_are_never_turned_around(fitted: Calibrator, x: float) -> None:
+def test_neighbouring_floats_keep_their_order(fitted: Calibrator, x: float) -> None:
     around = [x, *(knot for knot, _ in fitted.knots)]
     values = np.unique([np.nextafter(each, side) for each in around for side in (-99.0, each, 99.0)])
     assert (np.diff(fitted.calibrated_logits(values)) >= 0).all()
 
 
-def test_negative_sampling_is_undone() -> None:
-    # Of 1000 impressions 100 are clicks; with a tenth of the others kept, 100 of 190 rows are clicks.
+def test_negative_sampling_is_corrected() -> None:
+    # 100 of 1000 impressions are clicks; with a tenth of the others kept, 100 of 190 rows are clicks.
     logit = np.array([math.log(100 / 90)])
     assert calibrator(sampling_rate=0.1).pctr(logit)[0] == pytest.approx(0.1)
 
@@ -171,7 +171,7 @@ def test_the_file_gives_back_the_calibrators(fitted: list[Calibrator]) -> None:
         ({"method": "platt", "knots": ((0.0, 0.0), (1.0, 1.0))}, "empty for platt"),
     ],
 )
-def test_what_is_not_an_increasing_map_is_refused(values: dict[str, Any], words: str) -> None:
+def test_a_map_that_is_not_increasing_is_refused(values: dict[str, Any], words: str) -> None:
     with pytest.raises(BundleError, match=words) as caught:
         calibrators_to_file([calibrator(**values)])
     assert caught.value.file == "calibration.json"
@@ -191,7 +191,7 @@ def test_what_is_not_an_increasing_map_is_refused(values: dict[str, Any], words:
         calibrators_to_file([calibrator(), calibrator()]),
     ],
 )
-def test_an_unsound_file_of_calibrators_is_refused(data: bytes) -> None:
+def test_an_invalid_file_of_calibrators_is_refused(data: bytes) -> None:
     with pytest.raises(BundleError) as caught:
         calibrators_from_file(data)
     assert caught.value.file == "calibration.json"

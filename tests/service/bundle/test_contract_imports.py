@@ -1,4 +1,4 @@
-"""The contract is light: importing it loads neither a training library nor an inference one."""
+"""Importing the contract loads neither training nor inference libraries."""
 
 from __future__ import annotations
 

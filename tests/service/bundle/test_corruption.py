@@ -1,4 +1,4 @@
-"""A bundle that was damaged, or made to harm, is refused with one line that says where and what to do."""
+"""A damaged or malicious bundle is refused with one line that names the file and the remedy."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ Save = Callable[..., Manifest]
 
 @pytest.fixture
 def folder(save: Save, tmp_path: Path) -> Path:
-    """A sound bundle."""
+    """A valid bundle."""
     save(tmp_path / "A")
     return tmp_path / "A"
 
 
 def refusal(folder: Path) -> str:
-    """The one line with which the bundle is refused."""
+    """The line of the error for the bundle."""
     with pytest.raises(BundleError) as caught:
         load_bundle(folder, verify_all=True)
     error = caught.value
@@ -40,7 +40,7 @@ def refusal(folder: Path) -> str:
 
 
 def rewrite(folder: Path, **files: bytes | None) -> None:
-    """Puts other bytes into files and lists them in the manifest as if the export had written them."""
+    """Replace files and list them in the manifest as if the export had written them."""
     manifest = json.loads((folder / "manifest.json").read_bytes())
     for name, data in files.items():
         assert data is not None
@@ -74,7 +74,7 @@ def test_any_flipped_byte_and_any_truncation_is_refused(folder: Path, data: st.D
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_a_damaged_manifest_never_fails_otherwise(folder: Path, data: st.DataObject) -> None:
-    """It cannot list its own hash, so a flipped digit of a metric may pass; what fails, fails in one line."""
+    """The manifest has no hash of its own, so a flipped digit may pass; every failure is one line."""
     path = folder / "manifest.json"
     original = path.read_bytes()
     position = data.draw(st.integers(0, len(original) - 1))
@@ -110,7 +110,7 @@ def test_a_damaged_manifest_never_fails_otherwise(folder: Path, data: st.DataObj
         ),
     ],
 )
-def test_what_is_missing_or_cut_is_named(folder: Path, damage: Any, words: str) -> None:
+def test_a_missing_or_truncated_file_is_named(folder: Path, damage: Any, words: str) -> None:
     damage(folder)
     with pytest.raises(BundleError, match=words):
         load_bundle(folder, verify_all=True)
@@ -118,7 +118,7 @@ def test_what_is_missing_or_cut_is_named(folder: Path, damage: Any, words: str) 
 
 
 def replace_by_link(path: Path, target: Path) -> None:
-    """The same bytes, outside the bundle."""
+    """Move the file out of the bundle and link to it."""
     target.write_bytes(path.read_bytes())
     path.unlink()
     path.symlink_to(target)
@@ -133,13 +133,13 @@ def test_a_link_out_of_the_bundle_is_refused(folder: Path) -> None:
         (folder / name).write_bytes(content)
 
 
-def test_a_folder_that_is_a_link_out_is_refused(folder: Path) -> None:
+def test_a_folder_that_links_out_of_the_bundle_is_refused(folder: Path) -> None:
     (folder / "vocabulary").rename(folder.parent / "elsewhere")
     (folder / "vocabulary").symlink_to(folder.parent / "elsewhere")
     assert "a link out of it" in refusal(folder)
 
 
-def test_links_in_a_circle_and_folders_are_not_files(folder: Path) -> None:
+def test_circular_links_and_folders_are_not_files(folder: Path) -> None:
     path = folder / "golden.json"
     path.unlink()
     path.symlink_to(path)
@@ -218,7 +218,7 @@ def test_a_manifest_that_contradicts_itself_is_refused(folder: Path, change: Any
         ("model.int8.onnx", b"int8", b"int4", "fitted on model.int8.onnx with SHA-256"),
     ],
 )
-def test_what_is_listed_and_yet_unsound_is_refused(
+def test_an_invalid_file_with_a_correct_hash_is_refused(
     folder: Path, file: str, old: bytes, new: bytes, words: str
 ) -> None:
     content = (folder / file).read_bytes()

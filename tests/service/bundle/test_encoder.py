@@ -1,4 +1,4 @@
-"""The encoder: its four entry points agree with each other and with a naive one, whatever a client sends."""
+"""The four entry points of the encoder agree with each other and with a naive encoder, for any value."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.bundle.encoder import Encoder, InvalidValue
-from service.bundle.lookups import MANY, REMEMBERED_HASHES
+from service.bundle.lookups import CACHED_HASHES, MANY
 from service.bundle.schema import Bins, Field, Hashing, Kind, Role, Schema, Vocabulary
 
 EDGES = (-1e300, -1.0, 0.0, 0.1, 7.0, 2.0**53, 2.0**53 + 2, 1e308)
@@ -197,7 +197,7 @@ def test_whole_requests_agree(data: st.DataObject, rows: int) -> None:
         assert not ids.size or 0 <= ids.min() <= ids.max() < field.cardinality
 
 
-def test_a_field_is_looked_up_in_its_own_part_only() -> None:
+def test_a_field_is_read_only_from_the_mapping_of_its_role() -> None:
     schema = Schema(
         (
             Field("site", Kind.CATEGORICAL, Role.CONTEXT, Vocabulary(("a",))),
@@ -253,10 +253,10 @@ def test_one_and_true_are_not_one_feature() -> None:
             encoder.encode_column("C", ["1", value])
 
 
-def test_hashes_that_are_not_remembered_are_the_same() -> None:
+def test_hashes_beyond_the_cache_are_the_same() -> None:
     field = Field("C", Kind.CATEGORICAL, Role.CONTEXT, Hashing(1000))
     encoder = Encoder(Schema((field,)))
-    values = [str(number) for number in range(REMEMBERED_HASHES + 1000)] + ["long " * 100]
+    values = [str(number) for number in range(CACHED_HASHES + 1000)] + ["long " * 100]
     first, again = encoder.encode_column("C", values), encoder.encode_column("C", values)
     np.testing.assert_array_equal(first, again)
     assert first[:, 0].tolist() == [2 + crc32(value.encode()) % 1000 for value in values]
@@ -280,7 +280,7 @@ def test_hashes_that_are_not_remembered_are_the_same() -> None:
         ),
     ],
 )
-def test_a_refusal_says_which_field_and_row_and_why(
+def test_a_refusal_names_field_row_and_reason(
     name: str, value: Any, expected: str, found: str, remedy: str, rows: int
 ) -> None:
     candidates: list[dict[str, Any]] = [{} for _ in range(rows)]
@@ -328,7 +328,7 @@ def test_ids_are_the_same_in_every_process(pytestconfig: pytest.Config) -> None:
             capture_output=True,
             text=True,
         )
-        # crc32("68fd1e64", 1) % 1_000_000, computed once and written down.
+        # The first id is crc32("68fd1e64", 1) % 1_000_000 + 2.
         assert (done.stdout, done.stderr) == ("[850111, 3, 4]\n", "")
 
 

@@ -1,4 +1,4 @@
-"""Tables are read from the bytes of a graph without the onnx package, as that package reads them."""
+"""Tables read from the bytes of a graph equal those that the onnx package reads."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_tables_are_what_was_written(data: st.DataObject) -> None:
         np.testing.assert_array_equal(values, tables[name])
 
 
-def test_a_table_that_is_not_there_or_no_table_is_told() -> None:
+def test_a_missing_or_invalid_table_is_named() -> None:
     table = numpy_helper.from_array(np.ones((2, 2), np.float32), "table")
     with pytest.raises(ValueError, match="no tensor is named other"):
         tables_of(graph_of(table), ["other"])

@@ -1,4 +1,4 @@
-"""Fields and schemas: what they refuse, how renumberings compose, that files give back what was written."""
+"""Fields and schemas: what they refuse, how renumberings compose, and the round trip through files."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_renumberings_compose() -> None:
 
 
 def sharing() -> Schema:
-    """A history before the field whose values it holds, and one that has its own."""
+    """A history before the field with the same values, and a field with its own values."""
     encoding = Vocabulary(tuple("abcd"))
     ids = np.array([0, 1, 2, 3, 2, 4])
     return Schema(
@@ -152,7 +152,7 @@ def test_fields_with_the_same_values_are_stored_and_loaded_once() -> None:
     assert schema_to_files(schema) == files
 
 
-def test_a_schema_without_shared_values_is_written_as_before(schema: Schema) -> None:
+def test_a_schema_without_shared_values_does_not_mention_them(schema: Schema) -> None:
     assert b"same_values_as" not in schema_to_files(schema)["schema.json"]
 
 
@@ -231,7 +231,7 @@ def test_a_wrong_renumbering_is_refused(renumbering: list[Any], words: str) -> N
         ),
     ],
 )
-def test_what_makes_no_sense_is_refused(build: Any, words: str) -> None:
+def test_contradictory_arguments_are_refused(build: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         build()
 
@@ -275,7 +275,7 @@ def huge_header() -> bytes:
         ("vocabulary/1.renumbering.npy", huge_header()),
     ],
 )
-def test_an_unsound_file_is_named(schema: Schema, file: str, data: bytes) -> None:
+def test_an_invalid_file_is_named(schema: Schema, file: str, data: bytes) -> None:
     files = {**schema_to_files(schema), file: data}
     with pytest.raises(BundleError) as caught:
         schema_from_files(files.__getitem__)
@@ -304,7 +304,7 @@ def test_an_unsound_file_is_named(schema: Schema, file: str, data: bytes) -> Non
         (lambda record: record["fields"][0].update(max_length=2), "max_length"),
     ],
 )
-def test_an_unsound_schema_is_refused(schema: Schema, change: Any, words: str) -> None:
+def test_an_invalid_schema_is_refused(schema: Schema, change: Any, words: str) -> None:
     files = schema_to_files(schema)
     record = json.loads(files["schema.json"])
     change(record)
@@ -324,7 +324,7 @@ def test_an_unsound_schema_is_refused(schema: Schema, change: Any, words: str) -
         (lambda record: record["fields"][0].update(same_values_as="site"), "'encoding' of field 'history'"),
     ],
 )
-def test_unsound_shared_values_are_refused(change: Any, words: str) -> None:
+def test_invalid_shared_values_are_refused(change: Any, words: str) -> None:
     files = schema_to_files(sharing())
     record = json.loads(files["schema.json"])
     change(record)

@@ -1,4 +1,4 @@
-"""What a manifest says of a graph with a shared context: kept, and refused where it contradicts itself."""
+"""The description of a graph with a shared context is kept, and refused if it is contradictory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.tiny_bundle import SHARED_FROM, write_tiny_bundle
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A sound bundle."""
+    """A valid bundle."""
     return write_tiny_bundle(tmp_path / "tiny")
 
 
@@ -40,7 +40,7 @@ def test_both_graphs_and_their_one_table_are_read(folder: Path) -> None:
         ({"columns": 9}, r"such that 'context_ids' of float32 has shape \(None, 5\), as the schema \(got"),
     ],
 )
-def test_what_contradicts_itself_is_refused(folder: Path, changed: dict[str, Any], message: str) -> None:
+def test_contradictions_are_refused(folder: Path, changed: dict[str, Any], message: str) -> None:
     path = folder / "manifest.json"
     manifest = json.loads(path.read_bytes())
     graph = manifest["graphs"]["float32"]

@@ -1,4 +1,4 @@
-"""Saving and loading: what is saved is loaded, whole or not at all, whatever happens on the way."""
+"""Saving and loading: what is saved is loaded, whole or not at all, whatever fails."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ def everything_in(folder: Path) -> dict[str, bytes]:
 
 
 def test_what_is_saved_is_loaded(save: Save, parts: dict[str, Any], tmp_path: Path) -> None:
-    manifest = save(tmp_path / "A", created_at=datetime(2026, 1, 31, 12, tzinfo=UTC))
+    manifest = save(tmp_path / "A", created_at="2026-01-31T12:00:00+00:00")
     bundle = load_bundle(tmp_path / "A", verify_all=True)
     assert bundle.manifest == manifest
     assert manifest.created_at == "2026-01-31T12:00:00+00:00"
@@ -63,8 +62,8 @@ def test_every_file_is_listed_with_its_size_and_hash(save: Save, tmp_path: Path)
 
 
 def test_the_version_follows_the_content(save: Save, tmp_path: Path) -> None:
-    first = save(tmp_path / "A", created_at=datetime(2026, 1, 1, tzinfo=UTC))
-    same = save(tmp_path / "B", created_at=datetime(2026, 2, 2, tzinfo=UTC))
+    first = save(tmp_path / "A", created_at="2026-01-01T00:00:00+00:00")
+    same = save(tmp_path / "B", created_at="2026-02-02T00:00:00+00:00")
     other = save(tmp_path / "C", extra_files={"report/index.html": b"another"})
     assert first.version == same.version != other.version
 
@@ -100,7 +99,7 @@ def test_an_empty_folder_is_filled(save: Save, tmp_path: Path) -> None:
     assert load_bundle(tmp_path / "deep/A")
 
 
-def test_other_peoples_folders_and_files_are_left_alone(save: Save, tmp_path: Path) -> None:
+def test_foreign_folders_and_files_are_refused(save: Save, tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home/thesis.tex").write_text("years of work")
     (tmp_path / "file").write_text("mine")
@@ -114,7 +113,7 @@ def test_other_peoples_folders_and_files_are_left_alone(save: Save, tmp_path: Pa
     check_replaceable(tmp_path / "absent")
 
 
-# A name of over 255 bytes is refused by the file system itself, in whatever place of the order it stands.
+# The file system refuses a name of over 255 bytes.
 TOO_LONG = "x" * 300
 
 
@@ -135,11 +134,12 @@ def test_a_failing_save_leaves_the_old_bundle(save: Save, tmp_path: Path, bad: s
     assert load_bundle(tmp_path / "A", verify_all=True).manifest.name == "tiny-deep_fwfm"
 
 
-# Another process that saves what it loads, under another name and with more files.
+# A process that saves what it loads, under another name and with more files.
 SAVER = """
 import resource, sys
 from pathlib import Path
-from service.bundle.store import load_bundle, save_bundle
+from service.bundle.manifest import Description
+from service.bundle.store import Contents, load_bundle, save_bundle
 
 source, target, limit, times = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 old = load_bundle(source)
@@ -148,18 +148,21 @@ if limit:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 print("ready", flush=True)
 for number in range(times):
-    save_bundle(
-        target, name=f"new{number}", model=about.model, schema=old.schema, graphs=old.graphs,
-        descriptions=about.graphs, serving_variant=about.serving_variant, calibrators=old.calibrators,
-        golden=old.golden, training=about.training,
+    description = Description(
+        name=f"new{number}", created_at=about.created_at, model=about.model, graphs=about.graphs,
+        serving_variant=about.serving_variant, training=about.training,
+    )
+    contents = Contents(
+        old.schema, old.graphs, old.calibrators, old.golden,
         extra_files={f"report/{n}.html": b"." * 1000 * n for n in range(30)},
     )
+    save_bundle(target, description, contents)
 """
 
 
 @pytest.fixture
 def saver(pytestconfig: pytest.Config) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts SAVER(source, target, limit, times); what still runs at the end is killed."""
+    """Starts SAVER(source, target, limit, times); kills at the end what still runs."""
     started = []
 
     def start(source: Path, target: Path, limit: int = 0, times: int = 1) -> subprocess.Popen[str]:
@@ -181,7 +184,7 @@ def saver(pytestconfig: pytest.Config) -> Iterator[Callable[..., subprocess.Pope
 
 
 @pytest.mark.parametrize("limit", [0, 100, 1500, 20_500])
-def test_a_disk_that_takes_no_more_leaves_the_old_bundle(
+def test_a_full_disk_leaves_the_old_bundle(
     save: Save, saver: Callable[..., subprocess.Popen[str]], tmp_path: Path, limit: int
 ) -> None:
     save(tmp_path / "A")
@@ -243,7 +246,7 @@ def test_saves_at_the_same_time_take_turns(
 
 
 def with_table(descriptions: dict[str, Graph]) -> dict[str, Graph]:
-    """Descriptions that tell of a table which the graph has not."""
+    """Descriptions with a table that the graph does not have."""
     return {**descriptions, "int8": msgspec.structs.replace(descriptions["int8"], tables=("embedding",))}
 
 

@@ -1,4 +1,4 @@
-"""`python -m service.load_features`: CSV and Parquet into either store; what is wrong is told by line."""
+"""`python -m service.load_features`: CSV and Parquet into either store; errors name the line of a file."""
 
 from __future__ import annotations
 
@@ -127,14 +127,35 @@ def test_without_pyarrow_it_says_how_to_get_it(tmp_path: Path, monkeypatch: pyte
         next(rows_of(tmp_path / "a.parquet", Shape()))
 
 
-def test_a_store_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("scheme", ["redis", "redis+cluster"])
+def test_a_store_that_is_not_there(tmp_path: Path, scheme: str, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.csv").write_text("id\n1\n")
     for kind in ("users", "ads"):
-        options = [kind, str(tmp_path / "a.csv"), "--key", "id", "--store", "redis://:secret@127.0.0.1:1"]
-        assert main(options) == 1
+        store = f"{scheme}://:secret@127.0.0.1:1"
+        assert main([kind, str(tmp_path / "a.csv"), "--key", "id", "--store", store]) == 1
         error = capsys.readouterr().err
+        assert error.count("\n") == 1
         assert "127.0.0.1:1 cannot be reached" in error
         assert "secret" not in error
+
+
+@pytest.mark.parametrize(
+    ("library", "url"), [("redis", "redis://h"), ("hiredis", "redis://h"), ("lmdb", "lmdb:.")]
+)
+def test_without_a_stores_library_it_says_how_to_get_it(library: str, url: str) -> None:
+    code = (
+        f"import sys; sys.modules['{library}'] = None\n"
+        "from service.errors import BadConfiguration\n"
+        "from service.features.open import store_at\n"
+        f"try: store_at('{url}')\n"
+        "except BadConfiguration as error: print(error)\n"
+    )
+    command = [sys.executable, "-c", code]
+    found = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    assert re.fullmatch(
+        rf"'.*{library}.*' must be installed for this store; pip install 'bidlight\[service\]'\n",
+        found.stdout,
+    )
 
 
 def test_the_command_loads_nothing_of_serving(tmp_path: Path) -> None:
@@ -142,8 +163,8 @@ def test_the_command_loads_nothing_of_serving(tmp_path: Path) -> None:
     code = (
         "import sys; from service.features.load import main\n"
         f"main(['users', '{tmp_path}/a.csv', '--key', 'id', '--store', 'lmdb:{tmp_path}/s'])\n"
-        "print(sorted({'onnxruntime', 'fastapi', 'uvicorn', 'pyarrow', 'hiredis'} & sys.modules.keys()))"
+        "print({'onnxruntime', 'fastapi', 'uvicorn', 'pyarrow', 'hiredis', 'redis'} & sys.modules.keys())"
     )
     command = [sys.executable, "-c", code]
     found = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY)
-    assert found.stdout.splitlines()[1:] == ["[]"]
+    assert found.stdout.splitlines()[1:] == ["set()"]

@@ -1,21 +1,19 @@
-"""The stores, filled by their writers and read back: LMDB files, a real redis-server, a cluster of two."""
+"""The stores, filled by their writers and read back: LMDB files and a real redis-server."""
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Iterator
+import shutil
+import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from service.errors import BadConfiguration
-from service.features.lmdb import LmdbStore
+from service.features.lmdb import LmdbStore, LmdbWriter
 from service.features.open import store_at, writer_at
-from service.features.redis import RedisStore
-from service.features.redis_address import RedisAddress, slot_of
-from service.features.store import UNTOLD, FeatureStore, StoreUnavailable, Values, pack
+from service.features.redis import RedisAddress, RedisAdsWriter, RedisStore
+from service.features.store import FeatureStore, StoreUnavailable, Values, pack
 from tests.redis_server import RedisServer, free_port, running_redis
 
 
@@ -116,10 +114,11 @@ def test_a_replaced_lmdb_file_is_seen_at_the_refresh(tmp_path: Path) -> None:
     assert asyncio.run(run()) == [None, None, one, one, two, two]
 
 
-def test_an_lmdb_file_grows_beyond_its_first_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.features.lmdb.FIRST_MAP_BYTES", 1 << 16)
+def test_an_lmdb_file_grows_beyond_its_first_size(tmp_path: Path) -> None:
     users = {f"u{n}": bytes(3000) for n in range(200)}
-    fill(f"lmdb://{tmp_path}", "users", users)
+    with LmdbWriter(tmp_path, "users", first_map_bytes=1 << 16) as writer:
+        for row in users.items():
+            writer.write([row])
     assert read_from(f"lmdb://{tmp_path}", *users) == list(users.values())
     assert [path.name for path in tmp_path.iterdir()] == ["users.lmdb"]
 
@@ -129,6 +128,49 @@ def test_an_id_that_lmdb_cannot_keep_is_refused(tmp_path: Path, name: str) -> No
     with pytest.raises(BadConfiguration, match="1 to 511 bytes"):
         fill(f"lmdb://{tmp_path}", "users", {name: b"\x80"})
     assert not list(tmp_path.iterdir())
+
+
+def test_a_swap_of_ads_that_redis_refuses_changes_nothing(redis: RedisServer) -> None:
+    redis.call("FLUSHALL")
+    fill(redis.url, "ads", {"old": b"\x80"})
+    redis.call("ACL", "SETUSER", "loader", "on", ">pw", "~*", "+@all", "-rename")
+    with pytest.raises(StoreUnavailable, match=r"the Redis refuses: .*rename"):
+        fill(f"redis://loader:pw@127.0.0.1:{redis.port}", "ads", {"new": b"\x80"})
+    assert ads_of(redis.url) == {"old": b"\x80"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("DEL", "{bidlight:ads}"),
+        ("HSET", "{bidlight:ads}", "newer", b"\x80"),
+        ("DEL", "{bidlight:ads}:loading"),
+    ],
+)
+def test_a_swap_of_ads_sees_what_changes_meanwhile(
+    redis: RedisServer, change: tuple[str | bytes, ...]
+) -> None:
+    redis.call("FLUSHALL")
+    fill(redis.url, "ads", {"old": b"\x80"})
+    changes = [change]
+
+    def new_version() -> str:
+        if changes:  # once, between what the swap reads and its EXEC
+            redis.call(*changes.pop())
+        return "version"
+
+    def replace() -> None:
+        with RedisAdsWriter(RedisAddress.parse(redis.url), new_version) as writer:
+            writer.write([("new", b"\x80")])
+
+    if change[1] == "{bidlight:ads}:loading":
+        with pytest.raises(StoreUnavailable, match="are gone"):
+            replace()
+        assert ads_of(redis.url) == {"old": b"\x80"}
+    else:
+        replace()
+        assert ads_of(redis.url) == {"new": b"\x80"}
+    assert not changes
 
 
 def test_ads_that_are_replaced_while_they_are_read_are_not_mixed(redis: RedisServer) -> None:
@@ -165,22 +207,36 @@ def test_an_address_that_is_none_is_refused_without_its_password(bad: str, reaso
 def test_addresses() -> None:
     full = RedisAddress.parse("rediss://joe:p%40ss@h1:7000/3?prefix=mine:")
     assert (full.nodes, full.tls, full.database, full.cluster) == ((("h1", 7000),), True, 3, False)
-    assert full.greeting() == [("AUTH", "joe", "p@ss"), ("SELECT", "3")]
+    assert full.handshake() == (("AUTH", "joe", "p@ss"), ("SELECT", "3"))
     assert (full.user_prefix(), full.ads_key()) == (b"mine:user:", b"{mine:ads}")
     assert "p@ss" not in repr(full)
     several = RedisAddress.parse("redis+cluster://:pw@h1,[::1]:7001")
     assert several.nodes == (("h1", 6379), ("::1", 7001))
-    assert several.greeting() == [("AUTH", "pw")]
+    assert several.handshake() == (("AUTH", "pw"),)
     assert isinstance(store_at("lmdb:."), LmdbStore)
     assert isinstance(store_at("redis://h"), RedisStore)
 
 
-def test_slots_are_those_of_the_specification() -> None:
-    assert slot_of(b"123456789") == 0x31C3
-    assert slot_of(b"{user1000}.following") == slot_of(b"{user1000}.followers") == slot_of(b"user1000")
-    assert slot_of(b"foo{}{bar}") == slot_of(b"foo{}{bar}") != slot_of(b"bar")
-    assert slot_of(b"foo{{bar}}zap") == slot_of(b"{bar")
-    assert slot_of(b"foo{bar}{zap}") == slot_of(b"bar")
+def test_tls_is_spoken_with_a_server_whose_certificate_is_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    certificate, key, port = tmp_path / "certificate.pem", tmp_path / "key.pem", str(free_port())
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=test"]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(command, check=True, capture_output=True)
+    files = ("--tls-cert-file", str(certificate), "--tls-key-file", str(key), "--tls-auth-clients", "no")
+    with running_redis(tmp_path, "--tls-port", port, *files):
+        url = f"rediss://127.0.0.1:{port}"
+        with pytest.raises(StoreUnavailable, match="certificate"):
+            fill(url, "users", {"u": b"\x80"})
+        assert read_from(url, "u") is None
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        fill(url, "users", {"u": b"\x80"})
+        assert read_from(url, "u") == [b"\x80"]
+        fill(url, "ads", {"ad": b"\x80"})
+        assert ads_of(url) == {"ad": b"\x80"}
 
 
 def test_a_password_is_asked_for_and_given(tmp_path: Path) -> None:
@@ -191,69 +247,3 @@ def test_a_password_is_asked_for_and_given(tmp_path: Path) -> None:
         assert read_from(good, "u") == [b"\x80"]
         with pytest.raises(StoreUnavailable, match="refuses"):
             fill(f"redis://:wrong@127.0.0.1:{server.port}", "users", {"u": b"\x80"})
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[RedisServer]]:
-    """Two nodes with half of the slots each."""
-    folders = [tmp_path_factory.mktemp("node") for _ in range(2)]
-    ports = [str(free_port()) for _ in folders]
-    options = ("--cluster-enabled", "yes", "--cluster-port")
-    with (
-        running_redis(folders[0], *options, ports[0]) as one,
-        running_redis(folders[1], *options, ports[1]) as two,
-    ):
-        one.call("CLUSTER", "ADDSLOTSRANGE", "0", "8191")
-        two.call("CLUSTER", "ADDSLOTSRANGE", "8192", "16383")
-        two.call("CLUSTER", "SET-CONFIG-EPOCH", "2")
-        one.call("CLUSTER", "MEET", "127.0.0.1", str(two.port), ports[1])
-        deadline = time.monotonic() + 20.0
-        while any(b"cluster_state:ok" not in node.call("CLUSTER", "INFO") for node in (one, two)):
-            assert time.monotonic() < deadline, "the cluster did not form"
-            time.sleep(0.05)
-        yield [one, two]
-
-
-def cluster_url(cluster: list[RedisServer]) -> str:
-    return f"redis+cluster://127.0.0.1:{cluster[0].port},127.0.0.1:{cluster[1].port}"
-
-
-def test_a_cluster_is_one_store(cluster: list[RedisServer]) -> None:
-    url = cluster_url(cluster)
-    users = {f"u{n}": pack({"n": n}) for n in range(50)}
-    with writer_at(url, "users") as writer:
-        writer.write(list(users.items()))
-    assert all(node.call("DBSIZE") > 5 for node in cluster)
-    asked = [*users, "nobody", "u1"]
-    assert read_from(url, *asked) == [users.get(name) for name in asked]
-    for count in (300, 10):
-        ads = {f"ad-{n}": pack({"n": n}) for n in range(count)}
-        fill(url, "ads", ads)
-        assert ads_of(url) == ads
-
-
-def test_a_moved_slot_is_found_again(cluster: list[RedisServer]) -> None:
-    url, name = cluster_url(cluster), "moving"
-    slot = slot_of(b"bidlight:user:" + name.encode())
-    fill(url, "users", {name: b"\x81\xa1a\x01"})
-    old, new = cluster if slot < 8192 else reversed(cluster)
-
-    async def run() -> list[Any]:
-        store = store_at(url)
-        await store.open()
-        found = [await read(store, name)]
-        old.call("DEL", f"bidlight:user:{name}")
-        for node in (new, old):
-            node.call("CLUSTER", "SETSLOT", str(slot), "NODE", new.call("CLUSTER", "MYID").decode())
-        new.call("SET", f"bidlight:user:{name}", b"\x81\xa1a\x02")
-        found.append(await read(store, name))
-        deadline = time.monotonic() + 10.0
-        while found[-1] == [UNTOLD] and time.monotonic() < deadline:
-            await asyncio.sleep(0.05)
-            found.append(await read(store, name))
-        await store.close()
-        return [found[0], found[1], found[-1]]
-
-    assert asyncio.run(run()) == [[b"\x81\xa1a\x01"], [UNTOLD], [b"\x81\xa1a\x02"]]
-    fill(url, "users", {name: b"\x80"})  # the loader follows too
-    assert read_from(url, name) == [b"\x80"]

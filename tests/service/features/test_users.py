@@ -1,4 +1,4 @@
-"""One read a turn for everybody, a deadline that is the read's own, and nobody told twice."""
+"""One read for an event-loop iteration, with a deadline of its own, and nobody told twice."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from service.features.store import INVALID, LATE, UNAVAILABLE, UNKNOWN_USER, UNTOLD, Values, pack
+from service.features.store import INVALID, LATE, UNAVAILABLE, UNKNOWN_USER, UNREAD, Values, pack
 from service.features.users import UserFeatures
 
 
@@ -59,24 +59,24 @@ def run(
     return seconds
 
 
-async def turns(count: int = 4) -> None:
+async def iterations(count: int = 4) -> None:
     for _ in range(count):
         await asyncio.sleep(0)
 
 
-def test_the_requests_of_a_turn_share_a_read() -> None:
+def test_the_requests_of_an_iteration_share_a_read() -> None:
     told = [Told() for _ in range(5)]
 
     async def use(store: HeldStore, users: UserFeatures) -> None:
         for n in range(3):
             users.find(f"u{n}", told[n])
-        await turns()
+        await iterations()
         for n in (3, 4):
             users.find(f"u{n}", told[n])
-        await turns()
+        await iterations()
         assert [ids for ids, _ in store.reads] == [["u0", "u1", "u2"], ["u3", "u4"]]
         store.reads[1][1]([pack({"n": 3}), None])  # the second answers first
-        store.reads[0][1]([pack({"n": 0}), b"\xc1", UNTOLD])
+        store.reads[0][1]([pack({"n": 0}), b"\xc1", UNREAD])
 
     seconds = run(use)
     assert told == [
@@ -98,7 +98,7 @@ def test_a_late_answer_is_thrown_away() -> None:
         assert told == [({}, LATE)]
         patient = UserFeatures(store, 5.0)
         patient.find("v", later)
-        await turns()
+        await iterations()
         store.reads[0][1]([pack({"late": 1})])
         assert later == []
         store.reads[1][1]([pack({"v": 1})])
@@ -121,7 +121,7 @@ def test_an_answer_that_waits_in_the_socket_while_the_loop_is_busy_is_not_late()
         left, right = socket.socketpair()
         transport, _ = await loop.create_connection(Socket, sock=left)
         users.find("u", told)
-        await turns()
+        await iterations()
         assert store.reads
         right.send(b"x")  # the answer has come in time
         time.sleep(0.6)  # and the loop is busy until long after the deadline
@@ -143,7 +143,7 @@ def test_a_store_that_fails_is_a_store_that_cannot_say(caplog: pytest.LogCapture
         store.read_users = fail  # type: ignore[method-assign]
         users.find("u", told)
         users.find("v", told)
-        await turns()
+        await iterations()
 
     run(use)
     assert told == [({}, UNAVAILABLE)] * 2
@@ -159,7 +159,7 @@ def test_one_request_that_fails_keeps_no_other_from_its_features(caplog: pytest.
 
         users.find("u", fail)
         users.find("v", told)
-        await turns()
+        await iterations()
         store.reads[0][1]([None, pack({"v": 1})])
 
     run(use)

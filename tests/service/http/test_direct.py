@@ -1,4 +1,4 @@
-"""Requests taken from the parser are answered byte for byte as through ASGI, however they come."""
+"""Requests on the direct route get the same bytes as through ASGI, however they arrive."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ import json
 import socket
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 
 import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from uvicorn.server import ServerState
 
 from service.http.app import Bidlight
-from service.http.connection import Connection
+from service.http.connection import HttpConnection
 from service.http.direct import DirectExchange
-from service.http.known_heads import MAX_HEADS, KnownHeads
+from service.http.heads import MAX_HEADS, KnownHeads
+from service.http.uvicorn_internals import ServerState
 from service.process.server import server_config
 from service.settings import Settings
 from tests.running import RunningApp
@@ -52,13 +51,13 @@ def apps(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Running
 
 
 class Wire:
-    """A client's end of a connection to an application, and the service's protocol at the other end."""
+    """Both ends of a connection to an application: the client's, and the service's protocol."""
 
     def __init__(self, app: Bidlight) -> None:
         self.state = ServerState()
         config = server_config(app.settings, app)
         config.load()
-        self.make = partial(Connection, config=config, server_state=self.state, app_state={})
+        self.make = partial(HttpConnection, config=config, server_state=self.state, app_state={})
         self.exchanges: list[DirectExchange] = []
 
     async def __aenter__(self) -> Wire:
@@ -75,7 +74,7 @@ class Wire:
         await asyncio.sleep(0)
 
     async def send(self, *packets: bytes) -> None:
-        """Each packet is read on its own: the service has taken one before the next is there."""
+        """Send packets one by one: the service reads each before the next arrives."""
         for packet in packets:
             self.writer.write(packet)
             await self.writer.drain()
@@ -83,7 +82,7 @@ class Wire:
                 await asyncio.sleep(0)
 
     async def receive(self, answers: int) -> list[bytes]:
-        """So many answers, interim ones included, or fewer if the connection closes."""
+        """Read so many answers, including interim ones, or fewer if the connection closes."""
         found = []
         while len(found) < answers:
             try:
@@ -149,7 +148,7 @@ REQUESTS = st.one_of(
 
 @st.composite
 def packets(draw: st.DrawFn) -> tuple[list[bytes], int]:
-    """Several requests in a row, cut anywhere; and how many there are."""
+    """Several requests in a row, cut into packets anywhere, and the number of requests."""
     requests = draw(st.lists(REQUESTS, min_size=1, max_size=5))
     data = b"".join(requests)
     cuts = sorted(draw(st.sets(st.integers(1, len(data) - 1), max_size=6)))
@@ -177,7 +176,7 @@ def test_any_requests_in_any_packets_are_answered_as_through_asgi(
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("headers", [(), ("Connection: keep-alive",), ("Connection: close",)])
-def test_which_way_a_plain_request_takes(
+def test_plain_requests_take_the_way_of_the_setting(
     apps: dict[str, RunningApp], way: str, headers: tuple[str, ...]
 ) -> None:
     async def cycle() -> object:
@@ -199,7 +198,9 @@ def test_which_way_a_plain_request_takes(
     ],
     ids=["close", "http10", "oversized"],
 )
-def test_what_ends_a_connection_is_answered_first(apps: dict[str, RunningApp], way: str, last: bytes) -> None:
+def test_the_last_request_of_a_connection_is_answered(
+    apps: dict[str, RunningApp], way: str, last: bytes
+) -> None:
     found = answers_of(apps[way], [post(json.dumps(bid_request(1, "first")).encode()), last], 2)
     assert [answer.split(b" ")[1] for answer in found] in ([b"200", b"200"], [b"200", b"413"])
 
@@ -207,9 +208,7 @@ def test_what_ends_a_connection_is_answered_first(apps: dict[str, RunningApp], w
 @pytest.mark.parametrize(
     "wishes", [("Connection: close",), ("Connection: close", "Connection: keep-alive")], ids=["close", "both"]
 )
-def test_a_connection_that_a_client_wants_closed_is(
-    apps: dict[str, RunningApp], wishes: tuple[str, ...]
-) -> None:
+def test_a_connection_closes_if_its_client_asks(apps: dict[str, RunningApp], wishes: tuple[str, ...]) -> None:
     request = post(json.dumps(bid_request(1, "last")).encode(), *wishes)
     direct, through_asgi = (answers_of(apps[way], [request], 2) for way in WAYS)
     assert direct == through_asgi
@@ -218,7 +217,7 @@ def test_a_connection_that_a_client_wants_closed_is(
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_client_that_asks_first_is_told_to_go_on(apps: dict[str, RunningApp], way: str) -> None:
+def test_a_client_that_expects_100_continue_gets_it(apps: dict[str, RunningApp], way: str) -> None:
     request = post(json.dumps(bid_request(1, "polite")).encode(), "Expect: 100-continue")
     head, _, body = request.partition(b"\r\n\r\n")
 
@@ -235,7 +234,7 @@ def test_a_client_that_asks_first_is_told_to_go_on(apps: dict[str, RunningApp], 
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_client_that_leaves_is_counted_and_harms_nobody(apps: dict[str, RunningApp], way: str) -> None:
+def test_a_client_that_leaves_is_counted_and_does_no_harm(apps: dict[str, RunningApp], way: str) -> None:
     app = apps[way]
     request = post(json.dumps(bid_request(3, "gone")).encode())
 
@@ -246,35 +245,33 @@ def test_a_client_that_leaves_is_counted_and_harms_nobody(apps: dict[str, Runnin
     async def leave(sent: bytes) -> None:
         async with Wire(app.app) as wire:
             wire.protocol.data_received(sent)
-            wire.protocol.connection_lost(None)  # before the batch of this turn of the loop
+            wire.protocol.connection_lost(None)  # before the batch of this iteration
             await asyncio.sleep(0.01)
 
     before = left()
     app.runner.run(leave(request[:-20]))
     assert left() - before == 1
-    if way == "parser":  # behind ASGI the answer is computed, and thrown away
+    if way == "parser":  # through ASGI the answer is computed and dropped
         app.runner.run(leave(request))
         assert left() - before == 2
     (answer,) = answers_of(app, [post(json.dumps(bid_request(1, "next")).encode())], 1)
     assert answer.startswith(b"HTTP/1.1 200")
 
 
-def test_a_failing_batch_is_a_500_of_its_own_requests_only(
-    apps: dict[str, RunningApp], tmp_path: Path
+def test_a_failing_batch_is_a_500_for_its_own_requests_only(
+    apps: dict[str, RunningApp], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = apps["parser"]
     ok = post(json.dumps(bid_request(1, "fine")).encode(), "X-Arm: treatment")
-    broken = app.app.arms[0].predictor.batcher
-    run = broken._run
-    try:
-        broken._run = lambda rows: rows[:0]  # a graph that gives no logits
+    graphs = app.app.arms[0].predictor.graphs
+    run = graphs.run
+    with monkeypatch.context() as patched:
+        patched.setattr(graphs, "run", lambda batch: run(batch)[:0])  # it gives no logits
         found = answers_of(app, [post(json.dumps(bid_request(1, "bad")).encode(), "X-Arm: control"), ok], 2)
-    finally:
-        broken._run = run
     assert [answer.split(b" ")[1] for answer in found] == [b"500", b"200"]
 
 
-def test_a_stopping_service_answers_what_is_under_way_and_closes(apps: dict[str, RunningApp]) -> None:
+def test_a_service_that_stops_answers_requests_under_way_and_closes(apps: dict[str, RunningApp]) -> None:
     async def exchange() -> tuple[bytes, bytes]:
         async with Wire(apps["parser"].app) as wire:
             wire.protocol.data_received(post(json.dumps(bid_request(1, "late")).encode()))
@@ -288,18 +285,18 @@ def test_a_stopping_service_answers_what_is_under_way_and_closes(apps: dict[str,
     assert rest == b""
 
 
-def test_a_head_that_was_read_before_is_not_read_again_and_changes_no_answer(
+def test_a_known_head_is_not_parsed_again_and_changes_no_answer(
     apps: dict[str, RunningApp],
 ) -> None:
-    """On other connections too; what is no whole request, or more than one, the parser reads."""
+    """Also on other connections. Data other than one whole request goes to the parser."""
     one, two = (json.dumps(bid_request(2, identifier)).encode() for identifier in ("req-1", "req-2"))
     sent = [post(one), post(two), post(one)[:-1], post(one)[-1:], post(two) + post(one), post(two)]
     for _ in range(2):
         direct, through_asgi = (answers_of(apps[way], sent, 6) for way in WAYS)
         assert len(direct) == 6
         assert direct == through_asgi
-    assert apps["parser"].app.direct_endpoint is not None
-    known = apps["parser"].app.direct_endpoint.known_heads
+    assert apps["parser"].app.direct_route is not None
+    known = apps["parser"].app.direct_route.known_heads
     assert known.find(post(one)) == ({**dict(HEADERS), b"content-length": b"%d" % len(one)}, one)
     for other in (post(one)[:-1], post(one) + b"x", post(one, "X-Arm: b"), post(one, version="1.0")):
         assert known.find(other) is None
@@ -308,7 +305,7 @@ def test_a_head_that_was_read_before_is_not_read_again_and_changes_no_answer(
 HEADERS = ((b"host", b"test"), (b"content-type", b"application/json"))
 
 
-def test_only_so_many_heads_are_known() -> None:
+def test_the_number_of_known_heads_is_limited() -> None:
     heads = KnownHeads()
     for number in range(3 * MAX_HEADS):
         heads.remember(post(b"{}", f"X-Split-Key: {number}"), {b"content-length": b"2"})
@@ -323,5 +320,5 @@ def test_a_closing_head_is_never_known(apps: dict[str, RunningApp]) -> None:
     for _ in range(2):
         (answer,) = answers_of(apps["parser"], [closing], 2)
         assert b"connection: close" in answer
-    assert apps["parser"].app.direct_endpoint is not None
-    assert apps["parser"].app.direct_endpoint.known_heads.find(closing) is None
+    assert apps["parser"].app.direct_route is not None
+    assert apps["parser"].app.direct_route.known_heads.find(closing) is None

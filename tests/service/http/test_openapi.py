@@ -1,4 +1,4 @@
-"""The description of the interface is made of what decodes it, and its page needs no network."""
+"""The description of the interface is made from its structs, and the docs page needs no network."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_predict_is_described_in_full(run_app: Callable[..., Any]) -> None:
     )
 
 
-def test_the_page_shows_it_all_and_loads_nothing(run_app: Callable[..., Any]) -> None:
+def test_the_page_shows_everything_and_loads_nothing(run_app: Callable[..., Any]) -> None:
     page = run_app().get("/docs").text
     assert "https://" not in page
     assert "http://" not in page

@@ -88,7 +88,7 @@ def test_a_row_scores_the_same_alone_and_among_others(run_app: RunApp) -> None:
         assert app.post(alone).json()["results"][0]["pctr"] == together[index]["pctr"]
 
 
-def test_requests_of_one_turn_share_a_batch(run_app: RunApp) -> None:
+def test_requests_of_one_iteration_share_a_batch(run_app: RunApp) -> None:
     app = run_app()
 
     async def send_all() -> list[Any]:
@@ -181,7 +181,7 @@ def test_arms_are_pinned_and_split(run_app: RunApp, bundles: dict[str, Path]) ->
     ]
 
 
-def test_a_key_is_dealt_the_same_as_a_header_and_in_the_body(
+def test_a_key_has_the_same_arm_in_a_header_and_in_the_body(
     run_app: RunApp, bundles: dict[str, Path]
 ) -> None:
     app = run_app(arms=(f"a={bundles['alpha']}", f"b={bundles['beta']}"))
@@ -272,7 +272,7 @@ def test_not_ready_before_the_arms_are_open(bundles: dict[str, Path]) -> None:
 
 
 def test_a_client_that_leaves_while_it_waits_is_dropped(run_app: RunApp) -> None:
-    """Two large requests queue more than a batch; the second one's connection closes before its turn."""
+    """Two large requests queue more than a batch; the second one's connection closes before it runs."""
     app = run_app(max_batch_rows=2, max_candidates=100)
     body = json.dumps(request_of(ROWS * 5)).encode()
     sent: list[Any] = []
@@ -305,7 +305,7 @@ def test_a_client_that_leaves_while_it_waits_is_dropped(run_app: RunApp) -> None
 
 
 def test_the_clock_of_a_request_starts_at_its_headers(run_app: RunApp) -> None:
-    """A body that trickles in uses up tmax_ms: what counts is how long the client has waited."""
+    """A slow body uses up tmax_ms: it limits how long the client waits."""
     app = run_app()
     body = json.dumps(request_of(ROWS[:1], tmax_ms=20)).encode()
     statuses: list[int] = []
@@ -333,7 +333,7 @@ def test_the_clock_of_a_request_starts_at_its_headers(run_app: RunApp) -> None:
     assert statuses == [429, 0]
 
 
-def test_what_a_bundle_holds_is_not_collected_again_and_again(run_app: RunApp) -> None:
+def test_the_garbage_collector_ignores_bundles(run_app: RunApp) -> None:
     gc.unfreeze()
     run_app()
     assert gc.get_freeze_count() > 10_000

@@ -64,7 +64,7 @@ def app(bundles: dict[str, Path]) -> Iterator[RunningApp]:
 
 
 def packed(value: Any) -> bytes:
-    """MessagePack, which holds no integer of more than 64 bits: those as text."""
+    """MessagePack, with integers of more than 64 bits as text, which it cannot hold."""
     return msgspec.msgpack.encode(_narrowed(value))
 
 

@@ -1,4 +1,4 @@
-"""POST /predict with a feature store: what it fills, what wins, what is counted, and that it never fails."""
+"""POST /predict with a feature store: what it fills in, which value wins, what is counted, and failures."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
+from service.arms import loading
 from service.errors import BadConfiguration
 from service.features.lmdb import LmdbStore
 from service.features.open import writer_at
 from service.features.store import pack
 from service.http.app import create_app
-from service.scoring.predictor import Predictor
 from service.settings import Settings
 from tests.redis_server import RedisServer
 from tests.running import RunningApp
@@ -65,7 +65,9 @@ def count(app: RunningApp, metric: str, **labels: str) -> float:
     return app.metrics().get(f"bidlight_{metric}{{{inside}}}", 0.0)
 
 
-def test_a_user_and_ads_known_by_id_score_as_if_the_request_had_said_all(run_app: RunApp, url: str) -> None:
+def test_a_user_and_ads_of_the_store_score_like_a_request_with_all_features(
+    run_app: RunApp, url: str
+) -> None:
     app, plain = run_with(run_app, url), run_app()
     for user_id, context in list(USERS.items())[:5]:
         expected = pctrs(plain, {"context": context, "candidates": [{"features": ad} for ad in ADS.values()]})
@@ -79,7 +81,7 @@ def test_a_user_and_ads_known_by_id_score_as_if_the_request_had_said_all(run_app
     assert app.metrics()["bidlight_store_read_seconds_count"] == 20
 
 
-def test_what_a_request_gives_wins_and_null_is_given(run_app: RunApp, url: str) -> None:
+def test_values_of_a_request_win_also_null(run_app: RunApp, url: str) -> None:
     app, plain = run_with(run_app, url), run_app()
     for given in ({"site": "s2"}, {"site": None}, {"hour": None, "history": ["a9"]}):
         merged = {
@@ -103,7 +105,9 @@ def test_unknown_users_and_ads_are_missing_and_counted(run_app: RunApp, url: str
     assert count(app, "user_is_missing_total", reason="unknown_user") == 1
 
 
-def test_a_whole_request_or_one_without_a_user_asks_nothing_of_the_store(run_app: RunApp, url: str) -> None:
+def test_a_complete_request_or_one_without_a_user_reads_nothing_from_the_store(
+    run_app: RunApp, url: str
+) -> None:
     app, plain = run_with(run_app, url), run_app()
     whole = next(row["context"] for row in ROWS if len(row["context"]) == 3)
     request: dict[str, Any] = {"user_id": "u7", "context": whole, "candidates": [{"features": ADS["ad-1"]}]}
@@ -113,7 +117,7 @@ def test_a_whole_request_or_one_without_a_user_asks_nothing_of_the_store(run_app
     assert count(app, "user_lookups_total") == 0
 
 
-def test_requests_of_one_turn_share_a_read_and_a_batch(run_app: RunApp, url: str) -> None:
+def test_requests_of_one_iteration_share_a_read_and_a_batch(run_app: RunApp, url: str) -> None:
     app = run_with(run_app, url)
     requests = [{"user_id": name, "candidates": BY_ID[:2]} for name in USERS]
     alone = [pctrs(app, request) for request in requests]
@@ -127,7 +131,7 @@ def test_requests_of_one_turn_share_a_read_and_a_batch(run_app: RunApp, url: str
     assert app.metrics()["bidlight_store_read_seconds_count"] - reads < len(requests) / 4
 
 
-def test_what_the_store_has_wrong_is_missing_and_what_a_client_has_wrong_is_refused(
+def test_bad_values_of_the_store_are_missing_and_those_of_a_client_are_refused(
     run_app: RunApp, url: str
 ) -> None:
     fill(url, "users", {"odd": {"site": 1.5, "hour": "noon", "history": ["a1"], "more": {"x": 1}}})
@@ -143,13 +147,9 @@ def test_what_the_store_has_wrong_is_missing_and_what_a_client_has_wrong_is_refu
     assert count(app, "unknown_names_total", name="more") == 0  # the store serves other schemas too
 
 
-def test_a_store_that_is_down_costs_features_and_no_answer(
-    run_app: RunApp, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("service.features.redis.CONNECT_SECONDS", 0.1)
-    monkeypatch.setattr("service.arms.freshness.RETRY_SECONDS", 0.05)
+def test_a_store_that_is_down_costs_features_and_no_answer(run_app: RunApp, redis: RedisServer) -> None:
     redis.stop()
-    app, plain = run_with(run_app, redis.url), run_app()
+    app, plain = run_with(run_app, redis.url, catalogue_refresh_seconds=1), run_app()
     request = {"user_id": "u1", "candidates": [{"id": "ad-1"}]}
     assert pctrs(app, request) == pctrs(plain, {"candidates": [{}]})
     assert count(app, "user_is_missing_total", reason="unavailable") == 1
@@ -180,7 +180,7 @@ def test_ads_are_refreshed_and_a_refresh_that_fails_leaves_the_old_ones(
     request = {"candidates": [{"id": "ad-1"}]}
     of_one, of_two = (pctrs(plain, {"candidates": [{"features": ADS[name]}]}) for name in ("ad-1", "ad-2"))
     assert pctrs(app, request) == pctrs(plain, {"candidates": [{}]})
-    assert count(app, "unknown_ads_total") == 0  # there is no catalogue that would not know it
+    assert count(app, "unknown_ads_total") == 0  # there is no catalogue
 
     def wait_for(condition: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 20.0
@@ -196,7 +196,7 @@ def test_ads_are_refreshed_and_a_refresh_that_fails_leaves_the_old_ones(
     wait_for(lambda: app.metrics().get(failed, 0.0) > 0)
     assert pctrs(app, request) == of_one
     fill(url, "ads", {"ad-1": ADS["ad-2"]})
-    app.runner.run(app.app.reload())
+    app.runner.run(app.app.served.reload())
     assert pctrs(app, request) == of_two
 
 
@@ -213,26 +213,26 @@ def test_arms_of_one_schema_share_a_catalogue(run_app: RunApp, url: str, bundles
         assert found == expected
 
 
-def test_golden_rows_ask_nothing_of_the_store(
+def test_golden_rows_read_nothing_from_the_store(
     run_app: RunApp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[str] = []
 
-    def record(owner: type, name: str) -> None:
-        method = getattr(owner, name)
-        monkeypatch.setattr(owner, name, lambda *given: (calls.append(name), method(*given))[1])
+    def record(owner: object, name: str) -> None:
+        function = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *given: (calls.append(name), function(*given))[1])
 
     for name in ("open", "refresh", "read_users", "ads"):
         record(LmdbStore, name)
-    record(Predictor, "replay_golden")
+    record(loading, "replay_golden")
     app = run_with(run_app, f"lmdb://{tmp_path}")
     assert calls == ["replay_golden", "open", "refresh", "ads"]
     calls.clear()
-    app.runner.run(app.app.reload())
+    app.runner.run(app.app.served.reload())
     assert calls == ["replay_golden", "refresh", "ads"]
 
 
-def test_the_reload_signal_brings_new_users(run_app: RunApp, tmp_path: Path) -> None:
+def test_the_reload_signal_reads_new_users(run_app: RunApp, tmp_path: Path) -> None:
     url = f"lmdb://{tmp_path}"
     fill(url, "users", {"u": {}})
     app = run_with(run_app, url)
@@ -246,7 +246,7 @@ def test_the_reload_signal_brings_new_users(run_app: RunApp, tmp_path: Path) -> 
         app.runner.run(asyncio.sleep(0.05))
 
 
-def test_an_address_that_is_none_is_refused_at_the_start(bundles: dict[str, Path]) -> None:
+def test_a_bad_address_is_refused_at_the_start(bundles: dict[str, Path]) -> None:
     settings = Settings(arms=(f"control={bundles['alpha']}",), feature_store="mysql://here")
     with pytest.raises(BadConfiguration, match="feature_store"):
         create_app(settings)

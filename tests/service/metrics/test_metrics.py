@@ -11,7 +11,9 @@ import sys
 import time
 import tracemalloc
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +21,35 @@ import pytest
 from prometheus_client import Gauge
 
 from service.bundle.schema import Field, Kind, Role, Schema, Vocabulary
-from service.http.endpoint import Prediction
+from service.http.prediction import Prediction
 from service.metrics.families import MAX_UNKNOWN_NAMES, OTHER_NAMES, Metrics
 from service.scoring.batcher import BatchReport
-from service.scoring.meter import PENDING_ANSWERS, PENDING_BATCHES, ArmMeter
+from service.scoring.meter import FOUND, OK, PENDING_ANSWERS, PENDING_BATCHES, ArmMeter
 from service.scoring.rows import BatchRows, RequestRows
+from service.settings import Settings
 from tests.running import JSON, RunningApp, read_metrics
 from tests.tiny_bundle import tiny_rows, tiny_schema, write_tiny_bundle
 
+ONE_ROW = BatchReport(rows=1, callers=1, queue_seconds=0.0)
 BODY = {"context": tiny_rows(1)[0]["context"], "candidates": [{"id": "a", "value_per_click": 1.0}]}
+
+
+@dataclass
+class EndedRequest:
+    """A request that has ended, as a meter reads it."""
+
+    started: float = 0.0
+    decode_seconds: float = 0.0
+    encode_seconds: float = 0.0
+    unknown_names: Collection[str] = ()
+    unknown_ads: int = 0
+    user_lookup: str | None = None
+    bids: int = 0
+    no_bids: int = 0
+
+
+def answered_in(seconds: float) -> EndedRequest:
+    return EndedRequest(started=time.perf_counter() - seconds)
 
 
 def test_a_meter_counts_features_by_field() -> None:
@@ -38,7 +60,8 @@ def test_a_meter_counts_features_by_field() -> None:
     candidates = np.array([[1, 2], [3, 0], [0, 1], [2, 2]], np.int32)
     parts = zip(contexts, np.split(candidates, [1, 3]), strict=True)
     batch = BatchRows.of([RequestRows(context, ads) for context, ads in parts])
-    meter.count_run(batch, np.array([0.1, 0.2, 0.2, 0.9]), 0.5, 0.25)
+    report = BatchReport(rows=4, callers=3, queue_seconds=0.0)
+    meter.count_batch(report, batch, np.array([0.1, 0.2, 0.2, 0.9]), 0.5, 0.25)
     for _ in range(2):  # what was published is not published again
         meter.publish(5)
     found = read_metrics(metrics.exposition()[0].decode())
@@ -68,7 +91,8 @@ def test_features_of_one_role_only_are_counted(role: Role) -> None:
         requests = [RequestRows(missing, np.empty((3, 0), np.int32)), RequestRows(unseen, none[None])]
     else:
         requests = [RequestRows(none, np.array([[0], [0], [0]], np.int32)), RequestRows(none, unseen[None])]
-    meter.count_run(BatchRows.of(requests), np.full(4, 0.5), 0.0, 0.0)
+    report = BatchReport(rows=4, callers=2, queue_seconds=0.0)
+    meter.count_batch(report, BatchRows.of(requests), np.full(4, 0.5), 0.0, 0.0)
     meter.publish(0)
     found = read_metrics(metrics.exposition()[0].decode())
     assert found['bidlight_missing_features_total{arm="control",field="site"}'] == 3
@@ -76,7 +100,7 @@ def test_features_of_one_role_only_are_counted(role: Role) -> None:
 
 
 def batch_of(rows: int) -> BatchRows:
-    """One request of so many rows."""
+    """A batch of one request with so many rows."""
     return BatchRows.of([RequestRows(np.zeros(5, np.int32), np.zeros((rows, 2), np.int32))])
 
 
@@ -91,7 +115,7 @@ def test_many_batches_are_counted_after_their_answers_are_out() -> None:
         pending = await outcome
         assert len(meter._runs) == pending  # nothing was settled on the way
         most = max(most, pending)
-        meter.count_answered(0.001)
+        meter.count_request(answered_in(0.001), OK)
 
     async def run_batches() -> None:
         for _ in range(3 * PENDING_BATCHES):
@@ -99,8 +123,7 @@ def test_many_batches_are_counted_after_their_answers_are_out() -> None:
             task = asyncio.create_task(answer(outcome))
             await asyncio.sleep(0)
             pending = len(meter._runs)
-            meter.count_batch(BatchReport(rows=1, callers=1, queue_seconds=0.0))
-            meter.count_run(batch, pctrs, 0.0, 0.0)
+            meter.count_batch(ONE_ROW, batch, pctrs, 0.0, 0.0)
             outcome.set_result(pending + 1)
             await task
 
@@ -115,13 +138,12 @@ def test_many_batches_are_counted_after_their_answers_are_out() -> None:
 def test_batches_refusals_and_names() -> None:
     metrics = Metrics()
     meter = ArmMeter(metrics, "control", tiny_schema())
-    for _ in range(2):  # of which the first one fails
-        meter.count_batch(BatchReport(rows=7, callers=2, queue_seconds=0.25))
-    meter.count_run(batch_of(7), np.full(7, 0.5), 0.0, 0.0)
+    report = BatchReport(rows=7, callers=2, queue_seconds=0.25)
+    meter.count_batch(report, batch_of(7), np.full(7, 0.5), 0.0, 0.0)
     metrics.refuse("", "malformed_body")
     metrics.refuse("", "malformed_body")
-    meter.count_unknown([f"name-{n}" for n in range(30)])
-    meter.count_unknown(['odd "quoted"\n', "name-3"])
+    meter.count_request(EndedRequest(unknown_names=[f"name-{n}" for n in range(30)]), OK)
+    meter.count_request(EndedRequest(unknown_names=['odd "quoted"\n', "name-3"]), "overloaded")
     meter.publish(0)
     found = read_metrics(metrics.exposition()[0].decode())
     assert found['bidlight_batch_rows_sum{arm="control"}'] == 7
@@ -132,17 +154,60 @@ def test_batches_refusals_and_names() -> None:
     assert found[f'bidlight_unknown_names_total{{arm="control",name="{OTHER_NAMES}"}}'] == 11
 
 
+def test_all_of_a_request_is_counted_however_it_ended() -> None:
+    metrics = Metrics()
+    meter = ArmMeter(metrics, "control", tiny_schema())
+    ended = EndedRequest(0.0, 0.5, 0.25, ("name",), unknown_ads=3, user_lookup="late", bids=2, no_bids=1)
+    meter.count_request(ended, OK)
+    meter.count_request(ended, "inference_failed")
+    meter.count_request(EndedRequest(user_lookup=FOUND), "overloaded")
+    meter.publish(0)
+    found = read_metrics(metrics.exposition()[0].decode())
+    for name, labels, expected in (
+        ("requests_total", 'outcome="ok"', 1),
+        ("requests_total", 'outcome="inference_failed"', 1),
+        ("requests_total", 'outcome="overloaded"', 1),
+        ("candidates_total", 'outcome="bid"', 2),
+        ("candidates_total", 'outcome="no_bid"', 1),
+        ("stage_seconds_total", 'stage="decode"', 1.0),
+        ("stage_seconds_total", 'stage="encode"', 0.5),
+        ("unknown_names_total", 'name="name"', 2),
+        ("user_is_missing_total", 'reason="late"', 2),
+    ):
+        assert found[f'bidlight_{name}{{arm="control",{labels}}}'] == expected
+    assert found['bidlight_unknown_ads_total{arm="control"}'] == 6
+    assert found['bidlight_user_lookups_total{arm="control"}'] == 3
+    assert found['bidlight_request_seconds_count{arm="control"}'] == 1
+
+
+def test_a_batch_that_fails_is_not_counted(
+    run_app: Callable[..., RunningApp], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: BatchRows) -> None:
+        raise RuntimeError("the graph failed")
+
+    app = run_app()
+    with monkeypatch.context() as patched:
+        patched.setattr(app.app.arms[0].predictor.graphs, "run", fail)
+        assert app.post(BODY).status_code == 500
+    assert app.post(BODY).status_code == 200
+    found = app.metrics()
+    for name in ("batch_rows_count", "batch_rows_sum", "batch_requests_sum", "pctr_count"):
+        assert found[f'bidlight_{name}{{arm="control"}}'] == 1
+
+
 def test_a_reload_allows_no_more_unknown_names() -> None:
     metrics = Metrics()
     for reload in range(3):
         meter = ArmMeter(metrics, "control", tiny_schema())
-        meter.count_unknown(["of-all", *(f"name-{reload}-{n}" for n in range(30))])
+        names = ["of-all", *(f"name-{reload}-{n}" for n in range(30))]
+        meter.count_request(EndedRequest(unknown_names=names), OK)
         meter.publish(0)
     found = read_metrics(metrics.exposition()[0].decode())
-    names = {name: count for name, count in found.items() if name.startswith("bidlight_unknown_names_total")}
-    assert len(names) == MAX_UNKNOWN_NAMES + 1
-    assert sum(names.values()) == 3 * 31
-    assert names['bidlight_unknown_names_total{arm="control",name="of-all"}'] == 3
+    counts = {name: count for name, count in found.items() if name.startswith("bidlight_unknown_names_total")}
+    assert len(counts) == MAX_UNKNOWN_NAMES + 1
+    assert sum(counts.values()) == 3 * 31
+    assert counts['bidlight_unknown_names_total{arm="control",name="of-all"}'] == 3
 
 
 def test_two_services_in_a_process_do_not_mix() -> None:
@@ -160,10 +225,9 @@ def test_many_answers_take_no_memory_until_a_scrape() -> None:
 
     async def answer() -> None:
         for _ in range(300):
-            meter.count_batch(BatchReport(rows=1, callers=1, queue_seconds=0.0))
-            meter.count_run(batch, pctrs, 0.0, 0.0)
+            meter.count_batch(ONE_ROW, batch, pctrs, 0.0, 0.0)
             for _ in range(100):
-                meter.count_answered(random.random())
+                meter.count_request(answered_in(random.random()), OK)
             await asyncio.sleep(0)
 
     with asyncio.Runner() as runner:
@@ -181,7 +245,7 @@ def test_many_answers_take_no_memory_until_a_scrape() -> None:
         assert found['bidlight_batch_rows_count{arm="control"}'] == 300
 
 
-def test_a_replaced_arm_s_last_answers_are_its_own_and_counted(
+def test_the_last_answers_of_a_replaced_arm_are_its_own_and_counted(
     run_app: Callable[..., RunningApp], bundles: dict[str, Path], tmp_path: Path
 ) -> None:
     folder = shutil.copytree(bundles["alpha"], tmp_path / "bundle")
@@ -189,17 +253,16 @@ def test_a_replaced_arm_s_last_answers_are_its_own_and_counted(
     before = app.app.arms[0].predictor.manifest.id.encode()
 
     async def answer_after_a_reload() -> None:
-        endpoint, prediction = app.app.direct_endpoint, Prediction(0.0)
-        assert endpoint is not None
-        headers = {b"content-type": b"application/json"}
-        pctrs = await endpoint.accept(prediction, headers, json.dumps(BODY).encode())
+        prediction = Prediction(app.app.predict_service, 0.0)
+        prediction.read_headers({b"content-type": b"application/json"})
+        pctrs = await prediction.submit(json.dumps(BODY).encode())
         write_tiny_bundle(folder, name="newer", seed=7)
-        await app.app.reload()
+        await app.app.served.reload()
         assert app.app.arms[0].predictor.manifest.id.startswith("newer@")
-        app.app.publish()  # its queue is empty, but not all is counted
-        head, body = endpoint.answer(prediction, pctrs)
+        app.app.served.publish()  # the queue is empty, but the request has not ended
+        head, body = prediction.answer(pctrs)
         assert dict(head.headers)[b"x-bundle"] == before == json.loads(body)["bundle"].encode()
-        endpoint.count_answered(prediction)
+        prediction.end(OK)
 
     app.runner.run(answer_after_a_reload())
     assert app.post(BODY).status_code == 200
@@ -209,25 +272,24 @@ def test_a_replaced_arm_s_last_answers_are_its_own_and_counted(
     assert found['bidlight_pctr_count{arm="control"}'] == 2
 
 
-def test_what_a_reload_replaced_is_freed_with_its_last_answer(
+def test_a_replaced_arm_is_freed_with_its_last_answer(
     run_app: Callable[..., RunningApp], bundles: dict[str, Path]
 ) -> None:
     app = run_app(arms=(f"control={bundles['alpha']}",))
     predictor = weakref.ref(app.app.arms[0].predictor)
 
     async def answer_after_a_reload() -> None:
-        endpoint, prediction = app.app.direct_endpoint, Prediction(0.0)
-        assert endpoint is not None
-        headers = {b"content-type": b"application/json"}
-        pctrs = await endpoint.accept(prediction, headers, json.dumps(BODY).encode())
-        await app.app.reload()
-        app.app.publish()
+        prediction = Prediction(app.app.predict_service, 0.0)
+        prediction.read_headers({b"content-type": b"application/json"})
+        pctrs = await prediction.submit(json.dumps(BODY).encode())
+        await app.app.served.reload()
+        app.app.served.publish()
         assert predictor() is not None
-        endpoint.answer(prediction, pctrs)
-        endpoint.count_answered(prediction)
+        prediction.answer(pctrs)
+        prediction.end(OK)
 
     app.runner.run(answer_after_a_reload())
-    app.app.publish()
+    app.app.served.publish()
     assert predictor() is None
 
 
@@ -241,43 +303,42 @@ def test_a_reload_that_fails_for_whatever_reason_changes_nothing(
     before = app.app.arms
     with monkeypatch.context() as patched:
         patched.setattr(asyncio, "to_thread", no_thread)
-        app.runner.run(app.app.reload())
+        app.runner.run(app.app.served.reload())
     assert app.app.arms is before
     assert app.post(BODY).status_code == 200
     assert app.metrics()['bidlight_reloads_total{outcome="refused"}'] == 1
 
 
 def test_metrics_that_cannot_be_published_for_a_moment_are_published_later(
-    run_app: Callable[..., RunningApp], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def find_no_space(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("service.http.app.PUBLISH_SECONDS", 0.001)
-    app = run_app()
+    settings = Settings(arms=(f"control={bundles['alpha']}",))
+    with closing(RunningApp(settings, publish_seconds=0.001)) as app:
 
-    def counted() -> float:
-        found = read_metrics(app.app.metrics.exposition()[0].decode())
-        return found['bidlight_requests_total{arm="control",outcome="ok"}']
+        def counted() -> float:
+            found = read_metrics(app.app.metrics.exposition()[0].decode())
+            return found['bidlight_requests_total{arm="control",outcome="ok"}']
 
-    def wait_until(condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 20.0
-        while not condition():
-            assert time.monotonic() < deadline
-            app.runner.run(asyncio.sleep(0.01))
+        def wait_until(condition: Callable[[], bool]) -> None:
+            deadline = time.monotonic() + 20.0
+            while not condition():
+                assert time.monotonic() < deadline
+                app.runner.run(asyncio.sleep(0.01))
 
-    with monkeypatch.context() as patched:
-        patched.setattr(Gauge, "set", find_no_space)
-        wait_until(lambda: "cannot be published" in caplog.text)
-        assert app.post(BODY).status_code == 200
-    wait_until(lambda: counted() == 1)
+        with monkeypatch.context() as patched:
+            patched.setattr(Gauge, "set", find_no_space)
+            wait_until(lambda: "cannot be published" in caplog.text)
+            assert app.post(BODY).status_code == 200
+        wait_until(lambda: counted() == 1)
     assert caplog.text.count("cannot be published") == 1
 
 
-def test_however_a_request_ends_it_is_under_way_no_more(run_app: Callable[..., RunningApp]) -> None:
+def test_a_request_is_no_longer_under_way_however_it_ends(run_app: Callable[..., RunningApp]) -> None:
     app = run_app(max_queued_rows=1, max_candidates=1)
-    meter = app.app.arms[0].predictor.meter
-    assert meter is not None
+    predictor = app.app.arms[0].predictor
 
     async def several() -> list[int]:
         answers = [app.client.post("/predict", json=BODY) for _ in range(5)]  # the queue has room for one
@@ -287,7 +348,7 @@ def test_however_a_request_ends_it_is_under_way_no_more(run_app: Callable[..., R
     refused = [{}, {**BODY, "context": {"hour": "noon"}}, {**BODY, "candidates": []}]
     assert [app.post(body).status_code for body in refused] == [422] * 3
     assert app.post(BODY, headers={"x-arm": "nobody"}).status_code == 404
-    assert meter.under_way == 0
+    assert predictor.under_way == 0
 
 
 def test_without_metrics_nothing_is_counted_and_metrics_says_so(run_app: Callable[..., RunningApp]) -> None:

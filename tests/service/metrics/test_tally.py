@@ -1,4 +1,4 @@
-"""Counting many at once, or later, is counting each."""
+"""Counting many values at once, or later, equals counting one by one."""
 
 from __future__ import annotations
 
@@ -9,13 +9,8 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 
 from service.metrics.families import PCTR_BUCKETS
-from service.metrics.tally import (
-    ROWS_AT_ONCE,
-    BulkHistogram,
-    HistogramTally,
-    Tally,
-    count_in_columns,
-)
+from service.metrics.prometheus_internals import BulkHistogram
+from service.metrics.tally import ROWS_AT_ONCE, HistogramTally, Tally, count_in_columns
 from tests.running import read_metrics
 
 VALUES = st.lists(st.floats(0.0, 2.0) | st.sampled_from(PCTR_BUCKETS), max_size=50)
@@ -30,7 +25,7 @@ def read(registry: CollectorRegistry) -> dict[str, float]:
 
 
 @given(st.lists(VALUES, max_size=4))
-def test_values_counted_in_any_pieces_are_counted_like_each(pieces: list[list[float]]) -> None:
+def test_counting_in_pieces_equals_counting_one_by_one(pieces: list[list[float]]) -> None:
     each, later = CollectorRegistry(), CollectorRegistry()
     directly, tally = histogram_of(each), HistogramTally(histogram_of(later))
     for piece in pieces:

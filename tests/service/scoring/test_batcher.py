@@ -1,4 +1,4 @@
-"""Micro-batching: whose rows run when, and what each caller gets."""
+"""Micro-batching: which rows run when, and what each caller gets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from service.scoring.batcher import Batcher, BatchReport
 Rows = NDArray[np.int32]
 
 
-def doubled(callers: list[Rows]) -> Rows:
+def doubled(callers: list[Rows], _: BatchReport | None = None) -> Rows:
     return np.concatenate(callers)[:, 0] * 2
 
 
@@ -28,30 +28,30 @@ def rows_of(*values: int) -> Rows:
 
 
 class Recorder:
-    """A run that remembers its batches; raises on a batch that holds `bad`."""
+    """A run that remembers its batches and reports; raises on a batch that holds `bad`."""
 
     def __init__(self, bad: int | None = None) -> None:
         self.batches: list[list[int]] = []
+        self.reports: list[BatchReport] = []
         self.bad = bad
 
-    def __call__(self, callers: list[Rows]) -> Rows:
+    def __call__(self, callers: list[Rows], report: BatchReport) -> Rows:
+        self.reports.append(report)
         self.batches.append(np.concatenate(callers)[:, 0].tolist())
         if self.bad in self.batches[-1]:
             raise ArithmeticError("a bad row")
         return doubled(callers)
 
 
-def batcher_of(
-    run: Callable[[list[Rows]], Rows], batch: int = 8, queued: int = 100, **others: Any
-) -> Batcher:
-    return Batcher(run, max_batch_rows=batch, max_queued_rows=queued, **others)
+def batcher_of(run: Callable[[list[Rows], BatchReport], Rows], batch: int = 8, queued: int = 100) -> Batcher:
+    return Batcher(run, max_batch_rows=batch, max_queued_rows=queued)
 
 
 def run(scenario: Coroutine[Any, Any, None]) -> None:
     asyncio.run(scenario)
 
 
-def test_callers_of_one_turn_share_a_batch_and_get_their_own_rows() -> None:
+def test_callers_of_one_iteration_share_a_batch_and_get_their_own_rows() -> None:
     async def scenario() -> None:
         recorder = Recorder()
         batcher = batcher_of(recorder)
@@ -62,7 +62,7 @@ def test_callers_of_one_turn_share_a_batch_and_get_their_own_rows() -> None:
     run(scenario())
 
 
-def test_a_lone_caller_is_run_in_the_next_turn() -> None:
+def test_a_lone_caller_runs_in_the_next_iteration() -> None:
     async def scenario() -> None:
         future = batcher_of(doubled).submit(rows_of(7))
         await asyncio.sleep(0)
@@ -71,7 +71,7 @@ def test_a_lone_caller_is_run_in_the_next_turn() -> None:
     run(scenario())
 
 
-def test_batches_are_of_whole_callers_and_the_loop_turns_in_between() -> None:
+def test_batches_are_of_whole_callers_and_the_loop_runs_in_between() -> None:
     async def scenario() -> None:
         recorder = Recorder()
         batcher = batcher_of(recorder, batch=4)
@@ -85,7 +85,7 @@ def test_batches_are_of_whole_callers_and_the_loop_turns_in_between() -> None:
     run(scenario())
 
 
-def test_a_caller_larger_than_a_batch_is_run_in_parts() -> None:
+def test_a_caller_larger_than_a_batch_runs_in_parts() -> None:
     async def scenario() -> None:
         recorder = Recorder()
         batcher = batcher_of(recorder, batch=4)
@@ -102,7 +102,7 @@ def test_a_caller_larger_than_a_batch_is_run_in_parts() -> None:
     run(scenario())
 
 
-def test_rows_of_a_cancelled_caller_are_not_run() -> None:
+def test_rows_of_a_cancelled_caller_do_not_run() -> None:
     async def scenario() -> None:
         recorder = Recorder()
         batcher = batcher_of(recorder)
@@ -116,7 +116,7 @@ def test_rows_of_a_cancelled_caller_are_not_run() -> None:
     run(scenario())
 
 
-def test_a_cancelled_task_harms_nobody_in_its_batch() -> None:
+def test_a_cancelled_task_does_no_harm_to_its_batch() -> None:
     async def scenario() -> None:
         batcher = batcher_of(doubled)
 
@@ -178,12 +178,12 @@ def test_a_large_caller_fails_as_a_whole() -> None:
 def test_a_run_that_loses_rows_fails() -> None:
     async def scenario() -> None:
         with pytest.raises(InferenceFailed):
-            await batcher_of(lambda rows: rows[:1, 0]).submit(rows_of(1, 2))
+            await batcher_of(lambda rows, _: rows[0][:1, 0]).submit(rows_of(1, 2))
 
     run(scenario())
 
 
-def test_a_full_queue_refuses_and_takes_again_when_it_has_room() -> None:
+def test_a_full_queue_refuses_until_it_has_room() -> None:
     async def scenario() -> None:
         batcher = batcher_of(doubled, queued=3)
         first = batcher.submit(rows_of(1, 2))
@@ -196,7 +196,25 @@ def test_a_full_queue_refuses_and_takes_again_when_it_has_room() -> None:
     run(scenario())
 
 
-def test_a_caller_past_its_deadline_is_told_and_not_run() -> None:
+def test_reserved_room_is_taken_until_it_is_released_or_its_rows_have_run() -> None:
+    async def scenario() -> None:
+        batcher = batcher_of(doubled, queued=3)
+        batcher.reserve(2)
+        for refused in (batcher.reserve, lambda rows: batcher.submit(rows_of(*range(rows)))):
+            with pytest.raises(Overloaded, match="3 rows"):
+                refused(2)
+        first, second = batcher.submit_reserved(rows_of(1, 2)), batcher.submit(rows_of(3))
+        with pytest.raises(Overloaded, match="3 rows"):
+            batcher.reserve(1)
+        assert [(await future).tolist() for future in (first, second)] == [[2, 4], [6]]
+        batcher.reserve(3)
+        batcher.release(3)
+        batcher.reserve(3)
+
+    run(scenario())
+
+
+def test_a_caller_past_its_deadline_is_refused_and_does_not_run() -> None:
     async def scenario() -> None:
         recorder = Recorder()
         batcher = batcher_of(recorder)
@@ -210,17 +228,19 @@ def test_a_caller_past_its_deadline_is_told_and_not_run() -> None:
     run(scenario())
 
 
-def test_a_large_caller_waits_in_no_two_parts_at_once() -> None:
-    """What its parts waited sums up to the time it was in the queue, and not to a multiple of it."""
+def test_the_parts_of_a_large_caller_do_not_wait_at_the_same_time() -> None:
+    """The waiting times of its parts add up to its time in the queue, not to a multiple of that."""
 
-    def slow(rows: list[Rows]) -> Rows:
+    reports: list[BatchReport] = []
+
+    def slow(rows: list[Rows], report: BatchReport) -> Rows:
+        reports.append(report)
         time.sleep(0.01)
         return doubled(rows)
 
     async def scenario() -> None:
-        reports: list[BatchReport] = []
         started = time.perf_counter()
-        await batcher_of(slow, batch=2, observe=reports.append).submit(rows_of(*range(20)))
+        await batcher_of(slow, batch=2).submit(rows_of(*range(20)))
         assert len(reports) == 10
         assert sum(report.queue_seconds for report in reports) < time.perf_counter() - started - 0.09
 
@@ -238,13 +258,13 @@ def test_drain_returns_when_all_are_served() -> None:
     run(scenario())
 
 
-def test_reports_tell_rows_callers_and_waiting() -> None:
+def test_a_batch_comes_with_its_rows_callers_and_waiting_time() -> None:
     async def scenario() -> None:
-        reports: list[BatchReport] = []
-        batcher = batcher_of(doubled, batch=4, observe=reports.append)
+        recorder = Recorder()
+        batcher = batcher_of(recorder, batch=4)
         await asyncio.gather(*[batcher.submit(rows_of(n, n)) for n in range(3)])
-        assert [(report.rows, report.callers) for report in reports] == [(4, 2), (2, 1)]
-        assert all(report.queue_seconds > 0.0 for report in reports)
+        assert [(report.rows, report.callers) for report in recorder.reports] == [(4, 2), (2, 1)]
+        assert all(report.queue_seconds > 0.0 for report in recorder.reports)
 
     run(scenario())
 
@@ -260,7 +280,7 @@ arrivals = st.lists(
 def test_whatever_arrives_each_caller_gets_its_own_rows_in_order(
     callers: list[tuple[int, int, str]], batch: int, queued: int
 ) -> None:
-    """Callers of any size arrive with any pauses; some leave, some are refused, all others are served."""
+    """Callers of any size arrive with any pauses. Some leave, some are refused, all others are served."""
 
     async def scenario() -> None:
         recorder = Recorder()

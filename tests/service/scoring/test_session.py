@@ -1,4 +1,4 @@
-"""The graph at work: what is refused, and that a row's logit is its own."""
+"""Running a graph: what is refused, and that the logit of a row does not depend on its batch."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def random_ids(rows: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, limits, (rows, COLUMNS)).astype(np.int32)
 
 
-def test_logits_are_those_of_onnx_runtime_and_a_row_s_own() -> None:
+def test_logits_do_not_depend_on_the_batch() -> None:
     session = Session(GRAPH, described())
     session.try_run(random_ids(64), rows=64)
     ids = random_ids(64)
@@ -83,7 +83,7 @@ def mlp_graph(width: int, layers: int) -> bytes:
 
 @pytest.mark.parametrize("width", [96, 172, 400])
 def test_no_row_of_a_real_sized_float32_graph_depends_on_its_batch(width: int) -> None:
-    """ONNX Runtime takes another path for one row: were it to round differently, lone rows must be padded."""
+    """ONNX Runtime takes another path for one row; if it rounded differently, that row would need padding."""
     session = Session(mlp_graph(width, 3), described(Tensor("ids", "int32", (None, 39))))
     ids = np.random.default_rng(1).integers(0, 1000, (200, 39)).astype(np.int32)
     logits = session.run(ids)
@@ -92,7 +92,7 @@ def test_no_row_of_a_real_sized_float32_graph_depends_on_its_batch(width: int) -
         np.testing.assert_array_equal(np.concatenate(parts), logits)
 
 
-def test_int64_ids_are_given_as_the_graph_wants_them() -> None:
+def test_ids_are_cast_to_the_type_of_the_graph() -> None:
     model = onnx.load_from_string(GRAPH)
     model.graph.input[0].type.tensor_type.elem_type = TensorProto.INT64
     for tensor in model.graph.initializer:
@@ -122,14 +122,14 @@ def test_a_graph_that_is_not_what_the_manifest_says_is_refused(description: Grap
 
 
 @pytest.mark.parametrize("graph", [b"", b"not a graph", GRAPH[:-40], b"\xff" * 30])
-def test_bytes_that_are_no_graph_are_refused_in_one_line(graph: bytes) -> None:
+def test_bytes_that_are_not_a_graph_are_refused_in_one_line(graph: bytes) -> None:
     with pytest.raises(BundleError, match=r"model\.float32\.onnx") as caught:
         Session(graph, described())
     assert "\n" not in str(caught.value)
 
 
 def external(graph: bytes) -> bytes:
-    """`graph` with its table in a file of the working directory."""
+    """`graph` with its table in an external file in the working directory."""
     model = onnx.load_from_string(graph)
     table = next(tensor for tensor in model.graph.initializer if tensor.name == "table")
     Path("table.bin").write_bytes(table.raw_data)
@@ -145,7 +145,7 @@ def test_a_graph_that_would_read_a_file_is_refused(tmp_path: Path) -> None:
     os.chdir(tmp_path)
     try:
         graph = external(GRAPH)
-        # What is guarded against: ONNX Runtime itself reads the file.
+        # ONNX Runtime itself would read the file: this is what the check prevents.
         onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
         with pytest.raises(BundleError, match="tensor 'table' in a file of its own"):
             Session(graph, described())
@@ -182,7 +182,7 @@ def found_external(graph: bytes) -> list[str]:
     ("dtype", "raw"),
     [(np.float32, True), (np.float64, True), (np.float16, True), (np.float32, False), (np.float64, False)],
 )
-def test_a_graph_with_a_weight_that_is_no_number_is_refused(dtype: type, raw: bool) -> None:
+def test_a_graph_with_a_weight_that_is_not_finite_is_refused(dtype: type, raw: bool) -> None:
     for value in (math.nan, math.inf, -math.inf):
         model = onnx.load_from_string(GRAPH)
         values = np.ones(7, dtype)
@@ -203,7 +203,7 @@ def test_a_lone_infinity_is_a_mask() -> None:
 
 
 def table_as_input() -> tuple[bytes, Graph, dict[str, np.ndarray]]:
-    """The tiny graph with its table among the inputs, as the one with a shared context has it."""
+    """The tiny graph with its table as an input, as graphs with a shared context have it."""
     model = onnx.load_from_string(GRAPH)
     table = next(tensor for tensor in model.graph.initializer if tensor.name == "table")
     values = numpy_helper.to_array(table).copy()
@@ -225,13 +225,13 @@ def test_bound_inputs_give_the_same_logits_in_batches_of_any_size(tables_are: st
         ids = random_ids(rows, seed=number)
         kept.append((bound.run(ids), plain.run(ids)))
         del ids
-    for logits, expected in kept:  # none was written over by a later call
+    for logits, expected in kept:  # no later call overwrote them
         np.testing.assert_array_equal(logits, expected)
     columns = np.asfortranarray(random_ids(9))
     np.testing.assert_array_equal(bound.run(columns), plain.run(columns))
 
 
-def test_a_bound_session_runs_on_after_a_batch_that_failed() -> None:
+def test_a_bound_session_still_runs_after_a_batch_that_failed() -> None:
     session = Session(GRAPH, described(), io_binding=True)
     with pytest.raises(BundleError, match="a graph that runs"):
         session.try_run(np.full((5, COLUMNS), 10**6, np.int32), rows=5)

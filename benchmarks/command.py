@@ -1,0 +1,72 @@
+"""What the commands of all benchmarks share: options, a table for people, and one line of JSON for machines.
+
+It imports no torch, so that a benchmark of the service runs where only the service is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, NoReturn
+
+from export.report.text_table import aligned
+from loadtest.processes.machine import describe_machine
+from loadtest.reports.command import whole
+
+VERSIONS = ("onnxruntime-gpu", "onnxruntime", "torch")
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Keeps the layout of a description."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=32, width=110)
+
+
+class Command(argparse.ArgumentParser):
+    """The command line of one benchmark, `python -m benchmarks.NAME`; `about` is its module's docstring."""
+
+    def __init__(self, name: str, about: str | None) -> None:
+        super().__init__(prog=f"python -m benchmarks.{name}", description=about, formatter_class=_Help)
+        self.name = name
+
+    def error(self, message: str) -> NoReturn:
+        """What is wrong, in one line; exit status 2."""
+        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}; see {self.prog} --help\n")
+
+    def number(self, flag: str, default: int, about: str, *, least: int = 1) -> None:
+        """An option of one whole number, `least` or more."""
+        self.add_argument(flag, type=whole(least), default=default, metavar="N", help=f"{about} [{default}]")
+
+    def numbers(self, flag: str, default: Sequence[int] | None, about: str) -> None:
+        """An option of one or more whole numbers from 1."""
+        shown = "" if default is None else f" [{' '.join(map(str, default))}]"
+        self.add_argument(
+            flag, type=whole(1), nargs="+", default=default, metavar="N", help=f"{about}{shown}"
+        )
+
+    def print_json(self, **figures: Any) -> None:
+        """The last line: the benchmark, the machine and all its figures."""
+        print(json.dumps({"benchmark": self.name, "machine": machine(), **figures}))
+
+
+def print_table(rows: Sequence[Sequence[str]]) -> None:
+    """A head and the rows below it, in columns."""
+    print("\n".join(aligned(rows)))
+
+
+def machine() -> str:
+    """The processor, its cores and the versions of what computes: figures mean nothing without them."""
+    return ", ".join([describe_machine(), *_versions()])
+
+
+def _versions() -> list[str]:
+    found = []
+    for package in VERSIONS:
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            continue
+    return found

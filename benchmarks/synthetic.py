@@ -1,0 +1,45 @@
+"""Models trained on a synthetic log, for benchmarks that need an AUC; made once and kept in a work folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from export.data.encoded import open_log
+from export.data.synthetic import SyntheticConfig
+from export.data.synthetic_file import write_synthetic_log
+from export.stages.fit_schema import fit_schema
+from export.stages.plan import Plan
+from export.stages.train import train
+from export.stages.work import Work
+from export.train.choices import TrainChoice
+
+
+def check_same_options(folder: Path, options: Mapping[str, Any]) -> None:
+    """Ends the benchmark where `folder` holds models of another log or another training; else makes it."""
+    file, content = folder / "options.json", json.dumps(dict(options))
+    if file.exists() and file.read_text() != content:
+        raise SystemExit(
+            f"'work' must be a new folder, or one of the same options (got {folder}, made with "
+            f"{file.read_text()}); name another with --work"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    file.write_text(content)
+
+
+def make_log(work: Work, config: SyntheticConfig) -> None:
+    """WORK/log, unless it is there."""
+    if not work.has("fit-schema.json"):
+        log = work.folder.with_name("log") / "clicks.parquet"
+        schema = write_synthetic_log(config, log)
+        fit_schema(work, log, str(schema), split=Plan.split)
+
+
+def train_dense(
+    work: Work, model: str, choice: TrainChoice, hyperparameters: Mapping[str, Any] | None = None
+) -> None:
+    """WORK/log -> WORK/dense.pt."""
+    part = open_log(work.path("log")).parts["train"]
+    train(work, model, hyperparameters or {}, choice.config(len(part), part.clicks))

@@ -1,0 +1,234 @@
+"""What each command does: it makes a plan from its options and calls the stage.
+
+Stages are imported when one is called, so that --help does not wait for torch.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from export.cli.knob_options import given_of
+from export.cli.options import HYPERPARAMETERS
+from export.compare.plan import UNPRUNED, ComparePlan
+from export.compress.choice import PruneChoice
+from export.data.synthetic_config import PRESETS, SyntheticConfig
+from export.errors import ExportError
+from export.knobs import choose
+from export.stages.plan import LogPlan, Plan, default_work
+from export.train.choices import EmbeddingChoice, TrainChoice
+from export.train.config import TrainConfig
+
+if TYPE_CHECKING:
+    from export.stages.work import Work
+
+say = partial(print, flush=True)
+
+
+def _run(options: Namespace) -> None:
+    from export.stages.pipeline import run
+
+    plan = Plan(
+        **_given_with_work(Plan, options),
+        hyperparameters=_hyperparameters(options),
+        embedding=_embedding(options),
+        training=_training(options),
+        pruning=choose(PruneChoice, given_of(PruneChoice, options)),
+    )
+    run(plan, say=say)
+
+
+def _models(options: Namespace) -> None:
+    from export.cli.model_list import describe_model, list_models
+
+    say(list_models() if options.model is None else describe_model(options.model))
+
+
+def _demo(options: Namespace) -> None:
+    from export.stages.pipeline import demo
+
+    demo(options.out, rows=options.rows, seed=options.seed, threads=options.threads, say=say)
+
+
+def _synthesize(options: Namespace) -> None:
+    from export.data.synthetic_file import write_synthetic_log
+
+    config = replace(PRESETS[options.preset], **given_of(SyntheticConfig, options))
+    schema = write_synthetic_log(config, options.out, report=say)
+    say(f"wrote {options.out} and {schema}")
+    say(f"export it: python -m export run --data {options.out} --schema {schema} --out artifacts/synthetic")
+
+
+def _convert(options: Namespace) -> None:
+    from export.data.ipinyou import convert_ipinyou
+    from export.data.movielens import convert_movielens
+
+    convert = {"movielens": convert_movielens, "ipinyou": convert_ipinyou}[options.format]
+    on_malformed = options.on_malformed or LogPlan.on_malformed
+    schema = convert(options.data, options.out, on_malformed=on_malformed, report=say)
+    say(f"wrote {options.out} and {schema}")
+
+
+def _fit_schema(options: Namespace) -> None:
+    from export.stages.fit_schema import fit_schema
+
+    plan = LogPlan(**given_of(LogPlan, options))
+    with _work(options) as work:
+        fit_schema(
+            work,
+            plan.data,
+            plan.schema,
+            split=plan.split,
+            on_malformed=plan.on_malformed,
+            min_count=plan.min_count,
+            say=say,
+        )
+
+
+def _train(options: Namespace) -> None:
+    from export.stages.records import LogSummary
+    from export.stages.train import train
+
+    with _work(options) as work:
+        log = work.read_record("fit-schema", LogSummary)
+        config = _training(options).config(log.rows["train"], log.clicks["train"])
+        train(
+            work,
+            options.model or Plan.model,
+            _hyperparameters(options),
+            config,
+            embedding=_embedding(options),
+            checkpoint=options.checkpoint,
+            say=say,
+        )
+
+
+def _prune(options: Namespace) -> None:
+    from export.stages.prune import prune
+
+    with _work(options) as work:
+        prune(work, choose(PruneChoice, given_of(PruneChoice, options)), say=say)
+
+
+def _to_onnx(options: Namespace) -> None:
+    from export.stages.to_onnx import to_onnx
+
+    with _work(options) as work:
+        to_onnx(work, say=say)
+
+
+def _quantize(options: Namespace) -> None:
+    from export.stages.quantize import quantize
+
+    with _work(options) as work:
+        quantize(work, rows=options.quantization_rows or Plan.quantization_rows, say=say)
+
+
+def _calibrate(options: Namespace) -> None:
+    from export.stages.calibrate import calibrate
+
+    with _work(options) as work:
+        calibrate(
+            work,
+            sampling_rate=options.sampling_rate or Plan.sampling_rate,
+            methods=options.calibration_methods or Plan.calibration_methods,
+            say=say,
+        )
+
+
+def _package(options: Namespace) -> None:
+    from export.report.summary import summary
+    from export.stages.package import package
+
+    with _work(options) as work:
+        say(summary(package(work, options.out, name=options.name, say=say)))
+
+
+def _compare(options: Namespace) -> None:
+    """Prints the comparisons of `--show`, or compares."""
+    needed = {f"--{name}": getattr(options, name) for name in ("data", "schema", "out")}
+    if options.show:
+        _show(options, needed)
+        return
+    for flag, given in needed.items():
+        if given is None:
+            raise ExportError(f"'{flag}' must be given to compare models (got nothing); see compare --help")
+    from export.compare.compare import chosen_models, compare
+    from export.compare.overrides import read_overrides
+
+    plan = ComparePlan(
+        **_given_with_work(ComparePlan, options) | {"again": chosen_models(options.again or ())},
+        common=_common_hyperparameters(options),
+        overrides=read_overrides(options.settings, options.hyperparameter or ()),
+        embedding=_embedding(options),
+        training=_training(options),
+        pruning=choose(PruneChoice, given_of(PruneChoice, options), UNPRUNED),
+    )
+    compare(plan, say=say)
+
+
+def _show(options: Namespace, needed: Mapping[str, Any]) -> None:
+    from export.compare.compare import read_comparison
+    from export.compare.tables import FORMATS
+
+    for flag, given in needed.items():
+        if given is not None:
+            raise ExportError(
+                f"'{flag}' must be left out with --show, which compares nothing (got {str(given)!r}); "
+                "leave out one of the two"
+            )
+    for folder in options.show:
+        say(FORMATS[options.format](read_comparison(folder)))
+        say("")
+
+
+RUNS: Mapping[str, Callable[[Namespace], None]] = {
+    "run": _run,
+    "models": _models,
+    "demo": _demo,
+    "synthesize": _synthesize,
+    "convert": _convert,
+    "fit-schema": _fit_schema,
+    "train": _train,
+    "prune": _prune,
+    "to-onnx": _to_onnx,
+    "quantize": _quantize,
+    "calibrate": _calibrate,
+    "package": _package,
+    "compare": _compare,
+}
+
+
+def _work(options: Namespace) -> AbstractContextManager[Work]:
+    from export.stages.work import Work
+
+    work = Work(options.work or default_work(options.out))
+    return work.held(new=options.command == "fit-schema")
+
+
+def _given_with_work(kind: type[Plan | ComparePlan], options: Namespace) -> dict[str, Any]:
+    """The knobs of a plan that were given, and where its stages hand over."""
+    return {"work": default_work(options.out), **given_of(kind, options)}
+
+
+def _hyperparameters(options: Namespace) -> dict[str, Any]:
+    """The hyperparameters that were given; whether the model takes them is checked later."""
+    return _common_hyperparameters(options) | dict(options.hyperparameter or [])
+
+
+def _common_hyperparameters(options: Namespace) -> dict[str, Any]:
+    """The given hyperparameters that have an option of their own."""
+    named = {option.name: getattr(options, option.name) for option in HYPERPARAMETERS}
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def _embedding(options: Namespace) -> EmbeddingChoice:
+    return choose(EmbeddingChoice, given_of(EmbeddingChoice, options))
+
+
+def _training(options: Namespace) -> TrainChoice:
+    return TrainChoice(**given_of(TrainConfig, options))

@@ -1,0 +1,68 @@
+"""Parses the command line, runs the command, and prints an error that a person can correct as one line."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+
+from export.cli.commands import RUNS
+from export.cli.options import build_parser
+from export.errors import ExportError
+from service.bundle.errors import BundleError
+
+# Threads that spin while they wait for each other slow training down several times on cores that another
+# process uses too (docs/decisions/training-defaults.md). It must be set before torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+INTERRUPTED = 128 + signal.SIGINT
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; 0: it worked, 1: it could not, 130: Ctrl-C. A wrong option exits with 2."""
+    options = build_parser().parse_args(arguments)
+    try:
+        _run_command(options)
+    except (ExportError, BundleError) as error:
+        return _fail(str(error))
+    except OSError as error:
+        where = f"'{error.filename}': " if error.filename else ""
+        return _fail(f"{where}{error.strerror or error}")
+    except KeyboardInterrupt:
+        kept = "; the stages that had ended are kept in the work folder" if "work" in options else ""
+        return _fail(f"interrupted{kept}", INTERRUPTED)
+    return 0
+
+
+def _run_command(options: Namespace) -> None:
+    """The command; under torchrun on its first process, while the others train along."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        RUNS[options.command](options)
+        return
+    from export.train.distributed import follow, process_group
+
+    with process_group() as ranks:
+        if ranks.is_leader:
+            RUNS[options.command](options)
+        else:
+            follow(ranks)
+
+
+def _fail(message: str, code: int = 1) -> int:
+    print(f"export: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def exit_with(status: int) -> None:
+    """Ends the process; one of several ends at once.
+
+    torch's threads (2.13) now and then abort the interpreter's orderly end when all work is done, and
+    torchrun would take that for a failure of the training.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)

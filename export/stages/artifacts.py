@@ -1,0 +1,53 @@
+"""What the stages before packaging left in the work folder, read together and checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from export.data.encoded import EncodedLog, Part, open_log
+from export.stages.calibrate import read_calibrators
+from export.stages.records import Calibrated, Graphs, Pruned, Trained
+from export.stages.variants import DENSE, PRUNED, Variant, graph_name, read_variants
+from export.stages.work import Work
+from export.train.checkpoint import load_checkpoint
+from service.bundle.calibration import Calibrator
+
+
+@dataclass(frozen=True)
+class Artifacts:
+    """The log, the graphs and calibrators by variant, the PyTorch models, and the stages' records."""
+
+    log: EncodedLog
+    variants: dict[str, Variant]
+    calibrators: dict[str, Calibrator]
+    models: dict[str, nn.Module]
+    trained: Trained
+    pruned: Pruned | None
+    calibrated: Calibrated
+
+    @property
+    def test(self) -> Part:
+        """The rows that decide what the graphs are worth."""
+        return self.log.parts["test"]
+
+
+def read_artifacts(work: Work) -> Artifacts:
+    """Raises ExportError for a stage that has not run, and for a file that is not what it wrote."""
+    log = open_log(work.path("log"))
+    work.path(graph_name(DENSE))
+    work.read_record("quantize", Graphs)
+    variants = read_variants(work, log.schema)
+    models = {DENSE: load_checkpoint(work.path("dense.pt"), log.schema).model}
+    if PRUNED in variants:
+        models[PRUNED] = load_checkpoint(work.path("compact.pt")).model
+    return Artifacts(
+        log=log,
+        variants=variants,
+        calibrators=read_calibrators(work, variants),
+        models=models,
+        trained=work.read_record("train", Trained),
+        pruned=work.read_record("prune", Pruned) if PRUNED in variants else None,
+        calibrated=work.read_record("calibrate", Calibrated),
+    )

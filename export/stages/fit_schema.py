@@ -1,0 +1,51 @@
+"""The stage fit-schema: the raw log -> rows as ids, with encodings fitted on the training part."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from export.data.encoded import open_log, prepare_log
+from export.data.errors import OnMalformed
+from export.data.log_schema import load_log_schema
+from export.stages.records import LogSummary
+from export.stages.work import Say, Work
+
+
+def fit_schema(
+    work: Work,
+    data: Path,
+    schema: str,
+    *,
+    split: tuple[float, float, float, float],
+    on_malformed: OnMalformed = "error",
+    min_count: int | None = None,
+    say: Say = print,
+) -> LogSummary:
+    """The raw log -> WORK/log. The folder is cleared only when the new log is complete."""
+    log_schema = load_log_schema(schema)
+    work.claim()
+    fresh = work.folder / "log.new"
+    prepare_log(
+        data,
+        log_schema,
+        fresh,
+        split=split,
+        on_malformed=on_malformed,
+        min_count=min_count,
+        report=say,
+    )
+    work.start("fit-schema")
+    fresh.rename(work.folder / "log")
+    log = open_log(work.path("log"))
+    summary = LogSummary(
+        source=log.source,
+        schema=log_schema.name,
+        split=log.split,
+        rows={name: len(part) for name, part in log.parts.items()},
+        clicks={name: part.clicks for name, part in log.parts.items()},
+        skipped_rows=log.skipped_rows,
+        window=log.window,
+        columns=log.schema.columns,
+    )
+    work.record("fit-schema", summary)
+    return summary

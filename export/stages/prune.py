@@ -1,0 +1,108 @@
+"""The stage prune: a trained model -> one with exact zeros, and a compacted one without them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import msgspec
+
+from export.compress.choice import PruneChoice
+from export.compress.compact import Compacted
+from export.compress.compact import compact as compact_model
+from export.compress.config import PruneConfig
+from export.compress.perceptrons import find_perceptrons
+from export.compress.prune import PruneResult
+from export.compress.prune import prune as prune_model
+from export.compress.recipes import Recipe
+from export.compress.schedule import sparse_rate
+from export.data.encoded import EncodedLog, open_log
+from export.report.findings import EvaluationPoint
+from export.stages.records import Pruned, Trained
+from export.stages.train import evaluation_points
+from export.stages.variants import write_renumberings
+from export.stages.work import Say, Work
+from export.train.checkpoint import load_checkpoint, save_checkpoint
+from export.train.config import TrainConfig
+from export.train.sampling import steps_an_epoch
+
+
+def prune(
+    work: Work, choice: PruneChoice, *, recipe: Recipe | None = None, say: Say = print
+) -> Pruned | None:
+    """WORK/dense.pt -> pruned.pt (exact zeros) and compact.pt (without them).
+
+    What `choice` leaves open is as in training; a `recipe` goes before the preset it names. A model without
+    neurons that can go keeps them, with a warning. A recipe that prunes nothing only clears what an earlier
+    pruning left.
+    """
+    recipe = recipe or choice.recipe()
+    log = open_log(work.path("log"))
+    network, model, hyperparameters = load_checkpoint(work.path("dense.pt"), log.schema)
+    trained = work.read_record("train", Trained)
+    if recipe.neurons > 0.0 and not find_perceptrons(network):
+        say(
+            f"warning: 'neurons' must be 0 for {model}, which has no perceptron of linear layers and ReLU "
+            f"(got {recipe.neurons:g}); none is pruned: leave --neurons out, or prune weights"
+        )
+        recipe = recipe.with_neurons(0.0)
+    work.start("prune")
+    if not recipe.prunes:
+        return None
+    config = replace(trained.config, warmup_steps=0, learning_rate=choice.prune_learning_rate)
+    rates = ", ".join(f"{part} {rate:.0%}" for part, rate in recipe.rates.items())
+    say(f"pruning by the recipe {recipe.name}: {rates}")
+    result = prune_model(network, log, recipe, config, say, schedule=choice)
+    save_checkpoint(work.folder / "pruned.pt", network, model, hyperparameters)
+    compacted = compact_model(network, hyperparameters)
+    save_checkpoint(work.folder / "compact.pt", compacted.model, model, compacted.hyperparameters)
+    write_renumberings(work, log.schema, compacted.renumberings)
+    record = _record(recipe, result, compacted, _pruning_points(result, log, config, choice))
+    _tell(record, say)
+    work.record("prune", record)
+    return record
+
+
+def _record(
+    recipe: Recipe, result: PruneResult, compacted: Compacted, points: tuple[EvaluationPoint, ...]
+) -> Pruned:
+    return Pruned(
+        recipe=recipe.name,
+        rates=result.rates,
+        reached=result.reached,
+        live_neurons=compacted.live_neurons,
+        live_pairs=compacted.live_pairs,
+        embedding_rows=compacted.embedding_rows,
+        parameters=compacted.parameters,
+        hyperparameters=dict(compacted.hyperparameters),
+        max_abs_diff=compacted.max_abs_diff,
+        notes=compacted.notes,
+        points=points,
+    )
+
+
+def _tell(record: Pruned, say: Say) -> None:
+    neurons = "-".join(str(count) for count in record.live_neurons) or "no"
+    say(
+        f"compacted: {neurons} live neurons, {record.live_pairs} live pairs, "
+        f"{record.embedding_rows[1]:,} of {record.embedding_rows[0]:,} embedding rows"
+    )
+    for note in record.notes:
+        say(f"note: {note}")
+
+
+def _pruning_points(
+    result: PruneResult, log: EncodedLog, config: TrainConfig, schedule: PruneConfig
+) -> tuple[EvaluationPoint, ...]:
+    """The evaluations with the shares that the schedule asks for: zeros are not counted in each of them."""
+    steps = max(1, round(schedule.prune_epochs * steps_an_epoch(log.parts["train"], config)))
+    points = evaluation_points(result.training, log, config)
+    return tuple(
+        msgspec.structs.replace(
+            point,
+            sparsity={
+                part: sparse_rate(rate, evaluation.step, steps, schedule.residual)
+                for part, rate in result.rates.items()
+            },
+        )
+        for point, evaluation in zip(points, result.training.history, strict=True)
+    )

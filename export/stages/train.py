@@ -1,0 +1,144 @@
+"""The stage train: the encoded log -> a model, trained from scratch or read from a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from export.data.encoded import EncodedLog, open_log
+from export.errors import ExportError
+from export.report.findings import EvaluationPoint
+from export.stages.records import Trained
+from export.stages.work import Say, Work
+from export.train.build import build_model, described_embeddings, hyperparameters_of
+from export.train.checkpoint import load_checkpoint, save_checkpoint
+from export.train.choices import EmbeddingChoice
+from export.train.config import TrainConfig
+from export.train.distributed import train_together
+from export.train.loop import TrainResult
+from export.train.sampling import steps_an_epoch
+from models.gbdt_lr import GBDTLR
+
+
+def train(
+    work: Work,
+    model: str,
+    hyperparameters: Mapping[str, Any],
+    config: TrainConfig,
+    *,
+    embedding: EmbeddingChoice | None = None,
+    checkpoint: Path | None = None,
+    say: Say = print,
+) -> Trained:
+    """WORK/log -> WORK/dense.pt: a model trained from scratch, or the one of `checkpoint` where given.
+
+    Raises ExportError for settings that a checkpoint fixes, and for a device that torch cannot use.
+    """
+    check_device(config.device)
+    log = open_log(work.path("log"))
+    if checkpoint is None:
+        record = _train_from_scratch(work, log, model, hyperparameters, config, embedding, say)
+    else:
+        check_no_overrides(checkpoint, hyperparameters, embedding)
+        record = _take_checkpoint(work, log, checkpoint, config, say)
+    work.record("train", record)
+    return record
+
+
+def _train_from_scratch(
+    work: Work,
+    log: EncodedLog,
+    model: str,
+    hyperparameters: Mapping[str, Any],
+    config: TrainConfig,
+    embedding: EmbeddingChoice | None,
+    say: Say,
+) -> Trained:
+    network = build_model(model, log.schema, hyperparameters, embedding=embedding, seed=config.seed)
+    work.start("train")
+    say(f"training {model} with {_parameters(network):,} parameters")
+    if isinstance(network, GBDTLR):
+        from export.train.trees import fit_trees  # scikit-learn takes a second to load
+
+        fit_trees(network, log, seed=config.seed, report=say)
+    result = train_together(network, log, work.path("log"), config, report=say)
+    hyperparameters = {**hyperparameters_of(model), **hyperparameters}
+    save_checkpoint(work.folder / "dense.pt", network, model, hyperparameters)
+    return Trained(
+        model=model,
+        hyperparameters={**hyperparameters, **(embedding.described() if embedding else {})},
+        parameters=_parameters(network),
+        config=config,
+        checkpoint=None,
+        epochs=result.history[-1].epoch,
+        best_epoch=result.best_epoch,
+        points=evaluation_points(result, log, config),
+        seconds_an_epoch=result.seconds_an_epoch,
+    )
+
+
+def _take_checkpoint(work: Work, log: EncodedLog, checkpoint: Path, config: TrainConfig, say: Say) -> Trained:
+    # Read before the folder is cleared: the checkpoint may be its own dense.pt.
+    network, model, hyperparameters = load_checkpoint(checkpoint, log.schema)
+    work.start("train")
+    say(f"took {model} with {_parameters(network):,} parameters from {checkpoint.name}")
+    save_checkpoint(work.folder / "dense.pt", network, model, hyperparameters)
+    return Trained(
+        model=model,
+        hyperparameters={**hyperparameters, **described_embeddings(network)},
+        parameters=_parameters(network),
+        config=config,
+        checkpoint=checkpoint.name,
+        epochs=0,
+        best_epoch=0,
+        points=(),
+    )
+
+
+def evaluation_points(
+    result: TrainResult, log: EncodedLog, config: TrainConfig
+) -> tuple[EvaluationPoint, ...]:
+    """The evaluations of a training, for the report; epochs are fractions."""
+    steps = steps_an_epoch(log.parts["train"], config)
+    return tuple(
+        EvaluationPoint(
+            epoch=evaluation.step / steps,
+            train_loss=evaluation.train_loss,
+            validation_logloss=evaluation.logloss,
+            validation_auc=evaluation.auc,
+            rows_per_second=evaluation.rows_per_second,
+        )
+        for evaluation in result.history
+    )
+
+
+def check_no_overrides(
+    checkpoint: Path, hyperparameters: Mapping[str, Any], embedding: EmbeddingChoice | None
+) -> None:
+    """Raises ExportError for settings of a model that comes from a checkpoint, which fixes them."""
+    overrides = {**hyperparameters, **(embedding.described() if embedding else {})}
+    if overrides:
+        name, value = next(iter(overrides.items()))
+        raise ExportError(
+            f"'{name}' must be left out with the checkpoint {checkpoint.name}, which sets it "
+            f"(got {value!r}); leave out one of the two"
+        )
+
+
+def check_device(device: str) -> None:
+    """Raises ExportError unless torch can use this device here."""
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ExportError(
+            f"'device' must be one that torch can use here (got {device!r}: {reason}); use cpu"
+        ) from None
+
+
+def _parameters(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())

@@ -1,0 +1,112 @@
+"""The arms that answer, from start to end: loaded before traffic, swapped by a reload, published, drained.
+
+It knows neither HTTP nor signals: its caller decides when each step is due.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Callable, Sequence
+
+from prometheus_client import Gauge
+
+from service.arms.freshness import StoredFeatures
+from service.arms.loading import LoadedArm, freeze_anew, load_arms
+from service.arms.split import Arm, ArmTable
+from service.errors import BadConfiguration
+from service.metrics.families import Metrics
+from service.scoring.meter import ArmMeter
+from service.settings import Settings
+
+logger = logging.getLogger("bidlight")
+
+
+class ServedArms:
+    """The arms of the settings; `on_change` gets each table of arms that is to answer from then on.
+
+    With `loaded`, these are served at first, whatever their folders hold by then.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        stored: StoredFeatures | None,
+        on_change: Callable[[ArmTable], object],
+        loaded: Sequence[LoadedArm] | None = None,
+    ) -> None:
+        self.arms: tuple[Arm, ...] = ()
+        self._settings = settings
+        self._metrics = metrics
+        self._stored = stored
+        self._on_change = on_change
+        self._loaded = loaded
+        self._replaced: tuple[Arm, ...] = ()
+
+    async def open(self) -> None:
+        """Load every arm and let traffic in; raises BadConfiguration."""
+        arms = await load_arms(self._settings, self._loaded)
+        if self._stored is not None:
+            await self._stored.open(arms.arms)
+            self._stored.keep_fresh(lambda: self.arms)
+        self._serve(arms)
+
+    async def close(self) -> None:
+        """Answer what is in the queues."""
+        if self._stored is not None:
+            await self._stored.close()
+        for arm in self.arms:
+            await arm.predictor.drain()
+        self.publish()
+
+    async def reload(self) -> None:
+        """Serve what the arms' folders hold now; if one of them is refused, all arms stay as they are.
+
+        Requests that are under way finish on the bundle that encoded them.
+        """
+        try:
+            arms = await load_arms(self._settings)
+            if self._stored is not None:
+                await self._stored.reopen(arms.arms)
+        except Exception as error:  # of any kind: the next reload must still be possible
+            self._metrics.reloads.labels("refused").inc()
+            unexpected = None if isinstance(error, BadConfiguration) else error
+            logger.error("the arms are not reloaded and go on as they were: %s", error, exc_info=unexpected)
+            return
+        self._serve(arms)
+        self._metrics.reloads.labels("ok").inc()
+        logger.info(
+            "reloaded %s", ", ".join(f"{arm.name} ({arm.predictor.manifest.id})" for arm in self.arms)
+        )
+
+    def publish(self) -> None:
+        """Add the counts of all arms to the metrics, including replaced ones until their last answer."""
+        for arm in (*self._replaced, *self.arms):
+            arm.predictor.publish()
+        had_replaced = bool(self._replaced)
+        self._replaced = tuple(arm for arm in self._replaced if arm.predictor.under_way)
+        if had_replaced and not self._replaced:
+            # Only the collector can free them. Before their last request ends it would freeze them instead,
+            # and they would stay until the next reload.
+            freeze_anew()
+
+    def _serve(self, arms: ArmTable) -> None:
+        for arm in self.arms:
+            self._bundle_info(arm).set(0)
+        self._replaced += self.arms
+        for arm in arms.arms:
+            predictor = arm.predictor
+            if self._settings.metrics == "on":
+                predictor.meter = ArmMeter(self._metrics, arm.name, predictor.encoder.schema)
+            self._bundle_info(arm).set(1)
+        self._on_change(arms)
+        self.arms = arms.arms
+        if not self._replaced:
+            # Bundles live as long as they serve: the collector need not traverse them.
+            gc.collect()
+            gc.freeze()
+
+    def _bundle_info(self, arm: Arm) -> Gauge:
+        manifest = arm.predictor.manifest
+        return self._metrics.bundle.labels(arm.name, manifest.id, manifest.model.name, arm.predictor.variant)

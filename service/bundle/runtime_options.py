@@ -1,0 +1,31 @@
+"""How ONNX Runtime runs a bundle's graphs, the same where an export times them and where a service runs them.
+
+It does not import ONNX Runtime: whoever runs a graph passes the module.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+THREADS = 1
+"""A service is one process a core: a second thread costs the tail more than it gains."""
+
+EXECUTION_MODE = "ORT_SEQUENTIAL"
+OPTIMIZATION_LEVEL = "ORT_ENABLE_ALL"
+LOG_SEVERITY = 3
+"""Errors only."""
+
+CONFIG_ENTRIES = {"session.intra_op.allow_spinning": "0", "session.inter_op.allow_spinning": "0"}
+"""A thread that spins takes the core from the event loop."""
+
+
+def session_options(onnxruntime: Any) -> Any:
+    """New SessionOptions of the given module `onnxruntime`; the caller may add to them."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = THREADS
+    options.execution_mode = getattr(onnxruntime.ExecutionMode, EXECUTION_MODE)
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, OPTIMIZATION_LEVEL)
+    options.log_severity_level = LOG_SEVERITY
+    for name, value in CONFIG_ENTRIES.items():
+        options.add_session_config_entry(name, value)
+    return options

@@ -1,0 +1,176 @@
+"""Reads of a Redis cluster: every key is read from the node that has its slot.
+
+Source: the Redis cluster specification, "Redirection and resharding". redis-py finds the slots for the loader
+and the catalogue, but holds an event loop for longer than the deadline of a read: docs/decisions/redis.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
+from redis.exceptions import AskError
+
+from service.features.redis_pipeline import Command, ConnectionOptions, Node, NodeClient, is_error
+from service.features.store import UNREAD, Values
+
+logger = logging.getLogger("bidlight")
+
+# The least time between two CLUSTER SLOTS.
+TOPOLOGY_SECONDS = 1.0
+
+
+class ClusterReader:
+    """A client for each node, and the node of each slot.
+
+    `nodes` are connected first; the others are found through them. The read of a key that has moved follows
+    the redirection of its old node, and the slots are read again.
+    """
+
+    def __init__(self, nodes: Sequence[Node], options: ConnectionOptions) -> None:
+        self._first_nodes = nodes
+        self._options = options
+        self._clients: dict[Node, NodeClient] = {}
+        self._slots: list[Node | None] | None = None
+        self._nodes: set[Node] = set()  # those that have slots
+        self._may_ask_at = 0.0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether every node that has slots is connected."""
+        return self._slots is not None and all(self.client(node).is_open for node in self._nodes)
+
+    def start(self) -> None:
+        """Connect in the background, and stay connected."""
+        for node in self._first_nodes:
+            self.client(node)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        while self._clients:
+            _, client = self._clients.popitem()
+            await client.close()
+
+    def client(self, node: Node) -> NodeClient:
+        """The client of a node, which may not be connected yet."""
+        client = self._clients.get(node)
+        if client is None:
+            client = self._clients[node] = NodeClient(node, self._options, self.refresh)
+            client.start()
+        return client
+
+    def read(self, keys: Sequence[bytes], then: Callable[[Values], None]) -> None:
+        """The value of every key: None where it has none, UNREAD where its node does not answer."""
+        if self._slots is None:
+            self.refresh()
+            then(None)
+        else:
+            _Read(self, keys, then).start(self._slots)
+
+    def refresh(self) -> None:
+        """Ask a node for the slots of all nodes, at most once in TOPOLOGY_SECONDS."""
+        now = asyncio.get_running_loop().time()
+        if now < self._may_ask_at and self._slots is not None:
+            return
+        for client in self._clients.values():
+            if client.is_open:
+                self._may_ask_at = now + TOPOLOGY_SECONDS
+                client.send([("CLUSTER", "SLOTS")], partial(self._take_slots, client.node))
+                return
+
+    def _take_slots(self, node: Node, replies: list[Any] | None) -> None:
+        if replies is None:
+            return
+        try:
+            self._slots = slots_of(replies[0], node)
+        except ValueError as error:
+            logger.error("the cluster at %s:%d cannot be used: %s", *node, error)
+            return
+        self._nodes = {each for each in self._slots if each is not None}
+        for each in self._nodes:
+            self.client(each)
+
+
+class _Read:
+    """One read of keys of several nodes, until the last of these has answered."""
+
+    def __init__(self, cluster: ClusterReader, keys: Sequence[bytes], then: Callable[[Values], None]) -> None:
+        self._cluster = cluster
+        self._keys = keys
+        self._then = then
+        self._values: list[bytes | None] = [UNREAD] * len(keys)
+        self._unanswered = 0
+
+    def start(self, slots: Sequence[Node | None]) -> None:
+        """Send a batch of commands to each node that has keys."""
+        places_of: dict[Node | None, list[int]] = {}
+        for place, key in enumerate(self._keys):
+            places_of.setdefault(slots[key_slot(key)], []).append(place)
+        self._unanswered = len(places_of)
+        for node, places in places_of.items():
+            if node is None:
+                self._take(places, None, None)
+            else:
+                self._ask(node, places, [("GET", self._keys[place]) for place in places], may_redirect=True)
+
+    def _ask(self, node: Node, places: list[int], commands: Sequence[Command], *, may_redirect: bool) -> None:
+        """Commands, of which the last are a GET for each place."""
+        asked = node if may_redirect else None
+
+        def take(replies: list[Any] | None) -> None:
+            self._take(places, None if replies is None else replies[-len(places) :], asked)
+
+        self._cluster.client(node).send(commands, take)
+
+    def _take(self, places: Sequence[int], replies: list[Any] | None, node: Node | None) -> None:
+        """The replies for places, or None. A redirection by `node` is followed, if that is not None."""
+        if replies is None:
+            self._cluster.refresh()
+        else:
+            for place, reply in zip(places, replies, strict=True):
+                if reply is None or isinstance(reply, bytes):
+                    self._values[place] = reply
+                elif is_error(reply):
+                    self._redirect(place, str(reply), node)
+        self._unanswered -= 1
+        if not self._unanswered:
+            self._then(self._values)
+
+    def _redirect(self, place: int, error: str, node: Node | None) -> None:
+        """Read a key where the cluster has moved it (MOVED), or is just moving it (ASK)."""
+        code, _, where = error.partition(" ")
+        if code != "ASK":
+            self._cluster.refresh()
+        if node is None or code not in ("ASK", "MOVED"):
+            return
+        target = AskError(where)
+        get: Command = ("GET", self._keys[place])
+        self._unanswered += 1
+        self._ask(
+            # A node that does not know its own name means the host that was asked.
+            (target.host or node[0], target.port),
+            [place],
+            [("ASKING",), get] if code == "ASK" else [get],
+            may_redirect=False,
+        )
+
+
+def slots_of(reply: Any, asked: Node) -> list[Node | None]:
+    """The node of every slot, from the reply to CLUSTER SLOTS. Raises ValueError for anything else.
+
+    A node without a host is at that of the node that was asked.
+    """
+    found: list[Node | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
+    try:
+        for first, last, master, *_ in reply:
+            node = ((master[0] or b"").decode() or asked[0], int(master[1]))
+            found[first : last + 1] = [node] * (last + 1 - first)
+    except (TypeError, ValueError, IndexError, AttributeError):
+        raise ValueError(f"CLUSTER SLOTS must tell the nodes of slots (got {reply!r:.100})") from None
+    if len(found) != REDIS_CLUSTER_HASH_SLOTS:
+        raise ValueError(f"CLUSTER SLOTS must tell of {REDIS_CLUSTER_HASH_SLOTS} slots at most")
+    return found

@@ -1,0 +1,241 @@
+"""Reads of one Redis node: many commands in flight on one connection, which is reopened when it is lost.
+
+It knows commands and replies, and nothing of features. redis-py has one command in flight on a connection,
+which makes the reads of requests too expensive: docs/decisions/redis.md has the figures.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import ssl
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from service.features.store import Values, missing_library
+
+try:
+    import hiredis
+except ModuleNotFoundError:
+    raise missing_library("redis[hiredis]") from None
+
+logger = logging.getLogger("bidlight")
+
+Node = tuple[str, int]
+Command = tuple[bytes | str, ...]
+# Takes the replies to the commands of one read, in order, or None where they will not come.
+Then = Callable[[list[Any] | None], None]
+
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 5.0
+# More reads in flight than this are refused.
+MAX_READS = 64
+
+# The library's own annotation has a command of one word.
+_pack: Callable[[Command], bytes] = cast(Any, hiredis.pack_command)
+
+
+@dataclass(frozen=True)
+class ConnectionOptions:
+    """The first commands on a connection, whether it is encrypted, and its time limits.
+
+    A connection is closed when its oldest read has been in flight for `read_seconds`.
+    """
+
+    handshake: tuple[Command, ...] = field(default=(), repr=False)
+    tls: bool = False
+    connect_seconds: float = 2.0
+    read_seconds: float = 1.0
+
+
+def is_error(reply: object) -> bool:
+    """Whether a reply says that its command failed."""
+    return isinstance(reply, hiredis.HiredisError)
+
+
+class Pipeline(asyncio.Protocol):
+    """Commands out, replies in: the n-th reply belongs to the n-th command.
+
+    No read is ever cancelled. The reply to a caller who has stopped waiting still goes to that caller and to
+    no other; a connection whose replies do not match its commands is closed.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._reader = hiredis.Reader()
+        self._reads: deque[tuple[int, Then, float]] = deque()  # number of replies, caller, time of sending
+        self._replies: list[Any] = []  # to the first of the reads, so far
+        self._transport: asyncio.Transport | None = None
+        self.lost: asyncio.Future[None] = self._loop.create_future()
+
+    @property
+    def in_flight(self) -> int:
+        """The number of reads without a reply."""
+        return len(self._reads)
+
+    @property
+    def waiting_seconds(self) -> float:
+        """How long the oldest read has been in flight."""
+        return self._loop.time() - self._reads[0][2] if self._reads else 0.0
+
+    def send(self, commands: Sequence[Command], then: Then) -> None:
+        """Send `commands`; `then` is called once, from within this call or later."""
+        if self._transport is None or self._transport.is_closing():
+            then(None)
+            return
+        self._reads.append((len(commands), then, self._loop.time()))
+        self._transport.write(b"".join([_pack(command) for command in commands]))
+
+    def close(self) -> None:
+        """Close at once; the callers of all reads in flight are told None."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The connection is open."""
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Hand out the replies that are complete."""
+        try:
+            self._reader.feed(data)
+            while (reply := self._reader.gets()) is not False:
+                self._take(reply)
+        except (hiredis.ProtocolError, IndexError) as error:
+            logger.error("a Redis sent an unexpected reply, its connection is closed: %r", error)
+            self.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """No reply will come any more."""
+        self._transport = None
+        reads, self._reads = self._reads, deque()
+        for _, then, _ in reads:
+            then(None)
+        if not self.lost.done():
+            self.lost.set_result(None)
+
+    def _take(self, reply: Any) -> None:
+        """One reply, to a command of the oldest read. Raises IndexError where there is no read."""
+        count, then, _ = self._reads[0]
+        self._replies.append(reply)
+        if len(self._replies) == count:
+            self._reads.popleft()
+            replies, self._replies = self._replies, []
+            then(replies)
+
+
+class NodeClient:
+    """A pipeline to one node. A lost one is replaced after a pause, which doubles with every failure.
+
+    `on_open` is called whenever a pipeline is ready.
+    """
+
+    def __init__(
+        self, node: Node, options: ConnectionOptions, on_open: Callable[[], None] | None = None
+    ) -> None:
+        self.node = node
+        self._options = options
+        self._on_open = on_open
+        self._pipeline: Pipeline | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._is_down = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a connection."""
+        return self._pipeline is not None
+
+    def start(self) -> None:
+        """Connect in the background, and stay connected."""
+        self._task = asyncio.create_task(self._stay_connected())
+
+    async def close(self) -> None:
+        """Close the connection, and open no other."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    def send(self, commands: Sequence[Command], then: Then) -> None:
+        """Send `commands`; `then` is called once, from within this call or later."""
+        pipeline = self._pipeline
+        if pipeline is None or pipeline.in_flight >= MAX_READS:
+            then(None)
+        else:
+            pipeline.send(commands, then)
+
+    def read(self, keys: Sequence[bytes], then: Callable[[Values], None]) -> None:
+        """The value of every key by one MGET, None where it has none; None for all if there is no reply."""
+        self.send([("MGET", *keys)], lambda replies: then(_found(replies)))
+
+    async def _stay_connected(self) -> None:
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                pipeline = await asyncio.wait_for(self._connect(), self._options.connect_seconds)
+            except (OSError, TimeoutError, _Refused) as error:
+                if not self._is_down:
+                    logger.error("the Redis at %s:%d cannot be reached: %s", *self.node, error or "too slow")
+            else:
+                level = logging.WARNING if self._is_down else logging.DEBUG
+                logger.log(level, "connected to the Redis at %s:%d", *self.node)
+                pause = FIRST_PAUSE_SECONDS
+                reason = await self._serve(pipeline)
+                logger.error("the connection to the Redis at %s:%d %s", *self.node, reason)
+            self._is_down = True
+            # The workers do not all reconnect at the same moment.
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+            pause = min(2.0 * pause, LONGEST_PAUSE_SECONDS)
+
+    async def _serve(self, pipeline: Pipeline) -> str:
+        """Use the pipeline until it is lost or does not answer; returns which, for the log."""
+        self._pipeline = pipeline
+        try:
+            if self._on_open is not None:
+                self._on_open()
+            while pipeline.waiting_seconds <= self._options.read_seconds:
+                await asyncio.wait((pipeline.lost,), timeout=0.25 * self._options.read_seconds)
+                if pipeline.lost.done():
+                    return "is lost"
+                # A busy loop runs due timers before it reads the replies that sockets hold.
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+            return "is closed: it does not answer"
+        finally:
+            self._pipeline = None
+            pipeline.close()
+
+    async def _connect(self) -> Pipeline:
+        """A pipeline after its handshake; raises OSError, _Refused."""
+        host, port = self.node
+        tls = ssl.create_default_context() if self._options.tls else None
+        loop = asyncio.get_running_loop()
+        _, pipeline = await loop.create_connection(Pipeline, host, port, ssl=tls)
+        try:
+            answered: asyncio.Future[list[Any] | None] = loop.create_future()
+            pipeline.send(
+                [*self._options.handshake, ("PING",)],
+                lambda replies: None if answered.done() else answered.set_result(replies),
+            )
+            replies = await answered
+            if replies is None:
+                raise _Refused("it closed the connection")
+            for reply in replies:
+                if is_error(reply):
+                    raise _Refused(str(reply))
+        except BaseException:
+            pipeline.close()
+            raise
+        return pipeline
+
+
+def _found(replies: list[Any] | None) -> Values:
+    """The values of an MGET; None for an error, as while Redis loads its data."""
+    return replies[0] if replies is not None and isinstance(replies[0], list) else None
+
+
+class _Refused(Exception):
+    """The other side does not want this connection, or is no Redis."""

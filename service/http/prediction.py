@@ -1,0 +1,217 @@
+"""One request to /predict, step by step: decode, choose an arm, admit, encode, submit, and answer or refuse.
+
+It knows neither how the bytes arrive nor how the answer is sent. It has two front ends: ASGI
+(service.http.endpoint) and the HTTP parser (service.http.direct).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection
+from functools import partial
+from time import perf_counter
+from typing import Any
+
+from service.arms.split import Arm, ArmTable
+from service.bidding import BidPolicy, bids
+from service.errors import NotReady, ServiceError
+from service.features.store import INVALID
+from service.features.users import UserFeatures
+from service.http.heads import AnswerHead, ArmHeads, Headers
+from service.metrics.families import Metrics
+from service.scoring.batcher import Outcome
+from service.scoring.meter import FOUND, ArmMeter
+from service.scoring.predictor import Probabilities
+from service.scoring.rows import RequestRows
+from service.settings import Settings
+from service.wire import (
+    Codec,
+    PredictRequest,
+    answer_of,
+    codec_for,
+    count_rows,
+    decode_request,
+    money_of,
+)
+
+logger = logging.getLogger("bidlight")
+
+CLIENT_LEFT = "client_left"
+
+
+class PredictService:
+    """What all requests to /predict share: limits, bid policy and arms; before `open` it has no arms."""
+
+    def __init__(
+        self, settings: Settings, metrics: Metrics, policy: BidPolicy, users: UserFeatures | None = None
+    ) -> None:
+        self.max_body_bytes = settings.max_body_bytes
+        self.max_candidates = settings.max_candidates
+        self.policy = policy
+        self.users = users
+        self.heads: dict[Arm, ArmHeads] = {}
+        self._metrics = metrics if settings.metrics == "on" else None
+        self._arms: ArmTable | None = None
+
+    def open(self, arms: ArmTable) -> None:
+        """Send requests to these arms from now on."""
+        self.heads = {arm: ArmHeads(arm) for arm in arms.arms}
+        self._arms = arms
+
+    def choose(self, headers: dict[bytes, bytes], request: PredictRequest) -> Arm:
+        """The arm of a request. Raises NotReady, UnknownArm."""
+        if self._arms is None:
+            raise NotReady("the arms must replay their golden rows first; try again in a moment")
+        pinned = headers.get(b"x-arm")
+        key = headers.get(b"x-split-key")
+        # As UTF-8 a key gives the same arm in the header as in user_id. Any other bytes are a key too.
+        return self._arms.choose(
+            None if pinned is None else pinned.decode("utf-8", "surrogateescape"),
+            key.decode("utf-8", "surrogateescape") if key else request.user_id or request.id,
+        )
+
+    def count_unrouted(self, outcome: str) -> None:
+        """Count a request that ended before an arm was chosen."""
+        if self._metrics is not None:
+            self._metrics.refuse("", outcome)
+
+
+class Prediction:
+    """A request from its headers to its answer. It ends exactly once, by `end` or by `refuse`.
+
+    The attributes without an underscore are what an arm's meter reads (service.scoring.meter).
+    """
+
+    __slots__ = (
+        "_arm",
+        "_codec",
+        "_headers",
+        "_heads",
+        "_is_admitted",
+        "_meter",
+        "_request",
+        "_rows",
+        "_service",
+        "_unqueued_rows",
+        "bids",
+        "decode_seconds",
+        "encode_seconds",
+        "no_bids",
+        "started",
+        "unknown_ads",
+        "unknown_names",
+        "user_lookup",
+    )
+
+    _codec: Codec
+    _headers: dict[bytes, bytes]
+    _heads: ArmHeads
+    _request: PredictRequest
+    _rows: int
+    decode_seconds: float
+
+    def __init__(self, service: PredictService, started: float) -> None:
+        self.started = started
+        self._service = service
+        self._arm: Arm | None = None
+        self._meter: ArmMeter | None = None
+        self._is_admitted = False
+        self._unqueued_rows = 0
+        self.encode_seconds = 0.0
+        self.unknown_names: Collection[str] = ()
+        self.unknown_ads = 0
+        self.user_lookup: str | None = None
+        self.bids = self.no_bids = 0
+
+    def read_headers(self, headers: dict[bytes, bytes]) -> None:
+        """Choose the codec. Raises UnsupportedMediaType, before the body need be read."""
+        self._headers = headers
+        self._codec = codec_for(headers.get(b"content-type"))
+
+    def submit(self, body: bytes, outcome: Outcome | None = None) -> Any:
+        """Queue the rows of the body; `outcome`, or else the future returned, gets the pCTRs [rows].
+
+        Raises ServiceError. If the user's features must be looked up first, rows are queued later, and what
+        is wrong with them goes to the outcome.
+        """
+        service = self._service
+        received = perf_counter()
+        self._request = request = decode_request(body, self._codec)
+        self._rows = rows = count_rows(request.candidates, service.max_candidates)
+        decoded = perf_counter()
+        self.decode_seconds = decoded - received
+        self._arm = arm = service.choose(self._headers, request)
+        self._heads = service.heads[arm]
+        predictor = arm.predictor
+        self._meter = predictor.meter
+        # Before the costs of encoding or of a lookup: the room is this request's until it ends.
+        predictor.admit(rows)
+        self._is_admitted = True
+        self._unqueued_rows = rows
+        if service.users is None or request.user_id is None or not predictor.lacks_context(request):
+            return self._queue(arm, predictor.encode(request, rows), decoded, outcome)
+        if outcome is None:
+            outcome = asyncio.get_running_loop().create_future()
+        service.users.find(request.user_id, partial(self._queue_with_user, arm, outcome))
+        return outcome
+
+    def _queue_with_user(self, arm: Arm, outcome: Outcome, user: dict[str, Any], missing: str | None) -> None:
+        """Queue the rows once the user's features, or the reason why they are missing, are known."""
+        if outcome.done():
+            return
+        found = perf_counter()
+        try:
+            rows, is_valid = arm.predictor.encode_with_user(self._request, self._rows, user)
+            self.user_lookup = (missing or FOUND) if is_valid else INVALID
+            self._queue(arm, rows, found, outcome)
+        except Exception as error:
+            outcome.set_exception(error)
+
+    def _queue(self, arm: Arm, rows: RequestRows, encoding_since: float, outcome: Outcome | None) -> Any:
+        request, predictor = self._request, arm.predictor
+        if self._meter is not None:
+            self.encode_seconds = perf_counter() - encoding_since
+            self.unknown_names = predictor.unknown_names(request)
+            self.unknown_ads = rows.unknown_ads
+        deadline = None if request.tmax_ms is None else self.started + request.tmax_ms * 0.001
+        outcome = predictor.submit_admitted(rows, deadline, outcome)
+        self._unqueued_rows = 0
+        return outcome
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the arm has more rows queued than its next batch takes."""
+        return self._arm is not None and self._arm.predictor.is_behind
+
+    def answer(self, pctrs: Probabilities) -> tuple[AnswerHead, bytes]:
+        """pCTRs [rows] -> the head and the body of the answer. Call `end(OK)` once it is sent."""
+        request, arm, codec = self._request, self._arm, self._codec
+        assert arm is not None
+        offers = bids(pctrs, *money_of(request.candidates), self._service.policy)
+        if self._meter is not None:
+            self.no_bids = no_bids = offers.count(None)
+            self.bids = len(offers) - no_bids
+        body = codec.encode(answer_of(request, arm.name, arm.predictor.manifest.id, pctrs, offers))
+        return self._heads.ok[codec.name], body
+
+    def refuse(self, error: BaseException) -> tuple[int, Headers, bytes]:
+        """End the request with an error; the status, the headers and the body of the answer."""
+        if not isinstance(error, ServiceError):
+            logger.error("a request to /predict failed", exc_info=error)
+            error = ServiceError("the service failed on this request; it has logged why")
+        self.end(error.code)
+        of_arm = [] if self._arm is None else self._heads.headers
+        headers = [(b"content-type", b"application/json"), *of_arm, *error.headers()]
+        return error.status, headers, error.body()
+
+    def end(self, outcome: str) -> None:
+        """Give back unused room, and count the request as OK, CLIENT_LEFT or the code of an error."""
+        arm, meter = self._arm, self._meter
+        if arm is None:
+            self._service.count_unrouted(outcome)
+            return
+        if self._is_admitted:
+            arm.predictor.release(self._unqueued_rows)
+        if meter is not None:
+            meter.count_request(self, outcome)

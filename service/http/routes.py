@@ -1,0 +1,143 @@
+"""The routes besides /predict: health, readiness, metrics, arms and the docs page."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import HTMLResponse, PlainTextResponse
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+
+from service.arms.serving import ServedArms
+from service.arms.split import Arm
+from service.errors import MethodNotAllowed, NotFound, NotReady, ServiceError
+from service.http.docs_page import draw_docs
+from service.http.lifespan import SHARED_PUBLISH_SECONDS
+from service.metrics.families import Metrics
+from service.settings import Settings
+
+# Long enough for every other process to publish.
+SCRAPE_WAIT_SECONDS = 3 * SHARED_PUBLISH_SECONDS
+
+
+class Routes:
+    """The handlers of an application, which `add_to` registers."""
+
+    def __init__(self, settings: Settings, metrics: Metrics, served: ServedArms) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._served = served
+
+    def add_to(self, app: FastAPI) -> None:
+        """Register the routes, and how the framework's own errors are answered."""
+
+        async def get_docs() -> str:
+            return draw_docs(app.openapi())
+
+        app.add_exception_handler(HTTPException, _answer_http_exception)
+        app.add_api_route(
+            "/healthz",
+            _get_health,
+            summary="The process lives",
+            operation_id="healthz",
+            tags=["operation"],
+            response_class=PlainTextResponse,
+        )
+        app.add_api_route(
+            "/readyz",
+            self._get_readiness,
+            summary="Every arm has replayed its golden rows",
+            operation_id="readyz",
+            tags=["operation"],
+            response_class=PlainTextResponse,
+            responses={503: {"description": "not_ready: not yet"}},
+        )
+        app.add_api_route(
+            "/metrics",
+            self._get_metrics,
+            summary="Prometheus metrics, the sum over all workers",
+            operation_id="metrics",
+            tags=["operation"],
+            response_class=PlainTextResponse,
+        )
+        app.add_api_route(
+            "/arms",
+            self._get_arms,
+            summary="Arms, weights, bundles and their metrics",
+            operation_id="arms",
+            tags=["bidding"],
+        )
+        app.add_api_route("/docs", get_docs, include_in_schema=False, response_class=HTMLResponse)
+
+    async def _get_readiness(self) -> Response:
+        if not self._served.arms:
+            return _answer_error(
+                NotReady("the arms must replay their golden rows first; try again in a moment")
+            )
+        return PlainTextResponse("ready\n")
+
+    async def _get_metrics(self) -> Response:
+        if self._settings.metrics == "off":
+            return _answer_error(
+                NotFound("nothing is counted here: 'metrics' is off; start the service with --metrics on")
+            )
+        self._served.publish()
+        if self._metrics.is_shared:
+            await asyncio.sleep(SCRAPE_WAIT_SECONDS)
+        body, content_type = await run_in_threadpool(self._metrics.exposition)
+        return Response(body, headers={"content-type": content_type})
+
+    async def _get_arms(self) -> Response:
+        arms = self._served.arms
+        total = sum(arm.weight for arm in arms)
+        described = {
+            "split_salt": self._settings.split_salt,
+            "arms": [_describe_arm(arm, arm.weight / total) for arm in arms],
+        }
+        return Response(msgspec.json.encode(described), media_type="application/json")
+
+
+async def _get_health() -> str:
+    return "ok\n"
+
+
+def _describe_arm(arm: Arm, share: float) -> dict[str, Any]:
+    """What an experimenter needs to know of an arm; `share` is its part of the split keys, from 0 to 1."""
+    manifest, variant = arm.predictor.manifest, arm.predictor.variant
+    return {
+        "name": arm.name,
+        "weight": arm.weight,
+        "share": share,
+        "bundle": manifest.id,
+        "created_at": manifest.created_at,
+        "model": manifest.model,
+        "variant": variant,
+        "provider": arm.predictor.graphs.provider,
+        "calibration": {
+            "method": arm.predictor.calibrator.method,
+            "before": arm.predictor.calibrator.before,
+            "after": arm.predictor.calibrator.after,
+        },
+        "training": manifest.training,
+        "evaluation": manifest.evaluation.get(variant),
+        "kept_out": manifest.kept_out,
+    }
+
+
+async def _answer_http_exception(_: Request, error: Exception) -> Response:
+    """Answer the framework's own errors with the same body as all others."""
+    status = getattr(error, "status_code", 500)
+    allow = (getattr(error, "headers", None) or {}).get("Allow", "GET")
+    if status == 405:
+        return _answer_error(
+            MethodNotAllowed(f"the method must be one of {allow}; GET /docs describes it", allow=allow)
+        )
+    return _answer_error(NotFound("the path must be a route of this service; GET /docs lists them"))
+
+
+def _answer_error(error: ServiceError) -> Response:
+    headers = {name.decode(): value.decode() for name, value in error.headers()}
+    return Response(error.body(), error.status, headers, media_type="application/json")

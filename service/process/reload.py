@@ -1,0 +1,95 @@
+"""The arms that the workers serve, and a reload of them: committed when all workers serve it, or rolled back.
+
+It knows no worker.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from service.arms.loading import LoadedArm, freeze_anew, read_arms
+from service.errors import BadConfiguration
+from service.metrics.families import Metrics
+from service.metrics.prometheus_internals import write_metrics_as
+from service.settings import Settings
+
+logger = logging.getLogger("bidlight")
+
+# Names the supervisor's metric files. Its process id would not do: in a container it is 1, which is also the
+# number of a worker.
+METRICS_NAME = "supervisor"
+
+
+class ReloadableArms:
+    """The arms of `settings`.
+
+    `current` are to be served; `previous` were served before the reload under way, None without one.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._is_requested = False
+        self._metrics: Metrics | None = None
+        self.current: Sequence[LoadedArm] = ()
+        self.previous: Sequence[LoadedArm] | None = None
+
+    def read(self) -> None:
+        """Read the arms for the first time. Raises BadConfiguration."""
+        self.current = _read_frozen(self._settings)
+
+    def request(self) -> None:
+        """Ask for a reload; it begins when the one under way is over."""
+        self._is_requested = True
+
+    def advance(self) -> None:
+        """Commit the reload that all workers serve, and begin the one that was requested."""
+        if self.previous is not None:
+            self.previous = None
+            self._count("ok")
+            served = ", ".join(f"{arm.spec.name} ({arm.bundle.manifest.id})" for arm in self.current)
+            logger.info("reloaded %s", served)
+        if self._is_requested:
+            self._is_requested = False
+            try:
+                arms = _read_frozen(self._settings)
+            except Exception as error:  # whatever it is, the workers go on
+                if not isinstance(error, BadConfiguration):
+                    logger.exception("the bundles cannot be read")
+                self._refuse(str(error) or repr(error))
+            else:
+                self.previous, self.current = self.current, arms
+
+    def roll_back(self, reason: str) -> None:
+        """Serve the previous arms again: a worker has refused the new ones."""
+        assert self.previous is not None
+        self.current, self.previous = self.previous, None
+        self._refuse(reason)
+
+    def forget_previous(self) -> None:
+        """Release the previous arms, in a worker that serves the current ones."""
+        self.previous = None
+
+    def _refuse(self, reason: str) -> None:
+        self._count("refused")
+        logger.error("the arms are not reloaded and go on as they were: %s", reason)
+
+    def _count(self, outcome: str) -> None:
+        """Count a reload. The first one creates the supervisor's metric files, which may fail."""
+        try:
+            if self._metrics is None:
+                write_metrics_as(METRICS_NAME)
+                self._metrics = Metrics()
+            self._metrics.reloads.labels(outcome).inc()
+        except OSError as error:
+            logger.error("a reload is not counted: %s", error)
+
+
+def _read_frozen(settings: Settings) -> list[LoadedArm]:
+    """The arms as their folders hold them now, frozen to the garbage collector. Raises BadConfiguration.
+
+    A collection would write to every page that the workers share.
+    """
+    arms = read_arms(settings)
+    freeze_anew()
+    return arms

@@ -1,0 +1,97 @@
+"""Replays the golden rows of a bundle before it serves: the same ids, logits and pCTRs, within tolerance."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from service.bundle.errors import BundleError
+from service.bundle.manifest import GoldenOutputs
+from service.errors import ServiceError
+from service.scoring.predictor import Predictor, Probabilities
+from service.scoring.rows import BatchRows, RequestRows
+from service.wire import JSON, count_rows, decode_request
+
+
+async def replay_golden(predictor: Predictor) -> None:
+    """Score the golden rows as requests; raises BundleError naming the first that differs."""
+    try:
+        await _replay(predictor)
+    except ServiceError as error:
+        raise _difference(predictor, "rows that this service can score", error.message) from error
+
+
+async def _replay(predictor: Predictor) -> None:
+    golden, graphs = predictor.golden, predictor.graphs
+    outputs = golden.variants.get(predictor.variant)
+    if outputs is None or not golden.rows:
+        expected = f"a golden row or more with outputs of variant {predictor.variant}"
+        raise _difference(predictor, expected, "none")
+    bodies = [
+        msgspec.json.encode({"context": row.context, "candidates": [{"features": row.candidate}]})
+        for row in golden.rows
+    ]
+    requests = [decode_request(body, JSON) for body in bodies]
+    rows = [predictor.encode(request, count_rows(request.candidates, 1)) for request in requests]
+    _check_ids(predictor, rows)
+    for is_large in {False, graphs.has_shared_context}:
+        for each in rows:
+            each.is_large = is_large
+        alone = np.concatenate([graphs.run(BatchRows.of([row])) for row in rows])
+        for logits in (alone, graphs.run(BatchRows.of(rows))):
+            _check_logits(predictor, logits, outputs)
+        _check_pctrs(predictor, np.concatenate(await _score_all(predictor, rows)), outputs)
+
+
+async def _score_all(predictor: Predictor, rows: Sequence[RequestRows]) -> list[Probabilities]:
+    """pCTRs of single rows, submitted together as far as the queue has room, so that they share batches."""
+    found: list[Probabilities] = []
+    at_once = predictor.max_queued_rows
+    for start in range(0, len(rows), at_once):
+        found += await asyncio.gather(*[predictor.score(row) for row in rows[start : start + at_once]])
+    return found
+
+
+def _check_ids(predictor: Predictor, rows: Sequence[RequestRows]) -> None:
+    ids = predictor.encoder.join(
+        np.stack([each.context for each in rows]), np.concatenate([each.candidates for each in rows])
+    )
+    for index, (found, expected) in enumerate(zip(ids.tolist(), predictor.golden.ids, strict=True)):
+        if tuple(found) != tuple(expected):
+            raise _difference(predictor, f"row {index} to give ids {list(expected)}", str(found))
+
+
+def _check_logits(predictor: Predictor, logits: NDArray[np.float32], outputs: GoldenOutputs) -> None:
+    differences = np.abs(logits.astype(np.float64) - np.array(outputs.logits))
+    for index in np.flatnonzero(~(differences <= outputs.logit_tolerance)):
+        expected, tolerance = outputs.logits[index], outputs.logit_tolerance
+        raise _difference(
+            predictor, f"row {index} to give logit {expected} within {tolerance}", str(float(logits[index]))
+        )
+
+
+def _check_pctrs(predictor: Predictor, pctrs: Probabilities, outputs: GoldenOutputs) -> None:
+    # Calibration is monotone: a logit within its tolerance has a pCTR between those of both ends.
+    logits = np.array(outputs.logits)
+    lowest = predictor.calibrator.pctr(logits - outputs.logit_tolerance) - 1e-9
+    highest = predictor.calibrator.pctr(logits + outputs.logit_tolerance) + 1e-9
+    for source, values in (("give", pctrs), ("state", np.array(outputs.pctrs))):
+        for index in np.flatnonzero(~((values >= lowest) & (values <= highest))):
+            raise _difference(
+                predictor,
+                f"row {index} to {source} a pCTR from {lowest[index]} to {highest[index]}",
+                str(float(values[index])),
+            )
+
+
+def _difference(predictor: Predictor, expected: str, found: str) -> BundleError:
+    return BundleError(
+        f"{predictor.folder}/golden.json",
+        expected,
+        found,
+        "build the bundle again on this machine's versions",
+    )
