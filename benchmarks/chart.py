@@ -20,7 +20,7 @@ REPOSITORY = Path(__file__).parents[1]
 FIGURES = REPOSITORY / "docs" / "measured" / "rivals.json"
 OUT = REPOSITORY / "docs" / "ratios.svg"
 OURS = "bidlight"
-SERVERS = {"naive": ("a naive FastAPI service", "#d4731c"), "mosec": ("Mosec, best setting", "#2f7fe0")}
+SERVERS = {"naive": ("a plain FastAPI service", "#d4731c"), "mosec": ("Mosec", "#2f7fe0")}
 GREY = "#7a7d82"  # of equal contrast to white and to a dark page
 BAR_HEIGHT = 0.36
 STYLE: dict[Any, Any] = {
@@ -59,25 +59,47 @@ def draw(ratios: Sequence[Mapping[str, Any]]) -> bytes:
     }
     cases = sorted({(candidates, connections) for _, candidates, connections in shown})
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(8.4, 0.8 + 0.6 * len(cases)), layout="constrained")
+        figure = Figure(figsize=(8.4, 1.5 + 0.5 * len(cases)), layout="constrained")
         axes = figure.subplots()
-        for number, (server, (label, color)) in enumerate(SERVERS.items()):
+        for number, (server, (name, color)) in enumerate(SERVERS.items()):
             places = [row + (number - 0.5) * BAR_HEIGHT for row in range(len(cases))]
-            values = [shown.get((server, *case), 0.0) for case in cases]
-            bars = axes.barh(places, values, BAR_HEIGHT, color=color, label=f"over {label}")
-            axes.bar_label(
-                bars, [f"{value:.3g}x" if value else "" for value in values], padding=4, color=GREY
+            bars = [
+                (place, shown[server, *case])
+                for place, case in zip(places, cases, strict=True)
+                if (server, *case) in shown
+            ]
+            if not bars:
+                continue
+            values = [value for _, value in bars]
+            axes.barh(
+                [place for place, _ in bars], values, BAR_HEIGHT, color=color, label=_label(name, values)
             )
-        axes.axvline(1.0, color=GREY, linewidth=1.0, linestyle=":")
+            for place, value in bars:
+                # Right of the line at 1, which would cross the text.
+                at = max(value, 1.0) + 0.07
+                axes.text(at, place, f"{value:.3g}x", verticalalignment="center")
+        axes.axvline(1.0, color=GREY, linewidth=1.5, linestyle="--")
+        axes.text(1.0, 1.02, "1x: equal", horizontalalignment="center", transform=axes.get_xaxis_transform())
         axes.set_yticks(range(len(cases)), [_named(*case) for case in cases])
         axes.invert_yaxis()
         axes.set_xlim(0.0, 1.12 * max(shown.values()))
-        axes.set_xlabel("requests a second of Bidlight, as a multiple of the other server's")
         axes.spines[["top", "right"]].set_visible(False)
-        figure.legend(frameon=False, loc="outside upper left", ncols=len(SERVERS))
+        figure.legend(
+            title="Requests per second of Bidlight",
+            title_fontproperties={"weight": "bold", "size": 14},
+            alignment="left",
+            frameon=False,
+            loc="outside upper left",
+            ncols=len(SERVERS),
+        )
         content = io.BytesIO()
         figure.savefig(content, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return content.getvalue()
+
+
+def _label(server: str, values: Sequence[float]) -> str:
+    """The message of a server's bars: the range of the ratios."""
+    return f"{min(values):.1f} to {max(values):.1f} times those of {server}"
 
 
 def _named(candidates: int, connections: int) -> str:
