@@ -74,7 +74,8 @@ class Settings(BaseSettings):
     keep_alive_seconds: int = Field(
         default=75,
         ge=1,
-        description="how long an idle connection is kept, or one that stops sending or reading, seconds",
+        description="how long an idle connection is kept, a request may take to arrive, and an answer may "
+        "wait to be read, seconds",
     )
     drain_seconds: int = Field(
         default=30, ge=0, description="how long a stop waits for requests in flight, seconds"
