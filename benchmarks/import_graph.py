@@ -7,7 +7,7 @@ rooms     folders directly in the package; `beside` are the modules beside them.
 floors    modules on the longest chain of imports, those of a circle counted as one.
 circles   groups of modules that import each other, directly or not; each is listed.
 arrows    pairs of rooms (and modules beside them) of which one imports the other.
-back      imports that have to go so that no room imports, directly or not, one that imports it; listed.
+back      imports to remove so that no room imports, directly or not, a room that imports it; listed.
 lines     of Python, by `git ls-files`.
 
 Shown for this checkout, and for another one beside it.

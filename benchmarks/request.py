@@ -27,6 +27,7 @@ from typing import Any
 import msgspec
 import uvloop
 
+from benchmarks.command import Command
 from service.features.ads import CatalogueBuilder
 from service.features.store import pack
 from service.http.app import Bidlight, create_app
@@ -232,15 +233,24 @@ def _print_table(found: dict[Path, list[Figures]], here: Path) -> None:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.request", description=__doc__)
-    parser.add_argument("--bundle", type=Path, default=REPOSITORY / "artifacts" / "demo")
-    parser.add_argument("--candidates", type=int, nargs="+", default=[1, 10, 100, 500])
-    parser.add_argument("--forms", nargs="+", choices=FORMS, default=FORMS[:2])
-    parser.add_argument("--connections", type=int, default=8, help="requests at once")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--against", type=Path, help="folder of another checkout")
-    parser.add_argument("--once", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    command = Command("request", __doc__)
+    add = command.add_argument
+    bundle = REPOSITORY / "artifacts" / "demo"
+    add(
+        "--bundle",
+        type=Path,
+        default=bundle,
+        metavar="FOLDER",
+        help="the bundle that scores [artifacts/demo]",
+    )
+    command.numbers("--candidates", (1, 10, 100, 500), "of a request")
+    forms = f"forms of a request: {', '.join(FORMS)} [{' '.join(FORMS[:2])}]"
+    add("--forms", nargs="+", choices=FORMS, default=FORMS[:2], metavar="FORM", help=forms)
+    command.number("--connections", 8, "requests at once")
+    command.number("--rounds", 3, "interleaved")
+    add("--against", type=Path, metavar="FOLDER", help="another checkout")
+    add("--once", action="store_true", help=argparse.SUPPRESS)
+    options = command.parse_args()
     options.bundle = options.bundle.resolve()
     if options.once:
         print(json.dumps(asyncio.Runner(loop_factory=uvloop.new_event_loop).run(_measure(options))))

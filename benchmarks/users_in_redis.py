@@ -2,8 +2,8 @@
 
 `python -m benchmarks.users_in_redis --against FOLDER` measures this checkout and another one in turn; without
 `--against` it measures this one alone. The service holds one core; wrk and a redis-server, which this program
-starts, share another. `x req/s` is how many times the requests of the other checkout this one answers,
-`x cpu` for how much less processor time each.
+starts, share another. `x req/s` is this checkout's requests a second as a multiple of the other's; `x cpu` is
+the other's processor time a request as a multiple of this one's. Above 1, this checkout is better.
 """
 
 from __future__ import annotations
