@@ -52,8 +52,12 @@ class PredictEndpoint:
         except Exception as error:
             await _send(send, *prediction.refuse(error))
         else:
-            await _send(send, 200, [*head.headers], answer)
-            prediction.end(OK)
+            outcome = CLIENT_LEFT
+            try:
+                await _send(send, 200, [*head.headers], answer)
+                outcome = OK
+            finally:
+                prediction.end(outcome)
 
 
 async def _send(send: Send, status: int, headers: Headers, body: bytes) -> None:

@@ -122,3 +122,24 @@ def test_a_cancelled_task_gives_its_room_back(app: RunningApp) -> None:
     app.client.headers["content-type"] = "application/json"
     app.runner.run(scenario())
     assert_is_empty(app)
+
+
+@pytest.mark.parametrize("error", [OSError("the connection is lost"), asyncio.CancelledError()])
+def test_an_answer_that_cannot_be_sent_ends_its_request(app: RunningApp, error: BaseException) -> None:
+    scope = {
+        "type": "http",
+        "path": "/predict",
+        "method": "POST",
+        "headers": [(b"content-type", b"application/json")],
+    }
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body_of(ROOM)}
+
+    async def send(_: Any) -> None:
+        raise error
+
+    with pytest.raises(type(error)):
+        app.runner.run(app.app(scope, receive, send))
+    assert app.metrics()['bidlight_requests_total{arm="control",outcome="client_left"}'] == 1
+    assert_is_empty(app)
