@@ -41,3 +41,14 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """A redis-server; tests that stop it start it again."""
     with running_redis(tmp_path_factory.mktemp("redis")) as server:
         yield server
+
+
+@pytest.fixture(params=["lmdb", "redis"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of an empty feature store, of either kind."""
+    if request.param == "lmdb":
+        (tmp_path / "store").mkdir()
+        return f"lmdb://{tmp_path / 'store'}"
+    redis: RedisServer = request.getfixturevalue("redis")
+    redis.call("FLUSHALL")
+    return redis.url

@@ -15,9 +15,8 @@ import pytest
 
 from service.features.files import FileProblem, Shape, rows_of
 from service.features.load import main
-from service.features.open import store_at
 from service.features.store import unpack
-from tests.redis_server import RedisServer
+from tests.feature_stores import ads_of
 from tests.running import REPOSITORY
 
 CSV = 'id,site,hour,history,ad\na1,s1,11.5,a1 a2,x\na2,,6,,"y, z"\na3,"s\n2",,a9,\n'
@@ -28,18 +27,8 @@ EXPECTED: dict[str, dict[str, Any]] = {
 }
 
 
-def ads_of(url: str) -> dict[str, dict[str, Any]]:
-    return {name: unpack(value) for piece in store_at(url).ads() for name, value in piece}
-
-
-@pytest.fixture(params=["lmdb", "redis"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty store."""
-    if request.param == "lmdb":
-        return f"lmdb://{tmp_path / 'store'}"
-    redis: RedisServer = request.getfixturevalue("redis")
-    redis.call("FLUSHALL")
-    return redis.url
+def features_of_ads(url: str) -> dict[str, dict[str, Any]]:
+    return {name: unpack(value) for name, value in ads_of(url).items()}
 
 
 @pytest.mark.parametrize("name", ["ads.csv", "ads.csv.gz", "ads.tsv"])
@@ -52,14 +41,14 @@ def test_a_text_file_into_a_store(
     options = ["ads", str(path), "--store", url, "--key", "id", "--number", "hour", "--list", "history"]
     assert main(options) == 0
     assert capsys.readouterr().out == f"loaded 3 ads from {path}\n"
-    assert ads_of(url) == EXPECTED
+    assert features_of_ads(url) == EXPECTED
 
 
 def test_a_bundle_tells_what_the_columns_are(url: str, tmp_path: Path, bundles: dict[str, Path]) -> None:
     path = tmp_path / "ads.csv"
     path.write_text(CSV.replace("ad\n", "not_a_field\n"))
     assert main(["ads", str(path), "--store", url, "--key", "id", "--bundle", str(bundles["alpha"])]) == 0
-    assert ads_of(url) == {
+    assert features_of_ads(url) == {
         name: {field: value for field, value in features.items() if field != "ad"}
         for name, features in EXPECTED.items()
     }
@@ -74,7 +63,7 @@ def test_parquet_into_a_store(url: str, tmp_path: Path) -> None:
     }
     pq.write_table(pa.table(columns), tmp_path / "users.parquet")
     assert main(["ads", str(tmp_path / "users.parquet"), "--store", url, "--key", "id"]) == 0
-    assert ads_of(url) == {
+    assert features_of_ads(url) == {
         "1": {"id": 1, "site": "s1", "hour": 11.5, "history": ["a", "b"]},
         "2": {"id": 2, "history": []},
         "3": {"id": 3, "site": "s3", "hour": 6.0},
@@ -107,7 +96,7 @@ def test_what_is_wrong_with_a_file_is_one_line_and_nothing_is_replaced(
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert re.search(reason, error)
-    assert ads_of(store) == {"old": {"id": "old"}}
+    assert features_of_ads(store) == {"old": {"id": "old"}}
 
 
 def test_parquet_columns_that_no_field_could_be_are_refused(tmp_path: Path) -> None:

@@ -10,10 +10,11 @@ import pytest
 import uvloop
 from redis.crc import key_slot
 
-from service.features.open import store_at, writer_at
+from service.features.open import store_at
 from service.features.redis import RedisAddress, RedisStore
 from service.features.redis_pipeline import ConnectionOptions
 from service.features.store import UNREAD, FeatureStore, StoreUnavailable, Values, pack
+from tests.feature_stores import ads_of, fill, read
 from tests.redis_server import RedisServer, running_cluster, wait_until
 
 
@@ -26,21 +27,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[RedisServ
 
 def url_of(cluster: list[RedisServer]) -> str:
     return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in cluster)
-
-
-def fill(url: str, kind: str, rows: dict[str, bytes]) -> None:
-    with writer_at(url, kind) as writer:
-        writer.write(list(rows.items()))
-
-
-def ads_of(url: str) -> dict[str, bytes]:
-    return {name: value for piece in store_at(url).ads() for name, value in piece}
-
-
-async def read(store: FeatureStore, *user_ids: str) -> Values:
-    future: asyncio.Future[Values] = asyncio.get_running_loop().create_future()
-    store.read_users(user_ids, future.set_result)
-    return await asyncio.wait_for(future, 5.0)
 
 
 async def read_until(store: FeatureStore, expected: Values, *user_ids: str) -> None:

@@ -13,30 +13,9 @@ from service.errors import BadConfiguration
 from service.features.lmdb import LmdbStore, LmdbWriter
 from service.features.open import store_at, writer_at
 from service.features.redis import RedisAddress, RedisAdsWriter, RedisStore
-from service.features.store import FeatureStore, StoreUnavailable, Values, pack
+from service.features.store import StoreUnavailable, Values, pack
+from tests.feature_stores import ads_of, fill, read
 from tests.redis_server import RedisServer, free_port, running_redis
-
-
-@pytest.fixture(params=["lmdb", "redis"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty store."""
-    if request.param == "lmdb":
-        return f"lmdb://{tmp_path}"
-    redis: RedisServer = request.getfixturevalue("redis")
-    redis.call("FLUSHALL")
-    return redis.url
-
-
-def fill(url: str, kind: str, rows: dict[str, bytes]) -> None:
-    with writer_at(url, kind) as writer:
-        for row in rows.items():
-            writer.write([row])
-
-
-async def read(store: FeatureStore, *user_ids: str) -> Values:
-    future: asyncio.Future[Values] = asyncio.get_running_loop().create_future()
-    store.read_users(user_ids, future.set_result)
-    return await asyncio.wait_for(future, 5.0)
 
 
 def read_from(url: str, *user_ids: str) -> Values:
@@ -49,10 +28,6 @@ def read_from(url: str, *user_ids: str) -> Values:
             await store.close()
 
     return asyncio.run(run())
-
-
-def ads_of(url: str) -> dict[str, bytes]:
-    return {name: value for piece in store_at(url).ads() for name, value in piece}
 
 
 def test_users_come_back_in_order(url: str) -> None:

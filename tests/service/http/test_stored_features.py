@@ -14,10 +14,10 @@ import pytest
 from service.arms import loading
 from service.errors import BadConfiguration
 from service.features.lmdb import LmdbStore
-from service.features.open import writer_at
 from service.features.store import pack
 from service.http.app import create_app
 from service.settings import Settings
+from tests import feature_stores
 from tests.redis_server import RedisServer
 from tests.running import RunningApp
 from tests.tiny_bundle import tiny_rows
@@ -30,19 +30,12 @@ BY_ID = [{"id": name} for name in ADS]
 
 
 def fill(url: str, kind: str, rows: dict[str, dict[str, Any]]) -> None:
-    with writer_at(url, kind) as writer:
-        writer.write([(name, pack(features)) for name, features in rows.items()])
+    feature_stores.fill(url, kind, {name: pack(features) for name, features in rows.items()})
 
 
-@pytest.fixture(params=["lmdb", "redis"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+@pytest.fixture
+def url(url: str) -> str:
     """A store with the users and ads."""
-    if request.param == "lmdb":
-        url = f"lmdb://{tmp_path}"
-    else:
-        redis: RedisServer = request.getfixturevalue("redis")
-        redis.call("FLUSHALL")
-        url = redis.url
     fill(url, "users", USERS)
     fill(url, "ads", ADS)
     return url
