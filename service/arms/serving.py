@@ -6,20 +6,17 @@ It knows neither HTTP nor signals: its caller decides when each step is due.
 from __future__ import annotations
 
 import gc
-import logging
 from collections.abc import Callable, Sequence
 
 from prometheus_client import Gauge
 
 from service.arms.freshness import StoredFeatures
 from service.arms.loading import LoadedArm, freeze_anew, load_arms
+from service.arms.reloads import log_refusal, log_reload
 from service.arms.split import Arm, ArmTable
-from service.errors import BadConfiguration
 from service.metrics.families import Metrics
 from service.scoring.meter import ArmMeter
 from service.settings import Settings
-
-logger = logging.getLogger("bidlight")
 
 
 class ServedArms:
@@ -71,14 +68,11 @@ class ServedArms:
                 await self._stored.reopen(arms.arms)
         except Exception as error:  # of any kind: the next reload must still be possible
             self._metrics.reloads.labels("refused").inc()
-            unexpected = None if isinstance(error, BadConfiguration) else error
-            logger.error("the arms are not reloaded and go on as they were: %s", error, exc_info=unexpected)
+            log_refusal(error)
             return
         self._serve(arms)
         self._metrics.reloads.labels("ok").inc()
-        logger.info(
-            "reloaded %s", ", ".join(f"{arm.name} ({arm.predictor.manifest.id})" for arm in self.arms)
-        )
+        log_reload((arm.name, arm.predictor.manifest) for arm in self.arms)
 
     def publish(self) -> None:
         """Add the counts of all arms to the metrics, including replaced ones until their last answer."""

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Sequence
 
 from service.arms.loading import LoadedArm, freeze_anew, read_arms
-from service.errors import BadConfiguration
+from service.arms.reloads import log_refusal, log_reload
 from service.metrics.families import Metrics
 from service.metrics.prometheus_internals import write_metrics_as
 from service.settings import Settings
@@ -47,16 +47,13 @@ class ReloadableArms:
         if self.previous is not None:
             self.previous = None
             self._count("ok")
-            served = ", ".join(f"{arm.spec.name} ({arm.bundle.manifest.id})" for arm in self.current)
-            logger.info("reloaded %s", served)
+            log_reload((arm.spec.name, arm.bundle.manifest) for arm in self.current)
         if self._is_requested:
             self._is_requested = False
             try:
                 arms = _read_frozen(self._settings)
             except Exception as error:  # whatever it is, the workers go on
-                if not isinstance(error, BadConfiguration):
-                    logger.exception("the bundles cannot be read")
-                self._refuse(str(error) or repr(error))
+                self._refuse(error)
             else:
                 self.previous, self.current = self.current, arms
 
@@ -70,9 +67,9 @@ class ReloadableArms:
         """Release the previous arms, in a worker that serves the current ones."""
         self.previous = None
 
-    def _refuse(self, reason: str) -> None:
+    def _refuse(self, reason: Exception | str) -> None:
         self._count("refused")
-        logger.error("the arms are not reloaded and go on as they were: %s", reason)
+        log_refusal(reason)
 
     def _count(self, outcome: str) -> None:
         """Count a reload. The first one creates the supervisor's metric files, which may fail."""
