@@ -1,6 +1,6 @@
 """Reads of one Redis node: many commands in flight on one connection, which is reopened when it is lost.
 
-It knows commands and replies, and nothing of features. redis-py has one command in flight on a connection,
+It knows commands and replies, but not what values hold. redis-py has one command in flight on a connection,
 which makes the reads of requests too expensive: docs/decisions/redis.md has the figures.
 """
 

@@ -114,7 +114,6 @@ ATTRIBUTES = (
     Attribute(Server, "servers", "the listening sockets; set by startup"),
 )
 
+STARTUP_FAILED = "Application startup failed"
 # Module, part of a message that it logs, purpose.
-LOG_LINES = (
-    ("uvicorn.lifespan.on", "Application startup failed", "is dropped: the service has given the reason"),
-)
+LOG_LINES = (("uvicorn.lifespan.on", STARTUP_FAILED, "is dropped: the service has given the reason"),)

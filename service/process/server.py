@@ -11,6 +11,7 @@ from typing import Any
 import uvicorn
 
 from service.http.connection import HttpConnection
+from service.http.uvicorn_internals import STARTUP_FAILED
 from service.settings import Settings
 
 
@@ -19,7 +20,7 @@ class DropEcho(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """False for that line."""
-        return not record.getMessage().startswith("Application startup failed")
+        return not record.getMessage().startswith(STARTUP_FAILED)
 
 
 def server_config(settings: Settings, app: Any) -> uvicorn.Config:
