@@ -21,14 +21,13 @@ from service.bidding import BidPolicy
 from service.errors import BadConfiguration
 from service.http.direct import DirectRoute
 from service.http.endpoint import PredictEndpoint
+from service.http.heads import PREDICT_PATH
 from service.http.lifespan import PUBLISH_SECONDS, SHARED_PUBLISH_SECONDS, keep_serving
 from service.http.openapi import merge_predict
 from service.http.prediction import PredictService
 from service.http.routes import Routes
 from service.metrics.families import Metrics
 from service.settings import Settings
-
-PREDICT_PATH = "/predict"
 
 
 class Bidlight(FastAPI):

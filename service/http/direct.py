@@ -10,7 +10,7 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from service.http.heads import DefaultHeaderLines, Headers, KnownHeads, header_lines
+from service.http.heads import PREDICT_PATH, DefaultHeaderLines, Headers, KnownHeads, header_lines
 from service.http.prediction import CLIENT_LEFT, Prediction, PredictService
 from service.http.uvicorn_internals import STATUS_LINE
 from service.scoring.meter import OK
@@ -18,7 +18,7 @@ from service.scoring.meter import OK
 if TYPE_CHECKING:
     import asyncio
 
-PATH = b"/predict"
+PATH = PREDICT_PATH.encode()
 # A request with one of these headers needs what only ASGI offers.
 _ASGI_ONLY = frozenset((b"transfer-encoding", b"content-encoding", b"expect", b"upgrade"))
 _default_lines = DefaultHeaderLines()

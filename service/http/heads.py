@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 Headers = list[tuple[bytes, bytes]]
 
-PLAIN_START = b"POST /predict HTTP/1.1\r\n"
+PREDICT_PATH = "/predict"
+PLAIN_START = f"POST {PREDICT_PATH} HTTP/1.1\r\n".encode()
 END_OF_HEAD = b"\r\n\r\n"
 # Together about a megabyte at most.
 MAX_HEAD_BYTES = 1024

@@ -19,6 +19,7 @@ from service.errors import (
     UnknownArm,
     UnsupportedMediaType,
 )
+from service.http.heads import PREDICT_PATH
 from service.wire import PredictAnswer, PredictRequest
 
 JsonObject = dict[str, Any]
@@ -85,7 +86,7 @@ def merge_predict(document: JsonObject) -> JsonObject:
         [PredictRequest, PredictAnswer, ErrorAnswer], ref_template="#/components/schemas/{name}"
     )
     document.setdefault("components", {}).setdefault("schemas", {}).update(components)
-    document["paths"] = {"/predict": {"post": _operation()}, **document.get("paths", {})}
+    document["paths"] = {PREDICT_PATH: {"post": _operation()}, **document.get("paths", {})}
     return document
 
 
