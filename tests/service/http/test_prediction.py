@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
+import weakref
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from service.errors import InvalidField, Overloaded
-from service.features.open import writer_at
 from service.features.store import pack
 from service.http.prediction import CLIENT_LEFT, Prediction
 from service.scoring.meter import OK
+from tests.feature_stores import fill
 from tests.running import RunningApp
 from tests.tiny_bundle import tiny_rows
+from tests.wire import Wire
 
 RunApp = Callable[..., RunningApp]
 CONTEXT = tiny_rows(1)[0]["context"]
@@ -28,12 +32,17 @@ def body_of(candidates: int, **others: Any) -> bytes:
 
 
 @pytest.fixture
-def app(run_app: RunApp, tmp_path: Path) -> RunningApp:
-    """A service with room for four rows, and a store of one user."""
+def store(tmp_path: Path) -> str:
+    """A store of one user."""
     url = f"lmdb://{tmp_path}"
-    with writer_at(url, "users") as writer:
-        writer.write([("u", pack(CONTEXT))])
-    return run_app(feature_store=url, feature_timeout_ms=1000.0, max_queued_rows=ROOM, max_candidates=ROOM)
+    fill(url, "users", {"u": pack(CONTEXT)})
+    return url
+
+
+@pytest.fixture
+def app(run_app: RunApp, store: str) -> RunningApp:
+    """A service with room for four rows, and the store."""
+    return run_app(feature_store=store, feature_timeout_ms=1000.0, max_queued_rows=ROOM, max_candidates=ROOM)
 
 
 def begun(app: RunningApp) -> Prediction:
@@ -142,4 +151,64 @@ def test_an_answer_that_cannot_be_sent_ends_its_request(app: RunningApp, error: 
     with pytest.raises(type(error)):
         app.runner.run(app.app(scope, receive, send))
     assert app.metrics()['bidlight_requests_total{arm="control",outcome="client_left"}'] == 1
+    assert_is_empty(app)
+
+
+def draw_request(draw: random.Random) -> bytes:
+    """A whole or truncated request, with or without a user, which may be invalid, too large or too late."""
+    given: dict[str, Any] = {"user_id": draw.choice(["u", "unknown", None])}
+    if draw.random() < 0.2:
+        given["context"] = {"hour": "noon"}
+    if draw.random() < 0.1:
+        given["tmax_ms"] = 0.0001
+    body = body_of(draw.randrange(ROOM + 2), **given)
+    head = f"POST /predict HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    return (head.encode() + body)[: -3 if draw.random() < 0.1 else None]
+
+
+@pytest.mark.parametrize("way", ["parser", "asgi"])
+def test_every_request_is_counted_once_and_replaced_arms_are_freed(
+    run_app: RunApp, store: str, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clients leave at any time, batches fail, and reloads replace the arm meanwhile."""
+    app = run_app(
+        feature_store=store, max_queued_rows=ROOM, max_candidates=ROOM, max_batch_rows=2, predict_through=way
+    )
+    draw, clients, rounds = random.Random(0), 6, 40
+    predictors = weakref.WeakSet([app.app.arms[0].predictor])
+
+    def fail(_: Any) -> None:
+        raise RuntimeError("the graph failed")
+
+    async def send_some() -> None:
+        async with AsyncExitStack() as stack:
+            if draw.random() < 0.2:
+                patched = stack.enter_context(monkeypatch.context())
+                patched.setattr(app.app.arms[0].predictor.graphs, "run", fail)
+            waiting = []
+            for _ in range(clients):
+                wire = await stack.enter_async_context(Wire(app.app))
+                request = draw_request(draw)
+                wire.protocol.data_received(request)
+                if draw.random() < 0.3 or not request.endswith(b"}"):
+                    for _ in range(draw.randrange(3)):
+                        await asyncio.sleep(0)
+                    wire.protocol.connection_lost(None)
+                else:
+                    waiting.append(wire)
+            if draw.random() < 0.2:
+                await app.app.served.reload()
+                predictors.add(app.app.arms[0].predictor)
+            for wire in waiting:
+                assert len(await wire.receive(1)) == 1
+
+    for _ in range(rounds):
+        app.runner.run(send_some())
+    found = app.metrics()
+    assert found['bidlight_reloads_total{outcome="ok"}'] > 1
+    requests = {name: value for name, value in found.items() if name.startswith("bidlight_requests_total")}
+    assert sum(requests.values()) == clients * rounds
+    for outcome in ("ok", "overloaded", "invalid_field", "inference_failed", "client_left"):
+        assert any(outcome in name for name in requests)
+    assert set(predictors) == {app.app.arms[0].predictor}
     assert_is_empty(app)
