@@ -1,6 +1,6 @@
 """The ads that requests name by id: the catalogue of their encoded features, and what it adds to a candidate.
 
-It knows no store and no request's text. A million ads of 8 candidate columns take 46 MB, 32 of features and
+It reads no store and parses no request. A million ads of 8 candidate columns take 46 MB, 32 of features and
 14 of index; while the next catalogue is built beside the one that serves, three times that.
 """
 

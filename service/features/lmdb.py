@@ -183,7 +183,7 @@ def _open(path: Path) -> Any:
 
 
 def _identity(path: Path) -> tuple[int, ...]:
-    """What tells a file from another one; empty where there is none. Raises OSError if it is not LMDB's."""
+    """What distinguishes a file from its successor; empty without a file. Raises OSError for other files."""
     try:
         with path.open("rb") as file:
             head = file.read(_MAGIC_OFFSET + len(_MAGIC))

@@ -250,7 +250,7 @@ class RedisAdsWriter:
 def _client(address: RedisAddress, stack: ExitStack) -> Redis | RedisCluster:
     """A blocking client, which `stack` closes. It follows redirections in a cluster, and retries nothing."""
     options: dict[str, Any] = {
-        "username": address.username or None if address.password else None,
+        "username": (address.username or None) if address.password else None,
         "password": address.password or None,
         "ssl": address.tls,
         "protocol": 2,  # that of the pipelines, and of older servers

@@ -170,7 +170,7 @@ def slots_of(reply: Any, asked: Node) -> list[Node | None]:
             node = ((master[0] or b"").decode() or asked[0], int(master[1]))
             found[first : last + 1] = [node] * (last + 1 - first)
     except (TypeError, ValueError, IndexError, AttributeError):
-        raise ValueError(f"CLUSTER SLOTS must tell the nodes of slots (got {reply!r:.100})") from None
+        raise ValueError(f"CLUSTER SLOTS must list the nodes of slots (got {reply!r:.100})") from None
     if len(found) != REDIS_CLUSTER_HASH_SLOTS:
-        raise ValueError(f"CLUSTER SLOTS must tell of {REDIS_CLUSTER_HASH_SLOTS} slots at most")
+        raise ValueError(f"CLUSTER SLOTS must list {REDIS_CLUSTER_HASH_SLOTS} slots at most")
     return found

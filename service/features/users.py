@@ -73,7 +73,7 @@ class UserFeatures:
 
 
 class _Read:
-    """One read in flight: everybody who waits for it is told once, of the values or that they are late."""
+    """One read in flight; each caller is called once, with its values or because they are late."""
 
     def __init__(self, waiting: list[Then], forget: Callable[[_Read], None]) -> None:
         self.started = perf_counter()
@@ -105,7 +105,7 @@ class _Read:
                     _tell(then, features, None)
 
     def expire_in(self, seconds: float) -> None:
-        """Tell everybody after so long that the values are late."""
+        """After so long, tell all callers that the values are late."""
         self._timer = asyncio.get_running_loop().call_later(seconds, self._expire, 2)
 
     def _expire(self, iterations: int) -> None:
@@ -130,5 +130,5 @@ class _Read:
 def _tell(then: Then, features: dict[str, Any], reason: str | None) -> None:
     try:
         then(features, reason)
-    except Exception:  # the other requests are still to be told
+    except Exception:  # the other requests still wait
         logger.exception("a request could not go on with its user's features")
