@@ -72,6 +72,11 @@ class Pipeline(asyncio.Protocol):
         self.lost: asyncio.Future[None] = self._loop.create_future()
 
     @property
+    def is_open(self) -> bool:
+        """Whether there is a connection."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    @property
     def in_flight(self) -> int:
         """The number of reads without a reply."""
         return len(self._reads)
@@ -146,7 +151,7 @@ class NodeClient:
     @property
     def is_open(self) -> bool:
         """Whether there is a connection."""
-        return self._pipeline is not None
+        return self._pipeline is not None and self._pipeline.is_open
 
     def start(self) -> None:
         """Connect in the background, and stay connected."""

@@ -243,3 +243,24 @@ def test_what_is_no_redis_is_dropped(caplog: pytest.LogCaptureFixture) -> None:
             return was_open
 
     assert not run_in_loop(asyncio.wait_for(run(), 10.0))
+
+
+def test_a_lost_connection_is_not_open_when_its_readers_are_told(redis: RedisServer) -> None:
+    """A reader that is told asks another node for the slots of a cluster, and must not ask the lost one."""
+
+    async def run() -> list[tuple[Any, bool]]:
+        client = NodeClient(("127.0.0.1", redis.port), ConnectionOptions())
+        client.start()
+        while not client.is_open:
+            await asyncio.sleep(0.001)
+        told: list[tuple[Any, bool]] = []
+        redis.pause()
+        client.read([b"bidlight:user:u1"], lambda values: told.append((values, client.is_open)))
+        await asyncio.to_thread(redis.stop)
+        while not told:
+            await asyncio.sleep(0.001)
+        await client.close()
+        redis.start()
+        return told
+
+    assert run_in_loop(asyncio.wait_for(run(), 10.0)) == [(None, False)]
