@@ -39,7 +39,7 @@ def _serve_alone(settings: Settings) -> int:
 
     count_in_memory()
     from service.http.app import create_app
-    from service.process.announcement import ServedArm, announcement
+    from service.process.announcement import AnnouncedArm, announcement
     from service.process.server import Server, server_config
 
     try:
@@ -49,7 +49,7 @@ def _serve_alone(settings: Settings) -> int:
 
     def announce(port: int) -> None:
         served = [
-            ServedArm(
+            AnnouncedArm(
                 arm.name, arm.weight, arm.predictor.variant, arm.predictor.manifest, arm.predictor.folder
             )
             for arm in app.arms
@@ -72,7 +72,7 @@ def _serve_workers(settings: Settings) -> int:
 
         from service.features.open import store_at
         from service.http.app import bid_policy
-        from service.process.announcement import ServedArm, announcement
+        from service.process.announcement import AnnouncedArm, announcement
         from service.process.server import log_config
         from service.process.supervisor import Supervisor
 
@@ -87,7 +87,9 @@ def _serve_workers(settings: Settings) -> int:
 
         def announce() -> None:
             served = [
-                ServedArm(arm.spec.name, arm.spec.weight, arm.variant, arm.bundle.manifest, arm.bundle.folder)
+                AnnouncedArm(
+                    arm.spec.name, arm.spec.weight, arm.variant, arm.bundle.manifest, arm.bundle.folder
+                )
                 for arm in supervisor.arms
             ]
             golden = supervisor.arms[0].bundle.golden

@@ -77,7 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--list", action="append", default=[], metavar="COLUMN", help="a CSV column of lists (repeat it)"
     )
     parser.add_argument(
-        "--separator", default=" ", metavar="TEXT", help="what stands between elements of a list [a space]"
+        "--separator", default=" ", metavar="TEXT", help="text between the elements of a list [a space]"
     )
     return parser
 

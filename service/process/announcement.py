@@ -13,7 +13,7 @@ from service.bundle.manifest import Golden, Manifest
 from service.settings import Settings
 
 
-class ServedArm(NamedTuple):
+class AnnouncedArm(NamedTuple):
     """What the announcement says of an arm."""
 
     name: str
@@ -23,7 +23,7 @@ class ServedArm(NamedTuple):
     folder: Path
 
 
-def announcement(settings: Settings, port: int, served: Sequence[ServedArm], golden: Golden) -> str:
+def announcement(settings: Settings, port: int, served: Sequence[AnnouncedArm], golden: Golden) -> str:
     """The address, a line for each arm, and a `curl` command that sends the first golden row."""
     total = sum(arm.weight for arm in served)
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
