@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,12 +79,15 @@ class RunningService:
         return socket.create_connection(("127.0.0.1", self.port), timeout=20.0)
 
     def accepts(self) -> bool:
-        """Whether it accepts connections."""
-        try:
-            self.connect().close()
-        except ConnectionError:
-            return False
-        return True
+        """Whether it accepts connections.
+
+        A worker that closes its socket can refuse one connection while another worker accepts the next.
+        """
+        for _ in range(3):
+            with suppress(ConnectionError):
+                self.connect().close()
+                return True
+        return False
 
     def client(self, **options: Any) -> httpx.Client:
         """A client of it; use it as a context.
