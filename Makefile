@@ -10,7 +10,8 @@ CONNECTIONS ?= 1 8 32 128
 OPEN_LOOP ?=
 WORKERS ?= 1 2 4
 AGAINST ?=
-PYTEST_ARGS ?= --numprocesses auto --dist loadfile
+# One process more than cores: tests of processes wait for servers half of their time.
+PYTEST_ARGS ?= --numprocesses $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) + 1 ))) --dist loadfile
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
