@@ -15,6 +15,9 @@ from export.data.log_schema import LogField, LogSchema
 from service.bundle.schema import Bins, Encoding, Field, Hashing, Kind, Schema, Vocabulary
 
 MAX_BINS: Final = 512
+# A number is a count if its smallest value is no larger, and its 99 % quantile this many times its median.
+MAX_FIRST_COUNT: Final = 2
+LONG_TAIL: Final = 10
 
 
 class FieldCounts:
@@ -56,9 +59,9 @@ class FieldCounts:
         if field.encoding == "vocabulary":
             return Vocabulary(self._texts[field.name].at_least(min_count))
         values, counts = self._numbers[field.name].table()
-        if field.encoding == "quantile":
-            return Bins(quantile_edges(values, counts, field.bins))
-        return Bins(merge_rare(criteo_edges(values), values, counts, min_count))
+        encoding = field.encoding or ("criteo" if are_counts(values, counts) else "quantile")
+        edges = criteo_edges(values) if encoding == "criteo" else quantile_edges(values, counts, field.bins)
+        return Bins(merge_rare(edges, values, counts, min_count))
 
 
 def fit_schema(log_schema: LogSchema, counts: FieldCounts, min_count: int | None = None) -> Schema:
@@ -133,12 +136,39 @@ def merge_rare(
 
 
 def quantile_edges(values: NDArray[np.float64], counts: NDArray[np.int64], bins: int) -> tuple[float, ...]:
-    """At most `bins` bins with about the same number of rows each; equal values share a bin."""
+    """At most `bins` bins, the largest as small as it can be; equal values share a bin.
+
+    A value with more rows than that has a bin of its own, and the others share the rest: where 19 of 20 rows
+    are zero, the twentieth still gets all bins but one.
+    """
     if not len(values):
         return ()
-    before = np.concatenate([[0], np.cumsum(counts)[:-1]])  # rows below each value
-    targets = counts.sum() * np.arange(1, bins) / bins
-    above = np.minimum(np.searchsorted(before, targets), len(values) - 1)
-    below = np.maximum(above - 1, 0)
-    nearest = np.where(targets - before[below] < before[above] - targets, below, above)
-    return tuple(values[np.unique(nearest[nearest > 0])].tolist())
+    below = np.concatenate([[0], np.cumsum(counts)])  # rows below each value, then all rows
+    most, least = int(below[-1]), 0
+    while most - least > 1:  # with `most` rows a bin there are few enough bins, with `least` too many
+        middle = (least + most) // 2
+        least, most = (least, middle) if len(_filled(below, middle, bins)) < bins else (middle, most)
+    return tuple(values[_filled(below, most, bins)].tolist())
+
+
+def _filled(below: NDArray[np.int64], rows: int, most: int) -> list[int]:
+    """Where bins start that hold `rows` rows at most or one value, without the first one; `most` of them."""
+    starts: list[int] = []
+    start, values = 0, len(below) - 1
+    while len(starts) < most:
+        start = max(start + 1, int(np.searchsorted(below, below[start] + rows, side="right")) - 1)
+        if start >= values:
+            break
+        starts.append(start)
+    return starts
+
+
+def are_counts(values: NDArray[np.float64], counts: NDArray[np.int64]) -> bool:
+    """Whether numbers (ascending) look counted: whole, from about zero on, with a long tail.
+
+    Their logarithm says more than their rank, which the Criteo transform follows.
+    """
+    if not len(values) or not 0 <= values[0] <= MAX_FIRST_COUNT or (values != np.floor(values)).any():
+        return False
+    median, high = values[np.searchsorted(np.cumsum(counts), counts.sum() * np.array([0.5, 0.99]))]
+    return bool(high >= LONG_TAIL * max(1.0, median))
