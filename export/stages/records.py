@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from export.report.findings import EvaluationPoint
+from export.report.findings import EvaluationPoint, FieldSummary
 from export.train.config import TrainConfig
 
 
@@ -21,6 +21,7 @@ class LogSummary(msgspec.Struct, frozen=True):
     skipped_rows: int
     window: tuple[int, int] | None
     columns: int
+    fields: tuple[FieldSummary, ...] = ()
 
 
 class Trained(msgspec.Struct, frozen=True):

@@ -96,6 +96,23 @@ def test_the_page_shows_each_variant_and_each_field(exported) -> None:
     assert "clicks.csv.gz" in text
 
 
+def test_the_first_table_tells_unseen_and_missing_values_by_field(exported) -> None:
+    text = (exported.plan.out / "report" / "index.html").read_text()
+    first = text[text.index("<table") : text.index("</table>")]
+    head = re.findall("<th>(.*?)</th>", first)
+    assert head[4:8] == [
+        "unseen in calibration",
+        "unseen in test",
+        "missing in calibration",
+        "missing in test",
+    ]
+    shown = re.findall(r"<tr><td>(.*?)</td>.*?</tr>", first)
+    assert set(shown) == {field.name for field in exported.bundle.schema.fields}
+    unseen = [float(row) for row in re.findall(r"<td>(?:[^<]*</td><td>){5}([\d.]+)%", first)]
+    assert unseen == sorted(unseen, reverse=True)
+    assert any(line.startswith("values that training did not show") for line in exported.lines)
+
+
 def test_report_json_agrees_with_the_manifest(exported, findings: Findings) -> None:
     manifest = exported.bundle.manifest
     assert findings.evaluation == manifest.evaluation
