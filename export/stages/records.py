@@ -63,9 +63,10 @@ class GraphFile(msgspec.Struct, frozen=True):
 
 
 class Graphs(msgspec.Struct, frozen=True):
-    """to-onnx and quantize: the graphs by variant."""
+    """to-onnx and quantize: the graphs by variant. `refused` says why a graph made before must not serve."""
 
     graphs: dict[str, GraphFile]
+    refused: dict[str, str] = {}
 
 
 class Calibrated(msgspec.Struct, frozen=True):

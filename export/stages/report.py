@@ -52,7 +52,7 @@ def gather_findings(made: Artifacts, judged: Judged, bundle: str) -> Findings:
         field_pairs=_field_pairs(made.models[DENSE]),
         serving_variant=judged.serving_variant,
         kept_out=judged.kept_out,
-        warnings=warnings_of(made.pruned, quality.parity),
+        warnings=warnings_of(made.pruned, quality.parity, judged.kept_out),
     )
 
 
@@ -114,12 +114,14 @@ def _compression(pruned: Pruned | None, graph_bytes: dict[str, int]) -> Compress
     )
 
 
-def warnings_of(pruned: Pruned | None, parities: Sequence[Parity]) -> tuple[str, ...]:
+def warnings_of(
+    pruned: Pruned | None, parities: Sequence[Parity], kept_out: Mapping[str, str]
+) -> tuple[str, ...]:
     """What a reader should not have to find in a table."""
     found = list(pruned.notes) if pruned else []
     for parity in parities:
         low, high = parity.auc_interval
-        if parity.variant == PRUNED and parity.auc_delta < -AUC_TOLERANCE:
+        if parity.variant == PRUNED and PRUNED not in kept_out and parity.auc_delta < -AUC_TOLERANCE:
             found.append(
                 f"pruning lost {-parity.auc_delta:.4f} AUC on the test part (95 % interval of the change "
                 f"{low:+.4f} to {high:+.4f}); a milder --preset or none would keep it"

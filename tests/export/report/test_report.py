@@ -197,9 +197,10 @@ def test_one_evaluation_is_a_curve_too(findings: Findings) -> None:
 def test_a_pruned_graph_that_lost_quality_gives_a_warning(exported, delta: float, told: bool) -> None:
     parity = msgspec.structs.replace(exported.bundle.manifest.parity[0], auc_delta=delta)
     assert parity.variant == "pruned"
-    found = warnings_of(None, [parity])
+    found = warnings_of(None, [parity], {})
     assert len(found) == told
     assert all("pruning lost 0.0200 AUC" in text for text in found)
+    assert not warnings_of(None, [parity], {"pruned": "loses AUC"})  # said once, where it is kept out
 
 
 def test_warnings_are_printed_too(exported, findings: Findings) -> None:
