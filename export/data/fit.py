@@ -15,6 +15,11 @@ from export.data.log_schema import LogField, LogSchema
 from service.bundle.schema import Bins, Encoding, Field, Hashing, Kind, Schema, Vocabulary
 
 MAX_BINS: Final = 512
+# The rows that a value needs where neither the field nor the export says it.
+MIN_COUNT: Final = 8
+LEAST_MIN_COUNT: Final = 2  # values of one row stand for those that training never meets
+RARE_SHARE: Final = 0.05  # of a field's rows may be out of vocabulary before fewer rows are enough
+LARGE_LOG_ROWS: Final = 1_000_000  # from which on MIN_COUNT always holds
 # A number is a count if its smallest value is no larger, and its 99 % quantile this many times its median.
 MAX_FIRST_COUNT: Final = 2
 LONG_TAIL: Final = 10
@@ -52,6 +57,21 @@ class FieldCounts:
         """Fields with more distinct texts than the limit: counts of rare texts may be too low."""
         return tuple(name for name, texts in self._texts.items() if texts.forgotten)
 
+    def min_count(self, field: LogField) -> int:
+        """What a field that names none gets: MIN_COUNT, or less where that would leave too many rows out.
+
+        The more rows a log has, the more there are of each value that will be seen again.
+        """
+        texts = self._texts.get(field.name)
+        if texts is None or texts.forgotten:
+            return MIN_COUNT
+        rows = texts.rows()
+        least = min(MIN_COUNT, max(LEAST_MIN_COUNT, math.ceil(MIN_COUNT * rows / LARGE_LOG_ROWS)))
+        for chosen in range(MIN_COUNT, least, -1):
+            if texts.rows(below=chosen) <= RARE_SHARE * rows:
+                return chosen
+        return least
+
     def encoding(self, field: LogField, min_count: int) -> Encoding:
         """The encoding of one field."""
         if field.encoding == "hashing":
@@ -64,10 +84,20 @@ class FieldCounts:
         return Bins(merge_rare(edges, values, counts, min_count))
 
 
+def min_counts(log_schema: LogSchema, counts: FieldCounts, min_count: int | None = None) -> dict[str, int]:
+    """The rows that a value of each field needs: `min_count` if given, else the field's own, else chosen."""
+    return {
+        field.name: min_count or field.min_count or counts.min_count(field)
+        for field in log_schema.fields
+        if field.same_values_as is None
+    }
+
+
 def fit_schema(log_schema: LogSchema, counts: FieldCounts, min_count: int | None = None) -> Schema:
     """The schema of the counted rows; `min_count` overrides every field's own if given."""
+    needed = min_counts(log_schema, counts, min_count)
     encodings = {
-        field.name: counts.encoding(field, field.min_count if min_count is None else min_count)
+        field.name: counts.encoding(field, needed[field.name])
         for field in log_schema.fields
         if field.same_values_as is None
     }

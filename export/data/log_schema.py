@@ -41,7 +41,8 @@ class LogField(Struct, frozen=True, forbid_unknown_fields=True):
     role: Role
     encoding: LogEncoding | None = None  # by default `vocabulary`; None: a number's, chosen from its values
     column: Text | None = None  # by default `name`; None: derived from the timestamp
-    min_count: Count = 8  # training rows a value or a numeric bin needs; a rarer value is out of vocabulary
+    # Training rows a value or a numeric bin needs; a rarer value is out of vocabulary. None: chosen.
+    min_count: Count | None = None
     buckets: Count = 100_000  # hashing
     seed: Annotated[int, Meta(ge=0, lt=2**31)] = 0  # hashing
     bins: Count = 32  # quantile

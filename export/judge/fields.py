@@ -134,7 +134,7 @@ def _warnings(field: FieldSummary) -> Iterable[str]:
 def unseen_lines(fields: Sequence[FieldSummary]) -> list[str]:
     """The fields with the most unseen, and with the most missing, values in later parts, a line each."""
     return [
-        _worst("values that training did not show", {f.name: f.unseen for f in fields}),
+        _worst("unseen values", {f.name: f.unseen for f in fields}),
         _worst("missing values", {f.name: f.missing for f in fields}),
     ]
 

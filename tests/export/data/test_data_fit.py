@@ -24,7 +24,7 @@ from export.data.fit import (
 )
 from export.data.log_schema import parse_log_schema
 from export.data.splits import DEFAULT_SHARES, Split, check_shares, split_by_rows, split_by_time
-from service.bundle.schema import Bins
+from service.bundle.schema import Bins, Vocabulary
 
 numbers = st.lists(st.integers(-50, 3000).map(float) | st.floats(-100, 1e6), min_size=1, max_size=200)
 
@@ -191,6 +191,40 @@ def test_a_count_without_an_encoding_has_the_bins_of_criteo(name: str) -> None:
 def test_a_number_that_says_nothing_has_one_bin() -> None:
     for values in (np.full(100, 3.5), np.full(100, 0.0), np.empty(0), np.array([*[1.0] * 99, 2.0])):
         assert fitted(values) == ()
+
+
+def texts_fitted(rows_a_value: list[int], keys: str = "", min_count: int | None = None) -> int:
+    """The size of the vocabulary of a field whose values have these training rows each."""
+    log_schema = parse_log_schema(
+        'name = "x"\nformat = "csv"\n[label]\ncolumn = "click"\n'
+        f'[[field]]\nname = "id"\nkind = "categorical"\nrole = "context"\n{keys}'
+    )
+    counts = FieldCounts(log_schema)
+    values = np.repeat([f"v{number}" for number in range(len(rows_a_value))], rows_a_value)
+    counts.add(pl.DataFrame({"id": values}))
+    encoding = fit_schema(log_schema, counts, min_count).field("id").encoding
+    assert isinstance(encoding, Vocabulary)
+    return encoding.size
+
+
+def test_rare_values_of_a_small_log_keep_their_ids() -> None:
+    few_rows_each = [1] * 50 + [2] * 100 + [5] * 400
+    assert texts_fitted(few_rows_each) == 500
+    assert texts_fitted([5] * 400) == 400
+    assert texts_fitted([6] * 20 + [100] * 100) == 100  # 8 leaves few rows out
+    assert texts_fitted([3] * 20 + [6] * 20 + [100] * 12) == 32  # 4 does: 5 % of the rows
+
+
+def test_what_is_stated_decides() -> None:
+    assert texts_fitted([2] * 100 + [5] * 400, "min_count = 8") == 0
+    assert texts_fitted([2] * 100 + [5] * 400, "min_count = 5") == 400
+    assert texts_fitted([2] * 100 + [5] * 400, "min_count = 5", min_count=1) == 500
+    assert texts_fitted([2] * 100 + [5] * 400, min_count=8) == 0
+
+
+def test_a_large_log_keeps_eight_rows_a_value() -> None:
+    assert texts_fitted([7] * 100_000 + [300_000]) == 1
+    assert texts_fitted([3] * 100_000 + [4] * 20_000 + [50_000]) == 20_001  # 430,000 rows: four
 
 
 def test_bins_mean_quantiles() -> None:

@@ -149,7 +149,7 @@ def test_a_field_of_mostly_rare_values_is_wide(described: dict[str, FieldSummary
 
 def test_the_worst_fields_are_a_line(described: dict[str, FieldSummary]) -> None:
     unseen, missing = unseen_lines([described[name] for name in ("sound", "late", "flag", "history")])
-    assert unseen == "values that training did not show, of the test (calibration) part: late 100.0% (100.0%)"
+    assert unseen == "unseen values, of the test (calibration) part: late 100.0% (100.0%)"
     assert missing.startswith("missing values, of the test (calibration) part: flag 7")
     assert "history 33" in missing
     assert "sound" not in missing

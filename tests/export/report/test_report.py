@@ -110,7 +110,7 @@ def test_the_first_table_tells_unseen_and_missing_values_by_field(exported) -> N
     assert set(shown) == {field.name for field in exported.bundle.schema.fields}
     unseen = [float(row) for row in re.findall(r"<td>(?:[^<]*</td><td>){5}([\d.]+)%", first)]
     assert unseen == sorted(unseen, reverse=True)
-    assert any(line.startswith("values that training did not show") for line in exported.lines)
+    assert any(line.startswith("unseen values") for line in exported.lines)
 
 
 def test_report_json_agrees_with_the_manifest(exported, findings: Findings) -> None:
