@@ -136,7 +136,7 @@ def _make(work: Work, name: str, recipe: Recipe | None, options: argparse.Namesp
     choice = PruneChoice(prune_epochs=options.prune_epochs, finetune_epochs=options.finetune_epochs)
     pruned = prune(work, choice, recipe=recipe or RECIPES["none"])
     to_onnx(work)
-    quantize(work, rows=Plan.quantization_rows)
+    quantize(work, rows=Plan.quantization_rows, keep_worse=True)
     trained = work.read_record("train", Trained)
     log = open_log(work.path("log"))
     variants = read_variants(work, log.schema)

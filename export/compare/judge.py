@@ -19,6 +19,7 @@ from export.data.encoded import Part, open_log
 from export.graph.runtime import BATCHES, Scorer, graph_scorer, microseconds_a_row
 from export.judge.bootstrap import interval, resampled_aucs
 from export.stages.evaluate import choose_serving, shipped_variants
+from export.stages.records import Graphs
 from export.stages.variants import Variant, read_variants
 from service.bundle.manifest import Latency
 
@@ -56,7 +57,8 @@ def time_and_choose(results: Results, rows: Part) -> dict[str, Served]:
         for model in models:
             latency = tuple(Latency(name, times[f"{model} {name}"]) for name in graphs[model])
             variant, kept_out = choose_serving(graphs[model], latency, results[model][0][1].parity)
-            found[model] = Served(variant, kept_out, times[f"{model} {variant}"])
+            refused = results[model][0][0].work.read_record("quantize", Graphs).refused
+            found[model] = Served(variant, refused | kept_out, times[f"{model} {variant}"])
     return found
 
 

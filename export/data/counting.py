@@ -51,6 +51,12 @@ class TextCounts:
         frequent = self._table.filter(pl.col("count") >= min_count)
         return tuple(frequent.sort(["count", "value"], descending=[True, False])["value"].to_list())
 
+    def rows(self, *, below: int | None = None) -> int:
+        """Counted rows but for dropped entries; those of values seen fewer than `below` times, if given."""
+        self._merge()
+        table = self._table if below is None else self._table.filter(pl.col("count") < below)
+        return int(table["count"].sum())
+
 
 class NumberCounts:
     """Counts of numbers, in ascending order. Above `limit` distinct numbers neighbours share an entry."""

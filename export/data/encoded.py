@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from export.data.counting import MAX_TEXTS, NumberCounts
 from export.data.encode import PartWriter
 from export.data.errors import LogError, OnMalformed
-from export.data.fit import FieldCounts, fit_schema
+from export.data.fit import MIN_COUNT, FieldCounts, fit_schema, min_counts
 from export.data.log_schema import LogSchema
 from export.data.parts import (
     METADATA,
@@ -104,6 +104,7 @@ def _prepare(
     check_parts(counted.rows, counted.clicks, path.name)
     schema = fit_schema(log_schema, counted.fields, options.min_count)
     report(f"fitted {len(schema.fields)} fields, {sum(field.cardinality for field in schema.fields):,} ids")
+    _tell_min_counts(min_counts(log_schema, counted.fields, options.min_count), log_schema, options, report)
     if counted.fields.approximate:
         fields = ", ".join(counted.fields.approximate)
         report(f"note: {fields}: too many values to count exactly; some rare ones may get no id of their own")
@@ -125,6 +126,22 @@ def _prepare(
     _write_metadata(folder, record, schema, sample_rows)
     for name in PARTS:
         report(f"{name}: {record.rows[name]:,} rows, {record.clicks[name] / record.rows[name]:.2%} clicks")
+
+
+def _tell_min_counts(
+    needed: dict[str, int], log_schema: LogSchema, options: _Options, report: Callable[[str], None]
+) -> None:
+    """Says which fields were given a smaller min_count than usual."""
+    if options.min_count is not None:
+        return
+    chosen = {
+        field.name: needed[field.name]
+        for field in log_schema.fields
+        if field.name in needed and field.min_count is None and needed[field.name] != MIN_COUNT
+    }
+    if chosen:
+        told = ", ".join(f"{name} {count}" for name, count in chosen.items())
+        report(f"min_count, below {MIN_COUNT} where that would leave too many rows out of vocabulary: {told}")
 
 
 def _read(

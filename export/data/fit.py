@@ -15,6 +15,14 @@ from export.data.log_schema import LogField, LogSchema
 from service.bundle.schema import Bins, Encoding, Field, Hashing, Kind, Schema, Vocabulary
 
 MAX_BINS: Final = 512
+# The rows that a value needs where neither the field nor the export says it.
+MIN_COUNT: Final = 8
+LEAST_MIN_COUNT: Final = 2  # values of one row stand for those that training never meets
+RARE_SHARE: Final = 0.05  # of a field's rows may be out of vocabulary before fewer rows are enough
+LARGE_LOG_ROWS: Final = 1_000_000  # from which on MIN_COUNT always holds
+# A number is a count if its smallest value is no larger, and its 99 % quantile this many times its median.
+MAX_FIRST_COUNT: Final = 2
+LONG_TAIL: Final = 10
 
 
 class FieldCounts:
@@ -49,6 +57,21 @@ class FieldCounts:
         """Fields with more distinct texts than the limit: counts of rare texts may be too low."""
         return tuple(name for name, texts in self._texts.items() if texts.forgotten)
 
+    def min_count(self, field: LogField) -> int:
+        """What a field that names none gets: MIN_COUNT, or less where that would leave too many rows out.
+
+        The more rows a log has, the more there are of each value that will be seen again.
+        """
+        texts = self._texts.get(field.name)
+        if texts is None or texts.forgotten:
+            return MIN_COUNT
+        rows = texts.rows()
+        least = min(MIN_COUNT, max(LEAST_MIN_COUNT, math.ceil(MIN_COUNT * rows / LARGE_LOG_ROWS)))
+        for chosen in range(MIN_COUNT, least, -1):
+            if texts.rows(below=chosen) <= RARE_SHARE * rows:
+                return chosen
+        return least
+
     def encoding(self, field: LogField, min_count: int) -> Encoding:
         """The encoding of one field."""
         if field.encoding == "hashing":
@@ -56,15 +79,25 @@ class FieldCounts:
         if field.encoding == "vocabulary":
             return Vocabulary(self._texts[field.name].at_least(min_count))
         values, counts = self._numbers[field.name].table()
-        if field.encoding == "quantile":
-            return Bins(quantile_edges(values, counts, field.bins))
-        return Bins(merge_rare(criteo_edges(values), values, counts, min_count))
+        encoding = field.encoding or ("criteo" if are_counts(values, counts) else "quantile")
+        edges = criteo_edges(values) if encoding == "criteo" else quantile_edges(values, counts, field.bins)
+        return Bins(merge_rare(edges, values, counts, min_count))
+
+
+def min_counts(log_schema: LogSchema, counts: FieldCounts, min_count: int | None = None) -> dict[str, int]:
+    """The rows that a value of each field needs: `min_count` if given, else the field's own, else chosen."""
+    return {
+        field.name: min_count or field.min_count or counts.min_count(field)
+        for field in log_schema.fields
+        if field.same_values_as is None
+    }
 
 
 def fit_schema(log_schema: LogSchema, counts: FieldCounts, min_count: int | None = None) -> Schema:
     """The schema of the counted rows; `min_count` overrides every field's own if given."""
+    needed = min_counts(log_schema, counts, min_count)
     encodings = {
-        field.name: counts.encoding(field, field.min_count if min_count is None else min_count)
+        field.name: counts.encoding(field, needed[field.name])
         for field in log_schema.fields
         if field.same_values_as is None
     }
@@ -133,12 +166,39 @@ def merge_rare(
 
 
 def quantile_edges(values: NDArray[np.float64], counts: NDArray[np.int64], bins: int) -> tuple[float, ...]:
-    """At most `bins` bins with about the same number of rows each; equal values share a bin."""
+    """At most `bins` bins, the largest as small as it can be; equal values share a bin.
+
+    A value with more rows than that has a bin of its own, and the others share the rest: where 19 of 20 rows
+    are zero, the twentieth still gets all bins but one.
+    """
     if not len(values):
         return ()
-    before = np.concatenate([[0], np.cumsum(counts)[:-1]])  # rows below each value
-    targets = counts.sum() * np.arange(1, bins) / bins
-    above = np.minimum(np.searchsorted(before, targets), len(values) - 1)
-    below = np.maximum(above - 1, 0)
-    nearest = np.where(targets - before[below] < before[above] - targets, below, above)
-    return tuple(values[np.unique(nearest[nearest > 0])].tolist())
+    below = np.concatenate([[0], np.cumsum(counts)])  # rows below each value, then all rows
+    most, least = int(below[-1]), 0
+    while most - least > 1:  # with `most` rows a bin there are few enough bins, with `least` too many
+        middle = (least + most) // 2
+        least, most = (least, middle) if len(_filled(below, middle, bins)) < bins else (middle, most)
+    return tuple(values[_filled(below, most, bins)].tolist())
+
+
+def _filled(below: NDArray[np.int64], rows: int, most: int) -> list[int]:
+    """Where bins start that hold `rows` rows at most or one value, without the first one; `most` of them."""
+    starts: list[int] = []
+    start, values = 0, len(below) - 1
+    while len(starts) < most:
+        start = max(start + 1, int(np.searchsorted(below, below[start] + rows, side="right")) - 1)
+        if start >= values:
+            break
+        starts.append(start)
+    return starts
+
+
+def are_counts(values: NDArray[np.float64], counts: NDArray[np.int64]) -> bool:
+    """Whether numbers (ascending) look counted: whole, from about zero on, with a long tail.
+
+    Their logarithm says more than their rank, which the Criteo transform follows.
+    """
+    if not len(values) or not 0 <= values[0] <= MAX_FIRST_COUNT or (values != np.floor(values)).any():
+        return False
+    median, high = values[np.searchsorted(np.cumsum(counts), counts.sum() * np.array([0.5, 0.99]))]
+    return bool(high >= LONG_TAIL * max(1.0, median))

@@ -28,7 +28,7 @@ BUILT_IN: Final = ("criteo", "avazu", "ipinyou", "twitter")
 _SEPARATORS: Final[dict[str, str]] = {"tsv": "\t", "csv": ",", "parquet": ""}
 _ENCODINGS: Final[dict[str, tuple[LogEncoding, ...]]] = {
     Kind.CATEGORICAL: ("vocabulary", "hashing"),
-    Kind.NUMERIC: ("criteo", "quantile"),
+    Kind.NUMERIC: ("quantile", "criteo"),
     Kind.SEQUENCE: ("vocabulary", "hashing"),
 }
 
@@ -39,9 +39,10 @@ class LogField(Struct, frozen=True, forbid_unknown_fields=True):
     name: Text
     kind: Kind
     role: Role
-    encoding: LogEncoding  # by default the first one of its kind
+    encoding: LogEncoding | None = None  # by default `vocabulary`; None: a number's, chosen from its values
     column: Text | None = None  # by default `name`; None: derived from the timestamp
-    min_count: Count = 8  # training rows a value or a numeric bin needs; a rarer value is out of vocabulary
+    # Training rows a value or a numeric bin needs; a rarer value is out of vocabulary. None: chosen.
+    min_count: Count | None = None
     buckets: Count = 100_000  # hashing
     seed: Annotated[int, Meta(ge=0, lt=2**31)] = 0  # hashing
     bins: Count = 32  # quantile
@@ -166,8 +167,8 @@ def _timestamp(table: TomlTable) -> Timestamp:
 def _field(table: TomlTable, *, has_timestamp: bool) -> LogField:
     kind = str(table.values.get("kind"))
     encodings = _ENCODINGS.get(kind, get_args(LogEncoding))
-    encoding = table.values.get("encoding", encodings[0])
-    if encoding not in encodings:
+    encoding = table.values.get("encoding", _default_encoding(table, kind, encodings))
+    if encoding is not None and encoding not in encodings:
         table.fail("encoding", f"one of {', '.join(encodings)}")
     made = {
         "encoding": encoding,
@@ -181,8 +182,16 @@ def _field(table: TomlTable, *, has_timestamp: bool) -> LogField:
     return field
 
 
+def _default_encoding(table: TomlTable, kind: str, encodings: tuple[LogEncoding, ...]) -> LogEncoding | None:
+    """That of a field which names none; None: the values decide between the encodings of numbers."""
+    if kind == Kind.NUMERIC:
+        return "quantile" if "bins" in table.values else None
+    return encodings[0]
+
+
 def _misplaced(field: LogField, has_timestamp: bool) -> Iterator[tuple[str, str]]:
     """The keys that a field's other keys rule out, with what they must be."""
+    encoding = field.encoding or "quantile"
     if field.kind is Kind.NUMERIC:
         yield "same_values_as", "absent in a numeric field"
     if field.same_values_as is not None:
@@ -195,9 +204,9 @@ def _misplaced(field: LogField, has_timestamp: bool) -> Iterator[tuple[str, str]
     if field.derive is not None:
         yield "column", "absent with derive"
     for key in ("min_count",) if field.encoding == "hashing" else ("buckets", "seed"):
-        yield key, f'absent with encoding = "{field.encoding}"'
-    if field.encoding != "quantile":
-        yield "bins", f'absent with encoding = "{field.encoding}"'
+        yield key, f'absent with encoding = "{encoding}"'
+    if encoding != "quantile":
+        yield "bins", f'absent with encoding = "{encoding}"'
     if field.kind is not Kind.SEQUENCE:
         for key in ("max_length", "separator"):
             yield key, f'absent with kind = "{field.kind}"'

@@ -62,13 +62,19 @@ def tie_ends(ascending: NDArray[Any]) -> NDArray[np.intp]:
 def auc(labels: ArrayLike, pctr: ArrayLike) -> float:
     """Area under the ROC curve: how often a click scores above a non-click; a tie counts as half."""
     y, p = checked(labels, pctr)
+    return grouped_auc(p, y, np.ones(len(y)))
+
+
+def grouped_auc(scores: ArrayLike, clicks: ArrayLike, rows: ArrayLike) -> float:
+    """AUC of groups of rows with one score each: scores, clicks and rows are [groups]."""
+    p = np.asarray(scores, np.float64)
     order = np.argsort(p)
     ends = tie_ends(p[order])
-    clicks_to = np.cumsum(y[order])[ends]  # clicks up to the end of each group of ties
-    others_to = ends + 1 - clicks_to
-    clicks = np.diff(clicks_to, prepend=0.0)
+    clicks_to = np.cumsum(np.asarray(clicks, np.float64)[order])[ends]  # up to the end of each group of ties
+    others_to = np.cumsum(np.asarray(rows, np.float64)[order])[ends] - clicks_to
+    of_ties = np.diff(clicks_to, prepend=0.0)
     others = np.diff(others_to, prepend=0.0)
-    return float(clicks @ (others_to - others / 2) / (clicks_to[-1] * others_to[-1]))
+    return float(of_ties @ (others_to - others / 2) / (clicks_to[-1] * others_to[-1]))
 
 
 def prauc(labels: ArrayLike, pctr: ArrayLike) -> float:

@@ -11,14 +11,24 @@ from service.bundle.manifest import Compression, Latency, Metrics, Parity
 
 
 class FieldSummary(msgspec.Struct, frozen=True):
-    """One field of the log; shares are of all its ids in the test part."""
+    """One field of the log.
+
+    By part, `missing` is the share of rows without a value, and `unseen` the share of values without an id of
+    their own: out of vocabulary, or in a bucket of hashing that no training row is in. Of the training part,
+    `distinct` is the number of ids but the missing one, and `largest_share` the share of rows with the most
+    frequent id. `auc` is that of the field alone on the validation part, by each value's click rate in
+    training. A sequence is counted by its first element, but for `unseen`.
+    """
 
     name: str
     kind: str
     role: str
     cardinality: int
-    missing_share: float
-    oov_share: float
+    missing: dict[str, float]
+    unseen: dict[str, float]
+    distinct: int
+    largest_share: float
+    auc: float
 
 
 class DataSummary(msgspec.Struct, frozen=True):
@@ -32,6 +42,7 @@ class DataSummary(msgspec.Struct, frozen=True):
     window: tuple[int, int] | None
     negative_sampling_rate: float
     fields: tuple[FieldSummary, ...]
+    warnings: tuple[str, ...] = ()  # of its fields
 
 
 class EvaluationPoint(msgspec.Struct, frozen=True):

@@ -29,6 +29,8 @@ figure { margin: 1rem 0; } figure svg { max-width: 100%; height: auto; }
 .warning { color: #a03c00; }
 details summary { cursor: pointer; color: var(--accent); margin-top: 1rem; }
 """
+PARTS_TOLD = ("calibration", "test")
+FIELDS_SHOWN = 10
 METRIC_NAMES = {
     "auc": "AUC", "logloss": "LogLoss", "prauc": "PRAUC", "rce": "RCE %", "ece": "ECE", "ne": "NE",
     "pcoc": "PCOC",
@@ -39,6 +41,7 @@ def page(findings: Findings) -> str:
     """The whole page: what is served and why, its quality, size and speed, and the data."""
     sections = [
         _head(findings),
+        section("Fields: what training did not see", fields_table(findings)),
         section("Quality on the test part", quality_table(findings)),
         section("Calibration", figure(plots.reliability_figure(findings)), calibration_table(findings)),
         section("Serving variant and what was kept out", serving_list(findings)),
@@ -47,7 +50,7 @@ def page(findings: Findings) -> str:
             "Size and speed", compression_table(findings), _speed_figures(findings), latency_table(findings)
         ),
         section("Training and pruning", _curves(findings), _matrices(findings)),
-        section("Data", data_table(findings), fields_table(findings)),
+        section("Data", data_table(findings)),
     ]
     return document(f"{findings.bundle}: export report", sections)
 
@@ -83,7 +86,8 @@ def _cell(cell: object) -> str:
 
 def _head(findings: Findings) -> str:
     served = findings.evaluation[findings.serving_variant]
-    warnings = "".join(f'<p class="warning">{escape(text)}</p>' for text in findings.warnings)
+    told = (*findings.warnings, *findings.data.warnings)
+    warnings = "".join(f'<p class="warning">{escape(text)}</p>' for text in told)
     return (
         f"<h1>{escape(findings.bundle)}</h1><p class='lead'>{escape(findings.model)}, "
         f"{findings.parameters:,} parameters, built {escape(findings.created_at)} on "
@@ -199,10 +203,22 @@ def data_table(findings: Findings) -> str:
 
 
 def fields_table(findings: Findings) -> str:
-    rows = [[f.name, f.kind, f.role, f.cardinality, f"{f.missing_share:.2%}", f"{f.oov_share:.2%}"]
-            for f in findings.data.fields]  # fmt: skip
-    head = ["field", "kind", "role", "cardinality", "missing in test", "out of vocabulary in test"]
-    return f"<details><summary>{len(rows)} fields</summary>{table(head, rows)}</details>"
+    """Unseen and missing values by field, the most unseen first; all but the first few are folded away."""
+    fields = sorted(
+        findings.data.fields, key=lambda field: (-field.unseen["test"], -field.missing["test"], field.name)
+    )
+    rows = [[field.name, field.kind, field.role, field.cardinality,
+             *(f"{shares[part]:.2%}" for shares in (field.unseen, field.missing) for part in PARTS_TOLD),
+             f"{field.auc:.4f}"] for field in fields]  # fmt: skip
+    shares = [f"{what} in {part}" for what in ("unseen", "missing") for part in PARTS_TOLD]
+    head = ["field", "kind", "role", "ids", *shares, "AUC alone"]
+    about = (
+        "<p>Unseen: the share of values without an id of their own, since training showed them too rarely or "
+        "never. AUC alone: of each value's click rate in training, on the validation part.</p>"
+    )
+    more = rows[FIELDS_SHOWN:]
+    folded = f"<details><summary>{len(more)} more fields</summary>{table(head, more)}</details>"
+    return about + table(head, rows[:FIELDS_SHOWN]) + (folded if more else "")
 
 
 def figure(svg: str) -> str:

@@ -8,7 +8,7 @@ from torch import nn
 
 from export.data.encoded import EncodedLog, Part, open_log
 from export.stages.calibrate import read_calibrators
-from export.stages.records import Calibrated, Graphs, Pruned, Trained
+from export.stages.records import Calibrated, Graphs, LogSummary, Pruned, Trained
 from export.stages.variants import DENSE, PRUNED, Variant, graph_name, read_variants
 from export.stages.work import Work
 from export.train.checkpoint import load_checkpoint
@@ -20,6 +20,7 @@ class Artifacts:
     """The log, the graphs and calibrators by variant, the PyTorch models, and the stages' records."""
 
     log: EncodedLog
+    summary: LogSummary
     variants: dict[str, Variant]
     calibrators: dict[str, Calibrator]
     models: dict[str, nn.Module]
@@ -44,6 +45,7 @@ def read_artifacts(work: Work) -> Artifacts:
         models[PRUNED] = load_checkpoint(work.path("compact.pt")).model
     return Artifacts(
         log=log,
+        summary=work.read_record("fit-schema", LogSummary),
         variants=variants,
         calibrators=read_calibrators(work, variants),
         models=models,

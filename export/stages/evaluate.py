@@ -18,7 +18,7 @@ from export.judge.metrics import evaluate, sigmoid
 from export.judge.parity import choose_serving_variant, compare_variants
 from export.report.findings import Reliability, reliability
 from export.stages.calibrator_fit import in_log_distribution
-from export.stages.variants import DENSE, INT8, PRUNED, Variant
+from export.stages.variants import DENSE, INT8, PRUNED, Variant, float_variant
 from service.bundle.calibration import Calibrator
 from service.bundle.manifest import Latency, Metrics, Parity
 
@@ -39,7 +39,7 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Judged:
-    """Quality and speed of the graphs, the variant to serve, and why another one that ships is kept out."""
+    """Quality and speed of the graphs, the variant to serve, and why others are kept out."""
 
     quality: Evaluated
     latency: tuple[Latency, ...]
@@ -58,7 +58,7 @@ def judge_variants(
 
 def shipped_variants(variants: Mapping[str, Variant]) -> tuple[str, ...]:
     """The float graph that goes into the bundle, and INT8 where there is one."""
-    return PRUNED if PRUNED in variants else DENSE, *(name for name in variants if name == INT8)
+    return float_variant(variants), *(name for name in variants if name == INT8)
 
 
 def evaluate_variants(
@@ -89,7 +89,7 @@ def measure_latency(dense: nn.Module, variants: Mapping[str, Variant], part: Par
     scorers: dict[str, Scorer] = {TORCH: torch_scorer(dense)}
     scorers |= {name: graph_scorer(variant.graph) for name, variant in variants.items()}
     # Ids of the smallest graph are valid for every other one, so all are timed on the same rows.
-    ids = variants[shipped_variants(variants)[-1]].ids(np.array(part.ids[: max(BATCHES)]))
+    ids = variants[PRUNED if PRUNED in variants else DENSE].ids(np.array(part.ids[: max(BATCHES)]))
     measured = microseconds_a_row(scorers, ids)
     return tuple(Latency(variant=name, microseconds_a_row=times) for name, times in measured.items())
 
@@ -97,6 +97,7 @@ def measure_latency(dense: nn.Module, variants: Mapping[str, Variant], part: Par
 def choose_serving(
     variants: Mapping[str, Variant], latency: tuple[Latency, ...], parity: tuple[Parity, ...]
 ) -> tuple[str, dict[str, str]]:
-    """The variant to serve, and why another one that ships is kept out."""
+    """The variant to serve, and why each other one that is no reference is kept out."""
     reference, *candidates = shipped_variants(variants)
-    return choose_serving_variant(reference, candidates, latency, parity)
+    serving, kept_out = choose_serving_variant(reference, candidates, latency, parity)
+    return serving, {name: one.refused for name, one in variants.items() if one.refused} | kept_out

@@ -7,6 +7,7 @@ from pathlib import Path
 from export.data.encoded import open_log, prepare_log
 from export.data.errors import OnMalformed
 from export.data.log_schema import load_log_schema
+from export.judge.fields import describe_fields, field_warnings, unseen_lines
 from export.stages.records import LogSummary
 from export.stages.work import Say, Work
 
@@ -37,6 +38,11 @@ def fit_schema(
     work.start("fit-schema")
     fresh.rename(work.folder / "log")
     log = open_log(work.path("log"))
+    fields = describe_fields(log)
+    for line in unseen_lines(fields):
+        say(line)
+    for warning in field_warnings(fields):
+        say(f"warning: {warning}")
     summary = LogSummary(
         source=log.source,
         schema=log_schema.name,
@@ -46,6 +52,7 @@ def fit_schema(
         skipped_rows=log.skipped_rows,
         window=log.window,
         columns=log.schema.columns,
+        fields=fields,
     )
     work.record("fit-schema", summary)
     return summary

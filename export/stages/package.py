@@ -44,7 +44,8 @@ def _parts(made: Artifacts, findings: Findings, say: Say) -> tuple[Description, 
     shipped = {variant: made.variants[variant] for variant in shipped_variants(made.variants)}
     calibrators = {variant: made.calibrators[variant] for variant in shipped}
     described = describe_graphs(shipped, made.test, say=say)
-    # All graphs that ship take the same ids: INT8 is made of the float graph that ships beside it.
+    # All graphs that ship take the same ids: INT8 is made of the float graph that ships beside it. The dense
+    # and the pruned one number ids differently, so a bundle holds one of the two.
     schema = made.log.schema.renumbered(next(iter(shipped.values())).renumberings)
     description = Description(
         name=findings.bundle,

@@ -39,7 +39,7 @@ class LogPlan:
         "training rows a value needs to get an id of its own",
         AT_LEAST_ONE,
         "ROWS",
-        otherwise="the schema's",
+        otherwise="the schema's, else by field and log, 8 at most",
     )
 
     def __post_init__(self) -> None:

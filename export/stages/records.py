@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from export.report.findings import EvaluationPoint
+from export.report.findings import EvaluationPoint, FieldSummary
 from export.train.config import TrainConfig
 
 
@@ -21,6 +21,7 @@ class LogSummary(msgspec.Struct, frozen=True):
     skipped_rows: int
     window: tuple[int, int] | None
     columns: int
+    fields: tuple[FieldSummary, ...] = ()
 
 
 class Trained(msgspec.Struct, frozen=True):
@@ -62,9 +63,10 @@ class GraphFile(msgspec.Struct, frozen=True):
 
 
 class Graphs(msgspec.Struct, frozen=True):
-    """to-onnx and quantize: the graphs by variant."""
+    """to-onnx and quantize: the graphs by variant. `refused` says why a graph made before must not serve."""
 
     graphs: dict[str, GraphFile]
+    refused: dict[str, str] = {}
 
 
 class Calibrated(msgspec.Struct, frozen=True):

@@ -7,22 +7,21 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
-import numpy as np
 from torch import nn
 
 from export.compress.perceptrons import find_perceptrons, hidden_widths
 from export.data.encoded import EncodedLog
+from export.judge.fields import field_warnings
 from export.judge.parity import AUC_TOLERANCE
-from export.report.findings import DataSummary, FieldMatrix, FieldSummary, Findings
+from export.report.findings import DataSummary, FieldMatrix, Findings
 from export.report.machine import machine
 from export.report.page import page
 from export.stages.artifacts import Artifacts
 from export.stages.evaluate import Judged
 from export.stages.records import Pruned
-from export.stages.variants import CHUNK_ROWS, DENSE, PRUNED
+from export.stages.variants import DENSE, PRUNED
 from service.bundle.json_files import encode_json
 from service.bundle.manifest import Compression, Parity
-from service.bundle.schema import MISSING_ID, OOV_ID
 
 
 def gather_findings(made: Artifacts, judged: Judged, bundle: str) -> Findings:
@@ -53,7 +52,7 @@ def gather_findings(made: Artifacts, judged: Judged, bundle: str) -> Findings:
         field_pairs=_field_pairs(made.models[DENSE]),
         serving_variant=judged.serving_variant,
         kept_out=judged.kept_out,
-        warnings=warnings_of(made.pruned, quality.parity),
+        warnings=warnings_of(made.pruned, quality.parity, judged.kept_out),
     )
 
 
@@ -68,8 +67,6 @@ def report_files(findings: Findings, log: EncodedLog) -> dict[str, bytes]:
 
 def _data_summary(made: Artifacts) -> DataSummary:
     log = made.log
-    missing, oov = _special_shares(log)
-    fields = zip(log.schema.fields, missing, oov, strict=True)
     return DataSummary(
         source=log.source,
         split=log.split,
@@ -78,22 +75,9 @@ def _data_summary(made: Artifacts) -> DataSummary:
         skipped_rows=log.skipped_rows,
         window=log.window,
         negative_sampling_rate=made.calibrated.sampling_rate,
-        fields=tuple(
-            FieldSummary(f.name, str(f.kind), str(f.role), f.cardinality, *shares) for f, *shares in fields
-        ),
+        fields=made.summary.fields,
+        warnings=field_warnings(made.summary.fields),
     )
-
-
-def _special_shares(log: EncodedLog) -> tuple[list[float], list[float]]:
-    """For each field the shares of its ids in the test part that are missing, and out of vocabulary."""
-    ids = log.parts["test"].ids
-    counts = np.zeros((2, log.schema.columns))
-    for start in range(0, len(ids), CHUNK_ROWS):
-        chunk = ids[start : start + CHUNK_ROWS]
-        counts += [(chunk == special).sum(axis=0) for special in (MISSING_ID, OOV_ID)]
-    columns = [log.schema.column_slices[field.name] for field in log.schema.fields]
-    missing, oov = ([float(row[place].mean() / len(ids)) for place in columns] for row in counts)
-    return missing, oov
 
 
 def _field_matrices(models: Mapping[str, nn.Module]) -> dict[str, FieldMatrix]:
@@ -130,12 +114,14 @@ def _compression(pruned: Pruned | None, graph_bytes: dict[str, int]) -> Compress
     )
 
 
-def warnings_of(pruned: Pruned | None, parities: Sequence[Parity]) -> tuple[str, ...]:
+def warnings_of(
+    pruned: Pruned | None, parities: Sequence[Parity], kept_out: Mapping[str, str]
+) -> tuple[str, ...]:
     """What a reader should not have to find in a table."""
     found = list(pruned.notes) if pruned else []
     for parity in parities:
         low, high = parity.auc_interval
-        if parity.variant == PRUNED and parity.auc_delta < -AUC_TOLERANCE:
+        if parity.variant == PRUNED and PRUNED not in kept_out and parity.auc_delta < -AUC_TOLERANCE:
             found.append(
                 f"pruning lost {-parity.auc_delta:.4f} AUC on the test part (95 % interval of the change "
                 f"{low:+.4f} to {high:+.4f}); a milder --preset or none would keep it"

@@ -38,12 +38,13 @@ def graph_name(variant: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Variant:
-    """A graph, and the renumbering from the log's ids to its own."""
+    """A graph, and the renumbering from the log's ids to its own; `refused` says why it must not serve."""
 
     name: str
     graph: bytes
     schema: Schema  # the log's
     renumberings: Renumberings = field(default_factory=dict)
+    refused: str = ""
 
     @cached_property
     def sha256(self) -> str:
@@ -80,16 +81,25 @@ def write_graph(work: Work, variant: Variant, difference: float, say: Say) -> Gr
 def read_variants(work: Work, schema: Schema) -> dict[str, Variant]:
     """The graphs in the work folder, in the order dense, pruned, INT8.
 
-    Raises ExportError for a graph that is missing, or differs from the one that its stage wrote.
+    INT8 takes the ids of the float graph that it is made of: the pruned one unless that is refused. Raises
+    ExportError for a graph that is missing, or differs from the one that its stage wrote.
     """
     renumberings = read_renumberings(work, schema)
+    refused = work.read_record("quantize", Graphs).refused if work.has("quantize.json") else {}
     found = {}
     for name in VARIANTS:
         if name == DENSE or work.has(graph_name(name)):
             graph = work.path(graph_name(name)).read_bytes()
-            found[name] = Variant(name, graph, schema, {} if name == DENSE else renumberings)
+            is_dense = name == DENSE or (name == INT8 and PRUNED in refused)
+            own = {} if is_dense else renumberings
+            found[name] = Variant(name, graph, schema, own, refused.get(name, ""))
             _check_graph(work, found[name])
     return found
+
+
+def float_variant(variants: Mapping[str, Variant]) -> str:
+    """The float graph that ships, and that INT8 is made of: the pruned one unless it is refused."""
+    return PRUNED if PRUNED in variants and not variants[PRUNED].refused else DENSE
 
 
 def _check_graph(work: Work, variant: Variant) -> None:

@@ -5,6 +5,7 @@ import gzip
 import itertools
 import math
 import os
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -248,6 +249,20 @@ def test_preparing_again_replaces_and_skipped_rows_are_counted(log: EncodedLog, 
     for name, part in again.parts.items():
         assert np.array_equal(part.ids, log.parts[name].ids)
     assert any("rows/s" in line and "2 malformed rows skipped" in line for line in lines)
+
+
+def test_a_chosen_min_count_is_told(tmp_path: Path) -> None:
+    lines: list[str] = []
+    path = small_log(tmp_path / "log.parquet")
+    chosen = DESCRIPTION.format(format="parquet").replace("min_count = 2\n[[field]]", "[[field]]", 1)
+    prepare_log(path, parse_log_schema(chosen), tmp_path / "out", report=lines.append)
+    assert any(
+        line.startswith("min_count, below 8 where that would leave too many rows out") for line in lines
+    )
+    assert any(re.search(": site [2-7]$", line) for line in lines)
+    lines.clear()
+    prepare_log(path, parse_log_schema(chosen), tmp_path / "out", min_count=8, report=lines.append)
+    assert not any(line.startswith("min_count") for line in lines)
 
 
 def test_more_values_than_can_be_counted_are_reported(tmp_path: Path) -> None:

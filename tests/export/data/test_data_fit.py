@@ -12,8 +12,19 @@ from hypothesis import strategies as st
 
 from export.data.counting import NumberCounts, TextCounts
 from export.data.errors import LogError
-from export.data.fit import MAX_BINS, criteo_edges, merge_rare, quantile_edges, squared_log_edge
+from export.data.fit import (
+    MAX_BINS,
+    FieldCounts,
+    are_counts,
+    criteo_edges,
+    fit_schema,
+    merge_rare,
+    quantile_edges,
+    squared_log_edge,
+)
+from export.data.log_schema import parse_log_schema
 from export.data.splits import DEFAULT_SHARES, Split, check_shares, split_by_rows, split_by_time
+from service.bundle.schema import Bins, Vocabulary
 
 numbers = st.lists(st.integers(-50, 3000).map(float) | st.floats(-100, 1e6), min_size=1, max_size=200)
 
@@ -111,6 +122,113 @@ def test_quantile_bins_of_distinct_values_are_even() -> None:
     assert quantile_edges(values, np.ones(1000, np.int64), 4) == (250.0, 500.0, 750.0)
     assert quantile_edges(np.empty(0), np.empty(0, np.int64), 4) == ()
     assert criteo_edges(np.empty(0)) == ()
+
+
+def test_a_frequent_value_leaves_the_bins_to_the_others() -> None:
+    for often in (0.0, 500.5, 2000.0):
+        values, counts = tabled([often] * 19_000 + list(np.arange(1.0, 1001.0)))
+        edges = quantile_edges(values, counts, 11)
+        rows = np.histogram(values, [-np.inf, *edges, np.inf], weights=counts)[0]
+        assert max(rows) >= 19_000
+        assert len(rows) == 11
+        assert max(sorted(rows)[:-1]) <= 120
+
+
+def test_few_distinct_values_have_a_bin_each() -> None:
+    values, counts = np.array([-1.0, 0.0, 0.5, 7.0]), np.array([900, 50, 40, 10])
+    assert quantile_edges(values, counts, 32) == (0.0, 0.5, 7.0)
+    assert quantile_edges(np.array([3.0]), np.array([10]), 32) == ()
+
+
+RANDOM = np.random.default_rng(5)
+COUNTED = {
+    "events": RANDOM.geometric(0.01, 3000) // 1.0 * (RANDOM.random(3000) < 0.5),
+    "followers": np.floor(RANDOM.lognormal(4, 2, 3000)),
+}
+NOT_COUNTED = {
+    "shares": RANDOM.random(3000),
+    "rounded shares": RANDOM.random(3000).round(2),
+    "negative": RANDOM.normal(0, 5, 3000),
+    "unix times": 1_700_000_000.0 + RANDOM.integers(0, 86_400, 3000),
+    "years": RANDOM.integers(1920, 2020, 3000).astype(float),
+    "heavy tails": RANDOM.standard_cauchy(3000),
+    "prices": RANDOM.lognormal(3, 2, 3000),
+    "hours": RANDOM.integers(0, 24, 3000).astype(float),
+    "flags": RANDOM.integers(0, 2, 3000).astype(float),
+    "tiny": RANDOM.random(3000) * 1e-9,
+}
+
+
+def fitted(values: np.ndarray, keys: str = "") -> tuple[float, ...]:
+    """The edges of a numeric field whose training part holds these values."""
+    log_schema = parse_log_schema(
+        'name = "x"\nformat = "csv"\n[label]\ncolumn = "click"\n'
+        f'[[field]]\nname = "n"\nkind = "numeric"\nrole = "context"\n{keys}'
+    )
+    counts = FieldCounts(log_schema)
+    counts.add(pl.DataFrame({"n": values}))
+    encoding = fit_schema(log_schema, counts).field("n").encoding
+    assert isinstance(encoding, Bins)
+    return encoding.edges
+
+
+@pytest.mark.parametrize("name", NOT_COUNTED)
+def test_a_number_without_an_encoding_is_parted_by_quantiles(name: str) -> None:
+    values = NOT_COUNTED[name]
+    edges = fitted(values)
+    assert not are_counts(*tabled(list(values)))
+    assert edges == fitted(values, 'encoding = "quantile"')
+    rows = np.histogram(values, [-np.inf, *edges, np.inf])[0]
+    assert len(rows) == min(32, len(np.unique(values)))
+    assert rows.min() >= 8
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_a_count_without_an_encoding_has_the_bins_of_criteo(name: str) -> None:
+    assert fitted(COUNTED[name]) == fitted(COUNTED[name], 'encoding = "criteo"')
+
+
+def test_a_number_that_says_nothing_has_one_bin() -> None:
+    for values in (np.full(100, 3.5), np.full(100, 0.0), np.empty(0), np.array([*[1.0] * 99, 2.0])):
+        assert fitted(values) == ()
+
+
+def texts_fitted(rows_a_value: list[int], keys: str = "", min_count: int | None = None) -> int:
+    """The size of the vocabulary of a field whose values have these training rows each."""
+    log_schema = parse_log_schema(
+        'name = "x"\nformat = "csv"\n[label]\ncolumn = "click"\n'
+        f'[[field]]\nname = "id"\nkind = "categorical"\nrole = "context"\n{keys}'
+    )
+    counts = FieldCounts(log_schema)
+    values = np.repeat([f"v{number}" for number in range(len(rows_a_value))], rows_a_value)
+    counts.add(pl.DataFrame({"id": values}))
+    encoding = fit_schema(log_schema, counts, min_count).field("id").encoding
+    assert isinstance(encoding, Vocabulary)
+    return encoding.size
+
+
+def test_rare_values_of_a_small_log_keep_their_ids() -> None:
+    few_rows_each = [1] * 50 + [2] * 100 + [5] * 400
+    assert texts_fitted(few_rows_each) == 500
+    assert texts_fitted([5] * 400) == 400
+    assert texts_fitted([6] * 20 + [100] * 100) == 100  # 8 leaves few rows out
+    assert texts_fitted([3] * 20 + [6] * 20 + [100] * 12) == 32  # 4 does: 5 % of the rows
+
+
+def test_what_is_stated_decides() -> None:
+    assert texts_fitted([2] * 100 + [5] * 400, "min_count = 8") == 0
+    assert texts_fitted([2] * 100 + [5] * 400, "min_count = 5") == 400
+    assert texts_fitted([2] * 100 + [5] * 400, "min_count = 5", min_count=1) == 500
+    assert texts_fitted([2] * 100 + [5] * 400, min_count=8) == 0
+
+
+def test_a_large_log_keeps_eight_rows_a_value() -> None:
+    assert texts_fitted([7] * 100_000 + [300_000]) == 1
+    assert texts_fitted([3] * 100_000 + [4] * 20_000 + [50_000]) == 20_001  # 430,000 rows: four
+
+
+def test_bins_mean_quantiles() -> None:
+    assert len(fitted(COUNTED["followers"], "bins = 4")) == 3
 
 
 def test_splits_by_rows_follow_the_shares() -> None:

@@ -53,10 +53,15 @@ def test_defaults_by_kind() -> None:
         HEAD + FIELD + '[[field]]\nname = "n"\nkind = "numeric"\nrole = "context"\n'
         '[[field]]\nname = "s"\nkind = "sequence"\nrole = "context"\n'
     )
-    assert [field.encoding for field in schema.fields] == ["vocabulary", "criteo", "vocabulary"]
+    assert [field.encoding for field in schema.fields] == ["vocabulary", None, "vocabulary"]
     assert schema.separator == ","
     assert schema.quote == '"'
     assert schema.fields[2].max_length > 1
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_built_in_schemas_state_how_their_numbers_are_binned(name: str) -> None:
+    assert all(field.encoding is not None for field in load_log_schema(name).fields)
 
 
 def test_one_column_may_feed_two_fields() -> None:

@@ -96,6 +96,23 @@ def test_the_page_shows_each_variant_and_each_field(exported) -> None:
     assert "clicks.csv.gz" in text
 
 
+def test_the_first_table_tells_unseen_and_missing_values_by_field(exported) -> None:
+    text = (exported.plan.out / "report" / "index.html").read_text()
+    first = text[text.index("<table") : text.index("</table>")]
+    head = re.findall("<th>(.*?)</th>", first)
+    assert head[4:8] == [
+        "unseen in calibration",
+        "unseen in test",
+        "missing in calibration",
+        "missing in test",
+    ]
+    shown = re.findall(r"<tr><td>(.*?)</td>.*?</tr>", first)
+    assert set(shown) == {field.name for field in exported.bundle.schema.fields}
+    unseen = [float(row) for row in re.findall(r"<td>(?:[^<]*</td><td>){5}([\d.]+)%", first)]
+    assert unseen == sorted(unseen, reverse=True)
+    assert any(line.startswith("unseen values") for line in exported.lines)
+
+
 def test_report_json_agrees_with_the_manifest(exported, findings: Findings) -> None:
     manifest = exported.bundle.manifest
     assert findings.evaluation == manifest.evaluation
@@ -180,9 +197,10 @@ def test_one_evaluation_is_a_curve_too(findings: Findings) -> None:
 def test_a_pruned_graph_that_lost_quality_gives_a_warning(exported, delta: float, told: bool) -> None:
     parity = msgspec.structs.replace(exported.bundle.manifest.parity[0], auc_delta=delta)
     assert parity.variant == "pruned"
-    found = warnings_of(None, [parity])
+    found = warnings_of(None, [parity], {})
     assert len(found) == told
     assert all("pruning lost 0.0200 AUC" in text for text in found)
+    assert not warnings_of(None, [parity], {"pruned": "loses AUC"})  # said once, where it is kept out
 
 
 def test_warnings_are_printed_too(exported, findings: Findings) -> None:

@@ -1,0 +1,151 @@
+"""What each field of an encoded log holds: missing and unseen values, constants, rare values, leaks.
+
+It reads ids and labels alone; it knows no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.data.parts import EncodedLog, Part
+from export.judge.metrics import grouped_auc
+from export.report.findings import FieldSummary
+from service.bundle.schema import MISSING_ID, OOV_ID, Field, Hashing, Kind
+
+LEAK_AUC: Final = 0.99  # a field that ranks this well alone tells the label
+SKEWED_SHARE: Final = 0.999  # of the training rows, in one value
+RARE_SHARE: Final = 0.5  # of a field's training values without an id of their own
+UNSEEN_SHARE: Final = 0.1  # of a field's later values that training did not show
+SHOWN: Final = 3  # fields that a line names
+_PRIOR_ROWS: Final = 1.0  # rows at the mean click rate that a value's click rate begins with
+_CHUNK_ROWS: Final = 131_072
+
+
+def describe_fields(log: EncodedLog) -> tuple[FieldSummary, ...]:
+    """The summary of each field, in the schema's order. Memory holds four counts an id."""
+    counted = [_Counts(field, log.schema.column_slices[field.name]) for field in log.schema.fields]
+    for name in ("train", "validation"):
+        for ids, labels in _chunks(log.parts[name]):
+            for one in counted:
+                one.add(name, ids[:, one.columns.start], labels)
+    for name, part in log.parts.items():
+        for ids, _ in _chunks(part):
+            for one in counted:
+                one.look(name, ids[:, one.columns])
+    return tuple(one.summary() for one in counted)
+
+
+def _chunks(part: Part) -> Iterable[tuple[NDArray[np.int32], NDArray[np.uint8]]]:
+    for start in range(0, len(part), _CHUNK_ROWS):
+        stop = start + _CHUNK_ROWS
+        yield np.array(part.ids[start:stop]), np.array(part.labels[start:stop])
+
+
+class _Counts:
+    """What `describe_fields` counts of one field. A sequence's rows are counted by their first element."""
+
+    def __init__(self, field: Field, columns: slice) -> None:
+        self.columns = columns
+        self._field = field
+        self._rows = {name: np.zeros(field.cardinality, np.int32) for name in ("train", "validation")}
+        self._clicks = {name: np.zeros(field.cardinality, np.int32) for name in ("train", "validation")}
+        self._shown: NDArray[np.bool_] | None = None  # hashed ids that a training row holds
+        if isinstance(field.encoding, Hashing):
+            self._shown = np.zeros(field.cardinality, np.bool_)
+        self._seen: dict[str, NDArray[np.int64]] = {}  # rows, missing rows, values, unseen values
+
+    def add(self, part: str, ids: NDArray[np.int32], labels: NDArray[np.uint8]) -> None:
+        """Counts ids [n] of the first column."""
+        np.add.at(self._rows[part], ids, 1)
+        np.add.at(self._clicks[part], ids[labels == 1], 1)
+
+    def look(self, part: str, ids: NDArray[np.int32]) -> None:
+        """Counts missing and unseen values among ids [n, width]; training comes first."""
+        present = ids != MISSING_ID
+        unseen = ids == OOV_ID
+        if self._shown is not None and part == "train":
+            self._shown[ids] = True
+        elif self._shown is not None:
+            unseen |= present & ~self._shown[ids]
+        counts = (len(ids), int((~present[:, 0]).sum()), int(present.sum()), int(unseen.sum()))
+        self._seen[part] = self._seen.get(part, np.zeros(4, np.int64)) + counts
+
+    def summary(self) -> FieldSummary:
+        field, rows = self._field, self._rows["train"]
+        present = np.delete(rows, MISSING_ID)
+        return FieldSummary(
+            name=field.name,
+            kind=str(field.kind),
+            role=str(field.role),
+            cardinality=field.cardinality,
+            missing={part: float(seen[1] / max(1, seen[0])) for part, seen in self._seen.items()},
+            unseen={part: float(seen[3] / max(1, seen[2])) for part, seen in self._seen.items()},
+            distinct=int(np.count_nonzero(present)),
+            largest_share=float(rows.max() / max(1, rows.sum())),
+            auc=self._auc(),
+        )
+
+    def _auc(self) -> float:
+        """On validation, of each value's click rate in training."""
+        rows, clicks = self._rows["train"], self._clicks["train"]
+        mean = clicks.sum() / max(1, rows.sum())
+        score = (clicks + _PRIOR_ROWS * mean) / (rows + _PRIOR_ROWS)
+        here = self._rows["validation"] > 0
+        return grouped_auc(score[here], self._clicks["validation"][here], self._rows["validation"][here])
+
+
+def field_warnings(fields: Iterable[FieldSummary]) -> tuple[str, ...]:
+    """What is suspicious in each field, with figures."""
+    return tuple(warning for field in fields for warning in _warnings(field))
+
+
+def _warnings(field: FieldSummary) -> Iterable[str]:
+    name = f"field '{field.name}'"
+    missing, unseen = field.missing["train"], field.unseen["train"]
+    if field.distinct == 0:
+        yield f"{name} is missing in every training row: it says nothing; check its column, or leave it out"
+    elif field.distinct == 1:
+        what = "one bin" if field.kind == Kind.NUMERIC else "one value"
+        if unseen == 1.0:
+            what = "only values that are too rare for an id of their own"
+        besides = f", and is missing in {missing:.1%} of them" if missing else ": it says nothing"
+        yield f"{name} has {what} in the training rows{besides}; check its column and encoding"
+    elif field.largest_share >= SKEWED_SHARE:
+        what = "missing" if missing == field.largest_share else "the same"
+        yield f"{name} is {what} in {field.largest_share:.2%} of the training rows; it says next to nothing"
+    elif unseen >= RARE_SHARE:
+        yield (
+            f"{name} is wide: {unseen:.1%} of its training values are too rare for one of its "
+            f"{field.cardinality:,} ids; hash it, give it a smaller min_count, or leave it out"
+        )
+    # Clicks and non-clicks share the bin that the border between them lies in.
+    blurred = min(0.02, 0.5 / max(1, field.distinct)) if field.kind == Kind.NUMERIC else 0.0
+    if field.auc > LEAK_AUC - blurred:
+        yield (
+            f"{name} alone ranks the validation rows with an AUC of {field.auc:.4f}: it probably tells the "
+            "label; leave it out unless it is known before the impression"
+        )
+
+
+def unseen_lines(fields: Sequence[FieldSummary]) -> list[str]:
+    """The fields with the most unseen, and with the most missing, values in later parts, a line each."""
+    return [
+        _worst("unseen values", {f.name: f.unseen for f in fields}),
+        _worst("missing values", {f.name: f.missing for f in fields}),
+    ]
+
+
+def _worst(what: str, shares: dict[str, dict[str, float]]) -> str:
+    worst = sorted(shares, key=lambda name: -shares[name]["test"])[:SHOWN]
+    told = [
+        f"{name} {shares[name]['test']:.1%} ({shares[name]['calibration']:.1%})"
+        for name in worst
+        if max(shares[name]["test"], shares[name]["calibration"]) >= UNSEEN_SHARE
+    ]
+    if not told:
+        return f"{what}: under {UNSEEN_SHARE:.0%} of each field's in the test part"
+    return f"{what}, of the test (calibration) part: {', '.join(told)}"
