@@ -1,12 +1,13 @@
 """Three maps from logits to probabilities, from simple to flexible: identity, Platt's line, isotonic knots.
 
-Each is fitted on logits and labels; which one is used is decided elsewhere.
+Each is fitted on logits and labels; which one is used is decided elsewhere. A map has a shape and a level
+(its mean prediction): `at_level` moves the level and leaves the shape.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ MAX_KNOTS = 32
 MIN_KNOT_ROWS = 100
 MIN_KNOT_CLICKS = 20
 MIN_KNOT_GAP = 1e-3
+FAR = 30.0
 
 Logits = NDArray[np.floating[Any]]
 Labels = NDArray[np.integer[Any]]
@@ -36,6 +38,34 @@ class Shape:
     slope: float = 1.0
     intercept: float = 0.0
     knots: tuple[tuple[float, float], ...] = ()
+
+    def logits(self, logits: Logits) -> NDArray[np.float64]:
+        """Calibrated logits [n] of `logits` [n]."""
+        given: NDArray[np.float64] = np.asarray(logits, np.float64)
+        if not self.knots:
+            return self.slope * given + self.intercept
+        x, y = np.array(self.knots).T
+        outside = np.minimum(given - x[0], 0.0) + np.maximum(given - x[-1], 0.0)
+        calibrated: NDArray[np.float64] = np.interp(given, x, y) + outside
+        return calibrated
+
+    def raised(self, offset: float) -> Shape:
+        """The same map with `offset` added to each calibrated logit."""
+        if self.knots:
+            return replace(self, knots=tuple((x, y + offset) for x, y in self.knots))
+        return replace(self, method="platt", intercept=self.intercept + offset)
+
+    def after(self, line: Shape) -> Shape:
+        """This map of the logits that `line`, the identity or a Platt line, gives."""
+        if line.method == "identity" or self.method == "identity":
+            return self if line.method == "identity" else line
+        if self.knots:
+            # A map has slope 1 beyond its knots, the line another one: two far knots carry it on.
+            (x, y), *_, (right, top) = self.knots
+            knots = ((x - FAR, y - FAR), *self.knots, (right + FAR, top + FAR))
+            return replace(self, knots=tuple(((x - line.intercept) / line.slope, y) for x, y in knots))
+        intercept = self.slope * line.intercept + self.intercept
+        return replace(self, slope=self.slope * line.slope, intercept=intercept)
 
 
 Fit = Callable[[Logits, Labels], Shape | None]
@@ -57,12 +87,70 @@ def fit_platt(logits: Logits, labels: Labels) -> Shape:
     Where the best slope is not positive, it stays at MIN_SLOPE and the intercept alone is fitted. Reference:
     Platt 1999; Lin, Lin and Weng 2007.
     """
-    clicks = float(labels.sum())
-    targets = np.where(labels == 1, (clicks + 1) / (clicks + 2), 1 / (len(labels) - clicks + 2))
+    targets = _smoothed(labels)
     line = _newton(logits, targets, free_slope=True)
     if line[0] < MIN_SLOPE:
         line = _newton(logits, targets, free_slope=False)
     return Shape("platt", slope=line[0], intercept=line[1])
+
+
+def fit_line(logits: Logits, labels: Labels, *, slope_share: float) -> Shape:
+    """Platt's line with this share, from 0 to 1, of what its slope deviates from 1."""
+    if not slope_share:
+        return Shape("platt")
+    line = fit_platt(logits, labels)
+    return replace(line, slope=1 + slope_share * (line.slope - 1))
+
+
+def slope_evidence(logits: Logits, labels: Labels) -> float:
+    """Twice the log likelihood that Platt's slope gains over an offset alone, on the smoothed targets."""
+    targets = _smoothed(labels)
+    line = fit_platt(logits, labels)
+    offset = Shape("platt", intercept=offset_to(logits, float(targets.mean())))
+
+    def loss(scores: NDArray[np.float64]) -> float:
+        return float(np.sum(np.logaddexp(0.0, scores) - targets * scores))
+
+    return max(0.0, 2 * (loss(offset.logits(logits)) - loss(line.logits(logits))))
+
+
+def _smoothed(labels: Labels) -> NDArray[np.float64]:
+    """Platt's targets [n]."""
+    clicks = float(labels.sum())
+    return np.where(labels == 1, (clicks + 1) / (clicks + 2), 1 / (len(labels) - clicks + 2))
+
+
+def fit_offset(logits: Logits, labels: Labels) -> tuple[float, float]:
+    """The number to add to the logits so that they predict as many clicks as there are; and its variance."""
+    clicks = np.clip(
+        float(labels.sum()), 0.5, len(labels) - 0.5
+    )  # finite without clicks, or with clicks alone
+    offset = offset_to(logits, clicks / len(labels))
+    pctr = sigmoid(logits + offset)
+    return offset, float(1 / (pctr * (1 - pctr)).sum())
+
+
+def at_level(shape: Shape, logits: Logits, rate: float) -> Shape:
+    """The map with an offset that makes its mean prediction of `logits` the click rate `rate`."""
+    return shape.raised(offset_to(shape.logits(logits), rate))
+
+
+def offset_to(logits: Logits, rate: float) -> float:
+    """The number to add to the logits so that their mean probability is `rate`, by bracketed Newton steps."""
+    logits = np.asarray(logits, np.float64)
+    centre = float(np.log(rate / (1 - rate)))
+    low, high = centre - float(logits.max()), centre - float(logits.min())
+    offset = min(max(0.0, low), high)
+    for _ in range(100):
+        pctr = sigmoid(logits + offset)
+        excess, steepness = float(pctr.mean()) - rate, float((pctr * (1 - pctr)).mean())
+        low, high = (low, offset) if excess > 0 else (offset, high)
+        step = excess / steepness if steepness > 0 else np.inf
+        proposed = offset - step if low < offset - step < high else (low + high) / 2
+        if abs(proposed - offset) < 1e-12:
+            break
+        offset = proposed
+    return float(offset)
 
 
 def _newton(logits: Logits, targets: NDArray[np.float64], *, free_slope: bool) -> tuple[float, float]:
