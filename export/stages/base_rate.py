@@ -1,11 +1,12 @@
 """How far the click rate moves against the model's predictions, from window to window of the log.
 
 A window is as many rows as the calibration part holds, in the order of time, or of rows in a log without
-time. It knows no calibrators.
+time. The report shows days where the log has some. It knows how to apply calibrators, not how to fit them.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -16,12 +17,15 @@ from numpy.typing import NDArray
 
 from export.data.encoded import Part
 from export.judge.metrics import sigmoid
+from export.report.findings import RateWindow
 from export.stages.calibration_folds import rows_in_order
 from export.stages.calibration_methods import offset_to
+from service.bundle.calibration import Calibrator
 
 # The most windows of one part, the latest ones; and the rows of a window that are scored, drawn by chance.
 MAX_WINDOWS = 12
 SCORED_ROWS = 20_000
+MOST_DAYS, DAY = 60, 86_400
 
 Score = Callable[[Part], NDArray[np.floating]]
 
@@ -115,3 +119,45 @@ def _excess(windows: Sequence[Window]) -> float:
     offsets = np.array([window.offset for window in windows])
     noise = sum(window.variance for window in windows) * (1 - 1 / len(windows))
     return float(((offsets - offsets.mean()) ** 2).sum()) - noise
+
+
+def rate_by_window(parts: Mapping[str, Part], score: Score, calibrator: Calibrator) -> tuple[RateWindow, ...]:
+    """Click rate and PCOC of each day (UTC) or window of each part, without and with the calibrator.
+
+    Of a window's predictions a sample is computed; all its labels count.
+    """
+    draw = np.random.default_rng(0)
+    found = []
+    for name, part, rows in _shown_windows(parts):
+        sample = draw.choice(rows, min(SCORED_ROWS, len(rows)), replace=False)
+        logits = score(rows_of(parts[part], np.sort(sample)))
+        clicks = int(np.asarray(parts[part].labels)[rows].sum())
+        ratios = [
+            float(pctr.mean()) * len(rows) / clicks if clicks else None
+            for pctr in (sigmoid(logits), calibrator.pctr(logits))
+        ]
+        found.append(RateWindow(name, part, len(rows), clicks, *ratios))
+    return tuple(found)
+
+
+def _shown_windows(parts: Mapping[str, Part]) -> Iterator[tuple[str, str, NDArray[np.int64]]]:
+    """The name, the part and the row numbers of each window of the log."""
+    times = [part.timestamps for part in parts.values() if part.timestamps is not None and len(part)]
+    days = (
+        max(int(each.max()) // DAY for each in times) - min(int(each.min()) // DAY for each in times)
+        if times
+        else 0
+    )
+    for name, part in parts.items():
+        if part.timestamps is not None and 1 <= days < MOST_DAYS:
+            day = np.asarray(part.timestamps) // DAY
+            for one in np.unique(day):
+                yield time.strftime("%Y-%m-%d", time.gmtime(int(one) * DAY)), name, np.flatnonzero(day == one)
+            continue
+        windows = list(_cut(part, len(parts["calibration"]), least=1))
+        for number, rows in enumerate(windows, 1):
+            label = f"{name} {number} of {len(windows)}"
+            if part.timestamps is not None:
+                start = int(part.timestamps[rows].min())
+                label = time.strftime("from %Y-%m-%d %H:%M", time.gmtime(start))
+            yield label, name, rows

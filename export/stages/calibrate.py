@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -38,7 +39,7 @@ def calibrate(
     part = log.parts["calibration"]
     found = {}
     for name, variant in variants.items():
-        windows = windows_of(log.parts, partial(_score, variant, training))
+        moved = movement(windows_of(log.parts, partial(_score, variant, training)))
         found[name] = fit_calibrator(
             variant.score(part),
             part.labels,
@@ -47,10 +48,14 @@ def calibrate(
             training=training,
             sampling_rate=sampling_rate,
             timestamps=part.timestamps,
-            movement=movement(windows),
+            movement=moved,
             methods=methods,
         )
         before, after = found[name].before, found[name].after
+        say(
+            f"{name}: the log-odds of a click change by {math.sqrt(moved):.3f} (standard deviation) from one "
+            "window of the log to a later one, beyond what the model says"
+        )
         say(
             f"calibrated {name}: {found[name].method}, LogLoss {before.logloss:.5f} -> {after.logloss:.5f}, "
             f"ECE {before.ece:.5f} -> {after.ece:.5f}, PCOC {before.pcoc:.4f} -> {after.pcoc:.4f}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -9,8 +11,9 @@ from numpy.typing import NDArray
 from export.data.parts import Part
 from export.judge.metrics import pcoc, sigmoid
 from export.stages import base_rate
-from export.stages.base_rate import Window, measure, movement, windows_of
+from export.stages.base_rate import Window, measure, movement, rate_by_window, windows_of
 from export.stages.calibrator_fit import fit_calibrator
+from service.bundle.calibration import Calibrator
 
 RATES = (0.10, 0.12, 0.09, 0.08, 0.13, 0.10, 0.07, 0.11, 0.09, 0.12)
 ROWS_A_DAY = 8_000
@@ -41,10 +44,9 @@ def score(part: Part) -> NDArray[np.float64]:
     return part.ids[:, 0] / 1000
 
 
-def calibrated(parts: dict[str, Part], moved: float) -> float:
-    """PCOC of the test part after calibration with this movement."""
+def calibrator_of(parts: dict[str, Part], moved: float) -> Calibrator:
     part = parts["calibration"]
-    calibrator = fit_calibrator(
+    return fit_calibrator(
         score(part),
         part.labels,
         variant="float32",
@@ -52,6 +54,11 @@ def calibrated(parts: dict[str, Part], moved: float) -> float:
         timestamps=part.timestamps,
         movement=moved,
     )
+
+
+def calibrated(parts: dict[str, Part], moved: float) -> float:
+    """PCOC of the test part after calibration with this movement."""
+    calibrator = calibrator_of(parts, moved)
     return pcoc(parts["test"].labels, calibrator.pctr(score(parts["test"])))
 
 
@@ -140,3 +147,41 @@ def test_windows_without_time_are_rows() -> None:
     assert [window.rows for window in windows_of(parts, score)] == [500] * 9
     few = {**parts, "train": base_rate.rows_of(parts["train"], np.arange(300))}
     assert [window.rows for window in windows_of(few, score)] == [150, 150, 500, 500]
+
+
+def test_the_report_has_the_days_of_the_log() -> None:
+    parts = log_of(RATES)
+    calibrator = calibrator_of(parts, 0.0)
+    found = rate_by_window(parts, score, calibrator)
+    assert [window.name for window in found] == [f"1970-01-{day:02}" for day in range(1, 11)]
+    assert [window.part for window in found] == ["train"] * 7 + ["validation", "calibration", "test"]
+    for window, rate in zip(found, RATES, strict=True):
+        assert window.clicks / window.rows == pytest.approx(rate, abs=0.025)
+    test = parts["test"]
+    assert found[-1].pcoc_before == pytest.approx(pcoc(test.labels, sigmoid(score(test))))
+    assert found[-1].pcoc_after == pytest.approx(pcoc(test.labels, calibrator.pctr(score(test))))
+    assert found[-2].pcoc_after == pytest.approx(1.0, abs=0.01)
+
+
+def test_the_report_of_an_hour_and_of_a_log_without_time_has_windows() -> None:
+    parts = log_of(RATES, rows=500)
+    calibrator = calibrator_of(parts, 0.0)
+    for shorten, name in ((400, "from 1970-01-01 00:0"), (None, "train 1 of 7")):
+        short = {
+            part: replace(
+                rows,
+                timestamps=None if shorten is None or rows.timestamps is None else rows.timestamps // shorten,
+            )
+            for part, rows in parts.items()
+        }
+        found = rate_by_window(short, score, calibrator)
+        assert len(found) == 10
+        assert found[0].name.startswith(name)
+        assert sum(window.rows for window in found) == 5_000
+
+
+def test_a_day_without_clicks_has_no_pcoc() -> None:
+    parts = log_of(RATES, rows=500)
+    parts["validation"] = replace(parts["validation"], labels=np.zeros(500, np.uint8))
+    found = rate_by_window(parts, score, calibrator_of(parts, 0.0))
+    assert (found[7].clicks, found[7].pcoc_before, found[7].pcoc_after) == (0, None, None)
