@@ -96,7 +96,8 @@ def movement(windows: Sequence[Window]) -> float:
     The larger of two moment estimates, each as DerSimonian and Laird's of the variance between studies
     ("Meta-analysis in clinical trials", 1986): twice the variance between windows, which sees slow cycles,
     and the mean square of successive differences (von Neumann et al., "The mean square successive
-    difference", 1941), which sees what jumps. Few windows say little of the next one: the estimate is widened
+    difference", 1941), which sees what jumps. A standard error of the estimate is taken off, as much as there
+    is by chance where nothing moves. Few windows say little of the next one: the estimate is widened
     as the variance of Student's t with their degrees of freedom is. Windows of training rows are compared
     with each other, and so are those of held-out rows: overfitting stands between the two.
     """
@@ -108,8 +109,10 @@ def movement(windows: Sequence[Window]) -> float:
     if not freedom:
         return 0.0
     between = sum(_excess(group) for group in groups) / freedom
+    typical = float(np.mean([window.variance for window in windows]))
+    chance = 2 * typical * float(np.sqrt(2 / freedom))
     widening = freedom / (freedom - 2) if freedom > 3 else 3.0
-    return widening * max(0.0, 2 * between, 2 * float(np.mean(steps)))
+    return widening * max(0.0, 2 * between - chance, 2 * float(np.mean(steps)) - chance)
 
 
 def _excess(windows: Sequence[Window]) -> float:
