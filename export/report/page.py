@@ -154,6 +154,9 @@ def _rate_windows(findings: Findings) -> str:
 def _shape(calibrator: Calibrator) -> str | None:
     if calibrator.method == "platt":
         return f"{calibrator.slope:.3f} × logit {calibrator.intercept:+.3f}"
+    if calibrator.method == "beta":
+        slopes = f"{calibrator.low_slope:.3f} ln q − {calibrator.slope:.3f} ln(1 − q)"
+        return f"{slopes} {calibrator.intercept:+.3f}"
     return f"{len(calibrator.knots)} knots" if calibrator.knots else None
 
 

@@ -24,6 +24,8 @@ from export.stages.calibration_methods import (
     Logits,
     Shape,
     at_level,
+    bend_evidence,
+    fit_beta,
     fit_identity,
     fit_isotonic,
     fit_line,
@@ -57,6 +59,7 @@ class HeldOut:
     logits: NDArray[np.float64]
     labels: Labels
     splits: Sequence[Split]
+    bends: bool = True  # beta is a map of the graph's own logits: no known correction goes before it
 
     def judge(self, fit: Fit) -> Judged | None:
         """The map of all rows with its out-of-sample quality; None where a fold has too few."""
@@ -103,7 +106,10 @@ def fit_calibrator(
     logits, labels = logits[order], labels[order]
     splits = held_out_splits(labels, None if timestamps is None else timestamps[order])
     base = fit_identity(logits, labels, training)
-    chosen = choose(HeldOut(base.logits(logits), labels, splits), movement, methods)
+    if tuple(methods) == ("beta",):
+        base = Shape("identity")  # beta's family has every line in it, the known one too
+    rows = HeldOut(base.logits(logits), labels, splits, bends=base.method == "identity")
+    chosen = choose(rows, movement, methods)
     calibrator = _calibrator(chosen.shape.after(base), variant=variant, graph_sha256=graph_sha256)
     judged = np.concatenate([rows for _, rows in splits])
     return msgspec.structs.replace(
@@ -130,9 +136,9 @@ def quality(labels: Labels, pctr: NDArray[np.float64]) -> Quality:
 def choose(rows: HeldOut, movement: float, methods: Sequence[str]) -> Judged:
     """The simplest of the allowed methods that the evidence does not contradict.
 
-    The level is moved as far as its deviation stands out of sampling noise and `movement`. Platt's slope
-    needs evidence on all rows and less LogLoss on rows it was not fitted on; isotonic knots have to be
-    clearly better there. Raises ExportError where none of the methods can be fitted.
+    The level is moved as far as its deviation stands out of sampling noise and `movement`. Platt's slope and
+    beta's bend need evidence on all rows and less LogLoss on rows they were not fitted on; isotonic knots
+    have to be clearly better there. Raises ExportError where none of the methods can be fitted.
     """
     offset, variance = fit_offset(rows.logits, rows.labels)
     level = trust(offset**2 / (variance + movement))
@@ -147,6 +153,9 @@ def choose(rows: HeldOut, movement: float, methods: Sequence[str]) -> Judged:
     if "platt" in methods and slope:
         line = judge(partial(fit_line, slope_share=slope))
         best = line if line and best and line.quality.logloss < best.quality.logloss else best
+    if "beta" in methods and rows.bends and (bend := _bend_share(rows, methods)):
+        bent = judge(partial(fit_beta, bend_share=bend, slope_share=slope))
+        best = bent if bent and (best is None or bent.quality.logloss < best.quality.logloss) else best
     if "isotonic" in methods and (knots := judge(fit_isotonic)):
         best = knots if best is None or clearly_better(knots, best) else best
     if best is None:
@@ -155,6 +164,13 @@ def choose(rows: HeldOut, movement: float, methods: Sequence[str]) -> Judged:
             f"{int(rows.labels.sum())} clicks); allow identity or platt"
         )
     return best
+
+
+def _bend_share(rows: HeldOut, methods: Sequence[str]) -> float:
+    """How much of beta's bend to believe; all of it where nothing simpler is allowed."""
+    if not {"identity", "platt"} & set(methods):
+        return 1.0
+    return trust(bend_evidence(rows.logits, rows.labels))
 
 
 def trust(evidence: float) -> float:
@@ -194,6 +210,7 @@ def _calibrator(shape: Shape, *, variant: str = "", graph_sha256: str = "") -> C
         graph_sha256=graph_sha256,
         method=shape.method,  # type: ignore[arg-type]
         slope=shape.slope,
+        low_slope=shape.low_slope,
         intercept=shape.intercept,
         knots=shape.knots,
         fit_rows=0,

@@ -17,6 +17,8 @@ from export.stages.calibration_methods import (
     METHODS,
     Shape,
     at_level,
+    bend_evidence,
+    fit_beta,
     fit_isotonic,
     fit_line,
     fit_offset,
@@ -178,7 +180,7 @@ def test_every_fit_keeps_the_order(
         ([0.0, 1.0], [0, 0], {}, "0 clicks in 2 rows"),
         ([0.0, 1.0], [1, 1], {}, "2 clicks in 2 rows"),
         ([0.0, 1.0], [0, 1], {"sampling_rate": 0.0}, "sampling_rate"),
-        ([0.0, 1.0], [0, 1], {"methods": ["beta"]}, "'beta'"),
+        ([0.0, 1.0], [0, 1], {"methods": ["spline"]}, "'spline'"),
         ([0.0, 1.0], [0, 1], {"methods": ["isotonic"]}, "larger"),
     ],
 )
@@ -315,14 +317,18 @@ def test_an_offset_gives_the_rate(rate: float, scale: float, centre: float, rows
 
 @pytest.mark.parametrize(
     "shape",
-    [Shape("identity"), Shape("platt", 0.5, 0.2), Shape("isotonic", knots=((-2, -3), (0, -1), (1, 4)))],
+    [
+        Shape("identity"),
+        Shape("platt", 0.5, intercept=0.2),
+        Shape("isotonic", knots=((-2, -3), (0, -1), (1, 4))),
+    ],
 )
 def test_a_level_moves_and_the_shape_stays(shape: Shape) -> None:
     logits = np.linspace(-4, 4, 50)
     raised = at_level(shape, logits, 0.1)
     assert sigmoid(raised.logits(logits)).mean() == pytest.approx(0.1)
     np.testing.assert_allclose(np.ptp(raised.logits(logits) - shape.logits(logits)), 0, atol=1e-9)
-    for line in (Shape("identity"), Shape("platt", 2.0, -1.0)):
+    for line in (Shape("identity"), Shape("platt", 2.0, intercept=-1.0)):
         np.testing.assert_allclose(
             shape.after(line).logits(logits), shape.logits(line.logits(logits)), atol=1e-9
         )
@@ -372,3 +378,49 @@ def test_a_miscalibrated_model_is_right_on_average_and_in_each_bin(
     assert metrics.pcoc(clicks, after) == pytest.approx(1.0, abs=0.02)
     assert metrics.ece(clicks, after) < metrics.ece(clicks, before) / 5
     assert metrics.logloss(clicks, after) < metrics.logloss(clicks, before)
+
+
+def bent(rows: int, seed: int, low: float, high: float) -> tuple[NDArray, NDArray]:
+    """Logits that beta calibration with these slopes makes right, and clicks."""
+    random = np.random.default_rng(seed)
+    logits = random.normal(-0.5, 1.5, rows)
+    true = Shape("beta", slope=high, low_slope=low, intercept=-0.5).logits(logits)
+    return logits, (random.random(rows) < sigmoid(true)).astype(np.uint8)
+
+
+def test_beta_recovers_both_slopes() -> None:
+    logits, labels = bent(300_000, 40, low=1.6, high=0.5)
+    shape = fit_beta(logits, labels)
+    assert (shape.low_slope, shape.slope) == pytest.approx((1.6, 0.5), abs=0.08)
+    assert shape.intercept == pytest.approx(-0.5, abs=0.05)
+    reference = LogisticRegression(C=np.inf, tol=1e-10, max_iter=1000).fit(
+        np.stack([-np.logaddexp(0, -logits), np.logaddexp(0, logits)], axis=1), labels
+    )
+    assert (shape.low_slope, shape.slope) == pytest.approx(tuple(reference.coef_[0]), abs=2e-3)
+
+
+def test_beta_is_increasing_where_clicks_fall_with_the_logit() -> None:
+    logits, labels = drawn(4_000, seed=41)
+    for sign in (-1, 1):
+        shape = fit_beta(sign * logits**3, labels)
+        assert min(shape.slope, shape.low_slope) > 0
+
+
+def test_a_bent_graph_gets_beta_and_a_straight_one_does_not() -> None:
+    methods = ["identity", "platt", "beta"]
+    logits, labels = bent(40_000, 42, low=1.6, high=0.4)
+    for timestamps in (None, np.arange(40_000)):
+        chosen = fit(logits, labels, methods=methods, timestamps=timestamps)
+        assert chosen.method == "beta"
+        assert chosen.low_slope > 1.3 > 0.7 > chosen.slope
+        assert chosen.after.ece < chosen.before.ece / 3
+    straight = [fit(*drawn(8_000, seed, slope=0.5), methods=methods).method for seed in range(20)]
+    assert straight.count("platt") >= 16
+    assert bend_evidence(*drawn(8_000, seed=43, slope=0.5)) < 8
+
+
+def test_beta_alone_also_undoes_what_training_did() -> None:
+    true, labels = drawn(60_000, seed=44)
+    chosen = fit(true + math.log(10), labels, training=WEIGHTED, methods=["beta"])
+    assert chosen.method == "beta"
+    assert chosen.pctr(true + math.log(10)).mean() == pytest.approx(labels.mean(), rel=0.01)
