@@ -64,6 +64,17 @@ class Reliability(msgspec.Struct, frozen=True):
     rows: tuple[int, ...]
 
 
+class RateWindow(msgspec.Struct, frozen=True):
+    """A day of one part, or as many rows as the calibration part has; PCOC needs a click."""
+
+    name: str
+    part: str
+    rows: int
+    clicks: int
+    pcoc_before: float | None
+    pcoc_after: float | None
+
+
 class FieldMatrix(msgspec.Struct, frozen=True):
     """FwFM's R: the strength of each pair of fields, symmetric, with zeros where a pair was pruned."""
 
@@ -98,6 +109,7 @@ class Findings(msgspec.Struct, frozen=True):
     serving_variant: str
     kept_out: dict[str, str]
     warnings: tuple[str, ...] = ()
+    rate_windows: tuple[RateWindow, ...] = ()  # of the serving variant
 
 
 def reliability(labels: NDArray[np.integer], pctr: NDArray[np.floating], *, bins: int = 15) -> Reliability:

@@ -26,7 +26,7 @@ th:first-child, td:first-child { text-align: left; }
 th { color: var(--soft); font-weight: 600; }
 figure { margin: 1rem 0; } figure svg { max-width: 100%; height: auto; }
 .row { display: flex; flex-wrap: wrap; gap: 1rem; } .row figure { flex: 1 1 24rem; min-width: 0; }
-.warning { color: #a03c00; }
+.warning { color: #b00020; font-weight: 600; }
 details summary { cursor: pointer; color: var(--accent); margin-top: 1rem; }
 """
 PARTS_TOLD = ("calibration", "test")
@@ -43,7 +43,12 @@ def page(findings: Findings) -> str:
         _head(findings),
         section("Fields: what training did not see", fields_table(findings)),
         section("Quality on the test part", quality_table(findings)),
-        section("Calibration", figure(plots.reliability_figure(findings)), calibration_table(findings)),
+        section(
+            "Calibration",
+            figure(plots.reliability_figure(findings)),
+            calibration_table(findings),
+            _rate_windows(findings),
+        ),
         section("Serving variant and what was kept out", serving_list(findings)),
         section("Parity", parity_table(findings)),
         section(
@@ -126,13 +131,36 @@ def calibration_table(findings: Findings) -> str:
         for name, c in findings.calibrators.items()
     ]  # fmt: skip
     head = ["variant", "method", "parameters", "LogLoss", "ECE", "PCOC", "rows"]
-    about = "The calibration part, before → after; each row is judged by a fit that did not see it."
+    about = (
+        "Rows of the calibration part, before → after, each judged by a fit that did not see it; in a log "
+        "with time an earlier one, so the later half is judged."
+    )
     return f"<p>{about}</p>{table(head, rows)}"
+
+
+def _rate_windows(findings: Findings) -> str:
+    """The click rate over the log, and PCOC before and after calibration, of the serving variant."""
+    if not findings.rate_windows:
+        return ""
+    rows = [
+        [w.name, w.part, w.rows, f"{w.clicks / w.rows:.2%}", w.pcoc_before, w.pcoc_after]
+        for w in findings.rate_windows
+    ]
+    head = ["window", "part", "rows", "click rate", "PCOC before", "after"]
+    about = (
+        f"How the click rate moved, and how far {escape(findings.serving_variant)} followed it; the "
+        "calibrator was fitted on the calibration part alone."
+    )
+    details = f"<details><summary>{len(rows)} windows</summary>{table(head, rows)}</details>"
+    return f"<p>{about}</p>{figure(plots.rate_figure(findings))}{details}"
 
 
 def _shape(calibrator: Calibrator) -> str | None:
     if calibrator.method == "platt":
         return f"{calibrator.slope:.3f} × logit {calibrator.intercept:+.3f}"
+    if calibrator.method == "beta":
+        slopes = f"{calibrator.low_slope:.3f} ln q − {calibrator.slope:.3f} ln(1 − q)"
+        return f"{slopes} {calibrator.intercept:+.3f}"
     return f"{len(calibrator.knots)} knots" if calibrator.knots else None
 
 

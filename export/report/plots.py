@@ -47,6 +47,35 @@ def reliability_figure(findings: Findings) -> str:
         return as_svg(figure)
 
 
+def rate_figure(findings: Findings) -> str:
+    """Click rate, and PCOC before and after calibration, by window; windows of held-out parts are shaded."""
+    windows = findings.rate_windows
+    places = np.arange(len(windows))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(9.6, 3.4), layout="constrained")
+        rate, pcoc = figure.subplots(1, 2)
+        rate.plot(places, [100 * window.clicks / window.rows for window in windows], "o-", color=INK)
+        pcoc.axhline(1.0, color=FAINT, linewidth=1)
+        for style, color, label in (("o--", BEFORE, "before"), ("o-", AFTER, "after")):
+            values = [getattr(window, f"pcoc_{label}") for window in windows]
+            heights = [np.nan if value is None else value for value in values]
+            pcoc.plot(places, heights, style, color=color, label=label)
+        shown = places[:: -(-len(windows) // 12)]
+        for axes in (rate, pcoc):
+            for place, window in zip(places, windows, strict=True):
+                if window.part != "train":
+                    shade = {"validation": 0.06, "calibration": 0.12}.get(window.part, 0.2)
+                    axes.axvspan(place - 0.5, place + 0.5, color=AFTER, alpha=shade, linewidth=0)
+            names = [windows[place].name for place in shown]
+            axes.set_xticks(shown, labels=names, rotation=40, ha="right", fontsize=6)
+            for line in axes.lines:
+                line.set_markersize(3)
+        rate.set(title="click rate, % (shaded: validation, calibration, test)")
+        pcoc.set(title="PCOC")
+        pcoc.legend(frameon=False)
+        return as_svg(figure)
+
+
 def curves_figure(findings: Findings) -> str:
     """Validation LogLoss and AUC, and the shares to prune, over the epochs of training and of pruning."""
     with mpl.rc_context(STYLE):

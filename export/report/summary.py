@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 
 from export.report.text_table import aligned
 from service.bundle.store import Bundle
@@ -19,11 +20,17 @@ def summary(bundle: Bundle) -> str:
         )
     lines.append(f"serves {manifest.serving_variant}")
     lines += [f"{name} is kept out: {reason}" for name, reason in manifest.kept_out.items()]
+    lines += [_red(f"warning: {text}") for text in manifest.warnings]
     lines += [
         f"wrote {manifest.id} to {bundle.folder}; the report is {bundle.folder / 'report' / 'index.html'}",
         f"serve it: python -m service --arm control={shlex.quote(str(bundle.folder))}",
     ]
     return "\n".join(lines)
+
+
+def _red(text: str) -> str:
+    """The text in red where a terminal shows it."""
+    return f"\033[31m{text}\033[0m" if sys.stdout.isatty() else text
 
 
 def _table(bundle: Bundle) -> list[list[str]]:

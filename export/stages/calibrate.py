@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
-from export.data.encoded import open_log
+from export.data.encoded import Part, open_log
 from export.errors import ExportError
+from export.stages.base_rate import movement, windows_of
 from export.stages.calibrator_fit import fit_calibrator
 from export.stages.records import Calibrated, Graphs, Trained
 from export.stages.variants import Variant, graph_name, read_variants
 from export.stages.work import Say, Work
+from export.train.config import TrainConfig
+from export.train.prior import corrected_logits
 from service.bundle.calibration import Calibrator
 from service.bundle.json_files import encode_json
 
@@ -30,11 +37,9 @@ def calibrate(
     training = work.read_record("train", Trained).config
     work.start("calibrate")
     part = log.parts["calibration"]
-    window = None
-    if part.timestamps is not None:
-        window = (int(part.timestamps.min()), int(part.timestamps.max()))
     found = {}
     for name, variant in variants.items():
+        moved = movement(windows_of(log.parts, partial(_score, variant, training)))
         found[name] = fit_calibrator(
             variant.score(part),
             part.labels,
@@ -42,10 +47,15 @@ def calibrate(
             graph_sha256=variant.sha256,
             training=training,
             sampling_rate=sampling_rate,
-            window=window,
+            timestamps=part.timestamps,
+            movement=moved,
             methods=methods,
         )
         before, after = found[name].before, found[name].after
+        say(
+            f"{name}: the log-odds of a click change by {math.sqrt(moved):.3f} (standard deviation) from one "
+            "window of the log to a later one, beyond what the model says"
+        )
         say(
             f"calibrated {name}: {found[name].method}, LogLoss {before.logloss:.5f} -> {after.logloss:.5f}, "
             f"ECE {before.ece:.5f} -> {after.ece:.5f}, PCOC {before.pcoc:.4f} -> {after.pcoc:.4f}"
@@ -53,6 +63,11 @@ def calibrate(
     work.write("calibration.json", encode_json(found))
     work.record("calibrate", Calibrated({name: c.method for name, c in found.items()}, sampling_rate))
     return found
+
+
+def _score(variant: Variant, training: TrainConfig, part: Part) -> NDArray[np.float64]:
+    """Logits [n] without what training did to the odds."""
+    return corrected_logits(variant.score(part), training)
 
 
 def read_calibrators(work: Work, variants: Mapping[str, Variant]) -> dict[str, Calibrator]:

@@ -1,7 +1,7 @@
 """Fits the map from a graph's logits to probabilities on held-out rows; knows nothing of graphs or files.
 
-Each method is judged on rows that it was not fitted on (interleaved folds), and a simpler one gives way only
-to a clearly better one.
+A map's level and its shape are decided apart. The level follows the calibration part as far as it is known
+what the next window's level will be; the shape is the simplest one that later rows do not contradict.
 """
 
 from __future__ import annotations
@@ -15,25 +15,65 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.errors import ExportError
-from export.judge.metrics import ece, logloss, pcoc
-from export.stages.calibration_methods import METHODS, Fit, Labels, Logits, Shape, fit_identity
+from export.judge.metrics import ece, logloss, pcoc, row_losses, sigmoid
+from export.stages.calibration_folds import Split, held_out_splits
+from export.stages.calibration_methods import (
+    METHODS,
+    Fit,
+    Labels,
+    Logits,
+    Shape,
+    at_level,
+    bend_evidence,
+    fit_beta,
+    fit_identity,
+    fit_isotonic,
+    fit_line,
+    fit_offset,
+    slope_evidence,
+)
 from export.train.config import TrainConfig
 from service.bundle.calibration import Calibrator, Quality
 
-FOLDS = 5
 # Differences below this are ties, which go to the simpler method.
 TIE = 1e-5
 # A LogLoss gain within a standard error counts when it comes with this share less ECE.
 ECE_SHARE = 0.2
+# What one more parameter must gain of twice the log likelihood: chi-square at the 10 % level.
+EVIDENCE = 2.71
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A method's shape, fitted on all rows, and its quality on rows that its fits did not see."""
+    """A method's map, fitted on all rows, and its quality on rows that its fits did not see."""
 
     shape: Shape
     quality: Quality
     row_losses: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Logits [n] after the known correction, labels [n], and how to fit and judge a map of them."""
+
+    logits: NDArray[np.float64]
+    labels: Labels
+    splits: Sequence[Split]
+    bends: bool = True  # beta is a map of the graph's own logits: no known correction goes before it
+
+    def judge(self, fit: Fit) -> Judged | None:
+        """The map of all rows with its out-of-sample quality; None where a fold has too few."""
+        shape = fit(self.logits, self.labels)
+        if shape is None:
+            return None
+        pctrs = []
+        for fitted_on, judged in self.splits:
+            fold = fit(self.logits[fitted_on], self.labels[fitted_on])
+            if fold is None:
+                return None
+            pctrs.append(_calibrator(fold).pctr(self.logits[judged]))
+        pctr, labels = np.concatenate(pctrs), self.labels[np.concatenate([rows for _, rows in self.splits])]
+        return Judged(shape, quality(labels, pctr), row_losses(labels, pctr))
 
 
 def fit_calibrator(
@@ -44,38 +84,41 @@ def fit_calibrator(
     graph_sha256: str,
     training: TrainConfig | None = None,
     sampling_rate: float = 1.0,
-    window: tuple[int, int] | None = None,
+    timestamps: NDArray[np.int64] | None = None,
+    movement: float = 0.0,
     methods: Sequence[str] = tuple(METHODS),
 ) -> Calibrator:
     """The calibrator of one graph from its logits [n] and labels [n] on rows it was not trained on.
 
-    The method is chosen out of sample and fitted again on all rows. Where `training` weighed clicks or
-    sampled non-clicks, `identity` undoes just that; the labels are as the log has them. `sampling_rate` is
-    the share of non-clicks that the log itself kept, in (0, 1]: the shape is fitted and judged in the log's
-    own distribution, and serving corrects for the sampling by adding ln(sampling_rate). `before` is the
-    quality of the raw logits, `after` the chosen method's out-of-sample quality. Raises ExportError for
-    logits that are not finite, for rows without both clicks and non-clicks, for a bad rate.
+    The method is chosen out of sample, on later rows where there are `timestamps` [n], and fitted again on
+    all rows. `movement` is the variance of the level's change from one window of the log to the next, in
+    squared log-odds. Where `training` weighed clicks or sampled non-clicks, `identity` undoes just that; the
+    labels are as the log has them. `sampling_rate` is the share of non-clicks that the log itself kept, in
+    (0, 1]: the shape is fitted and judged in the log's own distribution, and serving corrects for the
+    sampling by adding ln(sampling_rate). `before` is the quality of the raw logits, `after` the chosen
+    method's out-of-sample quality, on the same rows. The order of the rows makes no difference. Raises
+    ExportError for logits that are not finite, for rows without both clicks and non-clicks, for a bad rate.
     """
     logits, labels = np.asarray(logits, dtype=np.float64), np.asarray(labels, dtype=np.uint8)
     _check(logits, labels, sampling_rate, methods)
-    fits = METHODS | {"identity": partial(fit_identity, training=training)}
-    judged = [
-        found for name, fit in fits.items() if name in methods and (found := _judge(fit, logits, labels))
-    ]
-    if not judged:
-        raise ExportError(
-            f"'calibration part' must be larger for {' or '.join(methods)} (got {len(labels)} rows, "
-            f"{int(labels.sum())} clicks); allow identity or platt"
-        )
-    chosen = choose(judged)
-    calibrator = _calibrator(chosen.shape, variant=variant, graph_sha256=graph_sha256)
+    window = None if timestamps is None else (int(timestamps.min()), int(timestamps.max()))
+    order = np.lexsort((labels, logits))
+    logits, labels = logits[order], labels[order]
+    splits = held_out_splits(labels, None if timestamps is None else timestamps[order])
+    base = fit_identity(logits, labels, training)
+    if tuple(methods) == ("beta",):
+        base = Shape("identity")  # beta's family has every line in it, the known one too
+    rows = HeldOut(base.logits(logits), labels, splits, bends=base.method == "identity")
+    chosen = choose(rows, movement, methods)
+    calibrator = _calibrator(chosen.shape.after(base), variant=variant, graph_sha256=graph_sha256)
+    judged = np.concatenate([rows for _, rows in splits])
     return msgspec.structs.replace(
         calibrator,
         sampling_rate=sampling_rate,
         fit_rows=len(labels),
         fit_clicks=int(labels.sum()),
         fit_window=window,
-        before=quality(labels, _calibrator(Shape("identity")).pctr(logits)),
+        before=quality(labels[judged], _calibrator(Shape("identity")).pctr(logits[judged])),
         after=chosen.quality,
     )
 
@@ -90,37 +133,73 @@ def quality(labels: Labels, pctr: NDArray[np.float64]) -> Quality:
     return Quality(logloss=logloss(labels, pctr), ece=ece(labels, pctr), pcoc=pcoc(labels, pctr))
 
 
-def choose(judged: Sequence[Judged]) -> Judged:
-    """The last method, in order from simple to flexible, that is clearly better than the one it replaces.
+def choose(rows: HeldOut, movement: float, methods: Sequence[str]) -> Judged:
+    """The simplest of the allowed methods that the evidence does not contradict.
 
-    Clearly better: a LogLoss lower by more than a standard error of the paired difference, or lower at all
-    with a fifth less ECE.
+    The level is moved as far as its deviation stands out of sampling noise and `movement`. Platt's slope and
+    beta's bend need evidence on all rows and less LogLoss on rows they were not fitted on; isotonic knots
+    have to be clearly better there. Raises ExportError where none of the methods can be fitted.
     """
-    best = judged[0]
-    for rival in judged[1:]:
-        gains = best.row_losses - rival.row_losses
-        gain, error = float(gains.mean()), float(gains.std() / np.sqrt(len(gains)))
-        closer = rival.quality.ece < (1 - ECE_SHARE) * best.quality.ece
-        if gain > TIE and (gain > error or closer):
-            best = rival
+    offset, variance = fit_offset(rows.logits, rows.labels)
+    level = trust(offset**2 / (variance + movement))
+    slope = trust(slope_evidence(rows.logits, rows.labels))
+
+    def judge(fit: Fit) -> Judged | None:
+        return rows.judge(partial(_fit_at_level, fit, level))
+
+    best = rows.judge(fit_identity) if "identity" in methods else None
+    if "platt" in methods and (level or best is None):
+        best = judge(partial(fit_line, slope_share=0.0))
+    if "platt" in methods and slope:
+        line = judge(partial(fit_line, slope_share=slope))
+        best = line if line and best and line.quality.logloss < best.quality.logloss else best
+    if "beta" in methods and rows.bends and (bend := _bend_share(rows, methods)):
+        bent = judge(partial(fit_beta, bend_share=bend, slope_share=slope))
+        best = bent if bent and (best is None or bent.quality.logloss < best.quality.logloss) else best
+    if "isotonic" in methods and (knots := judge(fit_isotonic)):
+        best = knots if best is None or clearly_better(knots, best) else best
+    if best is None:
+        raise ExportError(
+            f"'calibration part' must be larger for {' or '.join(methods)} (got {len(rows.labels)} rows, "
+            f"{int(rows.labels.sum())} clicks); allow identity or platt"
+        )
     return best
 
 
-def _judge(fit: Fit, logits: Logits, labels: Labels) -> Judged | None:
-    """Out-of-sample quality by interleaved folds; None where a fold has too few rows for the method."""
-    fitted = fit(logits, labels)
-    if fitted is None:
+def _bend_share(rows: HeldOut, methods: Sequence[str]) -> float:
+    """How much of beta's bend to believe; all of it where nothing simpler is allowed."""
+    if not {"identity", "platt"} & set(methods):
+        return 1.0
+    return trust(bend_evidence(rows.logits, rows.labels))
+
+
+def trust(evidence: float) -> float:
+    """The share of a deviation to correct, from 0 to 1, by its square over its variance.
+
+    The positive-part James-Stein factor, the empirical Bayes estimate of a mean that is expected near zero
+    (Efron and Morris, "Stein's estimation rule and its competitors", 1973); nothing below EVIDENCE.
+    """
+    return 1 - 1 / evidence if evidence > EVIDENCE else 0.0
+
+
+def clearly_better(rival: Judged, best: Judged) -> bool:
+    """Whether the rival's LogLoss is lower by more than a standard error of the paired difference.
+
+    A LogLoss that is lower at all suffices with a fifth less ECE.
+    """
+    gains = best.row_losses - rival.row_losses
+    gain, error = float(gains.mean()), float(gains.std() / np.sqrt(len(gains)))
+    closer = rival.quality.ece < (1 - ECE_SHARE) * best.quality.ece
+    return gain > TIE and (gain > error or closer)
+
+
+def _fit_at_level(fit: Fit, level: float, logits: Logits, labels: Labels) -> Shape | None:
+    """The fitted map, with this share of what the level deviates from that of the logits as they are."""
+    shape = fit(logits, labels)
+    if shape is None:
         return None
-    pctr = np.empty(len(labels))
-    fold = np.arange(len(labels)) % FOLDS
-    for held_out in range(FOLDS):
-        rows = fold != held_out
-        shape = fit(logits[rows], labels[rows])
-        if shape is None:
-            return None
-        pctr[~rows] = _calibrator(shape).pctr(logits[~rows])
-    losses = -np.where(labels == 1, np.log(pctr), np.log1p(-pctr))
-    return Judged(fitted, quality(labels, pctr), losses)
+    offset, _ = fit_offset(logits, labels)
+    return at_level(shape, logits, float(sigmoid(logits + level * offset).mean()))
 
 
 def _calibrator(shape: Shape, *, variant: str = "", graph_sha256: str = "") -> Calibrator:
@@ -131,6 +210,7 @@ def _calibrator(shape: Shape, *, variant: str = "", graph_sha256: str = "") -> C
         graph_sha256=graph_sha256,
         method=shape.method,  # type: ignore[arg-type]
         slope=shape.slope,
+        low_slope=shape.low_slope,
         intercept=shape.intercept,
         knots=shape.knots,
         fit_rows=0,

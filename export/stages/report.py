@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -13,15 +14,20 @@ from export.compress.perceptrons import find_perceptrons, hidden_widths
 from export.data.encoded import EncodedLog
 from export.judge.fields import field_warnings
 from export.judge.parity import AUC_TOLERANCE
-from export.report.findings import DataSummary, FieldMatrix, Findings
+from export.report.findings import DataSummary, FieldMatrix, Findings, RateWindow
 from export.report.machine import machine
 from export.report.page import page
 from export.stages.artifacts import Artifacts
+from export.stages.base_rate import rate_by_window
+from export.stages.calibrator_fit import in_log_distribution
 from export.stages.evaluate import Judged
 from export.stages.records import Pruned
 from export.stages.variants import DENSE, PRUNED
 from service.bundle.json_files import encode_json
-from service.bundle.manifest import Compression, Parity
+from service.bundle.manifest import Compression, Metrics, Parity
+
+# A PCOC that is off by more than a tenth, and by more than three standard errors, is told in red.
+PCOC_TOLERANCE, PCOC_ERRORS = 0.1, 3.0
 
 
 def gather_findings(made: Artifacts, judged: Judged, bundle: str) -> Findings:
@@ -52,7 +58,11 @@ def gather_findings(made: Artifacts, judged: Judged, bundle: str) -> Findings:
         field_pairs=_field_pairs(made.models[DENSE]),
         serving_variant=judged.serving_variant,
         kept_out=judged.kept_out,
-        warnings=warnings_of(made.pruned, quality.parity, judged.kept_out),
+        warnings=(
+            *rate_warnings(judged.serving_variant, quality.calibrated[judged.serving_variant]),
+            *warnings_of(made.pruned, quality.parity, judged.kept_out),
+        ),
+        rate_windows=_rate_windows(made, judged.serving_variant),
     )
 
 
@@ -112,6 +122,26 @@ def _compression(pruned: Pruned | None, graph_bytes: dict[str, int]) -> Compress
         embedding_rows=pruned.embedding_rows,
         graph_bytes=graph_bytes,
     )
+
+
+def _rate_windows(made: Artifacts, variant: str) -> tuple[RateWindow, ...]:
+    calibrator = in_log_distribution(made.calibrators[variant])
+    return rate_by_window(made.log.parts, made.variants[variant].score, calibrator)
+
+
+def rate_warnings(variant: str, metrics: Metrics) -> tuple[str, ...]:
+    """Whether the serving variant's PCOC on the test part is off by a tenth, and beyond sampling noise."""
+    expected = metrics.pcoc * metrics.clicks
+    noise = math.sqrt(expected * max(1 - expected / metrics.rows, 0.0))
+    errors = abs(expected - metrics.clicks) / noise if noise else 0.0
+    if abs(metrics.pcoc - 1) <= PCOC_TOLERANCE or errors <= PCOC_ERRORS:
+        return ()
+    text = (
+        f"{variant} predicts {metrics.pcoc:.3f} times the clicks of the test part, {errors:.1f} standard "
+        f"errors from 1: bids are too {'high' if metrics.pcoc > 1 else 'low'}; the report's calibration "
+        "section shows whether the click rate moved or the model is off"
+    )
+    return (text,)
 
 
 def warnings_of(

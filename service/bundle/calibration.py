@@ -1,7 +1,7 @@
 """Applies a fitted calibrator: logit -> pCTR; it knows neither fitting nor graphs.
 
-Every method is a strictly increasing piecewise-linear map from logit to calibrated logit, so it keeps the
-ranking of candidates.
+Every method is a strictly increasing map from logit to calibrated logit, so it keeps the ranking of
+candidates.
 """
 
 from __future__ import annotations
@@ -42,17 +42,19 @@ class _Pieces(msgspec.Struct, frozen=True):
 
 
 class Calibrator(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict=True):
-    """A map fitted on the logits of one graph (Platt 1999; isotonic with linear pieces).
+    """A map fitted on the logits of one graph (Platt 1999; Kull et al. 2017; isotonic with linear pieces).
 
-    platt: slope * logit + intercept. isotonic: linear between `knots` (logit, calibrated logit), with slope 1
-    beyond the outer ones. `sampling_rate` is the share of non-clicks kept in training: it makes the odds too
-    high by 1 / rate, so ln(rate) is added. `clamp_low` and `clamp_high` bound the pCTR.
+    platt: slope * logit + intercept. beta: low_slope * ln q - slope * ln(1 - q) + intercept, q being
+    sigmoid(logit): a line that bends around logit 0. isotonic: linear between `knots` (logit, calibrated
+    logit), with slope 1 beyond the outer ones. `sampling_rate` is the share of non-clicks kept in training:
+    it makes the odds too high by 1 / rate, so ln(rate) is added. `clamp_low` and `clamp_high` bound the pCTR.
     """
 
     variant: str
     graph_sha256: str
-    method: Literal["identity", "platt", "isotonic"]
+    method: Literal["identity", "platt", "beta", "isotonic"]
     slope: float = 1.0
+    low_slope: float = 1.0
     intercept: float = 0.0
     knots: tuple[tuple[float, float], ...] = ()
     clamp_low: float = 1e-6
@@ -78,6 +80,11 @@ class Calibrator(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             return x + self._shift
         if self.method == "platt":
             return self.slope * x + (self.intercept + self._shift)
+        if self.method == "beta":
+            # A graph's logits are float32; closer ones could change places by the rounding of a logarithm.
+            x = x.astype(np.float32).astype(np.float64)
+            low, high = np.logaddexp(0.0, -x), np.logaddexp(0.0, x)
+            return self.slope * high - self.low_slope * low + (self.intercept + self._shift)
         pieces = self._pieces
         piece = pieces.ends.searchsorted(x, "right")
         y = pieces.bases.take(piece) + pieces.slopes.take(piece) * (x - pieces.anchors.take(piece))
@@ -102,6 +109,8 @@ class Calibrator(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         hexadecimal = re.fullmatch("[0-9a-f]{64}", self.graph_sha256) is not None
         self._require(hexadecimal, "graph_sha256", "64 hexadecimal digits", show(self.graph_sha256))
         self._require(self.slope > 0, "slope", "above 0", repr(self.slope))
+        bent = self.low_slope > 0 and (self.method == "beta" or self.low_slope == 1)
+        self._require(bent, "low_slope", "above 0, and 1 but for beta", repr(self.low_slope))
         low, high = self.clamp_low, self.clamp_high
         self._require(0 < low < high < 1, "clamp_low and clamp_high", "0 < low < high < 1", f"{low}, {high}")
         rate = self.sampling_rate
@@ -112,7 +121,7 @@ class Calibrator(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     def _numbers(self) -> Iterator[tuple[str, float]]:
         """Every float of the calibrator, with its name."""
-        for name in ("slope", "intercept", "clamp_low", "clamp_high", "sampling_rate"):
+        for name in ("slope", "low_slope", "intercept", "clamp_low", "clamp_high", "sampling_rate"):
             yield name, getattr(self, name)
         for when in ("before", "after"):
             for name, number in msgspec.structs.asdict(getattr(self, when)).items():

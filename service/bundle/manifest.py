@@ -144,6 +144,7 @@ class Description(_Record, frozen=True, kw_only=True):
     graphs: dict[str, Graph]
     serving_variant: str
     kept_out: dict[str, str] = {}
+    warnings: tuple[str, ...] = ()
     training: Training
     evaluation: dict[str, Metrics] = {}
     uncalibrated: dict[str, Metrics] = {}

@@ -124,6 +124,7 @@ def _describe_arm(arm: Arm, share: float) -> dict[str, Any]:
         "training": manifest.training,
         "evaluation": manifest.evaluation.get(variant),
         "kept_out": manifest.kept_out,
+        "warnings": manifest.warnings,
     }
 
 

@@ -162,7 +162,7 @@ def test_every_command_can_be_run() -> None:
         (["train", "--work", "w", "--focal-alpha", "0"], "above 0 and below 1 (got '0')"),
         (["fit-schema", "--split", "0.5,0.5"], "four shares that add up to 1"),
         (["calibrate", "--work", "w", "--sampling-rate", "0"], "above 0 and at most 1"),
-        (["calibrate", "--work", "w", "--calibration-methods", "beta"], "'beta'"),
+        (["calibrate", "--work", "w", "--calibration-methods", "spline"], "'spline'"),
     ],
 )
 def test_wrong_options_exit_with_2(export: Export, arguments: list[str], said: str) -> None:

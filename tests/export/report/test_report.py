@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,11 +12,12 @@ import numpy as np
 import pytest
 
 from export.report import plots
-from export.report.findings import EvaluationPoint, FieldMatrix, Findings, reliability
+from export.report.findings import EvaluationPoint, FieldMatrix, Findings, RateWindow, reliability
 from export.report.page import page, table
 from export.report.summary import summary
-from export.stages.report import warnings_of
+from export.stages.report import rate_warnings, warnings_of
 from service.bundle.encoder import Encoder
+from service.bundle.manifest import Metrics
 from tests.browser import measure, needs_chromium
 
 VOID = {"meta", "br"}
@@ -71,7 +73,7 @@ def test_the_page_is_whole_and_fetches_nothing(exported) -> None:
     assert parser.open == []
     assert all(target.startswith(("#", "data:")) for target in parser.fetched)
     assert not re.search(r"@import|url\((?!#)", text)
-    assert text.count("<svg") == 6  # reliability, sizes, latency, curves, two field matrices
+    assert text.count("<svg") == 7  # reliability, click rate, sizes, latency, curves, two field matrices
 
 
 @needs_chromium
@@ -79,7 +81,7 @@ def test_a_browser_shows_the_page_and_its_figures_whole(exported, tmp_path: Path
     layout = measure((exported.plan.out / "report" / "index.html").read_text(), tmp_path)
     assert layout["page"] <= layout["window"]
     assert layout["text"] > 1000
-    assert len(layout["figures"]) == 6
+    assert len(layout["figures"]) == 7
     assert all(100 < width <= layout["window"] for width in layout["figures"])
 
 
@@ -201,6 +203,63 @@ def test_a_pruned_graph_that_lost_quality_gives_a_warning(exported, delta: float
     assert len(found) == told
     assert all("pruning lost 0.0200 AUC" in text for text in found)
     assert not warnings_of(None, [parity], {"pruned": "loses AUC"})  # said once, where it is kept out
+
+
+METRICS = Metrics(
+    rows=10_000, clicks=1_000, auc=0.7, logloss=0.3, prauc=0.2, rce=5.0, ece=0.01, ne=0.95, pcoc=1.0
+)
+
+
+@pytest.mark.parametrize(
+    ("rows", "clicks", "pcoc", "told"),
+    [
+        (10_000, 1_000, 1.0, None),
+        (
+            10_000,
+            1_000,
+            1.41,
+            "1.410 times the clicks of the test part, 11.8 standard errors from 1: .* high",
+        ),
+        (10_000, 1_000, 0.7, "too low"),
+        (1_000_000, 100_000, 1.08, None),  # beyond noise, and small
+        (1_000, 28, 1.4, None),  # large, and within noise
+        (10, 9, 1.1, None),
+    ],
+)
+def test_a_served_graph_that_is_off_on_average_gives_a_warning(
+    rows: int, clicks: int, pcoc: float, told: str | None
+) -> None:
+    metrics = msgspec.structs.replace(METRICS, rows=rows, clicks=clicks, pcoc=pcoc)
+    found = rate_warnings("int8", metrics)
+    assert len(found) == (told is not None)
+    assert told is None or re.search(told, found[0])
+
+
+def test_the_report_says_what_the_click_rate_did(exported, findings: Findings) -> None:
+    windows = findings.rate_windows
+    assert sum(window.rows for window in windows) == sum(findings.data.rows.values())
+    assert sum(window.clicks for window in windows) == sum(findings.data.clicks.values())
+    assert {window.part for window in windows} == {"train", "validation", "calibration", "test"}
+    (test,) = [window for window in windows if window.part == "test"]
+    served = findings.serving_variant
+    assert test.pcoc_before == pytest.approx(findings.uncalibrated[served].pcoc)
+    assert test.pcoc_after == pytest.approx(findings.evaluation[served].pcoc)
+    text = page(findings)
+    assert all(f"<td>{window.name}</td>" in text for window in windows)
+    assert "<h2>Calibration</h2>" in page(msgspec.structs.replace(findings, rate_windows=()))
+
+
+def test_a_window_without_a_click_can_be_drawn(findings: Findings) -> None:
+    empty = RateWindow("2025-01-01", "train", 10, 0, None, None)
+    windows = (empty, *findings.rate_windows)
+    assert "<td>–</td>" in page(msgspec.structs.replace(findings, rate_windows=windows))
+
+
+def test_the_summary_and_the_manifest_repeat_the_warnings(exported, findings: Findings) -> None:
+    assert exported.bundle.manifest.warnings == findings.warnings
+    manifest = msgspec.structs.replace(exported.bundle.manifest, warnings=("clicks are off",))
+    text = summary(replace(exported.bundle, manifest=manifest))
+    assert "\nwarning: clicks are off\n" in text
 
 
 def test_warnings_are_printed_too(exported, findings: Findings) -> None:

@@ -12,9 +12,23 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
 from export.errors import ExportError
-from export.stages.calibration_methods import METHODS, fit_isotonic, fit_platt
-from export.stages.calibrator_fit import fit_calibrator, in_log_distribution
+from export.judge import metrics
+from export.stages.calibration_methods import (
+    METHODS,
+    Shape,
+    at_level,
+    bend_evidence,
+    fit_beta,
+    fit_isotonic,
+    fit_line,
+    fit_offset,
+    fit_platt,
+    offset_to,
+    slope_evidence,
+)
+from export.stages.calibrator_fit import fit_calibrator, in_log_distribution, trust
 from export.train.config import TrainConfig
+from export.train.prior import corrected_logits
 from service.bundle.calibration import Calibrator
 
 SHA = "0" * 64
@@ -166,7 +180,7 @@ def test_every_fit_keeps_the_order(
         ([0.0, 1.0], [0, 0], {}, "0 clicks in 2 rows"),
         ([0.0, 1.0], [1, 1], {}, "2 clicks in 2 rows"),
         ([0.0, 1.0], [0, 1], {"sampling_rate": 0.0}, "sampling_rate"),
-        ([0.0, 1.0], [0, 1], {"methods": ["beta"]}, "'beta'"),
+        ([0.0, 1.0], [0, 1], {"methods": ["spline"]}, "'spline'"),
         ([0.0, 1.0], [0, 1], {"methods": ["isotonic"]}, "larger"),
     ],
 )
@@ -216,3 +230,197 @@ def test_sampling_of_the_log_and_in_training_are_each_undone_once() -> None:
 def test_training_without_weights_changes_nothing() -> None:
     logits, labels = drawn(50_000, seed=6)
     assert fit(logits, labels, training=TrainConfig()) == fit(logits, labels)
+
+
+def page(period: int, rows: int, seed: int) -> tuple[NDArray, NDArray]:
+    """Pages of `period` rows, a click first: logits that are too high, in the order of the log."""
+    random = np.random.default_rng(seed)
+    labels = (np.arange(rows) % period == 0).astype(np.uint8)
+    true = random.normal(np.where(labels == 1, 0.5, -0.5), 1.0)
+    return true - math.log(period - 1) + 0.5, labels
+
+
+@pytest.mark.parametrize("period", [2, 3, 4, 5, 6, 7, 8, 10, 25])
+@pytest.mark.parametrize("timed", [False, True])
+def test_a_pattern_of_the_log_does_not_lead_the_folds(period: int, timed: bool) -> None:
+    rows = 4_200
+    logits, labels = page(period, rows, seed=20)
+    order = np.random.default_rng(21).permutation(rows)
+    timestamps = np.arange(rows) // (rows // 7) if timed else None
+    chosen = fit(logits, labels, timestamps=timestamps)
+    again = fit(logits[order], labels[order], timestamps=None if timestamps is None else timestamps[order])
+    assert chosen == again
+    assert chosen.before.pcoc > 1.15
+    assert chosen.pctr(logits).mean() == pytest.approx(labels.mean(), rel=0.02)
+
+
+def test_rows_of_a_moment_may_come_sorted_by_their_label() -> None:
+    logits, labels = drawn(9_000, seed=22, shift=0.4)
+    timestamps = np.arange(9_000) // 3_000
+    sorted_by_label = np.lexsort((labels, timestamps))
+    chosen = fit(logits[sorted_by_label], labels[sorted_by_label], timestamps=timestamps)
+    assert chosen.pctr(logits).mean() == pytest.approx(labels.mean(), rel=0.02)
+
+
+def test_with_time_later_rows_judge_what_earlier_rows_fitted() -> None:
+    # The slope holds in the first half; afterwards the model is right as it is.
+    first, second = drawn(30_000, seed=23, slope=0.5), drawn(30_000, seed=24)
+    logits, labels = np.r_[first[0], second[0]], np.r_[first[1], second[1]]
+    options = {"movement": 4.0, "methods": ["identity", "platt"]}
+    assert fit(logits, labels, **options).slope < 0.8
+    assert fit(logits, labels, timestamps=np.arange(60_000), **options).method == "identity"
+
+
+def test_a_small_deviation_that_is_known_surely_is_corrected() -> None:
+    logits, labels = drawn(60_000, seed=25, shift=-0.05)
+    offset, variance = fit_offset(logits, labels)
+    assert 2 < abs(offset) / math.sqrt(variance) < 6
+    chosen = fit(logits, labels)
+    assert chosen.method == "platt"
+    fresh, clicks = drawn(1_000_000, seed=26, shift=-0.05)
+    assert abs(chosen.pctr(fresh).sum() / clicks.sum() - 1) < 0.3 * abs(
+        sigmoid(fresh).sum() / clicks.sum() - 1
+    )
+
+
+@pytest.mark.parametrize(("moved", "corrected"), [(0.0, 0.98), (0.15, 0.9), (0.25, 0.75), (0.4, 0.0)])
+def test_the_level_is_corrected_as_far_as_the_next_window_follows(moved: float, corrected: float) -> None:
+    logits, labels = drawn(40_000, seed=27, shift=0.5)
+    chosen = fit(logits, labels, movement=moved**2)
+    share = offset_to(logits, float(chosen.pctr(logits).mean())) / fit_offset(logits, labels)[0]
+    assert share == pytest.approx(corrected, abs=0.08)
+    assert (chosen.method == "identity") == (corrected == 0)
+
+
+def test_a_shape_is_corrected_though_the_level_is_not() -> None:
+    logits, labels = drawn(40_000, seed=28, slope=0.5, shift=0.3)
+    chosen = fit(logits, labels, movement=4.0, methods=["identity", "platt"])
+    assert chosen.slope == pytest.approx(0.5, abs=0.05)
+    assert chosen.pctr(logits).mean() == pytest.approx(sigmoid(logits).mean(), rel=1e-6)
+
+
+@pytest.mark.parametrize(("evidence", "share"), [(0.0, 0.0), (2.7, 0.0), (4.0, 0.75), (100.0, 0.99)])
+def test_trust_is_the_james_stein_factor_of_what_has_evidence(evidence: float, share: float) -> None:
+    assert trust(evidence) == pytest.approx(share)
+
+
+@given(
+    rate=st.floats(1e-6, 1 - 1e-6),
+    scale=st.floats(0, 300),
+    centre=st.floats(-300, 300),
+    rows=st.integers(1, 50),
+)
+def test_an_offset_gives_the_rate(rate: float, scale: float, centre: float, rows: int) -> None:
+    logits = centre + scale * np.random.default_rng(rows).normal(size=rows)
+    assert metrics.sigmoid(logits + offset_to(logits, rate)).mean() == pytest.approx(rate, rel=1e-3, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        Shape("identity"),
+        Shape("platt", 0.5, intercept=0.2),
+        Shape("isotonic", knots=((-2, -3), (0, -1), (1, 4))),
+    ],
+)
+def test_a_level_moves_and_the_shape_stays(shape: Shape) -> None:
+    logits = np.linspace(-4, 4, 50)
+    raised = at_level(shape, logits, 0.1)
+    assert sigmoid(raised.logits(logits)).mean() == pytest.approx(0.1)
+    np.testing.assert_allclose(np.ptp(raised.logits(logits) - shape.logits(logits)), 0, atol=1e-9)
+    for line in (Shape("identity"), Shape("platt", 2.0, intercept=-1.0)):
+        np.testing.assert_allclose(
+            shape.after(line).logits(logits), shape.logits(line.logits(logits)), atol=1e-9
+        )
+
+
+def test_the_evidence_of_a_slope_is_chi_square_where_there_is_none() -> None:
+    found = [slope_evidence(*drawn(2_000, seed=seed)) for seed in range(200)]
+    assert np.mean(found) == pytest.approx(1.0, abs=0.3)
+    assert np.mean(np.array(found) > 2.71) == pytest.approx(0.1, abs=0.06)
+    logits, labels = drawn(2_000, seed=1, slope=0.5)
+    assert slope_evidence(logits, labels) > 50
+    line = fit_platt(logits, labels)
+    assert fit_line(logits, labels, slope_share=0.5).slope == pytest.approx(1 + (line.slope - 1) / 2)
+
+
+MISCALIBRATED = {
+    "a tenth of the non-clicks": TrainConfig(negative_rate=0.1),
+    "a click counts ten times": TrainConfig(loss="weighted-bce", click_weight=10.0),
+    "focal loss": TrainConfig(loss="focal", focal_gamma=2.0, focal_alpha=0.25),
+    "focal loss of few rows": TrainConfig(loss="focal", focal_gamma=3.0, focal_alpha=0.5, negative_rate=0.2),
+}
+
+
+@pytest.mark.parametrize("training", MISCALIBRATED.values(), ids=MISCALIBRATED)
+@pytest.mark.parametrize("known", [True, False])
+def test_a_miscalibrated_model_is_right_on_average_and_in_each_bin(
+    training: TrainConfig, known: bool
+) -> None:
+    grid = np.linspace(-30, 30, 20_001)
+
+    def model(rows: int, seed: int) -> tuple[NDArray, NDArray]:
+        """The logits that training of this kind ends with, where it learns the true odds."""
+        true, labels = drawn(rows, seed)
+        return np.interp(true, corrected_logits(grid, training), grid), labels
+
+    logits, labels = model(120_000, seed=30)
+    fresh, clicks = model(250_000, seed=31)
+    chosen = fit(
+        logits,
+        labels,
+        training=training if known else None,
+        timestamps=None if known else np.arange(len(logits)),
+        movement=0.02**2,
+    )
+    before, after = metrics.sigmoid(fresh), chosen.pctr(fresh)
+    assert abs(metrics.pcoc(clicks, before) - 1) > 0.2
+    assert metrics.pcoc(clicks, after) == pytest.approx(1.0, abs=0.02)
+    assert metrics.ece(clicks, after) < metrics.ece(clicks, before) / 5
+    assert metrics.logloss(clicks, after) < metrics.logloss(clicks, before)
+
+
+def bent(rows: int, seed: int, low: float, high: float) -> tuple[NDArray, NDArray]:
+    """Logits that beta calibration with these slopes makes right, and clicks."""
+    random = np.random.default_rng(seed)
+    logits = random.normal(-0.5, 1.5, rows)
+    true = Shape("beta", slope=high, low_slope=low, intercept=-0.5).logits(logits)
+    return logits, (random.random(rows) < sigmoid(true)).astype(np.uint8)
+
+
+def test_beta_recovers_both_slopes() -> None:
+    logits, labels = bent(300_000, 40, low=1.6, high=0.5)
+    shape = fit_beta(logits, labels)
+    assert (shape.low_slope, shape.slope) == pytest.approx((1.6, 0.5), abs=0.08)
+    assert shape.intercept == pytest.approx(-0.5, abs=0.05)
+    reference = LogisticRegression(C=np.inf, tol=1e-10, max_iter=1000).fit(
+        np.stack([-np.logaddexp(0, -logits), np.logaddexp(0, logits)], axis=1), labels
+    )
+    assert (shape.low_slope, shape.slope) == pytest.approx(tuple(reference.coef_[0]), abs=2e-3)
+
+
+def test_beta_is_increasing_where_clicks_fall_with_the_logit() -> None:
+    logits, labels = drawn(4_000, seed=41)
+    for sign in (-1, 1):
+        shape = fit_beta(sign * logits**3, labels)
+        assert min(shape.slope, shape.low_slope) > 0
+
+
+def test_a_bent_graph_gets_beta_and_a_straight_one_does_not() -> None:
+    methods = ["identity", "platt", "beta"]
+    logits, labels = bent(40_000, 42, low=1.6, high=0.4)
+    for timestamps in (None, np.arange(40_000)):
+        chosen = fit(logits, labels, methods=methods, timestamps=timestamps)
+        assert chosen.method == "beta"
+        assert chosen.low_slope > 1.3 > 0.7 > chosen.slope
+        assert chosen.after.ece < chosen.before.ece / 3
+    straight = [fit(*drawn(8_000, seed, slope=0.5), methods=methods).method for seed in range(20)]
+    assert straight.count("platt") >= 16
+    assert bend_evidence(*drawn(8_000, seed=43, slope=0.5)) < 8
+
+
+def test_beta_alone_also_undoes_what_training_did() -> None:
+    true, labels = drawn(60_000, seed=44)
+    chosen = fit(true + math.log(10), labels, training=WEIGHTED, methods=["beta"])
+    assert chosen.method == "beta"
+    assert chosen.pctr(true + math.log(10)).mean() == pytest.approx(labels.mean(), rel=0.01)

@@ -100,6 +100,7 @@ def parts(schema: Schema) -> dict[str, Any]:
         },
         "serving_variant": "pruned",
         "kept_out": {"int8": "slower than float32 here"},
+        "warnings": ("pruned predicts 1.4 times the clicks",),
         "calibrators": calibrators,
         "golden": Golden(
             rows=tuple(GoldenRow(context, candidate) for context, candidate in ROWS),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from itertools import pairwise
 from typing import Any
 
@@ -38,6 +39,11 @@ def naive_logit(fitted: Calibrator, x: float) -> float:
         y = fitted.slope * x + fitted.intercept
     elif fitted.method == "identity":
         y = x
+    elif fitted.method == "beta":
+        x = float(np.float32(x))
+        ln_q = -math.log1p(math.exp(-x)) if x > 0 else x - math.log1p(math.exp(x))
+        ln_rest = -math.log1p(math.exp(x)) if x < 0 else -x - math.log1p(math.exp(-x))
+        y = fitted.low_slope * ln_q - fitted.slope * ln_rest + fitted.intercept
     else:
         knots = fitted.knots
         y = knots[-1][1] + (x - knots[-1][0])
@@ -61,10 +67,12 @@ gaps = st.floats(1e-3, 5)
 
 @st.composite
 def calibrators(draw: st.DrawFn) -> Calibrator:
-    method = draw(st.sampled_from(["identity", "platt", "isotonic"]))
+    method = draw(st.sampled_from(["identity", "platt", "beta", "isotonic"]))
     values: dict[str, Any] = {"method": method, "sampling_rate": draw(st.floats(1e-4, 1))}
-    if method == "platt":
+    if method in ("platt", "beta"):
         values |= {"slope": draw(st.floats(1e-3, 20)), "intercept": draw(st.floats(-10, 10))}
+    if method == "beta":
+        values["low_slope"] = draw(st.floats(1e-3, 20))
     if method == "isotonic":
         steps = draw(st.lists(st.tuples(gaps, gaps), min_size=2, max_size=12))
         x, y = draw(st.floats(-10, 10)), draw(st.floats(-10, 10))
@@ -136,6 +144,20 @@ def test_clamps_and_extreme_logits() -> None:
     assert fitted.pctr(np.empty(0, np.float32)).shape == (0,)
 
 
+def test_beta_with_equal_slopes_is_a_line() -> None:
+    x = np.linspace(-30, 30, 500).astype(np.float32)
+    line = calibrator(method="platt", slope=0.7, intercept=-0.4).calibrated_logits(x)
+    bent = calibrator(method="beta", slope=0.7, low_slope=0.7, intercept=-0.4).calibrated_logits(x)
+    np.testing.assert_allclose(bent, line, atol=1e-9)
+
+
+def test_a_calibrator_from_before_there_was_beta_is_read() -> None:
+    data = calibrators_to_file([calibrator()])
+    assert b'"low_slope": 1.0' in data
+    older = re.sub(rb'\s*"low_slope": 1.0,', b"", data)
+    assert calibrators_from_file(older) == {"int8": calibrator()}
+
+
 @given(st.lists(calibrators(), max_size=3))
 def test_the_file_gives_back_the_calibrators(fitted: list[Calibrator]) -> None:
     named = [msgspec.structs.replace(each, variant=f"v{n}") for n, each in enumerate(fitted)]
@@ -146,6 +168,9 @@ def test_the_file_gives_back_the_calibrators(fitted: list[Calibrator]) -> None:
     ("values", "words"),
     [
         ({"slope": 0.0}, "slope"),
+        ({"method": "beta", "low_slope": 0.0}, "low_slope"),
+        ({"method": "beta", "low_slope": math.nan}, "low_slope"),
+        ({"method": "platt", "low_slope": 2.0}, "1 but for beta"),
         ({"method": "platt", "slope": -1.0}, "'slope' of 'int8' is above 0"),
         ({"method": "platt", "slope": math.inf}, "slope"),
         ({"method": "platt", "intercept": math.nan}, "'intercept' of 'int8' is a finite number .*got nan"),

@@ -41,13 +41,24 @@ def test_what_is_saved_is_loaded(save: Save, parts: dict[str, Any], tmp_path: Pa
     assert bundle.graphs == parts["graphs"]
     assert bundle.golden == parts["golden"]
     assert bundle.folder == tmp_path / "A"
-    for name in ("model", "training", "evaluation", "parity", "latency", "compression", "kept_out"):
+    for name in (
+        "model", "training", "evaluation", "parity", "latency", "compression", "kept_out", "warnings"
+    ):  # fmt: skip
         assert getattr(bundle.manifest, name) == parts[name]
     context, candidate = {"site": "7", "seen ☃": ["y"]}, {"../ad": "a3", "campaign": 5}
     np.testing.assert_array_equal(
         Encoder(bundle.schema).encode_request(context, [candidate]),
         Encoder(parts["schema"]).encode_request(context, [candidate]),
     )
+
+
+def test_a_bundle_from_before_there_were_warnings_has_none(save: Save, tmp_path: Path) -> None:
+    save(tmp_path / "A")
+    path = tmp_path / "A" / "manifest.json"
+    older = json.loads(path.read_bytes())
+    del older["warnings"]
+    path.write_text(json.dumps(older))
+    assert load_bundle(tmp_path / "A", verify_all=True).manifest.warnings == ()
 
 
 def test_every_file_is_listed_with_its_size_and_hash(save: Save, tmp_path: Path) -> None:

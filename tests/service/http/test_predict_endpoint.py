@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -179,6 +180,16 @@ def test_arms_are_pinned_and_split(run_app: RunApp, bundles: dict[str, Path]) ->
         ("control", 50.0, 0.5, "float32"),
         ("treatment", 50.0, 0.5, "float32"),
     ]
+
+
+def test_arms_repeat_what_the_export_warned_of(
+    run_app: RunApp, bundles: dict[str, Path], tmp_path: Path
+) -> None:
+    warned = shutil.copytree(bundles["alpha"], tmp_path / "warned")
+    manifest = json.loads((warned / "manifest.json").read_bytes())
+    (warned / "manifest.json").write_text(json.dumps({**manifest, "warnings": ["PCOC is 1.4"]}))
+    app = run_app(arms=(f"a={warned}", f"b={bundles['beta']}"))
+    assert [arm["warnings"] for arm in app.get("/arms").json()["arms"]] == [["PCOC is 1.4"], []]
 
 
 def test_a_key_has_the_same_arm_in_a_header_and_in_the_body(

@@ -1,0 +1,166 @@
+"""How far the click rate moves against the model's predictions, from window to window of the log.
+
+A window is as many rows as the calibration part holds, in the order of time, or of rows in a log without
+time. The report shows days where the log has some. It knows how to apply calibrators, not how to fit them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from export.data.encoded import Part
+from export.judge.metrics import sigmoid
+from export.report.findings import RateWindow
+from export.stages.calibration_folds import rows_in_order
+from export.stages.calibration_methods import offset_to
+from service.bundle.calibration import Calibrator
+
+# The most windows of one part, the latest ones; and the rows of a window that are scored, drawn by chance.
+MAX_WINDOWS = 12
+SCORED_ROWS = 20_000
+MOST_DAYS, DAY = 60, 86_400
+
+Score = Callable[[Part], NDArray[np.floating]]
+
+
+class Window(msgspec.Struct, frozen=True):
+    """A window's labels against the predictions: `offset` is what the logits lack, `variance` its noise."""
+
+    part: str
+    rows: int
+    clicks: int
+    offset: float
+    variance: float
+
+
+def windows_of(parts: Mapping[str, Part], score: Score) -> list[Window]:
+    """The windows of the training, validation and calibration parts, in order; `score` gives logits [n].
+
+    All labels of a window count, and the scores of a sample of its rows.
+    """
+    length = len(parts["calibration"])
+    draw = np.random.default_rng(0)
+    found = []
+    for name in ("train", "validation", "calibration"):
+        part = parts[name]
+        for rows in _cut(part, length, least=2 if name == "train" else 1):
+            sample = draw.choice(rows, min(SCORED_ROWS, len(rows)), replace=False)
+            logits = score(rows_of(part, np.sort(sample)))
+            found.append(measure(name, np.asarray(part.labels)[rows], logits))
+    return found
+
+
+def _cut(part: Part, length: int, *, least: int) -> Iterator[NDArray[np.int64]]:
+    """The row numbers of each window: the last ones of the part, of about `length` rows each."""
+    order = rows_in_order(part.timestamps, len(part))
+    windows = max(round(len(part) / length), least)
+    for rows in np.array_split(order, windows)[-MAX_WINDOWS:]:
+        if len(rows):
+            yield rows
+
+
+def rows_of(part: Part, rows: NDArray[np.int64]) -> Part:
+    """Some rows of a part, in memory."""
+    return replace(
+        part,
+        ids=part.ids[rows],
+        labels=part.labels[rows],
+        true_pctr=None,
+        timestamps=None if part.timestamps is None else part.timestamps[rows],
+    )
+
+
+def measure(part: str, labels: NDArray[np.integer], logits: NDArray[np.floating]) -> Window:
+    """The window of all `labels` [n], and of the `logits` [m] of m of the same rows, drawn by chance."""
+    rows, sampled = len(labels), len(logits)
+    clicks = int(labels.sum())
+    logits = np.asarray(logits, np.float64)
+    offset = offset_to(logits, float(np.clip(clicks, 0.5, rows - 0.5)) / rows)
+    pctr = sigmoid(logits + offset)
+    noise = float((pctr * (1 - pctr)).mean())
+    # Of the click rate, and of the mean prediction where only a sample is scored.
+    variance = noise / rows + float(pctr.var()) * (1 / sampled - 1 / rows)
+    return Window(part, rows, clicks, offset, variance / noise**2)
+
+
+def movement(windows: Sequence[Window]) -> float:
+    """The variance of the offset's change from one window to a later one, beyond sampling noise.
+
+    The larger of two moment estimates, each as DerSimonian and Laird's of the variance between studies
+    ("Meta-analysis in clinical trials", 1986): twice the variance between windows, which sees slow cycles,
+    and the mean square of successive differences (von Neumann et al., "The mean square successive
+    difference", 1941), which sees what jumps. A standard error of the estimate is taken off, as much as there
+    is by chance where nothing moves. Few windows say little of the next one: the estimate is widened
+    as the variance of Student's t with their degrees of freedom is. Windows of training rows are compared
+    with each other, and so are those of held-out rows: overfitting stands between the two.
+    """
+    groups = [
+        [window for window in windows if (window.part == "train") == training] for training in (True, False)
+    ]
+    steps = [_excess(pair) for group in groups for pair in pairwise(group)]
+    freedom = sum(max(0, len(group) - 1) for group in groups)
+    if not freedom:
+        return 0.0
+    between = sum(_excess(group) for group in groups) / freedom
+    typical = float(np.mean([window.variance for window in windows]))
+    chance = 2 * typical * float(np.sqrt(2 / freedom))
+    widening = freedom / (freedom - 2) if freedom > 3 else 3.0
+    return widening * max(0.0, 2 * between - chance, 2 * float(np.mean(steps)) - chance)
+
+
+def _excess(windows: Sequence[Window]) -> float:
+    """The sum of squared deviations of the offsets from their mean, less what sampling noise adds to it."""
+    if len(windows) < 2:
+        return 0.0
+    offsets = np.array([window.offset for window in windows])
+    noise = sum(window.variance for window in windows) * (1 - 1 / len(windows))
+    return float(((offsets - offsets.mean()) ** 2).sum()) - noise
+
+
+def rate_by_window(parts: Mapping[str, Part], score: Score, calibrator: Calibrator) -> tuple[RateWindow, ...]:
+    """Click rate and PCOC of each day (UTC) or window of each part, without and with the calibrator.
+
+    Of a window's predictions a sample is computed; all its labels count.
+    """
+    draw = np.random.default_rng(0)
+    found = []
+    for name, part, rows in _shown_windows(parts):
+        sample = draw.choice(rows, min(SCORED_ROWS, len(rows)), replace=False)
+        logits = score(rows_of(parts[part], np.sort(sample)))
+        clicks = int(np.asarray(parts[part].labels)[rows].sum())
+        ratios = [
+            float(pctr.mean()) * len(rows) / clicks if clicks else None
+            for pctr in (sigmoid(logits), calibrator.pctr(logits))
+        ]
+        found.append(RateWindow(name, part, len(rows), clicks, *ratios))
+    return tuple(found)
+
+
+def _shown_windows(parts: Mapping[str, Part]) -> Iterator[tuple[str, str, NDArray[np.int64]]]:
+    """The name, the part and the row numbers of each window of the log."""
+    times = [part.timestamps for part in parts.values() if part.timestamps is not None and len(part)]
+    days = (
+        max(int(each.max()) // DAY for each in times) - min(int(each.min()) // DAY for each in times)
+        if times
+        else 0
+    )
+    for name, part in parts.items():
+        if part.timestamps is not None and 1 <= days < MOST_DAYS:
+            day = np.asarray(part.timestamps) // DAY
+            for one in np.unique(day):
+                yield time.strftime("%Y-%m-%d", time.gmtime(int(one) * DAY)), name, np.flatnonzero(day == one)
+            continue
+        windows = list(_cut(part, len(parts["calibration"]), least=1))
+        for number, rows in enumerate(windows, 1):
+            label = f"{name} {number} of {len(windows)}"
+            if part.timestamps is not None:
+                start = int(part.timestamps[rows].min())
+                label = time.strftime("from %Y-%m-%d %H:%M", time.gmtime(start))
+            yield label, name, rows
