@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 
 from export.data.errors import LogError, Rejections
 from export.data.log_schema import Label, LogField, LogSchema, Timestamp
+from export.data.time_pattern import chrono_patterns, has_short_year
 from service.bundle.schema import Kind
 
-_HOUR_MARKS: Final = ("%H", "%I", "%T", "%R", "%s", "%X", "%c")
-_MINUTE_MARKS: Final = ("%M", "%T", "%R", "%s", "%X", "%c")
+_YEAR_10000: Final = 253_402_300_800
+# The year 69 is 1969 in Python and 2069 in chrono: it is no time of a log in either.
+_YEAR_2069: Final = 3_124_224_000
 
 
 class CellTypes:
@@ -207,16 +209,17 @@ def _timestamp(cells: pl.DataFrame, timestamp: Timestamp) -> tuple[pl.Series, pl
 
 
 def _parsed_times(texts: pl.Series, pattern: str) -> pl.Series:
-    """strptime as UTC; a missing time of day is midnight and missing minutes are zero, as in Python."""
-    if not any(mark in pattern for mark in _HOUR_MARKS):
-        pattern, texts = f"{pattern} %H:%M", texts + " 00:00"
-    elif not any(mark in pattern for mark in _MINUTE_MARKS):
-        pattern, texts = f"{pattern} %M", texts + " 00"
-    pattern = pattern.replace(".%f", "%.f")  # chrono's name for a decimal point and fraction digits
-    # Without a point chrono needs the number of digits: milliseconds or microseconds.
-    patterns = [pattern.replace("%f", digits) for digits in ("%3f", "%6f")] if "%f" in pattern else [pattern]
-    times = [texts.str.to_datetime(each, strict=False, time_unit="us") for each in patterns]
-    return pl.select(pl.coalesce(times)).to_series().dt.epoch("s")
+    """Texts [n] -> unix seconds; null where the pattern does not match, and before 1970."""
+    patterns, appended = chrono_patterns(pattern)
+    if appended:
+        texts = texts + appended
+    times = [
+        texts.str.to_datetime(each, strict=False, time_unit="us").dt.epoch("s").alias(str(number))
+        for number, each in enumerate(patterns)
+    ]
+    seconds = pl.select(pl.coalesce(times)).to_series()
+    last = _YEAR_2069 if has_short_year(pattern) else _YEAR_10000
+    return pl.select(pl.when(seconds.is_between(0, last - 1)).then(seconds)).to_series()
 
 
 def _derived(field: LogField, seconds: pl.Series) -> pl.Series:

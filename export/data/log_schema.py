@@ -6,7 +6,6 @@ of the log's content: vocabularies and bins are fitted later, from the training 
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args
@@ -15,6 +14,7 @@ import msgspec
 from msgspec import Meta, Struct, structs
 
 from export.data.errors import LogSchemaError
+from export.data.time_pattern import fault_of
 from export.data.toml_table import TomlTable
 from service.bundle.schema import Kind, Role
 
@@ -150,16 +150,8 @@ def _label(table: TomlTable) -> Label:
 
 def _timestamp(table: TomlTable) -> Timestamp:
     timestamp = table.convert(Timestamp, {})
-    if timestamp.format not in {"unix", "unix_ms"}:
-        moment = dt.datetime(2014, 10, 21, 13, tzinfo=dt.UTC)
-        try:
-            dt.datetime.strptime(moment.strftime(timestamp.format), timestamp.format)
-            sound = "%" in timestamp.format
-        except ValueError:
-            sound = False
-        if not sound:
-            expected = "'unix', 'unix_ms' or a strptime pattern such as '%y%m%d%H'"
-            table.fail("format", expected, timestamp.format)
+    if timestamp.format not in {"unix", "unix_ms"} and (expected := fault_of(timestamp.format)):
+        table.fail("format", expected, timestamp.format)
     return timestamp
 
 
