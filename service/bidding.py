@@ -81,8 +81,8 @@ def bids(
     `pctr` [n] in [0, 1]; `value_per_click` [n] finite, with None for candidates without one (no bid),
     or None for all; `bid_floor` [n], with None for no floor. The product is exact, of the decimals that the
     three numbers print as (1.1 is 1.1, not the nearest binary number), and rounded half to even. Below the
-    policy's or the candidate's floor there is no bid, nor where it rounds to zero micros. A product beyond float64 is capped like any other, at
-    `MAX_BID` without a cap. A value that is zero or negative gives no bid.
+    policy's or the candidate's floor there is no bid, nor where it rounds to zero micros. A product beyond
+    float64 is capped like any other, at `MAX_BID` without a cap. A value of zero or less gives no bid.
     """
     rows = pctr.shape[0]
     if not value_per_click or _is_absent(value_per_click):

@@ -17,6 +17,7 @@ from export.data.errors import LogSchemaError
 from export.data.time_pattern import fault_of
 from export.data.toml_table import TomlTable
 from service.bundle.schema import Kind, Role
+from service.bundle.spelling import DEFAULT_SEPARATOR, Spelling
 
 Format = Literal["tsv", "csv", "parquet"]
 LogEncoding = Literal["vocabulary", "hashing", "criteo", "quantile"]
@@ -46,7 +47,7 @@ class LogField(Struct, frozen=True, forbid_unknown_fields=True):
     seed: Annotated[int, Meta(ge=0, lt=2**31)] = 0  # hashing
     bins: Count = 32  # quantile
     max_length: Count = 1  # sequence: ids a row; the last ones are kept
-    separator: str = "|"  # sequence: between elements of a text cell
+    separator: str = DEFAULT_SEPARATOR  # sequence: between elements of a text cell
     derive: Derive | None = None
     same_values_as: Text | None = None  # the field whose encoding this one has: equal values, equal ids
 
@@ -97,6 +98,18 @@ class LogSchema(Struct, frozen=True, forbid_unknown_fields=True):
             names.append(self.true_pctr)
         names.extend(field.column for field in self.fields if field.column is not None)
         return tuple(dict.fromkeys(names))
+
+    @property
+    def spelling(self) -> Spelling:
+        """How the log writes raw values, as far as the bundle keeps it."""
+        text = self.format if self.format != "parquet" else None
+        return Spelling(
+            missing=self.missing,
+            separators={field.name: field.separator for field in self.fields if field.kind is Kind.SEQUENCE},
+            format=text,
+            delimiter=self.separator if text else None,
+            quote=self.quote if text else None,
+        )
 
 
 def load_log_schema(name_or_path: str | Path) -> LogSchema:

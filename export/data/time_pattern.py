@@ -1,7 +1,7 @@
 """Patterns of timestamps: which directives are allowed, and how polars spells them; it reads no log.
 
-A pattern is written as for Python's strptime and parsed by polars, whose directives are chrono's. Both read the
-allowed ones alike; the rest is refused, because a difference would move a row in time without an error.
+A pattern is written as for Python's strptime and parsed by polars, whose directives are chrono's. Both read
+the allowed ones alike; the rest is refused, because a difference would move a row in time without an error.
 """
 
 from __future__ import annotations

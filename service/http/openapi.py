@@ -72,10 +72,10 @@ _DESCRIPTION = """\
 Send the request's shared fields as `context` and every ad as a candidate, as rows or, faster, as columns;
 the answer has the shape and the encoding of the request, its results the order of the candidates.
 
-`bid` is pCTR x value per click after the bid policy, per impression, exact at micros; null is no bid (below a
-floor, zero, or no value per click). A missing field is encoded as missing and an unseen value as out of vocabulary;
-a name that no field has is ignored; all three are counted in `/metrics`. An unknown name beside `context` and
-`candidates` is refused.
+`bid` is pCTR x value per click after the bid policy, per impression, exact at micros; null is no bid (zero,
+below a floor, or no value per click). A missing field is encoded as missing and an unseen value as out of
+vocabulary; a name that no field has is ignored; all three are counted in `/metrics`. An unknown name beside
+`context` and `candidates` is refused.
 """
 
 
