@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,6 @@ from service.bundle.manifest import (
     Training,
 )
 from service.bundle.schema import Bins, Field, Hashing, Kind, Role, Schema, Vocabulary
-from service.bundle.spelling import Spelling
 from service.bundle.store import Contents, save_bundle
 
 DIM, HIDDEN, OPSET = 4, 16, 17
@@ -166,11 +164,12 @@ def _described_shared(schema: Schema) -> SharedContext:
     )
 
 
-def write_tiny_bundle(
-    folder: Path, name: str = "tiny", seed: int = 0, spelling: Spelling | None = None
-) -> Path:
-    """Writes the bundle into `folder` (replacing one that is there) and returns `folder`."""
-    schema = replace(tiny_schema(), spelling=spelling)
+def write_tiny_bundle(folder: Path, name: str = "tiny", seed: int = 0, schema: Schema | None = None) -> Path:
+    """Writes the bundle into `folder` (replacing one that is there) and returns `folder`.
+
+    A `schema` may add fields to the tiny one, which the rows of the bundle leave out.
+    """
+    schema = schema or tiny_schema()
     graph = tiny_graph(schema, seed)
     described = Graph(
         file="model.float32.onnx",

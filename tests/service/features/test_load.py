@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from contextlib import redirect_stderr
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from service.features.shape import Shape
 from service.features.store import unpack
 from tests.redis_server import RedisServer
 from tests.running import REPOSITORY
-from tests.tiny_bundle import write_tiny_bundle
+from tests.tiny_bundle import tiny_schema, write_tiny_bundle
 
 CSV = 'id,site,hour,history,ad\na1,s1,11.5,a1 a2,x\na2,,6,,"y, z"\na3,"s\n2",,a9,\n'
 EXPECTED: dict[str, dict[str, Any]] = {
@@ -76,7 +77,8 @@ SPELLED = Spelling(missing=("NA", "nan"), separators={"history": "|"}, format="c
 @pytest.fixture(scope="module")
 def spelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle that says how its log was written."""
-    return write_tiny_bundle(tmp_path_factory.mktemp("spelled"), spelling=SPELLED)
+    schema = replace(tiny_schema(), spelling=SPELLED)
+    return write_tiny_bundle(tmp_path_factory.mktemp("spelled"), schema=schema)
 
 
 @pytest.mark.parametrize("options", [[], ["--delimiter", ",", "--quote", '"', "--separator", " "]])
