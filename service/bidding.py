@@ -81,8 +81,8 @@ def bids(
     `pctr` [n] in [0, 1]; `value_per_click` [n] finite, with None for candidates without one (no bid),
     or None for all; `bid_floor` [n], with None for no floor. The product is exact, of the decimals that the
     three numbers print as (1.1 is 1.1, not the nearest binary number), and rounded half to even. Below the
-    policy's or the candidate's floor there is no bid. A product beyond float64 is capped like any other, at
-    `MAX_BID` without a cap. A negative value gives no bid.
+    policy's or the candidate's floor there is no bid, nor where it rounds to zero micros. A product beyond
+    float64 is capped like any other, at `MAX_BID` without a cap. A value of zero or less gives no bid.
     """
     rows = pctr.shape[0]
     if not value_per_click or _is_absent(value_per_click):
@@ -101,7 +101,7 @@ def _bids_one_by_one(
     multiplier, cap, policy_floor = policy.multiplier, policy.cap_micros, policy.floor
     found: list[float | None] = []
     for probability, given, floor in zip(pctr.tolist(), value_per_click, bid_floor, strict=True):
-        if given is None or not given >= 0.0:  # negative, or nan
+        if given is None or not given > 0.0:  # zero, negative, or nan
             found.append(None)
             continue
         micros = probability * (given * multiplier) * MICROS
@@ -114,7 +114,7 @@ def _bids_one_by_one(
             bid = exact_micros(probability, given, policy) / MICROS
         else:
             bid = cap / MICROS
-        found.append(bid if bid >= policy_floor and (floor is None or bid >= floor) else None)
+        found.append(bid if bid and bid >= policy_floor and (floor is None or bid >= floor) else None)
     return found
 
 
@@ -132,8 +132,8 @@ def _bids_at_once(
     else:
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             rounded = _rounded_micros(pctr, given, largest, policy)
-    bid = np.minimum(rounded, float(policy.cap_micros)) / MICROS + 0.0  # -0.0 + 0.0 is 0.0
-    is_none = ~(given >= 0.0)  # negative, or nan
+    bid = np.minimum(rounded, float(policy.cap_micros)) / MICROS
+    is_none = ~(bid > 0.0)  # of a value that is negative or nan too
     if not _is_absent(bid_floor):
         is_none |= bid < np.fromiter(bid_floor, np.float64, len(bid_floor))
     if policy.floor:

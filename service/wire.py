@@ -80,7 +80,7 @@ class PredictRequest(msgspec.Struct, forbid_unknown_fields=True, gc=False):
         str | None,
         Meta(
             description="the store may hold this user's features; the sticky unit of the A/B split, unless "
-            "X-Split-Key is sent"
+            "X-Split-Key is sent; fills a context field of this name"
         ),
     ] = None
     tmax_ms: Annotated[

@@ -164,9 +164,18 @@ def _described_shared(schema: Schema) -> SharedContext:
     )
 
 
-def write_tiny_bundle(folder: Path, name: str = "tiny", seed: int = 0) -> Path:
-    """Writes the bundle into `folder` (replacing one that is there) and returns `folder`."""
-    schema = tiny_schema()
+def write_tiny_bundle(
+    folder: Path,
+    name: str = "tiny",
+    seed: int = 0,
+    schema: Schema | None = None,
+    in_every_context: dict[str, Any] | None = None,
+) -> Path:
+    """Writes the bundle into `folder` (replacing one that is there) and returns `folder`.
+
+    A `schema` may add fields to the tiny one; rows leave them out unless `in_every_context` has their values.
+    """
+    schema = schema or tiny_schema()
     graph = tiny_graph(schema, seed)
     described = Graph(
         file="model.float32.onnx",
@@ -190,6 +199,8 @@ def write_tiny_bundle(folder: Path, name: str = "tiny", seed: int = 0) -> Path:
         after=quality,
     )
     rows = tiny_rows(SAMPLE_ROWS, seed)
+    for row in rows:
+        row["context"] |= in_every_context or {}
     description = Description(
         name=name,
         created_at="2026-01-31T12:00:00+00:00",

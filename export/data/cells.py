@@ -12,10 +12,13 @@ from numpy.typing import NDArray
 
 from export.data.errors import LogError, Rejections
 from export.data.log_schema import Label, LogField, LogSchema, Timestamp
+from export.data.time_pattern import chrono_patterns, has_short_year
+from service.bundle.cell_types import CellType, expected_cells
 from service.bundle.schema import Kind
 
-_HOUR_MARKS: Final = ("%H", "%I", "%T", "%R", "%s", "%X", "%c")
-_MINUTE_MARKS: Final = ("%M", "%T", "%R", "%s", "%X", "%c")
+_YEAR_10000: Final = 253_402_300_800
+# The year 69 is 1969 in Python and 2069 in chrono: it is no time of a log in either.
+_YEAR_2069: Final = 3_124_224_000
 
 
 class CellTypes:
@@ -34,6 +37,7 @@ class CellTypes:
         """cells [n] -> fields, outcomes (`label`, `timestamp`, `true_pctr`) and lines of the valid rows."""
         cells = _with_nulls(cells, ("",))
         features = _with_nulls(cells, self._schema.missing) if self._schema.missing else cells
+        nan_is_missing = self._schema.spelling.nan_is_missing
         fields: dict[str, pl.Series] = {}
         outcomes: dict[str, pl.Series] = {}
         faults = _Faults(cells, lines)
@@ -49,7 +53,8 @@ class CellTypes:
             if field.column is None:
                 fields[field.name] = _derived(field, outcomes["timestamp"])
             elif field.kind is Kind.NUMERIC:
-                fields[field.name] = faults.check(field.column, *_number(features[field.column]))
+                numbers = _number(features[field.column], nan_is_missing=nan_is_missing)
+                fields[field.name] = faults.check(field.column, *numbers)
             elif field.kind is Kind.SEQUENCE:
                 fields[field.name] = _sequence(field, features[field.column])
             else:
@@ -138,24 +143,31 @@ def _unfit_time(found: pl.DataType) -> str:
 
 def _unfit(kind: Kind, found: pl.DataType) -> str:
     """The expected type of a field's column; empty if `found` is valid."""
-    textual = found == pl.Null or _is_text(found)
-    if kind is Kind.CATEGORICAL:
-        return "" if textual or found.is_integer() else "text or integers"
-    if kind is Kind.NUMERIC:
-        return "" if found in (pl.String, pl.Null) or found.is_numeric() else "numbers"
-    inner = found.inner if isinstance(found, pl.List) else None
-    fits = textual if inner is None else inner == pl.Null or _is_text(inner) or inner.is_integer()
-    return "" if fits else "lists of text or of integers, or text with separators"
+    if isinstance(found, pl.List):
+        return expected_cells(kind, _cell_type(found.inner), in_lists=True)
+    return expected_cells(kind, _cell_type(found), in_lists=False)
+
+
+def _cell_type(found: object) -> CellType:
+    if found == pl.Null:
+        return CellType.EMPTY
+    if _is_text(found):
+        return CellType.TEXT
+    if not isinstance(found, pl.DataType) or not found.is_numeric():
+        return CellType.OTHER
+    return CellType.INTEGER if found.is_integer() else CellType.NUMBER
 
 
 def _text(cells: pl.Series) -> pl.Series:
     return cells if cells.dtype == pl.String else cells.cast(pl.String)
 
 
-def _number(cells: pl.Series) -> tuple[pl.Series, pl.Series, str]:
+def _number(cells: pl.Series, *, nan_is_missing: bool) -> tuple[pl.Series, pl.Series, str]:
     values = cells.cast(pl.Float64, strict=False)
-    bad = (cells.is_not_null() & values.is_null()) | ~values.is_finite().fill_null(True)
-    return values, bad, "a finite number or empty"
+    is_unread = cells.is_not_null() & values.is_null()
+    if nan_is_missing:
+        values = values.fill_nan(None)
+    return values, is_unread | ~values.is_finite().fill_null(True), "a finite number or empty"
 
 
 def _probability(cells: pl.Series) -> tuple[pl.Series, pl.Series, str]:
@@ -207,16 +219,17 @@ def _timestamp(cells: pl.DataFrame, timestamp: Timestamp) -> tuple[pl.Series, pl
 
 
 def _parsed_times(texts: pl.Series, pattern: str) -> pl.Series:
-    """strptime as UTC; a missing time of day is midnight and missing minutes are zero, as in Python."""
-    if not any(mark in pattern for mark in _HOUR_MARKS):
-        pattern, texts = f"{pattern} %H:%M", texts + " 00:00"
-    elif not any(mark in pattern for mark in _MINUTE_MARKS):
-        pattern, texts = f"{pattern} %M", texts + " 00"
-    pattern = pattern.replace(".%f", "%.f")  # chrono's name for a decimal point and fraction digits
-    # Without a point chrono needs the number of digits: milliseconds or microseconds.
-    patterns = [pattern.replace("%f", digits) for digits in ("%3f", "%6f")] if "%f" in pattern else [pattern]
-    times = [texts.str.to_datetime(each, strict=False, time_unit="us") for each in patterns]
-    return pl.select(pl.coalesce(times)).to_series().dt.epoch("s")
+    """Texts [n] -> unix seconds; null where the pattern does not match, and before 1970."""
+    patterns, appended = chrono_patterns(pattern)
+    if appended:
+        texts = texts + appended
+    times = [
+        texts.str.to_datetime(each, strict=False, time_unit="us").dt.epoch("s").alias(str(number))
+        for number, each in enumerate(patterns)
+    ]
+    seconds = pl.select(pl.coalesce(times)).to_series()
+    last = _YEAR_2069 if has_short_year(pattern) else _YEAR_10000
+    return pl.select(pl.when(seconds.is_between(0, last - 1)).then(seconds)).to_series()
 
 
 def _derived(field: LogField, seconds: pl.Series) -> pl.Series:

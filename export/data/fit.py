@@ -112,7 +112,8 @@ def fit_schema(log_schema: LogSchema, counts: FieldCounts, min_count: int | None
                 same_values_as=field.same_values_as,
             )
             for field in log_schema.fields
-        )
+        ),
+        log_schema.spelling,
     )
 
 

@@ -6,7 +6,6 @@ of the log's content: vocabularies and bins are fitted later, from the training 
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args
@@ -15,8 +14,10 @@ import msgspec
 from msgspec import Meta, Struct, structs
 
 from export.data.errors import LogSchemaError
+from export.data.time_pattern import fault_of
 from export.data.toml_table import TomlTable
 from service.bundle.schema import Kind, Role
+from service.bundle.spelling import DEFAULT_SEPARATOR, Spelling
 
 Format = Literal["tsv", "csv", "parquet"]
 LogEncoding = Literal["vocabulary", "hashing", "criteo", "quantile"]
@@ -47,7 +48,7 @@ class LogField(Struct, frozen=True, forbid_unknown_fields=True):
     seed: Annotated[int, Meta(ge=0, lt=2**31)] = 0  # hashing
     bins: Count = 32  # quantile
     max_length: Count = 1  # sequence: ids a row; the last ones are kept
-    separator: str = "|"  # sequence: between elements of a text cell
+    separator: str = DEFAULT_SEPARATOR  # sequence: between elements of a text cell
     derive: Derive | None = None
     same_values_as: Text | None = None  # the field whose encoding this one has: equal values, equal ids
 
@@ -98,6 +99,18 @@ class LogSchema(Struct, frozen=True, forbid_unknown_fields=True):
             names.append(self.true_pctr)
         names.extend(field.column for field in self.fields if field.column is not None)
         return tuple(dict.fromkeys(names))
+
+    @property
+    def spelling(self) -> Spelling:
+        """How the log writes raw values, as far as the bundle keeps it."""
+        text = self.format if self.format != "parquet" else None
+        return Spelling(
+            missing=self.missing,
+            separators={field.name: field.separator for field in self.fields if field.kind is Kind.SEQUENCE},
+            format=text,
+            delimiter=self.separator if text else None,
+            quote=self.quote if text else None,
+        )
 
 
 def load_log_schema(name_or_path: str | Path) -> LogSchema:
@@ -151,16 +164,8 @@ def _label(table: TomlTable) -> Label:
 
 def _timestamp(table: TomlTable) -> Timestamp:
     timestamp = table.convert(Timestamp, {})
-    if timestamp.format not in {"unix", "unix_ms"}:
-        moment = dt.datetime(2014, 10, 21, 13, tzinfo=dt.UTC)
-        try:
-            dt.datetime.strptime(moment.strftime(timestamp.format), timestamp.format)
-            sound = "%" in timestamp.format
-        except ValueError:
-            sound = False
-        if not sound:
-            expected = "'unix', 'unix_ms' or a strptime pattern such as '%y%m%d%H'"
-            table.fail("format", expected, timestamp.format)
+    if timestamp.format not in {"unix", "unix_ms"} and (expected := fault_of(timestamp.format)):
+        table.fail("format", expected, timestamp.format)
     return timestamp
 
 

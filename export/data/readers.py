@@ -83,7 +83,7 @@ def _parquet_rows(
     Polars' own batches (`collect_batches`) may run ahead of the consumer until memory holds the whole log.
     """
     try:
-        log = pl.scan_parquet(path)
+        log = pl.scan_parquet(path, glob=False)
         schema = log.collect_schema()
     except (OSError, pl.exceptions.PolarsError) as error:
         reason = str(error).splitlines()[0]

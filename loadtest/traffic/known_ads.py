@@ -97,6 +97,7 @@ def _load(table: Path, bundle: Path, store: str) -> None:
     """Run the service's loader in a process of its own. Raises CannotLoad."""
     command = [sys.executable, "-m", "service.load_features", "ads", str(table.resolve()), "--store", store]
     command += ["--key", KEY_COLUMN, "--separator", LIST_SEPARATOR, "--bundle", str(bundle.resolve())]
+    command += ["--delimiter", ",", "--quote", '"']
     run = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     if run.returncode != 0:
         raise CannotLoad((run.stderr or run.stdout).strip()[-500:])

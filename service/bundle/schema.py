@@ -27,6 +27,7 @@ from service.bundle.encodings import (
     first_repeated,
 )
 from service.bundle.errors import show
+from service.bundle.spelling import Spelling
 
 __all__ = [
     "FIRST_ID",
@@ -130,11 +131,13 @@ class Field:
 class Schema:
     """All fields, in the order of their columns in a row of ids.
 
-    Raises ValueError without a field, for a repeated name, and for a `same_values_as` between fields that
-    give a value different ids.
+    `spelling` is how the log wrote raw values, None where that is not known. Raises ValueError without a
+    field, for a repeated name, for a `same_values_as` between fields that give a value different ids, and for
+    a spelling of a sequence that is no field.
     """
 
     fields: tuple[Field, ...]
+    spelling: Spelling | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "fields", tuple(self.fields))
@@ -146,6 +149,10 @@ class Schema:
         for field in self.fields:
             if field.same_values_as is not None:
                 self._check_shared(field, field.same_values_as)
+        sequences = {field.name for field in self.fields if field.kind is Kind.SEQUENCE}
+        unknown = sorted(set(self.spelling.separators) - sequences) if self.spelling is not None else []
+        if unknown:
+            raise ValueError(f"'separators' must name sequences of the schema (got {show(unknown[0])})")
 
     def _check_shared(self, field: Field, name: str) -> None:
         owner = self._by_name.get(name)
@@ -193,7 +200,8 @@ class Schema:
             tuple(
                 _renumbered(field, renumberings.get(field.name, renumberings.get(owners[field.name])))
                 for field in self.fields
-            )
+            ),
+            self.spelling,
         )
 
 

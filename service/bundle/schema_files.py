@@ -17,6 +17,7 @@ from service.bundle.encodings import FIRST_ID, MISSING_ID, OOV_ID, Bins, Encodin
 from service.bundle.errors import EXPORT_AGAIN, BundleError, show
 from service.bundle.json_files import decode_json, encode_json
 from service.bundle.schema import Field, Kind, Role, Schema
+from service.bundle.spelling import Spelling
 
 SCHEMA_FILE = "schema.json"
 
@@ -46,13 +47,17 @@ class _FieldRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
     same_values_as: str | None = None
 
 
-class _SchemaRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The contents of schema.json. Its ids are there for readers, and must be those of the encoder."""
+class _SchemaRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The contents of schema.json. Its ids are there for readers, and must be those of the encoder.
+
+    `spelling` is None in bundles that were written before it was kept.
+    """
 
     missing_id: int
     oov_id: int
     first_id: int
     fields: tuple[_FieldRecord, ...]
+    spelling: Spelling | None = None
 
 
 def schema_to_files(schema: Schema) -> dict[str, bytes]:
@@ -90,7 +95,7 @@ def schema_to_files(schema: Schema) -> dict[str, bytes]:
                 same_values_as=field.same_values_as,
             )
         )
-    record = _SchemaRecord(MISSING_ID, OOV_ID, FIRST_ID, tuple(records))
+    record = _SchemaRecord(MISSING_ID, OOV_ID, FIRST_ID, tuple(records), schema.spelling)
     return {SCHEMA_FILE: encode_json(record), **files}
 
 
@@ -114,7 +119,8 @@ def schema_from_files(read: Callable[[str], bytes]) -> Schema:
                 if each.same_values_as is None
                 else _sharing_field(each, owners.get(each.same_values_as), records.get(each.same_values_as))
                 for each in record.fields
-            )
+            ),
+            record.spelling,
         )
     except ValueError as error:
         raise BundleError(SCHEMA_FILE, "a valid schema", str(error), EXPORT_AGAIN) from error

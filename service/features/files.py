@@ -2,113 +2,149 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+from service.bundle.cell_types import CellType, expected_cells
+from service.bundle.delimited import RecordParser, UnreadableText, header_of, parsed_blocks
+from service.bundle.errors import show
+from service.bundle.spelling import TextFormat
+from service.features.shape import CellProblem, Shape
+
+if TYPE_CHECKING:
+    from pyarrow.parquet import ParquetFile
 
 PARQUET_ROWS = 4096
-# A cell may hold a long list.
-MAX_CELL_CHARACTERS = 1 << 24
+BLOCK_BYTES = 1 << 20
+_FORMATS: dict[str, TextFormat] = {".csv": "csv", ".tsv": "tsv"}
 
 
 class FileProblem(Exception):
     """The file cannot be loaded; the message is one line and says where the problem is."""
 
 
-@dataclass(frozen=True)
-class Shape:
-    """The kinds of the columns: numbers, lists, else text. `kept` are the ones to read; None is all."""
+class Row(NamedTuple):
+    """The line of a text file, or the row of a Parquet file; the cell of the key as it stands; the values.
 
-    numbers: frozenset[str] = frozenset()
-    lists: frozenset[str] = frozenset()
-    separator: str = " "
-    kept: frozenset[str] | None = None
+    Values are by column: text, numbers, lists; None is missing.
+    """
 
-    def keeps(self, name: str) -> bool:
-        """Whether the column is to be read."""
-        return self.kept is None or name in self.kept
+    place: int
+    key: Any
+    values: dict[str, Any]
 
 
-def rows_of(path: Path, shape: Shape) -> Iterator[dict[str, Any]]:
-    """The rows by column name: text, numbers, lists; None is missing. Raises FileProblem."""
+def columns_of(path: Path, shape: Shape) -> tuple[str, ...]:
+    """The names of all columns, of which those that `shape` keeps can be read. Raises FileProblem."""
     if path.suffix == ".parquet":
-        return _parquet_rows(path, shape)
-    name = path.name.removesuffix(".gz")
-    delimiter = {".csv": ",", ".tsv": "\t"}.get(Path(name).suffix)
-    if delimiter is None:
+        return _parquet_columns(path, shape)
+    try:
+        names = header_of(path, shape.dialect(_text_format(path)))
+    except UnreadableText as error:
+        raise FileProblem(str(error)) from None
+    except OSError as error:
+        raise FileProblem(f"{path}: {error}") from None
+    # A bundle's schema has fields of users and of ads, so not all of them are in one file.
+    absent = (shape.numbers | shape.lists) - set(names) if shape.kept is None else set()
+    if absent:
+        raise FileProblem(f"{path.name}, line 1: must have column {min(absent)!r}, which an option names")
+    _check_names(f"{path.name}, line 1", names)
+    return names
+
+
+def rows_of(path: Path, shape: Shape, key: str | None = None) -> Iterator[Row]:
+    """The rows, `key` being the column of ids. Raises FileProblem."""
+    names = columns_of(path, shape)
+    if key is not None and key not in names:
+        raise FileProblem(f"'--key' must be a column (got {key!r}); {path.name} has {', '.join(names)}")
+    read = _parquet_rows if path.suffix == ".parquet" else _text_rows
+    return read(path, names, shape, key)
+
+
+def unit_of(path: Path) -> str:
+    """What `Row.place` counts."""
+    return "row" if path.suffix == ".parquet" else "line"
+
+
+def _text_format(path: Path) -> TextFormat:
+    found = _FORMATS.get(Path(path.name.removesuffix(".gz")).suffix)
+    if found is None:
         raise FileProblem(
             f"'file' must end in .csv, .tsv, .csv.gz, .tsv.gz or .parquet (got {path.name!r}); rename it"
         )
-    return _text_rows(path, delimiter, shape)
+    return found
 
 
-def _text_rows(path: Path, delimiter: str, shape: Shape) -> Iterator[dict[str, Any]]:
-    csv.field_size_limit(MAX_CELL_CHARACTERS)
+def _check_names(where: str, names: Sequence[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise FileProblem(f"{where}: column {name!r} must occur once; rename one")
+
+
+def _text_rows(path: Path, names: Sequence[str], shape: Shape, key: str | None) -> Iterator[Row]:
+    def reject(line: int, column: str | None, expected: str, found: object) -> NoReturn:
+        what = "the row" if column is None else f"column {column!r}"
+        shown = found if column is None and expected.endswith("wide") else show(found)
+        raise FileProblem(f"{path.name}, line {line}: {what} must be {expected} (got {shown}); correct it")
+
+    parser = RecordParser(names, shape.dialect(_text_format(path)), reject)
+    kept = [(place, name) for place, name in enumerate(names) if shape.keeps(name)]
+    of_key = None if key is None else names.index(key)
+    line = 1
     try:
-        with _open_text(path) as file:
-            reader = csv.reader(file, delimiter=delimiter, strict=True)
-            header = next(reader, None)
-            _check_header(path, header, shape)
-            assert header is not None
-            for cells in reader:
-                if len(cells) != len(header):
-                    if not cells:
-                        continue
-                    raise FileProblem(
-                        f"{path.name}, line {reader.line_num}: must have {len(header)} cells "
-                        f"(got {len(cells)}); quote a cell that holds the separator"
-                    )
-                yield {
-                    name: _cell(text, name, shape, path, reader.line_num)
-                    for name, text in zip(header, cells, strict=True)
-                    if shape.keeps(name)
-                }
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+        for records, lines in parsed_blocks(path, BLOCK_BYTES, parser.parse, skip_header=True):
+            for cells, line in zip(records, lines, strict=True):
+                if cells == [""]:  # an empty line of a file with one column
+                    continue
+                values = {name: shape.of_text(name, cells[place]) for place, name in kept}
+                yield Row(line, None if of_key is None else cells[of_key], values)
+    except CellProblem as error:
+        raise FileProblem(f"{path.name}, line {line}: {error}") from None
+    except UnreadableText as error:
+        raise FileProblem(str(error)) from None
+    except OSError as error:
         raise FileProblem(f"{path}: {error}") from None
 
 
-def _open_text(path: Path) -> TextIO:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8", newline="")
-    return path.open(encoding="utf-8", newline="")
+def _parquet_columns(path: Path, shape: Shape) -> tuple[str, ...]:
+    with _parquet_file(path) as file:
+        schema = file.schema_arrow
+    _check_names(path.name, schema.names)
+    for name in schema.names:
+        if shape.keeps(name):
+            _check_type(path, name, schema.field(name).type, shape)
+    return tuple(schema.names)
 
 
-def _check_header(path: Path, header: Sequence[str] | None, shape: Shape) -> None:
-    if not header:
-        raise FileProblem(f"{path.name}, line 1: must name the columns (got nothing); put a header there")
-    for name in header:
-        if header.count(name) > 1:
-            raise FileProblem(f"{path.name}, line 1: column {name!r} must occur once; rename one")
-    # A bundle's schema has fields of users and of ads, so not all of them are in one file.
-    absent = (shape.numbers | shape.lists) - set(header) if shape.kept is None else set()
-    if absent:
-        raise FileProblem(f"{path.name}, line 1: must have column {min(absent)!r}, which an option names")
+def _parquet_rows(path: Path, names: Sequence[str], shape: Shape, key: str | None) -> Iterator[Row]:
+    kept = [name for name in names if shape.keeps(name)]
+    place = 0
+    with _parquet_file(path) as file:
+        for batch in file.iter_batches(PARQUET_ROWS, columns=kept):
+            columns = batch.to_pydict()
+            keys = columns[key] if key is not None else [None] * len(batch)
+            typed = [_typed(path, name, cells, shape, place) for name, cells in columns.items()]
+            for of_key, *cells in zip(keys, *typed, strict=True):
+                place += 1
+                yield Row(place, of_key, dict(zip(columns, cells, strict=True)))
 
 
-def _cell(text: str, name: str, shape: Shape, path: Path, line: int) -> Any:
-    if not text:
-        return None
-    if name in shape.lists:
-        return [element for element in text.split(shape.separator) if element]
-    if name not in shape.numbers:
-        return text
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise FileProblem(
-            f"{path.name}, line {line}: {name!r} must be a finite number (got {text[:40]!r}); "
-            "leave the cell empty when it is missing"
-        )
-    return int(number) if number.is_integer() and abs(number) < 2**53 else number
+def _typed(path: Path, name: str, cells: list[Any], shape: Shape, rows_before: int) -> list[Any]:
+    """Cells of a column after `rows_before` rows, as raw values."""
+    found = []
+    for row, cell in enumerate(cells, rows_before + 1):
+        try:
+            found.append(shape.of_typed(name, cell))
+        except CellProblem as error:
+            raise FileProblem(f"{path.name}, row {row}: {error}") from None
+    return found
 
 
-def _parquet_rows(path: Path, shape: Shape) -> Iterator[dict[str, Any]]:
+@contextmanager
+def _parquet_file(path: Path) -> Iterator[ParquetFile]:
+    """The open file; what pyarrow raises while it is open becomes FileProblem."""
     try:
         import pyarrow as pa
         from pyarrow.parquet import ParquetFile
@@ -118,22 +154,38 @@ def _parquet_rows(path: Path, shape: Shape) -> Iterator[dict[str, Any]]:
         ) from None
     try:
         with ParquetFile(path) as file:
-            names = [name for name in file.schema_arrow.names if shape.keeps(name)]
-            for name in names:
-                _check_type(path, name, file.schema_arrow.field(name).type, pa.types)
-            for batch in file.iter_batches(PARQUET_ROWS, columns=names):
-                yield from batch.to_pylist()
+            yield file
     except (OSError, pa.ArrowException) as error:
         raise FileProblem(f"{path}: {' '.join(str(error).split())}") from None
 
 
-def _check_type(path: Path, name: str, kind: Any, types: Any) -> None:
-    """Raises FileProblem for a column of a type that no field has."""
-    element = kind.value_type if types.is_list(kind) or types.is_large_list(kind) else kind
-    if types.is_dictionary(element):
-        element = element.value_type
-    is_text = types.is_string(element) or types.is_large_string(element) or types.is_string_view(element)
-    if not (is_text or types.is_integer(element) or types.is_floating(element) or types.is_null(element)):
+def _check_type(path: Path, name: str, found: Any, shape: Shape) -> None:
+    """Raises FileProblem for a column of a type that its field, or no field, can have."""
+    import pyarrow as pa
+
+    in_lists = pa.types.is_list(found) or pa.types.is_large_list(found) or pa.types.is_fixed_size_list(found)
+    cells = _cell_type(found.value_type if in_lists else found, pa.types)
+    kind = shape.kinds.get(name)
+    if kind is not None:
+        expected = expected_cells(kind, cells, in_lists=in_lists)
+        if expected:
+            raise FileProblem(
+                f"{path.name}: column {name!r} must be {expected} for a {kind} field (got {found}); cast it"
+            )
+    elif cells is CellType.OTHER:
         raise FileProblem(
-            f"{path.name}: column {name!r} must be of text, numbers, or lists of them (got {kind}); cast it"
+            f"{path.name}: column {name!r} must be of text, numbers, or lists of them (got {found}); cast it"
         )
+
+
+def _cell_type(found: Any, types: Any) -> CellType:
+    """The type of cells from pyarrow's."""
+    if types.is_dictionary(found):
+        found = found.value_type
+    if types.is_null(found):
+        return CellType.EMPTY
+    if types.is_string(found) or types.is_large_string(found) or types.is_string_view(found):
+        return CellType.TEXT
+    if types.is_integer(found):
+        return CellType.INTEGER
+    return CellType.NUMBER if types.is_floating(found) or types.is_decimal(found) else CellType.OTHER

@@ -1,25 +1,26 @@
 """`python -m service.load_features`: users or ads from a CSV or Parquet file into a feature store.
 
-A row is a user or an ad, a column a field. Rows are streamed, so a file may be larger than memory. LMDB
-files and the ads in Redis are replaced as a whole, at the end of a complete load; users in Redis are set one
-by one.
+A row is a user or an ad, a column a field. With a bundle, the file is read as the export reads the bundle's
+log. Rows are streamed, so a file may be larger than memory, and the whole file is checked before anything is
+written. LMDB files and the ads in Redis are replaced as a whole, at the end of a complete load; users in
+Redis are set one by one.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
-from service.bundle.errors import BundleError
-from service.bundle.schema import Kind, Schema
+from service.bundle.encoder import Encoder
+from service.bundle.errors import BundleError, InvalidValue
 from service.bundle.store import load_bundle
 from service.errors import BadConfiguration
-from service.features.files import FileProblem, Shape, rows_of
+from service.features.files import FileProblem, Row, columns_of, rows_of, unit_of
 from service.features.open import writer_at
+from service.features.shape import Shape, with_schema
 from service.features.store import FeatureWriter, StoreUnavailable, pack
 
 ROWS_IN_A_WRITE = 1000
@@ -29,14 +30,28 @@ PROGRAM = "python -m service.load_features"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Load one file; the exit status. An error is one line."""
     options = build_parser().parse_args(arguments)
+    file, key = options.file, options.key
     try:
-        shape = _shape(options)
+        encoder = None if options.bundle is None else load_bundle(Path(options.bundle)).encoder
+        schema = None if encoder is None else encoder.schema
+        named = Shape(
+            frozenset(options.number),
+            frozenset(options.list),
+            options.separator,
+            delimiter=options.delimiter,
+            quote=options.quote,
+        )
+        shape = named if schema is None else with_schema(named, schema, key)
         with writer_at(options.store, options.kind) as writer:
-            count = load(rows_of(options.file, shape), writer, options.key)
+            check(rows_of(file, shape, key), file, key, encoder)
+            count = load(rows_of(file, shape, key), writer, file, key)
+        left_out = [name for name in columns_of(file, shape) if not shape.keeps(name)]
     except (BadConfiguration, BundleError, FileProblem, StoreUnavailable) as error:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)
         return 1
-    print(f"loaded {count:,} {options.kind} from {options.file}")
+    print(f"loaded {count:,} {options.kind} from {file}")
+    if left_out:
+        print(f"left out columns that are no field of the bundle: {', '.join(left_out)}")
     return 0
 
 
@@ -68,7 +83,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--bundle",
         metavar="FOLDER",
-        help="take from its schema which CSV columns are numbers and lists; columns it lacks are left out",
+        help="read the file as the bundle's log was read: its fields, their kinds, separators and missing "
+        "texts; other columns are left out, and values that the service would refuse are refused",
     )
     parser.add_argument(
         "--number", action="append", default=[], metavar="COLUMN", help="a CSV column of numbers (repeat it)"
@@ -77,43 +93,73 @@ def build_parser() -> argparse.ArgumentParser:
         "--list", action="append", default=[], metavar="COLUMN", help="a CSV column of lists (repeat it)"
     )
     parser.add_argument(
-        "--separator", default=" ", metavar="TEXT", help="text between the elements of a list [a space]"
+        "--separator",
+        metavar="TEXT",
+        help="what stands between elements of a list [as in the bundle's log, else a space]",
+    )
+    parser.add_argument(
+        "--delimiter",
+        type=_character,
+        metavar="CHARACTER",
+        help="what stands between cells [as in the bundle's log of the same format, else a comma or a tab]",
+    )
+    parser.add_argument(
+        "--quote",
+        type=_character,
+        metavar="CHARACTER",
+        help="what encloses a cell; empty: nothing [as in the bundle's log of the same format, else \"]",
     )
     return parser
 
 
-def load(rows: Iterator[Mapping[str, Any]], writer: FeatureWriter, key: str) -> int:
+def _character(text: str) -> str:
+    if len(text.encode()) > 1 or text in ("\r", "\n"):
+        raise argparse.ArgumentTypeError(
+            f"must be one ASCII character (got {text!r}); quote it for the shell"
+        )
+    return text
+
+
+def check(rows: Iterator[Row], file: Path, key: str, encoder: Encoder | None) -> None:
+    """Raises FileProblem with the place of the first row without an id, or with what `encoder` refuses."""
+    while batch := list(islice(rows, ROWS_IN_A_WRITE)):
+        for row in batch:
+            _id_of(row, file, key)
+        if encoder is not None:
+            _check_values(batch, file, encoder)
+
+
+def _check_values(batch: list[Row], file: Path, encoder: Encoder) -> None:
+    for field in encoder.schema.fields:
+        if field.name not in batch[0].values:
+            continue
+        try:
+            encoder.encode_column(field.name, [row.values[field.name] for row in batch])
+        except InvalidValue as error:
+            place = batch[error.row or 0].place
+            raise FileProblem(f"{file.name}, {unit_of(file)} {place}: {error.message}") from None
+
+
+def load(rows: Iterator[Row], writer: FeatureWriter, file: Path, key: str) -> int:
     """Rows -> the store; returns their number. A cell that is empty or null is no feature of its row.
 
     Raises FileProblem, StoreUnavailable, BadConfiguration.
     """
     count = 0
     while batch := list(islice(rows, ROWS_IN_A_WRITE)):
-        writer.write([_entry(row, key, count + place) for place, row in enumerate(batch)])
+        writer.write([(_id_of(row, file, key), _packed(row)) for row in batch])
         count += len(batch)
     return count
 
 
-def _entry(row: Mapping[str, Any], key: str, place: int) -> tuple[str, bytes]:
-    if key not in row:
-        raise FileProblem(f"'--key' must be a column (got {key!r}); there are {', '.join(row)}")
-    name = row[key]
-    if name is None or name == "" or isinstance(name, float | list):
+def _id_of(row: Row, file: Path, key: str) -> str:
+    if row.key is None or row.key == "" or not isinstance(row.key, str | int):
         raise FileProblem(
-            f"column {key!r} must be an id, text or a whole number (got {name!r} in row {place + 1}); "
-            "every row needs one"
+            f"{file.name}, {unit_of(file)} {row.place}: column {key!r} must be an id, text or a whole number "
+            f"(got {row.key!r}); every row needs one"
         )
-    return str(name), pack(
-        {field: value for field, value in row.items() if value is not None and value != ""}
-    )
+    return str(row.key)
 
 
-def _shape(options: argparse.Namespace) -> Shape:
-    """The kinds of the columns. Raises BundleError."""
-    numbers, lists, kept = set(options.number), set(options.list), None
-    if options.bundle is not None:
-        schema: Schema = load_bundle(Path(options.bundle)).schema
-        numbers |= {field.name for field in schema.fields if field.kind is Kind.NUMERIC}
-        lists |= {field.name for field in schema.fields if field.kind is Kind.SEQUENCE}
-        kept = frozenset(field.name for field in schema.fields) | {options.key}
-    return Shape(frozenset(numbers), frozenset(lists), options.separator, kept)
+def _packed(row: Row) -> bytes:
+    return pack({name: value for name, value in row.values.items() if value is not None and value != ""})

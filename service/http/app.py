@@ -21,6 +21,7 @@ from service.bidding import BidPolicy
 from service.errors import BadConfiguration
 from service.http.direct import DirectRoute
 from service.http.endpoint import PredictEndpoint
+from service.http.examples import examples_of
 from service.http.heads import PREDICT_PATH
 from service.http.lifespan import PUBLISH_SECONDS, SHARED_PUBLISH_SECONDS, keep_serving
 from service.http.openapi import merge_predict
@@ -57,6 +58,7 @@ class Bidlight(FastAPI):
         self.publish_seconds = SHARED_PUBLISH_SECONDS if self.metrics.is_shared else publish_seconds
         self.reloads_on_signal = loaded is None
         self.refusal: str | None = None
+        self._documented: tuple[Arm, ...] = ()
         stored = StoredFeatures(settings, self.metrics) if settings.feature_store else None
         users = None if stored is None else stored.users
         self.predict_service = PredictService(settings, self.metrics, bid_policy(settings), users)
@@ -82,9 +84,12 @@ class Bidlight(FastAPI):
         return self.served.arms
 
     def openapi(self) -> dict[str, Any]:
-        """The OpenAPI document, including `/predict` in full."""
-        if self.openapi_schema is None:
-            self.openapi_schema = merge_predict(super().openapi())
+        """The OpenAPI document, including `/predict` in full, with examples of the first arm's bundle."""
+        if self.openapi_schema is None or self._documented is not self.arms:
+            self._documented = self.arms
+            self.openapi_schema = None
+            examples = examples_of(self.arms[0], self.predict_service.policy) if self.arms else None
+            self.openapi_schema = merge_predict(super().openapi(), examples)
         return self.openapi_schema
 
     async def _run_lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 from service.errors import (
@@ -19,41 +17,10 @@ from service.errors import (
     UnknownArm,
     UnsupportedMediaType,
 )
+from service.http.examples import Examples, JsonObject
 from service.http.heads import PREDICT_PATH
 from service.wire import PredictAnswer, PredictRequest
 
-JsonObject = dict[str, Any]
-
-_CONTEXT = {"C1": "68fd1e64", "I1": 3}
-ROWS_REQUEST: JsonObject = {
-    "id": "req-1",
-    "user_id": "u42",
-    "tmax_ms": 50,
-    "context": _CONTEXT,
-    "candidates": [
-        {"id": "ad-1", "features": {"C19": "a1b2"}, "value_per_click": 1.25, "bid_floor": 0.01},
-        {"id": "ad-2", "features": {"C19": "c3d4"}, "value_per_click": 0.4, "bid_floor": 0.01},
-    ],
-}
-COLUMNS_REQUEST: JsonObject = {
-    "id": "req-1",
-    "context": _CONTEXT,
-    "candidates": {
-        "id": ["ad-1", "ad-2"],
-        "features": {"C19": ["a1b2", "c3d4"]},
-        "value_per_click": [1.25, 0.4],
-        "bid_floor": [0.01, 0.01],
-    },
-}
-_ANSWER_HEAD = {"id": "req-1", "arm": "control", "bundle": "criteo-deep_fwfm@3f2a9c1d"}
-ROWS_ANSWER: JsonObject = {
-    **_ANSWER_HEAD,
-    "results": [{"id": "ad-1", "pctr": 0.0123, "bid": 0.015375}, {"id": "ad-2", "pctr": 0.0123, "bid": None}],
-}
-COLUMNS_ANSWER: JsonObject = {
-    **_ANSWER_HEAD,
-    "results": {"id": ["ad-1", "ad-2"], "pctr": [0.0123, 0.0123], "bid": [0.015375, None]},
-}
 ERRORS: tuple[ServiceError, ...] = (
     MalformedBody("the body must be JSON (JSON is malformed: invalid character (byte 5))"),
     UnknownArm(
@@ -64,7 +31,9 @@ ERRORS: tuple[ServiceError, ...] = (
     UnsupportedMediaType(
         "'Content-Type' must be application/json or application/msgpack (got 'text/plain'); send one of them"
     ),
-    InvalidField("'I1' must be a number (got 'three'); ...", path="$.context.I1"),
+    InvalidField(
+        "'price' must be a number (got 'three'); leave it out when it is missing", path="$.context.price"
+    ),
     Overloaded("the queue must hold 20000 rows at most (got 20100); try again soon"),
     HeadTooLarge("the headers must be 65536 bytes at most; send fewer of them"),
     NotReady("the arms must replay their golden rows first; try again in a moment"),
@@ -73,24 +42,29 @@ _DESCRIPTION = """\
 Send the request's shared fields as `context` and every ad as a candidate, as rows or, faster, as columns;
 the answer has the shape and the encoding of the request, its results the order of the candidates.
 
-`bid` is pCTR x value per click after the bid policy, per impression, exact at micros; null is no bid (below a
-floor, or no value per click). A missing field is encoded as missing and an unseen value as out of vocabulary;
-a name that no field has is ignored; all three are counted in `/metrics`. An unknown name beside `context` and
-`candidates` is refused.
+`bid` is pCTR x value per click after the bid policy, per impression, exact at micros; null is no bid (zero,
+below a floor, or no value per click). A missing field is encoded as missing and an unseen value as out of
+vocabulary; a name that no field has is ignored; all three are counted in `/metrics`. An unknown name beside
+`context` and `candidates` is refused.
 """
 
 
-def merge_predict(document: JsonObject) -> JsonObject:
-    """`document` with the path `/predict` and the schemas of its bodies."""
+def merge_predict(document: JsonObject, examples: Examples | None) -> JsonObject:
+    """`document` with the path `/predict`, the schemas of its bodies, and examples where there are any."""
     _, components = msgspec.json.schema_components(
         [PredictRequest, PredictAnswer, ErrorAnswer], ref_template="#/components/schemas/{name}"
     )
     document.setdefault("components", {}).setdefault("schemas", {}).update(components)
-    document["paths"] = {PREDICT_PATH: {"post": _operation()}, **document.get("paths", {})}
+    document["paths"] = {PREDICT_PATH: {"post": _operation(examples)}, **document.get("paths", {})}
     return document
 
 
-def _operation() -> JsonObject:
+def _operation(examples: Examples | None) -> JsonObject:
+    requests, answers, errors = {}, {}, ERRORS
+    if examples is not None:
+        requests = {"rows": examples.rows_request, "columns": examples.columns_request}
+        answers = {"rows": examples.rows_answer, "columns": examples.columns_answer}
+        errors = tuple(examples.refusal if isinstance(each, InvalidField) else each for each in ERRORS)
     return {
         "tags": ["bidding"],
         "summary": "pCTR and bid of every candidate of a bid request",
@@ -104,7 +78,7 @@ def _operation() -> JsonObject:
         ],
         "requestBody": {
             "required": True,
-            "content": _content("PredictRequest", {"rows": ROWS_REQUEST, "columns": COLUMNS_REQUEST}),
+            "content": _content("PredictRequest", requests),
         },
         "responses": {
             "200": {
@@ -113,18 +87,17 @@ def _operation() -> JsonObject:
                     "X-Arm": _header("the arm that answered"),
                     "X-Bundle": _header("the bundle that it serves, name@version"),
                 },
-                "content": _content("PredictAnswer", {"rows": ROWS_ANSWER, "columns": COLUMNS_ANSWER}),
+                "content": _content("PredictAnswer", answers),
             },
-            **{str(error.status): _refusal(error) for error in ERRORS},
+            **{str(error.status): _refusal(error) for error in errors},
         },
     }
 
 
 def _content(schema: str, examples: dict[str, JsonObject]) -> JsonObject:
-    described = {
-        "schema": {"$ref": f"#/components/schemas/{schema}"},
-        "examples": {name: {"value": value} for name, value in examples.items()},
-    }
+    described: JsonObject = {"schema": {"$ref": f"#/components/schemas/{schema}"}}
+    if examples:
+        described["examples"] = {name: {"value": value} for name, value in examples.items()}
     return {"application/json": described, "application/msgpack": described}
 
 

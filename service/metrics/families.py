@@ -117,7 +117,7 @@ class Metrics:
         )
         self.candidates = Counter(
             "bidlight_candidates",
-            "Candidates answered, by outcome: bid, or no_bid (below a floor, or no value_per_click)",
+            "Candidates answered, by outcome: bid, or no_bid (zero, below a floor, or no value_per_click)",
             ["arm", "outcome"],
             registry=registry,
         )

@@ -15,6 +15,7 @@ from service.bundle.calibration import Calibrator
 from service.bundle.encoder import Encoder, InvalidValue
 from service.bundle.errors import BundleError
 from service.bundle.manifest import Golden, Manifest
+from service.bundle.schema import Kind, Role
 from service.bundle.schema_files import is_of_schema
 from service.bundle.store import Bundle, load_bundle
 from service.errors import InvalidField
@@ -29,6 +30,8 @@ from service.wire import PredictRequest
 Probabilities = NDArray[np.float64]
 # How many tuples of context names are remembered as known to the schema.
 MAX_KNOWN_CONTEXTS = 1024
+# A categorical context field of this name is filled from the request's own `user_id`.
+USER_ID = "user_id"
 
 
 class Predictor:
@@ -57,6 +60,10 @@ class Predictor:
             max_queued_rows=settings.max_queued_rows,
         )
         self._names = self.encoder.context_names, self.encoder.candidate_names
+        self._fills_user_id = any(
+            field.name == USER_ID and field.role is Role.CONTEXT and field.kind is Kind.CATEGORICAL
+            for field in self.encoder.schema.fields
+        )
         self._known_contexts: set[tuple[str, ...]] = set()
         self.known_ads = KnownAds(self.encoder)
         # Equal for two bundles if and only if every value has the same ids in both.
@@ -92,8 +99,9 @@ class Predictor:
 
     def encode(self, request: PredictRequest, rows: int) -> RequestRows:
         """The ids of the candidates; raises InvalidField with the path of a bad value."""
+        given = self._with_user_id(request, {}) if self._fills_user_id else request.context
         try:
-            context = self.encoder.encode_context(request.context)
+            context = self.encoder.encode_context(given)
             return self._with_candidates(context, request, rows)
         except InvalidValue as error:
             raise self._refusal(error, request) from None
@@ -103,10 +111,10 @@ class Predictor:
     ) -> tuple[RequestRows, bool]:
         """The same with a user's features, and whether the schema accepts all of these.
 
-        A value in the request wins over the user's, also a null. A user's value that the schema refuses is
-        missing.
+        A value in the request's context wins over the user's, also a null, and the user's over the request's
+        own `user_id`. A user's value that the schema refuses is missing.
         """
-        given = {**user, **request.context}
+        given = self._with_user_id(request, user) if self._fills_user_id else {**user, **request.context}
         is_valid = True
         while True:
             try:
@@ -117,6 +125,10 @@ class Predictor:
                     raise self._refusal(error, request) from None
                 is_valid = False
                 del given[error.field]
+
+    def _with_user_id(self, request: PredictRequest, user: dict[str, Any]) -> dict[str, Any]:
+        """The context of a schema with the field `user_id`, which the request itself knows last."""
+        return {USER_ID: request.user_id, **user, **request.context}
 
     def _with_candidates(self, context: Ids, request: PredictRequest, rows: int) -> RequestRows:
         candidates, catalogue = request.candidates, self.known_ads.catalogue

@@ -50,6 +50,21 @@ def test_parquet_types_that_do(tmp_path: Path, columns: dict, field: str, values
     assert chunk.labels.tolist() == [1, 0]
 
 
+def test_a_path_is_no_pattern(tmp_path: Path) -> None:
+    parquet(tmp_path / "clicks1.parquet", site=["wrong", "wrong"])
+    parquet(tmp_path / "clicks[1].parquet", site=["right", "right"])
+    (chunk,) = read_log(tmp_path / "clicks[1].parquet", described("parquet"))
+    assert chunk.fields["site"].to_list() == ["right", "right"]
+    with pytest.raises(LogError, match="'data' must be a readable Parquet file"):
+        list(read_log(tmp_path / "*.parquet", described("parquet")))
+
+
+def test_nan_can_be_declared_missing(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "log.parquet", age=[float("nan"), 1.0])
+    (chunk,) = read_log(path, described("parquet", options='missing = ["NaN"]'))
+    assert chunk.fields["age"].to_list() == [None, 1.0]
+
+
 @pytest.mark.parametrize(
     ("columns", "message"),
     [

@@ -77,6 +77,38 @@ def test_harmless_differences_make_none(log: Path, content: str, packed: bool, c
     assert np.concatenate([chunk.labels for chunk in chunks]).tolist() == [1, 0]
 
 
+@pytest.mark.parametrize("name", ["log.csv", "log.tsv"])
+@pytest.mark.parametrize("header", ["click,a", '"click",a', "a,click"])
+def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path: Path, name: str, header: str) -> None:
+    separator = "\t" if name.endswith("tsv") else ","
+    schema = parse_log_schema(
+        f"name = 'm'\nformat = 'csv'\nseparator = '{separator}'\n[label]\ncolumn = 'click'\n"
+        "[[field]]\nname = 'a'\nkind = 'categorical'\nrole = 'context'\n"
+    )
+    content = f"\ufeff{header}\n1,1\n".replace(",", separator).encode()
+    for data in (content, gzip.compress(content)):
+        (chunk,) = read(tmp_path / name, data, schema, chunk_rows=1)
+        assert chunk.fields["a"].to_list() == ["1"]
+
+
+@pytest.mark.parametrize("quote", ["", '"'])
+@pytest.mark.parametrize("length", [131_073, 1_000_000])
+def test_a_long_cell_may_be_quoted(log: Path, quote: str, length: int) -> None:
+    long = "|".join(["ab"] * (length // 3))
+    (chunk,) = read(log, HEADER + ROW.replace("a|b|c", f"{quote}{long}{quote}"))
+    assert chunk.fields["seen"].list.len().to_list() == [length // 3]
+
+
+@pytest.mark.parametrize("cell", ["nan", "NaN", "-nan", "NAN"])
+def test_nan_can_be_declared_missing(log: Path, cell: str) -> None:
+    content = HEADER + ROW.replace("12.5", cell)
+    assert "must be a finite number or empty" in told(log, content)
+    declared = described(options='missing = ["nan"]')
+    (chunk,) = read(log, content, declared)
+    assert chunk.fields["age"].to_list() == [None]
+    assert "must be a finite number or empty" in told(log, content.replace(cell, "inf"), declared)
+
+
 def test_columns_are_found_by_name(log: Path) -> None:
     (chunk,) = read(log, "seen,age,site,t,click\na,1,s,0,1\n")
     assert chunk.fields.rows() == [("0", "4", "s", 1.0, ["a"])]

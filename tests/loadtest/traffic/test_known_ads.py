@@ -21,8 +21,9 @@ from loadtest.traffic.known_ads import (
 )
 from service.bundle.encoder import Encoder
 from service.features.ads import CatalogueBuilder
-from service.features.files import Shape, rows_of
+from service.features.files import rows_of
 from service.features.open import store_at
+from service.features.shape import Shape
 from service.wire import Candidate
 from tests.tiny_bundle import tiny_rows, tiny_schema, write_tiny_bundle
 
@@ -91,7 +92,7 @@ def test_a_table_keeps_every_kind_of_value(tmp_path: Path) -> None:
     write_table([{"id": "ad-0", "features": features}], [*features, "absent"], file)
     shape = Shape(frozenset({"number"}), frozenset({"several"}), LIST_SEPARATOR)
     (row,) = rows_of(file, shape)
-    assert {name: value for name, value in row.items() if value is not None} == {
+    assert {name: value for name, value in row.values.items() if value is not None} == {
         KEY_COLUMN: "ad-0",
         "text": features["text"],
         "number": -0.1,

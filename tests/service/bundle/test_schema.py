@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -24,6 +25,7 @@ from service.bundle.schema import (
     Vocabulary,
 )
 from service.bundle.schema_files import schema_from_files, schema_to_files
+from service.bundle.spelling import Spelling
 
 AB = Vocabulary(("a", "b"))
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
@@ -154,6 +156,52 @@ def test_fields_with_the_same_values_are_stored_and_loaded_once() -> None:
 
 def test_a_schema_without_shared_values_does_not_mention_them(schema: Schema) -> None:
     assert b"same_values_as" not in schema_to_files(schema)["schema.json"]
+
+
+SPELLING = Spelling(
+    missing=("NA", "\\N"), separators={"history": "|"}, format="csv", delimiter=";", quote="'"
+)
+
+
+def test_how_the_log_wrote_its_values_is_kept() -> None:
+    schema = replace(sharing(), spelling=SPELLING)
+    files = schema_to_files(schema)
+    assert schema_from_files(files.__getitem__).spelling == SPELLING
+    assert schema.renumbered({"item": np.arange(5)}).spelling == SPELLING
+    assert json.loads(files["schema.json"])["spelling"] == {
+        "missing": ["NA", "\\N"],
+        "separators": {"history": "|"},
+        "format": "csv",
+        "delimiter": ";",
+        "quote": "'",
+    }
+
+
+def test_a_schema_of_before_does_not_say_how_the_log_wrote_its_values(schema: Schema) -> None:
+    files = schema_to_files(schema)
+    assert b"spelling" not in files["schema.json"]
+    assert schema_from_files(files.__getitem__).spelling is None
+
+
+@pytest.mark.parametrize(
+    ("spelling", "words"),
+    [
+        ({"separators": {"item": "|"}}, "'separators' must name sequences .*'item'"),
+        ({"format": "csv"}, "'format' must be given with"),
+        ({"format": "xls", "delimiter": ",", "quote": ""}, "format"),
+        ({"format": "csv", "delimiter": "\n", "quote": ""}, "'delimiter' must be one ASCII character"),
+        ({"format": "csv", "delimiter": "", "quote": ""}, "'delimiter' must be one ASCII character"),
+        ({"format": "csv", "delimiter": ",", "quote": ","}, "'quote' must be another ASCII character"),
+        ({"missing": [1]}, "missing"),
+        ({"colour": "red"}, "unknown field `colour`"),
+    ],
+)
+def test_an_invalid_spelling_is_refused(spelling: dict[str, Any], words: str) -> None:
+    files = schema_to_files(sharing())
+    record = {**json.loads(files["schema.json"]), "spelling": spelling}
+    files["schema.json"] = msgspec.json.encode(record)
+    with pytest.raises(BundleError, match=words):
+        schema_from_files(files.__getitem__)
 
 
 def test_renumbering_a_field_renumbers_those_with_its_values() -> None:

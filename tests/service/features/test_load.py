@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import io
 import re
 import subprocess
 import sys
+from contextlib import redirect_stderr
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +16,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from service.features.files import FileProblem, Shape, rows_of
+from service.bundle.spelling import Spelling
+from service.features.files import FileProblem, rows_of
 from service.features.load import main
+from service.features.open import store_at
+from service.features.shape import Shape
 from service.features.store import unpack
 from tests.feature_stores import ads_of
 from tests.running import REPOSITORY
+from tests.tiny_bundle import tiny_schema, write_tiny_bundle
 
 CSV = 'id,site,hour,history,ad\na1,s1,11.5,a1 a2,x\na2,,6,,"y, z"\na3,"s\n2",,a9,\n'
 EXPECTED: dict[str, dict[str, Any]] = {
@@ -54,6 +61,83 @@ def test_a_bundle_tells_what_the_columns_are(url: str, tmp_path: Path, bundles: 
     }
 
 
+SPELLED = Spelling(missing=("NA", "nan"), separators={"history": "|"}, format="csv", delimiter=";", quote="'")
+
+
+@pytest.fixture(scope="module")
+def spelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle that says how its log was written."""
+    schema = replace(tiny_schema(), spelling=SPELLED)
+    return write_tiny_bundle(tmp_path_factory.mktemp("spelled"), schema=schema)
+
+
+@pytest.mark.parametrize("options", [[], ["--delimiter", ",", "--quote", '"', "--separator", " "]])
+def test_a_bundle_tells_how_its_log_was_written(
+    url: str, tmp_path: Path, spelled: Path, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "\ufeffsite;id;hour;history;colour\nNA;NA;nan;'a1|NA;|a2';red\n's''1';u2;7.0;NA;red\n"
+    if options:
+        text = text.replace(";", ",").replace("s''1", 's"1').replace("'", '"').replace('s"1', 's""1')
+        text = text.replace("|", " ")
+    path = tmp_path / "ads.csv"
+    path.write_text(text, encoding="utf-8")
+    assert main(["ads", str(path), "--store", url, "--key", "id", "--bundle", str(spelled), *options]) == 0
+    assert ads_of(url) == {
+        "NA": {"id": "NA", "history": ["a1", "NA,", "a2"] if options else ["a1", "NA;", "a2"]},
+        "u2": {"id": "u2", "site": 's"1' if options else "s'1", "hour": 7},
+    }
+    assert capsys.readouterr().out == (
+        f"loaded 2 ads from {path}\nleft out columns that are no field of the bundle: colour\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["ads.csv", "ads.tsv", "ads.csv.gz"])
+def test_a_byte_order_mark_is_no_part_of_the_first_name(url: str, tmp_path: Path, name: str) -> None:
+    content = "\ufeffsite,id\ns1,a1\n".replace(",", "," if "csv" in name else "\t").encode()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    assert main(["ads", str(tmp_path / name), "--store", url, "--key", "id"]) == 0
+    assert ads_of(url) == {"a1": {"site": "s1", "id": "a1"}}
+
+
+@pytest.mark.parametrize(
+    ("column", "reason"),
+    [
+        ({"site": [1.0, 2.5]}, "users.parquet: column 'site' must be text or integers for a categorical"),
+        ({"site": [True, None]}, "users.parquet: column 'site' must be text or integers"),
+        ({"hour": [True, None]}, "users.parquet: column 'hour' must be numbers for a numeric field"),
+        ({"history": [[1.5], []]}, "column 'history' must be lists of text or of integers"),
+        ({"history": [1, 2]}, "column 'history' must be lists of text or of integers"),
+        ({"hour": [1.0, float("inf")]}, "users.parquet, row 2: 'hour' must be a finite number"),
+        ({"hour": ["1", "seven"]}, "users.parquet, row 2: 'hour' must be a finite number"),
+    ],
+)
+def test_what_the_service_would_refuse_is_refused_before_anything_is_written(
+    tmp_path: Path, redis: RedisServer, spelled: Path, column: dict[str, Any], reason: str
+) -> None:
+    redis.call("FLUSHALL")
+    pq.write_table(pa.table({"id": ["u1", "u2"], **column}), tmp_path / "users.parquet")
+    command = ["users", str(tmp_path / "users.parquet"), "--key", "id", "--bundle", str(spelled)]
+    for store in (redis.url, f"lmdb:{tmp_path / 'store'}"):
+        errors = io.StringIO()
+        with redirect_stderr(errors):
+            assert main([*command, "--store", store]) == 1
+        assert reason in errors.getvalue()
+        assert errors.getvalue().count("\n") == 1
+    assert redis.call("DBSIZE") == 0
+    assert not list(tmp_path.glob("store/*"))
+
+
+def test_a_fault_in_the_last_of_many_rows_leaves_no_user(
+    tmp_path: Path, redis: RedisServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    redis.call("FLUSHALL")
+    (tmp_path / "users.csv").write_text("id,hour\n" + "u,1\n" * 2500 + "u,x\n")
+    command = ["users", str(tmp_path / "users.csv"), "--key", "id", "--number", "hour", "--store", redis.url]
+    assert main(command) == 1
+    assert "users.csv, line 2502: 'hour' must be a finite number (got 'x')" in capsys.readouterr().err
+    assert redis.call("DBSIZE") == 0
+
+
 def test_parquet_into_a_store(url: str, tmp_path: Path) -> None:
     columns = {
         "id": pa.array([1, 2, 3], pa.int64()),
@@ -73,16 +157,16 @@ def test_parquet_into_a_store(url: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "options", "reason"),
     [
-        ("", [], "line 1: must name the columns"),
+        ("", [], "must hold rows"),
         ("id,x,x\n", [], "column 'x' must occur once"),
-        ("id,x\n1,2\n3\n", [], r"line 3: must have 2 cells \(got 1\)"),
+        ("id,x\n1,2\n3\n", [], r"line 3: the row must be 2 columns wide \(got 1 columns\)"),
         ("id,x\n1,2\n\n3,y\n", ["--number", "x"], "line 4: 'x' must be a finite number"),
         ("id,x\n1,nan\n", ["--number", "x"], "line 2: 'x' must be a finite number"),
         ("id,x\n1,2\n", ["--list", "y"], "must have column 'y'"),
-        ("name,x\n1,2\n", [], "'--key' must be a column"),
-        ("id,x\n1,2\n,3\n", [], "must be an id, .* in row 2"),
+        ("name,x\n1,2\n", [], "'--key' must be a column .*; ads.csv has name, x"),
+        ("id,x\n1,2\n,3\n", [], "line 3: column 'id' must be an id, .*"),
         ('id,x\n1,"2\n', [], "unexpected end of data"),
-        ("id,x\n1,\udcff\n", [], "codec can't decode"),
+        ("id,x\n1,\udcff\n", [], "line 2: column 'x' must be valid UTF-8"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_one_line_and_nothing_is_replaced(

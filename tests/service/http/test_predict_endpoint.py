@@ -236,6 +236,16 @@ def test_the_bid_policy_of_the_settings(run_app: RunApp) -> None:
     assert app.metrics()['bidlight_candidates_total{arm="control",outcome="no_bid"}'] == 1
 
 
+def test_a_bid_of_zero_micros_is_none_and_is_counted_so(run_app: RunApp) -> None:
+    app = run_app()
+    rows = [{"value_per_click": 1e-7, "features": {}}, {"value_per_click": 0.0}, {"value_per_click": 10.0}]
+    results = app.post({"candidates": rows}).json()["results"]
+    assert [result["bid"] is None for result in results] == [True, True, False]
+    counted = app.metrics()
+    assert counted['bidlight_candidates_total{arm="control",outcome="no_bid"}'] == 2
+    assert counted['bidlight_candidates_total{arm="control",outcome="bid"}'] == 1
+
+
 def test_other_methods_and_paths(run_app: RunApp) -> None:
     app = run_app()
     answer = app.get("/predict")

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from service.arms import loading
+from service.bundle.schema import Bins, Field, Kind, Role, Schema, Vocabulary
 from service.errors import BadConfiguration
 from service.features.lmdb import LmdbStore
 from service.features.store import pack
@@ -20,7 +21,7 @@ from service.settings import Settings
 from tests import feature_stores
 from tests.redis_server import RedisServer
 from tests.running import RunningApp
-from tests.tiny_bundle import tiny_rows
+from tests.tiny_bundle import tiny_rows, tiny_schema, write_tiny_bundle
 
 RunApp = Callable[..., RunningApp]
 ROWS = tiny_rows(40, seed=11)
@@ -87,6 +88,59 @@ def test_values_of_a_request_win_also_null(run_app: RunApp, url: str) -> None:
             "candidates": [{"id": "ad-0", "features": {"ad": "a9"}}],
         }
         assert pctrs(app, request) == pctrs(plain, merged)
+
+
+@pytest.fixture(scope="module")
+def personal(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle with a field `user_id`, among whose values are those of some requests."""
+    users = Vocabulary(("u0", "u1", "u2", "u3", "nobody", "whoever"))
+    fields = (Field("user_id", Kind.CATEGORICAL, Role.CONTEXT, users), *tiny_schema().fields)
+    return write_tiny_bundle(tmp_path_factory.mktemp("personal"), schema=Schema(fields))
+
+
+@pytest.mark.parametrize("as_rows", [True, False])
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_field_user_id_is_the_contexts_then_the_stores_then_the_requests_own(
+    run_app: RunApp, tmp_path: Path, personal: Path, stored: bool, as_rows: bool
+) -> None:
+    url = f"lmdb://{tmp_path}"
+    fill(url, "users", {"u0": {"site": "s1"}, "u1": {"user_id": "u2"}, "u3": {"user_id": 1.5}})
+    arms = (f"a={personal}",)
+    app = run_with(run_app, url, arms=arms) if stored else run_app(arms=arms)
+    ads = list(ADS.values())[:2]
+    columns = {"ad": [ad["ad"] for ad in ads], "campaign": [ad.get("campaign") for ad in ads]}
+    candidates: Any = [{"features": ad} for ad in ads] if as_rows else {"features": columns}
+    plain = run_app(arms=arms)
+
+    def as_context(**context: Any) -> list[float]:
+        return pctrs(plain, {"context": context, "candidates": candidates})
+
+    def asked(own: str | None, **context: Any) -> list[float]:
+        return pctrs(app, {"user_id": own, "context": context, "candidates": candidates})
+
+    site = {"site": "s1"} if stored else {}
+    assert asked("u0") == as_context(user_id="u0", **site)
+    assert asked("u0") != as_context(**site)
+    assert asked("nobody") == as_context(user_id="nobody")
+    assert asked("u1") == as_context(user_id="u2" if stored else "u1")
+    assert asked("u3") == as_context(user_id=None if stored else "u3")
+    assert asked("u0", user_id="whoever") == as_context(user_id="whoever", **site)
+    assert asked("u0", user_id=None) == as_context(**site)
+    assert asked(None, site="s2") == as_context(site="s2")
+
+
+def test_only_a_category_of_the_context_is_filled(run_app: RunApp, tmp_path: Path) -> None:
+    fields = tiny_schema().fields
+    schemas = {
+        "number": Schema((Field("user_id", Kind.NUMERIC, Role.CONTEXT, Bins((1.0,))), *fields)),
+        "ad": Schema((*fields, Field("user_id", Kind.CATEGORICAL, Role.CANDIDATE, Vocabulary(("u1",))))),
+    }
+    for name, schema in schemas.items():
+        bundle = write_tiny_bundle(tmp_path / name, schema=schema)
+        app = run_app(arms=(f"a={bundle}",))
+        candidates = [{"features": ADS["ad-1"]}]
+        expected = pctrs(app, {"candidates": candidates})
+        assert pctrs(app, {"user_id": "u1", "candidates": candidates}) == expected
 
 
 def test_unknown_users_and_ads_are_missing_and_counted(run_app: RunApp, url: str) -> None:

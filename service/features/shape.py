@@ -1,0 +1,96 @@
+"""What the columns of a file of users or ads hold, and its cells as raw values; it reads no file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from typing import Any, Final
+
+from service.bundle.delimited import Dialect
+from service.bundle.schema import Kind, Schema
+from service.bundle.spelling import Spelling, TextFormat, number_of
+
+DEFAULT_LIST_SEPARATOR: Final = " "
+_DEFAULTS: Final[dict[TextFormat, Dialect]] = {"csv": Dialect(",", '"'), "tsv": Dialect("\t", '"')}
+
+
+class CellProblem(ValueError):
+    """A cell that its column cannot hold; the message says what the column must be."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The kinds of the columns: numbers, lists, else text. `kept` are the ones to read; None is all.
+
+    `kinds` are those of a bundle's fields, which are read as the `spelling` of its log says; columns that are
+    no field are read as they stand. `separator`, `delimiter` and `quote` win over the log's.
+    """
+
+    numbers: frozenset[str] = frozenset()
+    lists: frozenset[str] = frozenset()
+    separator: str | None = None
+    kept: frozenset[str] | None = None
+    kinds: Mapping[str, Kind] = field(default_factory=dict)
+    spelling: Spelling = field(default_factory=Spelling)
+    delimiter: str | None = None
+    quote: str | None = None
+
+    def keeps(self, name: str) -> bool:
+        """Whether the column is to be read."""
+        return self.kept is None or name in self.kept
+
+    def dialect(self, format: TextFormat) -> Dialect:  # noqa: A002
+        """How cells are separated: as in the log, if that had the same format."""
+        found = self.spelling.dialect_of(format, _DEFAULTS[format])
+        quote = found.quote if self.quote is None else self.quote
+        return Dialect(self.delimiter or found.separator, quote)
+
+    def of_text(self, name: str, text: str) -> Any:
+        """The raw value of a cell of text; None is missing. Raises CellProblem."""
+        if not text or (name in self.kinds and text in self.spelling.missing):
+            return None
+        if name in self.lists:
+            separator = self.separator
+            if separator is None:
+                separator = self.spelling.separators.get(name, DEFAULT_LIST_SEPARATOR)
+            return [element for element in text.split(separator) if element] if separator else list(text)
+        return self._number(name, text) if name in self.numbers else text
+
+    def of_typed(self, name: str, value: Any) -> Any:
+        """The raw value of a cell of a typed file. Raises CellProblem."""
+        if isinstance(value, str):
+            return self.of_text(name, value) if name in self.kinds else value
+        if isinstance(value, Decimal):
+            value = float(value)
+        if isinstance(value, float) and math.isnan(value) and self._reads_nan_as_missing(name):
+            return None
+        return value
+
+    def _number(self, name: str, text: str) -> float | None:
+        number = number_of(text)
+        if number is not None and math.isnan(number) and self._reads_nan_as_missing(name):
+            return None
+        if number is None or not math.isfinite(number):
+            found = repr(text[:40])
+            raise CellProblem(
+                f"{name!r} must be a finite number (got {found}); leave the cell empty when it is missing"
+            )
+        return int(number) if number.is_integer() and abs(number) < 2**53 else number
+
+    def _reads_nan_as_missing(self, name: str) -> bool:
+        return self.spelling.nan_is_missing and self.kinds.get(name) is Kind.NUMERIC
+
+
+def with_schema(named: Shape, schema: Schema, key: str) -> Shape:
+    """`named`, which options give, with what a bundle's schema says of its fields; others are left out."""
+    kinds = {each.name: each.kind for each in schema.fields}
+    return replace(
+        named,
+        numbers=named.numbers | {name for name, kind in kinds.items() if kind is Kind.NUMERIC},
+        lists=named.lists | {name for name, kind in kinds.items() if kind is Kind.SEQUENCE},
+        kept=frozenset(kinds) | {key},
+        kinds=kinds,
+        spelling=schema.spelling or Spelling(),
+    )
