@@ -19,6 +19,7 @@ from export.train.checkpoint import load_checkpoint, save_checkpoint
 from export.train.choices import EmbeddingChoice
 from export.train.config import TrainConfig
 from export.train.distributed import train_together
+from export.train.initial import start_at_click_rate
 from export.train.loop import TrainResult
 from export.train.sampling import steps_an_epoch
 from models.gbdt_lr import GBDTLR
@@ -59,6 +60,8 @@ def _train_from_scratch(
     say: Say,
 ) -> Trained:
     network = build_model(model, log.schema, hyperparameters, embedding=embedding, seed=config.seed)
+    training = log.parts["train"]
+    start_at_click_rate(network, len(training), training.clicks, config)
     work.start("train")
     say(f"training {model} with {_parameters(network):,} parameters")
     if isinstance(network, GBDTLR):

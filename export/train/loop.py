@@ -26,6 +26,7 @@ from export.train.prior import corrected_logits
 from export.train.ranks import ALONE, Ranks
 from export.train.sampling import epoch_batches, steps_an_epoch
 from export.train.schedule import scheduled_rate
+from export.train.untrained import UntrainedRows
 
 Report = Callable[[str], None]
 
@@ -98,11 +99,14 @@ def train(
     with _settings(config, ranks), sparse_gradients(model) as tables:
         model.to(config.device)
         optimizers = Optimizers(model, tables, config)
+        untrained = UntrainedRows(model, part) if ranks.is_leader else None  # no step looks them up
         run = _Run(model, optimizers, config, validation, report, ranks, seconds_between_lines)
         evaluated = _evaluation_steps(steps, config.evaluations_per_epoch)
         for epoch in range(1, config.epochs + 1):
             for within, (ids, labels) in enumerate(epoch_batches(part, config, epoch), 1):
                 run.update(ids, labels)
+                if within in evaluated and untrained is not None:
+                    untrained.fill()
                 if after_step is not None:
                     after_step(run.step)
                 if within in evaluated and run.evaluate(epoch, within, steps):
