@@ -53,7 +53,7 @@ def gather_findings(made: Artifacts, judged: Judged, bundle: str) -> Findings:
         field_pairs=_field_pairs(made.models[DENSE]),
         serving_variant=judged.serving_variant,
         kept_out=judged.kept_out,
-        warnings=warnings_of(made.pruned, quality.parity),
+        warnings=(*made.trained.warnings, *warnings_of(made.pruned, quality.parity)),
     )
 
 

@@ -69,12 +69,13 @@ def test_a_deep_perceptron_keeps_the_scale_of_its_inputs() -> None:
     torch.manual_seed(0)
     layer = MLP(200, (400,) * 6, dropout=0.0, outputs=None)
     inputs = torch.randn(500, 200)
-    assert float(layer(inputs).square().mean()) == pytest.approx(float(inputs.square().mean()), rel=0.3)
+    with torch.inference_mode():
+        assert float(layer(inputs).square().mean()) == pytest.approx(1.0, rel=0.3)
     assert not any(name.endswith("bias") and value.any() for name, value in layer.named_parameters())
 
 
 def test_a_new_perceptron_says_nothing_of_an_empty_row() -> None:
-    assert MLP(7, (5, 4), dropout=0.5).eval()(torch.zeros(1, 7)) == 0.0
+    assert not MLP(7, (5, 4), dropout=0.5).eval()(torch.zeros(1, 7)).any()
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
