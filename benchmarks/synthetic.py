@@ -42,4 +42,4 @@ def train_dense(
 ) -> None:
     """WORK/log -> WORK/dense.pt."""
     part = open_log(work.path("log")).parts["train"]
-    train(work, model, hyperparameters or {}, choice.config(len(part), part.clicks))
+    train(work, model, hyperparameters or {}, choice.config(len(part), part.clicks, model=model))

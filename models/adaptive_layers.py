@@ -104,7 +104,7 @@ class Generator(nn.Module):
 
 
 class AdaptiveLinear(nn.Module):
-    """A linear layer with different weights for each row; it replaces an nn.Linear."""
+    """A linear layer with different weights for each row; it replaces an nn.Linear before a ReLU."""
 
     def __init__(self, in_features: int, out_features: int, how: Adaptation | None = None) -> None:
         super().__init__()
@@ -112,20 +112,19 @@ class AdaptiveLinear(nn.Module):
         self.how = how = Adaptation() if how is None else how
         N, M, K, P = out_features, in_features, how.rank, how.inner_width
         if how.version == "v1":
-            generated = [_uniform(N, M, gain=1 / 3)]
+            generated = [_uniform(N, M, gain=2.0)]
         elif how.version in ("v2", "v3"):
-            generated = [_uniform(N, K, gain=1 / 3), torch.eye(K), _uniform(K, M)]
+            generated = [_uniform(N, K, gain=2.0), torch.eye(K), _uniform(K, M)]
         else:
             generated = [torch.eye(K)]
         if how.version == "v4":
-            self.U = nn.Parameter(_uniform(N, K, gain=1 / 3))
+            self.U = nn.Parameter(_uniform(N, K, gain=2.0))
             self.V = nn.Parameter(_uniform(K, M))
         if how.version == "v5":
-            self.U_l, self.U_r = _factors(N, P, K, gain=1 / 3)
+            self.U_l, self.U_r = _factors(N, P, K, gain=2.0)
             self.V_l, self.V_r = _factors(K, P, M)
         self.generator = Generator(M if how.condition_size is None else how.condition_size, generated, how)
-        self.bias = nn.Parameter(torch.empty(N))
-        nn.init.uniform_(self.bias, -(M**-0.5), M**-0.5)
+        self.bias = nn.Parameter(torch.zeros(N))
 
     def forward(self, inputs: Tensor, condition: Tensor | None = None) -> Tensor:
         """inputs [batch, M], condition as Generator takes it -> [batch, N].
@@ -180,7 +179,7 @@ def _each_row(matrices: Tensor, vectors: Tensor) -> Tensor:
 
 
 def _uniform(rows: int, columns: int, gain: float = 1.0) -> Tensor:
-    """A matrix that multiplies the mean square of a vector by `gain`; an initial nn.Linear has gain 1/3."""
+    """A matrix that multiplies the mean square of a vector by `gain`; before a ReLU it is 2."""
     bound = math.sqrt(3.0 * gain / columns)
     return torch.empty(rows, columns).uniform_(-bound, bound)
 

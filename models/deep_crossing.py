@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from models.embedding import FeaturesEmbedding
 from models.fields import Field
 from models.hyperparameters import check_widths
-from models.layers import Dropout
+from models.layers import Dropout, start_before_relu
 
 
 class ResidualUnit(nn.Module):
@@ -27,6 +27,8 @@ class ResidualUnit(nn.Module):
         super().__init__()
         self.inner = nn.Linear(features, hidden)
         self.outer = nn.Linear(hidden, features)
+        start_before_relu(self.inner)
+        nn.init.zeros_(self.outer.bias)
         self.dropout = Dropout(dropout)
 
     def forward(self, inputs: Tensor) -> Tensor:

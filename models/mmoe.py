@@ -20,7 +20,7 @@ from models.domains import DomainLinear, domain_column, domain_field, domain_res
 from models.embedding import FeaturesEmbedding
 from models.fields import Field
 from models.hyperparameters import check_count, check_widths
-from models.layers import Dropout
+from models.layers import Dropout, start_before_relu
 
 
 class Experts(nn.Module):
@@ -32,11 +32,12 @@ class Experts(nn.Module):
         check_widths("hidden_units", hidden_units, "they are each expert's layers", layers=1)
         self.n_experts, self.first_units, self.out_features = experts, hidden_units[0], hidden_units[-1]
         self.first = nn.Linear(in_features, experts * hidden_units[0])
+        start_before_relu(self.first)
         shapes = list(itertools.pairwise(hidden_units))
         self.weights = nn.ParameterList(
-            _uniform(fan_in, experts, fan_in, fan_out) for fan_in, fan_out in shapes
+            _he_uniform(fan_in, experts, fan_in, fan_out) for fan_in, fan_out in shapes
         )
-        self.biases = nn.ParameterList(_uniform(fan_in, experts, 1, fan_out) for fan_in, fan_out in shapes)
+        self.biases = nn.ParameterList(torch.zeros(experts, 1, fan_out) for _, fan_out in shapes)
         self.dropout = Dropout(dropout)
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -78,9 +79,11 @@ class MMoE(nn.Module):
         self.experts = Experts(experts, len(fields) * dim, hidden_units, dropout)
         self.gates = DomainLinear(self.n_domains, len(fields) * dim, experts, bias=False)
         widths = (self.experts.out_features, *tower_units, 1)
-        self.towers = nn.ModuleList(
-            DomainLinear(self.n_domains, fan_in, fan_out) for fan_in, fan_out in itertools.pairwise(widths)
-        )
+        towers = [DomainLinear(self.n_domains, *sizes) for sizes in itertools.pairwise(widths)]
+        for tower in towers[:-1]:
+            start_before_relu(tower.maps)
+        nn.init.zeros_(towers[-1].maps.bias)
+        self.towers = nn.ModuleList(towers)
         self.dropout = Dropout(dropout)
         self.bias = nn.Parameter(torch.zeros(()))
 
@@ -97,6 +100,7 @@ class MMoE(nn.Module):
         return logits
 
 
-def _uniform(fan_in: int, *shape: int) -> nn.Parameter:
-    """The initial distribution of nn.Linear's weights and biases."""
-    return nn.Parameter(torch.empty(shape).uniform_(-(fan_in**-0.5), fan_in**-0.5))
+def _he_uniform(fan_in: int, *shape: int) -> nn.Parameter:
+    """As `start_before_relu`, for several matrices at once."""
+    bound: float = (6 / fan_in) ** 0.5
+    return nn.Parameter(torch.empty(shape).uniform_(-bound, bound))

@@ -23,7 +23,7 @@ from models.domains import DomainLinear, domain_column, domain_field, domain_res
 from models.embedding import FeaturesEmbedding
 from models.fields import Field
 from models.hyperparameters import check_widths
-from models.layers import MLP, Dropout
+from models.layers import MLP, Dropout, start_before_relu
 
 
 class StarLinear(nn.Module):
@@ -155,9 +155,11 @@ class STAR(nn.Module):
         self.embedding = FeaturesEmbedding(fields, dim)
         widths = (len(fields) * dim, *hidden_units, 1)
         self.normalize: nn.Module = PartitionedNorm(self.n_domains, widths[0])
-        self.layers = nn.ModuleList(
-            StarLinear(self.n_domains, fan_in, fan_out) for fan_in, fan_out in itertools.pairwise(widths)
-        )
+        layers = [StarLinear(self.n_domains, *sizes) for sizes in itertools.pairwise(widths)]
+        for layer in layers[:-1]:
+            start_before_relu(layer.shared)
+        nn.init.zeros_(layers[-1].shared.bias)
+        self.layers = nn.ModuleList(layers)
         self.dropout = Dropout(dropout)
         self.auxiliary = MLP(widths[0], auxiliary_units, dropout)
         self.bias = nn.Parameter(torch.zeros(()))

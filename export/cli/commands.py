@@ -95,10 +95,11 @@ def _train(options: Namespace) -> None:
 
     with _work(options) as work:
         log = work.read_record("fit-schema", LogSummary)
-        config = _training(options).config(log.rows["train"], log.clicks["train"])
+        model = options.model or Plan.model
+        config = _training(options).config(log.rows["train"], log.clicks["train"], model=model)
         train(
             work,
-            options.model or Plan.model,
+            model,
             _hyperparameters(options),
             config,
             embedding=_embedding(options),

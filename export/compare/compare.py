@@ -137,7 +137,7 @@ def _contenders(plan: ComparePlan, model: str, log: LogSummary, work: Work, log_
     """One a seed."""
     rows, clicks = log.rows["train"], log.clicks["train"]
     hyperparameters, training = settle(model, plan.common, plan.overrides, plan.training)
-    config = training.config(rows, clicks)
+    config = training.config(rows, clicks, model=model)
     if plan.jobs > 1 and config.threads is None:
         config = replace(config, threads=max(1, (os.cpu_count() or 1) // plan.jobs))
     return [

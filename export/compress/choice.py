@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from export.compress.config import PruneConfig
 from export.compress.recipes import RECIPES, Recipe, find_recipe
 from export.knobs import POSITIVE, SHARE_BELOW_ONE, OneOf, knob
-from export.train.config import PAPERS_LEARNING_RATE
+from export.train.fitting import PAPERS_LEARNING_RATE
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,7 +60,7 @@ def _stages(plan: Plan, work: Work, clock: Clock) -> Bundle:
         work,
         plan.model,
         plan.hyperparameters,
-        plan.training.config(log.rows["train"], log.clicks["train"]),
+        plan.training.config(log.rows["train"], log.clicks["train"], model=plan.model),
         embedding=plan.embedding,
         checkpoint=plan.checkpoint,
         say=say,

@@ -36,6 +36,7 @@ class Trained(msgspec.Struct, frozen=True):
     best_epoch: int
     points: tuple[EvaluationPoint, ...]
     seconds_an_epoch: float | None = None  # training steps only; None for a checkpoint
+    warnings: tuple[str, ...] = ()
 
 
 class Pruned(msgspec.Struct, frozen=True):

@@ -60,6 +60,7 @@ def gather_findings(made: Artifacts, judged: Judged, bundle: str) -> Findings:
         kept_out=judged.kept_out,
         warnings=(
             *rate_warnings(judged.serving_variant, quality.calibrated[judged.serving_variant]),
+            *made.trained.warnings,
             *warnings_of(made.pruned, quality.parity, judged.kept_out),
         ),
         rate_windows=_rate_windows(made, judged.serving_variant),

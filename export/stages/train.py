@@ -19,8 +19,10 @@ from export.train.checkpoint import load_checkpoint, save_checkpoint
 from export.train.choices import EmbeddingChoice
 from export.train.config import TrainConfig
 from export.train.distributed import train_together
+from export.train.initial import start_at_click_rate
 from export.train.loop import TrainResult
 from export.train.sampling import steps_an_epoch
+from export.train.unknown_values import unknown_fields, warning_of
 from models.gbdt_lr import GBDTLR
 
 
@@ -59,6 +61,8 @@ def _train_from_scratch(
     say: Say,
 ) -> Trained:
     network = build_model(model, log.schema, hyperparameters, embedding=embedding, seed=config.seed)
+    training = log.parts["train"]
+    start_at_click_rate(network, len(training), training.clicks, config)
     work.start("train")
     say(f"training {model} with {_parameters(network):,} parameters")
     if isinstance(network, GBDTLR):
@@ -66,6 +70,10 @@ def _train_from_scratch(
 
         fit_trees(network, log, seed=config.seed, report=say)
     result = train_together(network, log, work.path("log"), config, report=say)
+    say(result.ending(config))
+    warning = warning_of(unknown_fields(network, log.parts["validation"], config))
+    if warning is not None:
+        say(f"warning: {warning}")
     hyperparameters = {**hyperparameters_of(model), **hyperparameters}
     save_checkpoint(work.folder / "dense.pt", network, model, hyperparameters)
     return Trained(
@@ -78,6 +86,7 @@ def _train_from_scratch(
         best_epoch=result.best_epoch,
         points=evaluation_points(result, log, config),
         seconds_an_epoch=result.seconds_an_epoch,
+        warnings=() if warning is None else (warning,),
     )
 
 

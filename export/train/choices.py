@@ -10,15 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from export.knobs import AT_LEAST_ONE, UsedBy, check, choose, convert, declared, knob
-from export.train.config import (
-    LONGEST_WARMUP,
-    PAPERS_BATCH,
-    PAPERS_LEARNING_RATE,
-    TrainConfig,
-    fitting_batch,
-    fitting_embedding_l2,
-    rows_an_epoch,
-)
+from export.train.config import LONGEST_WARMUP, TrainConfig, rows_an_epoch
+from export.train.fitting import embedding_l2, fitting_batch, fitting_of, linear_l2
 
 
 @dataclass(frozen=True, init=False)
@@ -47,21 +40,25 @@ class TrainChoice:
         """This choice with these fields given in place of its own."""
         return TrainChoice(**{**self.given, **given})
 
-    def config(self, rows: int, clicks: int = 0) -> TrainConfig:
-        """The configuration for a training part of this many rows: the paper's where that is large.
+    def config(self, rows: int, clicks: int = 0, *, model: str | None = None) -> TrainConfig:
+        """The configuration for a training part of this many rows and for the model of this name.
 
-        `clicks` counts where not all non-clicks are drawn. Raises ExportError for a number that nothing
+        Without a name it is that of a deep model. `clicks` counts where not all non-clicks are drawn. Raises
+        ExportError for a number that nothing
         chosen uses, or out of its range.
         """
         chosen = choose(TrainConfig, self.given)
         rows = max(1, rows_an_epoch(rows, clicks, chosen.negative_rate))
         batch_size = self.given.get("batch_size", fitting_batch(rows))
         steps_an_epoch = -(-rows // batch_size)
+        of_model = fitting_of(model)
         fitting = {
+            "epochs": of_model.epochs,
             "batch_size": batch_size,
-            "learning_rate": PAPERS_LEARNING_RATE * (batch_size / PAPERS_BATCH) ** 0.5,
+            "learning_rate": of_model.rate(batch_size),
             "warmup_steps": min(LONGEST_WARMUP, steps_an_epoch // 2),
-            "embedding_l2": fitting_embedding_l2(rows),
+            "embedding_l2": embedding_l2(rows),
+            "linear_l2": self.given.get("embedding_l2", linear_l2(rows)),
         }
         return TrainConfig(**{**fitting, **self.given})
 

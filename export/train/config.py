@@ -15,6 +15,17 @@ from export.knobs import (
     check,
     knob,
 )
+from export.train.fitting import (
+    DEEP,
+    EMBEDDING_L2_ROWS,
+    FITTINGS,
+    LARGEST_EMBEDDING_L2,
+    LINEAR_L2_ROWS,
+    PAPERS_BATCH,
+    STEPS_AN_EPOCH,
+    embedding_l2,
+    linear_l2,
+)
 
 Loss = Literal["bce", "weighted-bce", "focal", "calibration-aware"]
 Schedule = Literal["warmup-decay", "exponential-decay", "constant"]
@@ -22,15 +33,16 @@ Optimizer = Literal["adam", "ftrl"]
 EmbeddingOptimizer = Literal["adam", "ftrl", "group-lasso-ftrl"]
 Metric = Literal["logloss", "auc"]
 
-# Defaults are DeepLight's (section 5.1.4), for logs of millions of rows. A log is small when its training
-# part holds fewer than STEPS_AN_EPOCH such batches: it gets smaller ones, and Adam's step size goes with the
-# root of the batch size (Malladi et al., 2022).
-PAPERS_BATCH, PAPERS_LEARNING_RATE = 2048, 1e-3
-SMALLEST_BATCH, STEPS_AN_EPOCH = 64, 200
+
+def _by_model(name: str) -> str:
+    """The fitted default of this name, with those of models that have their own, for the help."""
+    usual = getattr(DEEP, name)
+    own = {model: getattr(one, name) for model, one in FITTINGS.items()}
+    others = [f"{model} {value:g}" for model, value in own.items() if value != usual]
+    return f"{usual:g}" + (f" ({', '.join(others)})" if others else "")
+
+
 LONGEST_WARMUP = 100
-# The penalty weighs on an id by its share of the rows, so a longer log wants a smaller one; measured in
-# docs/decisions/training-defaults.md.
-EMBEDDING_L2_ROWS, LARGEST_EMBEDDING_L2 = 200, 1e-3
 
 _ADAM = UsedBy(("optimizer", "embedding_optimizer"), ("adam",))
 _FTRL = UsedBy(("optimizer", "embedding_optimizer"), ("ftrl", "group-lasso-ftrl"))
@@ -68,11 +80,16 @@ class TrainConfig:
         "that too",
         POSITIVE_SHARE,
     )
-    epochs: int = knob(10, "passes over the training part, at most", AT_LEAST_ONE)
+    epochs: int = knob(
+        DEEP.epochs,
+        "passes over the training part, at most",
+        AT_LEAST_ONE,
+        otherwise=_by_model("epochs"),
+    )
     # Several, because rare ids can overfit within an epoch.
     evaluations_per_epoch: int = knob(4, "evaluations on the validation part in an epoch", AT_LEAST_ONE)
     patience: int | None = knob(  # None: never
-        6, "evaluations in a row without a gain that end the training", AT_LEAST_ONE
+        10, "evaluations in a row without a gain that end the training", AT_LEAST_ONE
     )
     batch_size: int = knob(
         PAPERS_BATCH,
@@ -83,10 +100,10 @@ class TrainConfig:
         f"what gives {STEPS_AN_EPOCH} steps an epoch",
     )
     learning_rate: float = knob(
-        PAPERS_LEARNING_RATE,
+        DEEP.learning_rate,
         "step size after the warm-up",
         POSITIVE,
-        otherwise=f"{PAPERS_LEARNING_RATE} at {PAPERS_BATCH} rows a step, else by the root of the rows",
+        otherwise=f"at {PAPERS_BATCH} rows a step {_by_model('learning_rate')}; else by the root of the rows",
         used_by=_ADAM,
     )
     schedule: Schedule = knob(
@@ -115,10 +132,17 @@ class TrainConfig:
     )
     # Not the paper's 3e-7, with which rare ids overfit in the second epoch.
     embedding_l2: float = knob(
-        1e-4,
+        embedding_l2(STEPS_AN_EPOCH * PAPERS_BATCH),
         "weight of the L2 penalty on embeddings",
         NOT_NEGATIVE,
         otherwise=f"{EMBEDDING_L2_ROWS} / training rows, at most {LARGEST_EMBEDDING_L2}",
+        used_by=_ADAM_OF_EMBEDDINGS,
+    )
+    linear_l2: float = knob(
+        linear_l2(STEPS_AN_EPOCH * PAPERS_BATCH),
+        "weight of the L2 penalty on weights of ids, LR's and those of linear terms",
+        NOT_NEGATIVE,
+        otherwise=f"--embedding-l2 where it is given, else {LINEAR_L2_ROWS} / training rows",
         used_by=_ADAM_OF_EMBEDDINGS,
     )
     optimizer: Optimizer = knob("adam", "of the layers")
@@ -143,14 +167,3 @@ class TrainConfig:
 def rows_an_epoch(rows: int, clicks: int, negative_rate: float) -> int:
     """How many rows an epoch goes through, of a training part with this many rows and clicks."""
     return clicks + round(negative_rate * (rows - clicks))
-
-
-def fitting_embedding_l2(rows: int) -> float:
-    """The weight of the L2 penalty on embeddings for a training part of this many rows."""
-    return min(LARGEST_EMBEDDING_L2, EMBEDDING_L2_ROWS / rows)
-
-
-def fitting_batch(rows: int) -> int:
-    """Rows a step: the paper's 2048, or for a small log the power of two that gives 200 steps an epoch."""
-    largest = max(SMALLEST_BATCH, min(PAPERS_BATCH, rows // STEPS_AN_EPOCH))
-    return 1 << (largest.bit_length() - 1)

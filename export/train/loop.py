@@ -6,6 +6,7 @@ It knows models as functions from ids to logits, not schemas, files, or what a h
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -26,10 +27,14 @@ from export.train.prior import corrected_logits
 from export.train.ranks import ALONE, Ranks
 from export.train.sampling import epoch_batches, steps_an_epoch
 from export.train.schedule import scheduled_rate
+from export.train.untrained import UntrainedRows
 
 Report = Callable[[str], None]
 
 SECONDS_BETWEEN_LINES = 10.0
+
+# What to try where the epochs ran out too early: times as many.
+MORE_EPOCHS = 1.5
 
 
 class Log(Protocol):
@@ -66,6 +71,21 @@ class TrainResult:
     stopped_early: bool
     seconds_an_epoch: float
     """Seconds for the steps of an epoch, without evaluations."""
+    steps_an_epoch: int
+
+    def ending(self, config: TrainConfig) -> str:
+        """Why the training ended, with the number of epochs to try where it was still improving."""
+        epochs, best = self._epochs(self.steps), self._epochs(self.best.step if self.best else self.steps)
+        kept = f"the weights after {best:.2f} epochs are kept"
+        if self.stopped_early:
+            return f"stopped after {epochs:.2f} epochs, {config.patience} evaluations without a gain; {kept}"
+        if best > config.epochs - 1:
+            more = math.ceil(config.epochs * MORE_EPOCHS)
+            return f"the epochs ran out, and {kept}; still improving: --epochs {more}"
+        return f"the epochs ran out; {kept}"
+
+    def _epochs(self, steps: int) -> float:
+        return steps / self.steps_an_epoch
 
     @property
     def best_epoch(self) -> int:
@@ -98,11 +118,14 @@ def train(
     with _settings(config, ranks), sparse_gradients(model) as tables:
         model.to(config.device)
         optimizers = Optimizers(model, tables, config)
+        untrained = UntrainedRows(model, part) if ranks.is_leader else None  # no step looks them up
         run = _Run(model, optimizers, config, validation, report, ranks, seconds_between_lines)
         evaluated = _evaluation_steps(steps, config.evaluations_per_epoch)
         for epoch in range(1, config.epochs + 1):
             for within, (ids, labels) in enumerate(epoch_batches(part, config, epoch), 1):
                 run.update(ids, labels)
+                if within in evaluated and untrained is not None:
+                    untrained.fill()
                 if after_step is not None:
                     after_step(run.step)
                 if within in evaluated and run.evaluate(epoch, within, steps):
@@ -258,7 +281,7 @@ class _Run:
             self.model.load_state_dict(self.best_weights)
         self.model.cpu().eval()
         seconds = self._seconds_an_epoch(steps_per_epoch)
-        return TrainResult(self.best, tuple(self.history), self.step, stopped_early, seconds)
+        return TrainResult(self.best, tuple(self.history), self.step, stopped_early, seconds, steps_per_epoch)
 
     def _seconds_an_epoch(self, steps_per_epoch: int) -> float:
         return self.seconds / self.step * steps_per_epoch

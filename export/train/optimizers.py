@@ -38,7 +38,14 @@ class Optimizers:
 
 def _of_tables(tables: Sequence[Tensor], config: TrainConfig) -> torch.optim.Optimizer:
     if config.embedding_optimizer == "adam":
-        return RowAdam(tables, config.learning_rate, l2=config.embedding_l2)
+        weights = [table for table in tables if table.shape[1] == 1]  # LR's, and those of linear terms
+        vectors = [table for table in tables if table.shape[1] > 1]
+        groups = [
+            {"params": each, "l2": l2}
+            for each, l2 in ((weights, config.linear_l2), (vectors, config.embedding_l2))
+            if each
+        ]
+        return RowAdam(groups, config.learning_rate)
     grouped = config.embedding_optimizer == "group-lasso-ftrl"
     return _ftrl(tables, config, group_lasso=config.group_lasso if grouped else 0.0)
 

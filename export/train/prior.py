@@ -16,6 +16,8 @@ from export.train.config import TrainConfig
 Logits = NDArray[np.floating[Any]]
 Floats = NDArray[np.float64]
 
+_LARGEST_LOGIT = 60.0
+
 
 def corrected_logits(logits: Logits, config: TrainConfig) -> Floats:
     """Logits [n] of a model trained with `config` -> the log-odds of a click in the log, [n].
@@ -42,6 +44,16 @@ def correction_line(logits: Logits, config: TrainConfig) -> tuple[float, float]:
     centred = x - x.mean()
     slope = float(centred @ y / (centred @ centred)) if np.ptp(x) > 1e-6 else 1.0
     return slope, float(y.mean() - slope * x.mean())
+
+
+def uncorrected_logit(log_odds: float, config: TrainConfig) -> float:
+    """The logit that `corrected_logits` maps to these log-odds of a click, to about 1e-12."""
+    low, high = -_LARGEST_LOGIT, _LARGEST_LOGIT
+    for _ in range(64):
+        middle = (low + high) / 2
+        below = corrected_logits(np.array(middle), config) < log_odds
+        low, high = (middle, high) if below else (low, middle)
+    return (low + high) / 2
 
 
 def _shift(config: TrainConfig) -> float:

@@ -26,7 +26,7 @@ class RowAdam(torch.optim.Optimizer):
 
     def __init__(
         self,
-        tables: Iterable[Tensor],
+        tables: Iterable[Tensor] | Iterable[dict[str, Any]],
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,

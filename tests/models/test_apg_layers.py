@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from models.adaptive_layers import VERSIONS, Adaptation, AdaptiveLinear, Version
+from models.layers import MLP
 
 ROWS, N, M, K, P, D = 5, 6, 4, 3, 37, 7
 
@@ -157,7 +158,7 @@ def test_other_versions_have_nothing_to_fold(version: Version) -> None:
 def test_a_new_layer_has_the_output_scale_of_a_plain_one(version: Version) -> None:
     torch.manual_seed(0)
     inputs = torch.randn(300, 64).relu()
-    plain = torch.cat([nn.Linear(64, 200)(inputs) for _ in range(5)])
+    plain = torch.cat([MLP(64, (200,), 0.0, outputs=None).hidden[0](inputs) for _ in range(5)])
     adaptive = torch.cat([AdaptiveLinear(64, 200, Adaptation(version))(inputs) for _ in range(5)])
     assert 0.6 < (adaptive.std() / plain.std()).item() < 1.7
 

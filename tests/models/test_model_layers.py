@@ -65,6 +65,19 @@ def test_mlp_is_affine_maps_with_relu_between() -> None:
         torch.testing.assert_close(logit, expected)
 
 
+def test_a_deep_perceptron_keeps_the_scale_of_its_inputs() -> None:
+    torch.manual_seed(0)
+    layer = MLP(200, (400,) * 6, dropout=0.0, outputs=None)
+    inputs = torch.randn(500, 200)
+    with torch.inference_mode():
+        assert float(layer(inputs).square().mean()) == pytest.approx(1.0, rel=0.3)
+    assert not any(name.endswith("bias") and value.any() for name, value in layer.named_parameters())
+
+
+def test_a_new_perceptron_says_nothing_of_an_empty_row() -> None:
+    assert not MLP(7, (5, 4), dropout=0.5).eval()(torch.zeros(1, 7)).any()
+
+
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_dropout_drops_its_share_and_keeps_the_mean(share: float) -> None:
     layer, inputs = Dropout(share), torch.ones(1001, 333)

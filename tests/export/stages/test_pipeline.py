@@ -31,7 +31,7 @@ from export.stages.train import train
 from export.stages.variants import read_variants
 from export.stages.work import Work
 from export.train.choices import TrainChoice
-from export.train.config import fitting_batch
+from export.train.fitting import fitting_batch
 from service.bundle.encoder import Encoder
 from service.bundle.errors import BundleError
 from service.bundle.store import Bundle, load_bundle
@@ -292,11 +292,11 @@ def test_small_logs_get_small_batches(rows: int, batch: int) -> None:
     assert fitting_batch(rows) == batch
     config = TrainChoice().config(rows)
     assert config.batch_size == batch
-    assert config.learning_rate == pytest.approx(1e-3 * (batch / 2048) ** 0.5)
+    assert config.learning_rate == pytest.approx(2e-3 * (batch / 2048) ** 0.5)
     assert TrainChoice(batch_size=32, learning_rate=0.5).config(rows).learning_rate == 0.5
 
 
-@pytest.mark.parametrize(("rows", "l2"), [(1_000, 1e-3), (400_000, 5e-4), (40_000_000, 5e-6)])
+@pytest.mark.parametrize(("rows", "l2"), [(1_000, 1e-2), (400_000, 2.5e-3), (40_000_000, 2.5e-5)])
 def test_a_longer_log_gets_a_weaker_embedding_penalty(rows: int, l2: float) -> None:
     assert TrainChoice().config(rows).embedding_l2 == pytest.approx(l2)
     assert TrainChoice(embedding_l2=0.0).config(rows).embedding_l2 == 0.0

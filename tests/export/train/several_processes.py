@@ -52,6 +52,7 @@ class Penalised(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.fields = FIELDS
         self.embedding = FeaturesEmbedding(FIELDS, dim=4)
         self.wide = LinearTerm(FIELDS)
         self.mlp = MLP(12, (8,), dropout=0.0)

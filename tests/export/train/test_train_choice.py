@@ -17,7 +17,7 @@ USED_BY = [name for name, one in knobs(TrainConfig).items() if one.knob.used_by]
 
 
 def test_what_is_left_open_is_the_loops_default() -> None:
-    config, default = TrainChoice().config(2_000_000, 200_000), TrainConfig()
+    config, default = TrainChoice().config(2048 * 200, 200_000), TrainConfig()
     assert {
         each.name: getattr(config, each.name) for each in fields(TrainConfig) if each.name in USED_BY
     } == {name: getattr(default, name) for name in USED_BY}
@@ -31,8 +31,30 @@ def test_sampling_rows_makes_the_log_smaller() -> None:
         TrainChoice(negative_rate=0.1).config(1_000_000, 50_000),
     )
     assert (whole.batch_size, drawn.batch_size) == (2048, 512)
-    assert (whole.embedding_l2, drawn.embedding_l2) == pytest.approx((200 / 1_000_000, 1e-3))
+    assert (whole.embedding_l2, drawn.embedding_l2) == pytest.approx((1e-3, 1000 / 145_000))
     assert drawn.negative_rate == 0.1
+
+
+def test_a_model_whose_weights_are_the_logit_is_trained_faster_and_longer() -> None:
+    linear, factors, deep = (TrainChoice().config(20_000, model=name) for name in ("lr", "fm", "deepfm"))
+    assert linear.learning_rate > factors.learning_rate > deep.learning_rate
+    assert linear.epochs > factors.epochs > deep.epochs
+    assert deep == TrainChoice().config(20_000)
+
+
+def test_weights_of_ids_have_a_weaker_penalty_unless_one_is_given_for_all() -> None:
+    fitted = TrainChoice().config(20_000)
+    assert (fitted.linear_l2, fitted.embedding_l2) == pytest.approx((5 / 20_000, 1e-2))
+    given = TrainChoice(embedding_l2=0.5).config(20_000)
+    assert (given.linear_l2, given.embedding_l2) == (0.5, 0.5)
+    both = TrainChoice(embedding_l2=0.5, linear_l2=0.0).config(20_000)
+    assert (both.linear_l2, both.embedding_l2) == (0.0, 0.5)
+
+
+def test_what_is_given_goes_before_what_fits_the_model() -> None:
+    given = {"learning_rate": 0.5, "embedding_l2": 0.0, "epochs": 2, "batch_size": 32}
+    config = TrainChoice(**given).config(20_000, model="lr")
+    assert {name: getattr(config, name) for name in given} == given
 
 
 @pytest.mark.parametrize(

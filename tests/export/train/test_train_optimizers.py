@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -100,6 +101,15 @@ def test_every_parameter_moves_and_no_untouched_row_does(layers: str, embeddings
     rested = [row for row in range(8) if row not in touched]
     assert rested
     assert torch.equal(model.twice.weight[rested], before["twice.weight"][rested])
+
+
+def test_weights_of_ids_have_a_penalty_of_their_own() -> None:
+    config = TrainConfig(embedding_l2=0.0, linear_l2=100.0)
+    with_penalty, without = trained(config, sparse=True), trained(replace(config, linear_l2=0.0), sparse=True)
+    assert not torch.equal(with_penalty.wide.embedding.table.weight, without.wide.embedding.table.weight)
+    swapped = TrainConfig(embedding_l2=100.0, linear_l2=0.0)
+    shrunk = trained(swapped, sparse=True, steps=60).embedding.table.weight[11:20]
+    assert shrunk.abs().mean() < without.embedding.table.weight[11:20].abs().mean()
 
 
 def test_a_table_that_two_modules_share_is_one() -> None:

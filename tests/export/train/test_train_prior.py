@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from export.train.config import TrainConfig
-from export.train.prior import corrected_logits, correction_line
+from export.train.prior import corrected_logits, correction_line, uncorrected_logit
 
 PLAIN = TrainConfig()
 
@@ -47,6 +47,20 @@ def test_the_logit_of_least_loss_becomes_the_click_probability(pctr: float, conf
     best = logits[np.argmin(expected_loss(logits, pctr, config))]
     found = 1 / (1 + np.exp(-corrected_logits(np.array([best]), config)[0]))
     assert found == pytest.approx(pctr, rel=1e-3)
+
+
+@pytest.mark.parametrize("log_odds", [-9.0, -3.9, 0.0, 2.0])
+@pytest.mark.parametrize(
+    "config",
+    [
+        PLAIN,
+        replace(PLAIN, loss="weighted-bce", click_weight=5.0, negative_rate=0.2),
+        replace(PLAIN, loss="focal", negative_rate=0.1),
+    ],
+)
+def test_a_logit_is_found_for_any_log_odds(log_odds: float, config: TrainConfig) -> None:
+    logit = uncorrected_logit(log_odds, config)
+    assert corrected_logits(np.array([logit]), config)[0] == pytest.approx(log_odds, abs=1e-9)
 
 
 def test_without_weights_nothing_is_done() -> None:

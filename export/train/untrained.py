@@ -1,0 +1,105 @@
+"""Rows of embedding tables that training never looks up: they get the mean of their field's trained rows.
+
+It knows models' tables and counts of ids, no optimizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from export.data.encoded import Part
+from models.embedding import FeaturesEmbedding
+from models.fields import PADDING_ID, Field, column_slices, fields_of, first_rows, stored_rows
+from service.bundle.schema import FIRST_ID
+
+CHUNK_ROWS = 200_000
+
+# A missing or out-of-vocabulary id with fewer training rows has learned next to nothing. A value's own id is
+# left alone: its least rows are the schema's `min_count`.
+LEAST_ROWS = 8
+
+Counts = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class _Fill:
+    """One field's rows in a table, with the weight of each in the mean and whether it is filled, [rows]."""
+
+    table: Tensor
+    rows: slice
+    weights: Tensor
+    filled: Tensor
+
+
+class UntrainedRows:
+    """The rows that `part` does not train, of all of a model's tables.
+
+    A row that is never looked up would be served with its random initial values: the row of missing values
+    in a field that always has one, of unseen values in a field whose values all are frequent, of a bucket
+    that no value hashes to. The mean of the field's other rows, weighted by their training rows, stands for
+    a value like any other: a linear model's logit of a row about which nothing is known is then the mean of
+    its training rows' logits.
+    """
+
+    def __init__(self, model: nn.Module, part: Part) -> None:
+        tables = [module for module in model.modules() if isinstance(module, FeaturesEmbedding)]
+        counts = _counts_by_field(fields_of(model), part) if tables else {}
+        self._fills = [fill for table in tables for fill in _fills(table, counts)]
+
+    @torch.no_grad()
+    def fill(self) -> None:
+        """Sets these rows to the present means, in place. Training goes on as if nothing had changed."""
+        for each in self._fills:
+            rows = each.table[each.rows]
+            rows[each.filled.to(rows.device)] = each.weights.to(rows) @ rows
+
+
+def _counts_by_field(fields: Sequence[Field], part: Part) -> dict[str, Counts]:
+    """Name -> how often the training part has each id, [cardinality], in all fields that share its row.
+
+    The padding of a sequence does not count: its row is never part of a pooled embedding.
+    """
+    slices = column_slices(fields)
+    counts = {field.name: np.zeros(field.cardinality, np.int64) for field in fields}
+    for start in range(0, len(part.labels), CHUNK_ROWS):
+        chunk = np.asarray(part.ids[start : start + CHUNK_ROWS])
+        for field in fields:
+            found = np.bincount(chunk[:, slices[field.name]].ravel(), minlength=field.cardinality)
+            if field.width > 1:
+                found[PADDING_ID] = 0
+            counts[field.same_values_as or field.name] += found
+    return counts
+
+
+def _fills(embedding: FeaturesEmbedding, counts: Mapping[str, Counts]) -> Iterator[_Fill]:
+    """One for each field that has both trained and untrained rows of its own."""
+    for field, first in zip(embedding.fields, first_rows(embedding.fields), strict=True):
+        if field.same_values_as is not None:
+            continue
+        found = _by_stored_row(field, counts[field.name])
+        filled = found == 0
+        if field.storage == "full":
+            filled[:FIRST_ID] |= found[:FIRST_ID] < LEAST_ROWS
+        weights = np.where(filled, 0, found)
+        if filled.any() and weights.any():
+            yield _Fill(
+                embedding.table.weight,
+                slice(first, first + len(found)),
+                torch.from_numpy(weights / weights.sum()),
+                torch.from_numpy(filled),
+            )
+
+
+def _by_stored_row(field: Field, counts: Counts) -> Counts:
+    """Counts by id -> by row of the table, [stored_rows]."""
+    if field.storage == "full":
+        return counts
+    ids, rows = np.arange(field.cardinality), stored_rows(field)
+    stored = ids % rows if field.storage == "hashed" else ids // field.collisions
+    return np.bincount(stored, weights=counts, minlength=rows).astype(np.int64)

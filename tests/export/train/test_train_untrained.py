@@ -1,0 +1,142 @@
+"""Values that training never meets are served with their field's mean, and their pCTR stays near the rate."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from export.data.encoded import Part
+from export.judge.metrics import sigmoid
+from export.train.build import build_from_fields
+from export.train.choices import TrainChoice
+from export.train.initial import start_at_click_rate
+from export.train.loop import predict_logits, train
+from export.train.untrained import LEAST_ROWS, UntrainedRows
+from models import MODELS
+from models.embedding import FeaturesEmbedding
+from models.fields import Field, columns
+from service.bundle.schema import FIRST_ID, MISSING_ID, OOV_ID
+from tests.export.memory_log import MemoryLog, quiet
+
+# Ten fields of four frequent values each, 2 % clicks: no value is ever missing or rare.
+PLAIN = tuple(Field(f"f{i}", 4 + FIRST_ID, role="candidate" if i > 4 else "context") for i in range(10))
+NEEDS_A_HISTORY = ("din", "dien")
+WITH_HISTORY = (*PLAIN, Field("history", 4 + FIRST_ID, width=3, same_values_as="f9"))
+
+
+def a_part(fields: tuple[Field, ...], rows: int, seed: int) -> Part:
+    draw = np.random.default_rng(seed)
+    ids = draw.integers(FIRST_ID, 4 + FIRST_ID, (rows, columns(fields))).astype(np.int32)
+    pctr = 0.02 * np.where(ids[:, 0] == FIRST_ID, 2.0, 0.67) * np.where(ids[:, 5] == FIRST_ID, 1.5, 0.83)
+    labels = (draw.random(rows) < pctr).astype(np.uint8)
+    return Part(ids=ids, labels=labels, true_pctr=None, timestamps=None)
+
+
+def trained(name: str, rows: int, **given: Any) -> tuple[nn.Module, MemoryLog]:
+    fields = WITH_HISTORY if name in NEEDS_A_HISTORY else PLAIN
+    log = MemoryLog({"train": a_part(fields, rows, 1), "validation": a_part(fields, 2_000, 2)})
+    known = inspect.signature(MODELS[name]).parameters
+    chosen: dict[str, Any] = {"dim": 8, "hidden_units": (32, 16), "dropout": 0.1}
+    model = build_from_fields(name, fields, {key: value for key, value in chosen.items() if key in known})
+    clicks = log.parts["train"].clicks
+    config = TrainChoice(threads=1, evaluations_per_epoch=1, **given).config(rows, clicks)
+    start_at_click_rate(model, rows, clicks, config)
+    train(model, log, config, report=quiet)
+    return model, log
+
+
+def with_unknown(ids: NDArray[np.int32], count: int, special: int) -> NDArray[np.int32]:
+    """The rows with `count` of the ten plain fields set to an id that training never met."""
+    changed = ids.copy()
+    unknown = np.random.default_rng(3).permuted(np.tile(np.arange(10), (len(ids), 1)), axis=1)[:, :count]
+    np.put_along_axis(changed, unknown, special, axis=1)
+    return changed
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "gbdt_lr"])
+def test_unseen_and_left_out_values_leave_a_pctr_near_the_click_rate(name: str) -> None:
+    model, log = trained(name, 8_000, epochs=3, batch_size=256, learning_rate=0.004)
+    ids = log.parts["validation"].ids[:500]
+    for special in (OOV_ID, MISSING_ID):
+        for count in (0, 1, 2, 5, 10):
+            pctr = sigmoid(predict_logits(model, with_unknown(ids, count, special)))
+            assert 0.01 < pctr.mean() < 0.04, (special, count)
+
+
+def test_a_linear_models_unknown_row_has_the_mean_logit_of_training() -> None:
+    model, log = trained("lr", 6_000, epochs=1)
+    part = log.parts["train"]
+    unknown = predict_logits(model, np.full((1, 10), OOV_ID, np.int32))[0]
+    assert unknown == pytest.approx(predict_logits(model, part.ids).mean(), abs=1e-4)
+
+
+def table_with(fields: tuple[Field, ...]) -> Any:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fields = fields
+            self.embedding = FeaturesEmbedding(fields, dim=3)
+
+    torch.manual_seed(0)
+    return Model()
+
+
+def part_of(ids: list[list[int]]) -> Part:
+    return Part(np.array(ids, np.int32), np.zeros(len(ids), np.uint8), None, None)
+
+
+def test_the_mean_is_weighted_by_rows_and_trained_rows_stay() -> None:
+    model = table_with((Field("a", 5), Field("b", 4)))
+    before = model.embedding.table.weight.detach().clone()
+    UntrainedRows(model, part_of([[2, 3], [2, 3], [3, 3], [2, 3]])).fill()
+    after = model.embedding.table.weight.detach()
+    mean = (3 * before[2] + before[3]) / 4
+    for row in (0, 1, 4):
+        torch.testing.assert_close(after[row], mean)
+    for row in (5, 6, 7):
+        torch.testing.assert_close(after[row], before[8])
+    assert torch.equal(after[[2, 3, 8]], before[[2, 3, 8]])
+
+
+def test_a_missing_id_with_enough_rows_keeps_what_it_learned() -> None:
+    model = table_with((Field("a", 4),))
+    before = model.embedding.table.weight.detach().clone()
+    UntrainedRows(model, part_of([[MISSING_ID]] * LEAST_ROWS + [[OOV_ID]] * (LEAST_ROWS - 1) + [[2]])).fill()
+    after = model.embedding.table.weight.detach()
+    assert torch.equal(after[[MISSING_ID, 2]], before[[MISSING_ID, 2]])
+    torch.testing.assert_close(
+        after[OOV_ID], (LEAST_ROWS * before[MISSING_ID] + before[2]) / (LEAST_ROWS + 1)
+    )
+
+
+def test_a_history_trains_the_rows_of_the_field_it_shares_and_its_padding_none() -> None:
+    fields = (Field("ad", 4), Field("history", 4, width=2, same_values_as="ad"))
+    model = table_with(fields)
+    before = model.embedding.table.weight.detach().clone()
+    UntrainedRows(model, part_of([[2, 3, 0]] * 20)).fill()
+    after = model.embedding.table.weight.detach()
+    assert torch.equal(after[2:], before[2:])
+    torch.testing.assert_close(after[:2], ((before[2] + before[3]) / 2).expand(2, 3))
+
+
+@pytest.mark.parametrize(("storage", "shared_with"), [("hashed", 5), ("qr", 1)])
+def test_a_row_of_several_ids_is_trained_by_any_of_them(storage: Any, shared_with: int) -> None:
+    model = table_with((Field("a", 10, storage=storage, collisions=2),))  # five rows
+    before = model.embedding.table.weight.detach().clone()
+    UntrainedRows(model, part_of([[shared_with], [8]])).fill()
+    after = model.embedding.table.weight.detach()
+    assert torch.equal(after[0], before[0])
+    assert not torch.equal(after[2], before[2])
+
+
+def test_a_field_that_has_no_trained_row_is_left_alone() -> None:
+    model = table_with((Field("a", 2),))
+    before = model.embedding.table.weight.detach().clone()
+    UntrainedRows(model, part_of([[OOV_ID]])).fill()
+    assert torch.equal(model.embedding.table.weight, before)
