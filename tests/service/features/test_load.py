@@ -19,10 +19,10 @@ import pytest
 from service.bundle.spelling import Spelling
 from service.features.files import FileProblem, rows_of
 from service.features.load import main
-from service.features.open import store_at
 from service.features.shape import Shape
 from service.features.store import unpack
 from tests.feature_stores import ads_of
+from tests.redis_server import RedisServer
 from tests.running import REPOSITORY
 from tests.tiny_bundle import tiny_schema, write_tiny_bundle
 
