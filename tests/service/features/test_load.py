@@ -82,7 +82,7 @@ def test_a_bundle_tells_how_its_log_was_written(
     path = tmp_path / "ads.csv"
     path.write_text(text, encoding="utf-8")
     assert main(["ads", str(path), "--store", url, "--key", "id", "--bundle", str(spelled), *options]) == 0
-    assert ads_of(url) == {
+    assert features_of_ads(url) == {
         "NA": {"id": "NA", "history": ["a1", "NA,", "a2"] if options else ["a1", "NA;", "a2"]},
         "u2": {"id": "u2", "site": 's"1' if options else "s'1", "hour": 7},
     }
@@ -96,7 +96,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_name(url: str, tmp_path: Path
     content = "\ufeffsite,id\ns1,a1\n".replace(",", "," if "csv" in name else "\t").encode()
     (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
     assert main(["ads", str(tmp_path / name), "--store", url, "--key", "id"]) == 0
-    assert ads_of(url) == {"a1": {"site": "s1", "id": "a1"}}
+    assert features_of_ads(url) == {"a1": {"site": "s1", "id": "a1"}}
 
 
 @pytest.mark.parametrize(
