@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import msgspec
@@ -40,21 +40,31 @@ class Window(msgspec.Struct, frozen=True):
     variance: float
 
 
-def windows_of(parts: Mapping[str, Part], score: Score) -> list[Window]:
-    """The windows of the training, validation and calibration parts, in order; `score` gives logits [n].
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """A window of one part before it is scored: all its labels [n], and the rows to score."""
 
-    All labels of a window count, and the scores of a sample of its rows.
-    """
+    part: str
+    labels: NDArray[np.uint8]
+    scored: Part
+
+
+def samples_of(parts: Mapping[str, Part]) -> list[Sample]:
+    """The windows of the training, validation and calibration parts, in order."""
     length = len(parts["calibration"])
     draw = np.random.default_rng(0)
     found = []
     for name in ("train", "validation", "calibration"):
         part = parts[name]
         for rows in _cut(part, length, least=2 if name == "train" else 1):
-            sample = draw.choice(rows, min(SCORED_ROWS, len(rows)), replace=False)
-            logits = score(rows_of(part, np.sort(sample)))
-            found.append(measure(name, np.asarray(part.labels)[rows], logits))
+            scored = draw.choice(rows, min(SCORED_ROWS, len(rows)), replace=False)
+            found.append(Sample(name, np.asarray(part.labels)[rows], rows_of(part, np.sort(scored))))
     return found
+
+
+def windows_of(samples: Sequence[Sample], score: Score) -> list[Window]:
+    """The windows as a model sees them; `score` gives its logits [n]."""
+    return [measure(sample.part, sample.labels, score(sample.scored)) for sample in samples]
 
 
 def _cut(part: Part, length: int, *, least: int) -> Iterator[NDArray[np.int64]]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from export.data.encoded import Part, open_log
 from export.errors import ExportError
-from export.stages.base_rate import movement, windows_of
+from export.stages.base_rate import movement, samples_of, windows_of
 from export.stages.calibrator_fit import fit_calibrator
 from export.stages.records import Calibrated, Graphs, Trained
 from export.stages.variants import Variant, graph_name, read_variants
@@ -37,9 +37,10 @@ def calibrate(
     training = work.read_record("train", Trained).config
     work.start("calibrate")
     part = log.parts["calibration"]
+    samples = samples_of(log.parts)
     found = {}
     for name, variant in variants.items():
-        moved = movement(windows_of(log.parts, partial(_score, variant, training)))
+        moved = movement(windows_of(samples, partial(_score, variant, training)))
         found[name] = fit_calibrator(
             variant.score(part),
             part.labels,

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from export.data.parts import Part
 from export.judge.metrics import pcoc, sigmoid
 from export.stages import base_rate
-from export.stages.base_rate import Window, measure, movement, rate_by_window, windows_of
-from export.stages.calibrator_fit import fit_calibrator
+from export.stages.base_rate import Window, measure, movement, rate_by_window, samples_of, windows_of
+from export.stages.calibrator_fit import fit_calibrator, trust
 from service.bundle.calibration import Calibrator
 
 RATES = (0.10, 0.12, 0.09, 0.08, 0.13, 0.10, 0.07, 0.11, 0.09, 0.12)
@@ -64,7 +64,7 @@ def calibrated(parts: dict[str, Part], moved: float) -> float:
 
 def test_a_rate_that_moves_by_the_day_is_seen_and_not_chased() -> None:
     parts = log_of(RATES)
-    windows = windows_of(parts, score)
+    windows = windows_of(samples_of(parts), score)
     assert [window.part for window in windows] == ["train"] * 7 + ["validation", "calibration"]
     assert [window.rows for window in windows] == [ROWS_A_DAY] * 9
     moved = movement(windows)
@@ -77,13 +77,13 @@ def test_a_rate_that_moves_by_the_day_is_seen_and_not_chased() -> None:
 
 def test_a_slow_cycle_is_seen_though_its_steps_are_small() -> None:
     cycle = tuple(0.1 * np.exp(0.3 * np.sin(2 * np.pi * day / 10)) for day in range(10))
-    moved = movement(windows_of(log_of(cycle), score))
+    moved = movement(windows_of(samples_of(log_of(cycle)), score))
     assert 0.15 < np.sqrt(moved) < 0.6
 
 
 def test_a_level_that_stays_is_corrected() -> None:
     parts = log_of((0.05,) * 10, rows=30_000)
-    moved = movement(windows_of(parts, score))
+    moved = movement(windows_of(samples_of(parts), score))
     assert np.sqrt(moved) < 0.08
     assert pcoc(parts["test"].labels, sigmoid(score(parts["test"]))) > 1.8
     assert calibrated(parts, moved) == pytest.approx(1.0, abs=0.08)
@@ -135,8 +135,8 @@ def test_windows_follow_time_whatever_the_order_of_the_log() -> None:
     parts = log_of(RATES)
     order = np.random.default_rng(4).permutation(len(parts["train"]))
     shuffled = {**parts, "train": base_rate.rows_of(parts["train"], order)}
-    clicks = [window.clicks for window in windows_of(parts, score)]
-    assert [window.clicks for window in windows_of(shuffled, score)] == clicks
+    clicks = [window.clicks for window in windows_of(samples_of(parts), score)]
+    assert [window.clicks for window in windows_of(samples_of(shuffled), score)] == clicks
 
 
 def test_windows_without_time_are_rows() -> None:
@@ -144,9 +144,9 @@ def test_windows_without_time_are_rows() -> None:
         name: Part(ids=part.ids, labels=part.labels, true_pctr=None, timestamps=None)
         for name, part in log_of(RATES, rows=500).items()
     }
-    assert [window.rows for window in windows_of(parts, score)] == [500] * 9
+    assert [window.rows for window in windows_of(samples_of(parts), score)] == [500] * 9
     few = {**parts, "train": base_rate.rows_of(parts["train"], np.arange(300))}
-    assert [window.rows for window in windows_of(few, score)] == [150, 150, 500, 500]
+    assert [window.rows for window in windows_of(samples_of(few), score)] == [150, 150, 500, 500]
 
 
 def test_the_report_has_the_days_of_the_log() -> None:
@@ -185,3 +185,15 @@ def test_a_day_without_clicks_has_no_pcoc() -> None:
     parts["validation"] = replace(parts["validation"], labels=np.zeros(500, np.uint8))
     found = rate_by_window(parts, score, calibrator_of(parts, 0.0))
     assert (found[7].clicks, found[7].pcoc_before, found[7].pcoc_after) == (0, None, None)
+
+
+def test_a_small_deviation_is_trusted_where_no_window_moves() -> None:
+    draw = np.random.default_rng(5)
+    error, shares = 0.0158, []  # 4,000 clicks a window
+    for _ in range(500):
+        offsets = draw.normal(0, error, 7)
+        held_out = 2.3 * error + np.array([draw.normal(0, error), 0.0])
+        windows = [Window("train", 1, 1, offset, error**2) for offset in offsets]
+        windows += [Window("validation", 1, 1, offset, error**2) for offset in held_out]
+        shares.append(trust(held_out[-1] ** 2 / (error**2 + movement(windows))))
+    assert np.mean(np.array(shares) > 0.6) > 0.8
