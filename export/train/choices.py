@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from export.knobs import AT_LEAST_ONE, UsedBy, check, choose, convert, declared, knob
 from export.train.config import LONGEST_WARMUP, TrainConfig, rows_an_epoch
-from export.train.fitting import embedding_l2, fitting_batch, fitting_of, linear_l2
+from export.train.fitting import fitting_batch, fitting_of, linear_l2
 
 
 @dataclass(frozen=True, init=False)
@@ -57,7 +57,7 @@ class TrainChoice:
             "batch_size": batch_size,
             "learning_rate": of_model.rate(batch_size),
             "warmup_steps": min(LONGEST_WARMUP, steps_an_epoch // 2),
-            "embedding_l2": embedding_l2(rows),
+            "embedding_l2": of_model.embedding_l2(rows),
             "linear_l2": self.given.get("embedding_l2", linear_l2(rows)),
         }
         return TrainConfig(**{**fitting, **self.given})

@@ -19,11 +19,9 @@ from export.train.fitting import (
     DEEP,
     EMBEDDING_L2_ROWS,
     FITTINGS,
-    LARGEST_EMBEDDING_L2,
     LINEAR_L2_ROWS,
     PAPERS_BATCH,
     STEPS_AN_EPOCH,
-    embedding_l2,
     linear_l2,
 )
 
@@ -132,10 +130,10 @@ class TrainConfig:
     )
     # Not the paper's 3e-7, with which rare ids overfit in the second epoch.
     embedding_l2: float = knob(
-        embedding_l2(STEPS_AN_EPOCH * PAPERS_BATCH),
+        DEEP.embedding_l2(STEPS_AN_EPOCH * PAPERS_BATCH),
         "weight of the L2 penalty on embeddings",
         NOT_NEGATIVE,
-        otherwise=f"{EMBEDDING_L2_ROWS} / training rows, at most {LARGEST_EMBEDDING_L2}",
+        otherwise=f"{EMBEDDING_L2_ROWS} / training rows, at most {_by_model('largest_l2')}",
         used_by=_ADAM_OF_EMBEDDINGS,
     )
     linear_l2: float = knob(

@@ -10,13 +10,11 @@ from dataclasses import dataclass
 PAPERS_BATCH, PAPERS_LEARNING_RATE = 2048, 1e-3
 SMALLEST_BATCH, STEPS_AN_EPOCH = 64, 200
 
-
 # The penalty on weights is this / training rows: a prior of standard deviation 0.45 on each id's weight.
 LINEAR_L2_ROWS = 5
 
-# Layers above the embeddings scale them up again, so a strong penalty costs little and holds rare ids down;
-# on long logs the data do.
-EMBEDDING_L2_ROWS, LARGEST_EMBEDDING_L2 = 1000, 1e-2
+# That on embeddings is this / training rows, or the model's `largest_l2` if that is less.
+EMBEDDING_L2_ROWS = 1000
 
 
 @dataclass(frozen=True)
@@ -26,14 +24,21 @@ class Fitting:
     learning_rate  Adam's step size at PAPERS_BATCH rows a step; with fewer rows it goes with their root
                    (Malladi et al., "On the SDEs and Scaling Rules for Adaptive Gradient Algorithms", 2022)
     epochs         passes over the training part, at most; early stopping usually ends the training before
+    largest_l2     the strongest penalty on embeddings. Layers above them scale them up again, so a strong one
+                   costs a perceptron little and holds rare ids down
     """
 
     learning_rate: float
     epochs: int
+    largest_l2: float = 1e-2
 
     def rate(self, batch_size: int) -> float:
         """The step size for batches of this many rows."""
         return self.learning_rate * math.sqrt(batch_size / PAPERS_BATCH)
+
+    def embedding_l2(self, rows: int) -> float:
+        """The weight of the L2 penalty on embeddings for a training part of this many rows."""
+        return min(self.largest_l2, EMBEDDING_L2_ROWS / rows)
 
 
 DEEP = Fitting(learning_rate=2e-3, epochs=10)
@@ -42,7 +47,7 @@ DEEP = Fitting(learning_rate=2e-3, epochs=10)
 FITTINGS = {
     "lr": Fitting(learning_rate=12e-3, epochs=20),
     "fm": Fitting(learning_rate=4e-3, epochs=15),
-    "fwfm": Fitting(learning_rate=4e-3, epochs=15),
+    "fwfm": Fitting(learning_rate=4e-3, epochs=15, largest_l2=1e-3),
     "gbdt_lr": Fitting(learning_rate=1e-3, epochs=10),
 }
 
@@ -50,11 +55,6 @@ FITTINGS = {
 def linear_l2(rows: int) -> float:
     """The weight of the L2 penalty on weights of ids for a training part of this many rows."""
     return LINEAR_L2_ROWS / rows
-
-
-def embedding_l2(rows: int) -> float:
-    """The weight of the L2 penalty on embeddings for a training part of this many rows."""
-    return min(LARGEST_EMBEDDING_L2, EMBEDDING_L2_ROWS / rows)
 
 
 def fitting_of(model: str | None) -> Fitting:

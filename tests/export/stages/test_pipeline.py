@@ -19,19 +19,22 @@ from export.compress.choice import PruneChoice
 from export.data.encoded import Part, open_log
 from export.data.errors import LogError
 from export.errors import ExportError
-from export.judge.metrics import auc
+from export.judge.metrics import auc, sigmoid
 from export.stages.fit_schema import fit_schema
 from export.stages.package import package
 from export.stages.pipeline import run
 from export.stages.plan import Plan, default_work
 from export.stages.prune import prune
 from export.stages.quantize import quantize, spread_rows
+from export.stages.records import Trained
 from export.stages.to_onnx import to_onnx
 from export.stages.train import train
 from export.stages.variants import read_variants
 from export.stages.work import Work
+from export.train.checkpoint import load_checkpoint
 from export.train.choices import TrainChoice
 from export.train.fitting import fitting_batch
+from export.train.loop import predict_logits
 from service.bundle.encoder import Encoder
 from service.bundle.errors import BundleError
 from service.bundle.store import Bundle, load_bundle
@@ -165,6 +168,27 @@ def test_whole_neurons_are_pruned_and_recorded(exported, tmp_path: Path) -> None
     page = (bundle.folder / "report" / "index.html").read_text()
     assert "neurons: pruned (target 50.0%)" in page
     assert "8-4 of 16-8" in page
+
+
+def test_training_starts_at_the_click_rate_and_says_how_it_ended(exported, tmp_path: Path) -> None:
+    work, lines = Work(tmp_path / "work"), []
+    fit_schema(work, exported.plan.data, exported.plan.schema, split=exported.plan.split, say=str)
+    log = open_log(work.path("log"))
+    config = replace(exported.plan.training.config(2800), epochs=1, learning_rate=1e-7)
+    train(work, "lr", {}, config, say=lines.append)
+    network, *_ = load_checkpoint(work.path("dense.pt"), log.schema)
+    rate = log.parts["train"].clicks / len(log.parts["train"])
+    assert sigmoid(predict_logits(network, log.parts["train"].ids)).mean() == pytest.approx(rate, rel=0.02)
+    assert any(line.startswith("the epochs ran out, and the weights after 1.00 epochs") for line in lines)
+
+
+def test_a_warning_of_training_stands_in_the_report(exported, tmp_path: Path) -> None:
+    work = Work(tmp_path / "work")
+    shutil.copytree(exported.plan.work, work.folder)
+    trained = work.read_record("train", Trained)
+    work.record("train", msgspec.structs.replace(trained, warnings=("an unknown site moves the mean",)))
+    bundle = package(work, tmp_path / "bundle", say=str)
+    assert "an unknown site moves the mean" in (bundle.folder / "report" / "index.html").read_text()
 
 
 def test_a_model_without_neurons_warns_and_prunes_none(exported, tmp_path: Path) -> None:
