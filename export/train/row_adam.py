@@ -19,9 +19,10 @@ class RowAdam(torch.optim.Optimizer):
 
     Two things differ from dense Adam. A row that is not looked up keeps its moments, so momentum does not
     move it: the row of a rare id moves about three learning rates each time, not thirty. And the L2 penalty's
-    gradient, due at every step, is applied at a row's next lookup for all steps since its last one; in sum it
-    is what dense L2 adds. (Zhou et al., "Deep Interest Network", KDD 2018, section 5.1, has the same aim: an
-    L2 that computes on the batch's rows only and includes rare ids.)
+    gradient, due at every step, is applied at a row's next lookup for all steps since its last one. Gradients
+    add up to those of dense L2, but Adam normalises them with that lookup's own: a rare row moves a few
+    learning rates, however long its absence. (Zhou et al., "Deep Interest Network", KDD 2018, section 5.1,
+    has the same aim: an L2 that computes on the batch's rows only and includes rare ids.)
     """
 
     def __init__(

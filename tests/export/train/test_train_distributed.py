@@ -77,7 +77,7 @@ def test_the_command_line_trains_in_two_processes(tmp_path: Path) -> None:
     work = Work(tmp_path / "work")
     fit_schema(work, tmp_path / "clicks.csv", str(schema), split=(0.6, 0.1, 0.2, 0.1), say=str)
     options = ("-m", "export", "train", "--work", str(work.folder), "--model", "fwfm", "--epochs", "1")
-    train(work, "fwfm", {}, TrainChoice(epochs=1, threads=1).config(2400), say=str)
+    train(work, "fwfm", {}, TrainChoice(epochs=1, threads=1).config(2400, model="fwfm"), say=str)
     alone = torch.load(work.folder / "dense.pt")["weights"]
     found = run(*TORCHRUN, "--master-port", a_port(), *options)
     assert found.returncode == 0, found.stderr
