@@ -11,7 +11,7 @@ from export.data.encoded import open_log
 from export.data.synthetic import SyntheticConfig
 from export.data.synthetic_file import write_synthetic_log
 from export.stages.fit_schema import fit_schema
-from export.stages.plan import Plan
+from export.stages.plan import LogPlan
 from export.stages.train import train
 from export.stages.work import Work
 from export.train.choices import TrainChoice
@@ -34,7 +34,7 @@ def make_log(work: Work, config: SyntheticConfig) -> None:
     if not work.has("fit-schema.json"):
         log = work.folder.with_name("log") / "clicks.parquet"
         schema = write_synthetic_log(config, log)
-        fit_schema(work, log, str(schema), split=Plan.split)
+        fit_schema(work, LogPlan(data=log, schema=str(schema)))
 
 
 def train_dense(

@@ -78,15 +78,7 @@ def _fit_schema(options: Namespace) -> None:
 
     plan = LogPlan(**given_of(LogPlan, options))
     with _work(options) as work:
-        fit_schema(
-            work,
-            plan.data,
-            plan.schema,
-            split=plan.split,
-            on_malformed=plan.on_malformed,
-            min_count=plan.min_count,
-            say=say,
-        )
+        fit_schema(work, plan, say=say)
 
 
 def _train(options: Namespace) -> None:

@@ -120,15 +120,7 @@ def _shared_log(plan: ComparePlan, work: Work, say: Say) -> tuple[LogSummary, st
         say("kept from an earlier run")
         return work.read_record("fit-schema", LogSummary), key
     kept.unlink(missing_ok=True)
-    summary = fit_schema(
-        work,
-        plan.data,
-        plan.schema,
-        split=plan.split,
-        on_malformed=plan.on_malformed,
-        min_count=plan.min_count,
-        say=say,
-    )
+    summary = fit_schema(work, plan, say=say)
     work.write(LOG_KEY, key.encode())
     return summary, key
 

@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from export.data.encoded import open_log, prepare_log
-from export.data.errors import OnMalformed
 from export.data.log_schema import load_log_schema
 from export.judge.fields import describe_fields, field_warnings, unseen_lines
+from export.stages.plan import LogPlan
 from export.stages.records import LogSummary
 from export.stages.work import Say, Work
 
 
-def fit_schema(
-    work: Work,
-    data: Path,
-    schema: str,
-    *,
-    split: tuple[float, float, float, float],
-    on_malformed: OnMalformed = "error",
-    min_count: int | None = None,
-    say: Say = print,
-) -> LogSummary:
+def fit_schema(work: Work, plan: LogPlan, *, say: Say = print) -> LogSummary:
     """The raw log -> WORK/log. The folder is cleared only when the new log is complete."""
-    log_schema = load_log_schema(schema)
+    log_schema = load_log_schema(plan.schema)
     work.claim()
     fresh = work.folder / "log.new"
     prepare_log(
-        data,
+        plan.data,
         log_schema,
         fresh,
-        split=split,
-        on_malformed=on_malformed,
-        min_count=min_count,
+        split=plan.split,
+        on_malformed=plan.on_malformed,
+        min_count=plan.min_count,
         report=say,
     )
     work.start("fit-schema")

@@ -46,15 +46,7 @@ def _check(plan: Plan) -> None:
 def _stages(plan: Plan, work: Work, clock: Clock) -> Bundle:
     say = clock.say
     clock.stage("fit-schema", f"{plan.data.name} by the schema {plan.schema}")
-    log = fit_schema(
-        work,
-        plan.data,
-        plan.schema,
-        split=plan.split,
-        on_malformed=plan.on_malformed,
-        min_count=plan.min_count,
-        say=say,
-    )
+    log = fit_schema(work, plan, say=say)
     clock.stage("train", plan.checkpoint.name if plan.checkpoint else plan.model)
     train(
         work,

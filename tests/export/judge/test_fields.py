@@ -15,6 +15,7 @@ from export.judge.fields import describe_fields, field_warnings, unseen_lines
 from export.judge.metrics import auc
 from export.report.findings import FieldSummary
 from export.stages.fit_schema import fit_schema
+from export.stages.plan import LogPlan
 from export.stages.work import Work
 from service.bundle.schema import MISSING_ID, OOV_ID
 from tests.export.memory_log import quiet
@@ -159,14 +160,8 @@ def test_the_worst_fields_are_a_line(described: dict[str, FieldSummary]) -> None
 def test_the_stage_prints_and_records_them(prepared, tmp_path: Path) -> None:
     _, folder = prepared
     lines: list[str] = []
-    summary = fit_schema(
-        Work(tmp_path / "work"),
-        folder / "log.parquet",
-        str(folder / "odd.toml"),
-        split=SPLIT,
-        min_count=8,
-        say=lines.append,
-    )
+    plan = LogPlan(data=folder / "log.parquet", schema=str(folder / "odd.toml"), split=SPLIT, min_count=8)
+    summary = fit_schema(Work(tmp_path / "work"), plan, say=lines.append)
     assert any(line.startswith("warning: field 'clicked_at' alone ranks") for line in lines)
     assert any("late 100.0%" in line for line in lines)
     assert [field.name for field in summary.fields] == list(KINDS)

@@ -172,7 +172,7 @@ def test_whole_neurons_are_pruned_and_recorded(exported, tmp_path: Path) -> None
 
 def test_training_starts_at_the_click_rate_and_says_how_it_ended(exported, tmp_path: Path) -> None:
     work, lines = Work(tmp_path / "work"), []
-    fit_schema(work, exported.plan.data, exported.plan.schema, split=exported.plan.split, say=str)
+    fit_schema(work, exported.plan, say=str)
     log = open_log(work.path("log"))
     config = replace(exported.plan.training.config(2800), epochs=1, learning_rate=1e-7)
     train(work, "lr", {}, config, say=lines.append)
@@ -193,7 +193,7 @@ def test_a_warning_of_training_stands_in_the_report(exported, tmp_path: Path) ->
 
 def test_a_model_without_neurons_warns_and_prunes_none(exported, tmp_path: Path) -> None:
     work = Work(tmp_path / "work")
-    fit_schema(work, exported.plan.data, exported.plan.schema, split=exported.plan.split, say=str)
+    fit_schema(work, exported.plan, say=str)
     train(work, "lr", {}, replace(exported.plan.training.config(2800), epochs=1), say=str)
     lines: list[str] = []
     assert prune(work, PruneChoice(preset="none", neurons=0.5), say=lines.append) is None
@@ -236,7 +236,7 @@ def test_a_missing_stage_is_named(tmp_path: Path) -> None:
 
 def test_an_earlier_stage_makes_later_outputs_stale(exported, tmp_path: Path) -> None:
     plan, work = exported.plan, Work(tmp_path / "work")
-    fit_schema(work, plan.data, plan.schema, split=plan.split, say=str)
+    fit_schema(work, plan, say=str)
     config = replace(plan.training.config(2800), epochs=1)
     train(work, "lr", {}, config, say=str)
     to_onnx(work, say=str)
@@ -252,7 +252,7 @@ def test_a_folder_with_other_files_is_refused(exported, tmp_path: Path) -> None:
     thesis.parent.mkdir()
     thesis.write_text("years of work")
     with pytest.raises(ExportError, match="'work' must be a new, an empty"):
-        fit_schema(Work(tmp_path), exported.plan.data, exported.plan.schema, split=(0.7, 0.1, 0.1, 0.1))
+        fit_schema(Work(tmp_path), exported.plan)
     with pytest.raises(BundleError, match="a folder of other files"):
         run(replace(exported.plan, out=tmp_path, work=tmp_path / "w"))
     assert thesis.read_text() == "years of work"

@@ -20,6 +20,7 @@ from export.stages.calibrate import calibrate
 from export.stages.calibration_methods import METHODS
 from export.stages.calibrator_fit import fit_calibrator, in_log_distribution
 from export.stages.fit_schema import fit_schema
+from export.stages.plan import LogPlan
 from export.stages.quantize import quantize
 from export.stages.to_onnx import to_onnx
 from export.stages.train import train as train_stage
@@ -130,7 +131,8 @@ def test_the_stages_pass_on_how_a_model_was_trained(tmp_path: Path) -> None:
     )
     schema = write_synthetic_log(config, tmp_path / "clicks.csv", report=str)
     work = Work(tmp_path / "work")
-    fit_schema(work, tmp_path / "clicks.csv", str(schema), split=(0.6, 0.1, 0.2, 0.1), say=str)
+    plan = LogPlan(data=tmp_path / "clicks.csv", schema=str(schema), split=(0.6, 0.1, 0.2, 0.1))
+    fit_schema(work, plan, say=str)
     training = TrainConfig(
         epochs=1, batch_size=128, loss="weighted-bce", click_weight=5.0, negative_rate=0.5, threads=1
     )

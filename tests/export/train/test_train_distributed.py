@@ -17,6 +17,7 @@ from torch import Tensor
 from export.data.synthetic import SyntheticConfig
 from export.data.synthetic_file import write_synthetic_log
 from export.stages.fit_schema import fit_schema
+from export.stages.plan import LogPlan
 from export.stages.train import train
 from export.stages.work import Work
 from export.train.build import build_from_fields
@@ -75,7 +76,8 @@ def test_the_command_line_trains_in_two_processes(tmp_path: Path) -> None:
     )
     schema = write_synthetic_log(config, tmp_path / "clicks.csv", report=str)
     work = Work(tmp_path / "work")
-    fit_schema(work, tmp_path / "clicks.csv", str(schema), split=(0.6, 0.1, 0.2, 0.1), say=str)
+    plan = LogPlan(data=tmp_path / "clicks.csv", schema=str(schema), split=(0.6, 0.1, 0.2, 0.1))
+    fit_schema(work, plan, say=str)
     options = ("-m", "export", "train", "--work", str(work.folder), "--model", "fwfm", "--epochs", "1")
     train(work, "fwfm", {}, TrainChoice(epochs=1, threads=1).config(2400, model="fwfm"), say=str)
     alone = torch.load(work.folder / "dense.pt")["weights"]
