@@ -22,11 +22,8 @@ Graphs are kept in the work folder: a second run trains nothing.
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import logging
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -38,7 +35,7 @@ from benchmarks.command import Command, machine, print_table
 from benchmarks.synthetic import check_same_options, make_log, train_dense
 from export.data.encoded import EncodedLog, open_log
 from export.data.synthetic import SyntheticConfig
-from export.graph.onnx import INPUT
+from export.graph.onnx import INPUT, quiet
 from export.graph.quantize import quantize_int8
 from export.graph.runtime import graph_scorer, microseconds_a_row, run_graph
 from export.judge.metrics import auc
@@ -176,7 +173,7 @@ def ort_static(
     class Reader(_Rows, CalibrationDataReader):  # type: ignore[misc]
         """The base class is what quantize_static asks for."""
 
-    with _quiet(), tempfile.TemporaryDirectory() as name:
+    with quiet(None), tempfile.TemporaryDirectory() as name:
         source, prepared, target = (Path(name) / each for each in ("a.onnx", "b.onnx", "c.onnx"))
         source.write_bytes(graph)
         quant_pre_process(source, prepared)
@@ -199,7 +196,7 @@ def ort_dynamic(graph: bytes, rows: Ids) -> bytes:
     """By quantize_dynamic, which needs no rows."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    with _quiet(), tempfile.TemporaryDirectory() as name:
+    with quiet(None), tempfile.TemporaryDirectory() as name:
         source, target = Path(name) / "a.onnx", Path(name) / "b.onnx"
         source.write_bytes(graph)
         quantize_dynamic(source, target, per_channel=True, weight_type=QuantType.QInt8)
@@ -213,19 +210,6 @@ WRITERS: Mapping[str, Writer] = {
     "ort layers": functools.partial(ort_static, reduce_range=True, operators=("Gather", "Gemm", "MatMul")),
     "ort dynamic": ort_dynamic,
 }
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the advice that onnxruntime.quantization logs on the root logger."""
-    logger, level = logging.getLogger(), logging.getLogger().level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def _table(points: Sequence[Point]) -> list[list[str]]:

@@ -62,7 +62,7 @@ def export_onnx(model: nn.Module, columns: int, *, ids_type: Literal["int32", "i
     else:
         form = inference_copy(model)
     example = torch.zeros((2, columns), dtype=IDS_TYPES[ids_type])  # with 1 row the batch would be a constant
-    with _quiet_exporter():
+    with quiet("torch.onnx"):  # it warns of its own deprecated calls and of optional packages
         program = torch.onnx.export(
             form,
             (example,),
@@ -121,9 +121,9 @@ def _tensor(value: onnx.ValueInfoProto) -> Tensor:
 
 
 @contextlib.contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    """Silences the exporter's warnings about its own deprecated calls and optional packages."""
-    logger = logging.getLogger("torch.onnx")
+def quiet(name: str | None) -> Iterator[None]:
+    """Silences warnings, and the logger of this name below errors; None is the root logger."""
+    logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:

@@ -28,14 +28,10 @@ _CHUNK_ROWS: Final = 131_072
 def describe_fields(log: EncodedLog) -> tuple[FieldSummary, ...]:
     """The summary of each field, in the schema's order. Memory holds four counts an id."""
     counted = [_Counts(field, log.schema.column_slices[field.name]) for field in log.schema.fields]
-    for name in ("train", "validation"):
-        for ids, labels in _chunks(log.parts[name]):
+    for name, part in log.parts.items():  # training comes first
+        for ids, labels in _chunks(part):
             for one in counted:
-                one.add(name, ids[:, one.columns.start], labels)
-    for name, part in log.parts.items():
-        for ids, _ in _chunks(part):
-            for one in counted:
-                one.look(name, ids[:, one.columns])
+                one.add(name, ids[:, one.columns], labels)
     return tuple(one.summary() for one in counted)
 
 
@@ -59,12 +55,10 @@ class _Counts:
         self._seen: dict[str, NDArray[np.int64]] = {}  # rows, missing rows, values, unseen values
 
     def add(self, part: str, ids: NDArray[np.int32], labels: NDArray[np.uint8]) -> None:
-        """Counts ids [n] of the first column."""
-        np.add.at(self._rows[part], ids, 1)
-        np.add.at(self._clicks[part], ids[labels == 1], 1)
-
-    def look(self, part: str, ids: NDArray[np.int32]) -> None:
-        """Counts missing and unseen values among ids [n, width]; training comes first."""
+        """Counts ids [n, width] and their labels [n]; all of the training part before any other."""
+        if part in self._rows:
+            np.add.at(self._rows[part], ids[:, 0], 1)
+            np.add.at(self._clicks[part], ids[labels == 1, 0], 1)
         present = ids != MISSING_ID
         unseen = ids == OOV_ID
         if self._shown is not None and part == "train":

@@ -77,17 +77,17 @@ def report_files(findings: Findings, log: EncodedLog) -> dict[str, bytes]:
 
 
 def _data_summary(made: Artifacts) -> DataSummary:
-    log = made.log
+    log = made.summary
     return DataSummary(
         source=log.source,
         split=log.split,
-        rows={name: len(part) for name, part in log.parts.items()},
-        clicks={name: part.clicks for name, part in log.parts.items()},
+        rows=log.rows,
+        clicks=log.clicks,
         skipped_rows=log.skipped_rows,
         window=log.window,
         negative_sampling_rate=made.calibrated.sampling_rate,
-        fields=made.summary.fields,
-        warnings=field_warnings(made.summary.fields),
+        fields=log.fields,
+        warnings=field_warnings(log.fields),
     )
 
 

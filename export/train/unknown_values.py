@@ -49,15 +49,17 @@ def unknown_fields(model: nn.Module, part: Part, config: TrainConfig) -> tuple[U
     """Each field with the replacement that moves the mean pCTR most, on at most ROWS rows of the part."""
     ids = np.ascontiguousarray(part.ids[:: max(1, len(part.labels) // ROWS)][:ROWS])
     known = _mean_pctr(model, ids, config)
+    fields = fields_of(model)
+    columns = column_slices(fields)
     return tuple(
         max(
             (
                 UnknownField(field.name, name, known, _mean_pctr(model, replaced, config))
-                for name, replaced in _replacements(ids, field, columns)
+                for name, replaced in _replacements(ids, field, columns[field.name])
             ),
             key=lambda one: one.factor,
         )
-        for field, columns in _columns(fields_of(model))
+        for field in fields
     )
 
 
@@ -78,11 +80,6 @@ def warning_of(found: Sequence[UnknownField]) -> str | None:
 
 def _mean_pctr(model: nn.Module, ids: Ids, config: TrainConfig) -> float:
     return float(sigmoid(corrected_logits(predict_logits(model, ids), config)).mean())
-
-
-def _columns(fields: Sequence[Field]) -> Iterator[tuple[Field, slice]]:
-    slices = column_slices(fields)
-    return ((field, slices[field.name]) for field in fields)
 
 
 def _replacements(ids: Ids, field: Field, columns: slice) -> Iterator[tuple[str, Ids]]:
