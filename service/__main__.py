@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from service.errors import STARTUP_FAILURE, BadConfiguration
 from service.process.options import build_parser, read_settings, unknown_variables
-from service.process.signals import handle_signals_during_startup
+from service.process.signals import blocked_signals, handle_signals_during_startup
 from service.settings import Settings
 
 # The service runs one process a core, so no library may start a thread for each core.
@@ -35,12 +35,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _serve_alone(settings: Settings) -> int:
     """Serve in this process."""
-    from service.metrics.prometheus_internals import count_in_memory
+    with blocked_signals():
+        from service.metrics.prometheus_internals import count_in_memory
 
-    count_in_memory()
-    from service.http.app import create_app
-    from service.process.announcement import AnnouncedArm, announcement
-    from service.process.server import Server, server_config
+        count_in_memory()
+        from service.http.app import create_app
+        from service.process.announcement import AnnouncedArm, announcement
+        from service.process.server import Server, server_config
 
     try:
         app = create_app(settings)
@@ -63,18 +64,20 @@ def _serve_alone(settings: Settings) -> int:
 
 def _serve_workers(settings: Settings) -> int:
     """Serve in processes on one port, forked from this one."""
-    from service.metrics.prometheus_internals import count_in_files
+    with blocked_signals():
+        from service.metrics.prometheus_internals import count_in_files
 
     folder = tempfile.mkdtemp(prefix="bidlight-metrics-")
     count_in_files(folder)
     try:
-        from logging.config import dictConfig
+        with blocked_signals():
+            from logging.config import dictConfig
 
-        from service.features.open import store_at
-        from service.http.app import bid_policy
-        from service.process.announcement import AnnouncedArm, announcement
-        from service.process.server import log_config
-        from service.process.supervisor import Supervisor
+            from service.features.open import store_at
+            from service.http.app import bid_policy
+            from service.process.announcement import AnnouncedArm, announcement
+            from service.process.server import log_config
+            from service.process.supervisor import Supervisor
 
         dictConfig(log_config(settings.log_level))
         try:

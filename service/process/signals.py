@@ -43,7 +43,11 @@ def signal_pipe() -> Iterator[int]:
 
 @contextmanager
 def blocked_signals() -> Iterator[None]:
-    """Hold signals back during a fork: the inherited handlers would swallow one that reaches the child."""
+    """Hold signals back; those that come meanwhile are handled at the end.
+
+    During a fork, the inherited handlers would swallow a signal that reaches the child. During an import,
+    what a handler raises is dropped if one of the import system's callbacks is running.
+    """
     signal.pthread_sigmask(signal.SIG_BLOCK, SUPERVISOR_SIGNALS)
     try:
         yield
