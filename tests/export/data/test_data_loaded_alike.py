@@ -24,7 +24,7 @@ from service.bundle.encoder import Encoder
 from service.bundle.schema import Schema
 from service.bundle.schema_files import schema_from_files, schema_to_files
 from service.features.files import FileProblem, rows_of
-from service.features.load import check
+from service.features.load import checked
 from service.features.shape import Shape, with_schema
 
 SCHEMA = """
@@ -151,8 +151,8 @@ def fitted(log_schema: LogSchema, chunk: LogChunk) -> Schema:
 def loaded_ids(path: Path, schema: Schema) -> list[list[int]]:
     """The ids of the rows that a load of `path` with the schema stores."""
     encoder, shape = Encoder(schema), with_schema(Shape(), schema, "user")
-    check(rows_of(path, shape, "user"), path, "user", encoder)
-    return [encoder.encode_row(row.values).tolist() for row in rows_of(path, shape, "user")]
+    batches = checked(path, shape, "user", encoder)
+    return [encoder.encode_row(row.values).tolist() for batch in batches for _, row in batch]
 
 
 @given(tables())

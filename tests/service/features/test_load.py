@@ -127,15 +127,36 @@ def test_what_the_service_would_refuse_is_refused_before_anything_is_written(
     assert not list(tmp_path.glob("store/*"))
 
 
-def test_a_fault_in_the_last_of_many_rows_leaves_no_user(
-    tmp_path: Path, redis: RedisServer, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("kind", ["users", "ads"])
+@pytest.mark.parametrize("scheme", ["redis", "lmdb"])
+def test_a_fault_in_the_last_of_many_rows_leaves_the_store_as_it_was(
+    tmp_path: Path, redis: RedisServer, scheme: str, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    def contents() -> dict[str, bytes]:
+        if scheme == "redis":
+            return {key: redis.call("DUMP", key) for key in sorted(redis.call("KEYS", "*"))}
+        return {path.name: path.read_bytes() for path in (tmp_path / "store").iterdir()}
+
     redis.call("FLUSHALL")
-    (tmp_path / "users.csv").write_text("id,hour\n" + "u,1\n" * 2500 + "u,x\n")
-    command = ["users", str(tmp_path / "users.csv"), "--key", "id", "--number", "hour", "--store", redis.url]
+    store = redis.url if scheme == "redis" else f"lmdb:{tmp_path / 'store'}"
+    command = [kind, str(tmp_path / "a.csv"), "--key", "id", "--number", "hour", "--store", store]
+    (tmp_path / "a.csv").write_text("id,hour\nu,1\n")
+    assert main(command) == 0
+    before = contents()
+    (tmp_path / "a.csv").write_text("id,hour\n" + "u,2\n" * 2500 + "u,x\n")
     assert main(command) == 1
-    assert "users.csv, line 2502: 'hour' must be a finite number (got 'x')" in capsys.readouterr().err
-    assert redis.call("DBSIZE") == 0
+    assert "a.csv, line 2502: 'hour' must be a finite number (got 'x')" in capsys.readouterr().err
+    assert contents() == before
+
+
+def test_an_id_that_is_no_key_of_a_store_is_refused_with_its_row(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "users.csv").write_text(f"id\n{'é' * 255}\n{'é' * 256}\n")
+    command = ["users", str(tmp_path / "users.csv"), "--key", "id", "--store", f"lmdb:{tmp_path / 'store'}"]
+    assert main(command) == 1
+    assert "users.csv, line 3: column 'id' must be an id of at most 511 bytes" in capsys.readouterr().err
+    assert not list(tmp_path.glob("store/*"))
 
 
 def test_parquet_into_a_store(url: str, tmp_path: Path) -> None:
