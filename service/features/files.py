@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 PARQUET_ROWS = 4096
 BLOCK_BYTES = 1 << 20
+SHOWN_BYTES = 40
 _FORMATS: dict[str, TextFormat] = {".csv": "csv", ".tsv": "tsv"}
 
 
@@ -91,7 +92,7 @@ def _check_names(where: str, names: Sequence[str], shape: Shape) -> None:
 def _text_rows(path: Path, names: Sequence[str], shape: Shape, key: str | None) -> Iterator[Row]:
     def reject(line: int, column: str | None, expected: str, found: object) -> NoReturn:
         what = "the row" if column is None else f"column {column!r}"
-        shown = found if column is None and expected.endswith("wide") else show(found)
+        shown = found if column is None and expected.endswith("wide") else _shown(found)
         raise FileProblem(f"{path.name}, line {line}: {what} must be {expected} (got {shown}); correct it")
 
     parser = RecordParser(names, shape.dialect(_text_format(path)), reject)
@@ -118,6 +119,11 @@ def _text_rows(path: Path, names: Sequence[str], shape: Shape, key: str | None) 
         raise FileProblem(f"{path}: {error}") from None
 
 
+def _shown(found: object) -> str:
+    """`found` as a short text; bytes are those of a text file, of which the first tell the place."""
+    return repr(found[:SHOWN_BYTES]) if isinstance(found, bytes) else show(found)
+
+
 def _parquet_columns(path: Path, shape: Shape) -> tuple[str, ...]:
     with _parquet_file(path) as file:
         schema = file.schema_arrow
@@ -133,8 +139,7 @@ def _parquet_rows(path: Path, names: Sequence[str], shape: Shape, key: str | Non
     place = 0
     with _parquet_file(path) as file:
         for batch in file.iter_batches(PARQUET_ROWS, columns=kept):
-            # A name also selects columns whose names continue it after a dot.
-            columns = batch.select(kept).to_pydict()
+            columns = {name: _cells(path, name, batch.column(name), place) for name in kept}
             keys = columns[key] if key is not None else [None] * len(batch)
             typed = {
                 name: _typed(path, name, cells, shape, place)
@@ -144,6 +149,23 @@ def _parquet_rows(path: Path, names: Sequence[str], shape: Shape, key: str | Non
             for of_key, *cells in zip(keys, *typed.values(), strict=True):
                 place += 1
                 yield Row(place, of_key, dict(zip(typed, cells, strict=True)))
+
+
+def _cells(path: Path, column: str, array: Any, rows_before: int) -> list[Any]:
+    """The cells of a column after `rows_before` rows; a writer of Parquet need not have checked its text."""
+    try:
+        cells: list[Any] = array.to_pylist()
+        return cells
+    except UnicodeDecodeError:
+        for row, cell in enumerate(array, rows_before + 1):
+            try:
+                cell.as_py()
+            except UnicodeDecodeError as error:
+                found = _shown(error.object[error.start : error.end])
+                raise FileProblem(
+                    f"{path.name}, row {row}: column {column!r} must be valid UTF-8 (got {found}); correct it"
+                ) from None
+        raise
 
 
 def _typed(path: Path, name: str, cells: list[Any], shape: Shape, rows_before: int) -> list[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import re
+import struct
 import subprocess
 import sys
 from contextlib import redirect_stderr
@@ -186,8 +187,8 @@ def test_parquet_into_a_store(url: str, tmp_path: Path) -> None:
         ("id,x\n1,2\n", ["--list", "y"], "must have column 'y'"),
         ("name,x\n1,2\n", [], "'--key' must be a column .*; ads.csv has name, x"),
         ("id,x\n1,2\n,3\n", [], "line 3: column 'id' must be an id, .*"),
-        ('id,x\n1,"2\n', [], "unexpected end of data"),
-        ("id,x\n1,\udcff\n", [], "line 2: column 'x' must be valid UTF-8"),
+        ('id,x\n1,"2\n', [], r"line 2: the row must be well quoted .*end of data\) \(got b'1,\"2'\)"),
+        ("id,x\n1,\udcff\n", [], r"line 2: column 'x' must be valid UTF-8 \(got b'\\xff'\)"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_one_line_and_nothing_is_replaced(
@@ -213,6 +214,16 @@ def test_parquet_columns_that_no_field_could_be_are_refused(tmp_path: Path) -> N
         next(rows_of(tmp_path / "b.parquet", Shape()))
     with pytest.raises(FileProblem, match=r"must end in \.csv"):
         rows_of(tmp_path / "c.txt", Shape())
+
+
+def test_parquet_text_that_is_no_utf_8_is_refused_with_its_row(tmp_path: Path) -> None:
+    offsets, data = pa.py_buffer(struct.pack("<4i", 0, 1, 2, 4)), pa.py_buffer(b"ab\xff\xfe")
+    broken = pa.Array.from_buffers(pa.string(), 3, [None, offsets, data])
+    for columns in ({"id": broken}, {"id": ["u", "v", "w"], "site": broken}):
+        pq.write_table(pa.table(columns), tmp_path / "users.parquet")
+        place = f"users.parquet, row 3: column '{list(columns)[-1]}' must be valid UTF-8"
+        with pytest.raises(FileProblem, match=place):
+            list(rows_of(tmp_path / "users.parquet", Shape(), "id"))
 
 
 def test_without_pyarrow_it_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
