@@ -140,3 +140,14 @@ def test_a_field_that_has_no_trained_row_is_left_alone() -> None:
     before = model.embedding.table.weight.detach().clone()
     UntrainedRows(model, part_of([[OOV_ID]])).fill()
     assert torch.equal(model.embedding.table.weight, before)
+
+
+def test_a_history_that_is_empty_or_unseen_leaves_the_pctr_near_the_rate() -> None:
+    """An empty one pools to zero, near which the penalty keeps the mean of embeddings."""
+    model, log = trained("din", 4_000)
+    ids = log.parts["validation"].ids
+    known = sigmoid(predict_logits(model, ids)).mean()
+    for special in (MISSING_ID, OOV_ID):
+        without = ids.copy()
+        without[:, -3:] = special
+        assert 1 / 1.25 < sigmoid(predict_logits(model, without)).mean() / known < 1.25
