@@ -10,6 +10,7 @@ from export.compress.choice import PruneChoice
 from export.data.synthetic import SyntheticConfig
 from export.data.synthetic_file import write_synthetic_log
 from export.report.summary import summary
+from export.stages.baseline import baseline
 from export.stages.calibrate import calibrate
 from export.stages.fit_schema import fit_schema
 from export.stages.package import check_out, package
@@ -57,6 +58,8 @@ def _stages(plan: Plan, work: Work, clock: Clock) -> Bundle:
         checkpoint=plan.checkpoint,
         say=say,
     )
+    clock.stage("baseline")
+    baseline(work, say=say)
     clock.stage("prune", plan.pruning.preset)
     prune(work, plan.pruning, say=say)
     clock.stage("to-onnx")
