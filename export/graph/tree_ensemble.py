@@ -1,6 +1,7 @@
 """Writes GBDT+LR as an ONNX graph: ids -> one number each -> one TreeEnsembleRegressor -> logits.
 
-The logits are its scores and the sum of the ids' weights. The regression's weight of a leaf is the leaf's value in the ensemble, so both compute the same sum.
+The logits are its scores and the sum of the ids' weights. The regression's weight of a leaf is the leaf's
+value in the ensemble, so both compute the same sum.
 It does not know how trees are fitted.
 """
 
@@ -29,7 +30,7 @@ def tree_ensemble(
         OFFSETS: model.offsets.numpy().astype(ids_type),
         NUMBERS: model.numbers.numpy(),
         WEIGHTS: model.linear.embedding.table.weight.detach().numpy().ravel(),
-        "last_axis": np.array([1], np.int64),
+        "each": np.ones((len(model.fields), 1), np.float32),
         "row": np.array([-1], np.int64),
     }
     nodes = [helper.make_node("Add", [input_name, OFFSETS], ["rows"])]
@@ -39,9 +40,10 @@ def tree_ensemble(
     attributes = _ensemble(model)
     nodes += [
         helper.make_node("TreeEnsembleRegressor", [read], ["scores"], domain=ML_DOMAIN, **attributes),
-        helper.make_node("Reshape", ["scores", "row"], ["weight_of_leaves"]),
-        helper.make_node("ReduceSum", [weighted, "last_axis"], ["weight_of_ids"], keepdims=0),
-        helper.make_node("Add", ["weight_of_leaves", "weight_of_ids"], [output_name]),
+        # A product, because ReduceSum adds in an order that depends on the batch (see exact_sums).
+        helper.make_node("MatMul", [weighted, "each"], ["weight_of_ids"]),
+        helper.make_node("Add", ["scores", "weight_of_ids"], ["logits_column"]),
+        helper.make_node("Reshape", ["logits_column", "row"], [output_name]),
     ]
     columns = len(model.offsets)
     graph = helper.make_graph(

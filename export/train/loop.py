@@ -34,7 +34,7 @@ Report = Callable[[str], None]
 
 SECONDS_BETWEEN_LINES = 10.0
 
-# So often the average takes the weights in: after each step it would cost more than the step, with large tables.
+# So often the average takes the weights in. After each step it would cost more than the step itself.
 UPDATES_AN_EPOCH = 48
 
 # What to try where the epochs ran out too early: times as many.
