@@ -129,12 +129,13 @@ def train(
         run = _Run(model, optimizers, config, validation, report, ranks, seconds_between_lines)
         evaluated = _evenly_spaced(steps, config.evaluations_per_epoch)
         averaged = _evenly_spaced(steps, UPDATES_AN_EPOCH)
+        filled = averaged | evaluated
         if ranks.is_leader and config.averaging > 0:
             run.average = Average(model, config.averaging * len(averaged))
         for epoch in range(1, config.epochs + 1):
             for within, (ids, labels) in enumerate(epoch_batches(part, config, epoch), 1):
                 run.update(ids, labels)
-                if within in averaged | evaluated and untrained is not None:
+                if within in filled and untrained is not None:
                     untrained.fill()
                 if after_step is not None:
                     after_step(run.step)
