@@ -32,6 +32,7 @@ from export.stages.variants import read_variants
 from export.stages.work import Say, Work
 from export.train.choices import EmbeddingChoice
 from export.train.config import TrainConfig
+from service.bundle.calibration import Calibrator
 from service.bundle.json_files import encode_json
 
 RESULT, PCTR, TRACEBACK = "result.json", "test_pctr.npz", "failure.txt"
@@ -51,6 +52,7 @@ class Contender:
     methods: Sequence[str]
     shared: Path  # the work folder that holds the log
     log_key: str
+    segment_field: str | None = None
 
     @property
     def seed(self) -> int:
@@ -91,7 +93,13 @@ class Contender:
         begin("quantize")
         quantize(work, rows=self.quantization_rows, say=say)
         begin("calibrate")
-        calibrate(work, sampling_rate=self.sampling_rate, methods=self.methods, say=say)
+        calibrate(
+            work,
+            sampling_rate=self.sampling_rate,
+            methods=self.methods,
+            segment_field=self.segment_field,
+            say=say,
+        )
         begin("evaluate")
         return self._evaluate(work, started)
 
@@ -126,12 +134,17 @@ class Contender:
             seconds_an_epoch=trained.seconds_an_epoch,
             seconds=time.perf_counter() - started,
             graph_bytes={name: len(one.graph) for name, one in variants.items()},
-            calibration={name: one.method for name, one in calibrators.items()},
+            calibration={name: _in_words(one) for name, one in calibrators.items()},
             metrics=evaluated.calibrated,
             parity=evaluated.parity,
         )
         work.write(RESULT, encode_json(result))
         return result
+
+
+def _in_words(calibrator: Calibrator) -> str:
+    field = calibrator.segment_field
+    return calibrator.method if field is None else f"{calibrator.method} by {field}"
 
 
 def read_pctr(work: Work, variant: str) -> NDArray[np.float64]:

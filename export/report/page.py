@@ -8,6 +8,7 @@ from html import escape
 
 from export.report import plots
 from export.report.findings import Findings
+from export.report.segments import gain_in_words, segments_table
 from service.bundle.calibration import Calibrator
 from service.bundle.manifest import Metrics
 
@@ -48,6 +49,7 @@ def page(findings: Findings) -> str:
             figure(plots.reliability_figure(findings)),
             calibration_table(findings),
             _rate_windows(findings),
+            _segments(findings),
         ),
         section("Serving variant and what was kept out", serving_list(findings)),
         section("Parity", parity_table(findings)),
@@ -153,6 +155,16 @@ def _rate_windows(findings: Findings) -> str:
     )
     details = f"<details><summary>{len(rows)} windows</summary>{table(head, rows)}</details>"
     return f"<p>{about}</p>{figure(plots.rate_figure(findings))}{details}"
+
+
+def _segments(findings: Findings) -> str:
+    """The values of the field of `--calibrate-by`, most frequent first; empty where none was chosen."""
+    found = findings.segments
+    if found is None:
+        return ""
+    told = f"Of {found.gain.field}: {gain_in_words(found.gain)}."
+    shown = f"The {len(found.rows)} values with the most test rows, of {found.values:,}:"
+    return f"<p>{escape(told)} {shown}</p>{table(*segments_table(found))}"
 
 
 def _shape(calibrator: Calibrator) -> str | None:

@@ -28,6 +28,7 @@ SCORED_ROWS = 20_000
 MOST_DAYS, DAY = 60, 86_400
 
 Score = Callable[[Part], NDArray[np.floating]]
+SegmentIds = Callable[[Part], NDArray[np.integer] | None]
 
 
 class Window(msgspec.Struct, frozen=True):
@@ -134,20 +135,24 @@ def _excess(windows: Sequence[Window]) -> float:
     return float(((offsets - offsets.mean()) ** 2).sum()) - noise
 
 
-def rate_by_window(parts: Mapping[str, Part], score: Score, calibrator: Calibrator) -> tuple[RateWindow, ...]:
+def rate_by_window(
+    parts: Mapping[str, Part], score: Score, calibrator: Calibrator, segments: SegmentIds = lambda _: None
+) -> tuple[RateWindow, ...]:
     """Click rate and PCOC of each day (UTC) or window of each part, without and with the calibrator.
 
-    Of a window's predictions a sample is computed; all its labels count.
+    Of a window's predictions a sample is computed; all its labels count. `segments` gives the ids [n] of the
+    calibrator's segment field.
     """
     draw = np.random.default_rng(0)
     found = []
     for name, part, rows in _shown_windows(parts):
         sample = draw.choice(rows, min(SCORED_ROWS, len(rows)), replace=False)
-        logits = score(rows_of(parts[part], np.sort(sample)))
+        scored = rows_of(parts[part], np.sort(sample))
+        logits = score(scored)
         clicks = int(np.asarray(parts[part].labels)[rows].sum())
         ratios = [
             float(pctr.mean()) * len(rows) / clicks if clicks else None
-            for pctr in (sigmoid(logits), calibrator.pctr(logits))
+            for pctr in (sigmoid(logits), calibrator.pctr(logits, segments(scored)))
         ]
         found.append(RateWindow(name, part, len(rows), clicks, *ratios))
     return tuple(found)

@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 
 from export.data.encoded import Part, open_log
 from export.errors import ExportError
+from export.report.findings import SegmentGain
+from export.report.segments import gain_in_words
 from export.stages.base_rate import movement, samples_of, windows_of
+from export.stages.calibration_segments import Segments, check_segment_field
 from export.stages.calibrator_fit import fit_calibrator
 from export.stages.records import Calibrated, Graphs, Trained
 from export.stages.variants import Variant, graph_name, read_variants
@@ -28,17 +31,22 @@ def calibrate(
     *,
     sampling_rate: float,
     methods: Sequence[str],
+    segment_field: str | None = None,
     say: Say = print,
 ) -> dict[str, Calibrator]:
-    """A calibrator of each graph, fitted on its logits of the calibration part -> WORK/calibration.json."""
+    """A calibrator of each graph, fitted on its logits of the calibration part -> WORK/calibration.json.
+
+    With `segment_field` it has offsets by that field's values, where held-out rows say so.
+    """
     log = open_log(work.path("log"))
+    check_segment_field(segment_field, log.schema.fields)
     work.read_record("quantize", Graphs)
     variants = read_variants(work, log.schema)
     training = work.read_record("train", Trained).config
     work.start("calibrate")
     part = log.parts["calibration"]
     samples = samples_of(log.parts)
-    found = {}
+    found, gains = {}, dict[str, SegmentGain]()
     for name, variant in variants.items():
         moved = movement(windows_of(samples, partial(_score, variant, training)))
         found[name] = fit_calibrator(
@@ -51,7 +59,13 @@ def calibrate(
             timestamps=part.timestamps,
             movement=moved,
             methods=methods,
+            segments=None
+            if segment_field is None
+            else Segments(segment_field, variant.ids_of(part, segment_field)),
+            told=partial(gains.__setitem__, name),
         )
+        if name in gains:
+            say(f"{name}: {gain_in_words(gains[name])}")
         before, after = found[name].before, found[name].after
         say(
             f"{name}: the log-odds of a click change by {math.sqrt(moved):.3f} (standard deviation) from one "
@@ -62,7 +76,8 @@ def calibrate(
             f"ECE {before.ece:.5f} -> {after.ece:.5f}, PCOC {before.pcoc:.4f} -> {after.pcoc:.4f}"
         )
     work.write("calibration.json", encode_json(found))
-    work.record("calibrate", Calibrated({name: c.method for name, c in found.items()}, sampling_rate))
+    record = Calibrated({name: c.method for name, c in found.items()}, sampling_rate, gains)
+    work.record("calibrate", record)
     return found
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from export.report.findings import EvaluationPoint, FieldSummary
+from export.report.findings import EvaluationPoint, FieldSummary, SegmentGain
 from export.train.config import TrainConfig
 
 
@@ -71,7 +71,8 @@ class Graphs(msgspec.Struct, frozen=True):
 
 
 class Calibrated(msgspec.Struct, frozen=True):
-    """calibrate: the method chosen for each variant, and the log's sampling rate."""
+    """calibrate: the method chosen for each variant, the log's sampling rate, what a field's offsets gain."""
 
     methods: dict[str, str]
     sampling_rate: float
+    segments: dict[str, SegmentGain] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -22,6 +23,7 @@ from export.stages.base_rate import rate_by_window
 from export.stages.calibrator_fit import in_log_distribution
 from export.stages.evaluate import Judged
 from export.stages.records import Pruned
+from export.stages.segment_findings import segment_findings
 from export.stages.variants import DENSE, PRUNED
 from service.bundle.json_files import encode_json
 from service.bundle.manifest import Compression, Metrics, Parity
@@ -64,6 +66,7 @@ def gather_findings(made: Artifacts, judged: Judged, bundle: str) -> Findings:
             *warnings_of(made.pruned, quality.parity, judged.kept_out),
         ),
         rate_windows=_rate_windows(made, judged.serving_variant),
+        segments=segment_findings(made, judged.serving_variant),
     )
 
 
@@ -126,8 +129,9 @@ def _compression(pruned: Pruned | None, graph_bytes: dict[str, int]) -> Compress
 
 
 def _rate_windows(made: Artifacts, variant: str) -> tuple[RateWindow, ...]:
-    calibrator = in_log_distribution(made.calibrators[variant])
-    return rate_by_window(made.log.parts, made.variants[variant].score, calibrator)
+    calibrator, graph = in_log_distribution(made.calibrators[variant]), made.variants[variant]
+    segments = partial(graph.segments, calibrator=calibrator)
+    return rate_by_window(made.log.parts, graph.score, calibrator, segments)
 
 
 def rate_warnings(variant: str, metrics: Metrics) -> tuple[str, ...]:
