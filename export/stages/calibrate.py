@@ -64,13 +64,13 @@ def calibrate(
             else Segments(segment_field, variant.ids_of(part, segment_field)),
             told=partial(gains.__setitem__, name),
         )
-        if name in gains:
-            say(f"{name}: {gain_in_words(gains[name])}")
         before, after = found[name].before, found[name].after
         say(
             f"{name}: the log-odds of a click change by {math.sqrt(moved):.3f} (standard deviation) from one "
             "window of the log to a later one, beyond what the model says"
         )
+        if name in gains:
+            say(f"{name}: {gain_in_words(gains[name])}")
         say(
             f"calibrated {name}: {found[name].method}, LogLoss {before.logloss:.5f} -> {after.logloss:.5f}, "
             f"ECE {before.ece:.5f} -> {after.ece:.5f}, PCOC {before.pcoc:.4f} -> {after.pcoc:.4f}"
