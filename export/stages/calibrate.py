@@ -59,26 +59,33 @@ def calibrate(
             timestamps=part.timestamps,
             movement=moved,
             methods=methods,
-            segments=None
-            if segment_field is None
-            else Segments(segment_field, variant.ids_of(part, segment_field)),
+            segments=_segments(variant, part, segment_field),
             told=partial(gains.__setitem__, name),
         )
-        before, after = found[name].before, found[name].after
-        say(
-            f"{name}: the log-odds of a click change by {math.sqrt(moved):.3f} (standard deviation) from one "
-            "window of the log to a later one, beyond what the model says"
-        )
-        if name in gains:
-            say(f"{name}: {gain_in_words(gains[name])}")
-        say(
-            f"calibrated {name}: {found[name].method}, LogLoss {before.logloss:.5f} -> {after.logloss:.5f}, "
-            f"ECE {before.ece:.5f} -> {after.ece:.5f}, PCOC {before.pcoc:.4f} -> {after.pcoc:.4f}"
-        )
+        _tell(found[name], moved, gains.get(name), say)
     work.write("calibration.json", encode_json(found))
     record = Calibrated({name: c.method for name, c in found.items()}, sampling_rate, gains)
     work.record("calibrate", record)
     return found
+
+
+def _segments(variant: Variant, part: Part, field: str | None) -> Segments | None:
+    return None if field is None else Segments(field, variant.ids_of(part, field))
+
+
+def _tell(calibrator: Calibrator, moved: float, gain: SegmentGain | None, say: Say) -> None:
+    """Says what was seen of the log, and what the calibrator makes of it."""
+    name, before, after = calibrator.variant, calibrator.before, calibrator.after
+    say(
+        f"{name}: the log-odds of a click change by {math.sqrt(moved):.3f} (standard deviation) from one "
+        "window of the log to a later one, beyond what the model says"
+    )
+    if gain is not None:
+        say(f"{name}: {gain_in_words(gain)}")
+    say(
+        f"calibrated {name}: {calibrator.method}, LogLoss {before.logloss:.5f} -> {after.logloss:.5f}, "
+        f"ECE {before.ece:.5f} -> {after.ece:.5f}, PCOC {before.pcoc:.4f} -> {after.pcoc:.4f}"
+    )
 
 
 def _score(variant: Variant, training: TrainConfig, part: Part) -> NDArray[np.float64]:
