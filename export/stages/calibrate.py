@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -14,9 +13,10 @@ from export.data.encoded import Part, open_log
 from export.errors import ExportError
 from export.report.findings import SegmentGain
 from export.report.segments import gain_in_words
-from export.stages.base_rate import movement, samples_of, windows_of
+from export.stages.base_rate import samples_of, windows_of
 from export.stages.calibration_segments import Segments, check_segment_field
 from export.stages.calibrator_fit import fit_calibrator
+from export.stages.level_forecast import Forecast, forecast
 from export.stages.records import Calibrated, Graphs, Trained
 from export.stages.variants import Variant, graph_name, read_variants
 from export.stages.work import Say, Work
@@ -48,7 +48,7 @@ def calibrate(
     samples = samples_of(log.parts)
     found, gains = {}, dict[str, SegmentGain]()
     for name, variant in variants.items():
-        moved = movement(windows_of(samples, partial(_score, variant, training)))
+        expected = forecast(windows_of(samples, partial(_score, variant, training)))
         found[name] = fit_calibrator(
             variant.score(part),
             part.labels,
@@ -57,12 +57,12 @@ def calibrate(
             training=training,
             sampling_rate=sampling_rate,
             timestamps=part.timestamps,
-            movement=moved,
+            expected=expected,
             methods=methods,
             segments=_segments(variant, part, segment_field),
             told=partial(gains.__setitem__, name),
         )
-        _tell(found[name], moved, gains.get(name), say)
+        _tell(found[name], expected, gains.get(name), say)
     work.write("calibration.json", encode_json(found))
     record = Calibrated({name: c.method for name, c in found.items()}, sampling_rate, gains)
     work.record("calibrate", record)
@@ -73,12 +73,12 @@ def _segments(variant: Variant, part: Part, field: str | None) -> Segments | Non
     return None if field is None else Segments(field, variant.ids_of(part, field))
 
 
-def _tell(calibrator: Calibrator, moved: float, gain: SegmentGain | None, say: Say) -> None:
+def _tell(calibrator: Calibrator, expected: Forecast, gain: SegmentGain | None, say: Say) -> None:
     """Says what was seen of the log, and what the calibrator makes of it."""
     name, before, after = calibrator.variant, calibrator.before, calibrator.after
     say(
-        f"{name}: the log-odds of a click change by {math.sqrt(moved):.3f} (standard deviation) from one "
-        "window of the log to a later one, beyond what the model says"
+        f"{name}: by the windows of the log so far, the graph's log-odds of a click are expected to lack "
+        f"{expected.offset:+.3f} in the next one (standard error {expected.error:.3f})"
     )
     if gain is not None:
         say(f"{name}: {gain_in_words(gain)}")

@@ -34,6 +34,7 @@ from export.stages.calibration_methods import (
     slope_evidence,
 )
 from export.stages.calibration_segments import Offsets, Segments, fit_offsets
+from export.stages.level_forecast import Forecast
 from export.train.config import TrainConfig
 from service.bundle.calibration import Calibrator, Quality
 
@@ -96,7 +97,7 @@ def fit_calibrator(
     training: TrainConfig | None = None,
     sampling_rate: float = 1.0,
     timestamps: NDArray[np.int64] | None = None,
-    movement: float = 0.0,
+    expected: Forecast | None = None,
     methods: Sequence[str] = tuple(METHODS),
     segments: Segments | None = None,
     told: Callable[[SegmentGain], None] | None = None,
@@ -104,11 +105,11 @@ def fit_calibrator(
     """The calibrator of one graph from its logits [n] and labels [n] on rows it was not trained on.
 
     The method is chosen out of sample, on later rows where there are `timestamps` [n], and fitted again on
-    all rows. `movement` is the variance of the level's change from one window of the log to the next, in
-    squared log-odds. Where `training` weighed clicks or sampled non-clicks, `identity` undoes just that; the
-    labels are as the log has them. `sampling_rate` is the share of non-clicks that the log itself kept, in
-    (0, 1]: the shape is fitted and judged in the log's own distribution, and serving corrects for the
-    sampling by adding ln(sampling_rate). `before` is the quality of the raw logits, `after` the chosen
+    all rows. `expected` is what the window after these rows will lack of the log-odds; without it the level
+    of these rows alone counts. Where `training` weighed clicks or sampled non-clicks, `identity` undoes just
+    that; the labels are as the log has them. `sampling_rate` is the share of non-clicks that the log itself
+    kept, in (0, 1]: the shape is fitted and judged in the log's own distribution, and serving corrects for
+    the sampling by adding ln(sampling_rate). `before` is the quality of the raw logits, `after` the chosen
     method's out-of-sample quality, on the same rows. The order of the rows makes no difference.
 
     With `segments` the calibrator has offsets by their ids, where these lower the LogLoss of rows they were
@@ -126,7 +127,7 @@ def fit_calibrator(
     if tuple(methods) == ("beta",):
         base = Shape("identity")  # beta's family has every line in it, the known one too
     rows = HeldOut(base.logits(logits), labels, splits, bends=base.method == "identity")
-    chosen = choose(rows, movement, methods)
+    chosen = choose(rows, expected, methods)
     calibrator = _calibrator(chosen.shape.after(base), variant=variant, graph_sha256=graph_sha256)
     if segments is not None:
         chosen, offsets, gain = judge_offsets(rows, chosen, Segments(segments.field, ids))
@@ -158,15 +159,18 @@ def quality(labels: Labels, pctr: NDArray[np.float64]) -> Quality:
     return Quality(logloss=logloss(labels, pctr), ece=ece(labels, pctr), pcoc=pcoc(labels, pctr))
 
 
-def choose(rows: HeldOut, movement: float, methods: Sequence[str]) -> Judged:
+def choose(rows: HeldOut, expected: Forecast | None, methods: Sequence[str]) -> Judged:
     """The simplest of the allowed methods that the evidence does not contradict.
 
-    The level is moved as far as its deviation stands out of sampling noise and `movement`. Platt's slope and
+    The level is moved if its deviation stands out of sampling noise, as far as the next window is expected to
+    keep it. Platt's slope and
     beta's bend need evidence on all rows and less LogLoss on rows they were not fitted on; isotonic knots
     have to be clearly better there. Raises ExportError where none of the methods can be fitted.
     """
     offset, variance = fit_offset(rows.logits, rows.labels)
-    level = trust(offset**2 / (variance + movement))
+    level = trust(offset**2 / variance)
+    if level and expected is not None:
+        level = expected.share_of(offset)
     slope = trust(slope_evidence(rows.logits, rows.labels))
 
     def judge(fit: Fit) -> Judged | None:

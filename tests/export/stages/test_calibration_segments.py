@@ -23,6 +23,7 @@ from export.stages.calibrate import calibrate
 from export.stages.calibration_methods import METHODS, offset_to
 from export.stages.calibration_segments import Segments, fit_offsets
 from export.stages.calibrator_fit import fit_calibrator
+from export.stages.level_forecast import Forecast
 from export.stages.package import package
 from export.stages.pipeline import run
 from export.stages.plan import Plan
@@ -169,7 +170,7 @@ def test_offsets_are_finite_keep_the_level_and_follow_no_order(
 def test_the_level_is_not_followed_by_way_of_the_offsets() -> None:
     """All values are off by as much, in a log whose level moves: the whole is left alone, and so are they."""
     rows = drawn(20_000, 30, 0.0, seed=8)
-    calibrator, gain = fit(replace(rows, logits=rows.logits - 0.4), movement=4.0)
+    calibrator, gain = fit(replace(rows, logits=rows.logits - 0.4), expected=Forecast(0.0, 1.0))
     assert not gain.used
     assert calibrator.pctr(rows.logits - 0.4, rows.ids).mean() == pytest.approx(
         sigmoid(rows.logits - 0.4).mean(), rel=0.08
