@@ -32,7 +32,6 @@ from export.stages.variants import read_variants
 from export.stages.work import Say, Work
 from export.train.choices import EmbeddingChoice
 from export.train.config import TrainConfig
-from service.bundle.calibration import Calibrator
 from service.bundle.json_files import encode_json
 
 RESULT, PCTR, TRACEBACK = "result.json", "test_pctr.npz", "failure.txt"
@@ -134,17 +133,12 @@ class Contender:
             seconds_an_epoch=trained.seconds_an_epoch,
             seconds=time.perf_counter() - started,
             graph_bytes={name: len(one.graph) for name, one in variants.items()},
-            calibration={name: _in_words(one) for name, one in calibrators.items()},
+            calibration={name: one.method_in_words for name, one in calibrators.items()},
             metrics=evaluated.calibrated,
             parity=evaluated.parity,
         )
         work.write(RESULT, encode_json(result))
         return result
-
-
-def _in_words(calibrator: Calibrator) -> str:
-    field = calibrator.segment_field
-    return calibrator.method if field is None else f"{calibrator.method} by {field}"
 
 
 def read_pctr(work: Work, variant: str) -> NDArray[np.float64]:

@@ -128,7 +128,7 @@ def quality_table(findings: Findings) -> str:
 def calibration_table(findings: Findings) -> str:
     """The calibrator of each variant, and its quality on rows that the fit did not see."""
     rows = [
-        [name, c.method, _shape(c), *(f"{getattr(c.before, key):.5f} → {getattr(c.after, key):.5f}"
+        [name, c.method_in_words, _shape(c), *(f"{getattr(c.before, key):.5f} → {getattr(c.after, key):.5f}"
          for key in ("logloss", "ece", "pcoc")), c.fit_rows]
         for name, c in findings.calibrators.items()
     ]  # fmt: skip

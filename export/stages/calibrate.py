@@ -83,8 +83,9 @@ def _tell(calibrator: Calibrator, expected: Forecast, gain: SegmentGain | None, 
     if gain is not None:
         say(f"{name}: {gain_in_words(gain)}")
     say(
-        f"calibrated {name}: {calibrator.method}, LogLoss {before.logloss:.5f} -> {after.logloss:.5f}, "
-        f"ECE {before.ece:.5f} -> {after.ece:.5f}, PCOC {before.pcoc:.4f} -> {after.pcoc:.4f}"
+        f"calibrated {name}: {calibrator.method_in_words}, "
+        f"LogLoss {before.logloss:.5f} -> {after.logloss:.5f}, ECE {before.ece:.5f} -> {after.ece:.5f}, "
+        f"PCOC {before.pcoc:.4f} -> {after.pcoc:.4f}"
     )
 
 

@@ -123,6 +123,11 @@ class Calibrator(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         found[list(ids)] = offsets
         return found
 
+    @property
+    def method_in_words(self) -> str:
+        """The method, and the field by which there are offsets: `platt by site`."""
+        return self.method if self.segment_field is None else f"{self.method} by {self.segment_field}"
+
     @cached_property
     def _shift(self) -> float:
         return math.log(self.sampling_rate)
