@@ -7,11 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from export.compress.choice import PruneChoice
+from export.data.log_schema import load_log_schema
 from export.data.synthetic import SyntheticConfig
 from export.data.synthetic_file import write_synthetic_log
 from export.report.summary import summary
 from export.stages.baseline import baseline
 from export.stages.calibrate import calibrate
+from export.stages.calibration_segments import check_segment_field
 from export.stages.fit_schema import fit_schema
 from export.stages.package import check_out, package
 from export.stages.plan import Plan, default_work
@@ -36,6 +38,8 @@ def run(plan: Plan, *, say: Say = print) -> Bundle:
 def _check(plan: Plan) -> None:
     """Raises, before the first row is read, what would otherwise end the export after hours."""
     check_out(plan.out, plan.name)
+    if plan.calibrate_by is not None:
+        check_segment_field(plan.calibrate_by, load_log_schema(plan.schema).fields)
     check_device(plan.training.config(rows=1).device)
     if plan.checkpoint is not None:
         check_no_overrides(plan.checkpoint, plan.hyperparameters, plan.embedding)
@@ -67,7 +71,13 @@ def _stages(plan: Plan, work: Work, clock: Clock) -> Bundle:
     clock.stage("quantize")
     quantize(work, rows=plan.quantization_rows, say=say)
     clock.stage("calibrate")
-    calibrate(work, sampling_rate=plan.sampling_rate, methods=plan.calibration_methods, say=say)
+    calibrate(
+        work,
+        sampling_rate=plan.sampling_rate,
+        methods=plan.calibration_methods,
+        segment_field=plan.calibrate_by,
+        say=say,
+    )
     clock.stage("package", str(plan.out))
     bundle = package(work, plan.out, name=plan.name, say=say)
     say(summary(bundle))
