@@ -139,6 +139,7 @@ def _contenders(plan: ComparePlan, model: str, log: LogSummary, work: Work, log_
             embedding=plan.embedding,
             config=replace(config, seed=config.seed + number),
             pruning=plan.pruning,
+            ship=plan.ship,
             quantization_rows=plan.quantization_rows,
             sampling_rate=plan.sampling_rate,
             methods=plan.calibration_methods,

@@ -110,6 +110,8 @@ class Findings(msgspec.Struct, frozen=True):
     kept_out: dict[str, str]
     warnings: tuple[str, ...] = ()
     rate_windows: tuple[RateWindow, ...] = ()  # of the serving variant
+    ladder: tuple[Parity, ...] = ()  # on the validation part, LogLoss after a fitted line
+    choices: tuple[str, ...] = ()  # what else decided which graph serves
 
 
 def reliability(labels: NDArray[np.integer], pctr: NDArray[np.floating], *, bins: int = 15) -> Reliability:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 
+from export.report.steps import step_line
 from export.report.text_table import aligned
 from service.bundle.store import Bundle
 
@@ -18,6 +19,7 @@ def summary(bundle: Bundle) -> str:
         lines.append(
             f"AUC of the true click probability, which no model can beat: {served.auc_of_true_pctr:.4f}"
         )
+    lines += [f"on the validation part {step_line(change)}" for change in manifest.ladder]
     lines.append(f"serves {manifest.serving_variant}")
     lines += [f"{name} is kept out: {reason}" for name, reason in manifest.kept_out.items()]
     lines += [_red(f"warning: {text}") for text in manifest.warnings]

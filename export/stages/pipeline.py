@@ -7,13 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from export.compress.choice import PruneChoice
+from export.compress.fitting import LARGE_LOG_PRESET
+from export.compress.recipes import Recipe
 from export.data.synthetic import SyntheticConfig
 from export.data.synthetic_file import write_synthetic_log
+from export.errors import ExportError
 from export.report.summary import summary
 from export.stages.calibrate import calibrate
 from export.stages.fit_schema import fit_schema
 from export.stages.package import check_out, package
-from export.stages.plan import Plan, default_work
+from export.stages.plan import Plan, Ship, default_work
 from export.stages.prune import prune
 from export.stages.quantize import quantize
 from export.stages.to_onnx import to_onnx
@@ -36,6 +39,8 @@ def _check(plan: Plan) -> None:
     """Raises, before the first row is read, what would otherwise end the export after hours."""
     check_out(plan.out, plan.name)
     check_device(plan.training.config(rows=1).device)
+    if plan.pruning.preset is not None:
+        check_ship(plan.ship, plan.pruning.recipe(rows=1))  # which needs no rows then
     if plan.checkpoint is not None:
         check_no_overrides(plan.checkpoint, plan.hyperparameters, plan.embedding)
         load_checkpoint(plan.checkpoint)
@@ -43,10 +48,20 @@ def _check(plan: Plan) -> None:
         check_model(plan.model, plan.hyperparameters)
 
 
+def check_ship(ship: Ship, recipe: Recipe) -> None:
+    """Raises ExportError for a pruned graph that is to ship where nothing gets pruned."""
+    if ship == "pruned" and not recipe.prunes:
+        raise ExportError(
+            f"'ship' must be auto or dense where nothing is pruned (got 'pruned'); prune with --preset "
+            f"{LARGE_LOG_PRESET}"
+        )
+
+
 def _stages(plan: Plan, work: Work, clock: Clock) -> Bundle:
     say = clock.say
     clock.stage("fit-schema", f"{plan.data.name} by the schema {plan.schema}")
     log = fit_schema(work, plan, say=say)
+    check_ship(plan.ship, plan.pruning.recipe(log.rows["train"]))
     clock.stage("train", plan.checkpoint.name if plan.checkpoint else plan.model)
     train(
         work,
@@ -57,12 +72,12 @@ def _stages(plan: Plan, work: Work, clock: Clock) -> Bundle:
         checkpoint=plan.checkpoint,
         say=say,
     )
-    clock.stage("prune", plan.pruning.preset)
+    clock.stage("prune", plan.pruning.recipe(log.rows["train"]).name)
     prune(work, plan.pruning, say=say)
     clock.stage("to-onnx")
     to_onnx(work, say=say)
     clock.stage("quantize")
-    quantize(work, rows=plan.quantization_rows, say=say)
+    quantize(work, rows=plan.quantization_rows, ship=plan.ship, say=say)
     clock.stage("calibrate")
     calibrate(work, sampling_rate=plan.sampling_rate, methods=plan.calibration_methods, say=say)
     clock.stage("package", str(plan.out))
@@ -82,7 +97,7 @@ def demo(out: Path, *, rows: int, seed: int, threads: int | None, say: Say = pri
         work=work,
         hyperparameters={"dim": 8, "hidden_units": [128, 128], "dropout": 0.2},
         training=TrainChoice(epochs=3, seed=seed, threads=threads),
-        pruning=PruneChoice(finetune_epochs=1.0),
+        pruning=PruneChoice(preset=LARGE_LOG_PRESET, finetune_epochs=1.0),
     )
     _check(plan)
     say(f"writing a synthetic log of {rows:,} rows")

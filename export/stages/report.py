@@ -22,7 +22,7 @@ from export.stages.base_rate import rate_by_window
 from export.stages.calibrator_fit import in_log_distribution
 from export.stages.evaluate import Judged
 from export.stages.records import Pruned
-from export.stages.variants import DENSE, PRUNED
+from export.stages.variants import DENSE
 from service.bundle.json_files import encode_json
 from service.bundle.manifest import Compression, Metrics, Parity
 
@@ -61,9 +61,12 @@ def gather_findings(made: Artifacts, judged: Judged, bundle: str) -> Findings:
         warnings=(
             *rate_warnings(judged.serving_variant, quality.calibrated[judged.serving_variant]),
             *made.trained.warnings,
+            *made.quantized.losses,
             *warnings_of(made.pruned, quality.parity, judged.kept_out),
         ),
         rate_windows=_rate_windows(made, judged.serving_variant),
+        ladder=made.quantized.steps,
+        choices=made.choices,
     )
 
 
@@ -152,9 +155,10 @@ def warnings_of(
     found = list(pruned.notes) if pruned else []
     for parity in parities:
         low, high = parity.auc_interval
-        if parity.variant == PRUNED and PRUNED not in kept_out and parity.auc_delta < -AUC_TOLERANCE:
+        if parity.variant not in kept_out and parity.auc_delta < -AUC_TOLERANCE and high < 0.0:
             found.append(
-                f"pruning lost {-parity.auc_delta:.4f} AUC on the test part (95 % interval of the change "
-                f"{low:+.4f} to {high:+.4f}); a milder --preset or none would keep it"
+                f"{parity.variant} lost {-parity.auc_delta:.4f} AUC against {parity.reference} on the test "
+                f"part (95 % interval of the change {low:+.4f} to {high:+.4f}); --ship dense, a milder "
+                "--preset or none would keep it"
             )
     return tuple(found)
