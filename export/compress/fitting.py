@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-PRUNED_ROWS = 250_000
-"""Training rows from which on pruning is the default; docs/pruning.md has what was measured."""
+from export.train.fitting import PAPERS_BATCH, STEPS_AN_EPOCH
 
-LARGE_LOG_PRESET, SMALL_LOG_PRESET = "low-latency", "none"
+FITTINGS = {PAPERS_BATCH * STEPS_AN_EPOCH: "low-latency", 1 << 16: "high-performance", 0: "none"}
+"""The preset by the least training rows that it is the default for, most rows first.
+
+The first bound is that of a log that is not small for training either; docs/pruning.md has what was measured.
+"""
 
 
 def fitting_preset(rows: int) -> str:
     """The preset for a training part of this many rows.
 
-    A small log does not show what a pruning costs: its validation part cannot tell a loss from noise.
+    The fewer rows, the less a log can fit anew after a pruning, and the less its validation part can tell of
+    what was lost.
     """
-    return LARGE_LOG_PRESET if rows >= PRUNED_ROWS else SMALL_LOG_PRESET
+    return next(preset for least, preset in FITTINGS.items() if rows >= least)
+
+
+def told() -> str:
+    """The rule in words: `low-latency from 1,000 training rows on, none below`."""
+    *others, (_, smallest) = FITTINGS.items()
+    bounds = ", ".join(f"{preset} from {least:,} on" for least, preset in others)
+    return f"by training rows: {bounds}, {smallest} below"

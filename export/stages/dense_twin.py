@@ -8,18 +8,19 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import numpy as np
 from torch import nn
 
 from export.compress.choice import PruneChoice
 from export.compress.prune import train_dense_twin
 from export.data.encoded import EncodedLog
-from export.judge.metrics import auc, logloss, sigmoid
+from export.judge.metrics import auc, logloss
+from export.stages.ladder import fitted_pctr
 from export.stages.records import Twin
 from export.stages.work import Say, Work
 from export.train.checkpoint import load_checkpoint, save_checkpoint
 from export.train.config import TrainConfig
 from export.train.loop import predict_logits
-from export.train.prior import corrected_logits
 
 TRAINED, TWIN = "dense.pt", "twin.pt"
 
@@ -34,7 +35,8 @@ def make_dense_twin(
 ) -> Twin:
     """Trains the model of dense.pt on as `prune` does; writes WORK/twin.pt where that made it better.
 
-    Better is by the metric of `config`, by which training keeps the best weights, on the validation part.
+    Better is by the metric of `config`, by which training keeps the best weights, on the validation part;
+    LogLoss after a fitted line, as the pruned graph is compared.
     """
     network, model, hyperparameters = load_checkpoint(work.path(TRAINED), log.schema)
     trained = _score(network, log, config)
@@ -58,7 +60,7 @@ def make_dense_twin(
 
 def twin_line(twin: Twin) -> str:
     """What the further training did to the dense model, and which of the two is the dense graph."""
-    name = {"auc": "AUC", "logloss": "LogLoss"}[twin.metric]
+    name = {"auc": "AUC", "logloss": "LogLoss after a fitted line"}[twin.metric]
     told = (
         f"the dense model trained on for {twin.epochs:.1f} epochs at the step size of pruning: {name} on the "
         f"validation part {twin.trained:.5f} -> {twin.twin:.5f}"
@@ -67,7 +69,9 @@ def twin_line(twin: Twin) -> str:
 
 
 def _score(network: nn.Module, log: EncodedLog, config: TrainConfig) -> float:
-    """The metric of the configuration on the validation part."""
+    """The metric of the configuration on the validation part; LogLoss as the ladder compares it."""
     part = log.parts["validation"]
-    pctr = sigmoid(corrected_logits(predict_logits(network, part.ids), config))
-    return (auc if config.metric == "auc" else logloss)(part.labels, pctr)
+    logits = predict_logits(network, part.ids)
+    if config.metric == "auc":
+        return auc(part.labels, logits)
+    return logloss(part.labels, fitted_pctr(logits, np.asarray(part.labels)))

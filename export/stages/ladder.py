@@ -9,7 +9,7 @@ are.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,12 +62,13 @@ def take_step(names: tuple[str, str], labels: Labels, before: Logits, after: Log
     interval of the change says how sure that is, and decides nothing: where the rows cannot tell a loss from
     noise, a wrong yes costs clicks and a wrong no microseconds, so the reference stays.
     """
-    pctrs = _fitted(before, labels), _fitted(after, labels)
+    pctrs = fitted_pctr(before, labels), fitted_pctr(after, labels)
     change = compare_variants(names, labels, (before, after), pctrs)
     return Step(change, _loss(change, logloss(labels, pctrs[0])))
 
 
-def _fitted(logits: Logits, labels: Labels) -> NDArray[np.float64]:
+def fitted_pctr(logits: NDArray[np.floating[Any]], labels: Labels) -> NDArray[np.float64]:
+    """pCTR [n] of logits [n] after a line fitted to these rows: what a calibrator mends is mended."""
     wide = logits.astype(np.float64)
     line = fit_platt(wide, labels)
     return sigmoid(line.slope * wide + line.intercept)

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from export.compress.choice import PruneChoice
-from export.compress.fitting import LARGE_LOG_PRESET
 from export.compress.recipes import Recipe
 from export.data.synthetic import SyntheticConfig
 from export.data.synthetic_file import write_synthetic_log
@@ -52,8 +51,8 @@ def check_ship(ship: Ship, recipe: Recipe) -> None:
     """Raises ExportError for a pruned graph that is to ship where nothing gets pruned."""
     if ship == "pruned" and not recipe.prunes:
         raise ExportError(
-            f"'ship' must be auto or dense where nothing is pruned (got 'pruned'); prune with --preset "
-            f"{LARGE_LOG_PRESET}"
+            "'ship' must be auto or dense where nothing is pruned (got 'pruned'); "
+            "prune with --preset high-performance"
         )
 
 
@@ -97,7 +96,7 @@ def demo(out: Path, *, rows: int, seed: int, threads: int | None, say: Say = pri
         work=work,
         hyperparameters={"dim": 8, "hidden_units": [128, 128], "dropout": 0.2},
         training=TrainChoice(epochs=3, seed=seed, threads=threads),
-        pruning=PruneChoice(preset=LARGE_LOG_PRESET, finetune_epochs=1.0),
+        pruning=PruneChoice(preset="high-performance", finetune_epochs=1.0),
     )
     _check(plan)
     say(f"writing a synthetic log of {rows:,} rows")

@@ -10,7 +10,6 @@ from export.compress.choice import PruneChoice
 from export.compress.compact import Compacted
 from export.compress.compact import compact as compact_model
 from export.compress.config import PruneConfig
-from export.compress.fitting import LARGE_LOG_PRESET, PRUNED_ROWS
 from export.compress.perceptrons import find_perceptrons
 from export.compress.prune import PruneResult
 from export.compress.prune import prune as prune_model
@@ -82,8 +81,8 @@ def unpruned_line(record: Unpruned) -> str:
     if not record.preset_fitted:
         return "nothing is pruned, as chosen"
     return (
-        f"nothing is pruned by default on a log of less than {PRUNED_ROWS:,} training rows "
-        f"(got {record.training_rows:,}); --preset {LARGE_LOG_PRESET} prunes"
+        f"nothing is pruned by default on a log of {record.training_rows:,} training rows, too few to fit "
+        "the pruned model again; --preset high-performance prunes"
     )
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from export.compress.choice import PruneChoice
-from export.compress.fitting import PRUNED_ROWS
+from export.compress.fitting import FITTINGS, told
 from export.compress.recipes import PARTS, RECIPES, Recipe, find_recipe
 from export.compress.schedule import RESIDUAL, is_pruning_step, pruning_interval, sparse_rate
 from export.errors import ExportError
@@ -74,7 +74,7 @@ def test_a_rate_outside_its_range_is_refused(rate: float) -> None:
 
 
 def test_a_share_of_neurons_goes_before_the_presets() -> None:
-    rows = PRUNED_ROWS
+    rows = 10_000_000
     assert PruneChoice(preset="narrow", neurons=0.75).recipe(rows) == RECIPES["narrow"]
     assert PruneChoice(neurons=0.5).recipe(rows).name == "low-latency, neurons 50%"
     assert PruneChoice(neurons=0.75).recipe(rows).rates == {**RECIPES["low-latency"].rates, "neurons": 0.75}
@@ -85,8 +85,11 @@ def test_a_share_of_neurons_goes_before_the_presets() -> None:
 
 
 def test_the_default_preset_follows_the_rows_and_a_chosen_one_does_not() -> None:
-    assert PruneChoice().recipe(PRUNED_ROWS) == RECIPES["low-latency"]
-    assert PruneChoice().recipe(PRUNED_ROWS - 1) == RECIPES["none"]
+    bounds = {409_600: "low-latency", 409_599: "high-performance", 65_536: "high-performance", 1: "none"}
+    for rows, preset in (bounds | {65_535: "none"}).items():
+        assert PruneChoice().recipe(rows) == RECIPES[preset]
+    for least, preset in FITTINGS.items():
+        assert (f"{preset} from {least:,} on" if least else f"{preset} below") in told()
     assert PruneChoice(preset="low-memory").recipe(10) == RECIPES["low-memory"]
     assert PruneChoice(neurons=0.5).recipe(10).name == "none, neurons 50%"
 
