@@ -377,8 +377,10 @@ def test_stages_one_by_one_make_the_same_bundle(exported, export: Export, tmp_pa
         ("train", "--dim", made["dim"], "--hidden-units", ",".join(map(str, made["hidden_units"])),
          "--dropout", made["dropout"], "--epochs", training["epochs"], "--seed", training["seed"],
          "--learning-rate", training["learning_rate"], "--threads", training["threads"]),
-        ("prune", "--preset", plan.pruning.preset, "--finetune-epochs", plan.pruning.finetune_epochs),
-        ("to-onnx",), ("quantize", "--ship", plan.ship), ("calibrate",), ("package", "--out", tmp_path / "tiny"),
+        ("prune", "--preset", plan.pruning.preset, "--finetune-epochs", plan.pruning.finetune_epochs,
+         "--dense-twin", "skip"),
+        ("to-onnx",), ("quantize", "--ship", "pruned"), ("calibrate",),
+        ("package", "--out", tmp_path / "tiny"),
     ]  # fmt: skip
     for stage in stages:
         done = export(*stage, *work)

@@ -135,7 +135,6 @@ def test_a_checkpoint_takes_the_place_of_training(exported, tmp_path: Path) -> N
         exported.plan,
         checkpoint=exported.plan.work / "dense.pt",
         pruning=PruneChoice(preset="none"),
-        ship="auto",
         model="lr",  # the checkpoint decides
         hyperparameters={},
         out=tmp_path / "from-checkpoint",
