@@ -29,7 +29,7 @@ from export.data.log_schema import load_log_schema
 from export.errors import ExportError
 from export.report.machine import machine
 from export.stages.fit_schema import fit_schema
-from export.stages.pipeline import Clock
+from export.stages.pipeline import Clock, check_ship
 from export.stages.records import LogSummary
 from export.stages.train import check_device
 from export.stages.work import Say, Work
@@ -53,6 +53,7 @@ def compare(plan: ComparePlan, *, say: Say = print) -> Comparison:
     for model in models:
         settle(model, plan.common, plan.overrides, plan.training)[1].config(rows=1)
     check_device(plan.training.config(rows=1).device)
+    check_ship(plan)
     if plan.jobs > 1 and os.environ.get("WORLD_SIZE", "1") != "1":
         raise ExportError(
             f"'jobs' must be 1 under torchrun (got {plan.jobs}), whose processes train each model together; "

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from export.compress.config import PruneConfig
-from export.compress.fitting import fitting_preset, told
+from export.compress.fitting import fitting_preset, rule_in_words
 from export.compress.recipes import RECIPES, Recipe, find_recipe
 from export.knobs import POSITIVE, SHARE_BELOW_ONE, OneOf, knob
 from export.train.fitting import PAPERS_LEARNING_RATE
@@ -25,7 +25,7 @@ class PruneChoice(PruneConfig):
         "shares to prune of DNN weights, field pairs, embeddings: high-performance 90/90/40, "
         "low-memory 90/90/90, low-latency 99/95/40 %, narrow the same and 75 % of the DNN's neurons, none",
         OneOf(tuple(RECIPES)),
-        otherwise=told(),
+        otherwise=rule_in_words(),
     )
     neurons: float | None = knob(
         None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from export.train.fitting import PAPERS_BATCH, STEPS_AN_EPOCH
 
-FITTINGS = {PAPERS_BATCH * STEPS_AN_EPOCH: "low-latency", 1 << 16: "high-performance", 0: "none"}
+PRESETS_BY_ROWS = {PAPERS_BATCH * STEPS_AN_EPOCH: "low-latency", 1 << 16: "high-performance", 0: "none"}
 """The preset by the least training rows that it is the default for, most rows first.
 
 The first bound is that of a log that is not small for training either; docs/pruning.md has what was measured.
@@ -17,11 +17,11 @@ def fitting_preset(rows: int) -> str:
     The fewer rows, the less a log can fit anew after a pruning, and the less its validation part can tell of
     what was lost.
     """
-    return next(preset for least, preset in FITTINGS.items() if rows >= least)
+    return next(preset for least, preset in PRESETS_BY_ROWS.items() if rows >= least)
 
 
-def told() -> str:
+def rule_in_words() -> str:
     """The rule in words: `low-latency from 1,000 training rows on, none below`."""
-    *others, (_, smallest) = FITTINGS.items()
+    *others, (_, smallest) = PRESETS_BY_ROWS.items()
     bounds = ", ".join(f"{preset} from {least:,} on" for least, preset in others)
     return f"by training rows: {bounds}, {smallest} below"

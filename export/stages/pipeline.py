@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from export.compress.choice import PruneChoice
-from export.compress.recipes import Recipe
 from export.data.synthetic import SyntheticConfig
 from export.data.synthetic_file import write_synthetic_log
 from export.errors import ExportError
@@ -15,7 +14,7 @@ from export.report.summary import summary
 from export.stages.calibrate import calibrate
 from export.stages.fit_schema import fit_schema
 from export.stages.package import check_out, package
-from export.stages.plan import Plan, Ship, default_work
+from export.stages.plan import ExportPlan, Plan, default_work
 from export.stages.prune import prune
 from export.stages.quantize import quantize
 from export.stages.to_onnx import to_onnx
@@ -38,8 +37,7 @@ def _check(plan: Plan) -> None:
     """Raises, before the first row is read, what would otherwise end the export after hours."""
     check_out(plan.out, plan.name)
     check_device(plan.training.config(rows=1).device)
-    if plan.pruning.preset is not None:
-        check_ship(plan.ship, plan.pruning.recipe(rows=1))  # which needs no rows then
+    check_ship(plan)
     if plan.checkpoint is not None:
         check_no_overrides(plan.checkpoint, plan.hyperparameters, plan.embedding)
         load_checkpoint(plan.checkpoint)
@@ -47,9 +45,14 @@ def _check(plan: Plan) -> None:
         check_model(plan.model, plan.hyperparameters)
 
 
-def check_ship(ship: Ship, recipe: Recipe) -> None:
-    """Raises ExportError for a pruned graph that is to ship where nothing gets pruned."""
-    if ship == "pruned" and not recipe.prunes:
+def check_ship(plan: ExportPlan, rows: int | None = None) -> None:
+    """Raises ExportError for a pruned graph that is to ship where nothing gets pruned.
+
+    Without the training part's `rows` that is known only of a preset that was chosen.
+    """
+    if rows is None and plan.pruning.preset is None:
+        return
+    if plan.ship == "pruned" and not plan.pruning.recipe(rows or 0).prunes:
         raise ExportError(
             "'ship' must be auto or dense where nothing is pruned (got 'pruned'); "
             "prune with --preset high-performance"
@@ -60,7 +63,7 @@ def _stages(plan: Plan, work: Work, clock: Clock) -> Bundle:
     say = clock.say
     clock.stage("fit-schema", f"{plan.data.name} by the schema {plan.schema}")
     log = fit_schema(work, plan, say=say)
-    check_ship(plan.ship, plan.pruning.recipe(log.rows["train"]))
+    check_ship(plan, log.rows["train"])
     clock.stage("train", plan.checkpoint.name if plan.checkpoint else plan.model)
     train(
         work,

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from export.compress.choice import PruneChoice
-from export.compress.fitting import FITTINGS, told
+from export.compress.fitting import PRESETS_BY_ROWS, rule_in_words
 from export.compress.recipes import PARTS, RECIPES, Recipe, find_recipe
 from export.compress.schedule import RESIDUAL, is_pruning_step, pruning_interval, sparse_rate
 from export.errors import ExportError
@@ -88,8 +88,8 @@ def test_the_default_preset_follows_the_rows_and_a_chosen_one_does_not() -> None
     bounds = {409_600: "low-latency", 409_599: "high-performance", 65_536: "high-performance", 1: "none"}
     for rows, preset in (bounds | {65_535: "none"}).items():
         assert PruneChoice().recipe(rows) == RECIPES[preset]
-    for least, preset in FITTINGS.items():
-        assert (f"{preset} from {least:,} on" if least else f"{preset} below") in told()
+    for least, preset in PRESETS_BY_ROWS.items():
+        assert (f"{preset} from {least:,} on" if least else f"{preset} below") in rule_in_words()
     assert PruneChoice(preset="low-memory").recipe(10) == RECIPES["low-memory"]
     assert PruneChoice(neurons=0.5).recipe(10).name == "none, neurons 50%"
 

@@ -96,12 +96,12 @@ def test_the_step_size_is_that_of_pruning(work: Work) -> None:
 def test_the_twin_sees_what_the_pruned_model_sees(work: Work) -> None:
     """Rates near zero prune next to nothing: both models end with the same weights, batch by batch."""
     gentle = replace(SHORT.recipe(1), dnn=1e-9, field_matrix=0.0, embedding=0.0)
-    train_by(work, evaluations_per_epoch=1)
+    train_by(work, evaluations_per_epoch=1, metric="auc")
     pruned = prune(work, SHORT, recipe=gentle, say=str)
     assert pruned is not None
     assert pruned.twin is not None
-    twin = pruned.points[-1].validation_logloss
-    assert pruned.twin.twin == pytest.approx(twin, abs=1e-9)
+    assert pruned.twin.twin == pytest.approx(pruned.points[-1].validation_auc, abs=1e-9)
+    assert pruned.twin.twin != pruned.twin.trained
 
 
 def test_the_twin_can_be_skipped(work: Work) -> None:
