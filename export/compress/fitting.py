@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from export.train.fitting import PAPERS_BATCH, STEPS_AN_EPOCH
-
-PRESETS_BY_ROWS = {PAPERS_BATCH * STEPS_AN_EPOCH: "low-latency", 1 << 16: "high-performance", 0: "none"}
+PRESETS_BY_ROWS = {1_000_000: "low-latency", 65_536: "high-performance", 0: "none"}
 """The preset by the least training rows that it is the default for, most rows first.
 
-The first bound is that of a log that is not small for training either; docs/pruning.md has what was measured.
+docs/pruning.md has what was measured.
 """
 
 

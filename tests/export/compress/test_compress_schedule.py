@@ -85,7 +85,7 @@ def test_a_share_of_neurons_goes_before_the_presets() -> None:
 
 
 def test_the_default_preset_follows_the_rows_and_a_chosen_one_does_not() -> None:
-    bounds = {409_600: "low-latency", 409_599: "high-performance", 65_536: "high-performance", 1: "none"}
+    bounds = {1_000_000: "low-latency", 999_999: "high-performance", 65_536: "high-performance", 1: "none"}
     for rows, preset in (bounds | {65_535: "none"}).items():
         assert PruneChoice().recipe(rows) == RECIPES[preset]
     for least, preset in PRESETS_BY_ROWS.items():
