@@ -133,10 +133,12 @@ def _make_dense(work: Work, options: argparse.Namespace) -> None:
 
 def _make(work: Work, name: str, recipe: Recipe | None, options: argparse.Namespace) -> Contender:
     """Pruned by the recipe (None: not at all), exported, quantized, and scored on the test part."""
-    choice = PruneChoice(prune_epochs=options.prune_epochs, finetune_epochs=options.finetune_epochs)
+    choice = PruneChoice(
+        prune_epochs=options.prune_epochs, finetune_epochs=options.finetune_epochs, dense_twin="skip"
+    )
     pruned = prune(work, choice, recipe=recipe or RECIPES["none"])
     to_onnx(work)
-    quantize(work, rows=Plan.quantization_rows, keep_worse=True)
+    quantize(work, rows=Plan.quantization_rows, ship="pruned" if pruned else "auto")
     trained = work.read_record("train", Trained)
     log = open_log(work.path("log"))
     variants = read_variants(work, log.schema)

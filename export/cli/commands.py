@@ -125,7 +125,12 @@ def _quantize(options: Namespace) -> None:
     from export.stages.quantize import quantize
 
     with _work(options) as work:
-        quantize(work, rows=options.quantization_rows or Plan.quantization_rows, say=say)
+        quantize(
+            work,
+            rows=options.quantization_rows or Plan.quantization_rows,
+            ship=options.ship or Plan.ship,
+            say=say,
+        )
 
 
 def _calibrate(options: Namespace) -> None:

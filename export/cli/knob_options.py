@@ -38,6 +38,7 @@ def given_of(kind: type, options: Namespace) -> dict[str, Any]:
 def _option(one: Declared, default: Any, others: Mapping[str, Any]) -> Option:
     value = one.default if default is None else getattr(default, one.name)
     users = one.knob.used_by
+    is_own = default is not None and value != one.default
     choices = one.limits.names if isinstance(one.limits, OneOf) and not one.is_tuple else None
     return Option(
         flag=f"--{one.name.replace('_', '-')}",
@@ -45,7 +46,7 @@ def _option(one: Declared, default: Any, others: Mapping[str, Any]) -> Option:
         kind=choices or reader(one),
         metavar=one.knob.unit or (None if choices else _unit(one)),
         required=one.is_required,
-        otherwise=one.knob.otherwise or _shown(one.name, value, others),
+        otherwise=(None if is_own else one.knob.otherwise) or _shown(one.name, value, others),
     )
 
 

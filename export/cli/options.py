@@ -31,7 +31,7 @@ alone, in this order, and hand over in a work folder:
   baseline      ids -> LR beside it, to see what the model wins (or package does it)
   prune         model -> smaller model (DeepLight; may be left out)
   to-onnx       model -> float32 graphs
-  quantize      float32 graph -> INT8 graph
+  quantize      float32 graphs -> the one that ships -> INT8 graph
   calibrate     logits of the final graphs -> calibrators
   package       everything -> evaluation, parity, latency, report, bundle
 """
@@ -72,7 +72,7 @@ MODEL = (
     *EMBEDDING,
 )
 TRAINING = options_of(TrainConfig)
-QUANTIZATION = options_of(Plan, "quantization_rows")
+QUANTIZATION = options_of(Plan, "ship", "quantization_rows")
 CALIBRATION = options_of(Plan, "sampling_rate", "calibration_methods", "calibrate_by")
 BUNDLE = options_of(Plan, "out", "name", "work")
 WORK = tuple(replace(option, required=True, otherwise=None) for option in options_of(Plan, "work"))
@@ -214,7 +214,8 @@ COMMANDS: Mapping[str, Command] = {
         "write the float32 graphs of the dense and the pruned model", {"the work folder": WORK}
     ),
     "quantize": Command(
-        "write the INT8 graph of the smallest model", {"quantization": QUANTIZATION, "the work folder": WORK}
+        "choose the float graph that ships, and write the INT8 graph of it",
+        {"quantization": QUANTIZATION, "the work folder": WORK},
     ),
     "calibrate": Command(
         "fit a calibrator of each graph on the calibration part",

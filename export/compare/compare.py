@@ -30,7 +30,7 @@ from export.errors import ExportError
 from export.report.machine import machine
 from export.stages.calibration_segments import check_segment_field
 from export.stages.fit_schema import fit_schema
-from export.stages.pipeline import Clock
+from export.stages.pipeline import Clock, check_ship
 from export.stages.records import LogSummary
 from export.stages.train import check_device
 from export.stages.work import Say, Work
@@ -54,6 +54,7 @@ def compare(plan: ComparePlan, *, say: Say = print) -> Comparison:
     for model in models:
         settle(model, plan.common, plan.overrides, plan.training)[1].config(rows=1)
     check_device(plan.training.config(rows=1).device)
+    check_ship(plan)
     if plan.jobs > 1 and os.environ.get("WORLD_SIZE", "1") != "1":
         raise ExportError(
             f"'jobs' must be 1 under torchrun (got {plan.jobs}), whose processes train each model together; "
@@ -142,6 +143,7 @@ def _contenders(plan: ComparePlan, model: str, log: LogSummary, work: Work, log_
             embedding=plan.embedding,
             config=replace(config, seed=config.seed + number),
             pruning=plan.pruning,
+            ship=plan.ship,
             quantization_rows=plan.quantization_rows,
             sampling_rate=plan.sampling_rate,
             methods=plan.calibration_methods,

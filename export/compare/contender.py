@@ -23,6 +23,7 @@ from export.compress.choice import PruneChoice
 from export.data.encoded import open_log
 from export.stages.calibrate import calibrate, read_calibrators
 from export.stages.evaluate import evaluate_variants
+from export.stages.plan import Ship
 from export.stages.prune import prune
 from export.stages.quantize import quantize
 from export.stages.records import Trained
@@ -46,6 +47,7 @@ class Contender:
     embedding: EmbeddingChoice
     config: TrainConfig
     pruning: PruneChoice
+    ship: Ship
     quantization_rows: int
     sampling_rate: float
     methods: Sequence[str]
@@ -90,7 +92,7 @@ class Contender:
         begin("to-onnx")
         to_onnx(work, say=say)
         begin("quantize")
-        quantize(work, rows=self.quantization_rows, say=say)
+        quantize(work, rows=self.quantization_rows, ship=self.ship, say=say)
         begin("calibrate")
         calibrate(
             work,

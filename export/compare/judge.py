@@ -56,7 +56,7 @@ def time_and_choose(results: Results, rows: Part) -> dict[str, Served]:
         )
         for model in models:
             latency = tuple(Latency(name, times[f"{model} {name}"]) for name in graphs[model])
-            variant, kept_out = choose_serving(graphs[model], latency, results[model][0][1].parity)
+            variant, kept_out = choose_serving(graphs[model], latency)
             refused = results[model][0][0].work.read_record("quantize", Graphs).refused
             found[model] = Served(variant, refused | kept_out, times[f"{model} {variant}"])
     return found

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from export.compress.config import PruneConfig
+from export.compress.fitting import fitting_preset, rule_in_words
 from export.compress.recipes import RECIPES, Recipe, find_recipe
 from export.knobs import POSITIVE, SHARE_BELOW_ONE, OneOf, knob
 from export.train.fitting import PAPERS_LEARNING_RATE
@@ -12,17 +14,18 @@ from export.train.fitting import PAPERS_LEARNING_RATE
 
 @dataclass(frozen=True, kw_only=True)
 class PruneChoice(PruneConfig):
-    """By which recipe to prune, and by which schedule.
+    """By which recipe to prune, by which schedule, and what the pruned model has to match.
 
     The step size is the paper's even on a small log: few steps are left, and the weights that survive have
     far to go (docs/decisions/training-defaults.md).
     """
 
-    preset: str = knob(
-        "low-latency",
+    preset: str | None = knob(
+        None,
         "shares to prune of DNN weights, field pairs, embeddings: high-performance 90/90/40, "
         "low-memory 90/90/90, low-latency 99/95/40 %, narrow the same and 75 % of the DNN's neurons, none",
         OneOf(tuple(RECIPES)),
+        otherwise=rule_in_words(),
     )
     neurons: float | None = knob(
         None,
@@ -31,10 +34,15 @@ class PruneChoice(PruneConfig):
         otherwise="the preset's",
     )
     prune_learning_rate: float = knob(PAPERS_LEARNING_RATE, "step size of Adam while pruning", POSITIVE)
+    dense_twin: Literal["train", "skip"] = knob(
+        "train",
+        "train the dense model on as long as the pruned one, at that step size, and let the better one be "
+        "what pruning is compared with; or skip that, which saves half of the time",
+    )
 
-    def recipe(self) -> Recipe:
-        """The preset's, with the neurons chosen."""
-        recipe = find_recipe(self.preset)
+    def recipe(self, rows: int) -> Recipe:
+        """The preset's, with the neurons chosen; without a preset that which fits so many training rows."""
+        recipe = find_recipe(fitting_preset(rows) if self.preset is None else self.preset)
         if self.neurons is None or self.neurons == recipe.neurons:
             return recipe
         return recipe.with_neurons(self.neurons)

@@ -9,6 +9,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -121,21 +122,45 @@ def prune(
     among evaluations after the last pruning, because earlier weights are not sparse. Raises ExportError as
     `train` does.
     """
-    steps_per_epoch = steps_an_epoch(log.parts["train"], config)
-    start = round(schedule.warmup_epochs * steps_per_epoch)
-    steps = max(1, round(schedule.prune_epochs * steps_per_epoch))
+    stretch = _stretch(schedule, steps_an_epoch(log.parts["train"], config))
+    start, steps = stretch.start, stretch.steps
     pruner = Pruner(model, recipe, steps, start=start, every=schedule.prune_every, residual=schedule.residual)
-    end = start + steps + max(1, round(schedule.finetune_epochs * steps_per_epoch))
-    epochs = max(1, math.ceil(end / max(1, steps_per_epoch)))
     result = train(
         model,
         log,
-        dataclasses.replace(config, epochs=epochs, best_from_step=start + steps),
+        dataclasses.replace(config, epochs=stretch.epochs, best_from_step=start + steps),
         after_step=_announced(pruner, model, recipe, start + steps, report),
         report=report,
     )
     reached = _reached(model, recipe)
     return PruneResult({part: recipe.rates[part] for part in reached}, reached, result)
+
+
+def train_dense_twin(
+    model: nn.Module, log: Log, config: TrainConfig, report: Report = print, *, schedule: PruneConfig
+) -> TrainResult:
+    """Trains as `prune` does, with the same batches for as long, and prunes nothing.
+
+    What a pruned model gains over the model it started from may be the further training alone; this one shows
+    how much. Raises ExportError as `train` does.
+    """
+    stretch = _stretch(schedule, steps_an_epoch(log.parts["train"], config))
+    return train(model, log, dataclasses.replace(config, epochs=stretch.epochs), report=report)
+
+
+class _Stretch(NamedTuple):
+    """The training steps before the first pruning, those of pruning, and the epochs of the whole."""
+
+    start: int
+    steps: int
+    epochs: int
+
+
+def _stretch(schedule: PruneConfig, steps_per_epoch: int) -> _Stretch:
+    start = round(schedule.warmup_epochs * steps_per_epoch)
+    steps = max(1, round(schedule.prune_epochs * steps_per_epoch))
+    end = start + steps + max(1, round(schedule.finetune_epochs * steps_per_epoch))
+    return _Stretch(start, steps, max(1, math.ceil(end / max(1, steps_per_epoch))))
 
 
 def _reached(model: nn.Module, recipe: Recipe) -> dict[str, float]:

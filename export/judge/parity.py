@@ -20,6 +20,7 @@ from export.judge.metrics import sigmoid
 from service.bundle.manifest import Latency, Parity
 
 TORCH_TOLERANCE = 1e-4
+# What a step from one graph to a smaller one may lose.
 AUC_TOLERANCE = 0.001
 # One row, both sides of the widths that vector code works in, odd ones, and more than one cache holds.
 BATCH_SIZES = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 127, 255, 1000)
@@ -103,34 +104,25 @@ def compare_variants(
 
 
 def choose_serving_variant(
-    reference: str, candidates: Sequence[str], latencies: Sequence[Latency], parities: Sequence[Parity]
+    reference: str, candidates: Sequence[str], latencies: Sequence[Latency], refused: Mapping[str, str]
 ) -> tuple[str, dict[str, str]]:
-    """The fastest variant that loses no quality, and why each other candidate is kept out.
+    """The fastest variant that is not refused for a loss, and why each other candidate is kept out.
 
-    A candidate is kept out when its AUC is more than AUC_TOLERANCE below the reference's, or when it is not
-    faster by the geometric mean of microseconds a row over the batch sizes: a tenth gained on single rows
-    counts as much as a tenth gained on large batches.
-    Returns (variant, {candidate: reason}). Raises ExportError when a candidate was not measured.
+    A candidate is kept out when it is `refused` (by variant, with the reason), or when it is not faster by
+    the geometric mean of microseconds a row over the batch sizes: a tenth gained on single rows counts as
+    much as a tenth gained on large batches. Returns (variant, {candidate: reason}). Raises ExportError when a
+    variant was not timed.
     """
     speed = {latency.variant: _typical_microseconds(latency.microseconds_a_row) for latency in latencies}
-    parity_of = {parity.variant: parity for parity in parities if parity.reference == reference}
-    missing = [name for name in (reference, *candidates) if name not in speed] + [
-        name for name in candidates if name not in parity_of
-    ]
-    if missing:
-        raise ExportError(
-            f"'{missing[0]}' must be timed, and compared with '{reference}', before it can serve "
-            "(got no figures); measure it first"
-        )
+    for name in (reference, *candidates):
+        if name not in speed:
+            raise ExportError(
+                f"'{name}' must be timed before it can serve (got no figures); measure it first"
+            )
     kept_out: dict[str, str] = {}
     for name in candidates:
-        parity = parity_of[name]
-        if not parity.auc_delta >= -AUC_TOLERANCE:
-            low, high = parity.auc_interval
-            kept_out[name] = (
-                f"loses {-parity.auc_delta:.5f} AUC against {reference} "
-                f"(95 % interval of the change {low:+.5f} to {high:+.5f}; at most {AUC_TOLERANCE:g} allowed)"
-            )
+        if name in refused:
+            kept_out[name] = refused[name]
         elif not speed[name] < speed[reference]:
             kept_out[name] = (
                 f"is not faster than {reference} here: {speed[name]:.2f} us a row against "

@@ -165,6 +165,8 @@ class Findings(msgspec.Struct, frozen=True):
     histogram: PctrHistogram | None = None  # of the serving variant
     baseline: Baseline | None = None
     segments: SegmentFindings | None = None  # of the serving variant
+    ladder: tuple[Parity, ...] = ()  # on the validation part, LogLoss after a fitted line
+    choices: tuple[str, ...] = ()  # what else decided which graph serves
 
 
 def reliability(labels: NDArray[np.integer], pctr: NDArray[np.floating], *, bins: int = 15) -> Reliability:

@@ -13,6 +13,7 @@ from export.report.layout import document, figure, section, table
 from export.report.quality import histogram, meanings, quality_table
 from export.report.segments import gain_in_words, segments_table
 from service.bundle.calibration import Calibrator
+from service.bundle.manifest import Parity
 
 PARTS_TOLD = ("calibration", "test")
 FIELDS_SHOWN = 10
@@ -32,8 +33,8 @@ def page(findings: Findings) -> str:
             _rate_windows(findings),
             _segments(findings),
         ),
-        section("Serving variant and what was kept out", serving_list(findings)),
-        section("Parity", parity_table(findings)),
+        section("Serving variant and what was kept out", serving_list(findings), ladder_table(findings)),
+        section("Parity on the test part", parity_table(findings.parity)),
         section(
             "Size and speed", compression_table(findings), _speed_figures(findings), latency_table(findings)
         ),
@@ -126,14 +127,26 @@ def serving_list(findings: Findings) -> str:
         f"<li><b>{escape(name)}</b> is kept out: {escape(why)}</li>"
         for name, why in findings.kept_out.items()
     )
-    return f"<ul><li><b>{escape(findings.serving_variant)}</b> is served</li>{kept}</ul>"
+    choices = "".join(f"<li>{escape(choice)}</li>" for choice in findings.choices)
+    return f"<ul><li><b>{escape(findings.serving_variant)}</b> is served</li>{kept}{choices}</ul>"
 
 
-def parity_table(findings: Findings) -> str:
+def ladder_table(findings: Findings) -> str:
+    """The changes from graph to graph by which it was chosen what may serve."""
+    if not findings.ladder:
+        return ""
+    about = (
+        "<p>Chosen by rows of the validation part, each graph's LogLoss after a line fitted to its logits. "
+        "A graph that loses more than is allowed does not serve.</p>"
+    )
+    return about + parity_table(findings.ladder)
+
+
+def parity_table(parities: Sequence[Parity]) -> str:
     rows = [
         [f"{p.variant} − {p.reference}", p.max_abs_logit, p.auc_delta, _interval(p.auc_interval),
          p.logloss_delta, _interval(p.logloss_interval)]
-        for p in findings.parity
+        for p in parities
     ]  # fmt: skip
     return table(["variant", "max |Δ logit|", "Δ AUC", "95 % interval", "Δ LogLoss", "95 % interval"], rows)
 

@@ -6,6 +6,7 @@ import shlex
 import sys
 
 from export.report.gain_text import gain_line, known_metric, offer_line, verdict_line
+from export.report.steps import step_line
 from export.report.text_table import aligned
 from service.bundle.manifest import Baseline, Metrics
 from service.bundle.store import Bundle
@@ -21,6 +22,7 @@ def summary(bundle: Bundle) -> str:
         lines.append(
             f"AUC of the true click probability, which no model can beat: {served.auc_of_true_pctr:.4f}"
         )
+    lines += [f"on the validation part {step_line(change)}" for change in manifest.ladder]
     lines.append(f"serves {variant}" + (f": {_known(served)}" if served else ""))
     if won is not None:
         lines += [gain_line(variant, won), *_verdict(variant, won, len(bundle.graphs[variant]))]

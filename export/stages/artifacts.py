@@ -8,7 +8,9 @@ from torch import nn
 
 from export.data.encoded import EncodedLog, Part, open_log
 from export.stages.calibrate import read_calibrators
-from export.stages.records import Calibrated, Graphs, LogSummary, Pruned, Trained
+from export.stages.dense_twin import dense_checkpoint, twin_line
+from export.stages.prune import unpruned_line
+from export.stages.records import Calibrated, Graphs, LogSummary, Pruned, Trained, Unpruned
 from export.stages.variants import DENSE, PRUNED, Variant, graph_name, read_variants
 from export.stages.work import Work
 from export.train.checkpoint import load_checkpoint
@@ -17,7 +19,10 @@ from service.bundle.calibration import Calibrator
 
 @dataclass(frozen=True)
 class Artifacts:
-    """The log, the graphs and calibrators by variant, the PyTorch models, and the stages' records."""
+    """The log, the graphs and calibrators by variant, the PyTorch models, and the stages' records.
+
+    `choices` are sentences on what was pruned, compared and wished for, as far as graphs do not show it.
+    """
 
     log: EncodedLog
     summary: LogSummary
@@ -26,6 +31,8 @@ class Artifacts:
     models: dict[str, nn.Module]
     trained: Trained
     pruned: Pruned | None
+    choices: tuple[str, ...]
+    quantized: Graphs
     calibrated: Calibrated
 
     @property
@@ -38,9 +45,10 @@ def read_artifacts(work: Work) -> Artifacts:
     """Raises ExportError for a stage that has not run, and for a file that is not what it wrote."""
     log = open_log(work.path("log"))
     work.path(graph_name(DENSE))
-    work.read_record("quantize", Graphs)
+    quantized = work.read_record("quantize", Graphs)
     variants = read_variants(work, log.schema)
-    models = {DENSE: load_checkpoint(work.path("dense.pt"), log.schema).model}
+    pruned = work.read_record("prune", Pruned) if PRUNED in variants else None
+    models = {DENSE: load_checkpoint(dense_checkpoint(work), log.schema).model}
     if PRUNED in variants:
         models[PRUNED] = load_checkpoint(work.path("compact.pt")).model
     return Artifacts(
@@ -50,6 +58,19 @@ def read_artifacts(work: Work) -> Artifacts:
         calibrators=read_calibrators(work, variants),
         models=models,
         trained=work.read_record("train", Trained),
-        pruned=work.read_record("prune", Pruned) if PRUNED in variants else None,
+        pruned=pruned,
+        choices=_choices(work, pruned, quantized),
+        quantized=quantized,
         calibrated=work.read_record("calibrate", Calibrated),
     )
+
+
+def _choices(work: Work, pruned: Pruned | None, quantized: Graphs) -> tuple[str, ...]:
+    found = []
+    if pruned is None and work.has("prune.json"):  # a stage that may be left out
+        found.append(unpruned_line(work.read_record("prune", Unpruned)))
+    if pruned is not None and pruned.twin is not None:
+        found.append(twin_line(pruned.twin))
+    if quantized.ship != "auto":
+        found.append(f"the float graph that ships was chosen with --ship {quantized.ship}")
+    return tuple(found)

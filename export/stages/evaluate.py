@@ -54,7 +54,7 @@ def judge_variants(
     """Evaluates and times all variants, and the PyTorch model `dense`, on the rows of one part."""
     quality = _with_intervals(evaluate_variants(variants, calibrators, part), part)
     latency = measure_latency(dense, variants, part)
-    return Judged(quality, latency, *choose_serving(variants, latency, quality.parity))
+    return Judged(quality, latency, *choose_serving(variants, latency))
 
 
 def shipped_variants(variants: Mapping[str, Variant]) -> tuple[str, ...]:
@@ -110,9 +110,10 @@ def measure_latency(dense: nn.Module, variants: Mapping[str, Variant], part: Par
 
 
 def choose_serving(
-    variants: Mapping[str, Variant], latency: tuple[Latency, ...], parity: tuple[Parity, ...]
+    variants: Mapping[str, Variant], latency: tuple[Latency, ...]
 ) -> tuple[str, dict[str, str]]:
-    """The variant to serve, and why each other one that is no reference is kept out."""
+    """The variant to serve, and why others are kept out: a loss on validation rows, or their speed."""
+    refused = {name: one.refused for name, one in variants.items() if one.refused}
     reference, *candidates = shipped_variants(variants)
-    serving, kept_out = choose_serving_variant(reference, candidates, latency, parity)
-    return serving, {name: one.refused for name, one in variants.items() if one.refused} | kept_out
+    serving, kept_out = choose_serving_variant(reference, candidates, latency, refused)
+    return serving, refused | kept_out

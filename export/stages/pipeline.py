@@ -10,13 +10,14 @@ from export.compress.choice import PruneChoice
 from export.data.log_schema import load_log_schema
 from export.data.synthetic import SyntheticConfig
 from export.data.synthetic_file import write_synthetic_log
+from export.errors import ExportError
 from export.report.summary import summary
 from export.stages.baseline import baseline
 from export.stages.calibrate import calibrate
 from export.stages.calibration_segments import check_segment_field
 from export.stages.fit_schema import fit_schema
 from export.stages.package import check_out, package
-from export.stages.plan import Plan, default_work
+from export.stages.plan import ExportPlan, Plan, default_work
 from export.stages.prune import prune
 from export.stages.quantize import quantize
 from export.stages.to_onnx import to_onnx
@@ -41,6 +42,7 @@ def _check(plan: Plan) -> None:
     if plan.calibrate_by is not None:
         check_segment_field(plan.calibrate_by, load_log_schema(plan.schema).fields)
     check_device(plan.training.config(rows=1).device)
+    check_ship(plan)
     if plan.checkpoint is not None:
         check_no_overrides(plan.checkpoint, plan.hyperparameters, plan.embedding)
         load_checkpoint(plan.checkpoint)
@@ -48,10 +50,25 @@ def _check(plan: Plan) -> None:
         check_model(plan.model, plan.hyperparameters)
 
 
+def check_ship(plan: ExportPlan, rows: int | None = None) -> None:
+    """Raises ExportError for a pruned graph that is to ship where nothing gets pruned.
+
+    Without the training part's `rows` that is known only of a preset that was chosen.
+    """
+    if rows is None and plan.pruning.preset is None:
+        return
+    if plan.ship == "pruned" and not plan.pruning.recipe(rows or 0).prunes:
+        raise ExportError(
+            "'ship' must be auto or dense where nothing is pruned (got 'pruned'); "
+            "prune with --preset high-performance"
+        )
+
+
 def _stages(plan: Plan, work: Work, clock: Clock) -> Bundle:
     say = clock.say
     clock.stage("fit-schema", f"{plan.data.name} by the schema {plan.schema}")
     log = fit_schema(work, plan, say=say)
+    check_ship(plan, log.rows["train"])
     clock.stage("train", plan.checkpoint.name if plan.checkpoint else plan.model)
     train(
         work,
@@ -64,12 +81,12 @@ def _stages(plan: Plan, work: Work, clock: Clock) -> Bundle:
     )
     clock.stage("baseline")
     baseline(work, say=say)
-    clock.stage("prune", plan.pruning.preset)
+    clock.stage("prune", plan.pruning.recipe(log.rows["train"]).name)
     prune(work, plan.pruning, say=say)
     clock.stage("to-onnx")
     to_onnx(work, say=say)
     clock.stage("quantize")
-    quantize(work, rows=plan.quantization_rows, say=say)
+    quantize(work, rows=plan.quantization_rows, ship=plan.ship, say=say)
     clock.stage("calibrate")
     calibrate(
         work,
@@ -95,7 +112,7 @@ def demo(out: Path, *, rows: int, seed: int, threads: int | None, say: Say = pri
         work=work,
         hyperparameters={"dim": 8, "hidden_units": [128, 128], "dropout": 0.2},
         training=TrainChoice(epochs=3, seed=seed, threads=threads),
-        pruning=PruneChoice(finetune_epochs=1.0),
+        pruning=PruneChoice(preset="high-performance", finetune_epochs=1.0),
     )
     _check(plan)
     say(f"writing a synthetic log of {rows:,} rows")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from export.compress.choice import PruneChoice
 from export.data.errors import OnMalformed
@@ -14,6 +14,8 @@ from export.data.splits import DEFAULT_SHARES, are_shares
 from export.knobs import AT_LEAST_ONE, POSITIVE_SHARE, OneOf, Rule, check, described, knob, knobs
 from export.stages.calibration_methods import METHODS
 from export.train.choices import EmbeddingChoice, TrainChoice
+
+Ship = Literal["auto", "dense", "pruned"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +72,11 @@ class ExportPlan(LogPlan):
     embedding: EmbeddingChoice = field(default_factory=EmbeddingChoice)
     training: TrainChoice = field(default_factory=TrainChoice)
     pruning: PruneChoice = field(default_factory=PruneChoice)
+    ship: Ship = knob(
+        "auto",
+        "the float graph that ships, and that INT8 is made of: auto is pruned, and dense where pruning lost "
+        "on the validation part; dense and pruned are these whatever was lost",
+    )
     quantization_rows: int = knob(
         16_384, "training rows on which the ranges of activations are found", AT_LEAST_ONE, "ROWS"
     )

@@ -17,7 +17,8 @@ from export.compress.recipes import Recipe
 from export.compress.schedule import sparse_rate
 from export.data.encoded import EncodedLog, open_log
 from export.report.findings import EvaluationPoint
-from export.stages.records import Pruned, Trained
+from export.stages.dense_twin import make_dense_twin
+from export.stages.records import Pruned, Trained, Twin, Unpruned
 from export.stages.train import evaluation_points
 from export.stages.variants import write_renumberings
 from export.stages.work import Say, Work
@@ -29,14 +30,17 @@ from export.train.sampling import steps_an_epoch
 def prune(
     work: Work, choice: PruneChoice, *, recipe: Recipe | None = None, say: Say = print
 ) -> Pruned | None:
-    """WORK/dense.pt -> pruned.pt (exact zeros) and compact.pt (without them).
+    """WORK/dense.pt -> pruned.pt (exact zeros), compact.pt (without them) and perhaps twin.pt.
 
-    What `choice` leaves open is as in training; a `recipe` goes before the preset it names. A model without
-    neurons that can go keeps them, with a warning. A recipe that prunes nothing only clears what an earlier
-    pruning left.
+    What `choice` leaves open is as in training, and its preset fits the log; a `recipe` goes before it. The
+    dense twin (`export.stages.dense_twin`) is trained too unless `choice` skips it. A model without neurons
+    that can go keeps them, with a warning. A recipe that prunes nothing only clears what an earlier pruning
+    left.
     """
-    recipe = recipe or choice.recipe()
     log = open_log(work.path("log"))
+    rows = len(log.parts["train"])
+    fitted = recipe is None and choice.preset is None
+    recipe = recipe or choice.recipe(rows)
     network, model, hyperparameters = load_checkpoint(work.path("dense.pt"), log.schema)
     trained = work.read_record("train", Trained)
     if recipe.neurons > 0.0 and not find_perceptrons(network):
@@ -47,8 +51,10 @@ def prune(
         recipe = recipe.with_neurons(0.0)
     work.start("prune")
     if not recipe.prunes:
+        _leave(work, Unpruned(rows, fitted), say)
         return None
     config = replace(trained.config, warmup_steps=0, learning_rate=choice.prune_learning_rate)
+    twin = make_dense_twin(work, log, config, choice, say) if choice.dense_twin == "train" else None
     rates = ", ".join(f"{part} {rate:.0%}" for part, rate in recipe.rates.items())
     say(f"pruning by the recipe {recipe.name}: {rates}")
     result = prune_model(network, log, recipe, config, say, schedule=choice)
@@ -56,14 +62,38 @@ def prune(
     compacted = compact_model(network, hyperparameters)
     save_checkpoint(work.folder / "compact.pt", compacted.model, model, compacted.hyperparameters)
     write_renumberings(work, log.schema, compacted.renumberings)
-    record = _record(recipe, result, compacted, _pruning_points(result, log, config, choice))
+    points = _pruning_points(result, log, config, choice)
+    record = _record(recipe, result, compacted, points, twin=twin, fitted=fitted)
     _tell(record, say)
     work.record("prune", record)
     return record
 
 
+def _leave(work: Work, record: Unpruned, say: Say) -> None:
+    """Records and says that nothing is pruned."""
+    if record.preset_fitted:
+        say(unpruned_line(record))
+    work.record("prune", record)
+
+
+def unpruned_line(record: Unpruned) -> str:
+    """Why nothing is pruned, and how to prune all the same."""
+    if not record.preset_fitted:
+        return "nothing is pruned, as chosen"
+    return (
+        f"nothing is pruned by default on a log of {record.training_rows:,} training rows, too few to fit "
+        "the pruned model again; --preset high-performance prunes"
+    )
+
+
 def _record(
-    recipe: Recipe, result: PruneResult, compacted: Compacted, points: tuple[EvaluationPoint, ...]
+    recipe: Recipe,
+    result: PruneResult,
+    compacted: Compacted,
+    points: tuple[EvaluationPoint, ...],
+    *,
+    twin: Twin | None,
+    fitted: bool,
 ) -> Pruned:
     return Pruned(
         recipe=recipe.name,
@@ -77,6 +107,8 @@ def _record(
         max_abs_diff=compacted.max_abs_diff,
         notes=compacted.notes,
         points=points,
+        twin=twin,
+        preset_fitted=fitted,
     )
 
 

@@ -1,20 +1,23 @@
-"""The stage quantize: the smallest float graph that loses no quality -> the INT8 graph."""
+"""The stage quantize: chooses the float graph that ships, and makes the INT8 graph of it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from export.data.encoded import Part, open_log
+from export.data.encoded import EncodedLog, Part, open_log
 from export.data.samples import sample_positions
+from export.errors import ExportError
 from export.graph.quantize import quantize_int8
 from export.graph.runtime import run_graph
 from export.judge.parity import check_batch_invariance
-from export.stages.records import Graphs
-from export.stages.refusal import why_refused
+from export.report.steps import step_line
+from export.stages.ladder import Ladder
+from export.stages.plan import Ship
+from export.stages.records import GraphFile, Graphs
 from export.stages.variants import (
     CHECKED_ROWS,
     DENSE,
@@ -28,23 +31,33 @@ from export.stages.variants import (
     write_graph,
 )
 from export.stages.work import Say, Work
+from service.bundle.manifest import Parity
+
+PRUNE_LESS = (
+    "prune less, with --preset high-performance, not at all, with --preset none, or serve it all the same, "
+    "with --ship pruned"
+)
 
 
-def quantize(work: Work, *, rows: int, keep_worse: bool = False, say: Say = print) -> Graphs:
+def quantize(work: Work, *, rows: int, ship: Ship = "auto", say: Say = print) -> Graphs:
     """The float graph that ships -> the INT8 one, with ranges found on `rows` rows spread over training.
 
-    A pruned graph that is worse than the dense one on the validation part is refused here, unless
-    `keep_worse`. A graph with nothing to quantize gives a record without graphs, and the float graph serves.
+    What may serve is decided here, on the validation part (`export.stages.ladder`); `ship` chooses the float
+    graph whatever that says. A graph with nothing to quantize gives a record without graphs, and the float
+    graph serves. Raises ExportError for a pruned graph that is to ship and is not there.
     """
     log = open_log(work.path("log"))
     variants = read_variants(work, log.schema)
+    if ship == "pruned" and PRUNED not in variants:
+        raise ExportError(
+            "'ship' must be auto or dense where nothing was pruned (got 'pruned'); "
+            "prune with a --preset first"
+        )
     work.start("quantize")
-    refused = {} if keep_worse else _refused(variants, log.parts["validation"], say)
-    for name, variant in variants.items():  # an earlier run of this stage may have refused another one
-        variants[name] = replace(variant, refused=refused.get(name, ""))
-    source = variants[float_variant(variants)]
+    climb = _Climb(Ladder(log.parts["validation"]), say)
+    source = _choose_float(variants, climb, ship)
+    graphs: dict[str, GraphFile] = {}
     graph = quantize_int8(source.graph, source.ids(spread_rows(log.parts["train"], rows)))
-    record = Graphs({}, refused)
     if graph is None:
         say(
             f"nothing to quantize in {graph_name(source.name)}, which has neither tables nor layers: "
@@ -52,24 +65,62 @@ def quantize(work: Work, *, rows: int, keep_worse: bool = False, say: Say = prin
         )
     else:
         variant = replace(source, name=INT8, graph=graph)
-        ids = variant.ids(np.array(log.parts["validation"].ids[:CHECKED_ROWS]))
-        check_batch_invariance(graph, ids[:INVARIANCE_ROWS])
-        difference = float(np.abs(run_graph(graph, ids) - run_graph(source.graph, ids)).max())
-        record = Graphs({INT8: write_graph(work, variant, difference, say)}, refused)
+        graphs[INT8] = write_graph(work, variant, _check(variant, source, log), say)
+        _judge_int8(variant, source, variants[DENSE], climb)
+    record = Graphs(graphs, climb.refused, ship, tuple(climb.steps), tuple(climb.losses))
     work.record("quantize", record)
     return record
 
 
-def _refused(variants: Mapping[str, Variant], part: Part, say: Say) -> dict[str, str]:
-    """The pruned graph with the reason, where it is worse."""
-    if PRUNED not in variants:
-        return {}
-    logits = variants[DENSE].score(part), variants[PRUNED].score(part)
-    reason = why_refused(np.asarray(part.labels), *logits)
-    if not reason:
-        return {}
-    say(f"warning: {PRUNED} {reason}; {DENSE} ships in its place")
-    return {PRUNED: reason}
+@dataclass
+class _Climb:
+    """The steps taken so far, and what came of them; see `Graphs`."""
+
+    ladder: Ladder
+    say: Say
+    steps: list[Parity] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+    losses: list[str] = field(default_factory=list)
+
+    def step(self, reference: Variant, variant: Variant) -> str:
+        """Why the variant must not serve in place of the reference; empty if it may."""
+        step = self.ladder.step(reference, variant)
+        self.steps.append(step.change)
+        self.say(f"on the validation part {step_line(step.change)}")
+        return step.loss
+
+
+def _choose_float(variants: Mapping[str, Variant], climb: _Climb, ship: Ship) -> Variant:
+    """The pruned graph, unless it is worse or not wanted; else the dense one."""
+    if PRUNED in variants:
+        loss = climb.step(variants[DENSE], variants[PRUNED])
+        if ship == "dense":
+            climb.refused[PRUNED] = "is left out by --ship dense"
+        elif loss and ship == "pruned":
+            climb.losses.append(f"{PRUNED} {loss}; it ships all the same, by --ship pruned")
+            climb.say(f"warning: {climb.losses[-1]}")
+        elif loss:
+            climb.refused[PRUNED] = f"{loss}; {PRUNE_LESS}"
+            climb.say(f"warning: {PRUNED} {climb.refused[PRUNED]}; {DENSE} ships in its place")
+    # An earlier run of this stage may have refused another one.
+    judged = {name: replace(one, refused=climb.refused.get(name, "")) for name, one in variants.items()}
+    return judged[float_variant(judged)]
+
+
+def _judge_int8(variant: Variant, source: Variant, dense: Variant, climb: _Climb) -> None:
+    """INT8 has to match its float graph, and the dense one, unless a loss against that is wanted."""
+    references = [source] if source.name == DENSE or climb.losses else [source, dense]
+    losses = [loss for reference in references if (loss := climb.step(reference, variant))]
+    if losses:
+        climb.refused[INT8] = losses[0]
+        climb.say(f"warning: {INT8} {losses[0]}; {source.name} serves in its place")
+
+
+def _check(variant: Variant, source: Variant, log: EncodedLog) -> float:
+    """The largest |logit| difference between INT8 and its float graph. Raises ExportError for variance."""
+    ids = variant.ids(np.array(log.parts["validation"].ids[:CHECKED_ROWS]))
+    check_batch_invariance(variant.graph, ids[:INVARIANCE_ROWS])
+    return float(np.abs(run_graph(variant.graph, ids) - run_graph(source.graph, ids)).max())
 
 
 def spread_rows(part: Part, rows: int) -> NDArray[np.int32]:

@@ -9,6 +9,7 @@ import msgspec
 from export.report.findings import EvaluationPoint, FieldSummary, SegmentGain
 from export.stages.calibration_methods import METHODS
 from export.train.config import TrainConfig
+from service.bundle.manifest import Parity
 
 
 class LogSummary(msgspec.Struct, frozen=True):
@@ -44,6 +45,20 @@ class Trained(msgspec.Struct, frozen=True):
     warnings: tuple[str, ...] = ()
 
 
+class Twin(msgspec.Struct, frozen=True):
+    """A dense model trained as long as pruning takes, beside the one as trained: `metric` on validation.
+
+    The better of the two is the dense graph that a pruned one is compared with. `epochs` are those trained.
+    """
+
+    metric: str
+    trained: float
+    twin: float
+    better: bool
+    epochs: float
+    seconds: float
+
+
 class Pruned(msgspec.Struct, frozen=True):
     """prune: the rates asked for and reached, and what compaction left; tuples of two are (before, after)."""
 
@@ -58,6 +73,15 @@ class Pruned(msgspec.Struct, frozen=True):
     max_abs_diff: float
     notes: tuple[str, ...]
     points: tuple[EvaluationPoint, ...]
+    twin: Twin | None = None
+    preset_fitted: bool = False  # to the log; else it was chosen
+
+
+class Unpruned(msgspec.Struct, frozen=True):
+    """prune, where nothing is pruned."""
+
+    training_rows: int
+    preset_fitted: bool
 
 
 class GraphFile(msgspec.Struct, frozen=True):
@@ -79,10 +103,17 @@ class TrainedBaseline(msgspec.Struct, frozen=True):
 
 
 class Graphs(msgspec.Struct, frozen=True):
-    """to-onnx and quantize: the graphs by variant. `refused` says why a graph made before must not serve."""
+    """to-onnx and quantize: the graphs by variant.
+
+    Of quantize alone: which float graph the user wants to `ship`, the `steps` between the graphs on the
+    validation part, why a graph is `refused`, and `losses` that the user wants served all the same.
+    """
 
     graphs: dict[str, GraphFile]
     refused: dict[str, str] = {}
+    ship: str = "auto"
+    steps: tuple[Parity, ...] = ()
+    losses: tuple[str, ...] = ()
 
 
 class Calibrated(msgspec.Struct, frozen=True):

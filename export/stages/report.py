@@ -26,7 +26,7 @@ from export.stages.calibrator_fit import in_log_distribution
 from export.stages.evaluate import Judged
 from export.stages.records import Pruned
 from export.stages.segment_findings import segment_findings
-from export.stages.variants import DENSE, PRUNED
+from export.stages.variants import DENSE
 from service.bundle.json_files import encode_json
 from service.bundle.manifest import Baseline, Compression, Metrics, Parity
 
@@ -70,12 +70,15 @@ def gather_findings(made: Artifacts, judged: Judged, won: Baseline | None, bundl
             *gain_warnings(serving, won),
             *rate_warnings(serving, quality.calibrated[serving]),
             *made.trained.warnings,
+            *made.quantized.losses,
             *warnings_of(made.pruned, quality.parity, judged.kept_out),
         ),
         rate_windows=_rate_windows(made, serving),
         histogram=pctr_histogram(np.asarray(made.test.labels), quality.pctr[serving]),
         segments=segment_findings(made, serving),
         baseline=won,
+        ladder=made.quantized.steps,
+        choices=made.choices,
     )
 
 
@@ -188,9 +191,10 @@ def warnings_of(
     found = list(pruned.notes) if pruned else []
     for parity in parities:
         low, high = parity.auc_interval
-        if parity.variant == PRUNED and PRUNED not in kept_out and parity.auc_delta < -AUC_TOLERANCE:
+        if parity.variant not in kept_out and parity.auc_delta < -AUC_TOLERANCE and high < 0.0:
             found.append(
-                f"pruning lost {-parity.auc_delta:.4f} AUC on the test part (95 % interval of the change "
-                f"{low:+.4f} to {high:+.4f}); a milder --preset or none would keep it"
+                f"{parity.variant} lost {-parity.auc_delta:.4f} AUC against {parity.reference} on the test "
+                f"part (95 % interval of the change {low:+.4f} to {high:+.4f}); --ship dense, a milder "
+                "--preset or none would keep it"
             )
     return tuple(found)

@@ -7,6 +7,7 @@ import numpy as np
 from export.data.encoded import open_log
 from export.graph.onnx import export_onnx
 from export.judge.parity import check_against_torch, check_batch_invariance
+from export.stages.dense_twin import dense_checkpoint
 from export.stages.records import GraphFile, Graphs
 from export.stages.variants import (
     CHECKED_ROWS,
@@ -22,9 +23,12 @@ from export.train.checkpoint import load_checkpoint
 
 
 def to_onnx(work: Work, *, say: Say = print) -> Graphs:
-    """WORK/dense.pt and compact.pt -> float graphs, each checked against PyTorch on rows of validation."""
+    """WORK/dense.pt, or its better twin.pt, and compact.pt -> float graphs.
+
+    Each is checked against PyTorch on rows of validation.
+    """
     log = open_log(work.path("log"))
-    models = {DENSE: load_checkpoint(work.path("dense.pt"), log.schema).model}
+    models = {DENSE: load_checkpoint(dense_checkpoint(work), log.schema).model}
     renumberings = read_renumberings(work, log.schema)
     if work.has("compact.pt"):
         models[PRUNED] = load_checkpoint(work.path("compact.pt"), log.schema.renumbered(renumberings)).model

@@ -23,7 +23,7 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
     "fit-schema": ("log",),
     "train": ("dense.pt",),
     "baseline": ("baseline.onnx",),
-    "prune": ("pruned.pt", "compact.pt", "renumberings.npz"),
+    "prune": ("twin.pt", "pruned.pt", "compact.pt", "renumberings.npz"),
     "to-onnx": ("model.float32.onnx", "model.pruned.onnx"),
     "quantize": ("model.int8.onnx",),
     "calibrate": ("calibration.json",),

@@ -132,7 +132,7 @@ class Training(_Record, frozen=True, kw_only=True):
 
 
 class Parity(_Record, frozen=True):
-    """`variant` minus `reference` on the test part, with 95 % paired-bootstrap intervals."""
+    """`variant` minus `reference` on the same rows, with 95 % paired-bootstrap intervals."""
 
     reference: str
     variant: str
@@ -163,7 +163,10 @@ class Compression(_Record, frozen=True):
 
 
 class Description(_Record, frozen=True, kw_only=True):
-    """What a bundle says of itself. `created_at` is in UTC, as 2026-01-31T12:00:00+00:00."""
+    """What a bundle says of itself. `created_at` is in UTC, as 2026-01-31T12:00:00+00:00.
+
+    `parity` compares graphs on the test part, `ladder` on the validation part, by which the export chose.
+    """
 
     format_version: int = FORMAT_VERSION
     name: str
@@ -178,6 +181,7 @@ class Description(_Record, frozen=True, kw_only=True):
     uncalibrated: dict[str, Metrics] = {}
     baseline: Baseline | None = None
     parity: tuple[Parity, ...] = ()
+    ladder: tuple[Parity, ...] = ()
     latency: tuple[Latency, ...] = ()
     machine: str = ""
     compression: Compression | None = None

@@ -122,6 +122,18 @@ def test_what_the_help_offers_is_what_there_is() -> None:
         assert told[name].endswith(f" [{expected}]")
 
 
+def test_the_help_of_a_comparison_has_its_own_defaults() -> None:
+    """`run` fits the preset to the log, `compare` prunes nothing."""
+    told = {
+        command: option.help
+        for command, group in (("run", "pruning"), ("compare", "pruning of all models"))
+        for option in COMMANDS[command].groups[group]
+        if option.flag == "--preset"
+    }
+    assert told["run"].endswith("high-performance from 65,536 on, none below]")
+    assert told["compare"].endswith(" [none]")
+
+
 @pytest.mark.parametrize(
     ("kind", "command"),
     [
@@ -365,8 +377,10 @@ def test_stages_one_by_one_make_the_same_bundle(exported, export: Export, tmp_pa
         ("train", "--dim", made["dim"], "--hidden-units", ",".join(map(str, made["hidden_units"])),
          "--dropout", made["dropout"], "--epochs", training["epochs"], "--seed", training["seed"],
          "--learning-rate", training["learning_rate"], "--threads", training["threads"]),
-        ("prune", "--finetune-epochs", plan.pruning.finetune_epochs),
-        ("to-onnx",), ("quantize",), ("calibrate",), ("package", "--out", tmp_path / "tiny"),
+        ("prune", "--preset", plan.pruning.preset, "--finetune-epochs", plan.pruning.finetune_epochs,
+         "--dense-twin", "skip"),
+        ("to-onnx",), ("quantize", "--ship", "pruned"), ("calibrate",),
+        ("package", "--out", tmp_path / "tiny"),
     ]  # fmt: skip
     for stage in stages:
         done = export(*stage, *work)

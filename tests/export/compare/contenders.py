@@ -42,6 +42,6 @@ def ending(model: str, shared: Path, *, seed: int = 0) -> Ending:
     """One of them, with a work folder of its own in `shared`."""
     return Ending(
         model=model, hyperparameters={"dim": 4}, embedding=EmbeddingChoice(), config=TrainConfig(seed=seed),
-        pruning=PruneChoice(preset="none"), quantization_rows=10, sampling_rate=1.0, methods=("identity",),
-        shared=shared, log_key="the log",
+        pruning=PruneChoice(preset="none"), ship="auto", quantization_rows=10, sampling_rate=1.0,
+        methods=("identity",), shared=shared, log_key="the log",
     )  # fmt: skip

@@ -167,7 +167,8 @@ def test_seeds_are_averaged_and_only_new_ones_trained(again: ComparePlan) -> Non
 
 def test_a_pruned_model_is_compared_by_its_pruned_graph(again: ComparePlan) -> None:
     pruning = replace(again.pruning, preset="high-performance", finetune_epochs=0.5)
-    found = compare(replace(again, models=("fwfm",), overrides=Overrides(), pruning=pruning), say=str)
+    plan = replace(again, models=("fwfm",), overrides=Overrides(), pruning=pruning, ship="pruned")
+    found = compare(plan, say=str)
     assert found.rows[0].variant in ("pruned", "int8")
     assert found.reference is None
 
@@ -182,6 +183,12 @@ def test_jobs_and_torchrun_do_not_go_together(again: ComparePlan, monkeypatch: p
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ExportError, match="'jobs' must be 1 under torchrun"):
         compare(replace(again, jobs=2), say=str)
+
+
+def test_no_pruned_graph_can_ship_where_nothing_is_pruned(again: ComparePlan) -> None:
+    with pytest.raises(ExportError, match="'ship' must be auto or dense where nothing is pruned"):
+        compare(replace(again, ship="pruned"), say=str)
+    assert not (again.out / JSON).exists()
 
 
 def test_all_means_every_model_in_the_order_of_reading() -> None:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from export.compress.choice import PruneChoice
+from export.compress.fitting import PRESETS_BY_ROWS, rule_in_words
 from export.compress.recipes import PARTS, RECIPES, Recipe, find_recipe
 from export.compress.schedule import RESIDUAL, is_pruning_step, pruning_interval, sparse_rate
 from export.errors import ExportError
@@ -73,14 +74,24 @@ def test_a_rate_outside_its_range_is_refused(rate: float) -> None:
 
 
 def test_a_share_of_neurons_goes_before_the_presets() -> None:
-    assert PruneChoice().recipe() == RECIPES["low-latency"]
-    assert PruneChoice(preset="narrow", neurons=0.75).recipe() == RECIPES["narrow"]
-    assert PruneChoice(neurons=0.5).recipe().name == "low-latency, neurons 50%"
-    assert PruneChoice(neurons=0.75).recipe().rates == {**RECIPES["low-latency"].rates, "neurons": 0.75}
-    assert PruneChoice(preset="none", neurons=0.5).recipe().prunes
-    assert "neurons" not in PruneChoice(preset="narrow", neurons=0.0).recipe().rates
+    rows = 10_000_000
+    assert PruneChoice(preset="narrow", neurons=0.75).recipe(rows) == RECIPES["narrow"]
+    assert PruneChoice(neurons=0.5).recipe(rows).name == "low-latency, neurons 50%"
+    assert PruneChoice(neurons=0.75).recipe(rows).rates == {**RECIPES["low-latency"].rates, "neurons": 0.75}
+    assert PruneChoice(preset="none", neurons=0.5).recipe(rows).prunes
+    assert "neurons" not in PruneChoice(preset="narrow", neurons=0.0).recipe(rows).rates
     with pytest.raises(ExportError, match=r"'neurons' must be at least 0 and below 1.* \(got 1\.5\)"):
-        PruneChoice(preset="none", neurons=1.5).recipe()
+        PruneChoice(preset="none", neurons=1.5)
+
+
+def test_the_default_preset_follows_the_rows_and_a_chosen_one_does_not() -> None:
+    bounds = {1_000_000: "low-latency", 999_999: "high-performance", 65_536: "high-performance", 1: "none"}
+    for rows, preset in (bounds | {65_535: "none"}).items():
+        assert PruneChoice().recipe(rows) == RECIPES[preset]
+    for least, preset in PRESETS_BY_ROWS.items():
+        assert (f"{preset} from {least:,} on" if least else f"{preset} below") in rule_in_words()
+    assert PruneChoice(preset="low-memory").recipe(10) == RECIPES["low-memory"]
+    assert PruneChoice(neurons=0.5).recipe(10).name == "none, neurons 50%"
 
 
 def test_an_unknown_preset_names_those_there_are() -> None:
