@@ -30,6 +30,7 @@ from benchmarks.peers.figures import Fits, Table, lines
 from benchmarks.peers.grid import GRIDS, Shape, shared_batch
 from benchmarks.peers.kept import Cabinet, digest_of
 from benchmarks.peers.markdown import as_markdown
+from benchmarks.peers.summary import as_summary
 from export.data.encoded import EncodedLog, Part, open_log
 from export.errors import ExportError
 from export.stages.fit_schema import fit_schema
@@ -154,12 +155,14 @@ def fit_best(contender: Contender, cabinet: Cabinet, log: EncodedLog, seeds: int
 
 
 def _show(folder: Path) -> int:
-    """Prints the tables that a folder holds."""
+    """Prints the tables that a folder holds, under one of all."""
     files = sorted(folder.glob("*.json"))
     if not files:
         return failed("peers", f"'--show' must be a folder with tables (got {folder}); measure first")
-    for file in files:
-        print(as_markdown(msgspec.json.decode(file.read_bytes(), type=Table)))
+    tables = [msgspec.json.decode(file.read_bytes(), type=Table) for file in files]
+    print(as_summary(tables))
+    for table in tables:
+        print(as_markdown(table))
     return 0
 
 

@@ -1,6 +1,8 @@
-"""A table as Markdown."""
+"""The table of one log as Markdown."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from benchmarks.peers.contender import DEFAULT, TUNED
 from benchmarks.peers.figures import Gap, Line, Table
@@ -29,8 +31,8 @@ def as_markdown(table: Table) -> str:
         f"Embeddings of {table.dim}, hidden layers {'-'.join(map(str, table.hidden_units))}; grids at "
         f"{table.batch_size} rows a step; {table.resamples} resamples. {table.machine}."
     )
-    head = [_row(HEAD), _row([":--", ":--", *["--:"] * 9, ":--"])]
-    rows = [f"## {table.log}", "", told, "", *head, *(_row(_cells(line)) for line in table.lines)]
+    head = [markdown_row(HEAD), markdown_row([":--", ":--", *["--:"] * 9, ":--"])]
+    rows = [f"## {table.log}", "", told, "", *head, *(markdown_row(_cells(line)) for line in table.lines)]
     return "\n".join(rows) + "\n"
 
 
@@ -58,13 +60,16 @@ def _gaps(line: Line, ours: str) -> list[str]:
     if ours not in line.beside:
         return ["", ""]
     auc, logloss = line.beside[ours]
-    return [_gap(auc, auc.low > 0, auc.high < 0), _gap(logloss, logloss.high < 0, logloss.low > 0)]
+    return [marked(auc), marked(logloss, less_is_better=True)]
 
 
-def _gap(gap: Gap, better: bool, worse: bool) -> str:
+def marked(gap: Gap, *, less_is_better: bool = False) -> str:
+    """A difference with its interval; an arrow up where Bidlight's model is better beyond it, else down."""
+    better, worse = (gap.high < 0, gap.low > 0) if less_is_better else (gap.low > 0, gap.high < 0)
     mark = "▲ " if better else "▼ " if worse else ""
     return f"{mark}{gap.delta:+.4f} ({gap.low:+.4f}, {gap.high:+.4f})"
 
 
-def _row(cells: list[str] | tuple[str, ...]) -> str:
+def markdown_row(cells: Sequence[str]) -> str:
+    """A line of a Markdown table."""
     return f"| {' | '.join(cells)} |"

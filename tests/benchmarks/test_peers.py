@@ -18,10 +18,12 @@ from sklearn.metrics import log_loss, roc_auc_score
 from benchmarks.peers import __main__ as command
 from benchmarks.peers import ours, scikit
 from benchmarks.peers.columns import FOLDS, PRIOR_ROWS, one_hot, tree_columns
-from benchmarks.peers.contender import DEFAULT, SCIKIT, TUNED, Contender, Fitted, sources
-from benchmarks.peers.figures import Fits, lines
+from benchmarks.peers.contender import DEFAULT, FUXICTR, SCIKIT, TUNED, Contender, Fitted, sources
+from benchmarks.peers.figures import Fits, Gap, Table, lines
 from benchmarks.peers.grid import GRIDS, Shape, shared_batch
 from benchmarks.peers.kept import Cabinet, Run, digest_of
+from benchmarks.peers.markdown import marked
+from benchmarks.peers.summary import as_summary
 from export.data.encoded import EncodedLog, Part
 from export.errors import ExportError
 from export.judge.metrics import auc
@@ -257,6 +259,45 @@ def test_figures_are_means_over_seeds_with_paired_intervals(log: EncodedLog, tmp
     assert area.high - area.low < 0.02
 
 
+@pytest.mark.parametrize(
+    ("gap", "as_auc", "as_logloss"),
+    [
+        (Gap(0.02, 0.01, 0.03), "▲ +0.0200 (+0.0100, +0.0300)", "▼ +0.0200 (+0.0100, +0.0300)"),
+        (Gap(-0.02, -0.03, -0.01), "▼ -0.0200 (-0.0300, -0.0100)", "▲ -0.0200 (-0.0300, -0.0100)"),
+        (Gap(0.001, -0.01, 0.02), "+0.0010 (-0.0100, +0.0200)", "+0.0010 (-0.0100, +0.0200)"),
+    ],
+)
+def test_an_arrow_says_who_is_better_beyond_noise(gap: Gap, as_auc: str, as_logloss: str) -> None:
+    assert marked(gap) == as_auc
+    assert marked(gap, less_is_better=True) == as_logloss
+
+
+def test_a_summary_has_a_row_a_log_and_a_column_a_model(log: EncodedLog, tmp_path: Path) -> None:
+    labels, cabinet = np.asarray(log.parts["test"].labels), Cabinet(tmp_path, "log")
+    fits = [
+        command.fit_best(contender(by, model, ({"quality": quality},)), cabinet, log, 1)
+        for model, by, quality in (
+            ("lr", SCIKIT, 1.0),
+            ("lr", DEFAULT, 1.1),
+            ("fm", DEFAULT, 1.5),
+            ("fm", TUNED, 1.6),
+            ("fm", FUXICTR, 3.0),
+        )
+    ]
+    found = lines(labels, fits, resamples=20)
+    rows = {"train": 600, "test": 600}
+    table = Table("small", "time", rows, rows, 8, (8,), 64, 20, "this machine", found)
+    to_lr, to_tuned, area, loss = as_summary([table]).split("### ")[1:]
+    assert to_lr.splitlines()[2:5] == [
+        "| log | `lr` | `fm` |",
+        "| :-- | --: | --: |",
+        f"| small | {found[1].over_lr:+.2%} | {found[2].over_lr:+.2%} |",
+    ]
+    assert to_tuned.splitlines()[4] == f"| small | {marked(found[3].beside[DEFAULT][0])} |"
+    assert area.splitlines()[4].startswith("| small | ▼ -0.")
+    assert loss.splitlines()[4].startswith("| small | ▼ +0.")
+
+
 def test_training_rows_are_thinned_evenly(log: EncodedLog) -> None:
     thin = command.thinned(log, 100)
     assert len(thin.parts["train"]) == 100
@@ -301,7 +342,11 @@ def test_the_command_prints_keeps_and_reprints_a_table(
     assert "seed" not in again.err
     assert again.out == printed.out
     assert command.main(["--show", str(out)]) == 0
-    assert capsys.readouterr().out == printed.out
+    shown = capsys.readouterr().out
+    assert shown.endswith(printed.out)
+    default = json.loads((out / "clicks.json").read_text())["lines"][0]
+    assert shown.startswith("### LogLoss by default, to scikit-learn's tuned LR\n")
+    assert f"| clicks | {default['over_lr']:+.2%} |" in shown
     assert command.main(["--work", str(out / "clicks.work"), "--name", "clicks", *options]) == 0
     assert "seed" not in capsys.readouterr().err
 
