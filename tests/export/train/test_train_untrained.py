@@ -125,6 +125,17 @@ def test_a_history_trains_the_rows_of_the_field_it_shares_and_its_padding_none()
     torch.testing.assert_close(after[:2], ((before[2] + before[3]) / 2).expand(2, 3))
 
 
+def test_a_table_whose_fields_share_no_rows_is_filled_by_field() -> None:
+    fields = (Field("ad", 4), Field("history", 4, width=2, same_values_as="ad"))
+    model = table_with((fields[0], Field("history", 4, width=2)))
+    model.fields = fields
+    before = model.embedding.table.weight.detach().clone()
+    UntrainedRows(model, part_of([[2, 3, 3]] * 20)).fill()
+    after = model.embedding.table.weight.detach()
+    torch.testing.assert_close(after[:4], before[2].expand(4, 3))
+    torch.testing.assert_close(after[4:], before[7].expand(4, 3))
+
+
 @pytest.mark.parametrize(("storage", "shared_with"), [("hashed", 5), ("qr", 1)])
 def test_a_row_of_several_ids_is_trained_by_any_of_them(storage: Any, shared_with: int) -> None:
     model = table_with((Field("a", 10, storage=storage, collisions=2),))  # five rows
