@@ -83,7 +83,7 @@ def _files(paths: Iterable[Path]) -> Iterable[Path]:
 
 
 def step_seconds(marks: list[float], steps_an_epoch: int) -> float:
-    """Processor seconds of an epoch's steps, from the clock [steps] at the end of each.
+    """Processor seconds of an epoch's steps, from the clock at the end of each, where all steps are alike.
 
     It is the median step times the steps, so the few that an evaluation precedes do not count.
     """

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.peers.contender import DEFAULT, TUNED, Contender, Fitted, Settings, sources, step_seconds
+from benchmarks.peers.contender import DEFAULT, TUNED, Contender, Fitted, Settings, sources
 from benchmarks.peers.grid import GRIDS, GridPoint, Shape
 from export.compare.overrides import check_overrides, read_overrides, settle
 from export.data.encoded import EncodedLog
@@ -19,7 +19,7 @@ from export.train.build import build_model, hyperparameters_of
 from export.train.choices import TrainChoice
 from export.train.config import TrainConfig
 from export.train.initial import start_at_click_rate
-from export.train.loop import predict_logits, train
+from export.train.loop import TrainResult, predict_logits, train
 from export.train.prior import corrected_logits
 from models.gbdt_lr import GBDTLR
 
@@ -97,9 +97,21 @@ def fit(log: EncodedLog, settings: Settings, seed: int) -> Fitted:
     return Fitted(
         validation=_pctr(network, log, "validation", config),
         test=_pctr(network, log, "test", config),
-        epoch_seconds=step_seconds(marks, result.steps_an_epoch),
+        epoch_seconds=epoch_seconds(marks, result),
         epochs=best / result.steps_an_epoch,
     )
+
+
+def epoch_seconds(marks: list[float], result: TrainResult) -> float | None:
+    """Processor seconds of an epoch's steps, from the clock at the end of each.
+
+    It is the mean step, since some also average the weights, of those that no evaluation precedes; None
+    without such a step.
+    """
+    seconds = np.diff(marks)
+    evaluated = np.array([each.step for each in result.history])
+    kept = np.delete(seconds, evaluated[evaluated < len(marks)] - 1)
+    return float(kept.mean()) * result.steps_an_epoch if len(kept) else None
 
 
 def _pctr(network: torch.nn.Module, log: EncodedLog, part: str, config: TrainConfig) -> Any:

@@ -18,7 +18,16 @@ from sklearn.metrics import log_loss, roc_auc_score
 from benchmarks.peers import __main__ as command
 from benchmarks.peers import ours, scikit
 from benchmarks.peers.columns import FOLDS, PRIOR_ROWS, one_hot, tree_columns
-from benchmarks.peers.contender import DEFAULT, FUXICTR, SCIKIT, TUNED, Contender, Fitted, sources
+from benchmarks.peers.contender import (
+    DEFAULT,
+    FUXICTR,
+    SCIKIT,
+    TUNED,
+    Contender,
+    Fitted,
+    sources,
+    step_seconds,
+)
 from benchmarks.peers.figures import Fits, Gap, Table, lines
 from benchmarks.peers.grid import GRIDS, Shape, shared_batch
 from benchmarks.peers.kept import Cabinet, Run, digest_of
@@ -27,6 +36,7 @@ from benchmarks.peers.summary import as_summary
 from export.data.encoded import EncodedLog, Part
 from export.errors import ExportError
 from export.judge.metrics import auc
+from export.train.loop import Evaluation, TrainResult
 from service.bundle.schema import Bins, Field, Schema, Vocabulary
 
 SHAPE = Shape(dim=4, hidden_units=(8, 4), batch_size=64)
@@ -147,6 +157,14 @@ def test_models_train_by_default_and_by_a_grid(log: EncodedLog) -> None:
     assert fitted.test.tolist() == again.test.tolist()
     assert fitted.epoch_seconds is not None
     assert fitted.epoch_seconds > 0
+
+
+def test_an_epoch_takes_its_steps_without_evaluations() -> None:
+    judged = [Evaluation(1, step, 0.1, 0.5, 1.0, 0.4, 0.7) for step in (2, 4)]
+    result = TrainResult(None, tuple(judged), 5, False, 0.0, steps_an_epoch=10)
+    # Steps 2 and 4 take 1 and 3 seconds; 3 and 5 hold the evaluations before them.
+    assert ours.epoch_seconds([0.0, 1.0, 101.0, 104.0, 204.0], result) == pytest.approx(20.0)
+    assert step_seconds([0.0, 1.0, 2.0, 102.0, 103.0], 10) == pytest.approx(10.0)
 
 
 def test_every_model_has_a_grid_that_it_takes(log: EncodedLog) -> None:
