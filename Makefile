@@ -13,11 +13,12 @@ AGAINST ?=
 # One process more than cores: tests of processes wait for servers half of their time.
 PYTEST_ARGS ?= --numprocesses $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) + 1 ))) --dist loadfile
 VENV := .venv
+PEERS := .peers
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve demo test lint types arrows pytest format bench rivals scale catalogue benchmarks imports clean
+.PHONY: help setup serve demo test lint types arrows pytest format bench rivals scale catalogue benchmarks peers imports clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -74,8 +75,16 @@ catalogue: setup demo ## measure candidates a second on one core with ads known 
 benchmarks: setup ## list the benchmarks of single parts: python -m benchmarks.NAME
 	@$(BIN)/python -m benchmarks
 
+peers: setup $(PEERS)/.installed ## install LightGBM and FuxiCTR for python -m benchmarks.peers, apart from .venv
+	@echo "python -m benchmarks.peers --data LOG --schema SCHEMA --out artifacts/peers"
+
+$(PEERS)/.installed: benchmarks/peers/requirements.txt
+	rm -rf $(PEERS)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(PEERS) --requirement $<
+	@touch $@
+
 imports: setup ## count rooms, floors, circles and arrows of the imports: AGAINST=another checkout
 	$(BIN)/python -m benchmarks.import_graph $(if $(AGAINST),--against $(AGAINST))
 
 clean: ## remove the virtual environment, caches and built bundles
-	rm -rf $(VENV) .rivals artifacts build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) .rivals artifacts build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -14,12 +14,15 @@ def main() -> None:
 
 
 def benchmarks() -> dict[str, str]:
-    """By name, the first line of the docstring of each module that is a command. None is imported."""
+    """By name, the first line of the docstring of each command: a module, or a package's `__main__`."""
+    folder = Path(__file__).parent
+    files = {file.stem: file for file in folder.glob("*.py")}
+    files |= {file.parent.name: file for file in folder.glob("*/__main__.py")}
     found = {}
-    for file in sorted(Path(__file__).parent.glob("*.py")):
+    for name, file in sorted(files.items()):  # none is imported
         about = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
-        if f"python -m benchmarks.{file.stem}" in about:
-            found[file.stem] = about.splitlines()[0]
+        if f"python -m benchmarks.{name}" in about:
+            found[name] = about.splitlines()[0]
     return found
 
 

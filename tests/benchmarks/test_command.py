@@ -59,5 +59,5 @@ def test_the_last_line_names_the_benchmark_and_the_machine(capsys: pytest.Captur
 def test_all_benchmarks_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     listing.main()
     names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert {"apg", "dynint", "graph", "import_graph", "int8_writers", "training_step"} <= set(names)
+    assert {"apg", "dynint", "graph", "import_graph", "int8_writers", "peers", "training_step"} <= set(names)
     assert not {"command", "timing", "checkout"} & set(names)

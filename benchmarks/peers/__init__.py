@@ -1,0 +1,1 @@
+"""Bidlight's models beside other libraries' on the same encoded rows."""
