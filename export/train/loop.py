@@ -99,6 +99,7 @@ def train(
     config: TrainConfig,
     *,
     after_step: Callable[[int], None] | None = None,
+    after_evaluation: Callable[[Evaluation], None] | None = None,
     report: Report = print,
     ranks: Ranks = ALONE,
     seconds_between_lines: float = SECONDS_BETWEEN_LINES,
@@ -106,10 +107,11 @@ def train(
     """Trains on log.parts["train"], evaluates on log.parts["validation"], and keeps the best weights.
 
     after_step(step) runs after each update and before an evaluation, with steps counted from 1; it may change
-    weights in place. The same seed, log and number of threads on the CPU give bit-equal weights. The model
-    ends on the CPU, in evaluation mode. With several `ranks` each process calls this with the same arguments;
-    only rank 0 evaluates, reports and ends with the best weights. Progress lines are at least
-    `seconds_between_lines` apart. Raises ExportError if the loss is not finite.
+    weights in place. after_evaluation(evaluation) may raise, which ends a training that is not worth its time.
+    The same seed, log and number of threads on the CPU give bit-equal weights. The model ends on the CPU, in
+    evaluation mode. With several `ranks` each process calls this with the same arguments; only rank 0
+    evaluates, reports and ends with the best weights. Progress lines are at least `seconds_between_lines`
+    apart. Raises ExportError if the loss is not finite.
     """
     part, validation = log.parts["train"], log.parts["validation"]
     steps = steps_an_epoch(part, config)
@@ -128,8 +130,12 @@ def train(
                     untrained.fill()
                 if after_step is not None:
                     after_step(run.step)
-                if within in evaluated and run.evaluate(epoch, within, steps):
-                    return run.finish(steps, stopped_early=True)
+                if within in evaluated:
+                    over = run.evaluate(epoch, within, steps)
+                    if after_evaluation is not None and run.history:
+                        after_evaluation(run.history[-1])
+                    if over:
+                        return run.finish(steps, stopped_early=True)
         return run.finish(steps, stopped_early=False)
 
 
@@ -269,7 +275,9 @@ class _Run:
     def _improves(self, new: Evaluation) -> bool:
         if self.best is None:
             return True
-        return new.auc > self.best.auc if self.config.metric == "auc" else new.logloss < self.best.logloss
+        if self.config.stopping_metric == "auc":
+            return new.auc > self.best.auc
+        return new.logloss < self.best.logloss
 
     def _patience_is_used_up(self) -> bool:
         """Whether `patience` evaluations in a row were not better than the best."""

@@ -148,7 +148,7 @@ def test_without_patience_it_runs_to_the_end(log: MemoryLog) -> None:
 
 
 def test_the_metric_that_decides_can_be_auc(log: MemoryLog) -> None:
-    config = replace(CONFIG, epochs=6, learning_rate=0.03, patience=None, metric="auc")
+    config = replace(CONFIG, epochs=6, learning_rate=0.03, patience=None, stopping_metric="auc")
     result = train(a_model(), log, config, report=quiet)
     assert result.best is not None
     assert result.best.auc == max(each.auc for each in result.history)
