@@ -21,7 +21,8 @@ class PruneChoice(PruneConfig):
     preset: str = knob(
         "low-latency",
         "shares to prune of DNN weights, field pairs, embeddings: high-performance 90/90/40, "
-        "low-memory 90/90/90, low-latency 99/95/40 %, narrow the same and 75 % of the DNN's neurons, none",
+        "low-memory 90/90/90, low-latency 99/95/40 %, narrow the same and 75 % of the DNN's neurons, none; "
+        "accurate (of run): none, after a short search of better settings",
         OneOf(tuple(RECIPES)),
     )
     neurons: float | None = knob(

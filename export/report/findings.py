@@ -110,6 +110,7 @@ class Findings(msgspec.Struct, frozen=True):
     kept_out: dict[str, str]
     warnings: tuple[str, ...] = ()
     rate_windows: tuple[RateWindow, ...] = ()  # of the serving variant
+    search: str | None = None  # what a search before the training found
 
 
 def reliability(labels: NDArray[np.integer], pctr: NDArray[np.floating], *, bins: int = 15) -> Reliability:

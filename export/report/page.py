@@ -54,7 +54,7 @@ def page(findings: Findings) -> str:
         section(
             "Size and speed", compression_table(findings), _speed_figures(findings), latency_table(findings)
         ),
-        section("Training and pruning", _curves(findings), _matrices(findings)),
+        section("Training and pruning", _search(findings), _curves(findings), _matrices(findings)),
         section("Data", data_table(findings)),
     ]
     return document(f"{findings.bundle}: export report", sections)
@@ -252,6 +252,10 @@ def fields_table(findings: Findings) -> str:
 def figure(svg: str) -> str:
     """A drawing as an element of the page."""
     return f"<figure>{svg}</figure>"
+
+
+def _search(findings: Findings) -> str:
+    return "" if findings.search is None else f"<p>{escape(findings.search)}</p>"
 
 
 def _curves(findings: Findings) -> str:

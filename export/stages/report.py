@@ -21,7 +21,7 @@ from export.stages.artifacts import Artifacts
 from export.stages.base_rate import rate_by_window
 from export.stages.calibrator_fit import in_log_distribution
 from export.stages.evaluate import Judged
-from export.stages.records import Pruned
+from export.stages.records import Pruned, Searched
 from export.stages.variants import DENSE, PRUNED
 from service.bundle.json_files import encode_json
 from service.bundle.manifest import Compression, Metrics, Parity
@@ -64,6 +64,7 @@ def gather_findings(made: Artifacts, judged: Judged, bundle: str) -> Findings:
             *warnings_of(made.pruned, quality.parity, judged.kept_out),
         ),
         rate_windows=_rate_windows(made, judged.serving_variant),
+        search=_told_search(made.trained.searched),
     )
 
 
@@ -74,6 +75,13 @@ def report_files(findings: Findings, log: EncodedLog) -> dict[str, bytes]:
         "report/report.json": encode_json(findings),
         "report/requests.jsonl": msgspec.json.Encoder().encode_lines(log.sample_rows),
     }
+
+
+def _told_search(searched: Searched | None) -> str | None:
+    if searched is None:
+        return None
+    settings = ", ".join(f"{name} {value}" for name, value in searched.settings.items()) or "the defaults"
+    return f"A search of {searched.trials} trials chose {settings}: {searched.verdict}."
 
 
 def _data_summary(made: Artifacts) -> DataSummary:

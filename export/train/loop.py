@@ -107,7 +107,7 @@ def train(
     """Trains on log.parts["train"], evaluates on log.parts["validation"], and keeps the best weights.
 
     after_step(step) runs after each update and before an evaluation, with steps counted from 1; it may change
-    weights in place. after_evaluation(evaluation) may raise, which ends a training that is not worth its time.
+    weights in place. after_evaluation(evaluation) may raise, which ends a training not worth its time.
     The same seed, log and number of threads on the CPU give bit-equal weights. The model ends on the CPU, in
     evaluation mode. With several `ranks` each process calls this with the same arguments; only rank 0
     evaluates, reports and ends with the best weights. Progress lines are at least `seconds_between_lines`

@@ -299,7 +299,7 @@ def test_an_empty_part_is_refused(log: MemoryLog) -> None:
         {"decay_rate": 1.5},
         {"l2": -1.0},
         {"patience": 0},
-        {"metric": "accuracy"},
+        {"stopping_metric": "accuracy"},
         {"threads": 0},
     ],
 )
