@@ -36,6 +36,9 @@ from service.bundle.json_files import encode_json
 
 TOML, JSON, PAGE = "settings.toml", "tune.json", "tune.html"
 
+# A trial may be ended early only after this share of its epochs: a small step size is slow at first.
+PATIENT_SHARE = 0.25
+
 # Of all settings that are given, those that a settings file cannot hold.
 NOT_SETTINGS = ("seed", "device", "threads")
 
@@ -101,7 +104,7 @@ def _search(subject: Subject, work: Path, budget: Budget, out: Path | None, say:
             subject.space,
             seed=usual.seed,
             metric=subject.metric,
-            warm_up=usual.evaluations_per_epoch,
+            warm_up=round(PATIENT_SHARE * usual.epochs * usual.evaluations_per_epoch),
         )
         try:
             trials = search(subject, study, budget, say=say)
