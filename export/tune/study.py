@@ -27,7 +27,7 @@ JOURNAL = "journal.jsonl"
 NAME = "settings"
 
 # Trials that are drawn at random before the sampler models what went well; the first one has the defaults.
-RANDOM_TRIALS = 6
+RANDOM_TRIALS = 3
 # Trials that end before others may be ended early for being worse than their median.
 WHOLE_TRIALS = 4
 
