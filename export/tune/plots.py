@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from export.report.plots import AFTER, BEFORE, FAINT, STYLE, as_svg
 from export.tune.records import Found, TrialRecord
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 COLUMNS = 4
 # Scores farther below the best than this many times the median distance are drawn at the edge.
-FAR = 4.0
+FAR = 6.0
 
 
 def history_figure(found: Found) -> str:
@@ -62,7 +63,12 @@ def _slice(axes: Axes, found: Found, name: str) -> None:
         axes.set_xlim(-0.5, len(words) - 0.5)
     elif name.endswith("_times") or name.startswith("ftrl"):
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.tick_params(axis="x", labelsize=7)
+    elif isinstance(given[0], int):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _dots(axes, found, values)
     axes.set_title(name.replace("_", " "))
 
