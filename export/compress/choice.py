@@ -24,6 +24,7 @@ class PruneChoice(PruneConfig):
         "low-memory 90/90/90, low-latency 99/95/40 %, narrow the same and 75 % of the DNN's neurons, none; "
         "accurate (of run): none, after a short search of better settings",
         OneOf(tuple(RECIPES)),
+        "NAME",  # all of them would not fit into a line of the help
     )
     neurons: float | None = knob(
         None,
