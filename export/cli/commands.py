@@ -42,7 +42,7 @@ def _run(options: Namespace) -> None:
         training=training,
         pruning=choose(PruneChoice, given_of(PruneChoice, options)),
     )
-    if plan.pruning.recipe().searches:
+    if plan.pruning.searches:
         from export.tune.tune import tune_before_run
 
         run(plan, search=tune_before_run, say=say)
@@ -249,7 +249,7 @@ def _model(options: Namespace) -> Chosen:
 
 def _without_search(choice: PruneChoice) -> PruneChoice:
     """The choice, unless its preset is for `run` alone."""
-    if choice.recipe().searches:
+    if choice.searches:
         raise ExportError(
             f"'preset' must be one that prunes, or none (got {choice.preset!r}, which searches before the "
             "training of a run); tune with `python -m export tune`"

@@ -34,6 +34,11 @@ class PruneChoice(PruneConfig):
     )
     prune_learning_rate: float = knob(PAPERS_LEARNING_RATE, "step size of Adam while pruning", POSITIVE)
 
+    @property
+    def searches(self) -> bool:
+        """Whether a run looks for better settings of training first."""
+        return find_recipe(self.preset).searches
+
     def recipe(self) -> Recipe:
         """The preset's, with the neurons chosen."""
         recipe = find_recipe(self.preset)

@@ -50,7 +50,7 @@ def run(plan: Plan, *, search: Search | None = None, say: Say = print) -> Bundle
 def _check(plan: Plan, search: Search | None = None) -> None:
     """Raises, before the first row is read, what would otherwise end the export after hours."""
     check_out(plan.out, plan.name)
-    if plan.pruning.recipe().searches and (search is None or plan.checkpoint is not None):
+    if plan.pruning.searches and (search is None or plan.checkpoint is not None):
         why = "has no search to run" if plan.checkpoint is None else "takes a trained model"
         raise ExportError(
             f"'preset' must be none where the run {why} (got {plan.pruning.preset!r}); "
@@ -69,7 +69,7 @@ def _stages(plan: Plan, work: Work, clock: Clock, search: Search | None) -> Bund
     clock.stage("fit-schema", f"{plan.data.name} by the schema {plan.schema}")
     log = fit_schema(work, plan, say=say)
     searched = None
-    if search is not None and plan.pruning.recipe().searches:
+    if search is not None and plan.pruning.searches:
         clock.stage("tune", plan.model)
         hyperparameters, training, searched = search(plan, log, work, say)
         plan = replace(plan, hyperparameters=hyperparameters, training=training)

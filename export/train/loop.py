@@ -107,11 +107,12 @@ def train(
     """Trains on log.parts["train"], evaluates on log.parts["validation"], and keeps the best weights.
 
     after_step(step) runs after each update and before an evaluation, with steps counted from 1; it may change
-    weights in place. after_evaluation(evaluation) may raise, which ends a training not worth its time.
-    The same seed, log and number of threads on the CPU give bit-equal weights. The model ends on the CPU, in
-    evaluation mode. With several `ranks` each process calls this with the same arguments; only rank 0
-    evaluates, reports and ends with the best weights. Progress lines are at least `seconds_between_lines`
-    apart. Raises ExportError if the loss is not finite.
+    weights in place. The same seed, log and number of threads on the CPU give bit-equal weights. The model
+    ends on the CPU, in evaluation mode. With several `ranks` each process calls this with the same arguments;
+    only rank 0 evaluates, reports and ends with the best weights. Progress lines are at least
+    `seconds_between_lines` apart. Raises ExportError if the loss is not finite.
+
+    after_evaluation(evaluation) may raise, which ends a training that is not worth its time.
     """
     part, validation = log.parts["train"], log.parts["validation"]
     steps = steps_an_epoch(part, config)
@@ -122,6 +123,7 @@ def train(
         optimizers = Optimizers(model, tables, config)
         untrained = UntrainedRows(model, part) if ranks.is_leader else None  # no step looks them up
         run = _Run(model, optimizers, config, validation, report, ranks, seconds_between_lines)
+        run.after_evaluation = after_evaluation
         evaluated = _evaluation_steps(steps, config.evaluations_per_epoch)
         for epoch in range(1, config.epochs + 1):
             for within, (ids, labels) in enumerate(epoch_batches(part, config, epoch), 1):
@@ -130,12 +132,8 @@ def train(
                     untrained.fill()
                 if after_step is not None:
                     after_step(run.step)
-                if within in evaluated:
-                    over = run.evaluate(epoch, within, steps)
-                    if after_evaluation is not None and run.history:
-                        after_evaluation(run.history[-1])
-                    if over:
-                        return run.finish(steps, stopped_early=True)
+                if within in evaluated and run.evaluate(epoch, within, steps):
+                    return run.finish(steps, stopped_early=True)
         return run.finish(steps, stopped_early=False)
 
 
@@ -183,6 +181,7 @@ class _Run:
         self.best: Evaluation | None = None
         self.best_weights: dict[str, Tensor] = {}
         self.evaluations_since_best = 0
+        self.after_evaluation: Callable[[Evaluation], None] | None = None
         self._reset_figures()
 
     def _reset_figures(self) -> None:
@@ -264,6 +263,8 @@ class _Run:
             self.best_weights = {name: value.clone() for name, value in self.model.state_dict().items()}
         elif self.best is not None:
             self.evaluations_since_best += 1
+        if self.after_evaluation is not None:
+            self.after_evaluation(evaluation)
         mark = " *" if improved else ""
         return (
             f"epoch {epochs:.2f}/{self.config.epochs}  step {self.step}  "

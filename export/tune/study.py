@@ -26,7 +26,8 @@ from export.tune.space import Axis, Space, Value
 JOURNAL = "journal.jsonl"
 NAME = "settings"
 
-# Trials that are drawn at random before the sampler models what went well; the first one has the defaults.
+# Trials before the sampler models what went well; the first has the defaults, the others are drawn at random
+# (docs/decisions/tuning.md).
 RANDOM_TRIALS = 3
 # Trials that end before others may be ended early for being worse than their median.
 WHOLE_TRIALS = 4
@@ -40,10 +41,19 @@ _STATES: dict[str, TrialState] = {
 class Study:
     """The trials of one search in one folder. Only one process at a time may hold the folder."""
 
-    def __init__(self, folder: Path, space: Space, *, seed: int, metric: Metric, warm_up: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        space: Space,
+        *,
+        seed: int,
+        metric: Metric,
+        warm_up: int,
+        random_trials: int = RANDOM_TRIALS,
+    ) -> None:
         """Opens the search, or begins one; `warm_up` evaluations of each trial come before any early end."""
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self.space, self.seed = space, seed
+        self.space, self.seed, self.random_trials = space, seed, random_trials
         self._study = optuna.create_study(
             storage=JournalStorage(JournalFileBackend(str(_mended(folder / JOURNAL)))),
             study_name=NAME,
@@ -63,7 +73,7 @@ class Study:
         """The next trial: the defaults first, then what the sampler draws."""
         number = 1 + len(self._trials(TrialState.COMPLETE, TrialState.PRUNED))
         seed = int(np.random.SeedSequence((self.seed, number)).generate_state(1)[0])
-        self._study.sampler = TPESampler(seed=seed, n_startup_trials=RANDOM_TRIALS)
+        self._study.sampler = TPESampler(seed=seed, n_startup_trials=self.random_trials)
         if number == 1 and not self._trials(TrialState.WAITING):
             self._study.enqueue_trial(self.space.defaults())
         trial = self._study.ask()

@@ -56,6 +56,8 @@ def verdict(won: Won | None) -> str:
     )
     if won.beyond_noise:
         return f"tuning won something beyond noise: {figures}"
+    if gain.high < 0:
+        return f"tuning won nothing, the defaults do better: {figures}"
     return f"tuning won nothing beyond noise, the defaults do as well: {figures}"
 
 

@@ -34,6 +34,9 @@ def test_a_real_gain_is_beyond_noise(metric: Metric) -> None:
     assert won.delta_auc.delta == pytest.approx(won.auc[1] - won.auc[0])
     assert won.delta_logloss.delta == pytest.approx(won.logloss[1] - won.logloss[0])
     assert verdict(won).startswith("tuning won something beyond noise")
+    lost = compared(PART, after, before, seeds=SEEDS, metric=metric)
+    assert lost.gain.delta == pytest.approx(-won.gain.delta)
+    assert verdict(lost).startswith("tuning won nothing, the defaults do better")
 
 
 def test_equally_good_ones_are_not_told_apart() -> None:
