@@ -25,6 +25,7 @@ from export.tune.plan import FEWEST_TRIALS, SHORT_SEARCH, TunePlan, short_search
 from export.tune.records import Found, TrialRecord
 from export.tune.search import Budget, study_folder
 from export.tune.tune import JSON, PAGE, TOML, tune
+from service.bundle.folders import locked
 
 TRIALS = 4
 ROOT = Path(__file__).parents[3]
@@ -178,6 +179,17 @@ def test_other_inputs_have_a_search_of_their_own(plan: TunePlan, noise_work: Pat
     folders = [kept_in(plan.work, other) for other in others] + [kept_in(noise_work, plan)]
     assert len(set(folders)) == len(folders)
     assert kept_in(plan.work, replace(plan, training=training.updated(threads=2))) == folders[0]
+
+
+def test_one_search_is_run_by_one_process_while_others_of_the_folder_go_on(plan: TunePlan) -> None:
+    log = open_log(plan.work / "log")
+    subject = subject_of(log, "lr", {}, EmbeddingChoice(), plan.training)
+    folder = study_folder(plan.work, subject)
+    folder.mkdir(parents=True)
+    with locked(folder):
+        with pytest.raises(ExportError, match="one process at a time"):
+            tune(plan, say=quiet)
+        tune(replace(plan, trials=1, training=plan.training.updated(seed=1)), say=quiet)
 
 
 def test_the_stopping_metric_judges_trials(plan: TunePlan) -> None:
