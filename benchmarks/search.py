@@ -1,6 +1,6 @@
 """How near a search comes to the best settings, by trials and by how many of them are drawn at random.
 
-    python -m benchmarks.search [--random 1 3 6 10 30] [--trials 15 30] [--repeats 20]
+    python -m benchmarks.search [--random 1 3 6 10 30] [--trials 15 30] [--spread 30] [--repeats 20]
 
 Nothing is trained: the space is deepfm's, and a score is the squared distance from a best point, which is
 drawn around the defaults for each repeat, with noise; axes are scaled to their ends. The first trial has the
@@ -26,7 +26,6 @@ from models.fields import Field
 
 MODEL, ROWS, CLICKS = "deepfm", 20_000, 4_000
 NOISE = 0.02  # standard deviation of a score
-SPREAD = 0.3  # standard deviation of the best point around the defaults, on each axis
 
 
 def a_space() -> Space:
@@ -50,11 +49,14 @@ def distance(space: Space, values: Mapping[str, Value], best: Mapping[str, float
     return sum((place(axis, values[axis.name]) - best[axis.name]) ** 2 for axis in axes)
 
 
-def run(space: Space, *, trials: int, random_trials: int, seed: int) -> list[float]:
-    """The distance of each trial's point, in order; scores have noise, distances none."""
+def run(space: Space, *, trials: int, random_trials: int, spread: float, seed: int) -> list[float]:
+    """The distance of each trial's point, in order; scores have noise, distances none.
+
+    `spread` is the standard deviation of the best point around the defaults, on each axis of length 1.
+    """
     draw = np.random.default_rng(seed)
     best = {
-        axis.name: float(np.clip(place(axis, axis.default) + SPREAD * draw.normal(), 0.0, 1.0))
+        axis.name: float(np.clip(place(axis, axis.default) + spread * draw.normal(), 0.0, 1.0))
         for axis in space.axes
     }
     found = []
@@ -79,17 +81,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command = Command("search", __doc__)
     command.numbers("--random", (1, 3, 6, 10, 30), "trials before the sampler models what went well")
     command.numbers("--trials", (15, 30), "trials of a search")
+    command.number("--spread", 30, "percent of an axis that the best point is typically off the defaults")
     command.number("--repeats", 20, "best points")
     options = command.parse_args(arguments)
     space, most = a_space(), max(options.trials)
     rows, figures = [], {}
     for random in options.random:
-        runs = [run(space, trials=most, random_trials=random, seed=seed) for seed in range(options.repeats)]
+        runs = [
+            run(space, trials=most, random_trials=random, spread=options.spread / 100, seed=seed)
+            for seed in range(options.repeats)
+        ]
         figures[random] = [float(np.mean([min(one[:trials]) for one in runs])) for trials in options.trials]
         defaults = float(np.mean([one[0] for one in runs]))
         rows.append([str(random), f"{defaults:.3f}", *(f"{value:.3f}" for value in figures[random])])
     print_table([["random trials", "defaults", *(f"{trials} trials" for trials in options.trials)], *rows])
-    command.print_json(trials=options.trials, distances={str(key): value for key, value in figures.items()})
+    command.print_json(
+        trials=options.trials,
+        spread=options.spread,
+        distances={str(key): value for key, value in figures.items()},
+    )
 
 
 if __name__ == "__main__":
