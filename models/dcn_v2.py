@@ -2,7 +2,8 @@
 
 Reference: Wang et al., "DCN V2: Improved Deep & Cross Network and Practical Lessons for Web-scale Learning to
 Rank Systems", WWW 2021, eq. 1 to 4 and fig. 1 (stacked, parallel). The paper tunes depth, widths and rank for
-each log and has no defaults: these are ours.
+each log and has no defaults: these are ours. Departs from common implementations (DeepCTR, FuxiCTR) in the
+mixture's gates: each layer has gates of its own, with a bias; there all layers share them, without one.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """DeepFwFM: FwFM and a perceptron on the same embeddings.
 
 Reference: Deng et al., "DeepLight: Deep Lightweight Feature Interactions for Accelerating CTR Predictions in
-Ad Serving", WSDM 2021, eq. 5 and 6; defaults as in its section 5.1.4. Departs from it in R, symmetric by
-construction (the authors' code learns both triangles and prunes their sum).
+Ad Serving", WSDM 2021, eq. 5 and 6; defaults as in its section 5.1.4. Departs from the authors' code in R,
+symmetric by construction (there both triangles are learned and their sum is pruned), and in dropout, which
+follows each hidden layer only (there the perceptron's input has it too).
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
-"""GBDT+LR: boosted trees map a row to leaves, and a logistic regression weights the leaves.
+"""GBDT+LR: boosted trees map a row to leaves, and a logistic regression adds up leaves and ids.
 
 Reference: He et al., "Practical Lessons from Predicting Clicks on Ads at Facebook", ADKDD 2014, section 3.1.
-Departs from it in the input of the trees: a number for each id (for a categorical field its smoothed click
-rate in the training part), and in the regression's initial weights: the fitted leaf values, not zeros. A
-boosting library fits the trees before training; a model without fitted trees has random ones.
+Departs from it in three things. The trees read a number for each id: for a categorical field its smoothed
+click rate in the training part. A leaf's weight is the boosted one, which minimises the same loss; training
+it again on the rows that the trees were grown on makes it worse. And the regression weights the ids too: the
+trees see an id's click rate only, not which id it is. A boosting library fits the trees before training; a
+model without fitted trees has random ones.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.embedding import pool_sequences
+from models.embedding import LinearTerm, pool_sequences
 from models.fields import Field, column_offsets, table_rows
 from models.hyperparameters import check_count
 
@@ -36,7 +38,7 @@ class Trees:
 
 
 class GBDTLR(nn.Module):
-    """w_0 + the sum over trees of the weight of the row's leaf."""
+    """w_0 + the sum over trees of the weight of the row's leaf + sum of w_i, a weight for each id."""
 
     offsets: Tensor
     numbers: Tensor
@@ -53,9 +55,11 @@ class GBDTLR(nn.Module):
         self.trees, self.depth = trees, depth
         nodes, leaves = 2**depth - 1, 2**depth
         # The fields' storage is ignored: one number per id needs no compression. Pooling is always the mean,
-        # which is on the scale of the ids' numbers.
+        # which is on the scale of the ids' numbers. No field shares its numbers: an item's click rate is one
+        # thing as the ad, and another in the histories of those who see ads.
         self.fields_as_read = tuple(
-            replace(field, storage="full", collisions=1, pooling="mean") for field in self.fields
+            replace(field, storage="full", collisions=1, pooling="mean", same_values_as=None)
+            for field in self.fields
         )
         offsets = torch.tensor(column_offsets(self.fields_as_read), dtype=torch.int32)
         self.register_buffer("offsets", offsets, persistent=False)
@@ -65,7 +69,9 @@ class GBDTLR(nn.Module):
         self.register_buffer("thresholds", torch.randn(trees * nodes))
         self.register_buffer("first_nodes", torch.arange(trees) * nodes, persistent=False)
         self.register_buffer("first_leaves", torch.arange(trees) * leaves, persistent=False)
-        self.leaf_weights = nn.Parameter(torch.randn(trees * leaves) * 0.01)
+        self.leaf_weights = nn.Parameter(torch.randn(trees * leaves) * 0.01, requires_grad=False)
+        self.linear = LinearTerm(self.fields_as_read)
+        nn.init.zeros_(self.linear.embedding.table.weight)  # ids add nothing yet to what the trees say
         self.bias = nn.Parameter(torch.zeros(()))
 
     def numbers_of(self, ids: Tensor, numbers: Tensor | None = None) -> Tensor:
@@ -90,7 +96,7 @@ class GBDTLR(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """ids [batch, columns] -> logits [batch]."""
         leaves = self.leaves_of(self.numbers_of(ids)) + self.first_leaves
-        logits: Tensor = self.leaf_weights[leaves].sum(dim=1) + self.bias
+        logits: Tensor = self.leaf_weights[leaves].sum(dim=1) + self.linear(ids) + self.bias
         return logits
 
     @torch.no_grad()
@@ -103,7 +109,7 @@ class GBDTLR(nn.Module):
         self.bias.fill_(bias)
 
     def get_trees(self) -> Trees:
-        """The trees with their present leaf weights."""
+        """The trees with the weights of their leaves."""
         shape = (self.trees, -1)
         return Trees(
             self.tree_fields.reshape(shape),

@@ -3,7 +3,9 @@
 Reference: Qu et al., "Product-based Neural Networks for User Response Prediction", ICDM 2016, section III;
 layers as in DeepLight's comparison (section 5.1.4), k = 10 and dropout as in the paper. Departs from it in
 the inner products' weights: one for each pair i < j, as in the authors' code, where the paper uses a rank-one
-matrix theta theta^T per unit, which is cheaper, but whose term is a square and never negative.
+matrix theta theta^T per unit, which is cheaper, but whose term is a square and never negative. The outer
+product is the paper's superposition, dim * dim signals whatever the number of fields; common implementations
+(DeepCTR, pytorch-fm) learn a kernel for each pair instead: f_i^T K_ij f_j, one signal a pair.
 """
 
 from __future__ import annotations

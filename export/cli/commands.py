@@ -108,6 +108,13 @@ def _train(options: Namespace) -> None:
         )
 
 
+def _baseline(options: Namespace) -> None:
+    from export.stages.baseline import baseline
+
+    with _work(options) as work:
+        baseline(work, say=say)
+
+
 def _prune(options: Namespace) -> None:
     from export.stages.prune import prune
 
@@ -220,6 +227,7 @@ RUNS: Mapping[str, Callable[[Namespace], None]] = {
     "convert": _convert,
     "fit-schema": _fit_schema,
     "train": _train,
+    "baseline": _baseline,
     "prune": _prune,
     "to-onnx": _to_onnx,
     "quantize": _quantize,

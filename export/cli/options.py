@@ -29,6 +29,7 @@ alone, in this order, and hand over in a work folder:
   convert       files of MovieLens or iPinYou -> log
   fit-schema    log -> split by time -> vocabularies and bins -> ids
   train         ids -> model (or takes a trained one: --checkpoint)
+  baseline      ids -> LR beside it, to see what the model wins (or package does it)
   prune         model -> smaller model (DeepLight; may be left out)
   to-onnx       model -> float32 graphs
   quantize      float32 graph -> INT8 graph
@@ -212,6 +213,9 @@ COMMANDS: Mapping[str, Command] = {
             "training": (*options_of(Plan, "checkpoint"), *TRAINING),
             "the work folder": WORK,
         },
+    ),
+    "baseline": Command(
+        "train LR on the same log, to see what the model wins over it", {"the work folder": WORK}
     ),
     "prune": Command(
         "prune the trained model by a recipe and compact it",

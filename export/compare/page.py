@@ -9,7 +9,7 @@ from html import escape
 from export.compare import plots
 from export.compare.records import Comparison, Difference
 from export.compare.tables import cells, failure_lines, headline, legend
-from export.report.page import CSS, document, figure, section, table
+from export.report.layout import CSS, document, figure, section, table
 
 ABOUT = (
     "Each interval holds by itself: of many models that do not differ, one in twenty seems to. Quality is "

@@ -107,6 +107,11 @@ class LogSchema(Struct, frozen=True, forbid_unknown_fields=True):
         return Spelling(
             missing=self.missing,
             separators={field.name: field.separator for field in self.fields if field.kind is Kind.SEQUENCE},
+            columns={
+                field.name: field.column
+                for field in self.fields
+                if field.column is not None and field.column != field.name
+            },
             format=text,
             delimiter=self.separator if text else None,
             quote=self.quote if text else None,

@@ -1,6 +1,7 @@
 """Writes GBDT+LR as an ONNX graph: ids -> one number each -> one TreeEnsembleRegressor -> logits.
 
-The regression's weight of a leaf is the leaf's value in the ensemble, so both compute the same sum.
+The logits are its scores and the sum of the ids' weights. The regression's weight of a leaf is the leaf's
+value in the ensemble, so both compute the same sum.
 It does not know how trees are fitted.
 """
 
@@ -17,7 +18,7 @@ from models.fields import PADDING_ID
 from models.gbdt_lr import ALWAYS_LEFT, GBDTLR
 
 ML_DOMAIN, ML_OPSET = "ai.onnx.ml", 3
-NUMBERS, OFFSETS = "numbers", "offsets"
+NUMBERS, WEIGHTS, OFFSETS = "numbers", "linear.embedding.table.weight", "offsets"
 
 
 def tree_ensemble(
@@ -28,19 +29,21 @@ def tree_ensemble(
     weights = {
         OFFSETS: model.offsets.numpy().astype(ids_type),
         NUMBERS: model.numbers.numpy(),
+        WEIGHTS: model.linear.embedding.table.weight.detach().numpy().ravel(),
+        "each": np.ones((len(model.fields), 1), np.float32),
+        "row": np.array([-1], np.int64),
     }
-    nodes = [
-        helper.make_node("Add", [input_name, OFFSETS], ["rows"]),
-        helper.make_node("Gather", [NUMBERS, "rows"], ["columns"]),
-    ]
-    read = "columns"
+    nodes = [helper.make_node("Add", [input_name, OFFSETS], ["rows"])]
     if any(field.width > 1 for field in model.fields):
-        read = _pool(model, input_name, ids_type, nodes, weights)
+        _pool(model, input_name, ids_type, nodes, weights)
+    read, weighted = (_looked_up(model, table, nodes) for table in (NUMBERS, WEIGHTS))
     attributes = _ensemble(model)
-    weights["row"] = np.array([-1], np.int64)
     nodes += [
         helper.make_node("TreeEnsembleRegressor", [read], ["scores"], domain=ML_DOMAIN, **attributes),
-        helper.make_node("Reshape", ["scores", "row"], [output_name]),
+        # A product, because ReduceSum adds in an order that depends on the batch (see exact_sums).
+        helper.make_node("MatMul", [weighted, "each"], ["weight_of_ids"]),
+        helper.make_node("Add", ["scores", "weight_of_ids"], ["logits_column"]),
+        helper.make_node("Reshape", ["logits_column", "row"], [output_name]),
     ]
     columns = len(model.offsets)
     graph = helper.make_graph(
@@ -54,10 +57,28 @@ def tree_ensemble(
     return helper.make_model(graph, opset_imports=opsets)
 
 
+def _looked_up(model: GBDTLR, table: str, nodes: list[onnx.NodeProto]) -> str:
+    """Adds the lookup of a row's entries in `table`; returns the name of [batch, n_fields].
+
+    Means over sequences are products with a constant matrix.
+    """
+    columns = f"{table}.columns"
+    nodes.append(helper.make_node("Gather", [table, "rows"], [columns]))
+    if all(field.width == 1 for field in model.fields):
+        return columns
+    kept, totals, means = (f"{table}.{name}" for name in ("kept", "totals", "means"))
+    nodes += [
+        helper.make_node("Mul", [columns, "present"], [kept]),
+        helper.make_node("MatMul", [kept, "pooling"], [totals]),
+        helper.make_node("Div", [totals, "divisors"], [means]),
+    ]
+    return means
+
+
 def _pool(
     model: GBDTLR, ids: str, ids_type: str, nodes: list[onnx.NodeProto], weights: dict[str, np.ndarray]
-) -> str:
-    """Adds means over sequences as products with constant matrices; returns the name of [batch, n_fields]."""
+) -> None:
+    """Adds what means over sequences need: which columns are present, and how many are in each field."""
     widths = [field.width for field in model.fields]
     field_of_column = np.repeat(np.arange(len(widths)), widths)
     weights["pooling"] = np.eye(len(widths), dtype=np.float32)[field_of_column]  # [columns, n_fields]
@@ -69,13 +90,9 @@ def _pool(
         helper.make_node("Not", ["is_padding"], ["is_id"]),
         helper.make_node("Or", ["is_id", "always_present"], ["is_present"]),
         helper.make_node("Cast", ["is_present"], ["present"], to=TensorProto.FLOAT),
-        helper.make_node("Mul", ["columns", "present"], ["kept"]),
-        helper.make_node("MatMul", ["kept", "pooling"], ["totals"]),
         helper.make_node("MatMul", ["present", "pooling"], ["counts"]),
         helper.make_node("Max", ["counts", "one"], ["divisors"]),
-        helper.make_node("Div", ["totals", "divisors"], ["means"]),
     ]
-    return "means"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Bootstrap intervals of differences between predictions of the same rows. It knows no model."""
+"""Bootstrap intervals of metrics and of their differences on the same rows. It knows no model."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from export.judge.metrics import Floats, checked, row_losses, tie_ends
+from service.bundle.manifest import Metrics
 
 Weights = NDArray[np.integer[Any]]
 
@@ -60,15 +62,41 @@ def resampled_aucs(
     labels and each of scores are [n]. A resample draws the same rows for all scores, so rows that are hard
     for all cancel in a difference of two lines of the result; `interval` gives its confidence interval.
     """
+    return _resampled(labels, scores, _weighted_auc, resamples, seed)
+
+
+def resampled_loglosses(
+    labels: ArrayLike, scores: Sequence[ArrayLike], *, resamples: int, seed: int = 0
+) -> NDArray[np.float64]:
+    """LogLoss of several pCTRs of the same rows, as `resampled_aucs`; the same seed draws the same rows."""
+    return _resampled(labels, scores, _weighted_logloss, resamples, seed)
+
+
+def _resampled(
+    labels: ArrayLike,
+    scores: Sequence[ArrayLike],
+    metric: Callable[[Floats, Floats], Callable[[Weights], float]],
+    resamples: int,
+    seed: int,
+) -> NDArray[np.float64]:
     checked_scores = [checked(labels, one) for one in scores]
-    of_counts = [_weighted_auc(y, score) for y, score in checked_scores]
+    of_counts = [metric(y, score) for y, score in checked_scores]
     y = checked_scores[0][0]
     draw = np.random.default_rng(seed)
     result = np.empty((len(of_counts), 1 + resamples))
     for column in range(1 + resamples):
         counts = np.ones(len(y), dtype=np.int64) if column == 0 else _counts(draw, y)
-        result[:, column] = [auc(counts) for auc in of_counts]
+        result[:, column] = [of(counts) for of in of_counts]
     return result
+
+
+def with_intervals(labels: ArrayLike, pctr: ArrayLike, metrics: Metrics, *, resamples: int = 200) -> Metrics:
+    """The metrics of pctr [n] against labels [n], with the 95 % intervals of AUC and LogLoss."""
+    (aucs,) = resampled_aucs(labels, [pctr], resamples=resamples)
+    (losses,) = resampled_loglosses(labels, [pctr], resamples=resamples)
+    return msgspec.structs.replace(
+        metrics, auc_interval=interval(aucs[1:]), logloss_interval=interval(losses[1:])
+    )
 
 
 def interval(resampled: NDArray[np.float64], *, confidence: float = 0.95) -> tuple[float, float]:
@@ -87,13 +115,19 @@ def _counts(draw: np.random.Generator, y: Floats) -> Weights:
 
 
 def _logloss_delta(y: Floats, a: Floats, b: Floats) -> Callable[[Weights], float]:
-    losses = row_losses(y, b) - row_losses(y, a)
-    return lambda counts: float(counts @ losses / counts.sum())
+    logloss_a, logloss_b = _weighted_logloss(y, a), _weighted_logloss(y, b)
+    return lambda counts: logloss_b(counts) - logloss_a(counts)
 
 
 def _auc_delta(y: Floats, a: Floats, b: Floats) -> Callable[[Weights], float]:
     auc_a, auc_b = _weighted_auc(y, a), _weighted_auc(y, b)
     return lambda counts: auc_b(counts) - auc_a(counts)
+
+
+def _weighted_logloss(y: Floats, p: Floats) -> Callable[[Weights], float]:
+    """LogLoss as a function of the counts of the rows [n]."""
+    losses = row_losses(y, p)
+    return lambda counts: float(counts @ losses / counts.sum())
 
 
 def _weighted_auc(y: Floats, scores: Floats) -> Callable[[Weights], float]:

@@ -7,7 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle.calibration import Calibrator
-from service.bundle.manifest import Compression, Latency, Metrics, Parity
+from service.bundle.manifest import Baseline, Compression, Latency, Metrics, Parity
+
+# Of a histogram's log-odds: in a narrower range the axis would have one label many times, and beyond a pCTR
+# of one in a million a single row would squeeze all others.
+LEAST_RANGE, FURTHEST = 2.0, 14.0
 
 
 class FieldSummary(msgspec.Struct, frozen=True):
@@ -75,6 +79,17 @@ class RateWindow(msgspec.Struct, frozen=True):
     pcoc_after: float | None
 
 
+class PctrHistogram(msgspec.Struct, frozen=True):
+    """Counts of clicks and of non-clicks by the log-odds of their pCTR; bins are of one width.
+
+    `edges` has one number more than there are bins, in ascending order.
+    """
+
+    edges: tuple[float, ...]
+    clicks: tuple[int, ...]
+    others: tuple[int, ...]
+
+
 class FieldMatrix(msgspec.Struct, frozen=True):
     """FwFM's R: the strength of each pair of fields, symmetric, with zeros where a pair was pruned."""
 
@@ -111,6 +126,8 @@ class Findings(msgspec.Struct, frozen=True):
     warnings: tuple[str, ...] = ()
     rate_windows: tuple[RateWindow, ...] = ()  # of the serving variant
     search: str | None = None  # what a search before the training found
+    histogram: PctrHistogram | None = None  # of the serving variant
+    baseline: Baseline | None = None
 
 
 def reliability(labels: NDArray[np.integer], pctr: NDArray[np.floating], *, bins: int = 15) -> Reliability:
@@ -122,3 +139,21 @@ def reliability(labels: NDArray[np.integer], pctr: NDArray[np.floating], *, bins
         click_rate=tuple(float(labels[group].mean()) for group in groups),
         rows=tuple(len(group) for group in groups),
     )
+
+
+def pctr_histogram(
+    labels: NDArray[np.integer], pctr: NDArray[np.floating], *, bins: int = 40
+) -> PctrHistogram:
+    """Labels [n] and pCTR [n] in bins of log-odds; the outer bins hold what is beyond FURTHEST.
+
+    Nearly equal pCTRs stand in the middle of an axis of LEAST_RANGE.
+    """
+    with np.errstate(divide="ignore"):
+        odds = np.clip(np.log(pctr) - np.log1p(-pctr), -FURTHEST, FURTHEST)
+    low, high = float(odds.min()), float(odds.max())
+    if high - low < LEAST_RANGE:
+        middle = (low + high) / 2
+        low, high = middle - LEAST_RANGE / 2, middle + LEAST_RANGE / 2
+    edges = np.linspace(low, high, bins + 1)
+    clicks, others = (np.histogram(odds[labels == label], edges)[0] for label in (1, 0))
+    return PctrHistogram(tuple(edges.tolist()), tuple(clicks.tolist()), tuple(others.tolist()))

@@ -3,46 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
 
 from export.report import plots
 from export.report.findings import Findings
+from export.report.gain_text import gain_line, known_metric, offer_line, verdict_line
+from export.report.layout import document, figure, section, table
+from export.report.quality import histogram, meanings, quality_table
 from service.bundle.calibration import Calibrator
-from service.bundle.manifest import Metrics
 
-CSS = """
-:root { color-scheme: light; --ink: #222; --soft: #667; --line: #ddd; --accent: #2a6f97; }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: #fff; max-width: 62rem;
-  margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; margin-bottom: 0; }
-h2 { font-size: 1.1rem; margin-top: 2.2rem; color: var(--accent); }
-p.lead { color: var(--soft); margin-top: .2rem; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .87rem; display: block;
-  overflow-x: auto; }
-th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid var(--line);
-  white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-th { color: var(--soft); font-weight: 600; }
-figure { margin: 1rem 0; } figure svg { max-width: 100%; height: auto; }
-.row { display: flex; flex-wrap: wrap; gap: 1rem; } .row figure { flex: 1 1 24rem; min-width: 0; }
-.warning { color: #b00020; font-weight: 600; }
-details summary { cursor: pointer; color: var(--accent); margin-top: 1rem; }
-"""
 PARTS_TOLD = ("calibration", "test")
 FIELDS_SHOWN = 10
-METRIC_NAMES = {
-    "auc": "AUC", "logloss": "LogLoss", "prauc": "PRAUC", "rce": "RCE %", "ece": "ECE", "ne": "NE",
-    "pcoc": "PCOC",
-}  # fmt: skip
 
 
 def page(findings: Findings) -> str:
     """The whole page: what is served and why, its quality, size and speed, and the data."""
     sections = [
         _head(findings),
+        *_gain(findings),
         section("Fields: what training did not see", fields_table(findings)),
-        section("Quality on the test part", quality_table(findings)),
+        section("Quality on the test part", quality_table(findings), meanings(), histogram(findings)),
         section(
             "Calibration",
             figure(plots.reliability_figure(findings)),
@@ -60,35 +41,6 @@ def page(findings: Findings) -> str:
     return document(f"{findings.bundle}: export report", sections)
 
 
-def document(title: str, sections: Sequence[str], *, css: str = CSS) -> str:
-    """A whole HTML document of these sections."""
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f"<title>{escape(title)}</title><style>{css}</style></head>\n<body>\n"
-        + "\n".join(sections)
-        + "\n</body></html>\n"
-    )
-
-
-def section(title: str, *parts: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>\n" + "\n".join(part for part in parts if part) + "</section>"
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Rows of text and numbers under a head; the first column is the row's name."""
-    cells = "".join(f"<th>{escape(name)}</th>" for name in head)
-    body = "\n".join("<tr>" + "".join(f"<td>{_cell(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{cells}</tr></thead>\n<tbody>{body}</tbody></table>"
-
-
-def _cell(cell: object) -> str:
-    if cell is None:
-        return "–"
-    if isinstance(cell, float):
-        return f"{cell:.5f}" if abs(cell) < 10 else f"{cell:,.2f}"
-    return escape(f"{cell:,}" if isinstance(cell, int) else str(cell))
-
-
 def _head(findings: Findings) -> str:
     served = findings.evaluation[findings.serving_variant]
     told = (*findings.warnings, *findings.data.warnings)
@@ -97,30 +49,22 @@ def _head(findings: Findings) -> str:
         f"<h1>{escape(findings.bundle)}</h1><p class='lead'>{escape(findings.model)}, "
         f"{findings.parameters:,} parameters, built {escape(findings.created_at)} on "
         f"{escape(findings.machine)}; serves "
-        f"<b>{escape(findings.serving_variant)}</b>: AUC {served.auc:.4f}, LogLoss {served.logloss:.4f}, "
-        f"ECE {served.ece:.4f} on {served.rows:,} test rows.</p>{warnings}"
+        f"<b>{escape(findings.serving_variant)}</b>: AUC {known_metric('auc', served)}, LogLoss "
+        f"{known_metric('logloss', served)}, ECE {served.ece:.4f}; 95 % intervals over {served.rows:,} test "
+        f"rows, {served.clicks:,} clicks.</p>{warnings}"
     )
 
 
-def quality_table(findings: Findings) -> str:
-    """The metrics of every variant, before and after calibration."""
-    oracle = any(metrics.auc_of_true_pctr is not None for metrics in findings.evaluation.values())
-    head = ["variant", *METRIC_NAMES.values(), *(["AUC of true pCTR"] if oracle else [])]
-
-    def row(name: str, metrics: Metrics) -> list[object]:
-        return [
-            name,
-            *(getattr(metrics, key) for key in METRIC_NAMES),
-            *([metrics.auc_of_true_pctr] if oracle else []),
-        ]
-
-    rows = []
-    for name, metrics in findings.evaluation.items():
-        rows += [
-            row(f"{name}, uncalibrated", findings.uncalibrated[name]),
-            row(f"{name}, calibrated", metrics),
-        ]
-    return table(head, rows)
+def _gain(findings: Findings) -> list[str]:
+    """What the serving variant wins over the plain model, and the smaller bundle where that is nothing."""
+    won, variant = findings.baseline, findings.serving_variant
+    if won is None:
+        return []
+    verdict = f"<p><b>{escape(verdict_line(variant, won))}.</b> {escape(gain_line(variant, won))}.</p>"
+    offer = offer_line(findings.graph_bytes[variant], won)
+    if offer:
+        offer = f"<p>{escape(offer[:1].upper() + offer[1:])}:</p><pre>{escape(won.command)}</pre>"
+    return [section(f"What the model wins over {won.model}", verdict, offer)]
 
 
 def calibration_table(findings: Findings) -> str:
@@ -247,11 +191,6 @@ def fields_table(findings: Findings) -> str:
     more = rows[FIELDS_SHOWN:]
     folded = f"<details><summary>{len(more)} more fields</summary>{table(head, more)}</details>"
     return about + table(head, rows[:FIELDS_SHOWN]) + (folded if more else "")
-
-
-def figure(svg: str) -> str:
-    """A drawing as an element of the page."""
-    return f"<figure>{svg}</figure>"
 
 
 def _search(findings: Findings) -> str:

@@ -10,12 +10,15 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from export.report.findings import EvaluationPoint, FieldMatrix, Findings
+from export.report.findings import EvaluationPoint, FieldMatrix, Findings, PctrHistogram
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 BEFORE, AFTER, INK, FAINT = "#c2703d", "#2a6f97", "#333333", "#bbbbbb"
+SMALL_RATES = tuple(digit * 10.0**power for power in range(-6, 0) for digit in (1, 2, 5))
+ROUND_RATES = (*SMALL_RATES, 0.8, 0.9, *(1 - 10.0**power for power in range(-2, -7, -1)))
+MOST_TICKS = 14
 STYLE: Any = {
     "font.size": 9,
     "font.family": "DejaVu Sans",
@@ -45,6 +48,37 @@ def reliability_figure(findings: Findings) -> str:
         first.set_ylabel("click rate on the test part")
         first.legend(frameon=False)
         return as_svg(figure)
+
+
+def histogram_figure(histogram: PctrHistogram) -> str:
+    """The shares of clicks and of non-clicks by pCTR, on an axis of log-odds."""
+    edges = np.array(histogram.edges)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(9.6, 2.9), layout="constrained")
+        axes = figure.subplots()
+        for counts, color, label in (
+            (histogram.others, BEFORE, "non-clicks"),
+            (histogram.clicks, AFTER, "clicks"),
+        ):
+            shares = 100 * np.array(counts) / max(1, sum(counts))
+            named = f"{sum(counts):,} {label}"
+            axes.stairs(shares, edges, fill=True, color=color, alpha=0.25)
+            axes.stairs(shares, edges, color=color, linewidth=1.2, label=named)
+        axes.set_xticks(*_odds_ticks(edges[0], edges[-1]))
+        axes.set(xlim=(edges[0], edges[-1]), xlabel="pCTR (log-odds)", ylabel="% of each", ylim=(0, None))
+        axes.legend(frameon=False)
+        return as_svg(figure)
+
+
+def _odds_ticks(low: float, high: float) -> tuple[list[float], list[str]]:
+    """Places in log-odds, and names, of round pCTRs in a range; every other one where they are crowded."""
+    found = [
+        (float(np.log(rate / (1 - rate))), f"{rate:g}")
+        for rate in ROUND_RATES
+        if low <= np.log(rate / (1 - rate)) <= high
+    ]
+    shown = found[:: -(-len(found) // MOST_TICKS)] if found else []
+    return [place for place, _ in shown], [name for _, name in shown]
 
 
 def rate_figure(findings: Findings) -> str:

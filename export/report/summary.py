@@ -5,20 +5,25 @@ from __future__ import annotations
 import shlex
 import sys
 
+from export.report.gain_text import gain_line, known_metric, offer_line, verdict_line
 from export.report.text_table import aligned
+from service.bundle.manifest import Baseline, Metrics
 from service.bundle.store import Bundle
 
 
 def summary(bundle: Bundle) -> str:
-    """A table of the variants, what is served and why, and the command line that serves it."""
+    """A table of the variants, what is served, what it wins over LR, and the command line that serves it."""
     manifest = bundle.manifest
     lines = ["", *aligned(_table(bundle)), ""]
-    served = manifest.evaluation.get(manifest.serving_variant)
+    variant, won = manifest.serving_variant, manifest.baseline
+    served = manifest.evaluation.get(variant)
     if served and served.auc_of_true_pctr is not None:
         lines.append(
             f"AUC of the true click probability, which no model can beat: {served.auc_of_true_pctr:.4f}"
         )
-    lines.append(f"serves {manifest.serving_variant}")
+    lines.append(f"serves {variant}" + (f": {_known(served)}" if served else ""))
+    if won is not None:
+        lines += [gain_line(variant, won), *_verdict(variant, won, len(bundle.graphs[variant]))]
     lines += [f"{name} is kept out: {reason}" for name, reason in manifest.kept_out.items()]
     lines += [_red(f"warning: {text}") for text in manifest.warnings]
     lines += [
@@ -26,6 +31,21 @@ def summary(bundle: Bundle) -> str:
         f"serve it: python -m service --arm control={shlex.quote(str(bundle.folder))}",
     ]
     return "\n".join(lines)
+
+
+def _known(metrics: Metrics) -> str:
+    """AUC and LogLoss with their intervals, and of how many rows."""
+    return (
+        f"AUC {known_metric('auc', metrics)}, LogLoss {known_metric('logloss', metrics)}; 95 % intervals "
+        f"over {metrics.rows:,} test rows, {metrics.clicks:,} clicks"
+    )
+
+
+def _verdict(variant: str, won: Baseline, served_bytes: int) -> list[str]:
+    """That nothing is won, where that is so, and the smaller bundle; a worse model is among the warnings."""
+    said = [f"{verdict_line(variant, won)}"] if won.verdict == "no better" else []
+    offer = offer_line(served_bytes, won)
+    return [*said, *((f"{offer}: {won.command}",) if offer else ())]
 
 
 def _red(text: str) -> str:

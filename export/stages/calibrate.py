@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from export.data.encoded import Part, open_log
 from export.errors import ExportError
-from export.stages.base_rate import movement, samples_of, windows_of
+from export.stages.base_rate import Sample, movement, samples_of, windows_of
 from export.stages.calibrator_fit import fit_calibrator
 from export.stages.records import Calibrated, Graphs, Trained
 from export.stages.variants import Variant, graph_name, read_variants
@@ -40,18 +40,7 @@ def calibrate(
     samples = samples_of(log.parts)
     found = {}
     for name, variant in variants.items():
-        moved = movement(windows_of(samples, partial(_score, variant, training)))
-        found[name] = fit_calibrator(
-            variant.score(part),
-            part.labels,
-            variant=name,
-            graph_sha256=variant.sha256,
-            training=training,
-            sampling_rate=sampling_rate,
-            timestamps=part.timestamps,
-            movement=moved,
-            methods=methods,
-        )
+        found[name], moved = calibrator_of(variant, part, samples, training, sampling_rate, methods)
         before, after = found[name].before, found[name].after
         say(
             f"{name}: the log-odds of a click change by {math.sqrt(moved):.3f} (standard deviation) from one "
@@ -62,8 +51,36 @@ def calibrate(
             f"ECE {before.ece:.5f} -> {after.ece:.5f}, PCOC {before.pcoc:.4f} -> {after.pcoc:.4f}"
         )
     work.write("calibration.json", encode_json(found))
-    work.record("calibrate", Calibrated({name: c.method for name, c in found.items()}, sampling_rate))
+    record = Calibrated({name: c.method for name, c in found.items()}, sampling_rate, tuple(methods))
+    work.record("calibrate", record)
     return found
+
+
+def calibrator_of(
+    variant: Variant,
+    part: Part,
+    samples: Sequence[Sample],
+    training: TrainConfig,
+    sampling_rate: float,
+    methods: Sequence[str],
+) -> tuple[Calibrator, float]:
+    """The calibrator of a graph, fitted on the calibration part, and how much its level moves by window.
+
+    `samples` are windows of the log, `training` is how its model was trained.
+    """
+    moved = movement(windows_of(samples, partial(_score, variant, training)))
+    calibrator = fit_calibrator(
+        variant.score(part),
+        part.labels,
+        variant=variant.name,
+        graph_sha256=variant.sha256,
+        training=training,
+        sampling_rate=sampling_rate,
+        timestamps=part.timestamps,
+        movement=moved,
+        methods=methods,
+    )
+    return calibrator, moved
 
 
 def _score(variant: Variant, training: TrainConfig, part: Part) -> NDArray[np.float64]:

@@ -6,7 +6,7 @@ It knows variants, logits and labels; it writes nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from torch import nn
 
 from export.data.encoded import Part
 from export.graph.runtime import BATCHES, Scorer, graph_scorer, microseconds_a_row, torch_scorer
+from export.judge.bootstrap import with_intervals
 from export.judge.metrics import evaluate, sigmoid
 from export.judge.parity import choose_serving_variant, compare_variants
 from export.report.findings import Reliability, reliability
@@ -51,7 +52,7 @@ def judge_variants(
     variants: Mapping[str, Variant], calibrators: Mapping[str, Calibrator], dense: nn.Module, part: Part
 ) -> Judged:
     """Evaluates and times all variants, and the PyTorch model `dense`, on the rows of one part."""
-    quality = evaluate_variants(variants, calibrators, part)
+    quality = _with_intervals(evaluate_variants(variants, calibrators, part), part)
     latency = measure_latency(dense, variants, part)
     return Judged(quality, latency, *choose_serving(variants, latency, quality.parity))
 
@@ -82,6 +83,15 @@ def evaluate_variants(
         ),
         pctr=after,
     )
+
+
+def _with_intervals(quality: Evaluated, part: Part) -> Evaluated:
+    """With the intervals of AUC and LogLoss of each calibrated variant."""
+    labels = np.asarray(part.labels)
+    known = {
+        name: with_intervals(labels, quality.pctr[name], one) for name, one in quality.calibrated.items()
+    }
+    return replace(quality, calibrated=known)
 
 
 def measure_latency(dense: nn.Module, variants: Mapping[str, Variant], part: Part) -> tuple[Latency, ...]:

@@ -46,6 +46,7 @@ def fit_schema(work: Work, plan: LogPlan, *, say: Say = print) -> LogSummary:
         window=log.window,
         columns=log.schema.columns,
         fields=fields,
+        options=plan.log_options,
     )
     work.record("fit-schema", summary)
     return summary

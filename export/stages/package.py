@@ -12,7 +12,9 @@ from pathlib import Path
 from export.errors import ExportError
 from export.report.findings import Findings
 from export.stages.artifacts import Artifacts, read_artifacts
+from export.stages.baseline import baseline, read_baseline
 from export.stages.evaluate import judge_variants, shipped_variants
+from export.stages.gain import gain_over_baseline
 from export.stages.golden import golden_rows
 from export.stages.report import gather_findings, report_files
 from export.stages.shared_graphs import describe_graphs
@@ -25,16 +27,19 @@ from service.bundle.store import Bundle, Contents, check_replaceable, load_bundl
 def package(work: Work, out: Path, *, name: str | None = None, say: Say = print) -> Bundle:
     """WORK -> the bundle in `out`, written whole or not at all, then read back with everything verified.
 
-    `name` is the bundle's, else the folder's. A bundle in `out` is replaced. Raises ExportError when a stage
-    is missing or `out` holds something else.
+    `name` is the bundle's, else the folder's. A bundle in `out` is replaced. A baseline is trained where the
+    stage for it was left out. Its warnings are in the bundle, for `export.report.summary`. Raises ExportError
+    when a stage is missing or `out` holds something else.
     """
     check_out(out, name)
     made = read_artifacts(work)
+    if not work.has("baseline.json"):
+        baseline(work, say=say)
+    beside = read_baseline(work, made.log.schema)
     say(f"evaluating {', '.join(made.variants)} on {len(made.test):,} test rows")
     judged = judge_variants(made.variants, made.calibrators, made.models[DENSE], made.test)
-    findings = gather_findings(made, judged, name or out.resolve().name)
-    for warning in findings.warnings:
-        say(f"warning: {warning}")
+    won = None if beside is None else gain_over_baseline(beside, made, judged, out)
+    findings = gather_findings(made, judged, won, name or out.resolve().name)
     save_bundle(out, *_parts(made, findings, say))
     return load_bundle(out, verify_all=True)
 
@@ -58,6 +63,7 @@ def _parts(made: Artifacts, findings: Findings, say: Say) -> tuple[Description, 
         training=_training(made, findings),
         evaluation=findings.evaluation,
         uncalibrated=findings.uncalibrated,
+        baseline=findings.baseline,
         parity=findings.parity,
         latency=findings.latency,
         machine=findings.machine,

@@ -13,6 +13,7 @@ from export.data.synthetic import SyntheticConfig
 from export.data.synthetic_file import write_synthetic_log
 from export.errors import ExportError
 from export.report.summary import summary
+from export.stages.baseline import baseline
 from export.stages.calibrate import calibrate
 from export.stages.fit_schema import fit_schema
 from export.stages.package import check_out, package
@@ -84,6 +85,8 @@ def _stages(plan: Plan, work: Work, clock: Clock, search: Search | None) -> Bund
         searched=searched,
         say=say,
     )
+    clock.stage("baseline")
+    baseline(work, say=say)
     clock.stage("prune", plan.pruning.preset)
     prune(work, plan.pruning, say=say)
     clock.stage("to-onnx")

@@ -7,11 +7,15 @@ from typing import Any
 import msgspec
 
 from export.report.findings import EvaluationPoint, FieldSummary
+from export.stages.calibration_methods import METHODS
 from export.train.config import TrainConfig
 
 
 class LogSummary(msgspec.Struct, frozen=True):
-    """fit-schema: rows and clicks by part; the window of the training part in unix seconds."""
+    """fit-schema: rows and clicks by part; the window of the training part in unix seconds.
+
+    `options` are those of the command line that read the log so.
+    """
 
     source: str
     schema: str
@@ -22,6 +26,7 @@ class LogSummary(msgspec.Struct, frozen=True):
     window: tuple[int, int] | None
     columns: int
     fields: tuple[FieldSummary, ...] = ()
+    options: tuple[str, ...] = ()
 
 
 class Searched(msgspec.Struct, frozen=True):
@@ -72,6 +77,16 @@ class GraphFile(msgspec.Struct, frozen=True):
     max_abs_logit: float
 
 
+class TrainedBaseline(msgspec.Struct, frozen=True):
+    """baseline: the plain model and its graph; no graph where the model of `train` is that one itself."""
+
+    model: str
+    graph: GraphFile | None = None
+    config: TrainConfig | None = None
+    best_epoch: int = 0
+    seconds: float = 0.0
+
+
 class Graphs(msgspec.Struct, frozen=True):
     """to-onnx and quantize: the graphs by variant. `refused` says why a graph made before must not serve."""
 
@@ -80,7 +95,8 @@ class Graphs(msgspec.Struct, frozen=True):
 
 
 class Calibrated(msgspec.Struct, frozen=True):
-    """calibrate: the method chosen for each variant, and the log's sampling rate."""
+    """calibrate: the method chosen for each variant out of `allowed`, and the log's sampling rate."""
 
     methods: dict[str, str]
     sampling_rate: float
+    allowed: tuple[str, ...] = METHODS

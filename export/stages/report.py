@@ -8,13 +8,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+import numpy as np
 from torch import nn
 
 from export.compress.perceptrons import find_perceptrons, hidden_widths
 from export.data.encoded import EncodedLog
 from export.judge.fields import field_warnings
 from export.judge.parity import AUC_TOLERANCE
-from export.report.findings import DataSummary, FieldMatrix, Findings, RateWindow
+from export.report.findings import DataSummary, FieldMatrix, Findings, RateWindow, pctr_histogram
+from export.report.gain_text import gain_warning
 from export.report.machine import machine
 from export.report.page import page
 from export.stages.artifacts import Artifacts
@@ -24,16 +26,19 @@ from export.stages.evaluate import Judged
 from export.stages.records import Pruned, Searched
 from export.stages.variants import DENSE, PRUNED
 from service.bundle.json_files import encode_json
-from service.bundle.manifest import Compression, Metrics, Parity
+from service.bundle.manifest import Baseline, Compression, Metrics, Parity
 
+# Half the 95 % interval of an AUC. Most models of one real log are within .05 of each other, LR among them
+# (docs/comparison.md): rows that know a single AUC no better cannot rank models, nor a model's variants.
+COARSEST_AUC = 0.05
 # A PCOC that is off by more than a tenth, and by more than three standard errors, is told in red.
 PCOC_TOLERANCE, PCOC_ERRORS = 0.1, 3.0
 
 
-def gather_findings(made: Artifacts, judged: Judged, bundle: str) -> Findings:
-    """Everything the report says; `bundle` is the bundle's name."""
+def gather_findings(made: Artifacts, judged: Judged, won: Baseline | None, bundle: str) -> Findings:
+    """Everything the report says; `won` is what is won over the baseline, `bundle` the bundle's name."""
     graph_bytes = {variant: len(one.graph) for variant, one in made.variants.items()}
-    quality = judged.quality
+    quality, serving = judged.quality, judged.serving_variant
     return Findings(
         bundle=bundle,
         model=made.trained.model,
@@ -56,14 +61,18 @@ def gather_findings(made: Artifacts, judged: Judged, bundle: str) -> Findings:
         compression=_compression(made.pruned, graph_bytes),
         layer_widths=_layer_widths(made.models[DENSE]),
         field_pairs=_field_pairs(made.models[DENSE]),
-        serving_variant=judged.serving_variant,
+        serving_variant=serving,
         kept_out=judged.kept_out,
         warnings=(
-            *rate_warnings(judged.serving_variant, quality.calibrated[judged.serving_variant]),
+            *noise_warnings(quality.calibrated[serving], won),
+            *gain_warnings(serving, won),
+            *rate_warnings(serving, quality.calibrated[serving]),
             *made.trained.warnings,
             *warnings_of(made.pruned, quality.parity, judged.kept_out),
         ),
-        rate_windows=_rate_windows(made, judged.serving_variant),
+        rate_windows=_rate_windows(made, serving),
+        histogram=pctr_histogram(np.asarray(made.test.labels), quality.pctr[serving]),
+        baseline=won,
         search=_told_search(made.trained.searched),
     )
 
@@ -136,6 +145,29 @@ def _compression(pruned: Pruned | None, graph_bytes: dict[str, int]) -> Compress
 def _rate_windows(made: Artifacts, variant: str) -> tuple[RateWindow, ...]:
     calibrator = in_log_distribution(made.calibrators[variant])
     return rate_by_window(made.log.parts, made.variants[variant].score, calibrator)
+
+
+def noise_warnings(metrics: Metrics, won: Baseline | None) -> tuple[str, ...]:
+    """Whether the test part is too small to tell models apart: by the interval of the AUC, and in fact.
+
+    One that tells the serving variant from the baseline, row by row, is large enough for that.
+    """
+    if metrics.auc_interval is None or (won is not None and won.verdict != "no better"):
+        return ()
+    low, high = metrics.auc_interval
+    if high - low <= 2 * COARSEST_AUC:
+        return ()
+    text = (
+        f"the test part can tell nothing apart: with {metrics.clicks:,} clicks in {metrics.rows:,} rows it "
+        f"knows the AUC only to ±{(high - low) / 2:.3f} ({low:.3f} to {high:.3f}), and models of one log "
+        "differ by less; take a longer log, or give the test part a larger share with --split"
+    )
+    return (text,)
+
+
+def gain_warnings(variant: str, won: Baseline | None) -> tuple[str, ...]:
+    """Whether the serving variant is worse than the baseline beyond noise."""
+    return (gain_warning(variant, won),) if won is not None and won.verdict == "worse" else ()
 
 
 def rate_warnings(variant: str, metrics: Metrics) -> tuple[str, ...]:

@@ -22,12 +22,15 @@ MARKER = ".bidlight-work"
 OUTPUTS: dict[str, tuple[str, ...]] = {
     "fit-schema": ("log",),
     "train": ("dense.pt",),
+    "baseline": ("baseline.onnx",),
     "prune": ("pruned.pt", "compact.pt", "renumberings.npz"),
     "to-onnx": ("model.float32.onnx", "model.pruned.onnx"),
     "quantize": ("model.int8.onnx",),
     "calibrate": ("calibration.json",),
     "package": (),
 }
+# No stage but `package` reads what these make.
+ASIDE = ("baseline",)
 
 
 @dataclass(frozen=True)
@@ -55,10 +58,10 @@ class Work:
             yield self
 
     def start(self, stage: str) -> None:
-        """Removes what this stage and later ones made before, so that no stage reads stale output."""
+        """Removes what this stage and those that need it made before, so that no stage reads stale output."""
         self.claim()
         stages = list(OUTPUTS)
-        for later in stages[stages.index(stage) :]:
+        for later in (stage, "package") if stage in ASIDE else stages[stages.index(stage) :]:
             for name in (*OUTPUTS[later], f"{later}.json"):
                 discard(self.folder / name)
 

@@ -86,6 +86,11 @@ class TrainConfig:
     )
     # Several, because rare ids can overfit within an epoch.
     evaluations_per_epoch: int = knob(4, "evaluations on the validation part in an epoch", AT_LEAST_ONE)
+    averaging: float = knob(
+        0.25,
+        "epochs over which weights are averaged for evaluations and the result; 0 takes them as they are",
+        NOT_NEGATIVE,
+    )
     patience: int | None = knob(  # None: never
         10, "evaluations in a row without a gain that end the training", AT_LEAST_ONE
     )

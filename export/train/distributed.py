@@ -26,7 +26,7 @@ from export.data.encoded import open_log
 from export.errors import ExportError
 from export.train.config import TrainConfig
 from export.train.loop import Log, Report, TrainResult, train
-from export.train.ranks import ALONE, LeaderFailedError, Ranks
+from export.train.ranks import ALONE, LeaderFailedError, Ranks, is_told
 
 # The others wait while rank 0 reads a log of any length. A dead process is noticed at once nevertheless.
 LONGEST_WAIT = timedelta(days=7)
@@ -98,11 +98,9 @@ def train_together(
         _send(ranks, _Job(model, Path(log_folder).resolve(), config))
     try:
         return train(model, log, config, report=report, ranks=ranks)
-    except ExportError:
-        raise
-    except BaseException:
+    except BaseException as error:
         # The others are within a step and would wait for this process.
-        if ranks.count > 1:
+        if ranks.count > 1 and not is_told(error):
             dist.destroy_process_group()
         raise
 

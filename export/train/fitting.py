@@ -48,7 +48,7 @@ FITTINGS = {
     "lr": Fitting(learning_rate=12e-3, epochs=20),
     "fm": Fitting(learning_rate=4e-3, epochs=15),
     "fwfm": Fitting(learning_rate=4e-3, epochs=15, largest_l2=1e-3),
-    "gbdt_lr": Fitting(learning_rate=1e-3, epochs=10),
+    "gbdt_lr": Fitting(learning_rate=4e-3, epochs=10),
 }
 
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from export.data.encoded import Part
 from export.errors import ExportError
 from export.judge.metrics import auc, logloss, sigmoid
+from export.train.averaging import Average
 from export.train.config import TrainConfig
 from export.train.losses import loss_of
 from export.train.optimizers import Optimizers, sparse_gradients
@@ -32,6 +33,9 @@ from export.train.untrained import UntrainedRows
 Report = Callable[[str], None]
 
 SECONDS_BETWEEN_LINES = 10.0
+
+# So often the average takes the weights in. After each step it would cost more than the step itself.
+UPDATES_AN_EPOCH = 48
 
 # What to try where the epochs ran out too early: times as many.
 MORE_EPOCHS = 1.5
@@ -106,6 +110,9 @@ def train(
 ) -> TrainResult:
     """Trains on log.parts["train"], evaluates on log.parts["validation"], and keeps the best weights.
 
+    Evaluated and kept is the moving average of the weights (`export.train.averaging`), unless
+    `config.averaging` is 0.
+
     after_step(step) runs after each update and before an evaluation, with steps counted from 1; it may change
     weights in place. The same seed, log and number of threads on the CPU give bit-equal weights. The model
     ends on the CPU, in evaluation mode. With several `ranks` each process calls this with the same arguments;
@@ -124,14 +131,20 @@ def train(
         untrained = UntrainedRows(model, part) if ranks.is_leader else None  # no step looks them up
         run = _Run(model, optimizers, config, validation, report, ranks, seconds_between_lines)
         run.after_evaluation = after_evaluation
-        evaluated = _evaluation_steps(steps, config.evaluations_per_epoch)
+        evaluated = _evenly_spaced(steps, config.evaluations_per_epoch)
+        averaged = _evenly_spaced(steps, UPDATES_AN_EPOCH)
+        filled = averaged | evaluated
+        if ranks.is_leader and config.averaging > 0:
+            run.average = Average(model, config.averaging * len(averaged))
         for epoch in range(1, config.epochs + 1):
             for within, (ids, labels) in enumerate(epoch_batches(part, config, epoch), 1):
                 run.update(ids, labels)
-                if within in evaluated and untrained is not None:
+                if within in filled and untrained is not None:
                     untrained.fill()
                 if after_step is not None:
                     after_step(run.step)
+                if within in averaged and run.average is not None:
+                    run.average.update()
                 if within in evaluated and run.evaluate(epoch, within, steps):
                     return run.finish(steps, stopped_early=True)
         return run.finish(steps, stopped_early=False)
@@ -178,6 +191,7 @@ class _Run:
         self.rate = 0.0
         self.seconds = 0.0
         self.history: list[Evaluation] = []
+        self.average: Average | None = None
         self.best: Evaluation | None = None
         self.best_weights: dict[str, Tensor] = {}
         self.evaluations_since_best = 0
@@ -230,7 +244,8 @@ class _Run:
         train_loss, rate = float(loss / rows), float(rows) / max(seconds, 1e-9)
 
         def judge() -> bool:
-            line = self._evaluate(epoch, epoch - 1 + within / steps_per_epoch, train_loss, rate)
+            with self.average.in_use() if self.average is not None else contextlib.nullcontext():
+                line = self._evaluate(epoch, epoch - 1 + within / steps_per_epoch, train_loss, rate)
             took = f"  {self._seconds_an_epoch(steps_per_epoch):.1f} s an epoch"
             self.report(line + took if within == steps_per_epoch else line)
             return self._patience_is_used_up()
@@ -296,9 +311,9 @@ class _Run:
         return self.seconds / self.step * steps_per_epoch
 
 
-def _evaluation_steps(steps_per_epoch: int, evaluations_per_epoch: int) -> frozenset[int]:
-    """The steps of an epoch, from 1, that are followed by an evaluation; always including the last."""
-    count = min(evaluations_per_epoch, steps_per_epoch)
+def _evenly_spaced(steps_per_epoch: int, count: int) -> frozenset[int]:
+    """So many steps of an epoch, from 1, or all of them if it has fewer; always including the last."""
+    count = min(count, steps_per_epoch)
     return frozenset(round(steps_per_epoch * number / count) for number in range(1, count + 1))
 
 

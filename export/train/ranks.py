@@ -18,6 +18,14 @@ from torch import Tensor
 from export.errors import ExportError
 from export.train.row_gradients import rows_and_gradients
 
+# Noted on an error of rank 0 that the others know of.
+_TOLD = "the other processes are told"
+
+
+def is_told(error: BaseException) -> bool:
+    """Whether the other processes know of an error of rank 0, and are ready for the next training."""
+    return _TOLD in getattr(error, "__notes__", ())
+
 
 class LeaderFailedError(ExportError):
     """Rank 0 ended the training with an error, which it reports itself."""
@@ -79,9 +87,13 @@ class Ranks:
         try:
             if self.is_leader:
                 verdict[0] = int(judge())
-        finally:
+        except BaseException as error:
             with self.collective():
                 dist.broadcast(verdict, src=0)
+            error.add_note(_TOLD)
+            raise
+        with self.collective():
+            dist.broadcast(verdict, src=0)
         if verdict[0] == 2:
             raise LeaderFailedError("rank 0 ended the training; see its error")
         return bool(verdict[0])

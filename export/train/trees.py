@@ -19,10 +19,12 @@ from models.fields import PADDING_ID
 from models.gbdt_lr import ALWAYS_LEFT, GBDTLR, Trees
 
 Floats = NDArray[np.float64]
+Folds = NDArray[np.uint8]
 
 MOST_ROWS = 1_000_000  # rows that trees are fitted on; more change little and take memory
 CHUNK_ROWS = 131_072
 FOLDS = 4
+UNEVEN = 2.0  # blocks of rows whose click rates differ by more are no folds
 PRIOR_ROWS = 20.0  # rows at the average click rate that smooth an id's rate
 SHRINKAGE, L2, SMALLEST_LEAF = 0.1, 1.0, 50
 
@@ -34,10 +36,10 @@ def fit_trees(model: GBDTLR, log: Log, *, seed: int, report: Callable[[str], Non
     numeric field as its number. They are fitted on click rates without the row's own fold, because the full
     rate of a rare id reveals its label.
     """
-    rates = ClickRates(model, log.parts["train"])
-    numbers = rates.numbers()
     train, validation = log.parts["train"], log.parts["validation"]
-    step = -(-len(train) // MOST_ROWS) | 1  # odd, so that rows of all folds are included
+    rates = ClickRates(model, train, folds_of(train, seed))
+    numbers = rates.numbers()
+    step = -(-len(train) // MOST_ROWS)
     boosting = HistGradientBoostingClassifier(
         max_iter=model.trees,
         max_depth=model.depth,
@@ -58,15 +60,29 @@ def fit_trees(model: GBDTLR, log: Log, *, seed: int, report: Callable[[str], Non
     report(f"boosted {count} of {model.trees} trees of depth {model.depth}: validation {min(losses):.5f}")
 
 
-class ClickRates:
-    """Rows and clicks of each id in each fold of the training part; a row's fold is its number % FOLDS."""
+def folds_of(part: Part, seed: int) -> Folds:
+    """The fold of each row, [n]: FOLDS blocks of the log, one after the other.
 
-    def __init__(self, model: GBDTLR, part: Part) -> None:
-        self.model, self.part = model, part
+    An id of one block only is then as unknown to the trees as a new one after the training part, and a log
+    whose rows follow a pattern (a click, then four non-clicks) has it in every fold. Rows of a log sorted by
+    label are drawn by chance: the other blocks' click rates would say the opposite of the row's own.
+    """
+    blocks = np.array_split(np.asarray(part.labels), FOLDS)
+    rates = [float(block.mean()) if len(block) else 0.0 for block in blocks]
+    if max(rates) > UNEVEN * min(rates):
+        return np.random.default_rng(seed).integers(0, FOLDS, len(part), dtype=np.uint8)
+    return np.repeat(np.arange(FOLDS, dtype=np.uint8), [len(block) for block in blocks])
+
+
+class ClickRates:
+    """Rows and clicks of each id in each fold of the training part; `folds` is the fold of each row, [n]."""
+
+    def __init__(self, model: GBDTLR, part: Part, folds: Folds) -> None:
+        self.model, self.part, self.folds = model, part, folds
         size = (FOLDS, len(model.numbers))
         self.rows, self.clicks = np.zeros(size), np.zeros(size)
         offsets = model.offsets.numpy()
-        for ids, labels, folds in _chunks(part):
+        for ids, labels, folds in self._chunks():
             rows = ids + offsets
             for fold in range(FOLDS):
                 own = folds == fold
@@ -80,34 +96,30 @@ class ClickRates:
         average = self.part.clicks / len(self.part)
         numbers: Floats = (clicks + PRIOR_ROWS * average) / (rows + PRIOR_ROWS)
         first = 0
-        for field in self.model.fields:
+        for field in self.model.fields_as_read:
             if field.values is not None:
                 values = np.array(field.values)
                 values[PADDING_ID] = values.min() - 1.0  # a missing number is below all others
                 numbers[first : first + field.cardinality] = values
-            first += field.cardinality if field.same_values_as is None else 0
+            first += field.cardinality
         return numbers
 
     def out_of_fold(self, step: int) -> NDArray[np.float32]:
         """Every `step`-th training row as the trees read it, [n, n_fields], without its own fold."""
         by_fold = [self.numbers(without_fold=fold) for fold in range(FOLDS)]
         chunks = []
-        for ids, _, folds in _chunks(self.part, step):
+        for ids, _, folds in self._chunks(step):
             chunk = np.empty((len(ids), len(self.model.fields)), np.float32)
             for fold in range(FOLDS):
                 chunk[folds == fold] = _read(self.model, by_fold[fold], ids[folds == fold])
             chunks.append(chunk)
         return np.concatenate(chunks)
 
-
-def _chunks(
-    part: Part, step: int = 1
-) -> Iterator[tuple[NDArray[np.int32], NDArray[np.uint8], NDArray[np.intp]]]:
-    """ids, labels and folds of every `step`-th row, in chunks."""
-    for start in range(0, len(part), CHUNK_ROWS * step):
-        rows = slice(start, start + CHUNK_ROWS * step, step)
-        ids = np.asarray(part.ids[rows])
-        yield ids, np.asarray(part.labels[rows]), (start + step * np.arange(len(ids))) % FOLDS
+    def _chunks(self, step: int = 1) -> Iterator[tuple[NDArray[np.int32], NDArray[np.uint8], Folds]]:
+        """ids, labels and folds of every `step`-th row, in chunks."""
+        for start in range(0, len(self.part), CHUNK_ROWS * step):
+            rows = slice(start, start + CHUNK_ROWS * step, step)
+            yield np.asarray(self.part.ids[rows]), np.asarray(self.part.labels[rows]), self.folds[rows]
 
 
 def _read(model: GBDTLR, numbers: Floats, ids: NDArray[np.int32]) -> NDArray[np.float32]:

@@ -49,8 +49,9 @@ class UntrainedRows:
 
     def __init__(self, model: nn.Module, part: Part) -> None:
         tables = [module for module in model.modules() if isinstance(module, FeaturesEmbedding)]
-        counts = _counts_by_field(fields_of(model), part) if tables else {}
-        self._fills = [fill for table in tables for fill in _fills(table, counts)]
+        fields = fields_of(model)
+        counts = _counts_by_field(fields, part) if tables else {}
+        self._fills = [fill for table in tables for fill in _fills(table, _shared(fields, table, counts))]
 
     @torch.no_grad()
     def fill(self) -> None:
@@ -61,7 +62,7 @@ class UntrainedRows:
 
 
 def _counts_by_field(fields: Sequence[Field], part: Part) -> dict[str, Counts]:
-    """Name -> how often the training part has each id, [cardinality], in all fields that share its row.
+    """Name -> how often the training part has each id of the field, [cardinality].
 
     The padding of a sequence does not count: its row is never part of a pooled embedding.
     """
@@ -73,8 +74,19 @@ def _counts_by_field(fields: Sequence[Field], part: Part) -> dict[str, Counts]:
             found = np.bincount(chunk[:, slices[field.name]].ravel(), minlength=field.cardinality)
             if field.width > 1:
                 found[PADDING_ID] = 0
-            counts[field.same_values_as or field.name] += found
+            counts[field.name] += found
     return counts
+
+
+def _shared(
+    fields: Sequence[Field], embedding: FeaturesEmbedding, counts: Mapping[str, Counts]
+) -> Mapping[str, Counts]:
+    """As `counts`, with those of the fields that share a field's rows in this table, or in the model."""
+    as_stored = {field.name: field for field in embedding.fields}
+    total = {name: np.zeros_like(found) for name, found in counts.items()}
+    for field in fields:
+        total[as_stored.get(field.name, field).same_values_as or field.name] += counts[field.name]
+    return total
 
 
 def _fills(embedding: FeaturesEmbedding, counts: Mapping[str, Counts]) -> Iterator[_Fill]:

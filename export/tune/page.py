@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from export.report.page import document, figure, section, table
+from export.report.layout import document, figure, section, table
 from export.tune.plots import history_figure, slices_figure
 from export.tune.records import Found
 from export.tune.tables import NAMES, said

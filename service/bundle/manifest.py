@@ -76,7 +76,10 @@ class ModelInfo(_Record, frozen=True):
 
 
 class Metrics(_Record, frozen=True):
-    """Quality of pCTRs on the test part. `auc_of_true_pctr` is the best AUC possible, for a synthetic log."""
+    """Quality of pCTRs on the test part, with 95 % bootstrap intervals over its rows where they were made.
+
+    `auc_of_true_pctr` is the best AUC possible, for a synthetic log.
+    """
 
     rows: int
     clicks: int
@@ -88,6 +91,31 @@ class Metrics(_Record, frozen=True):
     ne: float
     pcoc: float
     auc_of_true_pctr: float | None = None
+    auc_interval: tuple[float, float] | None = None
+    logloss_interval: tuple[float, float] | None = None
+
+
+Verdict = Literal["better", "no better", "worse"]
+
+
+class Baseline(_Record, frozen=True, kw_only=True):
+    """A plain model that was trained on the same log, and what the serving variant wins over it.
+
+    Differences are the serving variant's minus the baseline's on the test part, with 95 % paired-bootstrap
+    intervals. The verdict is "worse" where an interval is on the wrong side of zero, else "better" where one
+    is on the right side, else "no better". `graph_bytes` is the size of the baseline's float graph. `command`
+    exports its bundle; it is empty where the model is better, or its graph smaller.
+    """
+
+    model: str
+    graph_bytes: int
+    metrics: Metrics
+    auc_delta: float
+    auc_interval: tuple[float, float]
+    logloss_delta: float
+    logloss_interval: tuple[float, float]
+    verdict: Verdict
+    command: str = ""
 
 
 class Training(_Record, frozen=True, kw_only=True):
@@ -148,6 +176,7 @@ class Description(_Record, frozen=True, kw_only=True):
     training: Training
     evaluation: dict[str, Metrics] = {}
     uncalibrated: dict[str, Metrics] = {}
+    baseline: Baseline | None = None
     parity: tuple[Parity, ...] = ()
     latency: tuple[Latency, ...] = ()
     machine: str = ""

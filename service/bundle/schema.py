@@ -133,7 +133,7 @@ class Schema:
 
     `spelling` is how the log wrote raw values, None where that is not known. Raises ValueError without a
     field, for a repeated name, for a `same_values_as` between fields that give a value different ids, and for
-    a spelling of a sequence that is no field.
+    a spelling of a field that is none.
     """
 
     fields: tuple[Field, ...]
@@ -149,10 +149,12 @@ class Schema:
         for field in self.fields:
             if field.same_values_as is not None:
                 self._check_shared(field, field.same_values_as)
-        sequences = {field.name for field in self.fields if field.kind is Kind.SEQUENCE}
-        unknown = sorted(set(self.spelling.separators) - sequences) if self.spelling is not None else []
-        if unknown:
-            raise ValueError(f"'separators' must name sequences of the schema (got {show(unknown[0])})")
+        if self.spelling is not None:
+            sequences = {field.name for field in self.fields if field.kind is Kind.SEQUENCE}
+            if unknown := sorted(set(self.spelling.separators) - sequences):
+                raise ValueError(f"'separators' must name sequences of the schema (got {show(unknown[0])})")
+            if unknown := sorted(set(self.spelling.columns) - set(names)):
+                raise ValueError(f"'columns' must name fields of the schema (got {show(unknown[0])})")
 
     def _check_shared(self, field: Field, name: str) -> None:
         owner = self._by_name.get(name)

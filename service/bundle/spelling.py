@@ -22,12 +22,14 @@ _NAN: Final = re.compile(r"[+-]?nan", re.IGNORECASE)
 class Spelling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Which texts mean a missing value, what separates the elements of a sequence, and a text log's dialect.
 
-    `separators` are those of sequence fields; `format`, `delimiter` and `quote` are None for a typed log.
-    Raises ValueError for a dialect that no text has.
+    `separators` are those of sequence fields, `columns` those of fields that have another name than their
+    column; `format`, `delimiter` and `quote` are None for a typed log. Raises ValueError for a dialect that
+    no text has.
     """
 
     missing: tuple[str, ...] = ()
     separators: dict[str, str] = {}
+    columns: dict[str, str] = {}
     format: TextFormat | None = None
     delimiter: str | None = None
     quote: str | None = None

@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from service.bundle.cell_types import CellType, expected_cells
 from service.bundle.delimited import RecordParser, UnreadableText, header_of, parsed_blocks
 from service.bundle.errors import show
+from service.bundle.schema import Kind
 from service.bundle.spelling import TextFormat
-from service.features.shape import CellProblem, Shape
+from service.features.shape import CellProblem, ColumnProblem, Shape
 
 if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
 
 PARQUET_ROWS = 4096
 BLOCK_BYTES = 1 << 20
+SHOWN_BYTES = 40
 _FORMATS: dict[str, TextFormat] = {".csv": "csv", ".tsv": "tsv"}
 
 
@@ -28,7 +30,7 @@ class FileProblem(Exception):
 class Row(NamedTuple):
     """The line of a text file, or the row of a Parquet file; the cell of the key as it stands; the values.
 
-    Values are by column: text, numbers, lists; None is missing.
+    Values are by field, or by column where that is none: text, numbers, lists; None is missing.
     """
 
     place: int
@@ -50,7 +52,7 @@ def columns_of(path: Path, shape: Shape) -> tuple[str, ...]:
     absent = (shape.numbers | shape.lists) - set(names) if shape.kept is None else set()
     if absent:
         raise FileProblem(f"{path.name}, line 1: must have column {min(absent)!r}, which an option names")
-    _check_names(f"{path.name}, line 1", names)
+    _check_names(f"{path.name}, line 1", names, shape)
     return names
 
 
@@ -77,20 +79,29 @@ def _text_format(path: Path) -> TextFormat:
     return found
 
 
-def _check_names(where: str, names: Sequence[str]) -> None:
+def _check_names(where: str, names: Sequence[str], shape: Shape) -> None:
     for name in names:
         if names.count(name) > 1:
             raise FileProblem(f"{where}: column {name!r} must occur once; rename one")
+    try:
+        shape.check_columns(names)
+    except ColumnProblem as error:
+        raise FileProblem(f"{where}: {error}") from None
 
 
 def _text_rows(path: Path, names: Sequence[str], shape: Shape, key: str | None) -> Iterator[Row]:
     def reject(line: int, column: str | None, expected: str, found: object) -> NoReturn:
         what = "the row" if column is None else f"column {column!r}"
-        shown = found if column is None and expected.endswith("wide") else show(found)
+        shown = found if column is None and expected.endswith("wide") else _shown(found)
         raise FileProblem(f"{path.name}, line {line}: {what} must be {expected} (got {shown}); correct it")
 
     parser = RecordParser(names, shape.dialect(_text_format(path)), reject)
-    kept = [(place, name) for place, name in enumerate(names) if shape.keeps(name)]
+    kept = [
+        (place, name)
+        for place, column in enumerate(names)
+        if shape.keeps(column)
+        for name in shape.fields_of(column)
+    ]
     of_key = None if key is None else names.index(key)
     line = 1
     try:
@@ -108,13 +119,18 @@ def _text_rows(path: Path, names: Sequence[str], shape: Shape, key: str | None) 
         raise FileProblem(f"{path}: {error}") from None
 
 
+def _shown(found: object) -> str:
+    """`found` as a short text; bytes are those of a text file, of which the first tell the place."""
+    return repr(found[:SHOWN_BYTES]) if isinstance(found, bytes) else show(found)
+
+
 def _parquet_columns(path: Path, shape: Shape) -> tuple[str, ...]:
     with _parquet_file(path) as file:
         schema = file.schema_arrow
-    _check_names(path.name, schema.names)
-    for name in schema.names:
-        if shape.keeps(name):
-            _check_type(path, name, schema.field(name).type, shape)
+    _check_names(path.name, schema.names, shape)
+    for column in schema.names:
+        for name in shape.fields_of(column) if shape.keeps(column) else ():
+            _check_type(path, column, schema.field(column).type, shape.kinds.get(name))
     return tuple(schema.names)
 
 
@@ -123,12 +139,33 @@ def _parquet_rows(path: Path, names: Sequence[str], shape: Shape, key: str | Non
     place = 0
     with _parquet_file(path) as file:
         for batch in file.iter_batches(PARQUET_ROWS, columns=kept):
-            columns = batch.to_pydict()
+            columns = {name: _cells(path, name, batch.column(name), place) for name in kept}
             keys = columns[key] if key is not None else [None] * len(batch)
-            typed = [_typed(path, name, cells, shape, place) for name, cells in columns.items()]
-            for of_key, *cells in zip(keys, *typed, strict=True):
+            typed = {
+                name: _typed(path, name, cells, shape, place)
+                for column, cells in columns.items()
+                for name in shape.fields_of(column)
+            }
+            for of_key, *cells in zip(keys, *typed.values(), strict=True):
                 place += 1
-                yield Row(place, of_key, dict(zip(columns, cells, strict=True)))
+                yield Row(place, of_key, dict(zip(typed, cells, strict=True)))
+
+
+def _cells(path: Path, column: str, array: Any, rows_before: int) -> list[Any]:
+    """The cells of a column after `rows_before` rows; a writer of Parquet need not have checked its text."""
+    try:
+        cells: list[Any] = array.to_pylist()
+        return cells
+    except UnicodeDecodeError:
+        for row, cell in enumerate(array, rows_before + 1):
+            try:
+                cell.as_py()
+            except UnicodeDecodeError as error:
+                found = _shown(error.object[error.start : error.end])
+                raise FileProblem(
+                    f"{path.name}, row {row}: column {column!r} must be valid UTF-8 (got {found}); correct it"
+                ) from None
+        raise
 
 
 def _typed(path: Path, name: str, cells: list[Any], shape: Shape, rows_before: int) -> list[Any]:
@@ -159,22 +196,21 @@ def _parquet_file(path: Path) -> Iterator[ParquetFile]:
         raise FileProblem(f"{path}: {' '.join(str(error).split())}") from None
 
 
-def _check_type(path: Path, name: str, found: Any, shape: Shape) -> None:
-    """Raises FileProblem for a column of a type that its field, or no field, can have."""
+def _check_type(path: Path, column: str, found: Any, kind: Kind | None) -> None:
+    """Raises FileProblem for a column of a type that a field of `kind`, or no field, can have."""
     import pyarrow as pa
 
     in_lists = pa.types.is_list(found) or pa.types.is_large_list(found) or pa.types.is_fixed_size_list(found)
     cells = _cell_type(found.value_type if in_lists else found, pa.types)
-    kind = shape.kinds.get(name)
     if kind is not None:
         expected = expected_cells(kind, cells, in_lists=in_lists)
         if expected:
             raise FileProblem(
-                f"{path.name}: column {name!r} must be {expected} for a {kind} field (got {found}); cast it"
+                f"{path.name}: column {column!r} must be {expected} for a {kind} field (got {found}); cast it"
             )
     elif cells is CellType.OTHER:
         raise FileProblem(
-            f"{path.name}: column {name!r} must be of text, numbers, or lists of them (got {found}); cast it"
+            f"{path.name}: column {column!r} must be of text, numbers or lists of them (got {found}); cast it"
         )
 
 

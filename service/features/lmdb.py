@@ -12,7 +12,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 from urllib.parse import unquote, urlsplit
 
 from service.errors import BadConfiguration
@@ -123,6 +123,9 @@ class LmdbWriter:
 
     `kind` is users or ads; the file grows beyond `first_map_bytes` as it needs.
     """
+
+    is_undone: ClassVar[bool] = True
+    longest_key: ClassVar[int | None] = MAX_KEY_BYTES
 
     def __init__(self, folder: Path, kind: str, first_map_bytes: int = FIRST_MAP_BYTES) -> None:
         self._path = folder / f"{kind}.lmdb"

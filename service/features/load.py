@@ -1,9 +1,9 @@
 """`python -m service.load_features`: users or ads from a CSV or Parquet file into a feature store.
 
 A row is a user or an ad, a column a field. With a bundle, the file is read as the export reads the bundle's
-log. Rows are streamed, so a file may be larger than memory, and the whole file is checked before anything is
-written. LMDB files and the ads in Redis are replaced as a whole, at the end of a complete load; users in
-Redis are set one by one.
+log. Rows are streamed, so a file may be larger than memory. LMDB files and the ads in Redis are replaced as a
+whole, at the end of a complete load, so the file is checked while it is read. Users in Redis are set one by
+one, which nothing undoes, so the file is read twice: the whole of it is checked before the first is set.
 """
 
 from __future__ import annotations
@@ -11,17 +11,18 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
 from service.bundle.encoder import Encoder
-from service.bundle.errors import BundleError, InvalidValue
+from service.bundle.errors import BundleError, InvalidValue, show
 from service.bundle.store import load_bundle
 from service.errors import BadConfiguration
 from service.features.files import FileProblem, Row, columns_of, rows_of, unit_of
 from service.features.open import writer_at
 from service.features.shape import Shape, with_schema
-from service.features.store import FeatureWriter, StoreUnavailable, pack
+from service.features.store import FeatureWriter, StoreUnavailable, key_of, pack
 
 ROWS_IN_A_WRITE = 1000
 PROGRAM = "python -m service.load_features"
@@ -42,9 +43,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             quote=options.quote,
         )
         shape = named if schema is None else with_schema(named, schema, key)
+        read = partial(checked, file, shape, key)
         with writer_at(options.store, options.kind) as writer:
-            check(rows_of(file, shape, key), file, key, encoder)
-            count = load(rows_of(file, shape, key), writer, file, key)
+            longest_key = writer.longest_key
+            if not writer.is_undone:
+                for _ in read(encoder, longest_key):
+                    pass
+            count = load(read(encoder if writer.is_undone else None, longest_key), writer)
         left_out = [name for name in columns_of(file, shape) if not shape.keeps(name)]
     except (BadConfiguration, BundleError, FileProblem, StoreUnavailable) as error:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)
@@ -120,13 +125,20 @@ def _character(text: str) -> str:
     return text
 
 
-def check(rows: Iterator[Row], file: Path, key: str, encoder: Encoder | None) -> None:
-    """Raises FileProblem with the place of the first row without an id, or with what `encoder` refuses."""
+def checked(
+    file: Path, shape: Shape, key: str, encoder: Encoder | None = None, longest_key: int | None = None
+) -> Iterator[list[tuple[str, Row]]]:
+    """The file's rows and their ids, in batches.
+
+    Raises FileProblem with the place of the first row without an id, with an id of more than `longest_key`
+    bytes, or with what `encoder` refuses.
+    """
+    rows = rows_of(file, shape, key)
     while batch := list(islice(rows, ROWS_IN_A_WRITE)):
-        for row in batch:
-            _id_of(row, file, key)
+        names = [_id_of(row, file, key, longest_key) for row in batch]
         if encoder is not None:
             _check_values(batch, file, encoder)
+        yield list(zip(names, batch, strict=True))
 
 
 def _check_values(batch: list[Row], file: Path, encoder: Encoder) -> None:
@@ -140,25 +152,28 @@ def _check_values(batch: list[Row], file: Path, encoder: Encoder) -> None:
             raise FileProblem(f"{file.name}, {unit_of(file)} {place}: {error.message}") from None
 
 
-def load(rows: Iterator[Row], writer: FeatureWriter, file: Path, key: str) -> int:
+def load(batches: Iterator[list[tuple[str, Row]]], writer: FeatureWriter) -> int:
     """Rows -> the store; returns their number. A cell that is empty or null is no feature of its row.
 
     Raises FileProblem, StoreUnavailable, BadConfiguration.
     """
     count = 0
-    while batch := list(islice(rows, ROWS_IN_A_WRITE)):
-        writer.write([(_id_of(row, file, key), _packed(row)) for row in batch])
+    for batch in batches:
+        writer.write([(name, _packed(row)) for name, row in batch])
         count += len(batch)
     return count
 
 
-def _id_of(row: Row, file: Path, key: str) -> str:
+def _id_of(row: Row, file: Path, key: str, longest: int | None) -> str:
+    where = f"{file.name}, {unit_of(file)} {row.place}: column {key!r} must be"
     if row.key is None or row.key == "" or not isinstance(row.key, str | int):
+        raise FileProblem(f"{where} an id, text or a whole number (got {show(row.key)}); every row needs one")
+    name = str(row.key)
+    if longest is not None and len(name) > longest // 4 and len(key_of(name)) > longest:
         raise FileProblem(
-            f"{file.name}, {unit_of(file)} {row.place}: column {key!r} must be an id, text or a whole number "
-            f"(got {row.key!r}); every row needs one"
+            f"{where} an id of at most {longest} bytes (got {show(name)}); shorten it, or use Redis"
         )
-    return str(row.key)
+    return name
 
 
 def _packed(row: Row) -> bytes:

@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Self, cast
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from service.errors import BadConfiguration
@@ -161,6 +161,9 @@ class RedisStore:
 class RedisUsersWriter:
     """Sets a key for each user. Users not in the load stay, and so do those written before an exception."""
 
+    is_undone: ClassVar[bool] = False
+    longest_key: ClassVar[int | None] = None
+
     def __init__(self, address: RedisAddress) -> None:
         self._address = address
         self._prefix = address.user_prefix()
@@ -195,6 +198,9 @@ class RedisAdsWriter:
 
     After an exception the old hash is as it was.
     """
+
+    is_undone: ClassVar[bool] = True
+    longest_key: ClassVar[int | None] = None
 
     def __init__(self, address: RedisAddress, new_version: Callable[[], str] = draw_version) -> None:
         self._address = address

@@ -13,15 +13,26 @@ from functools import partial
 from typing import Any
 
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
-from redis.exceptions import AskError
 
-from service.features.redis_pipeline import Command, ConnectionOptions, Node, NodeClient, is_error
+from service.bundle.errors import show
+from service.features.redis_pipeline import (
+    Command,
+    ConnectionOptions,
+    Node,
+    NodeClient,
+    UnexpectedReply,
+    is_error,
+    is_value,
+)
 from service.features.store import UNREAD, Values
 
 logger = logging.getLogger("bidlight")
 
 # The least time between two CLUSTER SLOTS.
 TOPOLOGY_SECONDS = 1.0
+# The specification's number of nodes; whatever names more is no cluster.
+MAX_NODES = 1000
+LONGEST_HOST = 253
 
 
 class ClusterReader:
@@ -42,7 +53,8 @@ class ClusterReader:
     @property
     def is_open(self) -> bool:
         """Whether every node that has slots is connected."""
-        return self._slots is not None and all(self.client(node).is_open for node in self._nodes)
+        clients = map(self._clients.get, self._nodes)
+        return self._slots is not None and all(client is not None and client.is_open for client in clients)
 
     def start(self) -> None:
         """Connect in the background, and stay connected."""
@@ -55,10 +67,12 @@ class ClusterReader:
             _, client = self._clients.popitem()
             await client.close()
 
-    def client(self, node: Node) -> NodeClient:
-        """The client of a node, which may not be connected yet."""
+    def client(self, node: Node) -> NodeClient | None:
+        """The client of a node, which may not be connected yet; None for a node too many."""
         client = self._clients.get(node)
         if client is None:
+            if len(self._clients) >= MAX_NODES:
+                return None
             client = self._clients[node] = NodeClient(node, self._options, self.refresh)
             client.start()
         return client
@@ -85,14 +99,24 @@ class ClusterReader:
     def _take_slots(self, node: Node, replies: list[Any] | None) -> None:
         if replies is None:
             return
+        if is_error(replies[0]):
+            logger.error("the cluster at %s:%d cannot be used: %s", *node, replies[0])
+            return
         try:
             self._slots = slots_of(replies[0], node)
         except ValueError as error:
-            logger.error("the cluster at %s:%d cannot be used: %s", *node, error)
-            return
+            raise UnexpectedReply(str(error)) from None
         self._nodes = {each for each in self._slots if each is not None}
+        self._forget_others()
         for each in self._nodes:
             self.client(each)
+
+    def _forget_others(self) -> None:
+        """Stop the clients of nodes that were left, or that never were there: no slots, no connection."""
+        for node, client in list(self._clients.items()):
+            if not client.is_open and node not in self._nodes and node not in self._first_nodes:
+                del self._clients[node]
+                client.stop()
 
 
 class _Read:
@@ -124,53 +148,90 @@ class _Read:
         def take(replies: list[Any] | None) -> None:
             self._take(places, None if replies is None else replies[-len(places) :], asked)
 
-        self._cluster.client(node).send(commands, take)
+        client = self._cluster.client(node)
+        if client is None:
+            take(None)
+        else:
+            client.send(commands, take)
 
     def _take(self, places: Sequence[int], replies: list[Any] | None, node: Node | None) -> None:
-        """The replies for places, or None. A redirection by `node` is followed, if that is not None."""
+        """The replies for places, or None. A redirection by `node` is followed, if that is not None.
+
+        Raises UnexpectedReply when all places have been told.
+        """
+        unexpected: UnexpectedReply | None = None
         if replies is None:
             self._cluster.refresh()
         else:
             for place, reply in zip(places, replies, strict=True):
-                if reply is None or isinstance(reply, bytes):
-                    self._values[place] = reply
-                elif is_error(reply):
-                    self._redirect(place, str(reply), node)
+                try:
+                    self._take_one(place, reply, node)
+                except UnexpectedReply as error:
+                    unexpected = error
         self._unanswered -= 1
         if not self._unanswered:
             self._then(self._values)
+        if unexpected is not None:
+            raise unexpected
+
+    def _take_one(self, place: int, reply: Any, node: Node | None) -> None:
+        if is_value(reply):
+            self._values[place] = reply
+        elif is_error(reply):
+            self._redirect(place, str(reply), node)
+        else:
+            raise UnexpectedReply(f"GET must have a value (got {show(reply)})")
 
     def _redirect(self, place: int, error: str, node: Node | None) -> None:
-        """Read a key where the cluster has moved it (MOVED), or is just moving it (ASK)."""
+        """Read a key where the cluster has moved it (MOVED), or is just moving it (ASK).
+
+        Raises UnexpectedReply for a redirection without a target.
+        """
         code, _, where = error.partition(" ")
         if code != "ASK":
             self._cluster.refresh()
         if node is None or code not in ("ASK", "MOVED"):
             return
-        target = AskError(where)
+        try:
+            target = target_of(where, node)
+        except ValueError:
+            raise UnexpectedReply(f"{code} must name a slot and a node (got {show(error)})") from None
         get: Command = ("GET", self._keys[place])
         self._unanswered += 1
-        self._ask(
-            # A node that does not know its own name means the host that was asked.
-            (target.host or node[0], target.port),
-            [place],
-            [("ASKING",), get] if code == "ASK" else [get],
-            may_redirect=False,
-        )
+        self._ask(target, [place], [("ASKING",), get] if code == "ASK" else [get], may_redirect=False)
+
+
+def target_of(where: str, asked: Node) -> Node:
+    """The node in `SLOT HOST:PORT` of a redirection by the node that was asked. Raises ValueError."""
+    slot, address = where.split(" ")
+    if int(slot) not in range(REDIS_CLUSTER_HASH_SLOTS):
+        raise ValueError(f"a slot must be below {REDIS_CLUSTER_HASH_SLOTS} (got {slot!r})")
+    host, port = address.rsplit(":", 1)
+    return _node(host, int(port), asked)
 
 
 def slots_of(reply: Any, asked: Node) -> list[Node | None]:
-    """The node of every slot, from the reply to CLUSTER SLOTS. Raises ValueError for anything else.
-
-    A node without a host is at that of the node that was asked.
-    """
+    """The node of every slot, from the reply to CLUSTER SLOTS. Raises ValueError for anything else."""
     found: list[Node | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
+    listed = 0
     try:
         for first, last, master, *_ in reply:
-            node = ((master[0] or b"").decode() or asked[0], int(master[1]))
+            node = _node((master[0] or b"").decode(), int(master[1]), asked)
+            listed += last + 1 - first
+            if not 0 <= first <= last < REDIS_CLUSTER_HASH_SLOTS >= listed:
+                raise ValueError
             found[first : last + 1] = [node] * (last + 1 - first)
-    except (TypeError, ValueError, IndexError, AttributeError):
-        raise ValueError(f"CLUSTER SLOTS must list the nodes of slots (got {reply!r:.100})") from None
-    if len(found) != REDIS_CLUSTER_HASH_SLOTS:
-        raise ValueError(f"CLUSTER SLOTS must list {REDIS_CLUSTER_HASH_SLOTS} slots at most")
+    except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError):
+        raise ValueError(f"CLUSTER SLOTS must list the nodes of slots (got {show(reply)})") from None
+    if len(set(found)) > MAX_NODES:
+        raise ValueError(f"CLUSTER SLOTS must list at most {MAX_NODES} nodes (got {len(set(found))})")
     return found
+
+
+def _node(host: str, port: int, asked: Node) -> Node:
+    """A node without a host does not know its name: it is at the host that was asked. Raises ValueError."""
+    if not 0 < port < 1 << 16:
+        raise ValueError(f"a port must be from 1 to 65535 (got {port})")
+    if len(host) > LONGEST_HOST or not (host.isascii() and host.isprintable()):
+        raise ValueError(f"a host must be a name or an address (got {show(host)})")
+    return host or asked[0], port

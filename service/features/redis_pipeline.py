@@ -10,12 +10,14 @@ import asyncio
 import contextlib
 import logging
 import random
+import re
 import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from service.bundle.errors import show
 from service.features.store import Values, missing_library
 
 try:
@@ -27,12 +29,17 @@ logger = logging.getLogger("bidlight")
 
 Node = tuple[str, int]
 Command = tuple[bytes | str, ...]
-# Takes the replies to the commands of one read, in order, or None where they will not come.
+# Takes the replies to the commands of one read, in order, or None where they will not come. May raise
+# UnexpectedReply, which closes the connection.
 Then = Callable[[list[Any] | None], None]
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 5.0
 # More reads in flight than this are refused.
 MAX_READS = 64
+# A reply that is longer is not waited for.
+MAX_REPLY_BYTES = 1 << 26
+# A reply that begins by announcing so many elements or bytes, which hiredis makes room for at once.
+_TOO_LONG = re.compile(rb"(?:[*~>%|]\d+\r\n)*[*~>%|$=!]\d{8}")
 
 # The library's own annotation has a command of one word.
 _pack: Callable[[Command], bytes] = cast(Any, hiredis.pack_command)
@@ -49,6 +56,15 @@ class ConnectionOptions:
     tls: bool = False
     connect_seconds: float = 2.0
     read_seconds: float = 1.0
+
+
+class UnexpectedReply(Exception):
+    """A reply that the command cannot have: the other side is no Redis, or replies are mixed up."""
+
+
+def is_value(reply: object) -> bool:
+    """Whether a reply is the value of a key, or says that there is none."""
+    return reply is None or isinstance(reply, bytes)
 
 
 def is_error(reply: object) -> bool:
@@ -68,6 +84,8 @@ class Pipeline(asyncio.Protocol):
         self._reader = hiredis.Reader()
         self._reads: deque[tuple[int, Then, float]] = deque()  # number of replies, caller, time of sending
         self._replies: list[Any] = []  # to the first of the reads, so far
+        self._unfinished = 0  # bytes since the last reply
+        self._was_idle = True  # after the last bytes, so that the next ones begin a reply
         self._transport: asyncio.Transport | None = None
         self.lost: asyncio.Future[None] = self._loop.create_future()
 
@@ -106,24 +124,42 @@ class Pipeline(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Hand out the replies that are complete."""
         try:
-            self._reader.feed(data)
+            self._feed(data)
             while (reply := self._reader.gets()) is not False:
+                self._unfinished = 0
                 self._take(reply)
-        except (hiredis.ProtocolError, IndexError) as error:
-            logger.error("a Redis sent an unexpected reply, its connection is closed: %r", error)
+            self._was_idle = not self._reads
+        except Exception as error:
+            # Whatever bytes come, hiredis' TypeError and MemoryError among it, this connection alone pays.
+            logger.error(
+                "a Redis sent an unexpected reply, its connection is closed: %s",
+                error if isinstance(error, UnexpectedReply) else repr(error),
+                exc_info=not isinstance(error, UnexpectedReply | hiredis.HiredisError),
+            )
             self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """No reply will come any more."""
         self._transport = None
+        if not self.lost.done():
+            self.lost.set_result(None)
         reads, self._reads = self._reads, deque()
         for _, then, _ in reads:
             then(None)
-        if not self.lost.done():
-            self.lost.set_result(None)
+
+    def _feed(self, data: bytes) -> None:
+        """More bytes of replies. Raises UnexpectedReply for a reply that would be too long."""
+        self._unfinished += len(data)
+        if self._unfinished > MAX_REPLY_BYTES or (self._was_idle and _TOO_LONG.match(data)):
+            raise UnexpectedReply(
+                f"a reply must have at most {MAX_REPLY_BYTES:,} bytes (got {data[:20]!r}...)"
+            )
+        self._reader.feed(data)
 
     def _take(self, reply: Any) -> None:
-        """One reply, to a command of the oldest read. Raises IndexError where there is no read."""
+        """One reply, to a command of the oldest read. Raises UnexpectedReply where there is none."""
+        if not self._reads or isinstance(reply, hiredis.PushNotification):
+            raise UnexpectedReply(f"replies must follow commands (got {show(reply)} besides)")
         count, then, _ = self._reads[0]
         self._replies.append(reply)
         if len(self._replies) == count:
@@ -134,6 +170,8 @@ class Pipeline(asyncio.Protocol):
 
 class NodeClient:
     """A pipeline to one node. A lost one is replaced after a pause, which doubles with every failure.
+
+    A connection that soon is lost is a failure too.
 
     `on_open` is called whenever a pipeline is ready.
     """
@@ -157,10 +195,15 @@ class NodeClient:
         """Connect in the background, and stay connected."""
         self._task = asyncio.create_task(self._stay_connected())
 
-    async def close(self) -> None:
-        """Close the connection, and open no other."""
+    def stop(self) -> None:
+        """Close the connection soon, and open no other."""
         if self._task is not None:
             self._task.cancel()
+
+    async def close(self) -> None:
+        """Close the connection, and open no other."""
+        self.stop()
+        if self._task is not None:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
 
@@ -174,21 +217,34 @@ class NodeClient:
 
     def read(self, keys: Sequence[bytes], then: Callable[[Values], None]) -> None:
         """The value of every key by one MGET, None where it has none; None for all if there is no reply."""
-        self.send([("MGET", *keys)], lambda replies: then(_found(replies)))
+
+        def take(replies: list[Any] | None) -> None:
+            try:
+                values = None if replies is None else _values_of(replies[0], len(keys))
+            except UnexpectedReply:
+                then(None)
+                raise
+            then(values)
+
+        self.send([("MGET", *keys)], take)
 
     async def _stay_connected(self) -> None:
         pause = FIRST_PAUSE_SECONDS
         while True:
             try:
-                pipeline = await asyncio.wait_for(self._connect(), self._options.connect_seconds)
-            except (OSError, TimeoutError, _Refused) as error:
+                # Not wait_for, which loses a cancellation when the connection fails at the same moment.
+                async with asyncio.timeout(self._options.connect_seconds):
+                    pipeline = await self._connect()
+            except (OSError, TimeoutError, ValueError, OverflowError, _Refused) as error:
                 if not self._is_down:
                     logger.error("the Redis at %s:%d cannot be reached: %s", *self.node, error or "too slow")
             else:
                 level = logging.WARNING if self._is_down else logging.DEBUG
                 logger.log(level, "connected to the Redis at %s:%d", *self.node)
-                pause = FIRST_PAUSE_SECONDS
+                connected = asyncio.get_running_loop().time()
                 reason = await self._serve(pipeline)
+                if asyncio.get_running_loop().time() - connected > LONGEST_PAUSE_SECONDS:
+                    pause = FIRST_PAUSE_SECONDS
                 logger.error("the connection to the Redis at %s:%d %s", *self.node, reason)
             self._is_down = True
             # The workers do not all reconnect at the same moment.
@@ -231,15 +287,21 @@ class NodeClient:
             for reply in replies:
                 if is_error(reply):
                     raise _Refused(str(reply))
+            if replies[-1] != b"PONG":
+                raise _Refused(f"it must answer PONG (got {show(replies[-1])})")
         except BaseException:
             pipeline.close()
             raise
         return pipeline
 
 
-def _found(replies: list[Any] | None) -> Values:
-    """The values of an MGET; None for an error, as while Redis loads its data."""
-    return replies[0] if replies is not None and isinstance(replies[0], list) else None
+def _values_of(reply: Any, count: int) -> Values:
+    """The values of an MGET; None for an error, as while Redis loads its data. Raises UnexpectedReply."""
+    if is_error(reply):
+        return None
+    if not isinstance(reply, list) or len(reply) != count or not all(map(is_value, reply)):
+        raise UnexpectedReply(f"MGET must have {count} values (got {show(reply)})")
+    return reply
 
 
 class _Refused(Exception):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, Final
@@ -20,12 +20,17 @@ class CellProblem(ValueError):
     """A cell that its column cannot hold; the message says what the column must be."""
 
 
+class ColumnProblem(ValueError):
+    """Columns that do not tell which of them is a field; the message names them."""
+
+
 @dataclass(frozen=True)
 class Shape:
-    """The kinds of the columns: numbers, lists, else text. `kept` are the ones to read; None is all.
+    """What columns are called and hold: numbers, lists, else text. `kept` are the ones to read; None is all.
 
     `kinds` are those of a bundle's fields, which are read as the `spelling` of its log says; columns that are
-    no field are read as they stand. `separator`, `delimiter` and `quote` win over the log's.
+    no field are read as they stand. `fields` are those that a column fills; a column that is not there fills
+    what has its name. `separator`, `delimiter` and `quote` win over the log's.
     """
 
     numbers: frozenset[str] = frozenset()
@@ -33,6 +38,7 @@ class Shape:
     separator: str | None = None
     kept: frozenset[str] | None = None
     kinds: Mapping[str, Kind] = field(default_factory=dict)
+    fields: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     spelling: Spelling = field(default_factory=Spelling)
     delimiter: str | None = None
     quote: str | None = None
@@ -40,6 +46,30 @@ class Shape:
     def keeps(self, name: str) -> bool:
         """Whether the column is to be read."""
         return self.kept is None or name in self.kept
+
+    def fields_of(self, column: str) -> tuple[str, ...]:
+        """What the cells of the column are values of."""
+        return self.fields.get(column, (column,))
+
+    def check_columns(self, columns: Sequence[str]) -> None:
+        """Raises ColumnProblem if two of a file's columns are one field, or one could be either of two."""
+        column_of: dict[str, str] = {}
+        for column in columns:
+            if not self.keeps(column):
+                continue
+            for name in self.fields_of(column):
+                other = column_of.setdefault(name, column)
+                if other != column:
+                    raise ColumnProblem(
+                        f"{name!r} must be in one column (got {other!r} and {column!r}, of which one has the "
+                        "field's name and one its name in the log); leave one out"
+                    )
+            in_log = [name for name in self.fields_of(column) if name != column]
+            if in_log and column in self.spelling.columns:
+                raise ColumnProblem(
+                    f"column {column!r} must be one field (got the name of one, and the name in the log of "
+                    f"{in_log[0]!r}); load the file without the bundle, with the names of the fields"
+                )
 
     def dialect(self, format: TextFormat) -> Dialect:  # noqa: A002
         """How cells are separated: as in the log, if that had the same format."""
@@ -84,13 +114,26 @@ class Shape:
 
 
 def with_schema(named: Shape, schema: Schema, key: str) -> Shape:
-    """`named`, which options give, with what a bundle's schema says of its fields; others are left out."""
+    """`named`, which options give, with what a bundle's schema says of its fields; others are left out.
+
+    A column has the field's name or that of its column in the log.
+    """
     kinds = {each.name: each.kind for each in schema.fields}
+    spelling = schema.spelling or Spelling()
+    fields = {name: (name,) for name in kinds}
+    for name, column in spelling.columns.items():
+        fields[column] = (*fields.get(column, ()), name)
     return replace(
         named,
-        numbers=named.numbers | {name for name, kind in kinds.items() if kind is Kind.NUMERIC},
-        lists=named.lists | {name for name, kind in kinds.items() if kind is Kind.SEQUENCE},
-        kept=frozenset(kinds) | {key},
+        numbers=_filled(named.numbers, fields) | {name for name in kinds if kinds[name] is Kind.NUMERIC},
+        lists=_filled(named.lists, fields) | {name for name in kinds if kinds[name] is Kind.SEQUENCE},
+        kept=frozenset(fields) | {key},
         kinds=kinds,
-        spelling=schema.spelling or Spelling(),
+        fields=fields,
+        spelling=spelling,
     )
+
+
+def _filled(columns: frozenset[str], fields: Mapping[str, tuple[str, ...]]) -> frozenset[str]:
+    """The fields of columns that options name."""
+    return frozenset(name for column in columns for name in fields.get(column, (column,)))

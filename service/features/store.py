@@ -7,7 +7,7 @@ requests: the encoder of an arm judges the raw values.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import msgspec
 
@@ -52,7 +52,13 @@ class FeatureStore(Protocol):
 
 
 class FeatureWriter(Protocol):
-    """Writes the rows of one load. After an exception it undoes what it can (its class says what)."""
+    """Writes the rows of one load. After an exception it undoes what it can (its class says what).
+
+    `is_undone` tells whether that is all. An id can have `longest_key` bytes; None is no limit.
+    """
+
+    is_undone: ClassVar[bool]
+    longest_key: ClassVar[int | None]
 
     def __enter__(self) -> Self:
         """Begin."""

@@ -58,6 +58,13 @@ def test_cross_layers_follow_the_equations(shape: dict[str, Any]) -> None:
     torch.testing.assert_close(cross(inputs), expected)
 
 
+def test_each_layer_of_a_mixture_has_gates_of_its_own_with_a_bias() -> None:
+    layers = CrossNetwork(6, cross_layers=3, rank=2, experts=3).layers
+    gates = [layer.gate for layer in layers if isinstance(layer, LowRankExperts)]
+    assert len({gate.weight.data_ptr() for gate in gates}) == 3
+    assert all(gate.bias.shape == (3,) for gate in gates)
+
+
 @pytest.mark.parametrize("structure", ["stacked", "parallel"])
 def test_the_two_structures(structure: str) -> None:
     torch.manual_seed(0)

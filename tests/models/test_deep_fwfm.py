@@ -28,3 +28,12 @@ def test_deep_fwfm_is_fwfm_and_a_perceptron_on_the_same_embeddings() -> None:
     shallow.load_state_dict(deep.state_dict(), strict=False)
     ids = some_ids(PLAIN, 20)
     torch.testing.assert_close(deep(ids), shallow(ids) + deep.mlp(deep.embedding(ids).flatten(1)))
+
+
+def test_dropout_leaves_the_input_of_the_perceptron_whole() -> None:
+    model = DeepFwFM(PLAIN, dim=4, hidden_units=(7,), dropout=0.9).train()
+    seen: list[torch.Tensor] = []
+    model.mlp.hidden[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    ids = some_ids(PLAIN, 20)
+    model(ids)
+    torch.testing.assert_close(seen[0], model.embedding(ids).flatten(1))

@@ -18,13 +18,14 @@ FIELDS = (
 
 def walk(model: GBDTLR, row: list[int]) -> float:
     """The logit of one row."""
-    numbers = []
+    numbers, weights = [], []
     for position, (name, place) in enumerate(column_slices(FIELDS).items()):
-        first = {"site": 0, "history": 9, "ad": 9}[name]
+        first = {"site": 0, "history": 9, "ad": 16}[name]
         ids = row[place] if position != 1 else [value for value in row[place] if value != 0]
-        read = [float(model.numbers[first + value]) for value in ids]
-        numbers.append(sum(read) / max(len(read), 1))
-    trees, logit = model.get_trees(), float(model.bias.detach())
+        for table, means in ((model.numbers, numbers), (model.linear.embedding.table.weight[:, 0], weights)):
+            read = [float(table[first + value].detach()) for value in ids]
+            means.append(sum(read) / max(len(read), 1))
+    trees, logit = model.get_trees(), float(model.bias.detach()) + sum(weights)
     for tree in range(model.trees):
         node = 0
         for _ in range(model.depth):
@@ -35,19 +36,21 @@ def walk(model: GBDTLR, row: list[int]) -> float:
 
 
 @pytest.mark.parametrize("depth", [1, 3])
-def test_a_logit_is_the_sum_of_the_leaves_that_the_row_falls_into(depth: int) -> None:
+def test_a_logit_is_the_sum_of_the_leaves_that_the_row_falls_into_and_of_its_ids(depth: int) -> None:
     torch.manual_seed(0)
     model = GBDTLR(FIELDS, trees=5, depth=depth).eval()
+    torch.nn.init.normal_(model.linear.embedding.table.weight)
     ids = some_ids(FIELDS, 40)
     ids[0, 1:4] = 0
     expected = torch.tensor([walk(model, row) for row in ids.tolist()])
     torch.testing.assert_close(model(ids), expected)
 
 
-def test_every_id_has_one_number_however_embeddings_are_kept() -> None:
+def test_every_id_of_every_field_has_one_number_however_embeddings_are_kept() -> None:
+    """An ad has a click rate of its own, and another as part of a history."""
     model = GBDTLR(FIELDS, trees=2, depth=2)
-    assert len(model.numbers) == 9 + 7
-    assert model.offsets.tolist() == [0, 9, 9, 9, 9]
+    assert len(model.numbers) == 9 + 7 + 7
+    assert model.offsets.tolist() == [0, 9, 9, 9, 16]
 
 
 def test_fitted_trees_are_taken_over_and_given_back() -> None:

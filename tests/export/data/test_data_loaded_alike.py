@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from service.bundle.encoder import Encoder
 from service.bundle.schema import Schema
 from service.bundle.schema_files import schema_from_files, schema_to_files
 from service.features.files import FileProblem, rows_of
-from service.features.load import check
+from service.features.load import checked
 from service.features.shape import Shape, with_schema
 
 SCHEMA = """
@@ -39,6 +40,7 @@ kind = "categorical"
 role = "context"
 [[field]]
 name = "page"
+column = "page_url"
 kind = "categorical"
 role = "context"
 encoding = "hashing"
@@ -55,8 +57,15 @@ role = "context"
 max_length = 3
 separator = {separator}
 same_values_as = "site"
+[[field]]
+name = "site_bucket"
+column = "site"
+kind = "categorical"
+role = "context"
+encoding = "hashing"
 """
 NAMES = ("site", "page", "age", "seen")
+IN_LOG = ("site", "page_url", "age", "seen")
 Cells = tuple[str, str, str, str]
 
 
@@ -142,21 +151,22 @@ def fitted(log_schema: LogSchema, chunk: LogChunk) -> Schema:
 def loaded_ids(path: Path, schema: Schema) -> list[list[int]]:
     """The ids of the rows that a load of `path` with the schema stores."""
     encoder, shape = Encoder(schema), with_schema(Shape(), schema, "user")
-    check(rows_of(path, shape, "user"), path, "user", encoder)
-    return [encoder.encode_row(row.values).tolist() for row in rows_of(path, shape, "user")]
+    batches = checked(path, shape, "user", encoder)
+    return [encoder.encode_row(row.values).tolist() for batch in batches for _, row in batch]
 
 
 @given(tables())
 @example((Form(mark="\ufeff"), [("NA", "01", "NA", "a|NA|b"), ("a", "1", "1.0", "NA"), ("", "", "", "")]))
 @example((Form(quote="'", delimiter=";"), [("it's", 'a "b"', "1", "a|b;c"), ("x\ny", "é", "01", "|")]))
+@pytest.mark.parametrize("names", [NAMES, IN_LOG])
 def test_cells_of_a_file_of_users_have_the_ids_of_the_log(
-    tmp_path_factory: pytest.TempPathFactory, table: tuple[Form, list[Cells]]
+    tmp_path_factory: pytest.TempPathFactory, names: tuple[str, ...], table: tuple[Form, list[Cells]]
 ) -> None:
     form, rows = table
     folder = tmp_path_factory.getbasetemp()
     log, users = folder / f"log.{form.format}", folder / f"users.{form.format}{'.gz' * form.packed}"
-    form.write(log, ("click", *NAMES), [("0", *cells) for cells in rows])
-    form.write(users, (*NAMES, "user"), [(*cells, f"u{row}") for row, cells in enumerate(rows)])
+    form.write(log, ("click", *IN_LOG), [("0", *cells) for cells in rows])
+    form.write(users, (*names, "user"), [(*cells, f"u{row}") for row, cells in enumerate(rows)])
     log_schema = form.schema()
     (chunk,) = read_log(log, log_schema)
     schema = fitted(log_schema, chunk)
@@ -185,7 +195,7 @@ def test_a_number_that_the_export_refuses_is_refused_and_no_other(
     form = Form(missing=missing)
     folder = tmp_path_factory.getbasetemp()
     log, users = folder / "number.csv", folder / "numbers.csv"
-    form.write(log, ("click", *NAMES), [("0", "a", "b", number, "c") for number in ("1", cell)])
+    form.write(log, ("click", *IN_LOG), [("0", "a", "b", number, "c") for number in ("1", cell)])
     form.write(users, (*NAMES, "user"), [("a", "b", cell, "c", "u")])
     log_schema = form.schema()
     (chunk,) = read_log(log, log_schema, on_malformed="skip")
@@ -222,13 +232,18 @@ COLUMNS = {
 }
 
 
-@pytest.mark.parametrize("field", ["site", "page", "age", "seen"])
+@pytest.mark.parametrize("field", IN_LOG)
 @pytest.mark.parametrize("column", COLUMNS)
 @pytest.mark.parametrize("missing", [("NA",), ("NA", "nan")])
 def test_typed_columns_have_the_ids_of_the_log_or_are_refused_in_both(
     tmp_path: Path, field: str, column: str, missing: tuple[str, ...]
 ) -> None:
-    cells: dict[str, object] = {"site": ["a"] * 5, "page": ["b"] * 5, "age": [1.0] * 5, "seen": [["c"]] * 5}
+    cells: dict[str, object] = {
+        "site": ["a"] * 5,
+        "page_url": ["b"] * 5,
+        "age": [1.0] * 5,
+        "seen": [["c"]] * 5,
+    }
     frame = pl.DataFrame({"click": [0] * 5, "user": range(5), **cells, field: COLUMNS[column]})
     log, users = tmp_path / "log.parquet", tmp_path / "users.parquet"
     frame.write_parquet(log)
@@ -249,7 +264,7 @@ def test_typed_columns_have_the_ids_of_the_log_or_are_refused_in_both(
 
 def test_a_bundle_that_does_not_say_how_its_log_was_written_is_loaded_by_options(tmp_path: Path) -> None:
     log_schema = Form().schema()
-    Form().write(tmp_path / "log.csv", ("click", *NAMES), [("0", "NA", "b", "1", "a|b")])
+    Form().write(tmp_path / "log.csv", ("click", *IN_LOG), [("0", "NA", "b", "1", "a|b")])
     (chunk,) = read_log(tmp_path / "log.csv", log_schema)
     schema = Schema(fitted(log_schema, chunk).fields)
     Form().write(tmp_path / "users.csv", (*NAMES, "user"), [("NA", "b", "1", "a b", "u")])
@@ -257,3 +272,64 @@ def test_a_bundle_that_does_not_say_how_its_log_was_written_is_loaded_by_options
     assert row.values == {"site": "NA", "page": "b", "age": 1, "seen": ["a", "b"], "user": "u"}
     (row,) = rows_of(tmp_path / "users.csv", with_schema(Shape(separator="b"), schema, "user"), "user")
     assert row.values["seen"] == ["a "]
+
+
+SWAPPED = """
+name = "log"
+format = "csv"
+[label]
+column = "click"
+[[field]]
+name = "shown"
+column = "clicked"
+kind = "categorical"
+role = "context"
+[[field]]
+name = "clicked"
+column = "bought"
+kind = "categorical"
+role = "context"
+[[field]]
+name = "age"
+column = "years"
+kind = "numeric"
+role = "context"
+"""
+
+
+@pytest.mark.parametrize(
+    ("columns", "reason"),
+    [
+        (["age", "years"], "users.csv, line 1: 'age' must be in one column (got 'age' and 'years', of which"),
+        (["years", "age"], "users.csv, line 1: 'age' must be in one column (got 'years' and 'age', of which"),
+        (["clicked"], "users.csv, line 1: column 'clicked' must be one field (got the name of one, and the"),
+        (["shown", "clicked"], "'shown' must be in one column (got 'shown' and 'clicked'"),
+        (["clicked", "bought"], "column 'clicked' must be one field"),
+    ],
+)
+@pytest.mark.parametrize("format_", ["csv", "parquet"])
+def test_columns_that_could_be_one_field_or_another_are_refused(
+    tmp_path: Path, format_: str, columns: list[str], reason: str
+) -> None:
+    log_schema = parse_log_schema(SWAPPED)
+    path, cells = tmp_path / f"users.{format_}", ["1"] * len(columns)
+    (tmp_path / "log.csv").write_text("click,clicked,bought,years\n0,a,b,1\n")
+    (chunk,) = read_log(tmp_path / "log.csv", log_schema)
+    schema = fitted(log_schema, chunk)
+    if format_ == "csv":
+        Form().write(path, (*columns, "user"), [(*cells, "u")])
+    else:
+        pl.DataFrame({**dict(zip(columns, cells, strict=True)), "user": "u"}).write_parquet(path)
+        reason = reason.replace("users.csv, line 1", "users.parquet")
+    with pytest.raises(FileProblem, match=re.escape(reason)):
+        loaded_ids(path, schema)
+
+
+def test_the_column_of_ids_may_be_a_field_of_another_name(tmp_path: Path) -> None:
+    log_schema = parse_log_schema(SWAPPED)
+    (tmp_path / "log.csv").write_text("click,clicked,bought,years\n0,a,b,1\n")
+    (chunk,) = read_log(tmp_path / "log.csv", log_schema)
+    shape = with_schema(Shape(lists=frozenset({"bought"})), fitted(log_schema, chunk), "bought")
+    (tmp_path / "users.csv").write_text("years,bought,colour\n3,b d,red\n")
+    (row,) = rows_of(tmp_path / "users.csv", shape, "bought")
+    assert (row.key, row.values) == ("b d", {"age": 3, "clicked": ["b", "d"]})

@@ -7,7 +7,14 @@ import pytest
 from numpy.typing import NDArray
 from sklearn import metrics as sk
 
-from export.judge.bootstrap import interval, paired_bootstrap, resampled_aucs
+from export.judge.bootstrap import (
+    interval,
+    paired_bootstrap,
+    resampled_aucs,
+    resampled_loglosses,
+    with_intervals,
+)
+from export.judge.metrics import evaluate
 
 
 @pytest.fixture(scope="module")
@@ -64,13 +71,38 @@ def test_resamples_without_a_click_are_drawn_again() -> None:
     assert found.interval == (-1.0, -1.0)
 
 
-def test_many_scores_at_once_are_resampled_as_two_are(clicks) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize(
+    ("metric", "resampled", "naive"),
+    [("auc", resampled_aucs, sk.roc_auc_score), ("logloss", resampled_loglosses, sk.log_loss)],
+)
+def test_many_scores_at_once_are_resampled_as_two_are(clicks, metric, resampled, naive) -> None:  # type: ignore[no-untyped-def]
     labels, pctr = clicks
-    scores = [pctr, (pctr**1.1).round(2), np.full_like(pctr, 0.5)]
-    aucs = resampled_aucs(labels, scores, resamples=30, seed=3)
-    assert aucs.shape == (3, 31)
-    assert aucs[:, 0] == pytest.approx([sk.roc_auc_score(labels, score) for score in scores], abs=1e-12)
+    scores = [pctr, np.clip((pctr**1.1).round(2), 0.01, 0.99), np.full_like(pctr, 0.5)]
+    found = resampled(labels, scores, resamples=30, seed=3)
+    assert found.shape == (3, 31)
+    assert found[:, 0] == pytest.approx([naive(labels, score) for score in scores], abs=1e-12)
     for row in (1, 2):
-        alone = paired_bootstrap(labels, scores[0], scores[row], "auc", resamples=30, seed=3)
-        assert aucs[row, 0] - aucs[0, 0] == pytest.approx(alone.delta, abs=1e-12)
-        assert interval(aucs[row, 1:] - aucs[0, 1:]) == pytest.approx(alone.interval, abs=1e-12)
+        alone = paired_bootstrap(labels, scores[0], scores[row], metric, resamples=30, seed=3)
+        assert found[row, 0] - found[0, 0] == pytest.approx(alone.delta, abs=1e-12)
+        assert interval(found[row, 1:] - found[0, 1:]) == pytest.approx(alone.interval, abs=1e-12)
+
+
+def test_the_intervals_of_metrics_are_those_of_other_samples_of_rows() -> None:
+    """Of 100 logs from one source, about 95 % have the source's AUC and LogLoss within their intervals."""
+    draw = np.random.default_rng(8)
+
+    def log(rows: int) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+        pctr = draw.beta(2, 8, rows)
+        return (draw.random(rows) < pctr).astype(np.uint8), pctr
+
+    truth = evaluate(*log(400_000))
+    held = {"auc": 0, "logloss": 0}
+    for _ in range(100):
+        labels, pctr = log(400)
+        metrics = with_intervals(labels, pctr, evaluate(labels, pctr))
+        assert metrics.auc_interval is not None
+        assert metrics.logloss_interval is not None
+        assert metrics.auc_interval[0] < metrics.auc < metrics.auc_interval[1]
+        held["auc"] += metrics.auc_interval[0] < truth.auc < metrics.auc_interval[1]
+        held["logloss"] += metrics.logloss_interval[0] < truth.logloss < metrics.logloss_interval[1]
+    assert all(88 <= count <= 99 for count in held.values()), held

@@ -12,10 +12,19 @@ import numpy as np
 import pytest
 
 from export.report import plots
-from export.report.findings import EvaluationPoint, FieldMatrix, Findings, RateWindow, reliability
-from export.report.page import page, table
+from export.report.findings import (
+    EvaluationPoint,
+    FieldMatrix,
+    Findings,
+    RateWindow,
+    reliability,
+)
+from export.report.layout import table
+from export.report.page import page
 from export.report.summary import summary
+from export.stages.records import Trained
 from export.stages.report import rate_warnings, warnings_of
+from export.stages.work import Work
 from service.bundle.encoder import Encoder
 from service.bundle.manifest import Metrics
 from tests.browser import measure, needs_chromium
@@ -43,12 +52,6 @@ class Balanced(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def findings(exported) -> Findings:
-    path = exported.plan.out / "report" / "report.json"
-    return msgspec.json.decode(path.read_bytes(), type=Findings)
-
-
-@pytest.fixture(scope="module")
 def unusual_page(findings: Findings) -> str:
     """A model that was not trained here, nothing pruned, a variant kept out, a warning, a name of HTML."""
     return page(
@@ -73,7 +76,8 @@ def test_the_page_is_whole_and_fetches_nothing(exported) -> None:
     assert parser.open == []
     assert all(target.startswith(("#", "data:")) for target in parser.fetched)
     assert not re.search(r"@import|url\((?!#)", text)
-    assert text.count("<svg") == 7  # reliability, click rate, sizes, latency, curves, two field matrices
+    # histogram, reliability, click rate, sizes, latency, curves, two field matrices
+    assert text.count("<svg") == 8
 
 
 @needs_chromium
@@ -81,7 +85,7 @@ def test_a_browser_shows_the_page_and_its_figures_whole(exported, tmp_path: Path
     layout = measure((exported.plan.out / "report" / "index.html").read_text(), tmp_path)
     assert layout["page"] <= layout["window"]
     assert layout["text"] > 1000
-    assert len(layout["figures"]) == 7
+    assert len(layout["figures"]) == 8
     assert all(100 < width <= layout["window"] for width in layout["figures"])
 
 
@@ -262,6 +266,9 @@ def test_the_summary_and_the_manifest_repeat_the_warnings(exported, findings: Fi
     assert "\nwarning: clicks are off\n" in text
 
 
-def test_warnings_are_printed_too(exported, findings: Findings) -> None:
-    said = [line.removeprefix("warning: ") for line in exported.lines if line.startswith("warning: ")]
-    assert said == list(findings.warnings)
+def test_a_run_prints_a_warning_where_it_arises_and_in_its_summary(exported, findings: Findings) -> None:
+    """What packaging finds arises right before the summary, so it is printed there alone."""
+    said = [line for text in exported.lines for line in text.splitlines() if line.startswith("warning: ")]
+    trained = Work(exported.plan.work).read_record("train", Trained).warnings
+    for warning in findings.warnings:
+        assert said.count(f"warning: {warning}") == 1 + (warning in trained)

@@ -20,6 +20,7 @@ from export.data.encoded import Part, open_log
 from export.data.errors import LogError
 from export.errors import ExportError
 from export.judge.metrics import auc, sigmoid
+from export.report.summary import summary
 from export.stages.fit_schema import fit_schema
 from export.stages.package import package
 from export.stages.pipeline import run
@@ -124,7 +125,7 @@ def test_the_true_probability_bounds_the_auc(exported) -> None:
 
 def test_the_run_says_where_it_is_and_how_to_serve(exported) -> None:
     text = "\n".join(exported.lines)
-    for stage in ("fit-schema", "train", "prune", "to-onnx", "quantize", "calibrate", "package"):
+    for stage in ("fit-schema", "train", "baseline", "prune", "to-onnx", "quantize", "calibrate", "package"):
         assert f"s] {stage}" in text
     assert f"python -m service --arm control={exported.plan.out}" in text
     assert "rows/s" in text
@@ -187,8 +188,12 @@ def test_a_warning_of_training_stands_in_the_report(exported, tmp_path: Path) ->
     shutil.copytree(exported.plan.work, work.folder)
     trained = work.read_record("train", Trained)
     work.record("train", msgspec.structs.replace(trained, warnings=("an unknown site moves the mean",)))
-    bundle = package(work, tmp_path / "bundle", say=str)
+    lines: list[str] = []
+    bundle = package(work, tmp_path / "bundle", say=lines.append)
     assert "an unknown site moves the mean" in (bundle.folder / "report" / "index.html").read_text()
+    # The training said it where it arose; the summary repeats it, and packaging itself does not.
+    assert not any("an unknown site" in line for line in lines)
+    assert summary(bundle).count("warning: an unknown site moves the mean\n") == 1
 
 
 def test_a_model_without_neurons_warns_and_prunes_none(exported, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from export.stages.work import Work
     [
         ("model.int8.onnx", r"what the stage quantize wrote there \(got another file of 40 bytes\)"),
         ("model.float32.onnx", "what the stage to-onnx wrote there"),
+        ("baseline.onnx", "what the stage baseline wrote there"),
         ("renumberings.npz", "run prune again"),
         ("dense.pt", r"'dense\.pt' must be a checkpoint"),
         ("calibration.json", "calibrate again"),

@@ -125,6 +125,61 @@ def test_a_process_that_dies_ends_the_others_with_an_error() -> None:
     assert len(said.splitlines()) == 1
 
 
+FAILING = """
+import sys
+from pathlib import Path
+from export.errors import ExportError
+from export.train import distributed, loop
+from export.train.config import TrainConfig
+from models.fields import Field
+from tests.export.train.several_processes import CONFIG, Penalised, a_log
+# The log in memory stands for the folder, which both processes would read.
+distributed.open_log = lambda folder: a_log()
+
+class Failing(Penalised):
+    def forward(self, ids):
+        if distributed.current().is_leader and ids.shape[1]:
+            self.steps = getattr(self, "steps", 0) + 1
+            if self.steps == 4:
+                raise ExportError("no more memory")
+        return super().forward(ids)
+
+with distributed.process_group() as ranks:
+    try:
+        if ranks.is_leader:
+            distributed.train_together(Failing(), a_log(), Path("."), CONFIG, report=str)
+        else:
+            distributed.follow(ranks)
+    except ExportError as error:
+        print(error)
+        sys.exit(3)
+"""
+
+
+def test_an_error_of_rank_0_in_a_step_ends_the_others_with_an_error(tmp_path: Path) -> None:
+    script, port = tmp_path / "failing.py", a_port()
+    script.write_text(FAILING)
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(script)],
+            cwd=ROOT,
+            env=ENVIRONMENT
+            | {"RANK": str(r), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for r in range(2)
+    ]
+    try:
+        said = [process.communicate(timeout=60)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert said[0] == "no more memory\n"
+    assert said[1].startswith("every process of a training must live until its end (rank 1 got '")
+    assert [process.returncode for process in processes] == [3, 3]
+
+
 def test_processes_that_torchrun_did_not_start_are_refused(tmp_path: Path) -> None:
     found = run(sys.executable, "-m", "export", "train", "--work", str(tmp_path), WORLD_SIZE="2")
     assert found.returncode == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier
@@ -10,7 +11,8 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from export.data.encoded import Part
 from export.judge.metrics import auc
 from export.train import trees
-from export.train.loop import predict_logits
+from export.train.choices import TrainChoice
+from export.train.loop import predict_logits, train
 from models.fields import Field
 from models.gbdt_lr import ALWAYS_LEFT, GBDTLR
 from tests.export.memory_log import MemoryLog
@@ -95,13 +97,56 @@ def test_a_unique_id_does_not_reveal_the_label() -> None:
     ids = np.arange(4000, dtype=np.int32).reshape(-1, 1)
     labels = random.integers(0, 2, 4000).astype(np.uint8)
     model = GBDTLR((Field("ad", 4000),), trees=1, depth=1)
-    rates = trees.ClickRates(model, Part(ids, labels, None, None))
-    assert np.ptp(rates.out_of_fold(step=1)) < 1e-6 + np.ptp([labels[i::4].mean() for i in range(4)])
+    part = Part(ids, labels, None, None)
+    rates = trees.ClickRates(model, part, trees.folds_of(part, seed=0))
+    assert np.ptp(rates.out_of_fold(step=1)) == 0.0  # each is the part's average
     assert rates.numbers()[labels == 1].min() > rates.numbers()[labels == 0].max()
+
+
+def test_the_regression_adds_what_ids_say_beside_the_trees() -> None:
+    """Each site has an effect of its own; one stump can only part them in two."""
+    log, _ = a_log()
+    model = GBDTLR(FIELDS, trees=1, depth=1)
+    trees.fit_trees(model, log, seed=0, report=lambda _: None)
+    held_out, leaves = log.parts["validation"], model.leaf_weights.clone()
+    before = auc(held_out.labels, predict_logits(model, held_out.ids))
+    result = train(model, log, TrainChoice(threads=1).config(4500, model="gbdt_lr"), report=lambda _: None)
+    assert result.best is not None
+    assert result.best.auc > before + 0.05
+    assert torch.equal(model.leaf_weights, leaves)
 
 
 def test_a_missing_number_is_beyond_all_others() -> None:
     log, _ = a_log(400)
-    numbers = trees.ClickRates(GBDTLR(FIELDS, trees=1, depth=1), log.parts["train"]).numbers()
+    part = log.parts["train"]
+    numbers = trees.ClickRates(GBDTLR(FIELDS, trees=1, depth=1), part, trees.folds_of(part, 0)).numbers()
     assert numbers[50] == min(NUMBERS) - 1
     np.testing.assert_allclose(numbers[51:62], NUMBERS[1:])
+
+
+def test_folds_follow_one_another_whatever_pattern_the_rows_have() -> None:
+    """One click and four non-clicks, again and again: each fold has the log's click rate."""
+    labels = np.tile(np.array([1, 0, 0, 0, 0], np.uint8), 400)
+    folds = trees.folds_of(Part(np.zeros((2000, 1), np.int32), labels, None, None), seed=0)
+    assert (np.diff(folds.astype(np.int64)) >= 0).all()
+    assert [labels[folds == fold].mean() for fold in range(4)] == [0.2] * 4
+
+
+def test_folds_of_rows_sorted_by_label_are_drawn_by_chance() -> None:
+    labels = np.repeat(np.array([1, 0], np.uint8), [500, 1500])
+    folds = trees.folds_of(Part(np.zeros((2000, 1), np.int32), labels, None, None), seed=0)
+    for fold in range(4):
+        assert abs(labels[folds == fold].mean() - 0.25) < 0.08
+
+
+def test_an_ads_click_rate_is_not_that_of_the_histories_with_it() -> None:
+    """Ad 3 is never clicked; every row has it in the history, and half of them are clicked."""
+    fields = (Field("history", 6, width=2, same_values_as="ad"), Field("ad", 6))
+    ad = np.tile(np.array([3, 4], np.int32), 500)
+    ids = np.stack([np.full(1000, 3, np.int32), np.zeros(1000, np.int32), ad], axis=1)
+    part = Part(ids, (ad == 4).astype(np.uint8), None, None)
+    numbers = trees.ClickRates(GBDTLR(fields, trees=1, depth=1), part, trees.folds_of(part, 0)).numbers()
+    history, own = numbers[:6], numbers[6:]
+    assert history[3] == pytest.approx(0.5)
+    assert own[3] < 0.05
+    assert own[4] > 0.95

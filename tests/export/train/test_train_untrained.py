@@ -125,6 +125,17 @@ def test_a_history_trains_the_rows_of_the_field_it_shares_and_its_padding_none()
     torch.testing.assert_close(after[:2], ((before[2] + before[3]) / 2).expand(2, 3))
 
 
+def test_a_table_whose_fields_share_no_rows_is_filled_by_field() -> None:
+    fields = (Field("ad", 4), Field("history", 4, width=2, same_values_as="ad"))
+    model = table_with((fields[0], Field("history", 4, width=2)))
+    model.fields = fields
+    before = model.embedding.table.weight.detach().clone()
+    UntrainedRows(model, part_of([[2, 3, 3]] * 20)).fill()
+    after = model.embedding.table.weight.detach()
+    torch.testing.assert_close(after[:4], before[2].expand(4, 3))
+    torch.testing.assert_close(after[4:], before[7].expand(4, 3))
+
+
 @pytest.mark.parametrize(("storage", "shared_with"), [("hashed", 5), ("qr", 1)])
 def test_a_row_of_several_ids_is_trained_by_any_of_them(storage: Any, shared_with: int) -> None:
     model = table_with((Field("a", 10, storage=storage, collisions=2),))  # five rows
@@ -140,3 +151,14 @@ def test_a_field_that_has_no_trained_row_is_left_alone() -> None:
     before = model.embedding.table.weight.detach().clone()
     UntrainedRows(model, part_of([[OOV_ID]])).fill()
     assert torch.equal(model.embedding.table.weight, before)
+
+
+def test_a_history_that_is_empty_or_unseen_leaves_the_pctr_near_the_rate() -> None:
+    """An empty one pools to zero, near which the penalty keeps the mean of embeddings."""
+    model, log = trained("din", 4_000)
+    ids = log.parts["validation"].ids
+    known = sigmoid(predict_logits(model, ids)).mean()
+    for special in (MISSING_ID, OOV_ID):
+        without = ids.copy()
+        without[:, -3:] = special
+        assert 1 / 1.25 < sigmoid(predict_logits(model, without)).mean() / known < 1.25

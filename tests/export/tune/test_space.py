@@ -74,7 +74,7 @@ LAYERS = {"width_halvings", "hidden_layers", "dropout"}
         ("dnn", VECTORS | LAYERS),
         ("deepfm", WEIGHTS | VECTORS | LAYERS),
         ("dcn_v2", VECTORS | LAYERS | {"cross_layers", "structure"}),
-        ("gbdt_lr", {"trees", "depth"}),
+        ("gbdt_lr", WEIGHTS | {"trees", "depth"}),
     ],
 )
 def test_a_model_has_the_axes_of_what_it_is_made_of(model: str, axes: set[str]) -> None:

@@ -15,6 +15,7 @@ from hypothesis import settings
 from service.bundle.calibration import Calibrator, Quality
 from service.bundle.encoder import Encoder
 from service.bundle.manifest import (
+    Baseline,
     Compression,
     Description,
     Golden,
@@ -122,6 +123,17 @@ def parts(schema: Schema) -> dict[str, Any]:
         ),
         "evaluation": dict.fromkeys(("float32", *graphs), metrics),
         "uncalibrated": dict.fromkeys(graphs, metrics),
+        "baseline": Baseline(
+            model="lr",
+            graph_bytes=120,
+            metrics=metrics,
+            auc_delta=2e-3,
+            auc_interval=(-1e-3, 5e-3),
+            logloss_delta=-1e-4,
+            logloss_interval=(-3e-4, 1e-4),
+            verdict="no better",
+            command="python -m export run --model lr",
+        ),
         "parity": (Parity("pruned", "int8", 0.02, -1e-4, 1e-5, (-2e-4, 1e-5), (-1e-5, 3e-5)),),
         "latency": (Latency("int8", {"1": 30.0, "64": 3.0, "1024": 2.5}),),
         "machine": "a machine",

@@ -189,6 +189,7 @@ def test_names_that_leave_the_bundle_are_refused(folder: Path, name: str) -> Non
         (lambda m: m["files"]["schema.json"].update(sha256="x"), "64 hexadecimal digits"),
         (lambda m: m["files"].pop("vocabulary/1.renumbering.npy"), "version|no such entry"),
         (lambda m: m["evaluation"]["int8"].update(auc=None), r"auc"),
+        (lambda m: m["baseline"].update(verdict="splendid"), r"baseline\.verdict"),
     ],
 )
 def test_a_manifest_that_contradicts_itself_is_refused(folder: Path, change: Any, words: str) -> None:

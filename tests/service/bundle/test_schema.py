@@ -159,7 +159,12 @@ def test_a_schema_without_shared_values_does_not_mention_them(schema: Schema) ->
 
 
 SPELLING = Spelling(
-    missing=("NA", "\\N"), separators={"history": "|"}, format="csv", delimiter=";", quote="'"
+    missing=("NA", "\\N"),
+    separators={"history": "|"},
+    columns={"item": "item_id"},
+    format="csv",
+    delimiter=";",
+    quote="'",
 )
 
 
@@ -171,6 +176,7 @@ def test_how_the_log_wrote_its_values_is_kept() -> None:
     assert json.loads(files["schema.json"])["spelling"] == {
         "missing": ["NA", "\\N"],
         "separators": {"history": "|"},
+        "columns": {"item": "item_id"},
         "format": "csv",
         "delimiter": ";",
         "quote": "'",
@@ -187,6 +193,7 @@ def test_a_schema_of_before_does_not_say_how_the_log_wrote_its_values(schema: Sc
     ("spelling", "words"),
     [
         ({"separators": {"item": "|"}}, "'separators' must name sequences .*'item'"),
+        ({"columns": {"ad": "ad_id"}}, "'columns' must name fields .*'ad'"),
         ({"format": "csv"}, "'format' must be given with"),
         ({"format": "xls", "delimiter": ",", "quote": ""}, "format"),
         ({"format": "csv", "delimiter": "\n", "quote": ""}, "'delimiter' must be one ASCII character"),

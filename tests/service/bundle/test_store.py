@@ -42,7 +42,8 @@ def test_what_is_saved_is_loaded(save: Save, parts: dict[str, Any], tmp_path: Pa
     assert bundle.golden == parts["golden"]
     assert bundle.folder == tmp_path / "A"
     for name in (
-        "model", "training", "evaluation", "parity", "latency", "compression", "kept_out", "warnings"
+        "model", "training", "evaluation", "parity", "latency", "compression", "kept_out", "warnings",
+        "baseline",
     ):  # fmt: skip
         assert getattr(bundle.manifest, name) == parts[name]
     context, candidate = {"site": "7", "seen ☃": ["y"]}, {"../ad": "a3", "campaign": 5}
@@ -50,6 +51,21 @@ def test_what_is_saved_is_loaded(save: Save, parts: dict[str, Any], tmp_path: Pa
         Encoder(bundle.schema).encode_request(context, [candidate]),
         Encoder(parts["schema"]).encode_request(context, [candidate]),
     )
+
+
+def test_a_bundle_from_before_there_was_a_baseline_has_none_and_no_intervals(
+    save: Save, tmp_path: Path
+) -> None:
+    save(tmp_path / "A")
+    path = tmp_path / "A" / "manifest.json"
+    older = json.loads(path.read_bytes())
+    del older["baseline"]
+    for metrics in (*older["evaluation"].values(), *older["uncalibrated"].values()):
+        del metrics["auc_interval"], metrics["logloss_interval"]
+    path.write_text(json.dumps(older))
+    manifest = load_bundle(tmp_path / "A", verify_all=True).manifest
+    assert manifest.baseline is None
+    assert {one.auc_interval for one in manifest.evaluation.values()} == {None}
 
 
 def test_a_bundle_from_before_there_were_warnings_has_none(save: Save, tmp_path: Path) -> None:

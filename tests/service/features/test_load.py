@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import re
+import struct
 import subprocess
 import sys
 from contextlib import redirect_stderr
@@ -127,15 +128,36 @@ def test_what_the_service_would_refuse_is_refused_before_anything_is_written(
     assert not list(tmp_path.glob("store/*"))
 
 
-def test_a_fault_in_the_last_of_many_rows_leaves_no_user(
-    tmp_path: Path, redis: RedisServer, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("kind", ["users", "ads"])
+@pytest.mark.parametrize("scheme", ["redis", "lmdb"])
+def test_a_fault_in_the_last_of_many_rows_leaves_the_store_as_it_was(
+    tmp_path: Path, redis: RedisServer, scheme: str, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    def contents() -> dict[str, bytes]:
+        if scheme == "redis":
+            return {key: redis.call("DUMP", key) for key in sorted(redis.call("KEYS", "*"))}
+        return {path.name: path.read_bytes() for path in (tmp_path / "store").iterdir()}
+
     redis.call("FLUSHALL")
-    (tmp_path / "users.csv").write_text("id,hour\n" + "u,1\n" * 2500 + "u,x\n")
-    command = ["users", str(tmp_path / "users.csv"), "--key", "id", "--number", "hour", "--store", redis.url]
+    store = redis.url if scheme == "redis" else f"lmdb:{tmp_path / 'store'}"
+    command = [kind, str(tmp_path / "a.csv"), "--key", "id", "--number", "hour", "--store", store]
+    (tmp_path / "a.csv").write_text("id,hour\nu,1\n")
+    assert main(command) == 0
+    before = contents()
+    (tmp_path / "a.csv").write_text("id,hour\n" + "u,2\n" * 2500 + "u,x\n")
     assert main(command) == 1
-    assert "users.csv, line 2502: 'hour' must be a finite number (got 'x')" in capsys.readouterr().err
-    assert redis.call("DBSIZE") == 0
+    assert "a.csv, line 2502: 'hour' must be a finite number (got 'x')" in capsys.readouterr().err
+    assert contents() == before
+
+
+def test_an_id_that_is_no_key_of_a_store_is_refused_with_its_row(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "users.csv").write_text(f"id\n{'é' * 255}\n{'é' * 256}\n")
+    command = ["users", str(tmp_path / "users.csv"), "--key", "id", "--store", f"lmdb:{tmp_path / 'store'}"]
+    assert main(command) == 1
+    assert "users.csv, line 3: column 'id' must be an id of at most 511 bytes" in capsys.readouterr().err
+    assert not list(tmp_path.glob("store/*"))
 
 
 def test_parquet_into_a_store(url: str, tmp_path: Path) -> None:
@@ -165,8 +187,8 @@ def test_parquet_into_a_store(url: str, tmp_path: Path) -> None:
         ("id,x\n1,2\n", ["--list", "y"], "must have column 'y'"),
         ("name,x\n1,2\n", [], "'--key' must be a column .*; ads.csv has name, x"),
         ("id,x\n1,2\n,3\n", [], "line 3: column 'id' must be an id, .*"),
-        ('id,x\n1,"2\n', [], "unexpected end of data"),
-        ("id,x\n1,\udcff\n", [], "line 2: column 'x' must be valid UTF-8"),
+        ('id,x\n1,"2\n', [], r"line 2: the row must be well quoted .*end of data\) \(got b'1,\"2'\)"),
+        ("id,x\n1,\udcff\n", [], r"line 2: column 'x' must be valid UTF-8 \(got b'\\xff'\)"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_one_line_and_nothing_is_replaced(
@@ -192,6 +214,16 @@ def test_parquet_columns_that_no_field_could_be_are_refused(tmp_path: Path) -> N
         next(rows_of(tmp_path / "b.parquet", Shape()))
     with pytest.raises(FileProblem, match=r"must end in \.csv"):
         rows_of(tmp_path / "c.txt", Shape())
+
+
+def test_parquet_text_that_is_no_utf_8_is_refused_with_its_row(tmp_path: Path) -> None:
+    offsets, data = pa.py_buffer(struct.pack("<4i", 0, 1, 2, 4)), pa.py_buffer(b"ab\xff\xfe")
+    broken = pa.Array.from_buffers(pa.string(), 3, [None, offsets, data])
+    for columns in ({"id": broken}, {"id": ["u", "v", "w"], "site": broken}):
+        pq.write_table(pa.table(columns), tmp_path / "users.parquet")
+        place = f"users.parquet, row 3: column '{list(columns)[-1]}' must be valid UTF-8"
+        with pytest.raises(FileProblem, match=place):
+            list(rows_of(tmp_path / "users.parquet", Shape(), "id"))
 
 
 def test_without_pyarrow_it_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

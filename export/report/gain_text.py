@@ -1,0 +1,57 @@
+"""What a bundle wins over the plain model beside it, in words for terminal, page and warnings."""
+
+from __future__ import annotations
+
+from service.bundle.manifest import Baseline, Metrics
+
+
+def gain_line(variant: str, baseline: Baseline) -> str:
+    """The two differences with their intervals, and how good the plain model is."""
+    rival = baseline.metrics
+    return (
+        f"{variant} against {baseline.model}, trained beside it: {differences(baseline)}; {baseline.model} "
+        f"alone has AUC {rival.auc:.4f}, LogLoss {rival.logloss:.4f}"
+    )
+
+
+def differences(baseline: Baseline) -> str:
+    """The two differences with their intervals."""
+    auc, logloss = baseline.auc_interval, baseline.logloss_interval
+    return (
+        f"AUC {baseline.auc_delta:+.4f} (95 % interval {auc[0]:+.4f} to {auc[1]:+.4f}), "
+        f"LogLoss {baseline.logloss_delta:+.5f} ({logloss[0]:+.5f} to {logloss[1]:+.5f})"
+    )
+
+
+def verdict_line(variant: str, baseline: Baseline) -> str:
+    """The verdict as a sentence without its end."""
+    return {
+        "better": f"{variant} is better than {baseline.model} beyond noise",
+        "no better": f"{variant} wins nothing over {baseline.model} beyond noise",
+        "worse": f"{variant} is worse than {baseline.model} beyond noise",
+    }[baseline.verdict]
+
+
+def offer_line(served_bytes: int, baseline: Baseline) -> str:
+    """What the plain model's bundle saves, before the command that makes it; empty where it saves nothing."""
+    if not baseline.command:
+        return ""
+    share = 1 - baseline.graph_bytes / served_bytes
+    return (
+        f"the graph of {baseline.model} has {baseline.graph_bytes:,} bytes in place of {served_bytes:,}, "
+        f"{100 * share:.0f} % less; this makes its bundle"
+    )
+
+
+def gain_warning(variant: str, baseline: Baseline) -> str:
+    """The warning of a model that is worse than the plain one."""
+    return (
+        f"{verdict_line(variant, baseline)}: {differences(baseline)} on the test part; serve "
+        f"{baseline.model}, or train this model otherwise"
+    )
+
+
+def known_metric(name: str, metrics: Metrics) -> str:
+    """AUC or LogLoss with its interval: `0.7563 (0.7341 to 0.7785)`."""
+    value, interval = getattr(metrics, name), getattr(metrics, f"{name}_interval")
+    return f"{value:.4f}" + (f" ({interval[0]:.4f} to {interval[1]:.4f})" if interval else "")

@@ -1,0 +1,88 @@
+"""What the serving variant wins over the plain model that was trained beside it, on the test part."""
+
+from __future__ import annotations
+
+import shlex
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from export.errors import ExportError
+from export.judge.bootstrap import Delta, paired_bootstrap, with_intervals
+from export.stages.artifacts import Artifacts
+from export.stages.base_rate import samples_of
+from export.stages.calibrate import calibrator_of
+from export.stages.calibration_methods import METHODS
+from export.stages.evaluate import Judged, evaluate_variants
+from export.stages.plan import Plan
+from export.stages.variants import Variant
+from service.bundle.calibration import Calibrator
+from service.bundle.manifest import Baseline, Verdict
+
+
+def gain_over_baseline(baseline: Variant, made: Artifacts, judged: Judged, out: Path) -> Baseline:
+    """The differences of the serving variant to the baseline.
+
+    Both are calibrated in the same way, each on its own logits of the calibration part. `out` is the bundle's
+    folder.
+    """
+    name = baseline.name
+    quality = evaluate_variants({name: baseline}, {name: _calibrator(baseline, made)}, made.test)
+    labels, pctr = np.asarray(made.test.labels), quality.pctr[name]
+    served = judged.quality.pctr[judged.serving_variant]
+    auc = paired_bootstrap(labels, pctr, served, "auc")
+    logloss = paired_bootstrap(labels, pctr, served, "logloss")
+    found = verdict_of(auc, logloss)
+    served_bytes = len(made.variants[judged.serving_variant].graph)
+    is_offered = found != "better" and len(baseline.graph) < served_bytes
+    return Baseline(
+        model=name,
+        graph_bytes=len(baseline.graph),
+        metrics=with_intervals(labels, pctr, quality.calibrated[name]),
+        auc_delta=auc.delta,
+        auc_interval=auc.interval,
+        logloss_delta=logloss.delta,
+        logloss_interval=logloss.interval,
+        verdict=found,
+        command=command_of(made, name, out) if is_offered else "",
+    )
+
+
+def _calibrator(baseline: Variant, made: Artifacts) -> Calibrator:
+    """Of the methods that the variants were calibrated with.
+
+    Where none of them can be fitted to a baseline that tells hardly anything, of all: that ends no export.
+    """
+    parts, calibrated = made.log.parts, made.calibrated
+    fit = partial(
+        calibrator_of,
+        baseline,
+        parts["calibration"],
+        samples_of(parts),
+        made.trained.config,
+        calibrated.sampling_rate,
+    )
+    try:
+        return fit(calibrated.allowed)[0]
+    except ExportError:
+        return fit(METHODS)[0]
+
+
+def verdict_of(auc: Delta, logloss: Delta) -> Verdict:
+    """What the intervals of the two differences say: worse in one is worse, better in one is better."""
+    if auc.high < 0.0 or logloss.low > 0.0:
+        return "worse"
+    return "better" if auc.low > 0.0 or logloss.high < 0.0 else "no better"
+
+
+def command_of(made: Artifacts, model: str, out: Path) -> str:
+    """The command line that exports `model` from the same rows, to a folder beside the bundle's."""
+    rate, allowed = made.calibrated.sampling_rate, made.calibrated.allowed
+    options = [
+        *(made.summary.options or ("...",)),
+        *(("--sampling-rate", str(rate)) if rate != Plan.sampling_rate else ()),
+        *(("--calibration-methods", ",".join(allowed)) if allowed != Plan.calibration_methods else ()),
+        *("--model", model, "--preset", "none", "--out", f"{out}-{model}"),
+    ]
+    return shlex.join(["python", "-m", "export", "run", *options])
