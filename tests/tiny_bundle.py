@@ -13,13 +13,14 @@ import random
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from service.bundle.calibration import Calibrator, Quality
+from service.bundle.calibration import Calibrator, Quality, segments_of
 from service.bundle.encoder import Encoder
 from service.bundle.manifest import (
     Description,
@@ -170,10 +171,12 @@ def write_tiny_bundle(
     seed: int = 0,
     schema: Schema | None = None,
     in_every_context: dict[str, Any] | None = None,
+    calibration: dict[str, Any] | None = None,
 ) -> Path:
     """Writes the bundle into `folder` (replacing one that is there) and returns `folder`.
 
     A `schema` may add fields to the tiny one; rows leave them out unless `in_every_context` has their values.
+    `calibration` has values of the calibrator that differ from the usual ones.
     """
     schema = schema or tiny_schema()
     graph = tiny_graph(schema, seed)
@@ -198,6 +201,7 @@ def write_tiny_bundle(
         before=quality,
         after=quality,
     )
+    calibrator = msgspec.structs.replace(calibrator, **(calibration or {}))
     rows = tiny_rows(SAMPLE_ROWS, seed)
     for row in rows:
         row["context"] |= in_every_context or {}
@@ -235,9 +239,8 @@ def _golden(
     ids = np.concatenate([encoder.encode_request(row["context"], [row["candidate"]]) for row in rows])
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     logits = session.run(["logits"], {"ids": ids})[0]
-    outputs = GoldenOutputs(
-        logits=tuple(logits.tolist()), pctrs=tuple(calibrator.pctr(logits).tolist()), logit_tolerance=1e-4
-    )
+    pctrs = calibrator.pctr(logits, segments_of(calibrator, schema, ids))
+    outputs = GoldenOutputs(logits=tuple(logits.tolist()), pctrs=tuple(pctrs.tolist()), logit_tolerance=1e-4)
     return Golden(
         rows=tuple(GoldenRow(row["context"], row["candidate"]) for row in rows),
         ids=tuple(tuple(row) for row in ids.tolist()),

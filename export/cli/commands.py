@@ -145,6 +145,7 @@ def _calibrate(options: Namespace) -> None:
             work,
             sampling_rate=options.sampling_rate or Plan.sampling_rate,
             methods=options.calibration_methods or Plan.calibration_methods,
+            segment_field=options.calibrate_by,
             say=say,
         )
 

@@ -84,7 +84,7 @@ MODEL = (
 )
 TRAINING = options_of(TrainConfig)
 QUANTIZATION = options_of(Plan, "quantization_rows")
-CALIBRATION = options_of(Plan, "sampling_rate", "calibration_methods")
+CALIBRATION = options_of(Plan, "sampling_rate", "calibration_methods", "calibrate_by")
 BUNDLE = options_of(Plan, "out", "name", "work")
 WORK = tuple(replace(option, required=True, otherwise=None) for option in options_of(Plan, "work"))
 ON_MALFORMED = options_of(LogPlan, "on_malformed")

@@ -24,8 +24,10 @@ from export.compare.plan import ALL, ComparePlan
 from export.compare.records import Comparison, Failure, Result, Row
 from export.compare.tables import as_text
 from export.data.encoded import open_log
+from export.data.log_schema import load_log_schema
 from export.errors import ExportError
 from export.report.machine import machine
+from export.stages.calibration_segments import check_segment_field
 from export.stages.fit_schema import kept_log
 from export.stages.pipeline import Clock
 from export.stages.records import LogSummary
@@ -55,6 +57,8 @@ def compare(plan: ComparePlan, *, say: Say = print) -> Comparison:
             f"'jobs' must be 1 under torchrun (got {plan.jobs}), whose processes train each model together; "
             "leave out one of the two"
         )
+    if plan.calibrate_by is not None:
+        check_segment_field(plan.calibrate_by, load_log_schema(plan.schema).fields)
     plan.out.mkdir(parents=True, exist_ok=True)
     with Work(plan.work).held(new=True) as work:
         return _compare(plan, models, work, Clock(say))
@@ -116,6 +120,7 @@ def _contenders(plan: ComparePlan, model: str, log: LogSummary, work: Work, log_
             quantization_rows=plan.quantization_rows,
             sampling_rate=plan.sampling_rate,
             methods=plan.calibration_methods,
+            segment_field=plan.calibrate_by,
             shared=work.folder.resolve(),
             log_key=log_key,
         )

@@ -51,6 +51,7 @@ class Contender:
     methods: Sequence[str]
     shared: Path  # the work folder that holds the log
     log_key: str
+    segment_field: str | None = None
 
     @property
     def seed(self) -> int:
@@ -91,7 +92,13 @@ class Contender:
         begin("quantize")
         quantize(work, rows=self.quantization_rows, say=say)
         begin("calibrate")
-        calibrate(work, sampling_rate=self.sampling_rate, methods=self.methods, say=say)
+        calibrate(
+            work,
+            sampling_rate=self.sampling_rate,
+            methods=self.methods,
+            segment_field=self.segment_field,
+            say=say,
+        )
         begin("evaluate")
         return self._evaluate(work, started)
 
@@ -126,7 +133,7 @@ class Contender:
             seconds_an_epoch=trained.seconds_an_epoch,
             seconds=time.perf_counter() - started,
             graph_bytes={name: len(one.graph) for name, one in variants.items()},
-            calibration={name: one.method for name, one in calibrators.items()},
+            calibration={name: one.method_in_words for name, one in calibrators.items()},
             metrics=evaluated.calibrated,
             parity=evaluated.parity,
         )

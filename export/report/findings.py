@@ -90,6 +90,43 @@ class PctrHistogram(msgspec.Struct, frozen=True):
     others: tuple[int, ...]
 
 
+class SegmentGain(msgspec.Struct, frozen=True):
+    """What offsets by a field's values gain of the LogLoss of rows they were not fitted on.
+
+    `error` is the gain's standard error, `spread` the offsets' standard deviation a priori.
+    """
+
+    field: str
+    values: int
+    spread: float
+    gain: float
+    error: float
+    used: bool
+
+
+class SegmentRow(msgspec.Struct, frozen=True):
+    """The test rows with one value; PCOC needs a click, `offset` a calibrator that has offsets.
+
+    `pcoc_before` is that of the graph alone, `pcoc_of_all` that of the calibrator without offsets.
+    """
+
+    value: str
+    rows: int
+    clicks: int
+    offset: float | None
+    pcoc_before: float | None
+    pcoc_of_all: float | None
+    pcoc_after: float | None
+
+
+class SegmentFindings(msgspec.Struct, frozen=True):
+    """How the field of `--calibrate-by` fares: what its offsets gain, and its most frequent values."""
+
+    gain: SegmentGain
+    values: int
+    rows: tuple[SegmentRow, ...]
+
+
 class FieldMatrix(msgspec.Struct, frozen=True):
     """FwFM's R: the strength of each pair of fields, symmetric, with zeros where a pair was pruned."""
 
@@ -128,6 +165,7 @@ class Findings(msgspec.Struct, frozen=True):
     search: str | None = None  # what a search before the training found
     histogram: PctrHistogram | None = None  # of the serving variant
     baseline: Baseline | None = None
+    segments: SegmentFindings | None = None  # of the serving variant
 
 
 def reliability(labels: NDArray[np.integer], pctr: NDArray[np.floating], *, bins: int = 15) -> Reliability:

@@ -11,6 +11,7 @@ from export.report.findings import Findings
 from export.report.gain_text import gain_line, known_metric, offer_line, verdict_line
 from export.report.layout import document, figure, section, table
 from export.report.quality import histogram, meanings, quality_table
+from export.report.segments import gain_in_words, segments_table
 from service.bundle.calibration import Calibrator
 
 PARTS_TOLD = ("calibration", "test")
@@ -29,6 +30,7 @@ def page(findings: Findings) -> str:
             figure(plots.reliability_figure(findings)),
             calibration_table(findings),
             _rate_windows(findings),
+            _segments(findings),
         ),
         section("Serving variant and what was kept out", serving_list(findings)),
         section("Parity", parity_table(findings)),
@@ -70,7 +72,7 @@ def _gain(findings: Findings) -> list[str]:
 def calibration_table(findings: Findings) -> str:
     """The calibrator of each variant, and its quality on rows that the fit did not see."""
     rows = [
-        [name, c.method, _shape(c), *(f"{getattr(c.before, key):.5f} → {getattr(c.after, key):.5f}"
+        [name, c.method_in_words, _shape(c), *(f"{getattr(c.before, key):.5f} → {getattr(c.after, key):.5f}"
          for key in ("logloss", "ece", "pcoc")), c.fit_rows]
         for name, c in findings.calibrators.items()
     ]  # fmt: skip
@@ -97,6 +99,16 @@ def _rate_windows(findings: Findings) -> str:
     )
     details = f"<details><summary>{len(rows)} windows</summary>{table(head, rows)}</details>"
     return f"<p>{about}</p>{figure(plots.rate_figure(findings))}{details}"
+
+
+def _segments(findings: Findings) -> str:
+    """The values of the field of `--calibrate-by`, most frequent first; empty where none was chosen."""
+    found = findings.segments
+    if found is None:
+        return ""
+    told = f"Of {found.gain.field}: {gain_in_words(found.gain)}."
+    shown = f"The {len(found.rows)} values with the most test rows, of {found.values:,}:"
+    return f"<p>{escape(told)} {shown}</p>{table(*segments_table(found))}"
 
 
 def _shape(calibrator: Calibrator) -> str | None:

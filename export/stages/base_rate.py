@@ -9,9 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,6 +18,7 @@ from export.judge.metrics import sigmoid
 from export.report.findings import RateWindow
 from export.stages.calibration_folds import rows_in_order
 from export.stages.calibration_methods import offset_to
+from export.stages.level_forecast import Window
 from service.bundle.calibration import Calibrator
 
 # The most windows of one part, the latest ones; and the rows of a window that are scored, drawn by chance.
@@ -28,16 +27,7 @@ SCORED_ROWS = 20_000
 MOST_DAYS, DAY = 60, 86_400
 
 Score = Callable[[Part], NDArray[np.floating]]
-
-
-class Window(msgspec.Struct, frozen=True):
-    """A window's labels against the predictions: `offset` is what the logits lack, `variance` its noise."""
-
-    part: str
-    rows: int
-    clicks: int
-    offset: float
-    variance: float
+SegmentIds = Callable[[Part], NDArray[np.integer] | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,54 +90,24 @@ def measure(part: str, labels: NDArray[np.integer], logits: NDArray[np.floating]
     return Window(part, rows, clicks, offset, variance / noise**2)
 
 
-def movement(windows: Sequence[Window]) -> float:
-    """The variance of the offset's change from one window to a later one, beyond sampling noise.
-
-    The larger of two moment estimates, each as DerSimonian and Laird's of the variance between studies
-    ("Meta-analysis in clinical trials", 1986): twice the variance between windows, which sees slow cycles,
-    and the mean square of successive differences (von Neumann et al., "The mean square successive
-    difference", 1941), which sees what jumps. A standard error of the estimate is taken off, as much as there
-    is by chance where nothing moves. Few windows say little of the next one: the estimate is widened
-    as the variance of Student's t with their degrees of freedom is. Windows of training rows are compared
-    with each other, and so are those of held-out rows: overfitting stands between the two.
-    """
-    groups = [
-        [window for window in windows if (window.part == "train") == training] for training in (True, False)
-    ]
-    steps = [_excess(pair) for group in groups for pair in pairwise(group)]
-    freedom = sum(max(0, len(group) - 1) for group in groups)
-    if not freedom:
-        return 0.0
-    between = sum(_excess(group) for group in groups) / freedom
-    typical = float(np.mean([window.variance for window in windows]))
-    chance = 2 * typical * float(np.sqrt(2 / freedom))
-    widening = freedom / (freedom - 2) if freedom > 3 else 3.0
-    return widening * max(0.0, 2 * between - chance, 2 * float(np.mean(steps)) - chance)
-
-
-def _excess(windows: Sequence[Window]) -> float:
-    """The sum of squared deviations of the offsets from their mean, less what sampling noise adds to it."""
-    if len(windows) < 2:
-        return 0.0
-    offsets = np.array([window.offset for window in windows])
-    noise = sum(window.variance for window in windows) * (1 - 1 / len(windows))
-    return float(((offsets - offsets.mean()) ** 2).sum()) - noise
-
-
-def rate_by_window(parts: Mapping[str, Part], score: Score, calibrator: Calibrator) -> tuple[RateWindow, ...]:
+def rate_by_window(
+    parts: Mapping[str, Part], score: Score, calibrator: Calibrator, segments: SegmentIds = lambda _: None
+) -> tuple[RateWindow, ...]:
     """Click rate and PCOC of each day (UTC) or window of each part, without and with the calibrator.
 
-    Of a window's predictions a sample is computed; all its labels count.
+    Of a window's predictions a sample is computed; all its labels count. `segments` gives the ids [n] of the
+    calibrator's segment field.
     """
     draw = np.random.default_rng(0)
     found = []
     for name, part, rows in _shown_windows(parts):
         sample = draw.choice(rows, min(SCORED_ROWS, len(rows)), replace=False)
-        logits = score(rows_of(parts[part], np.sort(sample)))
+        scored = rows_of(parts[part], np.sort(sample))
+        logits = score(scored)
         clicks = int(np.asarray(parts[part].labels)[rows].sum())
         ratios = [
             float(pctr.mean()) * len(rows) / clicks if clicks else None
-            for pctr in (sigmoid(logits), calibrator.pctr(logits))
+            for pctr in (sigmoid(logits), calibrator.pctr(logits, segments(scored)))
         ]
         found.append(RateWindow(name, part, len(rows), clicks, *ratios))
     return tuple(found)

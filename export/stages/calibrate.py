@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import msgspec
@@ -12,8 +12,12 @@ from numpy.typing import NDArray
 
 from export.data.encoded import Part, open_log
 from export.errors import ExportError
-from export.stages.base_rate import Sample, movement, samples_of, windows_of
+from export.report.findings import SegmentGain
+from export.report.segments import gain_in_words
+from export.stages.base_rate import Sample, samples_of, windows_of
+from export.stages.calibration_segments import Segments, check_segment_field
 from export.stages.calibrator_fit import fit_calibrator
+from export.stages.level_forecast import Forecast, forecast
 from export.stages.records import Calibrated, Graphs, Trained
 from export.stages.variants import Variant, graph_name, read_variants
 from export.stages.work import Say, Work
@@ -23,35 +27,46 @@ from service.bundle.calibration import Calibrator
 from service.bundle.json_files import encode_json
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """A calibrator, and what it rests on: the level of the next window, and the gain of a field's offsets."""
+
+    calibrator: Calibrator
+    expected: Forecast
+    gain: SegmentGain | None  # None without a field to calibrate by
+
+
 def calibrate(
     work: Work,
     *,
     sampling_rate: float,
     methods: Sequence[str],
+    segment_field: str | None = None,
     say: Say = print,
 ) -> dict[str, Calibrator]:
-    """A calibrator of each graph, fitted on its logits of the calibration part -> WORK/calibration.json."""
+    """A calibrator of each graph, fitted on its logits of the calibration part -> WORK/calibration.json.
+
+    With `segment_field` it has offsets by that field's values, where held-out rows say so.
+    """
     log = open_log(work.path("log"))
+    check_segment_field(segment_field, log.schema.fields)
     work.read_record("quantize", Graphs)
     variants = read_variants(work, log.schema)
     training = work.read_record("train", Trained).config
     work.start("calibrate")
     part = log.parts["calibration"]
     samples = samples_of(log.parts)
-    found = {}
+    found, gains = {}, dict[str, SegmentGain]()
     for name, variant in variants.items():
-        found[name], moved = calibrator_of(variant, part, samples, training, sampling_rate, methods)
-        before, after = found[name].before, found[name].after
-        say(
-            f"{name}: the log-odds of a click change by {math.sqrt(moved):.3f} (standard deviation) from one "
-            "window of the log to a later one, beyond what the model says"
-        )
-        say(
-            f"calibrated {name}: {found[name].method}, LogLoss {before.logloss:.5f} -> {after.logloss:.5f}, "
-            f"ECE {before.ece:.5f} -> {after.ece:.5f}, PCOC {before.pcoc:.4f} -> {after.pcoc:.4f}"
-        )
+        fitted = calibrator_of(variant, part, samples, training, sampling_rate, methods, segment_field)
+        found[name] = fitted.calibrator
+        if fitted.gain is not None:
+            gains[name] = fitted.gain
+        _tell(fitted, say)
     work.write("calibration.json", encode_json(found))
-    record = Calibrated({name: c.method for name, c in found.items()}, sampling_rate, tuple(methods))
+    record = Calibrated(
+        {name: c.method for name, c in found.items()}, sampling_rate, tuple(methods), segment_field, gains
+    )
     work.record("calibrate", record)
     return found
 
@@ -63,12 +78,14 @@ def calibrator_of(
     training: TrainConfig,
     sampling_rate: float,
     methods: Sequence[str],
-) -> tuple[Calibrator, float]:
-    """The calibrator of a graph, fitted on the calibration part, and how much its level moves by window.
+    segment_field: str | None = None,
+) -> Fitted:
+    """The calibrator of a graph, fitted on the calibration part `part`.
 
     `samples` are windows of the log, `training` is how its model was trained.
     """
-    moved = movement(windows_of(samples, partial(_score, variant, training)))
+    expected = forecast(windows_of(samples, partial(_score, variant, training)))
+    gains: list[SegmentGain] = []
     calibrator = fit_calibrator(
         variant.score(part),
         part.labels,
@@ -77,10 +94,35 @@ def calibrator_of(
         training=training,
         sampling_rate=sampling_rate,
         timestamps=part.timestamps,
-        movement=moved,
+        expected=expected,
         methods=methods,
+        segments=None
+        if segment_field is None
+        else Segments(segment_field, variant.ids_of(part, segment_field)),
+        told=gains.append,
     )
-    return calibrator, moved
+    return Fitted(calibrator, expected, gains[0] if gains else None)
+
+
+def _segments(variant: Variant, part: Part, field: str | None) -> Segments | None:
+    return None if field is None else Segments(field, variant.ids_of(part, field))
+
+
+def _tell(fitted: Fitted, say: Say) -> None:
+    """Says what was seen of the log, and what the calibrator makes of it."""
+    calibrator, expected = fitted.calibrator, fitted.expected
+    name, before, after = calibrator.variant, calibrator.before, calibrator.after
+    say(
+        f"{name}: by the windows of the log so far, the graph's log-odds of a click are expected to lack "
+        f"{expected.offset:+.3f} in the next one (standard error {expected.error:.3f})"
+    )
+    if fitted.gain is not None:
+        say(f"{name}: {gain_in_words(fitted.gain)}")
+    say(
+        f"calibrated {name}: {calibrator.method_in_words}, "
+        f"LogLoss {before.logloss:.5f} -> {after.logloss:.5f}, ECE {before.ece:.5f} -> {after.ece:.5f}, "
+        f"PCOC {before.pcoc:.4f} -> {after.pcoc:.4f}"
+    )
 
 
 def _score(variant: Variant, training: TrainConfig, part: Part) -> NDArray[np.float64]:

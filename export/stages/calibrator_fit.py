@@ -6,7 +6,7 @@ what the next window's level will be; the shape is the simplest one that later r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from export.errors import ExportError
 from export.judge.metrics import ece, logloss, pcoc, row_losses, sigmoid
+from export.report.findings import SegmentGain
 from export.stages.calibration_folds import Split, held_out_splits
 from export.stages.calibration_methods import (
     METHODS,
@@ -32,6 +33,8 @@ from export.stages.calibration_methods import (
     fit_offset,
     slope_evidence,
 )
+from export.stages.calibration_segments import Offsets, Segments, fit_offsets
+from export.stages.level_forecast import Forecast
 from export.train.config import TrainConfig
 from service.bundle.calibration import Calibrator, Quality
 
@@ -45,11 +48,15 @@ EVIDENCE = 2.71
 
 @dataclass(frozen=True)
 class Judged:
-    """A method's map, fitted on all rows, and its quality on rows that its fits did not see."""
+    """A method's map, fitted on all rows, and its quality on rows that its fits did not see.
+
+    `folds` are the maps of the splits, fitted and judged in the order of these.
+    """
 
     shape: Shape
     quality: Quality
     row_losses: NDArray[np.float64]
+    folds: tuple[Shape, ...]
 
 
 @dataclass(frozen=True)
@@ -66,14 +73,19 @@ class HeldOut:
         shape = fit(self.logits, self.labels)
         if shape is None:
             return None
-        pctrs = []
+        folds, pctrs = [], []
         for fitted_on, judged in self.splits:
             fold = fit(self.logits[fitted_on], self.labels[fitted_on])
             if fold is None:
                 return None
+            folds.append(fold)
             pctrs.append(_calibrator(fold).pctr(self.logits[judged]))
+        return self.judged(shape, folds, pctrs)
+
+    def judged(self, shape: Shape, folds: Sequence[Shape], pctrs: Sequence[NDArray[np.float64]]) -> Judged:
+        """The map with the quality of the pCTRs that each split's fit gives to the rows it judges."""
         pctr, labels = np.concatenate(pctrs), self.labels[np.concatenate([rows for _, rows in self.splits])]
-        return Judged(shape, quality(labels, pctr), row_losses(labels, pctr))
+        return Judged(shape, quality(labels, pctr), row_losses(labels, pctr), tuple(folds))
 
 
 def fit_calibrator(
@@ -85,32 +97,46 @@ def fit_calibrator(
     training: TrainConfig | None = None,
     sampling_rate: float = 1.0,
     timestamps: NDArray[np.int64] | None = None,
-    movement: float = 0.0,
+    expected: Forecast | None = None,
     methods: Sequence[str] = tuple(METHODS),
+    segments: Segments | None = None,
+    told: Callable[[SegmentGain], None] | None = None,
 ) -> Calibrator:
     """The calibrator of one graph from its logits [n] and labels [n] on rows it was not trained on.
 
     The method is chosen out of sample, on later rows where there are `timestamps` [n], and fitted again on
-    all rows. `movement` is the variance of the level's change from one window of the log to the next, in
-    squared log-odds. Where `training` weighed clicks or sampled non-clicks, `identity` undoes just that; the
-    labels are as the log has them. `sampling_rate` is the share of non-clicks that the log itself kept, in
-    (0, 1]: the shape is fitted and judged in the log's own distribution, and serving corrects for the
-    sampling by adding ln(sampling_rate). `before` is the quality of the raw logits, `after` the chosen
-    method's out-of-sample quality, on the same rows. The order of the rows makes no difference. Raises
-    ExportError for logits that are not finite, for rows without both clicks and non-clicks, for a bad rate.
+    all rows. `expected` is what the window after these rows will lack of the log-odds; without it the level
+    of these rows alone counts. Where `training` weighed clicks or sampled non-clicks, `identity` undoes just
+    that; the labels are as the log has them. `sampling_rate` is the share of non-clicks that the log itself
+    kept, in (0, 1]: the shape is fitted and judged in the log's own distribution, and serving corrects for
+    the sampling by adding ln(sampling_rate). `before` is the quality of the raw logits, `after` the chosen
+    method's out-of-sample quality, on the same rows. The order of the rows makes no difference.
+
+    With `segments` the calibrator has offsets by their ids, where these lower the LogLoss of rows they were
+    not fitted on beyond noise; `told` hears what they gain. Raises ExportError for logits that are not
+    finite, for rows without both clicks and non-clicks, for a bad rate.
     """
     logits, labels = np.asarray(logits, dtype=np.float64), np.asarray(labels, dtype=np.uint8)
     _check(logits, labels, sampling_rate, methods)
     window = None if timestamps is None else (int(timestamps.min()), int(timestamps.max()))
-    order = np.lexsort((labels, logits))
-    logits, labels = logits[order], labels[order]
+    ids = np.zeros(len(labels), np.int32) if segments is None else segments.ids
+    order = np.lexsort((ids, labels, logits))
+    logits, labels, ids = logits[order], labels[order], ids[order]
     splits = held_out_splits(labels, None if timestamps is None else timestamps[order])
     base = fit_identity(logits, labels, training)
     if tuple(methods) == ("beta",):
         base = Shape("identity")  # beta's family has every line in it, the known one too
     rows = HeldOut(base.logits(logits), labels, splits, bends=base.method == "identity")
-    chosen = choose(rows, movement, methods)
+    chosen = choose(rows, expected, methods)
     calibrator = _calibrator(chosen.shape.after(base), variant=variant, graph_sha256=graph_sha256)
+    if segments is not None:
+        chosen, offsets, gain = judge_offsets(rows, chosen, Segments(segments.field, ids))
+        if told is not None:
+            told(gain)
+        if gain.used:
+            calibrator = msgspec.structs.replace(
+                calibrator, segment_field=segments.field, segment_offsets=offsets.pairs()
+            )
     judged = np.concatenate([rows for _, rows in splits])
     return msgspec.structs.replace(
         calibrator,
@@ -133,15 +159,18 @@ def quality(labels: Labels, pctr: NDArray[np.float64]) -> Quality:
     return Quality(logloss=logloss(labels, pctr), ece=ece(labels, pctr), pcoc=pcoc(labels, pctr))
 
 
-def choose(rows: HeldOut, movement: float, methods: Sequence[str]) -> Judged:
+def choose(rows: HeldOut, expected: Forecast | None, methods: Sequence[str]) -> Judged:
     """The simplest of the allowed methods that the evidence does not contradict.
 
-    The level is moved as far as its deviation stands out of sampling noise and `movement`. Platt's slope and
+    The level is moved if its deviation stands out of sampling noise, as far as the next window is expected to
+    keep it. Platt's slope and
     beta's bend need evidence on all rows and less LogLoss on rows they were not fitted on; isotonic knots
     have to be clearly better there. Raises ExportError where none of the methods can be fitted.
     """
     offset, variance = fit_offset(rows.logits, rows.labels)
-    level = trust(offset**2 / (variance + movement))
+    level = trust(offset**2 / variance)
+    if level and expected is not None:
+        level = expected.share_of(offset)
     slope = trust(slope_evidence(rows.logits, rows.labels))
 
     def judge(fit: Fit) -> Judged | None:
@@ -164,6 +193,26 @@ def choose(rows: HeldOut, movement: float, methods: Sequence[str]) -> Judged:
             f"{int(rows.labels.sum())} clicks); allow identity or platt"
         )
     return best
+
+
+def judge_offsets(rows: HeldOut, chosen: Judged, segments: Segments) -> tuple[Judged, Offsets, SegmentGain]:
+    """Offsets by segment on top of the chosen map, fitted on all rows, and what they gain out of sample.
+
+    The quality returned has them if they are used: if the gain is larger than its standard error by as much
+    as other evidence has to be.
+    """
+    ids, pctrs = segments.ids, []
+    for (fitted_on, judged), fold in zip(rows.splits, chosen.folds, strict=True):
+        offsets = fit_offsets(fold.logits(rows.logits[fitted_on]), rows.labels[fitted_on], ids[fitted_on])
+        raised = fold.logits(rows.logits[judged]) + offsets.of(ids[judged])
+        pctrs.append(_calibrator(Shape("identity")).pctr(raised))
+    with_offsets = rows.judged(chosen.shape, chosen.folds, pctrs)
+    offsets = fit_offsets(chosen.shape.logits(rows.logits), rows.labels, ids)
+    gains = chosen.row_losses - with_offsets.row_losses
+    gain, error = float(gains.mean()), float(gains.std() / np.sqrt(len(gains)))
+    used = len(offsets.ids) > 0 and gain > max(TIE, np.sqrt(EVIDENCE) * error)
+    found = SegmentGain(segments.field, len(np.unique(ids)), offsets.spread, gain, error, bool(used))
+    return with_offsets if used else chosen, offsets, found
 
 
 def _bend_share(rows: HeldOut, methods: Sequence[str]) -> float:

@@ -69,7 +69,12 @@ def evaluate_variants(
     labels, true_pctr = np.asarray(part.labels), part.true_pctr
     logits = {name: variant.score(part) for name, variant in variants.items()}
     before = {name: sigmoid(values) for name, values in logits.items()}
-    after = {name: in_log_distribution(calibrators[name]).pctr(values) for name, values in logits.items()}
+    after = {
+        name: in_log_distribution(calibrators[name]).pctr(
+            values, variants[name].segments(part, calibrators[name])
+        )
+        for name, values in logits.items()
+    }
     pairs = [(DENSE, PRUNED)] if PRUNED in variants else []
     reference, *others = shipped_variants(variants)
     pairs += [(reference, other) for other in others]

@@ -62,11 +62,12 @@ def _calibrator(baseline: Variant, made: Artifacts) -> Calibrator:
         samples_of(parts),
         made.trained.config,
         calibrated.sampling_rate,
+        segment_field=calibrated.segment_field,
     )
     try:
-        return fit(calibrated.allowed)[0]
+        return fit(methods=calibrated.allowed).calibrator
     except ExportError:
-        return fit(METHODS)[0]
+        return fit(methods=METHODS).calibrator
 
 
 def verdict_of(auc: Delta, logloss: Delta) -> Verdict:
@@ -83,6 +84,7 @@ def command_of(made: Artifacts, model: str, out: Path) -> str:
         *(made.summary.options or ("...",)),
         *(("--sampling-rate", str(rate)) if rate != Plan.sampling_rate else ()),
         *(("--calibration-methods", ",".join(allowed)) if allowed != Plan.calibration_methods else ()),
+        *(("--calibrate-by", field) if (field := made.calibrated.segment_field) is not None else ()),
         *("--model", model, "--preset", "none", "--out", f"{out}-{model}"),
     ]
     return shlex.join(["python", "-m", "export", "run", *options])

@@ -10,7 +10,7 @@ import numpy as np
 from export.data.samples import sample_positions
 from export.graph.runtime import run_graph
 from export.stages.variants import Variant
-from service.bundle.calibration import Calibrator
+from service.bundle.calibration import Calibrator, segments_of
 from service.bundle.encoder import Encoder
 from service.bundle.manifest import Golden, GoldenOutputs, GoldenRow
 from service.bundle.schema import Field, Kind, Role, Schema
@@ -41,7 +41,7 @@ def golden_rows(
         logits = run_graph(variant.graph, ids)
         outputs[name] = GoldenOutputs(
             logits=tuple(logits.tolist()),
-            pctrs=tuple(calibrators[name].pctr(logits).tolist()),
+            pctrs=tuple(calibrators[name].pctr(logits, segments_of(calibrators[name], schema, ids)).tolist()),
             logit_tolerance=LOGIT_TOLERANCE,
         )
     return Golden(rows=tuple(rows), ids=tuple(map(tuple, ids.tolist())), variants=outputs)

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from export.compress.choice import PruneChoice
+from export.data.log_schema import load_log_schema
 from export.data.synthetic import SyntheticConfig
 from export.data.synthetic_file import write_synthetic_log
 from export.errors import ExportError
 from export.report.summary import summary
 from export.stages.baseline import baseline
 from export.stages.calibrate import calibrate
+from export.stages.calibration_segments import check_segment_field
 from export.stages.fit_schema import fit_schema
 from export.stages.package import check_out, package
 from export.stages.plan import Plan, default_work
@@ -57,6 +59,8 @@ def _check(plan: Plan, search: Search | None = None) -> None:
             f"'preset' must be none where the run {why} (got {plan.pruning.preset!r}); "
             "leave out one of the two"
         )
+    if plan.calibrate_by is not None:
+        check_segment_field(plan.calibrate_by, load_log_schema(plan.schema).fields)
     check_device(plan.training.config(rows=1).device)
     if plan.checkpoint is not None:
         check_no_overrides(plan.checkpoint, plan.hyperparameters, plan.embedding)
@@ -94,7 +98,13 @@ def _stages(plan: Plan, work: Work, clock: Clock, search: Search | None) -> Bund
     clock.stage("quantize")
     quantize(work, rows=plan.quantization_rows, say=say)
     clock.stage("calibrate")
-    calibrate(work, sampling_rate=plan.sampling_rate, methods=plan.calibration_methods, say=say)
+    calibrate(
+        work,
+        sampling_rate=plan.sampling_rate,
+        methods=plan.calibration_methods,
+        segment_field=plan.calibrate_by,
+        say=say,
+    )
     clock.stage("package", str(plan.out))
     bundle = package(work, plan.out, name=plan.name, say=say)
     say(summary(bundle))

@@ -79,6 +79,11 @@ class ExportPlan(LogPlan):
     calibration_methods: tuple[str, ...] = knob(
         tuple(METHODS), "methods to choose from by held-out LogLoss and ECE", OneOf(tuple(METHODS)), "NAME,.."
     )
+    calibrate_by: str | None = knob(
+        None,
+        "a field whose values get an offset each on top of the method, if held-out LogLoss says so",
+        unit="FIELD",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

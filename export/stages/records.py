@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from export.report.findings import EvaluationPoint, FieldSummary
+from export.report.findings import EvaluationPoint, FieldSummary, SegmentGain
 from export.stages.calibration_methods import METHODS
 from export.train.config import TrainConfig
 
@@ -95,8 +95,13 @@ class Graphs(msgspec.Struct, frozen=True):
 
 
 class Calibrated(msgspec.Struct, frozen=True):
-    """calibrate: the method chosen for each variant out of `allowed`, and the log's sampling rate."""
+    """calibrate: the method chosen for each variant out of `allowed`, and what the log and a field said.
+
+    `sampling_rate` is the log's; `segments` is what the offsets by the values of `segment_field` gain.
+    """
 
     methods: dict[str, str]
     sampling_rate: float
     allowed: tuple[str, ...] = METHODS
+    segment_field: str | None = None
+    segments: dict[str, SegmentGain] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -24,6 +25,7 @@ from export.stages.base_rate import rate_by_window
 from export.stages.calibrator_fit import in_log_distribution
 from export.stages.evaluate import Judged
 from export.stages.records import Pruned, Searched
+from export.stages.segment_findings import segment_findings
 from export.stages.variants import DENSE, PRUNED
 from service.bundle.json_files import encode_json
 from service.bundle.manifest import Baseline, Compression, Metrics, Parity
@@ -72,6 +74,7 @@ def gather_findings(made: Artifacts, judged: Judged, won: Baseline | None, bundl
         ),
         rate_windows=_rate_windows(made, serving),
         histogram=pctr_histogram(np.asarray(made.test.labels), quality.pctr[serving]),
+        segments=segment_findings(made, serving),
         baseline=won,
         search=_told_search(made.trained.searched),
     )
@@ -143,8 +146,9 @@ def _compression(pruned: Pruned | None, graph_bytes: dict[str, int]) -> Compress
 
 
 def _rate_windows(made: Artifacts, variant: str) -> tuple[RateWindow, ...]:
-    calibrator = in_log_distribution(made.calibrators[variant])
-    return rate_by_window(made.log.parts, made.variants[variant].score, calibrator)
+    calibrator, graph = in_log_distribution(made.calibrators[variant]), made.variants[variant]
+    segments = partial(graph.segments, calibrator=calibrator)
+    return rate_by_window(made.log.parts, graph.score, calibrator, segments)
 
 
 def noise_warnings(metrics: Metrics, won: Baseline | None) -> tuple[str, ...]:

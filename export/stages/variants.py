@@ -20,6 +20,7 @@ from export.errors import ExportError
 from export.graph.runtime import run_graph
 from export.stages.records import GraphFile, Graphs
 from export.stages.work import Say, Work
+from service.bundle.calibration import Calibrator
 from service.bundle.schema import Schema
 
 DENSE, PRUNED, INT8 = "float32", "pruned", "int8"
@@ -53,6 +54,16 @@ class Variant:
     def ids(self, log_ids: NDArray[np.int32]) -> NDArray[np.int32]:
         """The graph's ids [n, columns] of the log's ids [n, columns]."""
         return renumber(log_ids, self.schema, self.renumberings)
+
+    def ids_of(self, part: Part, name: str) -> NDArray[np.int32]:
+        """The graph's ids [n] of one field, which has one a row."""
+        ids = np.array(part.ids[:, self.schema.column_slices[name].start], np.int32)
+        return self.renumberings[name][ids] if name in self.renumberings else ids
+
+    def segments(self, part: Part, calibrator: Calibrator) -> NDArray[np.int32] | None:
+        """The ids [n] by which the calibrator has offsets, None where it has none."""
+        field = calibrator.segment_field
+        return None if field is None else self.ids_of(part, field)
 
     def score(self, part: Part) -> NDArray[np.float32]:
         """Logits [n] of all rows of a part, read in chunks."""

@@ -1,7 +1,7 @@
 """Applies a fitted calibrator: logit -> pCTR; it knows neither fitting nor graphs.
 
-Every method is a strictly increasing map from logit to calibrated logit, so it keeps the ranking of
-candidates.
+Every method is a strictly increasing map from logit to calibrated logit, which keeps the ranking of
+candidates. With offsets by the values of one field it keeps the ranking of rows with the same value alone.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from service.bundle.errors import EXPORT_AGAIN, BundleError, show
 from service.bundle.json_files import decode_json, encode_json
+from service.bundle.schema import Kind, Schema
 
 CALIBRATION_FILE = "calibration.json"
 
@@ -48,6 +49,9 @@ class Calibrator(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     sigmoid(logit): a line that bends around logit 0. isotonic: linear between `knots` (logit, calibrated
     logit), with slope 1 beyond the outer ones. `sampling_rate` is the share of non-clicks kept in training:
     it makes the odds too high by 1 / rate, so ln(rate) is added. `clamp_low` and `clamp_high` bound the pCTR.
+
+    `segment_offsets` (id, offset) are added to the calibrated logits of rows whose `segment_field` has that
+    id, 0 to those of any other. Ids are those that the graph takes, after any renumbering.
     """
 
     variant: str
@@ -57,6 +61,8 @@ class Calibrator(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     low_slope: float = 1.0
     intercept: float = 0.0
     knots: tuple[tuple[float, float], ...] = ()
+    segment_field: str | None = None
+    segment_offsets: tuple[tuple[int, float], ...] = ()
     clamp_low: float = 1e-6
     clamp_high: float = 1 - 1e-6
     sampling_rate: float = 1.0
@@ -66,15 +72,33 @@ class Calibrator(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     before: Quality
     after: Quality
 
-    def pctr(self, logits: NDArray[Any]) -> NDArray[np.float64]:
-        """Click probabilities [n] of `logits` [n]; each depends only on its own logit. nan stays nan."""
+    def pctr(self, logits: NDArray[Any], segments: NDArray[np.integer] | None = None) -> NDArray[np.float64]:
+        """Click probabilities [n] of `logits` [n], and `segments` as `calibrated_logits` takes them.
+
+        Each depends only on its own logit and its own id. nan stays nan.
+        """
         # exp overflows above 709, and no clamp is as low as exp(-700).
-        exponents = np.minimum(-self.calibrated_logits(logits), 700.0)
+        exponents = np.minimum(-self.calibrated_logits(logits, segments), 700.0)
         probabilities = 1.0 / (1.0 + np.exp(exponents))
         return np.minimum(np.maximum(probabilities, self.clamp_low), self.clamp_high)
 
-    def calibrated_logits(self, logits: NDArray[Any]) -> NDArray[np.float64]:
-        """Calibrated logits [n] of `logits` [n], before the clamps."""
+    def calibrated_logits(
+        self, logits: NDArray[Any], segments: NDArray[np.integer] | None = None
+    ) -> NDArray[np.float64]:
+        """Calibrated logits [n] of `logits` [n], before the clamps.
+
+        `segments` [n or 1] are the rows' ids of `segment_field`; without such a field they have no effect.
+        Raises ValueError if there is one and they are left out.
+        """
+        shared = self._of_all(logits)
+        if self.segment_field is None:
+            return shared
+        if segments is None:
+            raise ValueError(f"'segments' must be the rows' ids of {show(self.segment_field)} (got None)")
+        return shared + self._offsets.take(segments, mode="clip")
+
+    def _of_all(self, logits: NDArray[Any]) -> NDArray[np.float64]:
+        """Calibrated logits [n] as they are for rows of any segment."""
         x = np.ascontiguousarray(logits, np.float64)
         if self.method == "identity":
             return x + self._shift
@@ -90,6 +114,19 @@ class Calibrator(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         y = pieces.bases.take(piece) + pieces.slopes.take(piece) * (x - pieces.anchors.take(piece))
         # Rounding could lift the end of a piece above the start of the next.
         return np.minimum(y, pieces.ceilings.take(piece))
+
+    @cached_property
+    def _offsets(self) -> NDArray[np.float64]:
+        """By id up to the last with an offset, then one 0, which stands for all later ids."""
+        ids, offsets = zip(*self.segment_offsets, strict=True)
+        found = np.zeros(ids[-1] + 2)
+        found[list(ids)] = offsets
+        return found
+
+    @property
+    def method_in_words(self) -> str:
+        """The method, and the field by which there are offsets: `platt by site`."""
+        return self.method if self.segment_field is None else f"{self.method} by {self.segment_field}"
 
     @cached_property
     def _shift(self) -> float:
@@ -118,6 +155,20 @@ class Calibrator(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         clicks = self.fit_clicks
         self._require(0 <= clicks <= self.fit_rows, "fit_clicks", f"0 to {self.fit_rows}", str(clicks))
         self._validate_knots()
+        self._validate_offsets()
+
+    def validate_for(self, schema: Schema) -> None:
+        """Raises BundleError unless `segment_field` is a field of the schema with one id a row, in range."""
+        if self.segment_field is None:
+            return
+        fields = {field.name: field for field in schema.fields if field.kind is not Kind.SEQUENCE}
+        field = fields.get(self.segment_field)
+        found = show(self.segment_field)
+        if field is None:
+            raise self._refusal("segment_field", "a field of the schema that is no sequence", found)
+        last = self.segment_offsets[-1][0]
+        expected = f"of ids below {field.cardinality}, as {found} has in the schema"
+        self._require(last < field.cardinality, "segment_offsets", expected, str(last))
 
     def _numbers(self) -> Iterator[tuple[str, float]]:
         """Every float of the calibrator, with its name."""
@@ -129,6 +180,8 @@ class Calibrator(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         for position, knot in enumerate(self.knots):
             for number in knot:
                 yield f"knots[{position}]", number
+        for position, (_, offset) in enumerate(self.segment_offsets):
+            yield f"segment_offsets[{position}]", offset
 
     def _validate_knots(self) -> None:
         if self.method != "isotonic":
@@ -143,10 +196,30 @@ class Calibrator(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
                 0 < slope < math.inf, f"knots[{position + 1}]", "at a finite slope above 0", f"slope {slope}"
             )
 
+    def _validate_offsets(self) -> None:
+        if self.segment_field is None:
+            expected = "empty without a segment_field"
+            self._require(not self.segment_offsets, "segment_offsets", expected, show(self.segment_offsets))
+            return
+        self._require(len(self.segment_offsets) > 0, "segment_offsets", "at least 1", "none")
+        ids = [-1, *(number for number, _ in self.segment_offsets)]
+        for position, (left, right) in enumerate(pairwise(ids)):
+            self._require(left < right, f"segment_offsets[{position}]", f"of an id above {left}", str(right))
+
     def _require(self, met: bool, name: str, expected: str, found: str) -> None:
         if not met:
-            condition = f"such that '{name}' of {show(self.variant)} is {expected}"
-            raise BundleError(CALIBRATION_FILE, condition, found, "calibrate again")
+            raise self._refusal(name, expected, found)
+
+    def _refusal(self, name: str, expected: str, found: str) -> BundleError:
+        condition = f"such that '{name}' of {show(self.variant)} is {expected}"
+        return BundleError(CALIBRATION_FILE, condition, found, "calibrate again")
+
+
+def segments_of(calibrator: Calibrator, schema: Schema, ids: NDArray[np.int32]) -> NDArray[np.int32] | None:
+    """The ids [n] of the calibrator's segment field among `ids` [n, columns]; None if it has none."""
+    if calibrator.segment_field is None:
+        return None
+    return ids[:, schema.column_slices[calibrator.segment_field].start]
 
 
 class _Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

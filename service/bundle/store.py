@@ -130,6 +130,7 @@ def _match(manifest: Manifest, schema: Schema, calibrators: Mapping[str, Calibra
         if fitted_on != actual:
             expected = f"fitted on {graph.file} with SHA-256 {actual[:12]}..."
             raise BundleError(CALIBRATION_FILE, expected, f"{fitted_on[:12]}...", "calibrate the graph again")
+        calibrators[variant].validate_for(schema)
         shared = graph.shared_context
         for tensor in (*graph.inputs, *(shared.inputs if shared is not None else ())):
             columns = widths.get(tensor.name)

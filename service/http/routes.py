@@ -118,6 +118,7 @@ def _describe_arm(arm: Arm, share: float) -> dict[str, Any]:
         "provider": arm.predictor.graphs.provider,
         "calibration": {
             "method": arm.predictor.calibrator.method,
+            "segment_field": arm.predictor.calibrator.segment_field,
             "before": arm.predictor.calibrator.before,
             "after": arm.predictor.calibrator.after,
         },

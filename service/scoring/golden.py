@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from service.bundle.calibration import segments_of
 from service.bundle.errors import BundleError
 from service.bundle.manifest import GoldenOutputs
 from service.errors import ServiceError
@@ -75,10 +76,11 @@ def _check_logits(predictor: Predictor, logits: NDArray[np.float32], outputs: Go
 
 
 def _check_pctrs(predictor: Predictor, pctrs: Probabilities, outputs: GoldenOutputs) -> None:
-    # Calibration is monotone: a logit within its tolerance has a pCTR between those of both ends.
-    logits = np.array(outputs.logits)
-    lowest = predictor.calibrator.pctr(logits - outputs.logit_tolerance) - 1e-9
-    highest = predictor.calibrator.pctr(logits + outputs.logit_tolerance) + 1e-9
+    # A row's pCTR grows with its logit: within the logit's tolerance it is between those of both ends.
+    calibrator, logits = predictor.calibrator, np.array(outputs.logits)
+    segments = segments_of(calibrator, predictor.encoder.schema, np.array(predictor.golden.ids, np.int32))
+    lowest = calibrator.pctr(logits - outputs.logit_tolerance, segments) - 1e-9
+    highest = calibrator.pctr(logits + outputs.logit_tolerance, segments) + 1e-9
     for source, values in (("give", pctrs), ("state", np.array(outputs.pctrs))):
         for index in np.flatnonzero(~((values >= lowest) & (values <= highest))):
             raise _difference(

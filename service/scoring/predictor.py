@@ -23,7 +23,7 @@ from service.features.ads import KnownAds
 from service.scoring.batcher import Batcher, BatchReport, Outcome
 from service.scoring.graphs import Graphs
 from service.scoring.meter import ArmMeter
-from service.scoring.rows import BatchRows, Ids, RequestRows
+from service.scoring.rows import BatchRows, Column, Ids, RequestRows
 from service.settings import Settings
 from service.wire import PredictRequest
 
@@ -50,6 +50,8 @@ class Predictor:
             bundle, self.variant, settings.device, shares_context=settings.shared_context == "on"
         )
         self.calibrator: Calibrator = bundle.calibrators[self.variant]
+        segment_field = self.calibrator.segment_field
+        self._segment_column = None if segment_field is None else Column.of(bundle.schema, segment_field)
         self.golden: Golden = bundle.golden
         self.meter: ArmMeter | None = None
         self.under_way = 0
@@ -205,7 +207,9 @@ class Predictor:
         batch = BatchRows.of(requests)
         logits = self.graphs.run(batch)
         inferred = time.perf_counter()
-        pctrs: Probabilities = self.calibrator.pctr(logits)
+        column = self._segment_column
+        segments = None if column is None else batch.ids_of(column)
+        pctrs: Probabilities = self.calibrator.pctr(logits, segments)
         if not math.isfinite(pctrs.sum()):  # finite weights can still overflow
             raise ValueError("the graph must give a number for every row (got nan)")
         if meter is not None:

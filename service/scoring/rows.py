@@ -8,7 +8,27 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from service.bundle.schema import Role, Schema
+
 Ids = NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """Where the ids of a field stand, which has one a row: among context or candidate columns."""
+
+    role: Role
+    position: int
+
+    @classmethod
+    def of(cls, schema: Schema, name: str) -> Column:
+        """The column of the field of that name, which must be no sequence."""
+        role, position = schema.field(name).role, 0
+        for field in schema.fields:
+            if field.name == name:
+                break
+            position += field.max_length if field.role is role else 0
+        return cls(role, position)
 
 
 @dataclass(slots=True, eq=False)
@@ -72,3 +92,9 @@ class BatchRows:
         if len(self.sizes) == 1 or len(self.sizes) == len(self.candidates):
             return self.contexts
         return self.contexts.repeat(self.sizes, axis=0)
+
+    def ids_of(self, column: Column) -> Ids:
+        """The ids of one field, that broadcast to the rows: [rows or 1]."""
+        if column.role is Role.CANDIDATE:
+            return self.candidates[:, column.position]
+        return self.contexts_by_row()[:, column.position]

@@ -20,6 +20,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from loadtest.rivals.servers.known_ads import KnownAds
+from service.bundle.calibration import segments_of
 from service.bundle.runtime_options import session_options
 from service.bundle.store import load_bundle
 
@@ -74,7 +75,7 @@ class Job:
         self.bundle = f"{bundle.manifest.name}@{bundle.manifest.version}"
         self._encoder = bundle.encoder
         self._known_ads = KnownAds(ads, bundle.encoder) if ads else None
-        self._calibrator = bundle.calibrators[variant]
+        self._calibrator, self._schema = bundle.calibrators[variant], bundle.schema
         self._session = _session(bundle.graphs[variant])
         for rows in WARM_UP_ROWS:
             self.pctrs(np.zeros((rows, bundle.schema.columns), np.int32))
@@ -114,7 +115,8 @@ class Job:
 
     def pctrs(self, ids: NDArray[np.int32]) -> NDArray[np.float64]:
         """pCTRs [n] of ids [n, columns]."""
-        return self._calibrator.pctr(self._session.run(["logits"], {"ids": ids})[0])
+        logits = self._session.run(["logits"], {"ids": ids})[0]
+        return self._calibrator.pctr(logits, segments_of(self._calibrator, self._schema, ids))
 
     def answer_of(self, request: Request, pctrs: Sequence[float]) -> Answer:
         """A request and the pCTRs of its candidates -> the answer."""

@@ -14,6 +14,7 @@ from export.compare.compare import JSON, PAGE, TEXT, chosen_models, compare, rea
 from export.compare.plan import ComparePlan, Overrides
 from export.compare.records import Comparison, Result
 from export.compare.tables import as_text
+from export.data.log_schema import load_log_schema
 from export.errors import ExportError
 from export.stages.package import package
 from export.stages.plan import Plan
@@ -120,6 +121,16 @@ def test_other_options_of_a_model_train_that_one_anew(again: ComparePlan) -> Non
     assert row.config.learning_rate == 0.01
 
 
+def test_another_field_to_calibrate_by_makes_all_anew(again: ComparePlan) -> None:
+    lines: list[str] = []
+    name = load_log_schema(again.schema).fields[0].name
+    plan = replace(again, models=("lr",), overrides=Overrides(), calibrate_by=name)
+    found = compare(plan, say=lines.append)
+    assert trained(lines) == ["lr"]
+    assert any("offsets by the" in line and f"values of {name}" in line for line in lines)
+    assert found.options["calibrate_by"] == name
+
+
 def test_another_log_trains_all_anew(again: ComparePlan) -> None:
     lines: list[str] = []
     plan = replace(again, models=("lr",), overrides=Overrides(), split=(0.6, 0.1, 0.1, 0.2))
@@ -210,6 +221,10 @@ def test_the_command_line_compares_and_shows(
         (["--data", "x", "--schema", "criteo", "--out", "o", "--settings", "no.toml"], "no.toml"),
         (["--data", "x", "--schema", "criteo", "--out", "o", "--hyperparameter", "lr.dim=3"], "got 'dim'"),
         (["--data", "x", "--schema", "criteo", "--out", "o", "--device", "tpu"], "tpu"),
+        (
+            ["--data", "x", "--schema", "criteo", "--out", "o", "--calibrate-by", "nope"],
+            "'calibrate_by' must be a field of the log (got 'nope')",
+        ),
     ],
 )
 def test_what_cannot_be_compared_is_refused_in_a_line(

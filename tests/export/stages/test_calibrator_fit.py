@@ -27,6 +27,7 @@ from export.stages.calibration_methods import (
     slope_evidence,
 )
 from export.stages.calibrator_fit import fit_calibrator, in_log_distribution, trust
+from export.stages.level_forecast import Forecast, Window, forecast
 from export.train.config import TrainConfig
 from export.train.prior import corrected_logits
 from service.bundle.calibration import Calibrator
@@ -266,7 +267,7 @@ def test_with_time_later_rows_judge_what_earlier_rows_fitted() -> None:
     # The slope holds in the first half; afterwards the model is right as it is.
     first, second = drawn(30_000, seed=23, slope=0.5), drawn(30_000, seed=24)
     logits, labels = np.r_[first[0], second[0]], np.r_[first[1], second[1]]
-    options = {"movement": 4.0, "methods": ["identity", "platt"]}
+    options = {"expected": Forecast(0.0, 1.0), "methods": ["identity", "platt"]}
     assert fit(logits, labels, **options).slope < 0.8
     assert fit(logits, labels, timestamps=np.arange(60_000), **options).method == "identity"
 
@@ -283,10 +284,21 @@ def test_a_small_deviation_that_is_known_surely_is_corrected() -> None:
     )
 
 
-@pytest.mark.parametrize(("moved", "corrected"), [(0.0, 0.98), (0.15, 0.9), (0.25, 0.75), (0.4, 0.0)])
-def test_the_level_is_corrected_as_far_as_the_next_window_follows(moved: float, corrected: float) -> None:
+@pytest.mark.parametrize(
+    ("expected", "corrected"),
+    [
+        (None, 0.98),
+        (Forecast(0.6, 0.1), 1.0),
+        (Forecast(0.25, 0.1), 0.5),
+        (Forecast(0.1, 0.2), 0.0),
+        (Forecast(-0.3, 0.1), 0.0),
+    ],
+)
+def test_the_level_is_corrected_as_far_as_the_next_window_keeps_it(
+    expected: Forecast | None, corrected: float
+) -> None:
     logits, labels = drawn(40_000, seed=27, shift=0.5)
-    chosen = fit(logits, labels, movement=moved**2)
+    chosen = fit(logits, labels, expected=expected)
     share = offset_to(logits, float(chosen.pctr(logits).mean())) / fit_offset(logits, labels)[0]
     assert share == pytest.approx(corrected, abs=0.08)
     assert (chosen.method == "identity") == (corrected == 0)
@@ -294,7 +306,7 @@ def test_the_level_is_corrected_as_far_as_the_next_window_follows(moved: float, 
 
 def test_a_shape_is_corrected_though_the_level_is_not() -> None:
     logits, labels = drawn(40_000, seed=28, slope=0.5, shift=0.3)
-    chosen = fit(logits, labels, movement=4.0, methods=["identity", "platt"])
+    chosen = fit(logits, labels, expected=Forecast(0.0, 1.0), methods=["identity", "platt"])
     assert chosen.slope == pytest.approx(0.5, abs=0.05)
     assert chosen.pctr(logits).mean() == pytest.approx(sigmoid(logits).mean(), rel=1e-6)
 
@@ -366,12 +378,14 @@ def test_a_miscalibrated_model_is_right_on_average_and_in_each_bin(
 
     logits, labels = model(120_000, seed=30)
     fresh, clicks = model(250_000, seed=31)
+    offset, variance = fit_offset(corrected_logits(logits, training) if known else logits, labels)
+    window = Window("train", 120_000, int(labels.sum()), offset, variance)
     chosen = fit(
         logits,
         labels,
         training=training if known else None,
         timestamps=None if known else np.arange(len(logits)),
-        movement=0.02**2,
+        expected=forecast([window] * 7),
     )
     before, after = metrics.sigmoid(fresh), chosen.pctr(fresh)
     assert abs(metrics.pcoc(clicks, before) - 1) > 0.2

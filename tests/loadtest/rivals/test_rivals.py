@@ -32,7 +32,10 @@ needs_wrk = pytest.mark.skipif(bool(missing_tools()), reason=missing_tools())
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_bundle(tmp_path_factory.mktemp("bundle") / "tiny", name="tiny", seed=0)
+    """Calibrated by ad, so that contenders agree only if all of them take the offsets."""
+    by_ad = {"segment_field": "ad", "segment_offsets": ((0, 0.3), (3, -0.8), (5, 0.9))}
+    folder = tmp_path_factory.mktemp("bundle") / "tiny"
+    return write_tiny_bundle(folder, name="tiny", seed=0, calibration=by_ad)
 
 
 def run_rivals(*options: str) -> subprocess.CompletedProcess[str]:
