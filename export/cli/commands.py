@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from export.cli.knob_options import given_of
 from export.cli.options import HYPERPARAMETERS
+from export.cli.settings import Chosen, with_settings
 from export.compare.plan import UNPRUNED, ComparePlan
 from export.compress.choice import PruneChoice
 from export.data.synthetic_config import PRESETS, SyntheticConfig
@@ -22,6 +23,7 @@ from export.knobs import choose
 from export.stages.plan import LogPlan, Plan, default_work
 from export.train.choices import EmbeddingChoice, TrainChoice
 from export.train.config import TrainConfig
+from export.tune.plan import TunePlan
 
 if TYPE_CHECKING:
     from export.stages.work import Work
@@ -32,14 +34,20 @@ say = partial(print, flush=True)
 def _run(options: Namespace) -> None:
     from export.stages.pipeline import run
 
+    model, hyperparameters, training = _model(options)
     plan = Plan(
-        **_given_with_work(Plan, options),
-        hyperparameters=_hyperparameters(options),
+        **_given_with_work(Plan, options) | {"model": model},
+        hyperparameters=hyperparameters,
         embedding=_embedding(options),
-        training=_training(options),
+        training=training,
         pruning=choose(PruneChoice, given_of(PruneChoice, options)),
     )
-    run(plan, say=say)
+    if plan.pruning.searches:
+        from export.tune.tune import tune_before_run
+
+        run(plan, search=tune_before_run, say=say)
+    else:
+        run(plan, say=say)
 
 
 def _models(options: Namespace) -> None:
@@ -85,14 +93,14 @@ def _train(options: Namespace) -> None:
     from export.stages.records import LogSummary
     from export.stages.train import train
 
+    model, hyperparameters, training = _model(options)
     with _work(options) as work:
         log = work.read_record("fit-schema", LogSummary)
-        model = options.model or Plan.model
-        config = _training(options).config(log.rows["train"], log.clicks["train"], model=model)
+        config = training.config(log.rows["train"], log.clicks["train"], model=model)
         train(
             work,
             model,
-            _hyperparameters(options),
+            hyperparameters,
             config,
             embedding=_embedding(options),
             checkpoint=options.checkpoint,
@@ -110,8 +118,9 @@ def _baseline(options: Namespace) -> None:
 def _prune(options: Namespace) -> None:
     from export.stages.prune import prune
 
+    choice = _without_search(choose(PruneChoice, given_of(PruneChoice, options)))
     with _work(options) as work:
-        prune(work, choose(PruneChoice, given_of(PruneChoice, options)), say=say)
+        prune(work, choice, say=say)
 
 
 def _to_onnx(options: Namespace) -> None:
@@ -172,7 +181,7 @@ def _compare(options: Namespace) -> None:
         overrides=read_overrides(options.settings, options.hyperparameter or ()),
         embedding=_embedding(options),
         training=_training(options),
-        pruning=choose(PruneChoice, given_of(PruneChoice, options), UNPRUNED),
+        pruning=_without_search(choose(PruneChoice, given_of(PruneChoice, options), UNPRUNED)),
     )
     compare(plan, say=say)
 
@@ -192,6 +201,30 @@ def _show(options: Namespace, needed: Mapping[str, Any]) -> None:
         say("")
 
 
+def _tune(options: Namespace) -> None:
+    if (options.data is None) != (options.schema is None):
+        raise ExportError("'--data' and '--schema' must be given together, or neither (got one of them)")
+    from export.tune.tune import tune
+
+    log = None if options.data is None else LogPlan(**given_of(LogPlan, options))
+    if log is None and (given := given_of(LogPlan, options)):
+        name = next(iter(given))
+        raise ExportError(
+            f"'{name}' must be left out where the work folder's log is used (got {given[name]!r}); "
+            "give --data and --schema with it"
+        )
+    model, hyperparameters, training = _model(options)
+    plan = TunePlan(
+        **_given_with_work(TunePlan, options),
+        log=log,
+        model=model,
+        hyperparameters=hyperparameters,
+        embedding=_embedding(options),
+        training=training,
+    )
+    tune(plan, say=say)
+
+
 RUNS: Mapping[str, Callable[[Namespace], None]] = {
     "run": _run,
     "models": _models,
@@ -207,6 +240,7 @@ RUNS: Mapping[str, Callable[[Namespace], None]] = {
     "calibrate": _calibrate,
     "package": _package,
     "compare": _compare,
+    "tune": _tune,
 }
 
 
@@ -217,9 +251,24 @@ def _work(options: Namespace) -> AbstractContextManager[Work]:
     return work.held(new=options.command == "fit-schema")
 
 
-def _given_with_work(kind: type[Plan | ComparePlan], options: Namespace) -> dict[str, Any]:
+def _given_with_work(kind: type[Plan | ComparePlan | TunePlan], options: Namespace) -> dict[str, Any]:
     """The knobs of a plan that were given, and where its stages hand over."""
     return {"work": default_work(options.out), **given_of(kind, options)}
+
+
+def _model(options: Namespace) -> Chosen:
+    """The model, its hyperparameters and how it is trained, of the options and of --settings."""
+    return with_settings(options, _hyperparameters(options), given_of(TrainConfig, options))
+
+
+def _without_search(choice: PruneChoice) -> PruneChoice:
+    """The choice, unless its preset is for `run` alone."""
+    if choice.searches:
+        raise ExportError(
+            f"'preset' must be one that prunes, or none (got {choice.preset!r}, which searches before the "
+            "training of a run); tune with `python -m export tune`"
+        )
+    return choice
 
 
 def _hyperparameters(options: Namespace) -> dict[str, Any]:

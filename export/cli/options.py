@@ -19,6 +19,7 @@ from export.data.synthetic_config import PRESETS, SyntheticConfig
 from export.stages.plan import LogPlan, Plan
 from export.train.choices import EmbeddingChoice
 from export.train.config import TrainConfig
+from export.tune.plan import TunePlan
 
 OVERVIEW = """\
 From a click log to a bundle that `python -m service` serves. `run` does everything. The stages also run
@@ -34,6 +35,8 @@ alone, in this order, and hand over in a work folder:
   quantize      float32 graphs -> the one that ships -> INT8 graph
   calibrate     logits of the final graphs -> calibrators
   package       everything -> evaluation, parity, latency, report, bundle
+
+`tune` searches settings for `run --settings`; `compare` judges models side by side.
 """
 
 EXAMPLES = """\
@@ -42,6 +45,7 @@ examples:
   python -m export run --data log.parquet --schema log.toml --model fwfm --preset none --out artifacts/shop
   python -m export demo --out artifacts/demo
   python -m export compare --data log.parquet --schema log.toml --models lr,fwfm,deep_fwfm --out artifacts/all
+  python -m export tune --data log.parquet --schema log.toml --model deepfm --minutes 30 --out artifacts/tuned
   torchrun --nproc-per-node 2 -m export run --data log.parquet ...    (training in two processes)
 """
 
@@ -68,6 +72,13 @@ MODEL = (
         assignment,
         metavar="NAME=VALUE",
         repeated=True,
+    ),
+    Option(
+        "--settings",
+        "hyperparameters and choices of training as TOML, which `tune` writes: a table of the model's name, "
+        "and above it what is for any; what the command line says wins",
+        Path,
+        metavar="FILE",
     ),
     *EMBEDDING,
 )
@@ -234,6 +245,15 @@ COMMANDS: Mapping[str, Command] = {
             "calibration": CALIBRATION,
             "the comparison": _optional(options_of(ComparePlan, "out", "work", "seeds", "jobs", "again")),
             "finished comparisons": FINISHED,
+        },
+    ),
+    "tune": Command(
+        "search better settings of one model, judged on the validation part",
+        {
+            "the log, unless the work folder holds it": _optional(LOG),
+            "the model; what is given is fixed": MODEL,
+            "training; what is given is fixed": TRAINING,
+            "the search": options_of(TunePlan),
         },
     ),
 }

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -29,7 +28,7 @@ from export.data.log_schema import load_log_schema
 from export.errors import ExportError
 from export.report.machine import machine
 from export.stages.calibration_segments import check_segment_field
-from export.stages.fit_schema import fit_schema
+from export.stages.fit_schema import kept_log
 from export.stages.pipeline import Clock, check_ship
 from export.stages.records import LogSummary
 from export.stages.train import check_device
@@ -39,7 +38,6 @@ from service.bundle.folders import replacing
 from service.bundle.json_files import encode_json
 
 JSON, TEXT, PAGE = "compare.json", "compare.txt", "compare.html"
-LOG_KEY = "log-key.txt"
 
 
 def compare(plan: ComparePlan, *, say: Say = print) -> Comparison:
@@ -81,7 +79,7 @@ def chosen_models(names: Sequence[str]) -> tuple[str, ...]:
 def _compare(plan: ComparePlan, models: Sequence[str], work: Work, clock: Clock) -> Comparison:
     say = clock.say
     clock.stage("log", f"{plan.data.name} by the schema {plan.schema}")
-    summary, log_key = _shared_log(plan, work, say)
+    summary, log_key = kept_log(work, plan, say=say)
     contenders = [
         contender for model in models for contender in _contenders(plan, model, summary, work, log_key)
     ]
@@ -104,29 +102,6 @@ def _compare(plan: ComparePlan, models: Sequence[str], work: Work, clock: Clock)
 
 def _times(number: int, word: str) -> str:
     return f"{number} {word}{'' if number == 1 else 's'}"
-
-
-def _shared_log(plan: ComparePlan, work: Work, say: Say) -> tuple[LogSummary, str]:
-    """The encoded log in the work folder; that of an earlier run if it had the same inputs."""
-    stat = plan.data.stat()
-    inputs = (
-        str(plan.data.resolve()),
-        stat.st_size,
-        stat.st_mtime_ns,
-        repr(load_log_schema(plan.schema)),
-        plan.split,
-        plan.on_malformed,
-        plan.min_count,
-    )
-    key = hashlib.sha256(repr(inputs).encode()).hexdigest()
-    kept = work.folder / LOG_KEY
-    if kept.is_file() and kept.read_text() == key and work.has("log") and work.has("fit-schema.json"):
-        say("kept from an earlier run")
-        return work.read_record("fit-schema", LogSummary), key
-    kept.unlink(missing_ok=True)
-    summary = fit_schema(work, plan, say=say)
-    work.write(LOG_KEY, key.encode())
-    return summary, key
 
 
 def _contenders(plan: ComparePlan, model: str, log: LogSummary, work: Work, log_key: str) -> list[Contender]:

@@ -23,8 +23,10 @@ class PruneChoice(PruneConfig):
     preset: str | None = knob(
         None,
         "shares to prune of DNN weights, field pairs, embeddings: high-performance 90/90/40, "
-        "low-memory 90/90/90, low-latency 99/95/40 %, narrow the same and 75 % of the DNN's neurons, none",
+        "low-memory 90/90/90, low-latency 99/95/40 %, narrow the same and 75 % of the DNN's neurons, none; "
+        "accurate (of run): none, after a short search of better settings",
         OneOf(tuple(RECIPES)),
+        "NAME",  # all of them would not fit into a line of the help
         otherwise=rule_in_words(),
     )
     neurons: float | None = knob(
@@ -39,6 +41,11 @@ class PruneChoice(PruneConfig):
         "train the dense model on as long as the pruned one, at that step size, and let the better one be "
         "what pruning is compared with; or skip that, which saves half of the time",
     )
+
+    @property
+    def searches(self) -> bool:
+        """Whether a run looks for better settings of training first."""
+        return self.preset is not None and find_recipe(self.preset).searches
 
     def recipe(self, rows: int) -> Recipe:
         """The preset's, with the neurons chosen; without a preset that which fits so many training rows."""

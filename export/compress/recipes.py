@@ -18,7 +18,8 @@ class Recipe:
     """Target rates, in [0, 1): the share of weights that is zero at the end, for each part of a model.
 
     `neurons` is the share of the hidden layers' neurons that are removed. Their weights count among the zeros
-    of `dnn`, so the higher of the two rates decides how many weights are left.
+    of `dnn`, so the higher of the two rates decides how many weights are left. `searches` says that a run
+    looks for better settings of training first (`export.tune`).
 
     Reference: Deng et al., "DeepLight", WSDM 2021, sections 4.2 and 5.3.4, for all but the neurons.
     """
@@ -28,6 +29,7 @@ class Recipe:
     field_matrix: float
     embedding: float
     neurons: float = 0.0
+    searches: bool = False
 
     def __post_init__(self) -> None:
         for part in PARTS:
@@ -59,6 +61,7 @@ RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
         Recipe("none", dnn=0.0, field_matrix=0.0, embedding=0.0),
+        Recipe("accurate", dnn=0.0, field_matrix=0.0, embedding=0.0, searches=True),
         Recipe("high-performance", dnn=0.90, field_matrix=0.90, embedding=0.40),
         Recipe("low-memory", dnn=0.90, field_matrix=0.90, embedding=0.90),
         Recipe("low-latency", dnn=0.99, field_matrix=0.95, embedding=0.40),

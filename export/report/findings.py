@@ -162,6 +162,7 @@ class Findings(msgspec.Struct, frozen=True):
     kept_out: dict[str, str]
     warnings: tuple[str, ...] = ()
     rate_windows: tuple[RateWindow, ...] = ()  # of the serving variant
+    search: str | None = None  # what a search before the training found
     histogram: PctrHistogram | None = None  # of the serving variant
     baseline: Baseline | None = None
     segments: SegmentFindings | None = None  # of the serving variant

@@ -38,7 +38,7 @@ def page(findings: Findings) -> str:
         section(
             "Size and speed", compression_table(findings), _speed_figures(findings), latency_table(findings)
         ),
-        section("Training and pruning", _curves(findings), _matrices(findings)),
+        section("Training and pruning", _search(findings), _curves(findings), _matrices(findings)),
         section("Data", data_table(findings)),
     ]
     return document(f"{findings.bundle}: export report", sections)
@@ -216,6 +216,10 @@ def fields_table(findings: Findings) -> str:
     more = rows[FIELDS_SHOWN:]
     folded = f"<details><summary>{len(more)} more fields</summary>{table(head, more)}</details>"
     return about + table(head, rows[:FIELDS_SHOWN]) + (folded if more else "")
+
+
+def _search(findings: Findings) -> str:
+    return "" if findings.search is None else f"<p>{escape(findings.search)}</p>"
 
 
 def _curves(findings: Findings) -> str:

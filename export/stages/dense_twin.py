@@ -45,10 +45,10 @@ def make_dense_twin(
     result = train_dense_twin(network, log, config, say, schedule=choice)
     twin = _score(network, log, config)
     record = Twin(
-        metric=config.metric,
+        metric=config.stopping_metric,
         trained=trained,
         twin=twin,
-        better=twin > trained if config.metric == "auc" else twin < trained,
+        better=twin > trained if config.stopping_metric == "auc" else twin < trained,
         epochs=result.steps / result.steps_an_epoch,
         seconds=time.perf_counter() - started,
     )
@@ -72,6 +72,6 @@ def _score(network: nn.Module, log: EncodedLog, config: TrainConfig) -> float:
     """The metric of the configuration on the validation part; LogLoss as the ladder compares it."""
     part = log.parts["validation"]
     logits = predict_logits(network, part.ids)
-    if config.metric == "auc":
+    if config.stopping_metric == "auc":
         return auc(part.labels, logits)
     return logloss(part.labels, fitted_pctr(logits, np.asarray(part.labels)))

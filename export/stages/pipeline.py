@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Protocol
 
 from export.compress.choice import PruneChoice
 from export.data.log_schema import load_log_schema
@@ -20,6 +22,7 @@ from export.stages.package import check_out, package
 from export.stages.plan import ExportPlan, Plan, default_work
 from export.stages.prune import prune
 from export.stages.quantize import quantize
+from export.stages.records import LogSummary, Searched
 from export.stages.to_onnx import to_onnx
 from export.stages.train import check_device, check_no_overrides, train
 from export.stages.work import Say, Work
@@ -29,16 +32,33 @@ from export.train.choices import TrainChoice
 from service.bundle.store import Bundle
 
 
-def run(plan: Plan, *, say: Say = print) -> Bundle:
-    """Runs every stage and returns the bundle as read back. The first error ends the run."""
-    _check(plan)
+class Search(Protocol):
+    """A search before the training: hyperparameters and training for it, and its record."""
+
+    def __call__(
+        self, plan: Plan, summary: LogSummary, work: Work, say: Say
+    ) -> tuple[Mapping[str, Any], TrainChoice, Searched]: ...
+
+
+def run(plan: Plan, *, search: Search | None = None, say: Say = print) -> Bundle:
+    """Runs every stage and returns the bundle as read back. The first error ends the run.
+
+    `search` is what a preset that searches needs: `export.tune.tune.tune_before_run`.
+    """
+    _check(plan, search)
     with Work(plan.work).held(new=True) as work:
-        return _stages(plan, work, Clock(say))
+        return _stages(plan, work, Clock(say), search)
 
 
-def _check(plan: Plan) -> None:
+def _check(plan: Plan, search: Search | None = None) -> None:
     """Raises, before the first row is read, what would otherwise end the export after hours."""
     check_out(plan.out, plan.name)
+    if plan.pruning.searches and (search is None or plan.checkpoint is not None):
+        why = "has no search to run" if plan.checkpoint is None else "takes a trained model"
+        raise ExportError(
+            f"'preset' must be none where the run {why} (got {plan.pruning.preset!r}); "
+            "leave out one of the two"
+        )
     if plan.calibrate_by is not None:
         check_segment_field(plan.calibrate_by, load_log_schema(plan.schema).fields)
     check_device(plan.training.config(rows=1).device)
@@ -64,11 +84,16 @@ def check_ship(plan: ExportPlan, rows: int | None = None) -> None:
         )
 
 
-def _stages(plan: Plan, work: Work, clock: Clock) -> Bundle:
+def _stages(plan: Plan, work: Work, clock: Clock, search: Search | None) -> Bundle:
     say = clock.say
     clock.stage("fit-schema", f"{plan.data.name} by the schema {plan.schema}")
     log = fit_schema(work, plan, say=say)
     check_ship(plan, log.rows["train"])
+    searched = None
+    if search is not None and plan.pruning.searches:
+        clock.stage("tune", plan.model)
+        hyperparameters, training, searched = search(plan, log, work, say)
+        plan = replace(plan, hyperparameters=hyperparameters, training=training)
     clock.stage("train", plan.checkpoint.name if plan.checkpoint else plan.model)
     train(
         work,
@@ -77,6 +102,7 @@ def _stages(plan: Plan, work: Work, clock: Clock) -> Bundle:
         plan.training.config(log.rows["train"], log.clicks["train"], model=plan.model),
         embedding=plan.embedding,
         checkpoint=plan.checkpoint,
+        searched=searched,
         say=say,
     )
     clock.stage("baseline")

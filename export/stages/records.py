@@ -30,6 +30,14 @@ class LogSummary(msgspec.Struct, frozen=True):
     options: tuple[str, ...] = ()
 
 
+class Searched(msgspec.Struct, frozen=True):
+    """A short search before a training: its trials, the settings it chose beside defaults, what it won."""
+
+    trials: int
+    settings: dict[str, Any]
+    verdict: str
+
+
 class Trained(msgspec.Struct, frozen=True):
     """train: the model, how it was trained (or its checkpoint), and each evaluation on validation."""
 
@@ -43,6 +51,7 @@ class Trained(msgspec.Struct, frozen=True):
     points: tuple[EvaluationPoint, ...]
     seconds_an_epoch: float | None = None  # training steps only; None for a checkpoint
     warnings: tuple[str, ...] = ()
+    searched: Searched | None = None  # with the preset `accurate`
 
 
 class Twin(msgspec.Struct, frozen=True):

@@ -24,7 +24,7 @@ from export.stages.artifacts import Artifacts
 from export.stages.base_rate import rate_by_window
 from export.stages.calibrator_fit import in_log_distribution
 from export.stages.evaluate import Judged
-from export.stages.records import Pruned
+from export.stages.records import Pruned, Searched
 from export.stages.segment_findings import segment_findings
 from export.stages.variants import DENSE
 from service.bundle.json_files import encode_json
@@ -79,6 +79,7 @@ def gather_findings(made: Artifacts, judged: Judged, won: Baseline | None, bundl
         baseline=won,
         ladder=made.quantized.steps,
         choices=made.choices,
+        search=_told_search(made.trained.searched),
     )
 
 
@@ -89,6 +90,13 @@ def report_files(findings: Findings, log: EncodedLog) -> dict[str, bytes]:
         "report/report.json": encode_json(findings),
         "report/requests.jsonl": msgspec.json.Encoder().encode_lines(log.sample_rows),
     }
+
+
+def _told_search(searched: Searched | None) -> str | None:
+    if searched is None:
+        return None
+    settings = ", ".join(f"{name} {value}" for name, value in searched.settings.items()) or "the defaults"
+    return f"A search of {searched.trials} trials chose {settings}: {searched.verdict}."
 
 
 def _data_summary(made: Artifacts) -> DataSummary:

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from torch import nn
 
 from export.data.encoded import EncodedLog, open_log
 from export.errors import ExportError
 from export.report.findings import EvaluationPoint
-from export.stages.records import Trained
+from export.stages.records import Searched, Trained
 from export.stages.work import Say, Work
 from export.train.build import build_model, described_embeddings, hyperparameters_of
 from export.train.checkpoint import load_checkpoint, save_checkpoint
@@ -34,10 +35,12 @@ def train(
     *,
     embedding: EmbeddingChoice | None = None,
     checkpoint: Path | None = None,
+    searched: Searched | None = None,
     say: Say = print,
 ) -> Trained:
     """WORK/log -> WORK/dense.pt: a model trained from scratch, or the one of `checkpoint` where given.
 
+    `searched` is the search that found these settings, for the record.
     Raises ExportError for settings that a checkpoint fixes, and for a device that torch cannot use.
     """
     check_device(config.device)
@@ -47,6 +50,7 @@ def train(
     else:
         check_no_overrides(checkpoint, hyperparameters, embedding)
         record = _take_checkpoint(work, log, checkpoint, config, say)
+    record = msgspec.structs.replace(record, searched=searched)
     work.record("train", record)
     return record
 
@@ -60,15 +64,10 @@ def _train_from_scratch(
     embedding: EmbeddingChoice | None,
     say: Say,
 ) -> Trained:
-    network = build_model(model, log.schema, hyperparameters, embedding=embedding, seed=config.seed)
-    training = log.parts["train"]
-    start_at_click_rate(network, len(training), training.clicks, config)
+    network = new_network(log, model, hyperparameters, config, embedding)
     work.start("train")
     say(f"training {model} with {_parameters(network):,} parameters")
-    if isinstance(network, GBDTLR):
-        from export.train.trees import fit_trees  # scikit-learn takes a second to load
-
-        fit_trees(network, log, seed=config.seed, report=say)
+    fit_trees_of(network, log, config, say)
     result = train_together(network, log, work.path("log"), config, report=say)
     say(result.ending(config))
     warning = warning_of(unknown_fields(network, log.parts["validation"], config))
@@ -88,6 +87,28 @@ def _train_from_scratch(
         seconds_an_epoch=result.seconds_an_epoch,
         warnings=() if warning is None else (warning,),
     )
+
+
+def new_network(
+    log: EncodedLog,
+    model: str,
+    hyperparameters: Mapping[str, Any],
+    config: TrainConfig,
+    embedding: EmbeddingChoice | None = None,
+) -> nn.Module:
+    """A model that starts at the click rate of the training part."""
+    network = build_model(model, log.schema, hyperparameters, embedding=embedding, seed=config.seed)
+    training = log.parts["train"]
+    start_at_click_rate(network, len(training), training.clicks, config)
+    return network
+
+
+def fit_trees_of(network: nn.Module, log: EncodedLog, config: TrainConfig, say: Say) -> None:
+    """Fits the trees of a model that has some; they come before its training."""
+    if isinstance(network, GBDTLR):
+        from export.train.trees import fit_trees  # scikit-learn takes a second to load
+
+        fit_trees(network, log, seed=config.seed, report=say)
 
 
 def _take_checkpoint(work: Work, log: EncodedLog, checkpoint: Path, config: TrainConfig, say: Say) -> Trained:

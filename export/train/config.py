@@ -159,7 +159,9 @@ class TrainConfig:
     seed: int = knob(0, "of initial weights, dropout and row order", NOT_NEGATIVE)
     threads: int | None = knob(None, "CPU threads of torch", AT_LEAST_ONE, otherwise="one a core")
     device: str = knob("cpu", "where torch trains: cpu, cuda or cuda:1", unit="NAME")
-    metric: Metric = "logloss"  # of the validation part, by which `patience` and the best weights are judged
+    stopping_metric: Metric = knob(
+        "logloss", "of the validation part: it says which weights are the best, and when patience ends"
+    )
     # Weights of earlier steps cannot be the best; in pruning they are not sparse yet.
     best_from_step: int = knob(0, None, NOT_NEGATIVE)
 

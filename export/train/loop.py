@@ -103,6 +103,7 @@ def train(
     config: TrainConfig,
     *,
     after_step: Callable[[int], None] | None = None,
+    after_evaluation: Callable[[Evaluation], None] | None = None,
     report: Report = print,
     ranks: Ranks = ALONE,
     seconds_between_lines: float = SECONDS_BETWEEN_LINES,
@@ -117,6 +118,8 @@ def train(
     ends on the CPU, in evaluation mode. With several `ranks` each process calls this with the same arguments;
     only rank 0 evaluates, reports and ends with the best weights. Progress lines are at least
     `seconds_between_lines` apart. Raises ExportError if the loss is not finite.
+
+    after_evaluation(evaluation) may raise, which ends a training that is not worth its time.
     """
     part, validation = log.parts["train"], log.parts["validation"]
     steps = steps_an_epoch(part, config)
@@ -127,6 +130,7 @@ def train(
         optimizers = Optimizers(model, tables, config)
         untrained = UntrainedRows(model, part) if ranks.is_leader else None  # no step looks them up
         run = _Run(model, optimizers, config, validation, report, ranks, seconds_between_lines)
+        run.after_evaluation = after_evaluation
         evaluated = _evenly_spaced(steps, config.evaluations_per_epoch)
         averaged = _evenly_spaced(steps, UPDATES_AN_EPOCH)
         filled = averaged | evaluated
@@ -191,6 +195,7 @@ class _Run:
         self.best: Evaluation | None = None
         self.best_weights: dict[str, Tensor] = {}
         self.evaluations_since_best = 0
+        self.after_evaluation: Callable[[Evaluation], None] | None = None
         self._reset_figures()
 
     def _reset_figures(self) -> None:
@@ -273,6 +278,8 @@ class _Run:
             self.best_weights = {name: value.clone() for name, value in self.model.state_dict().items()}
         elif self.best is not None:
             self.evaluations_since_best += 1
+        if self.after_evaluation is not None:
+            self.after_evaluation(evaluation)
         mark = " *" if improved else ""
         return (
             f"epoch {epochs:.2f}/{self.config.epochs}  step {self.step}  "
@@ -284,7 +291,9 @@ class _Run:
     def _improves(self, new: Evaluation) -> bool:
         if self.best is None:
             return True
-        return new.auc > self.best.auc if self.config.metric == "auc" else new.logloss < self.best.logloss
+        if self.config.stopping_metric == "auc":
+            return new.auc > self.best.auc
+        return new.logloss < self.best.logloss
 
     def _patience_is_used_up(self) -> bool:
         """Whether `patience` evaluations in a row were not better than the best."""

@@ -23,6 +23,7 @@ from export.stages.plan import LogPlan, Plan
 from export.stages.work import Work
 from export.train.choices import EmbeddingChoice
 from export.train.config import TrainConfig
+from export.tune.plan import TunePlan
 from models import MODELS
 from service.bundle.store import load_bundle
 
@@ -36,7 +37,7 @@ from export.cli.options import COMMANDS
 for command in COMMANDS:
     with contextlib.suppress(SystemExit):
         main([command, "--help"])
-print({"torch", "polars", "onnx", "sklearn"} & set(sys.modules))
+print({"torch", "polars", "onnx", "sklearn", "optuna"} & set(sys.modules))
 """
 
 Export = Callable[..., "Done"]
@@ -144,6 +145,7 @@ def test_the_help_of_a_comparison_has_its_own_defaults() -> None:
         (EmbeddingChoice, "train"),
         (PruneChoice, "prune"),
         (SyntheticConfig, "synthesize"),
+        (TunePlan, "tune"),
     ],
 )
 def test_every_knob_is_an_option(kind: type, command: str) -> None:

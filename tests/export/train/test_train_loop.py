@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from export.data.encoded import Part
 from export.errors import ExportError
 from export.train.config import TrainConfig
-from export.train.loop import predict_logits, train
+from export.train.loop import Evaluation, predict_logits, train
 from models import DeepFwFM, FwFM
 from models.fields import Field
 from tests.export.memory_log import MemoryLog, quiet
@@ -58,6 +58,22 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
 
 def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_a_caller_sees_each_evaluation_and_may_end_the_training(log: MemoryLog) -> None:
+    seen: list[Evaluation] = []
+
+    def end_after_two(evaluation: Evaluation) -> None:
+        seen.append(evaluation)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(a_model(), log, CONFIG, after_evaluation=end_after_two, report=quiet)
+    assert [each.step for each in seen] == [32, 64]
+    result = train(a_model(), log, CONFIG, after_evaluation=seen.append, report=quiet)
+    assert [each.logloss for each in seen[2:]] == [each.logloss for each in result.history]
+    assert [each.logloss for each in seen[:2]] == [each.logloss for each in result.history[:2]]
 
 
 def test_it_learns_and_reports(log: MemoryLog) -> None:
@@ -148,7 +164,7 @@ def test_without_patience_it_runs_to_the_end(log: MemoryLog) -> None:
 
 
 def test_the_metric_that_decides_can_be_auc(log: MemoryLog) -> None:
-    config = replace(CONFIG, epochs=6, learning_rate=0.03, patience=None, metric="auc")
+    config = replace(CONFIG, epochs=6, learning_rate=0.03, patience=None, stopping_metric="auc")
     result = train(a_model(), log, config, report=quiet)
     assert result.best is not None
     assert result.best.auc == max(each.auc for each in result.history)
@@ -300,7 +316,7 @@ def test_an_empty_part_is_refused(log: MemoryLog) -> None:
         {"decay_rate": 1.5},
         {"l2": -1.0},
         {"patience": 0},
-        {"metric": "accuracy"},
+        {"stopping_metric": "accuracy"},
         {"threads": 0},
     ],
 )

@@ -1,0 +1,133 @@
+"""Runs the trials of a search until their number or the time is used up; Ctrl-C keeps what is done."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from export.data.encoded import EncodedLog
+from export.errors import ExportError
+from export.stages.work import Say
+from export.train.loop import Evaluation
+from export.tune.fit import Subject, score
+from export.tune.records import TrialRecord, ranked
+from export.tune.study import Asked, Study
+from export.tune.tables import trial_line
+from export.tune.won import SEEDS
+from service.bundle.schema_files import schema_to_files
+
+FOLDER = "tune"
+
+# What a search does with the same inputs changed when this number did: no search goes on from an older one.
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When a search ends: after so many trials in all, or so many seconds from its start."""
+
+    trials: int | None
+    seconds: float | None = None
+
+    def is_used_up(self, done: Sequence[TrialRecord], best: TrialRecord | None, elapsed: float) -> bool:
+        """Whether no other trial fits in; time for the check of the best is set aside."""
+        if self.trials is not None and len(done) >= self.trials:
+            return True
+        if self.seconds is None or best is None:
+            return False
+        check = SEEDS * (done[0].seconds + best.seconds)
+        typical = float(np.median([one.seconds for one in done]))
+        return elapsed + check + typical > self.seconds
+
+
+class _Hopeless(Exception):
+    """A trial that is worse than others were at the same evaluation."""
+
+
+def study_folder(work: Path, subject: Subject) -> Path:
+    """Where the search with these inputs is kept: another log, model, space or seed has another folder."""
+    space = subject.space
+    usual = replace(space.config({}), threads=None)
+    inputs = (
+        VERSION,
+        _fingerprint(subject.log),
+        space.model,
+        space.hyperparameters,
+        sorted(space.training.given.keys() - {"threads"}),
+        usual,
+        subject.embedding,
+        space.axes,
+    )
+    key = hashlib.sha256(msgspec.json.encode(inputs, order="deterministic")).hexdigest()
+    return work / FOLDER / f"{space.model}-{key[:12]}"
+
+
+def _fingerprint(log: EncodedLog) -> str:
+    """A hash of what a search reads of a log but for the ids of training, whose labels stand for them."""
+    found = hashlib.sha256(log.source.encode())
+    for name, content in sorted(schema_to_files(log.schema).items()):
+        found.update(name.encode() + content)
+    for array in (log.parts["train"].labels, log.parts["validation"].labels, log.parts["validation"].ids):
+        found.update(np.ascontiguousarray(array).data)
+    return found.hexdigest()
+
+
+def search(subject: Subject, study: Study, budget: Budget, *, say: Say) -> tuple[TrialRecord, ...]:
+    """The trials of the search, those of earlier processes first."""
+    started = time.perf_counter()
+    done = study.done()
+    if done:
+        say(f"{len(done)} trials are kept from an earlier search with the same inputs")
+    while not budget.is_used_up(done, _best(done, subject), time.perf_counter() - started):
+        asked = study.ask()
+        record = _attempt(subject, study, asked)
+        study.tell(asked, record)
+        done = (*done, record)
+        say(trial_line(record, _best(done, subject), budget.trials))
+        if record.number == 1 and record.score is None:
+            raise ExportError(f"the defaults must be trainable to search around them (got: {record.reason})")
+    return done
+
+
+def _best(trials: Sequence[TrialRecord], subject: Subject) -> TrialRecord | None:
+    return next(iter(ranked(trials, subject.metric)), None)
+
+
+def _attempt(subject: Subject, study: Study, asked: Asked) -> TrialRecord:
+    """Trains with the settings of a point; what cannot be built or diverges is a failed trial."""
+    started = time.perf_counter()
+    scores: list[float] = []
+    settings: Mapping[str, Any] = {}
+    found: dict[str, Any]
+    try:
+        settings = subject.space.settings(asked.values)
+        config = subject.space.config(settings)
+
+        def judge(evaluation: Evaluation) -> None:
+            scores.append(score(evaluation, config))
+            if asked.is_hopeless(len(scores), scores[-1]):
+                raise _Hopeless
+
+        result = subject.fit(settings, after_evaluation=judge).result
+        best = result.best or result.history[-1]
+        found = {"state": "finished", "score": score(best, config)}
+    except _Hopeless:
+        best_so_far = max(scores) if subject.metric == "auc" else min(scores)
+        found = {"state": "ended early", "score": best_so_far}
+    except ExportError as error:
+        found = {"state": "failed", "score": None, "reason": " ".join(str(error).split())}
+    return TrialRecord(
+        number=asked.number,
+        values=asked.values,
+        settings=dict(settings),
+        seconds=time.perf_counter() - started,
+        evaluations=len(scores),
+        **found,
+    )

@@ -1,0 +1,184 @@
+"""The command tune: the encoded log -> a search -> its check -> settings.toml, tune.json and tune.html.
+
+`tune_before_run` is the same with a fixed number of trials, before the training of a run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from export.data.encoded import EncodedLog, open_log
+from export.errors import ExportError
+from export.stages.fit_schema import kept_log
+from export.stages.plan import Plan
+from export.stages.records import LogSummary, Searched
+from export.stages.train import check_device
+from export.stages.work import Say, Work
+from export.train.build import check_model
+from export.train.choices import TrainChoice
+from export.tune.fit import Subject, subject_of
+from export.tune.page import tune_page
+from export.tune.plan import TunePlan, short_search
+from export.tune.records import Found, TrialRecord, Won, ranked
+from export.tune.search import Budget, search, study_folder
+from export.tune.settings import as_toml
+from export.tune.study import Study
+from export.tune.tables import NAMES, best_table, said, verdict
+from export.tune.won import estimate
+from service.bundle.folders import locked, replacing
+from service.bundle.json_files import encode_json
+
+TOML, JSON, PAGE = "settings.toml", "tune.json", "tune.html"
+
+# A trial may be ended early only after this share of its epochs: a small step size is slow at first.
+PATIENT_SHARE = 0.25
+
+# Of all settings that are given, those that a settings file cannot hold.
+NOT_SETTINGS = ("seed", "device", "threads")
+
+
+def tune(plan: TunePlan, *, say: Say = print) -> Found:
+    """Searches, checks the best, and writes OUT. Raises ExportError where nothing can be searched.
+
+    The work folder is held only while its log is made: several models may be tuned on it at a time. Ctrl-C
+    writes what was found until then and says how to go on.
+    """
+    check_model(plan.model, plan.hyperparameters)
+    check_device(plan.training.config(rows=1, model=plan.model).device)
+    plan.out.mkdir(parents=True, exist_ok=True)
+    log = _log(plan, say)
+    subject = subject_of(log, plan.model, plan.hyperparameters, plan.embedding, plan.training)
+    budget = Budget(plan.most_trials, None if plan.minutes is None else 60 * plan.minutes)
+    found = _search(subject, plan.work, budget, plan.out, say)
+    settings = plan.out / TOML
+    say("\n".join(["", *best_table(found.trials, found.metric), "", found.verdict]))
+    say(f"wrote {settings}, {JSON} and {PAGE}; the settings: {said(found.settings)}")
+    if plan.log is None:
+        say(f"use them: python -m export train --settings {settings} --work {plan.work}")
+    else:
+        log_options = f"--data {plan.log.data} --schema {plan.log.schema}"
+        say(f"use them: python -m export run {log_options} --settings {settings} --out FOLDER")
+    return found
+
+
+def tune_before_run(
+    plan: Plan, summary: LogSummary, work: Work, say: Say
+) -> tuple[Mapping[str, Any], TrainChoice, Searched]:
+    """A short search with the log of a run: hyperparameters and training for it, and what it records."""
+    log = open_log(work.path("log"))
+    subject = subject_of(log, plan.model, plan.hyperparameters, plan.embedding, plan.training)
+    trials = short_search(summary.rows["train"])
+    say(f"a short search: {trials} trials, by the {summary.rows['train']:,} training rows")
+    found = _search(subject, work.folder, Budget(trials), None, say)
+    for line in (*best_table(found.trials, found.metric), found.verdict):
+        say(line)
+    hyperparameters, training = subject.space.split(found.settings)
+    return hyperparameters, training, Searched(len(found.trials), found.settings, found.verdict)
+
+
+def _log(plan: TunePlan, say: Say) -> EncodedLog:
+    """The log of the work folder, made anew where the plan names another one."""
+    if plan.log is None:
+        return open_log(Work(plan.work).path("log"))
+    with Work(plan.work).held(new=True) as work:
+        kept_log(work, plan.log, say=say)
+        return open_log(work.path("log"))
+
+
+def _search(subject: Subject, work: Path, budget: Budget, out: Path | None, say: Say) -> Found:
+    """The search and its check; the three files go to `out`, or beside the search's journal."""
+    started = time.perf_counter()
+    folder = study_folder(work, subject)
+    folder.mkdir(parents=True, exist_ok=True)
+    out = out or folder
+    usual = subject.space.config({})
+    with _alone(folder):
+        study = Study(
+            folder,
+            subject.space,
+            seed=usual.seed,
+            metric=subject.metric,
+            warm_up=round(PATIENT_SHARE * usual.epochs * usual.evaluations_per_epoch),
+        )
+        try:
+            trials = search(subject, study, budget, say=say)
+            best = ranked(trials, subject.metric)[0]
+            won = None if best.number == 1 else estimate(subject, best.settings, say=say)
+        except KeyboardInterrupt:
+            _write_interrupted(subject, study, out, time.perf_counter() - started, say)
+            raise
+        found = _found(subject, trials, won, verdict(won), time.perf_counter() - started)
+        _write(found, out)
+    return found
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    try:
+        with locked(folder, wait=False):
+            yield
+    except BlockingIOError:
+        raise ExportError(
+            f"a search must be run by one process at a time (got another one in {folder}); wait for that one"
+        ) from None
+
+
+def _found(
+    subject: Subject, trials: Sequence[TrialRecord], won: Won | None, about: str, seconds: float
+) -> Found:
+    """The search with what it ends with: the best settings, unless the defaults do better on unseen rows."""
+    best = ranked(trials, subject.metric)[0]
+    space = subject.space
+    given = {name: value for name, value in space.training.given.items() if name not in NOT_SETTINGS}
+    return Found(
+        model=space.model,
+        source=subject.log.source,
+        fixed=msgspec.to_builtins({**space.hyperparameters, **given}),
+        metric=subject.metric,
+        trials=tuple(trials),
+        best=best.number,
+        settings={} if won is not None and won.gain.delta <= 0 else best.settings,
+        won=won,
+        seconds=seconds,
+        verdict=about,
+    )
+
+
+def _write_interrupted(subject: Subject, study: Study, out: Path, seconds: float, say: Say) -> None:
+    """What was found until Ctrl-C, without its check."""
+    trials = study.done()
+    if not ranked(trials, subject.metric):
+        say("interrupted before a trial ended; the same command begins again")
+        return
+    about = "the search was interrupted, and its best is not checked: the same command goes on"
+    _write(_found(subject, trials, None, about, seconds), out)
+    say(f"interrupted after {len(trials)} trials; the best so far is in {out / TOML}")
+    say("the same command goes on with the search")
+
+
+def _write(found: Found, out: Path) -> None:
+    """The three files, each whole or as it was."""
+    toml = as_toml(found.model, {**found.fixed, **found.settings}, _comments(found))
+    texts = {TOML: toml, JSON: encode_json(found).decode(), PAGE: tune_page(found, toml)}
+    for name, text in texts.items():
+        with replacing(out / name) as incoming:
+            incoming.write_text(text, encoding="utf-8")
+
+
+def _comments(found: Found) -> list[str]:
+    first, best = found.trials[0], found.trials[found.best - 1]
+    lines = [f"{found.model} on {found.source}, {len(found.trials)} trials of `python -m export tune`."]
+    if found.best != 1:
+        lines.append(
+            f"Validation {NAMES[found.metric]} {best.score:.5f}, that of the defaults {first.score:.5f}."
+        )
+    lines.append(f"{found.verdict[0].upper()}{found.verdict[1:]}.")
+    if found.best != 1 and not found.settings:
+        lines.append("On those rows the best trial is worse than the defaults, so these are the defaults.")
+    return lines
