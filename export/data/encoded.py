@@ -137,7 +137,7 @@ def _tell_min_counts(
     chosen = {
         field.name: needed[field.name]
         for field in log_schema.fields
-        if field.name in needed and field.min_count is None and needed[field.name] != MIN_COUNT
+        if field.name in needed and field.min_count is None and needed[field.name] < MIN_COUNT
     }
     if chosen:
         told = ", ".join(f"{name} {count}" for name, count in chosen.items())

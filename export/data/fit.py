@@ -23,6 +23,7 @@ LARGE_LOG_ROWS: Final = 1_000_000  # from which on MIN_COUNT always holds
 # A number is a count if its smallest value is no larger, and its 99 % quantile this many times its median.
 MAX_FIRST_COUNT: Final = 2
 LONG_TAIL: Final = 10
+ENOUGH_ROWS: Final = 1000  # to know the click rate of a bin; where fewer do, a count has about `bins` bins
 
 
 class FieldCounts:
@@ -60,8 +61,12 @@ class FieldCounts:
     def min_count(self, field: LogField) -> int:
         """What a field that names none gets: MIN_COUNT, or less where that would leave too many rows out.
 
-        The more rows a log has, the more there are of each value that will be seen again.
+        The more rows a log has, the more there are of each value that will be seen again. A number that is found
+        to be a count gets more: the Criteo transform cuts large counts into hundreds of bins, whose few rows in
+        a small log teach noise.
         """
+        if field.kind is Kind.NUMERIC:
+            return self._rows_a_bin(field)
         texts = self._texts.get(field.name)
         if texts is None or texts.forgotten:
             return MIN_COUNT
@@ -71,6 +76,12 @@ class FieldCounts:
             if texts.rows(below=chosen) <= RARE_SHARE * rows:
                 return chosen
         return least
+
+    def _rows_a_bin(self, field: LogField) -> int:
+        values, counts = self._numbers[field.name].table()
+        if field.encoding is not None or not are_counts(values, counts):
+            return MIN_COUNT
+        return max(MIN_COUNT, min(ENOUGH_ROWS, int(counts.sum()) // field.bins))
 
     def encoding(self, field: LogField, min_count: int) -> Encoding:
         """The encoding of one field."""

@@ -185,7 +185,23 @@ def test_a_number_without_an_encoding_is_parted_by_quantiles(name: str) -> None:
 
 @pytest.mark.parametrize("name", COUNTED)
 def test_a_count_without_an_encoding_has_the_bins_of_criteo(name: str) -> None:
-    assert fitted(COUNTED[name]) == fitted(COUNTED[name], 'encoding = "criteo"')
+    edges = fitted(COUNTED[name])
+    assert len(edges) > 5
+    assert set(edges) <= set(fitted(COUNTED[name], 'encoding = "criteo"'))
+    assert fitted(COUNTED[name], "min_count = 8") == fitted(COUNTED[name], 'encoding = "criteo"')
+
+
+def test_a_huge_count_has_no_more_bins_than_its_rows_can_teach() -> None:
+    """The Criteo transform has hundreds of bins up to 10^9; with a few dozen rows each LR learns their noise."""
+    huge = np.floor(np.random.default_rng(3).lognormal(10, 4, 40_000))
+    assert len(fitted(huge[:3000], 'encoding = "criteo"')) > 100
+    for rows in (3000, 20_000, 40_000):
+        edges = fitted(huge[:rows])
+        assert 16 < len(edges) < 32 + rows // 1000
+        held = np.histogram(huge[:rows], [-np.inf, *edges, np.inf])[0]
+        assert held.min() >= min(1000, rows // 32)
+    assert len(fitted(huge)) > len(fitted(huge[:20_000]))
+    assert len(fitted(huge, "bins = 8")) < len(fitted(huge))
 
 
 def test_a_number_that_says_nothing_has_one_bin() -> None:
