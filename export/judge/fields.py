@@ -12,21 +12,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.data.parts import EncodedLog, Part
+from export.data.splits import PARTS
 from export.judge.metrics import grouped_auc
 from export.report.findings import FieldSummary
 from service.bundle.schema import MISSING_ID, OOV_ID, Field, Hashing, Kind
 
 LEAK_AUC: Final = 0.99  # a field that ranks this well alone tells the label
 SKEWED_SHARE: Final = 0.999  # of the training rows, in one value
+MOVED_SHARE: Final = 0.9  # of the test part, in one value or in none, which few training rows have
+FEW_SHARE: Final = 0.1
 RARE_SHARE: Final = 0.5  # of a field's training values without an id of their own
 UNSEEN_SHARE: Final = 0.1  # of a field's later values that training did not show
+LEAST_EVIDENCE: Final = 10  # clicks, and non-clicks, that an AUC is judged on: fewer rank well by luck
 SHOWN: Final = 3  # fields that a line names
 _PRIOR_ROWS: Final = 1.0  # rows at the mean click rate that a value's click rate begins with
 _CHUNK_ROWS: Final = 131_072
 
 
 def describe_fields(log: EncodedLog) -> tuple[FieldSummary, ...]:
-    """The summary of each field, in the schema's order. Memory holds four counts an id."""
+    """The summary of each field, in the schema's order. Memory holds eight counts an id."""
     counted = [_Counts(field, log.schema.column_slices[field.name]) for field in log.schema.fields]
     for name, part in log.parts.items():  # training comes first
         for ids, labels in _chunks(part):
@@ -47,8 +51,8 @@ class _Counts:
     def __init__(self, field: Field, columns: slice) -> None:
         self.columns = columns
         self._field = field
-        self._rows = {name: np.zeros(field.cardinality, np.int32) for name in ("train", "validation")}
-        self._clicks = {name: np.zeros(field.cardinality, np.int32) for name in ("train", "validation")}
+        self._rows = {name: np.zeros(field.cardinality, np.int32) for name in PARTS}
+        self._clicks = {name: np.zeros(field.cardinality, np.int32) for name in PARTS}
         self._shown: NDArray[np.bool_] | None = None  # hashed ids that a training row holds
         if isinstance(field.encoding, Hashing):
             self._shown = np.zeros(field.cardinality, np.bool_)
@@ -56,9 +60,8 @@ class _Counts:
 
     def add(self, part: str, ids: NDArray[np.int32], labels: NDArray[np.uint8]) -> None:
         """Counts ids [n, width] and their labels [n]; all of the training part before any other."""
-        if part in self._rows:
-            np.add.at(self._rows[part], ids[:, 0], 1)
-            np.add.at(self._clicks[part], ids[labels == 1, 0], 1)
+        np.add.at(self._rows[part], ids[:, 0], 1)
+        np.add.at(self._clicks[part], ids[labels == 1, 0], 1)
         present = ids != MISSING_ID
         unseen = ids == OOV_ID
         if self._shown is not None and part == "train":
@@ -71,6 +74,8 @@ class _Counts:
     def summary(self) -> FieldSummary:
         field, rows = self._field, self._rows["train"]
         present = np.delete(rows, MISSING_ID)
+        test = self._rows["test"]
+        common = int(test.argmax())
         return FieldSummary(
             name=field.name,
             kind=str(field.kind),
@@ -81,15 +86,22 @@ class _Counts:
             distinct=int(np.count_nonzero(present)),
             largest_share=float(rows.max() / max(1, rows.sum())),
             auc=self._auc(),
+            test_share=float(test[common] / max(1, test.sum())),
+            test_share_before=float(rows[common] / max(1, rows.sum())),
         )
 
-    def _auc(self) -> float:
-        """On validation, of each value's click rate in training."""
+    def _auc(self) -> float | None:
+        """On validation, of each value's click rate in training; on all later rows where that is too small."""
         rows, clicks = self._rows["train"], self._clicks["train"]
         mean = clicks.sum() / max(1, rows.sum())
         score = (clicks + _PRIOR_ROWS * mean) / (rows + _PRIOR_ROWS)
-        here = self._rows["validation"] > 0
-        return grouped_auc(score[here], self._clicks["validation"][here], self._rows["validation"][here])
+        for parts in (("validation",), PARTS[1:]):
+            rows = np.sum([self._rows[part] for part in parts], axis=0)
+            clicks = np.sum([self._clicks[part] for part in parts], axis=0)
+            if min(clicks.sum(), rows.sum() - clicks.sum()) >= LEAST_EVIDENCE:
+                here = rows > 0
+                return grouped_auc(score[here], clicks[here], rows[here])
+        return None
 
 
 def field_warnings(fields: Iterable[FieldSummary]) -> tuple[str, ...]:
@@ -116,12 +128,36 @@ def _warnings(field: FieldSummary) -> Iterable[str]:
             f"{name} is wide: {unseen:.1%} of its training values are too rare for one of its "
             f"{field.cardinality:,} ids; hash it, give it a smaller min_count, or leave it out"
         )
+    else:
+        yield from _moved(name, field)
     # Clicks and non-clicks share the bin that the border between them lies in.
     blurred = min(0.02, 0.5 / max(1, field.distinct)) if field.kind == Kind.NUMERIC else 0.0
-    if field.auc > LEAK_AUC - blurred:
+    if field.auc is not None and field.auc > LEAK_AUC - blurred:
         yield (
-            f"{name} alone ranks the validation rows with an AUC of {field.auc:.4f}: it probably tells the "
-            "label; leave it out unless it is known before the impression"
+            f"{name} alone ranks rows that follow the training part with an AUC of {field.auc:.4f}: it probably "
+            "tells the label; leave it out unless it is known before the impression"
+        )
+
+
+def _moved(name: str, field: FieldSummary) -> Iterable[str]:
+    """A field that in the test part is not what it is in training, such as a date or a column that ended."""
+    if field.missing["test"] >= MOVED_SHARE and field.missing["train"] <= FEW_SHARE:
+        yield (
+            f"{name} is missing in {field.missing['test']:.1%} of the test rows, and in "
+            f"{field.missing['train']:.1%} of the training rows: what it taught does not serve; check its "
+            "column, or leave it out"
+        )
+    elif field.unseen["test"] >= MOVED_SHARE:
+        yield (
+            f"{name} has values in the test part that training does not show ({field.unseen['test']:.1%} of "
+            "them): it says nothing of later rows; leave it out, or derive from it what comes again"
+        )
+    elif field.test_share >= MOVED_SHARE and field.test_share_before <= FEW_SHARE:
+        what = "bin" if field.kind == Kind.NUMERIC else "value"
+        yield (
+            f"{name} has one {what} in {field.test_share:.1%} of the test rows, and in "
+            f"{field.test_share_before:.1%} of the training rows: it moves with time, and says nothing of "
+            "later rows; leave it out, or derive from it what comes again"
         )
 
 

@@ -206,12 +206,13 @@ def fields_table(findings: Findings) -> str:
     )
     rows = [[field.name, field.kind, field.role, field.cardinality,
              *(f"{shares[part]:.2%}" for shares in (field.unseen, field.missing) for part in PARTS_TOLD),
-             f"{field.auc:.4f}"] for field in fields]  # fmt: skip
+             "too few" if field.auc is None else f"{field.auc:.4f}"] for field in fields]  # fmt: skip
     shares = [f"{what} in {part}" for what in ("unseen", "missing") for part in PARTS_TOLD]
     head = ["field", "kind", "role", "ids", *shares, "AUC alone"]
     about = (
         "<p>Unseen: the share of values without an id of their own, since training showed them too rarely or "
-        "never. AUC alone: of each value's click rate in training, on the validation part.</p>"
+        "never. AUC alone: of each value's click rate in training, on the validation part, or on all later rows "
+        "where that has too few clicks or non-clicks.</p>"
     )
     more = rows[FIELDS_SHOWN:]
     folded = f"<details><summary>{len(more)} more fields</summary>{table(head, more)}</details>"

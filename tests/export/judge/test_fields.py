@@ -36,6 +36,9 @@ KINDS = {
     "clicked_at": 'kind = "categorical"',
     "price_paid": 'kind = "numeric"',
     "history": 'kind = "sequence"\nmax_length = 3',
+    "ended": 'kind = "numeric"',
+    "date": 'kind = "numeric"',
+    "switched": 'kind = "categorical"',
 }
 
 
@@ -60,6 +63,9 @@ def frame() -> pl.DataFrame:
             "clicked_at": [f"t{at}" if click else None for at, click in enumerate(clicks)],
             "price_paid": np.where(clicks == 1, draw.random(ROWS) + 1, draw.random(ROWS)),
             "history": [[f"e{at % 5}", f"e{at % 3}"][: at % 3] for at in number],
+            "ended": [value if at < 3600 else None for at, value in enumerate(draw.random(ROWS))],
+            "date": 20260901 + number // 200,
+            "switched": ["new" if at >= 3600 or at % 50 == 7 else f"old{at % 9}" for at in number],
         }
     )
 
@@ -127,12 +133,15 @@ def test_the_auc_of_a_field_is_that_of_its_click_rates(prepared, described: dict
         ("squeezed", "has one bin in the training rows: it says nothing"),
         ("skewed", "is the same in 99.93% of the training rows"),
         ("request", "has only values that are too rare for an id of their own in the training rows"),
-        ("clicked_at", "alone ranks the validation rows with an AUC of 1.0000"),
-        ("price_paid", "alone ranks the validation rows with an AUC of 0.9"),
+        ("clicked_at", "alone ranks rows that follow the training part with an AUC of 1.0000"),
+        ("price_paid", "alone ranks rows that follow the training part with an AUC of 0.9"),
         ("sound", None),
         ("number", None),
-        ("late", None),
-        ("hashed", None),
+        ("late", "has values in the test part that training does not show (100.0% of them)"),
+        ("hashed", "has values in the test part that training does not show ("),
+        ("ended", "is missing in 100.0% of the test rows, and in 0.0% of the training rows"),
+        ("date", "has one bin in 100.0% of the test rows, and in"),
+        ("switched", "has one value in 100.0% of the test rows, and in 2.0% of the training rows"),
         ("history", None),
     ],
 )
@@ -146,6 +155,30 @@ def test_a_field_of_mostly_rare_values_is_wide(described: dict[str, FieldSummary
     unseen = {**described["sound"].unseen, "train": 0.98}
     (warning,) = field_warnings([msgspec.structs.replace(described["sound"], unseen=unseen)])
     assert warning.startswith("field 'sound' is wide: 98.0% of its training values are too rare")
+
+
+def _small_log(folder: Path, clicks: list[int]) -> dict[str, FieldSummary]:
+    """Of rows with these labels, and a field that copies them."""
+    pl.DataFrame({"click": clicks, "leak": [f"l{click}" for click in clicks]}).write_csv(folder / "small.csv")
+    text = (
+        'name = "small"\nformat = "csv"\n[label]\ncolumn = "click"\n'
+        '[[field]]\nname = "leak"\nkind = "categorical"\nrole = "context"\n'
+    )
+    log = prepare_log(folder / "small.csv", parse_log_schema(text), folder / "out", split=SPLIT, report=quiet)
+    return {field.name: field for field in describe_fields(log)}
+
+
+def test_a_leak_takes_more_than_a_few_clicks(tmp_path: Path) -> None:
+    """One click among twenty rows is ranked first by luck too: nobody is accused by it."""
+    found = _small_log(tmp_path, [int(at % 20 == 3) for at in range(200)])
+    assert found["leak"].auc is None
+    assert field_warnings(found.values()) == ()
+
+
+def test_a_leak_is_told_by_all_later_rows_where_validation_has_few_clicks(tmp_path: Path) -> None:
+    found = _small_log(tmp_path, [int(at % 20 == 3) for at in range(1000)])  # 5 clicks, and 15
+    assert found["leak"].auc == 1.0
+    assert any("'leak' alone ranks" in text for text in field_warnings(found.values()))
 
 
 def test_the_worst_fields_are_a_line(described: dict[str, FieldSummary]) -> None:
