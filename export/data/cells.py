@@ -21,6 +21,11 @@ _YEAR_10000: Final = 253_402_300_800
 _YEAR_2069: Final = 3_124_224_000
 
 
+# What the schema can say of a value that the log means.
+_NAME_LABELS: Final = "name the value under 'click' or 'no_click' of [label]"
+_NAME_MISSING: Final = "name the text in the schema's 'missing' if it means that"
+
+
 class CellTypes:
     """Converts frames of raw cells to typed columns and finds malformed rows.
 
@@ -41,7 +46,9 @@ class CellTypes:
         fields: dict[str, pl.Series] = {}
         outcomes: dict[str, pl.Series] = {}
         faults = _Faults(cells, lines)
-        outcomes["label"] = faults.check(self._schema.label.column, *_label(cells, self._schema.label))
+        outcomes["label"] = faults.check(
+            self._schema.label.column, *_label(cells, self._schema.label), _NAME_LABELS
+        )
         timestamp = self._schema.timestamp
         if timestamp is not None:
             outcomes["timestamp"] = faults.check(timestamp.column, *_timestamp(cells, timestamp))
@@ -54,7 +61,7 @@ class CellTypes:
                 fields[field.name] = _derived(field, outcomes["timestamp"])
             elif field.kind is Kind.NUMERIC:
                 numbers = _number(features[field.column], nan_is_missing=nan_is_missing)
-                fields[field.name] = faults.check(field.column, *numbers)
+                fields[field.name] = faults.check(field.column, *numbers, _NAME_MISSING)
             elif field.kind is Kind.SEQUENCE:
                 fields[field.name] = _sequence(field, features[field.column])
             else:
@@ -95,27 +102,29 @@ class _Faults:
         self._cells = cells
         self._lines = lines
         self._bad: pl.Series | None = None
-        self._first: tuple[int, str, str] | None = None
+        self._first: tuple[int, str, str, str | None] | None = None
 
     @property
     def any(self) -> bool:
         return self._bad is not None
 
-    def check(self, column: str, values: pl.Series, bad: pl.Series, expected: str) -> pl.Series:
+    def check(
+        self, column: str, values: pl.Series, bad: pl.Series, expected: str, remedy: str | None = None
+    ) -> pl.Series:
         """Records the bad rows of one column; returns `values` unchanged."""
         row = bad.arg_max() if bad.any() else None
         if row is not None:
             self._bad = bad if self._bad is None else self._bad | bad
             if self._first is None or row < self._first[0]:
-                self._first = (row, column, expected)
+                self._first = (row, column, expected, remedy)
         return values
 
     def good(self, rejections: Rejections) -> pl.Series:
         assert self._bad is not None
         assert self._first is not None
-        row, column, expected = self._first
-        found = self._cells[column][row]
-        rejections.add(int(self._lines[row]), column, expected, found, int(self._bad.sum()))
+        row, column, expected, remedy = self._first
+        found, rows = self._cells[column][row], int(self._bad.sum())
+        rejections.add(int(self._lines[row]), column, expected, found, rows, remedy=remedy)
         return ~self._bad
 
 

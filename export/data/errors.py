@@ -25,14 +25,27 @@ class Rejections:
         self.unit = unit
         self.count = 0
 
-    def add(self, line: int, column: str | None, expected: str, found: object, rows: int = 1) -> None:
-        """Counts `rows` malformed rows, or raises LogError about the first, which the arguments describe."""
+    def add(
+        self,
+        line: int,
+        column: str | None,
+        expected: str,
+        found: object,
+        rows: int = 1,
+        *,
+        remedy: str | None = None,
+    ) -> None:
+        """Counts `rows` malformed rows, or raises LogError about the first, which the arguments describe.
+
+        `remedy` is what the schema could say about such cells.
+        """
         if self.on_malformed == "skip":
             self.count += rows
             return
         what = f"column '{column}'" if column is not None else "the row"
+        first = f"{remedy}, " if remedy else ""
         raise LogError(
-            f"{self.file}, {self.unit} {line}: {what} must be {expected} (got {shortened(found)}); "
+            f"{self.file}, {self.unit} {line}: {what} must be {expected} (got {shortened(found)}); {first}"
             f"correct the {self.unit}, or skip and count malformed rows with --on-malformed skip"
         )
 

@@ -61,9 +61,9 @@ class FieldCounts:
     def min_count(self, field: LogField) -> int:
         """What a field that names none gets: MIN_COUNT, or less where that would leave too many rows out.
 
-        The more rows a log has, the more there are of each value that will be seen again. A number that is found
-        to be a count gets more: the Criteo transform cuts large counts into hundreds of bins, whose few rows in
-        a small log teach noise.
+        The more rows a log has, the more there are of each value that will be seen again. A number that is
+        found to be a count gets more: the Criteo transform cuts large counts into hundreds of bins, whose few
+        rows in a small log teach noise.
         """
         if field.kind is Kind.NUMERIC:
             return self._rows_a_bin(field)

@@ -81,5 +81,6 @@ def check_parts(rows: NDArray[np.int64], clicks: NDArray[np.int64], file: str) -
         if positive == 0 or positive == total:
             raise LogError(
                 f"{file}: the {part} part must hold clicks and non-clicks (got {positive:,} "
-                f"clicks in {total:,} rows); give a longer log, or other shares with --split"
+                f"clicks in {total:,} rows); give a longer log, or other shares with --split; shuffle a log "
+                "without [timestamp] if it is in the order of its label"
             )

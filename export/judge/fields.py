@@ -91,7 +91,7 @@ class _Counts:
         )
 
     def _auc(self) -> float | None:
-        """On validation, of each value's click rate in training; on all later rows where that is too small."""
+        """On validation, of each value's click rate in training; on all later rows if that is small."""
         rows, clicks = self._rows["train"], self._clicks["train"]
         mean = clicks.sum() / max(1, rows.sum())
         score = (clicks + _PRIOR_ROWS * mean) / (rows + _PRIOR_ROWS)
@@ -134,8 +134,8 @@ def _warnings(field: FieldSummary) -> Iterable[str]:
     blurred = min(0.02, 0.5 / max(1, field.distinct)) if field.kind == Kind.NUMERIC else 0.0
     if field.auc is not None and field.auc > LEAK_AUC - blurred:
         yield (
-            f"{name} alone ranks rows that follow the training part with an AUC of {field.auc:.4f}: it probably "
-            "tells the label; leave it out unless it is known before the impression"
+            f"{name} alone ranks rows that follow the training part with an AUC of {field.auc:.4f}: it "
+            "probably tells the label; leave it out unless it is known before the impression"
         )
 
 

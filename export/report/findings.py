@@ -21,10 +21,10 @@ class FieldSummary(msgspec.Struct, frozen=True):
     their own: out of vocabulary, or in a bucket of hashing that no training row is in. Of the training part,
     `distinct` is the number of ids but the missing one, and `largest_share` the share of rows with the most
     frequent id. `auc` is that of the field alone on the validation part, by each value's click rate in
-    training; on all rows after the training part where validation has too few clicks or non-clicks to tell, and
-    None where these do too. `test_share` is the share of test rows with the id that is most frequent there, and
-    `test_share_before` that id's share of the training rows. A sequence is counted by its first element, but for
-    `unseen`.
+    training; on all rows after the training part where validation has too few clicks or non-clicks to tell,
+    and None where these do too. `test_share` is the share of test rows with the id that is most frequent
+    there, and `test_share_before` that id's share of the training rows. A sequence is counted by its first
+    element, but for `unseen`.
     """
 
     name: str

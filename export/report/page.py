@@ -211,8 +211,8 @@ def fields_table(findings: Findings) -> str:
     head = ["field", "kind", "role", "ids", *shares, "AUC alone"]
     about = (
         "<p>Unseen: the share of values without an id of their own, since training showed them too rarely or "
-        "never. AUC alone: of each value's click rate in training, on the validation part, or on all later rows "
-        "where that has too few clicks or non-clicks.</p>"
+        "never. AUC alone: of each value's click rate in training, on the validation part, or on all later "
+        "rows where that has too few clicks or non-clicks.</p>"
     )
     more = rows[FIELDS_SHOWN:]
     folded = f"<details><summary>{len(more)} more fields</summary>{table(head, more)}</details>"

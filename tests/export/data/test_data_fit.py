@@ -192,7 +192,7 @@ def test_a_count_without_an_encoding_has_the_bins_of_criteo(name: str) -> None:
 
 
 def test_a_huge_count_has_no_more_bins_than_its_rows_can_teach() -> None:
-    """The Criteo transform has hundreds of bins up to 10^9; with a few dozen rows each LR learns their noise."""
+    """The Criteo transform has hundreds of bins up to 10^9; with few rows each LR learns their noise."""
     huge = np.floor(np.random.default_rng(3).lognormal(10, 4, 40_000))
     assert len(fitted(huge[:3000], 'encoding = "criteo"')) > 100
     for rows in (3000, 20_000, 40_000):

@@ -196,6 +196,15 @@ def test_a_malformed_row_is_reported_by_line_and_column(log: Path, bad: str, quo
     assert "--on-malformed skip" in message
 
 
+def test_what_the_schema_can_say_of_a_cell_is_told(log: Path) -> None:
+    """A log of true and false, or with a word for missing values, has no line to correct."""
+    label = told(log, HEADER + ROW.replace("1,", "true,", 1))
+    assert "(got 'true'); name the value under 'click' or 'no_click' of [label], correct the" in label
+    number = told(log, HEADER + "1,1414000000,x,abc,NULL,\n")
+    assert "(got 'NULL'); name the text in the schema's 'missing' if it means that, correct" in number
+    assert "'missing'" not in told(log, HEADER + "1,yesterday,x,abc,1,\n")
+
+
 @pytest.mark.parametrize("quoted", [False, True])
 @pytest.mark.parametrize("chunk_rows", [1, 3, 1000])
 def test_malformed_rows_are_skipped_and_counted(log: Path, quoted: bool, chunk_rows: int) -> None:
