@@ -52,7 +52,12 @@ class Shape:
         return self.fields.get(column, (column,))
 
     def check_columns(self, columns: Sequence[str]) -> None:
-        """Raises ColumnProblem if two of a file's columns are one field, or one could be either of two."""
+        """Raises ColumnProblem if no column is a field, two are the same, or one could be either of two."""
+        if self.fields and not any(column in self.fields for column in columns):
+            raise ColumnProblem(
+                f"a column must be a field of the bundle (got {', '.join(columns)}); its fields are "
+                f"{', '.join(self.kinds)}"
+            )
         column_of: dict[str, str] = {}
         for column in columns:
             if not self.keeps(column):

@@ -92,6 +92,22 @@ def test_a_bundle_tells_how_its_log_was_written(
     )
 
 
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_file_without_a_field_of_the_bundle_is_refused(
+    url: str, tmp_path: Path, spelled: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Misspelt columns would be left out one and all, and the store would know nothing of anybody."""
+    path = tmp_path / f"ads.{kind}"
+    if kind == "csv":
+        path.write_text("id;sites\nu1;s1\n")
+    else:
+        pq.write_table(pa.table({"id": ["u1"], "sites": ["s1"]}), path)
+    assert main(["ads", str(path), "--store", url, "--key", "id", "--bundle", str(spelled)]) == 1
+    told = capsys.readouterr().err
+    assert f"error: ads.{kind}" in told
+    assert ": a column must be a field of the bundle (got id, sites); its fields are site, " in told
+
+
 @pytest.mark.parametrize("name", ["ads.csv", "ads.tsv", "ads.csv.gz"])
 def test_a_byte_order_mark_is_no_part_of_the_first_name(url: str, tmp_path: Path, name: str) -> None:
     content = "\ufeffsite,id\ns1,a1\n".replace(",", "," if "csv" in name else "\t").encode()
