@@ -5,6 +5,7 @@ It reads ids and labels alone; it knows no model.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -15,7 +16,7 @@ from export.data.parts import EncodedLog, Part
 from export.data.splits import PARTS
 from export.judge.metrics import grouped_auc
 from export.report.findings import FieldSummary
-from service.bundle.schema import MISSING_ID, OOV_ID, Field, Hashing, Kind
+from service.bundle.schema import MISSING_ID, OOV_ID, Field, Hashing, Kind, Vocabulary
 
 LEAK_AUC: Final = 0.99  # a field that ranks this well alone tells the label
 SKEWED_SHARE: Final = 0.999  # of the training rows, in one value
@@ -27,6 +28,10 @@ LEAST_EVIDENCE: Final = 10  # clicks, and non-clicks, that an AUC is judged on: 
 SHOWN: Final = 3  # fields that a line names
 _PRIOR_ROWS: Final = 1.0  # rows at the mean click rate that a value's click rate begins with
 _CHUNK_ROWS: Final = 131_072
+_DECIMAL: Final = re.compile(r"-?\d+\.0+")
+_MISSING_WORDS: Final = frozenset(
+    ("NULL", "Null", "null", "(null)", "NaN", "nan", "NA", "N/A", "n/a", "<NA>", "\\N", "None", "undefined")
+)
 
 
 def describe_fields(log: EncodedLog) -> tuple[FieldSummary, ...]:
@@ -88,6 +93,8 @@ class _Counts:
             auc=self._auc(),
             test_share=float(test[common] / max(1, test.sum())),
             test_share_before=float(rows[common] / max(1, rows.sum())),
+            decimal=_decimal(field),
+            missing_word=_missing_word(field),
         )
 
     def _auc(self) -> float | None:
@@ -102,6 +109,23 @@ class _Counts:
                 here = rows > 0
                 return grouped_auc(score[here], clicks[here], rows[here])
         return None
+
+
+def _own_values(field: Field) -> tuple[str, ...]:
+    """Its vocabulary; none if it is that of another field."""
+    if field.same_values_as is not None or not isinstance(field.encoding, Vocabulary):
+        return ()
+    return field.encoding.values
+
+
+def _decimal(field: Field) -> str | None:
+    """A value, if all values are whole numbers with decimals: what a table with gaps makes of integers."""
+    values = [value for value in _own_values(field) if value not in _MISSING_WORDS]
+    return values[0] if values and all(map(_DECIMAL.fullmatch, values)) else None
+
+
+def _missing_word(field: Field) -> str | None:
+    return next((v for v in _own_values(field) if v in _MISSING_WORDS or not v.strip()), None)
 
 
 def field_warnings(fields: Iterable[FieldSummary]) -> tuple[str, ...]:
@@ -130,6 +154,16 @@ def _warnings(field: FieldSummary) -> Iterable[str]:
         )
     else:
         yield from _moved(name, field)
+    if field.decimal is not None:
+        yield (
+            f"{name} has whole numbers with decimals for values, such as {field.decimal!r}: a request that "
+            f"sends {field.decimal.split('.')[0]!r} sends an unseen value; write integers into the log"
+        )
+    if field.missing_word is not None:
+        yield (
+            f"{name} has the value {field.missing_word!r}; if it means a missing one, name it in the "
+            "schema's 'missing', so that a request without the field is the same"
+        )
     # Clicks and non-clicks share the bin that the border between them lies in.
     blurred = min(0.02, 0.5 / max(1, field.distinct)) if field.kind == Kind.NUMERIC else 0.0
     if field.auc is not None and field.auc > LEAK_AUC - blurred:

@@ -23,8 +23,9 @@ class FieldSummary(msgspec.Struct, frozen=True):
     frequent id. `auc` is that of the field alone on the validation part, by each value's click rate in
     training; on all rows after the training part where validation has too few clicks or non-clicks to tell,
     and None where these do too. `test_share` is the share of test rows with the id that is most frequent
-    there, and `test_share_before` that id's share of the training rows. A sequence is counted by its first
-    element, but for `unseen`.
+    there, and `test_share_before` that id's share of the training rows. Of a vocabulary, `decimal` is a whole
+    number with decimals (`3.0`) if all ids are, and `missing_word` a value that others write for a missing
+    one. A sequence is counted by its first element, but for `unseen`.
     """
 
     name: str
@@ -38,6 +39,8 @@ class FieldSummary(msgspec.Struct, frozen=True):
     auc: float | None
     test_share: float = 0.0
     test_share_before: float = 0.0
+    decimal: str | None = None
+    missing_word: str | None = None
 
 
 class DataSummary(msgspec.Struct, frozen=True):

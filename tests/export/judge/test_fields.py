@@ -39,6 +39,10 @@ KINDS = {
     "ended": 'kind = "numeric"',
     "date": 'kind = "numeric"',
     "switched": 'kind = "categorical"',
+    "floats": 'kind = "categorical"',
+    "versions": 'kind = "categorical"',
+    "unnamed": 'kind = "categorical"',
+    "blank": 'kind = "categorical"',
 }
 
 
@@ -65,6 +69,10 @@ def frame() -> pl.DataFrame:
             "history": [[f"e{at % 5}", f"e{at % 3}"][: at % 3] for at in number],
             "ended": [value if at < 3600 else None for at, value in enumerate(draw.random(ROWS))],
             "date": 20260901 + number // 200,
+            "floats": [f"{at % 7}.0" if at % 5 else None for at in number],
+            "versions": ["1.0", "1.1", "2.0"] * (ROWS // 3) + ["2.1"] * (ROWS % 3),
+            "unnamed": ["NULL" if at % 3 else f"u{at % 4}" for at in number],
+            "blank": [" " if at % 3 else f"u{at % 4}" for at in number],
             "switched": ["new" if at >= 3600 or at % 50 == 7 else f"old{at % 9}" for at in number],
         }
     )
@@ -135,6 +143,10 @@ def test_the_auc_of_a_field_is_that_of_its_click_rates(prepared, described: dict
         ("request", "has only values that are too rare for an id of their own in the training rows"),
         ("clicked_at", "alone ranks rows that follow the training part with an AUC of 1.0000"),
         ("price_paid", "alone ranks rows that follow the training part with an AUC of 0.9"),
+        ("floats", "such as '0.0': a request that sends '0' sends an unseen value"),
+        ("unnamed", "has the value 'NULL'; if it means a missing one, name it in the schema's 'missing'"),
+        ("blank", "has the value ' '; if it means"),
+        ("versions", None),
         ("sound", None),
         ("number", None),
         ("late", "has values in the test part that training does not show (100.0% of them)"),
