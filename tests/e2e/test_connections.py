@@ -319,6 +319,7 @@ def test_what_is_not_http_is_refused_like_everything_else(quiet: RunningService,
 def test_what_is_not_http_takes_no_answer_from_the_request_before_it(service: RunningService) -> None:
     with service.connect() as connection:
         connection.sendall(message(body_of(1)) + b"nonsense\r\n\r\n")
+        assert read_answer(connection)[0] == 200
         status, headers, _ = read_answer(connection)
-        assert (status, headers["connection"]) == (200, "close")
+        assert (status, headers["connection"]) == (400, "close")
         assert connection.recv(1) == b""
