@@ -40,13 +40,13 @@ class Loop:
         config, state = server_config(app.settings, app), ServerState()
         config.load()
         self._sink = Sink()
-        self._make = lambda: HttpConnection(config, state, {})
+        self._config, self._state = config, state
 
     async def seconds(self, body: HostileBody) -> tuple[float, str]:
         """CPU seconds from its bytes to its answer, and the status of that answer."""
         head = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: %b\r\nContent-Length: %d\r\n\r\n"
         message = head % (body.media_type.encode(), len(body.content)) + body.content
-        connection = self._make()
+        connection = HttpConnection(self._config, self._state, {})
         connection.connection_made(self._sink)  # type: ignore[arg-type]
         self._sink.refusal = b"HTTP/1.1 200"
         awaited = self._sink.answers + 1

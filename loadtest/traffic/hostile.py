@@ -41,14 +41,14 @@ def ordinary_body(names: FieldNames, size: int, media_type: str = JSON_TYPE) -> 
     """A request of 1,000 candidates, or fewer where `size` bytes hold fewer, that is no attack."""
     one = _in_json({"id": "ad-123", "features": {names.candidate: "x" * 8, "other": "y" * 8}})
     rows = min(1000, max(1, (size - 100) // (len(one) + 2)))
-    padding = (size - 100) // rows - len(one) - 2
-    ad = {"id": "ad-123", "features": {names.candidate: "x" * 8, "other": "y" * (8 + max(0, padding))}}
+    padding = max(0, (size - 100) // rows - len(one) - 2)
+    features = {names.candidate: "x" * 8, "other": "y" * (8 + padding)}
     if media_type == JSON_TYPE:
-        return HostileBody("ordinary", media_type, _in_json({"context": {}, "candidates": [ad] * rows}))
-    packed = _map(
-        [("id", _text("ad-123")), ("features", _map([(k, _text(v)) for k, v in ad["features"].items()]))]
-    )
-    content = _map([("context", _map([])), ("candidates", _array_head(rows) + packed * rows)])
+        ads = [{"id": "ad-123", "features": features}] * rows
+        return HostileBody("ordinary", media_type, _in_json({"context": {}, "candidates": ads}))
+    packed = _map([(name, _text(value)) for name, value in features.items()])
+    ad = _map([("id", _text("ad-123")), ("features", packed)])
+    content = _map([("context", _map([])), ("candidates", _array_head(rows) + ad * rows)])
     return HostileBody("ordinary", media_type, content)
 
 
@@ -107,6 +107,13 @@ def _numbered(form: str, size: int) -> str:
     return ",".join(form % number for number in range(count))
 
 
+def _candidates_with(form: str, size: int) -> bytes:
+    """Candidates with many numbered names; in a form with two percent signs, the candidates are too."""
+    forms = (form % row if "%%" in form else form for row in range(900))
+    ads = ",".join(f'{{"features":{{{_numbered(each, size // 1000)}}}}}' for each in forms)
+    return b'{"candidates": [%b]}' % ads.encode()
+
+
 def _number_columns(names: FieldNames, size: int) -> bytes:
     """Columns of integers with the same hash, and one empty value, so that they are looked up one by one."""
     rows = min(1000, size // 40)
@@ -122,18 +129,8 @@ def _late_error(names: FieldNames, size: int) -> bytes:
 _IN_JSON: dict[str, Callable[[FieldNames, int], bytes]] = {
     "one name again and again": lambda names, size: _in_context(_repeated(f'"{names.context}":1', size)),
     "unknown names": lambda names, size: _in_context(_numbered('"u%d":1', size)),
-    "unknown names of candidates": lambda names, size: (
-        b'{"candidates": [%b]}'
-        % ",".join(
-            '{"features":{%s}}' % _numbered('"u%%d":%d' % row, size // 1000) for row in range(900)
-        ).encode()
-    ),
-    "unlike unknown names of candidates": lambda names, size: (
-        b'{"candidates": [%b]}'
-        % ",".join(
-            '{"features":{%s}}' % _numbered('"%d-%%d":1' % row, size // 1000) for row in range(900)
-        ).encode()
-    ),
+    "unknown names of candidates": lambda names, size: _candidates_with('"u%d":1', size),
+    "unlike unknown names of candidates": lambda names, size: _candidates_with('"%d-%%d":1', size),
     "integers of 4,300 digits": lambda names, size: _in_context(
         '"u":[' + _repeated("9" * INTEGER_DIGITS, size) + "]"
     ),

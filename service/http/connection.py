@@ -61,11 +61,12 @@ class HttpConnection(HttpToolsProtocol):
         self._reading_timer: asyncio.TimerHandle | None = None
         self._writing_timer: asyncio.TimerHandle | None = None
         self._idle_timer: asyncio.TimerHandle | None = None
-        self._idle_since = 0.0
+        self.idle_since = 0.0  # in the loop's time
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected: start the timer of its first request."""
         super().connection_made(transport)
+        self.idle_since = self.loop.time()
         self._start_reading_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -92,6 +93,11 @@ class HttpConnection(HttpToolsProtocol):
                 self._begin_direct(self._route, head, is_last=self._is_last).start(data[head.size :])
                 return
         self._advance(self._waiting + data if self._waiting else data)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether every request is answered, and none has begun."""
+        return self.cycle is None and self._frame is None and not self._waiting
 
     def _is_free(self) -> bool:
         """Whether every earlier request is answered, and an answer can be written."""
@@ -269,7 +275,7 @@ class HttpConnection(HttpToolsProtocol):
             self._forget()
         # uvicorn starts a timer after every answer and cancels it at every request, which costs more than one
         # lasting timer that compares times when it fires.
-        self._idle_since = self.loop.time()
+        self.idle_since = self.loop.time()
         if self._idle_timer is None:
             self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._close_if_idle)
         if self._waiting and not self._is_advancing:
@@ -283,9 +289,9 @@ class HttpConnection(HttpToolsProtocol):
 
     def _close_if_idle(self) -> None:
         self._idle_timer = None
-        if self.cycle is not None or self._frame is not None or self._waiting:
+        if not self.is_idle:
             return  # the next answer starts this timer again
-        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        left = self.idle_since + self.timeout_keep_alive - self.loop.time()
         if left > 0:
             self._idle_timer = self.loop.call_later(left, self._close_if_idle)
         else:

@@ -1,0 +1,151 @@
+"""Accepts the connections of one listening socket, as many as there are files for; it knows no request.
+
+uvloop's own server resets connections when files are short, and any other error of `accept` closes its socket
+for good, without a word. Here connections wait in the kernel until there is room.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import logging
+import resource
+import socket
+from collections.abc import Callable, Collection
+from typing import Any
+
+from service.http.connection import HttpConnection
+
+logger = logging.getLogger("bidlight")
+
+# Files that are not connections: bundles that are read anew, stores, logs, the event loop's own.
+RESERVED_FILES = 64
+# How many connections are accepted before others are read from.
+ACCEPTS_AT_ONCE = 64
+PAUSE_SECONDS = 0.1
+LOG_SECONDS = 1.0
+# How many idle connections are closed in a pause, so that whoever keeps many open keeps nobody else out.
+CLOSED_AT_ONCE = 32
+
+# Why new connections wait: as many are open as there may be, or the system refuses another.
+CONNECTIONS, SYSTEM = "connections", "system"
+
+
+def most_connections() -> int:
+    """How many connections the limit of open files leaves room for."""
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return max(files - RESERVED_FILES, files // 2)
+
+
+class Listener:
+    """Takes the place of an asyncio.Server. `make` makes a protocol; it and its like are in `connections`.
+
+    `on_pause` gets the reason whenever new connections have to wait. `answers_rest`: whether this is the only
+    process on the port.
+    """
+
+    def __init__(
+        self,
+        listening: socket.socket,
+        make: Callable[[], HttpConnection],
+        connections: Collection[Any],
+        on_pause: Callable[[str], object],
+        answers_rest: bool,
+    ) -> None:
+        self.sockets = (listening,)
+        self._socket = listening
+        self._make = make
+        self._connections = connections
+        self._on_pause = on_pause
+        self._answers_rest = answers_rest
+        self._loop = asyncio.get_running_loop()
+        self._opening: set[asyncio.Task[None]] = set()
+        self._pause: asyncio.TimerHandle | None = None
+        self._logged_at = -LOG_SECONDS
+        self._is_closed = False
+        listening.setblocking(False)
+        self._loop.add_reader(listening, self._accept)
+
+    def close(self) -> None:
+        """Stop listening. With `answers_rest`, accept those that wait first, and tell them to shut down."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._loop.remove_reader(self._socket)
+        if self._pause is not None:
+            self._pause.cancel()
+        while self._answers_rest and self._accept_one() is None:
+            pass
+        self._socket.close()
+
+    async def wait_closed(self) -> None:
+        """Return when no connection is being opened any more."""
+        if self._opening:
+            await asyncio.wait(self._opening)
+
+    def _accept(self) -> None:
+        """Accept some of the connections that wait."""
+        for _ in range(ACCEPTS_AT_ONCE):
+            error = self._accept_one()
+            if isinstance(error, BlockingIOError | InterruptedError):
+                return
+            if error is not None:
+                self._wait(error)
+                return
+
+    def _accept_one(self) -> OSError | None:
+        """Accept a connection; the reason if that is not possible now."""
+        if len(self._connections) + len(self._opening) >= most_connections():
+            return ConnectionRefusedError()
+        try:
+            accepted, _ = self._socket.accept()
+        except ConnectionAbortedError:
+            return None  # the client has left meanwhile
+        except OSError as error:
+            return error
+        task = self._loop.create_task(self._open(accepted))
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
+        return None
+
+    async def _open(self, accepted: socket.socket) -> None:
+        accepted.setblocking(False)
+        protocol = self._make()
+        try:
+            await self._loop.connect_accepted_socket(lambda: protocol, accepted)
+        except OSError:  # the client has left
+            accepted.close()
+            return
+        if self._is_closed:
+            protocol.shutdown()
+
+    def _wait(self, error: OSError) -> None:
+        """Let new connections wait for a moment: until then `accept` would only fail again."""
+        self._loop.remove_reader(self._socket)
+        self._pause = self._loop.call_later(PAUSE_SECONDS, self._go_on)
+        is_full = isinstance(error, ConnectionRefusedError)
+        self._on_pause(CONNECTIONS if is_full else SYSTEM)
+        now = self._loop.time()
+        if now - self._logged_at >= LOG_SECONDS:
+            self._logged_at = now
+            if is_full:
+                logger.warning(
+                    "new connections wait: %d are open, as many as the limit of open files allows; raise it "
+                    "(ulimit -n)",
+                    len(self._connections),
+                )
+            else:
+                logger.error("new connections wait: the system accepts none (%s)", error.strerror or error)
+        if is_full:
+            close_longest_idle(self._connections)
+
+    def _go_on(self) -> None:
+        self._pause = None
+        self._loop.add_reader(self._socket, self._accept)
+
+
+def close_longest_idle(connections: Collection[HttpConnection]) -> None:
+    """Close the connections that have been idle longest, CLOSED_AT_ONCE of them."""
+    idle = [connection for connection in connections if connection.is_idle]
+    for connection in heapq.nsmallest(CLOSED_AT_ONCE, idle, key=lambda each: each.idle_since):
+        connection.transport.close()
