@@ -49,7 +49,7 @@ class HttpConnection(HttpToolsProtocol):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.headers = []
+        self.url, self.headers = b"", []
         self._route: DirectRoute | None = getattr(self.app, "direct_route", None)
         self._service: PredictService = self.app.predict_service
         self._arrival: Arrival | None = Arrival(self._service.intake, self._yield_room)
@@ -271,7 +271,7 @@ class HttpConnection(HttpToolsProtocol):
             self.transport.close()
         if self.transport.is_closing():
             return
-        if self._frame is None:
+        if self.scope is not None and self._frame is None:
             self._forget()
         # uvicorn starts a timer after every answer and cancels it at every request, which costs more than one
         # lasting timer that compares times when it fires.
@@ -284,8 +284,7 @@ class HttpConnection(HttpToolsProtocol):
 
     def _forget(self) -> None:
         """Keep nothing of the last request that went through ASGI."""
-        if self.scope is not None:
-            self.url, self.headers, self.scope = b"", [], None  # type: ignore[assignment]
+        self.url, self.headers, self.scope = b"", [], None  # type: ignore[assignment]
 
     def _close_if_idle(self) -> None:
         self._idle_timer = None

@@ -58,7 +58,7 @@ class DirectExchange:
         self._transport = transport
         self._default_headers = default_headers
         self._on_answered = on_answered
-        self._body = bytearray()
+        self._body: bytearray | None = None
         self.keep_alive = head.keep_alive
         self.bytes_left = head.length
         self.response_complete = self.disconnected = self._has_left = False
@@ -66,17 +66,20 @@ class DirectExchange:
     @property
     def bytes_read(self) -> int:
         """How much of the body `feed` has taken."""
-        return len(self._body)
+        return 0 if self._body is None else len(self._body)
 
     def feed(self, part: bytes) -> None:
         """Take a part of a body that arrives in several; `bytes_left` are still to come."""
-        self._body += part
+        if self._body is None:
+            self._body = bytearray(part)
+        else:
+            self._body += part
         self.bytes_left -= len(part)
 
     def finish(self) -> None:
         """All parts were fed: answer them as `start` does."""
-        body, self._body = self._body, bytearray()
-        self.start(body)
+        body, self._body = self._body, None
+        self.start(body or b"")
 
     def start(self, body: bytes | bytearray) -> None:
         """The body is complete: queue its rows, or answer why not."""

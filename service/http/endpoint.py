@@ -9,7 +9,7 @@ from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
-from service.errors import BodyTooLarge, MethodNotAllowed, UnsupportedMediaType
+from service.errors import BodyTooLarge, MethodNotAllowed, UnsupportedMediaType, Yielded
 from service.http.heads import Headers
 from service.http.intake import Arrival, Intake
 from service.http.prediction import CLIENT_LEFT, Prediction, PredictService
@@ -71,7 +71,7 @@ async def _send(send: Send, status: int, headers: Headers, body: bytes) -> None:
 async def _read_body(
     headers: dict[bytes, bytes], receive: Receive, service: PredictService
 ) -> bytes | bytearray:
-    """The body. Raises UnsupportedMediaType, ClientLeft, Overloaded, and BodyTooLarge as soon as is known."""
+    """The body. Raises UnsupportedMediaType, ClientLeft, Yielded, and BodyTooLarge as soon as is known."""
     limit = service.max_body_bytes
     encoding = headers.get(b"content-encoding", b"identity")
     if encoding.lower() != b"identity":
@@ -96,7 +96,7 @@ async def _read_body(
 
 
 async def _read_parts(body: bytearray, receive: Receive, intake: Intake, limit: int) -> bytearray:
-    """`body` and all that follows it. Raises ClientLeft, BodyTooLarge, and Overloaded if it must yield."""
+    """`body` and all that follows it. Raises ClientLeft, BodyTooLarge, and Yielded if it must."""
     patience = asyncio.timeout(None)
     arrival = Arrival(intake, lambda: patience.reschedule(0.0))
     try:
@@ -113,7 +113,7 @@ async def _read_parts(body: bytearray, receive: Receive, intake: Intake, limit: 
                     await _discard(receive)
                     raise _too_large(len(body), limit)
     except TimeoutError:
-        raise intake.refusal() from None
+        raise Yielded(str(intake.refusal())) from None
     finally:
         arrival.hold(0)
     return body

@@ -85,12 +85,13 @@ class Listener:
 
     def _accept(self) -> None:
         """Accept some of the connections that wait."""
-        for _ in range(ACCEPTS_AT_ONCE):
+        for number in range(ACCEPTS_AT_ONCE):
             error = self._accept_one()
             if isinstance(error, BlockingIOError | InterruptedError):
                 return
             if error is not None:
-                self._wait(error)
+                if number == 0:  # else nobody may wait any more
+                    self._wait(error)
                 return
 
     def _accept_one(self) -> OSError | None:
