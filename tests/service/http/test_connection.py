@@ -129,16 +129,22 @@ def test_clients_get_the_answers_to_their_requests_however_the_bytes_come(
 
 
 def test_a_refused_body_and_a_head_in_one_packet_spoil_no_other_client(apps: dict[str, RunningApp]) -> None:
-    refused, good = post(b"{}"), post(body_of("good"))
-    mixed = refused + good[: good.index(b"\r\n\r\n") + 4]
-    body = good[len(mixed) - len(refused) :]
-    found = answers_of(
-        apps["parser"], [[refused, good], [good, good]], [(0, mixed), (0, body), (1, good + good)]
-    )
-    assert [[answer.split()[1] for answer in answers] for answers in found] == [
-        [b"422", b"200"],
-        [b"200"] * 2,
-    ]
+    """The length that the second head declares makes the packet look like one request with the first head."""
+    good = body_of("good")
+    refused = post(b" " * len(good))
+    another = post(good, f"X-Padding: {'p' * 40}")  # sent behind the good one by the other client
+    length = len(good) + len(another)
+    second = post(b"", "X-Padding: ").replace(b"Length: 0", b"Length: %d" % length)
+    second = second.replace(b"Padding: ", b"Padding: " + b"p" * (len(another) - len(second)))
+    assert len(refused + second) - refused.index(b"\r\n\r\n") - 4 == length
+    for _ in range(2):
+        found = answers_of(
+            apps["parser"],
+            [[refused, second], [post(good), another]],
+            [(0, refused + second), (0, b" " * length), (1, post(good) + another)],
+        )
+        statuses = [[answer.split()[1] for answer in answers] for answers in found]
+        assert statuses == [[b"400", b"400"], [b"200", b"200"]]
 
 
 @pytest.mark.parametrize("request_line", [post(body_of("x")), b"GET /healthz HTTP/1.1\r\n\r\n"])
