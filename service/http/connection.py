@@ -14,9 +14,18 @@ import httptools
 from service.errors import HeadTooLarge, MalformedRequest, Overloaded, ServiceError
 from service.http.direct import DirectExchange, DirectRoute
 from service.http.framing import RequestFrame
-from service.http.heads import MAX_HEAD_BYTES, MAX_HEADERS, PLAIN_START, PREDICT_PATH, PlainHead, header_lines
+from service.http.heads import (
+    MAX_HEAD_BYTES,
+    MAX_HEADERS,
+    PLAIN_START,
+    PREDICT_PATH,
+    PlainHead,
+    head_without_offer,
+    refusal_lines,
+)
 from service.http.intake import Arrival
 from service.http.prediction import PredictService
+from service.http.timers import ConnectionTimers
 from service.http.uvicorn_internals import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 logger = logging.getLogger("bidlight")
@@ -24,8 +33,6 @@ logger = logging.getLogger("bidlight")
 LINGER_SECONDS = 1.0
 # How long before uvicorn's drain ends a connection is cut: uvicorn would answer what still runs with a 500.
 ABORT_SECONDS = 0.3
-# Headers of an upgrade offer, which are not passed on with the request.
-_OFFER_HEADERS = (b"connection", b"upgrade", b"http2-settings")
 
 
 class HttpConnection(HttpToolsProtocol):
@@ -58,23 +65,22 @@ class HttpConnection(HttpToolsProtocol):
         self._waiting = b""  # bytes that nothing has been done with yet
         self._is_advancing = self._has_answered = self._is_paused = self._has_dropped = False
         self._offered = self._is_last = False
-        self._reading_timer: asyncio.TimerHandle | None = None
-        self._writing_timer: asyncio.TimerHandle | None = None
-        self._idle_timer: asyncio.TimerHandle | None = None
-        self.idle_since = 0.0  # in the loop's time
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected: start the timer of its first request."""
         super().connection_made(transport)
-        self.idle_since = self.loop.time()
-        self._start_reading_timer()
+        self._timers = ConnectionTimers(
+            self.loop,
+            self.timeout_keep_alive,
+            self.timeout_keep_alive_handler,
+            transport.abort,
+            lambda: self.is_idle,
+        )
+        self._timers.start_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is closed."""
-        self._stop_reading_timer()
-        self._stop_writing_timer()
-        if self._idle_timer is not None:
-            self._idle_timer.cancel()
+        self._timers.stop()
         cycle, self._direct, self._waiting = self.cycle, None, b""
         self._account()
         self._arrival = None
@@ -88,8 +94,7 @@ class HttpConnection(HttpToolsProtocol):
         if self._route is not None and self._frame is None and not self._waiting and self._is_free():
             head = self._route.heads.of(data)
             if head is not None and len(data) - head.size == head.length:
-                if self._reading_timer is not None:
-                    self._stop_reading_timer()
+                self._timers.stop_reading()
                 self._begin_direct(self._route, head, is_last=self._is_last).start(data[head.size :])
                 return
         self._advance(self._waiting + data if self._waiting else data)
@@ -98,6 +103,11 @@ class HttpConnection(HttpToolsProtocol):
     def is_idle(self) -> bool:
         """Whether every request is answered, and none has begun."""
         return self.cycle is None and self._frame is None and not self._waiting
+
+    @property
+    def idle_since(self) -> float:
+        """When the last answer was written, or the connection made, in the loop's time."""
+        return self._timers.idle_since
 
     def _is_free(self) -> bool:
         """Whether every earlier request is answered, and an answer can be written."""
@@ -148,22 +158,24 @@ class HttpConnection(HttpToolsProtocol):
             if self._has_answered:  # other connections come first
                 self.loop.call_soon(self._resume)
         if is_within or (self._waiting and not is_kept):
-            if self._reading_timer is None:
-                self._start_reading_timer()
-        elif self.cycle is not None or self._idle_timer is not None:  # else only empty lines have come
-            self._stop_reading_timer()
+            self._timers.start_reading()
+        elif self.cycle is not None or self._timers.has_answered:  # else only empty lines have come
+            self._timers.stop_reading()
         self._account()
 
     def _account(self) -> None:
-        """Tell how many bytes are kept for later. If others need the room, `_yield_room` is called."""
+        """Tell how many bytes are kept. If others need the room, `_yield_room` is called."""
         if self._arrival is not None:
-            direct = 0 if self._direct is None else self._direct.bytes_read
-            self._arrival.hold(len(self._waiting) + direct)
+            arrived = 0 if self._direct is None else self._direct.bytes_read
+            unread = self.transport.get_write_buffer_size() if self.flow.write_paused else 0
+            self._arrival.hold(len(self._waiting) + arrived + unread)
 
     def _yield_room(self) -> None:
-        """Keep nothing for later: refuse the request that arrives, or close after the answer."""
+        """Keep nothing: cut off who does not read, refuse what arrives, or close after the answer."""
         self._waiting = b""
-        if self._direct is not None:
+        if self.flow.write_paused:
+            self.transport.abort()
+        elif self._direct is not None:
             direct, self._direct = self._direct, None
             direct.keep_alive = False
             direct.set_exception(self._service.intake.refusal())
@@ -273,11 +285,7 @@ class HttpConnection(HttpToolsProtocol):
             return
         if self.scope is not None and self._frame is None:
             self._forget()
-        # uvicorn starts a timer after every answer and cancels it at every request, which costs more than one
-        # lasting timer that compares times when it fires.
-        self.idle_since = self.loop.time()
-        if self._idle_timer is None:
-            self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._close_if_idle)
+        self._timers.start_idle()
         if self._waiting and not self._is_advancing:
             # Not at once: this may be called for the first of many answers of a batch.
             self.loop.call_soon(self._resume)
@@ -286,25 +294,17 @@ class HttpConnection(HttpToolsProtocol):
         """Keep nothing of the last request that went through ASGI."""
         self.url, self.headers, self.scope = b"", [], None  # type: ignore[assignment]
 
-    def _close_if_idle(self) -> None:
-        self._idle_timer = None
-        if not self.is_idle:
-            return  # the next answer starts this timer again
-        left = self.idle_since + self.timeout_keep_alive - self.loop.time()
-        if left > 0:
-            self._idle_timer = self.loop.call_later(left, self._close_if_idle)
-        else:
-            self.timeout_keep_alive_handler()
-
     def pause_writing(self) -> None:
-        """The client does not read its answers: start the timer until it must."""
+        """The client does not read its answers, which are kept until it does, or until it must have."""
         super().pause_writing()
-        self._writing_timer = self.loop.call_later(self.timeout_keep_alive, self.transport.abort)
+        self._timers.start_writing()
+        self._account()
 
     def resume_writing(self) -> None:
         """The client reads again."""
-        self._stop_writing_timer()
+        self._timers.stop_writing()
         super().resume_writing()
+        self._account()
         if self._waiting:
             self.loop.call_soon(self._resume)
 
@@ -328,32 +328,12 @@ class HttpConnection(HttpToolsProtocol):
         if method == b"CONNECT":
             self._refuse(MalformedRequest("the request must be for this service, which is no proxy"))
             return b""
-        line = b"%b %b HTTP/%b\r\n" % (method, self.url, self.parser.get_http_version().encode())
-        headers = [header for header in self.headers if header[0] not in _OFFER_HEADERS]
-        if not self.parser.should_keep_alive():
-            headers.append((b"connection", b"close"))
+        version, keep_alive = self.parser.get_http_version(), self.parser.should_keep_alive()
         self.parser, self._frame = httptools.HttpRequestParser(self), None
-        return b"%b%b\r\n" % (line, header_lines(headers))
+        return head_without_offer(method, self.url, version, self.headers, keep_alive=keep_alive)
 
     def _refuse(self, error: ServiceError) -> None:
         """Answer with an error and close. No earlier request is unanswered, or this one would still wait."""
         logger.debug("a connection from %s was closed: %s", self.client, error)
-        body = error.body()
-        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-        headers += [header for header in error.headers() if header[0] != b"connection"]
-        lines = header_lines([*headers, (b"connection", b"close")])
-        self.transport.write(b"%b%b\r\n%b" % (STATUS_LINE[error.status], lines, body))
+        self.transport.write(STATUS_LINE[error.status] + refusal_lines(error))
         self.transport.close()
-
-    def _start_reading_timer(self) -> None:
-        self._reading_timer = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
-
-    def _stop_reading_timer(self) -> None:
-        if self._reading_timer is not None:
-            self._reading_timer.cancel()
-            self._reading_timer = None
-
-    def _stop_writing_timer(self) -> None:
-        if self._writing_timer is not None:
-            self._writing_timer.cancel()
-            self._writing_timer = None

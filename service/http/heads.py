@@ -13,6 +13,7 @@ from service.wire import CODECS
 
 if TYPE_CHECKING:
     from service.arms.split import Arm
+    from service.errors import ServiceError
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -25,6 +26,8 @@ MAX_HEADERS = 256
 # Those that are remembered have a megabyte or two together at most.
 MAX_KNOWN_HEADS = 1024
 MAX_KNOWN_HEAD_BYTES = 1024
+# Headers of an upgrade offer, which are not passed on with the request.
+_OFFER_HEADERS = (b"connection", b"upgrade", b"http2-settings")
 # A request with one of these headers needs what only ASGI offers.
 _ASGI_ONLY = frozenset((b"transfer-encoding", b"content-encoding", b"expect", b"upgrade"))
 
@@ -160,6 +163,24 @@ class DefaultHeaderLines:
 def header_lines(headers: Headers) -> bytes:
     """Headers as HTTP/1.1 writes them."""
     return b"".join([b"%b: %b\r\n" % header for header in headers])
+
+
+def head_without_offer(
+    method: bytes, url: bytes, version: str, headers: Headers, *, keep_alive: bool
+) -> bytes:
+    """The head of a request that offered an upgrade, as one that does not."""
+    kept = [header for header in headers if header[0] not in _OFFER_HEADERS]
+    if not keep_alive:
+        kept.append((b"connection", b"close"))
+    return b"%b %b HTTP/%b\r\n%b\r\n" % (method, url, version.encode(), header_lines(kept))
+
+
+def refusal_lines(error: ServiceError) -> bytes:
+    """The answer after its first line, of a connection that closes with it."""
+    body = error.body()
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    headers += [header for header in error.headers() if header[0] != b"connection"]
+    return b"%b\r\n%b" % (header_lines([*headers, (b"connection", b"close")]), body)
 
 
 def _header_value(text: str) -> bytes:

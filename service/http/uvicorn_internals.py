@@ -10,14 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from uvicorn import Config, Server
-from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 __all__ = [
     "STATUS_LINE",
-    "ASGI3Application",
     "HttpToolsProtocol",
     "RequestResponseCycle",
     "Server",
@@ -105,7 +103,10 @@ ATTRIBUTES = (
     Attribute(ServerState, "default_headers", "headers of every answer; replaced when the date changes"),
     Attribute(ServerState, "total_requests", "counted for uvicorn's limit_max_requests"),
     Attribute(Server, "started", "whether startup succeeded"),
-    Attribute(Server, "servers", "the listening sockets; set by startup"),
+    Attribute(Server, "servers", "the listening sockets; set by startup, and replaced by Listeners"),
+    Attribute(Server, "config", "what connections are made with"),
+    Attribute(Server, "lifespan", "the state of the application, for its connections"),
+    Attribute(Server, "server_state", "the connections that are open"),
 )
 
 STARTUP_FAILED = "Application startup failed"

@@ -297,6 +297,48 @@ def test_what_waits_behind_a_request_yields_too_and_its_connection_closes(
     assert rest == b""
 
 
+def test_a_client_that_does_not_read_yields_what_it_was_sent(apps: dict[str, RunningApp]) -> None:
+    app = apps["parser"]
+    intake = app.app.predict_service.intake
+    request = post(json.dumps({"id": "\x01" * 9000, "candidates": [{}]}).encode())
+
+    async def exchange() -> None:
+        async with Wire(app.app) as wire:
+            wire.reader._transport.pause_reading()  # type: ignore[attr-defined]
+            for _ in range(100):
+                wire.protocol.data_received(request)
+                await asyncio.sleep(0)
+                if wire.protocol.flow.write_paused:
+                    break
+            unread = wire.transport.get_write_buffer_size()
+            assert 0 < unread <= intake.held_bytes
+            intake.make_room(HELD_BYTES)
+            assert wire.transport.is_closing()
+            assert intake.held_bytes == 0
+
+    app.runner.run(exchange())
+
+
+def test_a_connection_is_freed_without_the_collector(apps: dict[str, RunningApp]) -> None:
+    async def exchange() -> weakref.ref[object]:
+        wire = Wire(apps["parser"].app)
+        async with wire:
+            await wire.send(post(body_of("x")))
+            await wire.receive(1)
+        await asyncio.sleep(0.01)
+        connection = weakref.ref(wire.protocol)
+        assert wire.protocol not in wire.state.connections
+        del wire.protocol, wire.transport
+        return connection
+
+    gc.disable()
+    try:
+        connection = apps["parser"].runner.run(exchange())
+        assert connection() is None
+    finally:
+        gc.enable()
+
+
 @pytest.mark.parametrize(
     "endless",
     [
