@@ -69,6 +69,9 @@ class Sink:
     def close(self) -> None:
         """Do nothing."""
 
+    def abort(self) -> None:
+        """Do nothing."""
+
     def get_extra_info(self, _: str) -> None:
         """Do nothing."""
 
