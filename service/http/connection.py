@@ -33,6 +33,8 @@ logger = logging.getLogger("bidlight")
 LINGER_SECONDS = 1.0
 # How long before uvicorn's drain ends a connection is cut: uvicorn would answer what still runs with a 500.
 ABORT_SECONDS = 0.3
+# So many bytes of empty lines before a request are no mistake of a client.
+MAX_EMPTY_BYTES = 64
 
 
 class HttpConnection(HttpToolsProtocol):
@@ -123,8 +125,8 @@ class HttpConnection(HttpToolsProtocol):
                 end = self._frame.end_of_part(data, at)
                 offer = self._feed_parser(data[at:end])
                 data, at = (offer + data[end:], 0) if offer else (data, end)
-            elif data[at] in b"\r\n":  # empty lines before a request mean nothing
-                at = len(data) - len(data[at:].lstrip(b"\r\n"))
+            elif data[at] in b"\r\n":
+                at = self._skip_empty_lines(data, at)
             elif not self._is_free():
                 break
             elif self._route is not None and data.startswith(PLAIN_START, at):
@@ -144,6 +146,13 @@ class HttpConnection(HttpToolsProtocol):
         self._waiting = data[at:] if not self.transport.is_closing() else b""
         self._settle()
 
+    def _skip_empty_lines(self, data: bytes, at: int) -> int:
+        """The place behind some empty lines, which mean nothing before a request."""
+        lines = data[at : at + MAX_EMPTY_BYTES]
+        if not lines.strip(b"\r\n") and len(lines) == MAX_EMPTY_BYTES:
+            self._refuse(MalformedRequest("the request must begin with its method (got empty lines)"))
+        return at + len(lines) - len(lines.lstrip(b"\r\n"))
+
     def _has_head(self, rest: bytes) -> bool:
         """Whether the head is whole, or too long to wait for its end."""
         return b"\r\n\r\n" in rest or len(rest) > MAX_HEAD_BYTES
@@ -153,7 +162,8 @@ class HttpConnection(HttpToolsProtocol):
         is_within = self._direct is not None or self._frame is not None
         is_kept = bool(self._waiting) and (self._has_answered or not self._is_free())
         if is_kept and not is_within:
-            self._is_paused = True
+            # uvicorn reads on when its cycle asks for more of a body; here that would never end.
+            self._is_paused, self.flow.read_paused = True, False
             self.transport.pause_reading()
             if self._has_answered:  # other connections come first
                 self.loop.call_soon(self._resume)
@@ -230,7 +240,7 @@ class HttpConnection(HttpToolsProtocol):
         except httptools.HttpParserError as error:
             self._refuse(MalformedRequest(f"the request must be HTTP/1.1 ({error})"))
             return b""
-        if frame.overhead > MAX_HEAD_BYTES or len(self.headers) > MAX_HEADERS:
+        if frame.is_too_long or len(self.headers) > MAX_HEADERS:
             self._refuse(
                 HeadTooLarge(
                     f"the headers must be {MAX_HEAD_BYTES} bytes and {MAX_HEADERS} lines at most, and the "
@@ -283,6 +293,8 @@ class HttpConnection(HttpToolsProtocol):
             self.transport.close()
         if self.transport.is_closing():
             return
+        if self.flow.read_paused:  # by a body that nobody has read
+            self.flow.resume_reading()
         if self.scope is not None and self._frame is None:
             self._forget()
         self._timers.start_idle()

@@ -5,7 +5,10 @@ It knows neither sockets nor what a request asks for.
 
 from __future__ import annotations
 
-from service.http.heads import Headers
+from service.http.heads import MAX_HEAD_BYTES, Headers
+
+# How much longer than the body the sizes of chunks and the trailers may be: each chunk takes time of its own.
+MAX_CHUNK_BYTES = 8192
 
 
 class RequestFrame:
@@ -16,13 +19,19 @@ class RequestFrame:
     a parser, which refuses all that is malformed.
     """
 
-    __slots__ = ("_is_chunked", "_left", "_line", "overhead")
+    __slots__ = ("_is_chunked", "_left", "_limit", "_line", "_overhead")
 
     def __init__(self) -> None:
         self._left = 0  # bytes until the end of the body or of the chunk
         self._is_chunked = False
         self._line = b""  # the part of a chunk's size that was read
-        self.overhead = 0  # bytes of the head, the chunks' sizes and the trailers, less those of the body
+        self._limit = MAX_HEAD_BYTES
+        self._overhead = 0  # bytes of the head; or of chunks' sizes and trailers, less those of the body
+
+    @property
+    def is_too_long(self) -> bool:
+        """Whether the head, or what frames the body, has more bytes than a request needs."""
+        return self._overhead > self._limit
 
     def end_of_part(self, data: bytes, at: int) -> int:
         """The end of the next part of `data`, which begins at `at`."""
@@ -36,11 +45,14 @@ class RequestFrame:
                 self._line += data[at:end]
                 if newline >= 0:
                     self._read_size()
-        self.overhead += end - at
+        self._overhead += end - at
         return end
 
     def end_head(self, headers: Headers) -> None:
         """The head is read: a body with these headers follows, or none."""
+        if self.is_too_long:
+            return
+        self._limit, self._overhead = MAX_CHUNK_BYTES, 0
         for name, value in headers:
             if name == b"transfer-encoding":
                 self._is_chunked, self._left = True, 0
@@ -50,7 +62,7 @@ class RequestFrame:
 
     def count_body(self, size: int) -> None:
         """So many bytes were of the body. A chunk may have a size of as many bytes as it holds."""
-        self.overhead -= 2 * size
+        self._overhead -= 2 * size
 
     def _read_size(self) -> None:
         """A line with the size of a chunk, or the empty line between two."""

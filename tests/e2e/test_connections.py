@@ -332,24 +332,33 @@ def resident_mb(service: RunningService) -> float:
     return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) / 1024
 
 
+CHUNKED = message(b"").replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
+
+
 @pytest.mark.parametrize(
-    "request_line", [message(body_of(1)), b"GET / HTTP/1.1\r\n\r\n"], ids=["post", "get"]
+    "request_line",
+    [
+        message(body_of(1)),
+        b"GET / HTTP/1.1\r\n\r\n",
+        CHUNKED + b"20000\r\n" + b"\n" * 0x20000 + b"\r\n0\r\n\r\n",
+    ],
+    ids=["post", "get", "chunks"],
 )
 def test_a_client_that_sends_and_sends_takes_no_memory(quiet: RunningService, request_line: bytes) -> None:
     before = resident_mb(quiet)
     many = request_line * (1_000_000 // len(request_line))
-    connections = [quiet.connect() for _ in range(20)]
+    sent = {quiet.connect(): 0 for _ in range(20)}
     until = time.monotonic() + 1.5
-    for connection in connections:
+    for connection in sent:
         connection.setblocking(False)
     while time.monotonic() < until:
-        for connection in connections:
+        for connection, at in sent.items():
             with contextlib.suppress(BlockingIOError):
-                connection.send(many)
+                sent[connection] = (at + connection.send(many[at:])) % len(many)
         time.sleep(0.01)
     assert resident_mb(quiet) - before < 30
     assert quiet.post(body_of(1)).status_code == 200
-    for connection in connections:
+    for connection in sent:
         reset(connection)
 
 

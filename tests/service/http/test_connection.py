@@ -369,6 +369,36 @@ def test_what_frames_a_request_is_limited(apps: dict[str, RunningApp], endless: 
     assert answers[0].startswith(b"HTTP/1.1 431")
 
 
+@pytest.mark.parametrize(
+    "early",
+    [
+        chunked(b" " * 90_000, 30_000).replace(b"application/json", b"text/plain"),
+        post(b" " * 90_000, path="/nowhere"),
+        post(b" " * 90_000, "Content-Encoding: gzip"),
+    ],
+    ids=["type", "path", "encoding"],
+)
+def test_a_body_that_nobody_reads_does_not_stop_the_connection(
+    apps: dict[str, RunningApp], early: bytes
+) -> None:
+    good = post(body_of("x"))
+    cuts = [early[:70_000], early[70_000:80_000], early[80_000:], good]
+    found = answers_of(apps["parser"], [[early, good]], [(0, packet) for packet in cuts])
+    statuses = [answer.split()[1] for answer in found[0]]
+    assert statuses in ([b"415", b"200"], [b"404", b"200"])
+
+
+def test_empty_lines_before_a_request_are_skipped_but_not_for_ever(apps: dict[str, RunningApp]) -> None:
+    good = post(body_of("x"))
+    for lines, status in ((b"\r\n" * 10, b"200"), (b"\n\n", b"200"), (b"\r\n" * 50, b"400")):
+        in_two = [[lines, good]] if status == b"200" else []  # the connection is closed before the second
+        for packets in ([lines + good], [good + lines + good], *in_two):
+            sent = [(0, packet) for packet in packets]
+            count = sum(packet.count(b"POST /predict") for packet in packets)
+            (answers,) = answers_of(apps["parser"], [[good] * count], sent)
+            assert answers[-1].split()[1] == status
+
+
 @pytest.mark.parametrize("path", ["/predict", "/nowhere"])
 def test_the_number_of_headers_is_limited(apps: dict[str, RunningApp], path: str) -> None:
     for count, status in ((MAX_HEADERS - 10, {b"200", b"404"}), (MAX_HEADERS + 1, {b"431"})):
