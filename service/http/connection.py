@@ -107,9 +107,12 @@ class HttpConnection(HttpToolsProtocol):
         return self.cycle is None and self._frame is None and not self._waiting
 
     @property
-    def idle_since(self) -> float:
-        """When the last answer was written, or the connection made, in the loop's time."""
-        return self._timers.idle_since
+    def waits_since(self) -> float | None:
+        """Since when it waits for a request, or for the rest of one, in the loop's time; None otherwise."""
+        if self.is_idle:
+            return self._timers.idle_since
+        is_arriving = self._direct is not None or self._frame is not None or self.cycle is None
+        return self._timers.reading_since if is_arriving else None
 
     def _is_free(self) -> bool:
         """Whether every earlier request is answered, and an answer can be written."""

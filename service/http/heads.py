@@ -23,7 +23,7 @@ END_OF_HEAD = b"\r\n\r\n"
 # Longer heads are refused, and those with more headers.
 MAX_HEAD_BYTES = 65_536
 MAX_HEADERS = 256
-# Those that are remembered have a megabyte or two together at most.
+# Those that are remembered take a few megabytes together at most.
 MAX_KNOWN_HEADS = 1024
 MAX_KNOWN_HEAD_BYTES = 1024
 # Headers of an upgrade offer, which are not passed on with the request.

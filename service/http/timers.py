@@ -25,6 +25,7 @@ class ConnectionTimers:
         "_seconds",
         "_writing",
         "idle_since",
+        "reading_since",
     )
 
     def __init__(
@@ -40,7 +41,7 @@ class ConnectionTimers:
         self._reading: asyncio.TimerHandle | None = None
         self._writing: asyncio.TimerHandle | None = None
         self._idle: asyncio.TimerHandle | None = None
-        self.idle_since = loop.time()
+        self.idle_since = self.reading_since = loop.time()
 
     @property
     def has_answered(self) -> bool:
@@ -50,6 +51,7 @@ class ConnectionTimers:
     def start_reading(self) -> None:
         """A request has begun, and must be complete in time; or the first one must come."""
         if self._reading is None:
+            self.reading_since = self._loop.time()
             self._reading = self._loop.call_later(self._seconds, self._close)
 
     def stop_reading(self) -> None:

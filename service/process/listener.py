@@ -11,7 +11,8 @@ import heapq
 import logging
 import resource
 import socket
-from collections.abc import Callable, Collection
+import sys
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from service.http.connection import HttpConnection
@@ -24,8 +25,10 @@ RESERVED_FILES = 64
 ACCEPTS_AT_ONCE = 64
 PAUSE_SECONDS = 0.1
 LOG_SECONDS = 1.0
-# How many idle connections are closed in a pause, so that whoever keeps many open keeps nobody else out.
+# How many connections that wait for their clients are closed in a pause, so that whoever keeps many open keeps
+# nobody else out; and how long a request that has begun may take then.
 CLOSED_AT_ONCE = 32
+SLOW_SECONDS = 5.0
 
 # Why new connections wait: as many are open as there may be, or the system refuses another.
 CONNECTIONS, SYSTEM = "connections", "system"
@@ -34,14 +37,16 @@ CONNECTIONS, SYSTEM = "connections", "system"
 def most_connections() -> int:
     """How many connections the limit of open files leaves room for."""
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if files == resource.RLIM_INFINITY:
+        return sys.maxsize
     return max(files - RESERVED_FILES, files // 2)
 
 
 class Listener:
     """Takes the place of an asyncio.Server. `make` makes a protocol; it and its like are in `connections`.
 
-    `on_pause` gets the reason whenever new connections have to wait. `answers_rest`: whether this is the only
-    process on the port.
+    `on_pause` gets the reason whenever new connections have to wait. When it closes, it accepts at most `rest`
+    of those that wait.
     """
 
     def __init__(
@@ -50,14 +55,14 @@ class Listener:
         make: Callable[[], HttpConnection],
         connections: Collection[Any],
         on_pause: Callable[[str], object],
-        answers_rest: bool,
+        rest: int,
     ) -> None:
         self.sockets = (listening,)
         self._socket = listening
         self._make = make
         self._connections = connections
         self._on_pause = on_pause
-        self._answers_rest = answers_rest
+        self._rest = rest
         self._loop = asyncio.get_running_loop()
         self._opening: set[asyncio.Task[None]] = set()
         self._pause: asyncio.TimerHandle | None = None
@@ -67,15 +72,16 @@ class Listener:
         self._loop.add_reader(listening, self._accept)
 
     def close(self) -> None:
-        """Stop listening. With `answers_rest`, accept those that wait first, and tell them to shut down."""
+        """Accept the rest, tell them to shut down after their requests, and stop listening."""
         if self._is_closed:
             return
         self._is_closed = True
         self._loop.remove_reader(self._socket)
         if self._pause is not None:
             self._pause.cancel()
-        while self._answers_rest and self._accept_one() is None:
-            pass
+        for _ in range(self._rest):
+            if self._accept_one() is not None:
+                break
         self._socket.close()
 
     async def wait_closed(self) -> None:
@@ -138,15 +144,22 @@ class Listener:
             else:
                 logger.error("new connections wait: the system accepts none (%s)", error.strerror or error)
         if is_full:
-            close_longest_idle(self._connections)
+            close_longest_waiting(self._connections, now)
 
     def _go_on(self) -> None:
         self._pause = None
         self._loop.add_reader(self._socket, self._accept)
 
 
-def close_longest_idle(connections: Collection[HttpConnection]) -> None:
-    """Close the connections that have been idle longest, CLOSED_AT_ONCE of them."""
-    idle = [connection for connection in connections if connection.is_idle]
-    for connection in heapq.nsmallest(CLOSED_AT_ONCE, idle, key=lambda each: each.idle_since):
+def close_longest_waiting(connections: Iterable[HttpConnection], now: float) -> None:
+    """Close the connections that have waited longest for their clients, CLOSED_AT_ONCE of them.
+
+    One whose request has begun may take SLOW_SECONDS; an idle one waits from its last answer on.
+    """
+    waiting = []
+    for number, connection in enumerate(connections):
+        since = connection.waits_since
+        if since is not None and (connection.is_idle or now - since > SLOW_SECONDS):
+            waiting.append((since, number, connection))
+    for _, _, connection in heapq.nsmallest(CLOSED_AT_ONCE, waiting):
         connection.transport.close()

@@ -99,14 +99,15 @@ class Server(uvicorn.Server):
             for server in self.servers:
                 server.close()
             # Connections that wait at the socket of a worker are its successor's.
-            listeners = [self._listener(each, answers_rest=sockets is None) for each in taken]
+            rest = self.config.backlog if sockets is None else 0
+            listeners = [self._listener(each, rest) for each in taken]
             self.servers = cast("list[asyncio.Server]", listeners)
             self._on_started(self.servers[0].sockets[0].getsockname()[1])
 
     def _listening(self) -> list[socket.socket]:
         return [each for server in self.servers for each in server.sockets]
 
-    def _listener(self, listening: socket.socket, *, answers_rest: bool) -> Listener:
+    def _listener(self, listening: socket.socket, rest: int) -> Listener:
         config, app = self.config, self.config.loaded_app
 
         def make() -> HttpConnection:
@@ -115,7 +116,7 @@ class Server(uvicorn.Server):
         def count_pause(reason: str) -> None:
             app.metrics.accept_pauses.labels(reason).inc()
 
-        return Listener(listening, make, self.server_state.connections, count_pause, answers_rest)
+        return Listener(listening, make, self.server_state.connections, count_pause, rest)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Report the stop, then close the listening sockets and answer the requests in flight."""

@@ -6,12 +6,20 @@ import asyncio
 import resource
 import socket
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 
 import pytest
 
 from service.http.connection import HttpConnection
 from service.process import listener as listener_module
-from service.process.listener import CONNECTIONS, SYSTEM, Listener, close_longest_idle, most_connections
+from service.process.listener import (
+    CONNECTIONS,
+    SLOW_SECONDS,
+    SYSTEM,
+    Listener,
+    close_longest_waiting,
+    most_connections,
+)
 from service.process.server import server_config
 from service.settings import Settings
 from tests.running import RunningApp
@@ -45,7 +53,7 @@ class Listening:
             listening = socket.create_server(("127.0.0.1", 0))
         self.address = listening.getsockname()
         connections = self.wire.state.connections
-        self.listener = Listener(listening, self._make, connections, self.pauses.append, True)
+        self.listener = Listener(listening, self._make, connections, self.pauses.append, 128)
 
     def _make(self) -> HttpConnection:
         return self.wire.make()
@@ -55,6 +63,11 @@ class Listening:
         reader, writer = await asyncio.open_connection(*self.address)
         writer.write(b"GET /healthz HTTP/1.1\r\n\r\n")
         return await asyncio.wait_for(reader.readline(), 5), writer
+
+
+def test_without_a_limit_of_files_there_is_none_of_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert most_connections() > 1_000_000_000
 
 
 def test_the_limit_of_files_leaves_room_for_files() -> None:
@@ -112,22 +125,35 @@ def test_at_the_limit_the_longest_idle_connections_make_room(
     app.runner.run(exchange())
 
 
-def test_only_idle_connections_are_closed_and_the_longest_idle_first(
+def test_what_waits_longest_for_its_client_is_closed_first(
     app: RunningApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listener_module, "CLOSED_AT_ONCE", 1)
 
-    async def exchange() -> list[bool]:
-        async with Wire(app.app) as busy, Wire(app.app) as older, Wire(app.app) as newer:
-            await busy.send(b"GET /healthz HTTP/1.1\r\n")
+    async def exchange() -> list[list[bool]]:
+        async with AsyncExitStack() as stack:
+            slow, older, newer, busy = [await stack.enter_async_context(Wire(app.app)) for _ in range(4)]
+            await slow.send(b"POST /predict HTTP/1.1\r\nHost: a")
             for wire in (older, newer):
                 await asyncio.sleep(0.01)
                 await wire.send(b"GET /healthz HTTP/1.1\r\n\r\n")
                 await wire.receive(1)
-            close_longest_idle([newer.protocol, busy.protocol, older.protocol])
-            return [wire.transport.is_closing() for wire in (busy, older, newer)]
+            await asyncio.sleep(0.01)
+            busy.protocol.data_received(b"GET /metrics HTTP/1.1\r\n\r\n")
+            wires, now = (slow, older, newer, busy), asyncio.get_running_loop().time()
+            found = []
+            for later in (0.0, SLOW_SECONDS + 1.0, SLOW_SECONDS + 1.0, SLOW_SECONDS + 1.0):
+                open_ones = [wire.protocol for wire in wires if not wire.transport.is_closing()]
+                close_longest_waiting(reversed(open_ones), now + later)
+                found.append([wire.transport.is_closing() for wire in wires])
+            return found
 
-    assert app.runner.run(exchange()) == [False, True, False]
+    assert app.runner.run(exchange()) == [
+        [False, True, False, False],  # the slow one has only begun
+        [True, True, False, False],
+        [True, True, True, False],
+        [True, True, True, False],  # what is answered is never closed
+    ]
 
 
 def test_files_that_others_have_taken_are_waited_for(app: RunningApp, logged: list[str]) -> None:
