@@ -25,7 +25,7 @@ RESERVED_FILES = 64
 ACCEPTS_AT_ONCE = 64
 PAUSE_SECONDS = 0.1
 LOG_SECONDS = 1.0
-# How many connections that wait for their clients are closed in a pause, so that whoever keeps many open keeps
+# How many connections that wait for their clients are closed in a pause: whoever keeps many open keeps
 # nobody else out; and how long a request that has begun may take then.
 CLOSED_AT_ONCE = 32
 SLOW_SECONDS = 5.0
@@ -45,7 +45,7 @@ def most_connections() -> int:
 class Listener:
     """Takes the place of an asyncio.Server. `make` makes a protocol; it and its like are in `connections`.
 
-    `on_pause` gets the reason whenever new connections have to wait. When it closes, it accepts at most `rest`
+    `on_pause` gets the reason whenever new connections have to wait. Closing, it accepts at most `rest`
     of those that wait.
     """
 
