@@ -22,7 +22,7 @@ from export.report.findings import (
 from export.report.layout import table
 from export.report.page import page
 from export.report.summary import summary
-from export.stages.records import Trained
+from export.stages.records import Graphs, Trained
 from export.stages.report import rate_warnings, warnings_of
 from export.stages.work import Work
 from service.bundle.encoder import Encoder
@@ -276,6 +276,7 @@ def test_the_summary_and_the_manifest_repeat_the_warnings(exported, findings: Fi
 def test_a_run_prints_a_warning_where_it_arises_and_in_its_summary(exported, findings: Findings) -> None:
     """What packaging finds arises right before the summary, so it is printed there alone."""
     said = [line for text in exported.lines for line in text.splitlines() if line.startswith("warning: ")]
-    trained = Work(exported.plan.work).read_record("train", Trained).warnings
+    work = Work(exported.plan.work)
+    earlier = (*work.read_record("train", Trained).warnings, *work.read_record("quantize", Graphs).losses)
     for warning in findings.warnings:
-        assert said.count(f"warning: {warning}") == 1 + (warning in trained)
+        assert said.count(f"warning: {warning}") == 1 + (warning in earlier)
