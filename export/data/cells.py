@@ -23,6 +23,7 @@ _YEAR_2069: Final = 3_124_224_000
 
 # What the schema can say of a value that the log means.
 _NAME_LABELS: Final = "name the value under 'click' or 'no_click' of [label]"
+_NAME_FORMAT: Final = "name the format of the times in [timestamp]"
 _NAME_MISSING: Final = "name the text in the schema's 'missing' if it means that"
 
 
@@ -51,7 +52,9 @@ class CellTypes:
         )
         timestamp = self._schema.timestamp
         if timestamp is not None:
-            outcomes["timestamp"] = faults.check(timestamp.column, *_timestamp(cells, timestamp))
+            outcomes["timestamp"] = faults.check(
+                timestamp.column, *_timestamp(cells, timestamp), _NAME_FORMAT
+            )
         if self._schema.true_pctr is not None:
             outcomes["true_pctr"] = faults.check(
                 self._schema.true_pctr, *_probability(cells[self._schema.true_pctr])

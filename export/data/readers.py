@@ -110,7 +110,12 @@ def _check_names(file: str, log_schema: LogSchema, columns: tuple[str, ...]) -> 
     absent = [name for name in log_schema.used_columns if name not in columns]
     if absent:
         names = ", ".join(f"'{name}'" for name in absent)
+        other = (
+            "name the schema's 'separator', "
+            if len(columns) == 1 and len(log_schema.used_columns) > 1
+            else ""
+        )
         raise LogError(
             f"{file}: column {names} must be in the log (it has {', '.join(columns)}); "
-            f"correct the header, or the schema '{log_schema.name}'"
+            f"{other}correct the header, or the schema '{log_schema.name}'"
         )

@@ -202,7 +202,11 @@ def test_what_the_schema_can_say_of_a_cell_is_told(log: Path) -> None:
     assert "(got 'true'); name the value under 'click' or 'no_click' of [label], correct the" in label
     number = told(log, HEADER + "1,1414000000,x,abc,NULL,\n")
     assert "(got 'NULL'); name the text in the schema's 'missing' if it means that, correct" in number
-    assert "'missing'" not in told(log, HEADER + "1,yesterday,x,abc,1,\n")
+    time = told(log, HEADER + "1,2014-10-22,x,abc,1,\n")
+    assert "(got '2014-10-22'); name the format of the times in [timestamp], correct the line" in time
+    semicolons = told(log, (HEADER + ROW).replace(",", ";"))
+    assert "(it has click;" in semicolons
+    assert "name the schema's 'separator', correct the header" in semicolons
 
 
 @pytest.mark.parametrize("quoted", [False, True])
