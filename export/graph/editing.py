@@ -33,6 +33,7 @@ class GraphEditor:
         self.graph = model.graph
         self._names = {value.name for value in self.graph.initializers.values()}
         self._names |= {output.name for node in self.graph for output in node.outputs}
+        self._names |= {node.name for node in self.graph}  # may differ: an output of the graph was renamed
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
 
     @classmethod

@@ -14,6 +14,7 @@ from export.graph.quantize import quantize_int8
 from export.graph.runtime import run_graph
 from models.deep_fwfm import DeepFwFM
 from models.fields import Field
+from tests.export.small_models import make_ids, make_model
 
 FIELDS = tuple(Field(f"f{number}", 40) for number in range(6))
 IDS = np.random.default_rng(0).integers(0, 40, (900, 6)).astype(np.int32)
@@ -126,6 +127,19 @@ def test_model_without_pairs(model):
     graph = export_onnx(bare, 6)
     np.testing.assert_allclose(run_graph(graph, IDS), bare(torch.from_numpy(IDS)).detach().numpy(), atol=1e-5)
     assert np.abs(run_graph(quantize_int8(graph, IDS), IDS) - run_graph(graph, IDS)).max() < 0.05
+
+
+@pytest.mark.parametrize("name", ["deep_fwfm", "fwfm"])
+def test_many_fields(name):
+    """From 40 fields on the matrix of field pairs is an INT8 layer too: new nodes stand beside old ones."""
+    fields = tuple(Field(f"f{number}", 6) for number in range(48))
+    model = make_model(name, fields, **({"hidden_units": (40,)} if name == "deep_fwfm" else {}))
+    ids = make_ids(fields, 400)
+    graph = export_onnx(model, len(fields))
+    int8 = quantize_int8(graph, ids[:300])
+    names = [node.name for node in onnx.load_model_from_string(int8).graph.node]
+    assert len(names) == len(set(names))
+    assert np.corrcoef(run_graph(int8, ids), run_graph(graph, ids))[0, 1] > 0.99
 
 
 def test_rows_beyond_the_calibrated_range_stay_sane(graph):
