@@ -79,10 +79,8 @@ def chosen_models(names: Sequence[str]) -> tuple[str, ...]:
 def _compare(plan: ComparePlan, models: Sequence[str], work: Work, clock: Clock) -> Comparison:
     say = clock.say
     clock.stage("log", f"{plan.data.name} by the schema {plan.schema}")
-    summary, log_key = kept_log(work, plan, say=say)
-    contenders = [
-        contender for model in models for contender in _contenders(plan, model, summary, work, log_key)
-    ]
+    summary = kept_log(work, plan, say=say)
+    contenders = [one for model in models for one in _contenders(plan, model, summary, work)]
     clock.stage("models", f"{', '.join(models)}, {_times(plan.seeds, 'seed')}, {_times(plan.jobs, 'job')}")
     results, failures = _compete(plan, contenders, say)
     if not results:
@@ -104,7 +102,7 @@ def _times(number: int, word: str) -> str:
     return f"{number} {word}{'' if number == 1 else 's'}"
 
 
-def _contenders(plan: ComparePlan, model: str, log: LogSummary, work: Work, log_key: str) -> list[Contender]:
+def _contenders(plan: ComparePlan, model: str, log: LogSummary, work: Work) -> list[Contender]:
     """One a seed."""
     rows, clicks = log.rows["train"], log.clicks["train"]
     hyperparameters, training = settle(model, plan.common, plan.overrides, plan.training)
@@ -124,7 +122,7 @@ def _contenders(plan: ComparePlan, model: str, log: LogSummary, work: Work, log_
             methods=plan.calibration_methods,
             segment_field=plan.calibrate_by,
             shared=work.folder.resolve(),
-            log_key=log_key,
+            log_key=log.key,
         )
         for number in range(plan.seeds)
     ]
@@ -168,7 +166,7 @@ def _comparison(
         machine=machine(),
         versions=versions(),
         options=_plain(plan),
-        log=summary,
+        log=msgspec.structs.replace(summary, options=(), key=""),  # no paths of this machine
         auc_of_true_pctr=next(iter(metrics.values())).auc_of_true_pctr,
         best=rows[0].model,
         reference=REFERENCE if REFERENCE in results else None,
