@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,13 +16,14 @@ import msgspec
 
 from export.data.encoded import EncodedLog, open_log
 from export.errors import ExportError
+from export.knobs import as_options
 from export.stages.fit_schema import kept_log
 from export.stages.plan import Plan
 from export.stages.records import LogSummary, Searched
 from export.stages.train import check_device
 from export.stages.work import Say, Work
 from export.train.build import check_model
-from export.train.choices import TrainChoice
+from export.train.choices import EmbeddingChoice, TrainChoice
 from export.tune.fit import Subject, subject_of
 from export.tune.page import tune_page
 from export.tune.plan import TunePlan, short_search
@@ -59,12 +61,19 @@ def tune(plan: TunePlan, *, say: Say = print) -> Found:
     settings = plan.out / TOML
     say("\n".join(["", *best_table(found.trials, found.metric), "", found.verdict]))
     say(f"wrote {settings}, {JSON} and {PAGE}; the settings: {said(found.settings)}")
-    if plan.log is None:
-        say(f"use them: python -m export train --settings {settings} --work {plan.work}")
-    else:
-        log_options = f"--data {plan.log.data} --schema {plan.log.schema}"
-        say(f"use them: python -m export run {log_options} --settings {settings} --out FOLDER")
+    say(f"use them: {command_with(plan, settings)}")
     return found
+
+
+def command_with(plan: TunePlan, settings: Path) -> str:
+    """The command line that trains with a search's settings on the same log."""
+    # A settings file does not say how embeddings are kept.
+    chosen = ["--settings", str(settings), *as_options(plan.embedding, EmbeddingChoice)]
+    if plan.log is None:
+        words = ["train", *chosen, "--work", str(plan.work)]
+    else:
+        words = ["run", *plan.log.log_options, *chosen, "--out", "FOLDER"]
+    return shlex.join(["python", "-m", "export", *words])
 
 
 def tune_before_run(
