@@ -17,6 +17,7 @@ import msgspec
 from export.data.encoded import EncodedLog, open_log
 from export.errors import ExportError
 from export.knobs import as_options
+from export.report.settings_text import said
 from export.stages.fit_schema import kept_log
 from export.stages.plan import Plan
 from export.stages.records import LogSummary, Searched
@@ -31,7 +32,7 @@ from export.tune.records import Found, TrialRecord, Won, ranked
 from export.tune.search import Budget, search, study_folder
 from export.tune.settings import as_toml
 from export.tune.study import Study
-from export.tune.tables import NAMES, best_table, said, verdict
+from export.tune.tables import NAMES, best_table, verdict
 from export.tune.won import estimate
 from service.bundle.folders import locked, replacing
 from service.bundle.json_files import encode_json
