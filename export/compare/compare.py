@@ -24,14 +24,11 @@ from export.compare.plan import ALL, ComparePlan
 from export.compare.records import Comparison, Failure, Result, Row
 from export.compare.tables import as_text
 from export.data.encoded import open_log
-from export.data.log_schema import load_log_schema
 from export.errors import ExportError
 from export.report.machine import machine
-from export.stages.calibration_segments import check_segment_field
 from export.stages.fit_schema import kept_log
-from export.stages.pipeline import Clock, check_ship
+from export.stages.pipeline import Clock, check_export
 from export.stages.records import LogSummary
-from export.stages.train import check_device
 from export.stages.work import Say, Work
 from models import MODELS
 from service.bundle.folders import replacing
@@ -51,15 +48,12 @@ def compare(plan: ComparePlan, *, say: Say = print) -> Comparison:
     check_overrides(plan.overrides, models)
     for model in models:
         settle(model, plan.common, plan.overrides, plan.training)[1].config(rows=1)
-    check_device(plan.training.config(rows=1).device)
-    check_ship(plan)
+    check_export(plan)
     if plan.jobs > 1 and os.environ.get("WORLD_SIZE", "1") != "1":
         raise ExportError(
             f"'jobs' must be 1 under torchrun (got {plan.jobs}), whose processes train each model together; "
             "leave out one of the two"
         )
-    if plan.calibrate_by is not None:
-        check_segment_field(plan.calibrate_by, load_log_schema(plan.schema).fields)
     plan.out.mkdir(parents=True, exist_ok=True)
     with Work(plan.work).held(new=True) as work:
         return _compare(plan, models, work, Clock(say))

@@ -34,8 +34,8 @@ from export.stages.work import Say, Work
 from service.bundle.manifest import Parity
 
 PRUNE_LESS = (
-    "prune less, with --preset high-performance, not at all, with --preset none, or serve it all the same, "
-    "with --ship pruned"
+    "prune less, with a milder --preset, not at all, with --preset none, or serve it all the same, with "
+    "--ship pruned"
 )
 
 
