@@ -15,7 +15,7 @@ import numpy as np
 from export.data.encoded import EncodedLog
 from export.errors import ExportError
 from export.stages.work import Say
-from export.train.loop import Evaluation
+from export.train.result import Evaluation
 from export.tune.fit import Subject, score
 from export.tune.records import TrialRecord, ranked
 from export.tune.study import Asked, Study

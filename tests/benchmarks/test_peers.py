@@ -36,7 +36,7 @@ from benchmarks.peers.summary import as_summary
 from export.data.encoded import EncodedLog, Part
 from export.errors import ExportError
 from export.judge.metrics import auc
-from export.train.loop import Evaluation, TrainResult
+from export.train.result import Evaluation, TrainResult
 from service.bundle.schema import Bins, Field, Schema, Vocabulary
 
 SHAPE = Shape(dim=4, hidden_units=(8, 4), batch_size=64)
