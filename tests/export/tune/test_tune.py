@@ -242,6 +242,25 @@ def test_defaults_that_cannot_be_trained_are_told_each_time(plan: TunePlan) -> N
             tune(diverging, say=quiet)
 
 
+def test_settings_that_other_seeds_cannot_be_trained_with_are_not_taken(
+    plan: TunePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit = Subject.fit
+
+    def failing(self: Subject, settings: dict[str, object], **rest: object) -> object:
+        if settings and "seed" in rest:
+            raise ExportError("the training loss must stay finite (got nan by step 3); lower 'learning_rate'")
+        return fit(self, settings, **rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Subject, "fit", failing)
+    training = plan.training.updated(learning_rate=1e-5)  # so that another batch or penalty is better
+    found = tune(replace(plan, training=training, trials=4), say=quiet)
+    assert found.best != 1
+    assert found.settings == {}
+    assert found.verdict.startswith("tuning won nothing: the best settings cannot be trained with other")
+    assert "must stay finite" in (plan.out / TOML).read_text()
+
+
 def test_the_command_with_the_settings_reads_the_log_and_keeps_embeddings_in_the_same_way(
     plan: TunePlan, shop: LogPlan, tmp_path: Path
 ) -> None:
