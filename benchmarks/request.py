@@ -35,9 +35,10 @@ from service.http.connection import HttpConnection
 from service.http.prediction import Prediction
 from service.http.uvicorn_internals import ServerState
 from service.process.server import server_config
+from service.reading import decode_request
 from service.scoring.meter import OK
 from service.settings import Settings
-from service.wire import JSON, MSGPACK, Codec, count_rows, decode_request
+from service.wire import JSON, MSGPACK, Codec, count_rows
 
 REPOSITORY = Path(__file__).parents[1]
 # Where a checkout keeps this program: here, and in older ones.
@@ -66,6 +67,9 @@ class Sink:
         return False
 
     def close(self) -> None:
+        """Do nothing."""
+
+    def abort(self) -> None:
         """Do nothing."""
 
     def get_extra_info(self, _: str) -> None:

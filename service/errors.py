@@ -12,6 +12,7 @@ ServiceError
 ├── UnsupportedMediaType      415 unsupported_media_type
 ├── InvalidField              422 invalid_field
 ├── Overloaded                429 overloaded             Retry-After
+│   ├── Yielded               429 overloaded             Retry-After
 │   └── DeadlinePassed        429 overloaded             Retry-After
 ├── HeadTooLarge              431 head_too_large
 ├── InferenceFailed           500 inference_failed
@@ -155,6 +156,12 @@ class Overloaded(ServiceError):
     status = 429
     code = "overloaded"
     retry_after_seconds = 1
+
+
+class Yielded(Overloaded):
+    """The request makes room for others before all of it has arrived; the rest of it is not read."""
+
+    closes_connection = True
 
 
 class DeadlinePassed(Overloaded):

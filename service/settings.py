@@ -62,7 +62,15 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(
         default=1_048_576, ge=1, description="longest request body, bytes (413 above)"
     )
-    max_candidates: int = Field(default=1000, ge=1, description="most candidates in a request (422 above)")
+    max_held_bytes: int = Field(
+        default=67_108_864,
+        ge=1,
+        description="most bytes of requests that arrive or are answered, over all connections of a process "
+        "(429 above, first for those that take longest to arrive)",
+    )
+    max_candidates: int = Field(
+        default=1000, ge=1, le=100_000, description="most candidates in a request (422 above)"
+    )
     max_batch_rows: int = Field(
         default=256,
         ge=1,
@@ -128,6 +136,15 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"'max_candidates' must be at most max_queued_rows, {self.max_queued_rows} "
                 f"(got {self.max_candidates}); a larger request could never be queued"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _bytes_hold_a_request(self) -> Settings:
+        if self.max_body_bytes > self.max_held_bytes:
+            raise ValueError(
+                f"'max_body_bytes' must be at most max_held_bytes, {self.max_held_bytes} "
+                f"(got {self.max_body_bytes}); a larger request could never be read"
             )
         return self
 

@@ -1,27 +1,27 @@
-"""The bodies of `/predict` as structs: bytes -> request, answer -> bytes, in JSON or MessagePack.
+"""The bodies of `/predict` as structs, in JSON or MessagePack, and what their candidates are.
 
-It knows no bundle. The encoder of the arm checks the values of features, because only the schema says what a
-field may hold, and a name that no schema has must not stop bidding.
+It knows no bundle. A feature's value is a scalar or a list of scalars; the encoder of the arm checks which,
+because only the schema says what a field may hold.
 """
 
 from __future__ import annotations
 
-import contextlib
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, NamedTuple, NoReturn
 
 import msgspec
 import numpy as np
-from msgspec import Meta, Raw
+from msgspec import Meta
 from numpy.typing import NDArray
 
-from service.errors import InvalidField, MalformedBody, UnsupportedMediaType, shorten
+from service.errors import InvalidField, UnsupportedMediaType, shorten
 
 # Bids are whole millionths, and up to 1e9 a float64 holds those exactly.
 MAX_MONEY = 1e9
 MAX_TMAX_MS = 3_600_000.0
+# No setting allows more ads in a request: a MessagePack array of more is refused by its first bytes.
+MAX_CANDIDATES = 100_000
 
 _VALUE_SCHEMA = {
     "description": "a category (a string, or an integer read as its decimal string), a number, or a sequence "
@@ -33,7 +33,10 @@ _VALUE_SCHEMA = {
         {"type": "array", "items": {"anyOf": [{"type": "string"}, {"type": "integer"}]}},
     ],
 }
-RawFeature = Annotated[Any, Meta(extra_json_schema=_VALUE_SCHEMA)]
+# Nothing deeper is ever built: a map could have keys that all hash alike, and reading it would take for ever.
+RawFeature = Annotated[
+    str | int | float | bool | list[str | int | bool | None] | None, Meta(extra_json_schema=_VALUE_SCHEMA)
+]
 Money = Annotated[float, Meta(ge=0.0, le=MAX_MONEY)]
 Milliseconds = Annotated[float, Meta(gt=0.0, le=MAX_TMAX_MS)]
 ValuePerClick = Annotated[
@@ -74,7 +77,7 @@ class CandidateColumns(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 class PredictRequest(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     """One bid request: its candidates, as rows or as columns, and what they share."""
 
-    candidates: list[Candidate] | CandidateColumns
+    candidates: Annotated[list[Candidate], Meta(max_length=MAX_CANDIDATES)] | CandidateColumns
     id: Annotated[str | None, Meta(description="echoed")] = None
     user_id: Annotated[
         str | None,
@@ -120,16 +123,12 @@ class PredictAnswer(msgspec.Struct, gc=False):
 
 @dataclass(frozen=True)
 class Codec:
-    """One encoding of the interface: its media type, decoder and encoder.
-
-    `decode_as(bytes, type=...)` decodes any other type, for rare cases that need no decoder of their own.
-    """
+    """One encoding of the interface: its media type, decoder and encoder."""
 
     name: str
     media_type: bytes
-    decode: Callable[[bytes], PredictRequest]
+    decode: Callable[[bytes | bytearray], PredictRequest]
     encode: Callable[[PredictAnswer], bytes]
-    decode_as: Callable[..., Any]
 
 
 _json_decoder = msgspec.json.Decoder(PredictRequest)
@@ -139,14 +138,12 @@ JSON = Codec(
     media_type=b"application/json",
     decode=_json_decoder.decode,
     encode=msgspec.json.Encoder().encode,
-    decode_as=msgspec.json.decode,
 )
 MSGPACK = Codec(
     name="MessagePack",
     media_type=b"application/msgpack",
     decode=_msgpack_decoder.decode,
     encode=msgspec.msgpack.Encoder().encode,
-    decode_as=msgspec.msgpack.decode,
 )
 CODECS = JSON, MSGPACK
 _BY_MEDIA_TYPE = {
@@ -171,102 +168,83 @@ def codec_for(content_type: bytes | None) -> Codec:
     )
 
 
-def decode_request(body: bytes, codec: Codec) -> PredictRequest:
-    """The request in `body`; raises MalformedBody for the encoding, InvalidField for the contents."""
-    try:
-        return codec.decode(body)
-    except msgspec.ValidationError as error:
-        raise _invalid_field(str(error), body, codec) from None
-    except msgspec.DecodeError as error:
-        raise MalformedBody(f"the body must be {codec.name} ({error})") from None
-    except UnicodeDecodeError as error:
-        raise MalformedBody(f"the body must be {codec.name}, its strings UTF-8 ({error})") from None
-    except RecursionError:
-        raise MalformedBody(f"the body must be {codec.name} that is not nested so deeply") from None
+def count_rows(
+    candidates: list[Candidate] | CandidateColumns, max_candidates: int, known: Container[str] | None = None
+) -> int:
+    """The number of candidates; raises InvalidField for none, too many, or columns of unequal length.
 
-
-def _invalid_field(text: str, body: bytes, codec: Codec) -> InvalidField:
-    """The error that msgspec's `text` describes: `reason - at `path``, without a path for the whole body."""
-    reason, at, path = text.rpartition(" - at `")  # the last one: a name in the reason may hold the same
-    if not at:
-        return InvalidField(text, path="$")
-    path = path.removesuffix("`").removeprefix("key` in `")
-    return InvalidField(reason, path=_with_name(path, body, codec))
-
-
-def _with_name(path: str, body: bytes, codec: Codec) -> str:
-    """`path` up to the first feature, which the decoder gives as `[...]`, with the feature's name."""
-    container, unnamed, _ = path.partition("[...]")
-    if not unnamed:
-        return path
-    expected = list[Any] if container == "$.candidates.features" else Any
-    # It keeps no name if it cannot be found: the name is there twice, or the body is malformed further on.
-    with contextlib.suppress(msgspec.DecodeError, LookupError, UnicodeDecodeError, RecursionError):
-        part: Any = body
-        for name, index in re.findall(r"\.(\w+)|\[(\d+)\]", container):
-            if name:
-                part = codec.decode_as(part, type=dict[str, Raw])[name]
-            else:
-                part = codec.decode_as(part, type=list[Raw])[int(index)]
-        for name, value in codec.decode_as(part, type=dict[str, Raw]).items():
-            try:
-                codec.decode_as(value, type=expected)
-            except msgspec.ValidationError:
-                return f"{container}.{shorten(name, 100)}"
-    return path
-
-
-def count_rows(candidates: list[Candidate] | CandidateColumns, max_candidates: int) -> int:
-    """The number of candidates; raises InvalidField for none, too many, or columns of unequal length."""
+    Of columns of features, those count that are `known`, or all.
+    """
     if isinstance(candidates, list):
         rows = len(candidates)
     else:
-        rows = _columns_length(candidates)
+        rows = _columns_length(candidates, known)
     if not 0 < rows <= max_candidates:
-        remedy = "send at least one" if rows == 0 else "split the request"
-        raise InvalidField(
-            f"'candidates' must be 1 to {max_candidates} ads (got {rows}); {remedy}", path="$.candidates"
-        )
+        refuse_rows(rows, max_candidates)
     return rows
 
 
-def money_of(
-    candidates: list[Candidate] | CandidateColumns,
-) -> tuple[Sequence[float | None] | None, Sequence[float | None] | None]:
-    """Values per click [rows] and bid floors [rows], None where absent; None for a column that is absent."""
+def refuse_rows(rows: int, max_candidates: int) -> NoReturn:
+    """Raises InvalidField for a number of candidates that is not allowed."""
+    remedy = "send at least one" if rows == 0 else "split the request"
+    raise InvalidField(
+        f"'candidates' must be 1 to {max_candidates} ads (got {rows}); {remedy}", path="$.candidates"
+    )
+
+
+class Asked(NamedTuple):
+    """What the answer needs of a request. Its features need not be kept once they are encoded.
+
+    `ad_ids`, `values_per_click` and `bid_floors` are [rows] with None for no value, or None for no column.
+    """
+
+    id: str | None
+    ad_ids: Sequence[str | None] | None
+    values_per_click: Sequence[float | None] | None
+    bid_floors: Sequence[float | None] | None
+    as_rows: bool
+
+
+def asked_of(request: PredictRequest) -> Asked:
+    """The same of rows and of columns."""
+    candidates = request.candidates
     if isinstance(candidates, list):
+        ids = [candidate.id for candidate in candidates]
         values = [candidate.value_per_click for candidate in candidates]
-        return values, [candidate.bid_floor for candidate in candidates]
-    return candidates.value_per_click, candidates.bid_floor
+        floors = [candidate.bid_floor for candidate in candidates]
+        return Asked(request.id, ids, values, floors, True)
+    columns = candidates
+    return Asked(request.id, columns.id, columns.value_per_click, columns.bid_floor, False)
 
 
 def answer_of(
-    request: PredictRequest, arm: str, bundle: str, pctr: NDArray[np.float64], bids: list[float | None]
+    asked: Asked, arm: str, bundle: str, pctr: NDArray[np.float64], bids: list[float | None]
 ) -> PredictAnswer:
     """The answer in the shape of the request: rows for rows, columns for columns."""
-    candidates = request.candidates
     probabilities: list[float] = pctr.tolist()
-    if isinstance(candidates, list):
+    ids = asked.ad_ids or [None] * len(bids)
+    if asked.as_rows:
         # One struct a row is faster than encoding columns first and merging their bytes into rows.
-        results: list[Result] | ResultColumns = list(
-            map(Result, [candidate.id for candidate in candidates], probabilities, bids)
-        )
+        results: list[Result] | ResultColumns = list(map(Result, ids, probabilities, bids))
     else:
-        results = ResultColumns(candidates.id or [None] * len(bids), probabilities, bids)
-    return PredictAnswer(request.id, arm, bundle, results)
+        results = ResultColumns(list(ids), probabilities, bids)
+    return PredictAnswer(asked.id, arm, bundle, results)
 
 
-def _columns_length(columns: CandidateColumns) -> int:
+def _columns_length(columns: CandidateColumns, known: Container[str] | None) -> int:
     """The length that every column has; raises InvalidField naming the first that differs."""
+    features = columns.features
+    names = list(features) if known is None else [name for name in features if name in known]
     named: list[tuple[str, Sequence[object] | None]] = [
         ("id", columns.id),
         ("value_per_click", columns.value_per_click),
         ("bid_floor", columns.bid_floor),
-        *((f"features.{name}", values) for name, values in columns.features.items()),
+        *((f"features.{name}", features[name]) for name in names),
     ]
     present = [(name, len(values)) for name, values in named if values is not None]
     if not present:
-        return 0
+        # Of columns that no arm knows, the first says how many candidates there are: they are still bid for.
+        return len(next(iter(features.values()), ()))
     first, rows = present[0]
     for name, length in present[1:]:
         if length != rows:

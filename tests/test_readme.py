@@ -26,8 +26,9 @@ from service.errors import BadConfiguration, ServiceError
 from service.features.load import build_parser as load_parser
 from service.metrics.families import Metrics
 from service.process.options import build_parser as service_parser
+from service.reading import decode_request
 from service.settings import ENV_PREFIX, Settings
-from service.wire import JSON, decode_request
+from service.wire import JSON
 from tests.pages import REPOSITORY, Page, pages
 
 PAGES = pages()

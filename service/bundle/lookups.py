@@ -27,8 +27,10 @@ MANY = 12
 # Hashes are cached, at most this many for a field and of values up to this length; common values come first.
 CACHED_HASHES = 8192
 CACHED_CHARACTERS = 64
-# The same for numbers: most logs hold small counts.
+# The same for numbers: most logs hold small counts. Larger ones are not cached: any number of large integers
+# hash alike, and every look-up would be compared with all that a client has put there.
 CACHED_NUMBERS = 2048
+LARGEST_CACHED_NUMBER = 2.0**53
 AS_STRING = "send it as a string"
 PLAIN_NUMBERS = frozenset({int, float, type(None)})
 
@@ -129,7 +131,7 @@ class _NumberIds(dict[Any, int]):
         if not -math.inf < number < math.inf:
             refuse(self.field, "a finite number", value, "leave it out when it is missing")
         found = self.ids_of_bins[bisect_right(self.edges, number)]
-        if len(self) < CACHED_NUMBERS:
+        if len(self) < CACHED_NUMBERS and -LARGEST_CACHED_NUMBER < number < LARGEST_CACHED_NUMBER:
             self[value] = found
         return found
 

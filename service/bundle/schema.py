@@ -44,7 +44,7 @@ __all__ = [
     "Vocabulary",
 ]
 
-RawValue = str | int | float | None | Sequence[str | int]
+RawValue = str | int | float | None | Sequence[str | int | None]
 
 
 class Kind(StrEnum):

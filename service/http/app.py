@@ -76,6 +76,9 @@ class Bidlight(FastAPI):
         elif scope["type"] == "lifespan":
             await self._run_lifespan(scope, receive, send)
         else:
+            if scope["type"] == "http" and scope["method"] == "HEAD":
+                # Every route that answers GET answers HEAD; the server leaves out the body.
+                scope = {**scope, "method": "GET"}
             await super().__call__(scope, receive, send)
 
     @property

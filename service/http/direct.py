@@ -10,7 +10,7 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from service.http.heads import PREDICT_PATH, DefaultHeaderLines, Headers, KnownHeads, header_lines
+from service.http.heads import DefaultHeaderLines, Headers, PlainHead, PlainHeads, header_lines
 from service.http.prediction import CLIENT_LEFT, Prediction, PredictService
 from service.http.uvicorn_internals import STATUS_LINE
 from service.scoring.meter import OK
@@ -18,25 +18,15 @@ from service.scoring.meter import OK
 if TYPE_CHECKING:
     import asyncio
 
-PATH = PREDICT_PATH.encode()
-# A request with one of these headers needs what only ASGI offers.
-_ASGI_ONLY = frozenset((b"transfer-encoding", b"content-encoding", b"expect", b"upgrade"))
 _default_lines = DefaultHeaderLines()
 
 
 class DirectRoute:
-    """The application's entrance for plain requests to /predict: which ones it accepts, and their heads."""
+    """The application's entrance for plain requests to /predict, and the heads that make them plain."""
 
     def __init__(self, service: PredictService) -> None:
         self.service = service
-        self.known_heads = KnownHeads()
-
-    def accepts(self, headers: dict[bytes, bytes]) -> bool:
-        """Whether a request with these headers is plain: its body's length declared and not too large."""
-        length = headers.get(b"content-length", b"")
-        if not _ASGI_ONLY.isdisjoint(headers):
-            return False
-        return length.isdigit() and len(length) < 19 and int(length) <= self.service.max_body_bytes
+        self.heads = PlainHeads(service.max_body_bytes)
 
 
 class _NullEvent:
@@ -49,39 +39,50 @@ class _NullEvent:
 class DirectExchange:
     """One request and its answer: a cycle to uvicorn, the outcome of its rows to the batcher.
 
-    uvicorn's connection reads and sets `response_complete`, `keep_alive`, `disconnected` and `more_body`: so
-    pipelined requests wait for this answer, and a connection that shuts down closes after it.
+    uvicorn's connection reads and sets `response_complete`, `keep_alive` and `disconnected`: so a connection
+    that shuts down closes after this answer.
     """
 
     message_event = _NullEvent()
-    keep_alive = True
 
     def __init__(
         self,
         service: PredictService,
-        headers: dict[bytes, bytes],
+        head: PlainHead,
         transport: asyncio.Transport,
         default_headers: Headers,
         on_answered: Callable[[], None],
     ) -> None:
         self._prediction = Prediction(service, perf_counter())
-        self._headers = headers
+        self._headers = head.headers
         self._transport = transport
         self._default_headers = default_headers
         self._on_answered = on_answered
-        self._chunks: list[bytes] = []
+        self._body: bytearray | None = None
+        self.keep_alive = head.keep_alive
+        self.bytes_left = head.length
         self.response_complete = self.disconnected = self._has_left = False
-        self.more_body = True
 
-    def feed(self, chunk: bytes) -> None:
-        """Take a part of the body; all parts together are as long as the Content-Length."""
-        self._chunks.append(chunk)
+    @property
+    def bytes_read(self) -> int:
+        """How much of the body `feed` has taken."""
+        return 0 if self._body is None else len(self._body)
 
-    def start(self) -> None:
+    def feed(self, part: bytes) -> None:
+        """Take a part of a body that arrives in several; `bytes_left` are still to come."""
+        if self._body is None:
+            self._body = bytearray(part)
+        else:
+            self._body += part
+        self.bytes_left -= len(part)
+
+    def finish(self) -> None:
+        """All parts were fed: answer them as `start` does."""
+        body, self._body = self._body, None
+        self.start(body or b"")
+
+    def start(self, body: bytes | bytearray) -> None:
         """The body is complete: queue its rows, or answer why not."""
-        self.more_body = False
-        chunks = self._chunks
-        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         prediction = self._prediction
         try:
             prediction.read_headers(self._headers)

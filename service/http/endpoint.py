@@ -9,8 +9,9 @@ from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
-from service.errors import BodyTooLarge, MethodNotAllowed, UnsupportedMediaType
+from service.errors import BodyTooLarge, MethodNotAllowed, UnsupportedMediaType, Yielded
 from service.http.heads import Headers
+from service.http.intake import Arrival, Intake
 from service.http.prediction import CLIENT_LEFT, Prediction, PredictService
 from service.scoring.meter import OK
 
@@ -40,7 +41,7 @@ class PredictEndpoint:
                     f"the method must be POST (got {scope['method']!r}); GET /docs describes it", allow="POST"
                 )
             prediction.read_headers(headers)
-            body = await _read_body(headers, receive, self._service.max_body_bytes)
+            body = await _read_body(headers, receive, self._service)
             future = prediction.submit(body)
             pctrs = await (_unless_client_leaves(future, receive) if prediction.is_behind else future)
             head, answer = prediction.answer(pctrs)
@@ -67,8 +68,11 @@ async def _send(send: Send, status: int, headers: Headers, body: bytes) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-async def _read_body(headers: dict[bytes, bytes], receive: Receive, limit: int) -> bytes:
-    """The body. Raises UnsupportedMediaType, ClientLeft, and BodyTooLarge as soon as that is known."""
+async def _read_body(
+    headers: dict[bytes, bytes], receive: Receive, service: PredictService
+) -> bytes | bytearray:
+    """The body. Raises UnsupportedMediaType, ClientLeft, Yielded, and BodyTooLarge as soon as is known."""
+    limit = service.max_body_bytes
     encoding = headers.get(b"content-encoding", b"identity")
     if encoding.lower() != b"identity":
         raise UnsupportedMediaType(
@@ -81,21 +85,37 @@ async def _read_body(headers: dict[bytes, bytes], receive: Receive, limit: int) 
             await _discard(receive)
         raise _too_large(int(declared[:19]), limit)
     message = await receive()
-    body: bytes = message.get("body", b"")
+    body: bytes | bytearray = message.get("body", b"")
     if message.get("more_body"):
-        chunks, size = [body], len(body)
-        while message.get("more_body"):
-            if size > limit:
-                await _discard(receive)
-                raise _too_large(size, limit)
-            message = await receive()
-            chunks.append(message.get("body", b""))
-            size += len(chunks[-1])
-        body = b"".join(chunks)
-    if message["type"] == "http.disconnect":
+        body = await _read_parts(bytearray(body), receive, service.intake, limit)
+    elif message["type"] == "http.disconnect":
         raise ClientLeft
     if len(body) > limit:
         raise _too_large(len(body), limit)
+    return body
+
+
+async def _read_parts(body: bytearray, receive: Receive, intake: Intake, limit: int) -> bytearray:
+    """`body` and all that follows it. Raises ClientLeft, BodyTooLarge, and Yielded if it must."""
+    patience = asyncio.timeout(None)
+    arrival = Arrival(intake, lambda: patience.reschedule(0.0))
+    try:
+        async with patience:
+            more_body = True
+            while more_body:
+                arrival.hold(len(body))
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientLeft
+                body += message.get("body", b"")
+                more_body = message.get("more_body", False)
+                if len(body) > limit and more_body:
+                    await _discard(receive)
+                    raise _too_large(len(body), limit)
+    except TimeoutError:
+        raise Yielded(str(intake.refusal())) from None
+    finally:
+        arrival.hold(0)
     return body
 
 

@@ -1,53 +1,126 @@
-"""Heads of requests and answers as bytes, kept so that none is parsed or written twice.
+"""Heads of requests and answers as bytes, kept so that hardly any is parsed or written twice.
 
 It knows neither connections nor what is done with a request.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+import httptools
 
 from service.wire import CODECS
 
 if TYPE_CHECKING:
     from service.arms.split import Arm
+    from service.errors import ServiceError
 
 Headers = list[tuple[bytes, bytes]]
 
 PREDICT_PATH = "/predict"
 PLAIN_START = f"POST {PREDICT_PATH} HTTP/1.1\r\n".encode()
 END_OF_HEAD = b"\r\n\r\n"
-# Together about a megabyte at most.
-MAX_HEAD_BYTES = 1024
-MAX_HEADS = 1024
+# Longer heads are refused, and those with more headers.
+MAX_HEAD_BYTES = 65_536
+MAX_HEADERS = 256
+# Those that are remembered take a few megabytes together at most.
+MAX_KNOWN_HEADS = 1024
+MAX_KNOWN_HEAD_BYTES = 1024
+# Headers of an upgrade offer, which are not passed on with the request.
+_OFFER_HEADERS = (b"connection", b"upgrade", b"http2-settings")
+# A request with one of these headers needs what only ASGI offers.
+_ASGI_ONLY = frozenset((b"transfer-encoding", b"content-encoding", b"expect", b"upgrade"))
 
 
-class KnownHeads:
-    """Heads of plain requests that the parser has read before, by their bytes, with their headers.
+class PlainHead(NamedTuple):
+    """What the head of a plain request says: see `PlainHeads`."""
 
-    A client repeats its head, except for the length of the body. Only whole, plain requests are remembered
-    and recognised: the head, then exactly as many bytes as it declares. So the same bytes never mean anything
-    else here than to the parser.
+    size: int
+    """Bytes of the head, with the empty line at its end."""
+    headers: dict[bytes, bytes]
+    length: int
+    """Bytes of the body."""
+    keep_alive: bool
+
+
+class PlainHeads:
+    """The heads of plain requests to /predict, by their bytes.
+
+    A request is plain if it is a POST of HTTP/1.1 whose length is declared and at most `max_body_bytes`, and
+    which asks for nothing that only ASGI offers. What a head says is a function of its bytes alone, read by a
+    parser of its own, so remembering it changes no answer, whatever else a connection has sent.
     """
 
+    def __init__(self, max_body_bytes: int) -> None:
+        self._max_body_bytes = max_body_bytes
+        self._known: dict[bytes, PlainHead] = {}
+
+    def __len__(self) -> int:
+        """How many are remembered."""
+        return len(self._known)
+
+    def of(self, data: bytes) -> PlainHead | None:
+        """The head with which `data` begins; None unless it is whole and that of a plain request."""
+        end = data.find(END_OF_HEAD, 0, MAX_HEAD_BYTES) + len(END_OF_HEAD)
+        head = data[:end]
+        found = self._known.get(head)
+        if found is None and data.startswith(PLAIN_START) and end >= len(END_OF_HEAD):
+            found = read_plain_head(head, self._max_body_bytes)
+            if found is not None and end <= MAX_KNOWN_HEAD_BYTES:
+                if len(self._known) >= MAX_KNOWN_HEADS:
+                    self._known.clear()
+                self._known[head] = found
+        return found
+
+
+class _HeadEvents:
+    """What a parser reports of a head."""
+
     def __init__(self) -> None:
-        self._headers: dict[bytes, dict[bytes, bytes]] = {}
+        self.url = b""
+        self.headers: Headers = []
+        self.begun = 0
+        self.is_whole = self.has_body = False
 
-    def find(self, data: bytes) -> tuple[dict[bytes, bytes], bytes] | None:
-        """Headers and body of a request whose head is known, if `data` is that request and nothing else."""
-        end = data.find(END_OF_HEAD, 0, MAX_HEAD_BYTES) + len(END_OF_HEAD)
-        headers = self._headers.get(data[:end])
-        if headers is None or len(data) - end != int(headers[b"content-length"]):
-            return None
-        return headers, data[end:]
+    def on_message_begin(self) -> None:
+        self.begun += 1
 
-    def remember(self, data: bytes, headers: dict[bytes, bytes]) -> None:
-        """Remember the head of `data`, if the request with these parsed headers is all that `data` holds."""
-        end = data.find(END_OF_HEAD, 0, MAX_HEAD_BYTES) + len(END_OF_HEAD)
-        if data.startswith(PLAIN_START) and len(data) - end == int(headers[b"content-length"]):
-            if len(self._headers) >= MAX_HEADS:
-                self._headers.clear()
-            self._headers[data[:end]] = headers
+    def on_url(self, url: bytes) -> None:
+        self.url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        self.is_whole = True
+
+    def on_body(self, _: bytes) -> None:
+        self.has_body = True
+
+
+def read_plain_head(head: bytes, max_body_bytes: int) -> PlainHead | None:
+    """What the bytes of one whole head say, or None if it is not a plain request's."""
+    events = _HeadEvents()
+    parser = httptools.HttpRequestParser(events)
+    try:
+        parser.feed_data(head)
+    except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+        return None
+    headers = dict(events.headers)
+    length = headers.get(b"content-length", b"")
+    is_one_head = events.is_whole and events.begun == 1 and not events.has_body
+    is_plain = (
+        is_one_head
+        and events.url == PREDICT_PATH.encode()
+        and parser.get_method() == b"POST"
+        and parser.get_http_version() == "1.1"
+        and len(events.headers) <= MAX_HEADERS
+        and _ASGI_ONLY.isdisjoint(headers)
+        and length.isdigit()
+        and len(length) < 19
+        and int(length) <= max_body_bytes
+    )
+    return PlainHead(len(head), headers, int(length), parser.should_keep_alive()) if is_plain else None
 
 
 class AnswerHead:
@@ -90,6 +163,24 @@ class DefaultHeaderLines:
 def header_lines(headers: Headers) -> bytes:
     """Headers as HTTP/1.1 writes them."""
     return b"".join([b"%b: %b\r\n" % header for header in headers])
+
+
+def head_without_offer(
+    method: bytes, url: bytes, version: str, headers: Headers, *, keep_alive: bool
+) -> bytes:
+    """The head of a request that offered an upgrade, as one that does not."""
+    kept = [header for header in headers if header[0] not in _OFFER_HEADERS]
+    if not keep_alive:
+        kept.append((b"connection", b"close"))
+    return b"%b %b HTTP/%b\r\n%b\r\n" % (method, url, version.encode(), header_lines(kept))
+
+
+def refusal_lines(error: ServiceError) -> bytes:
+    """The answer after its first line, of a connection that closes with it."""
+    body = error.body()
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    headers += [header for header in error.headers() if header[0] != b"connection"]
+    return b"%b\r\n%b" % (header_lines([*headers, (b"connection", b"close")]), body)
 
 
 def _header_value(text: str) -> bytes:

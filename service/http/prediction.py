@@ -19,20 +19,22 @@ from service.errors import NotReady, ServiceError
 from service.features.store import INVALID
 from service.features.users import UserFeatures
 from service.http.heads import AnswerHead, ArmHeads, Headers
+from service.http.intake import Intake
 from service.metrics.families import Metrics
+from service.reading import KnownFields, decode_request
 from service.scoring.batcher import Outcome
 from service.scoring.meter import FOUND, ArmMeter
 from service.scoring.predictor import Probabilities
 from service.scoring.rows import RequestRows
 from service.settings import Settings
 from service.wire import (
+    Asked,
     Codec,
     PredictRequest,
     answer_of,
+    asked_of,
     codec_for,
     count_rows,
-    decode_request,
-    money_of,
 )
 
 logger = logging.getLogger("bidlight")
@@ -50,6 +52,8 @@ class PredictService:
         self.max_candidates = settings.max_candidates
         self.policy = policy
         self.users = users
+        self.intake = Intake(settings.max_held_bytes)
+        self.known = KnownFields(frozenset(), frozenset())
         self.heads: dict[Arm, ArmHeads] = {}
         self._metrics = metrics if settings.metrics == "on" else None
         self._arms: ArmTable | None = None
@@ -57,6 +61,11 @@ class PredictService:
     def open(self, arms: ArmTable) -> None:
         """Send requests to these arms from now on."""
         self.heads = {arm: ArmHeads(arm) for arm in arms.arms}
+        encoders = [arm.predictor.encoder for arm in arms.arms]
+        self.known = KnownFields(
+            frozenset().union(*[encoder.context_names for encoder in encoders]),
+            frozenset().union(*[encoder.candidate_names for encoder in encoders]),
+        )
         self._arms = arms
 
     def choose(self, headers: dict[bytes, bytes], request: PredictRequest) -> Arm:
@@ -85,9 +94,11 @@ class Prediction:
 
     __slots__ = (
         "_arm",
+        "_asked",
         "_codec",
         "_headers",
         "_heads",
+        "_held_bytes",
         "_is_admitted",
         "_meter",
         "_request",
@@ -104,10 +115,11 @@ class Prediction:
         "user_lookup",
     )
 
+    _asked: Asked
     _codec: Codec
     _headers: dict[bytes, bytes]
     _heads: ArmHeads
-    _request: PredictRequest
+    _request: PredictRequest | None
     _rows: int
     decode_seconds: float
 
@@ -117,6 +129,7 @@ class Prediction:
         self._arm: Arm | None = None
         self._meter: ArmMeter | None = None
         self._is_admitted = False
+        self._held_bytes = 0
         self._unqueued_rows = 0
         self.encode_seconds = 0.0
         self.unknown_names: Collection[str] = ()
@@ -129,7 +142,7 @@ class Prediction:
         self._headers = headers
         self._codec = codec_for(headers.get(b"content-type"))
 
-    def submit(self, body: bytes, outcome: Outcome | None = None) -> Any:
+    def submit(self, body: bytes | bytearray, outcome: Outcome | None = None) -> Any:
         """Queue the rows of the body; `outcome`, or else the future returned, gets the pCTRs [rows].
 
         Raises ServiceError. If the user's features must be looked up first, rows are queued later, and what
@@ -137,8 +150,10 @@ class Prediction:
         """
         service = self._service
         received = perf_counter()
-        self._request = request = decode_request(body, self._codec)
-        self._rows = rows = count_rows(request.candidates, service.max_candidates)
+        service.intake.take(len(body))
+        self._held_bytes = len(body)
+        self._request = request = decode_request(body, self._codec, service.known, service.max_candidates)
+        self._rows = rows = count_rows(request.candidates, service.max_candidates, service.known.candidate)
         decoded = perf_counter()
         self.decode_seconds = decoded - received
         self._arm = arm = service.choose(self._headers, request)
@@ -150,7 +165,7 @@ class Prediction:
         self._is_admitted = True
         self._unqueued_rows = rows
         if service.users is None or request.user_id is None or not predictor.lacks_context(request):
-            return self._queue(arm, predictor.encode(request, rows), decoded, outcome)
+            return self._queue(arm, request, predictor.encode(request, rows), decoded, outcome)
         if outcome is None:
             outcome = asyncio.get_running_loop().create_future()
         service.users.find(request.user_id, partial(self._queue_with_user, arm, outcome))
@@ -161,15 +176,24 @@ class Prediction:
         if outcome.done():
             return
         found = perf_counter()
+        request = self._request
+        assert request is not None
         try:
-            rows, is_valid = arm.predictor.encode_with_user(self._request, self._rows, user)
+            rows, is_valid = arm.predictor.encode_with_user(request, self._rows, user)
             self.user_lookup = (missing or FOUND) if is_valid else INVALID
-            self._queue(arm, rows, found, outcome)
+            self._queue(arm, request, rows, found, outcome)
         except Exception as error:
             outcome.set_exception(error)
 
-    def _queue(self, arm: Arm, rows: RequestRows, encoding_since: float, outcome: Outcome | None) -> Any:
-        request, predictor = self._request, arm.predictor
+    def _queue(
+        self,
+        arm: Arm,
+        request: PredictRequest,
+        rows: RequestRows,
+        encoding_since: float,
+        outcome: Outcome | None,
+    ) -> Any:
+        predictor = arm.predictor
         if self._meter is not None:
             self.encode_seconds = perf_counter() - encoding_since
             self.unknown_names = predictor.unknown_names(request)
@@ -177,6 +201,8 @@ class Prediction:
         deadline = None if request.tmax_ms is None else self.started + request.tmax_ms * 0.001
         outcome = predictor.submit_admitted(rows, deadline, outcome)
         self._unqueued_rows = 0
+        # Decoded features take many times the bytes of the body, and rows may wait.
+        self._asked, self._request = asked_of(request), None
         return outcome
 
     @property
@@ -186,13 +212,13 @@ class Prediction:
 
     def answer(self, pctrs: Probabilities) -> tuple[AnswerHead, bytes]:
         """pCTRs [rows] -> the head and the body of the answer. Call `end(OK)` once it is sent."""
-        request, arm, codec = self._request, self._arm, self._codec
+        asked, arm, codec = self._asked, self._arm, self._codec
         assert arm is not None
-        offers = bids(pctrs, *money_of(request.candidates), self._service.policy)
+        offers = bids(pctrs, asked.values_per_click, asked.bid_floors, self._service.policy)
         if self._meter is not None:
             self.no_bids = no_bids = offers.count(None)
             self.bids = len(offers) - no_bids
-        body = codec.encode(answer_of(request, arm.name, arm.predictor.manifest.id, pctrs, offers))
+        body = codec.encode(answer_of(asked, arm.name, arm.predictor.manifest.id, pctrs, offers))
         return self._heads.ok[codec.name], body
 
     def refuse(self, error: BaseException) -> tuple[int, Headers, bytes]:
@@ -208,6 +234,8 @@ class Prediction:
     def end(self, outcome: str) -> None:
         """Give back unused room, and count the request as OK, CLIENT_LEFT or the code of an error."""
         arm, meter = self._arm, self._meter
+        self._service.intake.give_back(self._held_bytes)
+        self._held_bytes = 0
         if arm is None:
             self._service.count_unrouted(outcome)
             return

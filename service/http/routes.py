@@ -133,6 +133,8 @@ async def _answer_http_exception(_: Request, error: Exception) -> Response:
     """Answer the framework's own errors with the same body as all others."""
     status = getattr(error, "status_code", 500)
     allow = (getattr(error, "headers", None) or {}).get("Allow", "GET")
+    if allow == "GET":
+        allow = "GET, HEAD"
     if status == 405:
         return _answer_error(
             MethodNotAllowed(f"the method must be one of {allow}; GET /docs describes it", allow=allow)

@@ -10,14 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from uvicorn import Config, Server
-from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 __all__ = [
     "STATUS_LINE",
-    "ASGI3Application",
     "HttpToolsProtocol",
     "RequestResponseCycle",
     "Server",
@@ -53,9 +51,7 @@ METHODS = (
     ),
     Method(HttpToolsProtocol, "connection_made", ("transport",), "starts the timer of the first request"),
     Method(HttpToolsProtocol, "connection_lost", ("exc",), "tells the request under way"),
-    Method(
-        HttpToolsProtocol, "data_received", ("data",), "is replaced: known heads, upgrade offers, refusals"
-    ),
+    Method(HttpToolsProtocol, "data_received", ("data",), "is replaced: one request at a time"),
     Method(
         HttpToolsProtocol,
         "on_message_begin",
@@ -69,15 +65,12 @@ METHODS = (
     Method(HttpToolsProtocol, "on_headers_complete", (), "begins the cycle of a request through ASGI"),
     Method(HttpToolsProtocol, "on_body", ("body",), "gives a part of the body to that cycle"),
     Method(HttpToolsProtocol, "on_message_complete", (), "ends the body of that cycle"),
-    Method(HttpToolsProtocol, "on_response_complete", (), "begins the next pipelined request"),
+    Method(HttpToolsProtocol, "on_response_complete", (), "is replaced: nothing is kept of the request"),
     Method(HttpToolsProtocol, "pause_writing", (), "starts the timer of a client that does not read"),
     Method(HttpToolsProtocol, "resume_writing", (), "stops that timer"),
     Method(HttpToolsProtocol, "shutdown", (), "closes an idle connection, or marks its cycle as the last"),
     Method(HttpToolsProtocol, "timeout_keep_alive_handler", (), "closes the connection"),
-    Method(HttpToolsProtocol, "_start_asgi_task", ("cycle", "app"), "tells which cycle is answered now"),
-    Method(HttpToolsProtocol, "_unset_keepalive_if_required", (), "stops uvicorn's keep-alive timer"),
-    Method(FlowControl, "pause_reading", (), "stops reading what follows a malformed request"),
-    Method(FlowControl, "resume_reading", (), "reads on after a direct answer"),
+    Method(FlowControl, "resume_reading", (), "reads on after an answer that came before the body"),
     Method(Server, "__init__", ("config",), "is wrapped: the callbacks of the service"),
     Method(Server, "run", ("sockets",), "is wrapped: the process returns after a signal"),
     Method(Server, "startup", ("sockets",), "is wrapped: the service announces its port"),
@@ -89,29 +82,33 @@ ATTRIBUTES = (
     Attribute(HttpToolsProtocol, "app", "the application, which may have a direct route"),
     Attribute(HttpToolsProtocol, "client", "the client's address, for the log"),
     Attribute(HttpToolsProtocol, "config", "the Config"),
-    Attribute(HttpToolsProtocol, "cycle", "the last request; a DirectExchange takes its place"),
+    Attribute(
+        HttpToolsProtocol, "cycle", "the request that is answered, or None; it may be a DirectExchange"
+    ),
     Attribute(HttpToolsProtocol, "expect_100_continue", "collected before the cycle exists"),
-    Attribute(HttpToolsProtocol, "flow", "whether writing is paused, and reading"),
+    Attribute(HttpToolsProtocol, "flow", "whether writing is paused"),
     Attribute(HttpToolsProtocol, "headers", "collected before the cycle exists"),
     Attribute(HttpToolsProtocol, "loop", "timers and the clock"),
     Attribute(HttpToolsProtocol, "parser", "httptools.HttpRequestParser; replaced after an upgrade offer"),
-    Attribute(HttpToolsProtocol, "pipeline", "requests that wait for the one being answered"),
+    Attribute(HttpToolsProtocol, "scope", "the path of a request, and nothing once it is answered"),
     Attribute(HttpToolsProtocol, "server_state", "default headers and the count of requests"),
     Attribute(HttpToolsProtocol, "timeout_keep_alive", "seconds of all timers of a connection"),
-    Attribute(HttpToolsProtocol, "timeout_keep_alive_task", "whether uvicorn's own timer runs"),
     Attribute(HttpToolsProtocol, "transport", "what is written to"),
     Attribute(HttpToolsProtocol, "url", "collected before the cycle exists"),
     Attribute(RequestResponseCycle, "disconnected", "whether the client has left"),
     Attribute(RequestResponseCycle, "keep_alive", "whether the connection stays open after the answer"),
     Attribute(RequestResponseCycle, "message_event", "wakes the task of a cycle"),
-    Attribute(RequestResponseCycle, "more_body", "whether the body is not complete"),
     Attribute(RequestResponseCycle, "response_complete", "whether the answer is written"),
     Attribute(Config, "timeout_graceful_shutdown", "seconds after which uvicorn cancels what still runs"),
+    Attribute(FlowControl, "read_paused", "whether reading waits until the application takes the body"),
     Attribute(FlowControl, "write_paused", "whether the client does not read its answers"),
     Attribute(ServerState, "default_headers", "headers of every answer; replaced when the date changes"),
     Attribute(ServerState, "total_requests", "counted for uvicorn's limit_max_requests"),
     Attribute(Server, "started", "whether startup succeeded"),
-    Attribute(Server, "servers", "the listening sockets; set by startup"),
+    Attribute(Server, "servers", "the listening sockets; set by startup, and replaced by Listeners"),
+    Attribute(Server, "config", "what connections are made with"),
+    Attribute(Server, "lifespan", "the state of the application, for its connections"),
+    Attribute(Server, "server_state", "the connections that are open"),
 )
 
 STARTUP_FAILED = "Application startup failed"

@@ -171,6 +171,13 @@ class Metrics:
             ["outcome"],
             registry=registry,
         )
+        self.accept_pauses = Counter(
+            "bidlight_accept_pauses",
+            "Moments in which new connections had to wait, by reason: connections (as many are open as the "
+            "limit of open files allows), or system (it accepts none)",
+            ["reason"],
+            registry=registry,
+        )
         # The labelled unknown names of each arm; they outlive a reload, or it would allow as many more.
         self.unknown_tallies: dict[str, dict[str, Tally]] = {}
         self._refused: dict[tuple[str, str], Counter] = {}

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import os
 import signal
 import socket
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 
 from service.http.connection import HttpConnection
 from service.http.uvicorn_internals import STARTUP_FAILED
+from service.process.listener import Listener
 from service.settings import Settings
 
 
@@ -66,7 +69,10 @@ def log_config(level: str) -> dict[str, Any]:
 
 
 class Server(uvicorn.Server):
-    """A uvicorn server that reports its port when it listens, and when it accepts no more connections."""
+    """A uvicorn server that reports its port when it listens, and when it accepts no more connections.
+
+    Its connections are accepted by a Listener.
+    """
 
     def __init__(
         self,
@@ -88,7 +94,29 @@ class Server(uvicorn.Server):
         """Start listening, then report the port."""
         await super().startup(sockets)
         if self.started:
+            # uvicorn has resolved the address and bound its sockets; from here on they are ours.
+            taken = [socket.socket(fileno=os.dup(each.fileno())) for each in self._listening()]
+            for server in self.servers:
+                server.close()
+            # Connections that wait at the socket of a worker are its successor's.
+            rest = self.config.backlog if sockets is None else 0
+            listeners = [self._listener(each, rest) for each in taken]
+            self.servers = cast("list[asyncio.Server]", listeners)
             self._on_started(self.servers[0].sockets[0].getsockname()[1])
+
+    def _listening(self) -> list[socket.socket]:
+        return [each for server in self.servers for each in server.sockets]
+
+    def _listener(self, listening: socket.socket, rest: int) -> Listener:
+        config, app = self.config, self.config.loaded_app
+
+        def make() -> HttpConnection:
+            return HttpConnection(config, self.server_state, self.lifespan.state)
+
+        def count_pause(reason: str) -> None:
+            app.metrics.accept_pauses.labels(reason).inc()
+
+        return Listener(listening, make, self.server_state.connections, count_pause, rest)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Report the stop, then close the listening sockets and answer the requests in flight."""

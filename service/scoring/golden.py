@@ -13,9 +13,10 @@ from service.bundle.calibration import segments_of
 from service.bundle.errors import BundleError
 from service.bundle.manifest import GoldenOutputs
 from service.errors import ServiceError
+from service.reading import decode_request
 from service.scoring.predictor import Predictor, Probabilities
 from service.scoring.rows import BatchRows, RequestRows
-from service.wire import JSON, count_rows, decode_request
+from service.wire import JSON, count_rows
 
 
 async def replay_golden(predictor: Predictor) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from time import perf_counter
 from typing import Protocol
 
@@ -32,6 +32,8 @@ FOUND = "found"
 PENDING_ANSWERS = 512
 PENDING_BATCHES = 128
 PENDING_ROWS = 4096
+# A longer name gets no label of its own: names of clients are kept for as long as the process lives.
+MAX_LABEL_CHARACTERS = 64
 
 
 class MeteredRequest(Protocol):
@@ -153,22 +155,30 @@ class ArmMeter:
             tally.publish()
         self._features.publish()
 
-    def _count_unknown_names(self, names: Iterable[str]) -> None:
+    def _count_unknown_names(self, names: Collection[str]) -> None:
         """Count names that no field has, at most MAX_UNKNOWN_NAMES of them under their own label."""
-        for name in names:
-            tally = self._unknown.get(name) or self._tally_of_unknown(name)
+        labelled = self._unknown
+        if len(labelled) < MAX_UNKNOWN_NAMES:
+            for name in names:
+                if name not in labelled and len(name) <= MAX_LABEL_CHARACTERS:
+                    self._label(name)
+                    if len(labelled) == MAX_UNKNOWN_NAMES:
+                        break
+        # Not a loop over the names: a client may send a hundred thousand.
+        found = [tally for name, tally in labelled.items() if name in names]
+        for tally in found:
             tally.inc()
-
-    def _tally_of_unknown(self, name: str) -> Tally:
-        """The tally of a name seen for the first time: one with its own label, or that of all others."""
-        if len(self._unknown) >= MAX_UNKNOWN_NAMES:
+        others = len(names) - len(found)
+        if others:
             if self._other_names is None:
                 self._other_names = Tally(self._metrics.unknown_names.labels(self._arm, OTHER_NAMES))
-            return self._other_names
+            self._other_names.inc(others)
+
+    def _label(self, name: str) -> None:
+        """Count a name that is seen for the first time under its own label from now on."""
         logger.warning("arm %s: no field is named %s; it is ignored", self._arm, shorten(repr(name), 64))
-        tally = Tally(self._metrics.unknown_names.labels(self._arm, shorten(name, 64)))
-        self._unknown[name] = tally
-        return tally
+        label = shorten(name, MAX_LABEL_CHARACTERS)
+        self._unknown[name] = Tally(self._metrics.unknown_names.labels(self._arm, label))
 
     def _settle(self) -> None:
         """Sum up single values, so that memory does not grow with the traffic."""

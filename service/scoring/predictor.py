@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Collection, Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ from service.wire import PredictRequest
 Probabilities = NDArray[np.float64]
 # How many tuples of context names are remembered as known to the schema.
 MAX_KNOWN_CONTEXTS = 1024
+# How many names of a context, or of columns, are looked at for those that no field has.
+MAX_NAMES = 4096
 # A categorical context field of this name is filled from the request's own `user_id`.
 USER_ID = "user_id"
 
@@ -170,18 +173,21 @@ class Predictor:
             self.meter.publish(self._batcher.queued_rows)
 
     def unknown_names(self, request: PredictRequest) -> Collection[str]:
-        """The names in a request that no field of this bundle has; they have no effect."""
+        """The names in a request that no field of this bundle has; they have no effect.
+
+        If a context or the columns have more than MAX_NAMES names, those beyond are left out.
+        """
         context, candidate = self._names
         candidates = request.candidates
         sent: Iterable[str]
         if not isinstance(candidates, list):
-            sent = candidates.features
+            sent = _first(candidates.features)
         elif len(candidates) == 1:
-            sent = candidates[0].features
+            sent = _first(candidates[0].features)
         else:
             sent = set().union(*[one.features for one in candidates])
         # A client usually sends the same fields in the same order: one look-up finds the tuple of all names.
-        given = tuple(request.context)
+        given = tuple(_first(request.context))
         if given not in self._known_contexts:
             if not context.issuperset(given):
                 return {*given} - context | {*sent} - candidate
@@ -216,6 +222,11 @@ class Predictor:
             calibrated = time.perf_counter()
             meter.count_batch(report, batch, pctrs, inferred - started, calibrated - inferred)
         return pctrs
+
+
+def _first(names: Collection[str]) -> Iterable[str]:
+    """The names, but no more than MAX_NAMES of them."""
+    return names if len(names) <= MAX_NAMES else list(islice(names, MAX_NAMES))
 
 
 def choose_variant(bundle: Bundle, wanted: str) -> str:

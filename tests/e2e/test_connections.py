@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import resource
 import signal
 import socket
 import time
@@ -319,6 +320,122 @@ def test_what_is_not_http_is_refused_like_everything_else(quiet: RunningService,
 def test_what_is_not_http_takes_no_answer_from_the_request_before_it(service: RunningService) -> None:
     with service.connect() as connection:
         connection.sendall(message(body_of(1)) + b"nonsense\r\n\r\n")
+        assert read_answer(connection)[0] == 200
         status, headers, _ = read_answer(connection)
-        assert (status, headers["connection"]) == (200, "close")
+        assert (status, headers["connection"]) == (400, "close")
         assert connection.recv(1) == b""
+
+
+def resident_mb(service: RunningService) -> float:
+    """The memory of the process, MB."""
+    status = Path(f"/proc/{service.process.pid}/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) / 1024
+
+
+CHUNKED = message(b"").replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
+
+
+@pytest.mark.parametrize(
+    "request_line",
+    [
+        message(body_of(1)),
+        b"GET / HTTP/1.1\r\n\r\n",
+        CHUNKED + b"20000\r\n" + b"\n" * 0x20000 + b"\r\n0\r\n\r\n",
+    ],
+    ids=["post", "get", "chunks"],
+)
+def test_a_client_that_sends_and_sends_takes_no_memory(quiet: RunningService, request_line: bytes) -> None:
+    before = resident_mb(quiet)
+    many = request_line * (1_000_000 // len(request_line))
+    sent = {quiet.connect(): 0 for _ in range(20)}
+    until = time.monotonic() + 1.5
+    for connection in sent:
+        connection.setblocking(False)
+    while time.monotonic() < until:
+        for connection, at in sent.items():
+            with contextlib.suppress(BlockingIOError):
+                sent[connection] = (at + connection.send(many[at:])) % len(many)
+        time.sleep(0.01)
+    assert resident_mb(quiet) - before < 30
+    assert quiet.post(body_of(1)).status_code == 200
+    for connection in sent:
+        reset(connection)
+
+
+def test_an_idle_connection_keeps_nothing_of_its_request(quiet: RunningService) -> None:
+    names = {f"u{number}": number for number in range(50_000)}
+    large = json.dumps({"context": names, "candidates": [{}]}).encode()
+    assert quiet.post(large).status_code == 200  # what the service takes for one such request is there now
+    before = resident_mb(quiet)
+    connections = [quiet.connect() for _ in range(15)]
+    for connection in connections:
+        connection.sendall(message(large))
+        assert read_answer(connection)[0] == 200
+    assert resident_mb(quiet) - before < 30  # one of them took 20 MB
+    for connection in connections:
+        connection.close()
+
+
+def test_clients_that_stop_within_large_bodies_keep_nobody_out(
+    bundles: dict[str, Path], tmp_path: Path
+) -> None:
+    limits = ["--max-body-bytes", "1000000", "--max-held-bytes", "5000000"]
+    with running_service(tmp_path, ["--arm", f"only={bundles['control']}", *limits]) as service:
+        before = resident_mb(service)
+        stopped = [service.connect() for _ in range(30)]
+        for connection in stopped:
+            connection.sendall(message(b" " * 900_000, length=1_000_000))
+        wait_until(lambda: stopped[20].recv(1, socket.MSG_PEEK) == b"H")
+        assert read_answer(stopped[0])[0] == 429
+        assert service.post(body_of(5)).status_code == 200
+        assert resident_mb(service) - before < 30
+        assert service.metrics()['bidlight_requests_total{arm="",outcome="overloaded"}'] >= 20
+        for connection in stopped:
+            connection.close()
+
+
+def test_at_the_limit_of_files_others_wait_and_the_log_says_why(
+    bundles: dict[str, Path], tmp_path: Path
+) -> None:
+    with running_service(tmp_path, ["--arm", f"only={bundles['control']}"]) as service:
+        resource.prlimit(service.process.pid, resource.RLIMIT_NOFILE, (140, 140))
+        connections = [service.connect() for _ in range(120)]
+        for connection in connections:
+            connection.sendall(b"POST /predict HTTP/1.1\r\n")  # none of them is idle
+        with service.connect() as waiting:
+            waiting.settimeout(0.5)
+            waiting.sendall(message(body_of(1)))
+            with pytest.raises(TimeoutError):
+                waiting.recv(1)
+            for connection in connections[:60]:
+                connection.close()
+            waiting.settimeout(20)
+            assert read_answer(waiting)[0] == 200
+        for connection in connections[60:]:
+            connection.close()
+        assert service.metrics()['bidlight_accept_pauses_total{reason="connections"}'] >= 1
+        assert service.stop() == 0
+    lines = service.errors.read_text().splitlines()
+    assert 1 <= len(lines) <= 4
+    assert all("new connections wait" in line and "ulimit -n" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    "path", ["/healthz", "/readyz", "/arms", "/metrics", "/docs", "/openapi.json", "/no"]
+)
+def test_head_is_answered_wherever_get_is(service: RunningService, path: str) -> None:
+    with service.client() as client:
+        got, head = client.get(path), client.head(path)
+    assert head.status_code == got.status_code
+    assert head.content == b""
+    assert head.headers["content-type"] == got.headers["content-type"]
+    if path != "/metrics":  # its numbers grow
+        assert head.headers["content-length"] == got.headers["content-length"]
+
+
+def test_other_methods_are_refused_with_those_that_there_are(service: RunningService) -> None:
+    with service.client() as client:
+        assert client.put("/healthz").headers["allow"] == "GET, HEAD"
+        for method in ("HEAD", "GET"):
+            answer = client.request(method, "/predict")
+            assert (answer.status_code, answer.headers["allow"]) == (405, "POST")

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import InvalidField, MalformedBody, UnsupportedMediaType
+from service.reading import decode_request
 from service.wire import (
     JSON,
     MSGPACK,
@@ -21,10 +22,9 @@ from service.wire import (
     Codec,
     PredictRequest,
     answer_of,
+    asked_of,
     codec_for,
     count_rows,
-    decode_request,
-    money_of,
 )
 
 ROWS = {
@@ -58,7 +58,7 @@ def test_rows_and_columns_are_read_in_both_encodings(codec: Codec) -> None:
 def test_the_answer_has_the_shape_of_the_request(codec: Codec) -> None:
     decode = json.loads if codec is JSON else msgspec.msgpack.decode
     rows = decode_request(encoded(ROWS, codec), codec)
-    answer = answer_of(rows, "control", "m@1", np.array([0.0123]), [0.015375])
+    answer = answer_of(asked_of(rows), "control", "m@1", np.array([0.0123]), [0.015375])
     assert decode(codec.encode(answer)) == {
         "id": "req-1",
         "arm": "control",
@@ -66,7 +66,7 @@ def test_the_answer_has_the_shape_of_the_request(codec: Codec) -> None:
         "results": [{"id": "ad-1", "pctr": 0.0123, "bid": 0.015375}],
     }
     columns = decode_request(encoded(COLUMNS, codec), codec)
-    answer = answer_of(columns, "control", "m@1", np.array([0.1, 0.2]), [0.1, None])
+    answer = answer_of(asked_of(columns), "control", "m@1", np.array([0.1, 0.2]), [0.1, None])
     assert decode(codec.encode(answer))["results"] == {
         "id": ["a", "b"],
         "pctr": [0.1, 0.2],
@@ -95,11 +95,11 @@ def test_other_media_types_are_refused(content_type: bytes | None) -> None:
         codec_for(content_type)
 
 
-def test_money_is_read_from_rows_and_columns() -> None:
-    rows = [Candidate(value_per_click=2.0), Candidate(bid_floor=0.5)]
-    columns = CandidateColumns(value_per_click=[2.0, None], bid_floor=[None, 0.5])
-    assert money_of(rows) == money_of(columns) == ([2.0, None], [None, 0.5])
-    assert money_of(CandidateColumns(id=["a", "b"])) == (None, None)
+def test_what_the_answer_needs_is_read_from_rows_and_columns() -> None:
+    rows = PredictRequest([Candidate("a", value_per_click=2.0), Candidate(bid_floor=0.5)], "r")
+    columns = PredictRequest(CandidateColumns(["a", None], {}, [2.0, None], [None, 0.5]), "r")
+    assert asked_of(rows)[:4] == asked_of(columns)[:4] == ("r", ["a", None], [2.0, None], [None, 0.5])
+    assert asked_of(PredictRequest(CandidateColumns(["a", "b"]))) == (None, ["a", "b"], None, None, False)
 
 
 IDS = st.none() | st.text(max_size=8)
@@ -118,7 +118,7 @@ def test_an_answer_decodes_to_its_values(
     shapes = ([Candidate(id=name) for name in ids], results), (CandidateColumns(id=ids), of_columns)
     for candidates, expected in shapes:
         request = PredictRequest(candidates, id=ids[0])
-        body = codec.encode(answer_of(request, arm, "b@1", np.array(pctrs), bids))
+        body = codec.encode(answer_of(asked_of(request), arm, "b@1", np.array(pctrs), bids))
         answer = {"id": ids[0], "arm": arm, "bundle": "b@1", "results": expected}
         assert body == encoded(answer, codec)
         assert (json.loads(body) if codec is JSON else msgspec.msgpack.decode(body)) == answer
@@ -200,12 +200,9 @@ def test_what_is_not_messagepack_is_malformed(body: bytes) -> None:
     [
         (b'{"candidates": [{"value_per_click": 1e999}]}', "$.candidates[0].value_per_click"),
         (b'{"candidates": [{}], "context": {"I1": 1, "I2": 1e999, "I3": 2}}', "$.context.I2"),
-        (b'{"context": {"typo": {"deep": [0, -1e999]}}, "candidates": [{}]}', "$.context.typo"),
         (b'{"candidates": [{}, {"features": {"x": 1, "y": 1e999}}]}', "$.candidates[1].features.y"),
-        (b'{"candidates": {"features": {"x": [1], "y": [1, 1e999]}}}', "$.candidates.features.y"),
-        # It cannot be found again in these:
-        (b'{"candidates": [{}], "context": {"I2": 1e999, "I2": 1}}', "$.context[...]"),
-        (b'{"candidates": [{}], "context": {"I2": 1e999}, broken', "$.context[...]"),
+        (b'{"candidates": {"features": {"x": [1], "y": [1, 1e999]}}}', "$.candidates.features.y[1]"),
+        (b'{"context": {"I1": [1, 2, 1e999]}, "candidates": [{}]}', "$.context.I1[2]"),
     ],
 )
 def test_a_number_out_of_range_is_refused_by_its_name(body: bytes, path: str) -> None:

@@ -34,10 +34,11 @@ from export.train.choices import TrainChoice
 from service.bundle.calibration import Calibrator
 from service.bundle.schema import Bins, Field, Hashing, Kind, Role, Vocabulary
 from service.bundle.store import Bundle
+from service.reading import decode_request
 from service.scoring.golden import replay_golden
 from service.scoring.predictor import Predictor
 from service.settings import Settings
-from service.wire import JSON, decode_request
+from service.wire import JSON
 
 Labels = NDArray[np.uint8]
 

@@ -63,7 +63,7 @@ def test_the_better_one_is_the_dense_model(work: Work, metric: str, rate: float,
     """A model that was spoiled gains by training on, one that was not loses by steps as large as 1."""
     if better:
         spoil(work)
-    train_by(work, metric=metric)
+    train_by(work, stopping_metric=metric)
     lines: list[str] = []
     pruned = prune(work, replace(SHORT, prune_learning_rate=rate), say=lines.append)
     assert pruned is not None
@@ -96,7 +96,7 @@ def test_the_step_size_is_that_of_pruning(work: Work) -> None:
 def test_the_twin_sees_what_the_pruned_model_sees(work: Work) -> None:
     """Rates near zero prune next to nothing: both models end with the same weights, batch by batch."""
     gentle = replace(SHORT.recipe(1), dnn=1e-9, field_matrix=0.0, embedding=0.0)
-    train_by(work, evaluations_per_epoch=1, metric="auc")
+    train_by(work, evaluations_per_epoch=1, stopping_metric="auc")
     pruned = prune(work, SHORT, recipe=gentle, say=str)
     assert pruned is not None
     assert pruned.twin is not None

@@ -14,11 +14,12 @@ from export.graph.tables import tables_in
 from export.stages.pipeline import run
 from export.stages.plan import Plan
 from service.bundle.store import Bundle, load_bundle
+from service.reading import decode_request
 from service.scoring.golden import replay_golden
 from service.scoring.predictor import Predictor
 from service.scoring.rows import RequestRows
 from service.settings import Settings
-from service.wire import JSON, decode_request
+from service.wire import JSON
 
 CANDIDATES = 300
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.http.direct import DirectExchange
-from service.http.heads import MAX_HEADS, KnownHeads
+from service.http.heads import MAX_KNOWN_HEADS, PlainHeads
 from service.settings import Settings
 from tests.running import RunningApp
 from tests.tiny_bundle import tiny_rows, write_tiny_bundle
@@ -129,9 +129,11 @@ def test_plain_requests_take_the_way_of_the_setting(
 ) -> None:
     async def cycle() -> object:
         async with Wire(apps[way].app) as wire:
-            await wire.send(post(json.dumps(bid_request(1, "one")).encode(), *headers))
+            wire.protocol.data_received(post(json.dumps(bid_request(1, "one")).encode(), *headers))
+            cycle: object = wire.protocol.cycle  # the answer comes with the next turn of the loop
             assert (await wire.receive(1))[0].startswith(b"HTTP/1.1 200")
-            return wire.protocol.cycle
+            assert wire.protocol.cycle is None
+            return cycle
 
     assert isinstance(apps[way].runner.run(cycle()), DirectExchange) is (way == "parser")
 
@@ -243,30 +245,61 @@ def test_a_known_head_is_not_parsed_again_and_changes_no_answer(
         direct, through_asgi = (answers_of(apps[way], sent, 6) for way in WAYS)
         assert len(direct) == 6
         assert direct == through_asgi
-    assert apps["parser"].app.direct_route is not None
-    known = apps["parser"].app.direct_route.known_heads
-    assert known.find(post(one)) == ({**dict(HEADERS), b"content-length": b"%d" % len(one)}, one)
-    for other in (post(one)[:-1], post(one) + b"x", post(one, "X-Arm: b"), post(one, version="1.0")):
-        assert known.find(other) is None
+    heads = PlainHeads(MAX_BODY_BYTES)
+    for sent_at_once in (post(one), post(one)[:-1], post(one) + post(two), post(two) + b"x"):
+        head = heads.of(sent_at_once)
+        assert head is not None
+        length = len(two) if sent_at_once.startswith(post(two)) else len(one)
+        assert head.headers == {**dict(HEADERS), b"content-length": b"%d" % length}
+        assert (head.length, head.keep_alive) == (length, True)
+        assert heads.of(sent_at_once) is head
 
 
 HEADERS = ((b"host", b"test"), (b"content-type", b"application/json"))
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        post(b"{}", version="1.0"),
+        post(b"{}", path="/predict?x"),
+        post(b"{}", "Transfer-Encoding: chunked"),
+        post(b"{}", "Content-Encoding: gzip"),
+        post(b"{}", "Expect: 100-continue"),
+        post(b"{}", "Connection: Upgrade", "Upgrade: h2c"),
+        post(b"{}", "Content-Length: 3"),
+        post(b" " * (MAX_BODY_BYTES + 1)),
+        post(b"{}", *(f"X-{number}: a" for number in range(300))),
+        post(b"{}").replace(b"Length: 2", b"Length: 2, 2"),
+        post(b"{}").replace(b"Length: 2", b"Length: +2"),
+        post(b"{}").replace(b"Content-Length: 2\r\n", b""),
+        post(b"{}").replace(b"\r\n", b"\n"),
+        post(b"{}").replace(b"Host: test\r\n", b"Host: test\n\n"),
+        post(b"{}")[:40],
+        b"\r\n" + post(b"{}"),
+        b"",
+    ],
+)
+def test_other_heads_are_not_plain(data: bytes) -> None:
+    heads = PlainHeads(MAX_BODY_BYTES)
+    assert heads.of(data) is None
+    assert len(heads) == 0
+
+
 def test_the_number_of_known_heads_is_limited() -> None:
-    heads = KnownHeads()
-    for number in range(3 * MAX_HEADS):
-        heads.remember(post(b"{}", f"X-Split-Key: {number}"), {b"content-length": b"2"})
-        assert len(heads._headers) <= MAX_HEADS
-    heads.remember(post(b"{}", f"X-Split-Key: {'k' * 2000}"), {b"content-length": b"2"})
-    assert heads.find(post(b"{}", f"X-Split-Key: {'k' * 2000}")) is None
-    assert heads.find(post(b"{}", f"X-Split-Key: {number}")) is not None
+    heads = PlainHeads(MAX_BODY_BYTES)
+    for number in range(3 * MAX_KNOWN_HEADS):
+        assert heads.of(post(b"{}", f"X-Split-Key: {number}")) is not None
+        assert len(heads) <= MAX_KNOWN_HEADS
+    before = len(heads)
+    long = heads.of(post(b"{}", f"X-Split-Key: {'k' * 2000}"))
+    assert long is not None
+    assert long.length == 2
+    assert len(heads) == before
 
 
-def test_a_closing_head_is_never_known(apps: dict[str, RunningApp]) -> None:
+def test_a_closing_head_closes_also_when_it_is_known(apps: dict[str, RunningApp]) -> None:
     closing = post(json.dumps(bid_request(1, "last")).encode(), "Connection: close")
     for _ in range(2):
         (answer,) = answers_of(apps["parser"], [closing], 2)
         assert b"connection: close" in answer
-    assert apps["parser"].app.direct_route is not None
-    assert apps["parser"].app.direct_route.known_heads.find(closing) is None

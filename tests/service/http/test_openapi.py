@@ -15,8 +15,9 @@ import pytest
 from service.bundle.schema import Field, Kind, Role, Schema, Vocabulary
 from service.http.app import create_app
 from service.http.openapi import ERRORS
+from service.reading import decode_request
 from service.settings import Settings
-from service.wire import JSON, MSGPACK, PredictAnswer, count_rows, decode_request
+from service.wire import JSON, MSGPACK, PredictAnswer, count_rows
 from tests.tiny_bundle import tiny_schema, write_tiny_bundle
 
 

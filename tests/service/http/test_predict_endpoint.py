@@ -111,7 +111,7 @@ def test_requests_of_one_iteration_share_a_batch(run_app: RunApp) -> None:
         ({"context": {"hour": "noon"}}, "$.context.hour"),
         ({"context": {"hour": 10**400}}, "$.context.hour"),
         ({"context": {"site": True}}, "$.context.site"),
-        ({"context": {"history": ["a1", {}]}}, "$.context.history"),
+        ({"context": {"history": ["a1", {}]}}, "$.context.history[1]"),
         ({"candidates": [{}, {"features": {"ad": {"x": 1}}}]}, "$.candidates[1].features.ad"),
         ({"candidates": {"features": {"ad": ["a1", [2]]}}}, "$.candidates.features.ad[1]"),
         (

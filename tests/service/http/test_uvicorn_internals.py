@@ -17,6 +17,7 @@ from uvicorn.protocols.http import httptools_impl
 
 from service.http import connection, direct, uvicorn_internals
 from service.http.direct import DirectExchange
+from service.http.heads import PlainHead
 from service.http.uvicorn_internals import (
     ATTRIBUTES,
     LOG_LINES,
@@ -111,8 +112,9 @@ def test_an_exchange_has_all_that_a_connection_reads_of_a_cycle() -> None:
     read |= set(re.findall(r"existing_cycle\.(\w+)", inspect.getsource(HttpToolsProtocol)))
     assert read == {"body", "disconnected", "keep_alive", "message_event", "more_body", "response_complete"}
     exchange = DirectExchange.__new__(DirectExchange)
-    DirectExchange.__init__(exchange, None, {}, Transport(), [], lambda: None)  # type: ignore[arg-type]
-    for name in read - {"body"}:  # on_body is not called for an exchange
+    head = PlainHead(0, {}, 0, True)
+    DirectExchange.__init__(exchange, None, head, Transport(), [], lambda: None)  # type: ignore[arg-type]
+    for name in read - {"body", "more_body"}:  # the parser gets no body for an exchange
         assert hasattr(exchange, name)
         assert (RequestResponseCycle, name) in NAMED
 

@@ -210,6 +210,25 @@ def test_a_reload_allows_no_more_unknown_names() -> None:
     assert counts['bidlight_unknown_names_total{arm="control",name="of-all"}'] == 3
 
 
+def test_a_long_name_gets_no_label_and_many_names_take_no_loop() -> None:
+    metrics = Metrics()
+    meter = ArmMeter(metrics, "control", tiny_schema())
+    meter.count_request(EndedRequest(unknown_names={"n" * 65, "short"}), OK)
+    for number in range(3):
+        names = {f"name-{number}-{n}" for n in range(50_000)}
+        meter.count_request(EndedRequest(unknown_names=names), OK)
+    started = time.process_time()
+    for _ in range(100):
+        meter.count_request(EndedRequest(unknown_names=names), OK)
+    assert time.process_time() - started < 0.1  # a loop would take seconds
+    meter.publish(0)
+    found = read_metrics(metrics.exposition()[0].decode())
+    counts = {name: count for name, count in found.items() if name.startswith("bidlight_unknown_names_total")}
+    assert len(counts) == MAX_UNKNOWN_NAMES + 1
+    assert sum(counts.values()) == 2 + 103 * 50_000
+    assert not any("nnnn" in name for name in counts)
+
+
 def test_two_services_in_a_process_do_not_mix() -> None:
     first, second = Metrics(), Metrics()
     first.refuse("", "overloaded")

@@ -16,10 +16,11 @@ from service.bundle.errors import BundleError
 from service.bundle.schema import Hashing, Schema
 from service.bundle.store import Bundle, load_bundle
 from service.errors import InferenceFailed
+from service.reading import decode_request
 from service.scoring.predictor import Predictor
 from service.scoring.rows import BatchRows
 from service.settings import Settings
-from service.wire import JSON, decode_request
+from service.wire import JSON
 
 
 @pytest.fixture

@@ -18,11 +18,12 @@ from service.bundle.schema import Role, Schema
 from service.bundle.store import Bundle, load_bundle
 from service.features.ads import CatalogueBuilder
 from service.features.store import pack
+from service.reading import decode_request
 from service.scoring.golden import replay_golden
 from service.scoring.predictor import Predictor
 from service.scoring.rows import Column, RequestRows
 from service.settings import Settings
-from service.wire import JSON, decode_request
+from service.wire import JSON
 from tests.running import RunningApp
 from tests.tiny_bundle import SHARED_FROM, tiny_rows, tiny_schema, write_tiny_bundle
 
