@@ -3,8 +3,8 @@
     epochs: int = knob(10, "passes over the training part, at most", AT_LEAST_ONE)
 
 Everything else is derived from the field: the check of its range (`check`), the refusal of a knob that
-nothing chosen uses (`choose`), its option on the command line (`export.cli.knob_options`) and its type in a
-settings file (`convert`). This module knows no particular knob and no command line.
+nothing chosen uses (`choose`), its option on the command line (`export.cli.knob_options`, `as_options`) and
+its type in a settings file (`convert`). This module knows no particular knob and no parser.
 """
 
 from __future__ import annotations
@@ -138,6 +138,11 @@ class Declared:
         return self.kind | None if self.optional else self.kind
 
     @property
+    def flag(self) -> str:
+        """Its option on the command line."""
+        return f"--{self.name.replace('_', '-')}"
+
+    @property
     def is_tuple(self) -> bool:
         return get_origin(self.kind) is tuple
 
@@ -207,6 +212,21 @@ def _declared(one: Field[Any], hint: Any) -> Declared:
 def knobs(kind: type) -> Mapping[str, Declared]:
     """Those of its fields that are options of the command line."""
     return {name: one for name, one in declared(kind).items() if one.knob.about is not None}
+
+
+def as_options(made: Any, kind: type, *names: str) -> tuple[str, ...]:
+    """The words of a command line that give knobs of `kind`, all or the named ones, the values of `made`.
+
+    What is as by default is left out.
+    """
+    known = knobs(kind)
+    values = {name: getattr(made, name) for name in names or known}
+    return tuple(
+        word
+        for name, value in values.items()
+        if value != known[name].default
+        for word in (known[name].flag, ",".join(map(str, value)) if known[name].is_tuple else str(value))
+    )
 
 
 def check(made: Any, error: type[ExportError] = ExportError) -> None:

@@ -33,7 +33,7 @@ from benchmarks.peers.markdown import as_markdown
 from benchmarks.peers.summary import as_summary
 from export.data.encoded import EncodedLog, Part, open_log
 from export.errors import ExportError
-from export.stages.fit_schema import fit_schema
+from export.stages.fit_schema import kept_log
 from export.stages.plan import LogPlan
 from export.stages.work import Work
 from loadtest.processes.server import REPOSITORY
@@ -103,8 +103,7 @@ def measure(options: argparse.Namespace) -> Table:
 def _log(options: argparse.Namespace) -> EncodedLog:
     if options.work is None:
         with Work(options.out / f"{options.name}.work").held(new=True) as work:
-            if not work.has("fit-schema.json"):
-                fit_schema(work, LogPlan(data=options.data, schema=options.schema), say=_tell)
+            kept_log(work, LogPlan(data=options.data, schema=options.schema), say=_tell)
             return open_log(work.path("log"))
     return open_log(Work(options.work).path("log"))
 

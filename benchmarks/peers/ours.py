@@ -19,8 +19,9 @@ from export.train.build import build_model, hyperparameters_of
 from export.train.choices import TrainChoice
 from export.train.config import TrainConfig
 from export.train.initial import start_at_click_rate
-from export.train.loop import TrainResult, predict_logits, train
+from export.train.loop import predict_logits, train
 from export.train.prior import corrected_logits
+from export.train.result import TrainResult
 from models.gbdt_lr import GBDTLR
 
 # gbdt_lr has no counterpart with epochs: its trees compete.

@@ -41,7 +41,7 @@ def _option(one: Declared, default: Any, others: Mapping[str, Any]) -> Option:
     is_own = default is not None and value != one.default
     choices = one.limits.names if isinstance(one.limits, OneOf) and not one.is_tuple else None
     return Option(
-        flag=f"--{one.name.replace('_', '-')}",
+        flag=one.flag,
         about=f"of {_listed(users.values)}: {one.knob.about}" if users else str(one.knob.about),
         kind=choices or reader(one),
         metavar=one.knob.unit or (None if choices else _unit(one)),

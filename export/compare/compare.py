@@ -24,14 +24,11 @@ from export.compare.plan import ALL, ComparePlan
 from export.compare.records import Comparison, Failure, Result, Row
 from export.compare.tables import as_text
 from export.data.encoded import open_log
-from export.data.log_schema import load_log_schema
 from export.errors import ExportError
 from export.report.machine import machine
-from export.stages.calibration_segments import check_segment_field
 from export.stages.fit_schema import kept_log
-from export.stages.pipeline import Clock, check_ship
+from export.stages.pipeline import Clock, check_export
 from export.stages.records import LogSummary
-from export.stages.train import check_device
 from export.stages.work import Say, Work
 from models import MODELS
 from service.bundle.folders import replacing
@@ -51,15 +48,12 @@ def compare(plan: ComparePlan, *, say: Say = print) -> Comparison:
     check_overrides(plan.overrides, models)
     for model in models:
         settle(model, plan.common, plan.overrides, plan.training)[1].config(rows=1)
-    check_device(plan.training.config(rows=1).device)
-    check_ship(plan)
+    check_export(plan)
     if plan.jobs > 1 and os.environ.get("WORLD_SIZE", "1") != "1":
         raise ExportError(
             f"'jobs' must be 1 under torchrun (got {plan.jobs}), whose processes train each model together; "
             "leave out one of the two"
         )
-    if plan.calibrate_by is not None:
-        check_segment_field(plan.calibrate_by, load_log_schema(plan.schema).fields)
     plan.out.mkdir(parents=True, exist_ok=True)
     with Work(plan.work).held(new=True) as work:
         return _compare(plan, models, work, Clock(say))
@@ -79,10 +73,8 @@ def chosen_models(names: Sequence[str]) -> tuple[str, ...]:
 def _compare(plan: ComparePlan, models: Sequence[str], work: Work, clock: Clock) -> Comparison:
     say = clock.say
     clock.stage("log", f"{plan.data.name} by the schema {plan.schema}")
-    summary, log_key = kept_log(work, plan, say=say)
-    contenders = [
-        contender for model in models for contender in _contenders(plan, model, summary, work, log_key)
-    ]
+    summary = kept_log(work, plan, say=say)
+    contenders = [one for model in models for one in _contenders(plan, model, summary, work)]
     clock.stage("models", f"{', '.join(models)}, {_times(plan.seeds, 'seed')}, {_times(plan.jobs, 'job')}")
     results, failures = _compete(plan, contenders, say)
     if not results:
@@ -104,7 +96,7 @@ def _times(number: int, word: str) -> str:
     return f"{number} {word}{'' if number == 1 else 's'}"
 
 
-def _contenders(plan: ComparePlan, model: str, log: LogSummary, work: Work, log_key: str) -> list[Contender]:
+def _contenders(plan: ComparePlan, model: str, log: LogSummary, work: Work) -> list[Contender]:
     """One a seed."""
     rows, clicks = log.rows["train"], log.clicks["train"]
     hyperparameters, training = settle(model, plan.common, plan.overrides, plan.training)
@@ -124,7 +116,7 @@ def _contenders(plan: ComparePlan, model: str, log: LogSummary, work: Work, log_
             methods=plan.calibration_methods,
             segment_field=plan.calibrate_by,
             shared=work.folder.resolve(),
-            log_key=log_key,
+            log_key=log.key,
         )
         for number in range(plan.seeds)
     ]
@@ -168,7 +160,7 @@ def _comparison(
         machine=machine(),
         versions=versions(),
         options=_plain(plan),
-        log=summary,
+        log=msgspec.structs.replace(summary, options=(), key=""),  # no paths of this machine
         auc_of_true_pctr=next(iter(metrics.values())).auc_of_true_pctr,
         best=rows[0].model,
         reference=REFERENCE if REFERENCE in results else None,

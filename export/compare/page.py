@@ -9,7 +9,7 @@ from html import escape
 from export.compare import plots
 from export.compare.records import Comparison, Difference
 from export.compare.tables import cells, failure_lines, headline, legend
-from export.report.layout import CSS, document, figure, section, table
+from export.report.layout import CSS, change_ends, document, figure, section, table, value_ends
 
 ABOUT = (
     "Each interval holds by itself: of many models that do not differ, one in twenty seems to. Quality is "
@@ -84,7 +84,7 @@ def _differences(comparison: Comparison) -> str:
         [
             row.model,
             f"{row.auc:.5f}",
-            f"{row.auc_interval[0]:.4f} … {row.auc_interval[1]:.4f}",
+            value_ends(row.auc_interval),
             *_difference(None if row.model == comparison.best else row.against_best),
             *(_difference(None if row.model == reference else row.against_reference) if reference else []),
         ]
@@ -99,7 +99,7 @@ def _differences(comparison: Comparison) -> str:
 def _difference(difference: Difference | None) -> list[str | None]:
     if difference is None:
         return [None, None]
-    return [f"{difference.delta:+.5f}", f"{difference.low:+.5f} … {difference.high:+.5f}"]
+    return [f"{difference.delta:+.5f}", change_ends((difference.low, difference.high))]
 
 
 def _costs(comparison: Comparison) -> str:

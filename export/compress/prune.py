@@ -22,7 +22,8 @@ from export.compress.schedule import RESIDUAL, is_pruning_step, pruning_interval
 from export.compress.targets import Target, find_targets, zero_rates
 from export.compress.whole_neurons import WholeNeurons
 from export.train.config import TrainConfig
-from export.train.loop import Log, Report, TrainResult, train
+from export.train.loop import Log, Report, train
+from export.train.result import TrainResult
 from export.train.sampling import steps_an_epoch
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from export.report.changes import change_line
 from service.bundle.manifest import Baseline, Metrics
 
 
@@ -9,17 +10,8 @@ def gain_line(variant: str, baseline: Baseline) -> str:
     """The two differences with their intervals, and how good the plain model is."""
     rival = baseline.metrics
     return (
-        f"{variant} against {baseline.model}, trained beside it: {differences(baseline)}; {baseline.model} "
+        f"{variant} against {baseline.model}, trained beside it: {change_line(baseline)}; {baseline.model} "
         f"alone has AUC {rival.auc:.4f}, LogLoss {rival.logloss:.4f}"
-    )
-
-
-def differences(baseline: Baseline) -> str:
-    """The two differences with their intervals."""
-    auc, logloss = baseline.auc_interval, baseline.logloss_interval
-    return (
-        f"AUC {baseline.auc_delta:+.4f} (95 % interval {auc[0]:+.4f} to {auc[1]:+.4f}), "
-        f"LogLoss {baseline.logloss_delta:+.5f} ({logloss[0]:+.5f} to {logloss[1]:+.5f})"
     )
 
 
@@ -46,7 +38,7 @@ def offer_line(served_bytes: int, baseline: Baseline) -> str:
 def gain_warning(variant: str, baseline: Baseline) -> str:
     """The warning of a model that is worse than the plain one."""
     return (
-        f"{verdict_line(variant, baseline)}: {differences(baseline)} on the test part; serve "
+        f"{verdict_line(variant, baseline)}: {change_line(baseline)} on the test part; serve "
         f"{baseline.model}, or train this model otherwise"
     )
 

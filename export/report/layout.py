@@ -58,6 +58,16 @@ def _cell(cell: object) -> str:
     return escape(f"{cell:,}" if isinstance(cell, int) else str(cell))
 
 
+def change_ends(ends: tuple[float, float]) -> str:
+    """The ends of an interval of a difference, with their signs."""
+    return f"{ends[0]:+.5f} … {ends[1]:+.5f}"
+
+
+def value_ends(ends: tuple[float, float]) -> str:
+    """The ends of an interval of a metric."""
+    return f"{ends[0]:.4f} … {ends[1]:.4f}"
+
+
 def figure(svg: str) -> str:
     """A drawing as an element of the page."""
     return f"<figure>{svg}</figure>"

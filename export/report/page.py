@@ -9,7 +9,7 @@ from html import escape
 from export.report import plots
 from export.report.findings import Findings
 from export.report.gain_text import gain_line, known_metric, offer_line, verdict_line
-from export.report.layout import document, figure, section, table
+from export.report.layout import change_ends, document, figure, section, table
 from export.report.quality import histogram, meanings, quality_table
 from export.report.segments import gain_in_words, segments_table
 from service.bundle.calibration import Calibrator
@@ -144,15 +144,11 @@ def ladder_table(findings: Findings) -> str:
 
 def parity_table(parities: Sequence[Parity]) -> str:
     rows = [
-        [f"{p.variant} − {p.reference}", p.max_abs_logit, p.auc_delta, _interval(p.auc_interval),
-         p.logloss_delta, _interval(p.logloss_interval)]
+        [f"{p.variant} − {p.reference}", p.max_abs_logit, p.auc_delta, change_ends(p.auc_interval),
+         p.logloss_delta, change_ends(p.logloss_interval)]
         for p in parities
     ]  # fmt: skip
     return table(["variant", "max |Δ logit|", "Δ AUC", "95 % interval", "Δ LogLoss", "95 % interval"], rows)
-
-
-def _interval(interval: tuple[float, float]) -> str:
-    return f"{interval[0]:+.5f} … {interval[1]:+.5f}"
 
 
 def compression_table(findings: Findings) -> str:

@@ -6,7 +6,7 @@ from html import escape
 
 from export.report import plots
 from export.report.findings import Findings
-from export.report.layout import figure, table
+from export.report.layout import figure, table, value_ends
 from service.bundle.manifest import Metrics
 
 METRICS = {
@@ -39,7 +39,8 @@ def quality_table(findings: Findings) -> str:
         for key in METRICS:
             cells.append(getattr(metrics, key))
             if key in WITH_INTERVALS:
-                cells.append(_range(getattr(metrics, f"{key}_interval")))
+                known = getattr(metrics, f"{key}_interval")
+                cells.append(None if known is None else value_ends(known))
         return [*cells, *([metrics.auc_of_true_pctr] if oracle else [])]
 
     rows = []
@@ -51,10 +52,6 @@ def quality_table(findings: Findings) -> str:
     if findings.baseline is not None:
         rows.append(row(f"{findings.baseline.model} beside it, calibrated", findings.baseline.metrics))
     return table(head, rows)
-
-
-def _range(interval: tuple[float, float] | None) -> str | None:
-    return None if interval is None else f"{interval[0]:.4f} … {interval[1]:.4f}"
 
 
 def meanings() -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shlex
 import sys
 
+from export.report.changes import step_line
 from export.report.gain_text import gain_line, known_metric, offer_line, verdict_line
-from export.report.steps import step_line
 from export.report.text_table import aligned
 from service.bundle.manifest import Baseline, Metrics
 from service.bundle.store import Bundle

@@ -36,10 +36,11 @@ SHARED = (
     "calibration_weight",
     "negative_rate",
     "seed",
-    "threads",
-    "device",
 )
-"""What the baseline takes over from the training of the model: its loss, its rows, and where it runs."""
+"""What the baseline takes over from the training of the model: its loss and its rows."""
+
+PLACE = ("threads", "device")
+"""Where it is trained, which is where the model was."""
 
 
 def baseline(work: Work, *, say: Say = print) -> TrainedBaseline:
@@ -64,7 +65,7 @@ def baseline_config(model: TrainConfig, log: EncodedLog) -> TrainConfig:
     part = log.parts["train"]
     chosen = TrainChoice(loss=model.loss, negative_rate=model.negative_rate)
     fitted = chosen.config(len(part), part.clicks, model=BASELINE)
-    return replace(fitted, **{name: getattr(model, name) for name in SHARED})
+    return replace(fitted, **{name: getattr(model, name) for name in (*SHARED, *PLACE)})
 
 
 def _train(work: Work, log: EncodedLog, config: TrainConfig, say: Say) -> TrainedBaseline:

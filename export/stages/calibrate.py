@@ -96,9 +96,7 @@ def calibrator_of(
         timestamps=part.timestamps,
         expected=expected,
         methods=methods,
-        segments=None
-        if segment_field is None
-        else Segments(segment_field, variant.ids_of(part, segment_field)),
+        segments=_segments(variant, part, segment_field),
         told=gains.append,
     )
     return Fitted(calibrator, expected, gains[0] if gains else None)

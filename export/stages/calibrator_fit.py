@@ -163,9 +163,9 @@ def choose(rows: HeldOut, expected: Forecast | None, methods: Sequence[str]) -> 
     """The simplest of the allowed methods that the evidence does not contradict.
 
     The level is moved if its deviation stands out of sampling noise, as far as the next window is expected to
-    keep it. Platt's slope and
-    beta's bend need evidence on all rows and less LogLoss on rows they were not fitted on; isotonic knots
-    have to be clearly better there. Raises ExportError where none of the methods can be fitted.
+    keep it. Platt's slope and beta's bend need evidence on all rows and less LogLoss on rows they were not
+    fitted on; isotonic knots have to be clearly better there. Raises ExportError where none of the methods
+    can be fitted.
     """
     offset, variance = fit_offset(rows.logits, rows.labels)
     level = trust(offset**2 / variance)

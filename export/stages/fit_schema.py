@@ -5,19 +5,18 @@ from __future__ import annotations
 import hashlib
 
 from export.data.encoded import open_log, prepare_log
-from export.data.log_schema import load_log_schema
+from export.data.log_schema import LogSchema, load_log_schema
 from export.judge.fields import describe_fields, field_warnings, unseen_lines
 from export.stages.plan import LogPlan
 from export.stages.records import LogSummary
 from export.stages.work import Say, Work
-
-LOG_KEY = "log-key.txt"
 
 
 def fit_schema(work: Work, plan: LogPlan, *, say: Say = print) -> LogSummary:
     """The raw log -> WORK/log. The folder is cleared only when the new log is complete."""
     log_schema = load_log_schema(plan.schema)
     work.claim()
+    key = _key(plan, log_schema) if plan.data.is_file() else ""  # of the file before it is read
     fresh = work.folder / "log.new"
     prepare_log(
         plan.data,
@@ -47,29 +46,32 @@ def fit_schema(work: Work, plan: LogPlan, *, say: Say = print) -> LogSummary:
         columns=log.schema.columns,
         fields=fields,
         options=plan.log_options,
+        key=key,
     )
     work.record("fit-schema", summary)
     return summary
 
 
-def kept_log(work: Work, plan: LogPlan, *, say: Say = print) -> tuple[LogSummary, str]:
-    """The encoded log in the work folder, that of an earlier run if it had the same inputs; their hash."""
+def kept_log(work: Work, plan: LogPlan, *, say: Say = print) -> LogSummary:
+    """The encoded log in the work folder: the one that is there if it had the same inputs, else a new one."""
+    if work.has("log") and work.has("fit-schema.json") and plan.data.is_file():
+        kept = work.read_record("fit-schema", LogSummary)
+        if kept.key == _key(plan, load_log_schema(plan.schema)):
+            say("kept from an earlier run")
+            return kept
+    return fit_schema(work, plan, say=say)
+
+
+def _key(plan: LogPlan, log_schema: LogSchema) -> str:
+    """A hash of what decides the encoded log: another file, schema, split or rule of reading has another."""
     stat = plan.data.stat()
     inputs = (
         str(plan.data.resolve()),
         stat.st_size,
         stat.st_mtime_ns,
-        repr(load_log_schema(plan.schema)),
+        repr(log_schema),
         plan.split,
         plan.on_malformed,
         plan.min_count,
     )
-    key = hashlib.sha256(repr(inputs).encode()).hexdigest()
-    kept = work.folder / LOG_KEY
-    if kept.is_file() and kept.read_text() == key and work.has("log") and work.has("fit-schema.json"):
-        say("kept from an earlier run")
-        return work.read_record("fit-schema", LogSummary), key
-    kept.unlink(missing_ok=True)
-    summary = fit_schema(work, plan, say=say)
-    work.write(LOG_KEY, key.encode())
-    return summary, key
+    return hashlib.sha256(repr(inputs).encode()).hexdigest()

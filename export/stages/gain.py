@@ -10,13 +10,16 @@ import numpy as np
 
 from export.errors import ExportError
 from export.judge.bootstrap import Delta, paired_bootstrap, with_intervals
+from export.knobs import as_options
 from export.stages.artifacts import Artifacts
 from export.stages.base_rate import samples_of
+from export.stages.baseline import SHARED
 from export.stages.calibrate import calibrator_of
 from export.stages.calibration_methods import METHODS
 from export.stages.evaluate import Judged, evaluate_variants
 from export.stages.plan import Plan
 from export.stages.variants import Variant
+from export.train.config import TrainConfig
 from service.bundle.calibration import Calibrator
 from service.bundle.manifest import Baseline, Verdict
 
@@ -78,10 +81,11 @@ def verdict_of(auc: Delta, logloss: Delta) -> Verdict:
 
 
 def command_of(made: Artifacts, model: str, out: Path) -> str:
-    """The command line that exports `model` from the same rows, to a folder beside the bundle's."""
+    """The command line that makes a bundle of `model`, trained as the baseline was, beside the bundle."""
     rate, allowed = made.calibrated.sampling_rate, made.calibrated.allowed
     options = [
         *(made.summary.options or ("...",)),
+        *as_options(made.trained.config, TrainConfig, *SHARED),
         *(("--sampling-rate", str(rate)) if rate != Plan.sampling_rate else ()),
         *(("--calibration-methods", ",".join(allowed)) if allowed != Plan.calibration_methods else ()),
         *(("--calibrate-by", field) if (field := made.calibrated.segment_field) is not None else ()),

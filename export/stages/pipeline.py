@@ -59,10 +59,7 @@ def _check(plan: Plan, search: Search | None = None) -> None:
             f"'preset' must be none where the run {why} (got {plan.pruning.preset!r}); "
             "leave out one of the two"
         )
-    if plan.calibrate_by is not None:
-        check_segment_field(plan.calibrate_by, load_log_schema(plan.schema).fields)
-    check_device(plan.training.config(rows=1).device)
-    check_ship(plan)
+    check_export(plan)
     if plan.checkpoint is not None:
         check_no_overrides(plan.checkpoint, plan.hyperparameters, plan.embedding)
         load_checkpoint(plan.checkpoint)
@@ -70,7 +67,15 @@ def _check(plan: Plan, search: Search | None = None) -> None:
         check_model(plan.model, plan.hyperparameters)
 
 
-def check_ship(plan: ExportPlan, rows: int | None = None) -> None:
+def check_export(plan: ExportPlan) -> None:
+    """Raises ExportError for what neither a run nor a comparison can do, as far as no row tells."""
+    if plan.calibrate_by is not None:
+        check_segment_field(plan.calibrate_by, load_log_schema(plan.schema).fields)
+    check_device(plan.training.config(rows=1).device)
+    _check_ship(plan)
+
+
+def _check_ship(plan: ExportPlan, rows: int | None = None) -> None:
     """Raises ExportError for a pruned graph that is to ship where nothing gets pruned.
 
     Without the training part's `rows` that is known only of a preset that was chosen.
@@ -88,7 +93,7 @@ def _stages(plan: Plan, work: Work, clock: Clock, search: Search | None) -> Bund
     say = clock.say
     clock.stage("fit-schema", f"{plan.data.name} by the schema {plan.schema}")
     log = fit_schema(work, plan, say=say)
-    check_ship(plan, log.rows["train"])
+    _check_ship(plan, log.rows["train"])
     searched = None
     if search is not None and plan.pruning.searches:
         clock.stage("tune", plan.model)

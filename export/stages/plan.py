@@ -11,7 +11,7 @@ from export.compress.choice import PruneChoice
 from export.data.errors import OnMalformed
 from export.data.log_schema import BUILT_IN
 from export.data.splits import DEFAULT_SHARES, are_shares
-from export.knobs import AT_LEAST_ONE, POSITIVE_SHARE, OneOf, Rule, check, described, knob, knobs
+from export.knobs import AT_LEAST_ONE, POSITIVE_SHARE, OneOf, Rule, as_options, check, described, knob
 from export.stages.calibration_methods import METHODS
 from export.train.choices import EmbeddingChoice, TrainChoice
 
@@ -50,16 +50,7 @@ class LogPlan:
     @property
     def log_options(self) -> tuple[str, ...]:
         """The command line's options that read the same log in the same way, without defaults."""
-        given = {one: getattr(self, one.name) for one in knobs(LogPlan).values()}
-        return tuple(
-            text
-            for one, value in given.items()
-            if value != one.default
-            for text in (
-                f"--{one.name.replace('_', '-')}",
-                ",".join(map(str, value)) if one.is_tuple else str(value),
-            )
-        )
+        return as_options(self, LogPlan)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from export.errors import ExportError
 from export.graph.quantize import quantize_int8
 from export.graph.runtime import run_graph
 from export.judge.parity import check_batch_invariance
-from export.report.steps import step_line
+from export.report.changes import step_line
 from export.stages.ladder import Ladder
 from export.stages.plan import Ship
 from export.stages.records import GraphFile, Graphs
@@ -34,8 +34,8 @@ from export.stages.work import Say, Work
 from service.bundle.manifest import Parity
 
 PRUNE_LESS = (
-    "prune less, with --preset high-performance, not at all, with --preset none, or serve it all the same, "
-    "with --ship pruned"
+    "prune less, with a milder --preset, not at all, with --preset none, or serve it all the same, with "
+    "--ship pruned"
 )
 
 

@@ -15,7 +15,7 @@ from service.bundle.manifest import Parity
 class LogSummary(msgspec.Struct, frozen=True):
     """fit-schema: rows and clicks by part; the window of the training part in unix seconds.
 
-    `options` are those of the command line that read the log so.
+    `options` are those of the command line that read the log so, `key` a hash of all that decides it.
     """
 
     source: str
@@ -28,6 +28,7 @@ class LogSummary(msgspec.Struct, frozen=True):
     columns: int
     fields: tuple[FieldSummary, ...] = ()
     options: tuple[str, ...] = ()
+    key: str = ""
 
 
 class Searched(msgspec.Struct, frozen=True):

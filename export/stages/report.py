@@ -20,13 +20,14 @@ from export.report.findings import DataSummary, FieldMatrix, Findings, RateWindo
 from export.report.gain_text import gain_warning
 from export.report.machine import machine
 from export.report.page import page
+from export.report.settings_text import said
 from export.stages.artifacts import Artifacts
 from export.stages.base_rate import rate_by_window
 from export.stages.calibrator_fit import in_log_distribution
 from export.stages.evaluate import Judged
 from export.stages.records import Pruned, Searched
 from export.stages.segment_findings import segment_findings
-from export.stages.variants import DENSE
+from export.stages.variants import DENSE, PRUNED
 from service.bundle.json_files import encode_json
 from service.bundle.manifest import Baseline, Compression, Metrics, Parity
 
@@ -95,8 +96,7 @@ def report_files(findings: Findings, log: EncodedLog) -> dict[str, bytes]:
 def _told_search(searched: Searched | None) -> str | None:
     if searched is None:
         return None
-    settings = ", ".join(f"{name} {value}" for name, value in searched.settings.items()) or "the defaults"
-    return f"A search of {searched.trials} trials chose {settings}: {searched.verdict}."
+    return f"A search of {searched.trials} trials chose {said(searched.settings)}: {searched.verdict}."
 
 
 def _data_summary(made: Artifacts) -> DataSummary:
@@ -195,14 +195,20 @@ def rate_warnings(variant: str, metrics: Metrics) -> tuple[str, ...]:
 def warnings_of(
     pruned: Pruned | None, parities: Sequence[Parity], kept_out: Mapping[str, str]
 ) -> tuple[str, ...]:
-    """What a reader should not have to find in a table."""
-    found = list(pruned.notes) if pruned else []
+    """What a reader should not have to find in a table: of the variants that are not kept out."""
+    found = list(pruned.notes) if pruned and PRUNED not in kept_out else []
     for parity in parities:
         low, high = parity.auc_interval
         if parity.variant not in kept_out and parity.auc_delta < -AUC_TOLERANCE and high < 0.0:
             found.append(
                 f"{parity.variant} lost {-parity.auc_delta:.4f} AUC against {parity.reference} on the test "
-                f"part (95 % interval of the change {low:+.4f} to {high:+.4f}); --ship dense, a milder "
-                "--preset or none would keep it"
+                f"part (95 % interval of the change {low:+.4f} to {high:+.4f}); {_way_out(parity)}"
             )
     return tuple(found)
+
+
+def _way_out(parity: Parity) -> str:
+    """How to serve the graph that a smaller one lost against."""
+    if parity.variant == PRUNED:
+        return "--ship dense, a milder --preset or none would keep it"
+    return f"a service with --variant {parity.reference} keeps it"

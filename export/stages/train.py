@@ -21,7 +21,7 @@ from export.train.choices import EmbeddingChoice
 from export.train.config import TrainConfig
 from export.train.distributed import train_together
 from export.train.initial import start_at_click_rate
-from export.train.loop import TrainResult
+from export.train.result import TrainResult
 from export.train.sampling import steps_an_epoch
 from export.train.unknown_values import unknown_fields, warning_of
 from models.gbdt_lr import GBDTLR

@@ -44,8 +44,7 @@ class TrainChoice:
         """The configuration for a training part of this many rows and for the model of this name.
 
         Without a name it is that of a deep model. `clicks` counts where not all non-clicks are drawn. Raises
-        ExportError for a number that nothing
-        chosen uses, or out of its range.
+        ExportError for a number that nothing chosen uses, or out of its range.
         """
         chosen = choose(TrainConfig, self.given)
         rows = max(1, rows_an_epoch(rows, clicks, chosen.negative_rate))

@@ -25,8 +25,9 @@ from torch import nn
 from export.data.encoded import open_log
 from export.errors import ExportError
 from export.train.config import TrainConfig
-from export.train.loop import Log, Report, TrainResult, train
+from export.train.loop import Log, Report, train
 from export.train.ranks import ALONE, LeaderFailedError, Ranks, is_told
+from export.train.result import TrainResult
 
 # The others wait while rank 0 reads a log of any length. A dead process is noticed at once nevertheless.
 LONGEST_WAIT = timedelta(days=7)

@@ -6,10 +6,8 @@ It knows models as functions from ids to logits, not schemas, files, or what a h
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,6 +24,7 @@ from export.train.losses import loss_of
 from export.train.optimizers import Optimizers, sparse_gradients
 from export.train.prior import corrected_logits
 from export.train.ranks import ALONE, Ranks
+from export.train.result import Evaluation, TrainResult
 from export.train.sampling import epoch_batches, steps_an_epoch
 from export.train.schedule import scheduled_rate
 from export.train.untrained import UntrainedRows
@@ -37,64 +36,12 @@ SECONDS_BETWEEN_LINES = 10.0
 # So often the average takes the weights in. After each step it would cost more than the step itself.
 UPDATES_AN_EPOCH = 48
 
-# What to try where the epochs ran out too early: times as many.
-MORE_EPOCHS = 1.5
-
 
 class Log(Protocol):
     """The parts of an encoded log that the loop reads: `train` and `validation`."""
 
     @property
     def parts(self) -> Mapping[str, Part]: ...
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """One evaluation on the validation part, with figures of training since the previous one.
-
-    `train_loss` is the minimised loss, including a model's penalty. The two metrics use click probabilities
-    corrected for the loss and for the sampling of rows (`export.train.prior`).
-    """
-
-    epoch: int
-    step: int
-    learning_rate: float
-    train_loss: float
-    rows_per_second: float
-    logloss: float
-    auc: float
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """The result of a training. The model holds the weights of `best`, or the last ones if `best` is None."""
-
-    best: Evaluation | None
-    history: tuple[Evaluation, ...]
-    steps: int
-    stopped_early: bool
-    seconds_an_epoch: float
-    """Seconds for the steps of an epoch, without evaluations."""
-    steps_an_epoch: int
-
-    def ending(self, config: TrainConfig) -> str:
-        """Why the training ended, with the number of epochs to try where it was still improving."""
-        epochs, best = self._epochs(self.steps), self._epochs(self.best.step if self.best else self.steps)
-        kept = f"the weights after {best:.2f} epochs are kept"
-        if self.stopped_early:
-            return f"stopped after {epochs:.2f} epochs, {config.patience} evaluations without a gain; {kept}"
-        if best > config.epochs - 1:
-            more = math.ceil(config.epochs * MORE_EPOCHS)
-            return f"the epochs ran out, and {kept}; still improving: --epochs {more}"
-        return f"the epochs ran out; {kept}"
-
-    def _epochs(self, steps: int) -> float:
-        return steps / self.steps_an_epoch
-
-    @property
-    def best_epoch(self) -> int:
-        """The epoch, from 1, of the model's weights."""
-        return self.best.epoch if self.best else self.history[-1].epoch
 
 
 def train(

@@ -16,8 +16,9 @@ from export.stages.train import fit_trees_of, new_network
 from export.train.build import build_model
 from export.train.choices import EmbeddingChoice, TrainChoice
 from export.train.config import Metric, TrainConfig
-from export.train.loop import Evaluation, TrainResult, predict_logits, train
+from export.train.loop import predict_logits, train
 from export.train.prior import corrected_logits
+from export.train.result import Evaluation, TrainResult
 from export.tune.space import Space, space_of
 
 

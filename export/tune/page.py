@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from html import escape
 
-from export.report.layout import document, figure, section, table
+from export.report.layout import change_ends, document, figure, section, table
+from export.report.settings_text import said
 from export.tune.plots import history_figure, slices_figure
 from export.tune.records import Found
-from export.tune.tables import NAMES, said
+from export.tune.tables import NAMES
 
 
 def tune_page(found: Found, toml: str) -> str:
@@ -44,8 +45,8 @@ def won_table(found: Found) -> str:
     if won is None:
         return f"<p>Nothing to compare: {escape(found.verdict)}.</p>"
     rows = [
-        ["LogLoss", *won.logloss, won.delta_logloss.delta, _interval(won.delta_logloss.interval)],
-        ["AUC", *won.auc, won.delta_auc.delta, _interval(won.delta_auc.interval)],
+        ["LogLoss", *won.logloss, won.delta_logloss.delta, change_ends(won.delta_logloss.interval)],
+        ["AUC", *won.auc, won.delta_auc.delta, change_ends(won.delta_auc.interval)],
     ]
     about = (
         f"<p>{won.rows:,} rows of the {won.part} part with {won.clicks:,} clicks, which neither training nor "
@@ -64,7 +65,3 @@ def trials_table(found: Found) -> str:
     ]  # fmt: skip
     head = ["trial", NAMES[found.metric], "", "seconds", "evaluations", "settings"]
     return f"<details><summary>{len(rows)} trials</summary>{table(head, rows)}</details>"
-
-
-def _interval(ends: tuple[float, float]) -> str:
-    return f"{ends[0]:+.5f} … {ends[1]:+.5f}"

@@ -79,7 +79,8 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     """The content of tune.json: a search, and the settings that it ends with.
 
     `settings` are the best trial's, or none where the defaults do better on unseen rows; `fixed` are those
-    that a person gave. `won` is None where the best trial is the default, or the search was interrupted.
+    that a person gave. `won` is None where the best trial is the default or diverges with other seeds, and
+    where the search was interrupted.
     """
 
     model: str

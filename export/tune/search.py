@@ -15,7 +15,7 @@ import numpy as np
 from export.data.encoded import EncodedLog
 from export.errors import ExportError
 from export.stages.work import Say
-from export.train.loop import Evaluation
+from export.train.result import Evaluation
 from export.tune.fit import Subject, score
 from export.tune.records import TrialRecord, ranked
 from export.tune.study import Asked, Study
@@ -80,20 +80,29 @@ def _fingerprint(log: EncodedLog) -> str:
 
 
 def search(subject: Subject, study: Study, budget: Budget, *, say: Say) -> tuple[TrialRecord, ...]:
-    """The trials of the search, those of earlier processes first."""
+    """The trials of the search, those of earlier processes first.
+
+    Raises ExportError where the defaults cannot be trained.
+    """
     started = time.perf_counter()
     done = study.done()
     if done:
         say(f"{len(done)} trials are kept from an earlier search with the same inputs")
+    _check_defaults(done)
     while not budget.is_used_up(done, _best(done, subject), time.perf_counter() - started):
         asked = study.ask()
         record = _attempt(subject, study, asked)
         study.tell(asked, record)
         done = (*done, record)
         say(trial_line(record, _best(done, subject), budget.trials))
-        if record.number == 1 and record.score is None:
-            raise ExportError(f"the defaults must be trainable to search around them (got: {record.reason})")
+        _check_defaults(done)
     return done
+
+
+def _check_defaults(trials: Sequence[TrialRecord]) -> None:
+    """Raises ExportError where the first trial, that of the defaults, failed."""
+    if trials and trials[0].state == "failed":
+        raise ExportError(f"the defaults must be trainable to search around them (got: {trials[0].reason})")
 
 
 def _best(trials: Sequence[TrialRecord], subject: Subject) -> TrialRecord | None:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from export.report.settings_text import said
 from export.report.text_table import aligned
 from export.train.config import Metric
 from export.tune.records import TrialRecord, Won, ranked
 
 SHOWN = 5
 NAMES = {"logloss": "LogLoss", "auc": "AUC"}
-
-
-def said(settings: Mapping[str, Any]) -> str:
-    """Settings in a line; those of the defaults are none."""
-    return ", ".join(f"{name} {_value(value)}" for name, value in settings.items()) or "the defaults"
 
 
 def trial_line(one: TrialRecord, best: TrialRecord | None, trials: int | None) -> str:
@@ -59,9 +54,3 @@ def verdict(won: Won | None) -> str:
     if gain.high < 0:
         return f"tuning won nothing, the defaults do better: {figures}"
     return f"tuning won nothing beyond noise, the defaults do as well: {figures}"
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, (list, tuple)):
-        return "-".join(map(str, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)

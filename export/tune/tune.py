@@ -5,23 +5,26 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from export.data.encoded import EncodedLog, open_log
 from export.errors import ExportError
+from export.knobs import as_options
+from export.report.settings_text import said
 from export.stages.fit_schema import kept_log
 from export.stages.plan import Plan
 from export.stages.records import LogSummary, Searched
 from export.stages.train import check_device
 from export.stages.work import Say, Work
 from export.train.build import check_model
-from export.train.choices import TrainChoice
+from export.train.choices import EmbeddingChoice, TrainChoice
 from export.tune.fit import Subject, subject_of
 from export.tune.page import tune_page
 from export.tune.plan import TunePlan, short_search
@@ -29,7 +32,7 @@ from export.tune.records import Found, TrialRecord, Won, ranked
 from export.tune.search import Budget, search, study_folder
 from export.tune.settings import as_toml
 from export.tune.study import Study
-from export.tune.tables import NAMES, best_table, said, verdict
+from export.tune.tables import NAMES, best_table, verdict
 from export.tune.won import estimate
 from service.bundle.folders import locked, replacing
 from service.bundle.json_files import encode_json
@@ -59,12 +62,19 @@ def tune(plan: TunePlan, *, say: Say = print) -> Found:
     settings = plan.out / TOML
     say("\n".join(["", *best_table(found.trials, found.metric), "", found.verdict]))
     say(f"wrote {settings}, {JSON} and {PAGE}; the settings: {said(found.settings)}")
-    if plan.log is None:
-        say(f"use them: python -m export train --settings {settings} --work {plan.work}")
-    else:
-        log_options = f"--data {plan.log.data} --schema {plan.log.schema}"
-        say(f"use them: python -m export run {log_options} --settings {settings} --out FOLDER")
+    say(f"use them: {command_with(plan, settings)}")
     return found
+
+
+def command_with(plan: TunePlan, settings: Path) -> str:
+    """The command line that trains with a search's settings on the same log."""
+    # A settings file does not say how embeddings are kept.
+    chosen = ["--settings", str(settings), *as_options(plan.embedding, EmbeddingChoice)]
+    if plan.log is None:
+        words = ["train", *chosen, "--work", str(plan.work)]
+    else:
+        words = ["run", *plan.log.log_options, *chosen, "--out", "FOLDER"]
+    return shlex.join(["python", "-m", "export", *words])
 
 
 def tune_before_run(
@@ -108,14 +118,34 @@ def _search(subject: Subject, work: Path, budget: Budget, out: Path | None, say:
         )
         try:
             trials = search(subject, study, budget, say=say)
-            best = ranked(trials, subject.metric)[0]
-            won = None if best.number == 1 else estimate(subject, best.settings, say=say)
+            end = _checked(subject, ranked(trials, subject.metric)[0], say)
         except KeyboardInterrupt:
             _write_interrupted(subject, study, out, time.perf_counter() - started, say)
             raise
-        found = _found(subject, trials, won, verdict(won), time.perf_counter() - started)
+        found = _found(subject, trials, end, time.perf_counter() - started)
         _write(found, out)
     return found
+
+
+class _End(NamedTuple):
+    """What a search ends with: settings, what they win on unseen rows, and that in words."""
+
+    settings: Mapping[str, Any]
+    won: Won | None
+    verdict: str
+
+
+def _checked(subject: Subject, best: TrialRecord, say: Say) -> _End:
+    """The best settings; the defaults where these do better on unseen rows, or other seeds diverge."""
+    if best.number == 1:
+        return _End({}, None, verdict(None))
+    try:
+        won = estimate(subject, best.settings, say=say)
+    except ExportError as error:
+        reason = " ".join(str(error).split())
+        about = f"tuning won nothing: the best settings cannot be trained with other seeds ({reason})"
+        return _End({}, None, about)
+    return _End({} if won.gain.delta <= 0 else best.settings, won, verdict(won))
 
 
 @contextmanager
@@ -129,10 +159,8 @@ def _alone(folder: Path) -> Iterator[None]:
         ) from None
 
 
-def _found(
-    subject: Subject, trials: Sequence[TrialRecord], won: Won | None, about: str, seconds: float
-) -> Found:
-    """The search with what it ends with: the best settings, unless the defaults do better on unseen rows."""
+def _found(subject: Subject, trials: Sequence[TrialRecord], end: _End, seconds: float) -> Found:
+    """The search with what it ends with."""
     best = ranked(trials, subject.metric)[0]
     space = subject.space
     given = {name: value for name, value in space.training.given.items() if name not in NOT_SETTINGS}
@@ -143,21 +171,22 @@ def _found(
         metric=subject.metric,
         trials=tuple(trials),
         best=best.number,
-        settings={} if won is not None and won.gain.delta <= 0 else best.settings,
-        won=won,
+        settings=dict(end.settings),
+        won=end.won,
         seconds=seconds,
-        verdict=about,
+        verdict=end.verdict,
     )
 
 
 def _write_interrupted(subject: Subject, study: Study, out: Path, seconds: float, say: Say) -> None:
     """What was found until Ctrl-C, without its check."""
     trials = study.done()
-    if not ranked(trials, subject.metric):
+    best = next(iter(ranked(trials, subject.metric)), None)
+    if best is None:
         say("interrupted before a trial ended; the same command begins again")
         return
     about = "the search was interrupted, and its best is not checked: the same command goes on"
-    _write(_found(subject, trials, None, about, seconds), out)
+    _write(_found(subject, trials, _End(best.settings, None, about), seconds), out)
     say(f"interrupted after {len(trials)} trials; the best so far is in {out / TOML}")
     say("the same command goes on with the search")
 
@@ -179,6 +208,6 @@ def _comments(found: Found) -> list[str]:
             f"Validation {NAMES[found.metric]} {best.score:.5f}, that of the defaults {first.score:.5f}."
         )
     lines.append(f"{found.verdict[0].upper()}{found.verdict[1:]}.")
-    if found.best != 1 and not found.settings:
+    if found.won is not None and not found.settings:
         lines.append("On those rows the best trial is worse than the defaults, so these are the defaults.")
     return lines

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from export.data.encoded import Part
 from export.judge.bootstrap import Delta, interval, resampled_aucs
-from export.judge.metrics import row_losses, sigmoid
-from export.stages.calibration_methods import fit_platt
+from export.judge.metrics import row_losses
+from export.stages.ladder import fitted_pctr
 from export.stages.work import Say
 from export.train.config import Metric
 from export.tune.fit import Subject
@@ -49,7 +49,8 @@ def compared(
     """The differences of logits [n] by seed, with intervals over resampled rows and seeds."""
     labels = np.asarray(part.labels)
     y = labels.astype(np.float64)
-    losses = [np.stack([_losses(y, one) for one in each]) for each in (before, after)]
+    # After a line fitted to each one's logits: what calibration mends is no difference.
+    losses = [np.stack([row_losses(y, fitted_pctr(one, labels)) for one in each]) for each in (before, after)]
     aucs = resampled_aucs(labels, [*before, *after], resamples=RESAMPLES)
     by_seed = {"logloss": losses[1] - losses[0], "auc": aucs[len(before) :] - aucs[: len(before)]}
     drawn = np.random.default_rng(1).integers(0, len(seeds), (RESAMPLES, len(seeds)))
@@ -69,12 +70,6 @@ def compared(
         delta_auc=Delta(float(by_seed["auc"][:, 0].mean()), *interval(drawn_auc)),
         by_seed=tuple(first.tolist()),
     )
-
-
-def _losses(y: Floats, logits: Floats) -> Floats:
-    """Each row's loss after a line fitted to the logits: what calibration mends is no difference."""
-    line = fit_platt(logits, y.astype(np.int64))
-    return row_losses(y, sigmoid(line.slope * logits + line.intercept))
 
 
 def _resampled(deltas: Floats, drawn: NDArray[np.integer[Any]]) -> Floats:

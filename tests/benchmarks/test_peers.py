@@ -36,7 +36,7 @@ from benchmarks.peers.summary import as_summary
 from export.data.encoded import EncodedLog, Part
 from export.errors import ExportError
 from export.judge.metrics import auc
-from export.train.loop import Evaluation, TrainResult
+from export.train.result import Evaluation, TrainResult
 from service.bundle.schema import Bins, Field, Schema, Vocabulary
 
 SHAPE = Shape(dim=4, hidden_units=(8, 4), batch_size=64)
@@ -367,6 +367,10 @@ def test_the_command_prints_keeps_and_reprints_a_table(
     assert f"| clicks | {default['over_lr']:+.2%} |" in shown
     assert command.main(["--work", str(out / "clicks.work"), "--name", "clicks", *options]) == 0
     assert "seed" not in capsys.readouterr().err
+    with raw.open("a") as file:
+        file.write("i1,0\n" * 100)
+    assert command.main(given) == 0  # another log of the same name
+    assert sum(json.loads((out / "clicks.json").read_text())["rows"].values()) == 1600
 
 
 def test_what_is_missing_is_said(

@@ -22,7 +22,7 @@ from export.report.findings import (
 from export.report.layout import table
 from export.report.page import page
 from export.report.summary import summary
-from export.stages.records import Graphs, Trained
+from export.stages.records import Graphs, Pruned, Trained
 from export.stages.report import rate_warnings, warnings_of
 from export.stages.work import Work
 from service.bundle.encoder import Encoder
@@ -213,7 +213,23 @@ def test_a_pruned_graph_that_lost_quality_gives_a_warning(
     found = warnings_of(None, [parity], {})
     assert len(found) == told
     assert all("pruned lost 0.0200 AUC against float32 on the test part" in text for text in found)
+    assert all("--ship dense" in text for text in found)
     assert not warnings_of(None, [parity], {"pruned": "loses AUC"})  # said once, where it is kept out
+
+
+def test_what_int8_lost_is_kept_by_serving_its_float_graph(exported) -> None:
+    (parity,) = [one for one in exported.bundle.manifest.parity if one.variant == "int8"]
+    lossy = msgspec.structs.replace(parity, auc_delta=-0.02, auc_interval=(-0.03, -0.01))
+    (text,) = warnings_of(None, [lossy], {})
+    assert text.startswith(f"int8 lost 0.0200 AUC against {parity.reference} on the test part")
+    assert text.endswith(f"a service with --variant {parity.reference} keeps it")
+
+
+def test_notes_on_a_pruned_graph_that_does_not_ship_are_no_warnings(exported) -> None:
+    pruned = Work(exported.plan.work).read_record("prune", Pruned)
+    noted = msgspec.structs.replace(pruned, notes=("zero embedding rows stay masked: they are shared",))
+    assert warnings_of(noted, [], {}) == noted.notes
+    assert warnings_of(noted, [], {"pruned": "is left out by --ship dense"}) == ()
 
 
 METRICS = Metrics(

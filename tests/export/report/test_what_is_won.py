@@ -56,7 +56,7 @@ def test_page_and_summary_say_that_nothing_is_won_and_offer_the_smaller_bundle(
     size = len(exported.bundle.graphs[served])
     for text in retold(exported, findings, BASELINE):
         assert f"{served} wins nothing over lr beyond noise" in text
-        assert "AUC +0.0010 (95 % interval -0.0020 to +0.0040)" in text
+        assert "AUC +0.00100 (95 % interval -0.00200 to +0.00400)" in text
         assert "LogLoss -0.00030 (-0.00110 to +0.00050)" in text
         assert f"1,000 bytes in place of {size:,}, {100 - 100_000 / size:.0f} % less" in text
         assert BASELINE.command in text
@@ -66,7 +66,7 @@ def test_a_model_that_wins_is_told_without_an_offer(exported, findings: Findings
     won = msgspec.structs.replace(BASELINE, verdict="better", auc_interval=(0.0004, 0.004), command="")
     shown, printed = retold(exported, findings, won)
     assert "is better than lr beyond noise" in shown
-    assert "AUC +0.0010 (95 % interval +0.0004 to +0.0040)" in printed
+    assert "AUC +0.00100 (95 % interval +0.00040 to +0.00400)" in printed
     for text in (shown, printed):
         assert "wins nothing" not in text
         assert "in place of" not in text

@@ -239,13 +239,17 @@ def test_a_served_graph_that_tells_nothing_is_worse_and_lr_is_offered(work: Work
     assert found.command == command_of(read_artifacts(work), "lr", tmp_path / "shop")
 
 
-def test_the_offered_command_reads_the_log_in_the_same_way(exported, work: Work, tmp_path: Path) -> None:
+def test_the_offered_command_reads_and_trains_in_the_same_way(exported, work: Work, tmp_path: Path) -> None:
     summary_of_log = work.read_record("fit-schema", LogSummary)
     plan = replace(exported.plan, split=(0.6, 0.1, 0.1, 0.2), on_malformed="skip", min_count=3)
     work.record("fit-schema", msgspec.structs.replace(summary_of_log, options=plan.log_options))
     calibrated = work.read_record("calibrate", Calibrated)
     record = msgspec.structs.replace(calibrated, sampling_rate=0.5, allowed=("identity", "platt"))
     work.record("calibrate", record)
+    given = {"loss": "focal", "focal_gamma": 1.5, "negative_rate": 0.25, "seed": 7}
+    trained = work.read_record("train", Trained)
+    config = TrainChoice(**given, threads=1).config(2800, 700)
+    work.record("train", msgspec.structs.replace(trained, config=config))
     command = command_of(read_artifacts(work), "lr", tmp_path / "shop")
     python, dash_m, program, *words = shlex.split(command)
     assert (python, dash_m, program) == ("python", "-m", "export")
@@ -253,6 +257,7 @@ def test_the_offered_command_reads_the_log_in_the_same_way(exported, work: Work,
     assert (options.command, options.model, options.preset) == ("run", "lr", "none")
     assert options.out == tmp_path / "shop-lr"
     assert (options.sampling_rate, options.calibration_methods) == (0.5, ("identity", "platt"))
+    assert given_of(TrainConfig, options) == given
     names = LogPlan.__dataclass_fields__
     assert LogPlan(**given_of(LogPlan, options)) == LogPlan(**{name: getattr(plan, name) for name in names})
 

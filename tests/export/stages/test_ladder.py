@@ -13,7 +13,7 @@ from export.compress.choice import PruneChoice
 from export.data.encoded import open_log
 from export.errors import ExportError
 from export.judge.parity import AUC_TOLERANCE
-from export.report.steps import step_line
+from export.report.changes import step_line
 from export.stages.calibrate import calibrate
 from export.stages.ladder import LOGLOSS_TOLERANCE, take_step
 from export.stages.package import package

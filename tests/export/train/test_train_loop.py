@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from export.data.encoded import Part
 from export.errors import ExportError
 from export.train.config import TrainConfig
-from export.train.loop import Evaluation, predict_logits, train
+from export.train.loop import predict_logits, train
+from export.train.result import Evaluation
 from models import DeepFwFM, FwFM
 from models.fields import Field
 from tests.export.memory_log import MemoryLog, quiet

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from export.cli.knob_options import given_of
+from export.cli.options import build_parser
 from export.data.encoded import open_log
 from export.errors import ExportError
 from export.stages.plan import LogPlan
@@ -24,7 +27,7 @@ from export.tune.fit import Subject, subject_of
 from export.tune.plan import FEWEST_TRIALS, SHORT_SEARCH, TunePlan, short_search
 from export.tune.records import Found, TrialRecord
 from export.tune.search import Budget, study_folder
-from export.tune.tune import JSON, PAGE, TOML, tune
+from export.tune.tune import JSON, PAGE, TOML, command_with, tune
 from service.bundle.folders import locked
 
 TRIALS = 4
@@ -230,6 +233,48 @@ def test_settings_that_cannot_be_trained_are_failed_trials(
     assert "must stay finite" in found.trials[1].reason
     assert found.best == 1
     assert any("trial 2/3: failed" in line for line in lines)
+
+
+def test_defaults_that_cannot_be_trained_are_told_each_time(plan: TunePlan) -> None:
+    diverging = replace(plan, trials=1, training=TrainChoice(epochs=1, threads=1, learning_rate=1e30))
+    for _ in range(2):
+        with pytest.raises(ExportError, match=r"the defaults must be trainable .* must stay finite"):
+            tune(diverging, say=quiet)
+
+
+def test_settings_that_other_seeds_cannot_be_trained_with_are_not_taken(
+    plan: TunePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit = Subject.fit
+
+    def failing(self: Subject, settings: dict[str, object], **rest: object) -> object:
+        if settings and "seed" in rest:
+            raise ExportError("the training loss must stay finite (got nan by step 3); lower 'learning_rate'")
+        return fit(self, settings, **rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Subject, "fit", failing)
+    training = plan.training.updated(learning_rate=1e-5)  # so that another batch or penalty is better
+    found = tune(replace(plan, training=training, trials=4), say=quiet)
+    assert found.best != 1
+    assert found.settings == {}
+    assert found.verdict.startswith("tuning won nothing: the best settings cannot be trained with other")
+    assert "must stay finite" in (plan.out / TOML).read_text()
+
+
+def test_the_command_with_the_settings_reads_the_log_and_keeps_embeddings_in_the_same_way(
+    plan: TunePlan, shop: LogPlan, tmp_path: Path
+) -> None:
+    log = replace(shop, split=(0.6, 0.2, 0.1, 0.1), min_count=3)
+    embedding = EmbeddingChoice(embedding="hashed", collisions=2, pooling="sum")
+    command = command_with(replace(plan, log=log, embedding=embedding), tmp_path / "my settings.toml")
+    python, dash_m, program, *words = shlex.split(command)
+    assert (python, dash_m, program) == ("python", "-m", "export")
+    options = build_parser().parse_args(words)
+    assert (options.command, options.settings) == ("run", tmp_path / "my settings.toml")
+    assert LogPlan(**given_of(LogPlan, options)) == log
+    assert EmbeddingChoice(**given_of(EmbeddingChoice, options)) == embedding
+    options = build_parser().parse_args(shlex.split(command_with(plan, tmp_path / "a.toml"))[3:])
+    assert (options.command, options.work) == ("train", plan.work)
 
 
 def test_a_work_folder_without_a_log_names_the_stage_that_makes_one(tmp_path: Path) -> None:
