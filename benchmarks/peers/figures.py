@@ -18,7 +18,7 @@ OURS = (DEFAULT, TUNED)
 
 
 class Gap(msgspec.Struct, frozen=True):
-    """A metric of Bidlight's model minus that of another, with the ends of its 95 % interval."""
+    """A metric of one model minus that of another, with the ends of its 95 % interval."""
 
     delta: float
     low: float
@@ -39,7 +39,7 @@ class Line(msgspec.Struct, frozen=True):
     logloss: float
     epochs: float
     epoch_seconds: float | None
-    over_lr: float | None  # its LogLoss over that of scikit-learn's regression, minus 1
+    to_lr: Gap | None  # its LogLoss over that of scikit-learn's regression, minus 1
     beside: dict[str, tuple[Gap, Gap]]
 
 
@@ -95,7 +95,7 @@ def lines(labels: NDArray[Any], fits: Sequence[Fits], *, resamples: int) -> list
                 logloss=float(losses[0]),
                 epochs=float(np.mean([each.epochs for each in kept])),
                 epoch_seconds=float(np.median(seconds)) if seconds else None,
-                over_lr=None if regression is None else float(losses[0] / resampled[regression][1][0] - 1),
+                to_lr=None if regression is None else _gap(losses / resampled[regression][1] - 1),
                 beside=beside,
             )
         )

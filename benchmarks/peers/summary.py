@@ -15,7 +15,7 @@ def as_summary(tables: Sequence[Table]) -> str:
     """Markdown: a row a log, a column a model."""
     models = list(dict.fromkeys(line.model for table in tables for line in table.lines))
     parts = (
-        ("LogLoss by default, to scikit-learn's tuned LR", _default_to_lr),
+        ("LogLoss by default over that of scikit-learn's tuned LR, %", _default_to_lr),
         ("AUC by default minus AUC tuned", _default_to_tuned),
         ("AUC tuned minus FuxiCTR's", lambda table, model: _tuned_to_fuxictr(table, model, 0)),
         ("LogLoss tuned minus FuxiCTR's", lambda table, model: _tuned_to_fuxictr(table, model, 1)),
@@ -42,7 +42,7 @@ def _line(table: Table, model: str, by: str) -> Line | None:
 
 def _default_to_lr(table: Table, model: str) -> str:
     line = _line(table, model, DEFAULT)
-    return "" if line is None or line.over_lr is None else f"{line.over_lr:+.2%}"
+    return "" if line is None or line.to_lr is None else marked(line.to_lr, less_is_better=True, percent=True)
 
 
 def _default_to_tuned(table: Table, model: str) -> str:

@@ -28,7 +28,7 @@ from benchmarks.peers.contender import (
     sources,
     step_seconds,
 )
-from benchmarks.peers.figures import Fits, Gap, Table, lines
+from benchmarks.peers.figures import Fits, Gap, Line, Table, lines
 from benchmarks.peers.grid import GRIDS, Shape, shared_batch
 from benchmarks.peers.kept import Cabinet, Run, digest_of
 from benchmarks.peers.markdown import marked
@@ -265,7 +265,9 @@ def test_figures_are_means_over_seeds_with_paired_intervals(log: EncodedLog, tmp
         assert line.auc == pytest.approx(mean(roc_auc_score, one))
         assert line.logloss == pytest.approx(mean(log_loss, one))
     assert (default.seeds, regression.seeds) == (3, 1)
-    assert default.over_lr == pytest.approx(default.logloss / regression.logloss - 1)
+    assert default.to_lr is not None
+    assert default.to_lr.delta == pytest.approx(default.logloss / regression.logloss - 1)
+    assert default.to_lr.low < default.to_lr.delta < default.to_lr.high < 0
     assert set(default.beside) == {TUNED}
     assert set(regression.beside) == {DEFAULT, TUNED}
     area, loss = regression.beside[DEFAULT]
@@ -288,6 +290,12 @@ def test_figures_are_means_over_seeds_with_paired_intervals(log: EncodedLog, tmp
 def test_an_arrow_says_who_is_better_beyond_noise(gap: Gap, as_auc: str, as_logloss: str) -> None:
     assert marked(gap) == as_auc
     assert marked(gap, less_is_better=True) == as_logloss
+    assert marked(Gap(0.0049, -0.001, 0.0101), percent=True) == "+0.49 (-0.10, +1.01)"
+
+
+def _share(line: Line) -> str:
+    assert line.to_lr is not None
+    return marked(line.to_lr, less_is_better=True, percent=True)
 
 
 def test_a_summary_has_a_row_a_log_and_a_column_a_model(log: EncodedLog, tmp_path: Path) -> None:
@@ -309,7 +317,7 @@ def test_a_summary_has_a_row_a_log_and_a_column_a_model(log: EncodedLog, tmp_pat
     assert to_lr.splitlines()[2:5] == [
         "| log | `lr` | `fm` |",
         "| :-- | --: | --: |",
-        f"| small | {found[1].over_lr:+.2%} | {found[2].over_lr:+.2%} |",
+        f"| small | {_share(found[1])} | {_share(found[2])} |",
     ]
     assert to_tuned.splitlines()[4] == f"| small | {marked(found[3].beside[DEFAULT][0])} |"
     assert area.splitlines()[4].startswith("| small | ▼ -0.")
@@ -363,8 +371,8 @@ def test_the_command_prints_keeps_and_reprints_a_table(
     shown = capsys.readouterr().out
     assert shown.endswith(printed.out)
     default = json.loads((out / "clicks.json").read_text())["lines"][0]
-    assert shown.startswith("### LogLoss by default, to scikit-learn's tuned LR\n")
-    assert f"| clicks | {default['over_lr']:+.2%} |" in shown
+    assert shown.startswith("### LogLoss by default over that of scikit-learn's tuned LR, %\n")
+    assert f"| clicks | {100 * default['to_lr']['delta']:+.2f} (" in shown
     assert command.main(["--work", str(out / "clicks.work"), "--name", "clicks", *options]) == 0
     assert "seed" not in capsys.readouterr().err
 
