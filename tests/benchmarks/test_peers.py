@@ -431,6 +431,10 @@ def test_fuxictr_reads_the_fields_as_the_models_do(log: EncodedLog, tmp_path: Pa
     tables = network.embedding.embedding_layer.embedding_layers
     history, price, item = (fuxi.feature_name(SCHEMA, name) for name in ("history", "price", "item"))
     assert tables[history] is tables[item]
+    weights_of_ids = network.fm.lr_layer.embedding_layer.embedding_layer.embedding_layers
+    assert weights_of_ids[history] is not weights_of_ids[item]
+    for table in weights_of_ids.values():
+        assert table.weight.abs().max() < 0.01
     with torch.no_grad():
         for table in {tables[item], tables[price]}:
             table.weight.normal_()
