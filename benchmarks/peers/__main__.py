@@ -148,10 +148,8 @@ def fit_best(contender: Contender, cabinet: Cabinet, log: EncodedLog, seeds: int
     tried = [cabinet.run(contender, log, point, 0, _tell) for point in points]
     best = min(range(len(points)), key=lambda place: tried[place].kept.logloss["validation"])
     others = range(1, seeds if contender.seeded else 1)
-    return Fits(
-        contender,
-        [tried[best], *(cabinet.run(contender, log, points[best], seed, _tell) for seed in others)],
-    )
+    runs = [tried[best], *(cabinet.run(contender, log, points[best], seed, _tell) for seed in others)]
+    return Fits(contender, runs, tried)
 
 
 def _show(folder: Path) -> int:

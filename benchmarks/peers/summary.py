@@ -1,4 +1,4 @@
-"""The tables of several logs in four: what the defaults cost, and the tuned models beside FuxiCTR's."""
+"""The tables of several logs in five: what the defaults cost, and the tuned models beside FuxiCTR's."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ def as_summary(tables: Sequence[Table]) -> str:
         ("AUC by default minus AUC tuned", _default_to_tuned),
         ("AUC tuned minus FuxiCTR's", lambda table, model: _tuned_to_fuxictr(table, model, 0)),
         ("LogLoss tuned minus FuxiCTR's", lambda table, model: _tuned_to_fuxictr(table, model, 1)),
+        ("Seconds an epoch in the grid, Bidlight's over FuxiCTR's", _seconds_to_fuxictr),
     )
     found = [_part(heading, cell, tables, models) for heading, cell in parts]
     return "\n".join(part for part in found if part)
@@ -55,3 +56,10 @@ def _tuned_to_fuxictr(table: Table, model: str, metric: int) -> str:
     if line is None or TUNED not in line.beside:
         return ""
     return marked(line.beside[TUNED][metric], less_is_better=metric == 1)
+
+
+def _seconds_to_fuxictr(table: Table, model: str) -> str:
+    ours, theirs = (_line(table, model, by) for by in (TUNED, FUXICTR))
+    if ours is None or theirs is None or ours.grid_seconds is None or theirs.grid_seconds is None:
+        return ""
+    return f"{ours.grid_seconds / theirs.grid_seconds:.2f}"

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -310,10 +311,17 @@ def test_a_summary_has_a_row_a_log_and_a_column_a_model(log: EncodedLog, tmp_pat
             ("fm", FUXICTR, 3.0),
         )
     ]
+
+    def of_grid(found: Fits, **kept: Any) -> Fits:
+        tried = [Run(msgspec.structs.replace(run.kept, **kept), run.test) for run in found.tried]
+        return replace(found, tried=tried)
+
+    fits[3] = of_grid(fits[3], settings={"training": {"batch_size": 64}}, epoch_seconds=0.2)
+    fits[4] = of_grid(fits[4], settings={"batch_size": 64}, epoch_seconds=0.5)
     found = lines(labels, fits, resamples=20)
     rows = {"train": 600, "test": 600}
     table = Table("small", "time", rows, rows, 8, (8,), 64, 20, "this machine", found)
-    to_lr, to_tuned, area, loss = as_summary([table]).split("### ")[1:]
+    to_lr, to_tuned, area, loss, seconds = as_summary([table]).split("### ")[1:]
     assert to_lr.splitlines()[2:5] == [
         "| log | `lr` | `fm` |",
         "| :-- | --: | --: |",
@@ -322,6 +330,7 @@ def test_a_summary_has_a_row_a_log_and_a_column_a_model(log: EncodedLog, tmp_pat
     assert to_tuned.splitlines()[4] == f"| small | {marked(found[3].beside[DEFAULT][0])} |"
     assert area.splitlines()[4].startswith("| small | ▼ -0.")
     assert loss.splitlines()[4].startswith("| small | ▼ +0.")
+    assert seconds.splitlines()[4] == "| small | 0.40 |"
 
 
 def test_training_rows_are_thinned_evenly(log: EncodedLog) -> None:
