@@ -157,7 +157,12 @@ def _show(folder: Path) -> int:
     files = sorted(folder.glob("*.json"))
     if not files:
         return failed("peers", f"'--show' must be a folder with tables (got {folder}); measure first")
-    tables = [msgspec.json.decode(file.read_bytes(), type=Table) for file in files]
+    try:
+        tables = [msgspec.json.decode(file.read_bytes(), type=Table) for file in files]
+    except msgspec.MsgspecError as error:
+        return failed(
+            "peers", f"'--show' must be a folder with tables of this version ({error}); measure again"
+        )
     print(as_summary(tables))
     for table in tables:
         print(as_markdown(table))

@@ -65,6 +65,8 @@ def _gaps(line: Line, ours: str) -> list[str]:
 
 def marked(gap: Gap, *, less_is_better: bool = False, percent: bool = False) -> str:
     """A difference with its interval; an arrow up where what it is of is better beyond it, else down."""
+    if gap.low == gap.delta == gap.high == 0:
+        return "same"
     better, worse = (gap.high < 0, gap.low > 0) if less_is_better else (gap.low > 0, gap.high < 0)
     mark = "▲ " if better else "▼ " if worse else ""
     numbers = (gap.delta, gap.low, gap.high)

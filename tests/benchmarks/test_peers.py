@@ -291,6 +291,7 @@ def test_figures_are_means_over_seeds_with_paired_intervals(log: EncodedLog, tmp
 def test_an_arrow_says_who_is_better_beyond_noise(gap: Gap, as_auc: str, as_logloss: str) -> None:
     assert marked(gap) == as_auc
     assert marked(gap, less_is_better=True) == as_logloss
+    assert marked(Gap(0.0, 0.0, 0.0)) == "same"
     assert marked(Gap(0.0049, -0.001, 0.0101), percent=True) == "+0.49 (-0.10, +1.01)"
 
 
@@ -391,6 +392,9 @@ def test_what_is_missing_is_said(
 ) -> None:
     assert command.main(["--show", str(tmp_path)]) == 1
     assert "must be a folder with tables" in capsys.readouterr().err
+    (tmp_path / "old.json").write_text("{}")
+    assert command.main(["--show", str(tmp_path)]) == 1
+    assert "must be a folder with tables of this version" in capsys.readouterr().err
     monkeypatch.setitem(command.PEERS, "lightgbm", ("no_such_package", "boosting"))
     with pytest.raises(ExportError, match=r"must name installed libraries \(got 'lightgbm'\); `make peers`"):
         command.peer("lightgbm")
