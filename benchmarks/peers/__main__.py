@@ -147,10 +147,8 @@ def fit_best(contender: Contender, cabinet: Cabinet, log: EncodedLog, seeds: int
     tried = [cabinet.run(contender, log, point, 0, _tell) for point in points]
     best = min(range(len(points)), key=lambda place: tried[place].kept.logloss["validation"])
     others = range(1, seeds if contender.seeded else 1)
-    return Fits(
-        contender,
-        [tried[best], *(cabinet.run(contender, log, points[best], seed, _tell) for seed in others)],
-    )
+    runs = [tried[best], *(cabinet.run(contender, log, points[best], seed, _tell) for seed in others)]
+    return Fits(contender, runs, tried)
 
 
 def _show(folder: Path) -> int:
@@ -158,7 +156,12 @@ def _show(folder: Path) -> int:
     files = sorted(folder.glob("*.json"))
     if not files:
         return failed("peers", f"'--show' must be a folder with tables (got {folder}); measure first")
-    tables = [msgspec.json.decode(file.read_bytes(), type=Table) for file in files]
+    try:
+        tables = [msgspec.json.decode(file.read_bytes(), type=Table) for file in files]
+    except msgspec.MsgspecError as error:
+        return failed(
+            "peers", f"'--show' must be a folder with tables of this version ({error}); measure again"
+        )
     print(as_summary(tables))
     for table in tables:
         print(as_markdown(table))

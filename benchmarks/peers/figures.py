@@ -18,7 +18,7 @@ OURS = (DEFAULT, TUNED)
 
 
 class Gap(msgspec.Struct, frozen=True):
-    """A metric of Bidlight's model minus that of another, with the ends of its 95 % interval."""
+    """A metric of one model minus that of another, with the ends of its 95 % interval."""
 
     delta: float
     low: float
@@ -39,7 +39,8 @@ class Line(msgspec.Struct, frozen=True):
     logloss: float
     epochs: float
     epoch_seconds: float | None
-    over_lr: float | None  # its LogLoss over that of scikit-learn's regression, minus 1
+    grid_seconds: float | None  # an epoch's, the median over the points of the grid, all of one batch
+    to_lr: Gap | None  # its LogLoss over that of scikit-learn's regression, minus 1
     beside: dict[str, tuple[Gap, Gap]]
 
 
@@ -60,10 +61,11 @@ class Table(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Fits:
-    """A contender's best settings, fitted with each seed."""
+    """A contender's best settings, fitted with each seed, and all settings with the first one."""
 
     contender: Contender
     runs: Sequence[Run]
+    tried: Sequence[Run]
 
 
 def lines(labels: NDArray[Any], fits: Sequence[Fits], *, resamples: int) -> list[Line]:
@@ -84,7 +86,6 @@ def lines(labels: NDArray[Any], fits: Sequence[Fits], *, resamples: int) -> list
             for ours in OURS
             if ours != by and (place := places.get((model, ours))) is not None
         }
-        seconds = [each.epoch_seconds for each in kept if each.epoch_seconds is not None]
         found.append(
             Line(
                 model=model,
@@ -94,12 +95,23 @@ def lines(labels: NDArray[Any], fits: Sequence[Fits], *, resamples: int) -> list
                 auc=float(aucs[0]),
                 logloss=float(losses[0]),
                 epochs=float(np.mean([each.epochs for each in kept])),
-                epoch_seconds=float(np.median(seconds)) if seconds else None,
-                over_lr=None if regression is None else float(losses[0] / resampled[regression][1][0] - 1),
+                epoch_seconds=_median_seconds(one.runs),
+                grid_seconds=_median_seconds([run for run in one.tried if _is_of_grid(run)]),
+                to_lr=None if regression is None else _gap(losses / resampled[regression][1] - 1),
                 beside=beside,
             )
         )
     return found
+
+
+def _median_seconds(runs: Sequence[Run]) -> float | None:
+    seconds = [run.kept.epoch_seconds for run in runs if run.kept.epoch_seconds is not None]
+    return float(np.median(seconds)) if seconds else None
+
+
+def _is_of_grid(run: Run) -> bool:
+    """Whether the settings say how many rows a step has: that of the grid."""
+    return "batch_size" in {**run.kept.settings, **run.kept.settings.get("training", {})}
 
 
 def _means(labels: NDArray[Any], fits: Fits, resamples: int) -> tuple[NDArray[np.float64], ...]:

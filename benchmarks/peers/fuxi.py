@@ -22,6 +22,7 @@ from fuxictr.pytorch.layers import (
     CrossNetV2,
     FactorizationMachine,
     FeatureEmbedding,
+    FeatureEmbeddingDict,
     InnerProductInteraction,
     LogisticRegression,
     MLP_Block,
@@ -157,7 +158,22 @@ class Network(BaseModel):
         """What each model of the zoo ends its constructor with."""
         self.compile("adam", "binary_crossentropy", rate)
         self.reset_parameters()
+        self._reset_own_tables()
         self.model_to_device()
+
+    @torch.no_grad()
+    def _reset_own_tables(self) -> None:
+        """Starts the weights of ids near zero where FuxiCTR forgets to, and leaves them at N(0, 1).
+
+        It passes over every field that shares another's embeddings, also in layers that share nothing.
+        """
+        for layer in self.modules():
+            if not isinstance(layer, FeatureEmbeddingDict):
+                continue
+            for name, table in layer.embedding_layers.items():
+                shared = self.feature_map.features[name].get("share_embedding")
+                if shared is not None and table is not layer.embedding_layers[shared]:
+                    layer.embedding_initializer(table.weight[MISSING_ID + 1 :])
 
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Batches as the loop reads them."""

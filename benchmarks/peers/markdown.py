@@ -12,7 +12,7 @@ HEAD = (
     "by",
     "AUC",
     "LogLoss",
-    "LogLoss to LR",
+    "LogLoss to LR, %",
     "s/epoch",
     "epochs",
     "default - it: AUC",
@@ -47,7 +47,7 @@ def _cells(line: Line) -> list[str]:
         by,
         f"{line.auc:.4f}",
         f"{line.logloss:.4f}",
-        "" if line.over_lr is None else f"{line.over_lr:+.1%}",
+        "" if line.to_lr is None else marked(line.to_lr, less_is_better=True, percent=True),
         "" if line.epoch_seconds is None else f"{line.epoch_seconds:.2g}",
         f"{line.epochs:.3g}",
         *_gaps(line, DEFAULT),
@@ -63,11 +63,15 @@ def _gaps(line: Line, ours: str) -> list[str]:
     return [marked(auc), marked(logloss, less_is_better=True)]
 
 
-def marked(gap: Gap, *, less_is_better: bool = False) -> str:
-    """A difference with its interval; an arrow up where Bidlight's model is better beyond it, else down."""
+def marked(gap: Gap, *, less_is_better: bool = False, percent: bool = False) -> str:
+    """A difference with its interval; an arrow up where what it is of is better beyond it, else down."""
+    if gap.low == gap.delta == gap.high == 0:
+        return "same"
     better, worse = (gap.high < 0, gap.low > 0) if less_is_better else (gap.low > 0, gap.high < 0)
     mark = "▲ " if better else "▼ " if worse else ""
-    return f"{mark}{gap.delta:+.4f} ({gap.low:+.4f}, {gap.high:+.4f})"
+    numbers = (gap.delta, gap.low, gap.high)
+    delta, low, high = (f"{100 * each:+.2f}" if percent else f"{each:+.4f}" for each in numbers)
+    return f"{mark}{delta} ({low}, {high})"
 
 
 def markdown_row(cells: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""The tables of several logs in four: what the defaults cost, and the tuned models beside FuxiCTR's."""
+"""The tables of several logs in five: what the defaults cost, and the tuned models beside FuxiCTR's."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ def as_summary(tables: Sequence[Table]) -> str:
     """Markdown: a row a log, a column a model."""
     models = list(dict.fromkeys(line.model for table in tables for line in table.lines))
     parts = (
-        ("LogLoss by default, to scikit-learn's tuned LR", _default_to_lr),
+        ("LogLoss by default over that of scikit-learn's tuned LR, %", _default_to_lr),
         ("AUC by default minus AUC tuned", _default_to_tuned),
         ("AUC tuned minus FuxiCTR's", lambda table, model: _tuned_to_fuxictr(table, model, 0)),
         ("LogLoss tuned minus FuxiCTR's", lambda table, model: _tuned_to_fuxictr(table, model, 1)),
+        ("Seconds an epoch in the grid, Bidlight's over FuxiCTR's", _seconds_to_fuxictr),
     )
     found = [_part(heading, cell, tables, models) for heading, cell in parts]
     return "\n".join(part for part in found if part)
@@ -42,7 +43,7 @@ def _line(table: Table, model: str, by: str) -> Line | None:
 
 def _default_to_lr(table: Table, model: str) -> str:
     line = _line(table, model, DEFAULT)
-    return "" if line is None or line.over_lr is None else f"{line.over_lr:+.2%}"
+    return "" if line is None or line.to_lr is None else marked(line.to_lr, less_is_better=True, percent=True)
 
 
 def _default_to_tuned(table: Table, model: str) -> str:
@@ -55,3 +56,10 @@ def _tuned_to_fuxictr(table: Table, model: str, metric: int) -> str:
     if line is None or TUNED not in line.beside:
         return ""
     return marked(line.beside[TUNED][metric], less_is_better=metric == 1)
+
+
+def _seconds_to_fuxictr(table: Table, model: str) -> str:
+    ours, theirs = (_line(table, model, by) for by in (TUNED, FUXICTR))
+    if ours is None or theirs is None or ours.grid_seconds is None or theirs.grid_seconds is None:
+        return ""
+    return f"{ours.grid_seconds / theirs.grid_seconds:.2f}"
