@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn import metrics as sk
 
-from export.judge.bootstrap import interval, paired_bootstrap, resampled_aucs
+from export.judge.bootstrap import interval, paired_bootstrap, resampled_aucs, resampled_loglosses
 
 
 @pytest.fixture(scope="module")
@@ -74,3 +74,12 @@ def test_many_scores_at_once_are_resampled_as_two_are(clicks) -> None:  # type: 
         alone = paired_bootstrap(labels, scores[0], scores[row], "auc", resamples=30, seed=3)
         assert aucs[row, 0] - aucs[0, 0] == pytest.approx(alone.delta, abs=1e-12)
         assert interval(aucs[row, 1:] - aucs[0, 1:]) == pytest.approx(alone.interval, abs=1e-12)
+
+
+def test_resampled_loglosses_are_of_the_rows_that_paired_bootstrap_draws(clicks) -> None:  # type: ignore[no-untyped-def]
+    labels, pctr = clicks
+    first, second = resampled_loglosses(labels, [pctr, pctr**1.1], resamples=30, seed=3)
+    assert first[0] == pytest.approx(sk.log_loss(labels, pctr))
+    paired = paired_bootstrap(labels, pctr, pctr**1.1, "logloss", resamples=30, seed=3)
+    assert second[0] - first[0] == pytest.approx(paired.delta)
+    assert interval((second - first)[1:]) == pytest.approx(paired.interval)
