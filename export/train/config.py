@@ -17,7 +17,6 @@ from export.knobs import (
 )
 from export.train.fitting import (
     DEEP,
-    EMBEDDING_L2_ROWS,
     FITTINGS,
     LINEAR_L2_ROWS,
     PAPERS_BATCH,
@@ -138,7 +137,7 @@ class TrainConfig:
         DEEP.embedding_l2(STEPS_AN_EPOCH * PAPERS_BATCH),
         "weight of the L2 penalty on embeddings",
         NOT_NEGATIVE,
-        otherwise=f"{EMBEDDING_L2_ROWS} / training rows, at most {_by_model('largest_l2')}",
+        otherwise=f"{_by_model('l2_rows')} / training rows, at most {_by_model('largest_l2')}",
         used_by=_ADAM_OF_EMBEDDINGS,
     )
     linear_l2: float = knob(

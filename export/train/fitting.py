@@ -13,9 +13,6 @@ SMALLEST_BATCH, STEPS_AN_EPOCH = 64, 200
 # The penalty on weights is this / training rows: a prior of standard deviation 0.45 on each id's weight.
 LINEAR_L2_ROWS = 5
 
-# That on embeddings is this / training rows, or the model's `largest_l2` if that is less.
-EMBEDDING_L2_ROWS = 1000
-
 
 @dataclass(frozen=True)
 class Fitting:
@@ -24,12 +21,14 @@ class Fitting:
     learning_rate  Adam's step size at PAPERS_BATCH rows a step; with fewer rows it goes with their root
                    (Malladi et al., "On the SDEs and Scaling Rules for Adaptive Gradient Algorithms", 2022)
     epochs         passes over the training part, at most; early stopping usually ends the training before
-    largest_l2     the strongest penalty on embeddings. Layers above them scale them up again, so a strong one
-                   costs a perceptron little and holds rare ids down
+    l2_rows        the penalty on embeddings is this / training rows, or `largest_l2` if that is less
+    largest_l2     Layers above embeddings scale them up again, so a strong penalty costs a perceptron little
+                   and holds rare ids down. FM's pairs are products of the embeddings as they are
     """
 
     learning_rate: float
     epochs: int
+    l2_rows: int = 1000
     largest_l2: float = 1e-2
 
     def rate(self, batch_size: int) -> float:
@@ -38,7 +37,7 @@ class Fitting:
 
     def embedding_l2(self, rows: int) -> float:
         """The weight of the L2 penalty on embeddings for a training part of this many rows."""
-        return min(self.largest_l2, EMBEDDING_L2_ROWS / rows)
+        return min(self.largest_l2, self.l2_rows / rows)
 
 
 DEEP = Fitting(learning_rate=2e-3, epochs=10)
@@ -46,7 +45,7 @@ DEEP = Fitting(learning_rate=2e-3, epochs=10)
 # Without layers an id's weight is part of the logit itself: it starts near zero and has far to go.
 FITTINGS = {
     "lr": Fitting(learning_rate=12e-3, epochs=20),
-    "fm": Fitting(learning_rate=4e-3, epochs=15),
+    "fm": Fitting(learning_rate=4e-3, epochs=15, l2_rows=140),
     "fwfm": Fitting(learning_rate=4e-3, epochs=15, largest_l2=1e-3),
     "gbdt_lr": Fitting(learning_rate=4e-3, epochs=10),
 }
