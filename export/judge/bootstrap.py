@@ -14,6 +14,8 @@ from export.judge.metrics import Floats, checked, row_losses, tie_ends
 from service.bundle.manifest import Metrics
 
 Weights = NDArray[np.integer[Any]]
+OfCounts = Callable[[Weights], float]
+"""A figure as a function of how often each row counts, [n]."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,27 @@ def paired_bootstrap(
     y, a = checked(labels, reference)
     _, b = checked(labels, variant)
     of_counts = _auc_delta(y, a, b) if metric == "auc" else _logloss_delta(y, a, b)
-    draw = np.random.default_rng(seed)
-    deltas = np.array([of_counts(_counts(draw, y)) for _ in range(resamples)])
-    low, high = interval(deltas, confidence=confidence)
-    return Delta(of_counts(np.ones(len(y), dtype=np.int64)), low, high)
+    (deltas,) = _resampled(y, [of_counts], resamples, seed)
+    return _delta(deltas, confidence)
+
+
+def paired_changes(
+    labels: ArrayLike,
+    scores: tuple[ArrayLike, ArrayLike],
+    pctrs: tuple[ArrayLike, ArrayLike],
+    *,
+    resamples: int = 200,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> tuple[Delta, Delta]:
+    """The differences of AUC and of LogLoss, each as by `paired_bootstrap`, from one draw of the rows.
+
+    labels and each of scores and pctrs are [n]; the pairs are (reference, variant).
+    """
+    y, a = checked(labels, scores[0])
+    (_, b), (_, p), (_, q) = (checked(labels, one) for one in (scores[1], *pctrs))
+    aucs, losses = _resampled(y, [_auc_delta(y, a, b), _logloss_delta(y, p, q)], resamples, seed)
+    return _delta(aucs, confidence), _delta(losses, confidence)
 
 
 def resampled_aucs(
@@ -62,38 +81,20 @@ def resampled_aucs(
     labels and each of scores are [n]. A resample draws the same rows for all scores, so rows that are hard
     for all cancel in a difference of two lines of the result; `interval` gives its confidence interval.
     """
-    return _resampled(labels, scores, _weighted_auc, resamples, seed)
+    return _resampled_scores(labels, scores, _weighted_auc, resamples, seed)
 
 
 def resampled_loglosses(
     labels: ArrayLike, scores: Sequence[ArrayLike], *, resamples: int, seed: int = 0
 ) -> NDArray[np.float64]:
     """LogLoss of several pCTRs of the same rows, as `resampled_aucs`; the same seed draws the same rows."""
-    return _resampled(labels, scores, _weighted_logloss, resamples, seed)
-
-
-def _resampled(
-    labels: ArrayLike,
-    scores: Sequence[ArrayLike],
-    metric: Callable[[Floats, Floats], Callable[[Weights], float]],
-    resamples: int,
-    seed: int,
-) -> NDArray[np.float64]:
-    checked_scores = [checked(labels, one) for one in scores]
-    of_counts = [metric(y, score) for y, score in checked_scores]
-    y = checked_scores[0][0]
-    draw = np.random.default_rng(seed)
-    result = np.empty((len(of_counts), 1 + resamples))
-    for column in range(1 + resamples):
-        counts = np.ones(len(y), dtype=np.int64) if column == 0 else _counts(draw, y)
-        result[:, column] = [of(counts) for of in of_counts]
-    return result
+    return _resampled_scores(labels, scores, _weighted_logloss, resamples, seed)
 
 
 def with_intervals(labels: ArrayLike, pctr: ArrayLike, metrics: Metrics, *, resamples: int = 200) -> Metrics:
     """The metrics of pctr [n] against labels [n], with the 95 % intervals of AUC and LogLoss."""
-    (aucs,) = resampled_aucs(labels, [pctr], resamples=resamples)
-    (losses,) = resampled_loglosses(labels, [pctr], resamples=resamples)
+    y, p = checked(labels, pctr)
+    aucs, losses = _resampled(y, [_weighted_auc(y, p), _weighted_logloss(y, p)], resamples, seed=0)
     return msgspec.structs.replace(
         metrics, auc_interval=interval(aucs[1:]), logloss_interval=interval(losses[1:])
     )
@@ -106,6 +107,31 @@ def interval(resampled: NDArray[np.float64], *, confidence: float = 0.95) -> tup
     return float(low), float(high)
 
 
+def _delta(resampled: NDArray[np.float64], confidence: float) -> Delta:
+    return Delta(float(resampled[0]), *interval(resampled[1:], confidence=confidence))
+
+
+def _resampled_scores(
+    labels: ArrayLike,
+    scores: Sequence[ArrayLike],
+    metric: Callable[[Floats, Floats], OfCounts],
+    resamples: int,
+    seed: int,
+) -> NDArray[np.float64]:
+    checked_scores = [checked(labels, one) for one in scores]
+    return _resampled(checked_scores[0][0], [metric(y, one) for y, one in checked_scores], resamples, seed)
+
+
+def _resampled(y: Floats, values: Sequence[OfCounts], resamples: int, seed: int) -> NDArray[np.float64]:
+    """Each value of all rows, then of resamples, which are the same for all: [values, 1 + resamples]."""
+    draw = np.random.default_rng(seed)
+    result = np.empty((len(values), 1 + resamples))
+    for column in range(1 + resamples):
+        counts = np.ones(len(y), dtype=np.int64) if column == 0 else _counts(draw, y)
+        result[:, column] = [value(counts) for value in values]
+    return result
+
+
 def _counts(draw: np.random.Generator, y: Floats) -> Weights:
     """How often each row is in a resample, [n]; a resample without clicks or non-clicks is drawn again."""
     while True:
@@ -114,24 +140,24 @@ def _counts(draw: np.random.Generator, y: Floats) -> Weights:
             return counts
 
 
-def _logloss_delta(y: Floats, a: Floats, b: Floats) -> Callable[[Weights], float]:
+def _logloss_delta(y: Floats, a: Floats, b: Floats) -> OfCounts:
     logloss_a, logloss_b = _weighted_logloss(y, a), _weighted_logloss(y, b)
     return lambda counts: logloss_b(counts) - logloss_a(counts)
 
 
-def _auc_delta(y: Floats, a: Floats, b: Floats) -> Callable[[Weights], float]:
+def _auc_delta(y: Floats, a: Floats, b: Floats) -> OfCounts:
     auc_a, auc_b = _weighted_auc(y, a), _weighted_auc(y, b)
     return lambda counts: auc_b(counts) - auc_a(counts)
 
 
-def _weighted_logloss(y: Floats, p: Floats) -> Callable[[Weights], float]:
-    """LogLoss as a function of the counts of the rows [n]."""
+def _weighted_logloss(y: Floats, p: Floats) -> OfCounts:
+    """LogLoss."""
     losses = row_losses(y, p)
     return lambda counts: float(counts @ losses / counts.sum())
 
 
-def _weighted_auc(y: Floats, scores: Floats) -> Callable[[Weights], float]:
-    """AUC as a function of the counts of the rows [n]."""
+def _weighted_auc(y: Floats, scores: Floats) -> OfCounts:
+    """AUC."""
     order = np.argsort(scores)
     ends = tie_ends(scores[order])
     is_click = y[order] > 0

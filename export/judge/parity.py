@@ -15,7 +15,7 @@ from torch import nn
 
 from export.errors import ExportError
 from export.graph.runtime import open_session, run_graph
-from export.judge.bootstrap import paired_bootstrap
+from export.judge.bootstrap import paired_changes
 from export.judge.metrics import sigmoid
 from service.bundle.manifest import Latency, Parity
 
@@ -89,9 +89,7 @@ def compare_variants(
     LogLoss too if there are no pctrs. Raises MetricError when labels hold no click or only clicks.
     """
     reference, variant = logits
-    before, after = (sigmoid(reference), sigmoid(variant)) if pctrs is None else pctrs
-    auc = paired_bootstrap(labels, reference, variant, "auc")
-    logloss = paired_bootstrap(labels, before, after, "logloss")
+    auc, logloss = paired_changes(labels, logits, pctrs or (sigmoid(reference), sigmoid(variant)))
     return Parity(
         reference=names[0],
         variant=names[1],

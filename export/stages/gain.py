@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from export.errors import ExportError
-from export.judge.bootstrap import Delta, paired_bootstrap, with_intervals
+from export.judge.bootstrap import Delta, paired_changes, with_intervals
 from export.knobs import as_options
 from export.stages.artifacts import Artifacts
 from export.stages.base_rate import samples_of
@@ -34,8 +34,7 @@ def gain_over_baseline(baseline: Variant, made: Artifacts, judged: Judged, out: 
     quality = evaluate_variants({name: baseline}, {name: _calibrator(baseline, made)}, made.test)
     labels, pctr = np.asarray(made.test.labels), quality.pctr[name]
     served = judged.quality.pctr[judged.serving_variant]
-    auc = paired_bootstrap(labels, pctr, served, "auc")
-    logloss = paired_bootstrap(labels, pctr, served, "logloss")
+    auc, logloss = paired_changes(labels, (pctr, served), (pctr, served))
     found = verdict_of(auc, logloss)
     served_bytes = len(made.variants[judged.serving_variant].graph)
     is_offered = found != "better" and len(baseline.graph) < served_bytes

@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.data.encoded import Part
-from export.judge.bootstrap import Delta, interval, resampled_aucs
-from export.judge.metrics import row_losses
+from export.judge.bootstrap import Delta, interval, resampled_aucs, resampled_loglosses
 from export.stages.ladder import fitted_pctr
 from export.stages.work import Say
 from export.train.config import Metric
@@ -47,37 +46,35 @@ def compared(
     part: Part, before: list[Floats], after: list[Floats], *, seeds: tuple[int, ...], metric: Metric
 ) -> Won:
     """The differences of logits [n] by seed, with intervals over resampled rows and seeds."""
-    labels = np.asarray(part.labels)
-    y = labels.astype(np.float64)
+    labels, seeded = np.asarray(part.labels), len(before)
+    scores = [*before, *after]
     # After a line fitted to each one's logits: what calibration mends is no difference.
-    losses = [np.stack([row_losses(y, fitted_pctr(one, labels)) for one in each]) for each in (before, after)]
-    aucs = resampled_aucs(labels, [*before, *after], resamples=RESAMPLES)
-    by_seed = {"logloss": losses[1] - losses[0], "auc": aucs[len(before) :] - aucs[: len(before)]}
-    drawn = np.random.default_rng(1).integers(0, len(seeds), (RESAMPLES, len(seeds)))
-    drawn_auc = np.take_along_axis(by_seed["auc"][:, 1:].T, drawn, axis=1).mean(axis=1)
-    first = by_seed["auc"][:, 0] if metric == "auc" else by_seed["logloss"].mean(axis=1)
+    pctrs = [fitted_pctr(one, labels) for one in scores]
+    resampled = {
+        "logloss": resampled_loglosses(labels, pctrs, resamples=RESAMPLES),
+        "auc": resampled_aucs(labels, scores, resamples=RESAMPLES),
+    }
+    by_seed = {name: each[seeded:] - each[:seeded] for name, each in resampled.items()}
+    drawn = np.random.default_rng(1).integers(0, seeded, (RESAMPLES, seeded))
+
+    def means(name: str) -> tuple[float, float]:
+        """Of the metric over the seeds, before and after."""
+        whole = resampled[name][:, 0]
+        return float(whole[:seeded].mean()), float(whole[seeded:].mean())
+
+    def delta(name: str) -> Delta:
+        over_seeds = np.take_along_axis(by_seed[name][:, 1:].T, drawn, axis=1).mean(axis=1)
+        return Delta(float(by_seed[name][:, 0].mean()), *interval(over_seeds))
+
     return Won(
         part=PART,
-        rows=len(y),
-        clicks=int(y.sum()),
+        rows=len(part),
+        clicks=part.clicks,
         seeds=seeds,
         metric=metric,
-        logloss=(float(losses[0].mean()), float(losses[1].mean())),
-        auc=(float(aucs[: len(before), 0].mean()), float(aucs[len(before) :, 0].mean())),
-        delta_logloss=Delta(
-            float(by_seed["logloss"].mean()), *interval(_resampled(by_seed["logloss"], drawn))
-        ),
-        delta_auc=Delta(float(by_seed["auc"][:, 0].mean()), *interval(drawn_auc)),
-        by_seed=tuple(first.tolist()),
+        logloss=means("logloss"),
+        auc=means("auc"),
+        delta_logloss=delta("logloss"),
+        delta_auc=delta("auc"),
+        by_seed=tuple(by_seed[metric][:, 0].tolist()),
     )
-
-
-def _resampled(deltas: Floats, drawn: NDArray[np.integer[Any]]) -> Floats:
-    """deltas [seeds, n] -> their mean over resampled rows and the drawn seeds, [resamples]."""
-    draw = np.random.default_rng(0)
-    rows = deltas.shape[1]
-    found = np.empty(len(drawn))
-    for at, seeds in enumerate(drawn):
-        counts = np.bincount(draw.integers(0, rows, rows, dtype=np.int32), minlength=rows)
-        found[at] = (deltas @ counts)[seeds].mean() / rows
-    return found
