@@ -15,6 +15,7 @@ import uvloop
 
 from benchmarks.command import Command, print_table
 from benchmarks.request import Sink
+from loadtest.processes.server import REPOSITORY
 from loadtest.traffic.hostile import (
     JSON_TYPE,
     MSGPACK_TYPE,
@@ -29,8 +30,6 @@ from service.http.connection import HttpConnection
 from service.http.uvicorn_internals import ServerState
 from service.process.server import server_config
 from service.settings import Settings
-
-REPOSITORY = Path(__file__).parents[1]
 
 
 class Loop:

@@ -12,17 +12,9 @@ from numpy.typing import NDArray
 
 from benchmarks.peers.contender import DEFAULT, SCIKIT, TUNED, Contender
 from benchmarks.peers.kept import Run, shown
-from export.judge.bootstrap import interval, resampled_aucs, resampled_loglosses
+from export.judge.bootstrap import Delta, resampled_aucs, resampled_loglosses
 
 OURS = (DEFAULT, TUNED)
-
-
-class Gap(msgspec.Struct, frozen=True):
-    """A metric of one model minus that of another, with the ends of its 95 % interval."""
-
-    delta: float
-    low: float
-    high: float
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -40,8 +32,8 @@ class Line(msgspec.Struct, frozen=True):
     epochs: float
     epoch_seconds: float | None
     grid_seconds: float | None  # an epoch's, the median over the points of the grid, all of one batch
-    to_lr: Gap | None  # its LogLoss over that of scikit-learn's regression, minus 1
-    beside: dict[str, tuple[Gap, Gap]]
+    to_lr: Delta | None  # its LogLoss over that of scikit-learn's regression, minus 1
+    beside: dict[str, tuple[Delta, Delta]]
 
 
 class Table(msgspec.Struct, frozen=True):
@@ -82,7 +74,7 @@ def lines(labels: NDArray[Any], fits: Sequence[Fits], *, resamples: int) -> list
         model, by = one.contender.model, one.contender.by
         kept = [run.kept for run in one.runs]
         beside = {
-            ours: (_gap(resampled[place][0] - aucs), _gap(resampled[place][1] - losses))
+            ours: (Delta.of(resampled[place][0] - aucs), Delta.of(resampled[place][1] - losses))
             for ours in OURS
             if ours != by and (place := places.get((model, ours))) is not None
         }
@@ -97,7 +89,7 @@ def lines(labels: NDArray[Any], fits: Sequence[Fits], *, resamples: int) -> list
                 epochs=float(np.mean([each.epochs for each in kept])),
                 epoch_seconds=_median_seconds(one.runs),
                 grid_seconds=_median_seconds([run for run in one.tried if _is_of_grid(run)]),
-                to_lr=None if regression is None else _gap(losses / resampled[regression][1] - 1),
+                to_lr=None if regression is None else Delta.of(losses / resampled[regression][1] - 1),
                 beside=beside,
             )
         )
@@ -121,7 +113,3 @@ def _means(labels: NDArray[Any], fits: Fits, resamples: int) -> tuple[NDArray[np
         metric(labels, scores, resamples=resamples).mean(axis=0)
         for metric in (resampled_aucs, resampled_loglosses)
     )
-
-
-def _gap(resampled: NDArray[np.float64]) -> Gap:
-    return Gap(float(resampled[0]), *interval(resampled[1:]))

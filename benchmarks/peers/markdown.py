@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmarks.peers.contender import DEFAULT, TUNED
-from benchmarks.peers.figures import Gap, Line, Table
+from benchmarks.peers.figures import Line, Table
+from export.judge.bootstrap import Delta
 
 HEAD = (
     "model",
@@ -63,12 +64,11 @@ def _gaps(line: Line, ours: str) -> list[str]:
     return [marked(auc), marked(logloss, less_is_better=True)]
 
 
-def marked(gap: Gap, *, less_is_better: bool = False, percent: bool = False) -> str:
+def marked(gap: Delta, *, less_is_better: bool = False, percent: bool = False) -> str:
     """A difference with its interval; an arrow up where what it is of is better beyond it, else down."""
     if gap.low == gap.delta == gap.high == 0:
         return "same"
-    better, worse = (gap.high < 0, gap.low > 0) if less_is_better else (gap.low > 0, gap.high < 0)
-    mark = "▲ " if better else "▼ " if worse else ""
+    mark = {1: "▲ ", -1: "▼ ", 0: ""}[-gap.sign if less_is_better else gap.sign]
     numbers = (gap.delta, gap.low, gap.high)
     delta, low, high = (f"{100 * each:+.2f}" if percent else f"{each:+.4f}" for each in numbers)
     return f"{mark}{delta} ({low}, {high})"

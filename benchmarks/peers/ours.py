@@ -15,15 +15,17 @@ from benchmarks.peers.grid import GRIDS, GridPoint, Shape
 from export.compare.overrides import check_overrides, read_overrides, settle
 from export.data.encoded import EncodedLog
 from export.judge.metrics import sigmoid
-from export.train.build import build_model, hyperparameters_of
+from export.stages.train import fit_trees_of, new_network
+from export.train.build import hyperparameters_of
 from export.train.choices import TrainChoice
 from export.train.config import TrainConfig
-from export.train.initial import start_at_click_rate
 from export.train.loop import predict_logits, train
 from export.train.prior import corrected_logits
 from export.train.result import TrainResult
-from models.gbdt_lr import GBDTLR
+from export.tune.fit import silent
 
+# What a fit depends on; kept fits are of this code.
+OWN_CODE = ("models", "export/train", "export/stages/train.py", "benchmarks/peers/ours.py")
 # gbdt_lr has no counterpart with epochs: its trees compete.
 TREE_DEPTHS = (2, 3, 6)
 
@@ -34,7 +36,7 @@ def contenders(models: Sequence[str], shape: Shape, *, settings_file: Path | Non
     The defaults compete in the grid, too. Raises ExportError for a settings file that
     `python -m export compare --settings` would refuse.
     """
-    version = f"{torch.__version__} {sources('models', 'export/train', 'benchmarks/peers/ours.py')}"
+    version = f"{torch.__version__} {sources(*OWN_CODE)}"
     overrides = read_overrides(settings_file, [])
     check_overrides(overrides, models)
     found = []
@@ -84,15 +86,11 @@ def fit(log: EncodedLog, settings: Settings, seed: int) -> Fitted:
     training = log.parts["train"]
     choice = TrainChoice(**{**settings["training"], "seed": seed, "threads": 1})
     config = choice.config(len(training), training.clicks, model=settings["model"])
-    network = build_model(settings["model"], log.schema, settings["hyperparameters"], seed=seed)
-    start_at_click_rate(network, len(training), training.clicks, config)
-    if isinstance(network, GBDTLR):
-        from export.train.trees import fit_trees
-
-        fit_trees(network, log, seed=seed, report=_silent)
+    network = new_network(log, settings["model"], settings["hyperparameters"], config)
+    fit_trees_of(network, log, config, silent)
     marks: list[float] = []
     result = train(
-        network, log, config, after_step=lambda _: marks.append(time.process_time()), report=_silent
+        network, log, config, after_step=lambda _: marks.append(time.process_time()), report=silent
     )
     best = result.best.step if result.best else result.steps
     return Fitted(
@@ -118,7 +116,3 @@ def epoch_seconds(marks: list[float], result: TrainResult) -> float | None:
 def _pctr(network: torch.nn.Module, log: EncodedLog, part: str, config: TrainConfig) -> Any:
     logits = predict_logits(network, np.asarray(log.parts[part].ids))
     return sigmoid(corrected_logits(logits, config))
-
-
-def _silent(_: str) -> None:
-    """Takes a line of progress."""

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.compare.contender import Contender, read_pctr
-from export.compare.records import Difference, Result, Row
+from export.compare.records import Result, Row
 from export.data.encoded import Part, open_log
 from export.graph.runtime import BATCHES, Scorer, graph_scorer, microseconds_a_row
-from export.judge.bootstrap import interval, resampled_aucs
+from export.judge.bootstrap import Delta, interval, resampled_aucs
 from export.stages.evaluate import choose_serving, shipped_variants
 from export.stages.records import Graphs
 from export.stages.variants import Variant, read_variants
@@ -117,22 +117,17 @@ def judge(results: Results, served: Mapping[str, Served], labels: NDArray[np.uin
     best = max(models, key=lambda model: float(aucs[model][0]))
     rows = []
     for model in models:
-        against = _difference(aucs[model], aucs[REFERENCE]) if REFERENCE in aucs else None
+        against = Delta.of(aucs[model] - aucs[REFERENCE]) if REFERENCE in aucs else None
         rows.append(
             _row(
                 results[model],
                 served[model],
                 by_seed[model],
-                against_best=_difference(aucs[model], aucs[best]),
+                against_best=Delta.of(aucs[model] - aucs[best]),
                 against_reference=against,
             )
         )
     return tuple(sorted(rows, key=lambda row: -row.auc))
-
-
-def _difference(aucs: NDArray[np.float64], others: NDArray[np.float64]) -> Difference:
-    deltas = aucs - others
-    return Difference(float(deltas[0]), *interval(deltas[1:]))
 
 
 def _row(
@@ -140,8 +135,8 @@ def _row(
     served: Served,
     aucs: NDArray[np.float64],
     *,
-    against_best: Difference,
-    against_reference: Difference | None,
+    against_best: Delta,
+    against_reference: Delta | None,
 ) -> Row:
     """aucs [seeds, 1 + resamples]."""
     results = [result for _, result in of_seeds]

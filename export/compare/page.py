@@ -7,8 +7,9 @@ from dataclasses import asdict
 from html import escape
 
 from export.compare import plots
-from export.compare.records import Comparison, Difference
+from export.compare.records import Comparison
 from export.compare.tables import cells, failure_lines, headline, legend
+from export.judge.bootstrap import Delta
 from export.report.layout import CSS, change_ends, document, figure, section, table, value_ends
 
 ABOUT = (
@@ -96,7 +97,7 @@ def _differences(comparison: Comparison) -> str:
     )
 
 
-def _difference(difference: Difference | None) -> list[str | None]:
+def _difference(difference: Delta | None) -> list[str | None]:
     if difference is None:
         return [None, None]
     return [f"{difference.delta:+.5f}", change_ends((difference.low, difference.high))]

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from export.judge.bootstrap import Delta
 from export.stages.records import LogSummary
 from export.train.config import TrainConfig
 from service.bundle.manifest import Metrics, Parity
@@ -43,19 +44,6 @@ class Failure(msgspec.Struct, frozen=True):
     reason: str
 
 
-class Difference(msgspec.Struct, frozen=True):
-    """AUC minus that of another model on the same rows, with its 95 % paired-bootstrap interval."""
-
-    delta: float
-    low: float
-    high: float
-
-    @property
-    def sign(self) -> int:
-        """1 or -1 where the interval leaves out 0, else 0."""
-        return (self.low > 0) - (self.high < 0)
-
-
 class Row(msgspec.Struct, frozen=True, kw_only=True):
     """One model of the table: the graph that serves, mean quality of the seeds, speed of the first seed."""
 
@@ -71,8 +59,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     auc_by_seed: tuple[float, ...]
     auc_sd: float | None
     auc_interval: tuple[float, float]
-    against_best: Difference
-    against_reference: Difference | None
+    against_best: Delta  # of AUC on the same rows
+    against_reference: Delta | None
     logloss: float
     prauc: float
     rce: float

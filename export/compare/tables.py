@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from export.compare.records import Comparison, Difference, Row
+from export.compare.records import Comparison, Row
+from export.judge.bootstrap import Delta
 from export.report.text_table import aligned
 
 ABOVE, BELOW, EQUAL = "▲", "▼", "="
@@ -93,7 +94,7 @@ def best_text(row: Row, comparison: Comparison) -> str:
     return f"{equal}{row.against_best.delta:+.4f}"
 
 
-def reference_text(model: str, against: Difference | None, comparison: Comparison) -> str:
+def reference_text(model: str, against: Delta | None, comparison: Comparison) -> str:
     """The difference with ▲ or ▼ where it is one."""
     if against is None or model == comparison.reference:
         return ""

@@ -26,10 +26,20 @@ class Delta:
     low: float
     high: float
 
+    @classmethod
+    def of(cls, resampled: NDArray[np.float64], *, confidence: float = 0.95) -> Delta:
+        """From the difference of all rows and of each resample, [1 + resamples]."""
+        return cls(float(resampled[0]), *interval(resampled[1:], confidence=confidence))
+
     @property
     def interval(self) -> tuple[float, float]:
         """(low, high)."""
         return self.low, self.high
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 where the interval leaves out 0, else 0."""
+        return (self.low > 0) - (self.high < 0)
 
 
 def paired_bootstrap(
@@ -51,7 +61,7 @@ def paired_bootstrap(
     _, b = checked(labels, variant)
     of_counts = _auc_delta(y, a, b) if metric == "auc" else _logloss_delta(y, a, b)
     (deltas,) = _resampled(y, [of_counts], resamples, seed)
-    return _delta(deltas, confidence)
+    return Delta.of(deltas, confidence=confidence)
 
 
 def paired_changes(
@@ -70,7 +80,7 @@ def paired_changes(
     y, a = checked(labels, scores[0])
     (_, b), (_, p), (_, q) = (checked(labels, one) for one in (scores[1], *pctrs))
     aucs, losses = _resampled(y, [_auc_delta(y, a, b), _logloss_delta(y, p, q)], resamples, seed)
-    return _delta(aucs, confidence), _delta(losses, confidence)
+    return Delta.of(aucs, confidence=confidence), Delta.of(losses, confidence=confidence)
 
 
 def resampled_aucs(
@@ -105,10 +115,6 @@ def interval(resampled: NDArray[np.float64], *, confidence: float = 0.95) -> tup
     tail = (1 - confidence) / 2
     low, high = np.quantile(resampled, (tail, 1 - tail))
     return float(low), float(high)
-
-
-def _delta(resampled: NDArray[np.float64], confidence: float) -> Delta:
-    return Delta(float(resampled[0]), *interval(resampled[1:], confidence=confidence))
 
 
 def _resampled_scores(

@@ -45,7 +45,7 @@ def _known(metrics: Metrics) -> str:
 
 def _verdict(variant: str, won: Baseline, served_bytes: int) -> list[str]:
     """That nothing is won, where that is so, and the smaller bundle; a worse model is among the warnings."""
-    said = [f"{verdict_line(variant, won)}"] if won.verdict == "no better" else []
+    said = [verdict_line(variant, won)] if won.verdict == "no better" else []
     offer = offer_line(served_bytes, won)
     return [*said, *((f"{offer}: {won.command}",) if offer else ())]
 

@@ -15,13 +15,12 @@ from export.errors import ExportError
 from export.graph.onnx import export_onnx
 from export.judge.parity import check_against_torch
 from export.stages.records import GraphFile, Trained, TrainedBaseline
+from export.stages.train import new_network
 from export.stages.variants import CHECKED_ROWS, Variant
 from export.stages.work import Say, Work
-from export.train.build import build_model
 from export.train.choices import TrainChoice
 from export.train.config import TrainConfig
 from export.train.distributed import train_together
-from export.train.initial import start_at_click_rate
 from export.train.loop import SECONDS_BETWEEN_LINES
 from service.bundle.schema import Schema
 
@@ -70,9 +69,7 @@ def baseline_config(model: TrainConfig, log: EncodedLog) -> TrainConfig:
 
 def _train(work: Work, log: EncodedLog, config: TrainConfig, say: Say) -> TrainedBaseline:
     started = time.perf_counter()
-    part = log.parts["train"]
-    network = build_model(BASELINE, log.schema, {}, seed=config.seed)
-    start_at_click_rate(network, len(part), part.clicks, config)
+    network = new_network(log, BASELINE, {}, config)
     say(f"training {BASELINE} beside it, to see what the model wins")
     result = train_together(network, log, work.path("log"), config, report=_now_and_then(say))
     graph = export_onnx(network, log.schema.columns)

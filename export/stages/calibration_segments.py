@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from export.errors import ExportError
 from export.judge.metrics import sigmoid
-from export.stages.calibration_methods import offset_to
+from export.stages.calibration_methods import fit_offset, offset_to
 from service.bundle.schema import Kind
 
 Ids = NDArray[np.integer[Any]]
@@ -76,7 +76,7 @@ def fit_offsets(logits: Logits, labels: Labels, ids: Ids) -> Offsets:
     prediction of these rows as it is: how far the level follows them is decided elsewhere.
     """
     seen, rows = np.unique(ids, return_inverse=True)
-    centred = logits + offset_to(logits, float(np.clip(labels.sum(), 0.5, len(labels) - 0.5)) / len(labels))
+    centred = logits + fit_offset(logits, labels)[0]
     clicks = np.bincount(rows, labels, len(seen))
     offsets, variance = np.zeros(len(seen)), 1.0
     for _ in range(MAX_STEPS):

@@ -31,9 +31,10 @@ def segment_findings(made: Artifacts, variant: str) -> SegmentFindings | None:
     sums = [np.bincount(places, pctr) for pctr in pctrs]
     offsets = dict(calibrator.segment_offsets)
     schema = made.log.schema.renumbered(graph.renumberings)
-    names = value_names(schema.field(gain.field), seen[np.argsort(-rows, kind="stable")[:MOST_VALUES]])
+    shown = np.argsort(-rows, kind="stable")[:MOST_VALUES]
+    names = value_names(schema.field(gain.field), seen[shown])
     told = []
-    for place in np.argsort(-rows, kind="stable")[:MOST_VALUES]:
+    for place in shown:
         number = int(clicks[place])
         offset = offsets.get(int(seen[place]), 0.0) if gain.used else None
         ratios = [float(each[place]) / number if number else None for each in sums]

@@ -25,12 +25,13 @@ from benchmarks.peers.contender import (
     Fitted,
     sources,
 )
-from benchmarks.peers.figures import Fits, Gap, Line, Table, lines
+from benchmarks.peers.figures import Fits, Line, Table, lines
 from benchmarks.peers.kept import Cabinet, Run, digest_of
 from benchmarks.peers.markdown import marked
 from benchmarks.peers.summary import as_summary
 from export.data.encoded import EncodedLog
 from export.errors import ExportError
+from export.judge.bootstrap import Delta
 from tests.peer_log import small_log
 
 
@@ -161,16 +162,16 @@ def test_figures_are_means_over_seeds_with_paired_intervals(log: EncodedLog, tmp
 @pytest.mark.parametrize(
     ("gap", "as_auc", "as_logloss"),
     [
-        (Gap(0.02, 0.01, 0.03), "▲ +0.0200 (+0.0100, +0.0300)", "▼ +0.0200 (+0.0100, +0.0300)"),
-        (Gap(-0.02, -0.03, -0.01), "▼ -0.0200 (-0.0300, -0.0100)", "▲ -0.0200 (-0.0300, -0.0100)"),
-        (Gap(0.001, -0.01, 0.02), "+0.0010 (-0.0100, +0.0200)", "+0.0010 (-0.0100, +0.0200)"),
+        (Delta(0.02, 0.01, 0.03), "▲ +0.0200 (+0.0100, +0.0300)", "▼ +0.0200 (+0.0100, +0.0300)"),
+        (Delta(-0.02, -0.03, -0.01), "▼ -0.0200 (-0.0300, -0.0100)", "▲ -0.0200 (-0.0300, -0.0100)"),
+        (Delta(0.001, -0.01, 0.02), "+0.0010 (-0.0100, +0.0200)", "+0.0010 (-0.0100, +0.0200)"),
     ],
 )
-def test_an_arrow_says_who_is_better_beyond_noise(gap: Gap, as_auc: str, as_logloss: str) -> None:
+def test_an_arrow_says_who_is_better_beyond_noise(gap: Delta, as_auc: str, as_logloss: str) -> None:
     assert marked(gap) == as_auc
     assert marked(gap, less_is_better=True) == as_logloss
-    assert marked(Gap(0.0, 0.0, 0.0)) == "same"
-    assert marked(Gap(0.0049, -0.001, 0.0101), percent=True) == "+0.49 (-0.10, +1.01)"
+    assert marked(Delta(0.0, 0.0, 0.0)) == "same"
+    assert marked(Delta(0.0049, -0.001, 0.0101), percent=True) == "+0.49 (-0.10, +1.01)"
 
 
 def _share(line: Line) -> str:

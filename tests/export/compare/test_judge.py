@@ -14,8 +14,9 @@ from export.compare.contender import PCTR, Contender
 from export.compare.judge import Served, judge
 from export.compare.page import comparison_page
 from export.compare.plots import unbeaten
-from export.compare.records import Comparison, Difference, Failure, Result, Row
+from export.compare.records import Comparison, Failure, Result, Row
 from export.compare.tables import as_markdown, as_text, cells
+from export.judge.bootstrap import Delta
 from export.judge.metrics import evaluate
 from export.stages.records import LogSummary
 from tests.browser import measure, needs_chromium
@@ -84,7 +85,7 @@ def test_auc_is_the_mean_of_the_seeds(rows: dict[str, Row], labels: NDArray[np.u
 def test_a_difference_is_told_from_none(rows: dict[str, Row]) -> None:
     best = max(rows.values(), key=lambda row: row.auc)
     other = rows["twin" if best.model == "best" else "best"]
-    assert best.against_best == Difference(0.0, 0.0, 0.0)
+    assert best.against_best == Delta(0.0, 0.0, 0.0)
     assert other.against_best.sign == 0
     assert rows["lr"].against_best.sign == rows["bad"].against_best.sign == -1
     signs = {model: row.against_reference and row.against_reference.sign for model, row in rows.items()}
