@@ -110,11 +110,7 @@ def _contenders(plan: ComparePlan, model: str, log: LogSummary, work: Work) -> l
             embedding=plan.embedding,
             config=replace(config, seed=config.seed + number),
             pruning=plan.pruning,
-            ship=plan.ship,
-            quantization_rows=plan.quantization_rows,
-            sampling_rate=plan.sampling_rate,
-            methods=plan.calibration_methods,
-            segment_field=plan.calibrate_by,
+            graphs=plan.graphs,
             shared=work.folder.resolve(),
             log_key=log.key,
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,12 @@ from numpy.typing import NDArray
 from export.compare.records import Result
 from export.compress.choice import PruneChoice
 from export.data.encoded import open_log
-from export.stages.calibrate import calibrate, read_calibrators
+from export.stages.calibrate import read_calibrators
 from export.stages.evaluate import evaluate_variants
-from export.stages.plan import Ship
+from export.stages.pipeline import make_graphs
+from export.stages.plan import GraphPlan
 from export.stages.prune import prune
-from export.stages.quantize import quantize
 from export.stages.records import Trained
-from export.stages.to_onnx import to_onnx
 from export.stages.train import train
 from export.stages.variants import read_variants
 from export.stages.work import Say, Work
@@ -47,13 +46,9 @@ class Contender:
     embedding: EmbeddingChoice
     config: TrainConfig
     pruning: PruneChoice
-    ship: Ship
-    quantization_rows: int
-    sampling_rate: float
-    methods: Sequence[str]
+    graphs: GraphPlan
     shared: Path  # the work folder that holds the log
     log_key: str
-    segment_field: str | None = None
 
     @property
     def seed(self) -> int:
@@ -89,18 +84,7 @@ class Contender:
         train(work, self.model, self.hyperparameters, self.config, embedding=self.embedding, say=say)
         begin("prune")
         prune(work, self.pruning, say=say)
-        begin("to-onnx")
-        to_onnx(work, say=say)
-        begin("quantize")
-        quantize(work, rows=self.quantization_rows, ship=self.ship, say=say)
-        begin("calibrate")
-        calibrate(
-            work,
-            sampling_rate=self.sampling_rate,
-            methods=self.methods,
-            segment_field=self.segment_field,
-            say=say,
-        )
+        make_graphs(work, self.graphs, begin, say)
         begin("evaluate")
         return self._evaluate(work, started)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,7 +19,7 @@ from export.stages.calibrate import calibrate
 from export.stages.calibration_segments import check_segment_field
 from export.stages.fit_schema import fit_schema
 from export.stages.package import check_out, package
-from export.stages.plan import ExportPlan, Plan, default_work
+from export.stages.plan import ExportPlan, GraphPlan, Plan, default_work
 from export.stages.prune import prune
 from export.stages.quantize import quantize
 from export.stages.records import LogSummary, Searched
@@ -114,11 +114,20 @@ def _stages(plan: Plan, work: Work, clock: Clock, search: Search | None) -> Bund
     baseline(work, say=say)
     clock.stage("prune", plan.pruning.recipe(log.rows["train"]).name)
     prune(work, plan.pruning, say=say)
-    clock.stage("to-onnx")
+    make_graphs(work, plan, clock.stage, say)
+    clock.stage("package", str(plan.out))
+    bundle = package(work, plan.out, name=plan.name, say=say)
+    say(summary(bundle))
+    return bundle
+
+
+def make_graphs(work: Work, plan: GraphPlan, begin: Callable[[str], None], say: Say) -> None:
+    """From a trained and perhaps pruned model to calibrated graphs; `begin` gets each stage's name."""
+    begin("to-onnx")
     to_onnx(work, say=say)
-    clock.stage("quantize")
+    begin("quantize")
     quantize(work, rows=plan.quantization_rows, ship=plan.ship, say=say)
-    clock.stage("calibrate")
+    begin("calibrate")
     calibrate(
         work,
         sampling_rate=plan.sampling_rate,
@@ -126,10 +135,6 @@ def _stages(plan: Plan, work: Work, clock: Clock, search: Search | None) -> Bund
         segment_field=plan.calibrate_by,
         say=say,
     )
-    clock.stage("package", str(plan.out))
-    bundle = package(work, plan.out, name=plan.name, say=say)
-    say(summary(bundle))
-    return bundle
 
 
 def demo(out: Path, *, rows: int, seed: int, threads: int | None, say: Say = print) -> Bundle:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,15 +54,9 @@ class LogPlan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportPlan(LogPlan):
-    """What the export of one model and a comparison of several share."""
+class GraphPlan:
+    """How the graphs of a trained model are made and calibrated."""
 
-    work: Path = field(
-        metadata=described("where the stages hand over", unit="FOLDER", otherwise=".work/NAME beside --out")
-    )
-    embedding: EmbeddingChoice = field(default_factory=EmbeddingChoice)
-    training: TrainChoice = field(default_factory=TrainChoice)
-    pruning: PruneChoice = field(default_factory=PruneChoice)
     ship: Ship = knob(
         "auto",
         "the float graph that ships, and that INT8 is made of: auto is pruned, and dense where pruning lost "
@@ -82,6 +76,26 @@ class ExportPlan(LogPlan):
         "a field whose values get an offset each on top of the method, if held-out LogLoss says so",
         unit="FIELD",
     )
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportPlan(LogPlan, GraphPlan):
+    """What the export of one model and a comparison of several share."""
+
+    work: Path = field(
+        metadata=described("where the stages hand over", unit="FOLDER", otherwise=".work/NAME beside --out")
+    )
+    embedding: EmbeddingChoice = field(default_factory=EmbeddingChoice)
+    training: TrainChoice = field(default_factory=TrainChoice)
+    pruning: PruneChoice = field(default_factory=PruneChoice)
+
+    @property
+    def graphs(self) -> GraphPlan:
+        """What concerns the graphs alone."""
+        return GraphPlan(**{one.name: getattr(self, one.name) for one in fields(GraphPlan)})
 
 
 @dataclass(frozen=True, kw_only=True)

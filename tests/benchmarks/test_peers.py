@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,18 +24,9 @@ from export.data.encoded import EncodedLog, Part
 from export.errors import ExportError
 from export.judge.metrics import auc
 from export.train.result import Evaluation, TrainResult
-from tests.peer_log import SCHEMA, SHAPE, small_log
+from tests.peer_log import SCHEMA, SHAPE
 
-
-@pytest.fixture(scope="module")
-def log() -> EncodedLog:
-    return small_log()
-
-
-@pytest.fixture(autouse=True)
-def same_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command makes installed peers importable, in this test alone."""
-    monkeypatch.setattr(sys, "path", list(sys.path))
+pytestmark = pytest.mark.usefixtures("same_path")
 
 
 def test_one_hot_rows_have_what_the_models_read(log: EncodedLog) -> None:

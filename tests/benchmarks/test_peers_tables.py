@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -34,16 +33,7 @@ from export.errors import ExportError
 from export.judge.bootstrap import Delta
 from tests.peer_log import small_log
 
-
-@pytest.fixture(scope="module")
-def log() -> EncodedLog:
-    return small_log()
-
-
-@pytest.fixture(autouse=True)
-def same_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command makes installed peers importable, in this test alone."""
-    monkeypatch.setattr(sys, "path", list(sys.path))
+pytestmark = pytest.mark.usefixtures("same_path")
 
 
 def contender(

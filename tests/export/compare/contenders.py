@@ -12,6 +12,7 @@ from export.compare.contender import Contender
 from export.compare.records import Result
 from export.compress.choice import PruneChoice
 from export.errors import ExportError
+from export.stages.plan import GraphPlan
 from export.stages.work import Say
 from export.train.choices import EmbeddingChoice
 from export.train.config import TrainConfig
@@ -42,6 +43,6 @@ def ending(model: str, shared: Path, *, seed: int = 0) -> Ending:
     """One of them, with a work folder of its own in `shared`."""
     return Ending(
         model=model, hyperparameters={"dim": 4}, embedding=EmbeddingChoice(), config=TrainConfig(seed=seed),
-        pruning=PruneChoice(preset="none"), ship="auto", quantization_rows=10, sampling_rate=1.0,
-        methods=("identity",), shared=shared, log_key="the log",
+        pruning=PruneChoice(preset="none"), shared=shared, log_key="the log",
+        graphs=GraphPlan(quantization_rows=10, calibration_methods=("identity",)),
     )  # fmt: skip

@@ -82,7 +82,7 @@ def test_a_result_is_kept_for_the_contender_that_made_it(tmp_path: Path) -> None
     assert contender.kept() is None  # its predictions are not there
     np.savez(contender.work.folder / PCTR, float32=np.array([0.5]))
     assert contender.kept() == result
-    assert replace(contender, quantization_rows=11).kept() is None
+    assert replace(contender, graphs=replace(contender.graphs, quantization_rows=11)).kept() is None
     assert replace(contender, config=replace(contender.config, threads=3)).kept() == result
     contender.work.write(RESULT, b"{")
     assert contender.kept() is None

@@ -26,7 +26,7 @@ from export.stages.calibrator_fit import fit_calibrator
 from export.stages.level_forecast import Forecast
 from export.stages.package import package
 from export.stages.pipeline import run
-from export.stages.plan import Plan
+from export.stages.plan import LogPlan, Plan
 from export.stages.segment_findings import value_names
 from export.stages.variants import read_variants
 from export.stages.work import Work
@@ -39,6 +39,7 @@ from service.scoring.golden import replay_golden
 from service.scoring.predictor import Predictor
 from service.settings import Settings
 from service.wire import JSON
+from tests.export.click_csv import write_clicks
 
 Labels = NDArray[np.uint8]
 
@@ -201,21 +202,9 @@ def test_values_have_names_that_a_reader_knows() -> None:
 
 
 ROWS, SITES, MOVED = 12_000, 6, "s3"
-DESCRIPTION = """
-name = "moved"
-format = "csv"
-[label]
-column = "click"
+OTHER_COLUMNS = """
 [timestamp]
 column = "second"
-[[field]]
-name = "site"
-kind = "categorical"
-role = "context"
-[[field]]
-name = "ad"
-kind = "categorical"
-role = "candidate"
 [[field]]
 name = "seen"
 kind = "sequence"
@@ -224,7 +213,7 @@ max_length = 2
 """
 
 
-def write_log(folder: Path) -> Path:
+def write_log(folder: Path) -> LogPlan:
     """Site s3 clicks more from the calibration part on, others a little less: the level stays where it is."""
     draw = np.random.default_rng(11)
     site, ad = draw.integers(0, SITES, ROWS), draw.integers(0, 30, ROWS)
@@ -234,12 +223,11 @@ def write_log(folder: Path) -> Path:
     logits += np.where(late, np.where(site == 3, 1.4, -0.3), 0.0)
     clicks = draw.random(ROWS) < sigmoid(logits)
     rows = [
-        f"{int(click)},{second},s{one},a{other},x y"
+        (int(click), f"s{one}", f"a{other}", second, "x y")
         for second, (click, one, other) in enumerate(zip(clicks, site, ad, strict=True))
     ]
-    (folder / "moved.csv").write_text("\n".join(["click,second,site,ad,seen", *rows]) + "\n")
-    (folder / "moved.toml").write_text(DESCRIPTION)
-    return folder / "moved.csv"
+    roles = {"site": "context", "ad": "candidate"}
+    return write_clicks(folder, "moved", roles, rows, others=("second", "seen"), more=OTHER_COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -260,8 +248,8 @@ def moved(tmp_path_factory: pytest.TempPathFactory) -> Moved:
     folder = tmp_path_factory.mktemp("moved")
     log = write_log(folder)
     plan = Plan(
-        data=log,
-        schema=str(log.with_suffix(".toml")),
+        data=log.data,
+        schema=log.schema,
         split=(0.6, 0.1, 0.15, 0.15),
         out=folder / "bundle",
         work=folder / "work",
@@ -304,7 +292,7 @@ def test_a_served_pctr_is_the_one_that_was_judged(moved: Moved) -> None:
 
     async def score() -> NDArray[np.float64]:
         found = []
-        for _, _, site, ad, seen in rows:
+        for _, site, ad, _, seen in rows:
             body = {"context": {"site": site, "seen": seen.split()}, "candidates": [{"features": {"ad": ad}}]}
             request = predictor.encode(decode_request(msgspec.json.encode(body), JSON), 1)
             found.append(predictor.score(request))
@@ -316,7 +304,7 @@ def test_a_served_pctr_is_the_one_that_was_judged(moved: Moved) -> None:
     segments = moved.findings.segments
     assert segments is not None
     for one in segments.rows:
-        chosen = np.array([row[2] == one.value for row in rows])
+        chosen = np.array([row[1] == one.value for row in rows])
         assert pcoc(labels[chosen], pctr[chosen]) == pytest.approx(one.pcoc_after, rel=1e-6)
 
 

@@ -18,7 +18,7 @@ from export.stages.calibrate import calibrate
 from export.stages.ladder import LOGLOSS_TOLERANCE, take_step
 from export.stages.package import package
 from export.stages.pipeline import run
-from export.stages.plan import Plan
+from export.stages.plan import LogPlan, Plan
 from export.stages.prune import prune
 from export.stages.quantize import quantize
 from export.stages.records import Graphs
@@ -28,35 +28,20 @@ from export.stages.work import Work
 from export.train.choices import TrainChoice
 from service.bundle.encoder import Encoder
 from service.bundle.store import Bundle, load_bundle
+from tests.export.click_csv import write_clicks
 
 ROWS = 6_000
-DESCRIPTION = """
-name = "pairs"
-format = "csv"
-[label]
-column = "click"
-[[field]]
-name = "user"
-kind = "categorical"
-role = "context"
-[[field]]
-name = "ad"
-kind = "categorical"
-role = "candidate"
-"""
 
 
-def write_log(folder: Path) -> Path:
+def write_log(folder: Path) -> LogPlan:
     """Clicks that follow from the ids alone: a model without embeddings knows nothing."""
     draw = np.random.default_rng(4)
     effects = draw.normal(0, 1.5, (2, 40))
     ids = draw.integers(0, 40, (ROWS, 2))
     logits = effects[0, ids[:, 0]] + effects[1, ids[:, 1]]
     clicks = draw.random(ROWS) < 1 / (1 + np.exp(-logits))
-    rows = [f"{int(click)},u{user},a{ad}" for click, (user, ad) in zip(clicks, ids, strict=True)]
-    (folder / "pairs.csv").write_text("\n".join(["click,user,ad", *rows]) + "\n")
-    (folder / "pairs.toml").write_text(DESCRIPTION)
-    return folder / "pairs.csv"
+    rows = [(int(click), f"u{user}", f"a{ad}") for click, (user, ad) in zip(clicks, ids, strict=True)]
+    return write_clicks(folder, "pairs", {"user": "context", "ad": "candidate"}, rows)
 
 
 @dataclass(frozen=True)
@@ -81,8 +66,8 @@ def destroyed(tmp_path_factory: pytest.TempPathFactory) -> Destroyed:
     folder = tmp_path_factory.mktemp("refused")
     log = write_log(folder)
     plan = Plan(
-        data=log,
-        schema=str(log.with_suffix(".toml")),
+        data=log.data,
+        schema=log.schema,
         out=folder / "bundle",
         work=folder / "work",
         hyperparameters={"dim": 4, "hidden_units": [16], "dropout": 0.0},

@@ -104,12 +104,12 @@ with process_group() as ranks:
 """
 
 
-def test_a_process_that_dies_ends_the_others_with_an_error() -> None:
+def two_processes(*arguments: str) -> list[subprocess.Popen[str]]:
     """Started by hand, because torchrun may end the other process before it prints its error."""
     port = a_port()
-    processes = [
+    return [
         subprocess.Popen(
-            [sys.executable, "-c", DYING],
+            [sys.executable, *arguments],
             cwd=ROOT,
             env=ENVIRONMENT
             | {"RANK": str(r), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
@@ -118,6 +118,10 @@ def test_a_process_that_dies_ends_the_others_with_an_error() -> None:
         )
         for r in range(2)
     ]
+
+
+def test_a_process_that_dies_ends_the_others_with_an_error() -> None:
+    processes = two_processes("-c", DYING)
     said, _ = processes[0].communicate(timeout=120)
     processes[1].communicate(timeout=120)
     assert [process.returncode for process in processes] == [0, 7]
@@ -157,19 +161,9 @@ with distributed.process_group() as ranks:
 
 
 def test_an_error_of_rank_0_in_a_step_ends_the_others_with_an_error(tmp_path: Path) -> None:
-    script, port = tmp_path / "failing.py", a_port()
+    script = tmp_path / "failing.py"
     script.write_text(FAILING)
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(script)],
-            cwd=ROOT,
-            env=ENVIRONMENT
-            | {"RANK": str(r), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for r in range(2)
-    ]
+    processes = two_processes(str(script))
     try:
         said = [process.communicate(timeout=60)[0] for process in processes]
     finally:

@@ -10,22 +10,9 @@ import pytest
 from export.stages.fit_schema import fit_schema
 from export.stages.plan import LogPlan
 from export.stages.work import Work
+from tests.export.click_csv import write_clicks
 
 ROWS = 3_000
-SCHEMA = """
-name = "shop"
-format = "csv"
-[label]
-column = "clicked"
-[[field]]
-name = "page"
-kind = "categorical"
-role = "context"
-[[field]]
-name = "ad"
-kind = "categorical"
-role = "candidate"
-"""
 
 
 def log_plan(folder: Path, *, signal: float) -> LogPlan:
@@ -34,10 +21,8 @@ def log_plan(folder: Path, *, signal: float) -> LogPlan:
     pages, ads = draw.integers(0, 30, ROWS), draw.integers(0, 40, ROWS)
     logits = signal * (draw.normal(size=30)[pages] + draw.normal(size=40)[ads]) - 0.5
     clicks = draw.random(ROWS) < 1 / (1 + np.exp(-logits))
-    rows = [f"{int(c)},p{p},a{a}" for c, p, a in zip(clicks, pages, ads, strict=True)]
-    (folder / "shop.csv").write_text("\n".join(["clicked,page,ad", *rows]) + "\n")
-    (folder / "shop.toml").write_text(SCHEMA)
-    return LogPlan(data=folder / "shop.csv", schema=str(folder / "shop.toml"))
+    rows = [(int(c), f"p{p}", f"a{a}") for c, p, a in zip(clicks, pages, ads, strict=True)]
+    return write_clicks(folder, "shop", {"page": "context", "ad": "candidate"}, rows)
 
 
 def encoded(folder: Path, plan: LogPlan) -> Path:
