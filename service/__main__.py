@@ -7,10 +7,9 @@ is final: both may start threads at import.
 from __future__ import annotations
 
 import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 
 from service.errors import STARTUP_FAILURE, BadConfiguration
 from service.process.options import build_parser, read_settings, unknown_variables
@@ -23,12 +22,13 @@ LIBRARY_VARIABLES = {"OMP_NUM_THREADS": "1"}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until told to stop; returns the exit status. Invalid options end in one line and status 2."""
+    _open_standard_streams()
     parser = build_parser()
     settings = read_settings(parser, arguments)
     for name, value in LIBRARY_VARIABLES.items():
         os.environ.setdefault(name, value)
     for name in unknown_variables(os.environ):
-        print(f"{parser.prog}: warning: no setting is named {name}; it is ignored", file=sys.stderr)
+        _complain(f"{parser.prog}: warning: no setting is named {name}; it is ignored")
     handle_signals_during_startup()
     return _serve_alone(settings) if settings.workers == 1 else _serve_workers(settings)
 
@@ -36,11 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _serve_alone(settings: Settings) -> int:
     """Serve in this process."""
     with blocked_signals():
-        from service.metrics.prometheus_internals import count_in_memory
-
-        count_in_memory()
         from service.http.app import create_app
-        from service.process.announcement import AnnouncedArm, announcement
+        from service.process.announcement import AnnouncedArm, announce, announcement
         from service.process.server import Server, server_config
 
     try:
@@ -48,16 +45,16 @@ def _serve_alone(settings: Settings) -> int:
     except BadConfiguration as error:
         return _refuse(error)
 
-    def announce(port: int) -> None:
+    def on_started(port: int) -> None:
         served = [
             AnnouncedArm(
                 arm.name, arm.weight, arm.predictor.variant, arm.predictor.manifest, arm.predictor.folder
             )
             for arm in app.arms
         ]
-        print(announcement(settings, port, served, app.arms[0].predictor.golden), flush=True)
+        announce(announcement(settings, port, served, app.arms[0].predictor.golden))
 
-    server = Server(server_config(settings, app), announce)
+    server = Server(server_config(settings, app), on_started)
     server.run()
     return 0 if server.started else STARTUP_FAILURE
 
@@ -65,47 +62,52 @@ def _serve_alone(settings: Settings) -> int:
 def _serve_workers(settings: Settings) -> int:
     """Serve in processes on one port, forked from this one."""
     with blocked_signals():
-        from service.metrics.prometheus_internals import count_in_files
+        from logging.config import dictConfig
 
-    folder = tempfile.mkdtemp(prefix="bidlight-metrics-")
-    count_in_files(folder)
+        from service.features.open import store_at
+        from service.http.app import bid_policy
+        from service.process.announcement import AnnouncedArm, announce, announcement
+        from service.process.server import log_config
+        from service.process.supervisor import Supervisor
+
+    dictConfig(log_config(settings.log_level))
     try:
-        with blocked_signals():
-            from logging.config import dictConfig
+        bid_policy(settings)
+        if settings.feature_store:
+            store_at(settings.feature_store)
+        supervisor = Supervisor(settings)
+    except BadConfiguration as error:
+        return _refuse(error)
 
-            from service.features.open import store_at
-            from service.http.app import bid_policy
-            from service.process.announcement import AnnouncedArm, announcement
-            from service.process.server import log_config
-            from service.process.supervisor import Supervisor
+    def on_ready() -> None:
+        served = [
+            AnnouncedArm(arm.spec.name, arm.spec.weight, arm.variant, arm.bundle.manifest, arm.bundle.folder)
+            for arm in supervisor.arms
+        ]
+        golden = supervisor.arms[0].bundle.golden
+        announce(announcement(settings, supervisor.port, served, golden))
 
-        dictConfig(log_config(settings.log_level))
-        try:
-            bid_policy(settings)
-            if settings.feature_store:
-                store_at(settings.feature_store)
-            supervisor = Supervisor(settings)
-        except BadConfiguration as error:
-            return _refuse(error)
-
-        def announce() -> None:
-            served = [
-                AnnouncedArm(
-                    arm.spec.name, arm.spec.weight, arm.variant, arm.bundle.manifest, arm.bundle.folder
-                )
-                for arm in supervisor.arms
-            ]
-            golden = supervisor.arms[0].bundle.golden
-            print(announcement(settings, supervisor.port, served, golden), flush=True)
-
-        return supervisor.run(announce)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    return supervisor.run(on_ready)
 
 
 def _refuse(error: BadConfiguration) -> int:
-    print(f"python -m service: error: {error}", file=sys.stderr)
+    _complain(f"python -m service: error: {error}")
     return STARTUP_FAILURE
+
+
+def _complain(message: str) -> None:
+    """Write a line to stderr, unless there is no room for it."""
+    with suppress(OSError):
+        print(message, file=sys.stderr, flush=True)
+
+
+def _open_standard_streams() -> None:
+    """Put /dev/null in place of a standard stream that is closed, or a socket would get its number."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
 
 
 if __name__ == "__main__":

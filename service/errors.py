@@ -13,7 +13,7 @@ ServiceError
 ├── InvalidField              422 invalid_field
 ├── Overloaded                429 overloaded             Retry-After
 │   ├── Yielded               429 overloaded             Retry-After
-│   └── DeadlinePassed        429 overloaded             Retry-After
+│   └── DeadlinePassed        429 overloaded             Retry-After, counted as too_late
 ├── HeadTooLarge              431 head_too_large
 ├── InferenceFailed           500 inference_failed
 └── NotReady                  503 not_ready              Retry-After
@@ -60,6 +60,11 @@ class ServiceError(Exception):
     def __init__(self, message: str, *, path: str | None = None) -> None:
         super().__init__(shorten(message))
         self.path = path
+
+    @property
+    def outcome(self) -> str:
+        """What the metrics call a request that ended so: the code, or more exactly what happened."""
+        return self.code
 
     @property
     def message(self) -> str:
@@ -166,6 +171,8 @@ class Yielded(Overloaded):
 
 class DeadlinePassed(Overloaded):
     """`tmax_ms` passed in the queue: the client no longer waits, so the answer is not computed."""
+
+    outcome = "too_late"
 
 
 class HeadTooLarge(ServiceError):

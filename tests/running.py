@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,9 +132,11 @@ class RunningService:
 
 
 @contextmanager
-def running_service(folder: Path, arguments: Sequence[str]) -> Iterator[RunningService]:
+def running_service(
+    folder: Path, arguments: Sequence[str], variables: Mapping[str, str] | None = None
+) -> Iterator[RunningService]:
     """`python -m service ...`, ready; it writes to files in `folder` and is stopped at the end."""
-    service = start_service(folder, arguments)
+    service = start_service(folder, arguments, variables)
     try:
         _wait_until_ready(service)
         yield service
@@ -142,20 +144,23 @@ def running_service(folder: Path, arguments: Sequence[str]) -> Iterator[RunningS
         service.stop()
 
 
-def start_service(folder: Path, arguments: Sequence[str]) -> RunningService:
-    """Start it without waiting until it is ready."""
+def start_service(
+    folder: Path, arguments: Sequence[str], variables: Mapping[str, str] | None = None, redirected: str = ""
+) -> RunningService:
+    """Start it without waiting until it is ready; `redirected` is what a shell does to its streams."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     output, errors = folder / f"service.{port}.out", folder / f"service.{port}.err"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("BIDLIGHT_")}
+    shell = ["sh", "-c", f'exec "$@" {redirected}', "sh"] if redirected else []
     with output.open("wb") as out, errors.open("wb") as err:
         process = subprocess.Popen(
-            [sys.executable, "-m", "service", "--port", str(port), *arguments],
+            [*shell, sys.executable, "-m", "service", "--port", str(port), *arguments],
             stdout=out,
             stderr=err,
             cwd=REPOSITORY,
-            env={**environment, "OMP_NUM_THREADS": "1"},
+            env={**environment, "OMP_NUM_THREADS": "1", **(variables or {})},
         )
     return RunningService(process, port, output, errors)
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Sequence
 
-from prometheus_client import Gauge
-
 from service.arms.freshness import StoredFeatures
 from service.arms.loading import LoadedArm, freeze_anew, load_arms
 from service.arms.reloads import log_refusal, log_reload
@@ -86,14 +84,18 @@ class ServedArms:
             freeze_anew()
 
     def _serve(self, arms: ArmTable) -> None:
-        for arm in self.arms:
-            self._bundle_info(arm).set(0)
         self._replaced += self.arms
         for arm in arms.arms:
             predictor = arm.predictor
             if self._settings.metrics == "on":
                 predictor.meter = ArmMeter(self._metrics, arm.name, predictor.encoder.schema)
-            self._bundle_info(arm).set(1)
+            self._metrics.bundle.labels(*_bundle_info(arm)).set(1)
+        self._metrics.retain(
+            bundles={_bundle_info(arm) for arm in arms.arms},
+            fields={
+                (arm.name, field.name) for arm in arms.arms for field in arm.predictor.encoder.schema.fields
+            },
+        )
         self._on_change(arms)
         self.arms = arms.arms
         if not self._replaced:
@@ -101,6 +103,8 @@ class ServedArms:
             gc.collect()
             gc.freeze()
 
-    def _bundle_info(self, arm: Arm) -> Gauge:
-        manifest = arm.predictor.manifest
-        return self._metrics.bundle.labels(arm.name, manifest.id, manifest.model.name, arm.predictor.variant)
+
+def _bundle_info(arm: Arm) -> tuple[str, str, str, str]:
+    """The labels of the bundle that an arm serves."""
+    manifest = arm.predictor.manifest
+    return arm.name, manifest.id, manifest.model.name, arm.predictor.variant

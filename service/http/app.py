@@ -35,14 +35,15 @@ class Bidlight(FastAPI):
     """The application of one `Settings`; its lifespan opens the arms.
 
     With `loaded`, these arms are served, whatever their folders hold by then, and SIGHUP is left to the
-    caller. `refusal` is the reason of a deliberate refusal to start, in one line. `publish_seconds` is how
-    often counts become metrics, if this is the only process.
+    caller. `metrics` are those of this process among several. `refusal` is the reason of a deliberate refusal
+    to start, in one line. `publish_seconds` is how often counts become metrics, if this is the only process.
     """
 
     def __init__(
         self,
         settings: Settings,
         loaded: Sequence[LoadedArm] | None = None,
+        metrics: Metrics | None = None,
         publish_seconds: float = PUBLISH_SECONDS,
     ) -> None:
         super().__init__(
@@ -54,7 +55,7 @@ class Bidlight(FastAPI):
             lifespan=_lifespan,
         )
         self.settings = settings
-        self.metrics = Metrics()
+        self.metrics = metrics or Metrics()
         self.publish_seconds = SHARED_PUBLISH_SECONDS if self.metrics.is_shared else publish_seconds
         self.reloads_on_signal = loaded is None
         self.refusal: str | None = None
@@ -113,10 +114,11 @@ class Bidlight(FastAPI):
 def create_app(
     settings: Settings | None = None,
     loaded: Sequence[LoadedArm] | None = None,
+    metrics: Metrics | None = None,
     publish_seconds: float = PUBLISH_SECONDS,
 ) -> Bidlight:
     """The application; without `settings`, those of the environment; without `loaded`, it reads bundles."""
-    return Bidlight(settings or Settings(), loaded, publish_seconds)
+    return Bidlight(settings or Settings(), loaded, metrics, publish_seconds)
 
 
 def bid_policy(settings: Settings) -> BidPolicy:

@@ -15,7 +15,7 @@ from service.arms.serving import ServedArms
 logger = logging.getLogger("bidlight")
 
 PUBLISH_SECONDS = 1.0
-# With several processes, a scrape asks one of them, and waits until all have published. A killed process
+# A scrape asks one of several processes; of the others it shows what they have published. A killed process
 # loses what it has not published.
 SHARED_PUBLISH_SECONDS = 0.05
 
@@ -47,7 +47,7 @@ async def _publish_forever(served: ServedArms, seconds: float) -> None:
         try:
             served.publish()
             works = True
-        except Exception:  # the disk is full, for example: the next time may work
+        except Exception:  # requests are answered all the same, and the next time may work
             if works:  # log the first of many failures in a row
                 logger.exception("the metrics cannot be published; this is tried again until it works")
             works = False

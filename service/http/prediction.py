@@ -226,13 +226,13 @@ class Prediction:
         if not isinstance(error, ServiceError):
             logger.error("a request to /predict failed", exc_info=error)
             error = ServiceError("the service failed on this request; it has logged why")
-        self.end(error.code)
+        self.end(error.outcome)
         of_arm = [] if self._arm is None else self._heads.headers
         headers = [(b"content-type", b"application/json"), *of_arm, *error.headers()]
         return error.status, headers, error.body()
 
     def end(self, outcome: str) -> None:
-        """Give back unused room, and count the request as OK, CLIENT_LEFT or the code of an error."""
+        """Give back unused room, and count the request as OK, CLIENT_LEFT or the outcome of an error."""
         arm, meter = self._arm, self._meter
         self._service.intake.give_back(self._held_bytes)
         self._held_bytes = 0

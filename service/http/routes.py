@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import msgspec
@@ -15,12 +14,8 @@ from service.arms.serving import ServedArms
 from service.arms.split import Arm
 from service.errors import MethodNotAllowed, NotFound, NotReady, ServiceError
 from service.http.docs_page import draw_docs
-from service.http.lifespan import SHARED_PUBLISH_SECONDS
 from service.metrics.families import Metrics
 from service.settings import Settings
-
-# Long enough for every other process to publish.
-SCRAPE_WAIT_SECONDS = 3 * SHARED_PUBLISH_SECONDS
 
 
 class Routes:
@@ -85,8 +80,6 @@ class Routes:
                 NotFound("nothing is counted here: 'metrics' is off; start the service with --metrics on")
             )
         self._served.publish()
-        if self._metrics.is_shared:
-            await asyncio.sleep(SCRAPE_WAIT_SECONDS)
         body, content_type = await run_in_threadpool(self._metrics.exposition)
         return Response(body, headers={"content-type": content_type})
 

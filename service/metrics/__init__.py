@@ -1,1 +1,1 @@
-"""What the service counts: the metrics, and plain counts between two publications."""
+"""What the service counts: the metrics, in memory that all its processes share."""

@@ -1,32 +1,19 @@
 """Every Prometheus metric of the service, defined once; it knows no request.
 
-With several workers each process writes its numbers to files, and `/metrics` of any worker adds them all up.
 Label values come from the operator (arms, fields, stages); of what clients send, only the first unknown names
 become labels.
 """
 
 from __future__ import annotations
 
-from prometheus_client import (
-    CONTENT_TYPE_LATEST,
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    ProcessCollector,
-    generate_latest,
-)
+from collections.abc import Collection
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
 
 from service.features.store import IS_MISSING_REASONS
-from service.metrics.prometheus_internals import (
-    BulkHistogram,
-    counts_in_files,
-    omit_created_series,
-    registry_of_all_processes,
-)
-from service.metrics.tally import Tally
-
-omit_created_series()
+from service.metrics.memory import CountMemory
+from service.metrics.names import MAX_UNKNOWN_NAMES, OTHER_NAMES, UnknownNames
+from service.metrics.series import FULL, UNREADABLE, Counters, Gauges, Histograms, Labels, Registry
 
 LATENCY_BUCKETS = (
     *(0.0001, 0.0002, 0.0003, 0.0005, 0.0007, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.007),
@@ -39,160 +26,180 @@ STORE_BUCKETS = (
 ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 PCTR_BUCKETS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 STAGES = ("decode", "encode", "queue", "inference", "calibration")
-MAX_UNKNOWN_NAMES = 20
-OTHER_NAMES = "(other)"
 
 
 class Metrics:
-    """The metrics of one service in its own registry, so that two services in a process do not mix."""
+    """What one process counts, in part `number` of the memory of all processes of its service.
 
-    def __init__(self) -> None:
-        registry = CollectorRegistry()
-        self._registry = registry
-        self.requests = Counter(
+    Without a memory it is the only process. Two services in a process do not mix.
+    """
+
+    def __init__(self, memory: CountMemory | None = None, number: int = 0) -> None:
+        self.is_shared = memory is not None
+        registry = Registry(memory or CountMemory(), number)
+        self.faults = Counters(
+            "bidlight_metric_faults",
+            "What these metrics lack, by reason: full (a series that has no room and is not counted), or "
+            "unreadable (a process whose counts a scrape could not read to their end)",
+            ["reason"],
+            registry=registry,
+        )
+        registry.faults = {reason: self.faults.labels(reason) for reason in (FULL, UNREADABLE)}
+        self.requests = Counters(
             "bidlight_requests",
-            "Requests to /predict by outcome: ok, client_left or an error code; no arm if none was chosen",
+            "Requests to /predict by outcome: ok, client_left, too_late (tmax_ms has passed), or an error's "
+            "code; no arm if none was chosen",
             ["arm", "outcome"],
             registry=registry,
         )
-        self.latency = BulkHistogram(
+        self.latency = Histograms(
             "bidlight_request_seconds",
             "Seconds from the end of a request's headers to its answer, for requests with outcome ok",
             ["arm"],
             buckets=LATENCY_BUCKETS,
             registry=registry,
         )
-        self.stages = Counter(
+        self.stages = Counters(
             "bidlight_stage_seconds",
             "Seconds in a stage. For a mean, divide decode and encode by bidlight_requests_total, queue by "
             "bidlight_batch_requests_sum, inference and calibration by bidlight_batch_rows_count",
             ["arm", "stage"],
             registry=registry,
         )
-        self.batch_rows = BulkHistogram(
+        self.batch_rows = Histograms(
             "bidlight_batch_rows",
             "Rows in a batch that ran; a row is one candidate of a request",
             ["arm"],
             buckets=ROW_BUCKETS,
             registry=registry,
         )
-        self.batch_requests = BulkHistogram(
+        self.batch_requests = Histograms(
             "bidlight_batch_requests",
             "Requests, or parts of large ones, in a batch that ran",
             ["arm"],
             buckets=ROW_BUCKETS,
             registry=registry,
         )
-        self.queued_rows = Gauge(
+        self.queued_rows = Gauges(
             "bidlight_queued_rows",
             "Rows waiting for a batch now",
             ["arm"],
-            multiprocess_mode="livesum",
+            of_processes="sum",
             registry=registry,
         )
-        self.missing = Counter(
+        self.missing = Counters(
             "bidlight_missing_features",
             "Rows without a value of the field, out of bidlight_batch_rows_sum",
             ["arm", "field"],
             registry=registry,
+            is_lasting=False,
         )
-        self.out_of_vocabulary = Counter(
+        self.out_of_vocabulary = Counters(
             "bidlight_oov_features",
             "Values of the field outside its vocabulary; a sequence has several values a row",
             ["arm", "field"],
             registry=registry,
+            is_lasting=False,
         )
-        self.unknown_names = Counter(
+        self.unknown_names = Counters(
             "bidlight_unknown_names",
-            f"Names sent that are no field; after the first {MAX_UNKNOWN_NAMES} in a process, {OTHER_NAMES}",
+            f"Names sent that are no field; after the first {MAX_UNKNOWN_NAMES} of an arm, {OTHER_NAMES}",
             ["arm", "name"],
             registry=registry,
         )
-        self.pctr = BulkHistogram(
+        self.pctr = Histograms(
             "bidlight_pctr",
             "Calibrated click probabilities, one a row",
             ["arm"],
             buckets=PCTR_BUCKETS,
             registry=registry,
         )
-        self.candidates = Counter(
+        self.candidates = Counters(
             "bidlight_candidates",
             "Candidates answered, by outcome: bid, or no_bid (zero, below a floor, or no value_per_click)",
             ["arm", "outcome"],
             registry=registry,
         )
-        self.bundle = Gauge(
+        self.bundle = Gauges(
             "bidlight_bundle_info",
-            "1 for the bundle that the arm serves, 0 for an earlier one; join it to other metrics on arm",
+            "1 for the bundle that the arm serves; join it to other metrics on arm",
             ["arm", "bundle", "model", "variant"],
-            multiprocess_mode="livemax",
+            of_processes="max",
             registry=registry,
         )
-        self.reloads = Counter(
+        self.reloads = Counters(
             "bidlight_reloads",
             "Reloads of the arms at SIGHUP by outcome: ok, or refused (nothing changed)",
             ["outcome"],
             registry=registry,
         )
-        self.user_lookups = Counter(
+        self.user_lookups = Counters(
             "bidlight_user_lookups",
             "Requests whose user was looked up in the feature store",
             ["arm"],
             registry=registry,
         )
-        self.user_is_missing = Counter(
+        self.user_is_missing = Counters(
             "bidlight_user_is_missing",
             f"Requests scored without their user's features, by reason: {', '.join(IS_MISSING_REASONS)}",
             ["arm", "reason"],
             registry=registry,
         )
-        self.store_read = Histogram(
+        self.store_read = Histograms(
             "bidlight_store_read_seconds",
             "Seconds of a read of the feature store, for all requests of an event-loop iteration",
             buckets=STORE_BUCKETS,
             registry=registry,
-        )
-        self.unknown_ads = Counter(
+        ).labels()
+        self.unknown_ads = Counters(
             "bidlight_unknown_ads",
             "Candidates whose id is not in the catalogue and whose request lacks some of their features",
             ["arm"],
             registry=registry,
         )
-        self.catalogue_ads = Gauge(
+        self.catalogue_ads = Gauges(
             "bidlight_catalogue_ads",
             "Ads in the catalogue of the arm",
             ["arm"],
-            multiprocess_mode="livemax",
+            of_processes="max",
             registry=registry,
         )
-        self.catalogue_refreshes = Counter(
+        self.catalogue_refreshes = Counters(
             "bidlight_catalogue_refreshes",
             "Refreshes of the catalogue by outcome: ok, or failed (the old ads stay)",
             ["outcome"],
             registry=registry,
         )
-        self.accept_pauses = Counter(
+        self.accept_pauses = Counters(
             "bidlight_accept_pauses",
             "Moments in which new connections had to wait, by reason: connections (as many are open as the "
             "limit of open files allows), or system (it accepts none)",
             ["reason"],
             registry=registry,
         )
-        # The labelled unknown names of each arm; they outlive a reload, or it would allow as many more.
-        self.unknown_tallies: dict[str, dict[str, Tally]] = {}
-        self._refused: dict[tuple[str, str], Counter] = {}
-        self.is_shared = counts_in_files()
+        self._unknown_names: dict[str, UnknownNames] = {}
+        self._exposed = CollectorRegistry()
+        self._exposed.register(registry)
         if not self.is_shared:
-            ProcessCollector(registry=registry)
+            ProcessCollector(registry=self._exposed)
 
-    def refuse(self, arm: str, code: str) -> None:
-        """Count a request that got an error; `arm` is empty if none was chosen."""
-        counter = self._refused.get((arm, code))
-        if counter is None:
-            counter = self._refused[arm, code] = self.requests.labels(arm, code)
-        counter.inc()
+    def refuse(self, arm: str, outcome: str) -> None:
+        """Count a request that was not answered; `arm` is empty if none was chosen."""
+        self.requests.labels(arm, outcome).inc()
+
+    def unknown_names_of(self, arm: str) -> UnknownNames:
+        """What counts the unknown names of an arm, also after a reload."""
+        return self._unknown_names.setdefault(arm, UnknownNames(self.unknown_names, arm))
+
+    def retain(self, bundles: Collection[Labels], fields: Collection[Labels]) -> None:
+        """Show these bundles and fields alone; a label for each that was served before would have no end.
+
+        Both are values of labels: of `bundle`, and of `missing` and `out_of_vocabulary`.
+        """
+        self.bundle.retain(bundles)
+        self.missing.retain(fields)
+        self.out_of_vocabulary.retain(fields)
 
     def exposition(self) -> tuple[bytes, str]:
         """The body of a scrape, summed over all workers, and its content type."""
-        registry = registry_of_all_processes() if self.is_shared else self._registry
-        return generate_latest(registry), CONTENT_TYPE_LATEST
+        return generate_latest(self._exposed), CONTENT_TYPE_LATEST

@@ -1,47 +1,26 @@
-"""Counts between two publications to Prometheus: plain numbers, handed over many at a time.
+"""Values between two publications: plain numbers, handed over many at a time; it knows no metric's name.
 
-A metric of prometheus_client takes a lock at every increment and, with several workers, writes to a file. So
-the request path adds to a tally, from one thread, and `publish` hands the sum over. It knows no metric names.
+To add to a histogram costs more than to keep a number. So the request path keeps numbers, from one thread,
+and `publish` hands over what they sum up to.
 """
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from prometheus_client import Counter
 
-from service.metrics.prometheus_internals import BulkHistogram
+from service.metrics.series import Histogram
 
 # Rows of a mask that are summed in one numpy row.
 ROWS_AT_ONCE = 32
 
 
-class Tally:
-    """The amount to add to a counter."""
-
-    __slots__ = ("_amount", "_counter")
-
-    def __init__(self, counter: Counter) -> None:
-        self._counter = counter
-        self._amount: float = 0
-
-    def inc(self, amount: float = 1) -> None:
-        """Add `amount`."""
-        self._amount += amount
-
-    def publish(self) -> None:
-        """Add the amount to the counter."""
-        if self._amount:
-            self._counter.inc(self._amount)
-            self._amount = 0
-
-
 class HistogramTally:
     """The values to add to a histogram."""
 
-    def __init__(self, histogram: BulkHistogram) -> None:
+    def __init__(self, histogram: Histogram) -> None:
         self._histogram = histogram
-        self._bounds = histogram.bounds
+        self._bounds = np.array(histogram.bounds)
         self._counts = np.zeros(len(self._bounds), np.int64)
         self._sum = 0.0
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +13,10 @@ import msgspec
 
 from service.bundle.manifest import Golden, Manifest
 from service.settings import Settings
+
+logger = logging.getLogger("bidlight")
+
+STDOUT = 1
 
 
 class AnnouncedArm(NamedTuple):
@@ -45,3 +51,11 @@ def announcement(settings: Settings, port: int, served: Sequence[AnnouncedArm], 
         sent = shlex.quote(msgspec.json.encode(body).decode())
         lines.append(f"Try: curl -s {url}/predict -H 'content-type: application/json' -d {sent}")
     return "\n".join(lines)
+
+
+def announce(text: str) -> None:
+    """Write an announcement to stdout; where there is no room for it, the service serves all the same."""
+    try:
+        os.write(STDOUT, f"{text}\n".encode())
+    except OSError as error:
+        logger.warning("the announcement cannot be written to stdout: %s", error)

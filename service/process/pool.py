@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from service.arms.loading import LoadedArm
-from service.metrics.prometheus_internals import drop_live_gauges_of
+from service.metrics.memory import CountMemory
 from service.process.reload import ReloadableArms
 from service.process.signals import blocked_signals
 from service.process.slots import FIRST_RETRY_SECONDS, Slot
@@ -24,6 +24,10 @@ from service.settings import Settings
 
 logger = logging.getLogger("bidlight")
 
+# The supervisor's part of the memory in which all processes count; those of workers have higher numbers.
+SUPERVISOR = 0
+# Worker processes for each slot that can be alive at once: one that serves, and others that still answer.
+PROCESSES_A_SLOT = 4
 START_TIMEOUT_SECONDS = 120.0
 POLL_SECONDS = 0.5
 
@@ -32,7 +36,7 @@ POLL_SECONDS = 0.5
 class WorkerProcess:
     """A process forked to serve `arms` in `slot`. It is killed if it sends nothing until `deadline`.
 
-    `number` names its metric files; `serving_since` is the time of its first heartbeat, None before.
+    `number` is its part of the counts; `serving_since` is the time of its first heartbeat, None before.
     """
 
     pid: int
@@ -52,12 +56,15 @@ class WorkerProcess:
 
 
 class WorkerPool:
-    """A worker in each of `slots`, forked to serve the current ones of `arms`."""
+    """A worker in each of `slots`, forked to serve the current ones of `arms` and to count in `counts`."""
 
-    def __init__(self, settings: Settings, slots: Sequence[Slot], arms: ReloadableArms) -> None:
+    def __init__(
+        self, settings: Settings, slots: Sequence[Slot], arms: ReloadableArms, counts: CountMemory
+    ) -> None:
         self._settings = settings
         self._slots = slots
         self._arms = arms
+        self._counts = counts
         self._workers: list[WorkerProcess] = []
         self._polled = time.monotonic()
 
@@ -100,8 +107,11 @@ class WorkerPool:
         return not all(worker.is_serving for worker in self._active())
 
     def _start(self, slot: Slot) -> None:
-        taken = {worker.number for worker in self._workers}
-        number = next(number for number in range(len(taken) + 1) if number not in taken)
+        taken = {SUPERVISOR, *(worker.number for worker in self._workers)}
+        number = next((number for number in range(self._counts.parts) if number not in taken), None)
+        if number is None:
+            self._start_later(slot, f"{len(taken) - 1} old ones must first answer their last requests")
+            return
         try:
             reader, writer = os.pipe()
         except OSError as error:
@@ -111,7 +121,7 @@ class WorkerPool:
             with blocked_signals():
                 pid = os.fork()
                 if pid == 0:
-                    assignment = WorkerAssignment(slot.socket, slot.core, number, writer)
+                    assignment = WorkerAssignment(slot.socket, slot.core, self._counts, number, writer)
                     release = partial(self._release_in_worker, slot, reader)
                     become_worker(self._settings, self._arms.current, assignment, release)
                 deadline = time.monotonic() + START_TIMEOUT_SECONDS
@@ -122,8 +132,8 @@ class WorkerPool:
         finally:
             os.close(writer)
 
-    def _start_later(self, slot: Slot, error: OSError) -> None:
-        logger.error("no worker can be started now: %s", error)
+    def _start_later(self, slot: Slot, reason: OSError | str) -> None:
+        logger.error("no worker can be started now: %s", reason)
         self.back_off(slot)
 
     def back_off(self, slot: Slot) -> None:
@@ -199,7 +209,7 @@ class WorkerPool:
                 self._receive(worker)
                 os.close(worker.pipe)
                 self._workers.remove(worker)
-                drop_live_gauges_of(str(worker.number))
+                self._counts.end_tenure(worker.number)
                 yield worker, os.waitstatus_to_exitcode(status)
             elif time.monotonic() > worker.deadline:
                 logger.error("worker %d is silent for too long and is killed", worker.pid)

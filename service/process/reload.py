@@ -5,32 +5,24 @@ It knows no worker.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
 from service.arms.loading import LoadedArm, freeze_anew, read_arms
 from service.arms.reloads import log_refusal, log_reload
 from service.metrics.families import Metrics
-from service.metrics.prometheus_internals import write_metrics_as
 from service.settings import Settings
-
-logger = logging.getLogger("bidlight")
-
-# Names the supervisor's metric files. Its process id would not do: in a container it is 1, which is also the
-# number of a worker.
-METRICS_NAME = "supervisor"
 
 
 class ReloadableArms:
-    """The arms of `settings`.
+    """The arms of `settings`; `metrics` are the supervisor's.
 
     `current` are to be served; `previous` were served before the reload under way, None without one.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._settings = settings
+        self._metrics = metrics
         self._is_requested = False
-        self._metrics: Metrics | None = None
         self.current: Sequence[LoadedArm] = ()
         self.previous: Sequence[LoadedArm] | None = None
 
@@ -46,7 +38,7 @@ class ReloadableArms:
         """Commit the reload that all workers serve, and begin the one that was requested."""
         if self.previous is not None:
             self.previous = None
-            self._count("ok")
+            self._metrics.reloads.labels("ok").inc()
             log_reload((arm.spec.name, arm.bundle.manifest) for arm in self.current)
         if self._is_requested:
             self._is_requested = False
@@ -68,18 +60,8 @@ class ReloadableArms:
         self.previous = None
 
     def _refuse(self, reason: Exception | str) -> None:
-        self._count("refused")
+        self._metrics.reloads.labels("refused").inc()
         log_refusal(reason)
-
-    def _count(self, outcome: str) -> None:
-        """Count a reload. The first one creates the supervisor's metric files, which may fail."""
-        try:
-            if self._metrics is None:
-                write_metrics_as(METRICS_NAME)
-                self._metrics = Metrics()
-            self._metrics.reloads.labels(outcome).inc()
-        except OSError as error:
-            logger.error("a reload is not counted: %s", error)
 
 
 def _read_frozen(settings: Settings) -> list[LoadedArm]:

@@ -24,7 +24,9 @@ from collections.abc import Callable, Sequence
 
 from service.arms.loading import LoadedArm
 from service.errors import STARTUP_FAILURE
-from service.process.pool import WorkerPool, WorkerProcess
+from service.metrics.families import Metrics
+from service.metrics.memory import CountMemory
+from service.process.pool import PROCESSES_A_SLOT, SUPERVISOR, WorkerPool, WorkerProcess
 from service.process.reload import ReloadableArms
 from service.process.signals import signal_pipe
 from service.process.slots import FIRST_RETRY_SECONDS, bind_slots, cores_of_workers
@@ -44,12 +46,13 @@ class Supervisor:
         self._is_stopping = self._has_failed = self._was_ready = False
         cores = cores_of_workers(settings)
         gc.disable()
-        self._reload = ReloadableArms(settings)
+        counts = CountMemory(1 + PROCESSES_A_SLOT * settings.workers)
+        self._reload = ReloadableArms(settings, Metrics(counts, SUPERVISOR))
         signal.signal(signal.SIGHUP, lambda *_: self._reload.request())  # while bundles are read
         self._reload.read()
         slots = bind_slots(settings.host, settings.port, cores)
         self.port: int = slots[0].socket.getsockname()[1]
-        self._pool = WorkerPool(settings, slots, self._reload)
+        self._pool = WorkerPool(settings, slots, self._reload, counts)
 
     @property
     def arms(self) -> Sequence[LoadedArm]:

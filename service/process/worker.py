@@ -18,7 +18,8 @@ from typing import NoReturn
 from service.arms.loading import LoadedArm
 from service.errors import STARTUP_FAILURE, BadConfiguration
 from service.http.app import create_app
-from service.metrics.prometheus_internals import write_metrics_as
+from service.metrics.families import Metrics
+from service.metrics.memory import CountMemory
 from service.process.server import Server, server_config
 from service.process.signals import reset_signals_in_worker
 from service.settings import Settings
@@ -35,12 +36,13 @@ HEARTBEAT_SECONDS = 1.0
 class WorkerAssignment:
     """What the supervisor gives a worker: a listening socket, a core or none, and a pipe for its messages.
 
-    `number` names its metric files. It is unique among live workers; a successor takes the number of a dead
-    worker and continues its counts, so there are never more files than workers.
+    `number` is its part of the counts. It is unique among live processes; a successor takes the number of one
+    that has ended and counts on.
     """
 
     socket: socket.socket
     core: int | None
+    counts: CountMemory
     number: int
     pipe: int
 
@@ -72,9 +74,9 @@ def _serve(settings: Settings, arms: Sequence[LoadedArm], assignment: WorkerAssi
     """Serve until told to stop; returns the exit status."""
     if assignment.core is not None:
         os.sched_setaffinity(0, {assignment.core})
-    write_metrics_as(str(assignment.number))
+    metrics = Metrics(assignment.counts, assignment.number)
     try:
-        app = create_app(settings, arms)
+        app = create_app(settings, arms, metrics)
     except BadConfiguration as error:  # what the supervisor has checked may have changed since
         return _refuse(assignment, str(error))
     # The supervisor logs the refusal: once, whether one worker refuses or all of them.

@@ -1,12 +1,8 @@
-"""Counts what one arm does; it knows neither the buckets of a metric nor how requests arrive.
-
-Only the first few unknown names that clients send become labels.
-"""
+"""Counts what one arm does; it knows neither the buckets of a metric nor how requests arrive."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Collection, Sequence
 from time import perf_counter
 from typing import Protocol
@@ -15,14 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle.schema import MISSING_ID, OOV_ID, Role, Schema
-from service.errors import shorten
 from service.features.store import IS_MISSING_REASONS
-from service.metrics.families import MAX_UNKNOWN_NAMES, OTHER_NAMES, STAGES, Metrics
-from service.metrics.tally import HistogramTally, Tally, count_in_columns
+from service.metrics.families import STAGES, Metrics
+from service.metrics.tally import HistogramTally, count_in_columns
 from service.scoring.batcher import BatchReport
 from service.scoring.rows import BatchRows
-
-logger = logging.getLogger("bidlight")
 
 OK = "ok"
 # What `MeteredRequest.user_lookup` is when the store had everything; else it is one of IS_MISSING_REASONS.
@@ -32,8 +25,6 @@ FOUND = "found"
 PENDING_ANSWERS = 512
 PENDING_BATCHES = 128
 PENDING_ROWS = 4096
-# A longer name gets no label of its own: names of clients are kept for as long as the process lives.
-MAX_LABEL_CHARACTERS = 64
 
 
 class MeteredRequest(Protocol):
@@ -54,9 +45,9 @@ class MeteredRequest(Protocol):
 
 
 class ArmMeter:
-    """Collects plain numbers on the request path; `publish` adds them to the Prometheus metrics.
+    """Collects plain numbers on the request path; `publish` adds them to the metrics.
 
-    Labelled children are resolved once, here: a lookup takes a lock.
+    What few requests have is added to them at once.
     """
 
     def __init__(self, metrics: Metrics, arm: str, schema: Schema) -> None:
@@ -70,8 +61,7 @@ class ArmMeter:
         self._pending_rows = 0
         self._runs: list[tuple[BatchRows, NDArray[np.float64]]] = []
         self._is_settle_scheduled = False
-        self._unknown = metrics.unknown_tallies.setdefault(arm, {})
-        self._other_names: Tally | None = None
+        self._unknown_names = metrics.unknown_names_of(arm)
         self._answered = metrics.requests.labels(arm, OK)
         self._stages = [metrics.stages.labels(arm, stage) for stage in STAGES]
         self._queued_rows = metrics.queued_rows.labels(arm)
@@ -81,15 +71,15 @@ class ArmMeter:
         self._batch_rows = HistogramTally(metrics.batch_rows.labels(arm))
         self._batch_requests = HistogramTally(metrics.batch_requests.labels(arm))
         self._pctr = HistogramTally(metrics.pctr.labels(arm))
-        self._unknown_ads = Tally(metrics.unknown_ads.labels(arm))
-        self._user_lookups = Tally(metrics.user_lookups.labels(arm))
+        self._unknown_ads = metrics.unknown_ads.labels(arm)
+        self._user_lookups = metrics.user_lookups.labels(arm)
         self._user_is_missing = {
-            reason: Tally(metrics.user_is_missing.labels(arm, reason)) for reason in IS_MISSING_REASONS
+            reason: metrics.user_is_missing.labels(arm, reason) for reason in IS_MISSING_REASONS
         }
         self._features = FeatureTally(metrics, arm, schema)
 
     def count_request(self, request: MeteredRequest, outcome: str) -> None:
-        """Count a request that ended with an answer (OK), or with the code of an error."""
+        """Count a request that ended with an answer (OK), or otherwise."""
         if outcome == OK:
             self._latencies.append(perf_counter() - request.started)
             self._bids += request.bids
@@ -99,7 +89,7 @@ class ArmMeter:
         self._decode_seconds += request.decode_seconds
         self._encode_seconds += request.encode_seconds
         if request.unknown_names:
-            self._count_unknown_names(request.unknown_names)
+            self._unknown_names.count(request.unknown_names)
         if request.unknown_ads:
             self._unknown_ads.inc(request.unknown_ads)
         if request.user_lookup is not None:
@@ -132,7 +122,7 @@ class ArmMeter:
             loop.call_soon(loop.call_soon, self._settle)
 
     def publish(self, queued_rows: int) -> None:
-        """Add all that was counted to the Prometheus metrics."""
+        """Add all that was counted to the metrics."""
         self._settle()
         self._queued_rows.set(queued_rows)
         # Both count every answer, so a scrape never sees one without the other.
@@ -149,36 +139,7 @@ class ArmMeter:
         self._bid.inc(self._bids)
         self._no_bid.inc(self._no_bids)
         self._bids = self._no_bids = 0
-        for tally in (self._unknown_ads, self._user_lookups, *self._user_is_missing.values()):
-            tally.publish()
-        for tally in (*self._unknown.values(), *filter(None, [self._other_names])):
-            tally.publish()
         self._features.publish()
-
-    def _count_unknown_names(self, names: Collection[str]) -> None:
-        """Count names that no field has, at most MAX_UNKNOWN_NAMES of them under their own label."""
-        labelled = self._unknown
-        if len(labelled) < MAX_UNKNOWN_NAMES:
-            for name in names:
-                if name not in labelled and len(name) <= MAX_LABEL_CHARACTERS:
-                    self._label(name)
-                    if len(labelled) == MAX_UNKNOWN_NAMES:
-                        break
-        # Not a loop over the names: a client may send a hundred thousand.
-        found = [tally for name, tally in labelled.items() if name in names]
-        for tally in found:
-            tally.inc()
-        others = len(names) - len(found)
-        if others:
-            if self._other_names is None:
-                self._other_names = Tally(self._metrics.unknown_names.labels(self._arm, OTHER_NAMES))
-            self._other_names.inc(others)
-
-    def _label(self, name: str) -> None:
-        """Count a name that is seen for the first time under its own label from now on."""
-        logger.warning("arm %s: no field is named %s; it is ignored", self._arm, shorten(repr(name), 64))
-        label = shorten(name, MAX_LABEL_CHARACTERS)
-        self._unknown[name] = Tally(self._metrics.unknown_names.labels(self._arm, label))
 
     def _settle(self) -> None:
         """Sum up single values, so that memory does not grow with the traffic."""
@@ -221,7 +182,7 @@ class FeatureTally:
             found[self._candidate_columns] += count_in_columns(candidates == value)
 
     def publish(self) -> None:
-        """Add what was counted to the Prometheus metrics."""
+        """Add what was counted to the metrics."""
         missing = self._missing_ids[self._first_columns]
         oov = np.add.reduceat(self._oov_ids, self._first_columns)
         self._missing_ids[:] = 0

@@ -17,6 +17,7 @@ import polars as pl
 import pytest
 
 from service.features.store import pack
+from tests.e2e.raw_http import wait_until
 from tests.redis_server import RedisServer, running_redis
 from tests.running import REPOSITORY, RunningService, running_service
 
@@ -169,6 +170,6 @@ def test_two_workers_share_an_lmdb_file(demo: Path, through: str) -> None:
             for _ in range(20):
                 answer = client.post("/predict", json=request).json()
                 assert [result["pctr"] for result in answer["results"]] == expected
-        assert service.metrics()['bidlight_user_lookups_total{arm="din"}'] == 20
+        wait_until(lambda: service.metrics()['bidlight_user_lookups_total{arm="din"}'] == 20)
         assert service.stop() == 0
     assert service.errors.read_text() == ""

@@ -271,6 +271,9 @@ def test_a_full_queue_refuses_and_a_passed_deadline_is_not_computed(run_app: Run
     late = app.runner.run(send(1, tmax_ms=1e-6))[0]
     assert (late.status_code, late.json()["error"]["code"]) == (429, "overloaded")
     assert app.runner.run(send(1, tmax_ms=60_000))[0].status_code == 200
+    counted = app.metrics()
+    for outcome, count in (("ok", 2), ("overloaded", 2), ("too_late", 1)):
+        assert counted[f'bidlight_requests_total{{arm="control",outcome="{outcome}"}}'] == count
 
 
 def test_not_ready_before_the_arms_are_open(bundles: dict[str, Path]) -> None:

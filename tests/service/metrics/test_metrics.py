@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import json
 import random
 import shutil
@@ -18,11 +17,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from prometheus_client import Gauge
 
 from service.bundle.schema import Field, Kind, Role, Schema, Vocabulary
 from service.http.prediction import Prediction
-from service.metrics.families import MAX_UNKNOWN_NAMES, OTHER_NAMES, Metrics
+from service.metrics.families import Metrics
+from service.metrics.memory import CountMemory
+from service.metrics.names import MAX_UNKNOWN_NAMES, OTHER_NAMES
+from service.metrics.series import Gauge
 from service.scoring.batcher import BatchReport
 from service.scoring.meter import FOUND, OK, PENDING_ANSWERS, PENDING_BATCHES, ArmMeter
 from service.scoring.rows import BatchRows, RequestRows
@@ -196,6 +197,29 @@ def test_a_batch_that_fails_is_not_counted(
         assert found[f'bidlight_{name}{{arm="control"}}'] == 1
 
 
+def test_reloads_leave_no_labels_of_what_is_served_no_more(
+    run_app: Callable[..., RunningApp], bundles: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(bundles["alpha"], tmp_path / "bundle")
+    app = run_app(arms=(f"control={folder}", f"treatment={bundles['beta']}"))
+    before = app.metrics().keys()
+    for number in range(3):
+        extra = Field(f"new-{number}", Kind.CATEGORICAL, Role.CONTEXT, Vocabulary(("a",)))
+        context = [field for field in tiny_schema().fields if field.role is Role.CONTEXT]
+        candidate = [field for field in tiny_schema().fields if field.role is Role.CANDIDATE]
+        schema = Schema((*context, extra, *candidate))
+        write_tiny_bundle(folder, name=f"newer-{number}", seed=number, schema=schema)
+        app.runner.run(app.app.served.reload())
+        assert app.post(BODY, headers={"x-arm": "control"}).status_code == 200
+    found = app.metrics()
+    assert found['bidlight_missing_features_total{arm="control",field="new-2"}'] == 1
+    assert found['bidlight_reloads_total{outcome="ok"}'] == 3
+    infos = [name for name in found if name.startswith("bidlight_bundle_info")]
+    assert [("newer-2@" in name, "beta@" in name) for name in sorted(infos)] == [(True, False), (False, True)]
+    grown = {name for name in found.keys() - before if not name.startswith("bidlight_bundle_info")}
+    assert all("new-2" in name or "bidlight_reloads" in name for name in grown), grown
+
+
 def test_a_reload_allows_no_more_unknown_names() -> None:
     metrics = Metrics()
     for reload in range(3):
@@ -208,6 +232,30 @@ def test_a_reload_allows_no_more_unknown_names() -> None:
     assert len(counts) == MAX_UNKNOWN_NAMES + 1
     assert sum(counts.values()) == 3 * 31
     assert counts['bidlight_unknown_names_total{arm="control",name="of-all"}'] == 3
+
+
+def test_all_workers_together_label_so_many_unknown_names() -> None:
+    memory = CountMemory(parts=4)
+    workers = [Metrics(memory, number) for number in (1, 2, 3)]
+    sent = 0
+    for number in range(30):
+        for worker, metrics in enumerate(workers):
+            names = ["of-all", f"name-{worker}-{number}", *(f"twenty-{n}" for n in range(number))]
+            metrics.unknown_names_of("control").count(names)
+            metrics.unknown_names_of("treatment").count(["another"])
+            sent += len(names)
+    memory.end_tenure(1)
+    successor = Metrics(memory, 1)
+    successor.unknown_names_of("control").count(["of-all", "new"])
+    counts = {
+        name: count
+        for name, count in read_metrics(successor.exposition()[0].decode()).items()
+        if name.startswith("bidlight_unknown_names_total") and "control" in name
+    }
+    assert len(counts) == MAX_UNKNOWN_NAMES + 1
+    assert sum(counts.values()) == sent + 2
+    assert counts['bidlight_unknown_names_total{arm="control",name="of-all"}'] == 91
+    assert 'bidlight_unknown_names_total{arm="control",name="new"}' not in counts
 
 
 def test_a_long_name_gets_no_label_and_many_names_take_no_loop() -> None:
@@ -331,8 +379,8 @@ def test_a_reload_that_fails_for_whatever_reason_changes_nothing(
 def test_metrics_that_cannot_be_published_for_a_moment_are_published_later(
     bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def find_no_space(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def fail(*_: object) -> None:
+        raise RuntimeError("a fault of the service")
 
     settings = Settings(arms=(f"control={bundles['alpha']}",))
     with closing(RunningApp(settings, publish_seconds=0.001)) as app:
@@ -348,7 +396,7 @@ def test_metrics_that_cannot_be_published_for_a_moment_are_published_later(
                 app.runner.run(asyncio.sleep(0.01))
 
         with monkeypatch.context() as patched:
-            patched.setattr(Gauge, "set", find_no_space)
+            patched.setattr(Gauge, "set", fail)
             wait_until(lambda: "cannot be published" in caplog.text)
             assert app.post(BODY).status_code == 200
         wait_until(lambda: counted() == 1)

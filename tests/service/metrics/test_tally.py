@@ -6,51 +6,34 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry, Counter, generate_latest
 
-from service.metrics.families import PCTR_BUCKETS
-from service.metrics.prometheus_internals import BulkHistogram
-from service.metrics.tally import ROWS_AT_ONCE, HistogramTally, Tally, count_in_columns
+from service.metrics.families import PCTR_BUCKETS, Metrics
+from service.metrics.tally import ROWS_AT_ONCE, HistogramTally, count_in_columns
 from tests.running import read_metrics
 
 VALUES = st.lists(st.floats(0.0, 2.0) | st.sampled_from(PCTR_BUCKETS), max_size=50)
 
 
-def histogram_of(registry: CollectorRegistry) -> BulkHistogram:
-    return BulkHistogram("h", "h", ["arm"], buckets=PCTR_BUCKETS, registry=registry).labels("a")
-
-
-def read(registry: CollectorRegistry) -> dict[str, float]:
-    return read_metrics(generate_latest(registry).decode())
+def pctrs_of(metrics: Metrics) -> dict[str, float]:
+    found = read_metrics(metrics.exposition()[0].decode())
+    return {name: value for name, value in found.items() if name.startswith("bidlight_pctr")}
 
 
 @given(st.lists(VALUES, max_size=4))
 def test_counting_in_pieces_equals_counting_one_by_one(pieces: list[list[float]]) -> None:
-    each, later = CollectorRegistry(), CollectorRegistry()
-    directly, tally = histogram_of(each), HistogramTally(histogram_of(later))
+    each, later = Metrics(), Metrics()
+    directly, tally = each.pctr.labels("a"), HistogramTally(later.pctr.labels("a"))
     for piece in pieces:
         tally.observe_many(np.array(piece, np.float64))
         for value in piece:
             directly.observe(value)
         assert tally.publish() == len(piece)
         assert tally.publish() == 0
-    expected, found = read(each), read(later)
-    assert found.pop('h_sum{arm="a"}') == pytest.approx(expected.pop('h_sum{arm="a"}'))
+    expected, found = pctrs_of(each), pctrs_of(later)
+    assert found.pop('bidlight_pctr_sum{arm="a"}') == pytest.approx(
+        expected.pop('bidlight_pctr_sum{arm="a"}')
+    )
     assert found == expected
-
-
-def test_a_tally_is_handed_on_once() -> None:
-    registry = CollectorRegistry()
-    tally = Tally(Counter("c", "c", registry=registry))
-    tally.inc()
-    tally.inc(0.5)
-    assert read(registry)["c_total"] == 0
-    for _ in range(2):
-        tally.publish()
-        assert read(registry)["c_total"] == 1.5
-    tally.inc(2)
-    tally.publish()
-    assert read(registry)["c_total"] == 3.5
 
 
 @given(
