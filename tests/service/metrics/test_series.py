@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import prometheus_client
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 
@@ -60,6 +60,7 @@ def shown_by_prometheus_client(steps: Sequence[tuple[str, float]]) -> list[str]:
     return [line for line in generate_latest(registry).decode().splitlines() if "_created" not in line]
 
 
+@settings(deadline=None)
 @given(STEPS)
 def test_the_lines_of_one_process_are_those_of_prometheus_client(steps: list[tuple[str, float]]) -> None:
     process = Process(CountMemory())
@@ -75,6 +76,7 @@ def test_the_lines_of_one_process_are_those_of_prometheus_client(steps: list[tup
     assert {line for line in others if not line.startswith("#")} == {"faults_total"}
 
 
+@settings(deadline=None)
 @given(st.lists(STEPS, min_size=1, max_size=3))
 def test_processes_add_up(counted: list[list[tuple[str, float]]]) -> None:
     memory = CountMemory(parts=4)

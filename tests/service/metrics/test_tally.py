@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.metrics.families import PCTR_BUCKETS, Metrics
@@ -19,6 +19,7 @@ def pctrs_of(metrics: Metrics) -> dict[str, float]:
     return {name: value for name, value in found.items() if name.startswith("bidlight_pctr")}
 
 
+@settings(deadline=None)
 @given(st.lists(VALUES, max_size=4))
 def test_counting_in_pieces_equals_counting_one_by_one(pieces: list[list[float]]) -> None:
     each, later = Metrics(), Metrics()
