@@ -39,11 +39,14 @@ def _serve_alone(settings: Settings) -> int:
         from service.metrics.prometheus_internals import count_in_memory
 
         count_in_memory()
+        from service.features.open import check_address
         from service.http.app import create_app
         from service.process.announcement import AnnouncedArm, announcement
         from service.process.server import Server, server_config
 
     try:
+        if settings.feature_store:
+            check_address(settings.feature_store)
         app = create_app(settings)
     except BadConfiguration as error:
         return _refuse(error)
@@ -73,7 +76,7 @@ def _serve_workers(settings: Settings) -> int:
         with blocked_signals():
             from logging.config import dictConfig
 
-            from service.features.open import store_at
+            from service.features.open import check_address
             from service.http.app import bid_policy
             from service.process.announcement import AnnouncedArm, announcement
             from service.process.server import log_config
@@ -83,7 +86,7 @@ def _serve_workers(settings: Settings) -> int:
         try:
             bid_policy(settings)
             if settings.feature_store:
-                store_at(settings.feature_store)
+                check_address(settings.feature_store)
             supervisor = Supervisor(settings)
         except BadConfiguration as error:
             return _refuse(error)

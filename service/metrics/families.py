@@ -167,7 +167,15 @@ class Metrics:
         )
         self.catalogue_refreshes = Counter(
             "bidlight_catalogue_refreshes",
-            "Refreshes of the catalogue by outcome: ok, or failed (the old ads stay)",
+            "Refreshes of the catalogue by outcome: ok; failed, or refused for what they would lose (the old "
+            "ads stay)",
+            ["outcome"],
+            registry=registry,
+        )
+        self.user_refreshes = Counter(
+            "bidlight_user_refreshes",
+            "Files of users that replaced others, by outcome: ok; failed, or refused for what they would "
+            "lose (the old users stay)",
             ["outcome"],
             registry=registry,
         )
