@@ -19,20 +19,20 @@ _NEWEST = 0.1
 class KnownShare:
     """Watches whether the store still knows the users that are looked up.
 
-    `is_lost` while it knows none of the last lookups, or less than the share 1 - `most_lost` of as many as it
-    knew before.
+    `is_lost` while it knows less than the share 1 - `most_lost` of as many as were usual before.
     """
 
     def __init__(self, most_lost: float) -> None:
         self.is_lost = False
         self._most_lost = most_lost
-        self._usual: float | None = None
+        self._usual = 0.0
         self._known = self._asked = 0
+        self._knew_any = True
         self._logged_at = float("-inf")
 
     def forget(self) -> None:
         """Take what the next lookups find as usual."""
-        self.is_lost, self._usual = False, None
+        self.is_lost, self._usual = False, 0.0
         self._known = self._asked = 0
 
     def count(self, known: int, asked: int) -> None:
@@ -40,21 +40,28 @@ class KnownShare:
         self._known += known
         self._asked += asked
         if self._asked >= LOOKUPS_JUDGED:
-            self._judge()
+            self._judge(self._known / self._asked)
             self._known = self._asked = 0
 
-    def _judge(self) -> None:
-        share, usual = self._known / self._asked, self._usual
-        least = (1.0 - self._most_lost) * (usual or 0.0) if (usual or 0.0) >= LEAST_SHARE_KNOWN else 0.0
-        self.is_lost = self._most_lost < 1.0 and (share < least or not share)
-        if not self.is_lost:
-            self._usual = share if usual is None else usual + _NEWEST * (share - usual)
-        elif time.monotonic() - self._logged_at >= LOG_SECONDS:
-            self._logged_at = time.monotonic()
+    def _judge(self, share: float) -> None:
+        usual = self._usual
+        self.is_lost = usual >= LEAST_SHARE_KNOWN and share < (1.0 - self._most_lost) * usual
+        if self.is_lost:
+            self._log_loss()
+        elif share or usual:
+            self._usual = usual + _NEWEST * (share - usual) if usual else share
+        elif self._knew_any:
+            self._knew_any = False
+            logger.warning("the feature store knows none of the %d users that were looked up", self._asked)
+
+    def _log_loss(self) -> None:
+        now = time.monotonic()
+        if now - self._logged_at >= LOG_SECONDS:
+            self._logged_at = now
             logger.error(
-                "the feature store knows %d of the last %d users that were looked up%s; see whether it was "
-                "emptied, and fill it again, or accept what it has by SIGHUP or a restart",
+                "the feature store knows %d of the last %d users that were looked up, where %.0f%% were usual; "
+                "see whether it was emptied, and fill it again, or have that accepted by SIGHUP or a restart",
                 self._known,
                 self._asked,
-                "" if usual is None else f", where {usual:.0%} were usual",
+                100.0 * self._usual,
             )

@@ -23,7 +23,7 @@ Values = Sequence[bytes | None] | None
 UNREAD = b""
 
 # Why features of a user stay at their defaults. INVALID: what the store has does not fit the schema. EMPTIED:
-# it knows none of the users of late, or hardly any of those that it used to know.
+# it knows hardly any user of late, and knew more before.
 UNKNOWN_USER, EMPTIED = "unknown_user", "emptied"
 LATE, UNAVAILABLE, INVALID = "late", "unavailable", "invalid"
 IS_MISSING_REASONS = (UNKNOWN_USER, EMPTIED, LATE, UNAVAILABLE, INVALID)
