@@ -14,6 +14,8 @@ from service.arms.freshness import StoredFeatures
 from service.arms.loading import LoadedArm, freeze_anew, load_arms
 from service.arms.reloads import log_refusal, log_reload
 from service.arms.split import Arm, ArmTable
+from service.arms.unlike import warn_of_unlike_arms
+from service.bundle.schema import Schema
 from service.metrics.families import Metrics
 from service.scoring.meter import ArmMeter
 from service.settings import Settings
@@ -44,6 +46,8 @@ class ServedArms:
     async def open(self) -> None:
         """Load every arm and let traffic in; raises BadConfiguration."""
         arms = await load_arms(self._settings, self._loaded)
+        if self._loaded is None:  # else whoever has loaded them has told
+            warn_of_unlike_arms(_schemas_of(arms.arms))
         if self._stored is not None:
             await self._stored.open(arms.arms)
             self._stored.keep_fresh(lambda: self.arms)
@@ -70,6 +74,7 @@ class ServedArms:
             self._metrics.reloads.labels("refused").inc()
             log_refusal(error)
             return
+        warn_of_unlike_arms(_schemas_of(arms.arms), _schemas_of(self.arms))
         self._serve(arms)
         self._metrics.reloads.labels("ok").inc()
         log_reload((arm.name, arm.predictor.manifest) for arm in self.arms)
@@ -92,7 +97,12 @@ class ServedArms:
         for arm in arms.arms:
             predictor = arm.predictor
             if self._settings.metrics == "on":
-                predictor.meter = ArmMeter(self._metrics, arm.name, predictor.encoder.schema)
+                predictor.meter = ArmMeter(
+                    self._metrics,
+                    arm.name,
+                    predictor.encoder.schema,
+                    predictor.manifest.training.missing,
+                )
             self._bundle_info(arm).set(1)
         self._on_change(arms)
         self.arms = arms.arms
@@ -104,3 +114,7 @@ class ServedArms:
     def _bundle_info(self, arm: Arm) -> Gauge:
         manifest = arm.predictor.manifest
         return self._metrics.bundle.labels(arm.name, manifest.id, manifest.model.name, arm.predictor.variant)
+
+
+def _schemas_of(arms: Sequence[Arm]) -> dict[str, Schema]:
+    return {arm.name: arm.predictor.encoder.schema for arm in arms}

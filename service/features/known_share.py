@@ -59,8 +59,9 @@ class KnownShare:
         if now - self._logged_at >= LOG_SECONDS:
             self._logged_at = now
             logger.error(
-                "the feature store knows %d of the last %d users that were looked up, where %.0f%% were usual; "
-                "see whether it was emptied, and fill it again, or have that accepted by SIGHUP or a restart",
+                "the feature store knows %d of the last %d users that were looked up, where %.0f%% were "
+                "usual; see whether it was emptied, and fill it again, or have that accepted by SIGHUP or a "
+                "restart",
                 self._known,
                 self._asked,
                 100.0 * self._usual,

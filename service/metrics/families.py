@@ -96,6 +96,13 @@ class Metrics:
             ["arm", "field"],
             registry=registry,
         )
+        self.trained_missing = Gauge(
+            "bidlight_trained_missing_share",
+            "Share of the rows without a value of the field in the training part of the arm's bundle",
+            ["arm", "field"],
+            multiprocess_mode="livemax",
+            registry=registry,
+        )
         self.out_of_vocabulary = Counter(
             "bidlight_oov_features",
             "Values of the field outside its vocabulary; a sequence has several values a row",

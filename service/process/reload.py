@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 from service.arms.loading import LoadedArm, freeze_anew, read_arms
 from service.arms.reloads import log_refusal, log_reload
+from service.arms.unlike import warn_of_unlike_arms
+from service.bundle.schema import Schema
 from service.metrics.families import Metrics
 from service.metrics.prometheus_internals import write_metrics_as
 from service.settings import Settings
@@ -37,6 +39,7 @@ class ReloadableArms:
     def read(self) -> None:
         """Read the arms for the first time. Raises BadConfiguration."""
         self.current = _read_frozen(self._settings)
+        warn_of_unlike_arms(_schemas_of(self.current))
 
     def request(self) -> None:
         """Ask for a reload; it begins when the one under way is over."""
@@ -56,6 +59,7 @@ class ReloadableArms:
                 self._refuse(error)
             else:
                 self.previous, self.current = self.current, arms
+                warn_of_unlike_arms(_schemas_of(self.current), _schemas_of(self.previous))
 
     def roll_back(self, reason: str) -> None:
         """Serve the previous arms again: a worker has refused the new ones."""
@@ -80,6 +84,10 @@ class ReloadableArms:
             self._metrics.reloads.labels(outcome).inc()
         except OSError as error:
             logger.error("a reload is not counted: %s", error)
+
+
+def _schemas_of(arms: Sequence[LoadedArm]) -> dict[str, Schema]:
+    return {arm.spec.name: arm.bundle.schema for arm in arms}
 
 
 def _read_frozen(settings: Settings) -> list[LoadedArm]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from time import perf_counter
 from typing import Protocol
 
@@ -20,6 +20,7 @@ from service.features.store import IS_MISSING_REASONS
 from service.metrics.families import MAX_UNKNOWN_NAMES, OTHER_NAMES, STAGES, Metrics
 from service.metrics.tally import HistogramTally, Tally, count_in_columns
 from service.scoring.batcher import BatchReport
+from service.scoring.missing_shares import MissingShares
 from service.scoring.rows import BatchRows
 
 logger = logging.getLogger("bidlight")
@@ -59,7 +60,9 @@ class ArmMeter:
     Labelled children are resolved once, here: a lookup takes a lock.
     """
 
-    def __init__(self, metrics: Metrics, arm: str, schema: Schema) -> None:
+    def __init__(
+        self, metrics: Metrics, arm: str, schema: Schema, trained_missing: Mapping[str, float] | None = None
+    ) -> None:
         self._metrics = metrics
         self._arm = arm
         self._decode_seconds = self._encode_seconds = 0.0
@@ -86,7 +89,12 @@ class ArmMeter:
         self._user_is_missing = {
             reason: Tally(metrics.user_is_missing.labels(arm, reason)) for reason in IS_MISSING_REASONS
         }
-        self._features = FeatureTally(metrics, arm, schema)
+        self._features = FeatureTally(metrics, arm, schema, trained_missing or {})
+
+    @property
+    def missing_shares(self) -> dict[str, float]:
+        """The share of the rows of late without a value, by field; empty before the first row."""
+        return self._features.shares.served
 
     def count_request(self, request: MeteredRequest, outcome: str) -> None:
         """Count a request that ended with an answer (OK), or with the code of an error."""
@@ -197,10 +205,15 @@ class ArmMeter:
 
 
 class FeatureTally:
-    """Missing and out-of-vocabulary ids, by field."""
+    """Missing and out-of-vocabulary ids, by field, and whether as many are missing as in training."""
 
-    def __init__(self, metrics: Metrics, arm: str, schema: Schema) -> None:
+    def __init__(
+        self, metrics: Metrics, arm: str, schema: Schema, trained_missing: Mapping[str, float]
+    ) -> None:
         names = [field.name for field in schema.fields]
+        self.shares = MissingShares(arm, names, trained_missing)
+        for name, share in trained_missing.items():
+            metrics.trained_missing.labels(arm, name).set(share)
         self._missing = [metrics.missing.labels(arm, name) for name in names]
         self._out_of_vocabulary = [metrics.out_of_vocabulary.labels(arm, name) for name in names]
         is_context = [field.role is Role.CONTEXT for field in schema.fields for _ in range(field.max_length)]
@@ -210,12 +223,15 @@ class FeatureTally:
         self._first_columns = np.array([schema.column_slices[name].start for name in names], np.intp)
         self._missing_ids = np.zeros(schema.columns, np.int64)
         self._oov_ids = np.zeros(schema.columns, np.int64)
+        self._rows = self._requests = 0
 
     def count(self, batches: Sequence[BatchRows]) -> None:
         """Count the ids of some batches; those of a context once for each of its rows."""
         contexts = np.concatenate([batch.contexts for batch in batches])
         sizes = np.concatenate([batch.sizes for batch in batches]).astype(np.int64)
         candidates = np.concatenate([batch.candidates for batch in batches])
+        self._requests += len(contexts)
+        self._rows += len(candidates)
         for found, value in ((self._missing_ids, MISSING_ID), (self._oov_ids, OOV_ID)):
             found[self._context_columns] += sizes @ (contexts == value)
             found[self._candidate_columns] += count_in_columns(candidates == value)
@@ -226,6 +242,8 @@ class FeatureTally:
         oov = np.add.reduceat(self._oov_ids, self._first_columns)
         self._missing_ids[:] = 0
         self._oov_ids[:] = 0
+        self.shares.count(missing, self._rows, self._requests)
+        self._rows = self._requests = 0
         for counters, counts in ((self._missing, missing), (self._out_of_vocabulary, oov)):
             for index in np.flatnonzero(counts):
                 counters[index].inc(int(counts[index]))

@@ -20,9 +20,10 @@ import msgspec
 import pytest
 
 from service.bundle.manifest import FileEntry, manifest_from_file, manifest_to_file, version_of
+from service.bundle.schema import Field, Kind, Role, Schema, Vocabulary
 from tests.e2e.raw_http import body_of, message, read_answer, wait_until
 from tests.running import RunningService, running_service, start_service
-from tests.tiny_bundle import write_tiny_bundle
+from tests.tiny_bundle import tiny_schema, write_tiny_bundle
 
 CORES = sorted(os.sched_getaffinity(0))
 
@@ -307,6 +308,16 @@ def test_there_are_never_more_metric_files_than_workers(service: RunningService)
     assert len(list(folder.glob("counter_*.db"))) == 2
     assert service.stop() == 0
     assert not folder.exists()
+
+
+def test_arms_of_unlike_schemas_are_told_once(bundles: dict[str, Path], tmp_path: Path) -> None:
+    device = Field("device", Kind.CATEGORICAL, Role.CONTEXT, Vocabulary(("a", "b")))
+    other = write_tiny_bundle(tmp_path / "other", schema=Schema((device, *tiny_schema().fields)))
+    with running_service(
+        tmp_path, [*arguments_for(bundles["control"]), "--arm", f"other={other}"]
+    ) as service:
+        assert service.stop() == 0
+    assert service.errors.read_text().count("arm only and arm other are of unlike schemas") == 1
 
 
 def test_the_supervisor_has_no_threads(shared: RunningService) -> None:
