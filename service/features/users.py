@@ -95,6 +95,9 @@ class _Read:
         if self.is_over:
             return
         self._end()
+        if values is not None and len(values) != len(self._waiting):
+            logger.error("a read of %d users had %d values", len(self._waiting), len(values))
+            values = None
         if values is None:
             self._tell_all(UNAVAILABLE)
             return
