@@ -11,6 +11,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 
 from service.errors import STARTUP_FAILURE, BadConfiguration
 from service.process.options import build_parser, read_settings, unknown_variables
@@ -19,6 +20,7 @@ from service.settings import Settings
 
 # The service runs one process a core, so no library may start a thread for each core.
 LIBRARY_VARIABLES = {"OMP_NUM_THREADS": "1"}
+STDOUT, STDERR = 1, 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, value in LIBRARY_VARIABLES.items():
         os.environ.setdefault(name, value)
     for name in unknown_variables(os.environ):
-        print(f"{parser.prog}: warning: no setting is named {name}; it is ignored", file=sys.stderr)
+        _say(STDERR, f"{parser.prog}: warning: no setting is named {name}; it is ignored")
     handle_signals_during_startup()
     return _serve_alone(settings) if settings.workers == 1 else _serve_workers(settings)
 
@@ -58,7 +60,7 @@ def _serve_alone(settings: Settings) -> int:
             )
             for arm in app.arms
         ]
-        print(announcement(settings, port, served, app.arms[0].predictor.golden), flush=True)
+        _say(STDOUT, announcement(settings, port, served, app.arms[0].predictor.golden))
 
     server = Server(server_config(settings, app), announce)
     server.run()
@@ -99,7 +101,7 @@ def _serve_workers(settings: Settings) -> int:
                 for arm in supervisor.arms
             ]
             golden = supervisor.arms[0].bundle.golden
-            print(announcement(settings, supervisor.port, served, golden), flush=True)
+            _say(STDOUT, announcement(settings, supervisor.port, served, golden))
 
         return supervisor.run(announce)
     finally:
@@ -107,8 +109,14 @@ def _serve_workers(settings: Settings) -> int:
 
 
 def _refuse(error: BadConfiguration) -> int:
-    print(f"python -m service: error: {error}", file=sys.stderr)
+    _say(STDERR, f"python -m service: error: {error}")
     return STARTUP_FAILURE
+
+
+def _say(descriptor: int, text: str) -> None:
+    """Write lines; where they have no room, as on a full disk, the service goes on without them."""
+    with suppress(OSError):
+        os.write(descriptor, f"{text}\n".encode("utf-8", "backslashreplace"))
 
 
 if __name__ == "__main__":
