@@ -197,7 +197,7 @@ class LmdbFile:
             offset = start + _KEY_SIZE.size - _NODE.size
             # The same bytes may stand in a value, or be left of a node that is gone.
             if offset in self._offsets(lower):
-                return self._node(page, offset)[1]
+                return self._value(page, offset)
             start = page.find(wanted, start + 1)
         return None
 
@@ -209,20 +209,20 @@ class LmdbFile:
                 return numbers
         raise DamagedFile("it is damaged: a node is outside its page")
 
-    def _node(self, page: bytes | bytearray, offset: int) -> tuple[bytes, bytes]:
+    def _node(self, page: bytes, offset: int) -> tuple[bytes, bytes]:
         """The key and the value of the node of a leaf at `offset`."""
-        low, high, flags, key_size = self._head(page, offset)
         start = offset + _NODE.size
-        middle = start + key_size
-        size = low | high << 16
-        if not flags and middle + size <= len(page):
-            value = bytes(page[middle : middle + size])
-        elif flags == _IN_PAGES_OF_ITS_OWN and middle + _PAGE_NUMBER.size <= len(page):
-            (number,) = _PAGE_NUMBER.unpack_from(page, middle)
-            value = self._large_value(number, size)
-        else:
-            raise DamagedFile("it is damaged: a value is outside its page, or of another kind")
-        return bytes(page[start:middle]), value
+        return page[start : start + self._head(page, offset)[3]], self._value(page, offset)
+
+    def _value(self, page: bytes | bytearray, offset: int) -> bytes:
+        """The value of the node of a leaf at `offset`."""
+        low, high, flags, key_size = self._head(page, offset)
+        start, size = offset + _NODE.size + key_size, low | high << 16
+        if not flags and start + size <= len(page):
+            return bytes(page[start : start + size])
+        if flags == _IN_PAGES_OF_ITS_OWN and start + _PAGE_NUMBER.size <= len(page):
+            return self._large_value(_PAGE_NUMBER.unpack_from(page, start)[0], size)
+        raise DamagedFile("it is damaged: a value is outside its page, or of another kind")
 
     def _large_value(self, number: int, size: int) -> bytes:
         """A value that has pages of its own, from page `number` on."""
