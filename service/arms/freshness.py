@@ -100,9 +100,8 @@ class StoredFeatures:
             if await self._store.refresh(limit):
                 self._metrics.user_refreshes.labels(OK).inc()
             has_users = True
-        except StoreUnavailable as error:
-            self._metrics.user_refreshes.labels(outcome_of(error)).inc()
-            logger.error("the users are not refreshed: %s", error)
+        except Exception as error:  # of any kind: the next refresh must still be possible
+            self._metrics.user_refreshes.labels(_told_failure("users", error)).inc()
             has_users = False
         has_ads = await self._catalogues.refresh(arms, limit)
         self._is_fresh = has_users and has_ads
@@ -138,11 +137,7 @@ class Catalogues:
             except _Stopped:
                 return False
             except Exception as error:
-                outcome = outcome_of(error)
-                if isinstance(error, StoreUnavailable):
-                    logger.error("the ads are not refreshed: %s", error)
-                else:
-                    logger.exception("the ads are not refreshed")
+                outcome = _told_failure("ads", error)
             else:
                 ads = max((len(each) for each in built.values()), default=0)
                 logger.debug("read %d ads in %.1f seconds", ads, time.perf_counter() - started)
@@ -209,8 +204,10 @@ class Catalogues:
         return {digest: builder.build() for digest, builder in builders.items()}
 
 
-def outcome_of(error: Exception) -> str:
-    """How a refresh that changed nothing is counted."""
+def _told_failure(what: str, error: Exception) -> str:
+    """Log why a refresh changed nothing; how that is counted."""
+    unexpected = None if isinstance(error, StoreUnavailable) else error
+    logger.error("the %s are not refreshed: %s", what, error, exc_info=unexpected)
     return REFUSED if isinstance(error, LossRefused) else FAILED
 
 

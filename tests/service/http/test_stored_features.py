@@ -319,9 +319,12 @@ def test_any_loss_is_accepted_where_the_setting_says_so(run_app: RunApp, url: st
     wait_for(app, lambda: count(app, "catalogue_ads") == 1)
 
 
-def test_ads_that_no_store_has_are_counted_as_unknown(run_app: RunApp, redis: RedisServer) -> None:
+def test_ads_that_no_store_has_are_counted_as_unknown(
+    run_app: RunApp, redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
     redis.call("FLUSHALL")
     app = run_with(run_app, redis.url)
+    assert "the feature store has no ads" in caplog.text
     for candidates in (BY_ID, {"id": list(ADS)}, [{"id": "x", "features": {"ad": "a1"}}], [{"features": {}}]):
         pctrs(app, {"candidates": candidates})
     whole = {"ad": "a1", "campaign": None}
