@@ -36,11 +36,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _serve_alone(settings: Settings) -> int:
     """Serve in this process."""
     with blocked_signals():
+        from service.features.open import check_address
         from service.http.app import create_app
         from service.process.announcement import AnnouncedArm, announce, announcement
         from service.process.server import Server, server_config
 
     try:
+        if settings.feature_store:
+            check_address(settings.feature_store)
         app = create_app(settings)
     except BadConfiguration as error:
         return _refuse(error)
@@ -64,7 +67,7 @@ def _serve_workers(settings: Settings) -> int:
     with blocked_signals():
         from logging.config import dictConfig
 
-        from service.features.open import store_at
+        from service.features.open import check_address
         from service.http.app import bid_policy
         from service.process.announcement import AnnouncedArm, announce, announcement
         from service.process.server import log_config
@@ -74,7 +77,7 @@ def _serve_workers(settings: Settings) -> int:
     try:
         bid_policy(settings)
         if settings.feature_store:
-            store_at(settings.feature_store)
+            check_address(settings.feature_store)
         supervisor = Supervisor(settings)
     except BadConfiguration as error:
         return _refuse(error)

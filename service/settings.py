@@ -116,6 +116,13 @@ class Settings(BaseSettings):
         ge=0,
         description="how often the ads are read again and replaced files noticed; 0: at SIGHUP only",
     )
+    max_refresh_loss: float = Field(
+        default=0.5,
+        ge=0.0,
+        le=1.0,
+        description="largest share of the ads, of their known values, or of the users in a file that a "
+        "refresh may lose; beyond it the old ones stay until SIGHUP or a restart; 1: any",
+    )
     backlog: int = Field(default=2048, ge=1, description="most connections waiting to be accepted")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="lowest level logged"

@@ -172,11 +172,13 @@ def write_tiny_bundle(
     schema: Schema | None = None,
     in_every_context: dict[str, Any] | None = None,
     calibration: dict[str, Any] | None = None,
+    missing: dict[str, float] | None = None,
 ) -> Path:
     """Writes the bundle into `folder` (replacing one that is there) and returns `folder`.
 
     A `schema` may add fields to the tiny one; rows leave them out unless `in_every_context` has their values.
-    `calibration` has values of the calibrator that differ from the usual ones.
+    `calibration` has values of the calibrator that differ from the usual ones, `missing` the shares of
+    missing values by field.
     """
     schema = schema or tiny_schema()
     graph = tiny_graph(schema, seed)
@@ -218,6 +220,7 @@ def write_tiny_bundle(
             split="row order",
             epochs=0,
             seed=seed,
+            missing=missing or {},
         ),
     )
     contents = Contents(

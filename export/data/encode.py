@@ -3,6 +3,7 @@
 It knows nothing of raw files or of how the schema was fitted.
 """
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,7 @@ class PartWriter:
             shape = (int(self._rows[number]), *like.shape[1:])
             path = part_path(self._folder, PARTS[number], name)
             self._arrays[number, name] = np.lib.format.open_memmap(path, "w+", like.dtype, shape)
+            _reserve(path)
         return self._arrays[number, name]
 
     def finish(self) -> list[SampleRow]:
@@ -95,3 +97,10 @@ class PartWriter:
         self._arrays.clear()
         check_samples(self._encoder, self._sample_rows, self._sample_ids)
         return self._sample_rows
+
+
+def _reserve(path: Path) -> None:
+    """Take the room of a new file on the disk. Raises OSError: a write to its map would end the process."""
+    if hasattr(os, "posix_fallocate") and (size := path.stat().st_size):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, size)

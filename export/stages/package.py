@@ -91,6 +91,7 @@ def _training(made: Artifacts, findings: Findings) -> Training:
         negative_sampling_rate=findings.data.negative_sampling_rate,
         epochs=made.trained.epochs,
         seed=made.trained.config.seed,
+        missing={field.name: field.missing["train"] for field in findings.data.fields},
     )
 
 

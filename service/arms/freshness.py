@@ -8,15 +8,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from service.arms.split import Arm
 from service.errors import BadConfiguration
 from service.features.ads import Catalogue, CatalogueBuilder
+from service.features.known_share import KnownShare
 from service.features.open import store_at
-from service.features.store import FeatureStore, StoreUnavailable
+from service.features.store import FeatureStore, LossLimit, LossRefused, StoreUnavailable
 from service.features.users import UserFeatures
 from service.metrics.families import Metrics
 from service.settings import Settings
@@ -29,6 +31,8 @@ RESTING_SHARE = 0.5
 ADS_AT_ONCE = 64
 # After a failure the next try comes sooner than the next refresh would.
 RETRY_SECONDS = 10.0
+# Outcomes of a refresh.
+OK, FAILED, REFUSED = "ok", "failed", "refused"
 
 
 class StoredFeatures:
@@ -37,24 +41,32 @@ class StoredFeatures:
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._store = store_at(settings.feature_store)
         self._catalogues = Catalogues(self._store, metrics)
+        self._metrics = metrics
         self._refresh_seconds = settings.catalogue_refresh_seconds
+        self._most_lost = settings.max_refresh_loss
         self._is_fresh = False
         self._refreshing: asyncio.Task[None] | None = None
+        self._known = KnownShare(self._most_lost)
         self.users = UserFeatures(
-            self._store, settings.feature_timeout_ms * 0.001, metrics.store_read.observe
+            self._store, settings.feature_timeout_ms * 0.001, metrics.store_read.observe, self._known
         )
 
     async def open(self, arms: Sequence[Arm]) -> None:
         """Connect, and read the ads for `arms`. What fails is tried again later."""
         await self._store.open()
-        self._is_fresh = await self._catalogues.refresh(arms, gently=False)
+        self._is_fresh = await self._catalogues.refresh(arms, LossLimit(), gently=False)
         self._catalogues.give(arms)
+        if self._is_fresh and self._catalogues.is_empty:
+            logger.warning("the feature store has no ads: candidates have the features that requests give")
 
     async def reopen(self, arms: Sequence[Arm]) -> None:
-        """Read the ads again for new arms; raises BadConfiguration if that fails and they had none before."""
-        self._store.refresh()
-        self._is_fresh = await self._catalogues.refresh(arms)
-        if not self._is_fresh and not self._catalogues.has_all(arms):
+        """Read the store again for new arms, whatever it has lost.
+
+        Raises BadConfiguration if the ads cannot be read and the arms had none before.
+        """
+        self._known.forget()
+        is_read = await self._refresh(arms, LossLimit(self._most_lost, is_asked_for=True))
+        if not is_read and not self._catalogues.has_all(arms):
             raise BadConfiguration("the ads cannot be read from the feature store for another schema")
         self._catalogues.give(arms)
 
@@ -73,25 +85,33 @@ class StoredFeatures:
         await self._store.close()
 
     async def _refresh_forever(self, serving: Callable[[], Sequence[Arm]]) -> None:
+        seconds = self._refresh_seconds or math.inf
+        due = time.monotonic() + seconds
         while True:
-            await asyncio.sleep(self._pause())
-            if self._is_fresh and not self._refresh_seconds:
-                continue
-            self._store.refresh()
-            self._is_fresh = await self._catalogues.refresh(serving())
-            self._catalogues.give(serving())
+            await asyncio.sleep(min(RETRY_SECONDS, due - time.monotonic()))
+            if time.monotonic() >= due or not self._is_fresh or self._store.needs_refresh:
+                await self._refresh(serving(), LossLimit(self._most_lost))
+                self._catalogues.give(serving())
+                due = time.monotonic() + seconds
 
-    def _pause(self) -> float:
-        """Seconds until the next refresh, or until the next check whether one is due."""
-        if not self._is_fresh or not self._refresh_seconds:
-            return min(RETRY_SECONDS, self._refresh_seconds or RETRY_SECONDS)
-        return float(self._refresh_seconds)
+    async def _refresh(self, arms: Sequence[Arm], limit: LossLimit) -> bool:
+        """Look for other users, and read the ads again; whether the ads could be read."""
+        try:
+            if await self._store.refresh(limit):
+                self._metrics.user_refreshes.labels(OK).inc()
+            has_users = True
+        except Exception as error:  # of any kind: the next refresh must still be possible
+            self._metrics.user_refreshes.labels(_told_failure("users", error)).inc()
+            has_users = False
+        has_ads = await self._catalogues.refresh(arms, limit)
+        self._is_fresh = has_users and has_ads
+        return has_ads
 
 
 class Catalogues:
     """A catalogue for each schema, built from the ads of the store; arms with the same schema share it.
 
-    A read that fails leaves the catalogues as they were.
+    A read that fails, or that would lose too much, leaves the catalogues as they were.
     """
 
     def __init__(self, store: FeatureStore, metrics: Metrics) -> None:
@@ -101,8 +121,8 @@ class Catalogues:
         self._refreshing = asyncio.Lock()
         self._stopping = threading.Event()
 
-    async def refresh(self, arms: Iterable[Arm], *, gently: bool = True) -> bool:
-        """Read all ads in a thread and build the catalogue of each arm; whether the ads could be read.
+    async def refresh(self, arms: Iterable[Arm], limit: LossLimit, *, gently: bool = True) -> bool:
+        """Read all ads in a thread and build the catalogue of each arm; whether these are to be served.
 
         `gently` leaves time to requests, and takes twice as long.
         """
@@ -112,21 +132,23 @@ class Catalogues:
             started = time.perf_counter()
             try:
                 built = await asyncio.to_thread(self._build, builders, gently)
-                outcome = "ok"
+                self._check_loss(built, limit)
+                outcome = OK
             except _Stopped:
                 return False
             except Exception as error:
-                outcome = "failed"
-                if isinstance(error, StoreUnavailable):
-                    logger.error("the ads are not refreshed: %s", error)
-                else:
-                    logger.exception("the ads are not refreshed")
+                outcome = _told_failure("ads", error)
             else:
                 ads = max((len(each) for each in built.values()), default=0)
                 logger.debug("read %d ads in %.1f seconds", ads, time.perf_counter() - started)
                 self._built = built
             self._metrics.catalogue_refreshes.labels(outcome).inc()
-            return outcome == "ok"
+            return outcome == OK
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether arms have candidate fields, and no catalogue has an ad for them."""
+        return any(each.ids.shape[1] for each in self._built.values()) and not any(self._built.values())
 
     def has_all(self, arms: Iterable[Arm]) -> bool:
         """Whether there is a catalogue for every arm's schema, perhaps an old one."""
@@ -137,14 +159,27 @@ class Catalogues:
         self._stopping.set()
 
     def give(self, arms: Iterable[Arm]) -> None:
-        """Let the arms serve the last catalogues; an arm whose schema has none keeps what it had."""
+        """Let the arms serve the last catalogues.
+
+        An arm whose schema has none keeps what it had, or serves one without any ad, so that what requests
+        lack is counted.
+        """
         for arm in arms:
-            catalogue = self._built.get(arm.predictor.schema_digest)
+            encoder, known_ads = arm.predictor.encoder, arm.predictor.known_ads
+            catalogue = self._built.get(arm.predictor.schema_digest, known_ads.catalogue)
             if catalogue is None:
-                continue
-            # A store of users alone has no ads: then no candidate is an unknown ad.
-            arm.predictor.known_ads.catalogue = catalogue or None
+                catalogue = CatalogueBuilder(encoder).build()
+            if encoder.candidate_names:
+                known_ads.catalogue = catalogue
             self._metrics.catalogue_ads.labels(arm.name).set(len(catalogue))
+
+    def _check_loss(self, built: Mapping[tuple[str, ...], Catalogue], limit: LossLimit) -> None:
+        """Raises LossRefused. Ads whose values an arm no longer knows are as good as gone."""
+        for digest, catalogue in built.items():
+            before = self._built.get(digest)
+            if before is not None:
+                limit.check("ads", len(before), len(catalogue))
+                limit.check("known values of ads", before.known_values, catalogue.known_values)
 
     def _build(
         self, builders: dict[tuple[str, ...], CatalogueBuilder], gently: bool
@@ -160,10 +195,20 @@ class Catalogues:
                 if gently:
                     time.sleep((time.perf_counter() - began) * RESTING_SHARE / (1.0 - RESTING_SHARE))
                     began = time.perf_counter()
+        unreadable = max((builder.unreadable for builder in builders.values()), default=0)
+        if unreadable:
+            logger.error("%d ads are left out: their values cannot be read", unreadable)
         refused = sum(builder.refused for builder in builders.values())
         if refused:
             logger.error("%d features of ads are left out: they do not fit the schema", refused)
         return {digest: builder.build() for digest, builder in builders.items()}
+
+
+def _told_failure(what: str, error: Exception) -> str:
+    """Log why a refresh changed nothing; how that is counted."""
+    unexpected = None if isinstance(error, StoreUnavailable) else error
+    logger.error("the %s are not refreshed: %s", what, error, exc_info=unexpected)
+    return REFUSED if isinstance(error, LossRefused) else FAILED
 
 
 class _Stopped(Exception):

@@ -12,6 +12,8 @@ from service.arms.freshness import StoredFeatures
 from service.arms.loading import LoadedArm, freeze_anew, load_arms
 from service.arms.reloads import log_refusal, log_reload
 from service.arms.split import Arm, ArmTable
+from service.arms.unlike import warn_of_unlike_arms
+from service.bundle.schema import Schema
 from service.metrics.families import Metrics
 from service.scoring.meter import ArmMeter
 from service.settings import Settings
@@ -42,6 +44,8 @@ class ServedArms:
     async def open(self) -> None:
         """Load every arm and let traffic in; raises BadConfiguration."""
         arms = await load_arms(self._settings, self._loaded)
+        if self._loaded is None:  # else whoever has loaded them has told
+            warn_of_unlike_arms(_schemas_of(arms.arms))
         if self._stored is not None:
             await self._stored.open(arms.arms)
             self._stored.keep_fresh(lambda: self.arms)
@@ -68,6 +72,7 @@ class ServedArms:
             self._metrics.reloads.labels("refused").inc()
             log_refusal(error)
             return
+        warn_of_unlike_arms(_schemas_of(arms.arms), _schemas_of(self.arms))
         self._serve(arms)
         self._metrics.reloads.labels("ok").inc()
         log_reload((arm.name, arm.predictor.manifest) for arm in self.arms)
@@ -88,12 +93,22 @@ class ServedArms:
         for arm in arms.arms:
             predictor = arm.predictor
             if self._settings.metrics == "on":
-                predictor.meter = ArmMeter(self._metrics, arm.name, predictor.encoder.schema)
+                predictor.meter = ArmMeter(
+                    self._metrics,
+                    arm.name,
+                    predictor.encoder.schema,
+                    predictor.manifest.training.missing,
+                )
             self._metrics.bundle.labels(*_bundle_info(arm)).set(1)
         self._metrics.retain(
             bundles={_bundle_info(arm) for arm in arms.arms},
             fields={
                 (arm.name, field.name) for arm in arms.arms for field in arm.predictor.encoder.schema.fields
+            },
+            trained={
+                (arm.name, name)
+                for arm in arms.arms
+                for name in arm.predictor.manifest.training.missing or ()
             },
         )
         self._on_change(arms)
@@ -102,6 +117,10 @@ class ServedArms:
             # Bundles live as long as they serve: the collector need not traverse them.
             gc.collect()
             gc.freeze()
+
+
+def _schemas_of(arms: Sequence[Arm]) -> dict[str, Schema]:
+    return {arm.name: arm.predictor.encoder.schema for arm in arms}
 
 
 def _bundle_info(arm: Arm) -> tuple[str, str, str, str]:

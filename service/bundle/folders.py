@@ -31,12 +31,12 @@ def replacing(target: Path, *, sync: bool = True) -> Iterator[Path]:
         yield incoming
         if sync:
             for path in (*incoming.rglob("*"), incoming):
-                _sync(path)
+                sync_to_disk(path)
         if target.is_dir():  # a rename replaces a file, but not a folder that holds something
             target.rename(outgoing)
         incoming.replace(target)
         if sync:
-            _sync(target.parent)
+            sync_to_disk(target.parent)
     finally:
         restore(target)
         with suppress(OSError):
@@ -84,7 +84,8 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _sync(path: Path) -> None:
+def sync_to_disk(path: Path) -> None:
+    """Returns when a file, or the names in a folder, are on the disk. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

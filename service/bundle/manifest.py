@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import PurePosixPath
-from typing import Any, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import msgspec
 
@@ -19,6 +19,10 @@ MANIFEST_FILE = "manifest.json"
 GOLDEN_FILE = "golden.json"
 SHARED_INPUTS = ("context_ids", "candidate_ids", "request_index")
 NAME_PATTERN = "[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
+
+
+# A part of one.
+Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 
 
 class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -119,7 +123,11 @@ class Baseline(_Record, frozen=True, kw_only=True):
 
 
 class Training(_Record, frozen=True, kw_only=True):
-    """The training log and its use: rows and clicks by part, window in Unix seconds."""
+    """The training log and its use: rows and clicks by part, window in Unix seconds.
+
+    `missing` is the share of the training part's rows without a value, by field; a sequence is missing if it
+    has no element. It is empty where the bundle does not say.
+    """
 
     source: str
     rows: dict[str, int]
@@ -129,6 +137,7 @@ class Training(_Record, frozen=True, kw_only=True):
     negative_sampling_rate: float = 1.0
     epochs: int
     seed: int
+    missing: dict[str, Share] = {}
 
 
 class Parity(_Record, frozen=True):

@@ -22,7 +22,7 @@ from service.bundle.calibration import (
     calibrators_to_file,
 )
 from service.bundle.encoder import Encoder
-from service.bundle.errors import EXPORT_AGAIN, BundleError
+from service.bundle.errors import EXPORT_AGAIN, BundleError, show
 from service.bundle.folders import locked, outgoing_of, replacing, restore
 from service.bundle.golden import check_golden_ids
 from service.bundle.graph_tensors import tables_of
@@ -119,6 +119,10 @@ def _assemble(manifest: Manifest, read: Callable[[str], bytes], folder: Path) ->
 
 def _match(manifest: Manifest, schema: Schema, calibrators: Mapping[str, Calibrator]) -> None:
     """Raises BundleError unless every graph has its own calibrator and the columns of the schema."""
+    no_fields = sorted(manifest.training.missing.keys() - {field.name for field in schema.fields})
+    if no_fields:
+        expected = "such that 'training.missing' names fields of the schema"
+        raise BundleError(MANIFEST_FILE, expected, show(no_fields[0]), EXPORT_AGAIN)
     if calibrators.keys() != manifest.graphs.keys():
         expected = f"for the graphs {', '.join(manifest.graphs)}"
         raise BundleError(CALIBRATION_FILE, expected, ", ".join(calibrators) or "none", EXPORT_AGAIN)

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle.encoder import Encoder, InvalidValue
-from service.bundle.schema import MISSING_ID, Role
+from service.bundle.errors import show
+from service.bundle.schema import MISSING_ID, OOV_ID, Role
 from service.features.store import unpack
 from service.wire import Candidate, CandidateColumns
 
@@ -87,12 +88,14 @@ class Catalogue:
     """All ads of a schema, encoded. It never changes; another one replaces it.
 
     `ids` int32 [ads + 1, candidate columns], in the order of the schema; the last row is an unknown ad's.
+    `known_values` is how many of these are values that the schema knows.
     """
 
     def __init__(self, index: AdIndex, ids: Ids) -> None:
         self._index = index
         self.ids = ids
         self.missing_row = index.missing_row
+        self.known_values = int(np.count_nonzero(ids > OOV_ID))
 
     def __len__(self) -> int:
         """The number of ads."""
@@ -111,6 +114,8 @@ class Catalogue:
 class CatalogueBuilder:
     """Encodes ads in batches. A value that the encoder refuses is missing, and counted in `refused`.
 
+    An ad of which nothing can be read is not in the catalogue; `unreadable` counts these.
+
     Between two batches other threads can run. What is done for all ads at once, when the arrays grow and at
     the end, is done by numpy, which lets other threads run meanwhile.
     """
@@ -121,18 +126,28 @@ class CatalogueBuilder:
         width = sum(field.max_length for field in encoder.schema.fields if field.role is Role.CANDIDATE)
         self._ids: Ids = np.empty((FIRST_CAPACITY, width), np.int32)
         self._size = 0
-        self.refused = 0
+        self.refused = self.unreadable = 0
 
     def add(self, ads: Sequence[tuple[str, bytes]]) -> None:
         """A batch of ads: ids and their values as the store has them."""
-        if not ads:
+        names, values = list[str](), list[dict[str, Any]]()
+        for name, packed in ads:
+            try:
+                values.append(unpack(packed))
+            except ValueError as error:
+                if not self.unreadable:
+                    logger.error("the ad %s is left out: %s", show(name), error)
+                self.unreadable += 1
+            else:
+                names.append(name)
+        if not names:
             return
-        encoded = self._encode([self._unpacked(value) for _, value in ads])
-        stop = self._size + len(ads)
+        encoded = self._encode(values)
+        stop = self._size + len(names)
         while stop >= len(self._hashes):  # the last row is kept free
             self._hashes = _doubled(self._hashes)
             self._ids = _doubled(self._ids)
-        self._hashes[self._size : stop] = hashes_of([ad_id for ad_id, _ in ads])
+        self._hashes[self._size : stop] = hashes_of(names)
         self._ids[self._size : stop] = encoded
         self._size = stop
 
@@ -148,20 +163,10 @@ class CatalogueBuilder:
             try:
                 return self._encoder.encode_candidates(values)
             except InvalidValue as error:
-                self._refuse(error.message)
+                if not self.refused:
+                    logger.error("a feature of an ad is left out: %s", error.message)
+                self.refused += 1
                 del values[error.row or 0][error.field]
-
-    def _unpacked(self, value: bytes) -> dict[str, Any]:
-        try:
-            return unpack(value)
-        except ValueError as error:
-            self._refuse(str(error))
-            return {}
-
-    def _refuse(self, message: str) -> None:
-        if not self.refused:
-            logger.error("a feature of an ad is left out: %s", message)
-        self.refused += 1
 
 
 class KnownAds:

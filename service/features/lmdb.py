@@ -1,22 +1,35 @@
 """Features in LMDB: a folder with users.lmdb and ads.lmdb, each replaced as a whole and never changed.
 
-All workers of a machine map the same pages of the file. A read is a walk through memory, so it needs no
-thread and no timeout. A read that waits for the disk blocks the event loop: the file should fit in memory.
+All workers of a machine read the same pages of the system's cache, which needs no thread and no timeout. A
+read that waits for the disk blocks the event loop: the file should fit in memory.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Self
 from urllib.parse import unquote, urlsplit
 
+from service.bundle.folders import sync_to_disk
 from service.errors import BadConfiguration
-from service.features.store import StoreUnavailable, Values, key_of, missing_library
+from service.features.lmdb_file import LmdbFile, identity_of
+from service.features.store import (
+    UNREAD,
+    LossLimit,
+    LossRefused,
+    StoreUnavailable,
+    Values,
+    key_of,
+    missing_library,
+)
 
 try:
     import lmdb
@@ -28,8 +41,6 @@ logger = logging.getLogger("bidlight")
 MAX_KEY_BYTES = 511
 FIRST_MAP_BYTES = 1 << 30
 ADS_IN_A_BATCH = 64
-# The magic number of LMDB, behind the header of the first page.
-_MAGIC, _MAGIC_OFFSET = (0xBEEFC0DE).to_bytes(4, "little"), 16
 
 
 def folder_of(url: str) -> Path:
@@ -44,77 +55,98 @@ def folder_of(url: str) -> Path:
 
 
 class LmdbStore:
-    """The files of one folder, opened read-only and without locks: nobody writes to them.
+    """The files of one folder, which a load replaces and nobody writes into; they may be absent for a while.
 
-    Raises BadConfiguration where there is no such folder.
+    A file that somebody writes into all the same is left at once, and opened again when it is whole.
     """
 
     def __init__(self, folder: Path) -> None:
-        if not folder.is_dir():
-            raise BadConfiguration(
-                f"'feature_store' must be a folder that is there (got {str(folder)!r}); fill it with "
-                "python -m service.load_features"
-            )
         self._folder = folder
-        self._users: Any = None
-        self._users_file: tuple[int, ...] = ()
+        self._path = folder / "users.lmdb"
+        self._users: LmdbFile | None = None
+        self.needs_refresh = False
 
     async def open(self) -> None:
-        """Map the users, if there is a file."""
-        self.refresh()
+        """Open the users, if there is a file."""
+        try:
+            await self.refresh(LossLimit())
+        except StoreUnavailable as error:
+            logger.error("%s", error)
+            self.needs_refresh = True
 
     async def close(self) -> None:
-        """Unmap the users."""
+        """Close the users."""
+        self._use(None)
+
+    async def refresh(self, limit: LossLimit) -> bool:
+        """Open the current file of users, if it is another one than before; whether it is."""
+        self.needs_refresh = False
+        before = None if self._users is None else self._users.identity
+        try:
+            found = await asyncio.to_thread(_opened_anew, self._path, before)
+        except OSError as error:
+            raise StoreUnavailable(f"the users in {self._path} cannot be read: {error}") from None
+        if found is None:
+            return False
+        try:
+            limit.check("users", 0 if self._users is None else self._users.entries, found.entries)
+        except LossRefused:
+            found.close()
+            raise
+        self._use(found)
+        return True
+
+    def _use(self, users: LmdbFile | None) -> None:
         if self._users is not None:
             self._users.close()
-        self._users, self._users_file = None, ()
-
-    def refresh(self) -> None:
-        """Map the current file of users, if it is another one than before and can be read."""
-        path = self._folder / "users.lmdb"
-        try:
-            found = _identity(path)
-            if found in ((), self._users_file):
-                return
-            # LMDB opens a path once in a process. Nothing reads between closing and opening it.
-            if self._users is not None:
-                self._users.close()
-            self._users, self._users_file = None, ()
-            self._users, self._users_file = _open(path), found
-        except (OSError, lmdb.Error) as error:
-            logger.error("the users in %s cannot be read: %s", path, error)
+        self._users = users
 
     def read_users(self, user_ids: Sequence[str], then: Callable[[Values], None]) -> None:
-        """Read them in one transaction, at once."""
+        """Read them at once."""
         then(self._read([key_of(user_id) for user_id in user_ids]))
 
     def _read(self, keys: list[bytes]) -> Values:
-        if self._users is None:
+        users = self._users
+        if users is None:
             return None
+        values = [self._value(users, key) for key in keys]
+        if users.is_unchanged:
+            return values
+        logger.error(
+            "the users in %s are missing: somebody writes into the file; it is read again when it is whole. "
+            "Replace it by renaming another one into its place",
+            self._path,
+        )
+        self._use(None)
+        self.needs_refresh = True
+        return None
+
+    def _value(self, users: LmdbFile, key: bytes) -> bytes | None:
         try:
-            with self._users.begin() as transaction:
-                get = transaction.get
-                # LMDB raises for a key that could not be in it.
-                return [get(key) if 0 < len(key) <= MAX_KEY_BYTES else None for key in keys]
-        except lmdb.Error as error:
-            logger.error("the users in %s cannot be read: %s", self._folder, error)
-            return None
+            return users.get(key)
+        except OSError as error:
+            logger.error("a user in %s cannot be read: %s", self._path, error)
+            return UNREAD
 
     def ads(self) -> Iterator[list[tuple[str, bytes]]]:
         """All ads, in the order of their ids' bytes; none where there is no file."""
         path = self._folder / "ads.lmdb"
         try:
-            if not _identity(path):
+            file = LmdbFile(path)
+        except FileNotFoundError:
+            if self._folder.is_dir():
                 return
-            with _open(path) as environment, environment.begin() as transaction:
-                batch: list[tuple[str, bytes]] = []
-                for key, value in transaction.cursor():
-                    batch.append((key.decode("utf-8", "surrogatepass"), value))
-                    if len(batch) == ADS_IN_A_BATCH:
-                        yield batch
-                        batch = []
-                yield batch
-        except (OSError, UnicodeDecodeError, lmdb.Error) as error:
+            raise StoreUnavailable(f"the ads in {path} cannot be read: there is no such folder") from None
+        except OSError as error:
+            raise StoreUnavailable(f"the ads in {path} cannot be read: {error}") from None
+        try:
+            with closing(file):
+                items = file.items()
+                while batch := list(islice(items, ADS_IN_A_BATCH)):
+                    yield [(key.decode("utf-8", "surrogatepass"), value) for key, value in batch]
+                if not file.is_unchanged:
+                    raise StoreUnavailable(f"the ads in {path} were written into while they were read")
+        except (OSError, UnicodeDecodeError) as error:
             raise StoreUnavailable(f"the ads in {path} cannot be read: {error}") from None
 
 
@@ -173,6 +205,7 @@ class LmdbWriter:
             if exception[0] is None:
                 self._partial.chmod(stat.S_IRUSR | stat.S_IWUSR | stat.S_IRGRP | stat.S_IROTH)
                 self._partial.replace(self._path)
+                sync_to_disk(self._path.parent)
         except (OSError, lmdb.Error) as error:
             raise StoreUnavailable(f"{self._path} cannot be written: {error}") from None
         finally:
@@ -180,19 +213,11 @@ class LmdbWriter:
                 self._partial.unlink(missing_ok=True)
 
 
-def _open(path: Path) -> Any:
-    # Reads are random: reading ahead would fill the memory with values that no request needs.
-    return lmdb.open(str(path), subdir=False, readonly=True, lock=False, readahead=False, max_spare_txns=2)
-
-
-def _identity(path: Path) -> tuple[int, ...]:
-    """What distinguishes a file from its successor; empty without a file. Raises OSError for other files."""
+def _opened_anew(path: Path, before: tuple[int, ...] | None) -> LmdbFile | None:
+    """The file, unless it is the one from `before` or is not there. Raises OSError."""
     try:
-        with path.open("rb") as file:
-            head = file.read(_MAGIC_OFFSET + len(_MAGIC))
-            found = os.fstat(file.fileno())
+        return None if identity_of(path.stat()) == before else LmdbFile(path)
     except FileNotFoundError:
-        return ()
-    if head[_MAGIC_OFFSET:] != _MAGIC:
-        raise OSError("it is not an LMDB file, or incomplete")
-    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
+        if path.parent.is_dir():
+            return None
+        raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from service.errors import BadConfiguration
 from service.features.store import FeatureStore, FeatureWriter
 
 
@@ -15,6 +16,23 @@ def store_at(url: str) -> FeatureStore:
     from service.features.redis import RedisAddress, RedisStore
 
     return RedisStore(RedisAddress.parse(url))
+
+
+def check_address(url: str) -> None:
+    """Raises BadConfiguration for an address that is none, or a folder that is not there.
+
+    Only whoever starts a service is told: later it serves without a folder that has gone.
+    """
+    store_at(url)
+    if url.partition(":")[0] == "lmdb":
+        from service.features.lmdb import folder_of
+
+        folder = folder_of(url)
+        if not folder.is_dir():
+            raise BadConfiguration(
+                f"'feature_store' must be a folder that is there (got {str(folder)!r}); fill it with "
+                "python -m service.load_features"
+            )
 
 
 def writer_at(url: str, kind: str) -> FeatureWriter:

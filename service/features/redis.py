@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self, cast
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from service.errors import BadConfiguration
-from service.features.store import StoreUnavailable, Values, key_of, missing_library
+from service.features.store import LossLimit, StoreUnavailable, Values, key_of, missing_library
 
 try:
     from redis import Redis, RedisCluster
@@ -107,6 +107,8 @@ class RedisAddress:
 class RedisStore:
     """Users over one connection to each node; ads by a blocking client of their own."""
 
+    needs_refresh = False
+
     def __init__(self, address: RedisAddress, options: ConnectionOptions | None = None) -> None:
         self._address = address
         self._options = options or ConnectionOptions(address.handshake(), address.tls)
@@ -129,10 +131,11 @@ class RedisStore:
         """Close all connections."""
         await self._reader.close()
 
-    def refresh(self) -> None:
+    async def refresh(self, limit: LossLimit) -> bool:
         """Only where a cluster has its keys can be out of date."""
         if isinstance(self._reader, ClusterReader):
             self._reader.refresh()
+        return False
 
     def read_users(self, user_ids: Sequence[str], then: Callable[[Values], None]) -> None:
         """One command, or one batch of commands a node; `then` is called when the last node has answered."""

@@ -145,7 +145,10 @@ class Pipeline(asyncio.Protocol):
             self.lost.set_result(None)
         reads, self._reads = self._reads, deque()
         for _, then, _ in reads:
-            then(None)
+            try:
+                then(None)
+            except Exception:  # the others still wait
+                logger.exception("a caller could not be told that a read is lost")
 
     def _feed(self, data: bytes) -> None:
         """More bytes of replies. Raises UnexpectedReply for a reply that would be too long."""

@@ -6,21 +6,27 @@ requests: the encoder of an arm judges the raw values.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, Self
 
 import msgspec
 
 from service.errors import BadConfiguration
 
+logger = logging.getLogger("bidlight")
+
 # A value for every user that was asked for: None for an unknown user, UNREAD where the store did not answer;
 # None for all of them where it answered nothing.
 Values = Sequence[bytes | None] | None
 UNREAD = b""
 
-# Why features of a user stay at their defaults; INVALID: what the store has does not fit the schema.
-UNKNOWN_USER, LATE, UNAVAILABLE, INVALID = "unknown_user", "late", "unavailable", "invalid"
-IS_MISSING_REASONS = (UNKNOWN_USER, LATE, UNAVAILABLE, INVALID)
+# Why features of a user stay at their defaults. INVALID: what the store has does not fit the schema. EMPTIED:
+# it knows hardly any user of late, and knew more before.
+UNKNOWN_USER, EMPTIED = "unknown_user", "emptied"
+LATE, UNAVAILABLE, INVALID = "late", "unavailable", "invalid"
+IS_MISSING_REASONS = (UNKNOWN_USER, EMPTIED, LATE, UNAVAILABLE, INVALID)
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(dict[str, Any])
@@ -30,7 +36,10 @@ class FeatureStore(Protocol):
     """Users' values by id, for requests; and all ads, for the catalogue.
 
     Reads of users raise nothing when the store is down, slow or broken: requests go on without it.
+    `needs_refresh` says that what was there is gone since the last refresh.
     """
+
+    needs_refresh: bool
 
     async def open(self) -> None:
         """Connect; where that fails, go on trying in the background."""
@@ -38,8 +47,11 @@ class FeatureStore(Protocol):
     async def close(self) -> None:
         """Close everything; reads in flight end without values."""
 
-    def refresh(self) -> None:
-        """Look for a store that was replaced as a whole, and use the new one."""
+    async def refresh(self, limit: LossLimit) -> bool:
+        """Look for users that were replaced as a whole, and use the new ones; whether there were any.
+
+        Raises StoreUnavailable, LossRefused among it; then those from before stay.
+        """
 
     def read_users(self, user_ids: Sequence[str], then: Callable[[Values], None]) -> None:
         """Read all of them at once; `then` is called once, from within this call or later."""
@@ -72,6 +84,29 @@ class FeatureWriter(Protocol):
 
 class StoreUnavailable(Exception):
     """The store cannot be read or written; the message is one line."""
+
+
+class LossRefused(StoreUnavailable):
+    """A refresh would lose more than is allowed, so what was there stays; the message is one line."""
+
+
+@dataclass(frozen=True)
+class LossLimit:
+    """The largest share that a refresh may lose. With `is_asked_for`, a larger loss is told, and accepted."""
+
+    most: float = 1.0
+    is_asked_for: bool = False
+
+    def check(self, what: str, before: int, found: int) -> None:
+        """Raises LossRefused if of `before` things too many are gone."""
+        if found >= before * (1.0 - self.most):
+            return
+        text = f"{found:,} {what} were found where there were {before:,}: max_refresh_loss is {self.most:g}"
+        if not self.is_asked_for:
+            raise LossRefused(
+                f"{text}; fill the store again, or have what it holds accepted by SIGHUP or a restart"
+            )
+        logger.warning("a reload takes what the store holds: %s", text)
 
 
 def pack(features: Mapping[str, Any]) -> bytes:

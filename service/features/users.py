@@ -11,7 +11,9 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
+from service.features.known_share import KnownShare
 from service.features.store import (
+    EMPTIED,
     INVALID,
     LATE,
     UNAVAILABLE,
@@ -35,11 +37,16 @@ class UserFeatures:
     """
 
     def __init__(
-        self, store: FeatureStore, timeout_seconds: float, observe: Callable[[float], object] | None = None
+        self,
+        store: FeatureStore,
+        timeout_seconds: float,
+        observe: Callable[[float], object] | None = None,
+        known: KnownShare | None = None,
     ) -> None:
         self._store = store
         self._timeout_seconds = timeout_seconds
         self._observe = observe
+        self._known = known or KnownShare(most_lost=1.0)
         self._asked: list[tuple[str, Then]] = []
         self._reads: set[_Read] = set()
 
@@ -56,7 +63,7 @@ class UserFeatures:
 
     def _send(self) -> None:
         asked, self._asked = self._asked, []
-        read = _Read([then for _, then in asked], self._forget)
+        read = _Read([then for _, then in asked], self._forget, self._known)
         self._reads.add(read)
         try:
             self._store.read_users([user_id for user_id, _ in asked], read.arrive)
@@ -75,11 +82,12 @@ class UserFeatures:
 class _Read:
     """One read in flight; each caller is called once, with its values or because they are late."""
 
-    def __init__(self, waiting: list[Then], forget: Callable[[_Read], None]) -> None:
+    def __init__(self, waiting: list[Then], forget: Callable[[_Read], None], known: KnownShare) -> None:
         self.started = perf_counter()
         self.is_over = False
         self._waiting = waiting
         self._forget = forget
+        self._known = known
         self._timer: asyncio.Handle | None = None
 
     def arrive(self, values: Values) -> None:
@@ -87,12 +95,17 @@ class _Read:
         if self.is_over:
             return
         self._end()
+        if values is not None and len(values) != len(self._waiting):
+            logger.error("a read of %d users had %d values", len(self._waiting), len(values))
+            values = None
         if values is None:
             self._tell_all(UNAVAILABLE)
             return
+        unanswered, unknown = values.count(UNREAD), values.count(None)
+        self._known.count(len(values) - unanswered - unknown, len(values) - unanswered)
         for then, value in zip(self._waiting, values, strict=True):
             if value is None:
-                _tell(then, {}, UNKNOWN_USER)
+                _tell(then, {}, EMPTIED if self._known.is_lost else UNKNOWN_USER)
             elif value == UNREAD:
                 _tell(then, {}, UNAVAILABLE)
             else:

@@ -117,9 +117,26 @@ def _describe_arm(arm: Arm, share: float) -> dict[str, Any]:
         },
         "training": manifest.training,
         "evaluation": manifest.evaluation.get(variant),
+        "fields": _describe_fields(arm),
         "kept_out": manifest.kept_out,
         "warnings": manifest.warnings,
     }
+
+
+def _describe_fields(arm: Arm) -> list[dict[str, Any]]:
+    """Each field, and the share of rows without it: of the rows of late, and of the training part."""
+    meter = arm.predictor.meter
+    served = {} if meter is None else meter.missing_shares
+    trained = arm.predictor.manifest.training.missing
+    return [
+        {
+            "name": field.name,
+            "kind": field.kind,
+            "role": field.role,
+            "missing": {"served": served.get(field.name), "training": trained.get(field.name)},
+        }
+        for field in arm.predictor.encoder.schema.fields
+    ]
 
 
 async def _answer_http_exception(_: Request, error: Exception) -> Response:

@@ -94,6 +94,13 @@ class Metrics:
             registry=registry,
             is_lasting=False,
         )
+        self.trained_missing = Gauges(
+            "bidlight_trained_missing_share",
+            "Share of the rows without a value of the field in the training part of the arm's bundle",
+            ["arm", "field"],
+            of_processes="max",
+            registry=registry,
+        )
         self.out_of_vocabulary = Counters(
             "bidlight_oov_features",
             "Values of the field outside its vocabulary; a sequence has several values a row",
@@ -166,7 +173,15 @@ class Metrics:
         )
         self.catalogue_refreshes = Counters(
             "bidlight_catalogue_refreshes",
-            "Refreshes of the catalogue by outcome: ok, or failed (the old ads stay)",
+            "Refreshes of the catalogue by outcome: ok; failed, or refused for what they would lose (the old "
+            "ads stay)",
+            ["outcome"],
+            registry=registry,
+        )
+        self.user_refreshes = Counters(
+            "bidlight_user_refreshes",
+            "Files of users that replaced others, by outcome: ok; failed, or refused for what they would "
+            "lose (the old users stay)",
             ["outcome"],
             registry=registry,
         )
@@ -191,14 +206,17 @@ class Metrics:
         """What counts the unknown names of an arm, also after a reload."""
         return self._unknown_names.setdefault(arm, UnknownNames(self.unknown_names, arm))
 
-    def retain(self, bundles: Collection[Labels], fields: Collection[Labels]) -> None:
+    def retain(
+        self, bundles: Collection[Labels], fields: Collection[Labels], trained: Collection[Labels]
+    ) -> None:
         """Show these bundles and fields alone; a label for each that was served before would have no end.
 
-        Both are values of labels: of `bundle`, and of `missing` and `out_of_vocabulary`.
+        They are values of labels: of `bundle`, of `missing` and `out_of_vocabulary`, of `trained_missing`.
         """
         self.bundle.retain(bundles)
         self.missing.retain(fields)
         self.out_of_vocabulary.retain(fields)
+        self.trained_missing.retain(trained)
 
     def exposition(self) -> tuple[bytes, str]:
         """The body of a scrape, summed over all workers, and its content type."""

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 from service.arms.loading import LoadedArm, freeze_anew, read_arms
 from service.arms.reloads import log_refusal, log_reload
+from service.arms.unlike import warn_of_unlike_arms
+from service.bundle.schema import Schema
 from service.metrics.families import Metrics
 from service.settings import Settings
 
@@ -29,6 +31,7 @@ class ReloadableArms:
     def read(self) -> None:
         """Read the arms for the first time. Raises BadConfiguration."""
         self.current = _read_frozen(self._settings)
+        warn_of_unlike_arms(_schemas_of(self.current))
 
     def request(self) -> None:
         """Ask for a reload; it begins when the one under way is over."""
@@ -48,6 +51,7 @@ class ReloadableArms:
                 self._refuse(error)
             else:
                 self.previous, self.current = self.current, arms
+                warn_of_unlike_arms(_schemas_of(self.current), _schemas_of(self.previous))
 
     def roll_back(self, reason: str) -> None:
         """Serve the previous arms again: a worker has refused the new ones."""
@@ -62,6 +66,10 @@ class ReloadableArms:
     def _refuse(self, reason: Exception | str) -> None:
         self._metrics.reloads.labels("refused").inc()
         log_refusal(reason)
+
+
+def _schemas_of(arms: Sequence[LoadedArm]) -> dict[str, Schema]:
+    return {arm.spec.name: arm.bundle.schema for arm in arms}
 
 
 def _read_frozen(settings: Settings) -> list[LoadedArm]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from time import perf_counter
 from typing import Protocol
 
@@ -15,6 +15,7 @@ from service.features.store import IS_MISSING_REASONS
 from service.metrics.families import STAGES, Metrics
 from service.metrics.tally import HistogramTally, count_in_columns
 from service.scoring.batcher import BatchReport
+from service.scoring.missing_shares import MissingShares
 from service.scoring.rows import BatchRows
 
 OK = "ok"
@@ -50,7 +51,9 @@ class ArmMeter:
     What few requests have is added to them at once.
     """
 
-    def __init__(self, metrics: Metrics, arm: str, schema: Schema) -> None:
+    def __init__(
+        self, metrics: Metrics, arm: str, schema: Schema, trained_missing: Mapping[str, float] | None = None
+    ) -> None:
         self._metrics = metrics
         self._arm = arm
         self._decode_seconds = self._encode_seconds = 0.0
@@ -76,7 +79,12 @@ class ArmMeter:
         self._user_is_missing = {
             reason: metrics.user_is_missing.labels(arm, reason) for reason in IS_MISSING_REASONS
         }
-        self._features = FeatureTally(metrics, arm, schema)
+        self._features = FeatureTally(metrics, arm, schema, trained_missing or {})
+
+    @property
+    def missing_shares(self) -> dict[str, float]:
+        """The share of the rows of late without a value, by field; empty before the first row."""
+        return self._features.shares.served
 
     def count_request(self, request: MeteredRequest, outcome: str) -> None:
         """Count a request that ended with an answer (OK), or otherwise."""
@@ -158,10 +166,15 @@ class ArmMeter:
 
 
 class FeatureTally:
-    """Missing and out-of-vocabulary ids, by field."""
+    """Missing and out-of-vocabulary ids, by field, and whether as many are missing as in training."""
 
-    def __init__(self, metrics: Metrics, arm: str, schema: Schema) -> None:
+    def __init__(
+        self, metrics: Metrics, arm: str, schema: Schema, trained_missing: Mapping[str, float]
+    ) -> None:
         names = [field.name for field in schema.fields]
+        self.shares = MissingShares(arm, names, trained_missing)
+        for name, share in trained_missing.items():
+            metrics.trained_missing.labels(arm, name).set(share)
         self._missing = [metrics.missing.labels(arm, name) for name in names]
         self._out_of_vocabulary = [metrics.out_of_vocabulary.labels(arm, name) for name in names]
         is_context = [field.role is Role.CONTEXT for field in schema.fields for _ in range(field.max_length)]
@@ -171,12 +184,15 @@ class FeatureTally:
         self._first_columns = np.array([schema.column_slices[name].start for name in names], np.intp)
         self._missing_ids = np.zeros(schema.columns, np.int64)
         self._oov_ids = np.zeros(schema.columns, np.int64)
+        self._rows = self._requests = 0
 
     def count(self, batches: Sequence[BatchRows]) -> None:
         """Count the ids of some batches; those of a context once for each of its rows."""
         contexts = np.concatenate([batch.contexts for batch in batches])
         sizes = np.concatenate([batch.sizes for batch in batches]).astype(np.int64)
         candidates = np.concatenate([batch.candidates for batch in batches])
+        self._requests += len(contexts)
+        self._rows += len(candidates)
         for found, value in ((self._missing_ids, MISSING_ID), (self._oov_ids, OOV_ID)):
             found[self._context_columns] += sizes @ (contexts == value)
             found[self._candidate_columns] += count_in_columns(candidates == value)
@@ -187,6 +203,8 @@ class FeatureTally:
         oov = np.add.reduceat(self._oov_ids, self._first_columns)
         self._missing_ids[:] = 0
         self._oov_ids[:] = 0
+        self.shares.count(missing, self._rows, self._requests)
+        self._rows = self._requests = 0
         for counters, counts in ((self._missing, missing), (self._out_of_vocabulary, oov)):
             for index in np.flatnonzero(counts):
                 counters[index].inc(int(counts[index]))

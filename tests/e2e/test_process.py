@@ -8,13 +8,16 @@ import shlex
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.e2e.raw_http import body_of, message, read_answer, taken_connections, wait_until
-from tests.running import JSON, RunningService, running_service, start_service
+from tests.redis_server import free_port
+from tests.running import JSON, REPOSITORY, RunningService, running_service, start_service
 from tests.tiny_bundle import write_tiny_bundle
 
 
@@ -311,3 +314,24 @@ def test_invalid_settings_are_refused_in_one_line(
     errors = refusal_of(tmp_path, [*arguments, "--workers", workers])
     assert len(errors.strip().splitlines()) == 1, errors
     assert part in errors
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_full_disk_behind_its_output_stops_no_bidding(bundles: dict[str, Path], workers: str) -> None:
+    port = free_port()
+    arguments = ["--arm", f"only={bundles['control']}", "--port", str(port), "--workers", workers]
+    environment = {**os.environ, "BIDLIGHT_NO_SUCH_SETTING": "1"}
+    with Path("/dev/full").open("wb") as full:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "service", *arguments],
+            stdout=full,
+            stderr=full,
+            env=environment,
+            cwd=REPOSITORY,
+        )
+    service = RunningService(process, port, Path("/dev/null"), Path("/dev/null"))
+    try:
+        wait_until(service.accepts)
+        assert service.post(body_of(1)).status_code == 200
+    finally:
+        assert service.stop() == 0

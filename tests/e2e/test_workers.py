@@ -13,15 +13,17 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from service.bundle.manifest import FileEntry, manifest_from_file, manifest_to_file, version_of
+from service.bundle.schema import Field, Kind, Role, Schema, Vocabulary
 from tests.e2e.raw_http import body_of, message, read_answer, wait_until
 from tests.running import RunningService, running_service, start_service
-from tests.tiny_bundle import write_tiny_bundle
+from tests.tiny_bundle import tiny_schema, write_tiny_bundle
 
 CORES = sorted(os.sched_getaffinity(0))
 
@@ -210,48 +212,44 @@ def test_a_reload_that_the_first_worker_refuses_changes_nothing(
     assert service.errors.read_text().count("go on as they were: arm only: ") == 1
 
 
-def with_store(bundle: Path, store: Path, workers: int) -> list[str]:
-    """Arguments of a service whose workers refuse to start without the folder `store`."""
-    store.mkdir()
-    arguments = ["--arm", f"only={bundle}", "--workers", str(workers)]
-    return [*arguments, "--feature-store", f"lmdb://{store}"]
+@contextmanager
+def without_memory(service: RunningService) -> Iterator[None]:
+    """Leave the workers that are forked meanwhile too little memory to start."""
+    process = service.process.pid
+    limits = resource.prlimit(process, resource.RLIMIT_AS)
+    used = int(Path(f"/proc/{process}/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.prlimit(process, resource.RLIMIT_AS, (used + (1 << 20), limits[1]))
+    yield
+    resource.prlimit(process, resource.RLIMIT_AS, limits)
 
 
-def test_a_successor_that_refuses_to_start_is_retried_while_others_serve(
-    bundles: dict[str, Path], tmp_path: Path
-) -> None:
-    store = tmp_path / "store"
-    with running_service(tmp_path, with_store(bundles["control"], store, 2)) as service:
-        before = service.workers()
-        store.rmdir()
+def test_a_successor_that_cannot_start_is_retried_while_others_serve(service: RunningService) -> None:
+    before = service.workers()
+    with without_memory(service):
         os.kill(min(before), signal.SIGKILL)
-        refused = f"'feature_store' must be a folder that is there (got '{store}')"
-        wait_until(lambda: refused in service.errors.read_text())
+        wait_until(lambda: "before it served; another one is started" in service.errors.read_text())
         assert service.post(body_of(1)).status_code == 200
-        store.mkdir()
-        wait_until(lambda: min(before) not in (now := service.workers()) and len(now) == 2)
-        assert max(before) in service.workers()
-        wait_until(lambda: service.post(body_of(1)).status_code == 200)
-        assert service.stop() == 0
-    assert "Traceback" not in service.errors.read_text()
+    wait_until(lambda: min(before) not in (now := service.workers()) and len(now) == 2)
+    assert max(before) in service.workers()
+    wait_until(lambda: service.post(body_of(1)).status_code == 200)
+    assert service.stop() == 0
 
 
-def test_a_reload_that_a_later_worker_refuses_returns_to_the_bundle_before(
+def test_a_reload_with_which_a_later_worker_cannot_start_returns_to_the_bundle_before(
     bundles: dict[str, Path], tmp_path: Path
 ) -> None:
-    folder, store = shutil.copytree(bundles["control"], tmp_path / "bundle"), tmp_path / "store"
-    with running_service(tmp_path, with_store(folder, store, 4)) as service:
+    folder = shutil.copytree(bundles["control"], tmp_path / "bundle")
+    with running_service(tmp_path, ["--arm", f"only={folder}", "--workers", "4"]) as service:
         workers, old = service.workers(), service.post(body_of(1)).headers["x-bundle"]
         write_tiny_bundle(folder, name="newer", seed=7)
         service.send_signal(signal.SIGHUP)
         wait_until(lambda: bool(service.workers() - workers))
         service.send_signal(signal.SIGSTOP)  # the supervisor, while the first new worker starts
         threading.Event().wait(1.0)
-        store.rmdir()
-        service.send_signal(signal.SIGCONT)
-        wait_until(lambda: "go on as they were: 'feature_store'" in service.errors.read_text())
-        assert {service.post(body_of(1)).status_code for _ in range(20)} == {200}
-        store.mkdir()
+        with without_memory(service):
+            service.send_signal(signal.SIGCONT)
+            wait_until(lambda: "go on as they were: a worker ended" in service.errors.read_text())
+            assert {service.post(body_of(1)).status_code for _ in range(20)} == {200}
 
         def bundles_served() -> set[str]:
             return {service.post(body_of(1)).headers["x-bundle"] for _ in range(20)}
@@ -276,6 +274,50 @@ def test_a_supervisor_without_a_free_descriptor_goes_on_and_starts_the_successor
     wait_until(lambda: min(before) not in (now := service.workers()) and len(now) == 2)
     assert service.post(body_of(1)).status_code == 200
     assert service.stop() == 0
+
+
+def metric_files_of(service: RunningService) -> Path:
+    """The folder of the metric files."""
+    maps = Path(f"/proc/{min(service.workers())}/maps").read_text()
+    return Path(re.findall(r"/\S+/bidlight-metrics-[^/\s]+", maps)[0])
+
+
+def test_no_worker_can_have_the_name_of_the_supervisor_s_metric_files(service: RunningService) -> None:
+    service.send_signal(signal.SIGHUP)
+    wait_until(lambda: service.metrics().get('bidlight_reloads_total{outcome="ok"}') == 1)
+    names = {file.stem.partition("_")[2] for file in metric_files_of(service).glob("counter_*.db")}
+    assert {name for name in names if not name.isdigit()} == {"supervisor"}
+    assert str(service.process.pid) not in names
+    assert service.stop() == 0
+
+
+def test_there_are_never_more_metric_files_than_workers(service: RunningService) -> None:
+    for number in range(3):
+        before = service.workers()
+        for _ in range(4):
+            assert service.post(body_of(1)).status_code == 200
+        answered = (number + 1) * 4
+        wait_until(
+            lambda: service.metrics()['bidlight_requests_total{arm="only",outcome="ok"}'] == answered  # noqa: B023
+        )
+        for worker in before:
+            os.kill(worker, signal.SIGKILL)
+        wait_until(lambda: not before & (now := service.workers()) and len(now) == 2)  # noqa: B023
+    assert service.metrics()['bidlight_requests_total{arm="only",outcome="ok"}'] == 12
+    folder = metric_files_of(service)
+    assert len(list(folder.glob("counter_*.db"))) == 2
+    assert service.stop() == 0
+    assert not folder.exists()
+
+
+def test_arms_of_unlike_schemas_are_told_once(bundles: dict[str, Path], tmp_path: Path) -> None:
+    device = Field("device", Kind.CATEGORICAL, Role.CONTEXT, Vocabulary(("a", "b")))
+    other = write_tiny_bundle(tmp_path / "other", schema=Schema((device, *tiny_schema().fields)))
+    with running_service(
+        tmp_path, [*arguments_for(bundles["control"]), "--arm", f"other={other}"]
+    ) as service:
+        assert service.stop() == 0
+    assert service.errors.read_text().count("arm only and arm other are of unlike schemas") == 1
 
 
 def test_the_supervisor_has_no_threads(shared: RunningService) -> None:

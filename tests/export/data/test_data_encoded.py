@@ -15,14 +15,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from export.data.encode import encode_chunk
+from export.data.encode import PartWriter, encode_chunk
 from export.data.encoded import EncodedLog, open_log, prepare_log
 from export.data.errors import LogError
 from export.data.fit import FieldCounts, fit_schema
 from export.data.log_schema import load_log_schema, parse_log_schema
 from export.data.readers import read_log
+from export.data.spill import SpilledChunk
 from service.bundle.encoder import Encoder
-from service.bundle.schema import MISSING_ID, OOV_ID, Bins, Hashing, Vocabulary
+from service.bundle.schema import MISSING_ID, OOV_ID, Bins, Field, Hashing, Kind, Role, Schema, Vocabulary
 from tests.export.memory_log import quiet
 
 DESCRIPTION = """
@@ -211,6 +212,16 @@ def test_a_damaged_folder_is_reported(log: EncodedLog, tmp_path: Path, damage, t
     with pytest.raises(LogError, match=told) as caught:
         open_log(tmp_path / "out")
     assert "\n" not in str(caught.value)
+
+
+def test_the_room_of_an_array_is_taken_before_it_is_written(tmp_path: Path) -> None:
+    """Where the disk has none, that is an error; a write to the map of a file with gaps would be a SIGBUS."""
+    field = Field("hour", Kind.NUMERIC, Role.CONTEXT, Bins((6.0, 12.0)))
+    writer = PartWriter(Encoder(Schema((field,))), tmp_path, np.array([300_000, 0, 0, 0]), samples=0)
+    chunk = SpilledChunk(0, pl.DataFrame({"hour": [1.0, 7.0]}), np.zeros(2, np.uint8), None, None)
+    writer.write(chunk, np.zeros(2, np.int64))
+    (ids,) = tmp_path.glob("train.ids.npy")
+    assert 512 * ids.stat().st_blocks >= ids.stat().st_size > 1_000_000
 
 
 def test_a_failure_leaves_what_was_there(log: EncodedLog, tmp_path: Path) -> None:

@@ -127,6 +127,8 @@ def test_report_json_agrees_with_the_manifest(exported, findings: Findings) -> N
     assert findings.serving_variant == manifest.serving_variant
     assert findings.compression == manifest.compression
     assert findings.data.rows == manifest.training.rows
+    assert manifest.training.missing == {each.name: each.missing["train"] for each in findings.data.fields}
+    assert any(manifest.training.missing.values())
     assert sum(findings.data.rows.values()) == 4_000
     assert findings.training[-1].epoch == pytest.approx(2.0)
     assert findings.pruning[-1].sparsity["dnn"] == pytest.approx(0.99)

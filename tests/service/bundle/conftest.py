@@ -120,6 +120,7 @@ def parts(schema: Schema) -> dict[str, Any]:
             negative_sampling_rate=0.3,
             epochs=2,
             seed=0,
+            missing={"site": 0.25},
         ),
         "evaluation": dict.fromkeys(("float32", *graphs), metrics),
         "uncalibrated": dict.fromkeys(graphs, metrics),

@@ -77,6 +77,38 @@ def test_a_bundle_from_before_there_were_warnings_has_none(save: Save, tmp_path:
     assert load_bundle(tmp_path / "A", verify_all=True).manifest.warnings == ()
 
 
+def test_a_bundle_from_before_there_were_shares_of_missing_values_has_none(
+    save: Save, tmp_path: Path
+) -> None:
+    save(tmp_path / "A")
+    path = tmp_path / "A" / "manifest.json"
+    older = json.loads(path.read_bytes())
+    assert older["training"].pop("missing") == {"site": 0.25}
+    path.write_text(json.dumps(older))
+    assert load_bundle(tmp_path / "A", verify_all=True).manifest.training.missing == {}
+
+
+@pytest.mark.parametrize(
+    ("missing", "words"),
+    [
+        ({"site": 1.5}, "`float` <= 1.0"),
+        ({"site": -0.1}, "`float` >= 0.0"),
+        ({"site": None}, "Expected `float`"),
+        ({"no field": 0.5}, "names fields of the schema .got 'no field'."),
+    ],
+)
+def test_shares_of_missing_values_are_shares_of_fields(
+    save: Save, tmp_path: Path, missing: dict[str, Any], words: str
+) -> None:
+    save(tmp_path / "A")
+    path = tmp_path / "A" / "manifest.json"
+    manifest = json.loads(path.read_bytes())
+    manifest["training"]["missing"] = missing
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match=words):
+        load_bundle(tmp_path / "A")
+
+
 def test_every_file_is_listed_with_its_size_and_hash(save: Save, tmp_path: Path) -> None:
     manifest = save(tmp_path / "A")
     files = everything_in(tmp_path / "A")

@@ -100,11 +100,15 @@ def test_what_an_ad_should_not_have_is_left_out(caplog: pytest.LogCaptureFixture
             ("odd", pack({"ad": True, "campaign": 1.5, "no field": [1, 2]})),
         ]
     )
-    assert builder.refused == 4
+    assert (builder.refused, builder.unreadable) == (3, 1)
     catalogue = builder.build()
+    assert len(catalogue) == 3
+    assert catalogue.rows_of(["none"]).tolist() == [catalogue.missing_row]
+    assert catalogue.known_values == 3
     expected = ENCODER.encode_candidates([good, {"campaign": 1001}, {}, {}])
     assert np.array_equal(catalogue.ids[catalogue.rows_of(["good", "half", "none", "odd"])], expected)
-    assert "is left out" in caplog.text
+    assert "a feature of an ad is left out" in caplog.text
+    assert "the ad 'none' is left out" in caplog.text
 
 
 ADS = {f"ad-{n}": row["candidate"] for n, row in enumerate(tiny_rows(9, seed=8))}

@@ -264,3 +264,29 @@ def test_a_lost_connection_is_not_open_when_its_readers_are_told(redis: RedisSer
         return told
 
     assert run_in_loop(asyncio.wait_for(run(), 10.0)) == [(None, False)]
+
+
+def test_a_reader_that_fails_leaves_no_other_waiting(
+    redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: Any) -> None:
+        raise RuntimeError
+
+    async def run() -> list[Any]:
+        client = NodeClient(("127.0.0.1", redis.port), ConnectionOptions())
+        client.start()
+        while not client.is_open:
+            await asyncio.sleep(0.001)
+        told: list[Any] = []
+        redis.pause()
+        for then in (told.append, fail, told.append):
+            client.send([("PING",)], then)
+        await asyncio.to_thread(redis.stop)
+        while len(told) < 2:
+            await asyncio.sleep(0.001)
+        await client.close()
+        redis.start()
+        return told
+
+    assert run_in_loop(asyncio.wait_for(run(), 10.0)) == [None, None]
+    assert "a caller could not be told" in caplog.text

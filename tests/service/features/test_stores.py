@@ -11,9 +11,9 @@ import pytest
 
 from service.errors import BadConfiguration
 from service.features.lmdb import LmdbStore, LmdbWriter
-from service.features.open import store_at, writer_at
+from service.features.open import check_address, store_at, writer_at
 from service.features.redis import RedisAddress, RedisAdsWriter, RedisStore
-from service.features.store import StoreUnavailable, Values, pack
+from service.features.store import LossLimit, StoreUnavailable, Values, pack
 from tests.feature_stores import ads_of, fill, read
 from tests.redis_server import RedisServer, free_port, running_redis
 
@@ -76,11 +76,12 @@ def test_a_replaced_lmdb_file_is_seen_at_the_refresh(tmp_path: Path) -> None:
         for value in (b"\x81\xa1a\x01", b"\x81\xa1a\x02"):
             fill(url, "users", {"u": value})
             found.append(await read(store, "u"))
-            store.refresh()
+            await store.refresh(LossLimit())
             found.append(await read(store, "u"))
         (tmp_path / "users.lmdb").unlink()
         (tmp_path / "users.lmdb").write_bytes(b"not whole")
-        store.refresh()
+        with pytest.raises(StoreUnavailable, match="not an LMDB file"):
+            await store.refresh(LossLimit())
         found.append(await read(store, "u"))
         await store.close()
         return found
@@ -175,7 +176,7 @@ def test_ads_that_are_replaced_while_they_are_read_are_not_mixed(redis: RedisSer
 )
 def test_an_address_that_is_none_is_refused_without_its_password(bad: str, reason: str) -> None:
     with pytest.raises(BadConfiguration, match=reason) as refusal:
-        store_at(bad)
+        check_address(bad)
     assert "secret" not in str(refusal.value)
 
 

@@ -11,7 +11,16 @@ from typing import Any
 import pytest
 import uvloop
 
-from service.features.store import INVALID, LATE, UNAVAILABLE, UNKNOWN_USER, UNREAD, Values, pack
+from service.features.store import (
+    INVALID,
+    LATE,
+    UNAVAILABLE,
+    UNKNOWN_USER,
+    UNREAD,
+    LossLimit,
+    Values,
+    pack,
+)
 from service.features.users import UserFeatures
 
 
@@ -21,11 +30,14 @@ class HeldStore:
     def __init__(self) -> None:
         self.reads: list[tuple[list[str], Callable[[Values], None]]] = []
 
+    needs_refresh = False
+
     async def open(self) -> None: ...
 
     async def close(self) -> None: ...
 
-    def refresh(self) -> None: ...
+    async def refresh(self, limit: LossLimit) -> bool:
+        return False
 
     def read_users(self, user_ids: Sequence[str], then: Callable[[Values], None]) -> None:
         self.reads.append((list(user_ids), then))
@@ -62,6 +74,20 @@ def run(
 async def iterations(count: int = 4) -> None:
     for _ in range(count):
         await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("values", [[], [b"\x80"], [b"\x80"] * 3])
+def test_values_for_others_answer_everybody_who_waits(values: list[bytes | None]) -> None:
+    told = [Told(), Told()]
+
+    async def use(store: HeldStore, users: UserFeatures) -> None:
+        for n in range(2):
+            users.find(f"u{n}", told[n])
+        await iterations()
+        store.reads[0][1](values)
+
+    run(use)
+    assert told == [[({}, UNAVAILABLE)]] * 2
 
 
 def test_the_requests_of_an_iteration_share_a_read() -> None:

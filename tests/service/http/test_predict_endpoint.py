@@ -16,7 +16,7 @@ import pytest
 
 from service.bundle.store import load_bundle
 from service.wire import JSON
-from tests.tiny_bundle import tiny_rows
+from tests.tiny_bundle import tiny_rows, write_tiny_bundle
 
 RunApp = Callable[..., Any]
 ROWS = tiny_rows(12, seed=5)
@@ -190,6 +190,45 @@ def test_arms_repeat_what_the_export_warned_of(
     (warned / "manifest.json").write_text(json.dumps({**manifest, "warnings": ["PCOC is 1.4"]}))
     app = run_app(arms=(f"a={warned}", f"b={bundles['beta']}"))
     assert [arm["warnings"] for arm in app.get("/arms").json()["arms"]] == [["PCOC is 1.4"], []]
+
+
+def test_what_is_missing_stands_beside_what_was_in_training(
+    run_app: RunApp, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    missing = {"site": 0.25, "hour": 0.0, "history": 1.0, "ad": 0.0, "campaign": 0.0}
+    bundle = write_tiny_bundle(tmp_path / "told", missing=missing)
+    app = run_app(arms=(f"a={bundle}",))
+
+    def fields() -> dict[str, Any]:
+        (arm,) = app.get("/arms").json()["arms"]
+        return {field["name"]: field for field in arm["fields"]}
+
+    for name, share in missing.items():
+        assert fields()[name]["missing"] == {"served": None, "training": share}
+        assert app.metrics()[f'bidlight_trained_missing_share{{arm="a",field="{name}"}}'] == share
+    assert (fields()["hour"]["kind"], fields()["hour"]["role"]) == ("numeric", "context")
+    request = {
+        "context": {"site": "s1"},
+        "candidates": [{"features": {"ad": f"a{n % 10}"}} for n in range(5)],
+    }
+    for _ in range(200):
+        assert app.post(request).status_code == 200
+    app.app.served.publish()
+    served = {name: field["missing"]["served"] for name, field in fields().items()}
+    assert served == {"site": 0.0, "hour": 1.0, "history": 1.0, "ad": 0.0, "campaign": 1.0}
+    assert (
+        "arm a: fields are missing unlike in the training part: 'hour' in 100.0% of the rows (0.0%), "
+        in caplog.text
+    )
+
+
+def test_a_bundle_that_does_not_say_what_was_missing_serves(run_app: RunApp) -> None:
+    app = run_app()
+    assert app.post(request_of(ROWS[:1])).status_code == 200
+    app.app.served.publish()
+    (arm,) = app.get("/arms").json()["arms"]
+    assert {field["missing"]["training"] for field in arm["fields"]} == {None}
+    assert all(field["missing"]["served"] in (0.0, 1.0) for field in arm["fields"])
 
 
 def test_a_key_has_the_same_arm_in_a_header_and_in_the_body(

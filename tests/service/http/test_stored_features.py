@@ -14,6 +14,7 @@ import pytest
 from service.arms import loading
 from service.bundle.schema import Bins, Field, Kind, Role, Schema, Vocabulary
 from service.errors import BadConfiguration
+from service.features.known_share import LOOKUPS_JUDGED
 from service.features.lmdb import LmdbStore
 from service.features.store import pack
 from service.http.app import create_app
@@ -57,6 +58,14 @@ def pctrs(app: RunningApp, request: dict[str, Any]) -> list[float]:
 def count(app: RunningApp, metric: str, **labels: str) -> float:
     inside = ",".join(f'{name}="{value}"' for name, value in {"arm": "control", **labels}.items())
     return app.metrics().get(f"bidlight_{metric}{{{inside}}}", 0.0)
+
+
+def wait_for(app: RunningApp, condition: Callable[[], bool]) -> None:
+    """Let the application run until the condition holds."""
+    deadline = time.monotonic() + 20.0
+    while not condition():
+        assert time.monotonic() < deadline
+        app.runner.run(asyncio.sleep(0.05))
 
 
 def test_a_user_and_ads_of_the_store_score_like_a_request_with_all_features(
@@ -227,24 +236,145 @@ def test_ads_are_refreshed_and_a_refresh_that_fails_leaves_the_old_ones(
     request = {"candidates": [{"id": "ad-1"}]}
     of_one, of_two = (pctrs(plain, {"candidates": [{"features": ADS[name]}]}) for name in ("ad-1", "ad-2"))
     assert pctrs(app, request) == pctrs(plain, {"candidates": [{}]})
-    assert count(app, "unknown_ads_total") == 0  # there is no catalogue
-
-    def wait_for(condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 20.0
-        while not condition():
-            assert time.monotonic() < deadline
-            app.runner.run(asyncio.sleep(0.05))
+    assert count(app, "unknown_ads_total") == 1  # also where the catalogue has none at all
 
     fill(url, "ads", ADS)
-    wait_for(lambda: pctrs(app, request) == of_one)
+    wait_for(app, lambda: pctrs(app, request) == of_one)
     (tmp_path / "ads.lmdb").unlink()
     (tmp_path / "ads.lmdb").write_bytes(b"not whole")
     failed = 'bidlight_catalogue_refreshes_total{outcome="failed"}'
-    wait_for(lambda: app.metrics().get(failed, 0.0) > 0)
+    wait_for(app, lambda: app.metrics().get(failed, 0.0) > 0)
     assert pctrs(app, request) == of_one
     fill(url, "ads", {"ad-1": ADS["ad-2"]})
     app.runner.run(app.app.served.reload())
     assert pctrs(app, request) == of_two
+
+
+def odd(number: int, good: bytes) -> bytes:
+    """What other programs leave under an ad's id."""
+    return [b"", b"\xc1", b"plain text", good[:-2], pack({"ad": [1.5], "campaign": {}}), b"\x93\x01\x02\x03"][
+        number % 6
+    ]
+
+
+LOSSES: dict[str, Callable[[RedisServer], object]] = {
+    "restarted empty": lambda redis: (redis.stop(), redis.start()),
+    "flushed": lambda redis: redis.call("FLUSHALL"),
+    "ads are gone": lambda redis: redis.call("DEL", "{bidlight:ads}"),
+    "a load is under way": lambda redis: fill(redis.url, "ads", dict(list(ADS.items())[:19])),
+    "values are garbage": lambda redis: [
+        redis.call("HSET", "{bidlight:ads}", name, odd(number, pack(ad)))
+        for number, (name, ad) in enumerate(list(ADS.items())[:21])
+    ],
+    "fields have other names": lambda redis: fill(
+        redis.url,
+        "ads",
+        {name: {f"{field} ": value for field, value in ad.items()} for name, ad in ADS.items()},
+    ),
+    "values are spelled otherwise": lambda redis: fill(
+        redis.url, "ads", {name: {"ad": f"{ad['ad']}.0"} for name, ad in ADS.items()}
+    ),
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_refresh_that_would_lose_most_ads_is_refused_and_told(
+    run_app: RunApp, redis: RedisServer, caplog: pytest.LogCaptureFixture, loss: str
+) -> None:
+    redis.call("FLUSHALL")
+    fill(redis.url, "ads", ADS)
+    app = run_with(run_app, redis.url, catalogue_refresh_seconds=1)
+    request = {"candidates": BY_ID}
+    expected = pctrs(app, request)
+    LOSSES[loss](redis)
+    refused, ok = (
+        f'bidlight_catalogue_refreshes_total{{outcome="{outcome}"}}' for outcome in ("refused", "ok")
+    )
+    wait_for(app, lambda: app.metrics().get(refused, 0.0) > 0)
+    counted = app.metrics()[ok]
+    wait_for(app, lambda: app.metrics()[refused] > 2)
+    assert app.metrics()[ok] == counted
+    assert pctrs(app, request) == expected
+    assert count(app, "catalogue_ads") == len(ADS)
+    assert "the ads are not refreshed" in caplog.text
+    assert "fill the store again, or have what it holds accepted by SIGHUP or a restart" in caplog.text
+
+    fill(redis.url, "ads", dict(list(ADS.items())[:30]))  # a quarter less
+    wait_for(app, lambda: count(app, "catalogue_ads") == 30)
+
+
+def test_a_reload_accepts_what_a_refresh_refuses(
+    run_app: RunApp, url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = run_with(run_app, url)
+    fill(url, "ads", {"ad-1": ADS["ad-1"]})
+    app.runner.run(app.app.served.reload())
+    assert count(app, "catalogue_ads") == 1
+    assert "a reload takes what the store holds: 1 ads were found where there were 40" in caplog.text
+
+
+def test_any_loss_is_accepted_where_the_setting_says_so(run_app: RunApp, url: str) -> None:
+    app = run_with(run_app, url, catalogue_refresh_seconds=1, max_refresh_loss=1.0)
+    fill(url, "ads", {"ad-1": ADS["ad-1"]})
+    wait_for(app, lambda: count(app, "catalogue_ads") == 1)
+
+
+def test_ads_that_no_store_has_are_counted_as_unknown(
+    run_app: RunApp, redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    redis.call("FLUSHALL")
+    app = run_with(run_app, redis.url)
+    assert "the feature store has no ads" in caplog.text
+    for candidates in (BY_ID, {"id": list(ADS)}, [{"id": "x", "features": {"ad": "a1"}}], [{"features": {}}]):
+        pctrs(app, {"candidates": candidates})
+    whole = {"ad": "a1", "campaign": None}
+    pctrs(app, {"candidates": [{"id": "x", "features": whole}]})
+    assert count(app, "unknown_ads_total") == 2 * len(ADS) + 1
+    assert count(app, "catalogue_ads") == 0
+
+
+def test_a_file_with_far_fewer_users_is_refused_until_a_reload(
+    run_app: RunApp, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = f"lmdb://{tmp_path}"
+    fill(url, "users", USERS)
+    app = run_with(run_app, url, catalogue_refresh_seconds=1)
+    request = {"user_id": "u1", "candidates": [{"features": ADS["ad-1"]}]}
+    expected = pctrs(app, request)
+    fill(url, "users", {"u2": USERS["u2"]})
+    wait_for(app, lambda: app.metrics().get('bidlight_user_refreshes_total{outcome="refused"}', 0.0) > 0)
+    assert pctrs(app, request) == expected
+    assert "the users are not refreshed: 1 users were found where there were 40" in caplog.text
+    app.runner.run(app.app.served.reload())
+    assert pctrs(app, request) != expected
+    assert app.metrics()['bidlight_user_refreshes_total{outcome="ok"}'] == 1
+
+
+def test_users_that_are_gone_at_once_have_a_reason_of_their_own(
+    run_app: RunApp, redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    redis.call("FLUSHALL")
+    fill(redis.url, "users", USERS)
+    app = run_with(run_app, redis.url, max_queued_rows=10_000)
+
+    def look_up() -> None:
+        async def send() -> None:
+            requests = [{"user_id": f"u{n % 40}", "candidates": [{}]} for n in range(LOOKUPS_JUDGED)]
+            await asyncio.gather(*[app.client.post("/predict", json=request) for request in requests])
+
+        app.runner.run(send())
+
+    look_up()
+    redis.call("FLUSHALL")
+    look_up()
+    assert "knows 0 of the last 500 users that were looked up, where 100% were usual" in caplog.text
+    look_up()
+    assert count(app, "user_is_missing_total", reason="emptied") >= LOOKUPS_JUDGED
+    fill(redis.url, "users", USERS)
+    look_up()
+    emptied = count(app, "user_is_missing_total", reason="emptied")
+    pctrs(app, {"user_id": "nobody", "candidates": [{}]})
+    assert count(app, "user_is_missing_total", reason="emptied") == emptied
 
 
 def test_arms_of_one_schema_share_a_catalogue(run_app: RunApp, url: str, bundles: dict[str, Path]) -> None:
