@@ -9,6 +9,7 @@ import logging
 import os
 import select
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -52,12 +53,19 @@ class WorkerProcess:
 
 
 class WorkerPool:
-    """A worker in each of `slots`, forked to serve the current ones of `arms`."""
+    """A worker in each of `slots`, forked to serve the current ones of `arms`; all accept from `admin`."""
 
-    def __init__(self, settings: Settings, slots: Sequence[Slot], arms: ReloadableArms) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        slots: Sequence[Slot],
+        arms: ReloadableArms,
+        admin: socket.socket | None = None,
+    ) -> None:
         self._settings = settings
         self._slots = slots
         self._arms = arms
+        self._admin = admin
         self._workers: list[WorkerProcess] = []
         self._polled = time.monotonic()
 
@@ -111,7 +119,7 @@ class WorkerPool:
             with blocked_signals():
                 pid = os.fork()
                 if pid == 0:
-                    assignment = WorkerAssignment(slot.socket, slot.core, number, writer)
+                    assignment = WorkerAssignment(self._admin, slot.socket, slot.core, number, writer)
                     release = partial(self._release_in_worker, slot, reader)
                     become_worker(self._settings, self._arms.current, assignment, release)
                 deadline = time.monotonic() + START_TIMEOUT_SECONDS
@@ -143,8 +151,9 @@ class WorkerPool:
 
     def stop(self) -> None:
         """Stop all workers; close the sockets first, or new connections would wait in them unanswered."""
-        for slot in self._slots:
-            slot.socket.close()
+        for each in (self._admin, *(slot.socket for slot in self._slots)):
+            if each is not None:
+                each.close()
         for worker in self._active():
             self._stop_worker(worker)
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
+from service.arms.health import Health
 from service.arms.loading import LoadedArm
 from service.errors import STARTUP_FAILURE, BadConfiguration
 from service.http.app import create_app
@@ -25,7 +26,7 @@ from service.settings import Settings
 
 logger = logging.getLogger("bidlight")
 
-# Messages to the supervisor: a heartbeat every second while the worker serves; once, that it accepts no more
+# Messages to the supervisor: a heartbeat every second while the worker can bid; once, that it accepts no more
 # connections; or that it does not start, followed by the reason.
 HEARTBEAT, STOPPING, REFUSED = b"+", b"-", b"!"
 HEARTBEAT_SECONDS = 1.0
@@ -33,12 +34,15 @@ HEARTBEAT_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class WorkerAssignment:
-    """What the supervisor gives a worker: a listening socket, a core or none, and a pipe for its messages.
+    """What the supervisor gives a worker: listening sockets, a core or none, and a pipe for its messages.
+
+    `admin`, the socket of the admin port if there is one, is shared: any worker accepts the next connection.
 
     `number` names its metric files. It is unique among live workers; a successor takes the number of a dead
     worker and continues its counts, so there are never more files than workers.
     """
 
+    admin: socket.socket | None
     socket: socket.socket
     core: int | None
     number: int
@@ -65,6 +69,7 @@ def become_worker(
     except BaseException:
         logger.exception("a worker failed")
     finally:
+        logging.shutdown()
         os._exit(status)
 
 
@@ -75,12 +80,13 @@ def _serve(settings: Settings, arms: Sequence[LoadedArm], assignment: WorkerAssi
     write_metrics_as(str(assignment.number))
     try:
         app = create_app(settings, arms)
+        config = server_config(settings, app)
     except BadConfiguration as error:  # what the supervisor has checked may have changed since
         return _refuse(assignment, str(error))
     # The supervisor logs the refusal: once, whether one worker refuses or all of them.
     logging.getLogger("uvicorn.error").addFilter(lambda record: record.getMessage() != app.refusal)
-    heartbeat = _Heartbeat(assignment.pipe)
-    server = Server(server_config(settings, app), lambda _: heartbeat.start(), heartbeat.stop)
+    heartbeat = _Heartbeat(assignment.pipe, app.health)
+    server = Server(config, lambda _: heartbeat.start(), heartbeat.stop, assignment.admin)
     try:
         gc.enable()
         server.run([assignment.socket])
@@ -98,16 +104,20 @@ def _refuse(assignment: WorkerAssignment, reason: str) -> int:
 
 
 class _Heartbeat:
-    """Tells the supervisor every second that the event loop runs, and at the end that the worker stops."""
+    """Tells the supervisor every second that the worker can bid, and at the end that it stops.
 
-    def __init__(self, pipe: int) -> None:
+    One that no longer can says nothing, and is replaced as one whose event loop stands still.
+    """
+
+    def __init__(self, pipe: int, health: Health) -> None:
         self._pipe = pipe
+        self._health = health
         self._timer: asyncio.TimerHandle | None = None
         os.set_blocking(pipe, False)
 
     def start(self) -> None:
         """Send a heartbeat now and every second; without a supervisor the worker stops itself."""
-        if self._send(HEARTBEAT):
+        if self._health.fault() is not None or self._send(HEARTBEAT):
             self._timer = asyncio.get_running_loop().call_later(HEARTBEAT_SECONDS, self.start)
         else:
             signal.raise_signal(signal.SIGTERM)
