@@ -6,6 +6,7 @@ It knows neither probes nor the supervisor, which ask it.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 
@@ -26,7 +27,7 @@ class Health:
     def __init__(self, serving: Callable[[], Sequence[Arm]]) -> None:
         self._serving = serving
         self._fault: str | None = None
-        self._checked = -CHECK_SECONDS
+        self._checked = -math.inf
 
     def fault(self) -> str | None:
         """Why the process cannot bid, in one line; None if it can."""
