@@ -84,7 +84,7 @@ class RunningService:
     def admin_url(self) -> str:
         """Where the routes of operation are, as its first line says."""
         (found,) = re.findall(r"(http\S+)/docs describes it", self.output.read_text())
-        return found
+        return str(found)
 
     def connect(self) -> socket.socket:
         """A new connection to it."""
