@@ -44,9 +44,9 @@ CLIENT_LEFT = "client_left"
 
 
 class PredictService:
-    """What all requests to /predict share: limits, tokens, bid policy and arms; none before `open`.
+    """What all requests to /predict share: limits, bid policy, tokens and arms; before `open` it has no arms.
 
-    Raises BadConfiguration for a file without tokens.
+    Raises BadConfiguration for a file that holds no tokens.
     """
 
     def __init__(
@@ -73,6 +73,11 @@ class PredictService:
             frozenset().union(*[encoder.candidate_names for encoder in encoders]),
         )
         self._arms = arms
+
+    def authorize(self, headers: dict[bytes, bytes]) -> None:
+        """Raises Unauthorized if a token is needed and the headers have none that is known."""
+        if self.tokens is not None and not self.tokens.accept(headers.get(b"authorization")):
+            raise Unauthorized("'Authorization' must be Bearer and a token of this service; ask its operator")
 
     def read_tokens(self) -> Callable[[], object]:
         """Read the file of tokens again; what is returned puts them into place. Raises BadConfiguration."""
@@ -150,9 +155,8 @@ class Prediction:
 
     def read_headers(self, headers: dict[bytes, bytes]) -> None:
         """Choose the codec. Raises Unauthorized and UnsupportedMediaType, before the body need be read."""
-        tokens = self._service.tokens
-        if tokens is not None and not tokens.accept(headers.get(b"authorization")):
-            raise Unauthorized("'Authorization' must be Bearer and a token of this service; ask its operator")
+        if self._service.tokens is not None:
+            self._service.authorize(headers)
         self._headers = headers
         self._codec = codec_for(headers.get(b"content-type"))
 

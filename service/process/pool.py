@@ -31,7 +31,7 @@ POLL_SECONDS = 0.5
 
 @dataclass(eq=False)
 class WorkerProcess:
-    """A process forked to serve `arms` in `slot`. It is killed if it sends nothing until `deadline`.
+    """A process forked to serve `arms` in `slot`. It is killed if it sends no heartbeat until `deadline`.
 
     `number` names its metric files; `serving_since` is the time of its first heartbeat, None before.
     """

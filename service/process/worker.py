@@ -26,9 +26,9 @@ from service.settings import Settings
 
 logger = logging.getLogger("bidlight")
 
-# Messages to the supervisor: a heartbeat every second while the worker can bid; once, that it accepts no more
-# connections; or that it does not start, followed by the reason.
-HEARTBEAT, STOPPING, REFUSED = b"+", b"-", b"!"
+# Messages to the supervisor: every second that the worker can bid, or that it no longer can; once, that it
+# accepts no more connections; or that it does not start, followed by the reason.
+HEARTBEAT, CANNOT_BID, STOPPING, REFUSED = b"+", b"?", b"-", b"!"
 HEARTBEAT_SECONDS = 1.0
 
 
@@ -106,7 +106,7 @@ def _refuse(assignment: WorkerAssignment, reason: str) -> int:
 class _Heartbeat:
     """Tells the supervisor every second that the worker can bid, and at the end that it stops.
 
-    One that no longer can says nothing, and is replaced as one whose event loop stands still.
+    One that no longer can is replaced as one whose event loop stands still.
     """
 
     def __init__(self, pipe: int, health: Health) -> None:
@@ -117,7 +117,7 @@ class _Heartbeat:
 
     def start(self) -> None:
         """Send a heartbeat now and every second; without a supervisor the worker stops itself."""
-        if self._health.fault() is not None or self._send(HEARTBEAT):
+        if self._send(HEARTBEAT if self._health.fault() is None else CANNOT_BID):
             self._timer = asyncio.get_running_loop().call_later(HEARTBEAT_SECONDS, self.start)
         else:
             signal.raise_signal(signal.SIGTERM)
