@@ -18,7 +18,7 @@ ENV PATH=/opt/bidlight/bin:$PATH \
     BIDLIGHT_PORT=8000
 EXPOSE 8000
 STOPSIGNAL SIGTERM
-# A long interval: each check starts a Python interpreter on the core that bids.
+# A long interval: each check starts a Python interpreter on the core that bids. With TLS it needs an admin port.
 HEALTHCHECK --interval=15s --timeout=3s --start-period=20s --retries=3 \
-  CMD ["python", "-c", "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ[\"BIDLIGHT_PORT\"]}/readyz', timeout=2)"]
+  CMD ["python", "-c", "import os, urllib.request as u; port = os.environ.get('BIDLIGHT_ADMIN_PORT') or os.environ['BIDLIGHT_PORT']; u.urlopen(f'http://127.0.0.1:{port}/readyz', timeout=2)"]
 ENTRYPOINT ["python", "-m", "service"]

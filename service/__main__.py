@@ -40,11 +40,14 @@ def _serve_alone(settings: Settings) -> int:
         from service.http.app import create_app
         from service.process.announcement import AnnouncedArm, announce, announcement
         from service.process.server import Server, server_config
+        from service.process.sockets import bind_admin
 
     try:
         if settings.feature_store:
             check_address(settings.feature_store)
         app = create_app(settings)
+        config = server_config(settings, app)
+        admin = bind_admin(settings)
     except BadConfiguration as error:
         return _refuse(error)
 
@@ -55,9 +58,11 @@ def _serve_alone(settings: Settings) -> int:
             )
             for arm in app.arms
         ]
-        announce(announcement(settings, port, served, app.arms[0].predictor.golden))
+        admin_port = None if admin is None else admin.getsockname()[1]
+        golden = app.arms[0].predictor.golden
+        announce(announcement(settings, port, admin_port, served, golden))
 
-    server = Server(server_config(settings, app), on_started)
+    server = Server(config, on_started, admin=admin)
     server.run()
     return 0 if server.started else STARTUP_FAILURE
 
@@ -69,13 +74,17 @@ def _serve_workers(settings: Settings) -> int:
 
         from service.features.open import check_address
         from service.http.app import bid_policy
+        from service.http.tokens import read_tokens
         from service.process.announcement import AnnouncedArm, announce, announcement
-        from service.process.server import log_config
+        from service.process.logs import log_config
         from service.process.supervisor import Supervisor
+        from service.process.tls import tls_context
 
     dictConfig(log_config(settings.log_level))
     try:
         bid_policy(settings)
+        read_tokens(settings.token_file)
+        tls_context(settings)
         if settings.feature_store:
             check_address(settings.feature_store)
         supervisor = Supervisor(settings)
@@ -88,7 +97,8 @@ def _serve_workers(settings: Settings) -> int:
             for arm in supervisor.arms
         ]
         golden = supervisor.arms[0].bundle.golden
-        announce(announcement(settings, supervisor.port, served, golden))
+        ports = supervisor.port, supervisor.admin_port
+        announce(announcement(settings, *ports, served, golden))
 
     return supervisor.run(on_ready)
 

@@ -5,6 +5,7 @@ ServiceError
 ├── BadConfiguration          (never reaches a client: the service prints one line and does not start)
 ├── MalformedRequest          400 malformed_request      (not HTTP)
 ├── MalformedBody             400 malformed_body
+├── Unauthorized              401 unauthorized           WWW-Authenticate
 ├── NotFound                  404 not_found
 │   └── UnknownArm            404 unknown_arm
 ├── MethodNotAllowed          405 method_not_allowed
@@ -16,7 +17,8 @@ ServiceError
 │   └── DeadlinePassed        429 overloaded             Retry-After, counted as too_late
 ├── HeadTooLarge              431 head_too_large
 ├── InferenceFailed           500 inference_failed
-└── NotReady                  503 not_ready              Retry-After
+├── NotReady                  503 not_ready              Retry-After
+└── CannotBid                 503 cannot_bid
 ```
 
 The body of every error answer is `{"error": {"code": ..., "message": ..., "path": ...}}`. It is JSON whatever
@@ -103,6 +105,17 @@ class MalformedBody(ServiceError):
 
     status = 400
     code = "malformed_body"
+
+
+class Unauthorized(ServiceError):
+    """The request has no token that the service accepts."""
+
+    status = 401
+    code = "unauthorized"
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """`WWW-Authenticate`: what the route asks for."""
+        return [*super().headers(), (b"www-authenticate", b"Bearer")]
 
 
 class NotFound(ServiceError):
@@ -194,6 +207,13 @@ class NotReady(ServiceError):
     status = 503
     code = "not_ready"
     retry_after_seconds = 1
+
+
+class CannotBid(ServiceError):
+    """The process answers, but an arm of it no longer scores; only a probe is told so."""
+
+    status = 503
+    code = "cannot_bid"
 
 
 def shorten(text: str, limit: int = MAX_MESSAGE_CHARACTERS) -> str:

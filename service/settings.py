@@ -25,6 +25,28 @@ class Settings(BaseSettings):
     )
     host: str = Field(default="127.0.0.1", description="address to listen on; 0.0.0.0: every interface")
     port: int = Field(default=8000, ge=0, le=65535, description="TCP port to listen on; 0: a free one")
+    admin_host: str = Field(default="127.0.0.1", description="address of the admin port")
+    admin_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="TCP port for /metrics, /arms, /docs and /openapi.json, which the bidding port then does "
+        "not answer; 0: a free one; unset: one port for all",
+    )
+    tls_certificate: str = Field(
+        default="",
+        description="file of the bidding port's certificate and those that signed it, PEM; empty: no TLS",
+    )
+    tls_key: str = Field(default="", description="file of its key, PEM; empty: in the certificate's file")
+    tls_client_ca: str = Field(
+        default="",
+        description="file of the authorities, PEM, one of which must have signed a client's certificate; "
+        "empty: clients need none",
+    )
+    token_file: str = Field(
+        default="",
+        description="file of bearer tokens, one a line, of which POST /predict needs one; empty: none",
+    )
     workers: int = Field(
         default=1,
         ge=1,
@@ -153,6 +175,16 @@ class Settings(BaseSettings):
                 f"'max_body_bytes' must be at most max_held_bytes, {self.max_held_bytes} "
                 f"(got {self.max_body_bytes}); a larger request could never be read"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _tls_has_a_certificate(self) -> Settings:
+        for name in ("tls_key", "tls_client_ca"):
+            if getattr(self, name) and not self.tls_certificate:
+                raise ValueError(
+                    f"'tls_certificate' must be given with {name} (got none); "
+                    "name a file, or the port would be without TLS"
+                )
         return self
 
     @model_validator(mode="after")

@@ -24,8 +24,9 @@ SECONDS_TO_START = 20.0
 class RedisServer:
     """A server that can be stopped and started again on its port."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(self, folder: Path, *options: str, password: str | None = None) -> None:
         self.port = free_port()
+        self.password = password
         self._options = [
             *("--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"),
             *("--dir", str(folder), "--enable-debug-command", "yes", "--logfile", str(folder / "redis.log")),
@@ -70,16 +71,19 @@ class RedisServer:
     def call(self, *command: bytes | str) -> Any:
         """The reply to a command, over a connection of its own."""
         once = Retry(NoBackoff(), 0)
-        with Redis(port=self.port, protocol=2, socket_timeout=SECONDS_TO_START, retry=once) as client:
+        limit = SECONDS_TO_START
+        with Redis(
+            port=self.port, password=self.password, protocol=2, socket_timeout=limit, retry=once
+        ) as client:
             return client.execute_command(*command)
 
 
 @contextmanager
-def running_redis(folder: Path, *options: str) -> Iterator[RedisServer]:
-    """A running server; skips the test where none is installed."""
+def running_redis(folder: Path, *options: str, password: str | None = None) -> Iterator[RedisServer]:
+    """A running server, with a password if `options` set it; skips the test where none is installed."""
     if shutil.which("redis-server") is None:
         pytest.skip("redis-server is not installed")
-    server = RedisServer(folder, *options)
+    server = RedisServer(folder, *options, password=password)
     try:
         server.start()
         yield server

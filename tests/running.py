@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -63,20 +65,31 @@ class RunningApp:
 
 @dataclass
 class RunningService:
-    """A started service, the port it listens on, and the files of its output and errors."""
+    """A started service, the port it listens on, and the files of its output and errors.
+
+    `tls` is what its clients trust and show, if it serves with TLS.
+    """
 
     process: subprocess.Popen[bytes]
     port: int
     output: Path
     errors: Path
+    tls: ssl.SSLContext | None = None
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'http' if self.tls is None else 'https'}://127.0.0.1:{self.port}"
+
+    @property
+    def admin_url(self) -> str:
+        """Where the routes of operation are, as its first line says."""
+        (found,) = re.findall(r"(http\S+)/docs describes it", self.output.read_text())
+        return str(found)
 
     def connect(self) -> socket.socket:
         """A new connection to it."""
-        return socket.create_connection(("127.0.0.1", self.port), timeout=20.0)
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=20.0)
+        return connection if self.tls is None else self.tls.wrap_socket(connection)
 
     def accepts(self) -> bool:
         """Whether it accepts connections.
@@ -94,7 +107,8 @@ class RunningService:
 
         Without `verify=False` every client would load root certificates, which takes longer than a request.
         """
-        return httpx.Client(base_url=self.url, timeout=20.0, trust_env=False, verify=False, **options)
+        given = {"base_url": self.url, "timeout": 20.0, "trust_env": False, "verify": self.tls or False}
+        return httpx.Client(**{**given, **options})
 
     def post(self, body: Any) -> httpx.Response:
         """POST /predict over a new connection; a body other than bytes is sent as JSON."""
@@ -104,7 +118,7 @@ class RunningService:
 
     def metrics(self) -> dict[str, float]:
         """/metrics: `name{labels}` -> value."""
-        with self.client() as client:
+        with self.client(base_url=self.admin_url) as client:
             return read_metrics(client.get("/metrics").text)
 
     def workers(self) -> set[int]:
@@ -133,10 +147,14 @@ class RunningService:
 
 @contextmanager
 def running_service(
-    folder: Path, arguments: Sequence[str], variables: Mapping[str, str] | None = None
+    folder: Path,
+    arguments: Sequence[str],
+    variables: Mapping[str, str] | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> Iterator[RunningService]:
     """`python -m service ...`, ready; it writes to files in `folder` and is stopped at the end."""
     service = start_service(folder, arguments, variables)
+    service.tls = tls
     try:
         _wait_until_ready(service)
         yield service

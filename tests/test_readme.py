@@ -34,7 +34,7 @@ from tests.pages import REPOSITORY, Page, pages
 PAGES = pages()
 README, TRAINING, SERVING = Page("README.md"), Page("docs/training.md"), Page("docs/serving.md")
 OPERATIONS, ARCHITECTURE = Page("docs/operations.md"), Page("docs/architecture.md")
-BUNDLE = Page("docs/bundle.md")
+BUNDLE, SECURITY = Page("docs/bundle.md"), Page("docs/security.md")
 COMMANDS = [(page.name, words) for page in PAGES for words in page.commands()]
 
 README_LINES, README_WIDTH = 150, 120
@@ -333,6 +333,15 @@ def test_the_links_resolve(page: Page) -> None:
         assert path.exists(), f"{page.name} links to {link}"
         if anchor:
             assert anchor in Page(str(path.relative_to(REPOSITORY))).anchors, f"{page.name} links to {link}"
+
+
+def test_the_tests_that_the_security_page_names_exist() -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", SECURITY.text)
+    assert len(named) > 20
+    for file, test in named:
+        source = (REPOSITORY / file).read_text(encoding="utf-8")
+        assert re.search(rf"^def {test}\(", source, flags=re.MULTILINE), (file, test)
+    assert SECURITY.text.count("tests/") == len(named)  # none is spelled in another way
 
 
 def test_the_readme_is_short() -> None:

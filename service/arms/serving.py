@@ -34,6 +34,9 @@ class ServedArms:
         loaded: Sequence[LoadedArm] | None = None,
     ) -> None:
         self.arms: tuple[Arm, ...] = ()
+        # Each reads files that are replaced together with the arms, and returns what puts them into place.
+        # Raises BadConfiguration.
+        self.also_read: list[Callable[[], Callable[[], object]]] = []
         self._settings = settings
         self._metrics = metrics
         self._stored = stored
@@ -60,11 +63,12 @@ class ServedArms:
         self.publish()
 
     async def reload(self) -> None:
-        """Serve what the arms' folders hold now; if one of them is refused, all arms stay as they are.
+        """Serve what the arms' folders hold now; if anything is refused, all stays as it is.
 
         Requests that are under way finish on the bundle that encoded them.
         """
         try:
+            replacements = [read() for read in self.also_read]
             arms = await load_arms(self._settings)
             if self._stored is not None:
                 await self._stored.reopen(arms.arms)
@@ -74,6 +78,8 @@ class ServedArms:
             return
         warn_of_unlike_arms(_schemas_of(arms.arms), _schemas_of(self.arms))
         self._serve(arms)
+        for replace in replacements:
+            replace()
         self._metrics.reloads.labels("ok").inc()
         log_reload((arm.name, arm.predictor.manifest) for arm in self.arms)
 

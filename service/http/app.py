@@ -14,11 +14,12 @@ from fastapi import FastAPI
 from starlette.types import Message, Receive, Scope, Send
 
 from service.arms.freshness import StoredFeatures
+from service.arms.health import Health
 from service.arms.loading import LoadedArm
 from service.arms.serving import ServedArms
 from service.arms.split import Arm
 from service.bidding import BidPolicy
-from service.errors import BadConfiguration
+from service.errors import BadConfiguration, NotFound
 from service.http.direct import DirectRoute
 from service.http.endpoint import PredictEndpoint
 from service.http.examples import examples_of
@@ -26,7 +27,7 @@ from service.http.heads import PREDICT_PATH
 from service.http.lifespan import PUBLISH_SECONDS, SHARED_PUBLISH_SECONDS, keep_serving
 from service.http.openapi import merge_predict
 from service.http.prediction import PredictService
-from service.http.routes import Routes
+from service.http.routes import PROBE_PATHS, Routes, answer_error
 from service.metrics.families import Metrics
 from service.settings import Settings
 
@@ -64,23 +65,33 @@ class Bidlight(FastAPI):
         users = None if stored is None else stored.users
         self.predict_service = PredictService(settings, self.metrics, bid_policy(settings), users)
         self.served = ServedArms(settings, self.metrics, stored, self.predict_service.open, loaded)
+        self.served.also_read.append(self.predict_service.read_tokens)
+        self.health = Health(lambda: self.served.arms)
         self.direct_route = (
             DirectRoute(self.predict_service) if settings.predict_through == "parser" else None
         )
         self._endpoint = PredictEndpoint(self.predict_service)
-        Routes(settings, self.metrics, self.served).add_to(self)
+        Routes(settings, self.metrics, self.served, self.health).add_to(self)
+        self.has_admin_port = settings.admin_port is not None
+        self.admin = AdminPort(self)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Dispatch one ASGI scope."""
+        """Dispatch one ASGI scope of the bidding port."""
         if scope["type"] == "http" and scope["path"] == PREDICT_PATH:
             await self._endpoint(scope, receive, send)
         elif scope["type"] == "lifespan":
             await self._run_lifespan(scope, receive, send)
+        elif self.has_admin_port and scope["path"] not in PROBE_PATHS:
+            await answer_error(NotFound("the path must be a route of this port"))(scope, receive, send)
         else:
-            if scope["type"] == "http" and scope["method"] == "HEAD":
-                # Every route that answers GET answers HEAD; the server leaves out the body.
-                scope = {**scope, "method": "GET"}
-            await super().__call__(scope, receive, send)
+            await self.answer_route(scope, receive, send)
+
+    async def answer_route(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request to any route but /predict."""
+        if scope["method"] == "HEAD":
+            # Every route that answers GET answers HEAD; the server leaves out the body.
+            scope = {**scope, "method": "GET"}
+        await super().__call__(scope, receive, send)
 
     @property
     def arms(self) -> tuple[Arm, ...]:
@@ -93,7 +104,8 @@ class Bidlight(FastAPI):
             self._documented = self.arms
             self.openapi_schema = None
             examples = examples_of(self.arms[0], self.predict_service.policy) if self.arms else None
-            self.openapi_schema = merge_predict(super().openapi(), examples)
+            needs_token = self.predict_service.tokens is not None
+            self.openapi_schema = merge_predict(super().openapi(), examples, needs_token=needs_token)
         return self.openapi_schema
 
     async def _run_lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -109,6 +121,23 @@ class Bidlight(FastAPI):
         except BadConfiguration as error:
             if str(error) != self.refusal:
                 raise
+
+
+class AdminPort:
+    """The same application as the admin port has it: every route but /predict, which needs its token."""
+
+    direct_route = None
+
+    def __init__(self, app: Bidlight) -> None:
+        self._app = app
+        self.predict_service = app.predict_service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Dispatch one ASGI scope."""
+        if scope["path"] == PREDICT_PATH:
+            await answer_error(NotFound("the path must be a route of this port"))(scope, receive, send)
+        else:
+            await self._app.answer_route(scope, receive, send)
 
 
 def create_app(

@@ -14,6 +14,7 @@ from service.errors import (
     NotReady,
     Overloaded,
     ServiceError,
+    Unauthorized,
     UnknownArm,
     UnsupportedMediaType,
 )
@@ -23,6 +24,7 @@ from service.wire import PredictAnswer, PredictRequest
 
 ERRORS: tuple[ServiceError, ...] = (
     MalformedBody("the body must be JSON (JSON is malformed: invalid character (byte 5))"),
+    Unauthorized("'Authorization' must be Bearer and a token of this service; ask its operator"),
     UnknownArm(
         "'X-Arm' must be one of control, treatment (got 'contrl'); leave the header out to be given one"
     ),
@@ -49,13 +51,17 @@ vocabulary; a name that no field has is ignored; all three are counted in `/metr
 """
 
 
-def merge_predict(document: JsonObject, examples: Examples | None) -> JsonObject:
+def merge_predict(document: JsonObject, examples: Examples | None, *, needs_token: bool) -> JsonObject:
     """`document` with the path `/predict`, the schemas of its bodies, and examples where there are any."""
     _, components = msgspec.json.schema_components(
         [PredictRequest, PredictAnswer, ErrorAnswer], ref_template="#/components/schemas/{name}"
     )
     document.setdefault("components", {}).setdefault("schemas", {}).update(components)
-    document["paths"] = {PREDICT_PATH: {"post": _operation(examples)}, **document.get("paths", {})}
+    operation = _operation(examples)
+    if needs_token:
+        document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+        operation["security"] = [{"token": []}]
+    document["paths"] = {PREDICT_PATH: {"post": operation}, **document.get("paths", {})}
     return document
 
 

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import partial
 from time import perf_counter
 from typing import Any
 
 from service.arms.split import Arm, ArmTable
 from service.bidding import BidPolicy, bids
-from service.errors import NotReady, ServiceError
+from service.errors import NotReady, ServiceError, Unauthorized
 from service.features.store import INVALID
 from service.features.users import UserFeatures
 from service.http.heads import AnswerHead, ArmHeads, Headers
 from service.http.intake import Intake
+from service.http.tokens import read_tokens
 from service.metrics.families import Metrics
 from service.reading import KnownFields, decode_request
 from service.scoring.batcher import Outcome
@@ -43,7 +44,10 @@ CLIENT_LEFT = "client_left"
 
 
 class PredictService:
-    """What all requests to /predict share: limits, bid policy and arms; before `open` it has no arms."""
+    """What all requests to /predict share: limits, bid policy, tokens and arms; before `open` it has no arms.
+
+    Raises BadConfiguration for a file that holds no tokens.
+    """
 
     def __init__(
         self, settings: Settings, metrics: Metrics, policy: BidPolicy, users: UserFeatures | None = None
@@ -51,6 +55,8 @@ class PredictService:
         self.max_body_bytes = settings.max_body_bytes
         self.max_candidates = settings.max_candidates
         self.policy = policy
+        self._token_file = settings.token_file
+        self.tokens = read_tokens(settings.token_file)
         self.users = users
         self.intake = Intake(settings.max_held_bytes)
         self.known = KnownFields(frozenset(), frozenset())
@@ -67,6 +73,16 @@ class PredictService:
             frozenset().union(*[encoder.candidate_names for encoder in encoders]),
         )
         self._arms = arms
+
+    def authorize(self, headers: dict[bytes, bytes]) -> None:
+        """Raises Unauthorized if a token is needed and the headers have none that is known."""
+        if self.tokens is not None and not self.tokens.accept(headers.get(b"authorization")):
+            raise Unauthorized("'Authorization' must be Bearer and a token of this service; ask its operator")
+
+    def read_tokens(self) -> Callable[[], object]:
+        """Read the file of tokens again; what is returned puts them into place. Raises BadConfiguration."""
+        tokens = read_tokens(self._token_file)
+        return lambda: setattr(self, "tokens", tokens)
 
     def choose(self, headers: dict[bytes, bytes], request: PredictRequest) -> Arm:
         """The arm of a request. Raises NotReady, UnknownArm."""
@@ -138,7 +154,9 @@ class Prediction:
         self.bids = self.no_bids = 0
 
     def read_headers(self, headers: dict[bytes, bytes]) -> None:
-        """Choose the codec. Raises UnsupportedMediaType, before the body need be read."""
+        """Choose the codec. Raises Unauthorized and UnsupportedMediaType, before the body need be read."""
+        if self._service.tokens is not None:
+            self._service.authorize(headers)
         self._headers = headers
         self._codec = codec_for(headers.get(b"content-type"))
 

@@ -10,19 +10,24 @@ from fastapi.responses import HTMLResponse, PlainTextResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
+from service.arms.health import Health
 from service.arms.serving import ServedArms
 from service.arms.split import Arm
-from service.errors import MethodNotAllowed, NotFound, NotReady, ServiceError
+from service.errors import CannotBid, MethodNotAllowed, NotFound, NotReady, ServiceError
 from service.http.docs_page import draw_docs
 from service.metrics.families import Metrics
 from service.settings import Settings
+
+# The routes that every port has.
+PROBE_PATHS = ("/healthz", "/readyz")
 
 
 class Routes:
     """The handlers of an application, which `add_to` registers."""
 
-    def __init__(self, settings: Settings, metrics: Metrics, served: ServedArms) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, served: ServedArms, health: Health) -> None:
         self._settings = settings
+        self._health = health
         self._metrics = metrics
         self._served = served
 
@@ -35,20 +40,21 @@ class Routes:
         app.add_exception_handler(HTTPException, _answer_http_exception)
         app.add_api_route(
             "/healthz",
-            _get_health,
-            summary="The process lives",
+            self._get_health,
+            summary="The process lives and can bid",
             operation_id="healthz",
             tags=["operation"],
             response_class=PlainTextResponse,
+            responses={503: {"description": "cannot_bid: an arm no longer scores"}},
         )
         app.add_api_route(
             "/readyz",
             self._get_readiness,
-            summary="Every arm has replayed its golden rows",
+            summary="Every arm has replayed its golden rows, and can bid",
             operation_id="readyz",
             tags=["operation"],
             response_class=PlainTextResponse,
-            responses={503: {"description": "not_ready: not yet"}},
+            responses={503: {"description": "not_ready: not yet; cannot_bid: no longer"}},
         )
         app.add_api_route(
             "/metrics",
@@ -67,16 +73,25 @@ class Routes:
         )
         app.add_api_route("/docs", get_docs, include_in_schema=False, response_class=HTMLResponse)
 
+    async def _get_health(self) -> Response:
+        return self._unless_it_cannot_bid("ok\n")
+
     async def _get_readiness(self) -> Response:
         if not self._served.arms:
-            return _answer_error(
+            return answer_error(
                 NotReady("the arms must replay their golden rows first; try again in a moment")
             )
-        return PlainTextResponse("ready\n")
+        return self._unless_it_cannot_bid("ready\n")
+
+    def _unless_it_cannot_bid(self, text: str) -> Response:
+        if self._health.fault() is None:
+            return PlainTextResponse(text)
+        # The log has paths of files, which are nobody else's business.
+        return answer_error(CannotBid("every arm must still score a golden row; the log says which does not"))
 
     async def _get_metrics(self) -> Response:
         if self._settings.metrics == "off":
-            return _answer_error(
+            return answer_error(
                 NotFound("nothing is counted here: 'metrics' is off; start the service with --metrics on")
             )
         self._served.publish()
@@ -91,10 +106,6 @@ class Routes:
             "arms": [_describe_arm(arm, arm.weight / total) for arm in arms],
         }
         return Response(msgspec.json.encode(described), media_type="application/json")
-
-
-async def _get_health() -> str:
-    return "ok\n"
 
 
 def _describe_arm(arm: Arm, share: float) -> dict[str, Any]:
@@ -146,12 +157,13 @@ async def _answer_http_exception(_: Request, error: Exception) -> Response:
     if allow == "GET":
         allow = "GET, HEAD"
     if status == 405:
-        return _answer_error(
+        return answer_error(
             MethodNotAllowed(f"the method must be one of {allow}; GET /docs describes it", allow=allow)
         )
-    return _answer_error(NotFound("the path must be a route of this service; GET /docs lists them"))
+    return answer_error(NotFound("the path must be a route of this service; GET /docs lists them"))
 
 
-def _answer_error(error: ServiceError) -> Response:
+def answer_error(error: ServiceError) -> Response:
+    """The answer that a refusal is."""
     headers = {name.decode(): value.decode() for name, value in error.headers()}
     return Response(error.body(), error.status, headers, media_type="application/json")

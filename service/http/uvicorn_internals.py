@@ -99,6 +99,8 @@ ATTRIBUTES = (
     Attribute(RequestResponseCycle, "keep_alive", "whether the connection stays open after the answer"),
     Attribute(RequestResponseCycle, "message_event", "wakes the task of a cycle"),
     Attribute(RequestResponseCycle, "response_complete", "whether the answer is written"),
+    Attribute(Config, "loaded_app", "the application; the admin port has another"),
+    Attribute(Config, "ssl", "the TLS of new connections, or None; replaced by a reload"),
     Attribute(Config, "timeout_graceful_shutdown", "seconds after which uvicorn cancels what still runs"),
     Attribute(FlowControl, "read_paused", "whether reading waits until the application takes the body"),
     Attribute(FlowControl, "write_paused", "whether the client does not read its answers"),

@@ -29,14 +29,15 @@ class AnnouncedArm(NamedTuple):
     folder: Path
 
 
-def announcement(settings: Settings, port: int, served: Sequence[AnnouncedArm], golden: Golden) -> str:
+def announcement(
+    settings: Settings, port: int, admin_port: int | None, served: Sequence[AnnouncedArm], golden: Golden
+) -> str:
     """The address, a line for each arm, and a `curl` command that sends the first golden row."""
     total = sum(arm.weight for arm in served)
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
-    host = f"[{host}]" if ":" in host else host
-    url = f"http://{host}:{port}"
+    url = _url("https" if settings.tls_certificate else "http", settings.host, port)
+    described = url if admin_port is None else _url("http", settings.admin_host, admin_port)
     workers = "1 worker" if settings.workers == 1 else f"{settings.workers} workers"
-    lines = [f"Bidlight serves on {url} with {workers}; {url}/docs describes it"]
+    lines = [f"Bidlight serves on {url} with {workers}; {described}/docs describes it"]
     lines += [
         f"  arm {arm.name}: {arm.weight / total:.1%} of requests, {arm.manifest.id} "
         f"({arm.variant}) from {arm.folder}"
@@ -49,7 +50,14 @@ def announcement(settings: Settings, port: int, served: Sequence[AnnouncedArm], 
             "candidates": [{"id": "ad-1", "features": row.candidate, "value_per_click": 1.25}],
         }
         sent = shlex.quote(msgspec.json.encode(body).decode())
-        lines.append(f"Try: curl -s {url}/predict -H 'content-type: application/json' -d {sent}")
+        options = "".join(
+            [
+                f" --cacert {shlex.quote(settings.tls_certificate)}" * bool(settings.tls_certificate),
+                " --cert CLIENT.pem" * bool(settings.tls_client_ca),
+                " -H 'authorization: Bearer TOKEN'" * bool(settings.token_file),
+            ]
+        )
+        lines.append(f"Try: curl -s{options} {url}/predict -H 'content-type: application/json' -d {sent}")
     return "\n".join(lines)
 
 
@@ -59,3 +67,8 @@ def announce(text: str) -> None:
         os.write(STDOUT, f"{text}\n".encode())
     except OSError as error:
         logger.warning("the announcement cannot be written to stdout: %s", error)
+
+
+def _url(scheme: str, host: str, port: int) -> str:
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

@@ -11,6 +11,7 @@ import heapq
 import logging
 import resource
 import socket
+import ssl
 import sys
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
@@ -24,11 +25,13 @@ RESERVED_FILES = 64
 # How many connections are accepted before others are read from.
 ACCEPTS_AT_ONCE = 64
 PAUSE_SECONDS = 0.1
-LOG_SECONDS = 1.0
 # How many connections that wait for their clients are closed in a pause: whoever keeps many open keeps
 # nobody else out; and how long a request that has begun may take then.
 CLOSED_AT_ONCE = 32
 SLOW_SECONDS = 5.0
+# How long a TLS handshake may take, and its end: until then a connection can make no room for others.
+HANDSHAKE_SECONDS = 5.0
+GOODBYE_SECONDS = 1.0
 
 # Why new connections wait: as many are open as there may be, or the system refuses another.
 CONNECTIONS, SYSTEM = "connections", "system"
@@ -46,7 +49,8 @@ class Listener:
     """Takes the place of an asyncio.Server. `make` makes a protocol; it and its like are in `connections`.
 
     `on_pause` gets the reason whenever new connections have to wait. Closing, it accepts at most `rest`
-    of those that wait.
+    of those that wait. `tls` is asked for each connection, so that a certificate can be replaced; None is
+    plain HTTP. `spare` connections more than there is room for are accepted.
     """
 
     def __init__(
@@ -56,6 +60,8 @@ class Listener:
         connections: Collection[Any],
         on_pause: Callable[[str], object],
         rest: int,
+        tls: Callable[[], ssl.SSLContext | None] = lambda: None,
+        spare: int = 0,
     ) -> None:
         self.sockets = (listening,)
         self._socket = listening
@@ -63,10 +69,11 @@ class Listener:
         self._connections = connections
         self._on_pause = on_pause
         self._rest = rest
+        self._tls = tls
+        self._spare = spare
         self._loop = asyncio.get_running_loop()
         self._opening: set[asyncio.Task[None]] = set()
         self._pause: asyncio.TimerHandle | None = None
-        self._logged_at = -LOG_SECONDS
         self._is_closed = False
         listening.setblocking(False)
         self._loop.add_reader(listening, self._accept)
@@ -102,7 +109,7 @@ class Listener:
 
     def _accept_one(self) -> OSError | None:
         """Accept a connection; the reason if that is not possible now."""
-        if len(self._connections) + len(self._opening) >= most_connections():
+        if len(self._connections) + len(self._opening) >= most_connections() + self._spare:
             return ConnectionRefusedError()
         try:
             accepted, _ = self._socket.accept()
@@ -117,10 +124,15 @@ class Listener:
 
     async def _open(self, accepted: socket.socket) -> None:
         accepted.setblocking(False)
-        protocol = self._make()
+        protocol, tls = self._make(), self._tls()
+        limits = (
+            {}
+            if tls is None
+            else {"ssl_handshake_timeout": HANDSHAKE_SECONDS, "ssl_shutdown_timeout": GOODBYE_SECONDS}
+        )
         try:
-            await self._loop.connect_accepted_socket(lambda: protocol, accepted)
-        except OSError:  # the client has left
+            await self._loop.connect_accepted_socket(lambda: protocol, accepted, ssl=tls, **limits)
+        except OSError:  # the client has left, or its handshake failed
             accepted.close()
             return
         if self._is_closed:
@@ -132,19 +144,15 @@ class Listener:
         self._pause = self._loop.call_later(PAUSE_SECONDS, self._go_on)
         is_full = isinstance(error, ConnectionRefusedError)
         self._on_pause(CONNECTIONS if is_full else SYSTEM)
-        now = self._loop.time()
-        if now - self._logged_at >= LOG_SECONDS:
-            self._logged_at = now
-            if is_full:
-                logger.warning(
-                    "new connections wait: %d are open, as many as the limit of open files allows; raise it "
-                    "(ulimit -n)",
-                    len(self._connections),
-                )
-            else:
-                logger.error("new connections wait: the system accepts none (%s)", error.strerror or error)
         if is_full:
-            close_longest_waiting(self._connections, now)
+            logger.warning(
+                "new connections wait: %d are open, as many as the limit of open files allows; raise it "
+                "(ulimit -n)",
+                len(self._connections),
+            )
+            close_longest_waiting(self._connections, self._loop.time())
+        else:
+            logger.error("new connections wait: the system accepts none (%s)", error.strerror or error)
 
     def _go_on(self) -> None:
         self._pause = None

@@ -9,6 +9,7 @@ import logging
 import os
 import select
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ POLL_SECONDS = 0.5
 
 @dataclass(eq=False)
 class WorkerProcess:
-    """A process forked to serve `arms` in `slot`. It is killed if it sends nothing until `deadline`.
+    """A process forked to serve `arms` in `slot`. It is killed if it sends no heartbeat until `deadline`.
 
     `number` is its part of the counts; `serving_since` is the time of its first heartbeat, None before.
     """
@@ -56,15 +57,24 @@ class WorkerProcess:
 
 
 class WorkerPool:
-    """A worker in each of `slots`, forked to serve the current ones of `arms` and to count in `counts`."""
+    """A worker in each of `slots`, forked to serve the current ones of `arms`; all accept from `admin`.
+
+    They count in `counts`.
+    """
 
     def __init__(
-        self, settings: Settings, slots: Sequence[Slot], arms: ReloadableArms, counts: CountMemory
+        self,
+        settings: Settings,
+        slots: Sequence[Slot],
+        arms: ReloadableArms,
+        counts: CountMemory,
+        admin: socket.socket | None = None,
     ) -> None:
         self._settings = settings
         self._slots = slots
         self._arms = arms
         self._counts = counts
+        self._admin = admin
         self._workers: list[WorkerProcess] = []
         self._polled = time.monotonic()
 
@@ -121,7 +131,9 @@ class WorkerPool:
             with blocked_signals():
                 pid = os.fork()
                 if pid == 0:
-                    assignment = WorkerAssignment(slot.socket, slot.core, self._counts, number, writer)
+                    assignment = WorkerAssignment(
+                        self._admin, slot.socket, slot.core, self._counts, number, writer
+                    )
                     release = partial(self._release_in_worker, slot, reader)
                     become_worker(self._settings, self._arms.current, assignment, release)
                 deadline = time.monotonic() + START_TIMEOUT_SECONDS
@@ -153,8 +165,9 @@ class WorkerPool:
 
     def stop(self) -> None:
         """Stop all workers; close the sockets first, or new connections would wait in them unanswered."""
-        for slot in self._slots:
-            slot.socket.close()
+        for each in (self._admin, *(slot.socket for slot in self._slots)):
+            if each is not None:
+                each.close()
         for worker in self._active():
             self._stop_worker(worker)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import copy
 import os
 import signal
 import socket
@@ -13,21 +13,18 @@ from typing import Any, cast
 import uvicorn
 
 from service.http.connection import HttpConnection
-from service.http.uvicorn_internals import STARTUP_FAILED
 from service.process.listener import Listener
+from service.process.logs import keep_telling, log_config
+from service.process.tls import tls_context
 from service.settings import Settings
 
-
-class DropEcho(logging.Filter):
-    """Drops uvicorn's second line about a failed start: the first gives the reason."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """False for that line."""
-        return not record.getMessage().startswith(STARTUP_FAILED)
+# Connections to the admin port for which there is room when clients have taken all that there was.
+ADMIN_CONNECTIONS = 16
 
 
 def server_config(settings: Settings, app: Any) -> uvicorn.Config:
-    """uvicorn's configuration."""
+    """uvicorn's configuration. Raises BadConfiguration for files that do not make TLS."""
+    tls = tls_context(settings)
     return uvicorn.Config(
         app,
         host=settings.host,
@@ -44,34 +41,14 @@ def server_config(settings: Settings, app: Any) -> uvicorn.Config:
         timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=settings.drain_seconds,
         log_config=log_config(settings.log_level),
+        ssl_context_factory=None if tls is None else lambda *_: tls,
     )
-
-
-def log_config(level: str) -> dict[str, Any]:
-    """One line a record on stderr; of uvicorn only warnings: it logs the start and end of every process."""
-    return {
-        "version": 1,
-        "disable_existing_loggers": False,
-        "filters": {"echo": {"()": DropEcho}},
-        "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(message)s"}},
-        "handlers": {
-            "stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["echo"]},
-        },
-        "loggers": {
-            "bidlight": {"handlers": ["stderr"], "level": level.upper(), "propagate": False},
-            "uvicorn": {
-                "handlers": ["stderr"],
-                "level": "DEBUG" if level == "debug" else "WARNING",
-                "propagate": False,
-            },
-        },
-    }
 
 
 class Server(uvicorn.Server):
     """A uvicorn server that reports its port when it listens, and when it accepts no more connections.
 
-    Its connections are accepted by a Listener.
+    Its connections are accepted by a Listener, and those of the socket `admin`, if there is one, by another.
     """
 
     def __init__(
@@ -79,8 +56,10 @@ class Server(uvicorn.Server):
         config: uvicorn.Config,
         on_started: Callable[[int], object],
         on_stopping: Callable[[], object] = lambda: None,
+        admin: socket.socket | None = None,
     ) -> None:
         super().__init__(config)
+        self._admin = admin
         self._on_started = on_started
         self._on_stopping = on_stopping
 
@@ -101,22 +80,47 @@ class Server(uvicorn.Server):
             # Connections that wait at the socket of a worker are its successor's.
             rest = self.config.backlog if sockets is None else 0
             listeners = [self._listener(each, rest) for each in taken]
+            if self._admin is not None:
+                self._admin.listen(self.config.backlog)
+                listeners.append(self._admin_listener(self._admin))
             self.servers = cast("list[asyncio.Server]", listeners)
+            keep_telling(asyncio.get_running_loop())
+            self.config.loaded_app.served.also_read.append(self._read_tls)
             self._on_started(self.servers[0].sockets[0].getsockname()[1])
 
     def _listening(self) -> list[socket.socket]:
         return [each for server in self.servers for each in server.sockets]
 
     def _listener(self, listening: socket.socket, rest: int) -> Listener:
-        config, app = self.config, self.config.loaded_app
+        config = self.config
+        return Listener(
+            listening,
+            lambda: HttpConnection(config, self.server_state, self.lifespan.state),
+            self.server_state.connections,
+            self._count_pause,
+            rest,
+            tls=lambda: config.ssl,
+        )
 
-        def make() -> HttpConnection:
-            return HttpConnection(config, self.server_state, self.lifespan.state)
+    def _admin_listener(self, listening: socket.socket) -> Listener:
+        config = copy.copy(self.config)
+        config.loaded_app = self.config.loaded_app.admin
+        return Listener(
+            listening,
+            lambda: HttpConnection(config, self.server_state, self.lifespan.state),
+            self.server_state.connections,
+            self._count_pause,
+            rest=0,
+            spare=ADMIN_CONNECTIONS,
+        )
 
-        def count_pause(reason: str) -> None:
-            app.metrics.accept_pauses.labels(reason).inc()
+    def _read_tls(self) -> Callable[[], object]:
+        """Read the files of TLS again; what is returned lets new connections have them."""
+        tls = tls_context(self.config.loaded_app.settings)
+        return lambda: setattr(self.config, "ssl", tls)
 
-        return Listener(listening, make, self.server_state.connections, count_pause, rest)
+    def _count_pause(self, reason: str) -> None:
+        self.config.loaded_app.metrics.accept_pauses.labels(reason).inc()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Report the stop, then close the listening sockets and answer the requests in flight."""

@@ -10,6 +10,7 @@ import os
 import socket
 
 from service.errors import BadConfiguration
+from service.settings import Settings
 
 
 def bind_together(host: str, port: int, count: int) -> list[socket.socket]:
@@ -25,16 +26,34 @@ def bind_together(host: str, port: int, count: int) -> list[socket.socket]:
         first = _bind(host, port)
         return [first, *(_bind(host, first.getsockname()[1]) for _ in range(count - 1))]
     except OSError as error:
-        raise BadConfiguration(
-            f"'port' must be one to listen on at {host} (got {port}: {error.strerror or error}); "
-            "choose another with --port"
-        ) from None
+        raise _refusal("port", host, port, error) from None
+
+
+def bind_admin(settings: Settings) -> socket.socket | None:
+    """The socket of the admin port, not listening, for all processes together; None without such a port.
+
+    Raises BadConfiguration.
+    """
+    host, port = settings.admin_host, settings.admin_port
+    if port is None:
+        return None
+    try:
+        return _bind(host, port, shared=False)
+    except OSError as error:
+        raise _refusal("admin_port", host, port, error) from None
 
 
 def bind_beside(other: socket.socket) -> socket.socket:
     """One more socket on the port of `other`. Raises OSError."""
     host, port = other.getsockname()[:2]
     return _bind(host, port)
+
+
+def _refusal(setting: str, host: str, port: int, error: OSError) -> BadConfiguration:
+    return BadConfiguration(
+        f"'{setting}' must be one to listen on at {host} (got {port}: {error.strerror or error}); "
+        f"choose another with --{setting.replace('_', '-')}"
+    )
 
 
 def _bind(host: str, port: int, *, shared: bool = True) -> socket.socket:

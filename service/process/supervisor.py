@@ -26,10 +26,12 @@ from service.arms.loading import LoadedArm
 from service.errors import STARTUP_FAILURE
 from service.metrics.families import Metrics
 from service.metrics.memory import CountMemory
+from service.process.logs import tell_left_out
 from service.process.pool import PROCESSES_A_SLOT, SUPERVISOR, WorkerPool, WorkerProcess
 from service.process.reload import ReloadableArms
 from service.process.signals import signal_pipe
 from service.process.slots import FIRST_RETRY_SECONDS, bind_slots, cores_of_workers
+from service.process.sockets import bind_admin
 from service.process.worker import REFUSED
 from service.settings import Settings
 
@@ -52,7 +54,13 @@ class Supervisor:
         self._reload.read()
         slots = bind_slots(settings.host, settings.port, cores)
         self.port: int = slots[0].socket.getsockname()[1]
-        self._pool = WorkerPool(settings, slots, self._reload, counts)
+        self._admin = bind_admin(settings)
+        self._pool = WorkerPool(settings, slots, self._reload, counts, self._admin)
+
+    @property
+    def admin_port(self) -> int | None:
+        """The admin port, if there is one."""
+        return None if self._admin is None else self._admin.getsockname()[1]
 
     @property
     def arms(self) -> Sequence[LoadedArm]:
@@ -69,6 +77,7 @@ class Supervisor:
                     self._pool.fill()
                 self._pool.poll(signals, self._handle_signal)
                 self._replace_ended()
+                tell_left_out()
                 if not self._was_ready and self._pool.all_serving:
                     self._was_ready = True
                     on_ready()

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
+from service.arms.health import Health
 from service.arms.loading import LoadedArm
 from service.errors import STARTUP_FAILURE, BadConfiguration
 from service.http.app import create_app
@@ -26,20 +27,23 @@ from service.settings import Settings
 
 logger = logging.getLogger("bidlight")
 
-# Messages to the supervisor: a heartbeat every second while the worker serves; once, that it accepts no more
-# connections; or that it does not start, followed by the reason.
-HEARTBEAT, STOPPING, REFUSED = b"+", b"-", b"!"
+# Messages to the supervisor: every second that the worker can bid, or that it no longer can; once, that it
+# accepts no more connections; or that it does not start, followed by the reason.
+HEARTBEAT, CANNOT_BID, STOPPING, REFUSED = b"+", b"?", b"-", b"!"
 HEARTBEAT_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class WorkerAssignment:
-    """What the supervisor gives a worker: a listening socket, a core or none, and a pipe for its messages.
+    """What the supervisor gives a worker: listening sockets, a core or none, and a pipe for its messages.
+
+    `admin`, the socket of the admin port if there is one, is shared: any worker accepts the next connection.
 
     `number` is its part of the counts. It is unique among live processes; a successor takes the number of one
     that has ended and counts on.
     """
 
+    admin: socket.socket | None
     socket: socket.socket
     core: int | None
     counts: CountMemory
@@ -67,6 +71,7 @@ def become_worker(
     except BaseException:
         logger.exception("a worker failed")
     finally:
+        logging.shutdown()
         os._exit(status)
 
 
@@ -77,12 +82,13 @@ def _serve(settings: Settings, arms: Sequence[LoadedArm], assignment: WorkerAssi
     metrics = Metrics(assignment.counts, assignment.number)
     try:
         app = create_app(settings, arms, metrics)
+        config = server_config(settings, app)
     except BadConfiguration as error:  # what the supervisor has checked may have changed since
         return _refuse(assignment, str(error))
     # The supervisor logs the refusal: once, whether one worker refuses or all of them.
     logging.getLogger("uvicorn.error").addFilter(lambda record: record.getMessage() != app.refusal)
-    heartbeat = _Heartbeat(assignment.pipe)
-    server = Server(server_config(settings, app), lambda _: heartbeat.start(), heartbeat.stop)
+    heartbeat = _Heartbeat(assignment.pipe, app.health)
+    server = Server(config, lambda _: heartbeat.start(), heartbeat.stop, assignment.admin)
     try:
         gc.enable()
         server.run([assignment.socket])
@@ -100,16 +106,20 @@ def _refuse(assignment: WorkerAssignment, reason: str) -> int:
 
 
 class _Heartbeat:
-    """Tells the supervisor every second that the event loop runs, and at the end that the worker stops."""
+    """Tells the supervisor every second that the worker can bid, and at the end that it stops.
 
-    def __init__(self, pipe: int) -> None:
+    One that no longer can is replaced as one whose event loop stands still.
+    """
+
+    def __init__(self, pipe: int, health: Health) -> None:
         self._pipe = pipe
+        self._health = health
         self._timer: asyncio.TimerHandle | None = None
         os.set_blocking(pipe, False)
 
     def start(self) -> None:
         """Send a heartbeat now and every second; without a supervisor the worker stops itself."""
-        if self._send(HEARTBEAT):
+        if self._send(HEARTBEAT if self._health.fault() is None else CANNOT_BID):
             self._timer = asyncio.get_running_loop().call_later(HEARTBEAT_SECONDS, self.start)
         else:
             signal.raise_signal(signal.SIGTERM)

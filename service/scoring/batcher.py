@@ -103,11 +103,19 @@ class Batcher:
         self._queued_rows = 0
         self._reserved_rows = 0
         self._flush_scheduled = False
+        self._taken_at = 0.0  # when the last batch began, a perf_counter()
 
     @property
     def queued_rows(self) -> int:
         """Rows in the queue, including those of callers that left and were not dropped yet."""
         return self._queued_rows
+
+    @property
+    def stuck_seconds(self) -> float:
+        """For how long rows have waited while no batch began; 0 if none waits."""
+        if not self._waiting:
+            return 0.0
+        return time.perf_counter() - max(self._taken_at, self._waiting[0].waiting_since)
 
     @property
     def is_behind(self) -> bool:
@@ -171,7 +179,7 @@ class Batcher:
         """The next batch, without callers that left or are past their deadline."""
         batch: list[_Share] = []
         room = self.max_batch_rows
-        now = time.perf_counter()
+        self._taken_at = now = time.perf_counter()
         while self._waiting and room:
             caller = self._waiting[0]
             left = caller.left

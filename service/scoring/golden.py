@@ -1,4 +1,4 @@
-"""Replays the golden rows of a bundle before it serves: the same ids, logits and pCTRs, within tolerance."""
+"""Replays the golden rows of a bundle: the same ids, logits and pCTRs, within tolerance."""
 
 from __future__ import annotations
 
@@ -25,6 +25,18 @@ async def replay_golden(predictor: Predictor) -> None:
         await _replay(predictor)
     except ServiceError as error:
         raise _difference(predictor, "rows that this service can score", error.message) from error
+
+
+def check_golden(predictor: Predictor) -> None:
+    """Score the first golden row again with every graph, uncounted and past the queue.
+
+    Raises BundleError if its logit differs, and whatever a graph raises that no longer runs.
+    """
+    golden, graphs, encoder = predictor.golden, predictor.graphs, predictor.encoder
+    row = golden.rows[0]
+    rows = RequestRows(encoder.encode_context(row.context), encoder.encode_candidates([row.candidate]))
+    for rows.is_large in {False, graphs.has_shared_context}:
+        _check_logits(predictor, graphs.run(BatchRows.of([rows])), golden.variants[predictor.variant])
 
 
 async def _replay(predictor: Predictor) -> None:
@@ -68,7 +80,8 @@ def _check_ids(predictor: Predictor, rows: Sequence[RequestRows]) -> None:
 
 
 def _check_logits(predictor: Predictor, logits: NDArray[np.float32], outputs: GoldenOutputs) -> None:
-    differences = np.abs(logits.astype(np.float64) - np.array(outputs.logits))
+    """Of the first golden rows, as many as there are `logits`."""
+    differences = np.abs(logits.astype(np.float64) - np.array(outputs.logits[: len(logits)]))
     for index in np.flatnonzero(~(differences <= outputs.logit_tolerance)):
         expected, tolerance = outputs.logits[index], outputs.logit_tolerance
         raise _difference(

@@ -94,6 +94,11 @@ class Predictor:
             self._batcher.release(unqueued_rows)
 
     @property
+    def stuck_seconds(self) -> float:
+        """For how long rows have waited while no batch began; 0 if none waits."""
+        return self._batcher.stuck_seconds
+
+    @property
     def is_behind(self) -> bool:
         """Whether more rows wait than the next batch takes."""
         return self._batcher.is_behind

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import struct
 import time
 from collections.abc import Callable
@@ -37,6 +38,10 @@ def message(body: bytes, *headers: str, length: int | None = None) -> bytes:
 def read_answer(connection: socket.socket) -> tuple[int, dict[str, str], Any]:
     """Status, headers and JSON body of one answer; bytes of the next answer stay in the socket."""
     head = b""
+    while isinstance(connection, ssl.SSLSocket) and not head.endswith(b"\r\n\r\n"):  # which cannot peek
+        received = connection.recv(1)
+        assert received, f"the connection closed after {head!r}"
+        head += received
     while not head.endswith(b"\r\n\r\n"):
         peeked = head + connection.recv(4096, socket.MSG_PEEK)
         assert peeked != head, f"the connection closed after {head!r}"

@@ -127,6 +127,19 @@ def test_the_drain_ends_for_clients_that_stop_reading_or_writing(
     assert service.errors.read_text() == ""
 
 
+def test_what_a_client_can_repeat_is_logged_once_a_second_with_a_count(
+    bundles: dict[str, Path], tmp_path: Path
+) -> None:
+    with running_service(tmp_path, ["--arm", f"only={bundles['control']}"]) as service:
+        unknown = {f"name {number}\nERROR forged": 1 for number in range(15)}
+        assert service.post({"context": unknown, "candidates": [{}]}).status_code == 200
+        wait_until(lambda: "left out" in service.errors.read_text())
+        assert service.stop() == 0
+    lines = service.errors.read_text().splitlines()
+    assert [line.partition("ignored")[2] for line in lines] == ["", " (13 more like it were left out)"]
+    assert all("no field is named" in line for line in lines)
+
+
 def handles(service: RunningService, *numbers: signal.Signals) -> bool:
     """Whether the process handles or ignores these signals."""
     status = Path(f"/proc/{service.process.pid}/status").read_text()

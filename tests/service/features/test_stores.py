@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ from service.features.lmdb import LmdbStore, LmdbWriter
 from service.features.open import check_address, store_at, writer_at
 from service.features.redis import RedisAddress, RedisAdsWriter, RedisStore
 from service.features.store import LossLimit, StoreUnavailable, Values, pack
+from tests.certificates import Authority
 from tests.feature_stores import ads_of, fill, read
 from tests.redis_server import RedisServer, free_port, running_redis
 
@@ -196,19 +195,16 @@ def test_addresses() -> None:
 def test_tls_is_spoken_with_a_server_whose_certificate_is_trusted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not installed")
-    certificate, key, port = tmp_path / "certificate.pem", tmp_path / "key.pem", str(free_port())
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=test"]
-    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
-    subprocess.run(command, check=True, capture_output=True)
-    files = ("--tls-cert-file", str(certificate), "--tls-key-file", str(key), "--tls-auth-clients", "no")
+    authority, port = Authority(tmp_path), str(free_port())
+    pair = authority.sign("redis")
+    files = ("--tls-cert-file", str(pair.certificate), "--tls-key-file", str(pair.key))
+    files += ("--tls-auth-clients", "no")
     with running_redis(tmp_path, "--tls-port", port, *files):
         url = f"rediss://127.0.0.1:{port}"
         with pytest.raises(StoreUnavailable, match="certificate"):
             fill(url, "users", {"u": b"\x80"})
         assert read_from(url, "u") is None
-        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority.certificate))
         fill(url, "users", {"u": b"\x80"})
         assert read_from(url, "u") == [b"\x80"]
         fill(url, "ads", {"ad": b"\x80"})

@@ -240,6 +240,14 @@ def test_a_bound_session_still_runs_after_a_batch_that_failed() -> None:
     np.testing.assert_array_equal(session.run(ids), Session(GRAPH, described()).run(ids))
 
 
+def test_a_batch_that_fails_writes_nothing_past_the_log(capfd: pytest.CaptureFixture[str]) -> None:
+    session = Session(GRAPH, described())
+    for _ in range(3):
+        with pytest.raises(Exception, match="out of data bounds"):
+            session.run(np.full((5, COLUMNS), 10**6, np.int32))
+    assert capfd.readouterr() == ("", "")
+
+
 def test_cuda_falls_back_with_a_warning_or_refuses(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "bidlight"):
         session = Session(GRAPH, described(), "cuda")
