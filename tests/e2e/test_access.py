@@ -64,7 +64,7 @@ def encrypted(
 ) -> Iterator[RunningService]:
     """A service with TLS; every test asserts that it has logged nothing."""
     arguments = ["--arm", f"only={bundles['control']}", *with_tls(certificates.service)]
-    with running_service(tmp_path_factory.mktemp("tls"), arguments, certificates.trusted()) as service:
+    with running_service(tmp_path_factory.mktemp("tls"), arguments, tls=certificates.trusted()) as service:
         yield service
 
 
@@ -134,7 +134,7 @@ def test_a_signal_lets_tls_requests_in_flight_finish(
     bundles: dict[str, Path], certificates: Certificates, tmp_path: Path, workers: str
 ) -> None:
     arguments = ["--arm", f"only={bundles['control']}", "--workers", workers, *with_tls(certificates.service)]
-    with running_service(tmp_path, arguments, certificates.trusted()) as service:
+    with running_service(tmp_path, arguments, tls=certificates.trusted()) as service:
         sent = message(body_of(10))
         connections = [service.connect() for _ in range(8)]
         idle = service.connect()
@@ -160,7 +160,7 @@ def test_only_clients_whose_certificate_is_signed_are_answered(
 ) -> None:
     wanted = with_tls(certificates.service, "--tls-client-ca", str(certificates.authority.certificate))
     arguments = ["--arm", f"only={bundles['control']}", "--workers", workers, *wanted]
-    with running_service(tmp_path, arguments, certificates.trusted(certificates.client)) as service:
+    with running_service(tmp_path, arguments, tls=certificates.trusted(certificates.client)) as service:
         assert service.post(body_of(1)).status_code == 200
         for shown in (None, certificates.stranger):
             service.tls = certificates.trusted(shown)
@@ -197,7 +197,7 @@ def test_sighup_reads_certificates_and_tokens_again(
     replace(certificates.service, f"# of the exchange\n{TOKEN}\n")
     options = ["--workers", workers, "--token-file", str(tokens), "--admin-port", "0", *with_tls(pair)]
     arguments = ["--arm", f"only={bundles['control']}", *options]
-    with running_service(tmp_path, arguments, certificates.trusted()) as service:
+    with running_service(tmp_path, arguments, tls=certificates.trusted()) as service:
 
         def status_with(token: str) -> int:
             with service.client(headers={**JSON, "authorization": f"Bearer {token}"}) as client:
@@ -311,7 +311,7 @@ def test_an_admin_port_has_every_route_but_predict_and_the_bidding_port_no_other
 ) -> None:
     options = ["--workers", workers, "--admin-port", "0", *with_tls(certificates.service)]
     arguments = ["--arm", f"only={bundles['control']}", *options]
-    with running_service(tmp_path, arguments, certificates.trusted()) as service:
+    with running_service(tmp_path, arguments, tls=certificates.trusted()) as service:
         assert service.admin_url.startswith("http://127.0.0.1:")  # without TLS
         for _ in range(6):  # any worker answers
             with service.client() as bidding, service.client(base_url=service.admin_url) as admin:

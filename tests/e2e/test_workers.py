@@ -276,40 +276,6 @@ def test_a_supervisor_without_a_free_descriptor_goes_on_and_starts_the_successor
     assert service.stop() == 0
 
 
-def metric_files_of(service: RunningService) -> Path:
-    """The folder of the metric files."""
-    maps = Path(f"/proc/{min(service.workers())}/maps").read_text()
-    return Path(re.findall(r"/\S+/bidlight-metrics-[^/\s]+", maps)[0])
-
-
-def test_no_worker_can_have_the_name_of_the_supervisor_s_metric_files(service: RunningService) -> None:
-    service.send_signal(signal.SIGHUP)
-    wait_until(lambda: service.metrics().get('bidlight_reloads_total{outcome="ok"}') == 1)
-    names = {file.stem.partition("_")[2] for file in metric_files_of(service).glob("counter_*.db")}
-    assert {name for name in names if not name.isdigit()} == {"supervisor"}
-    assert str(service.process.pid) not in names
-    assert service.stop() == 0
-
-
-def test_there_are_never_more_metric_files_than_workers(service: RunningService) -> None:
-    for number in range(3):
-        before = service.workers()
-        for _ in range(4):
-            assert service.post(body_of(1)).status_code == 200
-        answered = (number + 1) * 4
-        wait_until(
-            lambda: service.metrics()['bidlight_requests_total{arm="only",outcome="ok"}'] == answered  # noqa: B023
-        )
-        for worker in before:
-            os.kill(worker, signal.SIGKILL)
-        wait_until(lambda: not before & (now := service.workers()) and len(now) == 2)  # noqa: B023
-    assert service.metrics()['bidlight_requests_total{arm="only",outcome="ok"}'] == 12
-    folder = metric_files_of(service)
-    assert len(list(folder.glob("counter_*.db"))) == 2
-    assert service.stop() == 0
-    assert not folder.exists()
-
-
 def test_arms_of_unlike_schemas_are_told_once(bundles: dict[str, Path], tmp_path: Path) -> None:
     device = Field("device", Kind.CATEGORICAL, Role.CONTEXT, Vocabulary(("a", "b")))
     other = write_tiny_bundle(tmp_path / "other", schema=Schema((device, *tiny_schema().fields)))
