@@ -43,7 +43,7 @@ def measure(folders: Sequence[Path], bundle: Path, workers: int, scrapes: int) -
                 server.post(request)
         for _ in range(scrapes):
             for server, times in zip(servers, found, strict=True):
-                times.append(scrape(server))
+                times.append(round(scrape(server), 2))
     return found
 
 

@@ -7,11 +7,12 @@ makes more series. The labels stay as long as the service runs.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from itertools import islice
 
 from service.errors import shorten
-from service.metrics.series import Counter, Counters
+from service.metrics.series import Counters
+from service.metrics.tally import Tally
 
 logger = logging.getLogger("bidlight")
 
@@ -27,36 +28,41 @@ class UnknownNames:
     def __init__(self, counters: Counters, arm: str) -> None:
         self._counters = counters
         self._arm = arm
-        self._labelled: dict[str, Counter] = {}
+        self._labelled: dict[str, Tally] = {}
+        self._others = 0
 
     def count(self, names: Collection[str]) -> None:
         """Count each name once."""
         labelled = self._labelled
         if len(labelled) < MAX_UNKNOWN_NAMES:
-            new = (name for name in names if name not in labelled and len(name) <= MAX_LABEL_CHARACTERS)
-            self._label(list(islice(new, MAX_UNKNOWN_NAMES)))
+            for name in names:
+                if name not in labelled and len(name) <= MAX_LABEL_CHARACTERS:
+                    self._label(names)
+                    break
         # Not a loop over the names: a client may send a hundred thousand.
-        found = [counter for name, counter in labelled.items() if name in names]
-        for counter in found:
-            counter.inc()
-        others = len(names) - len(found)
-        if others:
-            self._counters.labels(self._arm, OTHER_NAMES).inc(others)
+        found = [tally for name, tally in labelled.items() if name in names]
+        for tally in found:
+            tally.inc()
+        self._others += len(names) - len(found)
 
-    def _label(self, names: Sequence[str]) -> None:
-        """Count names under their own labels from now on, unless all processes have enough labels by now.
+    def publish(self) -> None:
+        """Add what was counted to the metric."""
+        for tally in self._labelled.values():
+            tally.publish()
+        if self._others:
+            self._counters.labels(self._arm, OTHER_NAMES).inc(self._others)
+            self._others = 0
+
+    def _label(self, names: Collection[str]) -> None:
+        """Count names under their own labels from now on, as long as all processes have too few labels.
 
         Two processes that do this at the same moment can label more than that, once.
         """
-        if not names:
-            return
         for arm, label in self._counters.labels_of_all_processes():
             if arm == self._arm and label not in (OTHER_NAMES, *self._labelled):
-                self._labelled[label] = self._counters.labels(arm, label)
-        for name in names:
-            if name not in self._labelled and len(self._labelled) < MAX_UNKNOWN_NAMES:
-                logger.warning(
-                    "arm %s: no field is named %s; it is ignored", self._arm, shorten(repr(name), 64)
-                )
-                label = shorten(name, MAX_LABEL_CHARACTERS)
-                self._labelled[name] = self._counters.labels(self._arm, label)
+                self._labelled[label] = Tally(self._counters.labels(arm, label))
+        new = (name for name in names if name not in self._labelled and len(name) <= MAX_LABEL_CHARACTERS)
+        for name in islice(new, max(0, MAX_UNKNOWN_NAMES - len(self._labelled))):
+            logger.warning("arm %s: no field is named %s; it is ignored", self._arm, shorten(repr(name), 64))
+            label = shorten(name, MAX_LABEL_CHARACTERS)
+            self._labelled[name] = Tally(self._counters.labels(self._arm, label))

@@ -1,7 +1,7 @@
-"""Values between two publications: plain numbers, handed over many at a time; it knows no metric's name.
+"""Counts between two publications: plain numbers, handed over many at a time; it knows no metric's name.
 
-To add to a histogram costs more than to keep a number. So the request path keeps numbers, from one thread,
-and `publish` hands over what they sum up to.
+To add to shared memory costs more than to add to a number. So the request path adds to a tally, from one
+thread, and `publish` hands the sum over.
 """
 
 from __future__ import annotations
@@ -9,10 +9,30 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from service.metrics.series import Histogram
+from service.metrics.series import Counter, Histogram
 
 # Rows of a mask that are summed in one numpy row.
 ROWS_AT_ONCE = 32
+
+
+class Tally:
+    """The amount to add to a counter."""
+
+    __slots__ = ("_amount", "_counter")
+
+    def __init__(self, counter: Counter) -> None:
+        self._counter = counter
+        self._amount: float = 0
+
+    def inc(self, amount: float = 1) -> None:
+        """Add `amount`."""
+        self._amount += amount
+
+    def publish(self) -> None:
+        """Add the amount to the counter."""
+        if self._amount:
+            self._counter.inc(self._amount)
+            self._amount = 0
 
 
 class HistogramTally:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from service.bundle.schema import MISSING_ID, OOV_ID, Role, Schema
 from service.features.store import IS_MISSING_REASONS
 from service.metrics.families import STAGES, Metrics
-from service.metrics.tally import HistogramTally, count_in_columns
+from service.metrics.tally import HistogramTally, Tally, count_in_columns
 from service.scoring.batcher import BatchReport
 from service.scoring.missing_shares import MissingShares
 from service.scoring.rows import BatchRows
@@ -46,10 +46,7 @@ class MeteredRequest(Protocol):
 
 
 class ArmMeter:
-    """Collects plain numbers on the request path; `publish` adds them to the metrics.
-
-    What few requests have is added to them at once.
-    """
+    """Collects plain numbers on the request path; `publish` adds them to the metrics."""
 
     def __init__(
         self, metrics: Metrics, arm: str, schema: Schema, trained_missing: Mapping[str, float] | None = None
@@ -74,10 +71,10 @@ class ArmMeter:
         self._batch_rows = HistogramTally(metrics.batch_rows.labels(arm))
         self._batch_requests = HistogramTally(metrics.batch_requests.labels(arm))
         self._pctr = HistogramTally(metrics.pctr.labels(arm))
-        self._unknown_ads = metrics.unknown_ads.labels(arm)
-        self._user_lookups = metrics.user_lookups.labels(arm)
+        self._unknown_ads = Tally(metrics.unknown_ads.labels(arm))
+        self._user_lookups = Tally(metrics.user_lookups.labels(arm))
         self._user_is_missing = {
-            reason: metrics.user_is_missing.labels(arm, reason) for reason in IS_MISSING_REASONS
+            reason: Tally(metrics.user_is_missing.labels(arm, reason)) for reason in IS_MISSING_REASONS
         }
         self._features = FeatureTally(metrics, arm, schema, trained_missing or {})
 
@@ -147,6 +144,9 @@ class ArmMeter:
         self._bid.inc(self._bids)
         self._no_bid.inc(self._no_bids)
         self._bids = self._no_bids = 0
+        for tally in (self._unknown_ads, self._user_lookups, *self._user_is_missing.values()):
+            tally.publish()
+        self._unknown_names.publish()
         self._features.publish()
 
     def _settle(self) -> None:

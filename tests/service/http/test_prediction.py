@@ -208,7 +208,7 @@ def test_every_request_is_counted_once_and_replaced_arms_are_freed(
     assert found['bidlight_reloads_total{outcome="ok"}'] > 1
     requests = {name: value for name, value in found.items() if name.startswith("bidlight_requests_total")}
     assert sum(requests.values()) == clients * rounds
-    for outcome in ("ok", "overloaded", "invalid_field", "inference_failed", "client_left"):
+    for outcome in ("ok", "too_late", "invalid_field", "inference_failed", "client_left"):
         assert any(outcome in name for name in requests)
     assert set(predictors) == {app.app.arms[0].predictor}
     assert_is_empty(app)

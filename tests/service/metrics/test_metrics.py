@@ -243,10 +243,12 @@ def test_all_workers_together_label_so_many_unknown_names() -> None:
             names = ["of-all", f"name-{worker}-{number}", *(f"twenty-{n}" for n in range(number))]
             metrics.unknown_names_of("control").count(names)
             metrics.unknown_names_of("treatment").count(["another"])
+            metrics.unknown_names_of("control").publish()
             sent += len(names)
     memory.end_tenure(1)
     successor = Metrics(memory, 1)
     successor.unknown_names_of("control").count(["of-all", "new"])
+    successor.unknown_names_of("control").publish()
     counts = {
         name: count
         for name, count in read_metrics(successor.exposition()[0].decode()).items()

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.metrics.families import PCTR_BUCKETS, Metrics
-from service.metrics.tally import ROWS_AT_ONCE, HistogramTally, count_in_columns
+from service.metrics.tally import ROWS_AT_ONCE, HistogramTally, Tally, count_in_columns
 from tests.running import read_metrics
 
 VALUES = st.lists(st.floats(0.0, 2.0) | st.sampled_from(PCTR_BUCKETS), max_size=50)
@@ -35,6 +35,24 @@ def test_counting_in_pieces_equals_counting_one_by_one(pieces: list[list[float]]
         expected.pop('bidlight_pctr_sum{arm="a"}')
     )
     assert found == expected
+
+
+def test_a_tally_is_handed_on_once() -> None:
+    metrics = Metrics()
+
+    def lookups() -> float:
+        return read_metrics(metrics.exposition()[0].decode())['bidlight_user_lookups_total{arm="a"}']
+
+    tally = Tally(metrics.user_lookups.labels("a"))
+    tally.inc()
+    tally.inc(0.5)
+    assert lookups() == 0
+    for _ in range(2):
+        tally.publish()
+        assert lookups() == 1.5
+    tally.inc(2)
+    tally.publish()
+    assert lookups() == 3.5
 
 
 @given(
