@@ -115,6 +115,12 @@ class Metrics:
             buckets=PCTR_BUCKETS,
             registry=registry,
         )
+        self.failed_rows = Counter(
+            "bidlight_failed_rows",
+            "Rows for which the graph gave no finite logit; their requests were answered with row_failed",
+            ["arm"],
+            registry=registry,
+        )
         self.candidates = Counter(
             "bidlight_candidates",
             "Candidates answered, by outcome: bid, or no_bid (zero, below a floor, or no value_per_click)",
