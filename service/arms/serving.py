@@ -14,6 +14,7 @@ from service.arms.freshness import StoredFeatures
 from service.arms.loading import LoadedArm, freeze_anew, load_arms
 from service.arms.reloads import log_refusal, log_reload
 from service.arms.split import Arm, ArmTable
+from service.arms.trial import try_arms
 from service.metrics.families import Metrics
 from service.scoring.meter import ArmMeter
 from service.settings import Settings
@@ -63,7 +64,8 @@ class ServedArms:
         Requests that are under way finish on the bundle that encoded them.
         """
         try:
-            arms = await load_arms(self._settings)
+            digests = await try_arms(self._settings) if self._settings.try_reloads == "on" else None
+            arms = await load_arms(self._settings, digests=digests, limits_memory=False)
             if self._stored is not None:
                 await self._stored.reopen(arms.arms)
         except Exception as error:  # of any kind: the next reload must still be possible

@@ -19,12 +19,16 @@ from service.metrics.prometheus_internals import drop_live_gauges_of
 from service.process.reload import ReloadableArms
 from service.process.signals import blocked_signals
 from service.process.slots import FIRST_RETRY_SECONDS, Slot
+from service.process.sockets import drop_new_connections
 from service.process.worker import HEARTBEAT, REFUSED, STOPPING, WorkerAssignment, become_worker
 from service.settings import Settings
 
 logger = logging.getLogger("bidlight")
 
-START_TIMEOUT_SECONDS = 120.0
+# What a start takes beyond loading: importing, opening the feature store.
+STARTING_SECONDS = 30.0
+# A worker that has not served has nothing to answer, and ends as soon as it is told to.
+STOP_LOADING_SECONDS = 0.3
 POLL_SECONDS = 0.5
 
 
@@ -114,7 +118,7 @@ class WorkerPool:
                     assignment = WorkerAssignment(slot.socket, slot.core, number, writer)
                     release = partial(self._release_in_worker, slot, reader)
                     become_worker(self._settings, self._arms.current, assignment, release)
-                deadline = time.monotonic() + START_TIMEOUT_SECONDS
+                deadline = time.monotonic() + self._settings.load_seconds + STARTING_SECONDS
                 self._workers.append(WorkerProcess(pid, number, reader, slot, self._arms.current, deadline))
         except OSError as error:
             os.close(reader)
@@ -142,7 +146,9 @@ class WorkerPool:
                 other.socket.close()
 
     def stop(self) -> None:
-        """Stop all workers; close the sockets first, or new connections would wait in them unanswered."""
+        """Stop all workers; each serves what waits at its socket, where nothing new may wait from now on."""
+        for slot in self._slots:
+            drop_new_connections(slot.socket)
         for slot in self._slots:
             slot.socket.close()
         for worker in self._active():
@@ -150,7 +156,10 @@ class WorkerPool:
 
     def _stop_worker(self, worker: WorkerProcess) -> None:
         worker.is_stopping = True
-        self._extend_deadline(worker, self._settings.drain_seconds)
+        if worker.is_serving:
+            self._extend_deadline(worker, self._settings.drain_seconds)
+        else:
+            worker.deadline = time.monotonic() + STOP_LOADING_SECONDS
         os.kill(worker.pid, signal.SIGTERM)
 
     def _extend_deadline(self, worker: WorkerProcess, more_seconds: float = 0.0) -> None:
@@ -181,6 +190,9 @@ class WorkerPool:
         messages = os.read(worker.pipe, 65536)
         if worker.refusal or messages.startswith(REFUSED):
             worker.refusal += messages
+        elif HEARTBEAT in messages and not worker.is_serving and worker.is_stopping:
+            worker.serving_since = time.monotonic()  # it began just then, and has requests to answer
+            self._extend_deadline(worker, self._settings.drain_seconds)
         elif messages and not worker.is_stopping:
             if HEARTBEAT in messages:
                 if worker.serving_since is None:
@@ -202,6 +214,7 @@ class WorkerPool:
                 drop_live_gauges_of(str(worker.number))
                 yield worker, os.waitstatus_to_exitcode(status)
             elif time.monotonic() > worker.deadline:
-                logger.error("worker %d is silent for too long and is killed", worker.pid)
+                if worker.is_serving or not worker.is_stopping:
+                    logger.error("worker %d is silent for too long and is killed", worker.pid)
                 os.kill(worker.pid, signal.SIGKILL)
                 self._extend_deadline(worker)

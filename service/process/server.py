@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from types import FrameType
 from typing import Any, cast
 
 import uvicorn
@@ -15,7 +16,12 @@ import uvicorn
 from service.http.connection import HttpConnection
 from service.http.uvicorn_internals import STARTUP_FAILED
 from service.process.listener import Listener
+from service.process.signals import end_at_once
+from service.process.sockets import drop_new_connections
 from service.settings import Settings
+
+# How long connections are still accepted at the end: a handshake takes one way through the network.
+LAST_ACCEPTS_SECONDS = 0.2
 
 
 class DropEcho(logging.Filter):
@@ -90,24 +96,28 @@ class Server(uvicorn.Server):
             signal.signal(number, self.handle_exit)
         super().run(sockets)
 
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop; at once before the start is over: a load may take long, and nobody is answered yet."""
+        if not self.started:
+            end_at_once(0)
+        super().handle_exit(sig, frame)
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start listening, then report the port."""
         await super().startup(sockets)
-        if self.started:
+        if self.started and not self.should_exit:
             # uvicorn has resolved the address and bound its sockets; from here on they are ours.
             taken = [socket.socket(fileno=os.dup(each.fileno())) for each in self._listening()]
             for server in self.servers:
                 server.close()
-            # Connections that wait at the socket of a worker are its successor's.
-            rest = self.config.backlog if sockets is None else 0
-            listeners = [self._listener(each, rest) for each in taken]
+            listeners = [self._listener(each) for each in taken]
             self.servers = cast("list[asyncio.Server]", listeners)
             self._on_started(self.servers[0].sockets[0].getsockname()[1])
 
     def _listening(self) -> list[socket.socket]:
         return [each for server in self.servers for each in server.sockets]
 
-    def _listener(self, listening: socket.socket, rest: int) -> Listener:
+    def _listener(self, listening: socket.socket) -> Listener:
         config, app = self.config, self.config.loaded_app
 
         def make() -> HttpConnection:
@@ -116,9 +126,17 @@ class Server(uvicorn.Server):
         def count_pause(reason: str) -> None:
             app.metrics.accept_pauses.labels(reason).inc()
 
-        return Listener(listening, make, self.server_state.connections, count_pause, rest)
+        return Listener(listening, make, self.server_state.connections, count_pause, config.backlog)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Report the stop, then close the listening sockets and answer the requests in flight."""
+        """Report the stop, serve whom the kernel has accepted, stop listening, and answer what is in flight.
+
+        The sockets of a worker are the supervisor's: it lets nobody new wait there if the service stops, and
+        a successor serve them if not. Signals may come to all processes at once: it gets a moment for that.
+        """
         self._on_stopping()
+        if sockets is None:
+            for each in self._listening():
+                drop_new_connections(each)
+        await asyncio.sleep(LAST_ACCEPTS_SECONDS)
         await super().shutdown(sockets)
