@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from contextlib import suppress
+import threading
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.raw_http import body_of, wait_until
 from tests.forged_bundle import load_for_ever
-from tests.running import RunningService, running_service, start_service
+from tests.running import running_service, start_service
 
 
 @pytest.fixture
@@ -28,15 +28,6 @@ def endless(bundles: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) 
     return folder
 
 
-def trial_of(service: RunningService) -> int:
-    """The process that tries the bundles of a reload; 0 if there is none."""
-    for process in service.workers():
-        with suppress(OSError):
-            if b"service.arms.trial" in Path(f"/proc/{process}/cmdline").read_bytes():
-                return process
-    return 0
-
-
 def replace_by(folder: Path, other: Path) -> None:
     shutil.rmtree(folder)
     shutil.copytree(other, folder)
@@ -46,14 +37,13 @@ def replace_by(folder: Path, other: Path) -> None:
 def test_a_signal_ends_a_start_that_loads(endless: Path, tmp_path: Path, workers: str) -> None:
     service = start_service(tmp_path, ["--arm", f"only={endless}", "--workers", workers])
 
-    def cpu_seconds() -> float:
+    def loads() -> bool:
+        """Whether a process has another thread, which loads."""
         processes = {service.process.pid, *service.workers()}
-        return sum(
-            int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11])
-            for process in processes
-        ) / os.sysconf("SC_CLK_TCK")
+        return any(len(list(Path(f"/proc/{process}/task").iterdir())) > 1 for process in processes)
 
-    wait_until(lambda: cpu_seconds() > 4.0)  # it takes longer than importing: it loads
+    wait_until(loads)
+    threading.Event().wait(1.0)  # until it has read the files
     assert service.stop() == 0
     assert (service.output.read_text(), service.errors.read_text()) == ("", "")
 
@@ -77,9 +67,9 @@ def test_a_reload_whose_process_dies_changes_nothing(
         replace_by(folder, endless)
         for number in (signal.SIGKILL, signal.SIGSEGV):
             service.send_signal(signal.SIGHUP)
-            wait_until(lambda: trial_of(service) != 0)
+            wait_until(lambda: service.trial() != 0)
             assert service.post(body_of(1)).content == before.content  # it serves meanwhile
-            os.kill(trial_of(service), number)
+            os.kill(service.trial(), number)
             wait_until(lambda: f"it ended with {number.name}" in service.errors.read_text())  # noqa: B023
         assert service.post(body_of(1)).content == before.content
         assert service.metrics()['bidlight_reloads_total{outcome="refused"}'] == 2
@@ -110,10 +100,12 @@ def test_a_signal_ends_a_service_that_reloads(
         before = service.workers()
         replace_by(folder, endless)
         service.send_signal(signal.SIGHUP)
-        if tries == "on" or workers == "2":
+        if tries == "on":
+            wait_until(lambda: service.trial() != 0)
+        elif workers == "2":
             wait_until(lambda: bool(service.workers() - before))
         assert service.post(body_of(1)).status_code == 200
-        tried = trial_of(service)
+        tried = service.trial()
         assert service.stop() == 0
         assert not (tried and Path(f"/proc/{tried}").exists())
     assert service.errors.read_text() == ""
