@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from service.errors import STARTUP_FAILURE, BadConfiguration
 from service.process.options import build_parser, read_settings, unknown_variables
-from service.process.signals import blocked_signals, handle_signals_during_startup
+from service.process.signals import blocked_signals, end_at_once, handle_signals_during_startup
 from service.settings import Settings
 
 # The service runs one process a core, so no library may start a thread for each core.
@@ -29,18 +29,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ.setdefault(name, value)
     for name in unknown_variables(os.environ):
         _complain(f"{parser.prog}: warning: no setting is named {name}; it is ignored")
-    handle_signals_during_startup()
-    return _serve_alone(settings) if settings.workers == 1 else _serve_workers(settings)
+    if settings.workers == 1:
+        handle_signals_during_startup(end_at_once)
+        return _serve_alone(settings)
+    handle_signals_during_startup(sys.exit)
+    return _serve_workers(settings)
 
 
 def _serve_alone(settings: Settings) -> int:
     """Serve in this process."""
-    with blocked_signals():
-        from service.features.open import check_address
-        from service.http.app import create_app
-        from service.process.announcement import AnnouncedArm, announce, announcement
-        from service.process.server import Server, server_config
-        from service.process.sockets import bind_admin
+    from service.arms.loading import is_loading
+    from service.features.open import check_address
+    from service.http.app import create_app
+    from service.process.announcement import AnnouncedArm, announce, announcement
+    from service.process.server import Server, server_config
+    from service.process.sockets import bind_admin
 
     try:
         if settings.feature_store:
@@ -63,8 +66,14 @@ def _serve_alone(settings: Settings) -> int:
         announce(announcement(settings, port, admin_port, served, golden))
 
     server = Server(config, on_started, admin=admin)
-    server.run()
-    return 0 if server.started else STARTUP_FAILURE
+    try:
+        server.run()
+        status = 0 if server.started else STARTUP_FAILURE
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else STARTUP_FAILURE
+    if is_loading():
+        end_at_once(status)
+    return status
 
 
 def _serve_workers(settings: Settings) -> int:

@@ -17,6 +17,7 @@ ServiceError
 │   └── DeadlinePassed        429 overloaded             Retry-After, counted as too_late
 ├── HeadTooLarge              431 head_too_large
 ├── InferenceFailed           500 inference_failed
+│   └── RowFailed             500 row_failed
 ├── NotReady                  503 not_ready              Retry-After
 └── CannotBid                 503 cannot_bid
 ```
@@ -199,6 +200,12 @@ class InferenceFailed(ServiceError):
     """The graph failed on the batch: the fault of the service, never of the client."""
 
     code = "inference_failed"
+
+
+class RowFailed(InferenceFailed):
+    """A row of the request has no finite logit: the fault of the bundle, whose weights overflow there."""
+
+    code = "row_failed"
 
 
 class NotReady(ServiceError):

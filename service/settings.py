@@ -110,6 +110,16 @@ class Settings(BaseSettings):
     drain_seconds: int = Field(
         default=30, ge=0, description="how long a stop waits for requests in flight, seconds"
     )
+    load_seconds: int = Field(
+        default=120,
+        ge=1,
+        description="how long a start or a reload may take to load the bundles, seconds",
+    )
+    try_reloads: Literal["on", "off"] = Field(
+        default="on",
+        description="whether a reload first loads the bundles in a process of its own, which may hang or "
+        "crash; it needs their memory once more meanwhile",
+    )
     predict_through: Literal["parser", "asgi"] = Field(
         default="parser",
         description="how POST /predict reaches its endpoint: from the HTTP parser, or through ASGI (slower)",

@@ -123,6 +123,13 @@ class RunningService:
 
     def workers(self) -> set[int]:
         """The process ids of its workers."""
+        return {child for child in self._children() if not _tries(child)}
+
+    def trial(self) -> int:
+        """The process that tries the bundles of a reload; 0 if there is none."""
+        return next((child for child in self._children() if _tries(child)), 0)
+
+    def _children(self) -> set[int]:
         parent = self.process.pid
         return set(map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split()))
 
@@ -143,6 +150,13 @@ class RunningService:
             self.process.kill()
             self.process.wait()
             raise
+
+
+def _tries(process: int) -> bool:
+    """Whether the process tries bundles."""
+    with suppress(OSError):  # it has ended
+        return b"service.arms.trial" in Path(f"/proc/{process}/cmdline").read_bytes()
+    return False
 
 
 @contextmanager

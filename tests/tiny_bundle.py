@@ -87,12 +87,13 @@ def tiny_graph(schema: Schema, seed: int = 0) -> bytes:
         "hidden": draw.normal(0.0, 0.5, (schema.columns * DIM, HIDDEN)).astype(np.float32),
         "output": draw.normal(0.0, 0.5, (HIDDEN, 1)).astype(np.float32),
         "bias": np.array([-2.0], dtype=np.float32),
+        "flat_axes": np.array([0, schema.columns * DIM], dtype=np.int64),
         "one_axis": np.array([-1], dtype=np.int64),
     }
     nodes = [
         helper.make_node("Add", ["ids", "offsets"], ["rows"]),
         helper.make_node("Gather", ["table", "rows"], ["embedded"]),
-        helper.make_node("Flatten", ["embedded"], ["flat"], axis=1),
+        helper.make_node("Reshape", ["embedded", "flat_axes"], ["flat"]),
         helper.make_node("MatMul", ["flat", "hidden"], ["mixed"]),
         helper.make_node("Relu", ["mixed"], ["live"]),
         helper.make_node("MatMul", ["live", "output"], ["score"]),

@@ -20,6 +20,7 @@ from export.stages.report import gather_findings, report_files
 from export.stages.shared_graphs import describe_graphs
 from export.stages.variants import DENSE
 from export.stages.work import Say, Work
+from service.bundle.graph_check import check_graph
 from service.bundle.manifest import NAME_PATTERN, Description, ModelInfo, Training
 from service.bundle.store import Bundle, Contents, check_replaceable, load_bundle, save_bundle
 
@@ -41,7 +42,7 @@ def package(work: Work, out: Path, *, name: str | None = None, say: Say = print)
     won = None if beside is None else gain_over_baseline(beside, made, judged, out)
     findings = gather_findings(made, judged, won, name or out.resolve().name)
     save_bundle(out, *_parts(made, findings, say))
-    return load_bundle(out, verify_all=True)
+    return load_bundle(out)
 
 
 def _parts(made: Artifacts, findings: Findings, say: Say) -> tuple[Description, Contents]:
@@ -70,10 +71,14 @@ def _parts(made: Artifacts, findings: Findings, say: Say) -> tuple[Description, 
         machine=findings.machine,
         compression=findings.compression,
     )
+    graphs = {variant: one.graph for variant, one in shipped.items()}
+    shared_graphs = {v: one.shared for v, one in described.items() if one.shared is not None}
+    for variant, graph in (*graphs.items(), *shared_graphs.items()):
+        check_graph(graph, f"graph of {variant}")
     contents = Contents(
         schema=schema,
-        graphs={variant: one.graph for variant, one in shipped.items()},
-        shared_graphs={v: one.shared for v, one in described.items() if one.shared is not None},
+        graphs=graphs,
+        shared_graphs=shared_graphs,
         calibrators=calibrators,
         golden=golden_rows(schema, made.log.sample_rows, shipped, calibrators),
         extra_files=report_files(findings, made.log),

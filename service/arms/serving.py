@@ -12,6 +12,7 @@ from service.arms.freshness import StoredFeatures
 from service.arms.loading import LoadedArm, freeze_anew, load_arms
 from service.arms.reloads import log_refusal, log_reload
 from service.arms.split import Arm, ArmTable
+from service.arms.trial import try_arms
 from service.arms.unlike import warn_of_unlike_arms
 from service.bundle.schema import Schema
 from service.metrics.families import Metrics
@@ -69,7 +70,8 @@ class ServedArms:
         """
         try:
             replacements = [read() for read in self.also_read]
-            arms = await load_arms(self._settings)
+            digests = await try_arms(self._settings) if self._settings.try_reloads == "on" else None
+            arms = await load_arms(self._settings, digests=digests, limits_memory=False)
             if self._stored is not None:
                 await self._stored.reopen(arms.arms)
         except Exception as error:  # of any kind: the next reload must still be possible

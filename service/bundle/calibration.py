@@ -11,25 +11,37 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
+from service.bundle.bounds import (
+    MAX_KNOTS,
+    MAX_SEGMENT_ID,
+    Count,
+    LogOdds,
+    NotNegative,
+    Number,
+    Share,
+    Slope,
+)
 from service.bundle.errors import EXPORT_AGAIN, BundleError, show
 from service.bundle.json_files import decode_json, encode_json
 from service.bundle.schema import Kind, Schema
 
 CALIBRATION_FILE = "calibration.json"
+SegmentId = Annotated[int, Meta(ge=0, le=MAX_SEGMENT_ID)]
 
 
 class Quality(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Quality of probabilities on held-out rows: log loss, calibration error, predicted / observed clicks."""
 
-    logloss: float
-    ece: float
-    pcoc: float
+    logloss: NotNegative
+    ece: Share
+    pcoc: NotNegative
 
 
 class _Pieces(msgspec.Struct, frozen=True):
@@ -57,18 +69,18 @@ class Calibrator(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     variant: str
     graph_sha256: str
     method: Literal["identity", "platt", "beta", "isotonic"]
-    slope: float = 1.0
-    low_slope: float = 1.0
-    intercept: float = 0.0
-    knots: tuple[tuple[float, float], ...] = ()
+    slope: Slope = 1.0
+    low_slope: Slope = 1.0
+    intercept: LogOdds = 0.0
+    knots: Annotated[tuple[tuple[LogOdds, LogOdds], ...], Meta(max_length=MAX_KNOTS)] = ()
     segment_field: str | None = None
-    segment_offsets: tuple[tuple[int, float], ...] = ()
-    clamp_low: float = 1e-6
-    clamp_high: float = 1 - 1e-6
-    sampling_rate: float = 1.0
-    fit_rows: int
-    fit_clicks: int
-    fit_window: tuple[int, int] | None = None
+    segment_offsets: tuple[tuple[SegmentId, LogOdds], ...] = ()
+    clamp_low: Share = 1e-6
+    clamp_high: Share = 1 - 1e-6
+    sampling_rate: Share = 1.0
+    fit_rows: Count
+    fit_clicks: Count
+    fit_window: tuple[Number, Number] | None = None
     before: Quality
     after: Quality
 

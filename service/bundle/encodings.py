@@ -6,15 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from service.bundle.bounds import MAX_BINS, MAX_CARDINALITY, MAX_SEED
 from service.bundle.errors import show
 
 MISSING_ID = 0
 OOV_ID = 1
 FIRST_ID = 2
-
-# Ids are int32 in the graph.
-MAX_CARDINALITY = 2**31 - 1
-MAX_SEED = 2**32 - 1
 
 
 @dataclass(frozen=True)
@@ -75,6 +72,8 @@ class Bins:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "edges", tuple(float(edge) for edge in self.edges))
+        if len(self.edges) > MAX_BINS:
+            raise ValueError(f"'edges' must be at most {MAX_BINS} (got {len(self.edges)})")
         if not all(map(math.isfinite, self.edges)):
             raise ValueError("'edges' must be finite numbers (got nan or inf)")
         for left, right in zip(self.edges, self.edges[1:], strict=False):

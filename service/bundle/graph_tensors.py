@@ -1,10 +1,7 @@
 """Reads the tensors of an ONNX graph from its bytes; it does not know what they are for.
 
-The service must check a graph before it runs, and has no onnx package. A tensor may refer to a file beside
-the model: ONNX Runtime, given a model as bytes, reads that file from the working directory (as of 1.31), so a
-bundle with correct hashes could still load foreign data. And a single nan weight, in a table row that no
-golden row reads, makes every pCTR nan that uses it. Tables are read here so that several graphs, and all
-forked processes, share one copy in memory.
+The service must check a graph before it runs, and has no onnx package. Tables are read here so that several
+graphs, and all forked processes, share one copy in memory.
 """
 
 from __future__ import annotations
@@ -17,176 +14,142 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_FIXED_SIZES = {_FIXED64: 8, _FIXED32: 4}
+from service.bundle.bounds import MAX_DIMENSIONS
+from service.bundle.errors import show
+from service.bundle.protobuf import fields, varints
 
-# message -> field number -> the message in that field, for the paths that lead to a tensor (onnx.proto).
-_MESSAGES: dict[str, dict[int, str]] = {
-    "Model": {7: "Graph", 20: "TrainingInfo", 25: "Function"},
-    "TrainingInfo": {1: "Graph", 2: "Graph"},
-    "Function": {7: "Node", 11: "Attribute"},
-    "Graph": {1: "Node", 5: "Tensor", 15: "SparseTensor"},
-    "Node": {5: "Attribute"},
-    "Attribute": {5: "Tensor", 6: "Graph", 10: "Tensor", 11: "Graph", 22: "SparseTensor", 23: "SparseTensor"},
-    "SparseTensor": {1: "Tensor", 2: "Tensor"},
-    "Tensor": {},
-}
-# data_type -> the numpy type of a table's raw data.
-_TABLE_TYPES = {1: "<f4", 2: "u1", 3: "i1", 10: "<f2"}
-# Fields of a tensor. Its numbers are in raw_data or in the field of their type, packed or one by one.
-_DIMS, _DATA_TYPE, _FLOAT_DATA, _NAME, _RAW_DATA, _DOUBLE_DATA, _EXTERNAL_DATA, _DATA_LOCATION = (
-    1,
-    2,
-    4,
-    8,
-    9,
-    10,
-    13,
-    14,
+# Fields of Model, Graph and Tensor (onnx.proto) that lead to the initializers and their numbers.
+GRAPH, INITIALIZER = 7, 5
+_DIMS, _DATA_TYPE, _NAME, _RAW_DATA, _EXTERNAL_DATA, _DATA_LOCATION = 1, 2, 8, 9, 13, 14
+# data_type -> its numpy type.
+_TYPES = dict(
+    zip(
+        (1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13),
+        ("<f4", "u1", "i1", "<u2", "<i2", "<i4", "<i8", "?", "<f2", "<f8", "<u4", "<u8"),
+        strict=True,
+    )
 )
-_FLOAT_TYPES = {1: "<f4", 10: "<f2", 11: "<f8"}
+_TABLE_TYPES = ("<f4", "u1", "i1", "<f2")
+# A tensor's numbers are in raw_data, or in the field of their type: floats of that size, or varints (None).
+_TYPED_DATA = {4: "<f4", 5: None, 7: None, 10: "<f8", 11: None}
 
 
 @dataclass(frozen=True)
 class GraphTensor:
-    """A tensor of a graph: whether its data is in another file, and whether all its numbers are finite.
+    """An initializer: its numbers are in `raw`, an array of `dtype`, or `typed`, in fields of their types.
 
-    A scalar infinity counts as finite: graphs mask with it. Floats of 16, 32 and 64 bits are checked.
+    `dtype` is None for a type that no graph of a bundle has, such as text. `is_external` says that the data
+    is in another file.
     """
 
     name: str
+    dtype: str | None
+    shape: tuple[int, ...]
     is_external: bool
-    is_finite: bool
+    raw: memoryview | None
+    typed: tuple[tuple[int, memoryview | int], ...]
+
+    @property
+    def fault(self) -> str:
+        """Why a graph must not have this tensor, in words; empty if it may.
+
+        It has one number for each place of its shape, so that its size in memory is bounded by the file's,
+        and all are finite. A scalar infinity counts as finite: graphs mask with it.
+        """
+        if self.is_external:
+            # ONNX Runtime, given a model as bytes, reads the file from the working directory (as of 1.31).
+            return "in a file of its own"
+        if self.dtype is None:
+            return "of a type that no bundle has"
+        expected, found = math.prod(self.shape), self._count()
+        if len(self.shape) > MAX_DIMENSIONS or expected != found:
+            return f"of {found} numbers in the shape {show(list(self.shape))}"
+        return "" if self._is_finite() else "with nan or infinite numbers"
+
+    def _count(self) -> int:
+        if self.raw is not None:
+            size = np.dtype(self.dtype).itemsize
+            return -1 if len(self.raw) % size else len(self.raw) // size
+        return sum(_count_typed(number, value) for number, value in self.typed)
+
+    def _is_finite(self) -> bool:
+        arrays = [np.frombuffer(self.raw, self.dtype)] if self.raw is not None else []
+        arrays += [
+            np.frombuffer(value, dtype)
+            for number, value in self.typed
+            if (dtype := _TYPED_DATA[number]) is not None and not isinstance(value, int)
+        ]
+        floats = [values for values in arrays if values.dtype.kind == "f"]
+        if sum(map(len, floats)) == 1:
+            return not any(np.isnan(values).any() for values in floats)
+        return all(bool(np.isfinite(values).all()) for values in floats)
 
 
-def tensors_of(graph: bytes) -> Iterator[GraphTensor]:
-    """Every tensor of `graph`, at any depth. Raises ValueError for bytes that are not ONNX."""
-    return map(_tensor, _messages(graph))
+def tensor_of(message: memoryview) -> GraphTensor:
+    """The tensor of one message. Raises ValueError for bytes that are none."""
+    name, data_type, is_external = "", 0, False
+    shape: list[int] = []
+    raw: memoryview | None = None
+    typed: list[tuple[int, memoryview | int]] = []
+    for number, value in fields(message):
+        if number == _DIMS:
+            shape += [value] if isinstance(value, int) else varints(value)
+        elif number == _DATA_TYPE and isinstance(value, int):
+            data_type = value
+        elif number == _DATA_LOCATION:
+            is_external = is_external or value != 0
+        elif number == _EXTERNAL_DATA:
+            is_external = True
+        elif number in _TYPED_DATA:
+            typed.append((number, value))
+        elif number == _NAME and not isinstance(value, int):
+            name = bytes(value).decode("utf-8", "replace")
+        elif number == _RAW_DATA and not isinstance(value, int):
+            if raw is not None:
+                raise ValueError(f"tensor {show(name)} has raw_data twice")
+            raw = value
+    return GraphTensor(name, _TYPES.get(data_type), tuple(shape), is_external, raw, tuple(typed))
 
 
 def tables_of(graph: bytes, names: Collection[str]) -> dict[str, NDArray[Any]]:
-    """The tensors of these names as read-only copies.
+    """The initializers of these names as read-only copies.
 
-    Raises ValueError if a name has no tensor, or one that is not a table.
+    Raises ValueError if a name has no initializer, or one that is not a table.
     """
     found = {}
-    for message in _messages(graph):
-        name = next(
-            (bytes(v).decode() for n, v in _fields(message) if n == _NAME and not isinstance(v, int)), ""
-        )
-        if name in names:
-            found[name] = _array(name, message)
+    for message in _initializers(graph):
+        tensor = tensor_of(message)
+        if tensor.name in names:
+            found[tensor.name] = _array(tensor)
     for name in names:
         if name not in found:
             raise ValueError(f"no tensor is named {name}")
     return found
 
 
-def _messages(graph: bytes) -> Iterator[memoryview]:
-    """The message of every tensor."""
-    # A list instead of recursion, because the file decides how deep messages nest.
-    waiting: list[tuple[str, memoryview]] = [("Model", memoryview(graph))]
-    while waiting:
-        message, data = waiting.pop()
-        if message == "Tensor":
-            yield data
-            continue
-        for number, value in _fields(data):
-            if number in _MESSAGES[message]:
-                if isinstance(value, int):
-                    raise ValueError(f"field {number} of {message} is a number")
-                waiting.append((_MESSAGES[message][number], value))
+def _initializers(graph: bytes) -> Iterator[memoryview]:
+    for number, value in fields(memoryview(graph)):
+        if number == GRAPH and not isinstance(value, int):
+            yield from (
+                each for inner, each in fields(value) if inner == INITIALIZER and not isinstance(each, int)
+            )
 
 
-def _array(name: str, message: memoryview) -> NDArray[Any]:
-    shape: list[int] = []
-    dtype, raw = None, None
-    for number, value in _fields(message):
-        if number == _DIMS and isinstance(value, int):
-            shape.append(value)
-        elif number == _DIMS and not isinstance(value, int):
-            shape += _varints(value)
-        elif number == _DATA_TYPE and isinstance(value, int):
-            dtype = _TABLE_TYPES.get(value)
-        elif number == _RAW_DATA and not isinstance(value, int):
-            raw = value
-    if dtype is None or raw is None or math.prod(shape) * np.dtype(dtype).itemsize != len(raw):
-        raise ValueError(f"tensor {name} is no table of numbers in raw_data")
-    table = np.frombuffer(raw, dtype).reshape(shape).copy()  # aligned, and independent of the graph's bytes
+def _array(tensor: GraphTensor) -> NDArray[Any]:
+    size = 0 if tensor.dtype is None else math.prod(tensor.shape) * np.dtype(tensor.dtype).itemsize
+    if tensor.dtype not in _TABLE_TYPES or tensor.raw is None or size != len(tensor.raw):
+        raise ValueError(f"tensor {tensor.name} is no table of numbers in raw_data")
+    # Aligned, and independent of the graph's bytes.
+    table = np.frombuffer(tensor.raw, tensor.dtype).reshape(tensor.shape).copy()
     table.flags.writeable = False
     return table
 
 
-def _tensor(data: memoryview) -> GraphTensor:
-    name, is_external, data_type = "", False, 0
-    numbers: list[tuple[int, memoryview]] = []
-    for number, value in _fields(data):
-        if number == _DATA_TYPE and isinstance(value, int):
-            data_type = value
-        elif number == _DATA_LOCATION:
-            is_external = is_external or value != 0
-        elif isinstance(value, int):
-            continue
-        elif number == _NAME:
-            name = bytes(value).decode("utf-8", "replace")
-        elif number == _EXTERNAL_DATA:
-            is_external = True
-        elif number in (_RAW_DATA, _FLOAT_DATA, _DOUBLE_DATA):
-            numbers.append((number, value))
-    types = {_RAW_DATA: _FLOAT_TYPES.get(data_type), _FLOAT_DATA: "<f4", _DOUBLE_DATA: "<f8"}
-    is_finite = all(_all_finite(value, types[number]) for number, value in numbers)
-    return GraphTensor(name, is_external, is_finite)
-
-
-def _all_finite(data: memoryview, dtype: str | None) -> bool:
+def _count_typed(number: int, value: memoryview | int) -> int:
+    """How many numbers one field holds: it is packed, or there is one of them for each number."""
+    if isinstance(value, int):
+        return 1
+    dtype = _TYPED_DATA[number]
     if dtype is None:
-        return True
-    size = np.dtype(dtype).itemsize
-    if len(data) % size:
-        raise ValueError(f"a tensor's data of {len(data)} bytes is no array of {dtype}")
-    values = np.frombuffer(data, dtype)
-    if len(values) == 1:
-        return not np.isnan(values[0])
-    return bool(np.isfinite(values).all())
-
-
-def _fields(data: memoryview) -> Iterator[tuple[int, memoryview | int]]:
-    """The fields of one protobuf message: each number with its bytes or its varint."""
-    position, end = 0, len(data)
-    while position < end:
-        tag, position = _varint(data, position)
-        number, kind = tag >> 3, tag & 7
-        if kind == _VARINT:
-            value, position = _varint(data, position)
-            yield number, value
-            continue
-        if kind == _BYTES:
-            size, position = _varint(data, position)
-        elif kind in _FIXED_SIZES:
-            size = _FIXED_SIZES[kind]
-        else:
-            raise ValueError(f"wire type {kind} at byte {position}")
-        if position + size > end:
-            raise ValueError(f"field {number} ends after the message, at byte {position}")
-        yield number, data[position : position + size]
-        position += size
-
-
-def _varints(data: memoryview) -> list[int]:
-    values, position = [], 0
-    while position < len(data):
-        value, position = _varint(data, position)
-        values.append(value)
-    return values
-
-
-def _varint(data: memoryview, position: int) -> tuple[int, int]:
-    value, shift = 0, 0
-    while position < len(data) and shift < 70:
-        byte = data[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-        shift += 7
-    raise ValueError(f"a number that does not end, at byte {position}")
+        return int(np.count_nonzero(np.frombuffer(value, np.uint8) < 0x80))
+    return len(value) // np.dtype(dtype).itemsize

@@ -10,7 +10,26 @@ from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, NoReturn
 
 import msgspec
+from msgspec import Meta
 
+from service.bundle.bounds import (
+    MAX_DIMENSIONS,
+    MAX_FILE_BYTES,
+    MAX_FILES,
+    MAX_GOLDEN_ROWS,
+    MAX_GRAPHS,
+    MAX_LOGIT_TOLERANCE,
+    MAX_RECORD_BYTES,
+    MAX_VOCABULARY_BYTES,
+    Count,
+    Name,
+    NotNegative,
+    Number,
+    Real,
+    Share,
+    Size,
+    check_plain,
+)
 from service.bundle.errors import EXPORT_AGAIN, BundleError, show
 from service.bundle.json_files import decode_json, encode_json
 
@@ -19,10 +38,7 @@ MANIFEST_FILE = "manifest.json"
 GOLDEN_FILE = "golden.json"
 SHARED_INPUTS = ("context_ids", "candidate_ids", "request_index")
 NAME_PATTERN = "[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
-
-
-# A part of one.
-Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
+Variant = Annotated[str, Meta(pattern=f"^{NAME_PATTERN}$")]
 
 
 class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -32,16 +48,16 @@ class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class FileEntry(_Record, frozen=True):
     """A file of the bundle: size in bytes, and SHA-256 in hexadecimal."""
 
-    size: int
+    size: Number
     sha256: str
 
 
 class Tensor(_Record, frozen=True):
     """An input or output of a graph; None is the batch axis."""
 
-    name: str
-    dtype: str
-    shape: tuple[int | None, ...]
+    name: Name
+    dtype: Annotated[str, Meta(pattern="^(u?int8|int32|int64|float16|float32|float64)$")]
+    shape: Annotated[tuple[Size | None, ...], Meta(max_length=MAX_DIMENSIONS)]
 
 
 class SharedContext(_Record, frozen=True):
@@ -55,8 +71,8 @@ class SharedContext(_Record, frozen=True):
     file: str
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
-    from_candidates: int
-    microseconds_a_row: dict[str, float] = {}
+    from_candidates: Annotated[int, Meta(ge=1, le=1 << 31)]
+    microseconds_a_row: dict[str, NotNegative] = {}
 
 
 class Graph(_Record, frozen=True):
@@ -64,7 +80,7 @@ class Graph(_Record, frozen=True):
 
     file: str
     variant: str
-    opset: int
+    opset: Annotated[int, Meta(ge=1, le=1000)]
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     tables: tuple[str, ...] = ()
@@ -76,7 +92,10 @@ class ModelInfo(_Record, frozen=True):
 
     name: str
     hyperparameters: dict[str, Any]
-    parameters: int
+    parameters: Count
+
+    def __post_init__(self) -> None:
+        check_plain(self.hyperparameters, "hyperparameters")
 
 
 class Metrics(_Record, frozen=True):
@@ -85,18 +104,18 @@ class Metrics(_Record, frozen=True):
     `auc_of_true_pctr` is the best AUC possible, for a synthetic log.
     """
 
-    rows: int
-    clicks: int
-    auc: float
-    logloss: float
-    prauc: float
-    rce: float
-    ece: float
-    ne: float
-    pcoc: float
-    auc_of_true_pctr: float | None = None
-    auc_interval: tuple[float, float] | None = None
-    logloss_interval: tuple[float, float] | None = None
+    rows: Count
+    clicks: Count
+    auc: Share
+    logloss: NotNegative
+    prauc: Share
+    rce: Real
+    ece: Share
+    ne: NotNegative
+    pcoc: NotNegative
+    auc_of_true_pctr: Share | None = None
+    auc_interval: tuple[Real, Real] | None = None
+    logloss_interval: tuple[Real, Real] | None = None
 
 
 Verdict = Literal["better", "no better", "worse"]
@@ -112,12 +131,12 @@ class Baseline(_Record, frozen=True, kw_only=True):
     """
 
     model: str
-    graph_bytes: int
+    graph_bytes: Count
     metrics: Metrics
-    auc_delta: float
-    auc_interval: tuple[float, float]
-    logloss_delta: float
-    logloss_interval: tuple[float, float]
+    auc_delta: Real
+    auc_interval: tuple[Real, Real]
+    logloss_delta: Real
+    logloss_interval: tuple[Real, Real]
     verdict: Verdict
     command: str = ""
 
@@ -130,13 +149,13 @@ class Training(_Record, frozen=True, kw_only=True):
     """
 
     source: str
-    rows: dict[str, int]
-    clicks: dict[str, int]
-    window: tuple[int, int] | None = None
+    rows: dict[str, Count]
+    clicks: dict[str, Count]
+    window: tuple[Number, Number] | None = None
     split: Literal["time", "row order"]
-    negative_sampling_rate: float = 1.0
-    epochs: int
-    seed: int
+    negative_sampling_rate: Share = 1.0
+    epochs: Count
+    seed: Number
     missing: dict[str, Share] = {}
 
 
@@ -145,30 +164,30 @@ class Parity(_Record, frozen=True):
 
     reference: str
     variant: str
-    max_abs_logit: float
-    auc_delta: float
-    logloss_delta: float
-    auc_interval: tuple[float, float]
-    logloss_interval: tuple[float, float]
+    max_abs_logit: NotNegative
+    auc_delta: Real
+    logloss_delta: Real
+    auc_interval: tuple[Real, Real]
+    logloss_interval: tuple[Real, Real]
 
 
 class Latency(_Record, frozen=True):
     """Microseconds a row by batch size ("1", "64", "1024") on the exporting machine."""
 
     variant: str
-    microseconds_a_row: dict[str, float]
+    microseconds_a_row: dict[str, NotNegative]
 
 
 class Compression(_Record, frozen=True):
     """The target of pruning, the rates it reached, and the sizes after compaction."""
 
     recipe: str
-    rates: dict[str, float]
-    reached: dict[str, float]
-    live_neurons: tuple[int, ...]
-    live_pairs: int
-    embedding_rows: tuple[int, int]
-    graph_bytes: dict[str, int]
+    rates: dict[str, Real]
+    reached: dict[str, Real]
+    live_neurons: tuple[Count, ...]
+    live_pairs: Count
+    embedding_rows: tuple[Count, Count]
+    graph_bytes: dict[str, Count]
 
 
 class Description(_Record, frozen=True, kw_only=True):
@@ -177,11 +196,11 @@ class Description(_Record, frozen=True, kw_only=True):
     `parity` compares graphs on the test part, `ladder` on the validation part, by which the export chose.
     """
 
-    format_version: int = FORMAT_VERSION
+    format_version: Number = FORMAT_VERSION
     name: str
     created_at: str
     model: ModelInfo
-    graphs: dict[str, Graph]
+    graphs: Annotated[dict[Variant, Graph], Meta(min_length=1, max_length=MAX_GRAPHS)]
     serving_variant: str
     kept_out: dict[str, str] = {}
     warnings: tuple[str, ...] = ()
@@ -200,7 +219,7 @@ class Manifest(Description, frozen=True, kw_only=True):
     """The contents of manifest.json. `files` lists every other file of the bundle."""
 
     version: str
-    files: dict[str, FileEntry]
+    files: Annotated[dict[str, FileEntry], Meta(max_length=MAX_FILES)]
 
     @property
     def id(self) -> str:
@@ -213,10 +232,11 @@ class Manifest(Description, frozen=True, kw_only=True):
             _invalid("name", "letters, digits, '.', '_' and '-', at most 100", self.name)
         for name, entry in self.files.items():
             check_file_name(name)
-            if entry.size < 0 or re.fullmatch("[0-9a-f]{64}", entry.sha256) is None:
-                _invalid(
-                    f"files[{name}]", "a size and 64 hexadecimal digits", f"{entry.size}, {entry.sha256}"
-                )
+            most = most_bytes_of(name)
+            if not 0 <= entry.size <= most:
+                _invalid(f"files[{name}].size", f"from 0 to {most}", str(entry.size))
+            if re.fullmatch("[0-9a-f]{64}", entry.sha256) is None:
+                _invalid(f"files[{name}].sha256", "64 hexadecimal digits", entry.sha256)
         if self.version != version_of(self.files):
             _invalid("version", f"{version_of(self.files)}, as its files say", self.version)
         for variant, graph in self.graphs.items():
@@ -245,20 +265,24 @@ class GoldenRow(_Record, frozen=True):
     context: dict[str, Any]
     candidate: dict[str, Any]
 
+    def __post_init__(self) -> None:
+        for values in (self.context, self.candidate):
+            check_plain(values, "golden row")
+
 
 class GoldenOutputs(_Record, frozen=True):
     """The answers of a graph to the golden rows; `logit_tolerance` allows for other machines."""
 
-    logits: tuple[float, ...]
-    pctrs: tuple[float, ...]
-    logit_tolerance: float
+    logits: tuple[Real, ...]
+    pctrs: tuple[Share, ...]
+    logit_tolerance: Annotated[float, Meta(ge=0.0, le=MAX_LOGIT_TOLERANCE)]
 
 
 class Golden(_Record, frozen=True):
     """Raw rows with their expected ids, logits and pCTRs; replayed before the service is ready."""
 
-    rows: tuple[GoldenRow, ...]
-    ids: tuple[tuple[int, ...], ...]
+    rows: Annotated[tuple[GoldenRow, ...], Meta(max_length=MAX_GOLDEN_ROWS)]
+    ids: tuple[tuple[Size, ...], ...]
     variants: dict[str, GoldenOutputs]
 
     def validate(self, variants: Mapping[str, Graph]) -> None:
@@ -269,9 +293,6 @@ class Golden(_Record, frozen=True):
         found = {"ids": len(self.ids)}
         for variant in variants:
             outputs = self.variants.get(variant)
-            if outputs is not None and outputs.logit_tolerance < 0:
-                expected = f"such that the logit_tolerance of {variant} is from 0"
-                raise BundleError(GOLDEN_FILE, expected, str(outputs.logit_tolerance), EXPORT_AGAIN)
             found[f"logits of {variant}"] = -1 if outputs is None else len(outputs.logits)
             found[f"pctrs of {variant}"] = -1 if outputs is None else len(outputs.pctrs)
         for what, count in found.items():
@@ -286,8 +307,6 @@ def _check_shared_context(graph: Graph, files: Mapping[str, FileEntry]) -> None:
         return
     if shared.file not in files:
         _invalid(f"{where}.file", "one of 'files'", shared.file)
-    if shared.from_candidates < 1:
-        _invalid(f"{where}.from_candidates", "1 or more", str(shared.from_candidates))
     names = tuple(tensor.name for tensor in shared.inputs)
     if names[:3] != SHARED_INPUTS or not set(names[3:]) <= set(graph.tables):
         expected = f"{', '.join(SHARED_INPUTS)} and tables of {graph.file}"
@@ -318,13 +337,20 @@ def check_file_name(name: str) -> None:
         _invalid("files", "named by plain paths inside the bundle", name)
 
 
+def most_bytes_of(name: str) -> int:
+    """The most bytes of the file of that name."""
+    if name.startswith("vocabulary/"):
+        return MAX_VOCABULARY_BYTES
+    return MAX_RECORD_BYTES if name.endswith(".json") else MAX_FILE_BYTES
+
+
 def manifest_to_file(manifest: Manifest) -> bytes:
     """The bytes of manifest.json."""
     return encode_json(manifest)
 
 
 class _FormatOnly(msgspec.Struct):
-    format_version: int
+    format_version: Number
 
 
 def manifest_from_file(data: bytes) -> Manifest:

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from service.bundle.bounds import MAX_CARDINALITY, MAX_COLUMNS, MAX_FIELDS, MAX_NAME_CHARACTERS
 from service.bundle.encodings import (
     FIRST_ID,
-    MAX_CARDINALITY,
     MISSING_ID,
     OOV_ID,
     Bins,
@@ -85,11 +85,15 @@ class Field:
         object.__setattr__(self, "role", Role(self.role))
         if not self.name:
             raise ValueError("'name' must not be empty; use the name of the field in requests")
+        if len(self.name) > MAX_NAME_CHARACTERS:
+            raise self._invalid("name", f"of at most {MAX_NAME_CHARACTERS} characters", str(len(self.name)))
         if (self.kind is Kind.NUMERIC) != isinstance(self.encoding, Bins):
             wanted = "Bins" if self.kind is Kind.NUMERIC else "Vocabulary or Hashing"
             raise self._invalid("encoding", wanted, type(self.encoding).__name__)
         if self.max_length < 1 or (self.max_length > 1 and self.kind is not Kind.SEQUENCE):
             raise self._invalid("max_length", "1, or more for a sequence", show(self.max_length))
+        if self.max_length > MAX_COLUMNS:
+            raise self._invalid("max_length", f"at most {MAX_COLUMNS}", show(self.max_length))
         if self.base_cardinality > MAX_CARDINALITY:
             raise self._invalid("cardinality", f"at most {MAX_CARDINALITY}", str(self.base_cardinality))
         if self.renumbering is not None:
@@ -144,6 +148,10 @@ class Schema:
         names = [field.name for field in self.fields]
         if not names:
             raise ValueError("'fields' must hold at least one field (got none)")
+        if len(names) > MAX_FIELDS:
+            raise ValueError(f"'fields' must be at most {MAX_FIELDS} (got {len(names)})")
+        if self.columns > MAX_COLUMNS:
+            raise ValueError(f"'fields' must have at most {MAX_COLUMNS} ids a row (got {self.columns})")
         if len(set(names)) != len(names):
             raise ValueError(f"'fields' must have unique names (got {show(first_repeated(names))} twice)")
         for field in self.fields:

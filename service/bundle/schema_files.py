@@ -8,11 +8,14 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Annotated
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
+from service.bundle.bounds import MAX_BINS, MAX_COLUMNS, MAX_FIELDS, Count, Name, Size
 from service.bundle.encodings import FIRST_ID, MISSING_ID, OOV_ID, Bins, Encoding, Hashing, Vocabulary
 from service.bundle.errors import EXPORT_AGAIN, BundleError, show
 from service.bundle.json_files import decode_json, encode_json
@@ -24,24 +27,24 @@ SCHEMA_FILE = "schema.json"
 
 class _VocabularyRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="vocabulary"):
     file: str
-    values: int
+    values: Size
 
 
 class _HashingRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="hashing"):
-    buckets: int
-    seed: int
+    buckets: Size
+    seed: Count
 
 
 class _BinsRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="bins"):
-    edges: tuple[float, ...]
+    edges: Annotated[tuple[float, ...], Meta(max_length=MAX_BINS)]
 
 
 class _FieldRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    name: str
+    name: Name
     kind: Kind
     role: Role
-    max_length: int
-    cardinality: int
+    max_length: Annotated[int, Meta(ge=1, le=MAX_COLUMNS)]
+    cardinality: Size
     encoding: _VocabularyRecord | _HashingRecord | _BinsRecord
     renumbering: str | None
     same_values_as: str | None = None
@@ -53,10 +56,10 @@ class _SchemaRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omi
     `spelling` is None in bundles that were written before it was kept.
     """
 
-    missing_id: int
-    oov_id: int
-    first_id: int
-    fields: tuple[_FieldRecord, ...]
+    missing_id: Count
+    oov_id: Count
+    first_id: Count
+    fields: Annotated[tuple[_FieldRecord, ...], Meta(max_length=MAX_FIELDS)]
     spelling: Spelling | None = None
 
 
@@ -194,10 +197,10 @@ def _npy(renumbering: NDArray[np.int32]) -> bytes:
 
 
 def _from_npy(data: bytes, length: int) -> NDArray[np.int32]:
-    """int32 [length]. The header is checked first, so that an invalid one allocates no memory."""
-    file = io.BytesIO(data)
-    if np.lib.format.read_magic(file) != (1, 0):
-        raise ValueError("'npy version' must be 1.0")
-    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-    _expect("array", (str(dtype), shape, len(data) - file.tell()), ("int32", (length,), 4 * length))
-    return np.frombuffer(data, "<i4", offset=file.tell())
+    """int32 [length]. The header must be the one that is written, so that none is parsed."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": "<i4", "fortran_order": False, "shape": (length,)})
+    header = file.getvalue()
+    _expect("header", data[: len(header)], header)
+    _expect("bytes of the array", len(data) - len(header), 4 * length)
+    return np.frombuffer(data, "<i4", offset=len(header))

@@ -39,6 +39,7 @@ from service.bundle.manifest import (
     manifest_from_file,
     manifest_of,
     manifest_to_file,
+    most_bytes_of,
 )
 from service.bundle.schema import Role, Schema
 from service.bundle.schema_files import schema_from_files, schema_to_files
@@ -51,6 +52,7 @@ class Bundle:
     """A verified bundle in memory.
 
     `graphs` are verified ONNX bytes by variant, `shared_graphs` those that compute a request's context once.
+    `digest` is the SHA-256 of the manifest, and so of all its files.
     """
 
     manifest: Manifest
@@ -61,6 +63,7 @@ class Bundle:
     shared_graphs: dict[str, bytes]
     golden: Golden
     folder: Path
+    digest: str
     _tables: dict[str, dict[str, NDArray[Any]]] = field(default_factory=dict)
 
     def tables(self, variant: str) -> dict[str, NDArray[Any]]:
@@ -78,10 +81,10 @@ class Bundle:
         return self._tables[variant]
 
 
-def load_bundle(folder: Path, *, verify_all: bool = False) -> Bundle:
+def load_bundle(folder: Path) -> Bundle:
     """The bundle in `folder`; each file is read once. Raises BundleError, in one line, for any fault.
 
-    `verify_all` also checks the files that a service does not use (the report).
+    Files that a service does not use (the report) are verified too: people and load tests rely on them.
     """
     folder = Path(folder)
     if not (folder / MANIFEST_FILE).is_file():
@@ -89,10 +92,11 @@ def load_bundle(folder: Path, *, verify_all: bool = False) -> Bundle:
         raise BundleError(str(folder / MANIFEST_FILE), "a bundle's manifest", found, _remedy_for(folder))
     try:
         root = folder.resolve()
-        manifest = manifest_from_file(_read_inside(root, MANIFEST_FILE))
+        encoded = _read_inside(root, MANIFEST_FILE)
+        manifest = manifest_from_file(encoded)
         read = _VerifiedReader(root, manifest.files)
-        bundle = _assemble(manifest, read, folder)
-        for name in manifest.files.keys() - read.names if verify_all else ():
+        bundle = _assemble(encoded, manifest, read, folder)
+        for name in manifest.files.keys() - read.names:
             read(name)
     except BundleError as error:
         file = str(folder / error.file)
@@ -100,7 +104,7 @@ def load_bundle(folder: Path, *, verify_all: bool = False) -> Bundle:
     return bundle
 
 
-def _assemble(manifest: Manifest, read: Callable[[str], bytes], folder: Path) -> Bundle:
+def _assemble(encoded: bytes, manifest: Manifest, read: Callable[[str], bytes], folder: Path) -> Bundle:
     schema = schema_from_files(read)
     calibrators = calibrators_from_file(read(CALIBRATION_FILE))
     golden = decode_json(GOLDEN_FILE, read(GOLDEN_FILE), Golden)
@@ -114,7 +118,8 @@ def _assemble(manifest: Manifest, read: Callable[[str], bytes], folder: Path) ->
         for variant, graph in manifest.graphs.items()
         if graph.shared_context is not None
     }
-    return Bundle(manifest, schema, encoder, calibrators, graphs, shared, golden, folder)
+    digest = hashlib.sha256(encoded).hexdigest()
+    return Bundle(manifest, schema, encoder, calibrators, graphs, shared, golden, folder, digest)
 
 
 def _match(manifest: Manifest, schema: Schema, calibrators: Mapping[str, Calibrator]) -> None:
@@ -176,10 +181,13 @@ def _read_inside(root: Path, name: str, size: int | None = None) -> bytes:
             raise BundleError(name, "a file inside the bundle", "a link out of it", EXPORT_AGAIN)
         if not path.is_file():
             raise BundleError(name, "a file of the bundle", "no such file", "copy the whole folder again")
-        found = path.stat().st_size
+        found, most = path.stat().st_size, most_bytes_of(name)
+        if found > most:
+            raise BundleError(name, f"at most {most} bytes long", f"{found} bytes", EXPORT_AGAIN)
         if size is not None and found != size:
             raise BundleError(name, f"{size} bytes long", f"{found} bytes", "copy the file again")
-        return path.read_bytes()
+        with path.open("rb") as file:
+            return file.read(found + 1)  # not what is written to it meanwhile
     except (OSError, RuntimeError) as error:  # RuntimeError: circular links
         raise BundleError(name, "readable", str(error), "check the folder's permissions") from error
 
@@ -209,7 +217,7 @@ def save_bundle(folder: Path, description: Description, contents: Contents) -> M
     files = _files(description.graphs, contents)
     manifest = manifest_of(description, files)
     encoded = manifest_to_file(manifest)
-    bundle = _assemble(manifest_from_file(encoded), files.__getitem__, folder)
+    bundle = _assemble(encoded, manifest_from_file(encoded), files.__getitem__, folder)
     for variant, graph in manifest.graphs.items():
         if graph.tables:
             bundle.tables(variant)

@@ -107,6 +107,7 @@ ATTRIBUTES = (
     Attribute(ServerState, "default_headers", "headers of every answer; replaced when the date changes"),
     Attribute(ServerState, "total_requests", "counted for uvicorn's limit_max_requests"),
     Attribute(Server, "started", "whether startup succeeded"),
+    Attribute(Server, "should_exit", "whether a signal has come; nothing is announced then"),
     Attribute(Server, "servers", "the listening sockets; set by startup, and replaced by Listeners"),
     Attribute(Server, "config", "what connections are made with"),
     Attribute(Server, "lifespan", "the state of the application, for its connections"),

@@ -121,6 +121,12 @@ class Metrics:
             buckets=PCTR_BUCKETS,
             registry=registry,
         )
+        self.failed_rows = Counters(
+            "bidlight_failed_rows",
+            "Rows for which the graph gave no finite logit; their requests were answered with row_failed",
+            ["arm"],
+            registry=registry,
+        )
         self.candidates = Counters(
             "bidlight_candidates",
             "Candidates answered, by outcome: bid, or no_bid (zero, below a floor, or no value_per_click)",

@@ -20,6 +20,7 @@ from service.metrics.memory import CountMemory
 from service.process.reload import ReloadableArms
 from service.process.signals import blocked_signals
 from service.process.slots import FIRST_RETRY_SECONDS, Slot
+from service.process.sockets import drop_new_connections
 from service.process.worker import HEARTBEAT, REFUSED, STOPPING, WorkerAssignment, become_worker
 from service.settings import Settings
 
@@ -29,7 +30,10 @@ logger = logging.getLogger("bidlight")
 SUPERVISOR = 0
 # Worker processes for each slot that can be alive at once: one that serves, and others that still answer.
 PROCESSES_A_SLOT = 4
-START_TIMEOUT_SECONDS = 120.0
+# What a start takes beyond loading: importing, opening the feature store.
+STARTING_SECONDS = 30.0
+# A worker that has not served has nothing to answer, and ends as soon as it is told to.
+STOP_LOADING_SECONDS = 0.3
 POLL_SECONDS = 0.5
 
 
@@ -136,7 +140,7 @@ class WorkerPool:
                     )
                     release = partial(self._release_in_worker, slot, reader)
                     become_worker(self._settings, self._arms.current, assignment, release)
-                deadline = time.monotonic() + START_TIMEOUT_SECONDS
+                deadline = time.monotonic() + self._settings.load_seconds + STARTING_SECONDS
                 self._workers.append(WorkerProcess(pid, number, reader, slot, self._arms.current, deadline))
         except OSError as error:
             os.close(reader)
@@ -164,16 +168,23 @@ class WorkerPool:
                 other.socket.close()
 
     def stop(self) -> None:
-        """Stop all workers; close the sockets first, or new connections would wait in them unanswered."""
-        for each in (self._admin, *(slot.socket for slot in self._slots)):
-            if each is not None:
-                each.close()
+        """Stop all workers; each serves what waits at its socket, where nothing new may wait from now on."""
+        listening = [slot.socket for slot in self._slots]
+        if self._admin is not None:
+            listening.append(self._admin)
+        for each in listening:
+            drop_new_connections(each)
+        for each in listening:
+            each.close()
         for worker in self._active():
             self._stop_worker(worker)
 
     def _stop_worker(self, worker: WorkerProcess) -> None:
         worker.is_stopping = True
-        self._extend_deadline(worker, self._settings.drain_seconds)
+        if worker.is_serving:
+            self._extend_deadline(worker, self._settings.drain_seconds)
+        else:
+            worker.deadline = time.monotonic() + STOP_LOADING_SECONDS
         os.kill(worker.pid, signal.SIGTERM)
 
     def _extend_deadline(self, worker: WorkerProcess, more_seconds: float = 0.0) -> None:
@@ -204,6 +215,9 @@ class WorkerPool:
         messages = os.read(worker.pipe, 65536)
         if worker.refusal or messages.startswith(REFUSED):
             worker.refusal += messages
+        elif HEARTBEAT in messages and not worker.is_serving and worker.is_stopping:
+            worker.serving_since = time.monotonic()  # it began just then, and has requests to answer
+            self._extend_deadline(worker, self._settings.drain_seconds)
         elif messages and not worker.is_stopping:
             if HEARTBEAT in messages:
                 if worker.serving_since is None:
@@ -225,6 +239,7 @@ class WorkerPool:
                 self._counts.end_tenure(worker.number)
                 yield worker, os.waitstatus_to_exitcode(status)
             elif time.monotonic() > worker.deadline:
-                logger.error("worker %d is silent for too long and is killed", worker.pid)
+                if worker.is_serving or not worker.is_stopping:
+                    logger.error("worker %d is silent for too long and is killed", worker.pid)
                 os.kill(worker.pid, signal.SIGKILL)
                 self._extend_deadline(worker)

@@ -5,13 +5,16 @@ It knows no worker.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 
-from service.arms.loading import LoadedArm, freeze_anew, read_arms
+from service.arms.loading import LoadedArm, freeze_anew, read_arms, too_late
 from service.arms.reloads import log_refusal, log_reload
+from service.arms.trial import Trial
 from service.arms.unlike import warn_of_unlike_arms
 from service.bundle.schema import Schema
 from service.metrics.families import Metrics
+from service.process.signals import Interrupted, interrupted_by
 from service.settings import Settings
 
 
@@ -25,12 +28,13 @@ class ReloadableArms:
         self._settings = settings
         self._metrics = metrics
         self._is_requested = False
+        self._trial: Trial | None = None
         self.current: Sequence[LoadedArm] = ()
         self.previous: Sequence[LoadedArm] | None = None
 
     def read(self) -> None:
         """Read the arms for the first time. Raises BadConfiguration."""
-        self.current = _read_frozen(self._settings)
+        self.current = self._read_frozen()
         warn_of_unlike_arms(_schemas_of(self.current))
 
     def request(self) -> None:
@@ -38,20 +42,50 @@ class ReloadableArms:
         self._is_requested = True
 
     def advance(self) -> None:
-        """Commit the reload that all workers serve, and begin the one that was requested."""
+        """Commit the reload that all workers serve, and begin the one that was requested.
+
+        Its bundles are tried first in a process of their own, while the workers go on.
+        """
         if self.previous is not None:
             self.previous = None
             self._metrics.reloads.labels("ok").inc()
             log_reload((arm.spec.name, arm.bundle.manifest) for arm in self.current)
-        if self._is_requested:
+        try:
+            self._begin_requested()
+        except Interrupted:
+            pass  # the signal is handled next
+        except Exception as error:  # whatever it is, the workers go on
+            self._refuse(error)
+
+    def _begin_requested(self) -> None:
+        digests = None
+        if self._trial is not None:
+            digests = self._tried(self._trial)
+            if digests is None:
+                return
+        elif self._is_requested:
             self._is_requested = False
-            try:
-                arms = _read_frozen(self._settings)
-            except Exception as error:  # whatever it is, the workers go on
-                self._refuse(error)
-            else:
-                self.previous, self.current = self.current, arms
-                warn_of_unlike_arms(_schemas_of(self.current), _schemas_of(self.previous))
+            if self._settings.try_reloads == "on":
+                self._trial = Trial(self._settings)
+                return
+        else:
+            return
+        self.previous, self.current = self.current, self._read_frozen(digests)
+        warn_of_unlike_arms(_schemas_of(self.current), _schemas_of(self.previous))
+
+    def _tried(self, trial: Trial) -> Sequence[str] | None:
+        """What the trial found, and it is over; None while it is not."""
+        self._trial = None
+        digests = trial.poll()
+        if digests is None:
+            self._trial = trial
+        return digests
+
+    def stop(self) -> None:
+        """End the trial that is under way."""
+        if self._trial is not None:
+            self._trial.stop()
+            self._trial = None
 
     def roll_back(self, reason: str) -> None:
         """Serve the previous arms again: a worker has refused the new ones."""
@@ -67,16 +101,23 @@ class ReloadableArms:
         self._metrics.reloads.labels("refused").inc()
         log_refusal(reason)
 
+    def _read_frozen(self, digests: Sequence[str] | None = None) -> list[LoadedArm]:
+        """The arms as their folders hold them now, frozen to the garbage collector. Raises BadConfiguration.
+
+        A collection would write to every page that the workers share. SIGTERM and SIGINT end it during a
+        reload, by Interrupted; at the start they end the process.
+        """
+        stopping = (signal.SIGTERM, signal.SIGINT) if self.current else ()
+        try:
+            with interrupted_by(*stopping, after_seconds=self._settings.load_seconds):
+                arms = read_arms(self._settings, digests)
+        except Interrupted as interrupted:
+            if interrupted.args[0] is signal.SIGALRM:
+                raise too_late(self._settings) from None
+            raise
+        freeze_anew()
+        return arms
+
 
 def _schemas_of(arms: Sequence[LoadedArm]) -> dict[str, Schema]:
     return {arm.spec.name: arm.bundle.schema for arm in arms}
-
-
-def _read_frozen(settings: Settings) -> list[LoadedArm]:
-    """The arms as their folders hold them now, frozen to the garbage collector. Raises BadConfiguration.
-
-    A collection would write to every page that the workers share.
-    """
-    arms = read_arms(settings)
-    freeze_anew()
-    return arms

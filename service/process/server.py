@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from types import FrameType
 from typing import Any, cast
 
 import uvicorn
@@ -15,9 +16,13 @@ import uvicorn
 from service.http.connection import HttpConnection
 from service.process.listener import Listener
 from service.process.logs import keep_telling, log_config
+from service.process.signals import end_at_once
+from service.process.sockets import drop_new_connections
 from service.process.tls import tls_context
 from service.settings import Settings
 
+# How long connections are still accepted at the end: a handshake takes one way through the network.
+LAST_ACCEPTS_SECONDS = 0.2
 # Connections to the admin port for which there is room when clients have taken all that there was.
 ADMIN_CONNECTIONS = 16
 
@@ -69,17 +74,21 @@ class Server(uvicorn.Server):
             signal.signal(number, self.handle_exit)
         super().run(sockets)
 
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop; at once before the start is over: a load may take long, and nobody is answered yet."""
+        if not self.started:
+            end_at_once(0)
+        super().handle_exit(sig, frame)
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start listening, then report the port."""
         await super().startup(sockets)
-        if self.started:
+        if self.started and not self.should_exit:
             # uvicorn has resolved the address and bound its sockets; from here on they are ours.
             taken = [socket.socket(fileno=os.dup(each.fileno())) for each in self._listening()]
             for server in self.servers:
                 server.close()
-            # Connections that wait at the socket of a worker are its successor's.
-            rest = self.config.backlog if sockets is None else 0
-            listeners = [self._listener(each, rest) for each in taken]
+            listeners = [self._listener(each) for each in taken]
             if self._admin is not None:
                 self._admin.listen(self.config.backlog)
                 listeners.append(self._admin_listener(self._admin))
@@ -91,14 +100,14 @@ class Server(uvicorn.Server):
     def _listening(self) -> list[socket.socket]:
         return [each for server in self.servers for each in server.sockets]
 
-    def _listener(self, listening: socket.socket, rest: int) -> Listener:
+    def _listener(self, listening: socket.socket) -> Listener:
         config = self.config
         return Listener(
             listening,
             lambda: HttpConnection(config, self.server_state, self.lifespan.state),
             self.server_state.connections,
             self._count_pause,
-            rest,
+            config.backlog,
             tls=lambda: config.ssl,
         )
 
@@ -110,7 +119,7 @@ class Server(uvicorn.Server):
             lambda: HttpConnection(config, self.server_state, self.lifespan.state),
             self.server_state.connections,
             self._count_pause,
-            rest=0,
+            config.backlog,
             spare=ADMIN_CONNECTIONS,
         )
 
@@ -123,6 +132,14 @@ class Server(uvicorn.Server):
         self.config.loaded_app.metrics.accept_pauses.labels(reason).inc()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Report the stop, then close the listening sockets and answer the requests in flight."""
+        """Report the stop, serve whom the kernel has accepted, stop listening, and answer what is in flight.
+
+        The sockets of a worker are the supervisor's: it lets nobody new wait there if the service stops, and
+        a successor serve them if not. Signals may come to all processes at once: it gets a moment for that.
+        """
         self._on_stopping()
+        if sockets is None:
+            for each in self._listening():
+                drop_new_connections(each)
+        await asyncio.sleep(LAST_ACCEPTS_SECONDS)
         await super().shutdown(sockets)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import NoReturn
 
 # The supervisor reads these from a pipe; its workers handle them in their own way.
 SUPERVISOR_SIGNALS = (
@@ -14,13 +16,17 @@ SUPERVISOR_SIGNALS = (
 )
 
 
-def handle_signals_during_startup() -> None:
-    """Exit at SIGTERM and SIGINT, and ignore SIGHUP, until the server or the supervisor takes over.
+class Interrupted(Exception):
+    """A signal has ended what was under way; it is the argument."""
+
+
+def handle_signals_during_startup(end: Callable[[int], NoReturn]) -> None:
+    """Call `end` at SIGTERM and SIGINT, and ignore SIGHUP, until the server or the supervisor takes over.
 
     The kernel gives the first process of a container no default handler for SIGTERM.
     """
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: sys.exit(0))
+        signal.signal(number, lambda *_: end(0))
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
@@ -53,6 +59,32 @@ def blocked_signals() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SUPERVISOR_SIGNALS)
+
+
+@contextmanager
+def interrupted_by(*numbers: signal.Signals, after_seconds: float) -> Iterator[None]:
+    """Raise Interrupted at these signals, and at SIGALRM after so many seconds. For the main thread."""
+
+    def interrupt(number: int, _: object) -> None:
+        raise Interrupted(signal.Signals(number))
+
+    before = {number: signal.signal(number, interrupt) for number in (*numbers, signal.SIGALRM)}
+    signal.setitimer(signal.ITIMER_REAL, after_seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def end_at_once(status: int) -> NoReturn:
+    """End the process without running anything down: a thread may be in code that does not come back."""
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)
 
 
 def reset_signals_in_worker() -> None:

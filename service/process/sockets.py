@@ -6,11 +6,17 @@ for a connection nor wake each other.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import socket
+import struct
+from contextlib import suppress
 
 from service.errors import BadConfiguration
 from service.settings import Settings
+
+_ATTACH_FILTER = 26  # SO_ATTACH_FILTER of Linux
+_SYN, _ACK = 0x02, 0x10
 
 
 def bind_together(host: str, port: int, count: int) -> list[socket.socket]:
@@ -54,6 +60,28 @@ def _refusal(setting: str, host: str, port: int, error: OSError) -> BadConfigura
         f"'{setting}' must be one to listen on at {host} (got {port}: {error.strerror or error}); "
         f"choose another with --{setting.replace('_', '-')}"
     )
+
+
+def drop_new_connections(listening: socket.socket) -> None:
+    """Let the kernel begin no more connections at a socket; those that it has begun can still be accepted.
+
+    Closing a socket resets whatever waits in it. A client whose first packet is dropped sends it again after
+    a second, when the socket is closed, and is refused. Without this filter (not Linux) some are reset.
+    """
+    # Classic BPF on the header of TCP, where byte 13 has the flags: drop SYN without ACK, keep all else.
+    program = [
+        (0x30, 0, 0, 13),  # load the byte
+        (0x54, 0, 0, _SYN | _ACK),  # keep these two flags
+        (0x15, 0, 1, _SYN),  # only SYN: go on, else leave out one
+        (0x06, 0, 0, 0),  # keep no byte of the packet
+        (0x06, 0, 0, 0xFFFFFFFF),  # keep all
+    ]
+    code = b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
+    buffer = ctypes.create_string_buffer(code)
+    with suppress(OSError):
+        listening.setsockopt(
+            socket.SOL_SOCKET, _ATTACH_FILTER, struct.pack("HP", len(program), ctypes.addressof(buffer))
+        )
 
 
 def _bind(host: str, port: int, *, shared: bool = True) -> socket.socket:

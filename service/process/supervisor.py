@@ -91,6 +91,7 @@ class Supervisor:
 
     def _stop(self) -> None:
         self._is_stopping = True
+        self._reload.stop()
         self._pool.stop()
 
     def _replace_ended(self) -> None:

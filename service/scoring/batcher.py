@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import DeadlinePassed, InferenceFailed, Overloaded
+from service.errors import DeadlinePassed, InferenceFailed, Overloaded, RowFailed
 
 logger = logging.getLogger("bidlight")
 
@@ -53,6 +53,15 @@ class Outcome(Protocol):
         """The rows failed, or will not run."""
 
 
+class RowsFailed(Exception):
+    """Some rows of a batch have no result: `results` [n] of all its rows, and which `failed`, bool [n]."""
+
+    def __init__(self, results: Results, failed: NDArray[np.bool_]) -> None:
+        super().__init__(f"{np.count_nonzero(failed)} of {len(failed)} rows have no result")
+        self.results = results
+        self.failed = failed
+
+
 @dataclass(slots=True, eq=False)
 class _Caller:
     """Queued rows and their caller: `left` of `size` wait, since `waiting_since` (a perf_counter())."""
@@ -81,7 +90,8 @@ class Batcher:
     callers that came meanwhile. If rows are left it schedules the next flush, so that the loop reads sockets
     in between. A caller with more rows than a batch holds runs in parts. A caller that left (its future was
     cancelled) or whose deadline passed is dropped before its rows cost anything. When `run` raises, each
-    caller of its batch gets an error of its own; other batches are not affected.
+    caller of its batch gets an error of its own; other batches are not affected. When it raises RowsFailed,
+    that holds for the callers of those rows alone.
 
     The queue has room for `max_queued_rows`, reserved rows included: `reserve` asks for room before the rows
     exist, `submit_reserved` or `release` ends the reservation, and `submit` does both steps.
@@ -218,15 +228,31 @@ class Batcher:
             results = self._run([share.rows for share in batch], report)
             if len(results) != total:
                 raise ValueError(f"a run must give one result a row (got {len(results)} for {total} rows)")
+        except RowsFailed as error:
+            self._deliver_some(batch, error)
+            return
         except Exception as error:
             logger.exception("a batch of %d callers failed", len(batch))
             for share in batch:
-                self._fail(share.caller, error)
+                # One exception raised in several tasks would collect the traceback of each.
+                failure = InferenceFailed("the batch that held these rows failed; the service has logged why")
+                failure.__cause__ = error
+                self._fail(share.caller, failure)
             return
         start = 0
         for share in batch:
             stop = start + share.size
             self._deliver(share.caller, results[start:stop])
+            start = stop
+
+    def _deliver_some(self, batch: list[_Share], error: RowsFailed) -> None:
+        start = 0
+        for share in batch:
+            stop = start + share.size
+            if error.failed[start:stop].any():
+                self._fail(share.caller, RowFailed("the model has no number for a row of this request"))
+            else:
+                self._deliver(share.caller, error.results[start:stop])
             start = stop
 
     def _deliver(self, caller: _Caller, results: Results) -> None:
@@ -241,11 +267,8 @@ class Batcher:
         if not caller.outcome.done():
             caller.outcome.set_result(results)
 
-    def _fail(self, caller: _Caller, error: Exception) -> None:
+    def _fail(self, caller: _Caller, failure: Exception) -> None:
         if self._waiting and self._waiting[0] is caller:
             self._dequeue(caller)
         if not caller.outcome.done():
-            # One exception raised in several tasks would collect the traceback of each.
-            failure = InferenceFailed("the batch that held these rows failed; the service has logged why")
-            failure.__cause__ = error
             caller.outcome.set_exception(failure)

@@ -71,6 +71,7 @@ class ArmMeter:
         self._batch_rows = HistogramTally(metrics.batch_rows.labels(arm))
         self._batch_requests = HistogramTally(metrics.batch_requests.labels(arm))
         self._pctr = HistogramTally(metrics.pctr.labels(arm))
+        self._failed_rows = metrics.failed_rows.labels(arm)
         self._unknown_ads = Tally(metrics.unknown_ads.labels(arm))
         self._user_lookups = Tally(metrics.user_lookups.labels(arm))
         self._user_is_missing = {
@@ -125,6 +126,10 @@ class ArmMeter:
             self._is_settle_scheduled = True
             loop = asyncio.get_running_loop()
             loop.call_soon(loop.call_soon, self._settle)
+
+    def count_failed_rows(self, rows: int) -> None:
+        """Count rows for which the graph has no finite logit; their batch is in no other count."""
+        self._failed_rows.inc(rows)
 
     def publish(self, queued_rows: int) -> None:
         """Add all that was counted to the metrics."""

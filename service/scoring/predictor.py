@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import logging
 import time
 from collections.abc import Collection, Iterable
 from itertools import islice
@@ -21,12 +21,14 @@ from service.bundle.schema_files import is_of_schema
 from service.bundle.store import Bundle, load_bundle
 from service.errors import InvalidField
 from service.features.ads import KnownAds
-from service.scoring.batcher import Batcher, BatchReport, Outcome
+from service.scoring.batcher import Batcher, BatchReport, Outcome, RowsFailed
 from service.scoring.graphs import Graphs
 from service.scoring.meter import ArmMeter
 from service.scoring.rows import BatchRows, Column, Ids, RequestRows
 from service.settings import Settings
 from service.wire import PredictRequest
+
+logger = logging.getLogger("bidlight")
 
 Probabilities = NDArray[np.float64]
 # How many tuples of context names are remembered as known to the schema.
@@ -58,6 +60,7 @@ class Predictor:
         self.golden: Golden = bundle.golden
         self.meter: ArmMeter | None = None
         self.under_way = 0
+        self._has_logged_failure = False
         self.max_queued_rows = settings.max_queued_rows
         self._batcher = Batcher(
             self._run,
@@ -221,12 +224,27 @@ class Predictor:
         column = self._segment_column
         segments = None if column is None else batch.ids_of(column)
         pctrs: Probabilities = self.calibrator.pctr(logits, segments)
-        if not math.isfinite(pctrs.sum()):  # finite weights can still overflow
-            raise ValueError("the graph must give a number for every row (got nan)")
+        is_number = np.isfinite(logits)  # finite weights can still overflow
+        if not is_number.all():
+            raise self._failure(pctrs, ~is_number)
         if meter is not None:
             calibrated = time.perf_counter()
             meter.count_batch(report, batch, pctrs, inferred - started, calibrated - inferred)
         return pctrs
+
+    def _failure(self, pctrs: Probabilities, failed: NDArray[np.bool_]) -> RowsFailed:
+        """Count rows without a finite logit, and log the first of them."""
+        if not self._has_logged_failure:
+            self._has_logged_failure = True
+            logger.error(
+                "%s gives no finite logit for some rows, whose requests fail with row_failed: the weights of "
+                "%s overflow there, train it again; this is not logged again",
+                self.manifest.id,
+                self.folder / self.manifest.graphs[self.variant].file,
+            )
+        if self.meter is not None:
+            self.meter.count_failed_rows(int(np.count_nonzero(failed)))
+        return RowsFailed(pctrs, failed)
 
 
 def _first(names: Collection[str]) -> Iterable[str]:

@@ -19,8 +19,8 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import onnxruntime as ort
 
-from service.bundle.errors import BundleError, show
-from service.bundle.graph_tensors import tensors_of
+from service.bundle.errors import BundleError
+from service.bundle.graph_check import check_graph
 from service.bundle.manifest import Graph, SharedContext, Tensor
 from service.bundle.runtime_options import session_options
 from service.errors import BadConfiguration
@@ -55,8 +55,8 @@ class Session:
     None binds only for tables on a GPU; True and False bind always and never. A bound session runs one call
     at a time.
 
-    Raises BundleError for a graph that does not load, does not match the manifest, reads a file or has
-    weights that are not finite; NoCuda for a GPU that is required and absent.
+    Raises BundleError for a graph that `check_graph` refuses, that does not load, or does not match the
+    manifest; NoCuda for a GPU that is required and absent.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Session:
         io_binding: bool | None = None,
     ) -> None:
         file, inputs = description.file, description.inputs
-        _check_weights(graph, file)
+        check_graph(graph, file)
         self._file = file
         given = {tensor.name for tensor in inputs}
         providers = _providers(device)
@@ -129,25 +129,6 @@ class Session:
         if logits.shape != (rows,):
             expected = f"a graph that gives {rows} logits for {rows} rows"
             raise BundleError(self._file, expected, str(logits.shape), "build the bundle again")
-
-
-def _check_weights(graph: bytes, file: str) -> None:
-    """Raises BundleError for a tensor in an external file, or with values that are not finite."""
-    try:
-        for tensor in tensors_of(graph):
-            if tensor.is_external:
-                expected, found = "a graph that holds all its data", "in a file of its own"
-                remedy = "export it without external data"
-            elif not tensor.is_finite:
-                expected, found = "a graph of finite weights", "with nan or infinite numbers"
-                remedy = "train and export again"
-            else:
-                continue
-            raise BundleError(file, expected, f"tensor {show(tensor.name)} {found}", remedy)
-    except ValueError as error:
-        if isinstance(error, BundleError):
-            raise
-        raise BundleError(file, "an ONNX graph", str(error), "build the bundle again") from None
 
 
 def _open(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import os
 import re
 import resource
@@ -15,13 +13,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-import msgspec
 import pytest
 
-from service.bundle.manifest import FileEntry, manifest_from_file, manifest_to_file, version_of
 from service.bundle.schema import Field, Kind, Role, Schema, Vocabulary
 from tests.e2e.raw_http import body_of, message, read_answer, wait_until
+from tests.forged_bundle import rewrite_json
 from tests.running import RunningService, running_service, start_service
 from tests.tiny_bundle import tiny_schema, write_tiny_bundle
 
@@ -167,15 +165,11 @@ def test_no_request_fails_while_bundles_are_replaced(bundles: dict[str, Path], t
 
 def misstate_golden(folder: Path) -> None:
     """Put a wrong logit into a bundle's golden rows, with correct hashes."""
-    golden = json.loads((folder / "golden.json").read_bytes())
-    golden["variants"]["float32"]["logits"][0] += 1.0
-    data = json.dumps(golden).encode()
-    manifest = manifest_from_file((folder / "manifest.json").read_bytes())
-    entry = FileEntry(len(data), hashlib.sha256(data).hexdigest())
-    files = {**manifest.files, "golden.json": entry}
-    manifest = msgspec.structs.replace(manifest, files=files, version=version_of(files))
-    (folder / "golden.json").write_bytes(data)
-    (folder / "manifest.json").write_bytes(manifest_to_file(manifest))
+
+    def misstate(golden: Any) -> None:
+        golden["variants"]["float32"]["logits"][0] += 1.0
+
+    rewrite_json(folder, "golden.json", misstate)
 
 
 def test_a_bundle_that_only_its_workers_refuse_ends_the_start_in_one_line(

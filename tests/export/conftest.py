@@ -103,4 +103,4 @@ def exported(tiny_plan: Plan, tiny_folder: Path) -> Exported:
             run(replace(tiny_plan, ship="pruned"), say=lines.append)
             printed.write_bytes(msgspec.json.encode(lines))
     lines = msgspec.json.decode(printed.read_bytes(), type=list[str])
-    return Exported(tiny_plan, lines, load_bundle(tiny_plan.out, verify_all=True))
+    return Exported(tiny_plan, lines, load_bundle(tiny_plan.out))

@@ -9,6 +9,7 @@ from tests.export.graph.zoo import (  # noqa: F401
     Graphs,
     check_that_equal_weights_give_equal_bytes,
     graphs,
+    test_a_service_accepts_the_graphs,
     test_int8_is_near_float_and_keeps_its_auc,
     test_no_bit_depends_on_the_batch,
     test_the_graph_equals_torch,

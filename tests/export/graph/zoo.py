@@ -26,6 +26,7 @@ from export.judge.metrics import auc, sigmoid
 from export.judge.parity import AUC_TOLERANCE, check_against_torch, check_batch_invariance
 from models import MODELS
 from models.fields import Field
+from service.bundle.graph_check import check_graph
 from tests.export.graph.sharing import check_shared, columns_of_context, random_ids
 
 NUMBERS = (0.0, 0.0, -1.4, -0.6, 0.1, 0.7, 1.3)
@@ -145,6 +146,14 @@ def test_the_graph_is_the_model_and_nothing_else(zoo: Graphs) -> None:
     read = {name for node in model.graph.node for name in node.input}
     assert {tensor.name for tensor in model.graph.initializer} <= read
     assert not model.functions
+
+
+def test_a_service_accepts_the_graphs(zoo: Graphs) -> None:
+    fields = LAYOUTS[zoo.layout]
+    for graph in (zoo.float32, zoo.int8):
+        if graph is not None:
+            check_graph(graph, zoo.name)
+            check_graph(check_shared(graph, columns_of_context(fields), fields), zoo.name)
 
 
 def test_the_shared_context_graph_equals_it(zoo: Graphs) -> None:

@@ -61,7 +61,7 @@ def test_the_bundle_ships_the_pruned_float_graph_and_int8(exported) -> None:
 
 def test_golden_rows_replay_through_another_session(exported) -> None:
     """Raw rows -> the bundle's encoder -> its graph -> its calibrator, without code of the export room."""
-    bundle = load_bundle(exported.plan.out, verify_all=True)
+    bundle = load_bundle(exported.plan.out)
     encoder = Encoder(bundle.schema)
     assert len(bundle.golden.rows) == 32
     for name, graph in bundle.graphs.items():
@@ -279,7 +279,7 @@ def test_a_package_that_fails_leaves_the_old_bundle(exported, tmp_path: Path) ->
     shutil.copytree(exported.plan.out, out)
     with pytest.raises(ExportError, match="'name'"):
         package(Work(exported.plan.work), out, name="no spaces, please", say=str)
-    assert load_bundle(out, verify_all=True).manifest == exported.bundle.manifest
+    assert load_bundle(out).manifest == exported.bundle.manifest
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny"]
 
 
@@ -297,7 +297,7 @@ def test_a_killed_package_leaves_the_old_bundle(exported, tmp_path: Path) -> Non
         [sys.executable, "-c", code, exported.plan.work, out], cwd=Path(__file__).parents[3]
     )
     assert done.returncode == -signal.SIGKILL
-    assert load_bundle(out, verify_all=True).manifest == exported.bundle.manifest
+    assert load_bundle(out).manifest == exported.bundle.manifest
 
 
 def test_too_small_a_log_is_refused_in_one_line(exported, tmp_path: Path) -> None:

@@ -221,3 +221,33 @@ def test_an_invalid_file_of_calibrators_is_refused(data: bytes) -> None:
         calibrators_from_file(data)
     assert caught.value.file == "calibration.json"
     assert "\n" not in str(caught.value)
+
+
+@given(
+    st.floats(allow_nan=False, allow_infinity=False, width=32),
+    st.floats(1e-6, 1e6),
+    st.floats(1e-6, 1e6),
+    st.floats(-1e6, 1e6),
+    st.lists(st.tuples(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6)), min_size=2, max_size=4),
+)
+def test_a_finite_logit_has_a_finite_pctr_with_any_numbers_within_the_bounds(
+    logit: float, slope: float, low: float, intercept: float, knots: list[tuple[float, float]]
+) -> None:
+    xs, ys = (sorted(values) for values in zip(*knots, strict=True))
+    for fitted in (
+        calibrator(method="platt", slope=slope, intercept=intercept),
+        calibrator(method="beta", slope=slope, low_slope=low, intercept=intercept),
+        calibrator(method="isotonic", knots=tuple(zip(xs, ys, strict=True))),
+    ):
+        try:
+            read = calibrators_from_file(calibrators_to_file([fitted]))["int8"]
+        except BundleError:  # knots that do not rise
+            continue
+        assert read.clamp_low <= read.pctr(np.array([logit], np.float32))[0] <= read.clamp_high
+
+
+def test_an_offset_of_an_id_that_no_array_reaches_is_refused() -> None:
+    """An array by id for the last id of a hashed field would take 16 GB."""
+    fitted = calibrator(segment_field="campaign", segment_offsets=((2**31 - 4, 0.5),))
+    with pytest.raises(BundleError, match="segment_offsets"):
+        calibrators_from_file(calibrators_to_file([fitted]))

@@ -33,7 +33,7 @@ def everything_in(folder: Path) -> dict[str, bytes]:
 
 def test_what_is_saved_is_loaded(save: Save, parts: dict[str, Any], tmp_path: Path) -> None:
     manifest = save(tmp_path / "A", created_at="2026-01-31T12:00:00+00:00")
-    bundle = load_bundle(tmp_path / "A", verify_all=True)
+    bundle = load_bundle(tmp_path / "A")
     assert bundle.manifest == manifest
     assert manifest.created_at == "2026-01-31T12:00:00+00:00"
     assert manifest.id == f"tiny-deep_fwfm@{manifest.version}"
@@ -63,7 +63,7 @@ def test_a_bundle_from_before_there_was_a_baseline_has_none_and_no_intervals(
     for metrics in (*older["evaluation"].values(), *older["uncalibrated"].values()):
         del metrics["auc_interval"], metrics["logloss_interval"]
     path.write_text(json.dumps(older))
-    manifest = load_bundle(tmp_path / "A", verify_all=True).manifest
+    manifest = load_bundle(tmp_path / "A").manifest
     assert manifest.baseline is None
     assert {one.auc_interval for one in manifest.evaluation.values()} == {None}
 
@@ -74,7 +74,7 @@ def test_a_bundle_from_before_there_were_warnings_has_none(save: Save, tmp_path:
     older = json.loads(path.read_bytes())
     del older["warnings"]
     path.write_text(json.dumps(older))
-    assert load_bundle(tmp_path / "A", verify_all=True).manifest.warnings == ()
+    assert load_bundle(tmp_path / "A").manifest.warnings == ()
 
 
 def test_a_bundle_from_before_there_were_shares_of_missing_values_has_none(
@@ -127,18 +127,17 @@ def test_the_version_follows_the_content(save: Save, tmp_path: Path) -> None:
     assert first.version == same.version != other.version
 
 
-def test_a_service_reads_no_report(save: Save, tmp_path: Path) -> None:
+def test_the_report_is_verified_too(save: Save, tmp_path: Path) -> None:
     save(tmp_path / "A")
     (tmp_path / "A/report/index.html").write_bytes(b"edited")
-    assert load_bundle(tmp_path / "A").manifest.name == "tiny-deep_fwfm"
     with pytest.raises(BundleError, match=r"report/index\.html"):
-        load_bundle(tmp_path / "A", verify_all=True)
+        load_bundle(tmp_path / "A")
 
 
 def test_a_bundle_is_replaced_and_nothing_else_is_left(save: Save, tmp_path: Path) -> None:
     save(tmp_path / "A", extra_files={"report/old.html": b""})
     new = save(tmp_path / "A", name="new")
-    assert load_bundle(tmp_path / "A", verify_all=True).manifest == new
+    assert load_bundle(tmp_path / "A").manifest == new
     assert not (tmp_path / "A/report/old.html").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["A"]
 
@@ -190,7 +189,7 @@ def test_a_failing_save_leaves_the_old_bundle(save: Save, tmp_path: Path, bad: s
             save(tmp_path / folder, name="new", extra_files=files)
     assert everything_in(tmp_path) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["A"]
-    assert load_bundle(tmp_path / "A", verify_all=True).manifest.name == "tiny-deep_fwfm"
+    assert load_bundle(tmp_path / "A").manifest.name == "tiny-deep_fwfm"
 
 
 # A process that saves what it loads, under another name and with more files.
@@ -252,7 +251,7 @@ def test_a_full_disk_leaves_the_old_bundle(
     _, errors = process.communicate()
     if not limit:
         assert errors == ""
-        assert load_bundle(tmp_path / "A", verify_all=True).manifest.name == "new0"
+        assert load_bundle(tmp_path / "A").manifest.name == "new0"
         return
     assert "OSError: [Errno 27] File too large" in errors
     assert everything_in(tmp_path) == before
@@ -273,9 +272,9 @@ def test_a_killed_save_leaves_a_whole_bundle_and_does_not_harm_the_next(
         process.send_signal(signal.SIGKILL)
         process.wait()
         if target.exists():  # if not, it was killed between two renames; see the next test
-            assert load_bundle(target, verify_all=True)
+            assert load_bundle(target)
     new = save(target)
-    assert load_bundle(target, verify_all=True).manifest == new
+    assert load_bundle(target).manifest == new
     assert [path.name for path in target.parent.iterdir()] == ["A"]
 
 
@@ -300,7 +299,7 @@ def test_saves_at_the_same_time_take_turns(
     target = tmp_path / "out/A"
     processes = [saver(tmp_path / "source", target, times=3) for _ in range(3)]
     assert [process.communicate() for process in processes] == [("ready\n", "")] * 3
-    assert load_bundle(target, verify_all=True).manifest.name == "new2"
+    assert load_bundle(target).manifest.name == "new2"
     assert [path.name for path in target.parent.iterdir()] == ["A"]
 
 

@@ -172,7 +172,12 @@ def test_every_request_is_counted_once_and_replaced_arms_are_freed(
 ) -> None:
     """Clients leave at any time, batches fail, and reloads replace the arm meanwhile."""
     app = run_app(
-        feature_store=store, max_queued_rows=ROOM, max_candidates=ROOM, max_batch_rows=2, predict_through=way
+        try_reloads="off",
+        feature_store=store,
+        max_queued_rows=ROOM,
+        max_candidates=ROOM,
+        max_batch_rows=2,
+        predict_through=way,
     )
     draw, clients, rounds = random.Random(0), 6, 40
     predictors = weakref.WeakSet([app.app.arms[0].predictor])

@@ -7,6 +7,7 @@ import json
 import random
 import shutil
 import sys
+import threading
 import time
 import tracemalloc
 import weakref
@@ -365,13 +366,13 @@ def test_a_replaced_arm_is_freed_with_its_last_answer(
 def test_a_reload_that_fails_for_whatever_reason_changes_nothing(
     run_app: Callable[..., RunningApp], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def no_thread(*_: object) -> None:
+    def no_thread(_: object) -> None:
         raise RuntimeError("can't start new thread")
 
     app = run_app()
     before = app.app.arms
     with monkeypatch.context() as patched:
-        patched.setattr(asyncio, "to_thread", no_thread)
+        patched.setattr(threading.Thread, "start", no_thread)
         app.runner.run(app.app.served.reload())
     assert app.app.arms is before
     assert app.post(BODY).status_code == 200

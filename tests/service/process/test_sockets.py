@@ -9,7 +9,7 @@ from contextlib import ExitStack
 import pytest
 
 from service.errors import BadConfiguration
-from service.process.sockets import bind_beside, bind_together
+from service.process.sockets import bind_beside, bind_together, drop_new_connections
 
 
 @pytest.fixture
@@ -57,3 +57,18 @@ def test_a_socket_joins_a_listening_one(sockets: list[socket.socket]) -> None:
 def test_an_invalid_host_is_named() -> None:
     with pytest.raises(BadConfiguration, match=r"listen on at 192\.0\.2\.1 \(got 0: "):
         bind_together("192.0.2.1", 0, 2)
+
+
+def test_connections_that_have_begun_are_accepted_and_no_new_ones_begin() -> None:
+    listening = socket.create_server(("127.0.0.1", 0))
+    with listening, socket.create_connection(listening.getsockname()) as begun, socket.socket() as late:
+        drop_new_connections(listening)
+        late.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            late.connect(listening.getsockname())
+        begun.sendall(b"what is sent still arrives")
+        with listening.accept()[0] as accepted:
+            assert accepted.recv(100) == b"what is sent still arrives"
+        listening.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            listening.accept()

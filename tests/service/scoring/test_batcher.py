@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from service.errors import DeadlinePassed, InferenceFailed, Overloaded
-from service.scoring.batcher import Batcher, BatchReport
+from service.errors import DeadlinePassed, InferenceFailed, Overloaded, RowFailed
+from service.scoring.batcher import Batcher, BatchReport, RowsFailed
 
 Rows = NDArray[np.int32]
 
@@ -170,6 +170,27 @@ def test_a_large_caller_fails_as_a_whole() -> None:
             await large
         assert (await small).tolist() == [14]
         assert recorder.batches == [[1, 2], [3, 4], [7]]
+        assert batcher.queued_rows == 0
+
+    run(scenario())
+
+
+def test_rows_without_a_result_fail_their_callers_alone() -> None:
+    """The second caller is in two batches, and only its last row fails."""
+
+    def run_some(callers: list[Rows], _: BatchReport) -> Rows:
+        values = np.concatenate(callers)[:, 0]
+        failed = values == 9
+        if failed.any():
+            raise RowsFailed(values * 2, failed)
+        return values * 2
+
+    async def scenario() -> None:
+        batcher = batcher_of(run_some, batch=3)
+        futures = [batcher.submit(rows) for rows in (rows_of(1), rows_of(2, 3, 4, 9), rows_of(5), rows_of(6))]
+        first, failed, third, last = await asyncio.gather(*futures, return_exceptions=True)
+        assert [each.tolist() for each in (first, third, last)] == [[2], [10], [12]]
+        assert isinstance(failed, RowFailed)
         assert batcher.queued_rows == 0
 
     run(scenario())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -15,12 +16,16 @@ from onnx import numpy_helper
 from service.bundle.errors import BundleError
 from service.bundle.schema import Hashing, Schema
 from service.bundle.store import Bundle, load_bundle
-from service.errors import InferenceFailed
+from service.errors import RowFailed
+from service.metrics.families import Metrics
 from service.reading import decode_request
+from service.scoring.meter import ArmMeter
 from service.scoring.predictor import Predictor
 from service.scoring.rows import BatchRows
 from service.settings import Settings
 from service.wire import JSON
+from tests.forged_bundle import overflow_for
+from tests.running import read_metrics
 
 
 @pytest.fixture
@@ -54,26 +59,52 @@ def test_a_graph_whose_table_is_too_short_for_the_schema_is_refused(bundle: Bund
         Predictor(replace(bundle, schema=schema), Settings())
 
 
-def test_nan_pctrs_fail_their_own_batch_only(bundle: Bundle) -> None:
-    """The embedding of ad a9 is so large that the hidden layer computes infinity minus infinity."""
+@pytest.fixture
+def overflowing(bundle: Bundle) -> Bundle:
+    """A bundle whose weights overflow for the ad a9 alone."""
     model = onnx.load_from_string(bundle.graphs["float32"])
-    for tensor in model.graph.initializer:
-        if tensor.name == "table":
-            table = numpy_helper.to_array(tensor).copy()
-            ad = bundle.schema.column_slices["ad"].start
-            offsets = next(t for t in model.graph.initializer if t.name == "offsets")
-            row = numpy_helper.to_array(offsets)[ad] + bundle.encoder.encode_column("ad", ["a9"])[0, 0]
-            table[row] = 3e38
-            tensor.CopyFrom(numpy_helper.from_array(table, "table"))
-    predictor = Predictor(replace(bundle, graphs={"float32": model.SerializeToString()}), Settings())
+    offsets = next(tensor for tensor in model.graph.initializer if tensor.name == "offsets")
+    ad = numpy_helper.to_array(offsets)[bundle.schema.column_slices["ad"].start]
+    overflow_for(model, ad + bundle.encoder.encode_column("ad", ["a9"])[0, 0])
+    return replace(bundle, graphs={"float32": model.SerializeToString()}, _tables={})
 
-    async def score(ad: str) -> np.ndarray:
-        request = decode_request(msgspec.json.encode({"candidates": [{"features": {"ad": ad}}]}), JSON)
-        return await predictor.score(predictor.encode(request, 1))
 
-    with pytest.raises(InferenceFailed):
-        asyncio.run(score("a9"))
-    assert np.isfinite(asyncio.run(score("a1"))).all()
+@pytest.mark.parametrize("mates", [1, 5])  # of the plain graph, and of the one with a shared context
+def test_a_row_without_a_finite_logit_fails_its_own_request(
+    overflowing: Bundle, mates: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    predictor, healthy = Predictor(overflowing, Settings()), Predictor(overflowing, Settings())
+    metrics = Metrics()
+    predictor.meter = ArmMeter(metrics, "a", predictor.encoder.schema)
+
+    async def score(of: Predictor, *requests: list[str]) -> list[Any]:
+        rows = []
+        for ads in requests:
+            body = {"candidates": [{"features": {"ad": ad}} for ad in ads]}
+            rows.append(of.encode(decode_request(msgspec.json.encode(body), JSON), len(ads)))
+        return await asyncio.gather(*[of.score(each) for each in rows], return_exceptions=True)
+
+    good = ["a1", "a2", "a3", "a4", "a5"][:mates]
+    for _ in range(2):
+        first, failed, last = asyncio.run(score(predictor, good, [*good, "a9"], good[:1]))
+        assert isinstance(failed, RowFailed)
+        expected = asyncio.run(score(healthy, good, good[:1]))
+        for found, wanted in zip((first, last), expected, strict=True):
+            np.testing.assert_array_equal(found, wanted)
+    assert caplog.text.count("gives no finite logit for some rows") == 1
+    assert read_metrics(metrics.exposition()[0].decode())['bidlight_failed_rows_total{arm="a"}'] == 2
+
+
+def test_an_infinite_logit_is_no_number_either(bundle: Bundle) -> None:
+    predictor = Predictor(bundle, Settings())
+    rows = predictor.encode(decode_request(b'{"candidates": [{}]}', JSON), 1)
+    for value in (np.inf, -np.inf, np.nan):
+        predictor.graphs.run = lambda _: np.array([value], np.float32)  # type: ignore[method-assign]  # noqa: B023
+        with pytest.raises(RowFailed):
+            asyncio.run(predictor.score(rows))
+    largest = np.finfo(np.float32).max  # its square is infinite, and it is a number
+    predictor.graphs.run = lambda _: np.array([largest], np.float32)  # type: ignore[method-assign]
+    assert asyncio.run(predictor.score(rows)).tolist() == [predictor.calibrator.clamp_high]
 
 
 def test_pctrs_are_calibrated_logits_and_rows_equal_columns(bundle: Bundle) -> None:

@@ -1,0 +1,112 @@
+"""Changes the files of a bundle and lists them as an export would: with correct sizes, hashes and version."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from service.bundle.manifest import FileEntry, version_of
+from tests.tiny_bundle import HIDDEN
+
+GRAPH = "model.float32.onnx"
+
+
+def rewrite(folder: Path, **files: bytes) -> None:
+    """Replace files."""
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+        manifest["files"][name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    entries = {name: msgspec.convert(each, FileEntry) for name, each in manifest["files"].items()}
+    manifest["version"] = version_of(entries)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def rewrite_json(folder: Path, file: str, change: Callable[[Any], object]) -> None:
+    """Change what a JSON file holds."""
+    record = json.loads((folder / file).read_bytes())
+    change(record)
+    rewrite(folder, **{file: json.dumps(record).encode()})
+
+
+def rewrite_graph(folder: Path, change: Callable[[onnx.ModelProto], object]) -> None:
+    """Change the plain graph of a tiny bundle; its calibrator was fitted on the new one."""
+    old = (folder / GRAPH).read_bytes()
+    model = onnx.load_model_from_string(old)
+    change(model)
+    new = model.SerializeToString()
+    before, after = (hashlib.sha256(each).hexdigest().encode() for each in (old, new))
+    calibration = (folder / "calibration.json").read_bytes().replace(before, after)
+    rewrite(folder, **{GRAPH: new, "calibration.json": calibration})
+
+
+def overflow_for(model: onnx.ModelProto, row: int) -> None:
+    """Make the embedding of one row so large that its hidden layer computes infinity minus infinity."""
+    for tensor in model.graph.initializer:
+        if tensor.name == "table":
+            table = numpy_helper.to_array(tensor).copy()
+            table[row] = 3e38
+            tensor.CopyFrom(numpy_helper.from_array(table, "table"))
+
+
+def load_for_ever(folder: Path) -> None:
+    """Give the graph twenty thousand layers, so that its first large batch takes minutes."""
+    width, layers = 1024, 20_000
+
+    def deepen(model: onnx.ModelProto) -> None:
+        graph = model.graph
+        weights = {"in": (HIDDEN, width), "layer": (width, width), "out": (width, 1)}
+        graph.initializer.extend(
+            numpy_helper.from_array(np.zeros(shape, np.float32), name) for name, shape in weights.items()
+        )
+        names = ["in", *["layer"] * layers, "out"]
+        nodes = [
+            helper.make_node("MatMul", [f"x{n}" if n else "live", name], [f"x{n + 1}"])
+            for n, name in enumerate(names)
+        ]
+        before = next(n for n, node in enumerate(graph.node) if "score" in node.input)
+        score = graph.node[before]
+        score.input[list(score.input).index("score")] = "deep score"
+        nodes.append(helper.make_node("Add", ["score", f"x{len(names)}"], ["deep score"]))
+        rest = list(graph.node)
+        del graph.node[:]
+        graph.node.extend([*rest[:before], *nodes, *rest[before:]])
+
+    rewrite_graph(folder, deepen)
+
+
+def outgrow_memory(folder: Path) -> None:
+    """Give the graph a constant of 6 GB that its file holds in two numbers."""
+
+    def grow(model: onnx.ModelProto) -> None:
+        graph = model.graph
+        graph.initializer.extend(
+            [
+                numpy_helper.from_array(np.array(1.0, np.float32), "one"),
+                numpy_helper.from_array(np.array([1_500_000_000], np.int64), "many"),
+                numpy_helper.from_array(np.array([0], np.int32), "first"),
+            ]
+        )
+        score = next(node for node in graph.node if "score" in node.input)
+        score.input[list(score.input).index("score")] = "huge score"
+        rest = list(graph.node)
+        del graph.node[:]
+        graph.node.extend(
+            [
+                *rest[: rest.index(score)],
+                helper.make_node("Expand", ["one", "many"], ["huge"]),
+                helper.make_node("Gather", ["huge", "first"], ["taken"]),
+                helper.make_node("Mul", ["score", "taken"], ["huge score"]),
+                *rest[rest.index(score) :],
+            ]
+        )
+
+    rewrite_graph(folder, grow)
