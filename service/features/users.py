@@ -43,10 +43,12 @@ class UserFeatures:
         self._asked: list[tuple[str, Then]] = []
         self._reads: set[_Read] = set()
 
-    def find(self, user_id: str, then: Then) -> None:
-        """Call `then` with the user's features, in a later iteration."""
+    def find(self, user_id: str, then: Then, at_most_seconds: float | None = None) -> None:
+        """Call `then` with the user's features, in a later iteration, or after `at_most_seconds` without."""
         if not self._asked:
             asyncio.get_running_loop().call_soon(self._send)
+        if at_most_seconds is not None and at_most_seconds < self._timeout_seconds:
+            then = _Hurried(then, at_most_seconds)
         self._asked.append((user_id, then))
 
     async def drain(self) -> None:
@@ -70,6 +72,20 @@ class UserFeatures:
         self._reads.discard(read)
         if self._observe is not None:
             self._observe(perf_counter() - read.started)
+
+
+class _Hurried:
+    """Calls `then` once: with what a read finds, or because that comes too late for this request."""
+
+    def __init__(self, then: Then, seconds: float) -> None:
+        self._then: Then | None = then
+        self._timer = asyncio.get_running_loop().call_later(seconds, self, {}, LATE)
+
+    def __call__(self, features: dict[str, Any], reason: str | None) -> None:
+        then, self._then = self._then, None
+        self._timer.cancel()
+        if then is not None:
+            then(features, reason)
 
 
 class _Read:

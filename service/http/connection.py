@@ -97,7 +97,7 @@ class HttpConnection(HttpToolsProtocol):
             head = self._route.heads.of(data)
             if head is not None and len(data) - head.size == head.length:
                 self._timers.stop_reading()
-                self._begin_direct(self._route, head, is_last=self._is_last).start(data[head.size :])
+                self._begin_direct(self._route, head, is_last=self._is_last).take(data[head.size :])
                 return
         self._advance(self._waiting + data if self._waiting else data)
 

@@ -178,6 +178,31 @@ class Metrics:
             ["reason"],
             registry=registry,
         )
+        self.refusals = Counter(
+            "bidlight_refusals",
+            "Requests to /predict that got a 429, by reason: time (not read within --max-queue-ms), deadline "
+            "(tmax_ms has passed), queue (too many rows wait), or bytes (of requests under way are too many)",
+            ["reason"],
+            registry=registry,
+        )
+        self.wait = BulkHistogram(
+            "bidlight_wait_seconds",
+            "Seconds from the arrival of a request until it was read, of those that had to wait",
+            buckets=LATENCY_BUCKETS,
+            registry=registry,
+        )
+        self.waiting = Gauge(
+            "bidlight_waiting_requests",
+            "Requests that have arrived and are not read or refused yet",
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+        self.oldest_wait = Gauge(
+            "bidlight_oldest_wait_seconds",
+            "Age of the oldest request that has arrived and is not read or refused yet",
+            multiprocess_mode="livemax",
+            registry=registry,
+        )
         # The labelled unknown names of each arm; they outlive a reload, or it would allow as many more.
         self.unknown_tallies: dict[str, dict[str, Tally]] = {}
         self._refused: dict[tuple[str, str], Counter] = {}

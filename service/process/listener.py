@@ -23,6 +23,8 @@ logger = logging.getLogger("bidlight")
 RESERVED_FILES = 64
 # How many connections are accepted before others are read from.
 ACCEPTS_AT_ONCE = 64
+# The same while requests wait: to open a connection takes as long as to answer a small request.
+ACCEPTS_WHEN_BEHIND = 4
 PAUSE_SECONDS = 0.1
 LOG_SECONDS = 1.0
 # How many connections that wait for their clients are closed in a pause: whoever keeps many open keeps
@@ -46,7 +48,7 @@ class Listener:
     """Takes the place of an asyncio.Server. `make` makes a protocol; it and its like are in `connections`.
 
     `on_pause` gets the reason whenever new connections have to wait. Closing, it accepts at most `rest`
-    of those that wait.
+    of those that wait. While it `is_behind` with requests, it accepts few at once.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Listener:
         connections: Collection[Any],
         on_pause: Callable[[str], object],
         rest: int,
+        is_behind: Callable[[], bool] = lambda: False,
     ) -> None:
         self.sockets = (listening,)
         self._socket = listening
@@ -63,6 +66,7 @@ class Listener:
         self._connections = connections
         self._on_pause = on_pause
         self._rest = rest
+        self._is_behind = is_behind
         self._loop = asyncio.get_running_loop()
         self._opening: set[asyncio.Task[None]] = set()
         self._pause: asyncio.TimerHandle | None = None
@@ -91,7 +95,7 @@ class Listener:
 
     def _accept(self) -> None:
         """Accept some of the connections that wait."""
-        for number in range(ACCEPTS_AT_ONCE):
+        for number in range(ACCEPTS_WHEN_BEHIND if self._is_behind() else ACCEPTS_AT_ONCE):
             error = self._accept_one()
             if isinstance(error, BlockingIOError | InterruptedError):
                 return

@@ -116,7 +116,9 @@ class Server(uvicorn.Server):
         def count_pause(reason: str) -> None:
             app.metrics.accept_pauses.labels(reason).inc()
 
-        return Listener(listening, make, self.server_state.connections, count_pause, rest)
+        admission = app.predict_service.admission
+        connections = self.server_state.connections
+        return Listener(listening, make, connections, count_pause, rest, lambda: admission.is_behind)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Report the stop, then close the listening sockets and answer the requests in flight."""
