@@ -95,7 +95,7 @@ class Admission:
         self._refusal_seconds = REFUSAL_SECONDS
         self._credit = 0.0
         self._has_turn = self._was_behind = False
-        self._turned_at = self._arrived = self._read_at = 0.0
+        self._turned_at = self._arrived = self._read_at = clock()
         self._measure(0.0)
 
     @property
@@ -107,6 +107,11 @@ class Admission:
     def is_behind(self) -> bool:
         """Whether requests wait."""
         return bool(self._waiting)
+
+    @property
+    def open_work(self) -> int:
+        """How much is under way, in bytes and BYTES_A_REQUEST for each request."""
+        return self._open_work - self._ended_work
 
     def oldest_wait(self) -> float:
         """For how many seconds the oldest of these has waited."""
@@ -250,7 +255,7 @@ class Admission:
             self._schedule()
 
     def _schedule_if_due(self) -> None:
-        if self._open_work - self._ended_work < self._most_work:
+        if self.open_work < self._most_work:
             self._schedule()
 
     def _schedule(self) -> None:
