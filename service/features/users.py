@@ -74,12 +74,33 @@ class UserFeatures:
             self._observe(perf_counter() - read.started)
 
 
+class _Timer:
+    """Calls `then` after so long, and two more iterations.
+
+    A busy loop runs due timers before it reads what sockets hold.
+    """
+
+    def __init__(self, seconds: float, then: Callable[[], object]) -> None:
+        self._then = then
+        self._handle: asyncio.Handle = asyncio.get_running_loop().call_later(seconds, self._run, 2)
+
+    def cancel(self) -> None:
+        """Call nothing."""
+        self._handle.cancel()
+
+    def _run(self, iterations: int) -> None:
+        if iterations:
+            self._handle = asyncio.get_running_loop().call_soon(self._run, iterations - 1)
+        else:
+            self._then()
+
+
 class _Hurried:
     """Calls `then` once: with what a read finds, or because that comes too late for this request."""
 
     def __init__(self, then: Then, seconds: float) -> None:
         self._then: Then | None = then
-        self._timer = asyncio.get_running_loop().call_later(seconds, self, {}, LATE)
+        self._timer = _Timer(seconds, lambda: self({}, LATE))
 
     def __call__(self, features: dict[str, Any], reason: str | None) -> None:
         then, self._then = self._then, None
@@ -96,7 +117,7 @@ class _Read:
         self.is_over = False
         self._waiting = waiting
         self._forget = forget
-        self._timer: asyncio.Handle | None = None
+        self._timer: _Timer | None = None
 
     def arrive(self, values: Values) -> None:
         """Take the store's values; after the deadline they are dropped."""
@@ -122,13 +143,10 @@ class _Read:
 
     def expire_in(self, seconds: float) -> None:
         """After so long, tell all callers that the values are late."""
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._expire, 2)
+        self._timer = _Timer(seconds, self._expire)
 
-    def _expire(self, iterations: int) -> None:
-        """Wait for more iterations first: a busy loop runs due timers before it reads what sockets hold."""
-        if iterations:
-            self._timer = asyncio.get_running_loop().call_soon(self._expire, iterations - 1)
-        elif not self.is_over:
+    def _expire(self) -> None:
+        if not self.is_over:
             self._end()
             self._tell_all(LATE)
 
