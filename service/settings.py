@@ -80,7 +80,7 @@ class Settings(BaseSettings):
         default=20_000, ge=1, description="most rows waiting in an arm's queue (429 above)"
     )
     max_queue_ms: float = Field(
-        default=50.0,
+        default=100.0,
         gt=0.0,
         description="how long a request may wait from its arrival until its batch, milliseconds (429 above)",
     )

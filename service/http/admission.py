@@ -25,7 +25,9 @@ KEPT_WAITS = 65_536
 READING_SECONDS = 0.01
 # Parts of the time that a request may take until its batch: those for waiting unread, and for all the work
 # that is under way at any moment. From when a request is read it takes about two such slices.
-WAIT_SHARE, SLICE_SHARE = 0.75, 0.1
+WAIT_SHARE, SLICE_SHARE = 0.75, 0.05
+# A slice is no shorter than the work of so many bytes: batches of a few small requests are not worth it.
+LEAST_WORK = 65_536
 # Clients that state shorter times shorten it for all, but to no less than this part of the setting.
 LEAST_SHARE = 0.1
 # How many requests it takes until the times that clients state are heeded.
@@ -206,8 +208,8 @@ class Admission:
             if self._measured_seconds > 2 * MEASURED_SECONDS:
                 self._measured_seconds /= 2
                 self._measured_work /= 2
-        self._seconds_a_byte = self._measured_seconds / self._measured_work
-        self._most_work = self._limit * SLICE_SHARE / self._seconds_a_byte
+        self._seconds_a_byte = self._measured_seconds / max(self._measured_work, 1.0)
+        self._most_work = max(LEAST_WORK, self._limit * SLICE_SHARE / self._seconds_a_byte)
         earned = REFUSAL_SHARE * finished * self._seconds_a_byte
         self._credit = min(self._credit + earned, self._limit * SLICE_SHARE)
 
