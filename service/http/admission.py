@@ -132,15 +132,15 @@ class Admission:
         return self._open_work < self._most_work and not self._waiting
 
     def arrived(self) -> float:
-        """Since when the bytes that were just received may have been there, a perf_counter().
+        """Since when the bytes that were just received have probably been there, a perf_counter().
 
         The loop reads what its sockets hold, then works, then reads again, without a pause as long as there
-        is work. So what it reads may have come just after it had read before.
+        is work. So what it reads has come since it read before: on average, in the middle of that time.
         """
         now = self._clock()
         if self.has_worked or now - self._read_at > READING_SECONDS:
             self._settle()
-            self._arrived = self._read_at if self._open_work or self._waiting else now
+            self._arrived = 0.5 * (self._read_at + now) if self._open_work or self._waiting else now
             self._read_at, self.has_worked = now, False
         return self._arrived
 
@@ -239,7 +239,7 @@ class Admission:
     def _refuse_some(self) -> None:
         """Refuse those that were given up, the first ones first."""
         if not (self._waiting or self._open_work):  # there is nothing better to do
-            self._credit = self._limit * SLICE_SHARE
+            self._credit = max(self._credit, REFUSAL_SHARE * SLICE_SHARE * self._limit)
         refused, started = 0, self._clock()
         while self._owed and self._credit > 0.0:
             request = self._owed.popleft()
