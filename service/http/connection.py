@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import httptools
 
-from service.errors import HeadTooLarge, MalformedRequest, Overloaded, ServiceError
+from service.errors import HeadTooLarge, MalformedRequest, ServiceError
 from service.http.direct import DirectExchange, DirectRoute
 from service.http.framing import RequestFrame
 from service.http.heads import (
@@ -195,8 +195,10 @@ class HttpConnection(HttpToolsProtocol):
         elif self.cycle is not None:
             self._has_dropped, self.cycle.keep_alive = True, False
         else:
-            self._service.count_unrouted(Overloaded.code)
-            self._refuse(self._service.intake.refusal())
+            refusal = self._service.intake.refusal()
+            self._service.count_refusal(refusal)
+            self._service.count_unrouted(refusal.code)
+            self._refuse(refusal)
 
     def _resume(self) -> None:
         """Go on with what waits, if the way is free now."""

@@ -154,10 +154,6 @@ class DirectExchange:
         self._transport.write(
             b"%b%b%bcontent-length: %d%b%b" % (STATUS_LINE[status], default, lines, len(body), end, body)
         )
-        self._complete()
-
-    def _complete(self) -> None:
-        """The answer is written."""
         self.response_complete = True
         if not self.keep_alive:
             self._transport.close()

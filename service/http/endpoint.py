@@ -51,7 +51,6 @@ class PredictEndpoint:
             future = prediction.submit(body)
             pctrs = await (_unless_client_leaves(future, receive) if prediction.is_behind else future)
             head, answer = prediction.answer(pctrs)
-            prediction.rest()
         except ClientLeft:
             prediction.end(CLIENT_LEFT)
         except asyncio.CancelledError:

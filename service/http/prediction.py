@@ -212,8 +212,7 @@ class Prediction:
             return self._queue(arm, request, predictor.encode(request, rows), decoded, outcome)
         if outcome is None:
             outcome = asyncio.get_running_loop().create_future()
-        self.rest(is_done=False)
-        service.admission.has_worked = True
+        self._pause(is_done=False)
         # The other half of the time that is left is for scoring.
         at_most = None if self._deadline is None else 0.5 * (self._deadline - decoded)
         service.users.find(request.user_id, partial(self._queue_with_user, arm, outcome), at_most)
@@ -271,7 +270,7 @@ class Prediction:
         """pCTRs [rows] -> the head and the body of the answer. Call `end(OK)` once it is sent."""
         asked, arm, codec = self._asked, self._arm, self._codec
         assert arm is not None
-        self._service.admission.has_worked = True
+        self._pause(is_done=True)
         offers = bids(pctrs, asked.values_per_click, asked.bid_floors, self._service.policy)
         if self._meter is not None:
             self.no_bids = no_bids = offers.count(None)
@@ -291,15 +290,18 @@ class Prediction:
         headers = [(b"content-type", b"application/json"), *of_arm, *error.headers()]
         return error.status, headers, error.body()
 
-    def rest(self, *, is_done: bool = True) -> None:
-        """Nothing is left to do but to send the answer; or if it `is_done` later, nothing for a while."""
-        self._service.admission.stop(self._work, is_done=is_done)
-        self._work = 0
+    def _pause(self, *, is_done: bool) -> None:
+        """The batch has run, and the work `is_done`; or something else must be waited for first."""
+        admission, work, self._work = self._service.admission, self._work, 0
+        admission.stop(work, is_done=is_done)
+        admission.has_worked = True
 
     def end(self, outcome: str) -> None:
         """Give back unused room, and count the request as OK, CLIENT_LEFT or the code of an error."""
         arm, meter = self._arm, self._meter
-        self.rest()
+        if self._work:
+            self._service.admission.stop(self._work)
+            self._work = 0
         self._service.intake.give_back(self._held_bytes)
         self._held_bytes = 0
         if arm is None:
