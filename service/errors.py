@@ -13,7 +13,9 @@ ServiceError
 ├── UnsupportedMediaType      415 unsupported_media_type
 ├── InvalidField              422 invalid_field
 ├── Overloaded                429 overloaded             Retry-After
-│   ├── Yielded               429 overloaded             Retry-After
+│   ├── Unread                429 overloaded             Retry-After
+│   ├── NoRoom                429 overloaded             Retry-After
+│   │   └── Yielded           429 overloaded             Retry-After
 │   └── DeadlinePassed        429 overloaded             Retry-After, counted as too_late
 ├── HeadTooLarge              431 head_too_large
 ├── InferenceFailed           500 inference_failed
@@ -170,22 +172,36 @@ class InvalidField(ServiceError):
 
 
 class Overloaded(ServiceError):
-    """The queue is full. The request is refused at once, so that the client can act on it in time."""
+    """The queue of rows is full. `reason` is the label of a metric."""
 
     status = 429
     code = "overloaded"
     retry_after_seconds = 1
+    reason: ClassVar[str] = "queue"
 
 
-class Yielded(Overloaded):
+class Unread(Overloaded):
+    """The request has waited for too long, and was not read."""
+
+    reason = "time"
+
+
+class NoRoom(Overloaded):
+    """There is no memory for the bytes of the request."""
+
+    reason = "bytes"
+
+
+class Yielded(NoRoom):
     """The request makes room for others before all of it has arrived; the rest of it is not read."""
 
     closes_connection = True
 
 
 class DeadlinePassed(Overloaded):
-    """`tmax_ms` passed in the queue: the client no longer waits, so the answer is not computed."""
+    """`tmax_ms` has passed: the client no longer waits, so the answer is not computed."""
 
+    reason = "deadline"
     outcome = "too_late"
 
 

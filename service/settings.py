@@ -101,6 +101,11 @@ class Settings(BaseSettings):
     max_queued_rows: int = Field(
         default=20_000, ge=1, description="most rows waiting in an arm's queue (429 above)"
     )
+    max_queue_ms: float = Field(
+        default=100.0,
+        gt=0.0,
+        description="how long a request may wait from its arrival until its batch, milliseconds (429 above)",
+    )
     keep_alive_seconds: int = Field(
         default=75,
         ge=1,

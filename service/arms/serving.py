@@ -23,7 +23,8 @@ from service.settings import Settings
 class ServedArms:
     """The arms of the settings; `on_change` gets each table of arms that is to answer from then on.
 
-    With `loaded`, these are served at first, whatever their folders hold by then.
+    With `loaded`, these are served at first, whatever their folders hold by then. `on_publish` is called
+    whenever counts become metrics.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class ServedArms:
         stored: StoredFeatures | None,
         on_change: Callable[[ArmTable], object],
         loaded: Sequence[LoadedArm] | None = None,
+        on_publish: Callable[[], object] = lambda: None,
     ) -> None:
         self.arms: tuple[Arm, ...] = ()
         # Each reads files that are replaced together with the arms, and returns what puts them into place.
@@ -43,6 +45,7 @@ class ServedArms:
         self._stored = stored
         self._on_change = on_change
         self._loaded = loaded
+        self._on_publish = on_publish
         self._replaced: tuple[Arm, ...] = ()
 
     async def open(self) -> None:
@@ -89,6 +92,7 @@ class ServedArms:
         """Add the counts of all arms to the metrics, including replaced ones until their last answer."""
         for arm in (*self._replaced, *self.arms):
             arm.predictor.publish()
+        self._on_publish()
         had_replaced = bool(self._replaced)
         self._replaced = tuple(arm for arm in self._replaced if arm.predictor.under_way)
         if had_replaced and not self._replaced:

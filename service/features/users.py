@@ -50,10 +50,12 @@ class UserFeatures:
         self._asked: list[tuple[str, Then]] = []
         self._reads: set[_Read] = set()
 
-    def find(self, user_id: str, then: Then) -> None:
-        """Call `then` with the user's features, in a later iteration."""
+    def find(self, user_id: str, then: Then, at_most_seconds: float | None = None) -> None:
+        """Call `then` with the user's features, in a later iteration, or after `at_most_seconds` without."""
         if not self._asked:
             asyncio.get_running_loop().call_soon(self._send)
+        if at_most_seconds is not None and at_most_seconds < self._timeout_seconds:
+            then = _Hurried(then, at_most_seconds)
         self._asked.append((user_id, then))
 
     async def drain(self) -> None:
@@ -79,6 +81,41 @@ class UserFeatures:
             self._observe(perf_counter() - read.started)
 
 
+class _Timer:
+    """Calls `then` after so long, and two more iterations.
+
+    A busy loop runs due timers before it reads what sockets hold.
+    """
+
+    def __init__(self, seconds: float, then: Callable[[], object]) -> None:
+        self._then = then
+        self._handle: asyncio.Handle = asyncio.get_running_loop().call_later(seconds, self._run, 2)
+
+    def cancel(self) -> None:
+        """Call nothing."""
+        self._handle.cancel()
+
+    def _run(self, iterations: int) -> None:
+        if iterations:
+            self._handle = asyncio.get_running_loop().call_soon(self._run, iterations - 1)
+        else:
+            self._then()
+
+
+class _Hurried:
+    """Calls `then` once: with what a read finds, or because that comes too late for this request."""
+
+    def __init__(self, then: Then, seconds: float) -> None:
+        self._then: Then | None = then
+        self._timer = _Timer(seconds, lambda: self({}, LATE))
+
+    def __call__(self, features: dict[str, Any], reason: str | None) -> None:
+        then, self._then = self._then, None
+        self._timer.cancel()
+        if then is not None:
+            then(features, reason)
+
+
 class _Read:
     """One read in flight; each caller is called once, with its values or because they are late."""
 
@@ -88,7 +125,7 @@ class _Read:
         self._waiting = waiting
         self._forget = forget
         self._known = known
-        self._timer: asyncio.Handle | None = None
+        self._timer: _Timer | None = None
 
     def arrive(self, values: Values) -> None:
         """Take the store's values; after the deadline they are dropped."""
@@ -119,13 +156,10 @@ class _Read:
 
     def expire_in(self, seconds: float) -> None:
         """After so long, tell all callers that the values are late."""
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._expire, 2)
+        self._timer = _Timer(seconds, self._expire)
 
-    def _expire(self, iterations: int) -> None:
-        """Wait for more iterations first: a busy loop runs due timers before it reads what sockets hold."""
-        if iterations:
-            self._timer = asyncio.get_running_loop().call_soon(self._expire, iterations - 1)
-        elif not self.is_over:
+    def _expire(self) -> None:
+        if not self.is_over:
             self._end()
             self._tell_all(LATE)
 

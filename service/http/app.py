@@ -64,7 +64,9 @@ class Bidlight(FastAPI):
         stored = StoredFeatures(settings, self.metrics) if settings.feature_store else None
         users = None if stored is None else stored.users
         self.predict_service = PredictService(settings, self.metrics, bid_policy(settings), users)
-        self.served = ServedArms(settings, self.metrics, stored, self.predict_service.open, loaded)
+        self.served = ServedArms(
+            settings, self.metrics, stored, self.predict_service.open, loaded, self.predict_service.publish
+        )
         self.served.also_read.append(self.predict_service.read_tokens)
         self.health = Health(lambda: self.served.arms)
         self.direct_route = (

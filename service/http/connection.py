@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import httptools
 
-from service.errors import HeadTooLarge, MalformedRequest, Overloaded, ServiceError
+from service.errors import HeadTooLarge, MalformedRequest, ServiceError
 from service.http.direct import DirectExchange, DirectRoute
 from service.http.framing import RequestFrame
 from service.http.heads import (
@@ -97,7 +97,7 @@ class HttpConnection(HttpToolsProtocol):
             head = self._route.heads.of(data)
             if head is not None and len(data) - head.size == head.length:
                 self._timers.stop_reading()
-                self._begin_direct(self._route, head, is_last=self._is_last).start(data[head.size :])
+                self._begin_direct(self._route, head, is_last=self._is_last).take(data[head.size :])
                 return
         self._advance(self._waiting + data if self._waiting else data)
 
@@ -195,8 +195,10 @@ class HttpConnection(HttpToolsProtocol):
         elif self.cycle is not None:
             self._has_dropped, self.cycle.keep_alive = True, False
         else:
-            self._service.count_unrouted(Overloaded.code)
-            self._refuse(self._service.intake.refusal())
+            refusal = self._service.intake.refusal()
+            self._service.count_refusal(refusal)
+            self._service.count_unrouted(refusal.code)
+            self._refuse(refusal)
 
     def _resume(self) -> None:
         """Go on with what waits, if the way is free now."""

@@ -7,9 +7,9 @@ connection an exchange looks like its own cycle of a request and a response.
 from __future__ import annotations
 
 from collections.abc import Callable
-from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from service.errors import Unread
 from service.http.heads import DefaultHeaderLines, Headers, PlainHead, PlainHeads, header_lines
 from service.http.prediction import CLIENT_LEFT, Prediction, PredictService
 from service.http.uvicorn_internals import STATUS_LINE
@@ -53,12 +53,15 @@ class DirectExchange:
         default_headers: Headers,
         on_answered: Callable[[], None],
     ) -> None:
-        self._prediction = Prediction(service, perf_counter())
-        self._headers = head.headers
+        self._service = service
+        self._head = head
+        self._prediction: Prediction | None = None  # until the body is read
         self._transport = transport
         self._default_headers = default_headers
         self._on_answered = on_answered
-        self._body: bytearray | None = None
+        self._body: bytes | bytearray | None = None
+        self._started = self.arrived = service.admission.arrived()
+        self.size = head.length
         self.keep_alive = head.keep_alive
         self.bytes_left = head.length
         self.response_complete = self.disconnected = self._has_left = False
@@ -77,15 +80,40 @@ class DirectExchange:
         self.bytes_left -= len(part)
 
     def finish(self) -> None:
-        """All parts were fed: answer them as `start` does."""
+        """All parts were fed: go on as `take` does."""
         body, self._body = self._body, None
-        self.start(body or b"")
+        self.arrived = self._service.admission.arrived()
+        self.take(body or b"")
 
-    def start(self, body: bytes | bytearray) -> None:
-        """The body is complete: queue its rows, or answer why not."""
-        prediction = self._prediction
+    def take(self, body: bytes | bytearray) -> None:
+        """The body is complete: read it, or wait until there is time for that; no stranger waits."""
+        service = self._service
+        if service.admission.is_open or not service.knows(self._head.headers):
+            self._read(body)
+        else:
+            self._body = body
+            service.admission.wait(self)
+
+    def begin(self) -> None:
+        """There is time for it now."""
+        body, self._body = self._body, None
+        self._read(body or b"")
+
+    def give_up(self) -> None:
+        """There will be no time for it."""
+        self._body = None
+
+    def refuse(self) -> None:
+        """Answer that it was not read."""
+        service = self._service
+        service.count_unread()
+        self._write(Unread.status, service.unread_lines, service.unread_body)
+
+    def _read(self, body: bytes | bytearray) -> None:
+        """Queue the rows of the body, or answer why not."""
+        prediction = self._prediction = Prediction(self._service, self._started)
         try:
-            prediction.read_headers(self._headers)
+            prediction.read_headers(self._head.headers)
             prediction.submit(body, self)
         except Exception as error:
             self.set_exception(error)
@@ -96,24 +124,28 @@ class DirectExchange:
 
     def set_result(self, pctrs: Any) -> None:
         """The batch has run."""
+        prediction = self._prediction
+        assert prediction is not None
         try:
-            head, body = self._prediction.answer(pctrs)
+            head, body = prediction.answer(pctrs)
         except Exception as error:
             self.set_exception(error)
             return
         self._write(200, head.lines, body)
-        self._prediction.end(OK)
+        prediction.end(OK)
 
     def set_exception(self, error: BaseException) -> None:
         """The request or its batch has failed."""
-        status, headers, body = self._prediction.refuse(error)
+        prediction = self._prediction or Prediction(self._service, self._started)
+        status, headers, body = prediction.refuse(error)
         self._write(status, header_lines(headers), body)
 
     def leave(self) -> None:
         """The connection is gone."""
         if not (self.response_complete or self._has_left):
             self.disconnected = self._has_left = True
-            self._prediction.end(CLIENT_LEFT)
+            self._body = None
+            (self._prediction or Prediction(self._service, self._started)).end(CLIENT_LEFT)
 
     def _write(self, status: int, lines: bytes, body: bytes) -> None:
         if self.disconnected:

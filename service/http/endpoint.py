@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from time import perf_counter
 from typing import Any
 
 from starlette.types import Receive, Scope, Send
@@ -33,7 +32,7 @@ class PredictEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request to /predict."""
-        prediction = Prediction(self._service, perf_counter())
+        prediction = Prediction(self._service, self._service.admission.arrived())
         headers = dict(scope["headers"])
         try:
             if scope["method"] != "POST":
@@ -42,6 +41,13 @@ class PredictEndpoint:
                 )
             prediction.read_headers(headers)
             body = await _read_body(headers, receive, self._service)
+            if not self._service.admission.is_open:
+                turn = _Turn(self._service, body)
+                body = b""  # the turn lets go of it if there is none
+                try:
+                    body = await _unless_client_leaves(turn.future, receive)
+                finally:
+                    turn.end()
             future = prediction.submit(body)
             pctrs = await (_unless_client_leaves(future, receive) if prediction.is_behind else future)
             head, answer = prediction.answer(pctrs)
@@ -59,6 +65,39 @@ class PredictEndpoint:
                 outcome = OK
             finally:
                 prediction.end(outcome)
+
+
+class _Turn:
+    """A request that waits until there is time for it: its future gets the body, or why it is not read."""
+
+    def __init__(self, service: PredictService, body: bytes | bytearray) -> None:
+        self.future: asyncio.Future[bytes | bytearray] = asyncio.get_running_loop().create_future()
+        self._service, self._body = service, body
+        self._work = 0
+        self.size = len(body)
+        self.arrived = service.admission.arrived()
+        service.admission.wait(self)
+
+    def done(self) -> bool:
+        """Whether the client has left."""
+        return self.future.done()
+
+    def begin(self) -> None:
+        """Wake the task, which begins in the next iteration; its room is taken now."""
+        self._work = self._service.admission.start(self.size)
+        self.future.set_result(self._body)
+
+    def give_up(self) -> None:
+        """Let go of the body."""
+        self._body = b""
+
+    def refuse(self) -> None:
+        """Answer that it was not read."""
+        self.future.set_exception(self._service.unread())
+
+    def end(self) -> None:
+        """The task has woken: what it does from now on is accounted for elsewhere."""
+        self._service.admission.stop(self._work, is_done=False)
 
 
 async def _send(send: Send, status: int, headers: Headers, body: bytes) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from service.errors import Overloaded
+from service.errors import NoRoom
 
 
 class Intake:
@@ -25,7 +25,7 @@ class Intake:
         self._arrivals: dict[Arrival, None] = {}  # in the order of their first byte
 
     def take(self, size: int) -> None:
-        """Hold `size` bytes of a request that is answered now. Raises Overloaded."""
+        """Hold `size` bytes of a request that is answered now. Raises NoRoom."""
         if self.held_bytes + size > self.max_bytes:
             self.make_room(size)
             if self.held_bytes + size > self.max_bytes:
@@ -49,9 +49,9 @@ class Intake:
         """The arrival holds nothing more."""
         self._arrivals.pop(arrival, None)
 
-    def refusal(self) -> Overloaded:
+    def refusal(self) -> NoRoom:
         """Why a request is refused."""
-        return Overloaded(f"requests under way must have {self.max_bytes} bytes at most; try again soon")
+        return NoRoom(f"requests under way must have {self.max_bytes} bytes at most; try again soon")
 
 
 class Arrival:

@@ -13,15 +13,19 @@ from functools import partial
 from time import perf_counter
 from typing import Any
 
+import numpy as np
+
 from service.arms.split import Arm, ArmTable
 from service.bidding import BidPolicy, bids
-from service.errors import NotReady, ServiceError, Unauthorized
+from service.errors import DeadlinePassed, NotReady, Overloaded, ServiceError, Unauthorized, Unread
 from service.features.store import INVALID
 from service.features.users import UserFeatures
-from service.http.heads import AnswerHead, ArmHeads, Headers
+from service.http.admission import Admission
+from service.http.heads import AnswerHead, ArmHeads, Headers, header_lines
 from service.http.intake import Intake
 from service.http.tokens import read_tokens
 from service.metrics.families import Metrics
+from service.metrics.tally import HistogramTally
 from service.reading import KnownFields, decode_request
 from service.scoring.batcher import Outcome
 from service.scoring.meter import FOUND, ArmMeter
@@ -58,10 +62,16 @@ class PredictService:
         self._token_file = settings.token_file
         self.tokens = read_tokens(settings.token_file)
         self.users = users
+        self.max_queue_ms = settings.max_queue_ms
         self.intake = Intake(settings.max_held_bytes)
+        self.admission = Admission(self.intake, settings.max_queue_ms * 1e-3)
         self.known = KnownFields(frozenset(), frozenset())
         self.heads: dict[Arm, ArmHeads] = {}
         self._metrics = metrics if settings.metrics == "on" else None
+        self._waits, self._unread = HistogramTally(metrics.wait.labels()), 0
+        unread = self.unread()
+        self.unread_lines = header_lines([(b"content-type", b"application/json"), *unread.headers()])
+        self.unread_body = unread.body()
         self._arms: ArmTable | None = None
 
     def open(self, arms: ArmTable) -> None:
@@ -74,9 +84,13 @@ class PredictService:
         )
         self._arms = arms
 
+    def knows(self, headers: dict[bytes, bytes]) -> bool:
+        """Whether no token is needed, or the headers have one that is known."""
+        return self.tokens is None or self.tokens.accept(headers.get(b"authorization"))
+
     def authorize(self, headers: dict[bytes, bytes]) -> None:
         """Raises Unauthorized if a token is needed and the headers have none that is known."""
-        if self.tokens is not None and not self.tokens.accept(headers.get(b"authorization")):
+        if not self.knows(headers):
             raise Unauthorized("'Authorization' must be Bearer and a token of this service; ask its operator")
 
     def read_tokens(self) -> Callable[[], object]:
@@ -101,6 +115,34 @@ class PredictService:
         if self._metrics is not None:
             self._metrics.refuse("", outcome)
 
+    def count_refusal(self, error: Overloaded) -> None:
+        """Count a 429 by its reason."""
+        if self._metrics is not None:
+            self._metrics.refusals.labels(error.reason).inc()
+
+    def unread(self) -> Unread:
+        """Why a request is refused that was not read."""
+        return Unread(
+            f"a request must wait {self.max_queue_ms:g} ms at most, and others were first; try again soon"
+        )
+
+    def count_unread(self) -> None:
+        """Count a request that was refused unread."""
+        self._unread += 1
+
+    def publish(self) -> None:
+        """Add what was counted before requests were read to the metrics."""
+        metrics, admission = self._metrics, self.admission
+        if metrics is not None:
+            self._waits.observe_many(np.array(admission.take_waits()))
+            self._waits.publish()
+            if self._unread:
+                metrics.requests.labels("", Unread.code).inc(self._unread)
+                metrics.refusals.labels(Unread.reason).inc(self._unread)
+                self._unread = 0
+            metrics.waiting.labels().set(admission.waiting)
+            metrics.oldest_wait.labels().set(admission.oldest_wait())
+
 
 class Prediction:
     """A request from its headers to its answer. It ends exactly once, by `end` or by `refuse`.
@@ -112,6 +154,7 @@ class Prediction:
         "_arm",
         "_asked",
         "_codec",
+        "_deadline",
         "_headers",
         "_heads",
         "_held_bytes",
@@ -121,6 +164,7 @@ class Prediction:
         "_rows",
         "_service",
         "_unqueued_rows",
+        "_work",
         "bids",
         "decode_seconds",
         "encode_seconds",
@@ -133,6 +177,7 @@ class Prediction:
 
     _asked: Asked
     _codec: Codec
+    _deadline: float | None
     _headers: dict[bytes, bytes]
     _heads: ArmHeads
     _request: PredictRequest | None
@@ -147,6 +192,7 @@ class Prediction:
         self._is_admitted = False
         self._held_bytes = 0
         self._unqueued_rows = 0
+        self._work = 0  # see Admission.start
         self.encode_seconds = 0.0
         self.unknown_names: Collection[str] = ()
         self.unknown_ads = 0
@@ -155,8 +201,7 @@ class Prediction:
 
     def read_headers(self, headers: dict[bytes, bytes]) -> None:
         """Choose the codec. Raises Unauthorized and UnsupportedMediaType, before the body need be read."""
-        if self._service.tokens is not None:
-            self._service.authorize(headers)
+        self._service.authorize(headers)
         self._headers = headers
         self._codec = codec_for(headers.get(b"content-type"))
 
@@ -170,10 +215,12 @@ class Prediction:
         received = perf_counter()
         service.intake.take(len(body))
         self._held_bytes = len(body)
+        self._work = service.admission.start(len(body))
         self._request = request = decode_request(body, self._codec, service.known, service.max_candidates)
         self._rows = rows = count_rows(request.candidates, service.max_candidates, service.known.candidate)
         decoded = perf_counter()
         self.decode_seconds = decoded - received
+        self._heed(request.tmax_ms, decoded)
         self._arm = arm = service.choose(self._headers, request)
         self._heads = service.heads[arm]
         predictor = arm.predictor
@@ -186,8 +233,20 @@ class Prediction:
             return self._queue(arm, request, predictor.encode(request, rows), decoded, outcome)
         if outcome is None:
             outcome = asyncio.get_running_loop().create_future()
-        service.users.find(request.user_id, partial(self._queue_with_user, arm, outcome))
+        self._pause(is_done=False)
+        # The other half of the time that is left is for scoring.
+        at_most = None if self._deadline is None else 0.5 * (self._deadline - decoded)
+        service.users.find(request.user_id, partial(self._queue_with_user, arm, outcome), at_most)
         return outcome
+
+    def _heed(self, tmax_ms: float | None, now: float) -> None:
+        """Note how long the client waits. Raises DeadlinePassed if it does no longer."""
+        self._service.admission.heed(tmax_ms)
+        self._deadline = None
+        if tmax_ms is not None:
+            self._deadline = self.started + tmax_ms * 0.001
+            if now > self._deadline:
+                raise DeadlinePassed("'tmax_ms' passed before the request was read; allow more time")
 
     def _queue_with_user(self, arm: Arm, outcome: Outcome, user: dict[str, Any], missing: str | None) -> None:
         """Queue the rows once the user's features, or the reason why they are missing, are known."""
@@ -196,6 +255,7 @@ class Prediction:
         found = perf_counter()
         request = self._request
         assert request is not None
+        self._work = self._service.admission.start(self._held_bytes)
         try:
             rows, is_valid = arm.predictor.encode_with_user(request, self._rows, user)
             self.user_lookup = (missing or FOUND) if is_valid else INVALID
@@ -216,8 +276,7 @@ class Prediction:
             self.encode_seconds = perf_counter() - encoding_since
             self.unknown_names = predictor.unknown_names(request)
             self.unknown_ads = rows.unknown_ads
-        deadline = None if request.tmax_ms is None else self.started + request.tmax_ms * 0.001
-        outcome = predictor.submit_admitted(rows, deadline, outcome)
+        outcome = predictor.submit_admitted(rows, self._deadline, outcome)
         self._unqueued_rows = 0
         # Decoded features take many times the bytes of the body, and rows may wait.
         self._asked, self._request = asked_of(request), None
@@ -232,6 +291,7 @@ class Prediction:
         """pCTRs [rows] -> the head and the body of the answer. Call `end(OK)` once it is sent."""
         asked, arm, codec = self._asked, self._arm, self._codec
         assert arm is not None
+        self._pause(is_done=True)
         offers = bids(pctrs, asked.values_per_click, asked.bid_floors, self._service.policy)
         if self._meter is not None:
             self.no_bids = no_bids = offers.count(None)
@@ -244,14 +304,25 @@ class Prediction:
         if not isinstance(error, ServiceError):
             logger.error("a request to /predict failed", exc_info=error)
             error = ServiceError("the service failed on this request; it has logged why")
+        if isinstance(error, Overloaded):
+            self._service.count_refusal(error)
         self.end(error.outcome)
         of_arm = [] if self._arm is None else self._heads.headers
         headers = [(b"content-type", b"application/json"), *of_arm, *error.headers()]
         return error.status, headers, error.body()
 
+    def _pause(self, *, is_done: bool) -> None:
+        """The batch has run, and the work `is_done`; or something else must be waited for first."""
+        admission, work, self._work = self._service.admission, self._work, 0
+        admission.stop(work, is_done=is_done)
+        admission.has_worked = True
+
     def end(self, outcome: str) -> None:
         """Give back unused room, and count the request as OK, CLIENT_LEFT or the outcome of an error."""
         arm, meter = self._arm, self._meter
+        if self._work:
+            self._service.admission.stop(self._work)
+            self._work = 0
         self._service.intake.give_back(self._held_bytes)
         self._held_bytes = 0
         if arm is None:

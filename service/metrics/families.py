@@ -198,6 +198,31 @@ class Metrics:
             ["reason"],
             registry=registry,
         )
+        self.refusals = Counters(
+            "bidlight_refusals",
+            "Requests to /predict that got a 429, by reason: time (not read within --max-queue-ms), deadline "
+            "(tmax_ms has passed), queue (too many rows wait), or bytes (of requests under way are too many)",
+            ["reason"],
+            registry=registry,
+        )
+        self.wait = Histograms(
+            "bidlight_wait_seconds",
+            "Seconds from the arrival of a request until it was read, of those that had to wait",
+            buckets=LATENCY_BUCKETS,
+            registry=registry,
+        )
+        self.waiting = Gauges(
+            "bidlight_waiting_requests",
+            "Requests that have arrived and are not read or refused yet",
+            of_processes="sum",
+            registry=registry,
+        )
+        self.oldest_wait = Gauges(
+            "bidlight_oldest_wait_seconds",
+            "Age of the oldest request that has arrived and is not read or refused yet",
+            of_processes="max",
+            registry=registry,
+        )
         self._unknown_names: dict[str, UnknownNames] = {}
         self._exposed = CollectorRegistry()
         self._exposed.register(registry)

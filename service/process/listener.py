@@ -24,6 +24,8 @@ logger = logging.getLogger("bidlight")
 RESERVED_FILES = 64
 # How many connections are accepted before others are read from.
 ACCEPTS_AT_ONCE = 64
+# The same while requests wait: to open a connection takes as long as to answer a small request.
+ACCEPTS_WHEN_BEHIND = 4
 PAUSE_SECONDS = 0.1
 # How many connections that wait for their clients are closed in a pause: whoever keeps many open keeps
 # nobody else out; and how long a request that has begun may take then.
@@ -50,7 +52,8 @@ class Listener:
 
     `on_pause` gets the reason whenever new connections have to wait. Closing, it accepts at most `rest`
     of those that wait. `tls` is asked for each connection, so that a certificate can be replaced; None is
-    plain HTTP. `spare` connections more than there is room for are accepted.
+    plain HTTP. `spare` connections more than there is room for are accepted. While it `is_behind` with
+    requests, it accepts few at once.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Listener:
         rest: int,
         tls: Callable[[], ssl.SSLContext | None] = lambda: None,
         spare: int = 0,
+        is_behind: Callable[[], bool] = lambda: False,
     ) -> None:
         self.sockets = (listening,)
         self._socket = listening
@@ -71,6 +75,7 @@ class Listener:
         self._rest = rest
         self._tls = tls
         self._spare = spare
+        self._is_behind = is_behind
         self._loop = asyncio.get_running_loop()
         self._opening: set[asyncio.Task[None]] = set()
         self._pause: asyncio.TimerHandle | None = None
@@ -98,7 +103,7 @@ class Listener:
 
     def _accept(self) -> None:
         """Accept some of the connections that wait."""
-        for number in range(ACCEPTS_AT_ONCE):
+        for number in range(ACCEPTS_WHEN_BEHIND if self._is_behind() else ACCEPTS_AT_ONCE):
             error = self._accept_one()
             if isinstance(error, BlockingIOError | InterruptedError):
                 return

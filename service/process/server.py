@@ -101,7 +101,7 @@ class Server(uvicorn.Server):
         return [each for server in self.servers for each in server.sockets]
 
     def _listener(self, listening: socket.socket) -> Listener:
-        config = self.config
+        config, admission = self.config, self.config.loaded_app.predict_service.admission
         return Listener(
             listening,
             lambda: HttpConnection(config, self.server_state, self.lifespan.state),
@@ -109,6 +109,7 @@ class Server(uvicorn.Server):
             self._count_pause,
             config.backlog,
             tls=lambda: config.ssl,
+            is_behind=lambda: admission.is_behind,
         )
 
     def _admin_listener(self, listening: socket.socket) -> Listener:

@@ -134,6 +134,25 @@ def test_a_late_answer_is_thrown_away() -> None:
     assert later == [({"v": 1}, None)]
 
 
+def test_a_request_in_a_hurry_goes_on_without_the_others() -> None:
+    hurried, patient, in_time = Told(), Told(), Told()
+
+    async def use(store: HeldStore, users: UserFeatures) -> None:
+        users.find("u", hurried, 0.01)
+        users.find("v", patient)
+        users.find("w", in_time, 60.0)
+        async with asyncio.timeout(5):
+            while not hurried:
+                await asyncio.sleep(0.001)
+        assert patient == []
+        store.reads[0][1]([pack({"u": 1}), pack({"v": 1}), pack({"w": 1})])
+
+    run(use)
+    assert hurried == [({}, LATE)]
+    assert patient == [({"v": 1}, None)]
+    assert in_time == [({"w": 1}, None)]
+
+
 def test_an_answer_that_waits_in_the_socket_while_the_loop_is_busy_is_not_late() -> None:
     told = Told()
 

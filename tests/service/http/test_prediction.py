@@ -9,11 +9,12 @@ import weakref
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import pytest
 
-from service.errors import InvalidField, Overloaded
+from service.errors import DeadlinePassed, InvalidField, Overloaded
 from service.features.store import pack
 from service.http.prediction import CLIENT_LEFT, Prediction
 from service.scoring.meter import OK
@@ -96,6 +97,39 @@ def test_requests_whose_users_are_looked_up_never_overfill_the_queue(app: Runnin
 
     assert app.runner.run(scenario()) == ["accepted", "accepted", "refused", "refused"]
     assert app.metrics()['bidlight_user_lookups_total{arm="control"}'] == 2
+    assert_is_empty(app)
+
+
+def test_a_lookup_ends_in_time_for_the_deadline_of_its_request(
+    app: RunningApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store may take a second and never answers; the request has less, and is scored without its user."""
+    users = app.app.predict_service.users
+    assert users is not None
+    monkeypatch.setattr(users._store, "read_users", lambda ids, then: None)
+
+    async def scenario() -> None:
+        prediction = Prediction(app.app.predict_service, perf_counter())
+        prediction.read_headers({b"content-type": b"application/json"})
+        prediction.answer(await prediction.submit(body_of(1, user_id="u", tmax_ms=900.0)))
+        prediction.end(OK)
+
+    app.runner.run(scenario())
+    assert app.metrics()['bidlight_user_is_missing_total{arm="control",reason="late"}'] == 1
+
+
+def test_a_request_whose_deadline_has_passed_is_refused_before_it_is_encoded(app: RunningApp) -> None:
+    bad = body_of(1, context={"hour": "noon"}, tmax_ms=10.0)
+
+    async def scenario() -> None:
+        prediction = Prediction(app.app.predict_service, perf_counter() - 1.0)
+        prediction.read_headers({b"content-type": b"application/json"})
+        with pytest.raises(DeadlinePassed) as refused:
+            prediction.submit(bad)
+        prediction.refuse(refused.value)
+
+    app.runner.run(scenario())
+    assert app.metrics()['bidlight_refusals_total{reason="deadline"}'] == 1
     assert_is_empty(app)
 
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,8 +17,10 @@ import uvicorn
 from uvicorn.protocols.http import httptools_impl
 
 from service.http import connection, direct, uvicorn_internals
+from service.http.admission import Admission
 from service.http.direct import DirectExchange
 from service.http.heads import PlainHead
+from service.http.intake import Intake
 from service.http.uvicorn_internals import (
     ATTRIBUTES,
     LOG_LINES,
@@ -113,7 +116,8 @@ def test_an_exchange_has_all_that_a_connection_reads_of_a_cycle() -> None:
     assert read == {"body", "disconnected", "keep_alive", "message_event", "more_body", "response_complete"}
     exchange = DirectExchange.__new__(DirectExchange)
     head = PlainHead(0, {}, 0, True)
-    DirectExchange.__init__(exchange, None, head, Transport(), [], lambda: None)  # type: ignore[arg-type]
+    service = SimpleNamespace(admission=Admission(Intake(1), 1.0))
+    DirectExchange.__init__(exchange, service, head, Transport(), [], lambda: None)  # type: ignore[arg-type]
     for name in read - {"body", "more_body"}:  # the parser gets no body for an exchange
         assert hasattr(exchange, name)
         assert (RequestResponseCycle, name) in NAMED

@@ -13,6 +13,8 @@ import pytest
 from service.http.connection import HttpConnection
 from service.process import listener as listener_module
 from service.process.listener import (
+    ACCEPTS_AT_ONCE,
+    ACCEPTS_WHEN_BEHIND,
     CONNECTIONS,
     SLOW_SECONDS,
     SYSTEM,
@@ -46,14 +48,18 @@ def logged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 class Listening:
     """A listener on a free port, and the reasons for which it has paused."""
 
-    def __init__(self, app: RunningApp, listening: socket.socket | None = None) -> None:
+    def __init__(
+        self, app: RunningApp, listening: socket.socket | None = None, *, is_behind: bool = False
+    ) -> None:
         self.wire = Wire(app.app)
         self.pauses: list[str] = []
         if listening is None:
             listening = socket.create_server(("127.0.0.1", 0))
         self.address = listening.getsockname()
         connections = self.wire.state.connections
-        self.listener = Listener(listening, self._make, connections, self.pauses.append, 128)
+        self.listener = Listener(
+            listening, self._make, connections, self.pauses.append, 128, lambda: is_behind
+        )
 
     def _make(self) -> HttpConnection:
         return self.wire.make()
@@ -74,6 +80,30 @@ def test_the_limit_of_files_leaves_room_for_files() -> None:
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     assert 0 < most_connections() < files
     assert files - most_connections() >= min(files // 2, 64)
+
+
+@pytest.mark.parametrize(("is_behind", "at_once"), [(False, ACCEPTS_AT_ONCE), (True, ACCEPTS_WHEN_BEHIND)])
+def test_few_connections_are_accepted_at_once_while_requests_wait(
+    app: RunningApp, is_behind: bool, at_once: int
+) -> None:
+    async def exchange() -> tuple[int, int]:
+        listening = Listening(app, is_behind=is_behind)
+        clients = [socket.create_connection(listening.address) for _ in range(2 * ACCEPTS_AT_ONCE)]
+        opened = listening.wire.state.connections
+        most = 0
+        async with asyncio.timeout(10):
+            while len(opened) < len(clients):
+                before = len(opened)
+                await asyncio.sleep(0)
+                most = max(most, len(opened) - before)
+        listening.listener.close()
+        for client in clients:
+            client.close()
+        return most, len(opened)
+
+    most, opened = app.runner.run(exchange())
+    assert most <= at_once
+    assert opened == 2 * ACCEPTS_AT_ONCE
 
 
 def test_connections_wait_until_others_have_closed(
