@@ -8,6 +8,8 @@ ADS ?= sent
 CANDIDATES ?= 1 10 100 500
 CONNECTIONS ?= 1 8 32 128
 OPEN_LOOP ?=
+FAULTS ?=
+QUICK ?=
 WORKERS ?= 1 2 4
 AGAINST ?=
 # One process more than cores: tests of processes wait for servers half of their time.
@@ -18,7 +20,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve demo test lint types arrows pytest format bench rivals scale catalogue benchmarks peers imports clean
+.PHONY: help setup serve demo test lint types arrows pytest format bench rivals scale catalogue faults benchmarks peers imports clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -71,6 +73,10 @@ scale: setup demo ## measure what each worker costs and gains: WORKERS
 
 catalogue: setup demo ## measure candidates a second on one core with ads known by id, by form of request
 	$(BIN)/python -m loadtest.reports.catalogue --bundle $(BUNDLE) --seconds $(SECONDS_A_POINT)
+
+faults: setup demo ## break a real service in many ways; figures wanted and found: FAULTS=names, QUICK=1, RIVALS=names
+	$(BIN)/python -m loadtest.faults --bundle $(BUNDLE) $(if $(FAULTS),--only "$(FAULTS)") $(if $(QUICK),--quick) \
+	  $(if $(filter-out file,$(origin RIVALS)),--rivals "$(RIVALS)")
 
 benchmarks: setup ## list the benchmarks of single parts: python -m benchmarks.NAME
 	@$(BIN)/python -m benchmarks

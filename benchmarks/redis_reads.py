@@ -12,13 +12,13 @@ import sys
 import time
 from collections.abc import Awaitable, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 import uvloop
 from redis.asyncio import Connection, Redis
 
 from benchmarks.command import Command, print_table
-from benchmarks.users_in_redis import fill, missing_redis, running_redis
+from benchmarks.users_in_redis import fill
+from loadtest.processes.redis_server import missing_redis, running_redis
 from loadtest.reports.command import failed
 from service.features.redis_pipeline import ConnectionOptions, NodeClient
 
@@ -122,13 +122,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = command.parse_args(arguments)
     if lack := missing_redis():
         return failed(command.prog, lack)
-    with running_redis() as address:
-        fill(address, [{"context": {"site": "s1", "hour": 12}, "candidate": {}}])
-        node = urlsplit(address)
+    with running_redis() as store:
+        fill(store.url, [{"context": {"site": "s1", "hour": 12}, "candidate": {}}])
         found = {}
         for name, contender in CONTENDERS.items():
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                made = contender(node.hostname or "", node.port or 0)
+                made = contender("127.0.0.1", store.port)
                 found[name] = runner.run(measure(made, options.users, options.at_once))
     rows = [["client", "us a read", "x"]]
     rows += [[name, f"{us:.1f}", f"{us / found['pipeline']:.1f}"] for name, us in found.items()]

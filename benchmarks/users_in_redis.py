@@ -8,14 +8,10 @@ the other's processor time a request as a multiple of this one's. Above 1, this 
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
-import shutil
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -27,8 +23,9 @@ import redis
 
 from benchmarks.command import Command
 from loadtest.load.closed_loop import Case, Key, Point, measure
-from loadtest.processes.machine import missing_tools, pinned
-from loadtest.processes.server import REPOSITORY, Server, free_port, running
+from loadtest.processes.machine import missing_tools
+from loadtest.processes.redis_server import missing_redis, running_redis
+from loadtest.processes.server import REPOSITORY, Server, running
 from loadtest.reports.command import failed
 from loadtest.reports.pairs import ratios, table
 from loadtest.traffic.bid_requests import BidRequestMaker, read_samples
@@ -37,40 +34,11 @@ from service.features.store import pack
 
 HERE, THERE = "here", "there"
 USERS = 10_000
-SECONDS_TO_START = 20.0
-
-
-def missing_redis() -> str:
-    """What has to be installed to start a Redis; empty if nothing has."""
-    return "" if shutil.which("redis-server") else "redis-server must be installed (Debian: redis-server)"
-
-
-@contextmanager
-def running_redis(core: int | None = None) -> Iterator[str]:
-    """The address of a new redis-server, on `core` or anywhere."""
-    port = free_port()
-    options = {"--port": str(port), "--bind": "127.0.0.1", "--save": "", "--appendonly": "no"}
-    command = [*pinned(core), "redis-server", *itertools.chain.from_iterable(options.items())]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    try:
-        yield f"redis://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait()
 
 
 def fill(address: str, samples: Sequence[dict[str, dict[str, object]]]) -> None:
-    """Set the users, each with a sample row's context. Raises redis.ConnectionError."""
+    """Set the users, each with a sample row's context."""
     client = redis.Redis.from_url(address)
-    deadline = time.monotonic() + SECONDS_TO_START
-    while True:
-        try:
-            client.ping()
-            break
-        except redis.ConnectionError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
     contexts = [pack(sample["context"]) for sample in samples]
     client.mset({f"bidlight:user:u{user}": contexts[user % len(contexts)] for user in range(USERS)})
     client.close()
@@ -147,11 +115,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     samples = read_samples(options.bundle)
     folders = {HERE: REPOSITORY} if options.against is None else {HERE: REPOSITORY, THERE: options.against}
     cases = [Case(size, count) for size in options.candidates for count in options.connections]
-    with tempfile.TemporaryDirectory() as folder, running_redis(client_core) as address:
-        fill(address, samples)
+    with tempfile.TemporaryDirectory() as folder, running_redis(client_core) as store:
+        fill(store.url, samples)
         bodies = write_bodies(samples, options.candidates, Path(folder))
         checkouts = [each.resolve() for each in folders.values()]
-        with running_services(checkouts, options.bundle, address, service_core) as servers:
+        with running_services(checkouts, options.bundle, store.url, service_core) as servers:
             points, failures = measure(
                 dict(zip(folders, servers, strict=True)),
                 cases,

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from docs.faults_tables import written as faults_page
 from docs.settings_table import settings_table, table_on_page
 from export.cli.options import build_parser as export_parser
 from export.compare.overrides import check_overrides, read_overrides, settle
@@ -35,6 +36,7 @@ PAGES = pages()
 README, TRAINING, SERVING = Page("README.md"), Page("docs/training.md"), Page("docs/serving.md")
 OPERATIONS, ARCHITECTURE = Page("docs/operations.md"), Page("docs/architecture.md")
 BUNDLE, SECURITY = Page("docs/bundle.md"), Page("docs/security.md")
+FAULTS = Page("docs/faults.md")
 COMMANDS = [(page.name, words) for page in PAGES for words in page.commands()]
 
 README_LINES, README_WIDTH = 150, 120
@@ -256,6 +258,10 @@ def test_the_presets_table_has_their_rates() -> None:
 def test_the_manifest_table_names_every_key() -> None:
     keys = [key for row in BUNDLE.rows("manifest") for key in re.findall(r"`(\w+)`", row[0])]
     assert sorted(keys) == sorted(Manifest.__struct_fields__)
+
+
+def test_the_tables_of_faults_are_what_was_measured() -> None:
+    assert faults_page(FAULTS.text) == FAULTS.text, "run python -m docs.faults_tables"
 
 
 def test_the_settings_table_is_that_of_the_settings() -> None:

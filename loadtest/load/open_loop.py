@@ -2,12 +2,15 @@
 
 An open loop: a request is sent when it is due, whether others were answered or not, as an exchange does. Its
 latency starts at that moment, not when a connection was free or this client got to it, so a stall of the
-server counts for every request due in it (no coordinated omission).
+server counts for every request due in it (no coordinated omission). With `give_up_ms` a request that could
+not be sent so long after it was due is not sent any more, as by an exchange that needs no late answer; then
+`sent_a_second` is what the server was really offered.
 
-The client is one thread with plain sockets and epoll. Its ceiling is its own time a request, tens of
-microseconds for a small one. It measures itself: `lag` is how late it sent a request that was due, `busy` the
-share of time in which it had work. A run is marked as limited by the client if lag is a considerable part of
-the latency or the client had no idle time.
+The client is one thread with plain sockets and epoll; messages are made beforehand, and of an answer it reads
+no more than its status and its end. Its ceiling is its own time a request, ten microseconds for a small one
+and more where the kernel has much to copy. It measures itself: `lag` is how late it sent a request that was
+due, `busy` the share of time in which it had work. A run is marked as limited by the client if lag is a
+considerable part of the latency or the client had no idle time.
 """
 
 from __future__ import annotations
@@ -17,34 +20,44 @@ import gc
 import json
 import math
 import random
-import select
-import socket
 import sys
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
 from urllib.parse import urlsplit
 
+from loadtest.load.open_run import Run
+from loadtest.processes.server import PREDICT, Route
+from loadtest.traffic.messages import message_of
+
 # A lag below either of these does not matter.
 UNIMPORTANT_MS, UNIMPORTANT_SHARE = 0.1, 0.1
 MOST_BUSY = 0.95
-# A sleep ends late by about this much, so the end of each wait is a busy loop.
-_SPUN_SECONDS = 0.0001
-_RECEIVE = 1 << 18
 
 
 @dataclass(frozen=True)
 class OpenPoint:
-    """The result of one rate. A request never answered counts in the percentiles with the age it reached."""
+    """The result of one rate. A request never answered counts in the percentiles with the age it reached.
+
+    Rates are of requests due, sent, and answered with status 200, whose latencies are the percentiles;
+    `within` is the share of these that took `within_ms` at most. `errors` are all other answers and lost
+    requests; of these, `refused` have status 429, `lost` are those whose connection closed. `unsent` were
+    given up, `unanswered` still waited at the end.
+    """
 
     asked_a_second: float
+    sent_a_second: float
     answered_a_second: float
+    answered: int
     p50_ms: float
     p99_ms: float
     p999_ms: float
+    within: float
     errors: int
+    refused: int
+    lost: int
+    unsent: int
     unanswered: int
     lag_p99_ms: float
     busy: float
@@ -71,149 +84,6 @@ def percentile(ordered: Sequence[float], percent: float) -> float:
     return ordered[max(1, math.ceil(len(ordered) * percent / 100.0)) - 1]
 
 
-@dataclass(eq=False)
-class _Connection:
-    """A connection with at most one request under way, due at `due`."""
-
-    socket: socket.socket
-    due: float = 0.0
-    received: bytes = b""
-    length: int = 0
-
-
-@dataclass
-class _Run:
-    """The requests of one run and their results; all times are of `perf_counter`."""
-
-    address: tuple[str, int]
-    requests: Sequence[bytes]
-    due: Sequence[float]
-    drain_seconds: float
-    latencies: list[float] = field(default_factory=list)
-    lags: list[float] = field(default_factory=list)
-    errors: int = 0
-    last_answer: float = 0.0
-    idle: float = 0.0
-    busy: float = 0.0
-
-    def __post_init__(self) -> None:
-        self.poll = select.epoll()
-        self.connections: dict[int, _Connection] = {}
-        self.free: list[_Connection] = []
-        self.waiting: deque[float] = deque()
-        self.next = self.sent = 0
-
-    def connect(self) -> None:
-        connection = _Connection(socket.create_connection(self.address, timeout=5.0))
-        connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-        self.poll.register(connection.socket, select.EPOLLIN)
-        self.connections[connection.socket.fileno()] = connection
-        self.free.append(connection)
-
-    def drive(self) -> None:
-        """Send all requests, then wait up to `drain_seconds` for missing answers."""
-        began, end = perf_counter(), self.due[-1] + self.drain_seconds
-        while self.next < len(self.due) or len(self.free) < len(self.connections) or self.waiting:
-            now = perf_counter()
-            if now >= end:
-                break
-            now = self.send_due(now)
-            gap = (self.due[self.next] if self.next < len(self.due) else end) - now
-            if gap > 2 * _SPUN_SECONDS:  # epoll's own timeout is in whole milliseconds
-                select.select([self.poll], [], [], gap - _SPUN_SECONDS)
-                slept = perf_counter()
-                self.idle += slept - now
-                now = slept
-            events = self.poll.poll(0)
-            if not events:
-                self.idle += perf_counter() - now
-            for number, _ in events:
-                self.receive(self.connections[number])
-                self.send_due(perf_counter())
-        self.busy = 1.0 - self.idle / (perf_counter() - began)
-
-    def send_due(self, now: float) -> float:
-        """Send the requests that are due; the time afterwards."""
-        while self.next < len(self.due) and self.due[self.next] <= now:
-            due = self.due[self.next]
-            self.lags.append(now - due)
-            self.next += 1
-            if self.free:
-                self.send(self.free.pop(), due)
-                now = perf_counter()
-            else:
-                self.waiting.append(due)
-        return now
-
-    def send(self, connection: _Connection, due: float) -> None:
-        connection.due = due
-        request = self.requests[self.sent % len(self.requests)]
-        self.sent += 1
-        try:
-            connection.socket.sendall(request)
-        except OSError:
-            self.lose(connection)
-
-    def receive(self, connection: _Connection) -> None:
-        try:
-            data = connection.socket.recv(_RECEIVE)
-        except OSError:
-            data = b""
-        if not data:
-            self.lose(connection)
-            return
-        received = connection.received + data if connection.received else data
-        if not connection.length:
-            connection.length = answer_length(received)
-        if not connection.length or len(received) < connection.length:
-            connection.received = received
-            return
-        now = perf_counter()
-        if received[9:12] == b"200":
-            self.latencies.append(now - connection.due)
-            self.last_answer = now
-        else:
-            self.errors += 1
-        connection.received, connection.length = b"", 0
-        self.reuse(connection)
-
-    def reuse(self, connection: _Connection) -> None:
-        if self.waiting:
-            self.send(connection, self.waiting.popleft())
-        else:
-            self.free.append(connection)
-
-    def lose(self, connection: _Connection) -> None:
-        """The server closed it: a request under way is an error, and a new connection takes its place."""
-        busy = connection not in self.free
-        self.errors += busy
-        if not busy:
-            self.free.remove(connection)
-        del self.connections[connection.socket.fileno()]
-        self.poll.unregister(connection.socket)
-        connection.socket.close()
-        self.connect()
-        self.reuse(self.free.pop())
-
-    def close(self) -> None:
-        for connection in self.connections.values():
-            connection.socket.close()
-        self.poll.close()
-
-
-def answer_length(received: bytes) -> int:
-    """Bytes of the whole answer, 0 until its head is complete. Raises ValueError without Content-Length."""
-    end = received.find(b"\r\n\r\n")
-    if end < 0:
-        return 0
-    for line in received[:end].split(b"\r\n")[1:]:
-        name, _, value = line.partition(b":")
-        if name.lower() == b"content-length":
-            return end + 4 + int(value)
-    raise ValueError(f"an answer must have a Content-Length (got {received[:end]!r})")
-
-
 def measure(
     url: str,
     bodies: Sequence[bytes],
@@ -221,19 +91,18 @@ def measure(
     rate: float,
     seconds: float,
     connections: int,
-    path: str = "/predict",
-    headers: Sequence[str] = (),
+    route: Route = PREDICT,
     seed: int = 0,
     drain_seconds: float = 2.0,
+    give_up_ms: float = math.inf,
+    within_ms: float = math.inf,
 ) -> OpenPoint:
     """One run. Raises OSError if it cannot connect, ValueError for answers that it cannot read."""
     parts = urlsplit(url)
-    head = [f"POST {path} HTTP/1.1", f"Host: {parts.netloc}", "Content-Type: application/json", *headers]
-    requests = [
-        "\r\n".join([*head, f"Content-Length: {len(body)}", "", ""]).encode() + body for body in bodies
-    ]
+    requests = [message_of(body, route) for body in bodies]
     planned = arrivals(rate, seconds, seed) or [0.0]
-    run = _Run((parts.hostname or "", parts.port or 80), requests, [], drain_seconds)
+    address = (parts.hostname or "", parts.port or 80)
+    run = Run(address, requests, [], drain_seconds, give_up_ms / 1e3)
     try:
         for _ in range(connections):
             run.connect()
@@ -244,27 +113,31 @@ def measure(
     finally:
         gc.enable()
         run.close()
-    return _summary(run, rate, perf_counter(), start)
+    return _summary(run, rate, perf_counter(), start, within_ms)
 
 
-def _summary(run: _Run, rate: float, now: float, start: float) -> OpenPoint:
-    unanswered = [
-        now - due
-        for due in (
-            *(each.due for each in run.connections.values() if each not in run.free),
-            *run.waiting,
-            *run.due[run.next :],
-        )
-    ]
+def _summary(run: Run, rate: float, now: float, start: float, within_ms: float) -> OpenPoint:
+    # With a limit, what waits for a connection at the end is given up too.
+    waiting = [*run.waiting, *run.due[run.next :]]
+    given_up = len(waiting) if run.give_up < math.inf else 0
+    under_way = [each.due for each in run.connections.values() if not each.is_free]
+    unanswered = [now - due for due in (*under_way, *([] if given_up else waiting))]
     latencies, lags = sorted([*run.latencies, *unanswered]), sorted(run.lags)
     lasted = max(run.last_answer - start, 1e-9)
+    answered = len(run.latencies)
     return OpenPoint(
         asked_a_second=rate,
-        answered_a_second=len(run.latencies) / lasted,
+        sent_a_second=run.sent / max(run.due[-1] - start, 1e-9),
+        answered_a_second=answered / lasted,
+        answered=answered,
         p50_ms=percentile(latencies, 50.0) * 1e3,
         p99_ms=percentile(latencies, 99.0) * 1e3,
         p999_ms=percentile(latencies, 99.9) * 1e3,
+        within=sum(each <= within_ms / 1e3 for each in run.latencies) / max(1, answered),
         errors=run.errors,
+        refused=run.refused,
+        lost=run.lost,
+        unsent=run.unsent + given_up,
         unanswered=len(unanswered),
         lag_p99_ms=percentile(lags, 99.0) * 1e3,
         busy=run.busy,
@@ -282,6 +155,11 @@ def main() -> int:
     add("--path", default="/predict", help="where to POST")
     add("--header", action="append", default=[], metavar="'NAME: VALUE'", help="a header more; repeatable")
     add("--seed", type=int, default=0, metavar="N", help="of the arrivals")
+    add("--drain-seconds", type=float, default=2.0, metavar="N", help="how long to wait for late answers")
+    patience = "send a request no more that could not be sent so long after it was due"
+    add("--give-up-ms", type=float, default=math.inf, metavar="MS", help=patience)
+    limit = "count the answers with status 200 that take so long at most"
+    add("--within-ms", type=float, default=math.inf, metavar="MS", help=limit)
     options = parser.parse_args()
     try:
         point = measure(
@@ -290,9 +168,11 @@ def main() -> int:
             rate=options.rate,
             seconds=options.seconds,
             connections=options.connections,
-            path=options.path,
-            headers=options.header,
+            route=Route(options.path, dict(each.split(": ", 1) for each in options.header)),
             seed=options.seed,
+            drain_seconds=options.drain_seconds,
+            give_up_ms=options.give_up_ms,
+            within_ms=options.within_ms,
         )
     except (OSError, ValueError) as error:
         print(f"open_loop: error: {error}", file=sys.stderr)

@@ -53,10 +53,19 @@ class Server:
 
     def post(self, body: bytes, seconds: float = 10.0) -> tuple[int, bytes]:
         """The status and the body of the answer to one bid request. Raises OSError."""
-        connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=seconds)
         headers = {"Content-Type": "application/json", **self.route.headers}
+        return self._request("POST", self.route.path, body, headers, seconds)
+
+    def get(self, path: str, seconds: float = 10.0) -> tuple[int, bytes]:
+        """The status and the body of the answer to GET. Raises OSError."""
+        return self._request("GET", path, None, {}, seconds)
+
+    def _request(
+        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], seconds: float
+    ) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=seconds)
         try:
-            connection.request("POST", self.route.path, body, headers)
+            connection.request(method, path, body, headers)
             response = connection.getresponse()
             return response.status, response.read()
         except http.client.HTTPException as error:
@@ -97,14 +106,10 @@ def free_port() -> int:
 
 def says_ready(server: Server) -> bool:
     """Whether GET /readyz is answered 200."""
-    connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=2.0)
     try:
-        connection.request("GET", "/readyz")
-        return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
+        return server.get("/readyz", 2.0)[0] == 200
+    except OSError:
         return False
-    finally:
-        connection.close()
 
 
 @contextmanager

@@ -33,6 +33,11 @@ def members(root: int) -> list[int]:
     return sorted(found)
 
 
+def living(processes: Iterable[int]) -> list[int]:
+    """Those of the processes that have not ended; one that nobody has waited for has ended."""
+    return [each for each in processes if (fields := _stat(each)) is not None and fields[0] != "Z"]
+
+
 def cpu_seconds(processes: Iterable[int]) -> float | None:
     """Processor time that they have used so far, in user and system mode; None without /proc."""
     stats = [fields for process in processes if (fields := _stat(process)) is not None]

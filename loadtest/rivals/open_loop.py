@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +9,8 @@ from statistics import median
 from typing import Any
 
 from loadtest.load.closed_loop import MeasurementError
-from loadtest.processes.machine import pinned
-from loadtest.processes.server import REPOSITORY, Server
+from loadtest.load.open_client import OpenLoad, send
+from loadtest.processes.server import Server
 from loadtest.rivals.figures import Best, Entry
 from loadtest.rivals.plan import Plan
 from loadtest.rivals.runner import Measured, Tell
@@ -77,7 +74,8 @@ def measure_open(
                 server.resume()
                 try:
                     rate = peak.requests_a_second * percent / 100.0
-                    found = run_client(server, files[peak.candidates], rate, plan, seed=number)
+                    load = OpenLoad(rate, plan.seconds_a_round, CONNECTIONS, seed=number)
+                    found = send(load, server, files[peak.candidates], plan.client_core)
                     runs.setdefault(key, []).append(found)
                 except MeasurementError as error:
                     failed.add(key)
@@ -90,20 +88,6 @@ def measure_open(
         for key, several in runs.items()
         if key not in failed
     ]
-
-
-def run_client(server: Server, bodies: Path, rate: float, plan: Plan, seed: int) -> dict[str, float]:
-    """One run of the client on its core. Raises MeasurementError."""
-    command = [*pinned(plan.client_core), sys.executable, "-m", "loadtest.load.open_loop", server.url]
-    command += ["--bodies", str(bodies), "--path", server.route.path, "--rate", f"{rate:.3f}"]
-    command += ["--seconds", str(plan.seconds_a_round), "--connections", str(CONNECTIONS)]
-    command += ["--seed", str(seed)]
-    command += [f"--header={name}: {value}" for name, value in server.route.headers.items()]
-    run = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    if run.returncode != 0:
-        raise MeasurementError((run.stderr or run.stdout).strip()[-300:])
-    found: dict[str, float] = json.loads(run.stdout)
-    return found
 
 
 def table(shares: Sequence[Share]) -> str:

@@ -21,7 +21,7 @@ from loadtest.processes.server import REPOSITORY
 from loadtest.traffic.bid_requests import ad_id
 
 # No field of a log has this name, and no value holds a control character.
-KEY_COLUMN, LIST_SEPARATOR = "id of the ad", "\x1f"
+KEY_COLUMN, LIST_SEPARATOR = "id of the row", "\x1f"
 _ABSENT = object()
 
 
@@ -65,18 +65,18 @@ def write_known_ads(
         lines.writelines(json.dumps(ad) + "\n" for ad in draw_ads(rows, count))
     table = folder / "ads.csv"
     write_table(draw_ads(rows, count), names_of(rows), table)
-    _load(table, bundle, known.store)
+    load_table("ads", table, bundle, known.store)
     table.unlink()
     return known
 
 
-def names_of(rows: Sequence[dict[str, dict[str, object]]]) -> list[str]:
-    """The candidate fields of sample rows."""
-    return sorted({name for row in rows for name in row["candidate"]})
+def names_of(rows: Sequence[dict[str, dict[str, object]]], part: str = "candidate") -> list[str]:
+    """The candidate fields of sample rows, or those of the other part, "context"."""
+    return sorted({name for row in rows for name in row[part]})
 
 
 def write_table(ads: Iterable[dict[str, Any]], names: Sequence[str], file: Path) -> None:
-    """Ads as CSV for the loader: a column a field, lists joined by LIST_SEPARATOR."""
+    """Ads, or users, as CSV for the loader: a column a field, lists joined by LIST_SEPARATOR."""
     with file.open("w", newline="", encoding="utf-8") as cells:
         writer = csv.writer(cells)
         writer.writerow([KEY_COLUMN, *names])
@@ -93,9 +93,9 @@ def _cell(value: object) -> str:
     return str(value)
 
 
-def _load(table: Path, bundle: Path, store: str) -> None:
-    """Run the service's loader in a process of its own. Raises CannotLoad."""
-    command = [sys.executable, "-m", "service.load_features", "ads", str(table.resolve()), "--store", store]
+def load_table(kind: str, table: Path, bundle: Path, store: str) -> None:
+    """Load "ads" or "users" by the service's program, in a process of its own. Raises CannotLoad."""
+    command = [sys.executable, "-m", "service.load_features", kind, str(table.resolve()), "--store", store]
     command += ["--key", KEY_COLUMN, "--separator", LIST_SEPARATOR, "--bundle", str(bundle.resolve())]
     command += ["--delimiter", ",", "--quote", '"']
     run = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
