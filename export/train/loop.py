@@ -86,6 +86,8 @@ def train(
         for epoch in range(1, config.epochs + 1):
             for within, (ids, labels) in enumerate(epoch_batches(part, config, epoch), 1):
                 run.update(ids, labels)
+                if within in evaluated:
+                    optimizers.settle()
                 if within in filled and untrained is not None:
                     untrained.fill()
                 if after_step is not None:
