@@ -35,6 +35,9 @@ SECONDS_BETWEEN_LINES = 10.0
 
 # So often the average takes the weights in. After each step it would cost more than the step itself.
 UPDATES_AN_EPOCH = 48
+# So often rows move by the momentum that waits for a lookup: as often as evaluations by default, and not by
+# their number, since an evaluation changes nothing.
+SETTLED_AN_EPOCH = 4
 
 
 class Log(Protocol):
@@ -82,13 +85,14 @@ def train(
         run.after_evaluation, run.untrained = after_evaluation, untrained
         evaluated = _evenly_spaced(steps, config.evaluations_per_epoch)
         averaged = _evenly_spaced(steps, UPDATES_AN_EPOCH)
+        settled = _evenly_spaced(steps, SETTLED_AN_EPOCH)
         filled = averaged | evaluated
         if ranks.is_leader and config.averaging > 0:
             run.average = Average(model, config.averaging * len(averaged))
         for epoch in range(1, config.epochs + 1):
             for within, (ids, labels) in enumerate(epoch_batches(part, config, epoch), 1):
                 run.update(ids, labels)
-                if within in evaluated:
+                if within in settled:
                     optimizers.settle()
                 if within in filled and untrained is not None:
                     untrained.fill()

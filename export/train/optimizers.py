@@ -36,7 +36,7 @@ class Optimizers:
             optimizer.zero_grad(set_to_none=True)
 
     def settle(self) -> None:
-        """Moves rows by the momentum that waits for their next lookup; before the weights are read."""
+        """Moves rows by the momentum that waits for their next lookup."""
         for optimizer in self._all:
             if isinstance(optimizer, RowAdam):
                 optimizer.settle()
