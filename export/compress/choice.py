@@ -47,9 +47,12 @@ class PruneChoice(PruneConfig):
         """Whether a run looks for better settings of training first."""
         return self.preset is not None and find_recipe(self.preset).searches
 
-    def recipe(self, rows: int) -> Recipe:
-        """The preset's, with the neurons chosen; without a preset that which fits so many training rows."""
-        recipe = find_recipe(fitting_preset(rows) if self.preset is None else self.preset)
+    def recipe(self, rows: int, *, shrinks: bool = True) -> Recipe:
+        """The preset's, with the neurons chosen.
+
+        Without a preset it is that which fits so many training rows, and whether pruning shrinks the model.
+        """
+        recipe = find_recipe(self.preset or fitting_preset(rows, shrinks=shrinks))
         if self.neurons is None or self.neurons == recipe.neurons:
             return recipe
         return recipe.with_neurons(self.neurons)

@@ -6,6 +6,7 @@ It knows the shared layers of `models.layers`, wherever they are in a model, and
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ from export.compress.perceptrons import (
     linear_layers,
     without_dead_neurons,
 )
+from export.compress.targets import find_targets
 from models.embedding import FeaturesEmbedding
 from models.fields import PADDING_ID, Field, fields_of
 from models.layers import MLP, FieldPairs
@@ -99,6 +101,20 @@ def compact(model: nn.Module, hyperparameters: Mapping[str, Any]) -> Compacted:
         max_abs_diff=difference,
         notes=tuple(notes),
     )
+
+
+@torch.no_grad()
+def can_shrink(model: nn.Module, hyperparameters: Mapping[str, Any]) -> bool:
+    """Whether zeros make a model of this form smaller: whether `compact` can remove all that may be pruned.
+
+    `hyperparameters` are as in `compact`; `model` is not changed.
+    """
+    bare = copy.deepcopy(model)
+    for target in find_targets(bare):
+        for weights in target.weights:
+            weights.zero_()
+    masked, smaller = compact(bare, hyperparameters).bytes
+    return smaller < masked
 
 
 def _merge_rows(model: nn.Module, plan: _Plan) -> _Plan:

@@ -1,4 +1,4 @@
-"""How the default preset follows a log's rows. It knows no model, and imports no torch."""
+"""How the default preset follows a log's rows and what pruning can remove. It imports no torch."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ docs/pruning.md has what was measured.
 """
 
 
-def fitting_preset(rows: int) -> str:
-    """The preset for a training part of this many rows.
+def fitting_preset(rows: int, *, shrinks: bool = True) -> str:
+    """The preset for a training part of this many rows and a model that pruning makes smaller, or not.
 
     The fewer rows, the less a log can fit anew after a pruning, and the less its validation part can tell of
-    what was lost.
+    what was lost. A model that gets no smaller has nothing to win for that.
     """
+    if not shrinks:
+        return "none"
     return next(preset for least, preset in PRESETS_BY_ROWS.items() if rows >= least)
 
 
@@ -22,4 +24,4 @@ def rule_in_words() -> str:
     """The rule in words: `low-latency from 1,000 training rows on, none below`."""
     *others, (_, smallest) = PRESETS_BY_ROWS.items()
     bounds = ", ".join(f"{preset} from {least:,} on" for least, preset in others)
-    return f"by training rows: {bounds}, {smallest} below"
+    return f"by training rows: {bounds}, {smallest} below, and for models that pruning makes no smaller"

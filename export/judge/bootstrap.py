@@ -13,9 +13,14 @@ from numpy.typing import ArrayLike, NDArray
 from export.judge.metrics import Floats, checked, row_losses, tie_ends
 from service.bundle.manifest import Metrics
 
+MOST_ROWS = 250_000
+"""Of more rows than these, as many at random are resampled, and what they scatter is scaled to all rows."""
+
 Weights = NDArray[np.integer[Any]]
 OfCounts = Callable[[Weights], float]
 """A figure as a function of how often each row counts, [n]."""
+OfRows = Callable[..., OfCounts]
+"""Labels and columns of rows, each [n] -> a figure of these rows."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +60,12 @@ def paired_bootstrap(
     """The difference of a metric (variant minus reference) and its percentile interval over resampled rows.
 
     labels, reference and variant are [n]. A resample draws n rows with replacement, the same for both, so
-    rows that are hard for both cancel. Rows are sorted once; a resample is a count of each row.
+    rows that are hard for both cancel. Rows are sorted once; a resample is a count of each row. Of more than
+    MOST_ROWS rows that many are resampled.
     """
     y, a = checked(labels, reference)
     _, b = checked(labels, variant)
-    of_counts = _auc_delta(y, a, b) if metric == "auc" else _logloss_delta(y, a, b)
-    (deltas,) = _resampled(y, [of_counts], resamples, seed)
+    (deltas,) = _resampled(y, [(_auc_delta if metric == "auc" else _logloss_delta, a, b)], resamples, seed)
     return Delta.of(deltas, confidence=confidence)
 
 
@@ -79,7 +84,7 @@ def paired_changes(
     """
     y, a = checked(labels, scores[0])
     (_, b), (_, p), (_, q) = (checked(labels, one) for one in (scores[1], *pctrs))
-    aucs, losses = _resampled(y, [_auc_delta(y, a, b), _logloss_delta(y, p, q)], resamples, seed)
+    aucs, losses = _resampled(y, [(_auc_delta, a, b), (_logloss_delta, p, q)], resamples, seed)
     return Delta.of(aucs, confidence=confidence), Delta.of(losses, confidence=confidence)
 
 
@@ -104,7 +109,7 @@ def resampled_loglosses(
 def with_intervals(labels: ArrayLike, pctr: ArrayLike, metrics: Metrics, *, resamples: int = 200) -> Metrics:
     """The metrics of pctr [n] against labels [n], with the 95 % intervals of AUC and LogLoss."""
     y, p = checked(labels, pctr)
-    aucs, losses = _resampled(y, [_weighted_auc(y, p), _weighted_logloss(y, p)], resamples, seed=0)
+    aucs, losses = _resampled(y, [(_weighted_auc, p), (_weighted_logloss, p)], resamples, seed=0)
     return msgspec.structs.replace(
         metrics, auc_interval=interval(aucs[1:]), logloss_interval=interval(losses[1:])
     )
@@ -118,24 +123,45 @@ def interval(resampled: NDArray[np.float64], *, confidence: float = 0.95) -> tup
 
 
 def _resampled_scores(
-    labels: ArrayLike,
-    scores: Sequence[ArrayLike],
-    metric: Callable[[Floats, Floats], OfCounts],
-    resamples: int,
-    seed: int,
+    labels: ArrayLike, scores: Sequence[ArrayLike], metric: OfRows, resamples: int, seed: int
 ) -> NDArray[np.float64]:
     checked_scores = [checked(labels, one) for one in scores]
-    return _resampled(checked_scores[0][0], [metric(y, one) for y, one in checked_scores], resamples, seed)
+    return _resampled(checked_scores[0][0], [(metric, one) for _, one in checked_scores], resamples, seed)
 
 
-def _resampled(y: Floats, values: Sequence[OfCounts], resamples: int, seed: int) -> NDArray[np.float64]:
-    """Each value of all rows, then of resamples, which are the same for all: [values, 1 + resamples]."""
+def _resampled(
+    y: Floats, figures: Sequence[tuple[OfRows, *tuple[Floats, ...]]], resamples: int, seed: int
+) -> NDArray[np.float64]:
+    """Each figure of all rows, then of resamples, which are the same for all: [figures, 1 + resamples].
+
+    A figure is a function and its columns [n]. Of MOST_ROWS of many rows a resample scatters as the root of
+    their ratio more than one of all rows (Bickel, Goetze & van Zwet, "Resampling fewer than n observations",
+    Statistica Sinica 1997), which is undone here.
+    """
     draw = np.random.default_rng(seed)
-    result = np.empty((len(values), 1 + resamples))
-    for column in range(1 + resamples):
-        counts = np.ones(len(y), dtype=np.int64) if column == 0 else _counts(draw, y)
-        result[:, column] = [value(counts) for value in values]
-    return result
+    values = [figure(y, *columns) for figure, *columns in figures]
+    everywhere = own = np.array([value(np.ones(len(y), dtype=np.int64)) for value in values])
+    scale = 1.0
+    if len(y) > MOST_ROWS:
+        rows = _some_rows(draw, y)
+        scale, y = float(np.sqrt(len(rows) / len(y))), y[rows]
+        values = [figure(y, *(column[rows] for column in columns)) for figure, *columns in figures]
+        own = np.array([value(np.ones(len(y), dtype=np.int64)) for value in values])
+    resampled = np.empty((len(values), resamples))
+    for column in range(resamples):
+        counts = _counts(draw, y)
+        resampled[:, column] = [value(counts) for value in values]
+    if scale < 1.0:
+        resampled = everywhere[:, None] + scale * (resampled - own[:, None])
+    return np.column_stack((everywhere, resampled))
+
+
+def _some_rows(draw: np.random.Generator, y: Floats) -> NDArray[np.intp]:
+    """MOST_ROWS rows at random, with the share of clicks that all rows have, and at least one of each."""
+    wanted = min(max(1, round(MOST_ROWS * np.count_nonzero(y) / len(y))), MOST_ROWS - 1)
+    clicks = draw.choice(np.flatnonzero(y), wanted, replace=False)
+    others = draw.choice(np.flatnonzero(y == 0), MOST_ROWS - wanted, replace=False)
+    return np.sort(np.concatenate((clicks, others)))
 
 
 def _counts(draw: np.random.Generator, y: Floats) -> Weights:

@@ -54,7 +54,6 @@ class DataSummary(msgspec.Struct, frozen=True):
     window: tuple[int, int] | None
     negative_sampling_rate: float
     fields: tuple[FieldSummary, ...]
-    warnings: tuple[str, ...] = ()  # of its fields
 
 
 class EvaluationPoint(msgspec.Struct, frozen=True):

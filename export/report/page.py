@@ -46,8 +46,7 @@ def page(findings: Findings) -> str:
 
 def _head(findings: Findings) -> str:
     served = findings.evaluation[findings.serving_variant]
-    told = (*findings.warnings, *findings.data.warnings)
-    warnings = "".join(f'<p class="warning">{escape(text)}</p>' for text in told)
+    warnings = "".join(f'<p class="warning">{escape(text)}</p>' for text in findings.warnings)
     return (
         f"<h1>{escape(findings.bundle)}</h1><p class='lead'>{escape(findings.model)}, "
         f"{findings.parameters:,} parameters, built {escape(findings.created_at)} on "

@@ -112,7 +112,7 @@ def _stages(plan: Plan, work: Work, clock: Clock, search: Search | None) -> Bund
     )
     clock.stage("baseline")
     baseline(work, say=say)
-    clock.stage("prune", plan.pruning.recipe(log.rows["train"]).name)
+    clock.stage("prune", plan.pruning.preset or "")
     prune(work, plan.pruning, say=say)
     make_graphs(work, plan, clock.stage, say)
     clock.stage("package", str(plan.out))

@@ -7,7 +7,7 @@ from dataclasses import replace
 import msgspec
 
 from export.compress.choice import PruneChoice
-from export.compress.compact import Compacted
+from export.compress.compact import Compacted, can_shrink
 from export.compress.compact import compact as compact_model
 from export.compress.config import PruneConfig
 from export.compress.perceptrons import find_perceptrons
@@ -32,16 +32,17 @@ def prune(
 ) -> Pruned | None:
     """WORK/dense.pt -> pruned.pt (exact zeros), compact.pt (without them) and perhaps twin.pt.
 
-    What `choice` leaves open is as in training, and its preset fits the log; a `recipe` goes before it. The
-    dense twin (`export.stages.dense_twin`) is trained too unless `choice` skips it. A model without neurons
-    that can go keeps them, with a warning. A recipe that prunes nothing only clears what an earlier pruning
-    left.
+    What `choice` leaves open is as in training, and its preset fits log and model; a `recipe` goes before it.
+    The dense twin (`export.stages.dense_twin`) is trained too unless `choice` skips it. A model without
+    neurons that can go keeps them, with a warning. A recipe that prunes nothing only clears what an earlier
+    pruning left.
     """
     log = open_log(work.path("log"))
     rows = len(log.parts["train"])
     fitted = recipe is None and choice.preset is None
-    recipe = recipe or choice.recipe(rows)
     network, model, hyperparameters = load_checkpoint(work.path("dense.pt"), log.schema)
+    shrinks = not fitted or can_shrink(network, hyperparameters)
+    recipe = recipe or choice.recipe(rows, shrinks=shrinks)
     trained = work.read_record("train", Trained)
     if recipe.neurons > 0.0 and not find_perceptrons(network):
         say(
@@ -51,7 +52,7 @@ def prune(
         recipe = recipe.with_neurons(0.0)
     work.start("prune")
     if not recipe.prunes:
-        _leave(work, Unpruned(rows, fitted), say)
+        _leave(work, Unpruned(rows, fitted, model, shrinks), say)
         return None
     config = replace(trained.config, warmup_steps=0, learning_rate=choice.prune_learning_rate)
     twin = make_dense_twin(work, log, config, choice, say) if choice.dense_twin == "train" else None
@@ -80,6 +81,11 @@ def unpruned_line(record: Unpruned) -> str:
     """Why nothing is pruned, and how to prune all the same."""
     if not record.preset_fitted:
         return "nothing is pruned, as chosen"
+    if not record.shrinks:
+        return (
+            f"nothing is pruned by default of {record.model}, which gets no smaller by it; "
+            "--preset high-performance prunes"
+        )
     return (
         f"nothing is pruned by default on a log of {record.training_rows:,} training rows, too few to fit "
         "the pruned model again; --preset high-performance prunes"

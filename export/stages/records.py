@@ -92,6 +92,8 @@ class Unpruned(msgspec.Struct, frozen=True):
 
     training_rows: int
     preset_fitted: bool
+    model: str = ""
+    shrinks: bool = True  # whether pruning could make this model smaller
 
 
 class GraphFile(msgspec.Struct, frozen=True):

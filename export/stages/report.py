@@ -73,6 +73,7 @@ def gather_findings(made: Artifacts, judged: Judged, won: Baseline | None, bundl
             *made.trained.warnings,
             *made.quantized.losses,
             *warnings_of(made.pruned, quality.parity, judged.kept_out),
+            *field_warnings(made.summary.fields),
         ),
         rate_windows=_rate_windows(made, serving),
         histogram=pctr_histogram(np.asarray(made.test.labels), quality.pctr[serving]),
@@ -110,7 +111,6 @@ def _data_summary(made: Artifacts) -> DataSummary:
         window=log.window,
         negative_sampling_rate=made.calibrated.sampling_rate,
         fields=log.fields,
-        warnings=field_warnings(log.fields),
     )
 
 

@@ -35,6 +35,9 @@ SECONDS_BETWEEN_LINES = 10.0
 
 # So often the average takes the weights in. After each step it would cost more than the step itself.
 UPDATES_AN_EPOCH = 48
+# So often rows move by the momentum that waits for a lookup: as often as evaluations by default, and not by
+# their number, since an evaluation changes nothing.
+SETTLED_AN_EPOCH = 4
 
 
 class Log(Protocol):
@@ -58,7 +61,8 @@ def train(
     """Trains on log.parts["train"], evaluates on log.parts["validation"], and keeps the best weights.
 
     Evaluated and kept is the moving average of the weights (`export.train.averaging`), unless
-    `config.averaging` is 0.
+    `config.averaging` is 0. Each evaluation chooses what stands for values that training does not meet
+    (`export.train.untrained`).
 
     after_step(step) runs after each update and before an evaluation, with steps counted from 1; it may change
     weights in place. The same seed, log and number of threads on the CPU give bit-equal weights. The model
@@ -75,17 +79,21 @@ def train(
     with _settings(config, ranks), sparse_gradients(model) as tables:
         model.to(config.device)
         optimizers = Optimizers(model, tables, config)
-        untrained = UntrainedRows(model, part) if ranks.is_leader else None  # no step looks them up
+        # No step looks them up.
+        untrained = UntrainedRows(model, part, validation) if ranks.is_leader else None
         run = _Run(model, optimizers, config, validation, report, ranks, seconds_between_lines)
-        run.after_evaluation = after_evaluation
+        run.after_evaluation, run.untrained = after_evaluation, untrained
         evaluated = _evenly_spaced(steps, config.evaluations_per_epoch)
         averaged = _evenly_spaced(steps, UPDATES_AN_EPOCH)
+        settled = _evenly_spaced(steps, SETTLED_AN_EPOCH)
         filled = averaged | evaluated
         if ranks.is_leader and config.averaging > 0:
             run.average = Average(model, config.averaging * len(averaged))
         for epoch in range(1, config.epochs + 1):
             for within, (ids, labels) in enumerate(epoch_batches(part, config, epoch), 1):
                 run.update(ids, labels)
+                if within in settled:
+                    optimizers.settle()
                 if within in filled and untrained is not None:
                     untrained.fill()
                 if after_step is not None:
@@ -143,6 +151,7 @@ class _Run:
         self.best_weights: dict[str, Tensor] = {}
         self.evaluations_since_best = 0
         self.after_evaluation: Callable[[Evaluation], None] | None = None
+        self.untrained: UntrainedRows | None = None
         self._reset_figures()
 
     def _reset_figures(self) -> None:
@@ -208,7 +217,7 @@ class _Run:
                 f"the training loss must stay finite (got {train_loss} by step {self.step}); "
                 f"lower 'learning_rate' ({self.config.learning_rate:g}) or raise 'warmup_steps'"
             )
-        pctr = sigmoid(corrected_logits(predict_logits(self.model, self.validation.ids), self.config))
+        pctr = self._validation_pctr()
         evaluation = Evaluation(
             epoch=epoch,
             step=self.step,
@@ -234,6 +243,20 @@ class _Run:
             f"AUC {evaluation.auc:.5f}{mark}  "
             f"{rows_per_second:,.0f} rows/s"
         )
+
+    def _validation_pctr(self) -> NDArray[np.float64]:
+        """pCTRs [n] of the validation part, which first chooses what stands for values without a row."""
+        found: list[NDArray[np.float64]] = []
+
+        def judge() -> float:
+            logits = predict_logits(self.model, self.validation.ids)
+            found.append(sigmoid(corrected_logits(logits, self.config)))
+            return logloss(self.validation.labels, found[-1])
+
+        if self.untrained is None:
+            judge()
+            return found[0]
+        return found[1] if self.untrained.choose(judge) else found[0]
 
     def _improves(self, new: Evaluation) -> bool:
         if self.best is None:

@@ -35,6 +35,12 @@ class Optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
+    def settle(self) -> None:
+        """Moves rows by the momentum that waits for their next lookup."""
+        for optimizer in self._all:
+            if isinstance(optimizer, RowAdam):
+                optimizer.settle()
+
 
 def _of_tables(tables: Sequence[Tensor], config: TrainConfig) -> torch.optim.Optimizer:
     if config.embedding_optimizer == "adam":

@@ -1,11 +1,11 @@
-"""Rows of embedding tables that training never looks up: they get the mean of their field's trained rows.
+"""Rows of embedding tables that training never looks up: they get a mean of their field's trained rows.
 
 It knows models' tables and counts of ids, no optimizer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,17 +24,29 @@ CHUNK_ROWS = 200_000
 # left alone: its least rows are the schema's `min_count`.
 LEAST_ROWS = 8
 
+# So much less, as a share, must the LogLoss of validation rows be with the mean over ids.
+LEAST_GAIN = 2e-4
+
 Counts = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class _Fill:
-    """One field's rows in a table, with the weight of each in the mean and whether it is filled, [rows]."""
+    """One field's rows in a table, with the training rows of each and whether it is filled, [rows].
+
+    `judged` says whether validation rows look up rows that are filled.
+    """
 
     table: Tensor
     rows: slice
-    weights: Tensor
+    counts: Tensor  # 0 for rows that are filled
     filled: Tensor
+    judged: bool
+
+    def fill(self, weights: Tensor) -> None:
+        """Sets the rows to the mean of the others by these weights [rows]."""
+        rows = self.table[self.rows]
+        rows[self.filled.to(rows.device)] = (weights / weights.sum()).to(rows) @ rows
 
 
 class UntrainedRows:
@@ -44,21 +56,46 @@ class UntrainedRows:
     in a field that always has one, of unseen values in a field whose values all are frequent, of a bucket
     that no value hashes to. The mean of the field's other rows, weighted by their training rows, stands for
     a value like any other: a linear model's logit of a row about which nothing is known is then the mean of
-    its training rows' logits.
+    its training rows' logits. Of users that mean is mostly that of heavy ones; where new users are not like
+    them, the mean over ids is nearer, which `choose` finds out.
     """
 
-    def __init__(self, model: nn.Module, part: Part) -> None:
+    def __init__(self, model: nn.Module, part: Part, validation: Part) -> None:
         tables = [module for module in model.modules() if isinstance(module, FeaturesEmbedding)]
         fields = fields_of(model)
         counts = _counts_by_field(fields, part) if tables else {}
-        self._fills = [fill for table in tables for fill in _fills(table, _shared(fields, table, counts))]
+        judged = _counts_by_field(fields, validation) if tables else {}
+        self._fills = [
+            fill
+            for table in tables
+            for fill in _fills(table, _shared(fields, table, counts), _shared(fields, table, judged))
+        ]
 
     @torch.no_grad()
     def fill(self) -> None:
-        """Sets these rows to the present means, in place. Training goes on as if nothing had changed."""
+        """Sets these rows to the present means over rows. Training goes on as if nothing had changed."""
         for each in self._fills:
-            rows = each.table[each.rows]
-            rows[each.filled.to(rows.device)] = each.weights.to(rows) @ rows
+            each.fill(each.counts)
+
+    @torch.no_grad()
+    def choose(self, judge: Callable[[], float]) -> bool:
+        """Sets rows that validation rows look up to means over ids, if `judge` falls by more than LEAST_GAIN.
+
+        `judge` is the LogLoss of the validation part. It is called before, and once more where there is a
+        choice; the result is whether the latter stands. What pruning made zero stays zero.
+        """
+        before, fills = judge(), [each for each in self._fills if each.judged]
+        if not fills:
+            return False
+        held = [each.table[each.rows].clone() for each in fills]
+        for each, values in zip(fills, held, strict=True):
+            each.fill((each.counts > 0).to(torch.float64))
+            each.table[each.rows].masked_fill_(values == 0, 0)
+        if judge() < before * (1 - LEAST_GAIN):
+            return True
+        for each, values in zip(fills, held, strict=True):
+            each.table[each.rows].copy_(values)
+        return False
 
 
 def _counts_by_field(fields: Sequence[Field], part: Part) -> dict[str, Counts]:
@@ -89,7 +126,9 @@ def _shared(
     return total
 
 
-def _fills(embedding: FeaturesEmbedding, counts: Mapping[str, Counts]) -> Iterator[_Fill]:
+def _fills(
+    embedding: FeaturesEmbedding, counts: Mapping[str, Counts], validation: Mapping[str, Counts]
+) -> Iterator[_Fill]:
     """One for each field that has both trained and untrained rows of its own."""
     for field, first in zip(embedding.fields, first_rows(embedding.fields), strict=True):
         if field.same_values_as is not None:
@@ -98,13 +137,14 @@ def _fills(embedding: FeaturesEmbedding, counts: Mapping[str, Counts]) -> Iterat
         filled = found == 0
         if field.storage == "full":
             filled[:FIRST_ID] |= found[:FIRST_ID] < LEAST_ROWS
-        weights = np.where(filled, 0, found)
-        if filled.any() and weights.any():
+        trained = np.where(filled, 0, found)
+        if filled.any() and trained.any():
             yield _Fill(
                 embedding.table.weight,
                 slice(first, first + len(found)),
-                torch.from_numpy(weights / weights.sum()),
+                torch.from_numpy(trained.astype(np.float64)),
                 torch.from_numpy(filled),
+                judged=bool(_by_stored_row(field, validation[field.name])[filled].any()),
             )
 
 

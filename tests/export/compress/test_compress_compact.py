@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from export.compress.compact import Compacted, compact
+from export.compress.compact import Compacted, can_shrink, compact
 from export.compress.config import PruneConfig
 from export.compress.embedding_rows import renumber
 from export.compress.prune import prune
 from export.compress.recipes import RECIPES
-from export.train.build import build_model, model_fields
+from export.train.build import build_from_fields, build_model, hyperparameters_of, model_fields
 from export.train.config import TrainConfig
 from models.deep_fwfm import DeepFwFM
 from models.dice import Dice
@@ -381,3 +381,16 @@ def test_rows_that_several_ids_share_stay() -> None:
         "zero embedding rows stay masked: the embeddings of 'ad' do not have one row for each id"
         in compacted.notes
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "shrinks"),
+    [("lr", True), ("fm", True), ("deepfm", True), ("deep_fwfm", True), ("gbdt_lr", False), ("mmoe", False)],
+)
+def test_what_pruning_can_make_smaller_is_known_before(name: str, shrinks: bool) -> None:
+    """Trees read a number for each id, and MMoE's gates a map; so neither can merge the rows of dead ids."""
+    fields = (Field("user", 50), Field("ad", 60, role="candidate"))
+    model = build_from_fields(name, fields, {})
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    assert can_shrink(model, hyperparameters_of(name)) == shrinks
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())

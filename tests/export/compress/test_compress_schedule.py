@@ -94,6 +94,12 @@ def test_the_default_preset_follows_the_rows_and_a_chosen_one_does_not() -> None
     assert PruneChoice(neurons=0.5).recipe(10).name == "none, neurons 50%"
 
 
+def test_the_default_preset_is_none_for_a_model_that_gets_no_smaller() -> None:
+    assert PruneChoice().recipe(10_000_000, shrinks=False) == RECIPES["none"]
+    assert PruneChoice(preset="low-latency").recipe(10, shrinks=False) == RECIPES["low-latency"]
+    assert rule_in_words().endswith("and for models that pruning makes no smaller")
+
+
 def test_an_unknown_preset_names_those_there_are() -> None:
     with pytest.raises(ExportError, match=r"low-latency.*got 'fast'"):
         find_recipe("fast")

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from sklearn import metrics as sk
 
 from export.judge.bootstrap import (
+    _resampled,
     interval,
     paired_bootstrap,
     resampled_aucs,
@@ -106,3 +107,49 @@ def test_the_intervals_of_metrics_are_those_of_other_samples_of_rows() -> None:
         held["auc"] += metrics.auc_interval[0] < truth.auc < metrics.auc_interval[1]
         held["logloss"] += metrics.logloss_interval[0] < truth.logloss < metrics.logloss_interval[1]
     assert all(88 <= count <= 99 for count in held.values()), held
+
+
+def many_rows(rows: int) -> tuple[NDArray[np.uint8], NDArray[np.float64], NDArray[np.float64]]:
+    """Labels with few clicks, and two predictions of them."""
+    draw = np.random.default_rng(3)
+    true = draw.beta(1, 30, rows)
+    labels = (draw.random(rows) < true).astype(np.uint8)
+    return labels, true, np.clip(true * np.exp(draw.normal(0, 0.5, rows)), 1e-6, 0.99)
+
+
+@pytest.mark.parametrize("metric", ["auc", "logloss"])
+def test_intervals_of_many_rows_are_those_of_all_of_them(metric, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    labels, reference, variant = many_rows(60_000)
+    whole = paired_bootstrap(labels, reference, variant, metric, resamples=300)
+    monkeypatch.setattr("export.judge.bootstrap.MOST_ROWS", 15_000)
+    found = paired_bootstrap(labels, reference, variant, metric, resamples=300)
+    assert found.delta == whole.delta
+    assert found.high - found.low == pytest.approx(whole.high - whole.low, rel=0.25)
+    assert found.low == pytest.approx(whole.low, abs=0.25 * (whole.high - whole.low))
+
+
+def test_of_many_rows_no_more_are_resampled_than_stated(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    labels, _, pctr = many_rows(5_000)
+    rows: list[int] = []
+
+    def counting(y: NDArray[np.float64], p: NDArray[np.float64]):  # type: ignore[no-untyped-def]
+        def value(counts: NDArray[np.int64]) -> float:
+            rows.append(len(counts))
+            return float(counts @ p / counts.sum())
+
+        return value
+
+    monkeypatch.setattr("export.judge.bootstrap.MOST_ROWS", 1_000)
+    found = _resampled(labels.astype(float), [(counting, pctr)], 20, seed=0)
+    assert rows == [5_000, 1_000] + [1_000] * 20
+    assert found[0, 0] == pytest.approx(pctr.mean())
+    # All of the standard error that 5,000 rows leave, though 1,000 are drawn.
+    assert found[0, 1:].std() == pytest.approx(pctr.std() / np.sqrt(5_000), rel=0.4)
+
+
+def test_a_single_click_among_many_rows_is_resampled(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    labels, pctr = np.zeros(3_000, np.uint8), np.linspace(0.01, 0.02, 3_000)
+    labels[1_234] = 1
+    monkeypatch.setattr("export.judge.bootstrap.MOST_ROWS", 500)
+    (aucs,) = resampled_aucs(labels, [pctr], resamples=20)
+    assert np.isfinite(aucs).all()

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from export.judge.fields import field_warnings
 from export.report import plots
 from export.report.findings import (
     EvaluationPoint,
@@ -22,7 +23,7 @@ from export.report.findings import (
 from export.report.layout import table
 from export.report.page import page
 from export.report.summary import summary
-from export.stages.records import Graphs, Pruned, Trained
+from export.stages.records import Graphs, LogSummary, Pruned, Trained
 from export.stages.report import rate_warnings, warnings_of
 from export.stages.work import Work
 from service.bundle.encoder import Encoder
@@ -295,6 +296,10 @@ def test_a_run_prints_a_warning_where_it_arises_and_in_its_summary(exported, fin
     """What packaging finds arises right before the summary, so it is printed there alone."""
     said = [line for text in exported.lines for line in text.splitlines() if line.startswith("warning: ")]
     work = Work(exported.plan.work)
-    earlier = (*work.read_record("train", Trained).warnings, *work.read_record("quantize", Graphs).losses)
+    earlier = (
+        *field_warnings(work.read_record("fit-schema", LogSummary).fields),
+        *work.read_record("train", Trained).warnings,
+        *work.read_record("quantize", Graphs).losses,
+    )
     for warning in findings.warnings:
         assert said.count(f"warning: {warning}") == 1 + (warning in earlier)

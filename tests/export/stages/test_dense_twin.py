@@ -24,6 +24,7 @@ from export.stages.records import Trained, Unpruned
 from export.stages.to_onnx import to_onnx
 from export.stages.variants import read_variants
 from export.stages.work import Work
+from export.train.build import build_model
 from export.train.checkpoint import load_checkpoint, save_checkpoint
 from export.train.loop import predict_logits
 
@@ -147,3 +148,16 @@ def test_a_small_log_is_not_pruned_by_default_and_that_is_recorded(work: Work) -
     assert line.startswith("nothing is pruned by default on a log of 2,800 training rows")
     assert line == unpruned_line(work.read_record("prune", Unpruned))
     assert not work.has("twin.pt")
+
+
+def test_a_model_that_gets_no_smaller_is_not_pruned_by_default_whatever_the_rows(work: Work) -> None:
+    log = open_log(work.path("log"))
+    network = build_model("gbdt_lr", log.schema, {"trees": 2})
+    save_checkpoint(work.folder / "dense.pt", network, "gbdt_lr", {"trees": 2})
+    lines: list[str] = []
+    assert prune(work, PruneChoice(), say=lines.append) is None
+    (line,) = lines
+    assert line.startswith("nothing is pruned by default of gbdt_lr, which gets no smaller by it")
+    record = work.read_record("prune", Unpruned)
+    assert not record.shrinks
+    assert line == unpruned_line(record)

@@ -27,7 +27,7 @@ from export.stages.pipeline import run
 from export.stages.plan import Plan, default_work
 from export.stages.prune import prune
 from export.stages.quantize import quantize, spread_rows
-from export.stages.records import Trained
+from export.stages.records import LogSummary, Trained
 from export.stages.to_onnx import to_onnx
 from export.stages.train import train
 from export.stages.variants import read_variants
@@ -194,6 +194,19 @@ def test_a_warning_of_training_stands_in_the_report(exported, tmp_path: Path) ->
     # The training said it where it arose; the summary repeats it, and packaging itself does not.
     assert not any("an unknown site" in line for line in lines)
     assert summary(bundle).count("warning: an unknown site moves the mean\n") == 1
+
+
+def test_a_field_that_tells_the_label_is_among_the_warnings_of_the_bundle(exported, tmp_path: Path) -> None:
+    work = Work(tmp_path / "work")
+    shutil.copytree(exported.plan.work, work.folder)
+    encoded = work.read_record("fit-schema", LogSummary)
+    first, *others = encoded.fields
+    leak = msgspec.structs.replace(first, auc=1.0)
+    work.record("fit-schema", msgspec.structs.replace(encoded, fields=(leak, *others)))
+    bundle = package(work, tmp_path / "bundle", say=str)
+    (told,) = [text for text in bundle.manifest.warnings if "probably tells the label" in text]
+    assert told.startswith(f"field '{leak.name}' alone ranks")
+    assert (bundle.folder / "report" / "index.html").read_text().count("probably tells the label") == 1
 
 
 def test_a_model_without_neurons_warns_and_prunes_none(exported, tmp_path: Path) -> None:

@@ -142,3 +142,20 @@ def test_group_lasso_kills_the_rows_that_bring_nothing() -> None:
     alive = (embedding.table.weight != 0).any(dim=1)
     assert alive[:20].float().mean() > 0.9
     assert alive[20:].float().mean() < 0.2
+
+
+@pytest.mark.parametrize("embeddings", ["adam", "ftrl"])
+def test_settling_moves_the_rows_of_adam_that_are_away(embeddings: str) -> None:
+    torch.manual_seed(0)
+    model = SeveralTables()
+    config = TrainConfig(embedding_optimizer=embeddings)  # type: ignore[arg-type]
+    with sparse_gradients(model) as tables:
+        optimizers = Optimizers(model, tables, config)
+        for ids in (some_ids(1), some_ids(1, seed=1)):
+            torch.autograd.backward(model(ids).sum())
+            optimizers.step(0.01, 1)
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        optimizers.settle()
+    moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert ("twice.weight" in moved) == (embeddings == "adam")
+    assert not any("layer" in name for name in moved)

@@ -31,13 +31,57 @@ def test_it_is_adam_when_every_row_is_seen_at_every_step(ids: list[int], l2: flo
     torch.testing.assert_close(ours.weight, theirs.weight)
 
 
-def test_it_is_torchs_lazy_adam_without_l2() -> None:
-    ours, theirs = table(), table()
-    first, second = RowAdam([ours.weight], lr=0.05), torch.optim.SparseAdam([theirs.weight], lr=0.05)
-    for ids in ([0, 1, 1], [4], [1, 4, 4, 4], [0], [2, 0]):
+# The last lookups are hundreds of steps after some others, and after the momentum of those has died away.
+VISITS = [[0, 1, 1], [4], [1, 4, 4, 4], [0], [2, 0], *[[5]] * 300, [1, 3, 2], [0], *[[3]] * 20]
+
+
+def test_it_is_dense_adam_where_rows_are_settled_before_each_lookup() -> None:
+    ours, theirs = table(), table(sparse=False)
+    first, second = RowAdam([ours.weight], lr=0.05), torch.optim.Adam([theirs.weight], lr=0.05)
+    for visit, ids in enumerate(VISITS):
+        for optimizer in (first, second):
+            optimizer.param_groups[0]["lr"] = 0.05 * 0.99**visit  # momentum moves by the rate of its step
         step(ours, first, ids)
+        first.settle()
         step(theirs, second, ids)
-    torch.testing.assert_close(ours.weight, theirs.weight)
+    torch.testing.assert_close(ours.weight, theirs.weight, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("settled_at", [{327}, {3, 50, 51, 310, 327}])
+def test_it_is_dense_adam_for_the_same_gradients_however_rarely_rows_are_settled(
+    settled_at: set[int],
+) -> None:
+    ours, theirs = table(), table(sparse=False)
+    first, second = RowAdam([ours.weight], lr=0.05), torch.optim.Adam([theirs.weight], lr=0.05)
+    slope = torch.linspace(-1, 2, 3)
+    for visit, ids in enumerate(VISITS, 1):
+        for embedding, optimizer in ((ours, first), (theirs, second)):
+            optimizer.zero_grad()
+            (embedding(torch.tensor(ids)) * slope).sum().backward()  # wherever the rows are
+            optimizer.step()
+        if visit in settled_at:
+            first.settle()
+    assert visit in settled_at
+    torch.testing.assert_close(ours.weight, theirs.weight, rtol=1e-4, atol=1e-5)
+
+
+def test_a_row_that_is_settled_twice_moves_once() -> None:
+    embedding = table()
+    optimizer = RowAdam([embedding.weight], lr=0.05)
+    step(embedding, optimizer, [0, 1])
+    step(embedding, optimizer, [2], steps=4)
+    before = embedding.weight.detach().clone()
+    optimizer.settle()
+    once = embedding.weight.detach().clone()
+    optimizer.settle()
+    assert torch.equal(embedding.weight, once)
+    assert not torch.isclose(once[:3], before[:3]).all(dim=1)[:2].any()
+    assert torch.equal(once[3:], before[3:])
+
+
+def test_betas_without_a_limit_of_momentum_are_refused() -> None:
+    with pytest.raises(ValueError, match="beta1 < sqrt"):
+        RowAdam([table().weight], betas=(0.9, 0.5))
 
 
 def test_a_dense_gradient_moves_every_row() -> None:

@@ -91,10 +91,14 @@ def part_of(ids: list[list[int]]) -> Part:
     return Part(np.array(ids, np.int32), np.zeros(len(ids), np.uint8), None, None)
 
 
+def fill(model: Any, ids: list[list[int]]) -> None:
+    UntrainedRows(model, part_of(ids), part_of(ids)).fill()
+
+
 def test_the_mean_is_weighted_by_rows_and_trained_rows_stay() -> None:
     model = table_with((Field("a", 5), Field("b", 4)))
     before = model.embedding.table.weight.detach().clone()
-    UntrainedRows(model, part_of([[2, 3], [2, 3], [3, 3], [2, 3]])).fill()
+    fill(model, [[2, 3], [2, 3], [3, 3], [2, 3]])
     after = model.embedding.table.weight.detach()
     mean = (3 * before[2] + before[3]) / 4
     for row in (0, 1, 4):
@@ -104,10 +108,66 @@ def test_the_mean_is_weighted_by_rows_and_trained_rows_stay() -> None:
     assert torch.equal(after[[2, 3, 8]], before[[2, 3, 8]])
 
 
+@pytest.mark.parametrize(("after", "chosen"), [(0.59, True), (0.59999, False), (0.61, False)])
+def test_the_mean_over_ids_is_taken_where_later_rows_are_better_off(after: float, chosen: bool) -> None:
+    model = table_with((Field("a", 5), Field("b", 4)))
+    untrained = UntrainedRows(model, part_of([[2, 3], [2, 3], [3, 3], [2, 3]]), part_of([[OOV_ID, 3]]))
+    untrained.fill()
+    with torch.no_grad():
+        model.embedding.table.weight[4, 0] = 0.0  # pruned
+    before = model.embedding.table.weight.detach().clone()
+    losses = iter((0.6, after))
+    assert untrained.choose(lambda: next(losses)) == chosen
+    found = model.embedding.table.weight.detach()
+    if not chosen:
+        assert torch.equal(found, before)
+        return
+    mean = (before[2] + before[3]) / 2
+    for row in (0, 1):
+        torch.testing.assert_close(found[row], mean)
+    torch.testing.assert_close(found[4], torch.tensor([0.0, *mean[1:].tolist()]))
+    assert torch.equal(found[[2, 3, 5, 6, 7, 8]], before[[2, 3, 5, 6, 7, 8]])
+
+
+def test_a_field_that_no_validation_row_shows_untrained_leaves_no_choice() -> None:
+    model = table_with((Field("a", 5),))
+    untrained = UntrainedRows(model, part_of([[2], [2], [3]]), part_of([[2], [3]]))
+    untrained.fill()
+    before = model.embedding.table.weight.detach().clone()
+    losses = iter((0.6,))  # judged once
+    assert not untrained.choose(lambda: next(losses))
+    assert torch.equal(model.embedding.table.weight, before)
+
+
+@pytest.mark.parametrize("rate", [0.6, 0.2])
+def test_validation_rows_say_whether_new_users_are_like_heavy_ones(rate: float) -> None:
+    """One user has four rows of five and clicks rarely; new users do as the 8 others, or as most rows do."""
+    fields = (Field("user", 9 + FIRST_ID), Field("ad", 3 + FIRST_ID, role="candidate"))
+    draw = np.random.default_rng(0)
+
+    def rows(users: NDArray[np.integer[Any]], pctr: NDArray[np.floating[Any]]) -> Part:
+        ads = draw.integers(FIRST_ID, 3 + FIRST_ID, len(users))
+        ids = np.column_stack((users, ads)).astype(np.int32)
+        return Part(ids, (draw.random(len(users)) < pctr).astype(np.uint8), None, None)
+
+    heavy = draw.random(8_000) < 0.8
+    users = np.where(heavy, FIRST_ID, draw.integers(1 + FIRST_ID, 9 + FIRST_ID, 8_000))
+    new = np.full(2_000, OOV_ID)
+    log = MemoryLog({
+        "train": rows(users, np.where(heavy, 0.1, 0.6)), "validation": rows(new, np.full(2_000, rate))
+    })  # fmt: skip
+    model = build_from_fields("lr", fields, {})
+    clicks = log.parts["train"].clicks
+    config = TrainChoice(threads=1, patience=None, learning_rate=0.05).config(8_000, clicks, model="lr")
+    start_at_click_rate(model, 8_000, clicks, config)
+    train(model, log, config, report=quiet)
+    assert sigmoid(predict_logits(model, log.parts["validation"].ids)).mean() == pytest.approx(rate, abs=0.1)
+
+
 def test_a_missing_id_with_enough_rows_keeps_what_it_learned() -> None:
     model = table_with((Field("a", 4),))
     before = model.embedding.table.weight.detach().clone()
-    UntrainedRows(model, part_of([[MISSING_ID]] * LEAST_ROWS + [[OOV_ID]] * (LEAST_ROWS - 1) + [[2]])).fill()
+    fill(model, [[MISSING_ID]] * LEAST_ROWS + [[OOV_ID]] * (LEAST_ROWS - 1) + [[2]])
     after = model.embedding.table.weight.detach()
     assert torch.equal(after[[MISSING_ID, 2]], before[[MISSING_ID, 2]])
     torch.testing.assert_close(
@@ -119,7 +179,7 @@ def test_a_history_trains_the_rows_of_the_field_it_shares_and_its_padding_none()
     fields = (Field("ad", 4), Field("history", 4, width=2, same_values_as="ad"))
     model = table_with(fields)
     before = model.embedding.table.weight.detach().clone()
-    UntrainedRows(model, part_of([[2, 3, 0]] * 20)).fill()
+    fill(model, [[2, 3, 0]] * 20)
     after = model.embedding.table.weight.detach()
     assert torch.equal(after[2:], before[2:])
     torch.testing.assert_close(after[:2], ((before[2] + before[3]) / 2).expand(2, 3))
@@ -130,7 +190,7 @@ def test_a_table_whose_fields_share_no_rows_is_filled_by_field() -> None:
     model = table_with((fields[0], Field("history", 4, width=2)))
     model.fields = fields
     before = model.embedding.table.weight.detach().clone()
-    UntrainedRows(model, part_of([[2, 3, 3]] * 20)).fill()
+    fill(model, [[2, 3, 3]] * 20)
     after = model.embedding.table.weight.detach()
     torch.testing.assert_close(after[:4], before[2].expand(4, 3))
     torch.testing.assert_close(after[4:], before[7].expand(4, 3))
@@ -140,7 +200,7 @@ def test_a_table_whose_fields_share_no_rows_is_filled_by_field() -> None:
 def test_a_row_of_several_ids_is_trained_by_any_of_them(storage: Any, shared_with: int) -> None:
     model = table_with((Field("a", 10, storage=storage, collisions=2),))  # five rows
     before = model.embedding.table.weight.detach().clone()
-    UntrainedRows(model, part_of([[shared_with], [8]])).fill()
+    fill(model, [[shared_with], [8]])
     after = model.embedding.table.weight.detach()
     assert torch.equal(after[0], before[0])
     assert not torch.equal(after[2], before[2])
@@ -149,7 +209,7 @@ def test_a_row_of_several_ids_is_trained_by_any_of_them(storage: Any, shared_wit
 def test_a_field_that_has_no_trained_row_is_left_alone() -> None:
     model = table_with((Field("a", 2),))
     before = model.embedding.table.weight.detach().clone()
-    UntrainedRows(model, part_of([[OOV_ID]])).fill()
+    fill(model, [[OOV_ID]])
     assert torch.equal(model.embedding.table.weight, before)
 
 
