@@ -21,7 +21,7 @@ def fitting_preset(rows: int, *, shrinks: bool = True) -> str:
 
 
 def rule_in_words() -> str:
-    """The rule in words: `low-latency from 1,000 training rows on, none below`."""
+    """The rule in words: `low-latency from 1,000 training rows on, none below, and for models ...`."""
     *others, (_, smallest) = PRESETS_BY_ROWS.items()
     bounds = ", ".join(f"{preset} from {least:,} on" for least, preset in others)
     return f"by training rows: {bounds}, {smallest} below, and for models that pruning makes no smaller"

@@ -131,7 +131,7 @@ def test_the_help_of_a_comparison_has_its_own_defaults() -> None:
         for option in COMMANDS[command].groups[group]
         if option.flag == "--preset"
     }
-    assert told["run"].endswith("high-performance from 65,536 on, none below]")
+    assert told["run"].endswith("none below, and for models that pruning makes no smaller]")
     assert told["compare"].endswith(" [none]")
 
 
