@@ -220,11 +220,11 @@ class Prediction:
         self._rows = rows = count_rows(request.candidates, service.max_candidates, service.known.candidate)
         decoded = perf_counter()
         self.decode_seconds = decoded - received
-        self._heed(request.tmax_ms, decoded)
         self._arm = arm = service.choose(self._headers, request)
         self._heads = service.heads[arm]
         predictor = arm.predictor
         self._meter = predictor.meter
+        self._heed(request.tmax_ms, decoded)
         # Before the costs of encoding or of a lookup: the room is this request's until it ends.
         predictor.admit(rows)
         self._is_admitted = True

@@ -58,7 +58,12 @@ class Listening:
         self.address = listening.getsockname()
         connections = self.wire.state.connections
         self.listener = Listener(
-            listening, self._make, connections, self.pauses.append, 128, lambda: is_behind
+            listening,
+            self._make,
+            connections,
+            self.pauses.append,
+            128,
+            is_behind=lambda: is_behind,
         )
 
     def _make(self) -> HttpConnection:
