@@ -36,7 +36,10 @@ def read_arms(settings: Settings) -> list[LoadedArm]:
         try:
             bundle = load_bundle(Path(spec.folder))
             variant = choose_variant(bundle, settings.variant)
-            bundle.tables(variant)  # reads the tables, so that they are shared too
+            # Made here, so that they are shared too.
+            bundle.tables(variant)
+            if settings.native == "on":
+                _ = bundle.encoder.native
         except BundleError as error:
             raise BadConfiguration(f"arm {spec.name}: {error}") from None
         graphs, shared_graphs = (

@@ -55,6 +55,12 @@ class Metrics:
             ["arm", "outcome"],
             registry=registry,
         )
+        self.plain_requests = Counter(
+            "bidlight_plain_requests",
+            "Requests with outcome ok that the native core read and answered; Python did the others",
+            ["arm"],
+            registry=registry,
+        )
         self.latency = BulkHistogram(
             "bidlight_request_seconds",
             "Seconds from the end of a request's headers to its answer, for requests with outcome ok",
