@@ -100,6 +100,11 @@ class Predictor:
             self._batcher.release(unqueued_rows)
 
     @property
+    def is_native(self) -> bool:
+        """Whether plain requests are encoded by the native core."""
+        return self._native is not None
+
+    @property
     def is_behind(self) -> bool:
         """Whether more rows wait than the next batch takes."""
         return self._batcher.is_behind
