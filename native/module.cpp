@@ -117,6 +117,8 @@ std::shared_ptr<OwnedVocabulary> make_vocabulary(nb::tuple values, std::optional
     copies.push_back(nb::steal<nb::bytes>(copy));
     entries.push_back({{copies.back().c_str(), copies.back().size()}, id});
   }
+  // Other threads can run meanwhile: a service that reads another bundle keeps answering.
+  const nb::gil_scoped_release released;
   return std::make_shared<OwnedVocabulary>(entries, seed);
 }
 
