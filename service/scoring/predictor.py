@@ -127,7 +127,7 @@ class Predictor:
     def encode_plain(self, request: PlainRequest, *, with_context: bool = True) -> RequestRows | None:
         """The same by the native core; None for a request that `encode` must read, or would refuse.
 
-        Without its context, which is [0] then, the rows wait for `encode_with_user`.
+        Without its context, which is [0] then, `complete_plain` must complete them.
         """
         if self._native is None:
             return None

@@ -178,13 +178,14 @@ rows = st.lists(
         {},
         optional={"id": ids, "features": features(CANDIDATE), "value_per_click": money, "bid_floor": money},
     ),
+    min_size=1,
     max_size=MAX_CANDIDATES + 1,
 )
 
 
 @st.composite
 def columns(draw: st.DrawFn) -> dict[str, Any]:
-    length = draw(st.integers(0, MAX_CANDIDATES))
+    length = draw(st.integers(1, MAX_CANDIDATES))
 
     def column(values: Any) -> Any:
         return st.lists(values, min_size=length, max_size=length)
@@ -279,7 +280,7 @@ def mutated(draw: st.DrawFn) -> tuple[bytes, bytes]:
     """A body with a few bytes changed, added or removed."""
     body, kind = draw(bodies(requests))
     changed = bytearray(body)
-    for _ in range(draw(st.integers(1, 3))):
+    for _ in range(draw(st.integers(1, 2))):
         at = draw(st.integers(0, len(changed)))
         match draw(st.sampled_from(["flip", "insert", "delete", "truncate", "repeat"])):
             case "flip" if at < len(changed):
