@@ -1,10 +1,16 @@
 # The serving image: only the package `service` and its extra, without torch or a compiler, not run as root.
 FROM python:3.11-slim AS build
+RUN apt-get update && apt-get install --yes --no-install-recommends g++
 WORKDIR /src
 COPY pyproject.toml constraints.txt README.md ./
+COPY native ./native
 COPY service ./service
+# Required: an image without the native core would be slower, and nothing would tell.
+ENV BUILD_NATIVE_CORE=required
 RUN python -m venv /opt/bidlight \
- && /opt/bidlight/bin/pip install --no-cache-dir --constraint constraints.txt '.[service]'
+ && /opt/bidlight/bin/pip install --no-cache-dir "$(grep '^pip==' constraints.txt)" \
+ && /opt/bidlight/bin/pip install --no-cache-dir --constraint constraints.txt \
+      --build-constraint constraints.txt '.[service]'
 
 FROM python:3.11-slim
 COPY --from=build /opt/bidlight /opt/bidlight

@@ -27,13 +27,13 @@ help: ## this list
 
 setup: $(STAMP) ## create .venv and install everything, pinned by constraints.txt
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt $(wildcard native/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "make: Python >= 3.11 is needed; name one with PYTHON=python3.11" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^pip==' constraints.txt)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	  --constraint constraints.txt --editable '.[service,export]' --group dev --group loadtest
+	  --constraint constraints.txt --build-constraint constraints.txt --editable '.[service,export]' --group dev --group loadtest
 	@touch $@
 
 serve: setup demo ## build a demo bundle if artifacts/ holds none, then serve it on PORT
@@ -93,4 +93,4 @@ imports: setup ## count rooms, floors, circles and arrows of the imports: AGAINS
 	$(BIN)/python -m benchmarks.import_graph $(if $(AGAINST),--against $(AGAINST))
 
 clean: ## remove the virtual environment, caches and built bundles
-	rm -rf $(VENV) $(PEERS) .rivals artifacts build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) .rivals artifacts build *.egg-info service/bundle/_native.*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

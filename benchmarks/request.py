@@ -4,7 +4,7 @@
 runs of this one, and shows the ratio of the medians. There is neither a socket nor a client. Each figure is
 the best of some timings of this process' CPU time, which other load on the machine disturbs least.
 
-decode is bytes -> structs; encode is structs -> ids; answer is pCTRs -> bids and the body; all is from the
+decode is bytes -> a request; encode is that -> ids; answer is pCTRs -> bids and the body; all is from the
 bytes that a connection reads to those that it writes, for one request a connection at once; counting is the
 part of all that disappears without metrics.
 """
@@ -35,7 +35,7 @@ from service.http.connection import HttpConnection
 from service.http.prediction import Prediction
 from service.http.uvicorn_internals import ServerState
 from service.process.server import server_config
-from service.reading import decode_request
+from service.reading import decode_request, read_plain
 from service.scoring.meter import OK
 from service.settings import Settings
 from service.wire import JSON, MSGPACK, Codec, count_rows
@@ -110,12 +110,12 @@ class Bench:
         prediction = Prediction(self.app.predict_service, 0.0)
         prediction.read_headers({b"content-type": codec.media_type})
         pctrs = await prediction.submit(body)
-        request = decode_request(body, codec)
         meter = self.predictor.meter
         message = self._message(body, codec)
+        decode, encode = self._steps(body, codec, candidates)
         found = {
-            "decode": _best(lambda: count_rows(decode_request(body, codec).candidates, candidates)),
-            "encode": _best(lambda: self.predictor.encode(request, candidates)),
+            "decode": _best(decode),
+            "encode": _best(encode),
             "answer": _best(lambda: prediction.answer(pctrs)),
         }
         prediction.end(OK)
@@ -129,6 +129,21 @@ class Bench:
         found["all"] = min(metered)
         found["counting"] = min(metered) - min(bare)
         return found
+
+    def _steps(
+        self, body: bytes, codec: Codec, candidates: int
+    ) -> tuple[Callable[[], object], Callable[[], object]]:
+        """decode and encode as the service does them: by the native core, or in Python."""
+        predictor = self.predictor
+        if self.app.predict_service.reads_plain:
+            plain = read_plain(body, codec, candidates)
+            assert plain is not None
+            return lambda: read_plain(body, codec, candidates), lambda: predictor.encode_plain(plain)
+        request = decode_request(body, codec)
+        return (
+            lambda: count_rows(decode_request(body, codec).candidates, candidates),
+            lambda: predictor.encode(request, candidates),
+        )
 
     async def _all(self, message: bytes) -> float:
         """Microseconds a request from bytes to bytes. Raises RuntimeError for a refusal."""

@@ -11,6 +11,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from service.bundle.native import _native
+
 MICROS = 1_000_000
 # Up to a billion, micros have at most 15 digits, and float64 distinguishes all decimals of 15 digits. So
 # dividing by a million gives the float that prints as exactly those digits, and comparing floats compares
@@ -163,6 +165,15 @@ def _rounded_micros(
 def _is_absent(column: Sequence[float | None]) -> bool:
     """Whether all values are None. The first check is fast and usually decides."""
     return column[0] is None and column.count(None) == len(column)
+
+
+def native_policy(policy: BidPolicy) -> _native.BidPolicy:
+    """The same policy to the native core, which must be built and gives the same bids."""
+
+    def exact(pctr: float, value_per_click: float) -> int:
+        return exact_micros(pctr, value_per_click, policy)
+
+    return _native.BidPolicy(policy.multiplier, policy.cap_micros, policy.floor, exact)
 
 
 def exact_micros(pctr: float, value_per_click: float, policy: BidPolicy) -> int:

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import numpy as np
 from msgspec import Meta, Raw
 
+from service.bundle.native import _native
 from service.errors import InvalidField, MalformedBody, shorten
 from service.wire import (
     JSON,
     MAX_CANDIDATES,
+    MAX_MONEY,
+    MAX_TMAX_MS,
     BidFloor,
     Candidate,
     CandidateColumns,
@@ -29,6 +32,9 @@ from service.wire import (
     ValuePerClick,
     refuse_rows,
 )
+
+if TYPE_CHECKING:
+    from service.bundle._native import PlainRequest
 
 # Shorter bodies take milliseconds at worst, whatever they hold.
 LONG_BODY_BYTES = 65_536
@@ -47,6 +53,15 @@ class KnownFields:
 
 
 ALL_FIELDS = KnownFields()
+
+
+def read_plain(body: bytes | bytearray, codec: Codec, max_candidates: int) -> PlainRequest | None:
+    """The request in `body` as the native core reads it, which must be built; None if it is not plain.
+
+    Whatever `decode_request` refuses is not plain, nor is what clients rarely send. The rest has the same
+    values as there. The request keeps the body, which must not change.
+    """
+    return _native.read(body, codec is JSON, max_candidates, MAX_MONEY, MAX_TMAX_MS)
 
 
 class _CandidateOutline(msgspec.Struct, forbid_unknown_fields=True, gc=False):

@@ -129,6 +129,10 @@ class Settings(BaseSettings):
         default="parser",
         description="how POST /predict reaches its endpoint: from the HTTP parser, or through ASGI (slower)",
     )
+    native: Literal["on", "off"] = Field(
+        default="on",
+        description="whether plain requests are read and answered by the native core, if it was built",
+    )
     shared_context: Literal["on", "off"] = Field(
         default="on",
         description="whether large requests use the graph that computes the context once, if there is one",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple, NoReturn
+from typing import Annotated, Any, NamedTuple, NoReturn
 
 import msgspec
 import numpy as np
@@ -128,7 +128,7 @@ class Codec:
     name: str
     media_type: bytes
     decode: Callable[[bytes | bytearray], PredictRequest]
-    encode: Callable[[PredictAnswer], bytes]
+    encode: Callable[[Any], bytes]
 
 
 _json_decoder = msgspec.json.Decoder(PredictRequest)
@@ -229,6 +229,14 @@ def answer_of(
     else:
         results = ResultColumns(list(ids), probabilities, bids)
     return PredictAnswer(asked.id, arm, bundle, results)
+
+
+def before_results(codec: Codec, arm: str, bundle: str) -> bytes:
+    """What an answer of this arm has between the request's id and the results."""
+    if codec is JSON:
+        named = codec.encode({"arm": arm, "bundle": bundle})
+        return b"," + named[1:-1] + b',"results":'
+    return b"".join(map(codec.encode, ("arm", arm, "bundle", bundle, "results")))
 
 
 def _columns_length(columns: CandidateColumns, known: Container[str] | None) -> int:

@@ -52,7 +52,10 @@ def read_arms(
                 found = "another bundle than a moment ago"
                 raise BundleError(spec.folder, "the bundle that was tried", found, "reload once more")
             variant = choose_variant(bundle, settings.variant)
-            bundle.tables(variant)  # reads the tables, so that they are shared too
+            # Made here, so that they are shared too.
+            bundle.tables(variant)
+            if settings.native == "on":
+                _ = bundle.encoder.native
         graphs, shared_graphs = (
             {variant: all_graphs[variant]} if variant in all_graphs else {}
             for all_graphs in (bundle.graphs, bundle.shared_graphs)

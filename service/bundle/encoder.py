@@ -8,9 +8,10 @@ more than inference.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from itertools import cycle, repeat
 from operator import getitem
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,11 @@ from service.bundle.lookups import (
     refusal_of_text,
     refuse,
 )
+from service.bundle.native import IS_BUILT, native_encoder
 from service.bundle.schema import MISSING_ID, Field, Kind, RawValue, Role, Schema
+
+if TYPE_CHECKING:
+    from service.bundle import _native
 
 __all__ = ["Encoder", "InvalidValue"]
 
@@ -183,8 +188,15 @@ class Encoder:
         self._context, self._candidate = by_role[Role.CONTEXT], by_role[Role.CANDIDATE]
         self.context_names = self._context.names
         self.candidate_names = self._candidate.names
+        self.context_width = self._context.width
+        self.candidate_width = self._candidate.width
         self.context_places = self._context.places
         self.candidate_places = self._candidate.places
+
+    @cached_property
+    def native(self) -> _native.Encoder | None:
+        """The same schema in the native core, if that was built; it is made when it is first asked for."""
+        return native_encoder(self.schema) if IS_BUILT else None
 
     def encode_column(self, name: str, values: Sequence[RawValue]) -> Ids:
         """ids [n, max_length] of a field's values. Raises InvalidValue with the row; KeyError."""

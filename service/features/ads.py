@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from service.bundle.encoder import Encoder, InvalidValue
 from service.bundle.errors import show
+from service.bundle.native import _native
 from service.bundle.schema import MISSING_ID, OOV_ID, Role
 from service.features.store import unpack
 from service.wire import Candidate, CandidateColumns
@@ -74,6 +76,11 @@ class AdIndex:
         """Bytes of memory."""
         return self._starts.nbytes + self._hashes.nbytes + self._rows.nbytes
 
+    def native(self, ids: Ids) -> _native.Catalogue:
+        """The index and the `ids` of its rows to the native core, which must be built."""
+        arrays = self._starts, self._hashes, self._rows, ids
+        return _native.Catalogue(*arrays, int(self._shift), len(self._steps), self.missing_row)
+
     def rows_of(self, hashes: Hashes) -> Ids:
         """Rows [n]; `missing_row` where there is no such ad."""
         first = self._starts.take(hashes >> self._shift)
@@ -105,6 +112,11 @@ class Catalogue:
     def nbytes(self) -> int:
         """Bytes of memory."""
         return self._index.nbytes + self.ids.nbytes
+
+    @cached_property
+    def native(self) -> _native.Catalogue:
+        """The same arrays to the native core, which must be built."""
+        return self._index.native(self.ids)
 
     def rows_of(self, ad_ids: Sequence[str | None]) -> Ids:
         """Rows [n] of `ids`; `missing_row` where the ad is unknown, or has no id."""

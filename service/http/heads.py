@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import httptools
 
-from service.wire import CODECS
+from service.wire import CODECS, before_results
 
 if TYPE_CHECKING:
     from service.arms.split import Arm
@@ -134,9 +134,12 @@ class AnswerHead:
 
 
 class ArmHeads:
-    """The heads of an arm's answers: `headers` are in all of them; `ok` is that of a 200, by codec name."""
+    """The heads of an arm's answers: `headers` are in all of them; `ok` is that of a 200, by codec name.
 
-    __slots__ = ("headers", "ok")
+    `before_results` is what the body of a 200 has between the request's id and the results, by codec name.
+    """
+
+    __slots__ = ("before_results", "headers", "ok")
 
     def __init__(self, arm: Arm) -> None:
         bundle = arm.predictor.manifest.id
@@ -144,6 +147,7 @@ class ArmHeads:
         self.ok = {
             codec.name: AnswerHead([(b"content-type", codec.media_type), *self.headers]) for codec in CODECS
         }
+        self.before_results = {codec.name: before_results(codec, arm.name, bundle) for codec in CODECS}
 
 
 class DefaultHeaderLines:

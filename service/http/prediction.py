@@ -11,12 +11,13 @@ import logging
 from collections.abc import Callable, Collection
 from functools import partial
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from service.arms.split import Arm, ArmTable
-from service.bidding import BidPolicy, bids
+from service.bidding import BidPolicy, bids, native_policy
+from service.bundle.native import is_native
 from service.errors import DeadlinePassed, NotReady, Overloaded, ServiceError, Unauthorized, Unread
 from service.features.store import INVALID
 from service.features.users import UserFeatures
@@ -26,7 +27,7 @@ from service.http.intake import Intake
 from service.http.tokens import read_tokens
 from service.metrics.families import Metrics
 from service.metrics.tally import HistogramTally
-from service.reading import KnownFields, decode_request
+from service.reading import KnownFields, decode_request, read_plain
 from service.scoring.batcher import Outcome
 from service.scoring.meter import FOUND, ArmMeter
 from service.scoring.predictor import Probabilities
@@ -41,6 +42,9 @@ from service.wire import (
     codec_for,
     count_rows,
 )
+
+if TYPE_CHECKING:
+    from service.bundle._native import PlainRequest
 
 logger = logging.getLogger("bidlight")
 
@@ -67,6 +71,9 @@ class PredictService:
         self.admission = Admission(self.intake, settings.max_queue_ms * 1e-3)
         self.known = KnownFields(frozenset(), frozenset())
         self.heads: dict[Arm, ArmHeads] = {}
+        self.reads_plain = is_native(settings.native)
+        if self.reads_plain:
+            self.native_policy = native_policy(policy)
         self._metrics = metrics if settings.metrics == "on" else None
         self._waits, self._unread = HistogramTally(metrics.wait.labels()), 0
         unread = self.unread()
@@ -98,7 +105,7 @@ class PredictService:
         tokens = read_tokens(self._token_file)
         return lambda: setattr(self, "tokens", tokens)
 
-    def choose(self, headers: dict[bytes, bytes], request: PredictRequest) -> Arm:
+    def choose(self, headers: dict[bytes, bytes], request: PredictRequest | PlainRequest) -> Arm:
         """The arm of a request. Raises NotReady, UnknownArm."""
         if self._arms is None:
             raise NotReady("the arms must replay their golden rows first; try again in a moment")
@@ -160,7 +167,6 @@ class Prediction:
         "_held_bytes",
         "_is_admitted",
         "_meter",
-        "_request",
         "_rows",
         "_service",
         "_unqueued_rows",
@@ -168,6 +174,7 @@ class Prediction:
         "bids",
         "decode_seconds",
         "encode_seconds",
+        "is_plain",
         "no_bids",
         "started",
         "unknown_ads",
@@ -175,12 +182,11 @@ class Prediction:
         "user_lookup",
     )
 
-    _asked: Asked
+    _asked: Asked | PlainRequest
     _codec: Codec
     _deadline: float | None
     _headers: dict[bytes, bytes]
     _heads: ArmHeads
-    _request: PredictRequest | None
     _rows: int
     decode_seconds: float
 
@@ -198,6 +204,7 @@ class Prediction:
         self.unknown_ads = 0
         self.user_lookup: str | None = None
         self.bids = self.no_bids = 0
+        self.is_plain = False
 
     def read_headers(self, headers: dict[bytes, bytes]) -> None:
         """Choose the codec. Raises Unauthorized and UnsupportedMediaType, before the body need be read."""
@@ -216,8 +223,9 @@ class Prediction:
         service.intake.take(len(body))
         self._held_bytes = len(body)
         self._work = service.admission.start(len(body))
-        self._request = request = decode_request(body, self._codec, service.known, service.max_candidates)
-        self._rows = rows = count_rows(request.candidates, service.max_candidates, service.known.candidate)
+        plain = read_plain(body, self._codec, service.max_candidates) if service.reads_plain else None
+        request: PredictRequest | PlainRequest = self._decode(body) if plain is None else plain
+        rows = self._rows if plain is None else plain.rows
         decoded = perf_counter()
         self.decode_seconds = decoded - received
         self._arm = arm = service.choose(self._headers, request)
@@ -229,15 +237,34 @@ class Prediction:
         predictor.admit(rows)
         self._is_admitted = True
         self._unqueued_rows = rows
-        if service.users is None or request.user_id is None or not predictor.lacks_context(request):
-            return self._queue(arm, request, predictor.encode(request, rows), decoded, outcome)
-        if outcome is None:
-            outcome = asyncio.get_running_loop().create_future()
-        self._pause(is_done=False)
-        # The other half of the time that is left is for scoring.
-        at_most = None if self._deadline is None else 0.5 * (self._deadline - decoded)
-        service.users.find(request.user_id, partial(self._queue_with_user, arm, outcome), at_most)
-        return outcome
+        users, user_id = service.users, request.user_id
+        if users is None or user_id is None or not predictor.lacks_context(request):
+            users = None
+        encoded = None
+        if plain is not None:
+            encoded = predictor.encode_plain(plain, with_context=users is None)
+            if encoded is None:  # it is not plain to this arm's schema
+                request = self._decode(body)
+        if users is not None and user_id is not None:
+            self.encode_seconds = perf_counter() - decoded
+            if outcome is None:
+                outcome = asyncio.get_running_loop().create_future()
+            self._pause(is_done=False)
+            # The other half of the time that is left is for scoring.
+            at_most = None if self._deadline is None else 0.5 * (self._deadline - decoded)
+            users.find(user_id, partial(self._queue_with_user, arm, request, encoded, outcome), at_most)
+            return outcome
+        if encoded is None:
+            assert isinstance(request, PredictRequest)
+            encoded = predictor.encode(request, rows)
+        return self._queue(arm, request, encoded, decoded, outcome)
+
+    def _decode(self, body: bytes | bytearray) -> PredictRequest:
+        """The request as the Python code reads it. Raises ServiceError."""
+        service = self._service
+        request = decode_request(body, self._codec, service.known, service.max_candidates)
+        self._rows = count_rows(request.candidates, service.max_candidates, service.known.candidate)
+        return request
 
     def _heed(self, tmax_ms: float | None, now: float) -> None:
         """Note how long the client waits. Raises DeadlinePassed if it does no longer."""
@@ -248,16 +275,30 @@ class Prediction:
             if now > self._deadline:
                 raise DeadlinePassed("'tmax_ms' passed before the request was read; allow more time")
 
-    def _queue_with_user(self, arm: Arm, outcome: Outcome, user: dict[str, Any], missing: str | None) -> None:
-        """Queue the rows once the user's features, or the reason why they are missing, are known."""
+    def _queue_with_user(
+        self,
+        arm: Arm,
+        request: PredictRequest | PlainRequest,
+        encoded: RequestRows | None,
+        outcome: Outcome,
+        user: dict[str, Any],
+        missing: str | None,
+    ) -> None:
+        """Queue the rows once the user's features, or the reason why they are missing, are known.
+
+        `encoded` has the ids of a plain request's candidates.
+        """
         if outcome.done():
             return
         found = perf_counter()
-        request = self._request
-        assert request is not None
+        predictor = arm.predictor
         self._work = self._service.admission.start(self._held_bytes)
         try:
-            rows, is_valid = arm.predictor.encode_with_user(request, self._rows, user)
+            if isinstance(request, PredictRequest):
+                rows, is_valid = predictor.encode_with_user(request, self._rows, user)
+            else:
+                assert encoded is not None
+                rows, is_valid = predictor.complete_plain(encoded, request, user)
             self.user_lookup = (missing or FOUND) if is_valid else INVALID
             self._queue(arm, request, rows, found, outcome)
         except Exception as error:
@@ -266,20 +307,28 @@ class Prediction:
     def _queue(
         self,
         arm: Arm,
-        request: PredictRequest,
+        request: PredictRequest | PlainRequest,
         rows: RequestRows,
         encoding_since: float,
         outcome: Outcome | None,
     ) -> Any:
         predictor = arm.predictor
         if self._meter is not None:
-            self.encode_seconds = perf_counter() - encoding_since
-            self.unknown_names = predictor.unknown_names(request)
+            self.encode_seconds += perf_counter() - encoding_since
+            self.unknown_names = (
+                predictor.unknown_names(request)
+                if isinstance(request, PredictRequest)
+                else rows.unknown_names
+            )
             self.unknown_ads = rows.unknown_ads
         outcome = predictor.submit_admitted(rows, self._deadline, outcome)
         self._unqueued_rows = 0
-        # Decoded features take many times the bytes of the body, and rows may wait.
-        self._asked, self._request = asked_of(request), None
+        # Features take many times the bytes of the body, and rows may wait.
+        if isinstance(request, PredictRequest):
+            self._asked = asked_of(request)
+        else:
+            request.drop_features()
+            self._asked, self.is_plain = request, True
         return outcome
 
     @property
@@ -292,12 +341,18 @@ class Prediction:
         asked, arm, codec = self._asked, self._arm, self._codec
         assert arm is not None
         self._pause(is_done=True)
+        head = self._heads.ok[codec.name]
+        if not isinstance(asked, Asked):
+            before_results = self._heads.before_results[codec.name]
+            body, self.bids = asked.answer(pctrs, before_results, self._service.native_policy)
+            self.no_bids = len(pctrs) - self.bids
+            return head, body
         offers = bids(pctrs, asked.values_per_click, asked.bid_floors, self._service.policy)
         if self._meter is not None:
             self.no_bids = no_bids = offers.count(None)
             self.bids = len(offers) - no_bids
         body = codec.encode(answer_of(asked, arm.name, arm.predictor.manifest.id, pctrs, offers))
-        return self._heads.ok[codec.name], body
+        return head, body
 
     def refuse(self, error: BaseException) -> tuple[int, Headers, bytes]:
         """End the request with an error; the status, the headers and the body of the answer."""

@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from service.arms.health import Health
 from service.arms.serving import ServedArms
 from service.arms.split import Arm
+from service.bundle.native import is_native
 from service.errors import CannotBid, MethodNotAllowed, NotFound, NotReady, ServiceError
 from service.http.docs_page import draw_docs
 from service.metrics.families import Metrics
@@ -103,6 +104,7 @@ class Routes:
         total = sum(arm.weight for arm in arms)
         described = {
             "split_salt": self._settings.split_salt,
+            "core": "native" if is_native(self._settings.native) else "python",
             "arms": [_describe_arm(arm, arm.weight / total) for arm in arms],
         }
         return Response(msgspec.json.encode(described), media_type="application/json")

@@ -52,6 +52,12 @@ class Metrics:
             ["arm", "outcome"],
             registry=registry,
         )
+        self.plain_requests = Counters(
+            "bidlight_plain_requests",
+            "Requests with outcome ok that the native core read and answered; Python did the others",
+            ["arm"],
+            registry=registry,
+        )
         self.latency = Histograms(
             "bidlight_request_seconds",
             "Seconds from the end of a request's headers to its answer, for requests with outcome ok",

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from service.bundle.manifest import Golden, Manifest
+from service.bundle.native import IS_BUILT
 from service.settings import Settings
 
 logger = logging.getLogger("bidlight")
@@ -43,6 +44,11 @@ def announcement(
         f"({arm.variant}) from {arm.folder}"
         for arm in served
     ]
+    if settings.native == "on" and not IS_BUILT:
+        lines.append(
+            "The native core was not built, so Python reads requests, which is slower; with a C++ compiler, "
+            "`make setup` builds it"
+        )
     for row in golden.rows[:1]:
         body = {
             "id": "try-1",

@@ -13,7 +13,7 @@ from service.bundle.calibration import segments_of
 from service.bundle.errors import BundleError
 from service.bundle.manifest import GoldenOutputs
 from service.errors import ServiceError
-from service.reading import decode_request
+from service.reading import decode_request, read_plain
 from service.scoring.predictor import Predictor, Probabilities
 from service.scoring.rows import BatchRows, RequestRows
 from service.wire import JSON, count_rows
@@ -52,6 +52,10 @@ async def _replay(predictor: Predictor) -> None:
     requests = [decode_request(body, JSON) for body in bodies]
     rows = [predictor.encode(request, count_rows(request.candidates, 1)) for request in requests]
     _check_ids(predictor, rows)
+    if predictor.is_native:
+        _check_ids(
+            predictor, [_by_core(predictor, body) or row for body, row in zip(bodies, rows, strict=True)]
+        )
     for is_large in {False, graphs.has_shared_context}:
         for each in rows:
             each.is_large = is_large
@@ -68,6 +72,12 @@ async def _score_all(predictor: Predictor, rows: Sequence[RequestRows]) -> list[
     for start in range(0, len(rows), at_once):
         found += await asyncio.gather(*[predictor.score(row) for row in rows[start : start + at_once]])
     return found
+
+
+def _by_core(predictor: Predictor, body: bytes) -> RequestRows | None:
+    """The row by the native core, if it is plain."""
+    plain = read_plain(body, JSON, 1)
+    return None if plain is None else predictor.encode_plain(plain)
 
 
 def _check_ids(predictor: Predictor, rows: Sequence[RequestRows]) -> None:

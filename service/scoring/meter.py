@@ -43,6 +43,8 @@ class MeteredRequest(Protocol):
     """FOUND, a reason why features are missing, or None if no user was looked up."""
     bids: int
     no_bids: int
+    is_plain: bool
+    """Whether the native core read and answers it."""
 
 
 class ArmMeter:
@@ -55,7 +57,7 @@ class ArmMeter:
         self._arm = arm
         self._decode_seconds = self._encode_seconds = 0.0
         self._inference_seconds = self._calibration_seconds = self._queue_seconds = 0.0
-        self._bids = self._no_bids = 0
+        self._bids = self._no_bids = self._plain = 0
         self._latencies: list[float] = []
         self._reports: list[BatchReport] = []
         self._pending_rows = 0
@@ -67,6 +69,7 @@ class ArmMeter:
         self._queued_rows = metrics.queued_rows.labels(arm)
         self._bid = metrics.candidates.labels(arm, "bid")
         self._no_bid = metrics.candidates.labels(arm, "no_bid")
+        self._plain_answered = metrics.plain_requests.labels(arm)
         self._latency = HistogramTally(metrics.latency.labels(arm))
         self._batch_rows = HistogramTally(metrics.batch_rows.labels(arm))
         self._batch_requests = HistogramTally(metrics.batch_requests.labels(arm))
@@ -90,6 +93,7 @@ class ArmMeter:
             self._latencies.append(perf_counter() - request.started)
             self._bids += request.bids
             self._no_bids += request.no_bids
+            self._plain += request.is_plain
         else:
             self._metrics.refuse(self._arm, outcome)
         self._decode_seconds += request.decode_seconds
@@ -148,7 +152,8 @@ class ArmMeter:
         self._inference_seconds = self._calibration_seconds = 0.0
         self._bid.inc(self._bids)
         self._no_bid.inc(self._no_bids)
-        self._bids = self._no_bids = 0
+        self._plain_answered.inc(self._plain)
+        self._bids = self._no_bids = self._plain = 0
         for tally in (self._unknown_ads, self._user_lookups, *self._user_is_missing.values()):
             tally.publish()
         self._unknown_names.publish()

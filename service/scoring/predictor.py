@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection, Iterable
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from service.bundle.calibration import Calibrator
 from service.bundle.encoder import Encoder, InvalidValue
 from service.bundle.errors import BundleError
 from service.bundle.manifest import Golden, Manifest
+from service.bundle.native import is_native
 from service.bundle.schema import Kind, Role
 from service.bundle.schema_files import is_of_schema
 from service.bundle.store import Bundle, load_bundle
@@ -27,6 +28,9 @@ from service.scoring.meter import ArmMeter
 from service.scoring.rows import BatchRows, Column, Ids, RequestRows
 from service.settings import Settings
 from service.wire import PredictRequest
+
+if TYPE_CHECKING:
+    from service.bundle._native import PlainRequest
 
 logger = logging.getLogger("bidlight")
 
@@ -68,10 +72,12 @@ class Predictor:
             max_queued_rows=settings.max_queued_rows,
         )
         self._names = self.encoder.context_names, self.encoder.candidate_names
-        self._fills_user_id = any(
-            field.name == USER_ID and field.role is Role.CONTEXT and field.kind is Kind.CATEGORICAL
-            for field in self.encoder.schema.fields
-        )
+        context = [field for field in self.encoder.schema.fields if field.role is Role.CONTEXT]
+        is_filled = [field.name == USER_ID and field.kind is Kind.CATEGORICAL for field in context]
+        self._fills_user_id = any(is_filled)
+        self._native = self.encoder.native if is_native(settings.native) else None
+        if self._native is not None:
+            self._native.user_id_field = is_filled.index(True) if self._fills_user_id else None
         self._known_contexts: set[tuple[str, ...]] = set()
         self.known_ads = KnownAds(self.encoder)
         # Equal for two bundles if and only if every value has the same ids in both.
@@ -102,46 +108,87 @@ class Predictor:
         return self._batcher.stuck_seconds
 
     @property
+    def is_native(self) -> bool:
+        """Whether plain requests are encoded by the native core."""
+        return self._native is not None
+
+    @property
     def is_behind(self) -> bool:
         """Whether more rows wait than the next batch takes."""
         return self._batcher.is_behind
 
-    def lacks_context(self, request: PredictRequest) -> bool:
+    def lacks_context(self, request: PredictRequest | PlainRequest) -> bool:
         """Whether the request leaves out a context field, which a feature store may have for its user."""
-        return not self._names[0] <= request.context.keys()
+        if isinstance(request, PredictRequest):
+            return not self._names[0] <= request.context.keys()
+        return self._native is None or not request.has_whole_context(self._native)
 
     def encode(self, request: PredictRequest, rows: int) -> RequestRows:
         """The ids of the candidates; raises InvalidField with the path of a bad value."""
-        given = self._with_user_id(request, {}) if self._fills_user_id else request.context
+        given = {USER_ID: request.user_id, **request.context} if self._fills_user_id else request.context
         try:
             context = self.encoder.encode_context(given)
             return self._with_candidates(context, request, rows)
         except InvalidValue as error:
             raise self._refusal(error, request) from None
 
+    def encode_plain(self, request: PlainRequest, *, with_context: bool = True) -> RequestRows | None:
+        """The same by the native core; None for a request that `encode` must read, or would refuse.
+
+        Without its context, which is [0] then, `complete_plain` must complete them.
+        """
+        if self._native is None:
+            return None
+        catalogue, rows = self.known_ads.catalogue, request.rows
+        context = np.empty(self.encoder.context_width if with_context else 0, np.int32)
+        candidates = np.empty((rows, self.encoder.candidate_width), np.int32)
+        found = request.encode(
+            self._native,
+            None if catalogue is None else catalogue.native,
+            context if with_context else None,
+            candidates,
+        )
+        if found is None:
+            return None
+        return RequestRows(context, candidates, self.graphs.is_large(rows), *found)
+
     def encode_with_user(
         self, request: PredictRequest, rows: int, user: dict[str, Any]
     ) -> tuple[RequestRows, bool]:
-        """The same with a user's features, and whether the schema accepts all of these.
+        """The same as `encode` with a user's features, and whether the schema accepts all of these.
 
         A value in the request's context wins over the user's, also a null, and the user's over the request's
         own `user_id`. A user's value that the schema refuses is missing.
         """
-        given = self._with_user_id(request, user) if self._fills_user_id else {**user, **request.context}
+        context, is_valid = self._context_of_user(request, user)
+        try:
+            return self._with_candidates(context, request, rows), is_valid
+        except InvalidValue as error:
+            raise self._refusal(error, request) from None
+
+    def complete_plain(
+        self, encoded: RequestRows, request: PlainRequest, user: dict[str, Any]
+    ) -> tuple[RequestRows, bool]:
+        """The same of a plain request that was `encoded` without its context."""
+        encoded.context, is_valid = self._context_of_user(request, user)
+        return encoded, is_valid
+
+    def _context_of_user(
+        self, request: PredictRequest | PlainRequest, user: dict[str, Any]
+    ) -> tuple[Ids, bool]:
+        sent = request.context
+        given = {**user, **sent}
+        if self._fills_user_id:
+            given.setdefault(USER_ID, request.user_id)
         is_valid = True
         while True:
             try:
-                context = self.encoder.encode_context(given)
-                return self._with_candidates(context, request, rows), is_valid
+                return self.encoder.encode_context(given), is_valid
             except InvalidValue as error:
-                if error.field not in given or error.field in request.context:
-                    raise self._refusal(error, request) from None
+                if error.field not in given or error.field in sent:
+                    raise InvalidField(error.message, path=f"$.context.{error.field}") from None
                 is_valid = False
                 del given[error.field]
-
-    def _with_user_id(self, request: PredictRequest, user: dict[str, Any]) -> dict[str, Any]:
-        """The context of a schema with the field `user_id`, which the request itself knows last."""
-        return {USER_ID: request.user_id, **user, **request.context}
 
     def _with_candidates(self, context: Ids, request: PredictRequest, rows: int) -> RequestRows:
         candidates, catalogue = request.candidates, self.known_ads.catalogue

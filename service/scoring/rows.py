@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,13 +36,14 @@ class RequestRows:
     """The ids of one request: its context [context columns] and its candidates [n, candidate columns].
 
     `is_large` says which graph scores it; a part of a large request is large. `unknown_ads` is how many
-    candidates the catalogue did not hold.
+    candidates the catalogue did not hold, `unknown_names` are names of a plain request that no field has.
     """
 
     context: Ids
     candidates: Ids
     is_large: bool = False
     unknown_ads: int = 0
+    unknown_names: Collection[str] = ()
 
     def __len__(self) -> int:
         return len(self.candidates)

@@ -48,6 +48,7 @@ class EndedRequest:
     user_lookup: str | None = None
     bids: int = 0
     no_bids: int = 0
+    is_plain: bool = False
 
 
 def answered_in(seconds: float) -> EndedRequest:
@@ -159,7 +160,9 @@ def test_batches_refusals_and_names() -> None:
 def test_all_of_a_request_is_counted_however_it_ended() -> None:
     metrics = Metrics()
     meter = ArmMeter(metrics, "control", tiny_schema())
-    ended = EndedRequest(0.0, 0.5, 0.25, ("name",), unknown_ads=3, user_lookup="late", bids=2, no_bids=1)
+    ended = EndedRequest(
+        0.0, 0.5, 0.25, ("name",), unknown_ads=3, user_lookup="late", bids=2, no_bids=1, is_plain=True
+    )
     meter.count_request(ended, OK)
     meter.count_request(ended, "inference_failed")
     meter.count_request(EndedRequest(user_lookup=FOUND), "overloaded")
@@ -178,6 +181,7 @@ def test_all_of_a_request_is_counted_however_it_ended() -> None:
     ):
         assert found[f'bidlight_{name}{{arm="control",{labels}}}'] == expected
     assert found['bidlight_unknown_ads_total{arm="control"}'] == 6
+    assert found['bidlight_plain_requests_total{arm="control"}'] == 1
     assert found['bidlight_user_lookups_total{arm="control"}'] == 3
     assert found['bidlight_request_seconds_count{arm="control"}'] == 1
 

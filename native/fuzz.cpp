@@ -1,0 +1,212 @@
+// Feeds the core bodies that were changed at random, and tables that were damaged, for some seconds.
+//
+// fuzz SECONDS SEED FOLDER reads the bodies in FOLDER. It is built with sanitizers, which end it at the first access out of
+// bounds or undefined step; each body is copied to memory of exactly its size, which is freed at the end. It prints how
+// many bodies were plain.
+
+#include <chrono>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "answer.hpp"
+#include "encoder.hpp"
+#include "json_source.hpp"
+#include "msgpack_source.hpp"
+#include "request_reader.hpp"
+
+namespace bidlight {
+namespace {
+
+using Random = std::mt19937_64;
+
+std::uint64_t weak_hash(Text text) { return hash_text(text, 1); }
+
+SharedVocabulary vocabulary_of(const std::vector<std::string>& values) {
+  std::vector<VocabularyEntry> entries;
+  for (const std::string& value : values) {
+    entries.push_back({value, static_cast<std::int32_t>(kFirstId + entries.size())});
+  }
+  return std::make_shared<const OwnedVocabulary>(entries, 7);
+}
+
+// The fields of tests/service/http/test_plain.py, whose bodies the corpus has.
+Encoder make_encoder() {
+  const SharedVocabulary words = vocabulary_of({"s0", "s1", "a1", "a5", "1005", "-7", "\xC3\xA9", std::string(40, 'x')});
+  const Bins bins{{-1.5, 0.0, 0.1, 1e300}, {2, 3, 4, 5, 6}};
+  Encoder encoder;
+  const auto add = [](Block& block, const char* name, auto encoding, std::size_t length) {
+    block.add({name, encoding, length > 0, length > 0 ? length : 1});
+  };
+  add(encoder.context, "site", words, 0);
+  add(encoder.context, "hour", bins, 0);
+  add(encoder.context, "history", words, 3);
+  add(encoder.context, "user_id", words, 0);
+  add(encoder.context, "visited", Hashing{40, 2, {}}, 2);
+  add(encoder.candidate, "ad", words, 0);
+  add(encoder.candidate, "campaign", Hashing{8, 3, {0, 1, 5, 4, 3, 2, 2, 2, 2, 9}}, 0);
+  add(encoder.candidate, "tags", Hashing{50, 9, {}}, 2);
+  add(encoder.candidate, "shown", words, 3);
+  add(encoder.candidate, "price", bins, 0);
+  add(encoder.candidate, "word", words, 0);
+  encoder.index_names(11);
+  encoder.set_user_id_field(3);
+  return encoder;
+}
+
+// A catalogue of the ads ad-0 to ad-19.
+class Ads {
+ public:
+  explicit Ads(std::size_t width) {
+    std::vector<std::pair<std::uint64_t, std::int32_t>> sorted;
+    for (std::int32_t ad = 0; ad < kAds; ++ad) sorted.emplace_back(weak_hash("ad-" + std::to_string(ad)), ad);
+    std::sort(sorted.begin(), sorted.end());
+    for (const auto& [hash, row] : sorted) {
+      hashes_.push_back(hash);
+      rows_.push_back(row);
+    }
+    for (std::uint64_t bucket = 0; bucket < 16; ++bucket) {
+      const auto first = std::lower_bound(hashes_.begin(), hashes_.end(), bucket << kShift);
+      starts_.push_back(static_cast<std::int32_t>(first - hashes_.begin()));
+    }
+    ids_.assign((kAds + 1) * width, 2);
+  }
+
+  Catalogue get() const { return {starts_, hashes_, rows_, ids_, kShift, 8, kAds, weak_hash}; }
+
+ private:
+  static constexpr std::int32_t kAds = 20;
+  static constexpr unsigned kShift = 60;
+  std::vector<std::int32_t> starts_, rows_, ids_;
+  std::vector<std::uint64_t> hashes_;
+};
+
+template <class Sink>
+void answer(const Request& request, const std::vector<double>& pctrs) {
+  const BidPolicy policy{1.5, 1'000'000'000, 1e-5};
+  std::vector<std::int64_t> bids;
+  for (std::size_t row = 0; row < pctrs.size(); ++row) {
+    bids.push_back(bid_micros(pctrs[row], request.candidates[row], policy, [](double, double) { return 5; }));
+  }
+  const Text arm = "arm";
+  const std::size_t bound = answer_bound<Sink>(request, arm);
+  const auto out = std::make_unique<char[]>(bound);
+  const char* end = write_answer<Sink>(out.get(), request, arm, pctrs, bids);
+  if (end > out.get() + bound) std::abort();
+}
+
+template <class Source, class Sink>
+bool feed(const std::string& body, Encoder& encoder, const Catalogue& catalogue, Random& random) {
+  const auto bytes = std::make_unique<char[]>(body.size());
+  std::copy(body.begin(), body.end(), bytes.get());
+  const Limits limits{50, 1e9, 3.6e6};
+  try {
+    Request request = RequestReader(Source(bytes.get(), bytes.get() + body.size()), limits).read();
+    const std::size_t rows = request.candidates.size();
+    const auto context = std::make_unique<std::int32_t[]>(encoder.context.width());
+    const auto ids = std::make_unique<std::int32_t[]>(rows * encoder.candidate.width());
+    const bool has_ads = random() % 2 == 0;
+    Findings findings;
+    encoder.has_whole_context(request);
+    encoder.encode_context(request, context.get(), findings);
+    encoder.encode_candidates(request, has_ads ? &catalogue : nullptr, ids.get(), findings);
+    request.drop_features();
+    std::vector<double> pctrs;
+    for (std::size_t row = 0; row < rows; ++row) pctrs.push_back(std::bit_cast<double>(random()));
+    answer<Sink>(request, pctrs);
+  } catch (const NotPlain&) {
+    return false;
+  }
+  return true;
+}
+
+std::string changed(std::string body, Random& random) {
+  static const std::string kTokens = "{}[]\",:\\0.eE-+ntf \x80\xC3\x90\xDC\xDF\xD9";
+  for (std::uint64_t left = random() % 4; left > 0; --left) {
+    const std::size_t at = random() % (body.size() + 1);
+    switch (random() % 5) {
+      case 0:
+        if (at < body.size()) body[at] = static_cast<char>(body[at] ^ (1 << random() % 8));
+        break;
+      case 1:
+        body.insert(at, 1, kTokens[random() % kTokens.size()]);
+        break;
+      case 2:
+        body.erase(at, random() % 6);
+        break;
+      case 3:
+        body.insert(at, body.substr(at, random() % 40));
+        break;
+      default:
+        if (random() % 4 == 0) body.resize(at);
+    }
+  }
+  return body;
+}
+
+// Look-ups in a table of which some words were changed.
+void damage(Random& random) {
+  std::vector<std::string> values;
+  for (int number = 0; number < 30; ++number) values.push_back("v" + std::to_string(number));
+  std::vector<VocabularyEntry> entries;
+  for (const std::string& value : values) entries.push_back({value, 3});
+  std::vector<std::uint64_t> words = pack_vocabulary(entries, random());
+  for (std::uint64_t left = random() % 6; left > 0; --left) words[random() % words.size()] ^= random() >> random() % 64;
+  if (random() % 4 == 0) words.resize(random() % (words.size() + 1));
+  const std::vector<std::uint64_t> exact(words);
+  try {
+    const Vocabulary vocabulary{exact};
+    for (const std::string& value : values) {
+      const std::uint64_t hash = vocabulary.hash(value);
+      vocabulary.prefetch(hash);
+      vocabulary.prefetch_record(hash);
+      vocabulary.find(value, random() % 2 == 0 ? hash : random());
+    }
+  } catch (const std::invalid_argument&) {
+  }
+}
+
+int run(double seconds, std::uint64_t seed, const std::filesystem::path& folder) {
+  std::vector<std::string> corpus;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    std::ifstream file(entry.path(), std::ios::binary);
+    corpus.emplace_back(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>());
+  }
+  if (corpus.empty()) {
+    std::cerr << "fuzz: FOLDER must hold bodies (got none)\n";
+    return 2;
+  }
+  Random random(seed);
+  Encoder encoder = make_encoder();
+  const Ads ads(encoder.candidate.width());
+  const Catalogue catalogue = ads.get();
+  std::uint64_t fed = 0, plain = 0;
+  const auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
+  for (std::size_t next = 0; next < corpus.size() || std::chrono::steady_clock::now() < end; ++next) {
+    // First every body as it is.
+    const std::string& body = next < corpus.size() ? corpus[next] : changed(corpus[random() % corpus.size()], random);
+    plain += feed<JsonSource, JsonSink>(body, encoder, catalogue, random);
+    plain += feed<MsgpackSource, MsgpackSink>(body, encoder, catalogue, random);
+    damage(random);
+    ++fed;
+  }
+  std::cout << fed << " bodies, " << plain << " plain\n";
+  return 0;
+}
+
+}  // namespace
+}  // namespace bidlight
+
+int main(int count, char** arguments) {
+  if (count != 4) {
+    std::cerr << "usage: fuzz SECONDS SEED FOLDER\n";
+    return 2;
+  }
+  return bidlight::run(std::strtod(arguments[1], nullptr), std::strtoull(arguments[2], nullptr, 10), arguments[3]);
+}

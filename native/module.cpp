@@ -1,0 +1,353 @@
+// The core as the Python module service.bundle._native. Nothing here decides what a request or an id is.
+//
+// A function that meets what is not plain returns None, and its caller takes the way through Python.
+
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "answer.hpp"
+#include "encoder.hpp"
+#include "json_source.hpp"
+#include "msgpack_source.hpp"
+#include "request_reader.hpp"
+
+namespace nb = nanobind;
+
+namespace bidlight {
+namespace {
+
+// The memory of a Python object (bytes, an array), which lives and stays in place as long as this.
+class Buffer {
+ public:
+  explicit Buffer(nb::handle object, int flags = PyBUF_SIMPLE) {
+    if (PyObject_GetBuffer(object.ptr(), &view_, flags) != 0) throw nb::python_error();
+  }
+  ~Buffer() { PyBuffer_Release(&view_); }
+
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+
+  const char* begin() const { return static_cast<const char*>(view_.buf); }
+  std::size_t size() const { return static_cast<std::size_t>(view_.len); }
+
+ private:
+  Py_buffer view_;
+};
+
+// A C-contiguous array of numbers.
+template <class Number>
+class Array {
+ public:
+  explicit Array(nb::handle object, int flags = PyBUF_C_CONTIGUOUS) : buffer_(object, flags) {
+    if (buffer_.size() % sizeof(Number) != 0) throw std::invalid_argument("an array must have whole elements");
+  }
+
+  std::span<const Number> get() const {
+    return {reinterpret_cast<const Number*>(buffer_.begin()), buffer_.size() / sizeof(Number)};
+  }
+
+ private:
+  Buffer buffer_;
+};
+
+template <class Number>
+std::vector<Number> copy_of(nb::handle array) {
+  const Array<Number> found(array);
+  return {found.get().begin(), found.get().end()};
+}
+
+// Where ids are written: an int32 array of so many elements.
+class IdsOut {
+ public:
+  IdsOut(nb::handle array, std::size_t size) : buffer_(array, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE) {
+    if (buffer_.size() != size * sizeof(std::int32_t)) {
+      throw std::invalid_argument("ids must be written to an int32 array of their size");
+    }
+  }
+
+  std::int32_t* begin() { return reinterpret_cast<std::int32_t*>(const_cast<char*>(buffer_.begin())); }
+
+ private:
+  Buffer buffer_;
+};
+
+nb::object text_or_none(Text text) {
+  if (text.data() == nullptr) return nb::none();
+  return nb::str(text.data(), text.size());
+}
+
+// Python's own hash of a string of this UTF-8, by which the catalogue finds ads.
+std::uint64_t python_hash(Text text) {
+  const nb::str string(text.data(), text.size());
+  const Py_hash_t hash = PyObject_Hash(string.ptr());
+  if (hash == -1) throw nb::python_error();
+  return static_cast<std::uint64_t>(hash);
+}
+
+std::shared_ptr<OwnedVocabulary> make_vocabulary(nb::tuple values, std::optional<nb::object> ids,
+                                                 std::uint64_t seed) {
+  const std::size_t count = values.size();
+  const std::vector<std::int32_t> given = ids ? copy_of<std::int32_t>(*ids) : std::vector<std::int32_t>();
+  if (ids && given.size() != count) throw std::invalid_argument("'ids' must have one id a value");
+  std::vector<VocabularyEntry> entries;
+  entries.reserve(count);
+  // A string that is not ASCII keeps its UTF-8, once asked for it, as long as it lives: so it is a copy.
+  std::vector<nb::bytes> copies;
+  for (std::size_t i = 0; i < count; ++i) {
+    PyObject* value = PyTuple_GET_ITEM(values.ptr(), static_cast<Py_ssize_t>(i));
+    if (!PyUnicode_Check(value)) throw nb::type_error("'values' must be strings");
+    const std::int32_t id = ids ? given[i] : static_cast<std::int32_t>(kFirstId + i);
+    if (PyUnicode_IS_COMPACT_ASCII(value)) {
+      entries.push_back({{static_cast<const char*>(PyUnicode_DATA(value)),
+                          static_cast<std::size_t>(PyUnicode_GET_LENGTH(value))},
+                         id});
+      continue;
+    }
+    PyObject* copy = PyUnicode_AsUTF8String(value);
+    if (copy == nullptr) throw nb::python_error();
+    copies.push_back(nb::steal<nb::bytes>(copy));
+    entries.push_back({{copies.back().c_str(), copies.back().size()}, id});
+  }
+  // Other threads can run meanwhile: a service that reads another bundle keeps answering.
+  const nb::gil_scoped_release released;
+  return std::make_shared<OwnedVocabulary>(entries, seed);
+}
+
+// An Encoder that is filled field by field.
+class PyEncoder {
+ public:
+  void add(bool is_candidate, std::string name, std::size_t sequence_length,
+           std::variant<SharedVocabulary, Hashing, Bins> encoding) {
+    Field field{std::move(name), std::move(encoding)};
+    field.is_sequence = sequence_length > 0;
+    field.length = field.is_sequence ? sequence_length : 1;
+    (is_candidate ? encoder.candidate : encoder.context).add(std::move(field));
+  }
+
+  Encoder encoder;
+};
+
+// A Catalogue with the arrays that it reads.
+class PyCatalogue {
+ public:
+  PyCatalogue(nb::handle starts, nb::handle hashes, nb::handle rows, nb::handle ids, unsigned shift,
+              std::size_t widest, std::size_t missing_row)
+      : starts_(starts),
+        hashes_(hashes),
+        rows_(rows),
+        ids_(ids),
+        catalogue(starts_.get(), hashes_.get(), rows_.get(), ids_.get(), shift, widest, missing_row,
+                  python_hash) {}
+
+ private:
+  Array<std::int32_t> starts_;
+  Array<std::uint64_t> hashes_;
+  Array<std::int32_t> rows_;
+  Array<std::int32_t> ids_;
+
+ public:
+  const Catalogue catalogue;
+};
+
+struct PyBidPolicy {
+  BidPolicy policy;
+  nb::object exact;  // (pctr, value per click) -> micros
+};
+
+// A request and the body that it points into.
+class PlainRequest {
+ public:
+  PlainRequest(nb::handle body, bool is_json, const Limits& limits) : body_(body), is_json_(is_json) {
+    if (body_.size() > UINT32_MAX) throw NotPlain{};
+    const char* end = body_.begin() + body_.size();
+    request_ = is_json ? RequestReader(JsonSource(body_.begin(), end), limits).read()
+                       : RequestReader(MsgpackSource(body_.begin(), end), limits).read();
+  }
+
+  const Request& get() const { return request_; }
+
+  nb::object context() const {
+    nb::dict found;
+    for (const Feature& feature : request_.context) {
+      found[nb::str(feature.name.data(), feature.name.size())] = python_value(feature.value);
+    }
+    return found;
+  }
+
+  // The number of unknown ads, and the names that no field has; None if the request is not plain to this schema.
+  nb::object encode(PyEncoder& encoder, const PyCatalogue* catalogue, nb::handle context_ids,
+                    nb::handle candidate_ids) {
+    Encoder& to_ids = encoder.encoder;
+    const Catalogue* ads = catalogue == nullptr ? nullptr : &catalogue->catalogue;
+    if (ads != nullptr && ads->width() != to_ids.candidate.width()) {
+      throw std::invalid_argument("a catalogue must be of the encoder's schema");
+    }
+    Findings findings;
+    try {
+      IdsOut candidates(candidate_ids, request_.candidates.size() * to_ids.candidate.width());
+      if (!context_ids.is_none()) {
+        to_ids.encode_context(request_, IdsOut(context_ids, to_ids.context.width()).begin(), findings);
+      } else {
+        to_ids.find_unknown_in_context(request_, findings);
+      }
+      to_ids.encode_candidates(request_, ads, candidates.begin(), findings);
+    } catch (const NotPlain&) {
+      return nb::none();
+    }
+    nb::list names;
+    for (const Text name : findings.unknown_names) names.append(nb::str(name.data(), name.size()));
+    return nb::make_tuple(findings.unknown_ads, std::move(names));
+  }
+
+  void drop_features() { request_.drop_features(); }
+
+  // The body of the answer and its number of bids.
+  nb::object answer(nb::handle pctrs, nb::bytes arm, const PyBidPolicy& policy) const {
+    const Array<double> found(pctrs);
+    const std::size_t rows = request_.candidates.size();
+    if (found.get().size() != rows) throw std::invalid_argument("'pctrs' must have one number a candidate");
+    const auto exact = [&](double pctr, double value) {
+      return nb::cast<std::int64_t>(policy.exact(pctr, value));
+    };
+    std::vector<std::int64_t> bids(rows);
+    std::size_t count = 0;
+    for (std::size_t row = 0; row < rows; ++row) {
+      bids[row] = bid_micros(found.get()[row], request_.candidates[row], policy.policy, exact);
+      count += bids[row] != 0;
+    }
+    const Text fragment(arm.c_str(), arm.size());
+    PyObject* body = is_json_ ? write<JsonSink>(fragment, found.get(), bids)
+                              : write<MsgpackSink>(fragment, found.get(), bids);
+    return nb::make_tuple(nb::steal(body), count);
+  }
+
+ private:
+  template <class Sink>
+  PyObject* write(Text arm, std::span<const double> pctrs, std::span<const std::int64_t> bids) const {
+    const auto bound = static_cast<Py_ssize_t>(answer_bound<Sink>(request_, arm));
+    PyObject* body = PyBytes_FromStringAndSize(nullptr, bound);
+    if (body == nullptr) throw nb::python_error();
+    char* begin = PyBytes_AS_STRING(body);
+    const char* end = write_answer<Sink>(begin, request_, arm, pctrs, bids);
+    if (_PyBytes_Resize(&body, end - begin) != 0) throw nb::python_error();
+    return body;
+  }
+
+  nb::object python_value(const Value& value) const {
+    switch (value.kind) {
+      case Kind::null:
+        return nb::none();
+      case Kind::boolean:
+        return nb::bool_(value.integer != 0);
+      case Kind::integer:
+        return nb::int_(value.integer);
+      case Kind::real:
+        return nb::float_(value.real);
+      case Kind::text:
+        return nb::str(value.text, value.size);
+      case Kind::list:
+        break;
+    }
+    nb::list list;
+    for (std::size_t i = 0; i < value.size; ++i) list.append(python_value(request_.elements[value.first + i]));
+    return list;
+  }
+
+  Buffer body_;
+  bool is_json_;
+  Request request_;
+};
+
+}  // namespace
+}  // namespace bidlight
+
+NB_MODULE(_native, module) {
+  using namespace bidlight;
+  // At the end of a process what is left needs no freeing.
+  nb::set_leak_warnings(false);
+
+  nb::class_<OwnedVocabulary>(module, "Vocabulary")
+      .def_static("pack", &make_vocabulary, nb::arg("values"), nb::arg("ids").none(), nb::arg("seed"))
+      .def_prop_ro("nbytes", &OwnedVocabulary::bytes);
+
+  nb::class_<PyEncoder>(module, "Encoder")
+      .def(nb::init<>())
+      .def("add_vocabulary",
+           [](PyEncoder& self, bool is_candidate, std::string name, std::size_t length,
+              std::shared_ptr<OwnedVocabulary> vocabulary) {
+             self.add(is_candidate, std::move(name), length, SharedVocabulary(std::move(vocabulary)));
+           })
+      .def("add_hashing",
+           [](PyEncoder& self, bool is_candidate, std::string name, std::size_t length, std::uint32_t buckets,
+              std::uint32_t seed, std::optional<nb::object> renumbering) {
+             auto ids = renumbering ? copy_of<std::int32_t>(*renumbering) : std::vector<std::int32_t>();
+             if (buckets == 0 || (renumbering && ids.size() != std::size_t{buckets} + kFirstId)) {
+               throw std::invalid_argument("'renumbering' must have an id for each bucket");
+             }
+             self.add(is_candidate, std::move(name), length, Hashing{buckets, seed, std::move(ids)});
+           },
+           nb::arg("is_candidate"), nb::arg("name"), nb::arg("length"), nb::arg("buckets"), nb::arg("seed"),
+           nb::arg("renumbering").none())
+      .def("add_bins",
+           [](PyEncoder& self, bool is_candidate, std::string name, nb::object edges, nb::object ids) {
+             Bins bins{copy_of<double>(edges), copy_of<std::int32_t>(ids)};
+             if (bins.ids.size() != bins.edges.size() + 1) {
+               throw std::invalid_argument("'ids' must have an id for each bin");
+             }
+             self.add(is_candidate, std::move(name), 0, std::move(bins));
+           })
+      .def("finish", [](PyEncoder& self, std::uint64_t seed) { self.encoder.index_names(seed); })
+      .def_prop_rw(
+          "user_id_field", [](const PyEncoder& self) { return self.encoder.user_id_field(); },
+          [](PyEncoder& self, std::optional<std::size_t> field) { self.encoder.set_user_id_field(field); },
+          nb::arg("field").none());
+
+  nb::class_<PyCatalogue>(module, "Catalogue")
+      .def(nb::init<nb::handle, nb::handle, nb::handle, nb::handle, unsigned, std::size_t, std::size_t>());
+
+  nb::class_<PyBidPolicy>(module, "BidPolicy")
+      .def("__init__", [](PyBidPolicy* self, double multiplier, std::int64_t cap_micros, double floor,
+                          nb::object exact) {
+        new (self) PyBidPolicy{{multiplier, cap_micros, floor}, std::move(exact)};
+      });
+
+  nb::class_<PlainRequest>(module, "PlainRequest")
+      .def_prop_ro("rows", [](const PlainRequest& self) { return self.get().candidates.size(); })
+      .def_prop_ro("id", [](const PlainRequest& self) { return text_or_none(self.get().id); })
+      .def_prop_ro("user_id", [](const PlainRequest& self) { return text_or_none(self.get().user_id); })
+      .def_prop_ro("tmax_ms",
+                   [](const PlainRequest& self) -> nb::object {
+                     const double milliseconds = self.get().tmax_ms;
+                     if (std::isnan(milliseconds)) return nb::none();
+                     return nb::float_(milliseconds);
+                   })
+      .def_prop_ro("context", &PlainRequest::context)
+      .def("has_whole_context", [](const PlainRequest& self,
+                                   PyEncoder& encoder) { return encoder.encoder.has_whole_context(self.get()); })
+      .def("encode", &PlainRequest::encode, nb::arg("encoder"), nb::arg("catalogue").none(),
+           nb::arg("context_ids").none(), nb::arg("candidate_ids"))
+      .def("drop_features", &PlainRequest::drop_features)
+      .def("answer", &PlainRequest::answer);
+
+  module.def(
+      "read",
+      [](nb::handle body, bool is_json, std::size_t max_candidates, double max_money,
+         double max_tmax_ms) -> PlainRequest* {
+        const Limits limits{max_candidates, max_money, max_tmax_ms};
+        try {
+          return new PlainRequest(body, is_json, limits);
+        } catch (const NotPlain&) {
+          return nullptr;
+        }
+      },
+      nb::rv_policy::take_ownership);
+}

@@ -1,0 +1,101 @@
+"""The native core (native/module.cpp), which is there where it was built."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+class Vocabulary:
+    """Values and their ids, packed."""
+
+    @staticmethod
+    def pack(values: tuple[str, ...], ids: NDArray[np.int32] | None, seed: int) -> Vocabulary:
+        """Values, which are unique and not empty; without `ids` [values] they are 2, 3, ..."""
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory."""
+
+class Encoder:
+    """Fields added in the order of their columns, then finished. `length` is 0 for a field with one value."""
+
+    def add_vocabulary(
+        self, is_candidate: bool, name: str, length: int, vocabulary: Vocabulary, /
+    ) -> None: ...
+    def add_hashing(
+        self,
+        is_candidate: bool,
+        name: str,
+        length: int,
+        buckets: int,
+        seed: int,
+        renumbering: NDArray[np.int32] | None,
+    ) -> None:
+        """`renumbering` is of all base ids."""
+    def add_bins(
+        self, is_candidate: bool, name: str, edges: NDArray[np.float64], ids: NDArray[np.int32], /
+    ) -> None:
+        """`ids` has one more element than `edges`."""
+    def finish(self, seed: int, /) -> None: ...
+
+    user_id_field: int | None
+    """The number of the context field that a request's own user_id fills unless the context has it."""
+
+class Catalogue:
+    """The arrays of a catalogue of ads."""
+
+    def __init__(
+        self,
+        starts: NDArray[np.int32],
+        hashes: NDArray[np.uint64],
+        rows: NDArray[np.int32],
+        ids: NDArray[np.int32],
+        shift: int,
+        widest: int,
+        missing_row: int,
+        /,
+    ) -> None: ...
+
+class BidPolicy:
+    """How pCTRs become bids; `exact` (pctr, value per click) gives whole micros where float64 does not."""
+
+    def __init__(
+        self, multiplier: float, cap_micros: int, floor: float, exact: Callable[[float, float], int], /
+    ) -> None: ...
+
+class PlainRequest:
+    """A request that was read, and its body, which it keeps and which must not change."""
+
+    @property
+    def rows(self) -> int: ...
+    @property
+    def id(self) -> str | None: ...
+    @property
+    def user_id(self) -> str | None: ...
+    @property
+    def tmax_ms(self) -> float | None: ...
+    @property
+    def context(self) -> dict[str, Any]: ...
+    def has_whole_context(self, encoder: Encoder, /) -> bool:
+        """Whether it gives every context field."""
+    def encode(
+        self,
+        encoder: Encoder,
+        catalogue: Catalogue | None,
+        context_ids: NDArray[np.int32] | None,
+        candidate_ids: NDArray[np.int32],
+    ) -> tuple[int, list[str]] | None:
+        """Writes ids [context columns], if asked to, and [rows, candidate columns].
+
+        Returns the number of unknown ads and the names that no field has, or None if the request is not plain
+        to this schema.
+        """
+    def drop_features(self) -> None:
+        """Frees what only `encode` needs."""
+    def answer(self, pctrs: NDArray[np.float64], arm: bytes, policy: BidPolicy, /) -> tuple[bytes, int]:
+        """The body of the answer and its number of bids; `arm` is what stands before the results."""
+
+def read(
+    body: bytes | bytearray, is_json: bool, max_candidates: int, max_money: float, max_tmax_ms: float, /
+) -> PlainRequest | None:
+    """The request in a body, or None if it is not plain."""
