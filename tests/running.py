@@ -82,9 +82,9 @@ class RunningService:
 
     @property
     def admin_url(self) -> str:
-        """Where the routes of operation are, as its first line says."""
-        (found,) = re.findall(r"(http\S+)/docs describes it", self.output.read_text())
-        return str(found)
+        """Where the routes of operation are, as its first line says; without one, on the port of bids."""
+        found = re.findall(r"(http\S+)/docs describes it", self.output.read_text())
+        return str(found[0]) if found else self.url
 
     def connect(self) -> socket.socket:
         """A new connection to it."""

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks.device import main
+from loadtest.traffic.forged import copy_with
 from service.bundle.store import load_bundle
 from service.scoring.session import NoCuda, Session
 from tests.tiny_bundle import write_tiny_bundle
@@ -92,8 +93,10 @@ def test_an_error_is_one_line(
 
 
 def test_rows_that_cannot_be_read_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = write_tiny_bundle(tmp_path / "tiny")
-    (folder / "report" / "requests.jsonl").write_text('{"context": 3}\n')
+    rows = b'{"context": 3}\n'
+    folder = copy_with(
+        write_tiny_bundle(tmp_path / "tiny"), tmp_path / "other", {"report/requests.jsonl": rows}
+    )
     assert main(["--device", "cpu", "--arm", str(folder)]) == 1
     assert "requests.jsonl' must be a row a line, as JSON" in capsys.readouterr().err
 

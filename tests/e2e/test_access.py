@@ -330,7 +330,7 @@ def test_an_admin_port_has_every_route_but_predict_and_the_bidding_port_no_other
                 assert bidding.post("/predict", content=body_of(1), headers=JSON).status_code == 200
                 paths = admin.get("/openapi.json").json()["paths"]
                 assert {"/predict", "/metrics", "/healthz"} <= set(paths)
-        assert service.metrics()['bidlight_requests_total{arm="only",outcome="ok"}'] == 6
+        wait_until(lambda: service.metrics()['bidlight_requests_total{arm="only",outcome="ok"}'] == 6)
         service.send_signal(signal.SIGHUP)
         wait_until(lambda: service.metrics().get('bidlight_reloads_total{outcome="ok"}') == 1)
         assert service.stop() == 0
