@@ -1,4 +1,4 @@
-"""Changes the files of a bundle and lists them as an export would: with correct sizes, hashes and version."""
+"""Changes files of a tiny bundle and lists them as an export would; `loadtest.traffic.forged` has others."""
 
 from __future__ import annotations
 
@@ -8,33 +8,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from service.bundle.manifest import FileEntry, version_of
+from loadtest.traffic.forged import replace_in
 from tests.tiny_bundle import HIDDEN
 
 GRAPH = "model.float32.onnx"
-
-
-def rewrite(folder: Path, **files: bytes) -> None:
-    """Replace files."""
-    manifest = json.loads((folder / "manifest.json").read_bytes())
-    for name, data in files.items():
-        (folder / name).write_bytes(data)
-        manifest["files"][name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    entries = {name: msgspec.convert(each, FileEntry) for name, each in manifest["files"].items()}
-    manifest["version"] = version_of(entries)
-    (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
 def rewrite_json(folder: Path, file: str, change: Callable[[Any], object]) -> None:
     """Change what a JSON file holds."""
     record = json.loads((folder / file).read_bytes())
     change(record)
-    rewrite(folder, **{file: json.dumps(record).encode()})
+    replace_in(folder, {file: json.dumps(record).encode()})
 
 
 def rewrite_graph(folder: Path, change: Callable[[onnx.ModelProto], object]) -> None:
@@ -45,7 +33,7 @@ def rewrite_graph(folder: Path, change: Callable[[onnx.ModelProto], object]) -> 
     new = model.SerializeToString()
     before, after = (hashlib.sha256(each).hexdigest().encode() for each in (old, new))
     calibration = (folder / "calibration.json").read_bytes().replace(before, after)
-    rewrite(folder, **{GRAPH: new, "calibration.json": calibration})
+    replace_in(folder, {GRAPH: new, "calibration.json": calibration})
 
 
 def overflow_for(model: onnx.ModelProto, row: int) -> None:

@@ -22,14 +22,19 @@ HUGE = 100_000_000
 def copy_with(bundle: Path, folder: Path, files: Mapping[str, bytes]) -> Path:
     """A copy of a bundle in `folder` with other contents of some files, listed as they are; `folder`."""
     shutil.copytree(bundle, folder)
-    manifest = _read(bundle, MANIFEST)
+    replace_in(folder, files)
+    return folder
+
+
+def replace_in(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Give some files of a bundle other contents, and list them as they are."""
+    manifest = _read(folder, MANIFEST)
     for name, data in files.items():
         (folder / name).write_bytes(data)
         manifest["files"][name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     listed = "".join(f"{manifest['files'][name]['sha256']}  {name}\n" for name in sorted(manifest["files"]))
     manifest["version"] = hashlib.sha256(listed.encode()).hexdigest()[:8]
     (folder / MANIFEST).write_bytes(_json(manifest))
-    return folder
 
 
 def recalibrated(bundle: Path, folder: Path) -> Path:

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from loadtest.traffic.forged import replace_in
 from service.bundle.errors import BundleError
 from service.bundle.manifest import Manifest
 from service.bundle.store import load_bundle
-from tests.forged_bundle import rewrite
 
 Save = Callable[..., Manifest]
 
@@ -233,7 +233,7 @@ def test_an_invalid_file_with_a_correct_hash_is_refused(
 ) -> None:
     content = (folder / file).read_bytes()
     assert old in content
-    rewrite(folder, **{file: content.replace(old, new)})
+    replace_in(folder, {file: content.replace(old, new)})
     with pytest.raises(BundleError, match=words):
         load_bundle(folder)
     refusal(folder)
@@ -243,5 +243,5 @@ def test_a_file_that_is_not_listed_is_not_trusted(folder: Path) -> None:
     manifest = json.loads((folder / "manifest.json").read_bytes())
     del manifest["files"]["vocabulary/1.json"]
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    rewrite(folder)
+    replace_in(folder, {})
     assert "a list of all files, vocabulary/1.json too" in refusal(folder)

@@ -19,10 +19,10 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loadtest.traffic.forged import replace_in
 from service.arms.loading import read_arms, start_arms
 from service.errors import BadConfiguration
 from service.settings import Settings
-from tests.forged_bundle import rewrite
 from tests.tiny_bundle import write_tiny_bundle
 
 MORE_BYTES = 1 << 30
@@ -78,7 +78,7 @@ def main(folder: Path, examples: int) -> None:
         if name == "manifest.json":
             (folder / name).write_bytes(changed)
         else:
-            rewrite(folder, **{name: changed})
+            replace_in(folder, {name: changed})
         signal.alarm(SECONDS)
         with suppress(BadConfiguration):
             arms = start_arms(loads, read_arms(loads))
