@@ -72,7 +72,7 @@ def reset(connection: socket.socket) -> None:
     connection.close()
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     """Wait until `condition` holds; fails after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():

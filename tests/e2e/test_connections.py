@@ -401,7 +401,8 @@ def test_at_the_limit_of_files_others_wait_and_the_log_says_why(
         resource.prlimit(service.process.pid, resource.RLIMIT_NOFILE, (140, 140))
         connections = [service.connect() for _ in range(120)]
         for connection in connections:
-            connection.sendall(b"POST /predict HTTP/1.1\r\n")  # none of them is idle
+            connection.sendall(b"POST /predict HTTP/1.1\r\n")
+        time.sleep(1.0)  # the service has read from each, so none of them is idle
         with service.connect() as waiting:
             waiting.settimeout(0.5)
             waiting.sendall(message(body_of(1)))

@@ -137,7 +137,8 @@ def test_workers_label_few_unknown_names_together(bundles: dict[str, Path], tmp_
 
 def test_a_reload_waits_while_too_many_workers_still_answer(bundles: dict[str, Path], tmp_path: Path) -> None:
     held: list[socket.socket] = []
-    with running_service(tmp_path, arguments_for(bundles["control"])) as service:
+    arguments = [*arguments_for(bundles["control"]), "--try-reloads", "off"]
+    with running_service(tmp_path, arguments) as service:
         for number in range(PROCESSES_A_SLOT):
             connections = [service.connect() for _ in range(16)]
             for connection in connections:  # requests under way keep every worker from stopping at once
