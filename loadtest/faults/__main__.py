@@ -108,8 +108,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     command = Command("loadtest.faults", __doc__)
     add = command.add_argument
     add("--bundle", type=Path, default="artifacts/demo", metavar="FOLDER", help="the bundle to serve")
-    every = tuple(SCENARIOS.values())
-    add("--only", type=_scenarios, default=every, metavar="NAMES", help="some of the scenarios")
+    add("--only", type=_scenarios, metavar="NAMES", help="some of the scenarios, instead of all")
     add("--list", action="store_true", help="print the scenarios with what is wanted, and end")
     add("--quick", action="store_true", help="shorter loads and fewer repetitions")
     command.number("--connections", 1000, "connections of an overload")
@@ -118,6 +117,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     command.cores("a server of one process", "the clients")
     add("--out", type=Path, metavar="FILE", help="where the lines of JSON go too")
     options = command.parsed(arguments)
+    options.only = options.only or tuple(SCENARIOS.values())
     options.checkout = None if options.checkout is None else options.checkout.resolve()
     return options
 
