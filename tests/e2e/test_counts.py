@@ -81,7 +81,8 @@ def test_every_scrape_is_whole_while_workers_are_replaced_and_killed(
                 service.send_signal(signal.SIGHUP)
                 wait_until(lambda: reloads_of(service) == number + 1)  # noqa: B023
                 victim = min(service.workers())
-                os.kill(victim, signal.SIGKILL)
+                with suppress(ProcessLookupError):  # the reload may have ended it meanwhile
+                    os.kill(victim, signal.SIGKILL)
                 wait_until(lambda: victim not in (now := service.workers()) and len(now) == 2)  # noqa: B023
         finally:
             is_over.set()
