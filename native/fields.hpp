@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -36,17 +37,24 @@ struct Bins {
 class OwnedVocabulary {
  public:
   OwnedVocabulary(std::span<const VocabularyEntry> entries, std::uint64_t seed)
-      : words_(pack_vocabulary(entries, seed)), vocabulary_(words_) {}
+      : owned_(pack_vocabulary(entries, seed)), words_(owned_), vocabulary_(words_) {}
+
+  // One that was packed before, in words that stay as long as `memory`. Throws std::invalid_argument.
+  OwnedVocabulary(std::span<const std::uint64_t> words, std::shared_ptr<const void> memory)
+      : memory_(std::move(memory)), words_(words), vocabulary_(words_) {}
 
   // The vocabulary points into the words.
   OwnedVocabulary(const OwnedVocabulary&) = delete;
   OwnedVocabulary& operator=(const OwnedVocabulary&) = delete;
 
   const Vocabulary& get() const { return vocabulary_; }
-  std::size_t bytes() const { return words_.size() * sizeof(std::uint64_t); }
+  std::span<const std::uint64_t> words() const { return words_; }
+  std::size_t bytes() const { return words_.size_bytes(); }
 
  private:
-  std::vector<std::uint64_t> words_;
+  std::vector<std::uint64_t> owned_;
+  std::shared_ptr<const void> memory_;
+  std::span<const std::uint64_t> words_;
   Vocabulary vocabulary_;
 };
 

@@ -11,12 +11,14 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 #include <utility>
 #include <vector>
 
 #include "answer.hpp"
 #include "encoder.hpp"
 #include "json_source.hpp"
+#include "mapped_file.hpp"
 #include "msgpack_source.hpp"
 #include "request_reader.hpp"
 
@@ -121,6 +123,66 @@ std::shared_ptr<OwnedVocabulary> make_vocabulary(nb::tuple values, std::optional
   const nb::gil_scoped_release released;
   return std::make_shared<OwnedVocabulary>(entries, seed);
 }
+
+// One that was packed into the bytes of `object` from `offset` on, which it keeps.
+std::shared_ptr<OwnedVocabulary> open_vocabulary(nb::object object, std::size_t offset) {
+  const auto memory = std::make_shared<const Buffer>(object);
+  const std::size_t size = memory->size() - std::min(offset, memory->size());
+  const char* begin = memory->begin() + offset;
+  if (size % sizeof(std::uint64_t) != 0 || reinterpret_cast<std::uintptr_t>(begin) % alignof(std::uint64_t) != 0) {
+    throw std::invalid_argument("it is not made of whole words");
+  }
+  const std::span words(reinterpret_cast<const std::uint64_t*>(begin), size / sizeof(std::uint64_t));
+  return std::make_shared<OwnedVocabulary>(words, memory);
+}
+
+void check_vocabulary(const OwnedVocabulary& self, std::optional<nb::object> ids) {
+  std::optional<Array<std::int32_t>> given;
+  if (ids) given.emplace(*ids);
+  if (given && given->get().size() != self.get().size()) throw std::invalid_argument("it has another number of values");
+  const nb::gil_scoped_release released;
+  self.get().check(given ? given->get().data() : nullptr);
+}
+
+nb::tuple values_of(const OwnedVocabulary& self) {
+  const auto values = nb::steal<nb::tuple>(PyTuple_New(static_cast<Py_ssize_t>(self.get().size())));
+  if (!values.is_valid()) throw nb::python_error();
+  Py_ssize_t place = 0;
+  self.get().for_each([&](Text text) {
+    PyTuple_SET_ITEM(values.ptr(), place++, nb::str(text.data(), text.size()).release().ptr());
+  });
+  return values;
+}
+
+// The id of a text that is not empty. One with a lone surrogate has no UTF-8, and is in no vocabulary.
+std::int32_t find_text(const OwnedVocabulary& self, nb::str text) {
+  Py_ssize_t size = 0;
+  const char* bytes = PyUnicode_AsUTF8AndSize(text.ptr(), &size);
+  if (bytes == nullptr) {
+    PyErr_Clear();
+    return kOutOfVocabularyId;
+  }
+  const Text found(bytes, static_cast<std::size_t>(size));
+  return self.get().find(found, self.get().hash(found));
+}
+
+MappedFile* map_file(int descriptor, std::size_t size) {
+  try {
+    return new MappedFile(descriptor, size);
+  } catch (const std::system_error& error) {
+    errno = error.code().value();
+    PyErr_SetFromErrno(PyExc_OSError);
+    throw nb::python_error();
+  }
+}
+
+int mapped_buffer(PyObject* self, Py_buffer* view, int flags) noexcept {
+  const auto* file = nb::inst_ptr<MappedFile>(nb::handle(self));
+  const auto size = static_cast<Py_ssize_t>(file->size());
+  return PyBuffer_FillInfo(view, self, const_cast<char*>(file->data()), size, 1, flags);
+}
+
+PyType_Slot mapped_slots[] = {{Py_bf_getbuffer, reinterpret_cast<void*>(mapped_buffer)}, {0, nullptr}};
 
 // An Encoder that is filled field by field.
 class PyEncoder {
@@ -275,9 +337,22 @@ NB_MODULE(_native, module) {
   // At the end of a process what is left needs no freeing.
   nb::set_leak_warnings(false);
 
+  module.attr("LONGEST_RUN") = Vocabulary::kLongestRun;
   nb::class_<OwnedVocabulary>(module, "Vocabulary")
       .def_static("pack", &make_vocabulary, nb::arg("values"), nb::arg("ids").none(), nb::arg("seed"))
+      .def_static("open", &open_vocabulary)
+      .def("check", &check_vocabulary, nb::arg("ids").none())
+      .def("find", &find_text)
+      .def("__len__", [](const OwnedVocabulary& self) { return self.get().size(); })
+      .def("__bytes__",
+           [](const OwnedVocabulary& self) { return nb::bytes(self.words().data(), self.words().size_bytes()); })
+      .def_prop_ro("values", &values_of)
+      .def_prop_ro("longest_run", [](const OwnedVocabulary& self) { return self.get().longest_run(); })
       .def_prop_ro("nbytes", &OwnedVocabulary::bytes);
+
+  nb::class_<MappedFile>(module, "MappedFile", nb::type_slots(mapped_slots))
+      .def(nb::new_(&map_file), nb::arg("descriptor"), nb::arg("size"))
+      .def_prop_ro("is_whole", &MappedFile::is_whole);
 
   nb::class_<PyEncoder>(module, "Encoder")
       .def(nb::init<>())

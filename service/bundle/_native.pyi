@@ -5,6 +5,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import Buffer
+
+LONGEST_RUN: int
+"""The longest run of slots in a vocabulary that `check` accepts."""
 
 class Vocabulary:
     """Values and their ids, packed."""
@@ -12,9 +16,32 @@ class Vocabulary:
     @staticmethod
     def pack(values: tuple[str, ...], ids: NDArray[np.int32] | None, seed: int) -> Vocabulary:
         """Values, which are unique and not empty; without `ids` [values] they are 2, 3, ..."""
+    @staticmethod
+    def open(memory: Buffer, offset: int, /) -> Vocabulary:
+        """One that was packed into `memory` from `offset` on, which it keeps. Raises ValueError."""
+    def check(self, ids: NDArray[np.int32] | None) -> None:
+        """Raises ValueError unless it is whole, and gives its values `ids` [values], or 2, 3, ..."""
+    def find(self, text: str, /) -> int:
+        """The id of a text that is not empty; 1 where it is none of the values."""
+    def __len__(self) -> int: ...
+    def __bytes__(self) -> bytes: ...
+    @property
+    def values(self) -> tuple[str, ...]:
+        """As new strings, in the order in which they were packed."""
+    @property
+    def longest_run(self) -> int:
+        """The most slots that a look-up reads, whatever the text."""
     @property
     def nbytes(self) -> int:
         """Bytes of memory."""
+
+class MappedFile(Buffer):
+    """An open file in memory, read-only and shared; pages that are gone later read as zeros."""
+
+    def __init__(self, descriptor: int, size: int) -> None: ...
+    @property
+    def is_whole(self) -> bool:
+        """Whether no page was gone that was read."""
 
 class Encoder:
     """Fields added in the order of their columns, then finished. `length` is 0 for a field with one value."""
