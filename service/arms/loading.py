@@ -47,7 +47,7 @@ def read_arms(
     arms = []
     for number, spec in enumerate([parse_arm(text) for text in settings.arms]):
         with _named(spec), _limited(settings, _bytes_in(spec.folder), limits_memory):
-            bundle = load_bundle(Path(spec.folder))
+            bundle = load_bundle(Path(spec.folder), native=settings.native == "on")
             if digests is not None and bundle.digest != digests[number]:
                 found = "another bundle than a moment ago"
                 raise BundleError(spec.folder, "the bundle that was tried", found, "reload once more")

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from service.bundle.errors import InvalidValue
 from service.bundle.lookups import (
+    NO_TABLES,
     CategoricalLookup,
     Lookup,
     NumericLookup,
@@ -32,6 +33,7 @@ from service.bundle.schema import MISSING_ID, Field, Kind, RawValue, Role, Schem
 
 if TYPE_CHECKING:
     from service.bundle import _native
+    from service.bundle.vocabulary_tables import VocabularyTables
 
 __all__ = ["Encoder", "InvalidValue"]
 
@@ -170,15 +172,16 @@ def _as_slice(places: list[int]) -> slice | NDArray[np.intp]:
 
 
 class Encoder:
-    """Encodes the fields of a schema; building it creates a dictionary for each vocabulary.
+    """Encodes the fields of a schema; building it creates a dictionary for each vocabulary without a table.
 
     The ids of the context and of a candidate are [context columns] and [candidate columns], each in the order
     of the schema; a row of ids [columns] holds both, in the columns of the schema.
     """
 
-    def __init__(self, schema: Schema) -> None:
+    def __init__(self, schema: Schema, tables: VocabularyTables | None = None) -> None:
         self.schema = schema
-        lookups = lookups_of(schema.fields)
+        self._tables = tables
+        lookups = lookups_of(schema.fields, NO_TABLES if tables is None else tables.by_field)
         self._row = _Block(schema, schema.fields, lookups)
         self._columns = {column.name: column for column in self._row.columns}
         by_role = {
@@ -196,7 +199,14 @@ class Encoder:
     @cached_property
     def native(self) -> _native.Encoder | None:
         """The same schema in the native core, if that was built; it is made when it is first asked for."""
-        return native_encoder(self.schema) if IS_BUILT else None
+        if not IS_BUILT:
+            return None
+        return native_encoder(self.schema, NO_TABLES if self._tables is None else self._tables.by_field)
+
+    def check_unchanged(self) -> None:
+        """Raises BundleError if somebody has written to a table that look-ups read."""
+        if self._tables is not None:
+            self._tables.check_unchanged()
 
     def encode_column(self, name: str, values: Sequence[RawValue]) -> Ids:
         """ids [n, max_length] of a field's values. Raises InvalidValue with the row; KeyError."""

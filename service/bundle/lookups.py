@@ -1,17 +1,19 @@
 """One lookup for each field: raw values -> ids; it knows the field, neither rows nor requests.
 
-A vocabulary is a dictionary of final ids: a renumbering is applied when it is built and costs nothing later.
-Everything but a plain hit goes through `__missing__`. Fields with the same values share the dictionary, so it
-knows no field's name. Every lookup has `one` and `many`, which give the same ids. They raise InvalidValue
-without a row, or TypeError for a value that `is_text` refuses (`refusal_of_text` gives the reason).
+A vocabulary is a dictionary of final ids, or a table of the bundle that holds them: a renumbering is applied
+when either is built and costs nothing later. Everything but a plain hit goes through `__missing__`. Fields
+with the same values share the dictionary, so it knows no field's name. Every lookup has `one` and `many`,
+which give the same ids. They raise InvalidValue without a row, or TypeError for a value that `is_text`
+refuses (`refusal_of_text` gives the reason).
 """
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
-from typing import Any, NoReturn
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 from zlib import crc32
 
 import numpy as np
@@ -20,12 +22,17 @@ from numpy.typing import NDArray
 from service.bundle.errors import InvalidValue, show
 from service.bundle.schema import FIRST_ID, MISSING_ID, OOV_ID, Bins, Field, Hashing, Kind, Vocabulary
 
+if TYPE_CHECKING:
+    from service.bundle import _native
+
+NO_TABLES: Final[Mapping[str, _native.Vocabulary]] = MappingProxyType({})
 # Python converts integers of up to 640 digits whatever its limit is set to; this many bits have 617 digits.
 MAX_INTEGER_BITS = 2048
 # Below this many values, a loop over bisect is faster than the numpy calls around searchsorted.
 MANY = 12
-# Hashes are cached, at most this many for a field and of values up to this length; common values come first.
-CACHED_HASHES = 8192
+# Ids that are computed, or found in a table, are cached: at most this many of a field, and of values up to
+# this length. Common values come first.
+CACHED_TEXTS = 8192
 CACHED_CHARACTERS = 64
 # The same for numbers: most logs hold small counts. Larger ones are not cached: any number of large integers
 # hash alike, and every look-up would be compared with all that a client has put there.
@@ -55,6 +62,22 @@ class _VocabularyIds(dict[Any, int]):
         return MISSING_ID if value is None else self[_digits(value)]
 
 
+class _TableIds(dict[Any, int]):
+    """Text -> id by a table; the dictionary caches the ids of the first values that the table holds."""
+
+    def __init__(self, table: _native.Vocabulary) -> None:
+        super().__init__({"": MISSING_ID})
+        self.find = table.find
+
+    def __missing__(self, value: Any) -> int:
+        if not isinstance(value, str):
+            return MISSING_ID if value is None else self[_digits(value)]
+        found = self.find(value)
+        if found != OOV_ID and len(self) < CACHED_TEXTS and len(value) <= CACHED_CHARACTERS:
+            self[value] = found
+        return found
+
+
 class _HashedIds(dict[Any, int]):
     """Text -> id by feature hashing; the dictionary caches the ids of the first texts."""
 
@@ -69,7 +92,7 @@ class _HashedIds(dict[Any, int]):
         # Lone surrogates are not UTF-8; they are encoded as if they were, so that every text has an id.
         base = FIRST_ID + crc32(value.encode("utf-8", "surrogatepass"), self.seed) % self.buckets
         found = base if self.ids is None else int(self.ids[base])
-        if len(self) < CACHED_HASHES and len(value) <= CACHED_CHARACTERS:
+        if len(self) < CACHED_TEXTS and len(value) <= CACHED_CHARACTERS:
             self[value] = found
         return found
 
@@ -205,14 +228,23 @@ def refuse(field: Field, expected: str, value: Any, remedy: str) -> NoReturn:
 Lookup = CategoricalLookup | SequenceLookup | NumericLookup
 
 
-def lookups_of(fields: Sequence[Field]) -> dict[str, Lookup]:
-    """The lookup of each field by name; fields with the same values share a dictionary."""
-    dictionaries = {field.name: _ids_of(field) for field in fields if field.same_values_as is None}
+def lookups_of(
+    fields: Sequence[Field], tables: Mapping[str, _native.Vocabulary] = NO_TABLES
+) -> dict[str, Lookup]:
+    """The lookup of each field by name; fields with the same values share a dictionary.
+
+    A field with a table in `tables` needs no dictionary of its values.
+    """
+    dictionaries = {
+        field.name: _ids_of(field, tables.get(field.name)) for field in fields if field.same_values_as is None
+    }
     return {field.name: _lookup(field, dictionaries[field.same_values_as or field.name]) for field in fields}
 
 
-def _ids_of(field: Field) -> dict[Any, int]:
+def _ids_of(field: Field, table: _native.Vocabulary | None) -> dict[Any, int]:
     """Text -> id; empty for a numeric field, which needs no dictionary."""
+    if table is not None:
+        return _TableIds(table)
     match field.encoding:
         case Vocabulary():
             return _VocabularyIds(field, field.encoding)

@@ -6,6 +6,7 @@ The Python encoder is what its ids are tested against, and what encodes all that
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -22,7 +23,7 @@ else:
     except ImportError:  # no compiler where this was installed
         _native = None
 
-__all__ = ["IS_BUILT", "_native", "is_native", "native_encoder"]
+__all__ = ["IS_BUILT", "_native", "ids_of_values", "is_native", "native_encoder"]
 
 IS_BUILT = _native is not None
 
@@ -32,16 +33,19 @@ def is_native(setting: Literal["on", "off"]) -> bool:
     return IS_BUILT and setting == "on"
 
 
-def native_encoder(schema: Schema) -> _native.Encoder:
-    """The fields of a schema in the core, which must be built."""
+def native_encoder(schema: Schema, tables: Mapping[str, _native.Vocabulary]) -> _native.Encoder:
+    """The fields of a schema in the core, which must be built; a vocabulary without a table is packed."""
     # Clients choose texts and names: as the seed is secret, they cannot choose some that collide.
     seed = secrets.randbits(64)
     encoder = _native.Encoder()
     vocabularies = {
-        field.name: _native.Vocabulary.pack(field.encoding.values, _renumbered(field), seed)
+        field.name: _native.Vocabulary.pack(field.encoding.values, ids_of_values(field), seed)
         for field in schema.fields
-        if isinstance(field.encoding, Vocabulary) and field.same_values_as is None
+        if isinstance(field.encoding, Vocabulary)
+        and field.same_values_as is None
+        and field.name not in tables
     }
+    vocabularies.update(tables)
     for field in schema.fields:
         is_candidate = field.role is Role.CANDIDATE
         length = field.max_length if field.kind is Kind.SEQUENCE else 0
@@ -52,7 +56,7 @@ def native_encoder(schema: Schema) -> _native.Encoder:
             case Hashing(buckets, hash_seed):
                 encoder.add_hashing(is_candidate, field.name, length, buckets, hash_seed, field.renumbering)
             case Bins(edges):
-                ids = _renumbered(field)
+                ids = ids_of_values(field)
                 if ids is None:
                     ids = np.arange(FIRST_ID, field.base_cardinality, dtype=np.int32)
                 encoder.add_bins(is_candidate, field.name, np.array(edges, np.float64), ids)
@@ -60,6 +64,6 @@ def native_encoder(schema: Schema) -> _native.Encoder:
     return encoder
 
 
-def _renumbered(field: Field) -> NDArray[np.int32] | None:
+def ids_of_values(field: Field) -> NDArray[np.int32] | None:
     """The ids of the encoding's own values, in order, if they are not FIRST_ID, ..."""
     return None if field.renumbering is None else field.renumbering[FIRST_ID:]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import msgspec
 import numpy as np
@@ -23,6 +23,8 @@ from service.bundle.schema import Field, Kind, Role, Schema
 from service.bundle.spelling import Spelling
 
 SCHEMA_FILE = "schema.json"
+# The position of a field and its number of values -> its vocabulary, None where it is to be read.
+Stored = Callable[[int, int], Vocabulary | None]
 
 
 class _VocabularyRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="vocabulary"):
@@ -73,7 +75,7 @@ def schema_to_files(schema: Schema) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
     records = []
     for field in schema.fields:
-        vocabulary, renumbering = _file_names(positions[field.same_values_as or field.name])
+        vocabulary, renumbering, _ = file_names(positions[field.same_values_as or field.name])
         encoding: _VocabularyRecord | _HashingRecord | _BinsRecord
         match field.encoding:
             case Vocabulary(values):
@@ -102,15 +104,18 @@ def schema_to_files(schema: Schema) -> dict[str, bytes]:
     return {SCHEMA_FILE: encode_json(record), **files}
 
 
-def schema_from_files(read: Callable[[str], bytes]) -> Schema:
-    """The schema in the files that `read(name)` returns. Raises BundleError for any invalid file."""
+def schema_from_files(read: Callable[[str], bytes], stored: Stored = lambda position, values: None) -> Schema:
+    """The schema in the files that `read(name)` returns. Raises BundleError for any invalid file.
+
+    A vocabulary that is `stored` otherwise is not read.
+    """
     record = decode_json(SCHEMA_FILE, read(SCHEMA_FILE), _SchemaRecord)
     ids = (record.missing_id, record.oov_id, record.first_id)
     if ids != (MISSING_ID, OOV_ID, FIRST_ID):
         expected = f"written for missing, oov and first ids {(MISSING_ID, OOV_ID, FIRST_ID)}"
         raise BundleError(SCHEMA_FILE, expected, str(ids), EXPORT_AGAIN)
     owners = {
-        each.name: _field_from_record(position, each, read)
+        each.name: _field_from_record(position, each, read, stored)
         for position, each in enumerate(record.fields)
         if each.same_values_as is None
     }
@@ -129,8 +134,13 @@ def schema_from_files(read: Callable[[str], bytes]) -> Schema:
         raise BundleError(SCHEMA_FILE, "a valid schema", str(error), EXPORT_AGAIN) from error
 
 
-def _field_from_record(position: int, record: _FieldRecord, read: Callable[[str], bytes]) -> Field:
-    vocabulary, renumbering = _file_names(position)
+def _field_from_record(
+    position: int,
+    record: _FieldRecord,
+    read: Callable[[str], bytes],
+    stored: Stored,
+) -> Field:
+    vocabulary, renumbering, _ = file_names(position)
     file = SCHEMA_FILE
     try:
         encoding: Encoding
@@ -138,8 +148,11 @@ def _field_from_record(position: int, record: _FieldRecord, read: Callable[[str]
             case _VocabularyRecord():
                 _expect(f"vocabulary file of field {show(record.name)}", record.encoding.file, vocabulary)
                 file = vocabulary
-                encoding = Vocabulary(decode_json(file, read(file), tuple[str, ...]))
-                _expect("number of values", len(encoding.values), record.encoding.values)
+                values = record.encoding.values
+                encoding = stored(position, values) or Vocabulary(
+                    decode_json(file, read(file), tuple[str, ...])
+                )
+                _expect("number of values", encoding.size, values)
                 file = SCHEMA_FILE
             case _HashingRecord():
                 encoding = Hashing(record.encoding.buckets, record.encoding.seed)
@@ -182,12 +195,27 @@ def _expect(what: str, found: object, expected: object) -> None:
 
 
 def is_of_schema(name: str) -> bool:
-    """Whether the file of that name in a bundle is part of its schema."""
-    return name == SCHEMA_FILE or name.startswith("vocabulary/")
+    """Whether the file of that name in a bundle is part of its schema; a table adds nothing to it."""
+    return name == SCHEMA_FILE or (name.startswith("vocabulary/") and not name.endswith(".table"))
 
 
-def _file_names(position: int) -> tuple[str, str]:
-    return f"vocabulary/{position}.json", f"vocabulary/{position}.renumbering.npy"
+class FieldFiles(NamedTuple):
+    """The names of a field's files."""
+
+    vocabulary: str
+    renumbering: str
+    table: str
+
+    @property
+    def sources(self) -> tuple[str, str]:
+        """Those that its table is made of; without a renumbering it is the first alone."""
+        return self.vocabulary, self.renumbering
+
+
+def file_names(position: int) -> FieldFiles:
+    """Those of the field at `position`, whichever of them it has."""
+    start = f"vocabulary/{position}"
+    return FieldFiles(f"{start}.json", f"{start}.renumbering.npy", f"{start}.table")
 
 
 def _npy(renumbering: NDArray[np.int32]) -> bytes:

@@ -1,14 +1,17 @@
 """Writes a bundle atomically and reads it with everything verified; it runs no graph.
 
 A save builds every file in memory, loads them as a service would, and only then touches the disk. Loading
-uses the same bytes that it hashes.
+uses the same bytes that it hashes; tables of vocabularies are mapped, all other files are read.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +44,10 @@ from service.bundle.manifest import (
     manifest_to_file,
     most_bytes_of,
 )
+from service.bundle.native import IS_BUILT, _native
 from service.bundle.schema import Role, Schema
 from service.bundle.schema_files import schema_from_files, schema_to_files
+from service.bundle.vocabulary_tables import TableFile, VocabularyTables, identity_of, tables_to_files
 
 __all__ = ["Bundle", "BundleError", "Contents", "check_replaceable", "load_bundle", "save_bundle"]
 
@@ -81,10 +86,11 @@ class Bundle:
         return self._tables[variant]
 
 
-def load_bundle(folder: Path) -> Bundle:
+def load_bundle(folder: Path, *, native: bool = True) -> Bundle:
     """The bundle in `folder`; each file is read once. Raises BundleError, in one line, for any fault.
 
     Files that a service does not use (the report) are verified too: people and load tests rely on them.
+    Tables of vocabularies are used if the core was built, unless `native` is false.
     """
     folder = Path(folder)
     if not (folder / MANIFEST_FILE).is_file():
@@ -95,21 +101,32 @@ def load_bundle(folder: Path) -> Bundle:
         encoded = _read_inside(root, MANIFEST_FILE)
         manifest = manifest_from_file(encoded)
         read = _VerifiedReader(root, manifest.files)
-        bundle = _assemble(encoded, manifest, read, folder)
+        tables = VocabularyTables(manifest.files, read.map) if native and IS_BUILT else None
+        bundle = _assemble(encoded, manifest, read, tables, folder)
         for name in manifest.files.keys() - read.names:
-            read(name)
+            read.verify(name)
     except BundleError as error:
         file = str(folder / error.file)
         raise BundleError(file, error.expected, error.found, error.remedy) from error
     return bundle
 
 
-def _assemble(encoded: bytes, manifest: Manifest, read: Callable[[str], bytes], folder: Path) -> Bundle:
-    schema = schema_from_files(read)
+def _assemble(
+    encoded: bytes,
+    manifest: Manifest,
+    read: Callable[[str], bytes],
+    tables: VocabularyTables | None,
+    folder: Path,
+) -> Bundle:
+    if tables is None:
+        schema = schema_from_files(read)
+    else:
+        schema = schema_from_files(read, tables.vocabulary)
+        tables.check(schema)
     calibrators = calibrators_from_file(read(CALIBRATION_FILE))
     golden = decode_json(GOLDEN_FILE, read(GOLDEN_FILE), Golden)
     golden.validate(manifest.graphs)
-    encoder = Encoder(schema)
+    encoder = Encoder(schema, tables)
     check_golden_ids(encoder, golden)
     _match(manifest, schema, calibrators)
     graphs = {variant: read(graph.file) for variant, graph in manifest.graphs.items()}
@@ -159,22 +176,45 @@ class _VerifiedReader:
         self.names: set[str] = set()
 
     def __call__(self, name: str) -> bytes:
+        entry = self._entry(name)
+        data = _read_inside(self.root, name, entry.size)
+        self._compare(name, entry, hashlib.sha256(data).hexdigest())
+        return data
+
+    def map(self, name: str) -> TableFile:
+        """The file in memory that other processes share, and which must not be written to."""
+        entry = self._entry(name)
+        with _opened_inside(self.root, name, entry.size) as file:
+            identity = identity_of(os.fstat(file.fileno()))
+            memory = _native.MappedFile(file.fileno(), entry.size)
+        self._compare(name, entry, hashlib.sha256(memory).hexdigest())
+        return TableFile(memory, self.root / name, identity)
+
+    def verify(self, name: str) -> None:
+        """Reads a file that nobody needs, without keeping it."""
+        entry = self._entry(name)
+        with _opened_inside(self.root, name, entry.size) as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        self._compare(name, entry, sha256)
+
+    def _entry(self, name: str) -> FileEntry:
         entry = self.files.get(name)
         if entry is None:
             raise BundleError(
                 MANIFEST_FILE, f"a list of all files, {name} too", "no such entry", EXPORT_AGAIN
             )
-        data = _read_inside(self.root, name, entry.size)
-        sha256 = hashlib.sha256(data).hexdigest()
+        return entry
+
+    def _compare(self, name: str, entry: FileEntry, sha256: str) -> None:
         if sha256 != entry.sha256:
             expected = f"of SHA-256 {entry.sha256[:12]}..."
             raise BundleError(name, expected, f"{sha256[:12]}...", "copy the file again")
         self.names.add(name)
-        return data
 
 
-def _read_inside(root: Path, name: str, size: int | None = None) -> bytes:
-    """The bytes of a file in `root` that is `size` bytes long. Raises BundleError."""
+@contextmanager
+def _opened_inside(root: Path, name: str, size: int | None = None) -> Iterator[BufferedReader]:
+    """A file in `root` that is `size` bytes long, open to read. Raises BundleError."""
     try:
         path = (root / name).resolve()
         if not path.is_relative_to(root):
@@ -187,9 +227,15 @@ def _read_inside(root: Path, name: str, size: int | None = None) -> bytes:
         if size is not None and found != size:
             raise BundleError(name, f"{size} bytes long", f"{found} bytes", "copy the file again")
         with path.open("rb") as file:
-            return file.read(found + 1)  # not what is written to it meanwhile
+            yield file
     except (OSError, RuntimeError) as error:  # RuntimeError: circular links
         raise BundleError(name, "readable", str(error), "check the folder's permissions") from error
+
+
+def _read_inside(root: Path, name: str, size: int | None = None) -> bytes:
+    """The bytes of a file in `root` that is `size` bytes long. Raises BundleError."""
+    with _opened_inside(root, name, size) as file:
+        return file.read(os.fstat(file.fileno()).st_size + 1)  # not what is written to it meanwhile
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,7 +263,8 @@ def save_bundle(folder: Path, description: Description, contents: Contents) -> M
     files = _files(description.graphs, contents)
     manifest = manifest_of(description, files)
     encoded = manifest_to_file(manifest)
-    bundle = _assemble(encoded, manifest_from_file(encoded), files.__getitem__, folder)
+    tables = VocabularyTables(manifest.files, lambda name: TableFile(files[name])) if IS_BUILT else None
+    bundle = _assemble(encoded, manifest_from_file(encoded), files.__getitem__, tables, folder)
     for variant, graph in manifest.graphs.items():
         if graph.tables:
             bundle.tables(variant)
@@ -230,8 +277,10 @@ def _files(graphs: Mapping[str, Graph], contents: Contents) -> dict[str, bytes]:
     if graphs.keys() != contents.graphs.keys():
         expected = f"described for the graphs {', '.join(contents.graphs)}"
         raise BundleError(MANIFEST_FILE, expected, ", ".join(graphs), "describe each graph")
+    schema_files = schema_to_files(contents.schema)
     files = {
-        **schema_to_files(contents.schema),
+        **schema_files,
+        **tables_to_files(contents.schema, schema_files),
         CALIBRATION_FILE: calibrators_to_file(tuple(contents.calibrators.values())),
         GOLDEN_FILE: msgspec.json.encode(contents.golden) + b"\n",
     }

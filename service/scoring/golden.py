@@ -30,9 +30,11 @@ async def replay_golden(predictor: Predictor) -> None:
 def check_golden(predictor: Predictor) -> None:
     """Score the first golden row again with every graph, uncounted and past the queue.
 
-    Raises BundleError if its logit differs, and whatever a graph raises that no longer runs.
+    Raises BundleError if its logit differs, or somebody has written to a file that the encoder reads, and
+    whatever a graph raises that no longer runs.
     """
     golden, graphs, encoder = predictor.golden, predictor.graphs, predictor.encoder
+    encoder.check_unchanged()
     row = golden.rows[0]
     rows = RequestRows(encoder.encode_context(row.context), encoder.encode_candidates([row.candidate]))
     for rows.is_large in {False, graphs.has_shared_context}:

@@ -89,7 +89,7 @@ class Predictor:
     @classmethod
     def load(cls, folder: str, settings: Settings) -> Predictor:
         """The predictor of the bundle in `folder`; raises BundleError. Keeps only the variant served."""
-        return cls(load_bundle(Path(folder)), settings)
+        return cls(load_bundle(Path(folder), native=is_native(settings.native)), settings)
 
     def admit(self, rows: int) -> None:
         """Reserve room for a request of so many rows, before it is encoded. Raises Overloaded."""

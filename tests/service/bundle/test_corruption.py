@@ -224,7 +224,6 @@ def test_a_manifest_that_contradicts_itself_is_refused(folder: Path, change: Any
         ("golden.json", b'"a2"', b"true", "encodable in row 0"),
         ("golden.json", b"[0.5,-1.0,0.0]", b"[0.5,-1.0]", "3 logits of pruned, as many as rows"),
         ("schema.json", b'"oov_id": 1', b'"oov_id": 0', "missing, oov and first ids"),
-        ("vocabulary/0.json", b'"b"', b'"a"', "unique"),
         ("model.int8.onnx", b"int8", b"int4", "fitted on model.int8.onnx with SHA-256"),
     ],
 )
@@ -236,6 +235,14 @@ def test_an_invalid_file_with_a_correct_hash_is_refused(
     replace_in(folder, {file: content.replace(old, new)})
     with pytest.raises(BundleError, match=words):
         load_bundle(folder)
+    refusal(folder)
+
+
+def test_values_that_repeat_are_refused(folder: Path) -> None:
+    content = (folder / "vocabulary/0.json").read_bytes()
+    replace_in(folder, {"vocabulary/0.json": content.replace(b'"b"', b'"a"')})
+    with pytest.raises(BundleError, match=r"vocabulary/0\.json' must be valid .*unique"):
+        load_bundle(folder, native=False)
     refusal(folder)
 
 

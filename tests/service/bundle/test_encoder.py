@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.bundle.encoder import Encoder, InvalidValue
-from service.bundle.lookups import CACHED_HASHES, MANY
+from service.bundle.lookups import CACHED_TEXTS, MANY
 from service.bundle.schema import Bins, Field, Hashing, Kind, Role, Schema, Vocabulary
 
 EDGES = (-1e300, -1.0, 0.0, 0.1, 7.0, 2.0**53, 2.0**53 + 2, 1e308)
@@ -256,7 +256,7 @@ def test_one_and_true_are_not_one_feature() -> None:
 def test_hashes_beyond_the_cache_are_the_same() -> None:
     field = Field("C", Kind.CATEGORICAL, Role.CONTEXT, Hashing(1000))
     encoder = Encoder(Schema((field,)))
-    values = [str(number) for number in range(CACHED_HASHES + 1000)] + ["long " * 100]
+    values = [str(number) for number in range(CACHED_TEXTS + 1000)] + ["long " * 100]
     first, again = encoder.encode_column("C", values), encoder.encode_column("C", values)
     np.testing.assert_array_equal(first, again)
     assert first[:, 0].tolist() == [2 + crc32(value.encode()) % 1000 for value in values]
