@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from loadtest.traffic.forged import replace_in
+from service.bundle import vocabulary_tables
 from service.bundle.encoder import Encoder, InvalidValue
 from service.bundle.errors import BundleError
 from service.bundle.manifest import FileEntry, Manifest
@@ -169,6 +170,19 @@ def test_a_bundle_without_tables_gives_the_same_ids(folder: Path) -> None:
     assert ids_of(old) == expected
     assert old.encoder.native is not None
     assert _schema_files(old) == expected_digest
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("IS_BUILT", False), ("MAX_VOCABULARY_BYTES", 100)], ids=["no core", "too large"]
+)
+def test_an_export_that_can_write_no_table_writes_none(
+    save: Save, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: Any
+) -> None:
+    expected = ids_of(load_bundle(folder))
+    monkeypatch.setattr(vocabulary_tables, name, value)
+    manifest = save(tmp_path / "B")
+    assert not TABLES & manifest.files.keys()
+    assert ids_of(load_bundle(tmp_path / "B")) == expected
 
 
 def _schema_files(bundle: Bundle) -> dict[str, FileEntry]:
