@@ -30,6 +30,7 @@ def replace_in(folder: Path, files: Mapping[str, bytes]) -> None:
     """Give some files of a bundle other contents, and list them as they are."""
     manifest = _read(folder, MANIFEST)
     for name, data in files.items():
+        (folder / name).unlink(missing_ok=True)  # tables are read-only
         (folder / name).write_bytes(data)
         manifest["files"][name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     listed = "".join(f"{manifest['files'][name]['sha256']}  {name}\n" for name in sorted(manifest["files"]))

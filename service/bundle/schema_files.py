@@ -196,7 +196,12 @@ def _expect(what: str, found: object, expected: object) -> None:
 
 def is_of_schema(name: str) -> bool:
     """Whether the file of that name in a bundle is part of its schema; a table adds nothing to it."""
-    return name == SCHEMA_FILE or (name.startswith("vocabulary/") and not name.endswith(".table"))
+    return name == SCHEMA_FILE or (name.startswith("vocabulary/") and not is_table(name))
+
+
+def is_table(name: str) -> bool:
+    """Whether the file of that name in a bundle is the table of a vocabulary, which services map."""
+    return name.startswith("vocabulary/") and name.endswith(".table")
 
 
 class FieldFiles(NamedTuple):

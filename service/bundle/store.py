@@ -46,7 +46,7 @@ from service.bundle.manifest import (
 )
 from service.bundle.native import IS_BUILT, _native
 from service.bundle.schema import Role, Schema
-from service.bundle.schema_files import schema_from_files, schema_to_files
+from service.bundle.schema_files import is_table, schema_from_files, schema_to_files
 from service.bundle.vocabulary_tables import TableFile, VocabularyTables, identity_of, tables_to_files
 
 __all__ = ["Bundle", "BundleError", "Contents", "check_replaceable", "load_bundle", "save_bundle"]
@@ -326,6 +326,9 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with path.open("xb") as file:
                     file.write(data)
+                if is_table(name):
+                    # A copy over it, while a service has it mapped, is refused to all but root.
+                    path.chmod(path.stat().st_mode & ~0o222)
 
 
 def _remedy_for(folder: Path) -> str:

@@ -74,6 +74,7 @@ def test_a_table_that_is_cut_short_fails_the_probes_and_a_reload_heals_it(tmp_pa
     content = table.read_bytes()
     with running_service(tmp_path, ["--arm", f"only={table.parents[1]}"]) as service:
         assert probes_of(service) == [200, 200]
+        table.chmod(0o644)
         os.truncate(table, 0)
         assert service.post(body_of(1)).status_code == 200  # the process lives
         wait_until(lambda: probes_of(service) == [503, 503])

@@ -162,6 +162,12 @@ def test_a_bundle_has_tables_and_is_served_from_them(folder: Path) -> None:
     assert all(any(id_ > 1 for id_ in np.ravel(ids)) for ids in ids_of(bundle))
 
 
+def test_tables_are_read_only_files_as_services_map_them(folder: Path) -> None:
+    manifest = load_bundle(folder).manifest
+    writable = {name for name in manifest.files if (folder / name).stat().st_mode & 0o222}
+    assert writable == manifest.files.keys() - TABLES
+
+
 def test_a_bundle_without_tables_gives_the_same_ids(folder: Path) -> None:
     expected, expected_digest = ids_of(load_bundle(folder)), _schema_files(load_bundle(folder))
     assert ids_of(load_bundle(folder, native=False)) == expected
@@ -297,6 +303,7 @@ import os
 from service.bundle.errors import BundleError
 path = sys.argv[1] + "/vocabulary/0.table"
 bundle.encoder.check_unchanged()
+os.chmod(path, 0o644)
 os.truncate(path, 10_000)
 for check in range(2):
     found = [find()(value) for value in values]
@@ -381,6 +388,7 @@ def test_a_table_that_is_written_to_is_noticed_and_one_that_is_replaced_stays(fo
     bundle.encoder.check_unchanged()
     assert ids_of(bundle) == expected
     (folder.parent / "aside").rename(path)
+    path.chmod(0o644)
     os.utime(path, ns=(1, 1))
     path.write_bytes(content)
     with pytest.raises(BundleError, match=r"got a file that was written to\); copy the whole folder again"):
