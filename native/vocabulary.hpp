@@ -1,5 +1,5 @@
 // The values of a vocabulary and their ids, packed into one run of bytes that holds no pointer: it can be shared
-// by processes, and become a file.
+// by processes, and is a file of the bundle (docs/bundle.md).
 //
 // A header of five words, then the slots, then the records. A slot is 0 or the upper half of a value's hash and
 // the place of its record; a value lies in the first free slot from the lower half of its hash on. A record is
