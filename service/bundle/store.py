@@ -1,7 +1,7 @@
 """Writes a bundle atomically and reads it with everything verified; it runs no graph.
 
 A save builds every file in memory, loads them as a service would, and only then touches the disk. Loading
-uses the same bytes that it hashes; tables of vocabularies are mapped, all other files are read.
+uses the same bytes that it hashes; large tables of vocabularies are mapped, all other files are read.
 """
 
 from __future__ import annotations
@@ -50,6 +50,9 @@ from service.bundle.schema_files import is_table, schema_from_files, schema_to_f
 from service.bundle.vocabulary_tables import TableFile, VocabularyTables, identity_of, tables_to_files
 
 __all__ = ["Bundle", "BundleError", "Contents", "check_replaceable", "load_bundle", "save_bundle"]
+
+MAPPED_BYTES = 64 << 20
+"""A table of so many bytes is mapped. One of fewer is read, and goes on whatever is done to its file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +104,7 @@ def load_bundle(folder: Path, *, native: bool = True) -> Bundle:
         encoded = _read_inside(root, MANIFEST_FILE)
         manifest = manifest_from_file(encoded)
         read = _VerifiedReader(root, manifest.files)
-        tables = VocabularyTables(manifest.files, read.map) if native and IS_BUILT else None
+        tables = VocabularyTables(manifest.files, read.table) if native and IS_BUILT else None
         bundle = _assemble(encoded, manifest, read, tables, folder)
         for name in manifest.files.keys() - read.names:
             read.verify(name)
@@ -181,9 +184,11 @@ class _VerifiedReader:
         self._compare(name, entry, hashlib.sha256(data).hexdigest())
         return data
 
-    def map(self, name: str) -> TableFile:
-        """The file in memory that other processes share, and which must not be written to."""
+    def table(self, name: str) -> TableFile:
+        """A table: read, or if it is large, mapped, so that other processes share its memory."""
         entry = self._entry(name)
+        if entry.size < MAPPED_BYTES:
+            return TableFile(self(name))
         with _opened_inside(self.root, name, entry.size) as file:
             identity = identity_of(os.fstat(file.fileno()))
             memory = _native.MappedFile(file.fileno(), entry.size)
@@ -326,7 +331,7 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with path.open("xb") as file:
                     file.write(data)
-                if is_table(name):
+                if is_table(name) and len(data) >= MAPPED_BYTES:
                     # A copy over it, while a service has it mapped, is refused to all but root.
                     path.chmod(path.stat().st_mode & ~0o222)
 

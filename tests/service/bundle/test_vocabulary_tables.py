@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from loadtest.traffic.forged import replace_in
-from service.bundle import vocabulary_tables
+from service.bundle import store, vocabulary_tables
 from service.bundle.encoder import Encoder, InvalidValue
 from service.bundle.errors import BundleError
 from service.bundle.manifest import FileEntry, Manifest
@@ -162,10 +162,26 @@ def test_a_bundle_has_tables_and_is_served_from_them(folder: Path) -> None:
     assert all(any(id_ > 1 for id_ in np.ravel(ids)) for ids in ids_of(bundle))
 
 
-def test_tables_are_read_only_files_as_services_map_them(folder: Path) -> None:
-    manifest = load_bundle(folder).manifest
-    writable = {name for name in manifest.files if (folder / name).stat().st_mode & 0o222}
+@pytest.fixture
+def maps_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even the smallest table is large enough to be mapped."""
+    monkeypatch.setattr(store, "MAPPED_BYTES", 0)
+
+
+@pytest.mark.usefixtures("maps_all")
+def test_tables_are_read_only_files_where_services_map_them(save: Save, tmp_path: Path) -> None:
+    manifest = save(tmp_path / "mapped")
+    writable = {name for name in manifest.files if (tmp_path / "mapped" / name).stat().st_mode & 0o222}
     assert writable == manifest.files.keys() - TABLES
+
+
+def test_nothing_done_to_the_file_of_a_small_table_matters(folder: Path) -> None:
+    bundle = load_bundle(folder)
+    expected = ids_of(bundle)
+    for name in TABLES:
+        (folder / name).write_bytes(b"")
+    bundle.encoder.check_unchanged()
+    assert ids_of(bundle) == expected
 
 
 def test_a_bundle_without_tables_gives_the_same_ids(folder: Path) -> None:
@@ -272,8 +288,10 @@ def test_a_table_with_a_long_run_of_slots_is_refused() -> None:
 SERVING = """
 import sys
 from pathlib import Path
+from service.bundle import store
 from service.bundle.store import load_bundle
 
+store.MAPPED_BYTES = 0
 bundle = load_bundle(Path(sys.argv[1]))
 values = [f"{number:08d}" for number in range(200_000)]
 def find():
@@ -380,6 +398,7 @@ def test_a_table_that_is_cut_short_ends_no_process(wide: Path, pytestconfig: pyt
         )
 
 
+@pytest.mark.usefixtures("maps_all")
 def test_a_table_that_is_written_to_is_noticed_and_one_that_is_replaced_stays(folder: Path) -> None:
     bundle, path = load_bundle(folder), folder / "vocabulary/0.table"
     expected, content = ids_of(bundle), path.read_bytes()
