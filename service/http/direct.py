@@ -45,6 +45,25 @@ class DirectExchange:
     that shuts down closes after this answer.
     """
 
+    __slots__ = (
+        "_body",
+        "_default_headers",
+        "_has_left",
+        "_head",
+        "_on_answered",
+        "_parts",
+        "_prediction",
+        "_service",
+        "_started",
+        "_transport",
+        "arrived",
+        "bytes_left",
+        "disconnected",
+        "keep_alive",
+        "response_complete",
+        "size",
+    )
+
     message_event = _NullEvent()
 
     def __init__(
