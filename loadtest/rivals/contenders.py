@@ -76,6 +76,14 @@ ALL = (
     Contender("naive_async", f"{SERVERS}.naive", ("--bundle", "{bundle}", "--inline")),
     # Its best batch size is the number of connections, so there is a setting for each number.
     Contender("mosec", f"{SERVERS}.mosec", settings=_batches(8, 32, 128), environment="mosec"),
+    # With Bidlight's native core: what is left is what its server brings.
+    Contender(
+        "mosec_native",
+        f"{SERVERS}.mosec",
+        ("--bundle", "{bundle}", "--native"),
+        settings=_batches(8, 32, 128),
+        environment="mosec",
+    ),
     Contender(
         "litserve",
         f"{SERVERS}.litserve",
