@@ -18,7 +18,8 @@ OURS = "service"
 ADS_OF_A_FILE = ("--ads", "{ads}")
 ADS_OF_A_STORE = ("--feature-store", "{store}", "--catalogue-refresh-seconds", "0")
 # Rivals queue without a limit. By default Bidlight refuses requests that would wait tens of milliseconds.
-SERVE = ("--arm", "control={bundle}:1", "--log-level", "warning", "--max-queued-rows", "100000")
+QUEUE = ("--max-queued-rows", "100000", "--max-queue-ms", "10000")
+SERVE = ("--arm", "control={bundle}:1", "--log-level", "warning", *QUEUE)
 
 
 @dataclass(frozen=True)
