@@ -180,7 +180,7 @@ class _Samples:
         sizes = np.full(-(-rows // candidates), candidates, np.int32)
         sizes[-1] -= sizes.sum() - rows
         contexts = self._contexts[self._shuffled(len(sizes))]
-        is_large = np.zeros(len(sizes), np.bool_)
+        is_large = [False] * len(sizes)
         return BatchRows(contexts, sizes, self._candidates[self._shuffled(rows)], is_large)
 
     def _shuffled(self, count: int) -> NDArray[np.int64]:

@@ -6,7 +6,8 @@ the best of some timings of this process' CPU time, which other load on the mach
 
 decode is bytes -> a request; encode is that -> ids; answer is pCTRs -> bids and the body; all is from the
 bytes that a connection reads to those that it writes, for one request a connection at once; counting is the
-part of all that disappears without metrics.
+part of all that disappears without metrics; refuse is all of a request that waits too long and is refused
+unread.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import asyncio
 import gc
 import json
+import math
 import os
 import subprocess
 import sys
@@ -44,8 +46,10 @@ REPOSITORY = Path(__file__).parents[1]
 # Where a checkout keeps this program: here, and in older ones.
 PROGRAMS = "benchmarks/request.py", "tests/bench_request.py"
 FORMS = ("features", "catalogue", "columns", "msgpack")
-STAGES = ("decode", "encode", "answer", "all", "counting")
+STAGES = ("decode", "encode", "answer", "all", "counting", "refuse")
 SECONDS_A_TIMING, TIMINGS = 0.01, 12
+# Bytes under way, for which all others wait.
+OTHER_WORK = 1 << 30
 Figures = dict[str, dict[str, float]]
 
 
@@ -128,6 +132,7 @@ class Bench:
         self.predictor.meter = meter
         found["all"] = min(metered)
         found["counting"] = min(metered) - min(bare)
+        found["refuse"] = min([await self._refuse(message) for _ in range(TIMINGS)])
         return found
 
     def _steps(
@@ -160,6 +165,26 @@ class Bench:
         if self._sink.refusal:
             raise RuntimeError(f"an answer must be a 200 (got {self._sink.refusal!r})")
         return (now - started) / requests * 1e6
+
+    async def _refuse(self, message: bytes) -> float:
+        """Microseconds a request that is refused unread, from bytes to bytes."""
+        admission, sink = self.app.predict_service.admission, self._sink
+        awaited = sink.answers + len(self._connections)
+        work = admission.start(OTHER_WORK)
+        started = time.process_time()
+        for connection in self._connections:
+            connection.data_received(message)
+        seconds = time.process_time() - started
+        await asyncio.sleep(2e-3 * self.app.settings.max_queue_ms)
+        admission.stop(work)
+        started = time.process_time()
+        while sink.answers < awaited:
+            await asyncio.sleep(0)
+        seconds += time.process_time() - started
+        if not sink.refusal.startswith(b"HTTP/1.1 429"):
+            raise RuntimeError(f"an answer must be a 429 (got {sink.refusal!r})")
+        sink.refusal = b""
+        return seconds / len(self._connections) * 1e6
 
     def _body(self, form: str, candidates: int, codec: Codec) -> bytes:
         chosen = [row % len(self._samples) for row in range(candidates)]
@@ -240,7 +265,9 @@ def _print_table(found: dict[Path, list[Figures]], here: Path) -> None:
         cells = []
         for stage in STAGES:
             ours, *theirs = (
-                median(figures[case][stage] for figures in found[folder]) for folder in (here, *others)
+                # An older program may not measure all that this one does.
+                median(figures[case].get(stage, math.nan) for figures in found[folder])
+                for folder in (here, *others)
             )
             # `counting` is a small difference of large figures: a ratio would mean nothing.
             shown = [

@@ -45,9 +45,11 @@ std::int64_t bid_micros(double pctr, const Candidate& candidate, const BidPolicy
 // float64 again.
 class JsonSink {
  public:
-  static constexpr std::size_t kRowBytes = 96;  // of a candidate at most, without its id
+  static constexpr std::size_t kRowBytes = 96;    // of a candidate at most, without its id
+  static constexpr std::size_t kEscapedBytes = 6;  // of a byte of a text at most
 
-  explicit JsonSink(char* out) : out_(out) {}
+  // `escapes`: whether texts may hold what must be escaped. Without it they are copied unseen.
+  JsonSink(char* out, bool escapes) : out_(out), escapes_(escapes) {}
 
   char* end() const { return out_; }
 
@@ -69,11 +71,15 @@ class JsonSink {
   void pctr_key() { raw(",\"pctr\":"); }
   void bid_key() { raw(",\"bid\":"); }
 
-  // A text of the request, which holds nothing to escape; without data it is null.
+  // A text of the request; without data it is null.
   void text(Text text) {
     if (text.data() == nullptr) return raw("null");
     *out_++ = '"';
-    raw(text);
+    if (escapes_) {
+      for (const char byte : text) escaped(byte);
+    } else {
+      raw(text);
+    }
     *out_++ = '"';
   }
 
@@ -115,6 +121,21 @@ class JsonSink {
   void no_money() { raw("null"); }
 
  private:
+  void escaped(char byte) {
+    constexpr Text kShort = "\"\\\b\f\n\r\t", kLetters = "\"\\bfnrt", kDigits = "0123456789abcdef";
+    const std::size_t place = kShort.find(byte);
+    if (place != Text::npos) {
+      *out_++ = '\\';
+      *out_++ = kLetters[place];
+    } else if (static_cast<unsigned char>(byte) < 0x20) {
+      raw("\\u00");
+      *out_++ = kDigits[static_cast<std::size_t>(byte >> 4)];
+      *out_++ = kDigits[static_cast<std::size_t>(byte & 15)];
+    } else {
+      *out_++ = byte;
+    }
+  }
+
   // `count` digits, with a point after the first one, times ten to the power of `exponent`.
   void digits_with_point(const char* digits, int count, int exponent) {
     const auto put = [this, digits](int from, int to) {
@@ -147,14 +168,15 @@ class JsonSink {
   }
 
   char* out_;
+  bool escapes_;
 };
 
 // The same in MessagePack.
 class MsgpackSink {
  public:
-  static constexpr std::size_t kRowBytes = 48;
+  static constexpr std::size_t kRowBytes = 48, kEscapedBytes = 1;
 
-  explicit MsgpackSink(char* out) : out_(out) {}
+  MsgpackSink(char* out, bool) : out_(out) {}
 
   char* end() const { return out_; }
 
@@ -221,8 +243,11 @@ class MsgpackSink {
 // How many bytes an answer has at most. `arm` is what stands between the request's id and the results.
 template <class Sink>
 std::size_t answer_bound(const Request& request, Text arm) {
-  std::size_t bytes = request.id.size() + arm.size() + Sink::kRowBytes;
-  for (const Candidate& candidate : request.candidates) bytes += candidate.id.size() + Sink::kRowBytes;
+  const std::size_t of_byte = request.unescaped == nullptr ? 1 : Sink::kEscapedBytes;
+  std::size_t bytes = request.id.size() * of_byte + arm.size() + Sink::kRowBytes;
+  for (const Candidate& candidate : request.candidates) {
+    bytes += candidate.id.size() * of_byte + Sink::kRowBytes;
+  }
   return bytes;
 }
 
@@ -231,7 +256,7 @@ std::size_t answer_bound(const Request& request, Text arm) {
 template <class Sink>
 char* write_answer(char* out, const Request& request, Text arm, std::span<const double> pctrs,
                    std::span<const std::int64_t> bids) {
-  Sink sink(out);
+  Sink sink(out, request.unescaped != nullptr);
   const std::size_t rows = request.candidates.size();
   const auto bid = [&](std::size_t row) { bids[row] == 0 ? sink.no_money() : sink.money(bids[row]); };
   const auto column = [&](auto write) {

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "answer.hpp"
+#include "counting.hpp"
 #include "encoder.hpp"
 #include "json_source.hpp"
 #include "mapped_file.hpp"
@@ -80,6 +81,20 @@ class IdsOut {
 
  private:
   Buffer buffer_;
+};
+
+// An int64 array whose counts are added to.
+class CountsOut {
+ public:
+  explicit CountsOut(nb::handle array) : array_(array, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE) {}
+
+  std::span<std::int64_t> get() {
+    const auto counts = array_.get();
+    return {const_cast<std::int64_t*>(counts.data()), counts.size()};
+  }
+
+ private:
+  Array<std::int64_t> array_;
 };
 
 nb::object text_or_none(Text text) {
@@ -412,6 +427,34 @@ NB_MODULE(_native, module) {
            nb::arg("context_ids").none(), nb::arg("candidate_ids"))
       .def("drop_features", &PlainRequest::drop_features)
       .def("answer", &PlainRequest::answer);
+
+  module.def(
+      "count_ids",
+      [](nb::handle ids, std::optional<nb::object> weights, nb::handle missing, nb::handle unknown) {
+        const Array<std::int32_t> found(ids);
+        const auto given = weights ? copy_of<std::int32_t>(*weights) : std::vector<std::int32_t>();
+        CountsOut missing_out(missing), unknown_out(unknown);
+        const std::size_t columns = missing_out.get().size();
+        if (columns == 0 && found.get().empty()) return;
+        if (columns == 0 || unknown_out.get().size() != columns || found.get().size() % columns != 0 ||
+            (weights && given.size() != found.get().size() / columns)) {
+          throw std::invalid_argument("'missing' and 'unknown' must have one count a column, 'weights' one a row");
+        }
+        count_ids(found.get(), given, missing_out.get(), unknown_out.get());
+      },
+      nb::arg("ids"), nb::arg("weights").none(), nb::arg("missing"), nb::arg("unknown"));
+
+  module.def(
+      "count_values",
+      [](nb::handle values, nb::handle bounds, nb::handle counts) {
+        const Array<double> found(values), ascending(bounds);
+        CountsOut out(counts);
+        if (ascending.get().empty() || out.get().size() != ascending.get().size()) {
+          throw std::invalid_argument("'counts' must have one count a bound");
+        }
+        return count_values(found.get(), ascending.get(), out.get());
+      },
+      nb::arg("values"), nb::arg("bounds"), nb::arg("counts"));
 
   module.def(
       "read",

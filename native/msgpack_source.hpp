@@ -4,6 +4,7 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <memory>
 
 #include "bytes.hpp"
 #include "request.hpp"
@@ -110,6 +111,8 @@ class MsgpackSource {
         throw NotPlain{};
     }
   }
+
+  std::unique_ptr<char[]> take_unescaped() { return nullptr; }
 
   void finish() {
     if (at_ != end_) throw NotPlain{};

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <memory>
 #include <string_view>
 #include <vector>
 
@@ -13,7 +14,7 @@ namespace bidlight {
 // that it refuses, and what it accepts but clients rarely send.
 struct NotPlain {};
 
-// Texts point into the body. One without data is null, or was not sent.
+// Texts point into the body, or into Request::unescaped. One without data is null, or was not sent.
 using Text = std::string_view;
 
 // A number that is null, or was not sent. No number of a plain request is NaN.
@@ -63,6 +64,7 @@ struct Request {
   std::vector<Column> columns;    // of candidates sent as columns
   std::vector<Value> values;
   std::vector<Value> elements;
+  std::unique_ptr<char[]> unescaped;  // texts that have escapes in the body
 
   // Frees what only the encoding needs: the request may wait a while for its answer.
   void drop_features() {

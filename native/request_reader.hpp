@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 
 #include "request.hpp"
 
@@ -19,7 +20,7 @@ struct Limits {
 template <class Source>
 class RequestReader {
  public:
-  RequestReader(Source source, const Limits& limits) : source_(source), limits_(limits) {}
+  RequestReader(Source source, const Limits& limits) : source_(std::move(source)), limits_(limits) {}
 
   // Throws NotPlain.
   Request read() {
@@ -54,6 +55,7 @@ class RequestReader {
       }
     }
     source_.finish();
+    request_.unescaped = source_.take_unescaped();
     if ((seen & kCandidates) == 0 || request_.candidates.empty()) throw NotPlain{};
     return std::move(request_);
   }

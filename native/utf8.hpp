@@ -1,9 +1,26 @@
-// Whether bytes are UTF-8, by the rules of Python's strict decoder: no surrogates, nothing overlong.
+// UTF-8 by the rules of Python's strict codec: no surrogates, nothing overlong.
 #pragma once
 
+#include <cstdint>
 #include <string_view>
 
 namespace bidlight {
+
+// Writes a character that is no surrogate, in at most four bytes; returns the end.
+inline char* write_utf8(std::uint32_t code, char* out) {
+  const auto put = [&out](std::uint32_t byte) { *out++ = static_cast<char>(byte); };
+  const auto tail = [&put, code](int shift) { put(0x80 | ((code >> shift) & 0x3F)); };
+  if (code < 0x80) {
+    put(code);
+  } else if (code < 0x800) {
+    put(0xC0 | code >> 6), tail(0);
+  } else if (code < 0x10000) {
+    put(0xE0 | code >> 12), tail(6), tail(0);
+  } else {
+    put(0xF0 | code >> 18), tail(12), tail(6), tail(0);
+  }
+  return out;
+}
 
 inline bool is_utf8(std::string_view text) {
   const auto* at = reinterpret_cast<const unsigned char*>(text.data());

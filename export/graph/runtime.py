@@ -57,14 +57,20 @@ def graph_scorer(graph: bytes) -> Scorer:
     return lambda ids: session.run(None, {name: ids})
 
 
-def request_scorer(graph: bytes, is_context: NDArray[np.bool_]) -> Scorer:
-    """A scorer that takes ids [n, columns] as one request of n candidates, with the first row's context."""
+def request_scorer(
+    graph: bytes, is_context: NDArray[np.bool_], requests: Mapping[int, int] | None = None
+) -> Scorer:
+    """A scorer that takes ids [n, columns] as `requests[n]` requests of the same size, or as one.
+
+    Each request has the context of its first row.
+    """
     session = open_session(graph)
+    splits = requests or {}
     inputs: dict[int, dict[str, Ids]] = {}
 
     def score(ids: Ids) -> object:
         if len(ids) not in inputs:  # the service keeps the parts apart, so splitting is not timed
-            inputs[len(ids)] = request_feeds([ids], is_context)
+            inputs[len(ids)] = request_feeds(np.split(ids, splits.get(len(ids), 1)), is_context)
         return session.run(None, inputs[len(ids)])
 
     return score

@@ -18,7 +18,8 @@ OURS = "service"
 ADS_OF_A_FILE = ("--ads", "{ads}")
 ADS_OF_A_STORE = ("--feature-store", "{store}", "--catalogue-refresh-seconds", "0")
 # Rivals queue without a limit. By default Bidlight refuses requests that would wait tens of milliseconds.
-SERVE = ("--arm", "control={bundle}:1", "--log-level", "warning", "--max-queued-rows", "100000")
+QUEUE = ("--max-queued-rows", "100000", "--max-queue-ms", "10000")
+SERVE = ("--arm", "control={bundle}:1", "--log-level", "warning", *QUEUE)
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,14 @@ ALL = (
     Contender("naive_async", f"{SERVERS}.naive", ("--bundle", "{bundle}", "--inline")),
     # Its best batch size is the number of connections, so there is a setting for each number.
     Contender("mosec", f"{SERVERS}.mosec", settings=_batches(8, 32, 128), environment="mosec"),
+    # With Bidlight's native core: what is left is what its server brings.
+    Contender(
+        "mosec_native",
+        f"{SERVERS}.mosec",
+        ("--bundle", "{bundle}", "--native"),
+        settings=_batches(8, 32, 128),
+        environment="mosec",
+    ),
     Contender(
         "litserve",
         f"{SERVERS}.litserve",

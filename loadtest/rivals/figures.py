@@ -10,8 +10,8 @@ from loadtest.load.closed_loop import Case, Point
 from loadtest.text_table import aligned, or_dash
 
 OURS, PLAIN = "bidlight", "bidlight_plain"
-# No rivals: the naive services, and Bidlight without one of its parts.
-BASELINES = ("naive", "naive_async", "bidlight_asgi", PLAIN, "bidlight_unmetered")
+# No rivals: the naive services, Bidlight without one of its parts, and a rival that has one of them.
+BASELINES = ("naive", "naive_async", "bidlight_asgi", PLAIN, "bidlight_unmetered", "mosec_native")
 BEST_RIVAL, PLAIN_OVER = "best_rival", f"{PLAIN}_over_best_rival"
 HEADS = "candidates connections contender req/s p50_ms p99_ms p99.9_ms errors cpu_us MB setting"
 

@@ -126,3 +126,20 @@ def read(
     body: bytes | bytearray, is_json: bool, max_candidates: int, max_money: float, max_tmax_ms: float, /
 ) -> PlainRequest | None:
     """The request in a body, or None if it is not plain."""
+
+def count_ids(
+    ids: NDArray[np.int32],
+    weights: NDArray[np.int32] | None,
+    missing: NDArray[np.int64],
+    unknown: NDArray[np.int64],
+) -> None:
+    """Adds to `missing` and `unknown` [columns] how many of `ids` [rows, columns] are that.
+
+    A row counts as many times as `weights` [rows] says.
+    """
+
+def count_values(
+    values: NDArray[np.float64], bounds: NDArray[np.float64], counts: NDArray[np.int64]
+) -> float:
+    """Adds to `counts` [bounds] how many of `values` are at most each of the ascending bounds, and above the
+    one before it, those above all with the last; returns their sum."""

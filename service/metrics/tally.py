@@ -9,10 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from service.metrics.counting import count_values
 from service.metrics.series import Counter, Histogram
-
-# Rows of a mask that are summed in one numpy row.
-ROWS_AT_ONCE = 32
 
 
 class Tally:
@@ -47,8 +45,7 @@ class HistogramTally:
     def observe_many(self, values: NDArray[np.float64]) -> None:
         """Add `values` [n]."""
         if len(values):
-            self._sum += float(values.sum())
-            self._counts += np.bincount(self._bounds.searchsorted(values), minlength=len(self._bounds))
+            self._sum += count_values(values, self._bounds, self._counts)
 
     def publish(self) -> int:
         """Add the values to the histogram; returns how many they were."""
@@ -58,18 +55,3 @@ class HistogramTally:
             self._counts[:] = 0
             self._sum = 0.0
         return count
-
-
-def count_in_columns(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """The true values of mask [n, columns] by column [columns]; n is at most two million.
-
-    Many short rows are summed as a few long ones: numpy's cost of starting a row exceeds that of adding it.
-    """
-    rows, columns = mask.shape
-    whole = rows - rows % ROWS_AT_ONCE
-    wide = mask[:whole].view(np.uint8).reshape(rows // ROWS_AT_ONCE, ROWS_AT_ONCE * columns)
-    sums = np.add.reduce(wide, axis=0, dtype=np.uint16).reshape(ROWS_AT_ONCE, columns)
-    found: NDArray[np.int64] = np.add.reduce(sums, axis=0, dtype=np.int64)
-    if whole < rows:
-        found += np.add.reduce(mask[whole:], axis=0, dtype=np.int64)
-    return found

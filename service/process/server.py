@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import gc
 import os
 import signal
 import socket
@@ -21,6 +22,9 @@ from service.process.sockets import drop_new_connections
 from service.process.tls import tls_context
 from service.settings import Settings
 
+# So many more objects than before must live until the collector runs. Requests and connections leave it
+# nothing to do, and with its own 700 it would look several times at each object of those under way.
+COLLECTED_OBJECTS = 50_000
 # How long connections are still accepted at the end: a handshake takes one way through the network.
 LAST_ACCEPTS_SECONDS = 0.2
 # Connections to the admin port for which there is room when clients have taken all that there was.
@@ -72,6 +76,7 @@ class Server(uvicorn.Server):
         """Serve until told to stop, then return; uvicorn raises the signal again after draining."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self.handle_exit)
+        gc.set_threshold(COLLECTED_OBJECTS)
         super().run(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -101,27 +106,28 @@ class Server(uvicorn.Server):
         return [each for server in self.servers for each in server.sockets]
 
     def _listener(self, listening: socket.socket) -> Listener:
-        config, admission = self.config, self.config.loaded_app.predict_service.admission
-        return Listener(
+        admission = self.config.loaded_app.predict_service.admission
+        return self._listener_to(
+            self.config,
             listening,
-            lambda: HttpConnection(config, self.server_state, self.lifespan.state),
-            self.server_state.connections,
-            self._count_pause,
-            config.backlog,
-            tls=lambda: config.ssl,
+            tls=lambda: self.config.ssl,
             is_behind=lambda: admission.is_behind,
         )
 
     def _admin_listener(self, listening: socket.socket) -> Listener:
         config = copy.copy(self.config)
         config.loaded_app = self.config.loaded_app.admin
+        return self._listener_to(config, listening, spare=ADMIN_CONNECTIONS)
+
+    def _listener_to(self, config: uvicorn.Config, listening: socket.socket, **options: Any) -> Listener:
+        """A listener whose connections lead to the application of `config`."""
         return Listener(
             listening,
             lambda: HttpConnection(config, self.server_state, self.lifespan.state),
             self.server_state.connections,
             self._count_pause,
             config.backlog,
-            spare=ADMIN_CONNECTIONS,
+            **options,
         )
 
     def _read_tls(self) -> Callable[[], object]:

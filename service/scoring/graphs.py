@@ -56,11 +56,12 @@ class Graphs:
 
     def run(self, batch: BatchRows) -> Logits:
         """Logits [rows]."""
-        shared, is_large = self._shared, batch.is_large
-        if shared is None or not is_large.any():
+        shared = self._shared
+        if shared is None or True not in batch.is_large:
             return self._run_plain(batch)
-        if is_large.all():
+        if False not in batch.is_large:
             return _run_shared(shared, batch)
+        is_large = np.array(batch.is_large)
         is_of_large = is_large.repeat(batch.sizes)
         logits = np.empty(len(is_of_large), np.float32)
         logits[is_of_large] = _run_shared(shared, batch.select(is_large))

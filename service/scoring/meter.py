@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from time import perf_counter
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.bundle.schema import MISSING_ID, OOV_ID, Role, Schema
+from service.bundle.schema import Role, Schema
 from service.features.store import IS_MISSING_REASONS
+from service.metrics.counting import count_ids
 from service.metrics.families import STAGES, Metrics
-from service.metrics.tally import HistogramTally, Tally, count_in_columns
+from service.metrics.tally import HistogramTally, Tally
 from service.scoring.batcher import BatchReport
 from service.scoring.missing_shares import MissingShares
 from service.scoring.rows import BatchRows
@@ -25,7 +26,6 @@ FOUND = "found"
 # fixed cost.
 PENDING_ANSWERS = 512
 PENDING_BATCHES = 128
-PENDING_ROWS = 4096
 
 
 class MeteredRequest(Protocol):
@@ -60,8 +60,6 @@ class ArmMeter:
         self._bids = self._no_bids = self._plain = 0
         self._latencies: list[float] = []
         self._reports: list[BatchReport] = []
-        self._pending_rows = 0
-        self._runs: list[tuple[BatchRows, NDArray[np.float64]]] = []
         self._is_settle_scheduled = False
         self._unknown_names = metrics.unknown_names_of(arm)
         self._answered = metrics.requests.labels(arm, OK)
@@ -115,16 +113,15 @@ class ArmMeter:
         inference_seconds: float,
         calibration_seconds: float,
     ) -> None:
-        """Count a batch that has run, and its probabilities [n]. Keeps the arrays: do not change them."""
+        """Count a batch that has run, and its probabilities [n]."""
         self._reports.append(report)
-        self._runs.append((batch, pctrs))
-        self._pending_rows += len(pctrs)
+        # At once: kept arrays would cost more, since each batch would write to memory that is not cached.
+        self._pctr.observe_many(pctrs)
+        self._features.count(batch)
         self._inference_seconds += inference_seconds
         self._calibration_seconds += calibration_seconds
         if not self._is_settle_scheduled and (
-            self._pending_rows > PENDING_ROWS
-            or len(self._runs) > PENDING_BATCHES
-            or len(self._latencies) > PENDING_ANSWERS
+            len(self._reports) > PENDING_BATCHES or len(self._latencies) > PENDING_ANSWERS
         ):
             # Two iterations later: the loop writes this batch's answers, or wakes the tasks that do, first.
             self._is_settle_scheduled = True
@@ -168,11 +165,6 @@ class ArmMeter:
         self._batch_requests.observe_many(np.array([report.callers for report in self._reports], np.float64))
         self._queue_seconds += sum(report.queue_seconds for report in self._reports)
         self._reports.clear()
-        self._pending_rows = 0
-        if self._runs:
-            self._pctr.observe_many(np.concatenate([pctrs for _, pctrs in self._runs]))
-            self._features.count([batch for batch, _ in self._runs])
-            self._runs.clear()
 
 
 class FeatureTally:
@@ -187,34 +179,52 @@ class FeatureTally:
             metrics.trained_missing.labels(arm, name).set(share)
         self._missing = [metrics.missing.labels(arm, name) for name in names]
         self._out_of_vocabulary = [metrics.out_of_vocabulary.labels(arm, name) for name in names]
-        is_context = [field.role is Role.CONTEXT for field in schema.fields for _ in range(field.max_length)]
-        self._context_columns = np.flatnonzero(is_context)
-        self._candidate_columns = np.flatnonzero(np.logical_not(is_context))
+        roles = [field.role for field in schema.fields for _ in range(field.max_length)]
+        self._context, self._candidate = (
+            _ColumnTally(np.flatnonzero([each is role for each in roles]))
+            for role in (Role.CONTEXT, Role.CANDIDATE)
+        )
         # A sequence has several columns: it is missing if the first one is, and any may be out of vocabulary.
         self._first_columns = np.array([schema.column_slices[name].start for name in names], np.intp)
-        self._missing_ids = np.zeros(schema.columns, np.int64)
-        self._oov_ids = np.zeros(schema.columns, np.int64)
         self._rows = self._requests = 0
 
-    def count(self, batches: Sequence[BatchRows]) -> None:
-        """Count the ids of some batches; those of a context once for each of its rows."""
-        contexts = np.concatenate([batch.contexts for batch in batches])
-        sizes = np.concatenate([batch.sizes for batch in batches]).astype(np.int64)
-        candidates = np.concatenate([batch.candidates for batch in batches])
-        self._requests += len(contexts)
-        self._rows += len(candidates)
-        for found, value in ((self._missing_ids, MISSING_ID), (self._oov_ids, OOV_ID)):
-            found[self._context_columns] += sizes @ (contexts == value)
-            found[self._candidate_columns] += count_in_columns(candidates == value)
+    def count(self, batch: BatchRows) -> None:
+        """Count the ids of a batch; those of a context once for each of its rows."""
+        self._requests += len(batch.contexts)
+        self._rows += len(batch.candidates)
+        self._context.count(batch.contexts, batch.sizes)
+        self._candidate.count(batch.candidates)
 
     def publish(self) -> None:
         """Add what was counted to the metrics."""
-        missing = self._missing_ids[self._first_columns]
-        oov = np.add.reduceat(self._oov_ids, self._first_columns)
-        self._missing_ids[:] = 0
-        self._oov_ids[:] = 0
+        missing_ids = np.zeros(len(self._context) + len(self._candidate), np.int64)
+        unknown_ids = np.zeros_like(missing_ids)
+        for tally in (self._context, self._candidate):
+            tally.move_to(missing_ids, unknown_ids)
+        missing = missing_ids[self._first_columns]
+        oov = np.add.reduceat(unknown_ids, self._first_columns)
         self.shares.count(missing, self._rows, self._requests)
         self._rows = self._requests = 0
         for counters, counts in ((self._missing, missing), (self._out_of_vocabulary, oov)):
             for index in np.flatnonzero(counts):
                 counters[index].inc(int(counts[index]))
+
+
+class _ColumnTally:
+    """Missing and out-of-vocabulary ids of some columns of a schema."""
+
+    def __init__(self, columns: NDArray[np.intp]) -> None:
+        self._columns = columns
+        self._missing, self._unknown = np.zeros((2, len(columns)), np.int64)
+
+    def __len__(self) -> int:
+        return len(self._columns)
+
+    def count(self, ids: NDArray[np.int32], weights: NDArray[np.int32] | None = None) -> None:
+        """Count ids [rows, columns], those of a row as many times as `weights` [rows] says, or once."""
+        count_ids(ids, weights, self._missing, self._unknown)
+
+    def move_to(self, missing: NDArray[np.int64], unknown: NDArray[np.int64]) -> None:
+        """Move the counts to those of all columns of the schema."""
+        missing[self._columns], unknown[self._columns] = self._missing, self._unknown
+        self._missing[:] = self._unknown[:] = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,13 +57,14 @@ class RequestRows:
 class BatchRows:
     """Several requests at once: contexts [requests, context columns], candidates [rows, candidate columns].
 
-    The rows of a request are adjacent; `sizes` [requests] is how many each has.
+    The rows of a request are adjacent; `sizes` [requests] is how many each has, `is_large` [requests] says
+    which graph scores it.
     """
 
     contexts: Ids
     sizes: NDArray[np.int32]
     candidates: Ids
-    is_large: NDArray[np.bool_]
+    is_large: list[bool]
 
     @classmethod
     def of(cls, requests: Sequence[RequestRows]) -> BatchRows:
@@ -74,14 +76,13 @@ class BatchRows:
             contexts = np.concatenate([each.context for each in requests]).reshape(len(requests), -1)
             candidates = np.concatenate([each.candidates for each in requests])
         sizes = np.array([len(each.candidates) for each in requests], np.int32)
-        return cls(contexts, sizes, candidates, np.array([each.is_large for each in requests], np.bool_))
+        return cls(contexts, sizes, candidates, [each.is_large for each in requests])
 
     def select(self, chosen: NDArray[np.bool_]) -> BatchRows:
         """The `chosen` requests [requests], in order."""
         rows = chosen.repeat(self.sizes)
-        return BatchRows(
-            self.contexts[chosen], self.sizes[chosen], self.candidates[rows], self.is_large[chosen]
-        )
+        is_large = [*compress(self.is_large, chosen)]
+        return BatchRows(self.contexts[chosen], self.sizes[chosen], self.candidates[rows], is_large)
 
     @property
     def request_index(self) -> NDArray[np.int32]:

@@ -35,7 +35,7 @@ class KnownAds:
     def __init__(self, file: Path | str, encoder: Encoder) -> None:
         self._rows: dict[str | None, int] = {}
         encoded = []
-        for ads in _pieces(Path(file)):
+        for ads in ads_in(Path(file)):
             self._rows |= {ad.id: row for row, ad in enumerate(ads, start=len(self._rows))}
             encoded.append(encoder.encode_candidates([ad.features for ad in ads]))
         self._unknown = len(self._rows)
@@ -47,7 +47,8 @@ class KnownAds:
         return self._ids.take(np.fromiter(rows, np.intp, len(candidates)), axis=0)
 
 
-def _pieces(file: Path) -> Iterator[list[Ad]]:
+def ads_in(file: Path) -> Iterator[list[Ad]]:
+    """The ads of a file, some thousands at a time."""
     decode = msgspec.json.Decoder(Ad).decode
     with file.open("rb") as lines:
         while piece := [decode(line) for line in islice(lines, ADS_AT_ONCE)]:

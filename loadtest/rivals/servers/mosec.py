@@ -9,6 +9,7 @@ from typing import Any
 from mosec import Server, Worker
 
 from loadtest.rivals.servers.job import Answer, Job, Request, batching_parser
+from loadtest.rivals.servers.native_job import NativeJob
 
 BUNDLE_VARIABLE, ADS_VARIABLE = "RIVALS_BUNDLE", "RIVALS_ADS"
 
@@ -40,18 +41,46 @@ class BatchScorer(Scorer):
         return self.job.answers(data)
 
 
+class NativeScorer(Worker):
+    """The same with Bidlight's native core in the place of its Python."""
+
+    resp_mime_type = "application/json"
+
+    def __init__(self) -> None:
+        self.job = NativeJob(os.environ[BUNDLE_VARIABLE], os.environ[ADS_VARIABLE] or None)
+
+    def deserialize(self, data: bytes) -> Any:
+        return self.job.read(data)
+
+    def serialize(self, data: bytes) -> bytes:
+        return data
+
+
+class LoneNativeScorer(NativeScorer):
+    def forward(self, data: Any) -> bytes:
+        return self.job.answer_all([data])[0]
+
+
+class BatchNativeScorer(NativeScorer):
+    def forward(self, data: list[Any]) -> list[bytes]:
+        return self.job.answer_all(data)
+
+
 def main() -> None:
-    options = batching_parser(__doc__).parse_args()
+    parser = batching_parser(__doc__)
+    parser.add_argument("--native", action="store_true", help="use Bidlight's native core")
+    options = parser.parse_args()
     os.environ[BUNDLE_VARIABLE] = str(options.bundle)
     os.environ[ADS_VARIABLE] = str(options.ads or "")
     # Mosec reads the command line itself.
     sys.argv = [sys.argv[0], "--port", str(options.port), "--address", "127.0.0.1", "--log-level", "warning"]
     server = Server()
+    lone, batched = (LoneNativeScorer, BatchNativeScorer) if options.native else (LoneScorer, BatchScorer)
     if options.batch == 1:
-        server.append_worker(LoneScorer, num=1, route="/predict")
+        server.append_worker(lone, num=1, route="/predict")
     else:
         server.append_worker(
-            BatchScorer,
+            batched,
             num=1,
             max_batch_size=options.batch,
             max_wait_time=round(options.wait_ms),

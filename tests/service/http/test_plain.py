@@ -369,7 +369,6 @@ def test_what_clients_send_is_plain(pair: Pair, kind: bytes, changes: dict[str, 
 @pytest.mark.parametrize(
     "body",
     [
-        b'{"candidates": [{"id": "a\\u00e9"}]}',
         b'{"candidates": [{"id": "a", "id": "b"}]}',
         b'{"candidates": [{"features": {"ad": "a1", "ad": "a2"}}]}',
         b'{"candidates": [{"features": {"ad": 99999999999999999999}}]}',
@@ -379,6 +378,30 @@ def test_what_clients_send_is_plain(pair: Pair, kind: bytes, changes: dict[str, 
 def test_what_is_not_plain_is_answered_all_the_same(pair: Pair, body: bytes) -> None:
     outcome = assert_same(pair, body, KINDS[0])
     assert (outcome.status, outcome.is_plain) == (200, False)
+
+
+@pytest.mark.parametrize("ensure_ascii", [True, False])
+def test_texts_with_escapes_are_plain(pair: Pair, ensure_ascii: bool) -> None:
+    every = "".join(map(chr, [*range(0x81), 0x7FF, 0x800, 0xD7FF, 0xE000, 0xFFFF, 0x10000, 0x10FFFF]))
+    request = {
+        "id": every,
+        "user_id": "\u00fc3",
+        "context": {"site": every, "ü": "s/1", "hour": 7, "history": ["é", "日本", "s1\\"]},
+        "candidates": [
+            {"id": every, "value_per_click": 1, "features": {"word": "日本", "ad": 'a"b'}},
+            {"id": ""},
+        ],
+    }
+    body = json.dumps(request, ensure_ascii=ensure_ascii).replace("/", "\\/").encode()
+    outcome = assert_same(pair, body, KINDS[0])
+    assert (outcome.status, outcome.is_plain) == (200, True)
+    assert json.loads(outcome.body)["id"] == every
+
+
+@pytest.mark.parametrize("text", ["\\ud800", "\\udc00x", "\\ud83d\\u0041", "\\u12", "\\u12g4", "\\x", "\\"])
+def test_escapes_that_mean_no_character_are_refused_alike(pair: Pair, text: str) -> None:
+    body = b'{"id": "%b", "candidates": [{"id": "a"}]}' % text.encode()
+    assert not assert_same(pair, body, KINDS[0]).is_plain
 
 
 def test_very_many_unknown_names_are_counted_alike(pair: Pair) -> None:

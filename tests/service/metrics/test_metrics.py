@@ -116,7 +116,7 @@ def test_many_batches_are_counted_after_their_answers_are_out() -> None:
     async def answer(outcome: asyncio.Future[int]) -> None:
         nonlocal most
         pending = await outcome
-        assert len(meter._runs) == pending  # nothing was settled on the way
+        assert len(meter._reports) == pending  # nothing was settled on the way
         most = max(most, pending)
         meter.count_request(answered_in(0.001), OK)
 
@@ -125,7 +125,7 @@ def test_many_batches_are_counted_after_their_answers_are_out() -> None:
             outcome: asyncio.Future[int] = asyncio.get_running_loop().create_future()
             task = asyncio.create_task(answer(outcome))
             await asyncio.sleep(0)
-            pending = len(meter._runs)
+            pending = len(meter._reports)
             meter.count_batch(ONE_ROW, batch, pctrs, 0.0, 0.0)
             outcome.set_result(pending + 1)
             await task

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.metrics.families import PCTR_BUCKETS, Metrics
-from service.metrics.tally import ROWS_AT_ONCE, HistogramTally, Tally, count_in_columns
+from service.metrics.tally import HistogramTally, Tally
 from tests.running import read_metrics
 
 VALUES = st.lists(st.floats(0.0, 2.0) | st.sampled_from(PCTR_BUCKETS), max_size=50)
@@ -53,11 +53,3 @@ def test_a_tally_is_handed_on_once() -> None:
     tally.inc(2)
     tally.publish()
     assert lookups() == 3.5
-
-
-@given(
-    st.integers(0, 3 * ROWS_AT_ONCE) | st.just(300 * ROWS_AT_ONCE), st.integers(1, 40), st.floats(0.0, 1.0)
-)
-def test_columns_are_counted(rows: int, columns: int, share: float) -> None:
-    mask = np.random.default_rng(rows * columns).random((rows, columns)) <= share
-    assert count_in_columns(mask).tolist() == [sum(column) for column in mask.T.tolist()]
