@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "answer.hpp"
+#include "columns.hpp"
 #include "encoder.hpp"
 #include "json_source.hpp"
 #include "msgpack_source.hpp"
@@ -130,10 +131,46 @@ class PyEncoder {
     Field field{std::move(name), std::move(encoding)};
     field.is_sequence = sequence_length > 0;
     field.length = field.is_sequence ? sequence_length : 1;
-    (is_candidate ? encoder.candidate : encoder.context).add(std::move(field));
+    Block& block = is_candidate ? encoder.candidate : encoder.context;
+    order_.emplace_back(&block, block.fields().size());
+    block.add(std::move(field));
+  }
+
+  // Whether `table`, an object with Arrow's stream of a table, was plain; its rows' ids are in `ids` then.
+  bool encode_columns(nb::object table, nb::handle ids) const {
+    std::vector<const Field*> fields;
+    for (const auto& [block, number] : order_) fields.push_back(&block->fields()[number]);
+    const std::size_t width = encoder.context.width() + encoder.candidate.width();
+    const auto capsule = nb::cast<nb::capsule>(table.attr("__arrow_c_stream__")());
+    auto* stream = static_cast<ArrowArrayStream*>(capsule.data("arrow_array_stream"));
+    arrow::Owned<ArrowSchema> schema;
+    if (stream->get_schema(stream, schema.get()) != 0) throw std::runtime_error("a table must have a schema");
+    IdsOut out(ids, nb::len(ids) * width);
+    std::size_t left = nb::len(ids);
+    std::int32_t* next = out.begin();
+    while (true) {
+      arrow::Owned<ArrowArray> batch;
+      if (stream->get_next(stream, batch.get()) != 0) throw std::runtime_error("a table must have rows");
+      if (batch->release == nullptr) break;
+      const auto rows = static_cast<std::size_t>(batch->length);
+      if (rows > left) throw std::invalid_argument("'ids' must have a row for each of the table");
+      try {
+        const nb::gil_scoped_release released;
+        bidlight::encode_columns(fields, *schema, *batch, next);
+      } catch (const NotPlain&) {
+        return false;
+      }
+      next += rows * width;
+      left -= rows;
+    }
+    if (left != 0) throw std::invalid_argument("'ids' must have a row for each of the table");
+    return true;
   }
 
   Encoder encoder;
+
+ private:
+  std::vector<std::pair<const Block*, std::size_t>> order_;  // of the columns of a whole row
 };
 
 // A Catalogue with the arrays that it reads.
@@ -305,6 +342,7 @@ NB_MODULE(_native, module) {
              }
              self.add(is_candidate, std::move(name), 0, std::move(bins));
            })
+      .def("encode_columns", &PyEncoder::encode_columns)
       .def("finish", [](PyEncoder& self, std::uint64_t seed) { self.encoder.index_names(seed); })
       .def_prop_rw(
           "user_id_field", [](const PyEncoder& self) { return self.encoder.user_id_field(); },

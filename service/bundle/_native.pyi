@@ -37,6 +37,11 @@ class Encoder:
     ) -> None:
         """`ids` has one more element than `edges`."""
     def finish(self, seed: int, /) -> None: ...
+    def encode_columns(self, table: Any, ids: NDArray[np.int32], /) -> bool:
+        """Writes `ids` [rows, columns] of a table whose columns are the fields, named and in order.
+
+        `table` has Arrow's `__arrow_c_stream__`. Returns False if a type or a value is not plain.
+        """
 
     user_id_field: int | None
     """The number of the context field that a request's own user_id fills unless the context has it."""
