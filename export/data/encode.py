@@ -19,7 +19,6 @@ from export.data.splits import PARTS
 from service.bundle.encoder import Encoder
 from service.bundle.schema import Kind
 
-
 Ids = NDArray[np.int32]
 
 
