@@ -52,7 +52,7 @@ def _chunks(part: Part) -> Iterable[tuple[NDArray[np.int32], NDArray[np.uint8]]]
 
 
 class _Counts:
-    """What `describe_fields` counts of one field, by id: of a sequence its first elements, and all of them."""
+    """What `describe_fields` counts of one field, by id: of a sequence its first elements, and all."""
 
     def __init__(self, field: Field, columns: slice) -> None:
         self.columns = columns
