@@ -29,8 +29,7 @@ class TextCounts:
 
     def add(self, values: pl.Series) -> None:
         """Counts a chunk's values (String or Enum; nulls are ignored)."""
-        counts = values.drop_nulls().alias("value").value_counts(name="count")
-        counts = counts.with_columns(pl.col("value").cast(pl.String), pl.col("count").cast(pl.UInt64))
+        counts = _counts_of_codes(values) if isinstance(values.dtype, pl.Enum) else _counts_of_texts(values)
         self._pending.append(counts)
         self._pending_rows += len(counts)
         if self._pending_rows > max(100_000, len(self._table)):
@@ -58,6 +57,21 @@ class TextCounts:
         return int(table["count"].sum())
 
 
+def _counts_of_texts(values: pl.Series) -> pl.DataFrame:
+    """The columns `value` and `count` of String values, without nulls."""
+    counts = values.drop_nulls().alias("value").value_counts(name="count")
+    return counts.with_columns(pl.col("count").cast(pl.UInt64))
+
+
+def _counts_of_codes(values: pl.Series) -> pl.DataFrame:
+    """The same of Enum values, whose codes are places in an array of counts: nothing is hashed."""
+    assert isinstance(values.dtype, pl.Enum)
+    texts = values.dtype.categories
+    counts = np.bincount(values.drop_nulls().to_physical().to_numpy(), minlength=len(texts))
+    table = pl.DataFrame({"value": texts, "count": counts.astype(np.uint64)})
+    return table.filter(pl.col("count") > 0)
+
+
 class NumberCounts:
     """Counts of numbers, in ascending order. Above `limit` distinct numbers neighbours share an entry."""
 
@@ -68,10 +82,11 @@ class NumberCounts:
 
     def add(self, values: pl.Series) -> None:
         """Counts a chunk's numbers (Float64; nulls are ignored)."""
-        fresh, counts = np.unique(values.drop_nulls().to_numpy() + 0.0, return_counts=True)
-        both = np.concatenate([self._values, fresh])
+        # Hashing, before what is left is sorted: numbers of a log repeat. -0.0 becomes 0.0, for one entry.
+        counts = (values.drop_nulls() + 0.0).alias("value").value_counts(name="count")
+        both = np.concatenate([self._values, counts["value"].to_numpy()])
         self._values, inverse = np.unique(both, return_inverse=True)
-        weights = np.concatenate([self._counts, counts])
+        weights = np.concatenate([self._counts, counts["count"].to_numpy()])
         self._counts = np.bincount(inverse, weights, len(self._values)).astype(np.int64)
         while len(self._values) > self._limit:
             self._counts = np.add.reduceat(self._counts, np.arange(0, len(self._counts), 2))
