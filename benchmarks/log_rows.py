@@ -72,7 +72,7 @@ class Bench:
     def _counts(self) -> FieldCounts:
         counts = FieldCounts(self._log_schema)
         for chunk in self._chunks:
-            counts.add(chunk.fields)
+            counts.add(chunk.fields, chunk.texts)
         return counts
 
     def fit(self) -> float:
@@ -84,7 +84,7 @@ class Bench:
         """By `write_ids`, or `write_ids_in_python`."""
         started = time.process_time()
         for chunk, ids in zip(self._chunks, self.ids, strict=True):
-            write(self.encoder, chunk.fields, ids)
+            write(self.encoder, chunk.fields, chunk.texts, ids)
         return time.process_time() - started
 
     def prepare(self, *, native: bool) -> float:

@@ -58,28 +58,20 @@ class Numbers {
   const double* numbers_;
 };
 
-// Texts as codes into a dictionary, each of whose texts is looked up once.
-template <class Code>
-class Codes {
+// The numbers of texts, whose ids are known.
+template <class Number>
+class TextNumbers {
  public:
-  Codes(const Field& field, const ArrowSchema& schema, const ArrowArray& array)
-      : valid_(array), codes_(arrow::numbers_of<Code>(array)) {
-    const Texts texts(*schema.dictionary, *array.dictionary);
-    ids_.resize(texts.size());
-    Lookups lookups;
-    for (std::size_t code = 0; code < ids_.size(); ++code) {
-      Block::write(field, value_of(texts[code]), nullptr, &ids_[code], lookups);
-    }
-    lookups.finish();
-  }
+  TextNumbers(const ArrowArray& array, const std::vector<std::int32_t>& ids)
+      : valid_(array), numbers_(arrow::numbers_of<Number>(array)), ids_(ids) {}
 
   void write(std::size_t first, std::size_t count, Out out, Lookups&) const {
     for (std::size_t row = 0; row < count; ++row) {
       std::int32_t id = kMissingId;
       if (valid_[first + row]) {
-        const std::size_t code = codes_[first + row];
-        if (code >= ids_.size()) throw NotPlain{};
-        id = ids_[code];
+        const std::size_t number = numbers_[first + row];
+        if (number >= ids_.size()) throw NotPlain{};
+        id = ids_[number];
       }
       *out.row(row) = id;
     }
@@ -87,8 +79,8 @@ class Codes {
 
  private:
   Validity valid_;
-  const Code* codes_;
-  std::vector<std::int32_t> ids_;
+  const Number* numbers_;
+  std::span<const std::int32_t> ids_;
 };
 
 class PlainTexts {
@@ -138,29 +130,32 @@ class Lists {
   Texts elements_;
 };
 
-using FieldColumn = std::variant<Numbers, Codes<std::uint8_t>, Codes<std::uint16_t>, Codes<std::uint32_t>, PlainTexts, Lists>;
+using FieldColumn = std::variant<Numbers, TextNumbers<std::uint8_t>, TextNumbers<std::uint16_t>,
+                                 TextNumbers<std::uint32_t>, PlainTexts, Lists>;
 
-FieldColumn column_of(const Field& field, const ArrowSchema& schema, const ArrowArray& array) {
+FieldColumn column_of(const Field& field, const ArrowSchema& schema, const ArrowArray& array,
+                      const std::optional<std::vector<std::int32_t>>& ids_of_texts) {
   const std::string_view format = schema.format;
+  if (schema.dictionary != nullptr) throw NotPlain{};
   if (const auto* bins = std::get_if<Bins>(&field.encoding)) {
-    if (format != "g" || schema.dictionary != nullptr) throw NotPlain{};
+    if (format != "g") throw NotPlain{};
     return Numbers(*bins, array);
   }
   if (field.is_sequence) {
     if (format != "+L") throw NotPlain{};
     return Lists(field, schema, array);
   }
-  if (schema.dictionary == nullptr) return PlainTexts(field, schema, array);
-  if (format == "C") return Codes<std::uint8_t>(field, schema, array);
-  if (format == "S") return Codes<std::uint16_t>(field, schema, array);
-  if (format == "I") return Codes<std::uint32_t>(field, schema, array);
+  if (!ids_of_texts) return PlainTexts(field, schema, array);
+  if (format == "C") return TextNumbers<std::uint8_t>(array, *ids_of_texts);
+  if (format == "S") return TextNumbers<std::uint16_t>(array, *ids_of_texts);
+  if (format == "I") return TextNumbers<std::uint32_t>(array, *ids_of_texts);
   throw NotPlain{};
 }
 
 }  // namespace
 
 void encode_columns(std::span<const Field* const> fields, const ArrowSchema& schema, const ArrowArray& table,
-                    std::int32_t* ids) {
+                    std::span<const std::optional<std::vector<std::int32_t>>> ids_of_texts, std::int32_t* ids) {
   if (std::string_view(schema.format) != "+s" || static_cast<std::size_t>(table.n_children) != fields.size() ||
       table.offset != 0) {
     throw NotPlain{};
@@ -170,7 +165,7 @@ void encode_columns(std::span<const Field* const> fields, const ArrowSchema& sch
   std::size_t width = 0;
   for (std::size_t i = 0; i < fields.size(); ++i) {
     if (fields[i]->name != schema.children[i]->name) throw NotPlain{};
-    columns.push_back(column_of(*fields[i], *schema.children[i], *table.children[i]));
+    columns.push_back(column_of(*fields[i], *schema.children[i], *table.children[i], ids_of_texts[i]));
     places.push_back(width);
     width += fields[i]->length;
   }
@@ -184,6 +179,14 @@ void encode_columns(std::span<const Field* const> fields, const ArrowSchema& sch
     }
     lookups.finish();
   }
+}
+
+void encode_texts(const Field& field, const ArrowSchema& schema, const ArrowArray& array, std::int32_t* ids) {
+  if (field.is_sequence || std::holds_alternative<Bins>(field.encoding)) throw NotPlain{};
+  const PlainTexts texts(field, schema, array);
+  Lookups lookups;
+  texts.write(0, static_cast<std::size_t>(array.length), {ids, 1}, lookups);
+  lookups.finish();
 }
 
 }  // namespace bidlight

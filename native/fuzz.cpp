@@ -20,6 +20,7 @@
 #include "encoder.hpp"
 #include "json_source.hpp"
 #include "msgpack_source.hpp"
+#include "numbering.hpp"
 #include "request_reader.hpp"
 
 namespace bidlight {
@@ -233,8 +234,8 @@ std::unique_ptr<ArrowColumn> views_of(const std::vector<std::string>& texts, Ran
   return column;
 }
 
-// Rows of a log for the fields of the encoder's context: codes, some beyond their dictionary, numbers, some of
-// which are none, lists and texts.
+// Rows of a log for the fields of the encoder's context: numbers, some of which are none, lists, texts, and numbers of
+// texts, of which there may be fewer.
 void feed_columns(const Encoder& encoder, Random& random) {
   const auto rows = static_cast<std::int64_t>(random() % 1100);
   const auto some_texts = [&](std::size_t count) {
@@ -246,6 +247,7 @@ void feed_columns(const Encoder& encoder, Random& random) {
   std::vector<const Field*> fields;
   std::vector<ArrowSchema*> schemas;
   std::vector<ArrowArray*> arrays;
+  std::vector<std::optional<std::vector<std::int32_t>>> ids_of_texts(encoder.context.fields().size());
   std::vector<ArrowSchema*> element_schemas(encoder.context.fields().size());
   std::vector<ArrowArray*> element_arrays(encoder.context.fields().size());
   for (const Field& field : encoder.context.fields()) {
@@ -269,16 +271,20 @@ void feed_columns(const Encoder& encoder, Random& random) {
       columns.back()->schema.children = &element_schemas[number];
       columns.back()->array.children = &element_arrays[number];
     } else if (random() % 2 == 0) {
-      const std::size_t texts = 1 + random() % 30;
-      std::vector<std::uint16_t> codes;
-      for (std::int64_t row = 0; row < rows; ++row) codes.push_back(static_cast<std::uint16_t>(random() % texts));
-      if (rows > 0 && random() % 4 == 0) codes[random() % codes.size()] = static_cast<std::uint16_t>(random());
-      parts.push_back(views_of(some_texts(texts), random));
+      const std::size_t texts = random() % 30;
+      std::vector<std::uint16_t> numbers;
+      for (std::int64_t row = 0; row < rows; ++row) numbers.push_back(static_cast<std::uint16_t>(random() % (texts + 1)));
       columns.push_back(std::make_unique<ArrowColumn>("S", rows));
       columns.back()->add_validity(random);
-      columns.back()->add_buffer(codes);
-      columns.back()->schema.dictionary = &parts.back()->schema;
-      columns.back()->array.dictionary = &parts.back()->array;
+      columns.back()->add_buffer(numbers);
+      parts.push_back(views_of(some_texts(texts), random));
+      ids_of_texts[number].emplace(texts);
+      encode_texts(field, parts.back()->schema, parts.back()->array, ids_of_texts[number]->data());
+      Numbering numbering(random());
+      const arrow::Texts found(parts.back()->schema, parts.back()->array);
+      for (std::size_t row = 0; row < texts; ++row) {
+        if (found[row].data() != nullptr && numbering.number_of(found[row]) >= numbering.size()) std::abort();
+      }
     } else {
       columns.push_back(views_of(some_texts(static_cast<std::size_t>(rows)), random));
     }
@@ -293,7 +299,7 @@ void feed_columns(const Encoder& encoder, Random& random) {
   table.array.children = arrays.data();
   const auto ids = std::make_unique<std::int32_t[]>(static_cast<std::size_t>(rows) * encoder.context.width());
   try {
-    encode_columns(fields, table.schema, table.array, ids.get());
+    encode_columns(fields, table.schema, table.array, ids_of_texts, ids.get());
   } catch (const NotPlain&) {
   }
 }

@@ -28,8 +28,16 @@ class TextCounts:
         self.forgotten = 0  # entries dropped so far; 0 means that the counts are exact
 
     def add(self, values: pl.Series) -> None:
-        """Counts a chunk's values (String or Enum; nulls are ignored)."""
-        counts = _counts_of_codes(values) if isinstance(values.dtype, pl.Enum) else _counts_of_texts(values)
+        """Counts a chunk's values (String; nulls are ignored)."""
+        counts = values.drop_nulls().alias("value").value_counts(name="count")
+        self._add(counts.with_columns(pl.col("count").cast(pl.UInt64)))
+
+    def add_places(self, places: pl.Series, texts: pl.Series) -> None:
+        """Counts a chunk's values by their places in its distinct `texts` (nulls are ignored)."""
+        counts = np.bincount(places.drop_nulls().to_numpy(), minlength=len(texts)).astype(np.uint64)
+        self._add(pl.DataFrame({"value": texts, "count": counts}).filter(pl.col("count") > 0))
+
+    def _add(self, counts: pl.DataFrame) -> None:
         self._pending.append(counts)
         self._pending_rows += len(counts)
         if self._pending_rows > max(100_000, len(self._table)):
@@ -55,21 +63,6 @@ class TextCounts:
         self._merge()
         table = self._table if below is None else self._table.filter(pl.col("count") < below)
         return int(table["count"].sum())
-
-
-def _counts_of_texts(values: pl.Series) -> pl.DataFrame:
-    """The columns `value` and `count` of String values, without nulls."""
-    counts = values.drop_nulls().alias("value").value_counts(name="count")
-    return counts.with_columns(pl.col("count").cast(pl.UInt64))
-
-
-def _counts_of_codes(values: pl.Series) -> pl.DataFrame:
-    """The same of Enum values, whose codes are places in an array of counts: nothing is hashed."""
-    assert isinstance(values.dtype, pl.Enum)
-    texts = values.dtype.categories
-    counts = np.bincount(values.drop_nulls().to_physical().to_numpy(), minlength=len(texts))
-    table = pl.DataFrame({"value": texts, "count": counts.astype(np.uint64)})
-    return table.filter(pl.col("count") > 0)
 
 
 class NumberCounts:

@@ -4,7 +4,7 @@ It knows nothing of raw files or of how the schema was fitted.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from export.data.fit import NO_TEXTS
 from export.data.parts import Array, SampleRow, part_path
 from export.data.samples import check_samples, raw_rows, sample_positions
-from export.data.spill import SpilledChunk, with_dictionary
+from export.data.spill import SpilledChunk, numbered
 from export.data.splits import PARTS
 from service.bundle.encoder import Encoder
 from service.bundle.schema import Kind
@@ -22,20 +23,23 @@ from service.bundle.schema import Kind
 Ids = NDArray[np.int32]
 
 
-def encode_chunk(encoder: Encoder, fields: pl.DataFrame) -> Ids:
-    """Typed fields [n] -> ids [n, columns]."""
+def encode_chunk(encoder: Encoder, fields: pl.DataFrame, texts: Mapping[str, pl.Series] = NO_TEXTS) -> Ids:
+    """Typed fields [n] -> ids [n, columns]; a field in `texts` has the places of its values in them."""
     ids = np.empty((fields.height, encoder.schema.columns), np.int32)
-    write_ids(encoder, fields, ids)
+    write_ids(encoder, fields, texts, ids)
     return ids
 
 
-def write_ids(encoder: Encoder, fields: pl.DataFrame, ids: Ids) -> None:
+def write_ids(encoder: Encoder, fields: pl.DataFrame, texts: Mapping[str, pl.Series], ids: Ids) -> None:
     """The same, written to `ids`: by the native core where it was built, which reads the columns' memory."""
-    if encoder.native is None or not encoder.native.encode_columns(fields, ids):
-        write_ids_in_python(encoder, fields, ids)
+    names = [field.name for field in encoder.schema.fields]
+    if encoder.native is None or not encoder.native.encode_columns(fields, [*map(texts.get, names)], ids):
+        write_ids_in_python(encoder, fields, texts, ids)
 
 
-def write_ids_in_python(encoder: Encoder, fields: pl.DataFrame, ids: Ids) -> None:
+def write_ids_in_python(
+    encoder: Encoder, fields: pl.DataFrame, texts: Mapping[str, pl.Series], ids: Ids
+) -> None:
     """The same without the core; each distinct value of a column is encoded once. Raises InvalidValue."""
     for field in encoder.schema.fields:
         columns = encoder.schema.column_slices[field.name]
@@ -43,19 +47,16 @@ def write_ids_in_python(encoder: Encoder, fields: pl.DataFrame, ids: Ids) -> Non
         if field.kind is Kind.SEQUENCE:
             ids[:, columns] = encoder.encode_column(field.name, column.to_list())
             continue
-        distinct, positions = (
-            _distinct_texts(column) if field.kind is Kind.CATEGORICAL else _distinct_numbers(column)
-        )
+        distinct: list[str] | list[float]
+        if field.kind is Kind.NUMERIC:
+            distinct, positions = _distinct_numbers(column)
+        else:
+            places, found = (
+                (column, texts[field.name]) if field.name in texts else numbered(column, native=False)
+            )
+            distinct, positions = found.to_list(), places.cast(pl.Int64).fill_null(len(found)).to_numpy()
         # The last entry encodes a missing value.
         ids[:, columns] = encoder.encode_column(field.name, [*distinct, None])[positions]
-
-
-def _distinct_texts(column: pl.Series) -> tuple[list[str], NDArray[np.int64]]:
-    """-> distinct texts [u], and the position of each row's text among them, u if missing."""
-    column = with_dictionary(column)
-    assert isinstance(column.dtype, pl.Enum)
-    distinct = column.dtype.categories.to_list()
-    return distinct, column.to_physical().cast(pl.Int64).fill_null(len(distinct)).to_numpy()
 
 
 def _distinct_numbers(column: pl.Series) -> tuple[list[float], NDArray[np.int64]]:
@@ -73,7 +74,7 @@ class PartWriter:
         self, encoder: Encoder, folder: Path, rows: NDArray[np.int64], samples: int, *, native: bool = True
     ) -> None:
         self._encoder = encoder
-        self._write_ids: Callable[[Encoder, pl.DataFrame, Ids], None] = (
+        self._write_ids: Callable[[Encoder, pl.DataFrame, Mapping[str, pl.Series], Ids], None] = (
             write_ids if native else write_ids_in_python
         )
         self._folder = folder
@@ -96,13 +97,13 @@ class PartWriter:
         mixed = None
         if len(parts) > 1:
             mixed = np.empty(shape, np.int32)
-            self._write_ids(self._encoder, chunk.fields, mixed)
+            self._write_ids(self._encoder, chunk.fields, chunk.texts, mixed)
         for number in parts:
             rows = np.flatnonzero(part == number)
             start, stop = self._written[number], self._written[number] + len(rows)
             ids = self._array(number, "ids", np.dtype(np.int32), shape[1:])[start:stop]
             if mixed is None:
-                self._write_ids(self._encoder, chunk.fields, ids)
+                self._write_ids(self._encoder, chunk.fields, chunk.texts, ids)
             else:
                 np.take(mixed, rows, axis=0, out=ids)
             for name, values in outcomes.items():
@@ -110,7 +111,7 @@ class PartWriter:
             self._written[number] = stop
             if number == len(PARTS) - 1:
                 wanted = self._wanted[(self._wanted >= start) & (self._wanted < stop)] - start
-                self._sample_rows.extend(raw_rows(self._encoder.schema, chunk.fields[rows[wanted]]))
+                self._sample_rows.extend(raw_rows(self._encoder.schema, chunk.rows(rows[wanted])))
                 self._sample_ids.extend(np.array(ids[wanted]))
 
     def _array(

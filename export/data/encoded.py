@@ -99,7 +99,7 @@ def _prepare(
 ) -> None:
     spill_folder = folder / "spill"
     spill_folder.mkdir()
-    spill = Spill(spill_folder)
+    spill = Spill(spill_folder, native=options.native)
     seconds, skipped = _read(path, log_schema, spill, options, report)
     split = _split(spill, seconds, options.shares)
     counted = _count(spill, split, FieldCounts(log_schema, options.max_texts), report)
@@ -194,7 +194,8 @@ def _count(spill: Spill, split: Split, fields: FieldCounts, report: Callable[[st
         clicks += np.bincount(part[chunk.labels == 1], minlength=len(PARTS))
         training = part == 0
         if training.any():
-            fields.add(chunk.fields if training.all() else chunk.fields.filter(pl.Series(training)))
+            counted = chunk.fields if training.all() else chunk.fields.filter(pl.Series(training))
+            fields.add(counted, chunk.texts)
             if chunk.timestamps is not None:
                 times = chunk.timestamps[training]
                 low, high = int(times.min()), int(times.max())
