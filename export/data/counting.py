@@ -75,12 +75,16 @@ class NumberCounts:
 
     def add(self, values: pl.Series) -> None:
         """Counts a chunk's numbers (Float64; nulls are ignored)."""
-        # Hashing, before what is left is sorted: numbers of a log repeat. -0.0 becomes 0.0, for one entry.
-        counts = (values.drop_nulls() + 0.0).alias("value").value_counts(name="count")
-        both = np.concatenate([self._values, counts["value"].to_numpy()])
-        self._values, inverse = np.unique(both, return_inverse=True)
-        weights = np.concatenate([self._counts, counts["count"].to_numpy()])
-        self._counts = np.bincount(inverse, weights, len(self._values)).astype(np.int64)
+        fresh, counts = _counted(values.drop_nulls())
+        if not len(fresh):
+            return
+        # Times mostly lie above those before them, so only what overlaps is merged.
+        below = int(np.searchsorted(self._values, fresh[0]))
+        merged, inverse = np.unique(np.concatenate([self._values[below:], fresh]), return_inverse=True)
+        weights = np.concatenate([self._counts[below:], counts])
+        self._values = np.concatenate([self._values[:below], merged])
+        merged_counts = np.bincount(inverse, weights, len(merged)).astype(np.int64)
+        self._counts = np.concatenate([self._counts[:below], merged_counts])
         while len(self._values) > self._limit:
             self._counts = np.add.reduceat(self._counts, np.arange(0, len(self._counts), 2))
             self._values = self._values[::2]
@@ -88,3 +92,19 @@ class NumberCounts:
     def table(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """-> distinct values ascending [m], their counts [m]."""
         return self._values, self._counts
+
+
+def _counted(values: pl.Series) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Finite numbers [n] -> distinct ones ascending [m], their counts [m]; -0.0 is 0.0."""
+    numbers = values.to_numpy() + 0.0
+    low, high = (numbers.min(), numbers.max()) if len(numbers) else (0.0, 0.0)
+    if high - low <= len(numbers):
+        # Whole numbers of a small range, such as times and counts, are places in an array of counts.
+        places = (numbers - low).astype(np.int64)
+        if np.array_equal(places + low, numbers):
+            counts = np.bincount(places)
+            shown = np.flatnonzero(counts)
+            return shown + low, counts[shown]
+    # Others repeat as well: hashing comes before sorting.
+    table = pl.Series("value", numbers).value_counts(name="count").sort("value")
+    return table["value"].to_numpy(), table["count"].to_numpy().astype(np.int64)
