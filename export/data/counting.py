@@ -97,8 +97,8 @@ class NumberCounts:
 def _counted(values: pl.Series) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Finite numbers [n] -> distinct ones ascending [m], their counts [m]; -0.0 is 0.0."""
     numbers = values.to_numpy() + 0.0
-    low, high = (numbers.min(), numbers.max()) if len(numbers) else (0.0, 0.0)
-    if high - low <= len(numbers):
+    low, high = (float(numbers.min()), float(numbers.max())) if len(numbers) else (0.0, 0.0)
+    if high - low <= len(numbers):  # the range of very large ones is inf
         # Whole numbers of a small range, such as times and counts, are places in an array of counts.
         places = (numbers - low).astype(np.int64)
         if np.array_equal(places + low, numbers):
