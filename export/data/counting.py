@@ -104,7 +104,7 @@ def _counted(values: pl.Series) -> tuple[NDArray[np.float64], NDArray[np.int64]]
         if np.array_equal(places + low, numbers):
             counts = np.bincount(places)
             shown = np.flatnonzero(counts)
-            return shown + low, counts[shown]
+            return shown.astype(np.float64) + low, counts[shown].astype(np.int64)
     # Others repeat as well: hashing comes before sorting.
     table = pl.Series("value", numbers).value_counts(name="count").sort("value")
     return table["value"].to_numpy(), table["count"].to_numpy().astype(np.int64)

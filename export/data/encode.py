@@ -47,16 +47,22 @@ def write_ids_in_python(
         if field.kind is Kind.SEQUENCE:
             ids[:, columns] = encoder.encode_column(field.name, column.to_list())
             continue
-        distinct: list[str] | list[float]
-        if field.kind is Kind.NUMERIC:
-            distinct, positions = _distinct_numbers(column)
-        else:
-            places, found = (
-                (column, texts[field.name]) if field.name in texts else numbered(column, native=False)
-            )
-            distinct, positions = found.to_list(), places.cast(pl.Int64).fill_null(len(found)).to_numpy()
+        distinct, positions = (
+            distinct_texts(column, texts.get(field.name))
+            if field.kind is Kind.CATEGORICAL
+            else _distinct_numbers(column)
+        )
         # The last entry encodes a missing value.
         ids[:, columns] = encoder.encode_column(field.name, [*distinct, None])[positions]
+
+
+def distinct_texts(column: pl.Series, texts: pl.Series | None = None) -> tuple[list[str], NDArray[np.int64]]:
+    """-> distinct texts [u], and the position of each row's text among them, u if missing.
+
+    With `texts`, `column` has the places of the rows' texts in them.
+    """
+    places, found = numbered(column, native=False) if texts is None else (column, texts)
+    return found.to_list(), places.cast(pl.Int64).fill_null(len(found)).to_numpy()
 
 
 def _distinct_numbers(column: pl.Series) -> tuple[list[float], NDArray[np.int64]]:
