@@ -71,6 +71,28 @@ std::int32_t Bins::id_of(double number) const {
   return ids[static_cast<std::size_t>(above - edges.begin())];
 }
 
+void Bins::ids_of(std::span<const double> numbers, std::int32_t* found) const {
+  constexpr std::size_t kSideBySide = 8;
+  std::size_t done = 0;
+  for (; done + kSideBySide <= numbers.size(); done += kSideBySide) {
+    const double* number = numbers.data() + done;
+    // The first edge above the number, if there is one, is among the `left` edges from `below` on.
+    std::array<std::size_t, kSideBySide> below{};
+    std::size_t left = edges.size();
+    for (; left > 1; left -= left / 2) {
+      const std::size_t half = left / 2;
+      for (std::size_t i = 0; i < kSideBySide; ++i) {
+        // A mask: compilers make a branch of a conditional.
+        below[i] += half & -std::size_t{edges[below[i] + half - 1] <= number[i]};
+      }
+    }
+    for (std::size_t i = 0; i < kSideBySide; ++i) {
+      found[done + i] = ids[below[i] + (left == 1 && edges[below[i]] <= number[i])];
+    }
+  }
+  for (; done < numbers.size(); ++done) found[done] = id_of(numbers[done]);
+}
+
 void Lookups::add(const Vocabulary& vocabulary, std::int64_t integer, std::int32_t* id) {
   if (count_ == kMost) finish();
   add(vocabulary, digits_of(integer, digits_[count_]), id);

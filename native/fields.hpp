@@ -31,6 +31,9 @@ struct Bins {
   std::vector<std::int32_t> ids;
 
   std::int32_t id_of(double number) const;
+
+  // Those of many numbers, several times faster: bisections go side by side, without a branch to guess wrong.
+  void ids_of(std::span<const double> numbers, std::int32_t* found) const;
 };
 
 // A vocabulary and its memory, shared by fields with the same values.

@@ -1,4 +1,4 @@
-// Feeds the core bodies that were changed at random, and tables that were damaged, for some seconds.
+// Feeds the core bodies that were changed at random, tables that were damaged, and rows of logs, for some seconds.
 //
 // fuzz SECONDS SEED FOLDER reads the bodies in FOLDER. It is built with sanitizers, which end it at the first access out of
 // bounds or undefined step; each body is copied to memory of exactly its size, which is freed at the end. It prints how
@@ -16,9 +16,11 @@
 #include <vector>
 
 #include "answer.hpp"
+#include "columns.hpp"
 #include "encoder.hpp"
 #include "json_source.hpp"
 #include "msgpack_source.hpp"
+#include "numbering.hpp"
 #include "request_reader.hpp"
 
 namespace bidlight {
@@ -181,6 +183,136 @@ void damage(Random& random) {
   }
 }
 
+// Buffers of an Arrow array, each of exactly its size, and the array.
+class ArrowColumn {
+ public:
+  ArrowColumn(const char* format, std::int64_t length) {
+    schema.format = format;
+    schema.name = "";
+    array.length = length;
+    array.null_count = -1;
+  }
+
+  template <class Element>
+  void add_buffer(const std::vector<Element>& elements) {
+    const std::size_t bytes = elements.size() * sizeof(Element);
+    owned_.push_back(std::make_unique<char[]>(bytes));
+    if (bytes > 0) std::memcpy(owned_.back().get(), elements.data(), bytes);
+    buffers_.push_back(owned_.back().get());
+    array.buffers = buffers_.data();
+    array.n_buffers = static_cast<std::int64_t>(buffers_.size());
+  }
+
+  void add_validity(Random& random) {
+    std::vector<std::uint8_t> bits(static_cast<std::size_t>(array.length + 7) / 8);
+    for (std::uint8_t& bit : bits) bit = static_cast<std::uint8_t>(random() | random());
+    add_buffer(bits);
+  }
+
+  ArrowSchema schema{};
+  ArrowArray array{};
+
+ private:
+  std::vector<std::unique_ptr<char[]>> owned_;
+  std::vector<const void*> buffers_;
+};
+
+// Texts as views: up to 12 bytes in the view, others in one of two buffers.
+std::unique_ptr<ArrowColumn> views_of(const std::vector<std::string>& texts, Random& random) {
+  auto column = std::make_unique<ArrowColumn>("vu", static_cast<std::int64_t>(texts.size()));
+  std::vector<char> views(texts.size() * 16);
+  std::array<std::vector<char>, 2> data;
+  for (std::size_t row = 0; row < texts.size(); ++row) {
+    char* view = views.data() + row * 16;
+    const std::string& text = texts[row];
+    const auto size = static_cast<std::uint32_t>(text.size()), buffer = static_cast<std::uint32_t>(random() % 2);
+    const auto place = static_cast<std::uint32_t>(data[buffer].size());
+    std::memcpy(view, &size, 4);
+    if (text.size() <= 12) {
+      std::memcpy(view + 4, text.data(), text.size());
+      continue;
+    }
+    std::memcpy(view + 4, text.data(), 4);
+    std::memcpy(view + 8, &buffer, 4);
+    std::memcpy(view + 12, &place, 4);
+    data[buffer].insert(data[buffer].end(), text.begin(), text.end());
+  }
+  column->add_validity(random);
+  column->add_buffer(views);
+  for (const std::vector<char>& each : data) column->add_buffer(each);
+  return column;
+}
+
+// Rows of a log for the fields of the encoder's context: numbers, some of which are none, lists, texts, and numbers of
+// texts, of which there may be fewer.
+void feed_columns(const Encoder& encoder, Random& random) {
+  const auto rows = static_cast<std::int64_t>(random() % 1100);
+  const auto some_texts = [&](std::size_t count) {
+    std::vector<std::string> texts(count);
+    for (std::string& text : texts) text = std::string(random() % 20, "s15x"[random() % 4]);
+    return texts;
+  };
+  std::vector<std::unique_ptr<ArrowColumn>> columns, parts;
+  std::vector<const Field*> fields;
+  std::vector<ArrowSchema*> schemas;
+  std::vector<ArrowArray*> arrays;
+  std::vector<std::optional<std::vector<std::int32_t>>> ids_of_texts(encoder.context.fields().size());
+  std::vector<ArrowSchema*> element_schemas(encoder.context.fields().size());
+  std::vector<ArrowArray*> element_arrays(encoder.context.fields().size());
+  for (const Field& field : encoder.context.fields()) {
+    const std::size_t number = fields.size();
+    if (std::holds_alternative<Bins>(field.encoding)) {
+      std::vector<double> numbers;
+      for (std::int64_t row = 0; row < rows; ++row) numbers.push_back(static_cast<double>(random() % 9) - 4.0);
+      if (rows > 0 && random() % 4 == 0) numbers[random() % numbers.size()] = std::bit_cast<double>(random());
+      columns.push_back(std::make_unique<ArrowColumn>("g", rows));
+      columns.back()->add_validity(random);
+      columns.back()->add_buffer(numbers);
+    } else if (field.is_sequence) {
+      std::vector<std::int64_t> ends{0};
+      for (std::int64_t row = 0; row < rows; ++row) ends.push_back(ends.back() + static_cast<std::int64_t>(random() % 6));
+      parts.push_back(views_of(some_texts(static_cast<std::size_t>(ends.back())), random));
+      columns.push_back(std::make_unique<ArrowColumn>("+L", rows));
+      columns.back()->add_validity(random);
+      columns.back()->add_buffer(ends);
+      element_schemas[number] = &parts.back()->schema;
+      element_arrays[number] = &parts.back()->array;
+      columns.back()->schema.children = &element_schemas[number];
+      columns.back()->array.children = &element_arrays[number];
+    } else if (random() % 2 == 0) {
+      const std::size_t texts = random() % 30;
+      std::vector<std::uint16_t> numbers;
+      for (std::int64_t row = 0; row < rows; ++row) numbers.push_back(static_cast<std::uint16_t>(random() % (texts + 1)));
+      columns.push_back(std::make_unique<ArrowColumn>("S", rows));
+      columns.back()->add_validity(random);
+      columns.back()->add_buffer(numbers);
+      parts.push_back(views_of(some_texts(texts), random));
+      ids_of_texts[number].emplace(texts);
+      encode_texts(field, parts.back()->schema, parts.back()->array, ids_of_texts[number]->data());
+      Numbering numbering(random());
+      const arrow::Texts found(parts.back()->schema, parts.back()->array);
+      for (std::size_t row = 0; row < texts; ++row) {
+        if (found[row].data() != nullptr && numbering.number_of(found[row]) >= numbering.size()) std::abort();
+      }
+    } else {
+      columns.push_back(views_of(some_texts(static_cast<std::size_t>(rows)), random));
+    }
+    columns.back()->schema.name = field.name.c_str();
+    fields.push_back(&field);
+    schemas.push_back(&columns.back()->schema);
+    arrays.push_back(&columns.back()->array);
+  }
+  ArrowColumn table("+s", rows);
+  table.schema.n_children = table.array.n_children = static_cast<std::int64_t>(fields.size());
+  table.schema.children = schemas.data();
+  table.array.children = arrays.data();
+  const auto ids = std::make_unique<std::int32_t[]>(static_cast<std::size_t>(rows) * encoder.context.width());
+  try {
+    encode_columns(fields, table.schema, table.array, ids_of_texts, ids.get());
+  } catch (const NotPlain&) {
+  }
+}
+
 int run(double seconds, std::uint64_t seed, const std::filesystem::path& folder) {
   std::vector<std::string> corpus;
   for (const auto& entry : std::filesystem::directory_iterator(folder)) {
@@ -203,6 +335,7 @@ int run(double seconds, std::uint64_t seed, const std::filesystem::path& folder)
     plain += feed<JsonSource, JsonSink>(body, encoder, catalogue, random);
     plain += feed<MsgpackSource, MsgpackSink>(body, encoder, catalogue, random);
     damage(random);
+    if (next % 16 == 0) feed_columns(encoder, random);
     ++fed;
   }
   std::cout << fed << " bodies, " << plain << " plain\n";

@@ -17,10 +17,12 @@
 
 #include "answer.hpp"
 #include "counting.hpp"
+#include "columns.hpp"
 #include "encoder.hpp"
 #include "json_source.hpp"
 #include "mapped_file.hpp"
 #include "msgpack_source.hpp"
+#include "numbering.hpp"
 #include "request_reader.hpp"
 
 namespace nb = nanobind;
@@ -199,6 +201,56 @@ int mapped_buffer(PyObject* self, Py_buffer* view, int flags) noexcept {
 
 PyType_Slot mapped_slots[] = {{Py_bf_getbuffer, reinterpret_cast<void*>(mapped_buffer)}, {0, nullptr}};
 
+// Calls `use` (schema, batch) with each piece of a column or a table, while other threads can run. The batches live
+// until all are used.
+template <class Use>
+void for_each_batch(nb::handle columns, Use use) {
+  const auto capsule = nb::cast<nb::capsule>(columns.attr("__arrow_c_stream__")());
+  auto* stream = static_cast<ArrowArrayStream*>(capsule.data("arrow_array_stream"));
+  const nb::gil_scoped_release released;
+  arrow::Owned<ArrowSchema> schema;
+  if (stream->get_schema(stream, schema.get()) != 0) throw std::runtime_error("columns must have a schema");
+  std::vector<std::unique_ptr<arrow::Owned<ArrowArray>>> batches;
+  while (true) {
+    batches.push_back(std::make_unique<arrow::Owned<ArrowArray>>());
+    arrow::Owned<ArrowArray>& batch = *batches.back();
+    if (stream->get_next(stream, batch.get()) != 0) throw std::runtime_error("columns must have rows");
+    if (batch->release == nullptr) return;
+    use(*schema, *batch);
+  }
+}
+
+// Writes the number of each row's text to `numbers`, and to `firsts` the rows where they appear first; returns how
+// many texts there are, or None for a column of something else. A null's number is 0.
+nb::object number_texts(nb::handle column, nb::handle numbers, nb::handle firsts, std::uint64_t seed) {
+  Array<std::uint32_t> number_of_row(numbers, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE);
+  Array<std::uint32_t> first_row(firsts, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE);
+  const std::size_t rows = number_of_row.get().size();
+  if (first_row.get().size() != rows) throw std::invalid_argument("'firsts' must be as long as 'numbers'");
+  auto* number = const_cast<std::uint32_t*>(number_of_row.get().data());
+  auto* first = const_cast<std::uint32_t*>(first_row.get().data());
+  Numbering numbering(seed);
+  std::size_t row = 0;
+  try {
+    for_each_batch(column, [&](const ArrowSchema& schema, const ArrowArray& batch) {
+      const arrow::Texts texts(schema, batch);
+      if (texts.size() > rows - row) throw std::invalid_argument("'numbers' must have one for each row");
+      for (std::size_t i = 0; i < texts.size(); ++i, ++row) {
+        const Text text = texts[i];
+        number[row] = 0;
+        if (text.data() == nullptr) continue;
+        const std::size_t known = numbering.size();
+        number[row] = numbering.number_of(text);
+        if (number[row] == known) first[known] = static_cast<std::uint32_t>(row);
+      }
+    });
+  } catch (const NotPlain&) {
+    return nb::none();
+  }
+  if (row != rows) throw std::invalid_argument("'numbers' must have one for each row");
+  return nb::int_(numbering.size());
+}
+
 // An Encoder that is filled field by field.
 class PyEncoder {
  public:
@@ -207,10 +259,53 @@ class PyEncoder {
     Field field{std::move(name), std::move(encoding)};
     field.is_sequence = sequence_length > 0;
     field.length = field.is_sequence ? sequence_length : 1;
-    (is_candidate ? encoder.candidate : encoder.context).add(std::move(field));
+    Block& block = is_candidate ? encoder.candidate : encoder.context;
+    order_.emplace_back(&block, block.fields().size());
+    block.add(std::move(field));
+  }
+
+  // Whether `table` was plain, whose rows' ids are in `ids` then. `texts` has a column of texts, or None, a field.
+  bool encode_columns(nb::object table, nb::list texts, nb::handle ids) const {
+    std::vector<const Field*> fields;
+    for (const auto& [block, number] : order_) fields.push_back(&block->fields()[number]);
+    if (texts.size() != fields.size()) throw std::invalid_argument("'texts' must have an element for each field");
+    const std::size_t rows = nb::len(ids), width = encoder.context.width() + encoder.candidate.width();
+    IdsOut out(ids, rows * width);
+    try {
+      std::vector<std::optional<std::vector<std::int32_t>>> ids_of_texts(fields.size());
+      for (std::size_t i = 0; i < fields.size(); ++i) {
+        if (!texts[i].is_none()) ids_of_texts[i] = ids_of(*fields[i], texts[i]);
+      }
+      std::int32_t* next = out.begin();
+      std::size_t left = rows;
+      for_each_batch(table, [&](const ArrowSchema& schema, const ArrowArray& batch) {
+        const auto count = static_cast<std::size_t>(batch.length);
+        if (count > left) throw std::invalid_argument("'ids' must have a row for each of the table");
+        bidlight::encode_columns(fields, schema, batch, ids_of_texts, next);
+        next += count * width;
+        left -= count;
+      });
+      if (left != 0) throw std::invalid_argument("'ids' must have a row for each of the table");
+    } catch (const NotPlain&) {
+      return false;
+    }
+    return true;
   }
 
   Encoder encoder;
+
+ private:
+  static std::vector<std::int32_t> ids_of(const Field& field, nb::handle texts) {
+    std::vector<std::int32_t> ids;
+    for_each_batch(texts, [&](const ArrowSchema& schema, const ArrowArray& batch) {
+      const std::size_t known = ids.size();
+      ids.resize(known + static_cast<std::size_t>(batch.length));
+      encode_texts(field, schema, batch, ids.data() + known);
+    });
+    return ids;
+  }
+
+  std::vector<std::pair<const Block*, std::size_t>> order_;  // of the columns of a whole row
 };
 
 // A Catalogue with the arrays that it reads.
@@ -395,6 +490,7 @@ NB_MODULE(_native, module) {
              }
              self.add(is_candidate, std::move(name), 0, std::move(bins));
            })
+      .def("encode_columns", &PyEncoder::encode_columns)
       .def("finish", [](PyEncoder& self, std::uint64_t seed) { self.encoder.index_names(seed); })
       .def_prop_rw(
           "user_id_field", [](const PyEncoder& self) { return self.encoder.user_id_field(); },
@@ -427,6 +523,8 @@ NB_MODULE(_native, module) {
            nb::arg("context_ids").none(), nb::arg("candidate_ids"))
       .def("drop_features", &PlainRequest::drop_features)
       .def("answer", &PlainRequest::answer);
+
+  module.def("number_texts", &number_texts);
 
   module.def(
       "count_ids",

@@ -28,9 +28,16 @@ class TextCounts:
         self.forgotten = 0  # entries dropped so far; 0 means that the counts are exact
 
     def add(self, values: pl.Series) -> None:
-        """Counts a chunk's values (String or Enum; nulls are ignored)."""
+        """Counts a chunk's values (String; nulls are ignored)."""
         counts = values.drop_nulls().alias("value").value_counts(name="count")
-        counts = counts.with_columns(pl.col("value").cast(pl.String), pl.col("count").cast(pl.UInt64))
+        self._add(counts.with_columns(pl.col("count").cast(pl.UInt64)))
+
+    def add_places(self, places: pl.Series, texts: pl.Series) -> None:
+        """Counts a chunk's values by their places in its distinct `texts` (nulls are ignored)."""
+        counts = np.bincount(places.drop_nulls().to_numpy(), minlength=len(texts)).astype(np.uint64)
+        self._add(pl.DataFrame({"value": texts, "count": counts}).filter(pl.col("count") > 0))
+
+    def _add(self, counts: pl.DataFrame) -> None:
         self._pending.append(counts)
         self._pending_rows += len(counts)
         if self._pending_rows > max(100_000, len(self._table)):
@@ -68,11 +75,16 @@ class NumberCounts:
 
     def add(self, values: pl.Series) -> None:
         """Counts a chunk's numbers (Float64; nulls are ignored)."""
-        fresh, counts = np.unique(values.drop_nulls().to_numpy() + 0.0, return_counts=True)
-        both = np.concatenate([self._values, fresh])
-        self._values, inverse = np.unique(both, return_inverse=True)
-        weights = np.concatenate([self._counts, counts])
-        self._counts = np.bincount(inverse, weights, len(self._values)).astype(np.int64)
+        fresh, counts = _counted(values.drop_nulls())
+        if not len(fresh):
+            return
+        # Times mostly lie above those before them, so only what overlaps is merged.
+        below = int(np.searchsorted(self._values, fresh[0]))
+        merged, inverse = np.unique(np.concatenate([self._values[below:], fresh]), return_inverse=True)
+        weights = np.concatenate([self._counts[below:], counts])
+        self._values = np.concatenate([self._values[:below], merged])
+        merged_counts = np.bincount(inverse, weights, len(merged)).astype(np.int64)
+        self._counts = np.concatenate([self._counts[:below], merged_counts])
         while len(self._values) > self._limit:
             self._counts = np.add.reduceat(self._counts, np.arange(0, len(self._counts), 2))
             self._values = self._values[::2]
@@ -80,3 +92,19 @@ class NumberCounts:
     def table(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """-> distinct values ascending [m], their counts [m]."""
         return self._values, self._counts
+
+
+def _counted(values: pl.Series) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Finite numbers [n] -> distinct ones ascending [m], their counts [m]; -0.0 is 0.0."""
+    numbers = values.to_numpy() + 0.0
+    low, high = (float(numbers.min()), float(numbers.max())) if len(numbers) else (0.0, 0.0)
+    if high - low <= len(numbers):  # the range of very large ones is inf
+        # Whole numbers of a small range, such as times and counts, are places in an array of counts.
+        places = (numbers - low).astype(np.int64)
+        if np.array_equal(places + low, numbers):
+            counts = np.bincount(places)
+            shown = np.flatnonzero(counts)
+            return shown.astype(np.float64) + low, counts[shown].astype(np.int64)
+    # Others repeat as well: hashing comes before sorting.
+    table = pl.Series("value", numbers).value_counts(name="count").sort("value")
+    return table["value"].to_numpy(), table["count"].to_numpy().astype(np.int64)

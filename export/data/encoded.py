@@ -61,18 +61,19 @@ def prepare_log(
     chunk_rows: int = 200_000,
     samples: int = 512,
     max_texts: int = MAX_TEXTS,
+    native: bool = True,
     report: Callable[[str], None] = print,
 ) -> EncodedLog:
     """Reads the log at `path` and writes its encoded form to the folder `out`, complete or not at all.
 
     `split` holds the shares of training, validation, calibration and test; `min_count` overrides every
     field's own; `samples` is the number of raw test rows to keep; `max_texts` limits the distinct texts that
-    are counted exactly in a field. Raises LogError for an unreadable log, a malformed row, or a part without
-    clicks.
+    are counted exactly in a field; without `native` Python encodes all, which gives the same ids. Raises
+    LogError for an unreadable log, a malformed row, or a part without clicks.
     """
     check_shares(split)
     _check_out(out)
-    options = _Options(split, on_malformed, min_count, chunk_rows, samples, max_texts)
+    options = _Options(split, on_malformed, min_count, chunk_rows, samples, max_texts, native)
     with replacing(out, sync=False) as folder:  # a log that a power failure tears is prepared again
         folder.mkdir()
         _prepare(path, log_schema, folder, options, report)
@@ -90,6 +91,7 @@ class _Options:
     chunk_rows: int
     samples: int
     max_texts: int
+    native: bool
 
 
 def _prepare(
@@ -97,7 +99,7 @@ def _prepare(
 ) -> None:
     spill_folder = folder / "spill"
     spill_folder.mkdir()
-    spill = Spill(spill_folder)
+    spill = Spill(spill_folder, native=options.native)
     seconds, skipped = _read(path, log_schema, spill, options, report)
     split = _split(spill, seconds, options.shares)
     counted = _count(spill, split, FieldCounts(log_schema, options.max_texts), report)
@@ -108,7 +110,7 @@ def _prepare(
     if counted.fields.approximate:
         fields = ", ".join(counted.fields.approximate)
         report(f"note: {fields}: too many values to count exactly; some rare ones may get no id of their own")
-    writer = PartWriter(Encoder(schema), folder, counted.rows, options.samples)
+    writer = PartWriter(Encoder(schema), folder, counted.rows, options.samples, native=options.native)
     sample_rows = _encode(spill, split, writer, report)
     shutil.rmtree(spill_folder)
     record = LogRecord(
@@ -192,7 +194,8 @@ def _count(spill: Spill, split: Split, fields: FieldCounts, report: Callable[[st
         clicks += np.bincount(part[chunk.labels == 1], minlength=len(PARTS))
         training = part == 0
         if training.any():
-            fields.add(chunk.fields if training.all() else chunk.fields.filter(pl.Series(training)))
+            counted = chunk.fields if training.all() else chunk.fields.filter(pl.Series(training))
+            fields.add(counted, chunk.texts)
             if chunk.timestamps is not None:
                 times = chunk.timestamps[training]
                 low, high = int(times.min()), int(times.max())

@@ -4,6 +4,8 @@ It sees the training part only. A value that is rare there is out of vocabulary 
 """
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final
 
 import numpy as np
@@ -25,6 +27,8 @@ MAX_FIRST_COUNT: Final = 2
 LONG_TAIL: Final = 10
 ENOUGH_ROWS: Final = 1000  # to know the click rate of a bin; where fewer do, a count has about `bins` bins
 
+NO_TEXTS: Final[Mapping[str, pl.Series]] = MappingProxyType({})
+
 
 class FieldCounts:
     """The counts that each field's encoding needs.
@@ -42,10 +46,16 @@ class FieldCounts:
             elif field.encoding == "vocabulary" and field.same_values_as is None:
                 self._texts[field.name] = TextCounts(max_texts)
 
-    def add(self, fields: pl.DataFrame) -> None:
-        """Counts rows of the training part, typed as read_log yields them."""
+    def add(self, fields: pl.DataFrame, distinct: Mapping[str, pl.Series] = NO_TEXTS) -> None:
+        """Counts rows of the training part, typed as read_log yields them or as they are spilled.
+
+        These have the places of a field's values in its `distinct` texts.
+        """
         for name, texts in self._texts.items():
             column = fields[name]
+            if name in distinct:
+                texts.add_places(column, distinct[name])
+                continue
             if isinstance(column.dtype, pl.List):
                 column = column.explode()
                 column = column.filter(column != "")

@@ -16,7 +16,7 @@ from export.data.parts import EncodedLog, Part
 from export.data.splits import PARTS
 from export.judge.metrics import grouped_auc
 from export.report.findings import FieldSummary
-from service.bundle.schema import MISSING_ID, OOV_ID, Field, Hashing, Kind, Vocabulary
+from service.bundle.schema import FIRST_ID, MISSING_ID, OOV_ID, Field, Hashing, Kind, Vocabulary
 
 LEAK_AUC: Final = 0.99  # a field that ranks this well alone tells the label
 SKEWED_SHARE: Final = 0.999  # of the training rows, in one value
@@ -27,7 +27,8 @@ UNSEEN_SHARE: Final = 0.1  # of a field's later values that training did not sho
 LEAST_EVIDENCE: Final = 10  # clicks, and non-clicks, that an AUC is judged on: fewer rank well by luck
 SHOWN: Final = 3  # fields that a line names
 _PRIOR_ROWS: Final = 1.0  # rows at the mean click rate that a value's click rate begins with
-_CHUNK_ROWS: Final = 131_072
+_CHUNK_ROWS: Final = 16_384  # whose ids fit the cache: each field reads its columns of them
+_WIDE: Final = 16  # times as many ids as rows are counted one by one, not by an array of counts
 _DECIMAL: Final = re.compile(r"-?\d+\.0+")
 _MISSING_WORDS: Final = frozenset(
     ("NULL", "Null", "null", "(null)", "NaN", "nan", "NA", "N/A", "n/a", "<NA>", "\\N", "None", "undefined")
@@ -35,9 +36,9 @@ _MISSING_WORDS: Final = frozenset(
 
 
 def describe_fields(log: EncodedLog) -> tuple[FieldSummary, ...]:
-    """The summary of each field, in the schema's order. Memory holds eight counts an id."""
+    """The summary of each field, in the schema's order. Memory holds eight or twelve counts an id."""
     counted = [_Counts(field, log.schema.column_slices[field.name]) for field in log.schema.fields]
-    for name, part in log.parts.items():  # training comes first
+    for name, part in log.parts.items():
         for ids, labels in _chunks(part):
             for one in counted:
                 one.add(name, ids[:, one.columns], labels)
@@ -47,34 +48,27 @@ def describe_fields(log: EncodedLog) -> tuple[FieldSummary, ...]:
 def _chunks(part: Part) -> Iterable[tuple[NDArray[np.int32], NDArray[np.uint8]]]:
     for start in range(0, len(part), _CHUNK_ROWS):
         stop = start + _CHUNK_ROWS
-        yield np.array(part.ids[start:stop]), np.array(part.labels[start:stop])
+        yield np.asarray(part.ids[start:stop]), np.asarray(part.labels[start:stop])
 
 
 class _Counts:
-    """What `describe_fields` counts of one field. A sequence's rows are counted by their first element."""
+    """What `describe_fields` counts of one field, by id: of a sequence its first elements, and all."""
 
     def __init__(self, field: Field, columns: slice) -> None:
         self.columns = columns
         self._field = field
         self._rows = {name: np.zeros(field.cardinality, np.int32) for name in PARTS}
         self._clicks = {name: np.zeros(field.cardinality, np.int32) for name in PARTS}
-        self._shown: NDArray[np.bool_] | None = None  # hashed ids that a training row holds
-        if isinstance(field.encoding, Hashing):
-            self._shown = np.zeros(field.cardinality, np.bool_)
-        self._seen: dict[str, NDArray[np.int64]] = {}  # rows, missing rows, values, unseen values
+        self._values = self._rows
+        if field.kind is Kind.SEQUENCE:
+            self._values = {name: np.zeros(field.cardinality, np.int32) for name in PARTS}
 
     def add(self, part: str, ids: NDArray[np.int32], labels: NDArray[np.uint8]) -> None:
-        """Counts ids [n, width] and their labels [n]; all of the training part before any other."""
-        np.add.at(self._rows[part], ids[:, 0], 1)
-        np.add.at(self._clicks[part], ids[labels == 1, 0], 1)
-        present = ids != MISSING_ID
-        unseen = ids == OOV_ID
-        if self._shown is not None and part == "train":
-            self._shown[ids] = True
-        elif self._shown is not None:
-            unseen |= present & ~self._shown[ids]
-        counts = (len(ids), int((~present[:, 0]).sum()), int(present.sum()), int(unseen.sum()))
-        self._seen[part] = self._seen.get(part, np.zeros(4, np.int64)) + counts
+        """Counts ids [n, width] and their labels [n]."""
+        _count(self._rows[part], ids[:, 0])
+        _count(self._clicks[part], ids[labels == 1, 0])
+        if self._values is not self._rows:
+            _count(self._values[part], ids.reshape(-1))
 
     def summary(self) -> FieldSummary:
         field, rows = self._field, self._rows["train"]
@@ -86,8 +80,8 @@ class _Counts:
             kind=str(field.kind),
             role=str(field.role),
             cardinality=field.cardinality,
-            missing={part: float(seen[1] / max(1, seen[0])) for part, seen in self._seen.items()},
-            unseen={part: float(seen[3] / max(1, seen[2])) for part, seen in self._seen.items()},
+            missing={part: float(rows[MISSING_ID] / max(1, rows.sum())) for part, rows in self._rows.items()},
+            unseen={part: self._unseen(part) for part in PARTS},
             distinct=int(np.count_nonzero(present)),
             largest_share=float(rows.max() / max(1, rows.sum())),
             auc=self._auc(),
@@ -96,6 +90,15 @@ class _Counts:
             decimal=_decimal(field),
             missing_word=_missing_word(field),
         )
+
+    def _unseen(self, part: str) -> float:
+        """The share of a part's values without an id of their own; of hashed ones, without a training row."""
+        values = self._values[part]
+        unseen = int(values[OOV_ID])
+        if isinstance(self._field.encoding, Hashing) and part != "train":
+            is_shown = self._values["train"][FIRST_ID:] > 0
+            unseen += int(values[FIRST_ID:][~is_shown].sum())
+        return unseen / max(1, int(np.delete(values, MISSING_ID).sum()))
 
     def _auc(self) -> float | None:
         """On validation, of each value's click rate in training; on all later rows if that is small."""
@@ -109,6 +112,14 @@ class _Counts:
                 here = rows > 0
                 return grouped_auc(score[here], clicks[here], rows[here])
         return None
+
+
+def _count(counts: NDArray[np.int32], ids: NDArray[np.int32]) -> None:
+    """Adds to `counts` [cardinality] how often each id occurs."""
+    if len(counts) > _WIDE * len(ids):
+        np.add.at(counts, ids, 1)
+    else:
+        counts += np.bincount(ids, minlength=len(counts)).astype(np.int32)
 
 
 def _own_values(field: Field) -> tuple[str, ...]:

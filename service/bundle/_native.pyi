@@ -64,6 +64,12 @@ class Encoder:
     ) -> None:
         """`ids` has one more element than `edges`."""
     def finish(self, seed: int, /) -> None: ...
+    def encode_columns(self, table: Any, texts: list[Any], ids: NDArray[np.int32], /) -> bool:
+        """Writes `ids` [rows, columns] of a table whose columns are the fields, named and in order.
+
+        A column of numbers of texts has these texts in `texts` [fields], which has None for any other. Tables
+        and columns have Arrow's `__arrow_c_stream__`. Returns False if a type or a value is not plain.
+        """
 
     user_id_field: int | None
     """The number of the context field that a request's own user_id fills unless the context has it."""
@@ -121,6 +127,15 @@ class PlainRequest:
         """Frees what only `encode` needs."""
     def answer(self, pctrs: NDArray[np.float64], arm: bytes, policy: BidPolicy, /) -> tuple[bytes, int]:
         """The body of the answer and its number of bids; `arm` is what stands before the results."""
+
+def number_texts(
+    column: Any, numbers: NDArray[np.uint32], firsts: NDArray[np.uint32], seed: int, /
+) -> int | None:
+    """Numbers the distinct texts of a column in order of appearance, and returns how many there are.
+
+    Writes `numbers` [rows], and the rows of first appearances to the beginning of `firsts` [rows]. A null's
+    number is 0. Returns None for a column of something else.
+    """
 
 def read(
     body: bytes | bytearray, is_json: bool, max_candidates: int, max_money: float, max_tmax_ms: float, /

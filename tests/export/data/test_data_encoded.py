@@ -218,7 +218,7 @@ def test_the_room_of_an_array_is_taken_before_it_is_written(tmp_path: Path) -> N
     """Where the disk has none, that is an error; a write to the map of a file with gaps would be a SIGBUS."""
     field = Field("hour", Kind.NUMERIC, Role.CONTEXT, Bins((6.0, 12.0)))
     writer = PartWriter(Encoder(Schema((field,))), tmp_path, np.array([300_000, 0, 0, 0]), samples=0)
-    chunk = SpilledChunk(0, pl.DataFrame({"hour": [1.0, 7.0]}), np.zeros(2, np.uint8), None, None)
+    chunk = SpilledChunk(0, pl.DataFrame({"hour": [1.0, 7.0]}), {}, np.zeros(2, np.uint8), None, None)
     writer.write(chunk, np.zeros(2, np.int64))
     (ids,) = tmp_path.glob("train.ids.npy")
     assert 512 * ids.stat().st_blocks >= ids.stat().st_size > 1_000_000

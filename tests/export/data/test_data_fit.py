@@ -51,7 +51,12 @@ def test_past_its_limit_counting_forgets_the_rarest() -> None:
     assert counts.forgotten > 0
 
 
-@given(st.lists(numbers, max_size=5))
+@given(
+    st.lists(
+        numbers | st.lists(st.sampled_from([-0.0, 0.0, 0.5, 1.0, 2.0, 2.0**60, -1.7e308, 1.7e308])),
+        max_size=5,
+    )
+)
 def test_numbers_are_counted_across_chunks(chunks: list[list[float]]) -> None:
     counts = NumberCounts()
     for chunk in chunks:
