@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from export.bundles.plan import ScorePlan
 from export.cli.knob_options import given_of
 from export.cli.options import HYPERPARAMETERS
 from export.cli.settings import Chosen, with_settings
@@ -225,6 +226,12 @@ def _tune(options: Namespace) -> None:
     tune(plan, say=say)
 
 
+def _score(options: Namespace) -> None:
+    from export.bundles.score import score
+
+    score(ScorePlan(**given_of(ScorePlan, options), quiet=options.quiet), say=say)
+
+
 RUNS: Mapping[str, Callable[[Namespace], None]] = {
     "run": _run,
     "models": _models,
@@ -241,6 +248,7 @@ RUNS: Mapping[str, Callable[[Namespace], None]] = {
     "package": _package,
     "compare": _compare,
     "tune": _tune,
+    "score": _score,
 }
 
 

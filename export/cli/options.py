@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from export.bundles.plan import ReadPlan, ScorePlan
 from export.cli.knob_options import options_of
 from export.cli.parser import Help, Option, Parser
 from export.cli.values import assignment, not_negative_int, positive_int, share_below_one, widths
@@ -36,7 +37,8 @@ alone, in this order, and hand over in a work folder:
   calibrate     logits of the final graphs -> calibrators
   package       everything -> evaluation, parity, latency, report, bundle
 
-`tune` searches settings for `run --settings`; `compare` judges models side by side.
+`tune` searches settings for `run --settings`; `compare` judges models side by side. With a finished bundle
+and another log, `score` writes what a service would answer.
 """
 
 EXAMPLES = """\
@@ -46,6 +48,7 @@ examples:
   python -m export demo --out artifacts/demo
   python -m export compare --data log.parquet --schema log.toml --models lr,fwfm,deep_fwfm --out artifacts/all
   python -m export tune --data log.parquet --schema log.toml --model deepfm --minutes 30 --out artifacts/tuned
+  python -m export score --bundle artifacts/shop --data today.parquet --out scores.parquet
   torchrun --nproc-per-node 2 -m export run --data log.parquet ...    (training in two processes)
 """
 
@@ -166,6 +169,10 @@ FINISHED = (
     ),
     Option("--format", "of that table", ("text", "markdown"), "text"),
 )
+READ = (
+    *options_of(ReadPlan),
+    Option("--quiet", "say nothing of how far it is; without a terminal nothing is said", switch=True),
+)
 
 
 def _optional(options: tuple[Option, ...]) -> tuple[Option, ...]:
@@ -254,6 +261,14 @@ COMMANDS: Mapping[str, Command] = {
             "the model; what is given is fixed": MODEL,
             "training; what is given is fixed": TRAINING,
             "the search": options_of(TunePlan),
+        },
+    ),
+    "score": Command(
+        "score a log by a bundle, as a service would answer",
+        {
+            "the bundle": options_of(ScorePlan, "bundle", "variant"),
+            "the log": READ,
+            "the scores": options_of(ScorePlan, "out", "keep"),
         },
     ),
 }

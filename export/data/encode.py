@@ -28,14 +28,14 @@ def encode_chunk(encoder: Encoder, fields: pl.DataFrame) -> NDArray[np.int32]:
             ids[:, columns] = encoder.encode_column(field.name, column.to_list())
             continue
         distinct, positions = (
-            _distinct_texts(column) if field.kind is Kind.CATEGORICAL else _distinct_numbers(column)
+            distinct_texts(column) if field.kind is Kind.CATEGORICAL else _distinct_numbers(column)
         )
         # The last entry encodes a missing value.
         ids[:, columns] = encoder.encode_column(field.name, [*distinct, None])[positions]
     return ids
 
 
-def _distinct_texts(column: pl.Series) -> tuple[list[str], NDArray[np.int64]]:
+def distinct_texts(column: pl.Series) -> tuple[list[str], NDArray[np.int64]]:
     """-> distinct texts [u], and the position of each row's text among them, u if missing."""
     column = with_dictionary(column)
     assert isinstance(column.dtype, pl.Enum)
