@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -54,8 +55,8 @@ def read_chunks(
 ) -> Iterator[LogChunk]:
     """The chunks of the plan's log; a terminal sees how far they are, unless the plan is quiet."""
     progress = None
-    if sys.stderr.isatty() and not plan.quiet:
-        progress = Progress(verb, _tell, about=rows_about(plan.data, schema))
+    if _is_told(plan):
+        progress = Progress(verb, partial(tell, plan), about=rows_about(plan.data, schema))
     for chunk in read_log(
         plan.data, schema, on_malformed=plan.on_malformed, chunk_rows=CHUNK_ROWS, others=others
     ):
@@ -64,9 +65,14 @@ def read_chunks(
             progress.add(len(chunk))
 
 
-def _tell(line: str) -> None:
-    """Progress goes past the output, which other programs read."""
-    print(line, file=sys.stderr, flush=True)
+def tell(plan: ReadPlan, line: str) -> None:
+    """A line of progress; it goes past the output, which other programs read."""
+    if _is_told(plan):
+        print(line, file=sys.stderr, flush=True)
+
+
+def _is_told(plan: ReadPlan) -> bool:
+    return sys.stderr.isatty() and not plan.quiet
 
 
 def no_rows(plan: ReadPlan, skipped: int) -> LogError:

@@ -34,12 +34,13 @@ class Scores:
 class Scorer:
     """Scores rows by one variant, the bundle's own choice if none is named.
 
-    pCTRs are those that a service answers; with `log_rate`, the share of non-clicks that a log kept, they are
-    what the log itself should show. Raises ExportError for a variant that the bundle does not have,
-    BundleError for a graph that does not give the logits of the golden rows here.
+    pCTRs are those that a service answers. With `log_rate`, the share of non-clicks that a log kept, they are
+    what that log should show; None is the share that the bundle's own log kept. Raises ExportError for a
+    variant that the bundle does not have, BundleError for a graph that does not give the logits of the golden
+    rows here.
     """
 
-    def __init__(self, bundle: Bundle, variant: str | None = None, *, log_rate: float = 1.0) -> None:
+    def __init__(self, bundle: Bundle, variant: str | None = None, *, log_rate: float | None = 1.0) -> None:
         self.bundle = bundle
         self.variant = variant or bundle.manifest.serving_variant
         if self.variant not in bundle.graphs:
@@ -49,9 +50,8 @@ class Scorer:
             )
         self.graph = bundle.graphs[self.variant]
         calibrator = bundle.calibrators[self.variant]
-        self.calibrator = msgspec.structs.replace(
-            calibrator, sampling_rate=calibrator.sampling_rate / log_rate
-        )
+        rate = calibrator.sampling_rate
+        self.calibrator = msgspec.structs.replace(calibrator, sampling_rate=rate / (log_rate or rate))
         check_graph(self.graph, self._file)
         self._session = open_session(self.graph)
         self._check_golden()

@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from export.bundles.plan import ScorePlan
+from export.bundles.plan import EvaluatePlan, ScorePlan
 from export.cli.knob_options import given_of
 from export.cli.options import HYPERPARAMETERS
 from export.cli.settings import Chosen, with_settings
@@ -232,6 +232,12 @@ def _score(options: Namespace) -> None:
     score(ScorePlan(**given_of(ScorePlan, options), quiet=options.quiet), say=say)
 
 
+def _evaluate(options: Namespace) -> None:
+    from export.bundles.evaluate import evaluate_bundle
+
+    evaluate_bundle(EvaluatePlan(**given_of(EvaluatePlan, options), quiet=options.quiet), say=say)
+
+
 RUNS: Mapping[str, Callable[[Namespace], None]] = {
     "run": _run,
     "models": _models,
@@ -249,6 +255,7 @@ RUNS: Mapping[str, Callable[[Namespace], None]] = {
     "compare": _compare,
     "tune": _tune,
     "score": _score,
+    "evaluate": _evaluate,
 }
 
 

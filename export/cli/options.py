@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from export.bundles.plan import ReadPlan, ScorePlan
+from export.bundles.plan import EvaluatePlan, ReadPlan, ScorePlan
 from export.cli.knob_options import options_of
 from export.cli.parser import Help, Option, Parser
 from export.cli.values import assignment, not_negative_int, positive_int, share_below_one, widths
@@ -38,7 +38,7 @@ alone, in this order, and hand over in a work folder:
   package       everything -> evaluation, parity, latency, report, bundle
 
 `tune` searches settings for `run --settings`; `compare` judges models side by side. With a finished bundle
-and another log, `score` writes what a service would answer.
+and another log, `score` writes what a service would answer, and `evaluate` tells how good it is.
 """
 
 EXAMPLES = """\
@@ -269,6 +269,14 @@ COMMANDS: Mapping[str, Command] = {
             "the bundle": options_of(ScorePlan, "bundle", "variant"),
             "the log": READ,
             "the scores": options_of(ScorePlan, "out", "keep"),
+        },
+    ),
+    "evaluate": Command(
+        "judge a bundle on another log: every metric, by day, by value, and what moved",
+        {
+            "the bundle": options_of(EvaluatePlan, "bundle", "variant"),
+            "the log": (*READ, *options_of(EvaluatePlan, "sampling_rate")),
+            "what is told": options_of(EvaluatePlan, "by", "out"),
         },
     ),
 }
