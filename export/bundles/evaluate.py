@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.bundles.collect import Collected, collect, shifts
-from export.bundles.files import check_out_folder, whole_file
+from export.bundles.files import check_out_folder, write_files
 from export.bundles.grouping import Grouping
 from export.bundles.plan import EvaluatePlan
 from export.bundles.reading import tell
@@ -65,12 +65,8 @@ def evaluate_bundle(plan: EvaluatePlan, *, say: Say = print) -> Evaluation:
     for line in evaluation_lines(evaluation):
         say(line)
     if plan.out is not None:
-        for name, content in (
-            (JSON, encode_json(evaluation)),
-            (PAGE, evaluation_page(evaluation, drawn).encode()),
-        ):
-            with whole_file(plan.out / name) as partial:
-                partial.write_bytes(content)
+        page = evaluation_page(evaluation, drawn)
+        write_files(plan.out, {JSON: encode_json(evaluation), PAGE: page.encode()})
         say(f"wrote {plan.out / PAGE} and {JSON}")
     say(msgspec.json.encode(evaluation).decode())
     return evaluation
@@ -93,7 +89,8 @@ def _judged(
         uncalibrated=uncalibrated,
         at_export=manifest.evaluation.get(scorer.variant),
         at_export_uncalibrated=manifest.uncalibrated.get(scorer.variant),
-        told=(),
+        notes=(),
+        warnings=(),
         days=_days(found, raw),
         by={one.column: _groups(one, found, raw) for one in groupings},
         fields=shifts(scorer, found, _shares_at_export(scorer.bundle)),
@@ -105,7 +102,8 @@ def _judged(
         pctr_histogram(found.labels, found.pctr),
     )
     seconds = round(time.perf_counter() - started, 3)
-    return msgspec.structs.replace(evaluation, told=tuple(_told(evaluation)), seconds=seconds), drawn
+    notes, warnings = _told(evaluation)
+    return msgspec.structs.replace(evaluation, notes=notes, warnings=warnings, seconds=seconds), drawn
 
 
 def quality_of(labels: NDArray[np.uint8], pctr: NDArray[np.float64]) -> Quality:
@@ -124,10 +122,12 @@ def _days(found: Collected, raw: NDArray[np.float64]) -> tuple[GroupQuality, ...
     if found.timestamps is None:
         return ()
     days = found.timestamps // DAY
-    return tuple(
-        _quality(time.strftime("%Y-%m-%d", time.gmtime(int(day) * DAY)), days == day, found, raw)
-        for day in np.unique(days)[-MOST_DAYS:]
-    )
+    return tuple(_quality(day_name(day), days == day, found, raw) for day in np.unique(days)[-MOST_DAYS:])
+
+
+def day_name(day: int) -> str:
+    """Days since 1970 -> 2026-01-31."""
+    return time.strftime("%Y-%m-%d", time.gmtime(int(day) * DAY))
 
 
 def _groups(grouping: Grouping, found: Collected, raw: NDArray[np.float64]) -> Groups:
@@ -175,17 +175,19 @@ def _shares_at_export(bundle: Bundle) -> dict[str, tuple[float, float]]:
     return {one.name: (one.missing["train"], one.unseen["test"]) for one in report.data.fields}
 
 
-def _told(found: Evaluation) -> list[str]:
-    """What changed since the export beyond noise, and whether bids are right on average."""
-    lines = []
+def _told(found: Evaluation) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What is better than at the export beyond noise, and what is worse or moved: notes and warnings."""
+    notes: list[str] = []
+    lines: list[str] = []
     metrics, then = found.calibrated.metrics, found.at_export
     for name, key, better in (("AUC", "auc", 1), ("LogLoss", "logloss", -1)):
         old = None if then is None else getattr(then, f"{key}_interval")
         new = found.calibrated.intervals[key]
         if old is None or (new[0] <= old[1] and old[0] <= new[1]):
             continue
-        word = "better" if (new[0] > old[1]) == (better == 1) else "worse"
-        lines.append(
+        is_better = (new[0] > old[1]) == (better == 1)
+        word = "better" if is_better else "worse"
+        (notes if is_better else lines).append(
             f"{name} is {word} than on the export's test part beyond noise: {getattr(metrics, key):.4f} "
             f"({new[0]:.4f} to {new[1]:.4f}) against {getattr(then, key):.4f} ({old[0]:.4f} to {old[1]:.4f})"
         )
@@ -206,4 +208,4 @@ def _told(found: Evaluation) -> list[str]:
             if share is not None and before is not None and abs(share - before) >= MOVED_SHARE
         ]
         lines.append(f"{one.name} moved: {'; '.join(parts)}")
-    return lines
+    return tuple(notes), tuple(lines)

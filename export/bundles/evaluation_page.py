@@ -47,8 +47,9 @@ def rows_table(rows: list[list[str]]) -> str:
     return table(head, [[cell or None for cell in row] for row in rest])
 
 
-def told_list(lines: tuple[str, ...]) -> str:
-    return "".join(f'<p class="warning">{escape(line)}</p>' for line in lines)
+def told_list(notes: tuple[str, ...], warnings: tuple[str, ...]) -> str:
+    noted = "".join(f"<p>{escape(line)}</p>" for line in notes)
+    return noted + "".join(f'<p class="warning">{escape(line)}</p>' for line in warnings)
 
 
 def _head(found: Evaluation) -> str:
@@ -57,7 +58,7 @@ def _head(found: Evaluation) -> str:
         f"<h1>{escape(subject.bundle)} on {escape(found.log.data)}</h1>"
         f"<p class='lead'>{escape(subject.model)}, <b>{escape(subject.variant)}</b>, built "
         f"{escape(subject.created_at)}; {escape(log_line(found.log))}; 95 % intervals over these rows.</p>"
-        f"{told_list(found.told)}"
+        f"{told_list(found.notes, found.warnings)}"
     )
 
 

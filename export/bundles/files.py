@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,6 +30,13 @@ def check_out_folder(out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".partial.", dir=out):
         pass
+
+
+def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Files of these names, each of them whole. Raises OSError."""
+    for name, content in contents.items():
+        with whole_file(folder / name) as partial:
+            partial.write_bytes(content)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from export.data.errors import OnMalformed
 from export.data.log_schema import BUILT_IN
+from export.errors import ExportError
 from export.knobs import POSITIVE_SHARE, check, described, knob
 
 
@@ -78,7 +79,7 @@ class EvaluatePlan(ReadPlan):
 class DiffPlan(ReadPlan):
     """Which two bundles are compared on the log; the first one is the reference."""
 
-    bundles: tuple[Path, ...]
+    bundles: tuple[Path, ...]  # --bundle, twice
     out: Path | None = knob(
         None, "where to write diff.json and diff.html", unit="FOLDER", otherwise="nowhere"
     )
@@ -92,5 +93,17 @@ class DiffPlan(ReadPlan):
         None,
         "share of the non-clicks that this log kept; 1: all of them",
         POSITIVE_SHARE,
-        otherwise="as each bundle's own log",
+        otherwise="as the bundles' own logs",
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.bundles) != 2:
+            raise ExportError(
+                f"'--bundle' must be given twice (got {len(self.bundles)} of them); "
+                "the first one is the reference"
+            )
+        if len(self.variants) > 2:
+            raise ExportError(
+                f"'variants' must be one, for both bundles, or two (got {','.join(self.variants)})"
+            )

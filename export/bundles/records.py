@@ -84,8 +84,91 @@ class Evaluation(msgspec.Struct, frozen=True):
     uncalibrated: Quality
     at_export: Metrics | None
     at_export_uncalibrated: Metrics | None
-    told: tuple[str, ...]  # what a reader should not have to find in a table
+    notes: tuple[str, ...]  # what a reader should not have to find in a table
+    warnings: tuple[str, ...]  # and what is worse than it was
     days: tuple[GroupQuality, ...]
     by: dict[str, Groups]
     fields: tuple[FieldShift, ...]
+    seconds: float
+
+
+class Side(msgspec.Struct, frozen=True):
+    """One of two bundles: how good it is, its sizes, and its microseconds a row by batch size."""
+
+    subject: Subject
+    quality: Quality
+    parameters: int
+    columns: int
+    graph_bytes: int
+    bundle_bytes: int
+    microseconds_a_row: dict[str, float]
+
+
+class Change(msgspec.Struct, frozen=True):
+    """A metric of both, and the second's minus the first's with its 95 % paired interval; ECE has none.
+
+    `verdict` is empty where the interval holds zero, and for metrics of which neither end is better.
+    """
+
+    first: float
+    second: float
+    delta: float
+    interval: Interval | None
+    verdict: str
+
+
+class DayChange(msgspec.Struct, frozen=True):
+    """The rows of one day; without a click and a non-click it has no metrics."""
+
+    name: str
+    rows: int
+    clicks: int
+    changes: dict[str, Change]
+
+
+class Agreement(msgspec.Struct, frozen=True):
+    """How alike two bundles score the same rows.
+
+    `rank_correlation` is Spearman's; `top_share` is the share of the tenth of rows with the first one's
+    highest pCTRs that are in that tenth of the second. The others are of the differences of calibrated
+    log-odds, and the share of rows whose pCTRs are more than a tenth apart.
+    """
+
+    rank_correlation: float
+    top_share: float
+    mean_difference: float
+    mean_absolute: float
+    largest: float
+    apart: float
+
+
+class Disagreement(msgspec.Struct, frozen=True):
+    """The rows with one value of a field, where the two differ otherwise than on the whole.
+
+    `difference` is the mean of the second's log-odds minus the first's, `errors` by how many standard errors
+    it is off that of all rows.
+    """
+
+    field: str
+    value: str
+    rows: int
+    clicks: int
+    pctr_first: float
+    pctr_second: float
+    difference: float
+    errors: float
+
+
+class Diff(msgspec.Struct, frozen=True):
+    """Two bundles on the rows that both read; `rows_left_out` were malformed for one of them."""
+
+    first: Side
+    second: Side
+    log: NewLog
+    rows_left_out: int
+    changes: dict[str, Change]
+    days: tuple[DayChange, ...]
+    agreement: Agreement
+    values: tuple[Disagreement, ...]
+    machine: str
     seconds: float

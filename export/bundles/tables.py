@@ -27,7 +27,7 @@ def metric_table(found: Evaluation) -> list[list[str]]:
     head = ["metric", "uncalibrated", "95 %", "calibrated", "95 %"]
     then = (found.at_export_uncalibrated, found.at_export)
     if found.at_export is not None:
-        head += ["at export", "calibrated"]
+        head += ["at export, uncalibrated", "at export, calibrated"]
     rows = [head]
     for key, (name, _) in METRICS.items():
         cells = [name]
@@ -104,4 +104,4 @@ def evaluation_lines(found: Evaluation) -> list[str]:
     fields = field_table(found.fields[:FIELDS_SHOWN])
     more = len(found.fields) - FIELDS_SHOWN
     lines += ["", *aligned(fields), *([f"{more} more fields moved less"] if more > 0 else []), ""]
-    return [*lines, *found.told]
+    return [*lines, *found.notes, *(f"warning: {text}" for text in found.warnings)]

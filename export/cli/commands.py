@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from export.bundles.plan import EvaluatePlan, ScorePlan
+from export.bundles.plan import DiffPlan, EvaluatePlan, ScorePlan
 from export.cli.knob_options import given_of
 from export.cli.options import HYPERPARAMETERS
 from export.cli.settings import Chosen, with_settings
@@ -238,6 +238,13 @@ def _evaluate(options: Namespace) -> None:
     evaluate_bundle(EvaluatePlan(**given_of(EvaluatePlan, options), quiet=options.quiet), say=say)
 
 
+def _diff(options: Namespace) -> None:
+    from export.bundles.diff import diff_bundles
+
+    given = given_of(DiffPlan, options)
+    diff_bundles(DiffPlan(**given, bundles=tuple(options.bundle), quiet=options.quiet), say=say)
+
+
 RUNS: Mapping[str, Callable[[Namespace], None]] = {
     "run": _run,
     "models": _models,
@@ -256,6 +263,7 @@ RUNS: Mapping[str, Callable[[Namespace], None]] = {
     "tune": _tune,
     "score": _score,
     "evaluate": _evaluate,
+    "diff": _diff,
 }
 
 

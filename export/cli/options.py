@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from export.bundles.plan import EvaluatePlan, ReadPlan, ScorePlan
+from export.bundles.plan import DiffPlan, EvaluatePlan, ReadPlan, ScorePlan
 from export.cli.knob_options import options_of
 from export.cli.parser import Help, Option, Parser
 from export.cli.values import assignment, not_negative_int, positive_int, share_below_one, widths
@@ -38,7 +38,8 @@ alone, in this order, and hand over in a work folder:
   package       everything -> evaluation, parity, latency, report, bundle
 
 `tune` searches settings for `run --settings`; `compare` judges models side by side. With a finished bundle
-and another log, `score` writes what a service would answer, and `evaluate` tells how good it is.
+and another log, `score` writes what a service would answer, `evaluate` tells how good it is, and `diff`
+holds two bundles side by side.
 """
 
 EXAMPLES = """\
@@ -169,6 +170,14 @@ FINISHED = (
     ),
     Option("--format", "of that table", ("text", "markdown"), "text"),
 )
+TWO_BUNDLES = Option(
+    "--bundle",
+    "a bundle's folder; given twice, the first one being the reference",
+    Path,
+    metavar="FOLDER",
+    required=True,
+    repeated=True,
+)
 READ = (
     *options_of(ReadPlan),
     Option("--quiet", "say nothing of how far it is; without a terminal nothing is said", switch=True),
@@ -277,6 +286,14 @@ COMMANDS: Mapping[str, Command] = {
             "the bundle": options_of(EvaluatePlan, "bundle", "variant"),
             "the log": (*READ, *options_of(EvaluatePlan, "sampling_rate")),
             "what is told": options_of(EvaluatePlan, "by", "out"),
+        },
+    ),
+    "diff": Command(
+        "two bundles on one log: what is better, where they disagree, what they cost",
+        {
+            "the bundles": (TWO_BUNDLES, *options_of(DiffPlan, "variants")),
+            "the log": (*READ, *options_of(DiffPlan, "sampling_rate")),
+            "what is told": options_of(DiffPlan, "out"),
         },
     ),
 }

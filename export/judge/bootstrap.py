@@ -134,6 +134,32 @@ def metric_intervals(
     ECE has none: resampled rows scatter about pCTR more than the rows do, so theirs lies above it.
     """
     y, p = checked(labels, pctr)
+    resampled = _resampled_metrics(y, [p], resamples, None)
+    return {name: interval(lines[0, 1:]) for name, lines in resampled.items()}
+
+
+def metric_changes(
+    labels: ArrayLike,
+    reference: ArrayLike,
+    variant: ArrayLike,
+    *,
+    resamples: int = 200,
+    most_rows: int | None = None,
+) -> dict[str, Delta]:
+    """Every metric but ECE of one pCTR minus that of another, by its name, from one draw of the rows.
+
+    labels, reference and variant are [n]. Of more than `most_rows`, else MOST_ROWS, that many are resampled.
+    """
+    y, a = checked(labels, reference)
+    _, b = checked(labels, variant)
+    resampled = _resampled_metrics(y, [a, b], resamples, most_rows)
+    return {name: Delta.of(lines[1] - lines[0]) for name, lines in resampled.items()}
+
+
+def _resampled_metrics(
+    y: Floats, pctrs: Sequence[Floats], resamples: int, most_rows: int | None
+) -> dict[str, NDArray[np.float64]]:
+    """By metric, [pctrs, 1 + resamples]: of all rows first."""
     figures: dict[str, OfRows] = {
         "auc": _weighted_auc,
         "logloss": _weighted_logloss,
@@ -141,10 +167,10 @@ def metric_intervals(
         "ne": _weighted_ne,
         "pcoc": _weighted_pcoc,
     }
-    resampled = _resampled(y, [(figure, p) for figure in figures.values()], resamples, seed=0)
-    found = {name: interval(line[1:]) for name, line in zip(figures, resampled, strict=True)}
-    low, high = found["ne"]
-    return found | {"rce": (100.0 * (1.0 - high), 100.0 * (1.0 - low))}
+    columns = [(figure, p) for figure in figures.values() for p in pctrs]
+    lines = _resampled(y, columns, resamples, seed=0, most_rows=most_rows)
+    found = dict(zip(figures, lines.reshape(len(figures), len(pctrs), -1), strict=True))
+    return found | {"rce": 100.0 * (1.0 - found["ne"])}
 
 
 def interval(resampled: NDArray[np.float64], *, confidence: float = 0.95) -> tuple[float, float]:

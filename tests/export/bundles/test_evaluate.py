@@ -93,7 +93,7 @@ def test_values_that_training_did_not_show_are_counted_and_told(shop: Shop, tmp_
     assert site.missing == pytest.approx(pages[None] / len(rows))
     assert site.unseen_before == 0.0
     assert found.fields[0] == site  # the most moved comes first
-    assert any(line.startswith("site moved: ") and "unseen here" in line for line in found.told)
+    assert any(line.startswith("site moved: ") and "unseen here" in line for line in found.warnings)
 
 
 def test_a_log_that_kept_fewer_non_clicks_is_judged_as_it_is(shop: Shop, tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_a_log_that_kept_fewer_non_clicks_is_judged_as_it_is(shop: Shop, tmp_pat
     assert half.calibrated.metrics.pcoc > 1.3 * whole.calibrated.metrics.pcoc
     assert half.calibrated.metrics.auc == pytest.approx(whole.calibrated.metrics.auc)
     assert half.uncalibrated == whole.uncalibrated
-    assert any(line.startswith("bids are too high") for line in half.told)
+    assert any(line.startswith("bids are too high") for line in half.warnings)
 
 
 def test_what_the_command_prints(shop: Shop, tmp_path: Path, capsys) -> None:
