@@ -27,8 +27,8 @@ def change_table(changes: dict[str, Change]) -> list[list[str]]:
     return rows
 
 
-def _ends(change: Change) -> str:
-    return "" if change.interval is None else f"{change.interval[0]:+.5f} to {change.interval[1]:+.5f}"
+def _ends(change: Change, digits: int = 5) -> str:
+    return "" if change.interval is None else " to ".join(f"{end:+.{digits}f}" for end in change.interval)
 
 
 def day_table(days: tuple[DayChange, ...]) -> list[list[str]]:
@@ -40,7 +40,7 @@ def day_table(days: tuple[DayChange, ...]) -> list[list[str]]:
         if day.changes:
             for key in ("auc", "logloss"):
                 one = day.changes[key]
-                cells += [f"{one.first:.4f}", f"{one.delta:+.5f}", _ends(one)]
+                cells += [f"{one.first:.4f}", f"{one.delta:+.4f}", _ends(one, 4)]
             cells += [f"{day.changes['pcoc'].first:.3f}", f"{day.changes['pcoc'].second:.3f}"]
         rows.append([*cells, *[""] * (len(head) - len(cells))])
     return rows

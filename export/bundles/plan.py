@@ -8,7 +8,7 @@ from pathlib import Path
 from export.data.errors import OnMalformed
 from export.data.log_schema import BUILT_IN
 from export.errors import ExportError
-from export.knobs import POSITIVE_SHARE, check, described, knob
+from export.knobs import AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE_SHARE, check, described, knob
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +73,27 @@ class EvaluatePlan(ReadPlan):
         POSITIVE_SHARE,
         otherwise="as the bundle's own log",
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainPlan(ReadPlan):
+    """Which bundle is explained by the log, and which of its rows."""
+
+    bundle: Path = field(metadata=described("the bundle's folder", unit="FOLDER"))
+    out: Path | None = knob(
+        None, "where to write explain.json and explain.html", unit="FOLDER", otherwise="nowhere"
+    )
+    variant: str | None = knob(
+        None, "which graph is explained", unit="NAME", otherwise="the one that the bundle serves"
+    )
+    row: int | None = knob(
+        None,
+        "a row of the log to explain: the line of a text file, the row of Parquet, from 1",
+        AT_LEAST_ONE,
+        otherwise="none",
+    )
+    rows: int = knob(10_000, "rows that fields are shuffled among, drawn by chance", AT_LEAST_ONE, "ROWS")
+    seed: int = knob(0, "of the rows that are drawn and of the shuffles", NOT_NEGATIVE)
 
 
 @dataclass(frozen=True, kw_only=True)

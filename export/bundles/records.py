@@ -172,3 +172,52 @@ class Diff(msgspec.Struct, frozen=True):
     values: tuple[Disagreement, ...]
     machine: str
     seconds: float
+
+
+class Importance(msgspec.Struct, frozen=True):
+    """What the metrics lose when a field's values are shuffled among the rows, with 95 % intervals.
+
+    `matters` says that LogLoss rises beyond noise.
+    """
+
+    field: str
+    kind: str
+    role: str
+    logloss: float
+    logloss_interval: Interval
+    auc: float
+    auc_interval: Interval
+    matters: bool
+
+
+class Move(msgspec.Struct, frozen=True):
+    """By how much a field's value moved the logit of a row, with the standard error of that figure."""
+
+    field: str
+    value: str
+    logit: float
+    error: float
+
+
+class ExplainedRow(msgspec.Struct, frozen=True):
+    """One row: the moves of all fields add up to its logit minus that of the rows it is held against."""
+
+    row: int
+    clicked: bool
+    logit: float
+    pctr: float
+    background_logit: float
+    moves: tuple[Move, ...]
+
+
+class Explanation(msgspec.Struct, frozen=True):
+    """Which fields a bundle's quality rests on: `rows` of the log, on which it has these metrics."""
+
+    subject: Subject
+    log: NewLog
+    rows: int
+    auc: float
+    logloss: float
+    fields: tuple[Importance, ...]  # those with the largest rise of LogLoss first
+    row: ExplainedRow | None
+    seconds: float

@@ -59,7 +59,7 @@ class Scorer:
     def score(self, fields: pl.DataFrame, lines: NDArray[np.int64]) -> Scores:
         """Typed fields [n], at `lines` [n] of the log. Raises ExportError for a logit that overflows."""
         ids = encode_chunk(self.bundle.encoder, fields)
-        logits = run_session(self._session, ids)
+        logits = self.logits(ids)
         is_number = np.isfinite(logits)
         if not is_number.all():
             row = int(lines[int(np.argmin(is_number))])
@@ -67,9 +67,15 @@ class Scorer:
                 f"'logits' of {self.bundle.manifest.id} must be finite (got none for row {row}, which a "
                 "service refuses too); the model's weights overflow there: train it again"
             )
-        return Scores(
-            ids, logits, self.calibrator.pctr(logits, segments_of(self.calibrator, self.bundle.schema, ids))
-        )
+        return Scores(ids, logits, self.pctr(logits, ids))
+
+    def logits(self, ids: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Logits [n] of ids [n, columns], whether a row of a log has them or not."""
+        return run_session(self._session, ids)
+
+    def pctr(self, logits: NDArray[np.float32], ids: NDArray[np.int32]) -> NDArray[np.float64]:
+        """The calibrated probabilities [n] of logits [n] and the ids [n, columns] that gave them."""
+        return self.calibrator.pctr(logits, segments_of(self.calibrator, self.bundle.schema, ids))
 
     @property
     def _file(self) -> str:
@@ -78,7 +84,7 @@ class Scorer:
     def _check_golden(self) -> None:
         """A service whose graph gives other logits to the golden rows does not get ready."""
         golden = self.bundle.golden.variants[self.variant]
-        logits = run_session(self._session, np.array(self.bundle.golden.ids, np.int32))
+        logits = self.logits(np.array(self.bundle.golden.ids, np.int32))
         differs = ~(np.abs(logits - np.array(golden.logits)) <= golden.logit_tolerance)
         if differs.any():
             row = int(differs.argmax())

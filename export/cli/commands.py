@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from export.bundles.plan import DiffPlan, EvaluatePlan, ScorePlan
+from export.bundles.plan import DiffPlan, EvaluatePlan, ExplainPlan, ScorePlan
 from export.cli.knob_options import given_of
 from export.cli.options import HYPERPARAMETERS
 from export.cli.settings import Chosen, with_settings
@@ -245,6 +245,12 @@ def _diff(options: Namespace) -> None:
     diff_bundles(DiffPlan(**given, bundles=tuple(options.bundle), quiet=options.quiet), say=say)
 
 
+def _explain(options: Namespace) -> None:
+    from export.bundles.explain import explain_bundle
+
+    explain_bundle(ExplainPlan(**given_of(ExplainPlan, options), quiet=options.quiet), say=say)
+
+
 RUNS: Mapping[str, Callable[[Namespace], None]] = {
     "run": _run,
     "models": _models,
@@ -264,6 +270,7 @@ RUNS: Mapping[str, Callable[[Namespace], None]] = {
     "score": _score,
     "evaluate": _evaluate,
     "diff": _diff,
+    "explain": _explain,
 }
 
 

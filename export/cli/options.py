@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from export.bundles.plan import DiffPlan, EvaluatePlan, ReadPlan, ScorePlan
+from export.bundles.plan import DiffPlan, EvaluatePlan, ExplainPlan, ReadPlan, ScorePlan
 from export.cli.knob_options import options_of
 from export.cli.parser import Help, Option, Parser
 from export.cli.values import assignment, not_negative_int, positive_int, share_below_one, widths
@@ -38,8 +38,8 @@ alone, in this order, and hand over in a work folder:
   package       everything -> evaluation, parity, latency, report, bundle
 
 `tune` searches settings for `run --settings`; `compare` judges models side by side. With a finished bundle
-and another log, `score` writes what a service would answer, `evaluate` tells how good it is, and `diff`
-holds two bundles side by side.
+and another log, `score` writes what a service would answer, `evaluate` tells how good it is, `diff`
+holds two bundles side by side, and `explain` shows which fields matter.
 """
 
 EXAMPLES = """\
@@ -294,6 +294,14 @@ COMMANDS: Mapping[str, Command] = {
             "the bundles": (TWO_BUNDLES, *options_of(DiffPlan, "variants")),
             "the log": (*READ, *options_of(DiffPlan, "sampling_rate")),
             "what is told": options_of(DiffPlan, "out"),
+        },
+    ),
+    "explain": Command(
+        "which fields a bundle's quality rests on, and what moved the logit of one row",
+        {
+            "the bundle": options_of(ExplainPlan, "bundle", "variant"),
+            "the log": READ,
+            "what is told": options_of(ExplainPlan, "row", "rows", "seed", "out"),
         },
     ),
 }

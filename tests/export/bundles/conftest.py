@@ -164,3 +164,28 @@ def shop(tiny_folder: Path) -> Shop:
             Path(plan.schema).write_text(SCHEMA)
             run(plan, say=silent)
     return Shop(rows, plan, load_bundle(plan.out))
+
+
+@pytest.fixture(scope="session")
+def rival(shop: Shop, tiny_folder: Path) -> Path:
+    """The folder of a bundle of the same log with other fields, their order reversed: LR without the ads."""
+    folder = tiny_folder / "rival"
+    folder.mkdir(exist_ok=True)
+    head, *fields = SCHEMA.split("[[field]]")
+    kept = [field for field in fields if 'name = "ad"' not in field]
+    plan = Plan(
+        data=shop.plan.data,
+        schema=str(folder / "rival.toml"),
+        out=folder / "artifacts" / "rival",
+        work=folder / "work",
+        name="rival",
+        model="lr",
+        split=shop.plan.split,
+        pruning=shop.plan.pruning,
+        training=TrainChoice(epochs=2, seed=1, threads=1),
+    )
+    with locked(folder):
+        if not (plan.out / MANIFEST_FILE).exists():
+            Path(plan.schema).write_text("[[field]]".join([head, *kept[::-1]]))
+            run(plan, say=silent)
+    return plan.out

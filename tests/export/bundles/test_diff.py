@@ -20,42 +20,12 @@ from export.data.log_schema import LOG_FILE
 from export.errors import ExportError
 from export.judge.bootstrap import paired_bootstrap
 from export.judge.metrics import MetricError, ece, evaluate, rank_correlation
-from export.stages.pipeline import run
-from export.stages.plan import Plan
-from export.train.choices import TrainChoice
 from service.bundle.calibration import CALIBRATION_FILE
-from service.bundle.folders import locked
-from service.bundle.manifest import MANIFEST_FILE
 from tests.browser import measure, needs_chromium
-from tests.export.bundles.conftest import SCHEMA, Shop, shown_rows, write_rows
+from tests.export.bundles.conftest import Shop, shown_rows, write_rows
 from tests.export.bundles.test_score import scored
 from tests.export.conftest import silent
 from tests.forged_bundle import rewrite_json
-
-
-@pytest.fixture(scope="session")
-def rival(shop: Shop, tiny_folder: Path) -> Path:
-    """The folder of a bundle of the same log with other fields, their order reversed: LR without the ads."""
-    folder = tiny_folder / "rival"
-    folder.mkdir(exist_ok=True)
-    head, *fields = SCHEMA.split("[[field]]")
-    kept = [field for field in fields if 'name = "ad"' not in field]
-    plan = Plan(
-        data=shop.plan.data,
-        schema=str(folder / "rival.toml"),
-        out=folder / "artifacts" / "rival",
-        work=folder / "work",
-        name="rival",
-        model="lr",
-        split=shop.plan.split,
-        pruning=shop.plan.pruning,
-        training=TrainChoice(epochs=2, seed=1, threads=1),
-    )
-    with locked(folder):
-        if not (plan.out / MANIFEST_FILE).exists():
-            Path(plan.schema).write_text("[[field]]".join([head, *kept[::-1]]))
-            run(plan, say=silent)
-    return plan.out
 
 
 def differ(shop: Shop, second: Path, data: Path, **options: object) -> Diff:
