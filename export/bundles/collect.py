@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from export.data.readers import LogChunk, columns_of
 from export.errors import ExportError
 from service.bundle.schema import MISSING_ID, OOV_ID, Field, Vocabulary
 
+Number = TypeVar("Number", bound=np.generic)
 Watch = Callable[[LogChunk, Scores], None]
 
 
@@ -32,6 +34,7 @@ class Collected:
     logits: NDArray[np.float32]
     pctr: NDArray[np.float64]
     timestamps: NDArray[np.int64] | None
+    true_pctr: NDArray[np.float32] | None
     missing: dict[str, float]
     unseen: dict[str, float | None]
     log: NewLog
@@ -58,7 +61,7 @@ def collect(
     counts = {
         field.name: _Counts(field, bundle.schema.column_slices[field.name]) for field in bundle.schema.fields
     }
-    lines, labels, logits, pctrs, times = [], [], [], [], []
+    lines, labels, logits, pctrs, times, trues = [], [], [], [], [], []
     skipped = 0
     for chunk in read_chunks(plan, schema, "scored", others=others):
         skipped += chunk.skipped
@@ -70,6 +73,7 @@ def collect(
         logits.append(found.logits)
         pctrs.append(found.pctr)
         times.append(chunk.timestamps)
+        trues.append(chunk.true_pctr)
         for one in counts.values():
             one.add(found.ids)
         for grouping in groupings:
@@ -78,8 +82,7 @@ def collect(
             watch(chunk, found)
     if not lines:
         raise no_rows(plan, skipped)
-    stamps = [one for one in times if one is not None]
-    timestamps = np.concatenate(stamps) if stamps else None
+    timestamps, true_pctr = _joined(times), _joined(trues)
     clicked = np.concatenate(labels)
     return Collected(
         lines=np.concatenate(lines),
@@ -87,6 +90,7 @@ def collect(
         logits=np.concatenate(logits),
         pctr=np.concatenate(pctrs),
         timestamps=timestamps,
+        true_pctr=true_pctr,
         missing={name: one.missing_share for name, one in counts.items()},
         unseen={name: one.unseen_share for name, one in counts.items()},
         log=NewLog(
@@ -97,6 +101,12 @@ def collect(
             window=None if timestamps is None else (int(timestamps.min()), int(timestamps.max())),
         ),
     )
+
+
+def _joined(parts: Sequence[NDArray[Number] | None]) -> NDArray[Number] | None:
+    """The chunks' arrays as one; None where the log has no such column."""
+    known = [one for one in parts if one is not None]
+    return np.concatenate(known) if known else None
 
 
 class _Counts:

@@ -136,7 +136,6 @@ def _paired(first: Collected, second: Collected) -> tuple[Collected, Collected, 
 def _rows(found: Collected, rows: NDArray[np.intp]) -> Collected:
     if len(rows) == len(found.lines):
         return found
-    times = None if found.timestamps is None else found.timestamps[rows]
     labels = found.labels[rows]
     log = msgspec.structs.replace(found.log, rows=len(rows), clicks=int(labels.sum()))
     return replace(
@@ -145,7 +144,8 @@ def _rows(found: Collected, rows: NDArray[np.intp]) -> Collected:
         labels=labels,
         logits=found.logits[rows],
         pctr=found.pctr[rows],
-        timestamps=times,
+        timestamps=None if found.timestamps is None else found.timestamps[rows],
+        true_pctr=None if found.true_pctr is None else found.true_pctr[rows],
         log=log,
     )
 

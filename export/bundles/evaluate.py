@@ -81,7 +81,8 @@ def _judged(
     scorer: Scorer, found: Collected, groupings: list[Grouping], started: float
 ) -> tuple[Evaluation, Drawn]:
     manifest, raw = scorer.bundle.manifest, sigmoid(found.logits)
-    calibrated, uncalibrated = quality_of(found.labels, found.pctr), quality_of(found.labels, raw)
+    calibrated = quality_of(found.labels, found.pctr, found.true_pctr)
+    uncalibrated = quality_of(found.labels, raw, found.true_pctr)
     evaluation = Evaluation(
         subject=subject_of(scorer),
         log=found.log,
@@ -106,11 +107,13 @@ def _judged(
     return msgspec.structs.replace(evaluation, notes=notes, warnings=warnings, seconds=seconds), drawn
 
 
-def quality_of(labels: NDArray[np.uint8], pctr: NDArray[np.float64]) -> Quality:
-    """Every metric of pctr [n], with intervals."""
+def quality_of(
+    labels: NDArray[np.uint8], pctr: NDArray[np.float64], true_pctr: NDArray[np.float32] | None = None
+) -> Quality:
+    """Every metric of pctr [n], with intervals; `true_pctr` [n] is that of a synthetic log."""
     intervals = metric_intervals(labels, pctr)
     metrics = msgspec.structs.replace(
-        evaluate(labels, pctr),
+        evaluate(labels, pctr, true_pctr),
         auc_interval=intervals["auc"],
         logloss_interval=intervals["logloss"],
     )

@@ -6,7 +6,15 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from export.bundles.records import Evaluation, GroupQuality
-from export.bundles.tables import FIELDS_SHOWN, field_table, group_table, log_line, metric_table, title_of
+from export.bundles.tables import (
+    FIELDS_SHOWN,
+    best_line,
+    field_table,
+    group_table,
+    log_line,
+    metric_table,
+    title_of,
+)
 from export.report import plots
 from export.report.findings import RateWindow
 from export.report.layout import document, figure, section, table
@@ -26,7 +34,7 @@ def evaluation_page(found: Evaluation, drawn: Drawn) -> str:
     """The whole page: the metrics, calibration, days, groups, fields."""
     variant = found.subject.variant
     reliability = plots.reliability_figure({variant: drawn.before}, {variant: drawn.after}, of="this log")
-    quality = rows_table(metric_table(found))
+    quality = rows_table(metric_table(found)) + (f"<p>{best_line(found)}.</p>" if best_line(found) else "")
     sections = [
         _head(found),
         section("Quality", quality, meanings(), figure(plots.histogram_figure(drawn.histogram))),

@@ -39,6 +39,12 @@ def metric_table(found: Evaluation) -> list[list[str]]:
     return rows
 
 
+def best_line(found: Evaluation) -> str:
+    """What no model can beat, on a synthetic log; empty on any other."""
+    best = found.calibrated.metrics.auc_of_true_pctr
+    return "" if best is None else f"AUC of the true click probability, which no model can beat: {best:.4f}"
+
+
 def ends(quality: Quality, key: str) -> str:
     """The ends of a metric's interval; nothing for ECE."""
     interval = quality.intervals.get(key)
@@ -104,4 +110,6 @@ def evaluation_lines(found: Evaluation) -> list[str]:
     fields = field_table(found.fields[:FIELDS_SHOWN])
     more = len(found.fields) - FIELDS_SHOWN
     lines += ["", *aligned(fields), *([f"{more} more fields moved less"] if more > 0 else []), ""]
+    best = best_line(found)
+    lines += [best] if best else []
     return [*lines, *found.notes, *(f"warning: {text}" for text in found.warnings)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections import Counter
 from itertools import groupby
@@ -52,6 +53,27 @@ def test_on_the_test_part_it_finds_what_the_export_found(shop: Shop, tmp_path: P
         if field.unseen is not None:
             assert field.unseen == pytest.approx(told[field.name]["unseen"]["test"])
     assert {field.name for field in found.fields if field.unseen is None} == {"price", "ad"}
+
+
+def test_a_pruned_bundle_of_a_synthetic_log_is_judged_as_its_export_did(exported, tmp_path: Path) -> None:
+    """Its fields are renumbered, some values share an id, and the log knows the true pCTR."""
+    bundle = exported.bundle
+    with gzip.open(exported.plan.data, "rt") as file:
+        head, *lines = file
+    test = tmp_path / "test.csv"
+    test.write_text("".join([head, *lines[-bundle.manifest.training.rows["test"] :]]))
+    for variant in bundle.graphs:
+        plan = EvaluatePlan(bundle=bundle.folder, data=test, variant=variant)
+        found = evaluate_bundle(plan, say=silent)
+        assert found.calibrated.metrics.auc_of_true_pctr is not None
+        for name, value in msgspec.structs.asdict(bundle.manifest.evaluation[variant]).items():
+            assert getattr(found.calibrated.metrics, name) == pytest.approx(value, abs=1e-12), name
+    report = json.loads((bundle.folder / "report" / "report.json").read_bytes())
+    told = {one["name"]: one for one in report["data"]["fields"]}
+    for field in found.fields:
+        assert field.missing == pytest.approx(told[field.name]["missing"]["test"])
+        if field.unseen is not None:
+            assert field.unseen == pytest.approx(told[field.name]["unseen"]["test"])
 
 
 def test_days_and_values_are_those_of_their_rows_alone(shop: Shop, tmp_path: Path) -> None:
