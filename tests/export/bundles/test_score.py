@@ -32,6 +32,12 @@ sys.modules["torch"] = None  # any import of it fails
 from export.__main__ import main
 sys.exit(main(sys.argv[1:]))
 """
+NO_ROOM = """
+import resource, sys
+from export.__main__ import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+sys.exit(main(sys.argv[1:]))
+"""
 PEAK = """
 import resource, sys
 from export.__main__ import main
@@ -246,6 +252,19 @@ def test_a_graph_that_gives_other_logits_here_is_refused(shop: Shop, tmp_path: P
     log = write_rows(tmp_path / "day.csv", shown_rows(5))
     with pytest.raises(BundleError, match="must be a graph that gives golden row 0 the logit"):
         score(ScorePlan(bundle=moved, data=log, out=tmp_path / "s.csv", schema=shop.plan.schema), say=silent)
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".csv"])
+def test_a_disk_that_is_full_costs_nothing_that_was_there(shop: Shop, tmp_path: Path, ending: str) -> None:
+    log, out = write_rows(tmp_path / "day.csv", shown_rows(20_000, seconds=1)), tmp_path / f"scores{ending}"
+    out.write_text("the scores of yesterday")
+    arguments = ["score", "--bundle", shop.folder, "--data", log, "--out", out]
+    done = subprocess.run([sys.executable, "-c", NO_ROOM, *arguments], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("export: ")
+    assert (done.stderr.count("\n"), "File too large" in done.stderr) == (1, True)
+    assert out.read_text() == "the scores of yesterday"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["day.csv", out.name]
 
 
 def test_memory_does_not_grow_with_the_log(shop: Shop, tmp_path: Path) -> None:
