@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from export.bundles.plan import DiffPlan, EvaluatePlan, ExplainPlan, ScorePlan
 from export.cli.knob_options import given_of
 from export.cli.options import HYPERPARAMETERS
 from export.cli.settings import Chosen, with_settings
@@ -225,6 +226,31 @@ def _tune(options: Namespace) -> None:
     tune(plan, say=say)
 
 
+def _score(options: Namespace) -> None:
+    from export.bundles.score import score
+
+    score(ScorePlan(**given_of(ScorePlan, options), quiet=options.quiet), say=say)
+
+
+def _evaluate(options: Namespace) -> None:
+    from export.bundles.evaluate import evaluate_bundle
+
+    evaluate_bundle(EvaluatePlan(**given_of(EvaluatePlan, options), quiet=options.quiet), say=say)
+
+
+def _diff(options: Namespace) -> None:
+    from export.bundles.diff import diff_bundles
+
+    given = given_of(DiffPlan, options)
+    diff_bundles(DiffPlan(**given, bundles=tuple(options.bundle), quiet=options.quiet), say=say)
+
+
+def _explain(options: Namespace) -> None:
+    from export.bundles.explain import explain_bundle
+
+    explain_bundle(ExplainPlan(**given_of(ExplainPlan, options), quiet=options.quiet), say=say)
+
+
 RUNS: Mapping[str, Callable[[Namespace], None]] = {
     "run": _run,
     "models": _models,
@@ -241,6 +267,10 @@ RUNS: Mapping[str, Callable[[Namespace], None]] = {
     "package": _package,
     "compare": _compare,
     "tune": _tune,
+    "score": _score,
+    "evaluate": _evaluate,
+    "diff": _diff,
+    "explain": _explain,
 }
 
 

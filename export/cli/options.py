@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from export.bundles.plan import DiffPlan, EvaluatePlan, ExplainPlan, ReadPlan, ScorePlan
 from export.cli.knob_options import options_of
 from export.cli.parser import Help, Option, Parser
 from export.cli.values import assignment, not_negative_int, positive_int, share_below_one, widths
@@ -36,7 +37,9 @@ alone, in this order, and hand over in a work folder:
   calibrate     logits of the final graphs -> calibrators
   package       everything -> evaluation, parity, latency, report, bundle
 
-`tune` searches settings for `run --settings`; `compare` judges models side by side.
+`tune` searches settings for `run --settings`; `compare` judges models side by side. With a finished bundle
+and another log, `score` writes what a service would answer, `evaluate` tells how good it is, `diff`
+holds two bundles side by side, and `explain` shows which fields matter.
 """
 
 EXAMPLES = """\
@@ -46,6 +49,7 @@ examples:
   python -m export demo --out artifacts/demo
   python -m export compare --data log.parquet --schema log.toml --models lr,fwfm,deep_fwfm --out artifacts/all
   python -m export tune --data log.parquet --schema log.toml --model deepfm --minutes 30 --out artifacts/tuned
+  python -m export score --bundle artifacts/shop --data today.parquet --out scores.parquet
   torchrun --nproc-per-node 2 -m export run --data log.parquet ...    (training in two processes)
 """
 
@@ -166,6 +170,18 @@ FINISHED = (
     ),
     Option("--format", "of that table", ("text", "markdown"), "text"),
 )
+TWO_BUNDLES = Option(
+    "--bundle",
+    "a bundle's folder; given twice, the first one being the reference",
+    Path,
+    metavar="FOLDER",
+    required=True,
+    repeated=True,
+)
+READ = (
+    *options_of(ReadPlan),
+    Option("--quiet", "say nothing of how far it is; without a terminal nothing is said", switch=True),
+)
 
 
 def _optional(options: tuple[Option, ...]) -> tuple[Option, ...]:
@@ -254,6 +270,38 @@ COMMANDS: Mapping[str, Command] = {
             "the model; what is given is fixed": MODEL,
             "training; what is given is fixed": TRAINING,
             "the search": options_of(TunePlan),
+        },
+    ),
+    "score": Command(
+        "score a log by a bundle, as a service would answer",
+        {
+            "the bundle": options_of(ScorePlan, "bundle", "variant"),
+            "the log": READ,
+            "the scores": options_of(ScorePlan, "out", "keep"),
+        },
+    ),
+    "evaluate": Command(
+        "judge a bundle on another log: every metric, by day, by value, and what moved",
+        {
+            "the bundle": options_of(EvaluatePlan, "bundle", "variant"),
+            "the log": (*READ, *options_of(EvaluatePlan, "sampling_rate")),
+            "what is told": options_of(EvaluatePlan, "by", "out"),
+        },
+    ),
+    "diff": Command(
+        "two bundles on one log: what is better, where they disagree, what they cost",
+        {
+            "the bundles": (TWO_BUNDLES, *options_of(DiffPlan, "variants")),
+            "the log": (*READ, *options_of(DiffPlan, "sampling_rate")),
+            "what is told": options_of(DiffPlan, "out"),
+        },
+    ),
+    "explain": Command(
+        "which fields a bundle's quality rests on, and what moved the logit of one row",
+        {
+            "the bundle": options_of(ExplainPlan, "bundle", "variant"),
+            "the log": READ,
+            "what is told": options_of(ExplainPlan, "row", "rows", "seed", "out"),
         },
     ),
 }

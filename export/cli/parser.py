@@ -39,6 +39,7 @@ class Option:
     metavar: str | None = None
     required: bool = False
     repeated: bool = False  # may be given several times: a list
+    switch: bool = False  # has no value: it is given or not
     otherwise: str | None = None
 
     @property
@@ -54,6 +55,9 @@ class Option:
         return self.about if otherwise is None else f"{self.about} [{otherwise}]"
 
     def add_to(self, group: Any) -> None:
+        if self.switch:
+            group.add_argument(self.flag, help=self.help, action="store_true")
+            return
         choice = {"choices": self.kind} if isinstance(self.kind, tuple) else {"type": self.kind}
         # Without dashes it is a word that stands alone.
         place = (

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from export.compare.contender import Contender, read_pctr
 from export.compare.records import Result, Row
 from export.data.encoded import Part, open_log
-from export.graph.runtime import BATCHES, Scorer, graph_scorer, microseconds_a_row
+from export.graph.runtime import BATCHES, Scorer, graph_scorer, microseconds_a_row, own_rows_scorer
 from export.judge.bootstrap import Delta, interval, resampled_aucs
 from export.stages.evaluate import choose_serving, shipped_variants
 from export.stages.records import Graphs
@@ -89,17 +89,9 @@ def _graphs(of_seeds: Sequence[tuple[Contender, Result]]) -> dict[str, Variant]:
 
 def _scorer(variant: Variant, log_ids: NDArray[np.int32]) -> Scorer:
     """A scorer that takes rows of any graph's ids and scores as many rows of the variant's own ids."""
-    score = graph_scorer(variant.graph)
     if not variant.renumberings:
-        return score
-    ids = variant.ids(log_ids)
-    batches = {rows: np.ascontiguousarray(np.resize(ids, (rows, ids.shape[1]))) for rows in BATCHES}
-
-    def score_own(given: NDArray[np.int32]) -> object:
-        own = batches.get(len(given))
-        return score(given if own is None else own)
-
-    return score_own
+        return graph_scorer(variant.graph)
+    return own_rows_scorer(variant.graph, variant.ids(log_ids))
 
 
 def judge(results: Results, served: Mapping[str, Served], labels: NDArray[np.uint8]) -> tuple[Row, ...]:

@@ -40,16 +40,19 @@ class CellTypes:
     def typed(
         self, cells: pl.DataFrame, lines: NDArray[np.int64], rejections: Rejections
     ) -> tuple[pl.DataFrame, dict[str, pl.Series], NDArray[np.int64]]:
-        """cells [n] -> fields, outcomes (`label`, `timestamp`, `true_pctr`) and lines of the valid rows."""
+        """cells [n] -> fields, outcomes (`label`, `timestamp`, `true_pctr`) and lines of the valid rows.
+
+        There is an outcome for each of these that the schema names.
+        """
         cells = _with_nulls(cells, ("",))
         features = _with_nulls(cells, self._schema.missing) if self._schema.missing else cells
         nan_is_missing = self._schema.spelling.nan_is_missing
         fields: dict[str, pl.Series] = {}
         outcomes: dict[str, pl.Series] = {}
         faults = _Faults(cells, lines)
-        outcomes["label"] = faults.check(
-            self._schema.label.column, *_label(cells, self._schema.label), _NAME_LABELS
-        )
+        label = self._schema.label
+        if label is not None:
+            outcomes["label"] = faults.check(label.column, *_label(cells, label), _NAME_LABELS)
         timestamp = self._schema.timestamp
         if timestamp is not None:
             outcomes["timestamp"] = faults.check(
@@ -80,7 +83,10 @@ class CellTypes:
     def check_columns(self, types: dict[str, pl.DataType], file: str) -> None:
         """Raises LogError if a column of a typed file (Parquet) has a type that its field cannot use."""
         label, timestamp, true_pctr = self._schema.label, self._schema.timestamp, self._schema.true_pctr
-        columns = [(label.column, "the label", "" if label.present else _unfit_label(types[label.column]))]
+        columns = []
+        if label is not None:
+            unfit = "" if label.present else _unfit_label(types[label.column])
+            columns.append((label.column, "the label", unfit))
         if timestamp is not None:
             columns.append((timestamp.column, "the timestamp", _unfit_time(types[timestamp.column])))
         if true_pctr is not None:

@@ -36,7 +36,7 @@ def write_converted(frames: Iterator[pl.DataFrame], columns: pl.Schema, out: Pat
 
 
 def sink_parquet(frames: Iterator[pl.DataFrame], columns: pl.Schema, path: Path) -> None:
-    """Writes through polars' streaming sink, a few frames in memory. Raises what `frames` raises."""
+    """Writes through polars' streaming sink, a few frames in memory. Raises what `frames` raises, OSError."""
     from polars.io.plugins import register_io_source
 
     failed: list[Exception] = []
@@ -53,7 +53,8 @@ def sink_parquet(frames: Iterator[pl.DataFrame], columns: pl.Schema, path: Path)
 
     try:
         register_io_source(source, schema=columns).sink_parquet(path, row_group_size=_ROW_GROUP)
-    except pl.exceptions.PolarsError:
+    except pl.exceptions.PolarsError as error:
         if failed:  # polars wraps it in its own exception
             raise failed[0] from None
-        raise
+        reason = str(error).splitlines()[0]
+        raise OSError(f"'{path.name}' cannot be written ({reason}); make room, or write elsewhere") from None

@@ -124,6 +124,7 @@ def _prepare(
         clicks=dict(zip(PARTS, counted.clicks.tolist(), strict=True)),
         has_timestamps=seconds is not None,
         has_true_pctr=log_schema.true_pctr is not None,
+        description=log_schema,
     )
     _write_metadata(folder, record, schema, sample_rows)
     for name in PARTS:

@@ -6,7 +6,7 @@ of the log's content: vocabularies and bins are fitted later, from the training 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args
 
@@ -24,6 +24,9 @@ LogEncoding = Literal["vocabulary", "hashing", "criteo", "quantile"]
 Derive = Literal["hour_of_day", "day_of_week"]
 Text = Annotated[str, Meta(min_length=1)]
 Count = Annotated[int, Meta(ge=1, lt=2**31)]
+
+LOG_FILE: Final = "report/log.json"
+"""Where a bundle keeps the description of the log that it was made of."""
 
 BUILT_IN: Final = ("criteo", "avazu", "ipinyou", "twitter")
 _SEPARATORS: Final[dict[str, str]] = {"tsv": "\t", "csv": ",", "parquet": ""}
@@ -73,11 +76,14 @@ class Timestamp(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class LogSchema(Struct, frozen=True, forbid_unknown_fields=True):
-    """A log as a whole. `columns` names a headerless file's columns in order; otherwise the header does."""
+    """A log as a whole. `columns` names a headerless file's columns in order; otherwise the header does.
+
+    A schema file names a label; `found_in` leaves it out for a file that has none.
+    """
 
     name: Text
     format: Format
-    label: Label
+    label: Label | None
     separator: str  # by default the format's
     quote: str  # empty: quotes are ordinary characters
     has_header: bool = msgspec.field(default=True, name="header")
@@ -92,13 +98,34 @@ class LogSchema(Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def used_columns(self) -> tuple[str, ...]:
         """The columns that are read, each once, in a stable order."""
-        names = [self.label.column]
+        names = [self.label.column] if self.label is not None else []
         if self.timestamp is not None:
             names.append(self.timestamp.column)
         if self.true_pctr is not None:
             names.append(self.true_pctr)
         names.extend(field.column for field in self.fields if field.column is not None)
         return tuple(dict.fromkeys(names))
+
+    @property
+    def derives(self) -> bool:
+        """Whether a field is derived from the time."""
+        return any(field.derive is not None for field in self.fields)
+
+    def found_in(self, columns: Sequence[str]) -> LogSchema:
+        """This schema for a file with these columns: without a label, a time or a true pCTR that it lacks.
+
+        A time that fields are derived from stays, and is missed where the file is read.
+        """
+        label, timestamp, true_pctr = self.label, self.timestamp, self.true_pctr
+        return structs.replace(
+            self,
+            label=label if label is not None and label.column in columns else None,
+            timestamp=(
+                timestamp if timestamp is not None and (self.derives or timestamp.column in columns) else None
+            ),
+            true_pctr=true_pctr if true_pctr in columns else None,
+            columns=tuple(columns) if self.columns else (),
+        )
 
     @property
     def spelling(self) -> Spelling:
@@ -253,7 +280,7 @@ def _check(schema: LogSchema, root: TomlTable) -> None:
             root.fail(key, "names that occur once", twice[0])
     if not schema.fields:
         root.fail("field", "at least one [[field]] table", None)
-    outcomes = {schema.label.column, schema.true_pctr} - {None}
+    outcomes = {schema.label.column if schema.label is not None else None, schema.true_pctr} - {None}
     for field in schema.fields:
         if field.column in outcomes:
             root.fail("field", "no column that tells the label or the true pCTR", field.name)

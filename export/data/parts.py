@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.data.errors import LogError
+from export.data.log_schema import LogSchema
 from export.data.splits import PARTS, SplitBy
 from service.bundle.errors import BundleError
 from service.bundle.schema import Schema
@@ -57,6 +58,7 @@ class LogRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     clicks: dict[str, int]
     has_timestamps: bool
     has_true_pctr: bool
+    description: LogSchema | None = None  # None in logs that were prepared before it was kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +72,7 @@ class EncodedLog:
     source: str  # the raw file's name
     skipped_rows: int
     sample_rows: list[SampleRow]  # of the test part, as JSON values that a client would send
+    description: LogSchema | None = None  # how the raw file is read
 
 
 def part_path(folder: Path, part: str, array: str) -> Path:
@@ -99,6 +102,7 @@ def open_log(folder: Path) -> EncodedLog:
         source=record.source,
         skipped_rows=record.skipped_rows,
         sample_rows=samples,
+        description=record.description,
     )
 
 

@@ -5,6 +5,7 @@ silently). Text with quotes goes to the parser that files of users and ads have 
 knows nothing of labels or fields.
 """
 
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Final
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from export.data.errors import LogError, Rejections
 from service.bundle.delimited import (
+    GZIP_MAGIC,
     MAX_BLOCK_BYTES,
     SAMPLE_BYTES,
     Dialect,
@@ -26,9 +28,10 @@ from service.bundle.delimited import (
     parsed_blocks,
 )
 
-__all__ = ["Dialect", "open_log_file", "read_header", "text_rows"]
+__all__ = ["Dialect", "lines_about", "open_log_file", "read_header", "text_rows"]
 
 _NEWLINE: Final = ord("\n")
+HEAD_BYTES: Final = 1 << 18
 Frame = tuple[pl.DataFrame, NDArray[np.int64]]
 
 
@@ -82,9 +85,30 @@ def _unreadable(path: Path, error: OSError) -> LogError:
 def _block_bytes(path: Path, chunk_rows: int) -> int:
     """Bytes that hold about `chunk_rows` rows, estimated from the head of the file."""
     with open_bytes(path) as file:
-        head = next(blocks(file, path.name, SAMPLE_BYTES), b"")
-    mean = max(1.0, len(head) / max(1, head.count(b"\n")))
+        mean = _mean_bytes(next(blocks(file, path.name, SAMPLE_BYTES), b""))
     return int(min(MAX_BLOCK_BYTES, max(1, mean * chunk_rows)))
+
+
+def _mean_bytes(head: bytes) -> float:
+    """Bytes of a line, by the head of a file."""
+    return max(1.0, len(head) / max(1, head.count(b"\n")))
+
+
+def lines_about(path: Path) -> int:
+    """About how many lines a file has, by its head; if gzip, as if all of it were packed as well as that.
+
+    Raises LogError if it cannot be read.
+    """
+    try:
+        with path.open("rb") as raw, open_bytes(path) as file:
+            head = next(blocks(file, path.name, HEAD_BYTES), b"")
+            packed = len(zlib.compress(head, 6)) if raw.read(2) == GZIP_MAGIC else len(head)
+        size = path.stat().st_size
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    except UnreadableText as error:
+        raise LogError(str(error)) from None
+    return round(size * len(head) / max(1, packed) / _mean_bytes(head))
 
 
 class _Parser:

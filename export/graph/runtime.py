@@ -1,6 +1,6 @@
 """Runs and times graphs with the options that the service runs them with.
 
-It does not know what a graph computes.
+It does not know what a graph computes, and needs PyTorch only to time a model of it.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ import contextlib
 import itertools
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 # Read at import: the official builds (1.31) have a thread that reports to Microsoft.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -24,6 +24,9 @@ import onnxruntime
 
 from service.bundle import runtime_options
 from service.bundle.manifest import SHARED_INPUTS
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Ids = NDArray[np.int32]
 Scorer = Callable[[NDArray[np.int32]], object]
@@ -42,7 +45,13 @@ def open_session(graph: bytes) -> onnxruntime.InferenceSession:
 
 def run_graph(graph: bytes, ids: NDArray[np.int32], batch_size: int = 4096) -> NDArray[np.float32]:
     """ids [n, columns] -> logits [n], scored `batch_size` rows at a time."""
-    session = open_session(graph)
+    return run_session(open_session(graph), ids, batch_size)
+
+
+def run_session(
+    session: onnxruntime.InferenceSession, ids: NDArray[np.int32], batch_size: int = 4096
+) -> NDArray[np.float32]:
+    """The same by an open session."""
     name = session.get_inputs()[0].name
     starts = range(0, len(ids), batch_size)
     batches = (np.ascontiguousarray(ids[start : start + batch_size]) for start in starts)
@@ -55,6 +64,16 @@ def graph_scorer(graph: bytes) -> Scorer:
     session = open_session(graph)
     name = session.get_inputs()[0].name
     return lambda ids: session.run(None, {name: ids})
+
+
+def own_rows_scorer(graph: bytes, ids: NDArray[np.int32]) -> Scorer:
+    """A callable that takes rows of any graph's ids and scores as many of `ids`, this graph's own.
+
+    So graphs that number values differently are timed in one run.
+    """
+    score = graph_scorer(graph)
+    batches = {rows: np.ascontiguousarray(np.resize(ids, (rows, ids.shape[1]))) for rows in BATCHES}
+    return lambda given: score(batches[len(given)])
 
 
 def request_scorer(
@@ -90,6 +109,8 @@ def request_feeds(requests: Sequence[Ids], is_context: NDArray[np.bool_]) -> dic
 
 def torch_scorer(model: nn.Module) -> Scorer:
     """A callable ids -> logits over a PyTorch model, for timing."""
+    import torch
+
     model.eval()
 
     def score(ids: NDArray[np.int32]) -> object:
@@ -140,6 +161,10 @@ def _seconds_a_call(score: Scorer, batch: NDArray[np.int32], calls: int) -> floa
 
 @contextlib.contextmanager
 def _one_torch_thread() -> Iterator[None]:
+    torch = sys.modules.get("torch")
+    if torch is None:  # nothing here runs a model of it
+        yield
+        return
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -106,13 +106,71 @@ def resampled_loglosses(
     return _resampled_scores(labels, scores, _weighted_logloss, resamples, seed)
 
 
-def with_intervals(labels: ArrayLike, pctr: ArrayLike, metrics: Metrics, *, resamples: int = 200) -> Metrics:
-    """The metrics of pctr [n] against labels [n], with the 95 % intervals of AUC and LogLoss."""
+def with_intervals(
+    labels: ArrayLike,
+    pctr: ArrayLike,
+    metrics: Metrics,
+    *,
+    resamples: int = 200,
+    most_rows: int | None = None,
+) -> Metrics:
+    """The metrics of pctr [n] against labels [n], with the 95 % intervals of AUC and LogLoss.
+
+    Of more than `most_rows`, else MOST_ROWS, that many are resampled.
+    """
     y, p = checked(labels, pctr)
-    aucs, losses = _resampled(y, [(_weighted_auc, p), (_weighted_logloss, p)], resamples, seed=0)
+    figures = [(_weighted_auc, p), (_weighted_logloss, p)]
+    aucs, losses = _resampled(y, figures, resamples, seed=0, most_rows=most_rows)
     return msgspec.structs.replace(
         metrics, auc_interval=interval(aucs[1:]), logloss_interval=interval(losses[1:])
     )
+
+
+def metric_intervals(
+    labels: ArrayLike, pctr: ArrayLike, *, resamples: int = 200
+) -> dict[str, tuple[float, float]]:
+    """The 95 % intervals of every metric but ECE, by its name in Metrics, as `with_intervals` draws them.
+
+    ECE has none: resampled rows scatter about pCTR more than the rows do, so theirs lies above it.
+    """
+    y, p = checked(labels, pctr)
+    resampled = _resampled_metrics(y, [p], resamples, None)
+    return {name: interval(lines[0, 1:]) for name, lines in resampled.items()}
+
+
+def metric_changes(
+    labels: ArrayLike,
+    reference: ArrayLike,
+    variant: ArrayLike,
+    *,
+    resamples: int = 200,
+    most_rows: int | None = None,
+) -> dict[str, Delta]:
+    """Every metric but ECE of one pCTR minus that of another, by its name, from one draw of the rows.
+
+    labels, reference and variant are [n]. Of more than `most_rows`, else MOST_ROWS, that many are resampled.
+    """
+    y, a = checked(labels, reference)
+    _, b = checked(labels, variant)
+    resampled = _resampled_metrics(y, [a, b], resamples, most_rows)
+    return {name: Delta.of(lines[1] - lines[0]) for name, lines in resampled.items()}
+
+
+def _resampled_metrics(
+    y: Floats, pctrs: Sequence[Floats], resamples: int, most_rows: int | None
+) -> dict[str, NDArray[np.float64]]:
+    """By metric, [pctrs, 1 + resamples]: of all rows first."""
+    figures: dict[str, OfRows] = {
+        "auc": _weighted_auc,
+        "logloss": _weighted_logloss,
+        "prauc": _weighted_prauc,
+        "ne": _weighted_ne,
+        "pcoc": _weighted_pcoc,
+    }
+    columns = [(figure, p) for figure in figures.values() for p in pctrs]
+    lines = _resampled(y, columns, resamples, seed=0, most_rows=most_rows)
+    found = dict(zip(figures, lines.reshape(len(figures), len(pctrs), -1), strict=True))
+    return found | {"rce": 100.0 * (1.0 - found["ne"])}
 
 
 def interval(resampled: NDArray[np.float64], *, confidence: float = 0.95) -> tuple[float, float]:
@@ -130,7 +188,11 @@ def _resampled_scores(
 
 
 def _resampled(
-    y: Floats, figures: Sequence[tuple[OfRows, *tuple[Floats, ...]]], resamples: int, seed: int
+    y: Floats,
+    figures: Sequence[tuple[OfRows, *tuple[Floats, ...]]],
+    resamples: int,
+    seed: int,
+    most_rows: int | None = None,
 ) -> NDArray[np.float64]:
     """Each figure of all rows, then of resamples, which are the same for all: [figures, 1 + resamples].
 
@@ -142,8 +204,9 @@ def _resampled(
     values = [figure(y, *columns) for figure, *columns in figures]
     everywhere = own = np.array([value(np.ones(len(y), dtype=np.int64)) for value in values])
     scale = 1.0
-    if len(y) > MOST_ROWS:
-        rows = _some_rows(draw, y)
+    most = most_rows or MOST_ROWS
+    if len(y) > most:
+        rows = _some_rows(draw, y, most)
         scale, y = float(np.sqrt(len(rows) / len(y))), y[rows]
         values = [figure(y, *(column[rows] for column in columns)) for figure, *columns in figures]
         own = np.array([value(np.ones(len(y), dtype=np.int64)) for value in values])
@@ -156,11 +219,11 @@ def _resampled(
     return np.column_stack((everywhere, resampled))
 
 
-def _some_rows(draw: np.random.Generator, y: Floats) -> NDArray[np.intp]:
-    """MOST_ROWS rows at random, with the share of clicks that all rows have, and at least one of each."""
-    wanted = min(max(1, round(MOST_ROWS * np.count_nonzero(y) / len(y))), MOST_ROWS - 1)
+def _some_rows(draw: np.random.Generator, y: Floats, most_rows: int) -> NDArray[np.intp]:
+    """So many rows at random, with the share of clicks that all rows have, and at least one of each."""
+    wanted = min(max(1, round(most_rows * np.count_nonzero(y) / len(y))), most_rows - 1)
     clicks = draw.choice(np.flatnonzero(y), wanted, replace=False)
-    others = draw.choice(np.flatnonzero(y == 0), MOST_ROWS - wanted, replace=False)
+    others = draw.choice(np.flatnonzero(y == 0), most_rows - wanted, replace=False)
     return np.sort(np.concatenate((clicks, others)))
 
 
@@ -186,6 +249,37 @@ def _weighted_logloss(y: Floats, p: Floats) -> OfCounts:
     """LogLoss."""
     losses = row_losses(y, p)
     return lambda counts: float(counts @ losses / counts.sum())
+
+
+def _weighted_ne(y: Floats, p: Floats) -> OfCounts:
+    """Normalized entropy."""
+    logloss = _weighted_logloss(y, p)
+
+    def value(counts: Weights) -> float:
+        ctr = counts @ y / counts.sum()
+        return float(logloss(counts) / -(ctr * np.log(ctr) + (1 - ctr) * np.log1p(-ctr)))
+
+    return value
+
+
+def _weighted_pcoc(y: Floats, p: Floats) -> OfCounts:
+    """Predicted over observed clicks."""
+    return lambda counts: float(counts @ p / (counts @ y))
+
+
+def _weighted_prauc(y: Floats, p: Floats) -> OfCounts:
+    """Average precision."""
+    order = np.argsort(-p)
+    ends = tie_ends(p[order])
+    is_click = y[order]
+
+    def value(counts: Weights) -> float:
+        of_rows = counts[order]
+        rows_to, clicks_to = np.cumsum(of_rows)[ends], np.cumsum(of_rows * is_click)[ends]
+        precision = clicks_to / np.maximum(rows_to, 1)
+        return float(np.diff(clicks_to, prepend=0.0) @ precision / clicks_to[-1])
+
+    return value
 
 
 def _weighted_auc(y: Floats, scores: Floats) -> OfCounts:

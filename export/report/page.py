@@ -28,7 +28,7 @@ def page(findings: Findings) -> str:
         section("Quality on the test part", quality_table(findings), meanings(), histogram(findings)),
         section(
             "Calibration",
-            figure(plots.reliability_figure(findings)),
+            figure(plots.reliability_figure(findings.reliability_before, findings.reliability_after)),
             calibration_table(findings),
             _rate_windows(findings),
             _segments(findings),
@@ -98,7 +98,7 @@ def _rate_windows(findings: Findings) -> str:
         "calibrator was fitted on the calibration part alone."
     )
     details = f"<details><summary>{len(rows)} windows</summary>{table(head, rows)}</details>"
-    return f"<p>{about}</p>{figure(plots.rate_figure(findings))}{details}"
+    return f"<p>{about}</p>{figure(plots.rate_figure(findings.rate_windows))}{details}"
 
 
 def _segments(findings: Findings) -> str:

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from export.report.findings import EvaluationPoint, FieldMatrix, Findings, PctrHistogram
+from export.report.findings import (
+    EvaluationPoint,
+    FieldMatrix,
+    Findings,
+    PctrHistogram,
+    RateWindow,
+    Reliability,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,20 +40,22 @@ STYLE: Any = {
 }
 
 
-def reliability_figure(findings: Findings) -> str:
-    """Click rate against pCTR on the test part, before and after calibration, one panel a variant."""
-    names = list(findings.reliability_after)
+def reliability_figure(
+    befores: Mapping[str, Reliability], afters: Mapping[str, Reliability], *, of: str = "the test part"
+) -> str:
+    """Click rate against pCTR, before and after calibration, one panel a variant; `of` are the rows."""
+    names = list(afters)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(3.2 * len(names), 3.2), layout="constrained")
         for axes, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
-            before, after = findings.reliability_before[name], findings.reliability_after[name]
+            before, after = befores[name], afters[name]
             top = 1.05 * max(*before.pctr, *before.click_rate, *after.pctr, *after.click_rate)
             axes.plot([0, top], [0, top], color=FAINT, linewidth=1)
             axes.plot(before.pctr, before.click_rate, "o--", color=BEFORE, markersize=3, label="before")
             axes.plot(after.pctr, after.click_rate, "o-", color=AFTER, markersize=3, label="after")
             axes.set(title=name, xlabel="mean pCTR", xlim=(0, top), ylim=(0, top))
         first = figure.axes[0]
-        first.set_ylabel("click rate on the test part")
+        first.set_ylabel(f"click rate on {of}")
         first.legend(frameon=False)
         return as_svg(figure)
 
@@ -81,9 +91,12 @@ def _odds_ticks(low: float, high: float) -> tuple[list[float], list[str]]:
     return [place for place, _ in shown], [name for _, name in shown]
 
 
-def rate_figure(findings: Findings) -> str:
+SHADES = {"validation": 0.06, "calibration": 0.12, "test": 0.2}
+"""How dark the windows of held-out parts are."""
+
+
+def rate_figure(windows: Sequence[RateWindow]) -> str:
     """Click rate, and PCOC before and after calibration, by window; windows of held-out parts are shaded."""
-    windows = findings.rate_windows
     places = np.arange(len(windows))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9.6, 3.4), layout="constrained")
@@ -97,14 +110,15 @@ def rate_figure(findings: Findings) -> str:
         shown = places[:: -(-len(windows) // 12)]
         for axes in (rate, pcoc):
             for place, window in zip(places, windows, strict=True):
-                if window.part != "train":
-                    shade = {"validation": 0.06, "calibration": 0.12}.get(window.part, 0.2)
+                if shade := SHADES.get(window.part):
                     axes.axvspan(place - 0.5, place + 0.5, color=AFTER, alpha=shade, linewidth=0)
             names = [windows[place].name for place in shown]
             axes.set_xticks(shown, labels=names, rotation=40, ha="right", fontsize=6)
             for line in axes.lines:
                 line.set_markersize(3)
-        rate.set(title="click rate, % (shaded: validation, calibration, test)")
+        shaded = " (shaded: validation, calibration, test)"
+        is_shaded = any(window.part in SHADES for window in windows)
+        rate.set(title=f"click rate, %{shaded if is_shaded else ''}")
         pcoc.set(title="PCOC")
         pcoc.legend(frameon=False)
         return as_svg(figure)

@@ -14,6 +14,7 @@ from torch import nn
 
 from export.compress.perceptrons import find_perceptrons, hidden_widths
 from export.data.encoded import EncodedLog
+from export.data.log_schema import LOG_FILE
 from export.judge.fields import field_warnings
 from export.judge.parity import AUC_TOLERANCE
 from export.report.findings import DataSummary, FieldMatrix, Findings, RateWindow, pctr_histogram
@@ -86,8 +87,10 @@ def gather_findings(made: Artifacts, judged: Judged, won: Baseline | None, bundl
 
 
 def report_files(findings: Findings, log: EncodedLog) -> dict[str, bytes]:
-    """The page, the findings as JSON, and rows of the test part to send as requests."""
+    """The page, the findings as JSON, how the log is read, and rows of the test part to send as requests."""
+    read_by = {} if log.description is None else {LOG_FILE: encode_json(log.description)}
     return {
+        **read_by,
         "report/index.html": page(findings).encode(),
         "report/report.json": encode_json(findings),
         "report/requests.jsonl": msgspec.json.Encoder().encode_lines(log.sample_rows),

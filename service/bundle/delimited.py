@@ -25,7 +25,7 @@ Parse = Callable[[bytes, int, bool], tuple[T, int]]
 MAX_BLOCK_BYTES: Final = 1 << 26
 MAX_LINE_BYTES: Final = 1 << 23
 SAMPLE_BYTES: Final = 1 << 16
-_GZIP_MAGIC: Final = b"\x1f\x8b"
+GZIP_MAGIC: Final = b"\x1f\x8b"
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
 
@@ -44,7 +44,7 @@ class Dialect:
 def open_bytes(path: Path) -> IO[bytes]:
     """The file's bytes, decompressed if gzip. Raises OSError."""
     with path.open("rb") as file:
-        is_gzip = file.read(2) == _GZIP_MAGIC
+        is_gzip = file.read(2) == GZIP_MAGIC
     return cast(IO[bytes], gzip.open(path, "rb")) if is_gzip else path.open("rb")
 
 

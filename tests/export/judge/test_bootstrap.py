@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn import metrics as sk
 
+from export.judge import bootstrap
 from export.judge.bootstrap import (
     _resampled,
     interval,
@@ -15,7 +16,7 @@ from export.judge.bootstrap import (
     resampled_loglosses,
     with_intervals,
 )
-from export.judge.metrics import evaluate
+from export.judge.metrics import auc, evaluate, logloss, normalized_entropy, pcoc, prauc
 
 
 @pytest.fixture(scope="module")
@@ -153,3 +154,37 @@ def test_a_single_click_among_many_rows_is_resampled(monkeypatch) -> None:  # ty
     monkeypatch.setattr("export.judge.bootstrap.MOST_ROWS", 500)
     (aucs,) = resampled_aucs(labels, [pctr], resamples=20)
     assert np.isfinite(aucs).all()
+
+
+@pytest.mark.parametrize("decimals", [1, 6])
+def test_every_weighted_metric_is_that_of_repeated_rows(decimals: int) -> None:
+    """With one decimal many pCTRs are equal."""
+    draw = np.random.default_rng(3)
+    pctr = np.round(draw.uniform(0.05, 0.95, 300), decimals)
+    labels = (draw.random(300) < pctr).astype(np.float64)
+    counts = draw.integers(0, 4, 300)
+    repeated = np.repeat(labels, counts), np.repeat(pctr, counts)
+    for weighted, metric in (
+        (bootstrap._weighted_auc, auc),
+        (bootstrap._weighted_logloss, logloss),
+        (bootstrap._weighted_prauc, prauc),
+        (bootstrap._weighted_ne, normalized_entropy),
+        (bootstrap._weighted_pcoc, pcoc),
+    ):
+        assert weighted(labels, pctr)(counts) == pytest.approx(metric(*repeated), abs=1e-12)
+
+
+def test_intervals_of_every_metric_but_ece_hold_it() -> None:
+    draw = np.random.default_rng(4)
+    pctr = draw.uniform(0.05, 0.5, 3_000)
+    labels = (draw.random(3_000) < pctr).astype(np.uint8)
+    metrics = evaluate(labels, pctr)
+    found = bootstrap.metric_intervals(labels, pctr)
+    assert set(found) == {"auc", "logloss", "prauc", "rce", "ne", "pcoc"}
+    for name, (low, high) in found.items():
+        assert low < getattr(metrics, name) < high
+    known = bootstrap.with_intervals(labels, pctr, metrics)
+    assert (found["auc"], found["logloss"]) == (known.auc_interval, known.logloss_interval)
+    fewer = bootstrap.with_intervals(labels, pctr, metrics, most_rows=600)
+    widths = [high - low for low, high in (known.auc_interval, fewer.auc_interval)]
+    assert widths[1] == pytest.approx(widths[0], rel=0.35)

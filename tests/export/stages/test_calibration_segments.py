@@ -19,6 +19,7 @@ from export.data.encoded import open_log
 from export.errors import ExportError
 from export.judge.metrics import logloss, pcoc, sigmoid
 from export.report.findings import Findings, SegmentGain
+from export.report.value_names import value_names
 from export.stages.calibrate import calibrate
 from export.stages.calibration_methods import METHODS, offset_to
 from export.stages.calibration_segments import Segments, fit_offsets
@@ -27,7 +28,6 @@ from export.stages.level_forecast import Forecast
 from export.stages.package import package
 from export.stages.pipeline import run
 from export.stages.plan import LogPlan, Plan
-from export.stages.segment_findings import value_names
 from export.stages.variants import read_variants
 from export.stages.work import Work
 from export.train.choices import TrainChoice

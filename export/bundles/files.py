@@ -1,0 +1,57 @@
+"""Writes what a command makes: each file whole, or what was there stays."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from export.errors import ExportError
+from service.bundle.folders import sync_to_disk
+
+
+def check_out_file(out: Path, endings: tuple[str, ...], data: Path) -> None:
+    """Checks, before any row is read, that a file can be written there. Raises ExportError, OSError."""
+    if out.suffix not in endings:
+        raise ExportError(f"'out' must end in {' or '.join(endings)} (got {out.name!r}); rename it")
+    if out.is_dir():
+        raise ExportError(f"'out' must be a file (got the folder {out}); name a file in it")
+    if out.resolve() == data.resolve():
+        raise ExportError(f"'out' must be another file than the log (got {out}); name another")
+    with whole_file(out, replace=False):
+        pass
+
+
+def check_out_folder(out: Path) -> None:
+    """The same for a folder of files. Raises ExportError, OSError."""
+    if out.exists() and not out.is_dir():
+        raise ExportError(f"'out' must be a folder (got the file {out}); name another")
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".partial.", dir=out):
+        pass
+
+
+def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Files of these names, each of them whole. Raises OSError."""
+    for name, content in contents.items():
+        with whole_file(folder / name) as partial:
+            partial.write_bytes(content)
+
+
+@contextmanager
+def whole_file(out: Path, *, replace: bool = True) -> Iterator[Path]:
+    """A path to write a file to, in a folder of its own beside `out`; it takes the name `out` at the end.
+
+    So two commands that write the same file do not mix: the later one wins. When the block raises, `out`
+    stays as it was. A link stays a link. Raises OSError.
+    """
+    out = out.resolve()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".partial", dir=out.parent) as folder:
+        partial = Path(folder) / out.name
+        yield partial
+        if replace:
+            sync_to_disk(partial)
+            partial.replace(out)
+            sync_to_disk(out.parent)
