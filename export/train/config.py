@@ -150,8 +150,8 @@ class TrainConfig:
     )
     unseen_l2: float = knob(
         UNSEEN_L2,
-        "how much stronger the penalty on a field's embeddings is, at most, where validation rows have values "
-        "that training does not know; 0 for the same on all fields",
+        "how much stronger the penalty on embeddings of a field is, at most, where validation rows have "
+        "values that training does not know; 0 for the same on all fields",
         NOT_NEGATIVE,
         used_by=_ADAM_OF_EMBEDDINGS,
     )

@@ -48,7 +48,7 @@ DEEP = Fitting(learning_rate=2e-3, epochs=10)
 # Without layers an id's weight is part of the logit itself: it starts near zero and has far to go.
 FITTINGS = {
     "lr": Fitting(learning_rate=12e-3, epochs=20),
-    "fm": Fitting(learning_rate=4e-3, epochs=15, l2_rows=35),
+    "fm": Fitting(learning_rate=4e-3, epochs=15, l2_rows=70),
     "fwfm": Fitting(learning_rate=4e-3, epochs=15, largest_l2=1e-3),
     "gbdt_lr": Fitting(learning_rate=4e-3, epochs=10),
 }

@@ -85,8 +85,9 @@ def train(
         counts = IdCounts.of(fields_of(model), part, validation)
         stronger = stronger_penalty(model, counts, config.unseen_l2)
         optimizers = Optimizers(model, tables, config, stronger.by_table)
-        if stronger.by_field and config.embedding_optimizer == "adam" and ranks.is_leader:
-            report(str(stronger))
+        told = stronger.told()
+        if told is not None and config.embedding_optimizer == "adam" and ranks.is_leader:
+            report(told)
         # No step looks them up.
         untrained = UntrainedRows(model, counts) if ranks.is_leader else None
         run = _Run(model, optimizers, config, validation, report, ranks, seconds_between_lines)

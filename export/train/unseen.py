@@ -21,6 +21,8 @@ from service.bundle.schema import OOV_ID
 # An id with so many training rows counts half as learned, as it does in the click rates that trees read.
 HALF_LEARNED_ROWS = 20.0
 
+TOLD_FROM = 1.1
+
 
 @dataclass(frozen=True)
 class StrongerPenalty:
@@ -33,11 +35,14 @@ class StrongerPenalty:
     by_field: dict[str, float] = field(default_factory=dict)
     by_table: dict[Tensor, Tensor] = field(default_factory=dict)
 
-    def __str__(self) -> str:
+    def told(self) -> str | None:
+        """The fields with factors of at least TOLD_FROM, the largest first; None for none."""
         largest = sorted(self.by_field.items(), key=lambda one: -one[1])
-        named = ", ".join(f"{name} {factor:.3g}" for name, factor in largest[:5])
-        rest = f", and {len(largest) - 5} fields more" if len(largest) > 5 else ""
-        return f"stronger penalty where validation rows have unseen values: {named}{rest}"
+        told = [f"{name} {factor:.2g}" for name, factor in largest if factor >= TOLD_FROM]
+        if not told:
+            return None
+        rest = f", and {len(told) - 5} fields more" if len(told) > 5 else ""
+        return f"stronger penalty where validation rows have unseen values: {', '.join(told[:5])}{rest}"
 
 
 def stronger_penalty(model: nn.Module, counts: IdCounts, strength: float) -> StrongerPenalty:
