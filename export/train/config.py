@@ -21,6 +21,7 @@ from export.train.fitting import (
     LINEAR_L2_ROWS,
     PAPERS_BATCH,
     STEPS_AN_EPOCH,
+    UNSEEN_L2,
     linear_l2,
 )
 
@@ -145,6 +146,13 @@ class TrainConfig:
         "weight of the L2 penalty on weights of ids, LR's and those of linear terms",
         NOT_NEGATIVE,
         otherwise=f"--embedding-l2 where it is given, else {LINEAR_L2_ROWS} / training rows",
+        used_by=_ADAM_OF_EMBEDDINGS,
+    )
+    unseen_l2: float = knob(
+        UNSEEN_L2,
+        "how much stronger the penalty on embeddings of a field is, at most, where validation rows have "
+        "values that training does not know; 0 for the same on all fields",
+        NOT_NEGATIVE,
         used_by=_ADAM_OF_EMBEDDINGS,
     )
     optimizer: Optimizer = knob("adam", "of the layers")

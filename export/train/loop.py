@@ -20,6 +20,7 @@ from export.errors import ExportError
 from export.judge.metrics import auc, logloss, sigmoid
 from export.train.averaging import Average
 from export.train.config import TrainConfig
+from export.train.id_counts import IdCounts
 from export.train.losses import loss_of
 from export.train.optimizers import Optimizers, sparse_gradients
 from export.train.prior import corrected_logits
@@ -27,7 +28,9 @@ from export.train.ranks import ALONE, Ranks
 from export.train.result import Evaluation, TrainResult
 from export.train.sampling import epoch_batches, steps_an_epoch
 from export.train.schedule import scheduled_rate
+from export.train.unseen import stronger_penalty
 from export.train.untrained import UntrainedRows
+from models.fields import fields_of
 
 Report = Callable[[str], None]
 
@@ -61,8 +64,9 @@ def train(
     """Trains on log.parts["train"], evaluates on log.parts["validation"], and keeps the best weights.
 
     Evaluated and kept is the moving average of the weights (`export.train.averaging`), unless
-    `config.averaging` is 0. Each evaluation chooses what stands for values that training does not meet
-    (`export.train.untrained`).
+    `config.averaging` is 0. Embeddings have a stronger penalty in fields where the validation part has unseen
+    values (`export.train.unseen`). Each evaluation chooses what stands for values that training does not
+    meet (`export.train.untrained`).
 
     after_step(step) runs after each update and before an evaluation, with steps counted from 1; it may change
     weights in place. The same seed, log and number of threads on the CPU give bit-equal weights. The model
@@ -78,9 +82,14 @@ def train(
         raise ExportError("the parts 'train' and 'validation' must hold rows (got none); give a longer log")
     with _settings(config, ranks), sparse_gradients(model) as tables:
         model.to(config.device)
-        optimizers = Optimizers(model, tables, config)
+        counts = IdCounts.of(fields_of(model), part, validation)
+        stronger = stronger_penalty(model, counts, config.unseen_l2)
+        optimizers = Optimizers(model, tables, config, stronger.by_table)
+        told = stronger.told()
+        if told is not None and config.embedding_optimizer == "adam" and ranks.is_leader:
+            report(told)
         # No step looks them up.
-        untrained = UntrainedRows(model, part, validation) if ranks.is_leader else None
+        untrained = UntrainedRows(model, counts) if ranks.is_leader else None
         run = _Run(model, optimizers, config, validation, report, ranks, seconds_between_lines)
         run.after_evaluation, run.untrained = after_evaluation, untrained
         evaluated = _evenly_spaced(steps, config.evaluations_per_epoch)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,16 +14,25 @@ from export.train.row_adam import RowAdam
 
 
 class Optimizers:
-    """All optimizers of a model as one. Only the table rows that a batch looked up are updated."""
+    """All optimizers of a model as one. Only the table rows that a batch looked up are updated.
 
-    def __init__(self, model: nn.Module, tables: Iterable[Tensor], config: TrainConfig) -> None:
+    `l2_factors` multiplies Adam's penalty by row, [rows, 1], of the tables that it names.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tables: Iterable[Tensor],
+        config: TrainConfig,
+        l2_factors: Mapping[Tensor, Tensor] | None = None,
+    ) -> None:
         tables = list(tables)
         ids_of_tables = {id(table) for table in tables}
         rest = [weights for weights in model.parameters() if id(weights) not in ids_of_tables]
         self.weights = [*tables, *rest]
         self._all: list[torch.optim.Optimizer] = []
         if tables:
-            self._all.append(_of_tables(tables, config))
+            self._all.append(_of_tables(tables, config, l2_factors))
         if rest:
             self._all.append(_of_layers(rest, config))
 
@@ -42,7 +51,9 @@ class Optimizers:
                 optimizer.settle()
 
 
-def _of_tables(tables: Sequence[Tensor], config: TrainConfig) -> torch.optim.Optimizer:
+def _of_tables(
+    tables: Sequence[Tensor], config: TrainConfig, l2_factors: Mapping[Tensor, Tensor] | None
+) -> torch.optim.Optimizer:
     if config.embedding_optimizer == "adam":
         weights = [table for table in tables if table.shape[1] == 1]  # LR's, and those of linear terms
         vectors = [table for table in tables if table.shape[1] > 1]
@@ -51,7 +62,7 @@ def _of_tables(tables: Sequence[Tensor], config: TrainConfig) -> torch.optim.Opt
             for each, l2 in ((weights, config.linear_l2), (vectors, config.embedding_l2))
             if each
         ]
-        return RowAdam(groups, config.learning_rate)
+        return RowAdam(groups, config.learning_rate, l2_factors=l2_factors)
     grouped = config.embedding_optimizer == "group-lasso-ftrl"
     return _ftrl(tables, config, group_lasso=config.group_lasso if grouped else 0.0)
 

@@ -6,7 +6,7 @@ It knows tables and gradients, not models.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -31,7 +31,7 @@ class RowAdam(torch.optim.Optimizer):
     those of dense L2, but Adam normalises them with that lookup's own: dense Adam moves a row without
     other gradients by a learning rate a step, however weak the penalty. (Zhou et al., "Deep Interest
     Network", KDD 2018, section 5.1, has the same aim: an L2 that computes on the batch's rows only and
-    includes rare ids.)
+    includes rare ids.) `l2_factors` multiplies it by row, [rows, 1], of the tables that it names.
     """
 
     def __init__(
@@ -41,8 +41,10 @@ class RowAdam(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         l2: float = 0.0,
+        l2_factors: Mapping[Tensor, Tensor] | None = None,
     ) -> None:
         super().__init__(tables, {"lr": lr, "betas": betas, "eps": eps, "l2": l2})
+        self.l2_factors = dict(l2_factors or {})
         self.steps = self.settled = 0
         for group in self.param_groups:
             group["drift"] = _Drift(*group["betas"], device=group["params"][0].device)
@@ -92,7 +94,9 @@ class RowAdam(torch.optim.Optimizer):
         _drift(values, mean, square, group["drift"].due(seen), group["eps"])
         elapsed = (self.steps - seen).to(values.dtype).unsqueeze(1)
         if group["l2"]:
-            gradients = gradients.addcmul(values, elapsed, value=group["l2"])
+            factors = self.l2_factors.get(table)
+            due = elapsed if factors is None else elapsed * factors.index_select(0, rows)
+            gradients = gradients.addcmul(values, due, value=group["l2"])
         mean.mul_(beta1**elapsed).add_(gradients, alpha=1 - beta1)
         square.mul_(beta2**elapsed).addcmul_(gradients, gradients, value=1 - beta2)
         state["mean"].index_copy_(0, rows, mean)

@@ -5,20 +5,17 @@ It knows models' tables and counts of ids, no optimizer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from export.data.encoded import Part
+from export.train.id_counts import Counts, IdCounts
 from models.embedding import FeaturesEmbedding
-from models.fields import PADDING_ID, Field, column_slices, fields_of, first_rows, stored_rows
+from models.fields import Field, first_rows, stored_rows
 from service.bundle.schema import FIRST_ID
-
-CHUNK_ROWS = 200_000
 
 # A missing or out-of-vocabulary id with fewer training rows has learned next to nothing. A value's own id is
 # left alone: its least rows are the schema's `min_count`.
@@ -26,8 +23,6 @@ LEAST_ROWS = 8
 
 # So much less, as a share, must the LogLoss of validation rows be with the mean over ids.
 LEAST_GAIN = 2e-4
-
-Counts = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -50,7 +45,7 @@ class _Fill:
 
 
 class UntrainedRows:
-    """The rows that `part` does not train, of all of a model's tables.
+    """The rows that the training part does not train, of all of a model's tables.
 
     A row that is never looked up would be served with its random initial values: the row of missing values
     in a field that always has one, of unseen values in a field whose values all are frequent, of a bucket
@@ -60,16 +55,9 @@ class UntrainedRows:
     them, the mean over ids is nearer, which `choose` finds out.
     """
 
-    def __init__(self, model: nn.Module, part: Part, validation: Part) -> None:
+    def __init__(self, model: nn.Module, counts: IdCounts) -> None:
         tables = [module for module in model.modules() if isinstance(module, FeaturesEmbedding)]
-        fields = fields_of(model)
-        counts = _counts_by_field(fields, part) if tables else {}
-        judged = _counts_by_field(fields, validation) if tables else {}
-        self._fills = [
-            fill
-            for table in tables
-            for fill in _fills(table, _shared(fields, table, counts), _shared(fields, table, judged))
-        ]
+        self._fills = [fill for table in tables for fill in _fills(table, counts.of_table(table))]
 
     @torch.no_grad()
     def fill(self) -> None:
@@ -98,42 +86,12 @@ class UntrainedRows:
         return False
 
 
-def _counts_by_field(fields: Sequence[Field], part: Part) -> dict[str, Counts]:
-    """Name -> how often the training part has each id of the field, [cardinality].
-
-    The padding of a sequence does not count: its row is never part of a pooled embedding.
-    """
-    slices = column_slices(fields)
-    counts = {field.name: np.zeros(field.cardinality, np.int64) for field in fields}
-    for start in range(0, len(part.labels), CHUNK_ROWS):
-        chunk = np.asarray(part.ids[start : start + CHUNK_ROWS])
-        for field in fields:
-            found = np.bincount(chunk[:, slices[field.name]].ravel(), minlength=field.cardinality)
-            if field.width > 1:
-                found[PADDING_ID] = 0
-            counts[field.name] += found
-    return counts
-
-
-def _shared(
-    fields: Sequence[Field], embedding: FeaturesEmbedding, counts: Mapping[str, Counts]
-) -> Mapping[str, Counts]:
-    """As `counts`, with those of the fields that share a field's rows in this table, or in the model."""
-    as_stored = {field.name: field for field in embedding.fields}
-    total = {name: np.zeros_like(found) for name, found in counts.items()}
-    for field in fields:
-        total[as_stored.get(field.name, field).same_values_as or field.name] += counts[field.name]
-    return total
-
-
-def _fills(
-    embedding: FeaturesEmbedding, counts: Mapping[str, Counts], validation: Mapping[str, Counts]
-) -> Iterator[_Fill]:
+def _fills(embedding: FeaturesEmbedding, counts: IdCounts) -> Iterator[_Fill]:
     """One for each field that has both trained and untrained rows of its own."""
     for field, first in zip(embedding.fields, first_rows(embedding.fields), strict=True):
         if field.same_values_as is not None:
             continue
-        found = _by_stored_row(field, counts[field.name])
+        found = _by_stored_row(field, counts.training[field.name])
         filled = found == 0
         if field.storage == "full":
             filled[:FIRST_ID] |= found[:FIRST_ID] < LEAST_ROWS
@@ -144,7 +102,7 @@ def _fills(
                 slice(first, first + len(found)),
                 torch.from_numpy(trained.astype(np.float64)),
                 torch.from_numpy(filled),
-                judged=bool(_by_stored_row(field, validation[field.name])[filled].any()),
+                judged=bool(_by_stored_row(field, counts.validation[field.name])[filled].any()),
             )
 
 

@@ -31,6 +31,31 @@ def test_it_is_adam_when_every_row_is_seen_at_every_step(ids: list[int], l2: flo
     torch.testing.assert_close(ours.weight, theirs.weight)
 
 
+def test_a_factor_makes_the_penalty_of_its_rows_stronger() -> None:
+    """Tables of one row each, with the penalty times the factor, are the rows of one table with factors."""
+    ours, factors = table(), torch.tensor([[1.0], [1.0], [3.0], [0.5], [1.0], [2.0]])
+    visits = [[0, 2, 3], [2, 2], [3], [0, 5], [2, 3, 5, 5]]
+    optimizer = RowAdam([ours.weight], lr=0.1, l2=0.2, l2_factors={ours.weight: factors})
+    alone = [nn.Embedding(1, 3, sparse=True) for _ in factors]
+    adams = []
+    for row, (one, factor) in enumerate(zip(alone, factors, strict=True)):
+        one.weight.data.copy_(ours.weight.data[row : row + 1])
+        adams.append(RowAdam([one.weight], lr=0.1, l2=0.2 * float(factor)))
+    target = torch.linspace(-1, 1, 3)
+    for ids in visits:
+        step(ours, optimizer, ids)
+        for row, (one, adam) in enumerate(zip(alone, adams, strict=True)):
+            adam.zero_grad()
+            times = ids.count(row)
+            if times:
+                (one(torch.zeros(times, dtype=torch.int64)) - target).square().sum().backward()
+                adam.step()
+            else:  # the others' steps pass for it, too
+                adam.steps += 1
+                adam.param_groups[0]["drift"].add(adam.steps, adam._rate(adam.param_groups[0]))
+    torch.testing.assert_close(ours.weight.data, torch.cat([one.weight.data for one in alone]))
+
+
 # The last lookups are hundreds of steps after some others, and after the momentum of those has died away.
 VISITS = [[0, 1, 1], [4], [1, 4, 4, 4], [0], [2, 0], *[[5]] * 300, [1, 3, 2], [0], *[[3]] * 20]
 

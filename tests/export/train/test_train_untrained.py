@@ -15,6 +15,7 @@ from export.data.encoded import Part
 from export.judge.metrics import sigmoid
 from export.train.build import build_from_fields
 from export.train.choices import TrainChoice
+from export.train.id_counts import IdCounts
 from export.train.initial import start_at_click_rate
 from export.train.loop import predict_logits, train
 from export.train.untrained import LEAST_ROWS, UntrainedRows
@@ -92,7 +93,11 @@ def part_of(ids: list[list[int]]) -> Part:
 
 
 def fill(model: Any, ids: list[list[int]]) -> None:
-    UntrainedRows(model, part_of(ids), part_of(ids)).fill()
+    untrained_rows(model, ids, ids).fill()
+
+
+def untrained_rows(model: Any, training: list[list[int]], validation: list[list[int]]) -> UntrainedRows:
+    return UntrainedRows(model, IdCounts.of(model.fields, part_of(training), part_of(validation)))
 
 
 def test_the_mean_is_weighted_by_rows_and_trained_rows_stay() -> None:
@@ -111,7 +116,7 @@ def test_the_mean_is_weighted_by_rows_and_trained_rows_stay() -> None:
 @pytest.mark.parametrize(("after", "chosen"), [(0.59, True), (0.59999, False), (0.61, False)])
 def test_the_mean_over_ids_is_taken_where_later_rows_are_better_off(after: float, chosen: bool) -> None:
     model = table_with((Field("a", 5), Field("b", 4)))
-    untrained = UntrainedRows(model, part_of([[2, 3], [2, 3], [3, 3], [2, 3]]), part_of([[OOV_ID, 3]]))
+    untrained = untrained_rows(model, [[2, 3], [2, 3], [3, 3], [2, 3]], [[OOV_ID, 3]])
     untrained.fill()
     with torch.no_grad():
         model.embedding.table.weight[4, 0] = 0.0  # pruned
@@ -131,7 +136,7 @@ def test_the_mean_over_ids_is_taken_where_later_rows_are_better_off(after: float
 
 def test_a_field_that_no_validation_row_shows_untrained_leaves_no_choice() -> None:
     model = table_with((Field("a", 5),))
-    untrained = UntrainedRows(model, part_of([[2], [2], [3]]), part_of([[2], [3]]))
+    untrained = untrained_rows(model, [[2], [2], [3]], [[2], [3]])
     untrained.fill()
     before = model.embedding.table.weight.detach().clone()
     losses = iter((0.6,))  # judged once
