@@ -48,8 +48,11 @@ def day_table(days: tuple[DayChange, ...]) -> list[list[str]]:
 
 def agreement_lines(found: Agreement) -> list[str]:
     """How alike they score, in sentences."""
+    spearman = "none, one scores all rows alike"
+    if found.rank_correlation is not None:
+        spearman = f"Spearman's {found.rank_correlation:.4f}"
     ranks = (
-        f"rank agreement: Spearman's {found.rank_correlation:.4f}; of the tenth of rows with the first's "
+        f"rank agreement: {spearman}; of the tenth of rows with the first's "
         f"highest pCTRs {found.top_share:.1%} are in the second's"
     )
     odds = (

@@ -129,12 +129,13 @@ class DayChange(msgspec.Struct, frozen=True):
 class Agreement(msgspec.Struct, frozen=True):
     """How alike two bundles score the same rows.
 
-    `rank_correlation` is Spearman's; `top_share` is the share of the tenth of rows with the first one's
-    highest pCTRs that are in that tenth of the second. The others are of the differences of calibrated
-    log-odds, and the share of rows whose pCTRs are more than a tenth apart.
+    `rank_correlation` is Spearman's, None where one of them scores all rows alike; `top_share` is the share
+    of the tenth of rows with the first one's highest pCTRs that are in that tenth of the second. The others
+    are of the differences of calibrated log-odds, and the share of rows whose pCTRs are more than a tenth
+    apart.
     """
 
-    rank_correlation: float
+    rank_correlation: float | None
     top_share: float
     mean_difference: float
     mean_absolute: float
@@ -200,7 +201,10 @@ class Move(msgspec.Struct, frozen=True):
 
 
 class ExplainedRow(msgspec.Struct, frozen=True):
-    """One row: the moves of all fields add up to its logit minus that of the rows it is held against."""
+    """One row: the moves of all fields add up to its logit minus that of the rows it is held against.
+
+    `pctr` is what a service answers, whatever share of the non-clicks the log kept.
+    """
 
     row: int
     clicked: bool

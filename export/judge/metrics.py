@@ -130,16 +130,17 @@ def pcoc(labels: ArrayLike, pctr: ArrayLike) -> float:
     return float(p.sum() / y.sum())
 
 
-def rank_correlation(one: ArrayLike, other: ArrayLike) -> float:
-    """Spearman's rho of two scores of the same rows [n]: 1 where both rank alike; ties share their rank."""
+def rank_correlation(one: ArrayLike, other: ArrayLike) -> float | None:
+    """Spearman's rho of two scores of the same rows [n]: 1 where both rank alike; ties share their rank.
+
+    None where one of them scores all rows alike: it ranks nothing.
+    """
     ranks: list[Floats] = []
     for scores in (np.asarray(one), np.asarray(other)):
         _, places, rows = np.unique(scores, return_inverse=True, return_counts=True)
         ranks.append((np.cumsum(rows) - (rows - 1) / 2)[places])
     if any(each.min() == each.max() for each in ranks):
-        raise MetricError(
-            "'scores' must differ among rows to be ranked (got one score for all); evaluate on more rows"
-        )
+        return None
     return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
 
 
