@@ -55,6 +55,11 @@ def explain_bundle(plan: ExplainPlan, *, say: Say = print) -> Explanation:
             "`python -m export score` writes the numbers of its rows"
         )
     ids, labels = sample.rows
+    if labels.min() == labels.max():
+        raise ExportError(
+            f"'rows' must draw clicks and non-clicks (got {int(labels.sum()):,} clicks among {len(labels):,} "
+            "rows); draw more"
+        )
     pctr = scorer.pctr(scorer.logits(ids), ids)
     tell(plan, f"shuffling {len(scorer.bundle.schema.fields)} fields among {len(ids):,} rows")
     found = Explanation(
@@ -82,7 +87,7 @@ class _Wanted:
     def __init__(self, row: int | None) -> None:
         self.row = row
         self.ids: NDArray[np.int32] | None = None
-        self._scores = (0.0, 0.0)
+        self._logit = 0.0
         self._clicked = False
         self._values: dict[str, str] = {}
 
@@ -92,7 +97,7 @@ class _Wanted:
         (places,) = np.nonzero(chunk.lines == self.row)
         for place in places.tolist():
             self.ids = scores.ids[place].copy()
-            self._scores = float(scores.logits[place]), float(scores.pctr[place])
+            self._logit = float(scores.logits[place])
             self._clicked = bool(chunk.labels[place])
             self._values = {name: _text(value) for name, value in chunk.fields.row(place, named=True).items()}
 
@@ -100,8 +105,8 @@ class _Wanted:
         if self.row is None or self.ids is None:
             return None
         moves, behind = moves_of(scorer, self.ids, background, self._values, seed)
-        logit, pctr = self._scores
-        return ExplainedRow(self.row, self._clicked, logit, pctr, behind, moves)
+        (pctr,) = scorer.served_pctr(np.array([self._logit], np.float32), self.ids[None])
+        return ExplainedRow(self.row, self._clicked, self._logit, float(pctr), behind, moves)
 
 
 def _text(value: Any) -> str:

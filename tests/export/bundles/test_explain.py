@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import numpy as np
+import polars as pl
 import pytest
 
 from export.__main__ import main
 from export.bundles.explain import explain_bundle
 from export.bundles.importance import Sample
-from export.bundles.plan import ExplainPlan
+from export.bundles.plan import ExplainPlan, ScorePlan
 from export.bundles.records import Explanation
+from export.bundles.score import score
 from export.bundles.scorer import Scorer
 from export.data.encode import encode_chunk
 from export.data.log_schema import load_log_schema
 from export.data.readers import read_log
 from export.errors import ExportError
+from service.bundle.calibration import CALIBRATION_FILE
 from service.bundle.store import load_bundle
 from tests.browser import measure, needs_chromium
 from tests.export.bundles.conftest import Shop, shown_rows, write_rows
 from tests.export.conftest import silent
+from tests.forged_bundle import rewrite_json
 
 
 def explained(bundle: Path, data: Path, **options: object) -> Explanation:
@@ -96,6 +101,30 @@ def test_a_sample_is_the_same_whatever_the_chunks_are_and_fair() -> None:
     assert np.array_equal(kept[0][0][:, 0] % 2, kept[0][1])
     assert len(np.unique(kept[0][0])) == 500
     assert kept[0][0].mean() == pytest.approx(1_500, abs=150)  # four standard errors
+
+
+def test_the_row_s_pctr_is_what_a_service_answers(shop: Shop, tmp_path: Path) -> None:
+    """LogLoss is that of the log's own distribution, in which fewer non-clicks were kept."""
+    folder = tmp_path / "sampled"
+    shutil.copytree(shop.folder, folder)
+
+    def sample(record: dict[str, list[dict[str, object]]]) -> None:
+        for one in record["calibrators"]:
+            one["sampling_rate"] = 0.25
+
+    rewrite_json(folder, CALIBRATION_FILE, sample)
+    log = write_rows(tmp_path / "day.csv", shown_rows(300, seed=35))
+    found = explained(folder, log, row=7)
+    plan = ScorePlan(bundle=folder, data=log, out=tmp_path / "scores.parquet")
+    score(plan, say=silent)
+    assert found.row.pctr == pl.read_parquet(plan.out)["pctr"][6]
+    assert found.logloss == explained(shop.folder, log).logloss
+
+
+def test_a_sample_without_clicks_asks_for_more_rows(shop: Shop, tmp_path: Path) -> None:
+    log = write_rows(tmp_path / "day.csv", shown_rows(300, seed=36))
+    with pytest.raises(ExportError, match=r"'rows' must draw clicks and non-clicks .* among 1 rows\)"):
+        explained(shop.folder, log, rows=1)
 
 
 def test_a_row_that_is_not_there_is_an_error(shop: Shop, tmp_path: Path) -> None:
