@@ -55,7 +55,7 @@ def score(plan: ScorePlan, *, say: Say = print) -> Scored:
     check_out_file(plan.out, ENDINGS, plan.data)
     bundle = load_bundle(plan.bundle)
     scorer = Scorer(bundle, plan.variant)
-    schema = log_schema_for(bundle, plan)
+    schema = log_schema_for(bundle, plan).for_scores()
     _check_kept(plan, schema)
     if schema.label is None:
         say(f"{plan.data.name} has no label: its rows are scored alone")
