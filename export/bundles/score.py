@@ -16,7 +16,7 @@ import polars as pl
 
 from export.bundles.files import check_out_file, whole_file
 from export.bundles.plan import ScorePlan
-from export.bundles.reading import log_schema_for, no_rows, read_chunks
+from export.bundles.reading import is_text_like, log_schema_for, no_rows, read_chunks
 from export.bundles.scorer import Scorer
 from export.data.converted import sink_parquet
 from export.data.log_schema import LogSchema
@@ -132,11 +132,11 @@ def _write(frames: Iterator[pl.DataFrame], columns: pl.Schema, path: Path) -> No
     if path.suffix == ".parquet":
         sink_parquet(frames, columns, path)
         return
-    nested = [name for name, dtype in columns.items() if dtype.is_nested()]
-    if nested:
+    unfit = [name for name, dtype in columns.items() if not is_text_like(dtype)]
+    if unfit:
         raise ExportError(
-            f"'keep' must name columns of single values for a .csv (got {nested[0]!r} with "
-            f"{columns[nested[0]]}); write .parquet, or leave it out"
+            f"'keep' must name columns of single values that text can hold for a .csv (got {unfit[0]!r} with "
+            f"{columns[unfit[0]]}); write .parquet, or leave it out"
         )
     with path.open("wb") as file:
         for number, frame in enumerate(frames):
