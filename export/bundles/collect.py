@@ -17,6 +17,7 @@ from export.bundles.plan import ReadPlan
 from export.bundles.reading import log_schema_for, no_rows, read_chunks
 from export.bundles.records import FieldShift, NewLog
 from export.bundles.scorer import Scorer, Scores
+from export.data.errors import LogError
 from export.data.readers import LogChunk, columns_of
 from export.errors import ExportError
 from service.bundle.schema import MISSING_ID, OOV_ID, Field, Vocabulary
@@ -45,7 +46,8 @@ def collect(
 ) -> Collected:
     """Scores the labelled log of the plan; `groupings` and `watch` see each chunk with its scores.
 
-    Raises LogError for a log without label or rows, ExportError for a grouping by a column that is not there.
+    Raises LogError for a log without a label, clicks or non-clicks, ExportError for a grouping by a
+    column that is not there.
     """
     bundle = scorer.bundle
     schema = log_schema_for(bundle, plan, needs_label=True)
@@ -84,6 +86,11 @@ def collect(
         raise no_rows(plan, skipped)
     timestamps, true_pctr = _joined(times), _joined(trues)
     clicked = np.concatenate(labels)
+    if clicked.min() == clicked.max():
+        raise LogError(
+            f"{plan.data.name}: must hold clicks and non-clicks to judge by "
+            f"(got {int(clicked.sum()):,} clicks in {len(clicked):,} rows); name a log with both"
+        )
     return Collected(
         lines=np.concatenate(lines),
         labels=clicked,

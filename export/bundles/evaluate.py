@@ -175,7 +175,11 @@ def _shares_at_export(bundle: Bundle) -> dict[str, tuple[float, float]]:
         report = msgspec.json.decode((bundle.folder / REPORT).read_bytes(), type=_Report)
     except msgspec.MsgspecError:  # another program's report: it is for people
         return {}
-    return {one.name: (one.missing["train"], one.unseen["test"]) for one in report.data.fields}
+    return {
+        one.name: (one.missing["train"], one.unseen["test"])
+        for one in report.data.fields
+        if "train" in one.missing and "test" in one.unseen
+    }
 
 
 def _told(found: Evaluation) -> tuple[tuple[str, ...], tuple[str, ...]]:
