@@ -5,7 +5,8 @@ Memory holds some numbers a row, no features.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -21,6 +22,8 @@ from export.data.errors import LogError
 from export.data.readers import LogChunk, columns_of
 from export.errors import ExportError
 from service.bundle.schema import MISSING_ID, OOV_ID, Field, Vocabulary
+
+MOST_DAYS, DAY = 60, 86_400
 
 Number = TypeVar("Number", bound=np.generic)
 Watch = Callable[[LogChunk, Scores], None]
@@ -39,6 +42,14 @@ class Collected:
     missing: dict[str, float]
     unseen: dict[str, float | None]
     log: NewLog
+
+    def days(self) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+        """Each day (UTC) of a log with time, the latest ones: 2026-01-31, and which rows are of it."""
+        if self.timestamps is None:
+            return
+        days = self.timestamps // DAY
+        for day in np.unique(days)[-MOST_DAYS:].tolist():
+            yield time.strftime("%Y-%m-%d", time.gmtime(day * DAY)), days == day
 
 
 def collect(

@@ -8,12 +8,18 @@ from export.report.quality import METRICS
 from export.report.text_table import aligned
 
 
-def sides_line(found: Diff) -> list[str]:
+def sides_lines(found: Diff) -> list[str]:
     """Which bundle is which."""
     return [
         f"{name}: {side.subject.variant} of {side.subject.bundle} ({side.subject.model})"
         for name, side in (("first", found.first), ("second", found.second))
     ]
+
+
+def paired_log_line(found: Diff) -> str:
+    """The rows that both read, and how many of the others there are."""
+    left_out = f", {found.rows_left_out:,} rows left out that only one reads" if found.rows_left_out else ""
+    return f"{log_line(found.log)}{left_out}"
 
 
 def change_table(changes: dict[str, Change]) -> list[list[str]]:
@@ -75,7 +81,6 @@ def value_table(values: tuple[Disagreement, ...]) -> list[list[str]]:
 
 def cost_table(found: Diff) -> list[list[str]]:
     """Sizes, and microseconds a row by batch size."""
-
     sides = (found.first, found.second)
 
     def of(key: str, about: str) -> list[str]:
@@ -96,8 +101,7 @@ def cost_table(found: Diff) -> list[list[str]]:
 
 def diff_lines(found: Diff) -> list[str]:
     """Everything that a terminal shows."""
-    left_out = f", {found.rows_left_out:,} rows left out that only one reads" if found.rows_left_out else ""
-    lines = [*sides_line(found), f"on {log_line(found.log)}{left_out}", ""]
+    lines = [*sides_lines(found), f"on {paired_log_line(found)}", ""]
     lines += [*aligned(change_table(found.changes)), ""]
     if found.days:
         lines += [*aligned(day_table(found.days)), ""]

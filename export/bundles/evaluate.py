@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
@@ -11,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.bundles.collect import Collected, collect, shifts
-from export.bundles.files import check_out_folder, write_files
+from export.bundles.files import Say, check_out_folder, hand_over
 from export.bundles.grouping import Grouping
 from export.bundles.plan import EvaluatePlan
 from export.bundles.reading import tell
@@ -20,20 +19,16 @@ from export.bundles.scorer import Scorer
 from export.judge.bootstrap import metric_intervals, with_intervals
 from export.judge.metrics import evaluate, sigmoid
 from export.report.findings import FieldSummary, PctrHistogram, Reliability, pctr_histogram, reliability
-from service.bundle.json_files import encode_json
 from service.bundle.manifest import Metrics
 from service.bundle.store import Bundle, load_bundle
 
-JSON, PAGE = "evaluate.json", "evaluate.html"
 REPORT = "report/report.json"
-MOST_VALUES, MOST_DAYS, DAY = 20, 60, 86_400
+MOST_VALUES = 20
 # There may be many groups, so each is resampled in fewer rows than the whole.
 MOST_GROUP_ROWS = 20_000
 # What is told of a field, and of PCOC: changes by this much.
 MOVED_SHARE, PCOC_TOLERANCE = 0.1, 0.1
 FIELDS_TOLD = 5
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -62,13 +57,8 @@ def evaluate_bundle(plan: EvaluatePlan, *, say: Say = print) -> Evaluation:
     found = collect(plan, scorer, groupings=groupings)
     tell(plan, f"judging {found.log.rows:,} rows")
     evaluation, drawn = _judged(scorer, found, groupings, started)
-    for line in evaluation_lines(evaluation):
-        say(line)
-    if plan.out is not None:
-        page = evaluation_page(evaluation, drawn)
-        write_files(plan.out, {JSON: encode_json(evaluation), PAGE: page.encode()})
-        say(f"wrote {plan.out / PAGE} and {JSON}")
-    say(msgspec.json.encode(evaluation).decode())
+    lines = evaluation_lines(evaluation)
+    hand_over(evaluation, lines, lambda: evaluation_page(evaluation, drawn), plan.out, "evaluate", say)
     return evaluation
 
 
@@ -121,16 +111,7 @@ def quality_of(
 
 
 def _days(found: Collected, raw: NDArray[np.float64]) -> tuple[GroupQuality, ...]:
-    """Each day (UTC) of a log with time, the latest ones."""
-    if found.timestamps is None:
-        return ()
-    days = found.timestamps // DAY
-    return tuple(_quality(day_name(day), days == day, found, raw) for day in np.unique(days)[-MOST_DAYS:])
-
-
-def day_name(day: int) -> str:
-    """Days since 1970 -> 2026-01-31."""
-    return time.strftime("%Y-%m-%d", time.gmtime(int(day) * DAY))
+    return tuple(_quality(name, chosen, found, raw) for name, chosen in found.days())
 
 
 def _groups(grouping: Grouping, found: Collected, raw: NDArray[np.float64]) -> Groups:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from export.bundles.collect import collect
 from export.bundles.evaluate import subject_of
-from export.bundles.files import check_out_folder, write_files
+from export.bundles.files import Say, check_out_folder, hand_over
 from export.bundles.importance import Sample, importances, moves_of
 from export.bundles.plan import ExplainPlan
 from export.bundles.reading import tell
@@ -21,12 +19,7 @@ from export.bundles.scorer import Scorer, Scores
 from export.data.readers import LogChunk
 from export.errors import ExportError
 from export.judge.metrics import auc, logloss
-from service.bundle.json_files import encode_json
 from service.bundle.store import load_bundle
-
-JSON, PAGE = "explain.json", "explain.html"
-
-Say = Callable[[str], None]
 
 
 def explain_bundle(plan: ExplainPlan, *, say: Say = print) -> Explanation:
@@ -72,12 +65,7 @@ def explain_bundle(plan: ExplainPlan, *, say: Say = print) -> Explanation:
         row=wanted.explained(scorer, ids, plan.seed),
         seconds=round(time.perf_counter() - started, 3),
     )
-    for line in explanation_lines(found):
-        say(line)
-    if plan.out is not None:
-        write_files(plan.out, {JSON: encode_json(found), PAGE: explain_page(found).encode()})
-        say(f"wrote {plan.out / PAGE} and {JSON}")
-    say(msgspec.json.encode(found).decode())
+    hand_over(found, explanation_lines(found), lambda: explain_page(found), plan.out, "explain", say)
     return found
 
 

@@ -6,7 +6,7 @@ Rows stream through in chunks; memory holds a few of them, however long the log 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import polars as pl
 
-from export.bundles.files import check_out_file, whole_file
+from export.bundles.files import Say, check_out_file, whole_file
 from export.bundles.plan import ScorePlan
 from export.bundles.reading import is_text_like, log_schema_for, no_rows, read_chunks
 from export.bundles.scorer import Scorer
@@ -26,8 +26,6 @@ from service.bundle.store import load_bundle
 
 ENDINGS = (".parquet", ".csv")
 ROW, LABEL, LOGIT, PCTR = "row", "label", "logit", "pctr"
-
-Say = Callable[[str], None]
 
 
 class Scored(msgspec.Struct, frozen=True):
