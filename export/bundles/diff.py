@@ -21,7 +21,7 @@ from export.data.readers import LogChunk
 from export.errors import ExportError
 from export.graph.runtime import BATCHES, microseconds_a_row, own_rows_scorer
 from export.judge.bootstrap import metric_changes
-from export.judge.metrics import ece, evaluate, sigmoid
+from export.judge.metrics import ece, evaluate, is_evidence, sigmoid
 from export.report.findings import Reliability, reliability
 from export.report.machine import machine
 from service.bundle.store import load_bundle
@@ -171,9 +171,10 @@ def changes_of(
 ) -> dict[str, Change]:
     """Every metric of two pCTRs [n] of the same rows, by its name, and what changes."""
     metrics = evaluate(labels, first), evaluate(labels, second)
+    can_tell = is_evidence(int(labels.sum()), len(labels))
     found = {}
     for name, change in metric_changes(labels, first, second, most_rows=most_rows).items():
-        better = BETTER.get(name, 0) * change.sign
+        better = BETTER.get(name, 0) * change.sign if can_tell else 0
         one, other = (getattr(each, name) for each in metrics)
         verdict = {1: "better", -1: "worse", 0: ""}[better]
         found[name] = Change(one, other, change.delta, change.interval, verdict)

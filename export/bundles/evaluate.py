@@ -17,7 +17,7 @@ from export.bundles.reading import tell
 from export.bundles.records import Evaluation, GroupQuality, Groups, Quality, Subject
 from export.bundles.scorer import Scorer
 from export.judge.bootstrap import metric_intervals, with_intervals
-from export.judge.metrics import evaluate, sigmoid
+from export.judge.metrics import evaluate, is_evidence, sigmoid
 from export.report.findings import FieldSummary, PctrHistogram, Reliability, pctr_histogram, reliability
 from service.bundle.manifest import Metrics
 from service.bundle.store import Bundle, load_bundle
@@ -165,6 +165,26 @@ def _shares_at_export(bundle: Bundle) -> dict[str, tuple[float, float]]:
 
 def _told(found: Evaluation) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What is better than at the export beyond noise, and what is worse or moved: notes and warnings."""
+    notes, lines = _changes(found)
+    for one in [field for field in found.fields if field.moved >= MOVED_SHARE][:FIELDS_TOLD]:
+        parts = [
+            f"{share:.1%} {what} here, {before:.1%} {where}"
+            for what, share, before, where in (
+                ("missing", one.missing, one.missing_before, "in training"),
+                ("unseen", one.unseen, one.unseen_before, "in the export's test part"),
+            )
+            if share is not None and before is not None and abs(share - before) >= MOVED_SHARE
+        ]
+        lines.append(f"{one.name} moved: {'; '.join(parts)}")
+    return tuple(notes), tuple(lines)
+
+
+def _changes(found: Evaluation) -> tuple[list[str], list[str]]:
+    """Notes and warnings of the metrics."""
+    clicks, rows = found.log.clicks, found.log.rows
+    if not is_evidence(clicks, rows):
+        few = f"{clicks:,} clicks and {rows - clicks:,} non-clicks are too few to tell a change from luck"
+        return [few], []
     notes: list[str] = []
     lines: list[str] = []
     metrics, then = found.calibrated.metrics, found.at_export
@@ -186,14 +206,4 @@ def _told(found: Evaluation) -> tuple[tuple[str, ...], tuple[str, ...]]:
             f"bids are too {word} on average: {metrics.pcoc:.3f} times the clicks ({low:.3f} to {high:.3f}); "
             "export again with these rows, or calibrate on them"
         )
-    for one in [field for field in found.fields if field.moved >= MOVED_SHARE][:FIELDS_TOLD]:
-        parts = [
-            f"{share:.1%} {what} here, {before:.1%} {where}"
-            for what, share, before, where in (
-                ("missing", one.missing, one.missing_before, "in training"),
-                ("unseen", one.unseen, one.unseen_before, "in the export's test part"),
-            )
-            if share is not None and before is not None and abs(share - before) >= MOVED_SHARE
-        ]
-        lines.append(f"{one.name} moved: {'; '.join(parts)}")
-    return tuple(notes), tuple(lines)
+    return notes, lines

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from export.bundles.records import Importance, Move
 from export.bundles.scorer import Scorer
 from export.judge.bootstrap import Delta, resampled_aucs, resampled_loglosses
+from export.judge.metrics import is_evidence
 from service.bundle.schema import Field
 
 SHUFFLES = 3
@@ -89,7 +90,7 @@ def _importance(
         logloss_interval=logloss.interval,
         auc=auc.delta,
         auc_interval=auc.interval,
-        matters=logloss.sign > 0,
+        matters=logloss.sign > 0 and is_evidence(int(labels.sum()), len(labels)),
     )
 
 

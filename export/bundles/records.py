@@ -107,7 +107,8 @@ class Side(msgspec.Struct, frozen=True):
 class Change(msgspec.Struct, frozen=True):
     """A metric of both, and the second's minus the first's with its 95 % paired interval; ECE has none.
 
-    `verdict` is empty where the interval holds zero, and for metrics of which neither end is better.
+    `verdict` is empty where the interval holds zero or clicks or non-clicks are too few to tell, and for
+    metrics of which neither end is better.
     """
 
     first: float
@@ -178,7 +179,7 @@ class Diff(msgspec.Struct, frozen=True):
 class Importance(msgspec.Struct, frozen=True):
     """What the metrics lose when a field's values are shuffled among the rows, with 95 % intervals.
 
-    `matters` says that LogLoss rises beyond noise.
+    `matters` says that LogLoss rises beyond noise, and that there are clicks and non-clicks enough to tell.
     """
 
     field: str

@@ -56,7 +56,8 @@ def score(plan: ScorePlan, *, say: Say = print) -> Scored:
     schema = log_schema_for(bundle, plan).for_scores()
     _check_kept(plan, schema)
     if schema.label is None:
-        say(f"{plan.data.name} has no label: its rows are scored alone")
+        width = f", its {len(schema.columns)} columns being all others" if schema.columns else ""
+        say(f"{plan.data.name} has no label{width}: its rows are scored alone")
     run = _Run(plan, scorer, schema)
     frames = run.frames()
     first = next(frames, None)

@@ -17,6 +17,9 @@ from service.bundle.manifest import Metrics
 ECE_BINS = 20
 """Bins of the expected calibration error, each with the same number of rows (as far as ties allow)."""
 
+LEAST_EVIDENCE = 10
+"""Clicks, and non-clicks, that a metric is judged on: fewer rank well by luck, and scatter too little."""
+
 _SMALLEST = 1e-15
 """pCTRs are clipped to [1e-15, 1 - 1e-15] before a logarithm: a certain mistake costs 34.5, not infinity."""
 
@@ -25,6 +28,11 @@ Floats = NDArray[np.float64]
 
 class MetricError(ExportError):
     """A metric is undefined for these labels and predictions."""
+
+
+def is_evidence(clicks: int, rows: int) -> bool:
+    """Whether that many clicks among that many rows are enough to tell good from bad."""
+    return bool(min(clicks, rows - clicks) >= LEAST_EVIDENCE)
 
 
 def checked(labels: ArrayLike, pctr: ArrayLike) -> tuple[Floats, Floats]:

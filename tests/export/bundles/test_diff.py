@@ -194,6 +194,15 @@ def test_two_bundles_are_asked_for(options: list[str], message: str, capsys) -> 
     assert message in capsys.readouterr().err
 
 
+def test_a_few_rows_tell_no_winner(shop: Shop, rival: Path, tmp_path: Path) -> None:
+    rows = shown_rows(100, seed=29)
+    pair = [next(row for row in rows if row.clicked), next(row for row in rows if not row.clicked)]
+    found = differ(shop, rival, write_rows(tmp_path / "day.csv", pair))
+    low, high = found.changes["logloss"].interval
+    assert low == high != 0.0
+    assert all(change.verdict == "" for change in found.changes.values())
+
+
 def test_a_bundle_that_scores_all_rows_alike_is_held_beside_another(
     shop: Shop, rival: Path, tmp_path: Path
 ) -> None:

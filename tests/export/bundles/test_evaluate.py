@@ -190,6 +190,17 @@ def test_wrong_options_are_refused(
         evaluated(shop, log, **options)
 
 
+def test_a_few_rows_tell_no_change(shop: Shop, tmp_path: Path) -> None:
+    """Two rows scatter by nothing when they are drawn again, so their interval holds no luck."""
+    rows = shown_rows(100, seed=19)
+    pair = [next(row for row in rows if row.clicked), next(row for row in rows if not row.clicked)]
+    found = evaluated(shop, write_rows(tmp_path / "day.csv", pair))
+    low, high = found.calibrated.intervals["logloss"]
+    assert low == high
+    assert found.notes == ("1 clicks and 1 non-clicks are too few to tell a change from luck",)
+    assert not any("beyond noise" in line or "bids" in line for line in found.warnings)
+
+
 def test_a_column_without_text_is_no_group(shop: Shop, tmp_path: Path) -> None:
     rows = shown_rows(20)
     table = pl.DataFrame(

@@ -129,7 +129,7 @@ def test_a_log_without_a_label_is_scored_alone(shop: Shop, tmp_path: Path) -> No
     done = score(ScorePlan(bundle=shop.folder, data=log, out=tmp_path / "b.parquet"), say=said.append)
     assert pl.read_parquet(tmp_path / "b.parquet").equals(with_label.drop("label"))
     assert done.clicks is None
-    assert said[0] == "early.csv has no label: its rows are scored alone"
+    assert said[0] == "early.csv has no label, its 6 columns being all others: its rows are scored alone"
 
 
 def test_a_malformed_row_is_an_error_or_skipped_and_rows_keep_their_numbers(
