@@ -7,6 +7,7 @@ figure tells what a model without the field would learn.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,8 +91,14 @@ def _importance(
         logloss_interval=logloss.interval,
         auc=auc.delta,
         auc_interval=auc.interval,
-        matters=logloss.sign > 0 and is_evidence(int(labels.sum()), len(labels)),
+        verdict=_verdict(logloss, labels),
     )
+
+
+def _verdict(logloss: Delta, labels: NDArray[np.uint8]) -> Literal["matters", "harms", "noise"]:
+    if logloss.sign == 0 or not is_evidence(int(labels.sum()), len(labels)):
+        return "noise"
+    return "matters" if logloss.sign > 0 else "harms"
 
 
 def moves_of(

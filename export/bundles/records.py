@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from service.bundle.manifest import Metrics
@@ -179,7 +181,8 @@ class Diff(msgspec.Struct, frozen=True):
 class Importance(msgspec.Struct, frozen=True):
     """What the metrics lose when a field's values are shuffled among the rows, with 95 % intervals.
 
-    `matters` says that LogLoss rises beyond noise, and that there are clicks and non-clicks enough to tell.
+    `verdict` says whether LogLoss rises beyond noise (the field matters), falls (it harms), or neither; with
+    too few clicks or non-clicks it is noise.
     """
 
     field: str
@@ -189,7 +192,7 @@ class Importance(msgspec.Struct, frozen=True):
     logloss_interval: Interval
     auc: float
     auc_interval: Interval
-    matters: bool
+    verdict: Literal["matters", "harms", "noise"]
 
 
 class Move(msgspec.Struct, frozen=True):

@@ -43,15 +43,28 @@ def test_the_fields_that_decide_clicks_matter_most_and_one_without_values_not_at
     assert found.rows == 1_500  # fewer than are drawn
     assert {one.field for one in found.fields[:2]} == {"ad", "site"}
     for one in found.fields[:2]:
-        assert one.matters
+        assert one.verdict == "matters"
         assert 0 < one.logloss_interval[0] < one.logloss < one.logloss_interval[1]
         assert one.auc < one.auc_interval[1] < 0
     tags = next(one for one in found.fields if one.field == "tags")
     assert (tags.logloss, tags.auc) == pytest.approx((0.0, 0.0), abs=1e-12)
-    assert not tags.matters
+    assert tags.verdict == "noise"
     assert [one.logloss for one in found.fields] == sorted(
         (one.logloss for one in found.fields), reverse=True
     )
+
+
+def test_a_field_that_misleads_harms_and_a_few_rows_tell_nothing(shop: Shop, tmp_path: Path) -> None:
+    """Ads that drew clicks in training draw none here: LogLoss falls when they are shuffled."""
+    rows = [replace(row, clicked=int(row.ad[2:]) >= 20) for row in shown_rows(600, seed=37)]
+    lines: list[str] = []
+    plan = ExplainPlan(bundle=shop.folder, data=write_rows(tmp_path / "day.csv", rows))
+    (ad,) = (one for one in explain_bundle(plan, say=lines.append).fields if one.field == "ad")
+    assert ad.logloss_interval[1] < 0
+    assert ad.verdict == "harms"
+    assert any(line.startswith("ad ") and line.endswith("harms") for line in lines)
+    few = explained(shop.folder, write_rows(tmp_path / "few.csv", rows[:12]))
+    assert {one.verdict for one in few.fields} == {"noise"}
 
 
 @pytest.mark.parametrize("number", [1, 200, 600])
