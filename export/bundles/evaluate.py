@@ -93,7 +93,7 @@ def _judged(
         pctr_histogram(found.labels, found.pctr),
     )
     seconds = round(time.perf_counter() - started, 3)
-    notes, warnings = _told(evaluation)
+    notes, warnings = _told(evaluation, scorer.is_in_own_distribution)
     return msgspec.structs.replace(evaluation, notes=notes, warnings=warnings, seconds=seconds), drawn
 
 
@@ -163,9 +163,9 @@ def _shares_at_export(bundle: Bundle) -> dict[str, tuple[float, float]]:
     }
 
 
-def _told(found: Evaluation) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _told(found: Evaluation, is_in_own_distribution: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What is better than at the export beyond noise, and what is worse or moved: notes and warnings."""
-    notes, lines = _changes(found)
+    notes, lines = _changes(found, is_in_own_distribution)
     for one in [field for field in found.fields if field.moved >= MOVED_SHARE][:FIELDS_TOLD]:
         parts = [
             f"{share:.1%} {what} here, {before:.1%} {where}"
@@ -179,8 +179,8 @@ def _told(found: Evaluation) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(notes), tuple(lines)
 
 
-def _changes(found: Evaluation) -> tuple[list[str], list[str]]:
-    """Notes and warnings of the metrics."""
+def _changes(found: Evaluation, is_in_own_distribution: bool) -> tuple[list[str], list[str]]:
+    """Notes and warnings of the metrics. LogLoss depends on the share of non-clicks that a log kept."""
     clicks, rows = found.log.clicks, found.log.rows
     if not is_evidence(clicks, rows):
         few = f"{clicks:,} clicks and {rows - clicks:,} non-clicks are too few to tell a change from luck"
@@ -188,7 +188,8 @@ def _changes(found: Evaluation) -> tuple[list[str], list[str]]:
     notes: list[str] = []
     lines: list[str] = []
     metrics, then = found.calibrated.metrics, found.at_export
-    for name, key, better in (("AUC", "auc", 1), ("LogLoss", "logloss", -1)):
+    compared = [("AUC", "auc", 1), *([("LogLoss", "logloss", -1)] if is_in_own_distribution else [])]
+    for name, key, better in compared:
         old = None if then is None else getattr(then, f"{key}_interval")
         new = found.calibrated.intervals[key]
         if old is None or (new[0] <= old[1] and old[0] <= new[1]):

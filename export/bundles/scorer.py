@@ -51,6 +51,7 @@ class Scorer:
         self.graph = bundle.graphs[self.variant]
         self._served = bundle.calibrators[self.variant]
         rate = self._served.sampling_rate
+        self.is_in_own_distribution = log_rate in (None, rate)
         self._calibrator = msgspec.structs.replace(self._served, sampling_rate=rate / (log_rate or rate))
         check_graph(self.graph, self._file)
         self._session = open_session(self.graph)

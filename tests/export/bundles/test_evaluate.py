@@ -131,6 +131,17 @@ def test_a_log_that_kept_fewer_non_clicks_is_judged_as_it_is(shop: Shop, tmp_pat
     assert any(line.startswith("bids are too high") for line in half.warnings)
 
 
+def test_logloss_of_another_share_of_non_clicks_is_not_held_against_the_export_s(
+    shop: Shop, tmp_path: Path
+) -> None:
+    rows = [row for number, row in enumerate(shown_rows(3_000, seed=20)) if row.clicked or number % 10 == 0]
+    log = write_rows(tmp_path / "day.csv", rows)
+    found = evaluated(shop, log, sampling_rate=0.1)
+    assert found.calibrated.intervals["logloss"][0] > found.at_export.logloss_interval[1]
+    assert not any("LogLoss" in line for line in (*found.notes, *found.warnings))
+    assert any("LogLoss is worse" in line for line in evaluated(shop, log).warnings)
+
+
 def test_what_the_command_prints(shop: Shop, tmp_path: Path, capsys) -> None:
     log = write_rows(tmp_path / "day.csv", shown_rows(400, seed=14))
     out = tmp_path / "judged"
