@@ -109,5 +109,5 @@ def diff_lines(found: Diff) -> list[str]:
     if found.values:
         lines += ["where they differ otherwise than on the whole:", *aligned(value_table(found.values)), ""]
     else:
-        lines += ["no value of a field stands out of their differences", ""]
+        lines += ["no value of the second one's fields stands out of their differences", ""]
     return [*lines, *aligned(cost_table(found)), f"measured on {found.machine}", ""]
