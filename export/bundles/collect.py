@@ -5,7 +5,8 @@ Memory holds some numbers a row, no features.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -17,9 +18,12 @@ from export.bundles.plan import ReadPlan
 from export.bundles.reading import log_schema_for, no_rows, read_chunks
 from export.bundles.records import FieldShift, NewLog
 from export.bundles.scorer import Scorer, Scores
+from export.data.errors import LogError
 from export.data.readers import LogChunk, columns_of
 from export.errors import ExportError
 from service.bundle.schema import MISSING_ID, OOV_ID, Field, Vocabulary
+
+MOST_DAYS, DAY = 60, 86_400
 
 Number = TypeVar("Number", bound=np.generic)
 Watch = Callable[[LogChunk, Scores], None]
@@ -39,13 +43,22 @@ class Collected:
     unseen: dict[str, float | None]
     log: NewLog
 
+    def days(self) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+        """Each day (UTC) of a log with time, the latest ones: 2026-01-31, and which rows are of it."""
+        if self.timestamps is None:
+            return
+        days = self.timestamps // DAY
+        for day in np.unique(days)[-MOST_DAYS:].tolist():
+            yield time.strftime("%Y-%m-%d", time.gmtime(day * DAY)), days == day
+
 
 def collect(
     plan: ReadPlan, scorer: Scorer, *, groupings: Sequence[Grouping] = (), watch: Watch | None = None
 ) -> Collected:
     """Scores the labelled log of the plan; `groupings` and `watch` see each chunk with its scores.
 
-    Raises LogError for a log without label or rows, ExportError for a grouping by a column that is not there.
+    Raises LogError for a log without a label, clicks or non-clicks, ExportError for a grouping by a
+    column that is not there.
     """
     bundle = scorer.bundle
     schema = log_schema_for(bundle, plan, needs_label=True)
@@ -84,6 +97,11 @@ def collect(
         raise no_rows(plan, skipped)
     timestamps, true_pctr = _joined(times), _joined(trues)
     clicked = np.concatenate(labels)
+    if clicked.min() == clicked.max():
+        raise LogError(
+            f"{plan.data.name}: must hold clicks and non-clicks to judge by "
+            f"(got {int(clicked.sum()):,} clicks in {len(clicked):,} rows); name a log with both"
+        )
     return Collected(
         lines=np.concatenate(lines),
         labels=clicked,

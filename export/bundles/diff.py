@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -12,8 +11,8 @@ from numpy.typing import NDArray
 
 from export.bundles.collect import Collected, collect
 from export.bundles.disagreement import Disagreements, agreement, log_odds
-from export.bundles.evaluate import DAY, MOST_DAYS, MOST_GROUP_ROWS, day_name, quality_of, subject_of
-from export.bundles.files import check_out_folder, write_files
+from export.bundles.evaluate import MOST_GROUP_ROWS, quality_of, subject_of
+from export.bundles.files import Say, check_out_folder, hand_over
 from export.bundles.plan import DiffPlan
 from export.bundles.reading import tell
 from export.bundles.records import Change, DayChange, Diff, Side
@@ -22,18 +21,14 @@ from export.data.readers import LogChunk
 from export.errors import ExportError
 from export.graph.runtime import BATCHES, microseconds_a_row, own_rows_scorer
 from export.judge.bootstrap import metric_changes
-from export.judge.metrics import ece, evaluate, sigmoid
+from export.judge.metrics import ece, evaluate, is_evidence, sigmoid
 from export.report.findings import Reliability, reliability
 from export.report.machine import machine
-from service.bundle.json_files import encode_json
 from service.bundle.store import load_bundle
 
-JSON, PAGE = "diff.json", "diff.html"
 SIDES = ("first", "second")
 BETTER = {"auc": 1, "prauc": 1, "rce": 1, "logloss": -1, "ne": -1}
 """The sign of a change for the better; PCOC is best at 1, and ECE's change has no interval."""
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -81,13 +76,8 @@ def diff_bundles(plan: DiffPlan, *, say: Say = print) -> Diff:
         machine=machine(),
         seconds=round(time.perf_counter() - started, 3),
     )
-    for line in diff_lines(found):
-        say(line)
-    if plan.out is not None:
-        page = diff_page(found, _drawn(one, other))
-        write_files(plan.out, {JSON: encode_json(found), PAGE: page.encode()})
-        say(f"wrote {plan.out / PAGE} and {JSON}")
-    say(msgspec.json.encode(found).decode())
+    lines = diff_lines(found)
+    hand_over(found, lines, lambda: diff_page(found, _drawn(one, other)), plan.out, "diff", say)
     return found
 
 
@@ -154,8 +144,8 @@ def _times(scorers: tuple[Scorer, Scorer], heads: list[_Head]) -> dict[str, dict
     """Microseconds a row of both graphs by batch size, each on its own ids, interleaved in one run."""
     timed, rows = {}, np.zeros((1, 1), np.int32)
     for side, scorer, head in zip(SIDES, scorers, heads, strict=True):
-        if head.ids is not None:
-            timed[side] = own_rows_scorer(scorer.graph, head.ids)
+        assert head.ids is not None  # a log without rows is an error
+        timed[side] = own_rows_scorer(scorer.graph, head.ids)
     return microseconds_a_row(timed, rows)
 
 
@@ -181,9 +171,10 @@ def changes_of(
 ) -> dict[str, Change]:
     """Every metric of two pCTRs [n] of the same rows, by its name, and what changes."""
     metrics = evaluate(labels, first), evaluate(labels, second)
+    can_tell = is_evidence(int(labels.sum()), len(labels))
     found = {}
     for name, change in metric_changes(labels, first, second, most_rows=most_rows).items():
-        better = BETTER.get(name, 0) * change.sign
+        better = BETTER.get(name, 0) * change.sign if can_tell else 0
         one, other = (getattr(each, name) for each in metrics)
         verdict = {1: "better", -1: "worse", 0: ""}[better]
         found[name] = Change(one, other, change.delta, change.interval, verdict)
@@ -193,20 +184,15 @@ def changes_of(
 
 
 def _days(first: Collected, second: Collected) -> tuple[DayChange, ...]:
-    """Each day (UTC) of a log with time, the latest ones."""
-    if first.timestamps is None:
-        return ()
-    days = first.timestamps // DAY
     found = []
-    for day in np.unique(days)[-MOST_DAYS:]:
-        chosen = days == day
+    for name, chosen in first.days():
         labels = first.labels[chosen]
         rows, clicks = len(labels), int(labels.sum())
         changes = {}
         if 0 < clicks < rows:
             pctrs = first.pctr[chosen], second.pctr[chosen]
             changes = changes_of(labels, *pctrs, most_rows=MOST_GROUP_ROWS)
-        found.append(DayChange(day_name(day), rows, clicks, changes))
+        found.append(DayChange(name, rows, clicks, changes))
     return tuple(found)
 
 

@@ -15,12 +15,12 @@ from export.bundles.diff_tables import (
     change_table,
     cost_table,
     day_table,
-    sides_line,
+    paired_log_line,
+    sides_lines,
     value_table,
 )
 from export.bundles.evaluation_page import rows_table
 from export.bundles.records import Diff
-from export.bundles.tables import log_line
 from export.report import plots
 from export.report.layout import document, figure, section
 from export.report.quality import meanings
@@ -57,11 +57,10 @@ def diff_page(found: Diff, drawn: Drawn) -> str:
 
 
 def _head(found: Diff) -> str:
-    lines = "".join(f"<p class='lead'>{escape(line)}</p>" for line in sides_line(found))
-    left_out = f"; {found.rows_left_out:,} rows left out that only one reads" if found.rows_left_out else ""
+    lines = "".join(f"<p class='lead'>{escape(line)}</p>" for line in sides_lines(found))
     return (
         f"<h1>Two bundles on {escape(found.log.data)}</h1>{lines}"
-        f"<p class='lead'>{escape(log_line(found.log))}{left_out}; 95 % paired intervals over these rows.</p>"
+        f"<p class='lead'>{escape(paired_log_line(found))}; 95 % paired intervals over these rows.</p>"
     )
 
 

@@ -8,12 +8,18 @@ from export.report.quality import METRICS
 from export.report.text_table import aligned
 
 
-def sides_line(found: Diff) -> list[str]:
+def sides_lines(found: Diff) -> list[str]:
     """Which bundle is which."""
     return [
         f"{name}: {side.subject.variant} of {side.subject.bundle} ({side.subject.model})"
         for name, side in (("first", found.first), ("second", found.second))
     ]
+
+
+def paired_log_line(found: Diff) -> str:
+    """The rows that both read, and how many of the others there are."""
+    left_out = f", {found.rows_left_out:,} rows left out that only one reads" if found.rows_left_out else ""
+    return f"{log_line(found.log)}{left_out}"
 
 
 def change_table(changes: dict[str, Change]) -> list[list[str]]:
@@ -48,8 +54,11 @@ def day_table(days: tuple[DayChange, ...]) -> list[list[str]]:
 
 def agreement_lines(found: Agreement) -> list[str]:
     """How alike they score, in sentences."""
+    spearman = "none, one scores all rows alike"
+    if found.rank_correlation is not None:
+        spearman = f"Spearman's {found.rank_correlation:.4f}"
     ranks = (
-        f"rank agreement: Spearman's {found.rank_correlation:.4f}; of the tenth of rows with the first's "
+        f"rank agreement: {spearman}; of the tenth of rows with the first's "
         f"highest pCTRs {found.top_share:.1%} are in the second's"
     )
     odds = (
@@ -72,7 +81,6 @@ def value_table(values: tuple[Disagreement, ...]) -> list[list[str]]:
 
 def cost_table(found: Diff) -> list[list[str]]:
     """Sizes, and microseconds a row by batch size."""
-
     sides = (found.first, found.second)
 
     def of(key: str, about: str) -> list[str]:
@@ -93,8 +101,7 @@ def cost_table(found: Diff) -> list[list[str]]:
 
 def diff_lines(found: Diff) -> list[str]:
     """Everything that a terminal shows."""
-    left_out = f", {found.rows_left_out:,} rows left out that only one reads" if found.rows_left_out else ""
-    lines = [*sides_line(found), f"on {log_line(found.log)}{left_out}", ""]
+    lines = [*sides_lines(found), f"on {paired_log_line(found)}", ""]
     lines += [*aligned(change_table(found.changes)), ""]
     if found.days:
         lines += [*aligned(day_table(found.days)), ""]
@@ -102,5 +109,5 @@ def diff_lines(found: Diff) -> list[str]:
     if found.values:
         lines += ["where they differ otherwise than on the whole:", *aligned(value_table(found.values)), ""]
     else:
-        lines += ["no value of a field stands out of their differences", ""]
+        lines += ["no value of the second one's fields stands out of their differences", ""]
     return [*lines, *aligned(cost_table(found)), f"measured on {found.machine}", ""]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
@@ -11,29 +10,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.bundles.collect import Collected, collect, shifts
-from export.bundles.files import check_out_folder, write_files
+from export.bundles.files import Say, check_out_folder, hand_over
 from export.bundles.grouping import Grouping
 from export.bundles.plan import EvaluatePlan
 from export.bundles.reading import tell
 from export.bundles.records import Evaluation, GroupQuality, Groups, Quality, Subject
 from export.bundles.scorer import Scorer
 from export.judge.bootstrap import metric_intervals, with_intervals
-from export.judge.metrics import evaluate, sigmoid
+from export.judge.metrics import evaluate, is_evidence, sigmoid
 from export.report.findings import FieldSummary, PctrHistogram, Reliability, pctr_histogram, reliability
-from service.bundle.json_files import encode_json
 from service.bundle.manifest import Metrics
 from service.bundle.store import Bundle, load_bundle
 
-JSON, PAGE = "evaluate.json", "evaluate.html"
 REPORT = "report/report.json"
-MOST_VALUES, MOST_DAYS, DAY = 20, 60, 86_400
+MOST_VALUES = 20
 # There may be many groups, so each is resampled in fewer rows than the whole.
 MOST_GROUP_ROWS = 20_000
 # What is told of a field, and of PCOC: changes by this much.
 MOVED_SHARE, PCOC_TOLERANCE = 0.1, 0.1
 FIELDS_TOLD = 5
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -62,13 +57,8 @@ def evaluate_bundle(plan: EvaluatePlan, *, say: Say = print) -> Evaluation:
     found = collect(plan, scorer, groupings=groupings)
     tell(plan, f"judging {found.log.rows:,} rows")
     evaluation, drawn = _judged(scorer, found, groupings, started)
-    for line in evaluation_lines(evaluation):
-        say(line)
-    if plan.out is not None:
-        page = evaluation_page(evaluation, drawn)
-        write_files(plan.out, {JSON: encode_json(evaluation), PAGE: page.encode()})
-        say(f"wrote {plan.out / PAGE} and {JSON}")
-    say(msgspec.json.encode(evaluation).decode())
+    lines = evaluation_lines(evaluation)
+    hand_over(evaluation, lines, lambda: evaluation_page(evaluation, drawn), plan.out, "evaluate", say)
     return evaluation
 
 
@@ -103,7 +93,7 @@ def _judged(
         pctr_histogram(found.labels, found.pctr),
     )
     seconds = round(time.perf_counter() - started, 3)
-    notes, warnings = _told(evaluation)
+    notes, warnings = _told(evaluation, scorer.is_in_own_distribution)
     return msgspec.structs.replace(evaluation, notes=notes, warnings=warnings, seconds=seconds), drawn
 
 
@@ -121,16 +111,7 @@ def quality_of(
 
 
 def _days(found: Collected, raw: NDArray[np.float64]) -> tuple[GroupQuality, ...]:
-    """Each day (UTC) of a log with time, the latest ones."""
-    if found.timestamps is None:
-        return ()
-    days = found.timestamps // DAY
-    return tuple(_quality(day_name(day), days == day, found, raw) for day in np.unique(days)[-MOST_DAYS:])
-
-
-def day_name(day: int) -> str:
-    """Days since 1970 -> 2026-01-31."""
-    return time.strftime("%Y-%m-%d", time.gmtime(int(day) * DAY))
+    return tuple(_quality(name, chosen, found, raw) for name, chosen in found.days())
 
 
 def _groups(grouping: Grouping, found: Collected, raw: NDArray[np.float64]) -> Groups:
@@ -175,15 +156,40 @@ def _shares_at_export(bundle: Bundle) -> dict[str, tuple[float, float]]:
         report = msgspec.json.decode((bundle.folder / REPORT).read_bytes(), type=_Report)
     except msgspec.MsgspecError:  # another program's report: it is for people
         return {}
-    return {one.name: (one.missing["train"], one.unseen["test"]) for one in report.data.fields}
+    return {
+        one.name: (one.missing["train"], one.unseen["test"])
+        for one in report.data.fields
+        if "train" in one.missing and "test" in one.unseen
+    }
 
 
-def _told(found: Evaluation) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _told(found: Evaluation, is_in_own_distribution: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What is better than at the export beyond noise, and what is worse or moved: notes and warnings."""
+    notes, lines = _changes(found, is_in_own_distribution)
+    for one in [field for field in found.fields if field.moved >= MOVED_SHARE][:FIELDS_TOLD]:
+        parts = [
+            f"{share:.1%} {what} here, {before:.1%} {where}"
+            for what, share, before, where in (
+                ("missing", one.missing, one.missing_before, "in training"),
+                ("unseen", one.unseen, one.unseen_before, "in the export's test part"),
+            )
+            if share is not None and before is not None and abs(share - before) >= MOVED_SHARE
+        ]
+        lines.append(f"{one.name} moved: {'; '.join(parts)}")
+    return tuple(notes), tuple(lines)
+
+
+def _changes(found: Evaluation, is_in_own_distribution: bool) -> tuple[list[str], list[str]]:
+    """Notes and warnings of the metrics. LogLoss depends on the share of non-clicks that a log kept."""
+    clicks, rows = found.log.clicks, found.log.rows
+    if not is_evidence(clicks, rows):
+        few = f"{clicks:,} clicks and {rows - clicks:,} non-clicks are too few to tell a change from luck"
+        return [few], []
     notes: list[str] = []
     lines: list[str] = []
     metrics, then = found.calibrated.metrics, found.at_export
-    for name, key, better in (("AUC", "auc", 1), ("LogLoss", "logloss", -1)):
+    compared = [("AUC", "auc", 1), *([("LogLoss", "logloss", -1)] if is_in_own_distribution else [])]
+    for name, key, better in compared:
         old = None if then is None else getattr(then, f"{key}_interval")
         new = found.calibrated.intervals[key]
         if old is None or (new[0] <= old[1] and old[0] <= new[1]):
@@ -201,14 +207,4 @@ def _told(found: Evaluation) -> tuple[tuple[str, ...], tuple[str, ...]]:
             f"bids are too {word} on average: {metrics.pcoc:.3f} times the clicks ({low:.3f} to {high:.3f}); "
             "export again with these rows, or calibrate on them"
         )
-    for one in [field for field in found.fields if field.moved >= MOVED_SHARE][:FIELDS_TOLD]:
-        parts = [
-            f"{share:.1%} {what} here, {before:.1%} {where}"
-            for what, share, before, where in (
-                ("missing", one.missing, one.missing_before, "in training"),
-                ("unseen", one.unseen, one.unseen_before, "in the export's test part"),
-            )
-            if share is not None and before is not None and abs(share - before) >= MOVED_SHARE
-        ]
-        lines.append(f"{one.name} moved: {'; '.join(parts)}")
-    return tuple(notes), tuple(lines)
+    return notes, lines

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from export.bundles.collect import collect
 from export.bundles.evaluate import subject_of
-from export.bundles.files import check_out_folder, write_files
+from export.bundles.files import Say, check_out_folder, hand_over
 from export.bundles.importance import Sample, importances, moves_of
 from export.bundles.plan import ExplainPlan
 from export.bundles.reading import tell
@@ -21,12 +19,7 @@ from export.bundles.scorer import Scorer, Scores
 from export.data.readers import LogChunk
 from export.errors import ExportError
 from export.judge.metrics import auc, logloss
-from service.bundle.json_files import encode_json
 from service.bundle.store import load_bundle
-
-JSON, PAGE = "explain.json", "explain.html"
-
-Say = Callable[[str], None]
 
 
 def explain_bundle(plan: ExplainPlan, *, say: Say = print) -> Explanation:
@@ -55,6 +48,11 @@ def explain_bundle(plan: ExplainPlan, *, say: Say = print) -> Explanation:
             "`python -m export score` writes the numbers of its rows"
         )
     ids, labels = sample.rows
+    if labels.min() == labels.max():
+        raise ExportError(
+            f"'rows' must draw clicks and non-clicks (got {int(labels.sum()):,} clicks among {len(labels):,} "
+            "rows); draw more"
+        )
     pctr = scorer.pctr(scorer.logits(ids), ids)
     tell(plan, f"shuffling {len(scorer.bundle.schema.fields)} fields among {len(ids):,} rows")
     found = Explanation(
@@ -67,12 +65,7 @@ def explain_bundle(plan: ExplainPlan, *, say: Say = print) -> Explanation:
         row=wanted.explained(scorer, ids, plan.seed),
         seconds=round(time.perf_counter() - started, 3),
     )
-    for line in explanation_lines(found):
-        say(line)
-    if plan.out is not None:
-        write_files(plan.out, {JSON: encode_json(found), PAGE: explain_page(found).encode()})
-        say(f"wrote {plan.out / PAGE} and {JSON}")
-    say(msgspec.json.encode(found).decode())
+    hand_over(found, explanation_lines(found), lambda: explain_page(found), plan.out, "explain", say)
     return found
 
 
@@ -82,7 +75,7 @@ class _Wanted:
     def __init__(self, row: int | None) -> None:
         self.row = row
         self.ids: NDArray[np.int32] | None = None
-        self._scores = (0.0, 0.0)
+        self._logit = 0.0
         self._clicked = False
         self._values: dict[str, str] = {}
 
@@ -92,7 +85,7 @@ class _Wanted:
         (places,) = np.nonzero(chunk.lines == self.row)
         for place in places.tolist():
             self.ids = scores.ids[place].copy()
-            self._scores = float(scores.logits[place]), float(scores.pctr[place])
+            self._logit = float(scores.logits[place])
             self._clicked = bool(chunk.labels[place])
             self._values = {name: _text(value) for name, value in chunk.fields.row(place, named=True).items()}
 
@@ -100,8 +93,8 @@ class _Wanted:
         if self.row is None or self.ids is None:
             return None
         moves, behind = moves_of(scorer, self.ids, background, self._values, seed)
-        logit, pctr = self._scores
-        return ExplainedRow(self.row, self._clicked, logit, pctr, behind, moves)
+        (pctr,) = scorer.served_pctr(np.array([self._logit], np.float32), self.ids[None])
+        return ExplainedRow(self.row, self._clicked, self._logit, float(pctr), behind, moves)
 
 
 def _text(value: Any) -> str:

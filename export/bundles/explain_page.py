@@ -49,7 +49,7 @@ def importance_figure(fields: tuple[Importance, ...]) -> str:
         drawn = Figure(figsize=(9.6, 0.8 + 0.22 * len(shown)), layout="constrained")
         axes = drawn.subplots()
         for place, one in enumerate(shown):
-            color = plots.AFTER if one.matters else plots.FAINT
+            color = plots.FAINT if one.verdict == "noise" else plots.AFTER
             axes.plot(one.logloss_interval, (place, place), color=color, linewidth=2)
             axes.plot(one.logloss, place, "o", color=color, markersize=5)
         axes.axvline(0, color=plots.FAINT, linewidth=1, zorder=0)

@@ -14,7 +14,7 @@ def importance_table(fields: tuple[Importance, ...]) -> list[list[str]]:
         cells = [one.field, one.kind, one.role]
         for change, ends in ((one.logloss, one.logloss_interval), (one.auc, one.auc_interval)):
             cells += [f"{change:+.5f}", f"{ends[0]:+.5f} to {ends[1]:+.5f}"]
-        rows.append([*cells, "" if one.matters else "noise"])
+        rows.append([*cells, "" if one.verdict == "matters" else one.verdict])
     return rows
 
 

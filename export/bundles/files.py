@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
+
 from export.errors import ExportError
 from service.bundle.folders import sync_to_disk
+from service.bundle.json_files import encode_json
+
+Say = Callable[[str], None]
 
 
 def check_out_file(out: Path, endings: tuple[str, ...], data: Path) -> None:
@@ -32,11 +37,26 @@ def check_out_folder(out: Path) -> None:
         pass
 
 
-def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
-    """Files of these names, each of them whole. Raises OSError."""
-    for name, content in contents.items():
-        with whole_file(folder / name) as partial:
-            partial.write_bytes(content)
+def hand_over(
+    found: msgspec.Struct,
+    lines: Sequence[str],
+    page: Callable[[], str],
+    out: Path | None,
+    name: str,
+    say: Say,
+) -> None:
+    """What a command found: `lines` for people, NAME.json and NAME.html in the folder `out`, a line of JSON.
+
+    The page is laid out where a folder is named. Raises OSError.
+    """
+    for line in lines:
+        say(line)
+    if out is not None:
+        for ending, content in ((".json", encode_json(found)), (".html", page().encode())):
+            with whole_file(out / f"{name}{ending}") as partial:
+                partial.write_bytes(content)
+        say(f"wrote {out / name}.html and {name}.json")
+    say(msgspec.json.encode(found).decode())
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from export.bundles.reading import is_text_like
 from export.data.encode import distinct_texts
 from export.data.readers import LogChunk
 from export.errors import ExportError
@@ -39,15 +40,15 @@ class Grouping:
         return self.is_field and self.schema.field(self.column).kind is Kind.NUMERIC
 
     def add(self, chunk: LogChunk, ids: NDArray[np.int32]) -> None:
-        """Rows of a chunk, and their ids [n, columns]. Raises ExportError for a column of lists."""
+        """Rows of a chunk, and their ids [n, columns]. Raises ExportError for values that have no text."""
         if self._is_binned:
             self._found.append(ids[:, self.schema.column_slices[self.column].start].copy())
             return
         values = chunk.fields[self.column] if self.is_field else chunk.others[self.column]
-        if values.dtype.is_nested():
+        if not is_text_like(values.dtype):
             raise ExportError(
-                f"'by' must name a column with one value a row (got {self.column!r}, which has lists); leave "
-                "it out"
+                f"'by' must name a column of single values that text can hold (got {self.column!r} with "
+                f"{values.dtype}); leave it out"
             )
         distinct, places = distinct_texts(values.cast(pl.String))
         known = [self._code(text) for text in distinct]

@@ -7,6 +7,7 @@ figure tells what a model without the field would learn.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from export.bundles.records import Importance, Move
 from export.bundles.scorer import Scorer
 from export.judge.bootstrap import Delta, resampled_aucs, resampled_loglosses
+from export.judge.metrics import is_evidence
 from service.bundle.schema import Field
 
 SHUFFLES = 3
@@ -89,8 +91,14 @@ def _importance(
         logloss_interval=logloss.interval,
         auc=auc.delta,
         auc_interval=auc.interval,
-        matters=logloss.sign > 0,
+        verdict=_verdict(logloss, labels),
     )
+
+
+def _verdict(logloss: Delta, labels: NDArray[np.uint8]) -> Literal["matters", "harms", "noise"]:
+    if logloss.sign == 0 or not is_evidence(int(labels.sum()), len(labels)):
+        return "noise"
+    return "matters" if logloss.sign > 0 else "harms"
 
 
 def moves_of(

@@ -31,16 +31,28 @@ class ReadPlan:
         check(self)
 
 
+def _sampling_rate(otherwise: str) -> float | None:
+    """A knob: in which distribution pCTRs are judged."""
+    about = "share of the non-clicks that this log kept; 1: all of them"
+    return knob(None, about, POSITIVE_SHARE, otherwise=otherwise)
+
+
 @dataclass(frozen=True, kw_only=True)
-class ScorePlan(ReadPlan):
-    """Which bundle scores the log, and where the scores go."""
+class BundlePlan(ReadPlan):
+    """Which bundle reads the log, and which of its graphs scores it."""
 
     bundle: Path = field(metadata=described("the bundle's folder", unit="FOLDER"))
-    out: Path = field(
-        metadata=described("the scores: .parquet or .csv; a file that is there is replaced", unit="FILE")
-    )
     variant: str | None = knob(
         None, "which graph scores", unit="NAME", otherwise="the one that the bundle serves"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScorePlan(BundlePlan):
+    """Where the scores of the log go."""
+
+    out: Path = field(
+        metadata=described("the scores: .parquet or .csv; a file that is there is replaced", unit="FILE")
     )
     keep: tuple[str, ...] = knob(
         (),
@@ -51,15 +63,11 @@ class ScorePlan(ReadPlan):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluatePlan(ReadPlan):
-    """Which bundle is judged on the log, and by what."""
+class EvaluatePlan(BundlePlan):
+    """By what the bundle is judged on the log."""
 
-    bundle: Path = field(metadata=described("the bundle's folder", unit="FOLDER"))
     out: Path | None = knob(
         None, "where to write evaluate.json and evaluate.html", unit="FOLDER", otherwise="nowhere"
-    )
-    variant: str | None = knob(
-        None, "which graph is judged", unit="NAME", otherwise="the one that the bundle serves"
     )
     by: tuple[str, ...] = knob(
         (),
@@ -67,24 +75,15 @@ class EvaluatePlan(ReadPlan):
         unit="FIELD,..",
         otherwise="none",
     )
-    sampling_rate: float | None = knob(
-        None,
-        "share of the non-clicks that this log kept; 1: all of them",
-        POSITIVE_SHARE,
-        otherwise="as the bundle's own log",
-    )
+    sampling_rate: float | None = _sampling_rate("as the bundle's own log")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExplainPlan(ReadPlan):
-    """Which bundle is explained by the log, and which of its rows."""
+class ExplainPlan(BundlePlan):
+    """By which rows of the log the bundle is explained, and which of them itself."""
 
-    bundle: Path = field(metadata=described("the bundle's folder", unit="FOLDER"))
     out: Path | None = knob(
         None, "where to write explain.json and explain.html", unit="FOLDER", otherwise="nowhere"
-    )
-    variant: str | None = knob(
-        None, "which graph is explained", unit="NAME", otherwise="the one that the bundle serves"
     )
     row: int | None = knob(
         None,
@@ -110,12 +109,7 @@ class DiffPlan(ReadPlan):
         unit="NAME[,NAME]",
         otherwise="those that the bundles serve",
     )
-    sampling_rate: float | None = knob(
-        None,
-        "share of the non-clicks that this log kept; 1: all of them",
-        POSITIVE_SHARE,
-        otherwise="as the bundles' own logs",
-    )
+    sampling_rate: float | None = _sampling_rate("as the bundles' own logs")
 
     def __post_init__(self) -> None:
         super().__post_init__()

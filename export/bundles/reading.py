@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import msgspec
+import polars as pl
 from msgspec import structs
 
 from export.bundles.plan import ReadPlan
@@ -73,6 +74,11 @@ def tell(plan: ReadPlan, line: str) -> None:
 
 def _is_told(plan: ReadPlan) -> bool:
     return sys.stderr.isatty() and not plan.quiet
+
+
+def is_text_like(dtype: pl.DataType) -> bool:
+    """Whether text can hold the values of a column: no lists, no bytes, no durations."""
+    return not (dtype.is_nested() or dtype in (pl.Binary, pl.Duration, pl.Object))
 
 
 def no_rows(plan: ReadPlan, skipped: int) -> LogError:

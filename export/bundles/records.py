@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from service.bundle.manifest import Metrics
@@ -107,7 +109,8 @@ class Side(msgspec.Struct, frozen=True):
 class Change(msgspec.Struct, frozen=True):
     """A metric of both, and the second's minus the first's with its 95 % paired interval; ECE has none.
 
-    `verdict` is empty where the interval holds zero, and for metrics of which neither end is better.
+    `verdict` is empty where the interval holds zero or clicks or non-clicks are too few to tell, and for
+    metrics of which neither end is better.
     """
 
     first: float
@@ -129,12 +132,13 @@ class DayChange(msgspec.Struct, frozen=True):
 class Agreement(msgspec.Struct, frozen=True):
     """How alike two bundles score the same rows.
 
-    `rank_correlation` is Spearman's; `top_share` is the share of the tenth of rows with the first one's
-    highest pCTRs that are in that tenth of the second. The others are of the differences of calibrated
-    log-odds, and the share of rows whose pCTRs are more than a tenth apart.
+    `rank_correlation` is Spearman's, None where one of them scores all rows alike; `top_share` is the share
+    of the tenth of rows with the first one's highest pCTRs that are in that tenth of the second. The others
+    are of the differences of calibrated log-odds, and the share of rows whose pCTRs are more than a tenth
+    apart.
     """
 
-    rank_correlation: float
+    rank_correlation: float | None
     top_share: float
     mean_difference: float
     mean_absolute: float
@@ -177,7 +181,8 @@ class Diff(msgspec.Struct, frozen=True):
 class Importance(msgspec.Struct, frozen=True):
     """What the metrics lose when a field's values are shuffled among the rows, with 95 % intervals.
 
-    `matters` says that LogLoss rises beyond noise.
+    `verdict` says whether LogLoss rises beyond noise (the field matters), falls (it harms), or neither; with
+    too few clicks or non-clicks it is noise.
     """
 
     field: str
@@ -187,7 +192,7 @@ class Importance(msgspec.Struct, frozen=True):
     logloss_interval: Interval
     auc: float
     auc_interval: Interval
-    matters: bool
+    verdict: Literal["matters", "harms", "noise"]
 
 
 class Move(msgspec.Struct, frozen=True):
@@ -200,7 +205,10 @@ class Move(msgspec.Struct, frozen=True):
 
 
 class ExplainedRow(msgspec.Struct, frozen=True):
-    """One row: the moves of all fields add up to its logit minus that of the rows it is held against."""
+    """One row: the moves of all fields add up to its logit minus that of the rows it is held against.
+
+    `pctr` is what a service answers, whatever share of the non-clicks the log kept.
+    """
 
     row: int
     clicked: bool

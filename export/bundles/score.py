@@ -6,7 +6,7 @@ Rows stream through in chunks; memory holds a few of them, however long the log 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -14,9 +14,9 @@ from pathlib import Path
 import msgspec
 import polars as pl
 
-from export.bundles.files import check_out_file, whole_file
+from export.bundles.files import Say, check_out_file, whole_file
 from export.bundles.plan import ScorePlan
-from export.bundles.reading import log_schema_for, no_rows, read_chunks
+from export.bundles.reading import is_text_like, log_schema_for, no_rows, read_chunks
 from export.bundles.scorer import Scorer
 from export.data.converted import sink_parquet
 from export.data.log_schema import LogSchema
@@ -26,8 +26,6 @@ from service.bundle.store import load_bundle
 
 ENDINGS = (".parquet", ".csv")
 ROW, LABEL, LOGIT, PCTR = "row", "label", "logit", "pctr"
-
-Say = Callable[[str], None]
 
 
 class Scored(msgspec.Struct, frozen=True):
@@ -55,10 +53,11 @@ def score(plan: ScorePlan, *, say: Say = print) -> Scored:
     check_out_file(plan.out, ENDINGS, plan.data)
     bundle = load_bundle(plan.bundle)
     scorer = Scorer(bundle, plan.variant)
-    schema = log_schema_for(bundle, plan)
+    schema = log_schema_for(bundle, plan).for_scores()
     _check_kept(plan, schema)
     if schema.label is None:
-        say(f"{plan.data.name} has no label: its rows are scored alone")
+        width = f", its {len(schema.columns)} columns being all others" if schema.columns else ""
+        say(f"{plan.data.name} has no label{width}: its rows are scored alone")
     run = _Run(plan, scorer, schema)
     frames = run.frames()
     first = next(frames, None)
@@ -132,11 +131,11 @@ def _write(frames: Iterator[pl.DataFrame], columns: pl.Schema, path: Path) -> No
     if path.suffix == ".parquet":
         sink_parquet(frames, columns, path)
         return
-    nested = [name for name, dtype in columns.items() if dtype.is_nested()]
-    if nested:
+    unfit = [name for name, dtype in columns.items() if not is_text_like(dtype)]
+    if unfit:
         raise ExportError(
-            f"'keep' must name columns of single values for a .csv (got {nested[0]!r} with "
-            f"{columns[nested[0]]}); write .parquet, or leave it out"
+            f"'keep' must name columns of single values that text can hold for a .csv (got {unfit[0]!r} with "
+            f"{columns[unfit[0]]}); write .parquet, or leave it out"
         )
     with path.open("wb") as file:
         for number, frame in enumerate(frames):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from export.data.encode import encode_chunk
 from export.errors import ExportError
 from export.graph.runtime import open_session, run_session
-from service.bundle.calibration import segments_of
+from service.bundle.calibration import Calibrator, segments_of
 from service.bundle.errors import EXPORT_AGAIN, BundleError
 from service.bundle.graph_check import check_graph
 from service.bundle.store import Bundle
@@ -49,9 +49,10 @@ class Scorer:
                 f"(got {self.variant!r}); name one of these, or leave it out"
             )
         self.graph = bundle.graphs[self.variant]
-        calibrator = bundle.calibrators[self.variant]
-        rate = calibrator.sampling_rate
-        self.calibrator = msgspec.structs.replace(calibrator, sampling_rate=rate / (log_rate or rate))
+        self._served = bundle.calibrators[self.variant]
+        rate = self._served.sampling_rate
+        self.is_in_own_distribution = log_rate in (None, rate)
+        self._calibrator = msgspec.structs.replace(self._served, sampling_rate=rate / (log_rate or rate))
         check_graph(self.graph, self._file)
         self._session = open_session(self.graph)
         self._check_golden()
@@ -75,7 +76,16 @@ class Scorer:
 
     def pctr(self, logits: NDArray[np.float32], ids: NDArray[np.int32]) -> NDArray[np.float64]:
         """The calibrated probabilities [n] of logits [n] and the ids [n, columns] that gave them."""
-        return self.calibrator.pctr(logits, segments_of(self.calibrator, self.bundle.schema, ids))
+        return self._pctr(self._calibrator, logits, ids)
+
+    def served_pctr(self, logits: NDArray[np.float32], ids: NDArray[np.int32]) -> NDArray[np.float64]:
+        """The same as a service answers, whatever a log kept."""
+        return self._pctr(self._served, logits, ids)
+
+    def _pctr(
+        self, calibrator: Calibrator, logits: NDArray[np.float32], ids: NDArray[np.int32]
+    ) -> NDArray[np.float64]:
+        return calibrator.pctr(logits, segments_of(calibrator, self.bundle.schema, ids))
 
     @property
     def _file(self) -> str:

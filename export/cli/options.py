@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from export.bundles.plan import DiffPlan, EvaluatePlan, ExplainPlan, ReadPlan, ScorePlan
+from export.bundles.plan import BundlePlan, DiffPlan, EvaluatePlan, ExplainPlan, ReadPlan, ScorePlan
 from export.cli.knob_options import options_of
 from export.cli.parser import Help, Option, Parser
 from export.cli.values import assignment, not_negative_int, positive_int, share_below_one, widths
@@ -170,6 +170,7 @@ FINISHED = (
     ),
     Option("--format", "of that table", ("text", "markdown"), "text"),
 )
+ONE_BUNDLE = options_of(BundlePlan, "bundle", "variant")
 TWO_BUNDLES = Option(
     "--bundle",
     "a bundle's folder; given twice, the first one being the reference",
@@ -275,7 +276,7 @@ COMMANDS: Mapping[str, Command] = {
     "score": Command(
         "score a log by a bundle, as a service would answer",
         {
-            "the bundle": options_of(ScorePlan, "bundle", "variant"),
+            "the bundle": ONE_BUNDLE,
             "the log": READ,
             "the scores": options_of(ScorePlan, "out", "keep"),
         },
@@ -283,7 +284,7 @@ COMMANDS: Mapping[str, Command] = {
     "evaluate": Command(
         "judge a bundle on another log: every metric, by day, by value, and what moved",
         {
-            "the bundle": options_of(EvaluatePlan, "bundle", "variant"),
+            "the bundle": ONE_BUNDLE,
             "the log": (*READ, *options_of(EvaluatePlan, "sampling_rate")),
             "what is told": options_of(EvaluatePlan, "by", "out"),
         },
@@ -299,7 +300,7 @@ COMMANDS: Mapping[str, Command] = {
     "explain": Command(
         "which fields a bundle's quality rests on, and what moved the logit of one row",
         {
-            "the bundle": options_of(ExplainPlan, "bundle", "variant"),
+            "the bundle": ONE_BUNDLE,
             "the log": READ,
             "what is told": options_of(ExplainPlan, "row", "rows", "seed", "out"),
         },

@@ -127,6 +127,10 @@ class LogSchema(Struct, frozen=True, forbid_unknown_fields=True):
             columns=tuple(columns) if self.columns else (),
         )
 
+    def for_scores(self) -> LogSchema:
+        """This schema without what neither a field nor a score is made of: a malformed one harms no score."""
+        return structs.replace(self, timestamp=self.timestamp if self.derives else None, true_pctr=None)
+
     @property
     def spelling(self) -> Spelling:
         """How the log writes raw values, as far as the bundle keeps it."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from export.data.parts import EncodedLog, Part
 from export.data.splits import PARTS
-from export.judge.metrics import grouped_auc
+from export.judge.metrics import grouped_auc, is_evidence
 from export.report.findings import FieldSummary
 from service.bundle.schema import FIRST_ID, MISSING_ID, OOV_ID, Field, Hashing, Kind, Vocabulary
 
@@ -24,7 +24,6 @@ MOVED_SHARE: Final = 0.9  # of the test part, in one value or in none, which few
 FEW_SHARE: Final = 0.1
 RARE_SHARE: Final = 0.5  # of a field's training values without an id of their own
 UNSEEN_SHARE: Final = 0.1  # of a field's later values that training did not show
-LEAST_EVIDENCE: Final = 10  # clicks, and non-clicks, that an AUC is judged on: fewer rank well by luck
 SHOWN: Final = 3  # fields that a line names
 _PRIOR_ROWS: Final = 1.0  # rows at the mean click rate that a value's click rate begins with
 _CHUNK_ROWS: Final = 16_384  # whose ids fit the cache: each field reads its columns of them
@@ -108,7 +107,7 @@ class _Counts:
         for parts in (("validation",), PARTS[1:]):
             rows = np.sum([self._rows[part] for part in parts], axis=0)
             clicks = np.sum([self._clicks[part] for part in parts], axis=0)
-            if min(clicks.sum(), rows.sum() - clicks.sum()) >= LEAST_EVIDENCE:
+            if is_evidence(clicks.sum(), rows.sum()):
                 here = rows > 0
                 return grouped_auc(score[here], clicks[here], rows[here])
         return None

@@ -17,6 +17,9 @@ from service.bundle.manifest import Metrics
 ECE_BINS = 20
 """Bins of the expected calibration error, each with the same number of rows (as far as ties allow)."""
 
+LEAST_EVIDENCE = 10
+"""Clicks, and non-clicks, that a metric is judged on: fewer rank well by luck, and scatter too little."""
+
 _SMALLEST = 1e-15
 """pCTRs are clipped to [1e-15, 1 - 1e-15] before a logarithm: a certain mistake costs 34.5, not infinity."""
 
@@ -25,6 +28,11 @@ Floats = NDArray[np.float64]
 
 class MetricError(ExportError):
     """A metric is undefined for these labels and predictions."""
+
+
+def is_evidence(clicks: int, rows: int) -> bool:
+    """Whether that many clicks among that many rows are enough to tell good from bad."""
+    return bool(min(clicks, rows - clicks) >= LEAST_EVIDENCE)
 
 
 def checked(labels: ArrayLike, pctr: ArrayLike) -> tuple[Floats, Floats]:
@@ -130,16 +138,17 @@ def pcoc(labels: ArrayLike, pctr: ArrayLike) -> float:
     return float(p.sum() / y.sum())
 
 
-def rank_correlation(one: ArrayLike, other: ArrayLike) -> float:
-    """Spearman's rho of two scores of the same rows [n]: 1 where both rank alike; ties share their rank."""
+def rank_correlation(one: ArrayLike, other: ArrayLike) -> float | None:
+    """Spearman's rho of two scores of the same rows [n]: 1 where both rank alike; ties share their rank.
+
+    None where one of them scores all rows alike: it ranks nothing.
+    """
     ranks: list[Floats] = []
     for scores in (np.asarray(one), np.asarray(other)):
         _, places, rows = np.unique(scores, return_inverse=True, return_counts=True)
         ranks.append((np.cumsum(rows) - (rows - 1) / 2)[places])
     if any(each.min() == each.max() for each in ranks):
-        raise MetricError(
-            "'scores' must differ among rows to be ranked (got one score for all); evaluate on more rows"
-        )
+        return None
     return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
 
 

@@ -19,10 +19,10 @@ from export.bundles.records import Diff
 from export.data.log_schema import LOG_FILE
 from export.errors import ExportError
 from export.judge.bootstrap import paired_bootstrap
-from export.judge.metrics import MetricError, ece, evaluate, rank_correlation
+from export.judge.metrics import ece, evaluate, rank_correlation
 from service.bundle.calibration import CALIBRATION_FILE
 from tests.browser import measure, needs_chromium
-from tests.export.bundles.conftest import Shop, shown_rows, write_rows
+from tests.export.bundles.conftest import START, Shop, shown_rows, write_rows
 from tests.export.bundles.test_score import scored
 from tests.export.conftest import silent
 from tests.forged_bundle import rewrite_json
@@ -194,11 +194,32 @@ def test_two_bundles_are_asked_for(options: list[str], message: str, capsys) -> 
     assert message in capsys.readouterr().err
 
 
+def test_a_few_rows_tell_no_winner(shop: Shop, rival: Path, tmp_path: Path) -> None:
+    rows = shown_rows(100, seed=29)
+    pair = [next(row for row in rows if row.clicked), next(row for row in rows if not row.clicked)]
+    found = differ(shop, rival, write_rows(tmp_path / "day.csv", pair))
+    low, high = found.changes["logloss"].interval
+    assert low == high != 0.0
+    assert all(change.verdict == "" for change in found.changes.values())
+
+
+def test_a_bundle_that_scores_all_rows_alike_is_held_beside_another(
+    shop: Shop, rival: Path, tmp_path: Path
+) -> None:
+    rows = [replace(row, page="news", price=1.0, tags=(), second=START) for row in shown_rows(100, seed=28)]
+    log = write_rows(tmp_path / "day.csv", rows)  # the rival knows no ads, which alone differ
+    lines = []
+    plan = DiffPlan(bundles=(shop.folder, rival), data=log)
+    found = diff_bundles(plan, say=lines.append)
+    assert found.agreement.rank_correlation is None
+    assert found.second.quality.metrics.auc == 0.5
+    assert any(line.startswith("rank agreement: none") for line in lines)
+
+
 def test_rank_correlation_shares_the_rank_of_ties() -> None:
     draw = np.random.default_rng(1)
     one = np.round(draw.random(500), 1)
     other = np.round(one + draw.random(500), 1)
     assert rank_correlation(one, other) == pytest.approx(spearmanr(one, other).statistic)
-    with pytest.raises(MetricError, match="'scores' must differ among rows"):
-        rank_correlation(one, np.ones(500))
+    assert rank_correlation(one, np.ones(500)) is None
     assert pl.Series(one).n_unique() == 11

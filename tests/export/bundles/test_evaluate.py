@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 from collections import Counter
 from itertools import groupby
 from pathlib import Path
 
 import msgspec
 import numpy as np
+import polars as pl
 import pytest
 
 from export.__main__ import main
-from export.bundles.evaluate import evaluate_bundle
+from export.bundles.evaluate import REPORT, evaluate_bundle
 from export.bundles.plan import EvaluatePlan, ScorePlan
 from export.bundles.records import Evaluation
 from export.bundles.score import score
@@ -21,9 +23,10 @@ from export.data.errors import LogError
 from export.errors import ExportError
 from export.judge.metrics import auc, logloss, pcoc
 from tests.browser import measure, needs_chromium
-from tests.export.bundles.conftest import START, Shop, shown_rows, write_rows
+from tests.export.bundles.conftest import COLUMNS, START, Shop, shown_rows, write_rows
 from tests.export.bundles.test_score import scored
 from tests.export.conftest import silent
+from tests.forged_bundle import rewrite_json
 
 DAY = 86_400
 
@@ -128,6 +131,17 @@ def test_a_log_that_kept_fewer_non_clicks_is_judged_as_it_is(shop: Shop, tmp_pat
     assert any(line.startswith("bids are too high") for line in half.warnings)
 
 
+def test_logloss_of_another_share_of_non_clicks_is_not_held_against_the_export_s(
+    shop: Shop, tmp_path: Path
+) -> None:
+    rows = [row for number, row in enumerate(shown_rows(3_000, seed=20)) if row.clicked or number % 10 == 0]
+    log = write_rows(tmp_path / "day.csv", rows)
+    found = evaluated(shop, log, sampling_rate=0.1)
+    assert found.calibrated.intervals["logloss"][0] > found.at_export.logloss_interval[1]
+    assert not any("LogLoss" in line for line in (*found.notes, *found.warnings))
+    assert any("LogLoss is worse" in line for line in evaluated(shop, log).warnings)
+
+
 def test_what_the_command_prints(shop: Shop, tmp_path: Path, capsys) -> None:
     log = write_rows(tmp_path / "day.csv", shown_rows(400, seed=14))
     out = tmp_path / "judged"
@@ -165,7 +179,7 @@ def test_a_log_without_a_label_or_without_clicks_cannot_be_judged(shop: Shop, tm
     with pytest.raises(LogError, match=r"early.csv: the label's column 'clicked_at' must be in the log"):
         evaluated(shop, early, out=tmp_path / "judged")
     unclicked = write_rows(tmp_path / "day.csv", [row for row in rows if not row.clicked])
-    with pytest.raises(ExportError, match=r"'labels' must hold clicks and non-clicks .got 0 clicks"):
+    with pytest.raises(LogError, match=r"day.csv: must hold clicks and non-clicks to judge by .got 0 clicks"):
         evaluated(shop, unclicked)
     assert not any((tmp_path / "judged").iterdir())
 
@@ -174,7 +188,7 @@ def test_a_log_without_a_label_or_without_clicks_cannot_be_judged(shop: Shop, tm
     ("options", "message"),
     [
         ({"by": ("shop",)}, "'by' must name fields of the bundle .hour, site, .* or columns of day.csv"),
-        ({"by": ("tags",)}, "'by' must name a column with one value a row .got 'tags'"),
+        ({"by": ("tags",)}, "'by' must name a column of single values .* .got 'tags' with List"),
         ({"variant": "pruned"}, "'variant' must be one of float32, int8"),
         ({"sampling_rate": 1.5}, "'sampling_rate' must be"),
     ],
@@ -185,6 +199,50 @@ def test_wrong_options_are_refused(
     log = write_rows(tmp_path / "day.csv", shown_rows(50))
     with pytest.raises(ExportError, match=message):
         evaluated(shop, log, **options)
+
+
+def test_a_few_rows_tell_no_change(shop: Shop, tmp_path: Path) -> None:
+    """Two rows scatter by nothing when they are drawn again, so their interval holds no luck."""
+    rows = shown_rows(100, seed=19)
+    pair = [next(row for row in rows if row.clicked), next(row for row in rows if not row.clicked)]
+    found = evaluated(shop, write_rows(tmp_path / "day.csv", pair))
+    low, high = found.calibrated.intervals["logloss"]
+    assert low == high
+    assert found.notes == ("1 clicks and 1 non-clicks are too few to tell a change from luck",)
+    assert not any("beyond noise" in line or "bids" in line for line in found.warnings)
+
+
+def test_a_column_without_text_is_no_group(shop: Shop, tmp_path: Path) -> None:
+    rows = shown_rows(20)
+    table = pl.DataFrame(
+        {
+            name: [row.cells()[COLUMNS.index(name)] for row in rows]
+            for name in ("clicked_at", "shown_at", "page", "price", "ad")
+        }
+    ).with_columns(
+        tags=pl.Series([list(row.tags) for row in rows]),
+        digest=pl.lit(b"\xff\x00"),
+        dwell=pl.duration(seconds=pl.int_range(20)),
+    )
+    log = tmp_path / "day.parquet"
+    table.write_parquet(log)
+    for name in ("tags", "digest", "dwell"):
+        with pytest.raises(ExportError, match=rf"'by' must name a column of .* \(got '{name}'"):
+            evaluated(shop, log, by=(name,))
+
+
+def test_another_program_s_report_tells_nothing(shop: Shop, tmp_path: Path) -> None:
+    log = write_rows(tmp_path / "day.csv", shown_rows(200, seed=18))
+    folder = tmp_path / "other"
+    shutil.copytree(shop.folder, folder)
+
+    def other_parts(report: dict[str, dict[str, list[dict[str, object]]]]) -> None:
+        for field in report["data"]["fields"]:
+            field["missing"], field["unseen"] = {"all": 0.0}, {"all": 0.0}
+
+    rewrite_json(folder, REPORT, other_parts)
+    found = evaluate_bundle(EvaluatePlan(bundle=folder, data=log), say=silent)
+    assert all(one.unseen_before is None for one in found.fields)
 
 
 def test_scoring_and_judging_see_the_same_pctrs(shop: Shop, tmp_path: Path) -> None:

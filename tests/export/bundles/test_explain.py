@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import numpy as np
+import polars as pl
 import pytest
 
 from export.__main__ import main
 from export.bundles.explain import explain_bundle
 from export.bundles.importance import Sample
-from export.bundles.plan import ExplainPlan
+from export.bundles.plan import ExplainPlan, ScorePlan
 from export.bundles.records import Explanation
+from export.bundles.score import score
 from export.bundles.scorer import Scorer
 from export.data.encode import encode_chunk
 from export.data.log_schema import load_log_schema
 from export.data.readers import read_log
 from export.errors import ExportError
+from service.bundle.calibration import CALIBRATION_FILE
 from service.bundle.store import load_bundle
 from tests.browser import measure, needs_chromium
 from tests.export.bundles.conftest import Shop, shown_rows, write_rows
 from tests.export.conftest import silent
+from tests.forged_bundle import rewrite_json
 
 
 def explained(bundle: Path, data: Path, **options: object) -> Explanation:
@@ -38,15 +43,28 @@ def test_the_fields_that_decide_clicks_matter_most_and_one_without_values_not_at
     assert found.rows == 1_500  # fewer than are drawn
     assert {one.field for one in found.fields[:2]} == {"ad", "site"}
     for one in found.fields[:2]:
-        assert one.matters
+        assert one.verdict == "matters"
         assert 0 < one.logloss_interval[0] < one.logloss < one.logloss_interval[1]
         assert one.auc < one.auc_interval[1] < 0
     tags = next(one for one in found.fields if one.field == "tags")
     assert (tags.logloss, tags.auc) == pytest.approx((0.0, 0.0), abs=1e-12)
-    assert not tags.matters
+    assert tags.verdict == "noise"
     assert [one.logloss for one in found.fields] == sorted(
         (one.logloss for one in found.fields), reverse=True
     )
+
+
+def test_a_field_that_misleads_harms_and_a_few_rows_tell_nothing(shop: Shop, tmp_path: Path) -> None:
+    """Ads that drew clicks in training draw none here: LogLoss falls when they are shuffled."""
+    rows = [replace(row, clicked=int(row.ad[2:]) >= 20) for row in shown_rows(600, seed=37)]
+    lines: list[str] = []
+    plan = ExplainPlan(bundle=shop.folder, data=write_rows(tmp_path / "day.csv", rows))
+    (ad,) = (one for one in explain_bundle(plan, say=lines.append).fields if one.field == "ad")
+    assert ad.logloss_interval[1] < 0
+    assert ad.verdict == "harms"
+    assert any(line.startswith("ad ") and line.endswith("harms") for line in lines)
+    few = explained(shop.folder, write_rows(tmp_path / "few.csv", rows[:12]))
+    assert {one.verdict for one in few.fields} == {"noise"}
 
 
 @pytest.mark.parametrize("number", [1, 200, 600])
@@ -96,6 +114,30 @@ def test_a_sample_is_the_same_whatever_the_chunks_are_and_fair() -> None:
     assert np.array_equal(kept[0][0][:, 0] % 2, kept[0][1])
     assert len(np.unique(kept[0][0])) == 500
     assert kept[0][0].mean() == pytest.approx(1_500, abs=150)  # four standard errors
+
+
+def test_the_row_s_pctr_is_what_a_service_answers(shop: Shop, tmp_path: Path) -> None:
+    """LogLoss is that of the log's own distribution, in which fewer non-clicks were kept."""
+    folder = tmp_path / "sampled"
+    shutil.copytree(shop.folder, folder)
+
+    def sample(record: dict[str, list[dict[str, object]]]) -> None:
+        for one in record["calibrators"]:
+            one["sampling_rate"] = 0.25
+
+    rewrite_json(folder, CALIBRATION_FILE, sample)
+    log = write_rows(tmp_path / "day.csv", shown_rows(300, seed=35))
+    found = explained(folder, log, row=7)
+    plan = ScorePlan(bundle=folder, data=log, out=tmp_path / "scores.parquet")
+    score(plan, say=silent)
+    assert found.row.pctr == pl.read_parquet(plan.out)["pctr"][6]
+    assert found.logloss == explained(shop.folder, log).logloss
+
+
+def test_a_sample_without_clicks_asks_for_more_rows(shop: Shop, tmp_path: Path) -> None:
+    log = write_rows(tmp_path / "day.csv", shown_rows(300, seed=36))
+    with pytest.raises(ExportError, match=r"'rows' must draw clicks and non-clicks .* among 1 rows\)"):
+        explained(shop.folder, log, rows=1)
 
 
 def test_a_row_that_is_not_there_is_an_error(shop: Shop, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import msgspec
@@ -23,7 +24,7 @@ from service.bundle.errors import BundleError
 from service.bundle.manifest import Description
 from service.bundle.store import Contents, load_bundle, save_bundle
 from tests.export.bundles.conftest import Shop, shown_rows, write_rows
-from tests.export.conftest import silent
+from tests.export.conftest import Exported, silent
 from tests.running import running_service
 
 WITHOUT_TORCH = """
@@ -128,7 +129,7 @@ def test_a_log_without_a_label_is_scored_alone(shop: Shop, tmp_path: Path) -> No
     done = score(ScorePlan(bundle=shop.folder, data=log, out=tmp_path / "b.parquet"), say=said.append)
     assert pl.read_parquet(tmp_path / "b.parquet").equals(with_label.drop("label"))
     assert done.clicks is None
-    assert said[0] == "early.csv has no label: its rows are scored alone"
+    assert said[0] == "early.csv has no label, its 6 columns being all others: its rows are scored alone"
 
 
 def test_a_malformed_row_is_an_error_or_skipped_and_rows_keep_their_numbers(
@@ -296,7 +297,7 @@ def test_memory_does_not_grow_with_the_log(shop: Shop, tmp_path: Path) -> None:
     assert pl.scan_parquet(tmp_path / "s.parquet").select(pl.len()).collect().item() == 70_000
 
 
-def test_what_is_kept_may_be_typed_but_no_list_goes_into_csv(shop: Shop, tmp_path: Path) -> None:
+def test_what_is_kept_may_be_typed_but_what_has_no_text_goes_into_no_csv(shop: Shop, tmp_path: Path) -> None:
     rows = shown_rows(10)
     table = pl.DataFrame(
         {
@@ -306,14 +307,37 @@ def test_what_is_kept_may_be_typed_but_no_list_goes_into_csv(shop: Shop, tmp_pat
             "ad": [row.ad for row in rows],
             "tags": [list(row.tags) for row in rows],
             "campaign": np.arange(10),
+            "digest": [b"\xff\x00"] * 10,
+            "dwell": [timedelta(seconds=second) for second in range(10)],
         }
     )
     log = tmp_path / "day.parquet"
     table.write_parquet(log)
-    found = scored(shop, log, tmp_path / "s.parquet", keep=("campaign", "tags"))
-    assert found.select("campaign", "tags").equals(table.select("campaign", "tags"))
-    with pytest.raises(
-        ExportError, match=r"'keep' must name columns of single values for a .csv .got 'tags'"
-    ):
-        scored(shop, log, tmp_path / "s.csv", keep=("tags",))
+    kept = ("campaign", "tags", "digest", "dwell")
+    found = scored(shop, log, tmp_path / "s.parquet", keep=kept)
+    assert found.select(kept).equals(table.select(kept))
+    for name in ("tags", "digest", "dwell"):
+        with pytest.raises(
+            ExportError, match=f"'keep' must name columns of single values .* for a .csv .got '{name}'"
+        ):
+            scored(shop, log, tmp_path / "s.csv", keep=(name,))
     assert not (tmp_path / "s.csv").exists()
+
+
+def test_what_no_score_is_made_of_may_be_malformed(exported: Exported, tmp_path: Path) -> None:
+    """A service answers for a row whatever its true pCTR is, and its time where no field is made of it."""
+    whole = pl.read_csv(exported.plan.data).tail(20)
+    torn = whole.with_columns(timestamp=pl.lit("soon"), true_pctr=pl.lit(7.0))
+    found = []
+    for name, rows in (("whole", whole), ("torn", torn)):
+        rows.write_csv(tmp_path / f"{name}.csv")
+        plan = ScorePlan(
+            bundle=exported.bundle.folder,
+            data=tmp_path / f"{name}.csv",
+            out=tmp_path / f"{name}.parquet",
+            keep=("timestamp",),
+        )
+        score(plan, say=silent)
+        found.append(pl.read_parquet(plan.out))
+    assert found[0].drop("timestamp").equals(found[1].drop("timestamp"))
+    assert set(found[1]["timestamp"]) == {"soon"}
