@@ -32,6 +32,7 @@ from models.dynint_da import DynIntDA
 from models.dynint_dgp import DynIntDGP
 from models.dynint_dwp import DynIntDWP
 from models.fibinet import FiBiNET
+from models.final import FINAL
 from models.fm import FM
 from models.fwfm import FwFM
 from models.gbdt_lr import GBDTLR
@@ -63,6 +64,7 @@ MODELS: dict[str, type[nn.Module]] = {
     "fibinet": FiBiNET,
     "difm": DIFM,
     "dlrm": DLRM,
+    "final": FINAL,
     "xdeepint": XDeepInt,
     "dynint_da": DynIntDA,
     "dynint_dgp": DynIntDGP,
