@@ -20,6 +20,7 @@ from models.apg import (
 from models.autoint import AutoInt
 from models.dcn import DCN
 from models.dcn_v2 import DCNV2
+from models.dcn_v3 import DCNV3
 from models.deep_crossing import DeepCrossing
 from models.deep_fwfm import DeepFwFM
 from models.deepfm import DeepFM
@@ -64,6 +65,7 @@ MODELS: dict[str, type[nn.Module]] = {
     "fibinet": FiBiNET,
     "difm": DIFM,
     "dlrm": DLRM,
+    "dcn_v3": DCNV3,
     "final": FINAL,
     "xdeepint": XDeepInt,
     "dynint_da": DynIntDA,
