@@ -37,6 +37,7 @@ from models.final import FINAL
 from models.fm import FM
 from models.fwfm import FwFM
 from models.gbdt_lr import GBDTLR
+from models.gdcn import GDCN
 from models.lr import LR
 from models.mmoe import MMoE
 from models.nfm import NFM
@@ -60,12 +61,13 @@ MODELS: dict[str, type[nn.Module]] = {
     "pnn": PNN,
     "dcn": DCN,
     "dcn_v2": DCNV2,
+    "gdcn": GDCN,
+    "dcn_v3": DCNV3,
     "xdeepfm": XDeepFM,
     "autoint": AutoInt,
     "fibinet": FiBiNET,
     "difm": DIFM,
     "dlrm": DLRM,
-    "dcn_v3": DCNV3,
     "final": FINAL,
     "xdeepint": XDeepInt,
     "dynint_da": DynIntDA,
