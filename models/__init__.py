@@ -34,6 +34,7 @@ from models.dynint_dgp import DynIntDGP
 from models.dynint_dwp import DynIntDWP
 from models.fibinet import FiBiNET
 from models.final import FINAL
+from models.final_mlp import FinalMLP
 from models.fm import FM
 from models.fwfm import FwFM
 from models.gbdt_lr import GBDTLR
@@ -68,6 +69,7 @@ MODELS: dict[str, type[nn.Module]] = {
     "fibinet": FiBiNET,
     "difm": DIFM,
     "dlrm": DLRM,
+    "final_mlp": FinalMLP,
     "final": FINAL,
     "xdeepint": XDeepInt,
     "dynint_da": DynIntDA,
