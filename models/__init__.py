@@ -40,6 +40,7 @@ from models.fwfm import FwFM
 from models.gbdt_lr import GBDTLR
 from models.gdcn import GDCN
 from models.lr import LR
+from models.masknet import MaskNet
 from models.mmoe import MMoE
 from models.nfm import NFM
 from models.pnn import PNN
@@ -69,6 +70,7 @@ MODELS: dict[str, type[nn.Module]] = {
     "fibinet": FiBiNET,
     "difm": DIFM,
     "dlrm": DLRM,
+    "masknet": MaskNet,
     "final_mlp": FinalMLP,
     "final": FINAL,
     "xdeepint": XDeepInt,
