@@ -74,7 +74,7 @@ class MaskNet(nn.Module):
 
     Stacked: one block on the other, and w . the last one. Parallel: perceptron(all blocks side by side).
 
-    hidden_units     widths of the blocks, or of the perceptron in the parallel form
+    hidden_units     the layers of the perceptron, or in the stacked form the widths of the blocks
     blocks           in the parallel form, how many there are
     block_units      in the parallel form, the width of each
     reduction_ratio  the width of the hidden layer of a mask, over the mask's
@@ -86,7 +86,7 @@ class MaskNet(nn.Module):
         dim: int = 10,
         hidden_units: Sequence[int] = (64, 64, 64),
         dropout: float = 0.2,
-        structure: Structure = "stacked",
+        structure: Structure = "parallel",
         blocks: int = 3,
         block_units: int = 64,
         reduction_ratio: float = 1.0,
