@@ -20,6 +20,7 @@ from models.apg import (
 from models.autoint import AutoInt
 from models.dcn import DCN
 from models.dcn_v2 import DCNV2
+from models.dcn_v3 import DCNV3
 from models.deep_crossing import DeepCrossing
 from models.deep_fwfm import DeepFwFM
 from models.deepfm import DeepFM
@@ -32,10 +33,14 @@ from models.dynint_da import DynIntDA
 from models.dynint_dgp import DynIntDGP
 from models.dynint_dwp import DynIntDWP
 from models.fibinet import FiBiNET
+from models.final import FINAL
+from models.final_mlp import FinalMLP
 from models.fm import FM
 from models.fwfm import FwFM
 from models.gbdt_lr import GBDTLR
+from models.gdcn import GDCN
 from models.lr import LR
+from models.masknet import MaskNet
 from models.mmoe import MMoE
 from models.nfm import NFM
 from models.pnn import PNN
@@ -58,11 +63,16 @@ MODELS: dict[str, type[nn.Module]] = {
     "pnn": PNN,
     "dcn": DCN,
     "dcn_v2": DCNV2,
+    "gdcn": GDCN,
+    "dcn_v3": DCNV3,
     "xdeepfm": XDeepFM,
     "autoint": AutoInt,
     "fibinet": FiBiNET,
     "difm": DIFM,
     "dlrm": DLRM,
+    "masknet": MaskNet,
+    "final_mlp": FinalMLP,
+    "final": FINAL,
     "xdeepint": XDeepInt,
     "dynint_da": DynIntDA,
     "dynint_dgp": DynIntDGP,

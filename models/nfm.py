@@ -17,33 +17,7 @@ from torch import Tensor, nn
 
 from models.embedding import FeaturesEmbedding, LinearTerm
 from models.fields import Field
-from models.layers import MLP, BiInteraction, Dropout
-
-
-class BatchNorm(nn.BatchNorm1d):
-    """Batch normalization that uses running statistics for a batch of one row, which has no variance."""
-
-    running_mean: Tensor
-    running_var: Tensor
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """inputs [batch, features] -> [batch, features]."""
-        if not self.training or len(inputs) > 1:
-            return super().forward(inputs)
-        scale, shift = self._affine()
-        return inputs * scale + shift
-
-    def fold_into(self, layer: nn.Linear) -> None:
-        """Changes `layer` so that it computes layer(normalize(x)) for x, with the running statistics."""
-        scale, shift = self._affine()
-        with torch.no_grad():
-            layer.bias.add_(layer.weight @ shift)
-            layer.weight.mul_(scale)
-
-    def _affine(self) -> tuple[Tensor, Tensor]:
-        """Scale and shift [features] from the running statistics."""
-        scale = self.weight * torch.rsqrt(self.running_var + self.eps)
-        return scale, self.bias - self.running_mean * scale
+from models.layers import MLP, BatchNorm, BiInteraction, Dropout
 
 
 class NFM(nn.Module):

@@ -66,11 +66,14 @@ HYPERPARAMETERS = (
     Axis("trees", 200, 25, 400, log=True),
     Axis("depth", 4, 2, 6),
     Axis("cross_layers", 3, 1, 6),
+    Axis("exponential_layers", 3, 1, 5),
+    Axis("linear_layers", 3, 1, 5),
     Axis("attention_layers", 3, 1, 4),
     Axis("layers", 3, 1, 4),
     Axis("product", "inner", choices=("inner", "outer", "both")),
     Axis("structure", "stacked", choices=("stacked", "parallel")),
     Axis("bilinear", "interaction", choices=("all", "each", "interaction")),
+    Axis("second_half", "self_mask", choices=("self_mask", "affine")),
 )
 
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from models.fields import Field
-from models.nfm import NFM, BatchNorm
+from models.layers import BatchNorm
+from models.nfm import NFM
 from tests.models.layouts import LAYOUTS, PLAIN, randomized, some_ids
 
 

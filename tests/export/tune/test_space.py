@@ -74,6 +74,7 @@ LAYERS = {"width_halvings", "hidden_layers", "dropout"}
         ("dnn", VECTORS | LAYERS),
         ("deepfm", WEIGHTS | VECTORS | LAYERS),
         ("dcn_v2", VECTORS | LAYERS | {"cross_layers", "structure"}),
+        ("dcn_v3", VECTORS | {"dropout", "exponential_layers", "linear_layers", "second_half"}),
         ("gbdt_lr", WEIGHTS | {"trees", "depth"}),
     ],
 )
