@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from export.bundles.collect import Collected, collect
 from export.bundles.disagreement import Disagreements, agreement, log_odds
+from export.bundles.drawn import DrawnDiff
 from export.bundles.evaluate import MOST_GROUP_ROWS, quality_of, subject_of
 from export.bundles.files import Say, check_out_folder, hand_over
 from export.bundles.plan import DiffPlan
@@ -22,22 +23,13 @@ from export.errors import ExportError
 from export.graph.runtime import BATCHES, microseconds_a_row, own_rows_scorer
 from export.judge.bootstrap import metric_changes
 from export.judge.metrics import ece, evaluate, is_evidence, sigmoid
-from export.report.findings import Reliability, reliability
+from export.report.findings import reliability
 from export.report.machine import machine
 from service.bundle.store import load_bundle
 
 SIDES = ("first", "second")
 BETTER = {"auc": 1, "prauc": 1, "rce": 1, "logloss": -1, "ne": -1}
 """The sign of a change for the better; PCOC is best at 1, and ECE's change has no interval."""
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """What only the page shows: reliability before and after calibration by side, and all differences."""
-
-    before: dict[str, Reliability]
-    after: dict[str, Reliability]
-    differences: NDArray[np.float64]
 
 
 def diff_bundles(plan: DiffPlan, *, say: Say = print) -> Diff:
@@ -196,9 +188,9 @@ def _days(first: Collected, second: Collected) -> tuple[DayChange, ...]:
     return tuple(found)
 
 
-def _drawn(first: Collected, second: Collected) -> Drawn:
+def _drawn(first: Collected, second: Collected) -> DrawnDiff:
     sides = dict(zip(SIDES, (first, second), strict=True))
-    return Drawn(
+    return DrawnDiff(
         before={side: reliability(one.labels, sigmoid(one.logits)) for side, one in sides.items()},
         after={side: reliability(one.labels, one.pctr) for side, one in sides.items()},
         differences=log_odds(second.pctr) - log_odds(first.pctr),

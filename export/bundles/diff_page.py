@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from html import escape
-from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 import numpy as np
@@ -19,14 +18,12 @@ from export.bundles.diff_tables import (
     sides_lines,
     value_table,
 )
+from export.bundles.drawn import DrawnDiff
 from export.bundles.evaluation_page import rows_table
 from export.bundles.records import Diff
 from export.report import plots
 from export.report.layout import document, figure, section
 from export.report.quality import meanings
-
-if TYPE_CHECKING:
-    from export.bundles.diff import Drawn
 
 BINS = 60
 ABOUT_VALUES = (
@@ -36,7 +33,7 @@ ABOUT_VALUES = (
 )
 
 
-def diff_page(found: Diff, drawn: Drawn) -> str:
+def diff_page(found: Diff, drawn: DrawnDiff) -> str:
     """The whole page: metrics side by side, days, where they disagree, calibration, what they cost."""
     told = "".join(
         f"<p>{escape(line[:1].upper() + line[1:])}.</p>" for line in agreement_lines(found.agreement)

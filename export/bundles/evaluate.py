@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from export.bundles.collect import Collected, collect, shifts
+from export.bundles.drawn import DrawnEvaluation
 from export.bundles.files import Say, check_out_folder, hand_over
 from export.bundles.grouping import Grouping
 from export.bundles.plan import EvaluatePlan
@@ -18,7 +18,7 @@ from export.bundles.records import Evaluation, GroupQuality, Groups, Quality, Su
 from export.bundles.scorer import Scorer
 from export.judge.bootstrap import metric_intervals, with_intervals
 from export.judge.metrics import evaluate, is_evidence, sigmoid
-from export.report.findings import FieldSummary, PctrHistogram, Reliability, pctr_histogram, reliability
+from export.report.findings import FieldSummary, pctr_histogram, reliability
 from service.bundle.manifest import Metrics
 from service.bundle.store import Bundle, load_bundle
 
@@ -29,15 +29,6 @@ MOST_GROUP_ROWS = 20_000
 # What is told of a field, and of PCOC: changes by this much.
 MOVED_SHARE, PCOC_TOLERANCE = 0.1, 0.1
 FIELDS_TOLD = 5
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """What only the page shows."""
-
-    before: Reliability
-    after: Reliability
-    histogram: PctrHistogram
 
 
 def evaluate_bundle(plan: EvaluatePlan, *, say: Say = print) -> Evaluation:
@@ -69,7 +60,7 @@ def subject_of(scorer: Scorer) -> Subject:
 
 def _judged(
     scorer: Scorer, found: Collected, groupings: list[Grouping], started: float
-) -> tuple[Evaluation, Drawn]:
+) -> tuple[Evaluation, DrawnEvaluation]:
     manifest, raw = scorer.bundle.manifest, sigmoid(found.logits)
     calibrated = quality_of(found.labels, found.pctr, found.true_pctr)
     uncalibrated = quality_of(found.labels, raw, found.true_pctr)
@@ -87,7 +78,7 @@ def _judged(
         fields=shifts(scorer, found, _shares_at_export(scorer.bundle)),
         seconds=0.0,
     )
-    drawn = Drawn(
+    drawn = DrawnEvaluation(
         reliability(found.labels, raw),
         reliability(found.labels, found.pctr),
         pctr_histogram(found.labels, found.pctr),

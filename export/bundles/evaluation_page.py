@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from html import escape
-from typing import TYPE_CHECKING
 
+from export.bundles.drawn import DrawnEvaluation
 from export.bundles.records import Evaluation, GroupQuality
 from export.bundles.tables import (
     FIELDS_SHOWN,
@@ -20,9 +20,6 @@ from export.report.findings import RateWindow
 from export.report.layout import document, figure, section, table
 from export.report.quality import meanings
 
-if TYPE_CHECKING:
-    from export.bundles.evaluate import Drawn
-
 ABOUT_FIELDS = (
     "The share of rows without a value, beside the training part, and of values without an id of their own, "
     "beside the export's test part; the most moved first. Numbers and hashed fields have no unseen values "
@@ -30,7 +27,7 @@ ABOUT_FIELDS = (
 )
 
 
-def evaluation_page(found: Evaluation, drawn: Drawn) -> str:
+def evaluation_page(found: Evaluation, drawn: DrawnEvaluation) -> str:
     """The whole page: the metrics, calibration, days, groups, fields."""
     variant = found.subject.variant
     reliability = plots.reliability_figure({variant: drawn.before}, {variant: drawn.after}, of="this log")

@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -147,6 +148,7 @@ def test_a_reload_waits_while_too_many_workers_still_answer(bundles: dict[str, P
             for connection in connections:  # requests under way keep every worker from stopping at once
                 connection.sendall(message(body_of(2))[:-5])
             held += connections
+            time.sleep(0.5)  # until each worker has read some: one that has none under way stops at once
             assert service.post(body_of(1)).status_code == 200
             service.send_signal(signal.SIGHUP)
             if number < PROCESSES_A_SLOT - 1:

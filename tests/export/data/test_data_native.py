@@ -256,7 +256,8 @@ def test_what_was_spilled_is_read_again(
     tmp_path_factory: pytest.TempPathFactory, columns: Columns, is_native: bool
 ) -> None:
     spill, rows = Spill(tmp_path_factory.mktemp("spill"), native=is_native), columns.cells.height
-    spill.write(LogChunk(columns.cells, np.zeros(rows, np.uint8), None, None, np.arange(rows), 0))
+    lines = np.arange(rows)
+    spill.write(LogChunk(columns.cells, np.zeros(rows, np.uint8), None, None, lines, 0, pl.DataFrame()))
     (chunk,) = spill.read()
     assert chunk.rows(np.arange(rows)).equals(columns.cells)
     found = ids_of_core(Encoder(SCHEMA), Columns(columns.cells, chunk.fields, chunk.texts))

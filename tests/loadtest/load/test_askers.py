@@ -55,7 +55,7 @@ def answering(statuses: Sequence[int]) -> Iterator[Server]:
 
 @pytest.mark.parametrize("is_kept", [True, False])
 def test_what_is_answered_is_counted_by_status(is_kept: bool) -> None:
-    statuses = [200, 429] * 500 if is_kept else [200]
+    statuses = [200, 429] * 50_000 if is_kept else [200]
     with answering(statuses) as server, asking(server, MESSAGES, count=2, is_kept=is_kept) as account:
         time.sleep(0.2)
     assert account.answered > 0
