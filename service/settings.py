@@ -94,9 +94,10 @@ class Settings(BaseSettings):
         default=1000, ge=1, le=100_000, description="most candidates in a request (422 above)"
     )
     max_batch_rows: int = Field(
-        default=256,
+        default=1024,
         ge=1,
-        description="most rows (candidates of all requests) in a batch; more only raise tail latency",
+        description="most rows (candidates of all requests) in a batch; with slow graphs fewer keep the tail "
+        "short",
     )
     max_queued_rows: int = Field(
         default=20_000, ge=1, description="most rows waiting in an arm's queue (429 above)"

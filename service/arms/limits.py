@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 FREE_BYTES = 2 << 30  # for a batch of usual size, and for what needs no file
-USUAL_BATCH_ROWS = 256
+USUAL_BATCH_ROWS = 1024
 # The text of a short value takes 7 bytes in a vocabulary, and 300 in memory until all look-ups are built.
 BYTES_A_FILE_BYTE = 64
 

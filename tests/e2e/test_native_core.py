@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ def replies(folder: Path, bundle: Path, *options: str) -> tuple[list[bytes], dic
         with service.client(headers=MSGPACK) as client:
             bodies.append(client.post("/predict", content=msgspec.msgpack.encode(REQUEST)).content)
             arms = client.get("/arms").json()
+        time.sleep(0.3)  # workers publish what they have counted from time to time
         plain = service.metrics()['bidlight_plain_requests_total{arm="control"}']
         return bodies, arms, service.output.read_text(), plain
 
