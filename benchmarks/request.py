@@ -271,7 +271,9 @@ def _print_table(found: dict[Path, list[Figures]], here: Path) -> None:
             )
             # `counting` is a small difference of large figures: a ratio would mean nothing.
             shown = [
-                f" ({other / ours:.2f}x)" if stage != "counting" else f" ({other:.1f})" for other in theirs
+                f" ({other / ours:.2f}x)" if stage != "counting" else f" ({other:.1f})"
+                for other in theirs
+                if not math.isnan(other)
             ]
             cells.append(f"{ours:.1f}{''.join(shown)}")
         print(f"{case:<16}" + "".join(f"{cell:>18}" for cell in cells))
