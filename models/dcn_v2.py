@@ -8,7 +8,7 @@ mixture's gates: each layer has gates of its own, with a bias; there all layers 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
 import torch
@@ -73,26 +73,27 @@ class CrossNetwork(nn.Module):
         return crossed
 
 
-class DCNV2(nn.Module):
-    """Stacked: perceptron(cross network(x_0)). Parallel: w . cross network(x_0) + perceptron(x_0)."""
+class CrossesAndPerceptron(nn.Module):
+    """Stacked: perceptron(crosses(x_0)). Parallel: w . crosses(x_0) + perceptron(x_0).
+
+    `cross` makes the network of crosses for a width: [batch, width] -> [batch, width].
+    """
 
     def __init__(
         self,
         fields: Sequence[Field],
-        dim: int = 10,
-        hidden_units: Sequence[int] = (400, 400, 400),
-        dropout: float = 0.5,
-        cross_layers: int = 3,
-        rank: int | None = None,
-        experts: int = 1,
-        structure: Structure = "stacked",
+        dim: int,
+        cross: Callable[[int], nn.Module],
+        hidden_units: Sequence[int],
+        dropout: float,
+        structure: Structure,
     ) -> None:
         super().__init__()
         check_choice("structure", structure, get_args(Structure), "the paper has these two")
         self.fields = tuple(fields)
         width = len(fields) * dim
         self.embedding = FeaturesEmbedding(fields, dim)
-        self.cross = CrossNetwork(width, cross_layers, rank, experts)
+        self.cross = cross(width)
         self.mlp = MLP(width, hidden_units, dropout)
         self.output = nn.Linear(width, 1, bias=False) if structure == "parallel" else None
         self.bias = nn.Parameter(torch.zeros(()))
@@ -106,6 +107,26 @@ class DCNV2(nn.Module):
             return stacked
         parallel: Tensor = self.bias + self.output(crossed).squeeze(1) + self.mlp(inputs)
         return parallel
+
+
+class DCNV2(CrossesAndPerceptron):
+    """A cross network, stacked under a perceptron or parallel to it."""
+
+    def __init__(
+        self,
+        fields: Sequence[Field],
+        dim: int = 10,
+        hidden_units: Sequence[int] = (400, 400, 400),
+        dropout: float = 0.5,
+        cross_layers: int = 3,
+        rank: int | None = None,
+        experts: int = 1,
+        structure: Structure = "stacked",
+    ) -> None:
+        def cross(width: int) -> CrossNetwork:
+            return CrossNetwork(width, cross_layers, rank, experts)
+
+        super().__init__(fields, dim, cross, hidden_units, dropout, structure)
 
 
 def _crossing(width: int, rank: int | None, experts: int) -> nn.Module:

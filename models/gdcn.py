@@ -9,16 +9,13 @@ and dropout are those of `dcn_v2`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
-from models.dcn_v2 import Structure
-from models.embedding import FeaturesEmbedding
+from models.dcn_v2 import CrossesAndPerceptron, Structure
 from models.fields import Field
-from models.hyperparameters import check_choice, check_count
-from models.layers import MLP
+from models.hyperparameters import check_count
 
 
 class GatedCrossLayer(nn.Module):
@@ -51,8 +48,8 @@ class GatedCrossNetwork(nn.Module):
         return crossed
 
 
-class GDCN(nn.Module):
-    """Stacked: perceptron(gated crosses(c_0)). Parallel: w . gated crosses(c_0) + perceptron(c_0)."""
+class GDCN(CrossesAndPerceptron):
+    """A gated cross network, stacked under a perceptron or parallel to it."""
 
     def __init__(
         self,
@@ -63,22 +60,7 @@ class GDCN(nn.Module):
         cross_layers: int = 3,
         structure: Structure = "stacked",
     ) -> None:
-        super().__init__()
-        check_choice("structure", structure, get_args(Structure), "the paper has these two")
-        self.fields = tuple(fields)
-        width = len(fields) * dim
-        self.embedding = FeaturesEmbedding(fields, dim)
-        self.cross = GatedCrossNetwork(width, cross_layers)
-        self.mlp = MLP(width, hidden_units, dropout)
-        self.output = nn.Linear(width, 1, bias=False) if structure == "parallel" else None
-        self.bias = nn.Parameter(torch.zeros(()))
+        def cross(width: int) -> GatedCrossNetwork:
+            return GatedCrossNetwork(width, cross_layers)
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """ids [batch, columns] -> logits [batch]."""
-        inputs = self.embedding(ids).flatten(1)  # [batch, n_fields * dim]
-        crossed = self.cross(inputs)
-        if self.output is None:
-            stacked: Tensor = self.bias + self.mlp(crossed)
-            return stacked
-        parallel: Tensor = self.bias + self.output(crossed).squeeze(1) + self.mlp(inputs)
-        return parallel
+        super().__init__(fields, dim, cross, hidden_units, dropout, structure)
