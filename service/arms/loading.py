@@ -17,6 +17,7 @@ from typing import ParamSpec, TypeVar
 from service.arms.limits import limited_memory
 from service.arms.split import Arm, ArmSpec, ArmTable, parse_arm
 from service.bundle.errors import BundleError
+from service.bundle.native import is_native
 from service.bundle.store import Bundle, load_bundle
 from service.errors import BadConfiguration
 from service.scoring.golden import replay_golden
@@ -47,7 +48,7 @@ def read_arms(
     arms = []
     for number, spec in enumerate([parse_arm(text) for text in settings.arms]):
         with _named(spec), _limited(settings, _bytes_in(spec.folder), limits_memory):
-            bundle = load_bundle(Path(spec.folder), native=settings.native == "on")
+            bundle = load_bundle(Path(spec.folder), native=is_native(settings.native))
             if digests is not None and bundle.digest != digests[number]:
                 found = "another bundle than a moment ago"
                 raise BundleError(spec.folder, "the bundle that was tried", found, "reload once more")

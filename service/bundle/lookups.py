@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 from zlib import crc32
@@ -62,12 +62,12 @@ class _VocabularyIds(dict[Any, int]):
         return MISSING_ID if value is None else self[_digits(value)]
 
 
-class _TableIds(dict[Any, int]):
-    """Text -> id by a table; the dictionary caches the ids of the first values that the table holds."""
+class _CachedIds(dict[Any, int]):
+    """Text -> id by `find`; the dictionary caches the ids of the first texts that have one of their own."""
 
-    def __init__(self, table: _native.Vocabulary) -> None:
+    def __init__(self, find: Callable[[str], int]) -> None:
         super().__init__({"": MISSING_ID})
-        self.find = table.find
+        self.find = find
 
     def __missing__(self, value: Any) -> int:
         if not isinstance(value, str):
@@ -78,23 +78,16 @@ class _TableIds(dict[Any, int]):
         return found
 
 
-class _HashedIds(dict[Any, int]):
-    """Text -> id by feature hashing; the dictionary caches the ids of the first texts."""
+def _hashed(field: Field, hashing: Hashing) -> Callable[[str], int]:
+    """Feature hashing: text -> id."""
+    buckets, seed, ids = hashing.buckets, hashing.seed, field.renumbering
 
-    def __init__(self, field: Field, hashing: Hashing) -> None:
-        super().__init__({"": MISSING_ID})
-        self.buckets, self.seed = hashing.buckets, hashing.seed
-        self.ids = field.renumbering
-
-    def __missing__(self, value: Any) -> int:
-        if not isinstance(value, str):
-            return MISSING_ID if value is None else self[_digits(value)]
+    def find(text: str) -> int:
         # Lone surrogates are not UTF-8; they are encoded as if they were, so that every text has an id.
-        base = FIRST_ID + crc32(value.encode("utf-8", "surrogatepass"), self.seed) % self.buckets
-        found = base if self.ids is None else int(self.ids[base])
-        if len(self) < CACHED_TEXTS and len(value) <= CACHED_CHARACTERS:
-            self[value] = found
-        return found
+        base = FIRST_ID + crc32(text.encode("utf-8", "surrogatepass"), seed) % buckets
+        return base if ids is None else int(ids[base])
+
+    return find
 
 
 class CategoricalLookup:
@@ -244,12 +237,12 @@ def lookups_of(
 def _ids_of(field: Field, table: _native.Vocabulary | None) -> dict[Any, int]:
     """Text -> id; empty for a numeric field, which needs no dictionary."""
     if table is not None:
-        return _TableIds(table)
+        return _CachedIds(table.find)
     match field.encoding:
         case Vocabulary():
             return _VocabularyIds(field, field.encoding)
         case Hashing():
-            return _HashedIds(field, field.encoding)
+            return _CachedIds(_hashed(field, field.encoding))
         case Bins():
             return {}
 
