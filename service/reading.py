@@ -55,7 +55,7 @@ class KnownFields:
 ALL_FIELDS = KnownFields()
 
 
-def read_plain(body: bytes | bytearray, codec: Codec, max_candidates: int) -> PlainRequest | None:
+def read_plain(body: bytes, codec: Codec, max_candidates: int) -> PlainRequest | None:
     """The request in `body` as the native core reads it, which must be built; None if it is not plain.
 
     Whatever `decode_request` refuses is not plain, nor is what clients rarely send. The rest has the same
@@ -101,7 +101,7 @@ _OF_JSON, _OF_MSGPACK = _Decoders(msgspec.json.Decoder), _Decoders(msgspec.msgpa
 
 
 def decode_request(
-    body: bytes | bytearray,
+    body: bytes,
     codec: Codec,
     known: KnownFields = ALL_FIELDS,
     max_candidates: int = MAX_CANDIDATES,
@@ -126,7 +126,7 @@ def decode_request(
         raise MalformedBody(f"the body must be {codec.name} that is not nested so deeply") from None
 
 
-def _is_dense(body: bytes | bytearray) -> bool:
+def _is_dense(body: bytes) -> bool:
     """Whether a JSON body holds so much in so few bytes that it could take far longer than others."""
     # numpy: bytes.count takes ten times as long. One bit tells "{" from "[", and "E" from "e".
     each = np.frombuffer(body, np.uint8)
@@ -137,7 +137,7 @@ def _is_dense(body: bytes | bytearray) -> bool:
     return bool(np.count_nonzero(tiny) * BYTES_A_TINY_NUMBER > len(body))
 
 
-def _read_with_care(body: bytes | bytearray, codec: Codec, known: KnownFields, limit: int) -> PredictRequest:
+def _read_with_care(body: bytes, codec: Codec, known: KnownFields, limit: int) -> PredictRequest:
     """The same request in several passes, in which nothing is built that no arm knows. Raises DecodeError."""
     decoders = _OF_JSON if codec is JSON else _OF_MSGPACK
     outline: _RequestOutline = _decoded(decoders.request, body, "$")

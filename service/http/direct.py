@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from service.errors import Unread
 from service.http.heads import DefaultHeaderLines, Headers, PlainHead, PlainHeads, header_lines
+from service.http.intake import Parts
 from service.http.prediction import CLIENT_LEFT, Prediction, PredictService
 from service.http.uvicorn_internals import STATUS_LINE
 from service.scoring.meter import OK
 
 if TYPE_CHECKING:
     import asyncio
-
-LONG_PART_BYTES = 4096
 
 _default_lines = DefaultHeaderLines()
 
@@ -81,7 +80,7 @@ class DirectExchange:
         self._default_headers = default_headers
         self._on_answered = on_answered
         self._body: bytes | None = None
-        self._parts: list[bytes | bytearray] = []
+        self._parts: Parts | None = None  # of a body that arrives in several
         self._started = self.arrived = service.admission.arrived()
         self.size = head.length
         self.keep_alive = head.keep_alive
@@ -91,27 +90,20 @@ class DirectExchange:
     @property
     def bytes_read(self) -> int:
         """How much of the body `feed` has taken."""
-        return self.size - self.bytes_left
+        return 0 if self._parts is None else self._parts.size
 
     def feed(self, part: bytes) -> None:
         """Take a part of a body that arrives in several; `bytes_left` are still to come."""
-        parts = self._parts
-        # Long parts are joined at the end: a buffer that grows by them takes three times as long. Many short
-        # ones would take a multiple of their bytes if they were kept apart.
-        if len(part) >= LONG_PART_BYTES:
-            parts.append(part)
-        elif parts and isinstance(parts[-1], bytearray):
-            parts[-1] += part
-        else:
-            parts.append(bytearray(part))
+        if self._parts is None:
+            self._parts = Parts()
+        self._parts.add(part)
         self.bytes_left -= len(part)
 
     def finish(self) -> None:
         """All parts were fed: go on as `take` does."""
-        body = b"".join(self._parts)
-        self._parts.clear()
+        parts, self._parts = self._parts, None
         self.arrived = self._service.admission.arrived()
-        self.take(body)
+        self.take(b"" if parts is None else parts.joined())
 
     def take(self, body: bytes) -> None:
         """The body is complete: read it, or wait until there is time for that; no stranger waits."""
@@ -172,8 +164,7 @@ class DirectExchange:
         """The connection is gone."""
         if not (self.response_complete or self._has_left):
             self.disconnected = self._has_left = True
-            self._body = None
-            self._parts.clear()
+            self._body = self._parts = None
             (self._prediction or Prediction(self._service, self._started)).end(CLIENT_LEFT)
 
     def _write(self, status: int, lines: bytes, body: bytes) -> None:

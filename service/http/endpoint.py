@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from service.errors import BodyTooLarge, MethodNotAllowed, UnsupportedMediaType, Yielded
 from service.http.heads import Headers
-from service.http.intake import Arrival, Intake
+from service.http.intake import Arrival, Intake, Parts
 from service.http.prediction import CLIENT_LEFT, Prediction, PredictService
 from service.scoring.meter import OK
 
@@ -70,8 +70,8 @@ class PredictEndpoint:
 class _Turn:
     """A request that waits until there is time for it: its future gets the body, or why it is not read."""
 
-    def __init__(self, service: PredictService, body: bytes | bytearray) -> None:
-        self.future: asyncio.Future[bytes | bytearray] = asyncio.get_running_loop().create_future()
+    def __init__(self, service: PredictService, body: bytes) -> None:
+        self.future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._service, self._body = service, body
         self._work = 0
         self.size = len(body)
@@ -107,9 +107,7 @@ async def _send(send: Send, status: int, headers: Headers, body: bytes) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-async def _read_body(
-    headers: dict[bytes, bytes], receive: Receive, service: PredictService
-) -> bytes | bytearray:
+async def _read_body(headers: dict[bytes, bytes], receive: Receive, service: PredictService) -> bytes:
     """The body. Raises UnsupportedMediaType, ClientLeft, Yielded, and BodyTooLarge as soon as is known."""
     limit = service.max_body_bytes
     encoding = headers.get(b"content-encoding", b"identity")
@@ -124,9 +122,9 @@ async def _read_body(
             await _discard(receive)
         raise _too_large(int(declared[:19]), limit)
     message = await receive()
-    body: bytes | bytearray = message.get("body", b"")
+    body: bytes = message.get("body", b"")
     if message.get("more_body"):
-        body = await _read_parts(bytearray(body), receive, service.intake, limit)
+        body = await _read_parts(body, receive, service.intake, limit)
     elif message["type"] == "http.disconnect":
         raise ClientLeft
     if len(body) > limit:
@@ -134,28 +132,29 @@ async def _read_body(
     return body
 
 
-async def _read_parts(body: bytearray, receive: Receive, intake: Intake, limit: int) -> bytearray:
-    """`body` and all that follows it. Raises ClientLeft, BodyTooLarge, and Yielded if it must."""
-    patience = asyncio.timeout(None)
+async def _read_parts(first: bytes, receive: Receive, intake: Intake, limit: int) -> bytes:
+    """A body from its `first` part on. Raises ClientLeft, BodyTooLarge, and Yielded if it must."""
+    patience, parts = asyncio.timeout(None), Parts()
+    parts.add(first)
     arrival = Arrival(intake, lambda: patience.reschedule(0.0))
     try:
         async with patience:
             more_body = True
             while more_body:
-                arrival.hold(len(body))
+                arrival.hold(parts.size)
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     raise ClientLeft
-                body += message.get("body", b"")
+                parts.add(message.get("body", b""))
                 more_body = message.get("more_body", False)
-                if len(body) > limit and more_body:
+                if parts.size > limit and more_body:
                     await _discard(receive)
-                    raise _too_large(len(body), limit)
+                    raise _too_large(parts.size, limit)
     except TimeoutError:
         raise Yielded(str(intake.refusal())) from None
     finally:
         arrival.hold(0)
-    return body
+    return parts.joined()
 
 
 def _too_large(size: int, limit: int) -> BodyTooLarge:

@@ -212,7 +212,7 @@ class Prediction:
         self._headers = headers
         self._codec = codec_for(headers.get(b"content-type"))
 
-    def submit(self, body: bytes | bytearray, outcome: Outcome | None = None) -> Any:
+    def submit(self, body: bytes, outcome: Outcome | None = None) -> Any:
         """Queue the rows of the body; `outcome`, or else the future returned, gets the pCTRs [rows].
 
         Raises ServiceError. If the user's features must be looked up first, rows are queued later, and what
@@ -259,7 +259,7 @@ class Prediction:
             encoded = predictor.encode(request, rows)
         return self._queue(arm, request, encoded, decoded, outcome)
 
-    def _decode(self, body: bytes | bytearray) -> PredictRequest:
+    def _decode(self, body: bytes) -> PredictRequest:
         """The request as the Python code reads it. Raises ServiceError."""
         service = self._service
         request = decode_request(body, self._codec, service.known, service.max_candidates)
