@@ -70,33 +70,34 @@ std::vector<Number> copy_of(nb::handle array) {
   return {found.get().begin(), found.get().end()};
 }
 
+// The same of numbers that are written to.
+template <class Number>
+class Output {
+ public:
+  explicit Output(nb::handle array) : array_(array, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE) {}
+
+  std::span<Number> get() {
+    const auto numbers = array_.get();
+    return {const_cast<Number*>(numbers.data()), numbers.size()};
+  }
+
+ private:
+  Array<Number> array_;
+};
+
 // Where ids are written: an int32 array of so many elements.
 class IdsOut {
  public:
-  IdsOut(nb::handle array, std::size_t size) : buffer_(array, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE) {
-    if (buffer_.size() != size * sizeof(std::int32_t)) {
+  IdsOut(nb::handle array, std::size_t size) : ids_(array) {
+    if (ids_.get().size() != size) {
       throw std::invalid_argument("ids must be written to an int32 array of their size");
     }
   }
 
-  std::int32_t* begin() { return reinterpret_cast<std::int32_t*>(const_cast<char*>(buffer_.begin())); }
+  std::int32_t* begin() { return ids_.get().data(); }
 
  private:
-  Buffer buffer_;
-};
-
-// An int64 array whose counts are added to.
-class CountsOut {
- public:
-  explicit CountsOut(nb::handle array) : array_(array, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE) {}
-
-  std::span<std::int64_t> get() {
-    const auto counts = array_.get();
-    return {const_cast<std::int64_t*>(counts.data()), counts.size()};
-  }
-
- private:
-  Array<std::int64_t> array_;
+  Output<std::int32_t> ids_;
 };
 
 nb::object text_or_none(Text text) {
@@ -223,12 +224,10 @@ void for_each_batch(nb::handle columns, Use use) {
 // Writes the number of each row's text to `numbers`, and to `firsts` the rows where they appear first; returns how
 // many texts there are, or None for a column of something else. A null's number is 0.
 nb::object number_texts(nb::handle column, nb::handle numbers, nb::handle firsts, std::uint64_t seed) {
-  Array<std::uint32_t> number_of_row(numbers, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE);
-  Array<std::uint32_t> first_row(firsts, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE);
-  const std::size_t rows = number_of_row.get().size();
-  if (first_row.get().size() != rows) throw std::invalid_argument("'firsts' must be as long as 'numbers'");
-  auto* number = const_cast<std::uint32_t*>(number_of_row.get().data());
-  auto* first = const_cast<std::uint32_t*>(first_row.get().data());
+  Output<std::uint32_t> number_of_row(numbers), first_row(firsts);
+  const std::span number = number_of_row.get(), first = first_row.get();
+  const std::size_t rows = number.size();
+  if (first.size() != rows) throw std::invalid_argument("'firsts' must be as long as 'numbers'");
   Numbering numbering(seed);
   std::size_t row = 0;
   try {
@@ -531,7 +530,7 @@ NB_MODULE(_native, module) {
       [](nb::handle ids, std::optional<nb::object> weights, nb::handle missing, nb::handle unknown) {
         const Array<std::int32_t> found(ids);
         const auto given = weights ? copy_of<std::int32_t>(*weights) : std::vector<std::int32_t>();
-        CountsOut missing_out(missing), unknown_out(unknown);
+        Output<std::int64_t> missing_out(missing), unknown_out(unknown);
         const std::size_t columns = missing_out.get().size();
         if (columns == 0 && found.get().empty()) return;
         if (columns == 0 || unknown_out.get().size() != columns || found.get().size() % columns != 0 ||
@@ -546,7 +545,7 @@ NB_MODULE(_native, module) {
       "count_values",
       [](nb::handle values, nb::handle bounds, nb::handle counts) {
         const Array<double> found(values), ascending(bounds);
-        CountsOut out(counts);
+        Output<std::int64_t> out(counts);
         if (ascending.get().empty() || out.get().size() != ascending.get().size()) {
           throw std::invalid_argument("'counts' must have one count a bound");
         }
