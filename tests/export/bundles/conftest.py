@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,12 @@ from export.compress.choice import PruneChoice
 from export.stages.pipeline import run
 from export.stages.plan import Plan
 from export.train.choices import TrainChoice
+from service.bundle.calibration import CALIBRATION_FILE
 from service.bundle.folders import locked
 from service.bundle.manifest import MANIFEST_FILE
 from service.bundle.store import Bundle, load_bundle
 from tests.export.conftest import silent
+from tests.forged_bundle import rewrite_json
 
 ROWS = 3_000
 START = 1_735_689_600
@@ -189,3 +192,15 @@ def rival(shop: Shop, tiny_folder: Path) -> Path:
             Path(plan.schema).write_text("[[field]]".join([head, *kept[::-1]]))
             run(plan, say=silent)
     return plan.out
+
+
+def with_sampling_rate(folder: Path, copy: Path, rate: float) -> Path:
+    """A copy of the bundle in `folder` whose log kept that share of its non-clicks."""
+    shutil.copytree(folder, copy)
+
+    def change(record: dict[str, list[dict[str, object]]]) -> None:
+        for one in record["calibrators"]:
+            one["sampling_rate"] = rate
+
+    rewrite_json(copy, CALIBRATION_FILE, change)
+    return copy

@@ -20,9 +20,8 @@ from export.data.log_schema import LOG_FILE
 from export.errors import ExportError
 from export.judge.bootstrap import paired_bootstrap
 from export.judge.metrics import ece, evaluate, rank_correlation
-from service.bundle.calibration import CALIBRATION_FILE
 from tests.browser import measure, needs_chromium
-from tests.export.bundles.conftest import START, Shop, shown_rows, write_rows
+from tests.export.bundles.conftest import START, Shop, shown_rows, with_sampling_rate, write_rows
 from tests.export.bundles.test_score import scored
 from tests.export.conftest import silent
 from tests.forged_bundle import rewrite_json
@@ -149,14 +148,7 @@ def test_labels_that_mean_something_else_cannot_be_paired(shop: Shop, rival: Pat
 def test_logs_that_kept_other_shares_of_non_clicks_need_the_share_of_this_one(
     shop: Shop, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "sampled"
-    shutil.copytree(shop.folder, folder)
-
-    def sample(record: dict[str, list[dict[str, object]]]) -> None:
-        for one in record["calibrators"]:
-            one["sampling_rate"] = 0.5
-
-    rewrite_json(folder, CALIBRATION_FILE, sample)
+    folder = with_sampling_rate(shop.folder, tmp_path / "sampled", 0.5)
     log = write_rows(tmp_path / "day.csv", shown_rows(200, seed=26))
     with pytest.raises(ExportError, match=r"'sampling_rate' must be given where .* \(got 1 and 0.5\)"):
         differ(shop, folder, log)

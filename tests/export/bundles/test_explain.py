@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,12 +21,10 @@ from export.data.encode import encode_chunk
 from export.data.log_schema import load_log_schema
 from export.data.readers import read_log
 from export.errors import ExportError
-from service.bundle.calibration import CALIBRATION_FILE
 from service.bundle.store import load_bundle
 from tests.browser import measure, needs_chromium
-from tests.export.bundles.conftest import Shop, shown_rows, write_rows
+from tests.export.bundles.conftest import Shop, shown_rows, with_sampling_rate, write_rows
 from tests.export.conftest import silent
-from tests.forged_bundle import rewrite_json
 
 
 def explained(bundle: Path, data: Path, **options: object) -> Explanation:
@@ -118,14 +115,7 @@ def test_a_sample_is_the_same_whatever_the_chunks_are_and_fair() -> None:
 
 def test_the_row_s_pctr_is_what_a_service_answers(shop: Shop, tmp_path: Path) -> None:
     """LogLoss is that of the log's own distribution, in which fewer non-clicks were kept."""
-    folder = tmp_path / "sampled"
-    shutil.copytree(shop.folder, folder)
-
-    def sample(record: dict[str, list[dict[str, object]]]) -> None:
-        for one in record["calibrators"]:
-            one["sampling_rate"] = 0.25
-
-    rewrite_json(folder, CALIBRATION_FILE, sample)
+    folder = with_sampling_rate(shop.folder, tmp_path / "sampled", 0.25)
     log = write_rows(tmp_path / "day.csv", shown_rows(300, seed=35))
     found = explained(folder, log, row=7)
     plan = ScorePlan(bundle=folder, data=log, out=tmp_path / "scores.parquet")
