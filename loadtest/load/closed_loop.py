@@ -96,7 +96,8 @@ def measure(
                         if check is not None:
                             check(*key)
                         warm_up(server, file, case.connections, warm_up_seconds, core)
-                    found.setdefault(key, []).append(run_wrk(server, file, case.connections, seconds, core))
+                    point = run_wrk(server, file, case.connections, seconds, core)
+                    found.setdefault(key, []).append(point)
                 except (MeasurementError, WrongAnswer) as error:
                     failures[key] = str(error)
                 finally:
