@@ -7,6 +7,7 @@ import signal
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from types import FrameType
 
 from export.cli.commands import RUNS
 from export.cli.options import build_parser
@@ -17,11 +18,15 @@ from service.bundle.errors import BundleError
 # process uses too (docs/decisions/training-defaults.md). It must be set before torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-INTERRUPTED = 128 + signal.SIGINT
+INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: the command ends as after Ctrl-C, and leaves no half of a file."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; 0: it worked, 1: it could not, 130: Ctrl-C. A wrong option exits with 2."""
+    """Runs one command; 0: it worked, 1: it could not, 130: Ctrl-C, 143: SIGTERM. A wrong option exits 2."""
     options = build_parser().parse_args(arguments)
     try:
         _run_command(options)
@@ -30,8 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         where = f"'{error.filename}': " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}")
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         kept = "; the stages that had ended are kept in the work folder" if "work" in options else ""
+        if isinstance(error, Terminated):
+            return _fail(f"terminated{kept}", TERMINATED)
         return _fail(f"interrupted{kept}", INTERRUPTED)
     return 0
 
@@ -39,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run_command(options: Namespace) -> None:
     """The command; under torchrun on its first process, while the others train along."""
     if os.environ.get("WORLD_SIZE", "1") == "1":
+        signal.signal(signal.SIGTERM, _terminate)  # torchrun ends its processes by itself
         RUNS[options.command](options)
         return
     from export.train.distributed import follow, process_group
@@ -48,6 +56,12 @@ def _run_command(options: Namespace) -> None:
             RUNS[options.command](options)
         else:
             follow(ranks)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    """Ends the command once; a second SIGTERM ends the process at once."""
+    signal.signal(number, signal.SIG_DFL)
+    raise Terminated
 
 
 def _fail(message: str, code: int = 1) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -264,6 +265,24 @@ def test_a_disk_that_is_full_costs_nothing_that_was_there(shop: Shop, tmp_path: 
     assert done.returncode == 1
     assert done.stderr.startswith("export: ")
     assert (done.stderr.count("\n"), "File too large" in done.stderr) == (1, True)
+    assert out.read_text() == "the scores of yesterday"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["day.csv", out.name]
+
+
+def test_a_score_that_is_stopped_leaves_nothing_but_the_old_scores(shop: Shop, tmp_path: Path) -> None:
+    log = write_rows(tmp_path / "day.csv", shown_rows(50, seed=8))
+    text, out = log.read_bytes(), tmp_path / "scores.csv"
+    out.write_text("the scores of yesterday")
+    with log.open("ab") as file:
+        for _ in range(10_000):
+            file.write(text)
+    command = [sys.executable, "-m", "export", "score", "--bundle", shop.folder, "--data", log, "--out", out]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
+        while running.poll() is None and not any(tmp_path.glob(".*.partial/*")):
+            time.sleep(0.01)
+        running.terminate()
+        _, error = running.communicate(timeout=60)
+    assert (running.returncode, error) == (143, "export: terminated\n")
     assert out.read_text() == "the scores of yesterday"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["day.csv", out.name]
 

@@ -355,7 +355,14 @@ def test_one_export_at_a_time_uses_a_work_folder(export: Export, tmp_path: Path)
     assert export("fit-schema", "--data", log, "--schema", schema, "--work", tmp_path / "w").returncode == 0
 
 
-def test_ctrl_c_ends_with_one_line_and_leaves_no_bundle(export: Export, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("sent", "status", "said"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+    ids=["ctrl-c", "sigterm"],
+)
+def test_a_signal_ends_with_one_line_and_leaves_no_bundle(
+    export: Export, tmp_path: Path, sent: signal.Signals, status: int, said: str
+) -> None:
     log, schema = synthetic(export, tmp_path)
     arguments = ["run", "--data", log, "--schema", schema, "--out", tmp_path / "shop", "--epochs", 1000,
                  "--patience", 100_000, "--threads", 1]  # fmt: skip
@@ -364,9 +371,9 @@ def test_ctrl_c_ends_with_one_line_and_leaves_no_bundle(export: Export, tmp_path
     ) as running:
         assert running.stdout is not None
         assert any(line.startswith("epoch ") for line in iter(running.stdout.readline, ""))
-        running.send_signal(signal.SIGINT)
+        running.send_signal(sent)
         out, error = running.communicate(timeout=60)
-    refused(Done(running.returncode, out, error), 130, "interrupted")
+    refused(Done(running.returncode, out, error), status, said)
     assert not (tmp_path / "shop").exists()
     assert (tmp_path / ".work" / "shop" / "fit-schema.json").is_file()
 
