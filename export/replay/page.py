@@ -8,6 +8,7 @@ from export.bundles.evaluation_page import rows_table
 from export.replay.plots import outcomes_figure
 from export.replay.records import CampaignReplay, Replay
 from export.replay.tables import (
+    SETTINGS,
     best_line,
     budget_name,
     budget_title,
@@ -35,7 +36,8 @@ ABOUT_ORDER = (
 )
 ABOUT_SETTINGS = (
     "Requests say value_per_click, and the service multiplies it. The value is what a click cost in the "
-    "training part, unless one was given; the product of both is what counts."
+    "training part, unless one was given; the product of both is what counts. The service knows no "
+    "budget: who paces scales value_per_click."
 )
 
 
@@ -52,7 +54,7 @@ def replay_page(found: Replay) -> str:
         if found.ordering
         else "",
         section(
-            "What the service takes",
+            SETTINGS,
             f"<p>{ABOUT_SETTINGS}</p>",
             rows_table(settings) if len(settings) > 1 else "",
             f"<pre>{escape(service_line(found))}</pre>",

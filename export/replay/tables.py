@@ -9,6 +9,7 @@ from export.replay.records import Best, CampaignReplay, Comparison, Measured, Ou
 from export.report.text_table import aligned
 
 HEAD = ["policy", "clicks", "95 %", "spent", "of budget", "click costs", "95 %", "win rate", "off pace"]
+SETTINGS = "What the service takes: --bid-multiplier at each budget"
 TOLD = {
     "none": "bidding ends when the budget is spent",
     "feedback": "a controller makes the budget last",
@@ -33,7 +34,7 @@ def replay_lines(found: Replay) -> list[str]:
         lines += aligned(ordering_table(found))
     settings = setting_table(found)
     if len(settings) > 1:
-        lines += ["", "What the service takes", *aligned(settings)]
+        lines += ["", SETTINGS, *aligned(settings)]
     return [*lines, "", service_line(found)]
 
 
@@ -139,8 +140,8 @@ def comparison_text(one: Comparison) -> str:
 
 
 def setting_table(found: Replay) -> list[list[str]]:
-    """What the service takes: a row for each campaign and policy that it serves, a column for each budget."""
-    budgets = [f"--bid-multiplier at {budget_name(best.divisor)}" for best in found.best]
+    """The multiplier for each budget of every campaign and tuned policy that the service bids by."""
+    budgets = [f"× at {budget_name(best.divisor)}" for best in found.best]
     rows = [["campaign", "policy", "value_per_click", "--bid-win-price", *budgets]]
     for campaign in found.campaigns:
         for policy, settings in _served(campaign).items():
@@ -158,10 +159,10 @@ def setting_table(found: Replay) -> list[list[str]]:
 
 
 def _served(campaign: CampaignReplay) -> dict[str, list[Setting]]:
-    """Settings of those policies that the service can bid by, in the order of budgets."""
+    """Settings of those tuned policies that the service can bid by, in the order of budgets."""
     found: dict[str, list[Setting]] = {}
     for one in campaign.outcomes:
-        if one.setting is not None and one.setting.service:
+        if one.setting is not None and one.setting.service and one.policy != "truthful":
             found.setdefault(one.policy, []).append(one.setting)
     return found
 

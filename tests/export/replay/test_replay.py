@@ -22,6 +22,7 @@ from export.replay.records import Outcome, Replay
 from export.replay.replay import replay
 from export.replay.stream import Won
 from service.process.options import build_parser as service_parser
+from tests.browser import measure, needs_chromium
 from tests.export.conftest import silent
 from tests.export.replay.conftest import drawn_auctions, write_auctions
 
@@ -239,6 +240,15 @@ def test_off_pace_is_the_distance_from_even_spending() -> None:
     assert off_pace(Won(rows, np.full(1000, 0.1), 1000), 100.0, 1000) == pytest.approx(0.0, abs=1e-3)
     at_once = off_pace(Won(rows[:1], np.array([100.0]), 1000), 100.0, 1000)
     assert at_once == pytest.approx(0.5, abs=0.01)
+
+
+@needs_chromium
+def test_the_page_fits_its_window(folder: Path, tmp_path: Path) -> None:
+    replayed(folder, out=tmp_path, auction_type="first-price", budgets=(2.0, 4.0, 8.0, 16.0, 32.0))
+    layout = measure((tmp_path / "replay.html").read_text(), tmp_path)
+    assert layout["page"] <= layout["window"]
+    assert len(layout["figures"]) == 1
+    assert layout["figures"][0] > 300
 
 
 @pytest.mark.skipif(not REAL, reason="BIDLIGHT_DATA does not name the folder of the real logs")
