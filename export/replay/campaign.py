@@ -19,6 +19,8 @@ from export.replay.win_curve import LogLogistic, LogNormal, Ortb1, WinCurve
 
 RESAMPLES = 400
 PACE_POINTS = 100
+# Of long logs not all columns of figures are held at a time.
+MOST_CELLS = 30_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,10 +103,20 @@ def _lines(plan: ReplayPlan, test: Auctions, won: Sequence[Sequence[Won]], numbe
 
     What is won stays as it was: a resample counts each auction anew, and does not replay the stream.
     """
-    columns = [_column(figure, test, one, plan.price_per) for figure in FIGURES for own in won for one in own]
+    wanted = [(figure, one) for figure in FIGURES for own in won for one in own]
     seed = int(np.random.SeedSequence((plan.seed, number, RESAMPLES)).generate_state(1)[0])
-    means = resampled_means(test.clicks, columns, resamples=RESAMPLES, seed=seed)
-    return means.reshape(len(FIGURES), len(won), len(plan.budgets), -1) * len(test)
+    at_once = max(1, MOST_CELLS // len(test))
+    means = [
+        resampled_means(
+            test.clicks,
+            [_column(figure, test, one, plan.price_per) for figure, one in wanted[first : first + at_once]],
+            resamples=RESAMPLES,
+            seed=seed,  # which draws the same auctions each time
+        )
+        for first in range(0, len(wanted), at_once)
+    ]
+    lines = np.concatenate(means) * len(test)
+    return lines.reshape(len(FIGURES), len(won), len(plan.budgets), -1)
 
 
 def _column(figure: str, test: Auctions, won: Won, price_per: int) -> Floats:

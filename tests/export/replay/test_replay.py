@@ -167,6 +167,13 @@ def test_the_service_bids_as_the_replay_did(folder: Path, found: Replay) -> None
         assert served == pytest.approx(value / found.price_per, abs=1e-6)
 
 
+def test_figures_do_not_depend_on_how_many_are_resampled_at_once(
+    folder: Path, found: Replay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("export.replay.campaign.MOST_CELLS", 5 * 8_000)
+    assert replayed(folder).total == found.total
+
+
 def test_a_value_that_is_given_only_moves_the_multiplier(folder: Path, found: Replay) -> None:
     given = replayed(folder, value_per_click=2.0)
     one, other = (outcome(each, "linear", 2.0, "shop").setting for each in (given, found))
