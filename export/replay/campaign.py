@@ -15,7 +15,7 @@ from export.replay.policies import Policy, click_cost, policies_for
 from export.replay.records import CampaignReplay, Outcome, Setting
 from export.replay.stream import Stream, Won
 from export.replay.tuning import tuned_scales
-from export.replay.win_curve import LogLogistic, LogNormal, Ortb1, WinCurve
+from export.replay.win_curve import Fitted, LogLogistic, LogNormal, Ortb1
 
 RESAMPLES = 400
 PACE_POINTS = 100
@@ -70,7 +70,7 @@ def play(plan: ReplayPlan, name: str, auctions: Auctions, number: int) -> Played
         auctions=len(test),
         clicks=int(np.count_nonzero(test.clicks)),
         cost=test.cost / plan.price_per,
-        curves={one.name: curve_in_words(one.shade.curve) for one in policies if one.shade is not None},
+        curves={one.name: in_words(one.shade) for one in policies if one.shade is not None},
         outcomes=tuple(
             _outcome(plan, policy, train, test, scales[p][b], won[p][b], lines[:, p, b], divisor)
             for p, policy in enumerate(policies)
@@ -173,9 +173,10 @@ def off_pace(won: Won, budget: float, auctions: int) -> float:
     return float(np.abs(spent[wins] / budget - passed).mean())
 
 
-def curve_in_words(curve: WinCurve) -> str:
-    """`log-normal, median 59.0, spread 0.81`."""
+def in_words(fitted: Fitted) -> str:
+    """`log-normal, median 59.0, spread 0.81, off by 2.1%`: of the shares of prices that it is fitted to."""
+    curve, off = fitted.curve, f"off by {fitted.error:.1%}"
     if isinstance(curve, LogNormal):
-        return f"log-normal, median {curve.median:.4g}, spread {curve.spread:.3g}"
+        return f"log-normal, median {curve.median:.4g}, spread {curve.spread:.3g}, {off}"
     assert isinstance(curve, LogLogistic)
-    return f"log-logistic, median {curve.median:.4g}, shape {curve.shape:.3g}"
+    return f"log-logistic, median {curve.median:.4g}, shape {curve.shape:.3g}, {off}"

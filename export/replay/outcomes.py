@@ -17,6 +17,8 @@ CLICKS, SPEND, WINS = FIGURES = ("clicks", "spend", "wins")
 
 PUBLISHED: Final[tuple[PolicyName, ...]] = ("ortb", "linear", "truthful", "constant", "random")
 """The order by clicks, most first, of Zhang, Yuan & Wang, KDD 2014, most clearly where budgets are small."""
+_BESIDE_LINEAR: Final[tuple[PolicyName, ...]] = ("ortb2", "shading")
+"""Those that the order does not name."""
 
 
 def outcome(
@@ -83,12 +85,17 @@ def totals(campaigns: Sequence[CampaignReplay], lines: Floats) -> tuple[Outcome,
 def ordering(
     policies: Sequence[PolicyName], divisors: Sequence[float], clicks: Floats
 ) -> tuple[Comparison, ...]:
-    """Each policy against the next one of the published order, by clicks [policies, budgets, resamples]."""
-    known = [name for name in PUBLISHED if name in policies]
+    """Each policy against the next one of the published order, and others against linear bidding.
+
+    By clicks [policies, budgets, 1 + resamples] over all campaigns.
+    """
+    pairs = list(pairwise(name for name in PUBLISHED if name in policies))
+    if "linear" in policies:
+        pairs += [(name, "linear") for name in _BESIDE_LINEAR if name in policies]
     return tuple(
         _comparison(policies, divisor, clicks[:, number], first, second)
         for number, divisor in enumerate(divisors)
-        for first, second in pairwise(known)
+        for first, second in pairs
     )
 
 

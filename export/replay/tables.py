@@ -30,7 +30,7 @@ def replay_lines(found: Replay) -> list[str]:
     if len(found.campaigns) > 1:
         lines += ["", "Clicks by campaign", *aligned(campaign_table(found))]
     if found.ordering:
-        lines += ["", f"The published order, {order_line()}: clicks of one minus the other, 95 %"]
+        lines += ["", f"Clicks of one minus the other, 95 %; the published order: {order_line()}"]
         lines += aligned(ordering_table(found))
     settings = setting_table(found)
     if len(settings) > 1:
@@ -124,7 +124,7 @@ def order_line() -> str:
 
 
 def ordering_table(found: Replay) -> list[list[str]]:
-    """A row for each pair of the published order, a column for each budget."""
+    """A row for each pair of policies that are compared, a column for each budget."""
     pairs = dict.fromkeys((one.first, one.second) for one in found.ordering)
     rows = [["pair", *(budget_name(best.divisor) for best in found.best)]]
     for first, second in pairs:

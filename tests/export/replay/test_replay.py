@@ -66,7 +66,7 @@ def test_the_published_order_holds_for_a_small_budget(found: Replay) -> None:
     assert clicks(found, "linear", 16.0) > 1.5 * clicks(found, "constant", 16.0)
     assert clicks(found, "ortb", 16.0) > 0.95 * clicks(found, "linear", 16.0)
     of_pair = {(one.first, one.second): one for one in found.ordering if one.divisor == 16.0}
-    assert list(of_pair) == list(pairwise(PUBLISHED))
+    assert list(of_pair) == [*pairwise(PUBLISHED), ("ortb2", "linear")]
     assert of_pair["linear", "truthful"].sign == 1
     (best,) = (one for one in found.best if one.divisor == 16.0)
     assert best.policy in ("linear", "ortb", "ortb2")
@@ -131,6 +131,9 @@ def test_shading_gains_in_first_price_auctions(folder: Path) -> None:
     assert {one.policy for one in shaded.total} == set(POLICIES)
     assert clicks(shaded, "shading", 4.0) > clicks(shaded, "linear", 4.0)
     assert shaded.campaigns[0].curves["shading"].startswith("log-normal, median ")
+    of_pair = {(one.first, one.second): one.sign for one in shaded.ordering}
+    assert of_pair["ortb", "linear"] == 1
+    assert of_pair["shading", "linear"] >= 0
 
 
 def test_settings_are_those_of_the_service(found: Replay) -> None:
