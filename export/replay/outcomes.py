@@ -40,7 +40,7 @@ def outcome(
         budget=budget,
         clicks=measured(clicks),
         spend=measured(spend),
-        click_cost=_ratio(spend, clicks),
+        ecpc=_ratio(spend, clicks),
         win_rate=measured(wins / auctions),
         budget_share=float(spend[0] / budget),
         seen=seen,

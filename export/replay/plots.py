@@ -1,4 +1,4 @@
-"""Draws a replay as SVG: clicks by budget and policy, and what a click costs. It knows no HTML."""
+"""Draws a replay as SVG: clicks and eCPC by budget and policy. It knows no HTML."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LOOKS: dict[PolicyName, tuple[str, str]] = {
 
 
 def outcomes_figure(found: Replay) -> str:
-    """Clicks, and what a click costs, by budget: a dot a policy with its interval, over all campaigns."""
+    """Clicks, and what one costs (eCPC), by budget: a dot a policy with its interval, over all campaigns."""
     policies = list(dict.fromkeys(one.policy for one in found.total))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9.6, 3.6), layout="constrained")
@@ -38,8 +38,8 @@ def outcomes_figure(found: Replay) -> str:
             own = [one for one in found.total if one.policy == policy]
             shift = 0.7 * ((number + 0.5) / len(policies) - 0.5)
             _dots(clicks, own, [one.clicks for one in own], shift)
-            _dots(cost, own, [one.click_cost for one in own], shift)
-        for axes, title in ((clicks, "clicks"), (cost, "what a click costs")):
+            _dots(cost, own, [one.ecpc for one in own], shift)
+        for axes, title in ((clicks, "clicks"), (cost, "eCPC")):
             names = [budget_name(best.divisor) for best in found.best]
             axes.set_xticks(range(len(names)), labels=names)
             axes.set(title=title, xlabel="budget, of all market prices", ylim=(0, None))

@@ -48,7 +48,7 @@ class Outcome(msgspec.Struct, frozen=True):
     budget: float
     clicks: Measured
     spend: Measured
-    click_cost: Measured
+    ecpc: Measured
     win_rate: Measured
     budget_share: float
     seen: int

@@ -8,7 +8,7 @@ from export.replay.outcomes import PUBLISHED
 from export.replay.records import Best, CampaignReplay, Comparison, Measured, Outcome, Replay, Setting
 from export.report.text_table import aligned
 
-HEAD = ["policy", "clicks", "95 %", "spent", "of budget", "click costs", "95 %", "win rate", "off pace"]
+HEAD = ["policy", "clicks", "95 %", "spent", "of budget", "eCPC", "95 %", "win rate", "off pace"]
 SETTINGS = "What the service takes: --bid-multiplier at each budget"
 TOLD = {
     "none": "bidding ends when the budget is spent",
@@ -78,8 +78,8 @@ def _outcome_row(one: Outcome) -> list[str]:
         _ends(one.clicks, "{:,.0f}".format),
         _value(one.spend, money),
         f"{one.budget_share:.1%}",
-        _value(one.click_cost, money),
-        _ends(one.click_cost, money),
+        _value(one.ecpc, money),
+        _ends(one.ecpc, money),
         _value(one.win_rate, "{:.2%}".format),
         f"{one.off_pace:.1%}",
     ]

@@ -93,8 +93,8 @@ def test_a_policy_keeps_its_budget_and_its_figures_agree(found: Replay) -> None:
             assert spend is not None
             assert won
             assert spend == pytest.approx(one.budget_share * one.budget)
-            assert one.click_cost.value == pytest.approx(spend / won)
-            for figure in (one.clicks, one.spend, one.click_cost, one.win_rate):
+            assert one.ecpc.value == pytest.approx(spend / won)
+            for figure in (one.clicks, one.spend, one.ecpc, one.win_rate):
                 assert figure.value is not None
                 assert figure.interval is not None
                 assert figure.interval[0] <= figure.value <= figure.interval[1]
