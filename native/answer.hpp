@@ -21,20 +21,25 @@ struct BidPolicy {
   double multiplier;
   std::int64_t cap_micros;
   double floor;
+  double win_price = 0.0;  // 0: bids are not shaded
 };
 
 // The bid of one candidate in whole micros, 0 for none. `exact(pctr, value_per_click)` is the bid by decimal
 // arithmetic, which decides where float64 does not.
 template <class Exact>
 std::int64_t bid_micros(double pctr, const Candidate& candidate, const BidPolicy& policy, Exact exact) {
-  constexpr double kRelativeError = 0x1p-50;
   const double given = candidate.value_per_click;
   if (!(given > 0.0)) return 0;
-  const double micros = pctr * (given * policy.multiplier) * static_cast<double>(kMicros);
+  const double price = policy.win_price;
+  const bool is_shaded = price > 0.0;
+  double worth = pctr * (given * policy.multiplier);
+  if (is_shaded) worth = price * worth / (std::sqrt(price * worth + price * price) + price);
+  const double micros = worth * static_cast<double>(kMicros);
+  const double relative_error = is_shaded ? 0x1p-48 : 0x1p-50;
   std::int64_t bid = policy.cap_micros;
   if (micros < static_cast<double>(policy.cap_micros) + 2.0) {
     const double rounded = std::nearbyint(micros);
-    const bool is_close = 0.5 - std::abs(micros - rounded) <= micros * kRelativeError;
+    const bool is_close = 0.5 - std::abs(micros - rounded) <= micros * relative_error;
     bid = std::min(is_close ? exact(pctr, given) : static_cast<std::int64_t>(rounded), policy.cap_micros);
   }
   const double money = static_cast<double>(bid) / static_cast<double>(kMicros);

@@ -501,8 +501,8 @@ NB_MODULE(_native, module) {
 
   nb::class_<PyBidPolicy>(module, "BidPolicy")
       .def("__init__", [](PyBidPolicy* self, double multiplier, std::int64_t cap_micros, double floor,
-                          nb::object exact) {
-        new (self) PyBidPolicy{{multiplier, cap_micros, floor}, std::move(exact)};
+                          double win_price, nb::object exact) {
+        new (self) PyBidPolicy{{multiplier, cap_micros, floor, win_price}, std::move(exact)};
       });
 
   nb::class_<PlainRequest>(module, "PlainRequest")

@@ -75,6 +75,11 @@ class Settings(BaseSettings):
         default="", description="name of the experiment; a new one reassigns the split keys to arms"
     )
     bid_multiplier: float = Field(default=1.0, description="factor applied to every bid (pacing, margin)")
+    bid_win_price: float | None = Field(
+        default=None,
+        description="price at which half of the auctions are won, currency per impression, for bids that are "
+        "shaded by it (ORTB1); unset: bids grow linearly with pCTR",
+    )
     bid_cap: float | None = Field(
         default=None, description="highest bid, currency per impression; unset: no cap"
     )

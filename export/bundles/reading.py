@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 import polars as pl
@@ -66,13 +67,20 @@ def read_chunks(
             progress.add(len(chunk))
 
 
-def tell(plan: ReadPlan, line: str) -> None:
+class Told(Protocol):
+    """A plan that says whether its progress is told."""
+
+    @property
+    def quiet(self) -> bool: ...
+
+
+def tell(plan: Told, line: str) -> None:
     """A line of progress; it goes past the output, which other programs read."""
     if _is_told(plan):
         print(line, file=sys.stderr, flush=True)
 
 
-def _is_told(plan: ReadPlan) -> bool:
+def _is_told(plan: Told) -> bool:
     return sys.stderr.isatty() and not plan.quiet
 
 

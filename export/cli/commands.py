@@ -21,6 +21,7 @@ from export.compress.choice import PruneChoice
 from export.data.synthetic_config import PRESETS, SyntheticConfig
 from export.errors import ExportError
 from export.knobs import choose
+from export.replay.plan import ReplayPlan
 from export.stages.plan import LogPlan, Plan, default_work
 from export.train.choices import EmbeddingChoice, TrainChoice
 from export.train.config import TrainConfig
@@ -251,6 +252,13 @@ def _explain(options: Namespace) -> None:
     explain_bundle(ExplainPlan(**given_of(ExplainPlan, options), quiet=options.quiet), say=say)
 
 
+def _replay(options: Namespace) -> None:
+    from export.replay.replay import replay
+
+    given = given_of(ReplayPlan, options)
+    replay(ReplayPlan(**given, auctions=tuple(options.auctions), quiet=options.quiet), say=say)
+
+
 RUNS: Mapping[str, Callable[[Namespace], None]] = {
     "run": _run,
     "models": _models,
@@ -271,6 +279,7 @@ RUNS: Mapping[str, Callable[[Namespace], None]] = {
     "evaluate": _evaluate,
     "diff": _diff,
     "explain": _explain,
+    "replay": _replay,
 }
 
 

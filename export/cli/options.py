@@ -17,6 +17,7 @@ from export.cli.values import assignment, not_negative_int, positive_int, share_
 from export.compare.plan import UNPRUNED, ComparePlan
 from export.compress.choice import PruneChoice
 from export.data.synthetic_config import PRESETS, SyntheticConfig
+from export.replay.plan import ReplayPlan
 from export.stages.plan import LogPlan, Plan
 from export.train.choices import EmbeddingChoice
 from export.train.config import TrainConfig
@@ -39,7 +40,8 @@ alone, in this order, and hand over in a work folder:
 
 `tune` searches settings for `run --settings`; `compare` judges models side by side. With a finished bundle
 and another log, `score` writes what a service would answer, `evaluate` tells how good it is, `diff`
-holds two bundles side by side, and `explain` shows which fields matter.
+holds two bundles side by side, and `explain` shows which fields matter. `replay` bids on logged auctions by
+pCTR, and finds the settings of the service's bids.
 """
 
 EXAMPLES = """\
@@ -50,6 +52,7 @@ examples:
   python -m export compare --data log.parquet --schema log.toml --models lr,fwfm,deep_fwfm --out artifacts/all
   python -m export tune --data log.parquet --schema log.toml --model deepfm --minutes 30 --out artifacts/tuned
   python -m export score --bundle artifacts/shop --data today.parquet --out scores.parquet
+  python -m export replay --auctions scores.parquet --policy linear,ortb --out artifacts/bids
   torchrun --nproc-per-node 2 -m export run --data log.parquet ...    (training in two processes)
 """
 
@@ -179,9 +182,20 @@ TWO_BUNDLES = Option(
     required=True,
     repeated=True,
 )
-READ = (
-    *options_of(ReadPlan),
-    Option("--quiet", "say nothing of how far it is; without a terminal nothing is said", switch=True),
+QUIET = Option("--quiet", "say nothing of how far it is; without a terminal nothing is said", switch=True)
+READ = (*options_of(ReadPlan), QUIET)
+AUCTIONS = (
+    Option(
+        "--auctions",
+        "logged auctions in the order of time: .tsv, .csv (also .gz) or .parquet, with click, market price "
+        "and pCTR; text without a header has these three columns in this order",
+        Path,
+        metavar="FILE",
+        required=True,
+        several=True,
+    ),
+    *options_of(ReplayPlan, "click", "price", "pctr", "campaign", "price_per", "on_malformed"),
+    QUIET,
 )
 
 
@@ -303,6 +317,15 @@ COMMANDS: Mapping[str, Command] = {
             "the bundle": ONE_BUNDLE,
             "the log": READ,
             "what is told": options_of(ExplainPlan, "row", "rows", "seed", "out"),
+        },
+    ),
+    "replay": Command(
+        "bid policies on logged auctions: which wins the most clicks for a budget",
+        {
+            "the auctions": AUCTIONS,
+            "the policies": options_of(ReplayPlan, "policy", "auction_type", "budgets", "pacing"),
+            "how they are judged": options_of(ReplayPlan, "train_share", "seed"),
+            "what is told": options_of(ReplayPlan, "value_per_click", "out"),
         },
     ),
 }

@@ -39,6 +39,7 @@ class Option:
     metavar: str | None = None
     required: bool = False
     repeated: bool = False  # may be given several times: a list
+    several: bool = False  # takes one value or more: a list
     switch: bool = False  # has no value: it is given or not
     otherwise: str | None = None
 
@@ -60,8 +61,8 @@ class Option:
             return
         choice = {"choices": self.kind} if isinstance(self.kind, tuple) else {"type": self.kind}
         # Without dashes it is a word that stands alone.
-        place = (
-            {"required": self.required}
+        place: dict[str, Any] = (
+            {"required": self.required, "nargs": "+" if self.several else None}
             if self.flag.startswith("-")
             else {"nargs": None if self.required else "?"}
         )

@@ -13,6 +13,7 @@ import numpy as np
 
 from export.data.synthetic_config import DOMAIN, PRESETS, SyntheticConfig
 from export.data.synthetic_effects import Effects
+from export.data.synthetic_prices import market_prices
 from export.data.synthetic_random import Block, Codes, Floats, geometric_sizes, zipf_ranks
 
 __all__ = ["BLOCK_ROWS", "PRESETS", "Block", "SyntheticConfig", "SyntheticLog"]
@@ -53,6 +54,8 @@ class SyntheticLog:
         logits = self._bias + self._score(block) + self._day_effect(block)
         block.true_pctr = 1 / (1 + np.exp(-logits))
         block.clicks = (generator.random(BLOCK_ROWS) < block.true_pctr).astype(np.uint8)
+        if self.config.price:
+            block.prices = market_prices(self.config, block, number)
         return block.head(rows)
 
     def _features(self, number: int) -> tuple[Block, np.random.Generator]:

@@ -40,6 +40,12 @@ class SyntheticConfig:
     ctr: float = knob(0.1, "share of rows with a click", INNER_SHARE)
     drift: float = knob(1.0, "how fast effects change from day to day; 0: not at all", NOT_NEGATIVE)
     rows_per_day: int = knob(250_000, "rows that share a day", AT_LEAST_ONE)
+    # Log-normal, by the context and the click probability; column MARKET_PRICE.
+    price: float = knob(
+        0.0,
+        "about the median market price of 1000 impressions, to replay bids; 0: no such column",
+        NOT_NEGATIVE,
+    )
     start: int = 1_735_689_600  # unix second of the first row
     pairs: int = 8
     triples: int = 2

@@ -15,6 +15,7 @@ from export.data.errors import LogError
 from export.data.progress import Progress
 from export.data.synthetic import SyntheticLog
 from export.data.synthetic_config import DOMAIN, SyntheticConfig
+from export.data.synthetic_prices import MARKET_PRICE
 from export.data.synthetic_random import Block
 
 _HEX: Final = np.frombuffer("".join(f"{byte:02x}" for byte in range(256)).encode(), np.uint16)
@@ -76,7 +77,10 @@ def _write_csv(log: SyntheticLog, path: Path, progress: Progress) -> None:
 
 
 def block_frame(config: SyntheticConfig, block: Block) -> pl.DataFrame:
-    """A block as the log's columns: click, timestamp, true_pctr, I.. (Int64), C.. (text), S.. (lists)."""
+    """A block as the log's columns: click, timestamp, true_pctr, I.. (Int64), C.. (text), S.. (lists).
+
+    A log with prices ends in its market_price.
+    """
     columns: dict[str, pl.Series] = {
         "click": pl.Series(block.clicks),
         "timestamp": pl.Series(block.timestamps),
@@ -93,6 +97,8 @@ def block_frame(config: SyntheticConfig, block: Block) -> pl.DataFrame:
     for name, ranks in block.histories.items():
         # A history holds values of another field in the same form.
         columns[name] = _lists(value_texts([(names.index(config.history_of), ranks.ravel())])[0], ranks)
+    if config.price:
+        columns[MARKET_PRICE] = pl.Series(block.prices)
     return pl.DataFrame(columns)
 
 
@@ -139,9 +145,14 @@ def _scattered(ranks: NDArray[np.uint32], number: int) -> NDArray[np.uint32]:
 
 def describe(config: SyntheticConfig, format_: str) -> str:
     """The log's TOML description."""
+    about = (
+        f"# `{MARKET_PRICE}` is what the best of all other bids was, CPM: to replay bids, not for training."
+    )
+    price = [about] if config.price else []
     lines = [
         f"# A synthetic log: seed {config.seed}, {config.rows} rows, {config.features} categorical features.",
         "# `true_pctr` is the probability of the click: for evaluation, not for training.",
+        *price,
         'name = "synthetic"',
         f'format = "{format_}"',
         'true_pctr = "true_pctr"',

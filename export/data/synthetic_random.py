@@ -21,6 +21,7 @@ class Block:
     histories: dict[str, Codes] = field(default_factory=dict)  # [n, history_length], 0 where shorter
     true_pctr: Floats = field(default_factory=lambda: np.empty(0))
     clicks: NDArray[np.uint8] = field(default_factory=lambda: np.empty(0, np.uint8))
+    prices: Floats = field(default_factory=lambda: np.empty(0))  # [n], where the log has prices
 
     def __len__(self) -> int:
         return len(self.timestamps)
@@ -36,6 +37,7 @@ class Block:
             histories={name: values[:rows] for name, values in self.histories.items()},
             true_pctr=self.true_pctr[:rows],
             clicks=self.clicks[:rows],
+            prices=self.prices[:rows],
         )
 
 

@@ -156,6 +156,19 @@ def metric_changes(
     return {name: Delta.of(lines[1] - lines[0]) for name, lines in resampled.items()}
 
 
+def resampled_means(
+    labels: ArrayLike, columns: Sequence[ArrayLike], *, resamples: int = 200, seed: int = 0
+) -> NDArray[np.float64]:
+    """Means of columns of the same rows, [columns, 1 + resamples]: of all rows first, then of resamples.
+
+    labels [n] are 0 and 1, and every resample holds both; each of columns is [n]. Figures that are mostly
+    zero cost little.
+    """
+    y = np.asarray(labels, dtype=np.float64)
+    figures = [(_weighted_mean, np.asarray(one, dtype=np.float64)) for one in columns]
+    return _resampled(y, figures, resamples, seed)
+
+
 def _resampled_metrics(
     y: Floats, pctrs: Sequence[Floats], resamples: int, most_rows: int | None
 ) -> dict[str, NDArray[np.float64]]:
@@ -243,6 +256,13 @@ def _logloss_delta(y: Floats, a: Floats, b: Floats) -> OfCounts:
 def _auc_delta(y: Floats, a: Floats, b: Floats) -> OfCounts:
     auc_a, auc_b = _weighted_auc(y, a), _weighted_auc(y, b)
     return lambda counts: auc_b(counts) - auc_a(counts)
+
+
+def _weighted_mean(y: Floats, values: Floats) -> OfCounts:
+    """The mean of a column."""
+    rows = np.flatnonzero(values)
+    present = values[rows]
+    return lambda counts: float(counts[rows] @ present / len(y))
 
 
 def _weighted_logloss(y: Floats, p: Floats) -> OfCounts:

@@ -90,10 +90,19 @@ class Catalogue:
     ) -> None: ...
 
 class BidPolicy:
-    """How pCTRs become bids; `exact` (pctr, value per click) gives whole micros where float64 does not."""
+    """How pCTRs become bids; `exact` (pctr, value per click) gives whole micros where float64 does not.
+
+    A `win_price` of 0 leaves bids linear.
+    """
 
     def __init__(
-        self, multiplier: float, cap_micros: int, floor: float, exact: Callable[[float, float], int], /
+        self,
+        multiplier: float,
+        cap_micros: int,
+        floor: float,
+        win_price: float,
+        exact: Callable[[float, float], int],
+        /,
     ) -> None: ...
 
 class PlainRequest:

@@ -155,7 +155,9 @@ def create_app(
 def bid_policy(settings: Settings) -> BidPolicy:
     """The bid policy that the settings describe; raises BadConfiguration."""
     try:
-        return BidPolicy(settings.bid_multiplier, settings.bid_cap, settings.bid_floor)
+        return BidPolicy(
+            settings.bid_multiplier, settings.bid_cap, settings.bid_floor, settings.bid_win_price
+        )
     except ValueError as error:
         raise BadConfiguration(f"bid policy: {error}") from None
 

@@ -22,6 +22,9 @@ def by_decimal(pctr: float, value: float | None, floor: float | None, policy: Bi
         return None
     with localcontext(prec=1_000):
         bid = Decimal(repr(pctr)) * Decimal(repr(value)) * Decimal(repr(policy.multiplier))
+        if policy.win_price is not None and bid > 0:
+            price = Decimal(repr(policy.win_price))
+            bid = (price * bid + price * price).sqrt() - price
         bid = min(bid, Decimal(10) ** 9).quantize(Decimal("0.000001"), ROUND_HALF_EVEN)
         if policy.cap is not None:
             bid = min(bid, Decimal(repr(policy.cap)).quantize(Decimal("0.000001"), ROUND_FLOOR))
@@ -59,9 +62,9 @@ VALUES = st.one_of(
 FLOORS = st.one_of(st.none(), st.just(0.0), MONEY, HALF_MICROS, WHOLE_RANGE)
 
 
-def policy_of(multiplier: float, cap: float | None, floor: float) -> BidPolicy:
+def policy_of(multiplier: float, cap: float | None, floor: float, win_price: float | None) -> BidPolicy:
     """A policy with a floor of at most its cap."""
-    return BidPolicy(multiplier, cap, min(floor, BidPolicy(cap=cap).cap_micros / 1e6))
+    return BidPolicy(multiplier, cap, min(floor, BidPolicy(cap=cap).cap_micros / 1e6), win_price)
 
 
 POLICIES = st.builds(
@@ -69,11 +72,14 @@ POLICIES = st.builds(
     multiplier=st.one_of(st.just(1.0), st.floats(1e-6, 1e6), st.sampled_from([0.5, 0.1, 1e-6, 1e6])),
     cap=st.one_of(st.none(), MONEY.filter(bool), st.floats(1e-6, 1e300)),
     floor=FLOORS.filter(lambda floor: floor is not None),
+    win_price=st.one_of(
+        st.none(), st.floats(1e-9, 1e9), MONEY.filter(bool), HALF_MICROS.filter(bool), st.just(1e-9)
+    ),
 )
 
 
 @given(st.lists(st.tuples(PROBABILITIES, VALUES, FLOORS), min_size=1, max_size=2 * FEW), POLICIES)
-def test_a_bid_is_the_decimal_product_rounded_half_to_even(rows: list[Row], policy: BidPolicy) -> None:
+def test_a_bid_is_its_definition_in_decimals_rounded_half_to_even(rows: list[Row], policy: BidPolicy) -> None:
     expected = [by_decimal(*row, policy) for row in rows]
     assert same(computed(rows, policy), expected)
     # Many candidates are computed with numpy and few in a loop, with the same result.
@@ -117,6 +123,41 @@ def test_known_bids(probability: float, value: float, expected: float | None, re
 
 
 @pytest.mark.parametrize("repeats", [1, FEW])
+@pytest.mark.parametrize(
+    ("probability", "value", "price", "expected"),
+    [
+        (0.5, 6.0, 1.0, 1.0),  # sqrt(1 x 3 + 1) - 1
+        (0.5, 0.3, 0.05, 0.05),  # sqrt(0.05 x 0.15 + 0.0025) - 0.05
+        # c v = t^2 + 2 c t for t of half a micro, one and a half, two and a half: to the even neighbour
+        (1.0, 0.00000125, 0.000001, None),
+        (1.0, 0.00000525, 0.000001, 0.000002),
+        (1.0, 0.00001125, 0.000001, 0.000002),
+        (1.0, 0.0000112500000000001, 0.000001, 0.000003),
+        (1.0, 1.7e308, 0.01, MAX_BID),
+        (0.0, 1.0, 0.01, None),
+        (0.25, -1.0, 0.01, None),
+        (0.25, math.nan, 0.01, None),
+        (0.01, 1.0, 1e9, 0.005),  # far below the win price it is half of the value
+    ],
+)
+def test_known_shaded_bids(
+    probability: float, value: float, price: float, expected: float | None, repeats: int
+) -> None:
+    policy = BidPolicy(win_price=price)
+    assert same(computed([(probability, value, 0.0)] * repeats, policy), [expected] * repeats)
+
+
+@given(st.integers(0, 99_999), st.integers(-9, 2), st.sampled_from([1, FEW]))
+def test_a_shaded_bid_on_a_tie_goes_to_the_even_neighbour(below: int, power: int, repeats: int) -> None:
+    price, tie = Decimal(10) ** power, (Decimal(below) + Decimal("0.5")) / 1_000_000
+    value = float(tie * tie / price + 2 * tie)  # at most 17 digits, so it prints as the tie's own
+    policy = BidPolicy(win_price=float(price))
+    even = below + below % 2
+    assert by_decimal(1.0, value, 0.0, policy) == (even / 1_000_000 or None)
+    assert same(computed([(1.0, value, 0.0)] * repeats, policy), [even / 1_000_000 or None] * repeats)
+
+
+@pytest.mark.parametrize("repeats", [1, FEW])
 def test_cap_floor_and_multiplier(repeats: int) -> None:
     policy = BidPolicy(multiplier=2.0, cap=0.5000019, floor=0.1)
     rows = [
@@ -155,6 +196,9 @@ def test_absent_columns(rows: int) -> None:
         ({"multiplier": -1.0}, "multiplier"),
         ({"multiplier": math.nan}, "multiplier"),
         ({"multiplier": math.inf}, "multiplier"),
+        ({"win_price": 0.0}, "win_price"),
+        ({"win_price": 1e10}, "win_price"),
+        ({"win_price": math.nan}, "win_price"),
         ({"cap": 0.0}, "cap"),
         ({"cap": math.inf}, "cap"),
         ({"cap": math.nan}, "cap"),

@@ -27,6 +27,9 @@ POLICIES = [
     BidPolicy(multiplier=1e6, cap=1e12),
     BidPolicy(cap=0.01, floor=0.002),
     BidPolicy(multiplier=1e-6),
+    BidPolicy(win_price=0.003),
+    BidPolicy(multiplier=1.1, cap=0.01, floor=0.002, win_price=1e-9),
+    BidPolicy(multiplier=1e6, win_price=1e9),
 ]
 
 

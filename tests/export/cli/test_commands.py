@@ -19,6 +19,7 @@ from export.compare.plan import ComparePlan
 from export.compress.choice import PruneChoice
 from export.data.synthetic import PRESETS, SyntheticConfig
 from export.knobs import knobs
+from export.replay.plan import ReplayPlan
 from export.stages.plan import LogPlan, Plan
 from export.stages.work import Work
 from export.train.choices import EmbeddingChoice
@@ -146,6 +147,7 @@ def test_the_help_of_a_comparison_has_its_own_defaults() -> None:
         (PruneChoice, "prune"),
         (SyntheticConfig, "synthesize"),
         (TunePlan, "tune"),
+        (ReplayPlan, "replay"),
     ],
 )
 def test_every_knob_is_an_option(kind: type, command: str) -> None:

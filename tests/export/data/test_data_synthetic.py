@@ -18,6 +18,7 @@ from export.data.readers import read_log
 from export.data.synthetic import BLOCK_ROWS, PRESETS, Block, SyntheticConfig, SyntheticLog
 from export.data.synthetic_config import DOMAIN
 from export.data.synthetic_file import block_frame, value_texts, write_synthetic_log
+from export.data.synthetic_prices import MARKET_PRICE
 from export.data.synthetic_random import geometric_sizes, zipf_ranks
 from tests.export.memory_log import quiet
 
@@ -101,6 +102,19 @@ def test_ranks_follow_a_power_law() -> None:
     assert ranks.min() == 1
     assert ranks.max() <= 1000
     assert counts[10] / counts[100] == pytest.approx(10**1.2, rel=0.15)
+
+
+def test_prices_are_log_normal_and_change_nothing_else() -> None:
+    config = SyntheticConfig(price=50.0)
+    block, plain = (SyntheticLog(one).block(2) for one in (config, SyntheticConfig()))
+    frame = block_frame(config, block)
+    assert frame.drop(MARKET_PRICE).equals(block_frame(SyntheticConfig(), plain))
+    logs = np.log(block.prices)
+    assert np.exp(np.median(logs)) == pytest.approx(50.0, rel=0.5)  # values that are frequent move it
+    # By chance alone its deviation is 0.6; context and probability add to it.
+    assert 0.6 < logs.std() < 1.0
+    assert np.corrcoef(logs, np.log(block.true_pctr))[0, 1] > 0.1
+    assert np.array_equal(SyntheticLog(config).block(2, 100).prices, block.prices[:100])
 
 
 def test_value_texts_are_distinct_hexadecimal() -> None:

@@ -14,6 +14,7 @@ from export.judge.bootstrap import (
     paired_bootstrap,
     resampled_aucs,
     resampled_loglosses,
+    resampled_means,
     with_intervals,
 )
 from export.judge.metrics import auc, evaluate, logloss, normalized_entropy, pcoc, prauc
@@ -188,3 +189,23 @@ def test_intervals_of_every_metric_but_ece_hold_it() -> None:
     fewer = bootstrap.with_intervals(labels, pctr, metrics, most_rows=600)
     widths = [high - low for low, high in (known.auc_interval, fewer.auc_interval)]
     assert widths[1] == pytest.approx(widths[0], rel=0.35)
+
+
+def test_means_are_those_of_resampled_rows(clicks) -> None:  # type: ignore[no-untyped-def]
+    labels, pctr = clicks
+    rare = np.where(pctr > 0.5, 7.0, 0.0)
+    found = resampled_means(labels, [pctr, rare], resamples=5, seed=3)
+    draw = np.random.default_rng(3)
+    for column in range(1, 6):
+        rows = draw.integers(0, len(labels), len(labels), dtype=np.int32)
+        assert found[:, column] == pytest.approx([pctr[rows].mean(), rare[rows].mean()])
+    assert found[:, 0] == pytest.approx([pctr.mean(), rare.mean()])
+
+
+def test_means_of_many_rows_scatter_as_those_of_all_of_them(clicks, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    labels, pctr = clicks
+    whole = resampled_means(labels, [pctr], resamples=200)
+    monkeypatch.setattr(bootstrap, "MOST_ROWS", 1000)
+    few = resampled_means(labels, [pctr], resamples=200)
+    assert few[0, 0] == whole[0, 0]
+    assert few[0, 1:].std() == pytest.approx(whole[0, 1:].std(), rel=0.25)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable
@@ -270,6 +271,8 @@ def test_the_bid_policy_of_the_settings(run_app: RunApp) -> None:
     pctr = run_app().post(request).json()["results"][0]["pctr"]
     capped = run_app(bid_multiplier=2.0, bid_cap=round(pctr, 6)).post(request).json()["results"][0]
     assert capped == {"id": "ad-0", "pctr": pctr, "bid": round(pctr, 6)}
+    shaded = run_app(bid_win_price=0.2).post(request).json()["results"][0]["bid"]
+    assert shaded == round(math.sqrt(0.2 * pctr * 1.25 + 0.04) - 0.2, 6) < pctr * 1.25 / 2
     app = run_app(bid_floor=1000.0)
     assert app.post(request).json()["results"][0]["bid"] is None
     assert app.metrics()['bidlight_candidates_total{arm="control",outcome="no_bid"}'] == 1
