@@ -15,7 +15,7 @@ from service.bundle.native import _native, ids_of_values
 from service.bundle.schema import Field, Kind, Schema
 from service.bundle.schema_files import file_names
 from service.bundle.vocabulary_tables import SOURCE_BYTES
-from tests.service.http.bodies import LITERALS, bodies, mutated, odd_requests, requests
+from tests.service.http.bodies import LITERALS, NO_CHARACTERS, bodies, mutated, odd_requests, requests
 
 DRAWN_BODIES = 150  # of each kind
 HOSTILE_BYTES = 5000
@@ -44,8 +44,10 @@ def _line(schema: Schema, field: Field, bundle: str) -> str:
 
 
 def _bodies(_: Path) -> list[bytes]:
-    """What the tests of the request path send."""
+    """What the tests of the request path send; those with an escape that means nothing also end behind it."""
     found = [body.content for body in hostile_bodies(FieldNames("site", "ad"), HOSTILE_BYTES)]
+    for text in NO_CHARACTERS:
+        found += [f'{{"id": "{text}{rest}'.encode() for rest in ("", "\\", '", "candidates": [{}]}')]
     for strategy in (bodies(requests), bodies(odd_requests), mutated()):
 
         @settings(

@@ -50,6 +50,8 @@ LITERALS = [
     "1" * 400,
     "0.0000000000000000000000000000001e31",
 ]
+# Escapes in JSON that mean no character.
+NO_CHARACTERS = ["\\ud800", "\\udc00x", "\\ud83d\\u0041", "\\u12", "\\u12g4", "\\x", "\\"]
 texts = st.sampled_from(
     ["s1", "a3", "a5", "", "1005", "é", "日本", "x" * 40, "x" * 300, 'a"b', "a\\", "\n", "\x7f"]
 )

@@ -19,6 +19,7 @@ from tests.service.http.bodies import (
     KINDS,
     LITERALS,
     MAX_CANDIDATES,
+    NO_CHARACTERS,
     bodies,
     mutated,
     odd_requests,
@@ -163,7 +164,7 @@ def test_texts_with_escapes_are_plain(pair: Pair, ensure_ascii: bool) -> None:
     assert json.loads(outcome.body)["id"] == every
 
 
-@pytest.mark.parametrize("text", ["\\ud800", "\\udc00x", "\\ud83d\\u0041", "\\u12", "\\u12g4", "\\x", "\\"])
+@pytest.mark.parametrize("text", NO_CHARACTERS)
 def test_escapes_that_mean_no_character_are_refused_alike(pair: Pair, text: str) -> None:
     body = b'{"id": "%b", "candidates": [{"id": "a"}]}' % text.encode()
     assert not assert_same(pair, body, KINDS[0]).is_plain
