@@ -12,6 +12,7 @@ FAULTS ?=
 QUICK ?=
 WORKERS ?= 1 2 4
 AGAINST ?=
+SECONDS ?= 60
 # One process more than cores: tests of processes wait for servers half of their time.
 PYTEST_ARGS ?= --numprocesses $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) + 1 ))) --dist loadfile
 VENV := .venv
@@ -20,7 +21,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve demo test lint types arrows pytest format bench rivals scale catalogue faults benchmarks peers imports clean
+.PHONY: help setup serve demo test lint types arrows pytest format bench rivals scale catalogue faults benchmarks peers imports fuzz clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -92,5 +93,8 @@ $(PEERS)/.installed: benchmarks/peers/requirements.txt
 imports: setup ## count rooms, floors, circles and arrows of the imports: AGAINST=another checkout
 	$(BIN)/python -m benchmarks.import_graph $(if $(AGAINST),--against $(AGAINST))
 
+fuzz: setup ## look for inputs that break the native core, for SECONDS with each target; needs Clang
+	$(BIN)/python -m tests.native.fuzzing --seconds $(SECONDS)
+
 clean: ## remove the virtual environment, caches and built bundles
-	rm -rf $(VENV) $(PEERS) .rivals artifacts build *.egg-info service/bundle/_native.*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) .rivals .fuzz artifacts build *.egg-info service/bundle/_native.*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
