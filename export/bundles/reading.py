@@ -81,11 +81,6 @@ def is_text_like(dtype: pl.DataType) -> bool:
     return not (dtype.is_nested() or dtype in (pl.Binary, pl.Duration, pl.Object))
 
 
-def no_rows(plan: ReadPlan, skipped: int) -> LogError:
-    """The error of a log without a row that is whole."""
-    return LogError(f"{plan.data.name}: must hold rows (got none, {skipped:,} malformed rows skipped)")
-
-
 def _kept(bundle: Bundle) -> LogSchema | None:
     """The description of its log that the bundle keeps."""
     if LOG_FILE not in bundle.manifest.files:

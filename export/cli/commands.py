@@ -20,6 +20,7 @@ from export.compare.plan import UNPRUNED, ComparePlan
 from export.compress.choice import PruneChoice
 from export.data.synthetic_config import PRESETS, SyntheticConfig
 from export.errors import ExportError
+from export.infer.plan import InferPlan
 from export.knobs import choose
 from export.stages.plan import LogPlan, Plan, default_work
 from export.train.choices import EmbeddingChoice, TrainChoice
@@ -80,6 +81,12 @@ def _convert(options: Namespace) -> None:
     on_malformed = options.on_malformed or LogPlan.on_malformed
     schema = convert(options.data, options.out, on_malformed=on_malformed, report=say)
     say(f"wrote {options.out} and {schema}")
+
+
+def _infer_schema(options: Namespace) -> None:
+    from export.infer.infer import infer_schema
+
+    infer_schema(InferPlan(**given_of(InferPlan, options), overwrite=options.overwrite), say=say)
 
 
 def _fit_schema(options: Namespace) -> None:
@@ -257,6 +264,7 @@ RUNS: Mapping[str, Callable[[Namespace], None]] = {
     "demo": _demo,
     "synthesize": _synthesize,
     "convert": _convert,
+    "infer-schema": _infer_schema,
     "fit-schema": _fit_schema,
     "train": _train,
     "baseline": _baseline,

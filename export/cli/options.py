@@ -17,6 +17,7 @@ from export.cli.values import assignment, not_negative_int, positive_int, share_
 from export.compare.plan import UNPRUNED, ComparePlan
 from export.compress.choice import PruneChoice
 from export.data.synthetic_config import PRESETS, SyntheticConfig
+from export.infer.plan import InferPlan
 from export.stages.plan import LogPlan, Plan
 from export.train.choices import EmbeddingChoice
 from export.train.config import TrainConfig
@@ -28,6 +29,7 @@ alone, in this order, and hand over in a work folder:
 
   synthesize    a log with known click probabilities, to try things on
   convert       files of MovieLens or iPinYou -> log
+  infer-schema  log -> a guess of the schema file that describes it, to be edited
   fit-schema    log -> split by time -> vocabularies and bins -> ids
   train         ids -> model (or takes a trained one: --checkpoint)
   baseline      ids -> LR beside it, to see what the model wins (or package does it)
@@ -135,6 +137,14 @@ CONVERT = (
     ),
     *ON_MALFORMED,
 )
+UNKNOWN_LOG = (
+    *(replace(option, flag="data") for option in options_of(InferPlan, "data")),
+    *options_of(InferPlan, "rows", "label", "header"),
+)
+GUESSED = (
+    *options_of(InferPlan, "out"),
+    Option("--overwrite", "replace a schema file that is there", switch=True),
+)
 ONE_MODEL = (Option("model", "a model to describe [all, a line each]", metavar="NAME"),)
 DEMO = (
     Option("--out", "where to write the bundle", Path, Path("artifacts/demo"), "FOLDER"),
@@ -218,6 +228,10 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "convert": Command(
         "turn MovieLens or iPinYou's featurised log into Parquet with a schema file", {"the files": CONVERT}
+    ),
+    "infer-schema": Command(
+        "guess the schema file of a log from its first rows, with the evidence beside each guess",
+        {"the log": UNKNOWN_LOG, "the schema file": GUESSED},
     ),
     "fit-schema": Command(
         "split a log, fit its encodings on the training part, encode it",

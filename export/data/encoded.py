@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from export.data.counting import MAX_TEXTS, NumberCounts
 from export.data.encode import PartWriter
-from export.data.errors import LogError, OnMalformed
+from export.data.errors import LogError, OnMalformed, no_rows
 from export.data.fit import MIN_COUNT, FieldCounts, fit_schema, min_counts
 from export.data.log_schema import LogSchema
 from export.data.parts import (
@@ -152,11 +152,12 @@ def _read(
 ) -> tuple[NumberCounts | None, int]:
     """Parses and checks every row once. -> rows by second if rows have a time, number of skipped rows."""
     seconds = None if log_schema.timestamp is None else NumberCounts()
-    skipped = 0
+    skipped, disagreement = 0, None
     progress = Progress("read", report)
     chunks = read_log(path, log_schema, on_malformed=options.on_malformed, chunk_rows=options.chunk_rows)
     for chunk in chunks:
         skipped += chunk.skipped
+        disagreement = chunk.disagreement
         if not len(chunk):
             continue
         if seconds is not None and chunk.timestamps is not None:
@@ -165,7 +166,9 @@ def _read(
         progress.add(len(chunk))
     progress.finish(f", {skipped:,} malformed rows skipped" if skipped else "")
     if not spill.rows:
-        raise LogError(f"{path.name}: must hold rows (got none, {skipped:,} malformed rows skipped)")
+        raise no_rows(path.name, skipped, disagreement)
+    if disagreement is not None:
+        report(f"warning: {disagreement}")
     return seconds, skipped
 
 

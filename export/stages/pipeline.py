@@ -26,7 +26,7 @@ from export.stages.records import LogSummary, Searched
 from export.stages.to_onnx import to_onnx
 from export.stages.train import check_device, check_no_overrides, train
 from export.stages.work import Say, Work
-from export.train.build import check_model
+from export.train.build import check_fields, check_model
 from export.train.checkpoint import load_checkpoint
 from export.train.choices import TrainChoice
 from service.bundle.store import Bundle
@@ -46,6 +46,8 @@ def run(plan: Plan, *, search: Search | None = None, say: Say = print) -> Bundle
     `search` is what a preset that searches needs: `export.tune.tune.tune_before_run`.
     """
     _check(plan, search)
+    if plan.checkpoint is None:
+        check_fields(plan.model, plan.hyperparameters, load_log_schema(plan.schema))
     with Work(plan.work).held(new=True) as work:
         return _stages(plan, work, Clock(say), search)
 
