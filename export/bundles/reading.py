@@ -55,14 +55,11 @@ def read_chunks(
     plan: ReadPlan, schema: LogSchema, verb: str, *, others: tuple[str, ...] = ()
 ) -> Iterator[LogChunk]:
     """The chunks of the plan's log; a terminal sees how far they are, unless the plan is quiet."""
-    progress = None
-    if _is_told(plan):
-        progress = Progress(verb, partial(tell, plan), about=rows_about(plan.data, schema))
-    for chunk in read_log(
-        plan.data, schema, on_malformed=plan.on_malformed, chunk_rows=CHUNK_ROWS, others=others
-    ):
-        yield chunk
-        if progress is not None:
+    about = rows_about(plan.data, schema) if _is_told(plan) else None
+    chunks = read_log(plan.data, schema, on_malformed=plan.on_malformed, chunk_rows=CHUNK_ROWS, others=others)
+    with Progress(verb, partial(tell, plan), about=about) as progress:
+        for chunk in chunks:
+            yield chunk
             progress.add(len(chunk))
 
 

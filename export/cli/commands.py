@@ -9,7 +9,6 @@ from argparse import Namespace
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from export.bundles.plan import DiffPlan, EvaluatePlan, ExplainPlan, ScorePlan
@@ -18,6 +17,7 @@ from export.cli.options import HYPERPARAMETERS
 from export.cli.settings import Chosen, with_settings
 from export.compare.plan import UNPRUNED, ComparePlan
 from export.compress.choice import PruneChoice
+from export.data.progress import say
 from export.data.synthetic_config import PRESETS, SyntheticConfig
 from export.errors import ExportError
 from export.infer.plan import InferPlan
@@ -29,8 +29,6 @@ from export.tune.plan import TunePlan
 
 if TYPE_CHECKING:
     from export.stages.work import Work
-
-say = partial(print, flush=True)
 
 
 def _run(options: Namespace) -> None:

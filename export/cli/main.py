@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from export.cli.commands import RUNS
 from export.cli.options import build_parser
+from export.data.progress import fitting, shown_as
 from export.errors import ExportError
 from service.bundle.errors import BundleError
 
@@ -24,7 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; 0: it worked, 1: it could not, 130: Ctrl-C. A wrong option exits with 2."""
     options = build_parser().parse_args(arguments)
     try:
-        _run_command(options)
+        with shown_as(fitting(quiet=options.quiet)):
+            _run_command(options)
     except (ExportError, BundleError) as error:
         return _fail(str(error))
     except OSError as error:

@@ -189,10 +189,9 @@ TWO_BUNDLES = Option(
     required=True,
     repeated=True,
 )
-READ = (
-    *options_of(ReadPlan),
-    Option("--quiet", "say nothing of how far it is; without a terminal nothing is said", switch=True),
-)
+READ = options_of(ReadPlan)
+QUIET = Option("--quiet", "say nothing of how far it is", switch=True)
+"""An option of every command."""
 
 
 def _optional(options: tuple[Option, ...]) -> tuple[Option, ...]:
@@ -330,6 +329,7 @@ def build_parser() -> Parser:
         command = commands.add_parser(
             name, help=one.about, description=f"{name}: {one.about}.", formatter_class=Help
         )
+        QUIET.add_to(command)
         for title, options in one.groups.items():
             group = command.add_argument_group(title)
             for option in options:

@@ -25,6 +25,7 @@ from export.compare.records import Comparison, Failure, Result, Row
 from export.compare.tables import as_text
 from export.data.encoded import open_log
 from export.data.log_schema import load_log_schema
+from export.data.progress import Bar
 from export.errors import ExportError
 from export.report.machine import machine
 from export.stages.fit_schema import kept_log
@@ -36,6 +37,7 @@ from models import MODELS
 from service.bundle.folders import replacing
 from service.bundle.json_files import encode_json
 
+_STAGES = 3
 JSON, TEXT, PAGE = "compare.json", "compare.txt", "compare.html"
 
 
@@ -58,8 +60,8 @@ def compare(plan: ComparePlan, *, say: Say = print) -> Comparison:
             "leave out one of the two"
         )
     plan.out.mkdir(parents=True, exist_ok=True)
-    with Work(plan.work).held(new=True) as work:
-        return _compare(plan, models, work, Clock(say))
+    with Work(plan.work).held(new=True) as work, Clock(say, _STAGES) as clock:
+        return _compare(plan, models, work, clock)
 
 
 def _check_fields(plan: ComparePlan, models: Sequence[str]) -> None:
@@ -146,9 +148,11 @@ def _compete(
             found[one.model, one.seed] = kept
             say(f"{one.model}: kept from an earlier run (seed {one.seed})")
     missing = [one for one in contenders if (one.model, one.seed) not in found]
-    for outcome in outcomes(missing, jobs=plan.jobs, say=say):
-        found[outcome.model, outcome.seed] = outcome
-        say(f"{len(found)} of {len(contenders)} done")
+    with Bar("models", len(missing), unit="models", whole=True) as bar:
+        for outcome in outcomes(missing, jobs=plan.jobs, say=say):
+            found[outcome.model, outcome.seed] = outcome
+            bar.add(1)
+            say(f"{len(found)} of {len(contenders)} done")
     results: dict[str, list[tuple[Contender, Result]]] = {}
     failures = []
     for one in contenders:

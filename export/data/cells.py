@@ -177,6 +177,14 @@ def _label(cells: pl.DataFrame, label: Label) -> tuple[pl.Series, pl.Series, str
     column = cells[label.column]
     if label.present:
         return column.is_not_null().cast(pl.UInt8), column.is_null() & column.is_not_null(), "anything"
+    texts = label_texts(column)
+    click = texts.is_in(label.click).fill_null(False)
+    known = click | texts.is_in(label.no_click).fill_null(False)
+    return click.cast(pl.UInt8), ~known, f"one of {', '.join((*label.no_click, *label.click))}"
+
+
+def label_texts(column: pl.Series) -> pl.Series:
+    """The cells of a label [n] as the text that a schema names: true is `1`, and so is 1.0 of Parquet."""
     if column.dtype == pl.Boolean:
         column = column.cast(pl.Int8)
     elif column.dtype.is_float():
@@ -184,10 +192,7 @@ def _label(cells: pl.DataFrame, label: Label) -> tuple[pl.Series, pl.Series, str
         column = pl.select(
             pl.when(whole == column).then(whole.cast(pl.String)).otherwise(column.cast(pl.String))
         ).to_series()
-    texts = _text(column)
-    click = texts.is_in(label.click).fill_null(False)
-    known = click | texts.is_in(label.no_click).fill_null(False)
-    return click.cast(pl.UInt8), ~known, f"one of {', '.join((*label.no_click, *label.click))}"
+    return _text(column)
 
 
 def _timestamp(cells: pl.DataFrame, timestamp: Timestamp) -> tuple[pl.Series, pl.Series, str]:

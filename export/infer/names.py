@@ -12,45 +12,26 @@ def _words_of(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-LABELS: Final = (
-    *("click", "clicked", "is_click", "isclick", "is_clicked", "label", "clk", "target", "y"),
-    *("conversion", "converted", "is_conversion"),
+def _in_order(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+LABELS: Final = _in_order(
+    "click clicked is_click isclick is_clicked label clk target y conversion converted is_conversion"
 )
 """Columns that tell clicks, the likeliest first."""
 RATINGS: Final = ("rating", "ratings", "stars", "score")
-REQUESTS: Final = (
-    *("request_id", "requestid", "req_id", "bid_request_id", "auction_id", "search_id", "query_id"),
-    *("impression_id", "imp_id", "bidid", "bid_id", "pageview_id", "page_view_id"),
+REQUESTS: Final = _in_order(
+    "request_id requestid req_id bid_request_id auction_id search_id query_id impression_id imp_id bidid "
+    "bid_id pageview_id page_view_id"
 )
-USERS: Final = (
-    *("user_id", "userid", "uid", "user", "member_id", "customer_id", "client_id", "visitor_id", "cookie_id"),
-    *("ipinyouid", "ipinyou_id", "device_id"),
+USERS: Final = _in_order(
+    "user_id userid uid user member_id customer_id client_id visitor_id cookie_id ipinyouid "
+    "ipinyou_id device_id"
 )
-ITEMS: Final = (
-    *(
-        "ad_id",
-        "adid",
-        "ad",
-        "creative_id",
-        "creative",
-        "creativeid",
-        "item_id",
-        "itemid",
-        "item",
-        "video_id",
-    ),
-    *(
-        "movie_id",
-        "product_id",
-        "sku",
-        "article_id",
-        "news_id",
-        "photo_id",
-        "doc_id",
-        "goods_id",
-        "banner_id",
-    ),
-    *("material_id", "offer_id", "campaign_id"),
+ITEMS: Final = _in_order(
+    "ad_id adid ad creative_id creative creativeid item_id itemid item video_id movie_id product_id sku "
+    "article_id news_id photo_id doc_id goods_id banner_id material_id offer_id campaign_id"
 )
 TRUE_PCTR: Final = frozenset(("true_pctr", "true_ctr", "true_probability"))
 

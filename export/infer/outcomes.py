@@ -10,6 +10,7 @@ from typing import Final, cast
 import numpy as np
 import polars as pl
 
+from export.data.cells import label_texts
 from export.data.errors import LogError, shortened
 from export.data.log_schema import Label, Timestamp
 from export.data.time_guess import guess_format
@@ -83,10 +84,10 @@ def guess_label(columns: Columns, said: str | None, *, has_names: bool, file: st
 
 def _label_of(column: Column, why: str = "by its name and values") -> GuessedLabel | None:
     """A label of two values of which one means yes; of one value, if that is yes or no."""
-    texts = _label_texts(column)
-    found = texts.drop_nulls().unique().sort().to_list()
-    if not 1 <= len(found) <= 2 or column.is_list:
+    if not 1 <= column.distinct <= 2 or column.is_list:
         return None
+    texts = label_texts(column.cells)
+    found = texts.drop_nulls().unique().sort().to_list()
     clicks = [text for text in found if text.lower() in _YES]
     others = [text for text in found if text.lower() in _NO]
     if len(clicks) + len(others) < len(found) or len(clicks) > 1 or len(others) > 1:
@@ -99,7 +100,7 @@ def _rated(column: Column) -> GuessedLabel | None:
     """A label of a few numbers, of which the highest mean that it was liked."""
     if column.numbers is None or not 3 <= column.distinct <= _MOST_RATINGS:
         return None
-    texts = _label_texts(column)
+    texts = label_texts(column.cells)
     ratings = sorted(texts.drop_nulls().unique().to_list(), key=float)
     least = _LIKED * float(ratings[-1])
     liked = tuple(one for one in ratings if float(one) >= least)
@@ -118,16 +119,6 @@ def _present(column: Column) -> GuessedLabel | None:
     clicks = column.cells.is_not_null().to_numpy().astype(np.uint8)
     note = f"The label: any value is a click, and {clicks.mean():.2%} of the rows have one."
     return GuessedLabel(Label(column.name, present=True), note, clicks)
-
-
-def _label_texts(column: Column) -> pl.Series:
-    """The cells as the export reads a label: true is `1`, and 1.0 of Parquet too."""
-    cells = column.cells
-    if cells.dtype == pl.Boolean:
-        cells = cells.cast(pl.Int8)
-    elif cells.dtype.is_float() and bool((cells.drop_nulls().floor() == cells.drop_nulls()).all()):
-        cells = cells.cast(pl.Int64)
-    return cells.cast(pl.String, strict=False) if not column.is_list else pl.Series([], dtype=pl.String)
 
 
 def _guessed(label: Label, texts: pl.Series, why: str) -> GuessedLabel:

@@ -26,7 +26,9 @@ class InferPlan:
     label: str | None = knob(
         None, "the column that tells clicks", unit="COLUMN", otherwise="by names and values"
     )
-    header: Header = knob("auto", "whether the first line of a text file names the columns")
+    header: Header = knob(
+        "auto", "whether the first line of a text file names the columns: auto, yes or no", unit="WHEN"
+    )
     overwrite: bool = False
 
     def __post_init__(self) -> None:

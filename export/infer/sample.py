@@ -46,7 +46,7 @@ class Sample:
 def read_sample(plan: InferPlan) -> Sample:
     """The first rows of the plan's log. Raises LogError where it cannot be read or holds none."""
     path = plan.data
-    with open_log_file(path) as file:
+    with open_log_file(path), path.open("rb") as file:  # whatever its name ends in
         is_parquet = file.read(len(_PARQUET_MAGIC)) == _PARQUET_MAGIC
     sample = _parquet_sample(plan) if is_parquet else _text_sample(plan)
     if not sample.rows:
@@ -139,11 +139,9 @@ def _has_header(said: Header, first: tuple[str, ...], head: Sequence[str], diale
     if said != "auto":
         return said == "yes"
     names = pl.Series(first, dtype=pl.String)
-    if names.str.contains(_NUMBER).any() or len(set(first)) < len(first):
+    if names.str.contains(_NUMBER).any():
         return False
-    if not (names.str.len_chars() > 0).all():
-        return _reads_like_names(names)
-    if _reads_like_names(names):
+    if _reads_like_names(names) and len(set(first)) == len(first):
         return True
     rows = [line.split(dialect.separator) for line in head[1:]]
     return not any(cell.strip(dialect.quote) in first for row in rows for cell in row if cell)

@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from export.compress.choice import PruneChoice
 from export.data.log_schema import load_log_schema
+from export.data.progress import Bar
 from export.data.synthetic import SyntheticConfig
 from export.data.synthetic_file import write_synthetic_log
 from export.errors import ExportError
@@ -31,6 +32,8 @@ from export.train.checkpoint import load_checkpoint
 from export.train.choices import TrainChoice
 from service.bundle.store import Bundle
 
+_STAGES = 8  # of a run that does not search
+
 
 class Search(Protocol):
     """A search before the training: hyperparameters and training for it, and its record."""
@@ -48,8 +51,8 @@ def run(plan: Plan, *, search: Search | None = None, say: Say = print) -> Bundle
     _check(plan, search)
     if plan.checkpoint is None:
         check_fields(plan.model, plan.hyperparameters, load_log_schema(plan.schema))
-    with Work(plan.work).held(new=True) as work:
-        return _stages(plan, work, Clock(say), search)
+    with Work(plan.work).held(new=True) as work, Clock(say, _STAGES + plan.pruning.searches) as clock:
+        return _stages(plan, work, clock, search)
 
 
 def _check(plan: Plan, search: Search | None = None) -> None:
@@ -160,12 +163,24 @@ def demo(out: Path, *, rows: int, seed: int, threads: int | None, say: Say = pri
 
 
 class Clock:
-    """Prints a heading for each stage, with the time since the start."""
+    """Prints a heading for each stage, with the time since the start; in a context a bar counts them."""
 
-    def __init__(self, say: Say) -> None:
+    def __init__(self, say: Say, stages: int) -> None:
         self.say = say
         self.started = time.perf_counter()
+        self._stages = stages
+        self._begun = 0
+
+    def __enter__(self) -> Self:
+        self._bar = Bar("all", self._stages, unit="stages", whole=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
 
     def stage(self, name: str, about: str = "") -> None:
+        if self._begun:
+            self._bar.add(1)
+        self._begun += 1
         seconds = time.perf_counter() - self.started
         self.say(f"\n[{seconds:6.1f} s] {name}{': ' if about else ''}{about}")
