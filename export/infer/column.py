@@ -34,17 +34,17 @@ class Column:
         """The column, with the words for a missing value that it holds."""
         if isinstance(cells.dtype, pl.Categorical | pl.Enum):
             cells = cells.cast(pl.String)
+        if cells.dtype.is_float() and (nans := int(cells.is_nan().sum())):
+            return cls(cells.name, cells.fill_nan(None), {"NaN": nans})
         if cells.dtype != pl.String:
             return cls(cells.name, cells, {})
-        cells = (
-            cells.to_frame().select(pl.when(pl.col(cells.name) != "").then(pl.col(cells.name))).to_series()
-        )
+        cells = cells.set(cells == "", None)
         counts = dict(cells.drop_nulls().value_counts().iter_rows())
         words = {word: counts[word] for word in sorted(MISSING_WORDS & counts.keys())}
         others = [text for text in counts if text not in words]
         rest = [text for text in others if text.lower() not in _MISSING_AMONG_NUMBERS]
         if rest and len(rest) < len(others) and pl.Series(rest).str.contains(_NUMBER).all():
-            words |= {text: counts[text] for text in others if text not in rest}
+            words |= {text: counts[text] for text in others if text.lower() in _MISSING_AMONG_NUMBERS}
         return cls(cells.name, cells, words)
 
     @property
@@ -59,7 +59,8 @@ class Column:
     def values(self) -> pl.Series:
         """The cells [m] that are not missing."""
         present = self.cells.drop_nulls()
-        return present.filter(~present.is_in(list(self.words))) if self.words else present
+        is_text = present.dtype == pl.String
+        return present.filter(~present.is_in(list(self.words))) if is_text and self.words else present
 
     @property
     def missing(self) -> float:
@@ -68,9 +69,11 @@ class Column:
 
     @cached_property
     def texts(self) -> pl.Series:
-        """The values as text [m]; of a list its elements, joined."""
+        """The values as text [m], of a list its elements, joined; none of a type that no text can hold."""
+        if not is_text_like(self.values.dtype):
+            return pl.Series(self.name, [], dtype=pl.String)
         if self.is_list:
-            return self.values.cast(pl.List(pl.String)).list.join("|")
+            return self.values.cast(pl.List(pl.String)).list.join("|", ignore_nulls=True)
         return self.values.cast(pl.String)
 
     @cached_property
@@ -147,6 +150,12 @@ class Column:
         """The elements of all lists, as text, and how many each row has [m]."""
         lists = self.values.cast(pl.List(pl.String)) if self.is_list else self.values.str.split(separator)
         return lists.explode().drop_nulls(), lists.list.len()
+
+
+def is_text_like(dtype: pl.DataType) -> bool:
+    """Whether text can hold cells, or lists of them."""
+    inner = dtype.inner if isinstance(dtype, pl.List) else dtype
+    return not (inner.is_nested() or inner in (pl.Binary, pl.Object, pl.Duration))
 
 
 def _is_bracketed(counts: pl.DataFrame) -> bool:

@@ -11,7 +11,7 @@ import polars as pl
 from export.infer import names
 from export.infer.column import Column
 from export.infer.evidence import Labels, auc_alone, leaks
-from export.infer.kinds import LeftOut, Shape, shape_of
+from export.infer.kinds import LeftOut, Shape, shape_of, unfit_type
 from export.infer.outcomes import (
     GuessedLabel,
     GuessedTime,
@@ -73,9 +73,9 @@ def guess(sample: Sample, said_label: str | None, file: str) -> Guess:
     roles = Roles.of(sample.cells, list(rest), None if time is None else time.timestamp.column)
     fields, left_out = _derived(time, columns), []
     for column in rest.values():
-        found = _left_out(column, roles, formats, label.clicks) or shape_of(column)
-        if isinstance(found, Shape):
-            fields.append(_field(column, found, roles))
+        found = _left_out(column, roles, formats, label.clicks)
+        if found is None:
+            fields.append(_field(column, shape_of(column), roles))
         else:
             left_out.append(found)
     return Guess(
@@ -97,6 +97,8 @@ def _left_out(column: Column, roles: Roles, formats: Mapping[str, str], clicks: 
         return LeftOut(name, "it has no name")
     if not len(column.values):
         return LeftOut(name, "it has no value in these rows")
+    if name not in formats and (unfit := unfit_type(column)) is not None:
+        return unfit
     if column.distinct == 1 and not column.missing and column.rows >= _ENOUGH_ROWS:
         return LeftOut(name, f"it is {_quoted(column.counts['value'][0])} in each of these rows")
     if name == roles.request_id:

@@ -37,21 +37,29 @@ class Shape:
     max_length: int | None = None
 
 
-def shape_of(column: Column) -> Shape | LeftOut:
-    """The kind of a column that has values, or why the export cannot read it as a field."""
-    stated, dtype = names.recbole_type(column.name), column.cells.dtype
-    if stated == "float_seq" or (
+def unfit_type(column: Column) -> LeftOut | None:
+    """Why the export cannot read a column as a field, whatever its values are."""
+    dtype = column.cells.dtype
+    if names.recbole_type(column.name) == "float_seq" or (
         isinstance(dtype, pl.List) and not (dtype.inner == pl.String or dtype.inner.is_integer())
     ):
         return LeftOut(column.name, "a list of numbers; a sequence holds text or integers")
-    if column.is_list:
-        return _sequence(column, None)
     if dtype == pl.Boolean:
         return LeftOut(column.name, "true and false, which no field holds; cast it to 0 and 1")
-    if not (dtype == pl.String or dtype.is_numeric()):
+    if not (column.is_list or dtype == pl.String or dtype.is_numeric()):
         return LeftOut(column.name, f"cells of the type {dtype}, which no field holds; cast it")
+    if dtype.is_float() and column.numbers is None:
+        return LeftOut(column.name, "infinite numbers, which make a row malformed")
     if column.looks_like_literal:
         return LeftOut(column.name, "lists with brackets; write a|b|c, or lists of Parquet")
+    return None
+
+
+def shape_of(column: Column) -> Shape:
+    """The kind of a column that has values, of a type that a field can have."""
+    stated = names.recbole_type(column.name)
+    if column.is_list:
+        return _sequence(column, None)
     separator = " " if stated == "token_seq" else column.separator
     if separator is not None:
         return _sequence(column, separator)

@@ -149,11 +149,10 @@ def times_of(columns: Columns) -> dict[str, str]:
     """The columns that hold times, with the format of each; numbers only where the name says so too."""
     found = {}
     for column in columns.values():
-        if column.is_list or column.values.dtype == pl.Boolean or not len(column.values):
-            continue
-        if column.values.dtype.is_temporal():
-            if not isinstance(column.values.dtype, pl.Duration | pl.Time):
-                found[column.name] = "unix"
+        dtype = column.values.dtype
+        if isinstance(dtype, pl.Date | pl.Datetime) and len(column.values):
+            found[column.name] = "unix"
+        if not (dtype == pl.String or dtype.is_numeric()):
             continue
         if column.numbers is not None and not names.is_time(column.name):
             continue

@@ -8,6 +8,7 @@ from typing import Final
 import polars as pl
 
 from export.infer import names
+from export.infer.column import is_text_like
 from export.infer.evidence import FIXED_SHARE, VARIES_SHARE, fixed_share, varying
 from service.bundle.schema import Role
 
@@ -85,6 +86,6 @@ def _largest_share(cells: pl.Series) -> float:
 
 def _comparable(cells: pl.Series) -> pl.Series:
     """Cells that can be grouped by: a list as one text."""
-    if isinstance(cells.dtype, pl.List) and not cells.dtype.inner.is_nested():
+    if isinstance(cells.dtype, pl.List) and is_text_like(cells.dtype):
         return cells.cast(pl.List(pl.String)).list.join("|", ignore_nulls=True)
     return cells

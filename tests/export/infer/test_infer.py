@@ -302,12 +302,19 @@ def test_types_of_parquet_that_no_field_reads_are_left_out(tmp_path: Path) -> No
             "tags": [["a", "b"], ["b"], [], ["c"]] * 50,
             "inside": [{"a": 1}, {"a": 2}] * 100,
             "uploaded": [dt.date(2024, 1, 1), None] * 100,
+            "seconds": [dt.timedelta(1), None] * 100,
+            "bytes": [b"\xff", b"a"] * 100,
+            "ratio": [1.5, float("inf")] * 100,
+            "share": [0.25, float("nan"), 0.5, None] * 50,
         }
     )
     text = text_of(written(tmp_path / "log.parquet", frame))
-    for column in ("flag", "vector", "inside", "uploaded"):
+    for column in ("flag", "vector", "inside", "uploaded", "seconds", "bytes", "ratio", "share"):
         assert f"# - {column}: " in text
     assert 'name = "tags"\nkind = "sequence"' in text
+    numbers = frame.select("click", "site", pl.col("share").alias("cost"))
+    schema = inferred(written(tmp_path / "log.parquet", numbers))
+    assert (schema.missing, by_name(schema)["cost"].kind) == (("NaN",), "numeric")
 
 
 def test_names_that_toml_must_quote_are_read_back(tmp_path: Path) -> None:
