@@ -37,7 +37,6 @@ from models import MODELS
 from service.bundle.folders import replacing
 from service.bundle.json_files import encode_json
 
-_STAGES = 3
 JSON, TEXT, PAGE = "compare.json", "compare.txt", "compare.html"
 
 
@@ -60,8 +59,8 @@ def compare(plan: ComparePlan, *, say: Say = print) -> Comparison:
             "leave out one of the two"
         )
     plan.out.mkdir(parents=True, exist_ok=True)
-    with Work(plan.work).held(new=True) as work, Clock(say, _STAGES) as clock:
-        return _compare(plan, models, work, clock)
+    with Work(plan.work).held(new=True) as work:
+        return _compare(plan, models, work, Clock(say))
 
 
 def _check_fields(plan: ComparePlan, models: Sequence[str]) -> None:

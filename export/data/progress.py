@@ -21,6 +21,8 @@ Shown = Literal["bars", "lines", "nothing"]
 _SECONDS_BETWEEN: Final = 2.0
 _SECONDS_BEFORE_A_BAR: Final = 1.0
 _SECONDS_BETWEEN_NOTES: Final = 1.0
+_UNEVEN: Final = "{l_bar}{bar}| {n_fmt}/{total_fmt}{unit} [{elapsed}]"
+_EVEN: Final = _UNEVEN.replace("]", ", {remaining} left, {rate_noinv_fmt}{postfix}]")
 _shown: ContextVar[Shown] = ContextVar("shown", default="lines")
 _bars: Final[list[Bar]] = []
 """Those that are drawn, the outermost first."""
@@ -64,9 +66,18 @@ class Bar:
 
     `total` is how much there is, if only roughly; None: nobody knows. A `whole` is work of several parts
     that show bars of their own below it, so it is seen from the start; other work only if it takes a while.
+    What is not `even` has parts of any length, of which no rate and no time that is left follows.
     """
 
-    def __init__(self, verb: str, total: float | None, *, unit: str = "rows", whole: bool = False) -> None:
+    def __init__(
+        self,
+        verb: str,
+        total: float | None,
+        *,
+        unit: str = "rows",
+        whole: bool = False,
+        even: bool = True,
+    ) -> None:
         self._bar: Any = None
         if shown() != "bars":
             return
@@ -82,6 +93,7 @@ class Bar:
             leave=False,
             dynamic_ncols=True,
             delay=0.0 if whole else _SECONDS_BEFORE_A_BAR,
+            bar_format=_EVEN if even else _UNEVEN,
         )
         _bars.append(self)
 

@@ -13,7 +13,9 @@ from export.infer import names
 from export.infer.column import Column
 from service.bundle.schema import Kind
 
-_FEW_VALUES: Final = 50  # whole numbers that take no more of them lose nothing as categories
+# Whole numbers that take no more values than these lose nothing as categories; of counts the fewer ones.
+_FEW_VALUES: Final = 50
+_VERY_FEW_VALUES: Final = 10
 _MOSTLY_OWN: Final = 0.5  # distinct values a row, from which on a whole number is a measure
 _MOSTLY_NUMBERS: Final = 0.9
 _LONGEST: Final = 50  # elements that a row keeps
@@ -89,11 +91,11 @@ def _why_number(column: Column, numbers: pl.Series) -> str | None:
         return None
     if names.is_measure(column.name):
         return "by its name"
+    values, counts = np.unique(numbers.to_numpy(), return_counts=True)
+    if column.distinct > _VERY_FEW_VALUES and are_counts(values, counts):
+        return "it looks like a count"
     if column.distinct <= _FEW_VALUES:
         return None
-    values, counts = np.unique(numbers.to_numpy(), return_counts=True)
-    if are_counts(values, counts):
-        return "it looks like a count"
     if values[0] < -1:
         return "some are negative"
     if column.distinct > _MOSTLY_OWN * len(numbers):

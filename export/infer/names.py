@@ -94,16 +94,18 @@ def role_of(name: str) -> str | None:
 
 
 def is_identifier(name: str) -> bool:
-    """Whether the name is that of a code, whose order means nothing."""
+    """Whether the name is that of a code, whose order means nothing; `C1` as Criteo's challenge has it."""
     found = words(name)
-    return not _ID.isdisjoint(found) or (
-        bool(found) and found[-1].endswith("id") and found[-1] not in _ENDS_IN_ID
+    return (
+        bool(re.fullmatch(r"C\d+", name))
+        or not _ID.isdisjoint(found)
+        or (bool(found) and found[-1].endswith("id") and found[-1] not in _ENDS_IN_ID)
     )
 
 
 def is_measure(name: str) -> bool:
-    """Whether the name is that of a number whose size means something."""
-    return not _MEASURE.isdisjoint(words(name))
+    """Whether the name is that of a number whose size means something; `I1` as Criteo's challenge has it."""
+    return bool(re.fullmatch(r"I\d+", name)) or not _MEASURE.isdisjoint(words(name))
 
 
 def is_time(name: str) -> bool:

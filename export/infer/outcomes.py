@@ -45,7 +45,7 @@ class GuessedTime:
     timestamp: Timestamp
     note: str
     hours: bool  # whether it tells the hour of the day
-    days: bool  # whether the rows span a week
+    days: bool  # whether each weekday comes back: else it tells one day from another
 
 
 def guess_label(columns: Columns, said: str | None, *, has_names: bool, file: str) -> GuessedLabel:
@@ -178,7 +178,7 @@ def guess_time(columns: Columns, formats: Mapping[str, str]) -> GuessedTime | No
     order = "ascending" if _is_sorted(best) else "in no order, which the split by time makes"
     hours = (seconds // 3600 % 24).n_unique() > 1
     note = f"The time of the impression, from {first} to {last}, {order}."
-    return GuessedTime(Timestamp(best.name, formats[best.name]), note, hours, high - low >= 7 * _DAY)
+    return GuessedTime(Timestamp(best.name, formats[best.name]), note, hours, high - low >= 14 * _DAY)
 
 
 def _is_sorted(column: Column) -> bool:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 from export.compress.choice import PruneChoice
 from export.data.log_schema import load_log_schema
@@ -51,8 +51,12 @@ def run(plan: Plan, *, search: Search | None = None, say: Say = print) -> Bundle
     _check(plan, search)
     if plan.checkpoint is None:
         check_fields(plan.model, plan.hyperparameters, load_log_schema(plan.schema))
-    with Work(plan.work).held(new=True) as work, Clock(say, _STAGES + plan.pruning.searches) as clock:
-        return _stages(plan, work, clock, search)
+    stages = _STAGES + plan.pruning.searches
+    with (
+        Work(plan.work).held(new=True) as work,
+        Bar("run", stages, unit="stages", whole=True, even=False) as bar,
+    ):
+        return _stages(plan, work, Clock(say, bar), search)
 
 
 def _check(plan: Plan, search: Search | None = None) -> None:
@@ -163,23 +167,16 @@ def demo(out: Path, *, rows: int, seed: int, threads: int | None, say: Say = pri
 
 
 class Clock:
-    """Prints a heading for each stage, with the time since the start; in a context a bar counts them."""
+    """Prints a heading for each stage, with the time since the start; a bar counts those that have ended."""
 
-    def __init__(self, say: Say, stages: int) -> None:
+    def __init__(self, say: Say, bar: Bar | None = None) -> None:
         self.say = say
         self.started = time.perf_counter()
-        self._stages = stages
+        self._bar = bar
         self._begun = 0
 
-    def __enter__(self) -> Self:
-        self._bar = Bar("all", self._stages, unit="stages", whole=True)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
     def stage(self, name: str, about: str = "") -> None:
-        if self._begun:
+        if self._bar is not None and self._begun:
             self._bar.add(1)
         self._begun += 1
         seconds = time.perf_counter() - self.started

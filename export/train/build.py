@@ -126,7 +126,10 @@ def check_fields(name: str, hyperparameters: Mapping[str, Any], log_schema: LogS
         build_from_fields(name, fields, hyperparameters)
     except ExportError as error:
         reason = error.__cause__ or error
-        raise ExportError(f"model '{name}' must suit the schema '{log_schema.name}': {reason}") from None
+        with_what = f" with {dict(hyperparameters)!r}" if hyperparameters else ""
+        raise ExportError(
+            f"model '{name}' cannot be built{with_what} for a log of the schema '{log_schema.name}': {reason}"
+        ) from None
 
 
 def check_model(name: str, hyperparameters: Mapping[str, Any]) -> None:

@@ -64,7 +64,7 @@ def test_a_bar_says_how_it_goes_and_goes_away(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("export.data.progress._SECONDS_BETWEEN_NOTES", 0.0)
-    with shown_as("bars"), Bar("all", 2, unit="models", whole=True) as bar:
+    with shown_as("bars"), Bar("all", 2, unit="models", whole=True, even=False) as bar:
         with Bar("training", 10, unit="steps", whole=True) as inner:
             inner.add(5, lambda: "loss 0.5")
             inner._bar.refresh()
@@ -72,8 +72,8 @@ def test_a_bar_says_how_it_goes_and_goes_away(
         bar.add(1)
     printed = capsys.readouterr()
     assert printed.out == "a line\n"
-    assert re.search(r"training:  50%.* 5/10 .*loss 0.5", printed.err)
-    assert re.search(r"all: +0%.* 0/2 \[", printed.err)
+    assert re.search(r"training:  50%.* 5/10 steps \[.* left, .* steps/s, loss 0.5\]", printed.err)
+    assert re.search(r"all: +0%.* 0/2 models \[00:\d\d\]", printed.err)
     assert printed.err.endswith("\r")  # the last bar is wiped
     with shown_as("lines"), Bar("training", 10) as bar:
         bar.add(5, lambda: pytest.fail("a note that nobody reads"))

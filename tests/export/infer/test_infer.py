@@ -39,7 +39,7 @@ def rows() -> Iterator[dict[str, Any]]:
                 "row": f"r{number}-{place}",
                 "request_id": f"q{number}",
                 "click": click,
-                "shown_at": START + number * 3_000,
+                "shown_at": START + number * 6_000,
                 "user_id": user,
                 "country": country,
                 "age": age,
