@@ -229,7 +229,7 @@ COMMANDS: Mapping[str, Command] = {
         "turn MovieLens or iPinYou's featurised log into Parquet with a schema file", {"the files": CONVERT}
     ),
     "infer-schema": Command(
-        "guess the schema file of a log from its first rows, with the evidence beside each guess",
+        "draft the schema file of a log from its first rows, with the evidence for each guess",
         {"the log": UNKNOWN_LOG, "the schema file": GUESSED},
     ),
     "fit-schema": Command(
