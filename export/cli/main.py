@@ -49,7 +49,8 @@ def _run_command(options: Namespace) -> None:
         if ranks.is_leader:
             RUNS[options.command](options)
         else:
-            follow(ranks)
+            with shown_as("nothing"):  # the first process tells how far all are
+                follow(ranks)
 
 
 def _fail(message: str, code: int = 1) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import polars as pl
 
+from export.data.progress import Bar
 from export.infer import names
 from export.infer.column import Column
 from export.infer.evidence import Labels, auc_alone, leaks
@@ -72,12 +73,14 @@ def guess(sample: Sample, said_label: str | None, file: str) -> Guess:
     rest = {name: one for name, one in columns.items() if name not in outcomes}
     roles = Roles.of(sample.cells, list(rest), None if time is None else time.timestamp.column)
     fields, left_out = _derived(time, columns), []
-    for column in rest.values():
-        found = _left_out(column, roles, formats, label.clicks)
-        if found is None:
-            fields.append(_field(column, shape_of(column), roles))
-        else:
-            left_out.append(found)
+    with Bar("judged", len(rest), unit="columns") as bar:
+        for column in rest.values():
+            found = _left_out(column, roles, formats, label.clicks)
+            if found is None:
+                fields.append(_field(column, shape_of(column), roles))
+            else:
+                left_out.append(found)
+            bar.add(1)
     return Guess(
         label=label,
         time=time,

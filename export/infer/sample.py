@@ -14,8 +14,9 @@ import polars as pl
 
 from export.data.errors import LogError, Rejections, shortened
 from export.data.log_schema import Format
+from export.data.progress import Bar
 from export.data.readers import scanned
-from export.data.text_rows import HEAD_BYTES, Dialect, open_log_file, read_header, text_rows
+from export.data.text_rows import HEAD_BYTES, Dialect, lines_about, open_log_file, read_header, text_rows
 from export.infer.plan import Header, InferPlan
 from service.bundle.delimited import UnreadableText, blocks
 
@@ -87,11 +88,13 @@ def _text_sample(plan: InferPlan) -> Sample:
         chunk_rows=min(plan.rows + 1, _CHUNK_ROWS),
     )
     rows = 0
-    for cells, _ in chunks:
-        frames.append(cells)
-        rows += len(cells)
-        if rows > plan.rows:
-            break
+    with Bar("read", min(plan.rows, lines_about(plan.data))) as bar:
+        for cells, _ in chunks:
+            frames.append(cells)
+            rows += len(cells)
+            bar.add(len(cells))
+            if rows > plan.rows:
+                break
     cells = pl.concat(frames).head(plan.rows) if frames else pl.DataFrame()
     format_: Format = "tsv" if dialect.separator == "\t" else "csv"
     return Sample(format_, dialect, has_header, cells, rejections.count, rows <= plan.rows)
