@@ -126,5 +126,10 @@ def _categories(column: Column) -> str:
 
 
 def _range(numbers: pl.Series) -> str:
+    """From where to where numbers go."""
     low, middle, high = (float(one) for one in (numbers.min(), numbers.median(), numbers.max()))  # type: ignore[arg-type]
-    return f"from {low:.10g} to {high:.10g}, median {middle:.10g}"
+    said = f"from {low:.10g} to {high:.10g}, median {middle:.10g}"
+    # The one value below zero, as many logs write a missing number.
+    if low == -1 and (rows := int((numbers == -1).sum())) == int((numbers < 0).sum()):
+        said += f"; -1 in {rows / len(numbers):.1%}, which may mean that it is missing"
+    return said
