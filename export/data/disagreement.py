@@ -37,6 +37,12 @@ class Disagreement:
         """Of times in another format, which is named if it is a usual one."""
         timestamp = self._schema.timestamp
         assert timestamp is not None
+        if not len(cells):
+            return (
+                f"schema '{self._schema.name}', [timestamp]: 'column' must be one with a time in each row "
+                f"(got '{timestamp.column}' without a value {where}); name another, or leave the table out: "
+                "the log is split by row order then"
+            )
         guessed = guess_format(cells)
         remedy = f'write format = "{guessed}"' if guessed else "write the pattern of these times"
         return (
@@ -79,6 +85,8 @@ def similar(name: str, columns: Sequence[str]) -> str:
 
 def _values(cells: pl.Series) -> str:
     """Some distinct values of cells."""
+    if not len(cells):
+        return "no value"
     distinct = cells.unique(maintain_order=True)
     shown = ", ".join(shortened(value, 40) for value in distinct.head(_SHOWN).to_list())
     return f"{shown}, ..." if len(distinct) > _SHOWN else shown

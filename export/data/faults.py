@@ -16,7 +16,7 @@ _MOSTLY: Final = 0.9  # of a column's cells; where so many are wrong, it is no f
 _ENOUGH: Final = 2  # cells to say so
 
 About = Callable[[pl.Series, str], str]
-"""Cells that a column's use cannot read, and how the file and its rows are called -> the schema's error."""
+"""Cells that a column's use cannot read, none where all are missing, and where they stand -> the error."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,12 @@ class Faults:
         return values
 
     def _judge(self, column: str, bad: pl.Series, about: About) -> None:
-        """Keeps a disagreement, if most cells of the column are bad; the first column's is told."""
+        """Keeps a disagreement, if most cells of the column are bad, or all missing; the first is told."""
         present = self._cells[column].is_not_null()
-        cells = int(present.sum())
+        cells = int(present.sum()) or len(bad)
         wrong = self._cells[column].filter(bad & present)
-        if cells >= _ENOUGH and len(wrong) >= _MOSTLY * cells and self._disagreement is None:
+        is_wrong = len(wrong) >= _MOSTLY * cells or (bad.all() and not present.any())
+        if cells >= _ENOUGH and is_wrong and self._disagreement is None:
             self._disagreement = lambda file: about(wrong, file)
 
     def good(self, rejections: Rejections, *, has_header: bool) -> pl.Series:

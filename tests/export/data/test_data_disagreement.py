@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import polars as pl
@@ -85,6 +86,18 @@ def test_another_format_of_times_is_named(log: Path, time: str) -> None:
 def test_times_of_no_known_format_are_shown(log: Path) -> None:
     log.write_text(log.read_text().replace("2024-05", "the fifth"), encoding="utf-8")
     assert "write the pattern of these times" in told(log, schema())
+
+
+def test_columns_without_a_value_are_told(log: Path) -> None:
+    text = re.sub(r"2024-05-\d\d 10:00:00", "", log.read_text())
+    log.write_text(text, encoding="utf-8")
+    message = told(log, schema())
+    assert message.startswith("schema 'shop', [timestamp]: 'column' must be one with a time in each row")
+    assert (
+        "(got 'at' without a value in 300 lines of log.csv); name another, or leave the table out" in message
+    )
+    log.write_text(re.sub(r"^[01],", ",", text, flags=re.MULTILINE), encoding="utf-8")
+    assert "'click' (got no value in 300 lines of log.csv" in told(log, schema())
 
 
 def test_other_words_of_the_label_are_shown(log: Path) -> None:
