@@ -191,7 +191,7 @@ TWO_BUNDLES = Option(
 )
 READ = options_of(ReadPlan)
 QUIET = Option("--quiet", "say nothing of how far it is", switch=True)
-"""An option of every command."""
+"""An option of every command, whether its groups have it or not."""
 
 
 def _optional(options: tuple[Option, ...]) -> tuple[Option, ...]:
@@ -329,7 +329,8 @@ def build_parser() -> Parser:
         command = commands.add_parser(
             name, help=one.about, description=f"{name}: {one.about}.", formatter_class=Help
         )
-        QUIET.add_to(command)
+        if all(option.flag != QUIET.flag for group in one.groups.values() for option in group):
+            QUIET.add_to(command)
         for title, options in one.groups.items():
             group = command.add_argument_group(title)
             for option in options:
