@@ -13,7 +13,7 @@ from export.data.log_schema import LogField, LogSchema
 from export.data.time_guess import guess_format
 
 _SHOWN: Final = 5  # values that a message names
-_DECIMAL_COMMA: Final = r"^[+-]?\d*,\d+$"
+DECIMAL_COMMA: Final = r"^[+-]?\d*,\d+$"
 
 
 class Disagreement:
@@ -53,7 +53,7 @@ class Disagreement:
 
     def number(self, field: LogField, cells: pl.Series, where: str) -> str:
         """Of text in a numeric field."""
-        if cells.cast(pl.String).str.contains(_DECIMAL_COMMA).all():
+        if cells.cast(pl.String).str.contains(DECIMAL_COMMA).all():
             remedy = 'write its numbers with a decimal point, or kind = "categorical"'
         else:
             remedy = "write kind = \"categorical\", or name the texts in 'missing' if they mean that"

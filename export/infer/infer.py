@@ -30,9 +30,9 @@ def infer_schema(plan: InferPlan, *, say: Say = print) -> LogSchema:
     sample = read_sample(plan)
     found = guess(sample, plan.label, plan.data.name)
     if not found.fields:
+        reasons = "".join(f"; '{one.column}' is left out, {one.reason}" for one in found.left_out)
         raise LogError(
-            f"{plan.data.name}: must have columns to make fields of (got none beside the label; "
-            f"{'; '.join(f'{one.column}: {one.reason}' for one in found.left_out)})"
+            f"{plan.data.name}: must have columns to make fields of (got none beside the label{reasons})"
         )
     text = schema_text(found, sample, plan.data, known=_known(plan, sample))
     schema = parse_log_schema(text, file="the guessed schema")

@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 import polars as pl
 
+from export.data.disagreement import DECIMAL_COMMA
 from export.data.fit import are_counts
 from export.infer import names
 from export.infer.column import Column
@@ -120,7 +121,9 @@ def _categories(column: Column) -> str:
     odd = column.unreadable
     rows = int(odd["count"].sum())
     remark = ""
-    if not names.is_identifier(column.name) and 0 < rows <= (1 - _MOSTLY_NUMBERS) * len(column.values):
+    if rows and odd["value"].str.contains(DECIMAL_COMMA).all():
+        remark = "; numeric once its numbers have a decimal point"
+    elif not names.is_identifier(column.name) and 0 < rows <= (1 - _MOSTLY_NUMBERS) * len(column.values):
         remark = f"; numbers but for {rows:,} rows, such as {odd['value'][0]!r}: numeric once that is mended"
     return f"the most frequent is {shown} ({column.largest_share:.1%}){remark}"
 

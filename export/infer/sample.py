@@ -110,7 +110,10 @@ def _head_lines(path: Path) -> list[str]:
         raise LogError(
             f"{path.name}: must be UTF-8 text, plain or gzip, or Parquet ({error}); convert it"
         ) from None
-    return [line for line in lines if line][:_HEAD_LINES]
+    head = [line for line in lines if line][:_HEAD_LINES]
+    if head and all(line.startswith("{") and line.endswith("}") for line in head):
+        raise LogError(f"{path.name}: must be a table (got JSON, an object a line); convert it to Parquet")
+    return head
 
 
 def _dialect(head: Sequence[str]) -> Dialect:

@@ -348,6 +348,8 @@ def test_recbole_headers_lose_their_types(tmp_path: Path) -> None:
         (b"PAR1 and no more", "must be a readable Parquet file"),
         (b"click,site,site\n1,a,b\n0,b,a\n", "column names must differ"),
         (b"click\n" + b"1\n0\n" * 50, "must have columns to make fields of"),
+        (b'{"click": 1}\n{"click": 0}\n', r"must be a table \(got JSON"),
+        (b"click,v\n" + b"1,7\n0,7\n" * 60, r"beside the label; 'v' is left out, it is '7' in each"),
     ],
 )
 def test_a_file_that_is_no_log_is_told_in_one_line(tmp_path: Path, content: bytes, told: str) -> None:
