@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from export.bundles.grouping import Grouping
 from export.bundles.plan import ReadPlan
-from export.bundles.reading import log_schema_for, no_rows, read_chunks
+from export.bundles.reading import log_schema_for, read_chunks
 from export.bundles.records import FieldShift, NewLog
 from export.bundles.scorer import Scorer, Scores
-from export.data.errors import LogError
+from export.data.errors import LogError, no_rows
 from export.data.readers import LogChunk, columns_of
 from export.errors import ExportError
 from service.bundle.schema import MISSING_ID, OOV_ID, Field, Vocabulary
@@ -75,9 +75,10 @@ def collect(
         field.name: _Counts(field, bundle.schema.column_slices[field.name]) for field in bundle.schema.fields
     }
     lines, labels, logits, pctrs, times, trues = [], [], [], [], [], []
-    skipped = 0
+    skipped, disagreement = 0, None
     for chunk in read_chunks(plan, schema, "scored", others=others):
         skipped += chunk.skipped
+        disagreement = chunk.disagreement
         if not len(chunk) or chunk.labels is None:
             continue
         found = scorer.score(chunk.fields, chunk.lines)
@@ -94,7 +95,7 @@ def collect(
         if watch is not None:
             watch(chunk, found)
     if not lines:
-        raise no_rows(plan, skipped)
+        raise no_rows(plan.data.name, skipped, disagreement)
     timestamps, true_pctr = _joined(times), _joined(trues)
     clicked = np.concatenate(labels)
     if clicked.min() == clicked.max():

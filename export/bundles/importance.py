@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from export.bundles.records import Importance, Move
 from export.bundles.scorer import Scorer
+from export.data.progress import Bar
 from export.judge.bootstrap import Delta, resampled_aucs, resampled_loglosses
 from export.judge.metrics import is_evidence
 from service.bundle.schema import Field
@@ -62,7 +63,11 @@ def importances(scorer: Scorer, ids: Ids, labels: NDArray[np.uint8], seed: int) 
     paired, over the rows. Fields with the largest rise of LogLoss come first.
     """
     known = scorer.pctr(scorer.logits(ids), ids)
-    found = [_importance(scorer, field, ids, labels, known, seed) for field in scorer.bundle.schema.fields]
+    found = []
+    with Bar("shuffling", len(scorer.bundle.schema.fields), unit="fields") as bar:
+        for field in scorer.bundle.schema.fields:
+            found.append(_importance(scorer, field, ids, labels, known, seed))
+            bar.add(1)
     return tuple(sorted(found, key=lambda one: (-one.logloss, one.field)))
 
 

@@ -56,14 +56,11 @@ def read_chunks(
     plan: ReadPlan, schema: LogSchema, verb: str, *, others: tuple[str, ...] = ()
 ) -> Iterator[LogChunk]:
     """The chunks of the plan's log; a terminal sees how far they are, unless the plan is quiet."""
-    progress = None
-    if _is_told(plan):
-        progress = Progress(verb, partial(tell, plan), about=rows_about(plan.data, schema))
-    for chunk in read_log(
-        plan.data, schema, on_malformed=plan.on_malformed, chunk_rows=CHUNK_ROWS, others=others
-    ):
-        yield chunk
-        if progress is not None:
+    about = rows_about(plan.data, schema) if _is_told(plan) else None
+    chunks = read_log(plan.data, schema, on_malformed=plan.on_malformed, chunk_rows=CHUNK_ROWS, others=others)
+    with Progress(verb, partial(tell, plan), about=about) as progress:
+        for chunk in chunks:
+            yield chunk
             progress.add(len(chunk))
 
 
@@ -87,11 +84,6 @@ def _is_told(plan: Told) -> bool:
 def is_text_like(dtype: pl.DataType) -> bool:
     """Whether text can hold the values of a column: no lists, no bytes, no durations."""
     return not (dtype.is_nested() or dtype in (pl.Binary, pl.Duration, pl.Object))
-
-
-def no_rows(plan: ReadPlan, skipped: int) -> LogError:
-    """The error of a log without a row that is whole."""
-    return LogError(f"{plan.data.name}: must hold rows (got none, {skipped:,} malformed rows skipped)")
 
 
 def _kept(bundle: Bundle) -> LogSchema | None:

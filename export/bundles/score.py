@@ -16,9 +16,10 @@ import polars as pl
 
 from export.bundles.files import Say, check_out_file, whole_file
 from export.bundles.plan import ScorePlan
-from export.bundles.reading import is_text_like, log_schema_for, no_rows, read_chunks
+from export.bundles.reading import is_text_like, log_schema_for, read_chunks
 from export.bundles.scorer import Scorer
 from export.data.converted import sink_parquet
+from export.data.errors import no_rows
 from export.data.log_schema import LogSchema
 from export.data.readers import LogChunk, columns_of
 from export.errors import ExportError
@@ -62,7 +63,7 @@ def score(plan: ScorePlan, *, say: Say = print) -> Scored:
     frames = run.frames()
     first = next(frames, None)
     if first is None:
-        raise no_rows(plan, run.skipped)
+        raise no_rows(plan.data.name, run.skipped, run.disagreement)
     with whole_file(plan.out) as partial:
         _write(chain([first], frames), first.schema, partial)
     done = Scored(
@@ -91,12 +92,14 @@ class _Run:
     schema: LogSchema
     rows: int = 0
     skipped: int = 0
+    disagreement: str | None = None
     clicks: int = 0
     pctr: float = 0.0
 
     def frames(self) -> Iterator[pl.DataFrame]:
         for chunk in read_chunks(self.plan, self.schema, "scored", others=self.plan.keep):
             self.skipped += chunk.skipped
+            self.disagreement = chunk.disagreement
             if len(chunk):
                 yield self._frame(chunk)
 

@@ -9,7 +9,6 @@ from argparse import Namespace
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from export.bundles.plan import DiffPlan, EvaluatePlan, ExplainPlan, ScorePlan
@@ -18,8 +17,10 @@ from export.cli.options import HYPERPARAMETERS
 from export.cli.settings import Chosen, with_settings
 from export.compare.plan import UNPRUNED, ComparePlan
 from export.compress.choice import PruneChoice
+from export.data.progress import say
 from export.data.synthetic_config import PRESETS, SyntheticConfig
 from export.errors import ExportError
+from export.infer.plan import InferPlan
 from export.knobs import choose
 from export.replay.plan import ReplayPlan
 from export.stages.plan import LogPlan, Plan, default_work
@@ -29,8 +30,6 @@ from export.tune.plan import TunePlan
 
 if TYPE_CHECKING:
     from export.stages.work import Work
-
-say = partial(print, flush=True)
 
 
 def _run(options: Namespace) -> None:
@@ -81,6 +80,12 @@ def _convert(options: Namespace) -> None:
     on_malformed = options.on_malformed or LogPlan.on_malformed
     schema = convert(options.data, options.out, on_malformed=on_malformed, report=say)
     say(f"wrote {options.out} and {schema}")
+
+
+def _infer_schema(options: Namespace) -> None:
+    from export.infer.infer import infer_schema
+
+    infer_schema(InferPlan(**given_of(InferPlan, options), overwrite=options.overwrite), say=say)
 
 
 def _fit_schema(options: Namespace) -> None:
@@ -265,6 +270,7 @@ RUNS: Mapping[str, Callable[[Namespace], None]] = {
     "demo": _demo,
     "synthesize": _synthesize,
     "convert": _convert,
+    "infer-schema": _infer_schema,
     "fit-schema": _fit_schema,
     "train": _train,
     "baseline": _baseline,

@@ -11,6 +11,7 @@ from types import FrameType
 
 from export.cli.commands import RUNS
 from export.cli.options import build_parser
+from export.data.progress import fitting, shown_as
 from export.errors import ExportError
 from service.bundle.errors import BundleError
 
@@ -29,7 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; 0: it worked, 1: it could not, 130: Ctrl-C, 143: SIGTERM. A wrong option exits 2."""
     options = build_parser().parse_args(arguments)
     try:
-        _run_command(options)
+        with shown_as(fitting(quiet=options.quiet)):
+            _run_command(options)
     except (ExportError, BundleError) as error:
         return _fail(str(error))
     except OSError as error:
@@ -55,7 +57,8 @@ def _run_command(options: Namespace) -> None:
         if ranks.is_leader:
             RUNS[options.command](options)
         else:
-            follow(ranks)
+            with shown_as("nothing"):  # the first process tells how far all are
+                follow(ranks)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

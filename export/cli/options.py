@@ -17,6 +17,7 @@ from export.cli.values import assignment, not_negative_int, positive_int, share_
 from export.compare.plan import UNPRUNED, ComparePlan
 from export.compress.choice import PruneChoice
 from export.data.synthetic_config import PRESETS, SyntheticConfig
+from export.infer.plan import InferPlan
 from export.replay.plan import ReplayPlan
 from export.stages.plan import LogPlan, Plan
 from export.train.choices import EmbeddingChoice
@@ -29,6 +30,7 @@ alone, in this order, and hand over in a work folder:
 
   synthesize    a log with known click probabilities, to try things on
   convert       files of MovieLens or iPinYou -> log
+  infer-schema  log -> a guess of the schema file that describes it, to be edited
   fit-schema    log -> split by time -> vocabularies and bins -> ids
   train         ids -> model (or takes a trained one: --checkpoint)
   baseline      ids -> LR beside it, to see what the model wins (or package does it)
@@ -138,6 +140,14 @@ CONVERT = (
     ),
     *ON_MALFORMED,
 )
+UNKNOWN_LOG = (
+    *(replace(option, flag="data") for option in options_of(InferPlan, "data")),
+    *options_of(InferPlan, "rows", "label", "header"),
+)
+GUESSED = (
+    *options_of(InferPlan, "out"),
+    Option("--overwrite", "replace a schema file that is there", switch=True),
+)
 ONE_MODEL = (Option("model", "a model to describe [all, a line each]", metavar="NAME"),)
 DEMO = (
     Option("--out", "where to write the bundle", Path, Path("artifacts/demo"), "FOLDER"),
@@ -182,8 +192,7 @@ TWO_BUNDLES = Option(
     required=True,
     repeated=True,
 )
-QUIET = Option("--quiet", "say nothing of how far it is; without a terminal nothing is said", switch=True)
-READ = (*options_of(ReadPlan), QUIET)
+READ = options_of(ReadPlan)
 AUCTIONS = (
     Option(
         "--auctions",
@@ -195,8 +204,9 @@ AUCTIONS = (
         several=True,
     ),
     *options_of(ReplayPlan, "click", "price", "pctr", "campaign", "price_per", "on_malformed"),
-    QUIET,
 )
+QUIET = Option("--quiet", "say nothing of how far it is", switch=True)
+"""An option of every command, whether its groups have it or not."""
 
 
 def _optional(options: tuple[Option, ...]) -> tuple[Option, ...]:
@@ -232,6 +242,10 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "convert": Command(
         "turn MovieLens or iPinYou's featurised log into Parquet with a schema file", {"the files": CONVERT}
+    ),
+    "infer-schema": Command(
+        "draft the schema file of a log from its first rows, with the evidence for each guess",
+        {"the log": UNKNOWN_LOG, "the schema file": GUESSED},
     ),
     "fit-schema": Command(
         "split a log, fit its encodings on the training part, encode it",
@@ -339,6 +353,8 @@ def build_parser() -> Parser:
         command = commands.add_parser(
             name, help=one.about, description=f"{name}: {one.about}.", formatter_class=Help
         )
+        if all(option.flag != QUIET.flag for group in one.groups.values() for option in group):
+            QUIET.add_to(command)
         for title, options in one.groups.items():
             group = command.add_argument_group(title)
             for option in options:

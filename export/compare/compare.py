@@ -24,12 +24,15 @@ from export.compare.plan import ALL, ComparePlan
 from export.compare.records import Comparison, Failure, Result, Row
 from export.compare.tables import as_text
 from export.data.encoded import open_log
+from export.data.log_schema import load_log_schema
+from export.data.progress import Bar
 from export.errors import ExportError
 from export.report.machine import machine
 from export.stages.fit_schema import kept_log
 from export.stages.pipeline import Clock, check_export
 from export.stages.records import LogSummary
 from export.stages.work import Say, Work
+from export.train.build import check_fields
 from models import MODELS
 from service.bundle.folders import replacing
 from service.bundle.json_files import encode_json
@@ -49,6 +52,7 @@ def compare(plan: ComparePlan, *, say: Say = print) -> Comparison:
     for model in models:
         settle(model, plan.common, plan.overrides, plan.training)[1].config(rows=1)
     check_export(plan)
+    _check_fields(plan, models)
     if plan.jobs > 1 and os.environ.get("WORLD_SIZE", "1") != "1":
         raise ExportError(
             f"'jobs' must be 1 under torchrun (got {plan.jobs}), whose processes train each model together; "
@@ -57,6 +61,20 @@ def compare(plan: ComparePlan, *, say: Say = print) -> Comparison:
     plan.out.mkdir(parents=True, exist_ok=True)
     with Work(plan.work).held(new=True) as work:
         return _compare(plan, models, work, Clock(say))
+
+
+def _check_fields(plan: ComparePlan, models: Sequence[str]) -> None:
+    """Raises ExportError, before a row is read, where the log has the fields of no model."""
+    log_schema = load_log_schema(plan.schema)
+    reasons = []
+    for model in models:
+        hyperparameters, _ = settle(model, plan.common, plan.overrides, plan.training)
+        try:
+            check_fields(model, hyperparameters, log_schema)
+        except ExportError as error:
+            reasons.append(str(error))
+    if len(reasons) == len(models):
+        raise ExportError(f"at least one model must be possible (got none); {'; '.join(reasons)}")
 
 
 def chosen_models(names: Sequence[str]) -> tuple[str, ...]:
@@ -129,9 +147,11 @@ def _compete(
             found[one.model, one.seed] = kept
             say(f"{one.model}: kept from an earlier run (seed {one.seed})")
     missing = [one for one in contenders if (one.model, one.seed) not in found]
-    for outcome in outcomes(missing, jobs=plan.jobs, say=say):
-        found[outcome.model, outcome.seed] = outcome
-        say(f"{len(found)} of {len(contenders)} done")
+    with Bar("models", len(missing), unit="models", whole=True) as bar:
+        for outcome in outcomes(missing, jobs=plan.jobs, say=say):
+            found[outcome.model, outcome.seed] = outcome
+            bar.add(1)
+            say(f"{len(found)} of {len(contenders)} done")
     results: dict[str, list[tuple[Contender, Result]]] = {}
     failures = []
     for one in contenders:

@@ -15,6 +15,7 @@ from multiprocessing.context import SpawnProcess
 
 from export.compare.contender import TRACEBACK, Contender
 from export.compare.records import Failure, Result
+from export.data.progress import Shown, shown, shown_as
 from export.errors import ExportError
 from export.stages.work import Say
 from service.bundle.errors import BundleError
@@ -54,6 +55,7 @@ def attempt(contender: Contender, say: Say) -> Outcome:
 def _in_processes(contenders: Sequence[Contender], jobs: int, say: Say) -> Iterator[Outcome]:
     """As many processes as jobs, a new one for each contender, which frees its memory when it ends."""
     context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+    how: Shown = "nothing" if shown() == "nothing" else "lines"  # a bar has one process
     waiting = list(reversed(contenders))
     running: dict[Connection, tuple[Contender, SpawnProcess]] = {}
     try:
@@ -61,7 +63,7 @@ def _in_processes(contenders: Sequence[Contender], jobs: int, say: Say) -> Itera
             while waiting and len(running) < jobs:
                 contender = waiting.pop()
                 ours, theirs = context.Pipe()
-                process = context.Process(target=_run_contender, args=(contender, theirs), daemon=True)
+                process = context.Process(target=_run_contender, args=(contender, theirs, how), daemon=True)
                 process.start()
                 theirs.close()
                 running[ours] = contender, process
@@ -97,7 +99,7 @@ def _receive(connection: Connection, contender: Contender, process: SpawnProcess
     return outcome
 
 
-def _run_contender(contender: Contender, connection: Connection) -> None:
+def _run_contender(contender: Contender, connection: Connection, how: Shown) -> None:
     """The work of a process: one contender, whose lines and outcome go through the connection."""
     import torch
 
@@ -105,6 +107,7 @@ def _run_contender(contender: Contender, connection: Connection) -> None:
     if contender.config.threads is not None:
         torch.set_num_threads(contender.config.threads)
     try:
-        connection.send(attempt(contender, connection.send))
+        with shown_as(how):
+            connection.send(attempt(contender, connection.send))
     except BrokenPipeError:
         return  # the parent is gone

@@ -22,9 +22,9 @@ COLORS = "Colours: blue above, orange below {}, grey neither; a bar behind a dot
 WIDE = """
 body { max-width: 84rem; }
 table { max-width: 100%; }
-th:first-child, td:first-child { position: sticky; left: 0; background: #fff; }
-.failed { color: #a03c00; }
-.costs figure { flex-basis: 34rem; }
+th:first-child, td:first-child { position: sticky; left: 0; background: var(--ground); }
+.failed { color: var(--bad); }
+@media (min-width: 40rem) { .costs figure { flex-basis: 34rem; } }
 pre { font-size: .8rem; overflow-x: auto; }
 """
 

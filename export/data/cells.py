@@ -4,22 +4,20 @@ An invalid cell makes its row malformed. This module knows nothing of files or i
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from export.data.disagreement import Disagreement
 from export.data.errors import LogError, Rejections
+from export.data.faults import Faults
 from export.data.log_schema import Label, LogField, LogSchema, Timestamp
-from export.data.time_pattern import chrono_patterns, has_short_year
+from export.data.times import seconds_of
 from service.bundle.cell_types import CellType, expected_cells
 from service.bundle.schema import Kind
-
-_YEAR_10000: Final = 253_402_300_800
-# The year 69 is 1969 in Python and 2069 in chrono: it is no time of a log in either.
-_YEAR_2069: Final = 3_124_224_000
-
 
 # What the schema can say of a value that the log means.
 _NAME_LABELS: Final = "name the value under 'click' or 'no_click' of [label]"
@@ -36,6 +34,8 @@ class CellTypes:
 
     def __init__(self, log_schema: LogSchema) -> None:
         self._schema = log_schema
+        self._disagreement = Disagreement(log_schema)
+        self._read: set[str] = set()  # columns of which a cell was read well
 
     def typed(
         self, cells: pl.DataFrame, lines: NDArray[np.int64], rejections: Rejections
@@ -49,14 +49,17 @@ class CellTypes:
         nan_is_missing = self._schema.spelling.nan_is_missing
         fields: dict[str, pl.Series] = {}
         outcomes: dict[str, pl.Series] = {}
-        faults = _Faults(cells, lines)
+        faults = Faults(cells, lines, self._read)
         label = self._schema.label
+        disagree = self._disagreement
         if label is not None:
-            outcomes["label"] = faults.check(label.column, *_label(cells, label), _NAME_LABELS)
+            outcomes["label"] = faults.check(
+                label.column, *_label(cells, label), _NAME_LABELS, disagree.label
+            )
         timestamp = self._schema.timestamp
         if timestamp is not None:
             outcomes["timestamp"] = faults.check(
-                timestamp.column, *_timestamp(cells, timestamp), _NAME_FORMAT
+                timestamp.column, *_timestamp(cells, timestamp), _NAME_FORMAT, disagree.time
             )
         if self._schema.true_pctr is not None:
             outcomes["true_pctr"] = faults.check(
@@ -67,14 +70,15 @@ class CellTypes:
                 fields[field.name] = _derived(field, outcomes["timestamp"])
             elif field.kind is Kind.NUMERIC:
                 numbers = _number(features[field.column], nan_is_missing=nan_is_missing)
-                fields[field.name] = faults.check(field.column, *numbers, _NAME_MISSING)
+                about = partial(disagree.number, field)
+                fields[field.name] = faults.check(field.column, *numbers, _NAME_MISSING, about)
             elif field.kind is Kind.SEQUENCE:
                 fields[field.name] = _sequence(field, features[field.column])
             else:
                 fields[field.name] = _text(features[field.column])
         frame = pl.DataFrame(fields)
         if faults.any:
-            good = faults.good(rejections)
+            good = faults.good(rejections, has_header=self._schema.has_header)
             frame = frame.filter(good)
             outcomes = {name: series.filter(good) for name, series in outcomes.items()}
             lines = lines[good.to_numpy()]
@@ -102,39 +106,6 @@ class CellTypes:
                     f"{file}, column '{column}': must be {expected} for {use} (got {types[column]}); "
                     "cast it, or correct the schema"
                 )
-
-
-class _Faults:
-    """The malformed rows of one chunk, and the column and expectation of the first."""
-
-    def __init__(self, cells: pl.DataFrame, lines: NDArray[np.int64]) -> None:
-        self._cells = cells
-        self._lines = lines
-        self._bad: pl.Series | None = None
-        self._first: tuple[int, str, str, str | None] | None = None
-
-    @property
-    def any(self) -> bool:
-        return self._bad is not None
-
-    def check(
-        self, column: str, values: pl.Series, bad: pl.Series, expected: str, remedy: str | None = None
-    ) -> pl.Series:
-        """Records the bad rows of one column; returns `values` unchanged."""
-        row = bad.arg_max() if bad.any() else None
-        if row is not None:
-            self._bad = bad if self._bad is None else self._bad | bad
-            if self._first is None or row < self._first[0]:
-                self._first = (row, column, expected, remedy)
-        return values
-
-    def good(self, rejections: Rejections) -> pl.Series:
-        assert self._bad is not None
-        assert self._first is not None
-        row, column, expected, remedy = self._first
-        found, rows = self._cells[column][row], int(self._bad.sum())
-        rejections.add(int(self._lines[row]), column, expected, found, rows, remedy=remedy)
-        return ~self._bad
 
 
 def _with_nulls(cells: pl.DataFrame, words: tuple[str, ...]) -> pl.DataFrame:
@@ -206,6 +177,14 @@ def _label(cells: pl.DataFrame, label: Label) -> tuple[pl.Series, pl.Series, str
     column = cells[label.column]
     if label.present:
         return column.is_not_null().cast(pl.UInt8), column.is_null() & column.is_not_null(), "anything"
+    texts = label_texts(column)
+    click = texts.is_in(label.click).fill_null(False)
+    known = click | texts.is_in(label.no_click).fill_null(False)
+    return click.cast(pl.UInt8), ~known, f"one of {', '.join((*label.no_click, *label.click))}"
+
+
+def label_texts(column: pl.Series) -> pl.Series:
+    """The cells of a label [n] as the text that a schema names: true is `1`, and so is 1.0 of Parquet."""
     if column.dtype == pl.Boolean:
         column = column.cast(pl.Int8)
     elif column.dtype.is_float():
@@ -213,41 +192,15 @@ def _label(cells: pl.DataFrame, label: Label) -> tuple[pl.Series, pl.Series, str
         column = pl.select(
             pl.when(whole == column).then(whole.cast(pl.String)).otherwise(column.cast(pl.String))
         ).to_series()
-    texts = _text(column)
-    click = texts.is_in(label.click).fill_null(False)
-    known = click | texts.is_in(label.no_click).fill_null(False)
-    return click.cast(pl.UInt8), ~known, f"one of {', '.join((*label.no_click, *label.click))}"
+    return _text(column)
 
 
 def _timestamp(cells: pl.DataFrame, timestamp: Timestamp) -> tuple[pl.Series, pl.Series, str]:
     column = cells[timestamp.column]
-    if column.dtype.is_temporal():
-        seconds = column.cast(pl.Datetime("us")).dt.epoch("s")
-        expected = "a time"
-    elif timestamp.format in {"unix", "unix_ms"}:
-        scale = 1 if timestamp.format == "unix" else 1000
-        numbers = column.cast(pl.Float64, strict=False)
-        in_range = pl.select(pl.when(numbers.is_between(0, 1e11 * scale)).then(numbers)).to_series()
-        seconds = (in_range / scale).floor().cast(pl.Int64, strict=False)
-        expected = "seconds since 1970" if scale == 1 else "milliseconds since 1970"
-    else:
-        seconds = _parsed_times(_text(column), timestamp.format)
-        expected = f"a time like {timestamp.format}"
-    return seconds, seconds.is_null(), expected
-
-
-def _parsed_times(texts: pl.Series, pattern: str) -> pl.Series:
-    """Texts [n] -> unix seconds; null where the pattern does not match, and before 1970."""
-    patterns, appended = chrono_patterns(pattern)
-    if appended:
-        texts = texts + appended
-    times = [
-        texts.str.to_datetime(each, strict=False, time_unit="us").dt.epoch("s").alias(str(number))
-        for number, each in enumerate(patterns)
-    ]
-    seconds = pl.select(pl.coalesce(times)).to_series()
-    last = _YEAR_2069 if has_short_year(pattern) else _YEAR_10000
-    return pl.select(pl.when(seconds.is_between(0, last - 1)).then(seconds)).to_series()
+    seconds = seconds_of(column, timestamp.format)
+    words = {"unix": "seconds since 1970", "unix_ms": "milliseconds since 1970"}
+    expected = words.get(timestamp.format, f"a time like {timestamp.format}")
+    return seconds, seconds.is_null(), "a time" if column.dtype.is_temporal() else expected
 
 
 def _derived(field: LogField, seconds: pl.Series) -> pl.Series:

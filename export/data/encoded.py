@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from export.data.counting import MAX_TEXTS, NumberCounts
 from export.data.encode import PartWriter
-from export.data.errors import LogError, OnMalformed
+from export.data.errors import LogError, OnMalformed, no_rows
 from export.data.fit import MIN_COUNT, FieldCounts, fit_schema, min_counts
 from export.data.log_schema import LogSchema
 from export.data.parts import (
@@ -30,7 +30,7 @@ from export.data.parts import (
     open_log,
 )
 from export.data.progress import Progress
-from export.data.readers import read_log
+from export.data.readers import read_log, rows_about
 from export.data.spill import Spill
 from export.data.splits import (
     DEFAULT_SHARES,
@@ -152,20 +152,23 @@ def _read(
 ) -> tuple[NumberCounts | None, int]:
     """Parses and checks every row once. -> rows by second if rows have a time, number of skipped rows."""
     seconds = None if log_schema.timestamp is None else NumberCounts()
-    skipped = 0
-    progress = Progress("read", report)
+    skipped, disagreement = 0, None
     chunks = read_log(path, log_schema, on_malformed=options.on_malformed, chunk_rows=options.chunk_rows)
-    for chunk in chunks:
-        skipped += chunk.skipped
-        if not len(chunk):
-            continue
-        if seconds is not None and chunk.timestamps is not None:
-            seconds.add(pl.Series(chunk.timestamps.astype(np.float64)))
-        spill.write(chunk)
-        progress.add(len(chunk))
-    progress.finish(f", {skipped:,} malformed rows skipped" if skipped else "")
+    with Progress("read", report, about=rows_about(path, log_schema)) as progress:
+        for chunk in chunks:
+            skipped += chunk.skipped
+            disagreement = chunk.disagreement
+            if not len(chunk):
+                continue
+            if seconds is not None and chunk.timestamps is not None:
+                seconds.add(pl.Series(chunk.timestamps.astype(np.float64)))
+            spill.write(chunk)
+            progress.add(len(chunk))
+        progress.finish(f", {skipped:,} malformed rows skipped" if skipped else "")
     if not spill.rows:
-        raise LogError(f"{path.name}: must hold rows (got none, {skipped:,} malformed rows skipped)")
+        raise no_rows(path.name, skipped, disagreement)
+    if disagreement is not None:
+        report(f"warning: {disagreement}")
     return seconds, skipped
 
 
@@ -188,30 +191,30 @@ def _count(spill: Spill, split: Split, fields: FieldCounts, report: Callable[[st
     rows = np.zeros(len(PARTS), np.int64)
     clicks = np.zeros(len(PARTS), np.int64)
     window: tuple[int, int] | None = None
-    progress = Progress("counted", report)
-    for chunk in spill.read():
-        part = split.part_of(chunk.first_row, chunk.timestamps, len(chunk))
-        rows += np.bincount(part, minlength=len(PARTS))
-        clicks += np.bincount(part[chunk.labels == 1], minlength=len(PARTS))
-        training = part == 0
-        if training.any():
-            counted = chunk.fields if training.all() else chunk.fields.filter(pl.Series(training))
-            fields.add(counted, chunk.texts)
-            if chunk.timestamps is not None:
-                times = chunk.timestamps[training]
-                low, high = int(times.min()), int(times.max())
-                window = (low, high) if window is None else (min(low, window[0]), max(high, window[1]))
-        progress.add(len(chunk))
-    progress.finish()
+    with Progress("counted", report, about=spill.rows) as progress:
+        for chunk in spill.read():
+            part = split.part_of(chunk.first_row, chunk.timestamps, len(chunk))
+            rows += np.bincount(part, minlength=len(PARTS))
+            clicks += np.bincount(part[chunk.labels == 1], minlength=len(PARTS))
+            training = part == 0
+            if training.any():
+                counted = chunk.fields if training.all() else chunk.fields.filter(pl.Series(training))
+                fields.add(counted, chunk.texts)
+                if chunk.timestamps is not None:
+                    times = chunk.timestamps[training]
+                    low, high = int(times.min()), int(times.max())
+                    window = (low, high) if window is None else (min(low, window[0]), max(high, window[1]))
+            progress.add(len(chunk))
+        progress.finish()
     return _Counted(fields, rows, clicks, window)
 
 
 def _encode(spill: Spill, split: Split, writer: PartWriter, report: Callable[[str], None]) -> list[SampleRow]:
-    progress = Progress("encoded", report)
-    for chunk in spill.read():
-        writer.write(chunk, split.part_of(chunk.first_row, chunk.timestamps, len(chunk)))
-        progress.add(len(chunk))
-    progress.finish()
+    with Progress("encoded", report, about=spill.rows) as progress:
+        for chunk in spill.read():
+            writer.write(chunk, split.part_of(chunk.first_row, chunk.timestamps, len(chunk)))
+            progress.add(len(chunk))
+        progress.finish()
     return writer.finish()
 
 

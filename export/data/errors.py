@@ -16,6 +16,10 @@ class LogError(ExportError):
     """The log does not match its description. The message names file, line, column, expected and found."""
 
 
+class DisagreementError(LogError):
+    """The schema does not describe the log, as nearly all rows show. The message names the schema's key."""
+
+
 class Rejections:
     """Handles malformed rows: the first raises an error, or all are skipped and counted."""
 
@@ -24,6 +28,7 @@ class Rejections:
         self.on_malformed = on_malformed
         self.unit = unit
         self.count = 0
+        self.disagreement: str | None = None
 
     def add(
         self,
@@ -48,6 +53,19 @@ class Rejections:
             f"{self.file}, {self.unit} {line}: {what} must be {expected} (got {shortened(found)}); {first}"
             f"correct the {self.unit}, or skip and count malformed rows with --on-malformed skip"
         )
+
+    def disagree(self, message: str) -> None:
+        """Raises DisagreementError; where rows are skipped, keeps the first one, to be told later."""
+        if self.on_malformed != "skip":
+            raise DisagreementError(message)
+        self.disagreement = self.disagreement or message
+
+
+def no_rows(file: str, skipped: int, disagreement: str | None = None) -> LogError:
+    """The error of a log without a row that is whole; a `disagreement` with the schema is why."""
+    if disagreement is not None:
+        return DisagreementError(f"{disagreement}; --on-malformed skip leaves no row")
+    return LogError(f"{file}: must hold rows (got none, {skipped:,} malformed rows skipped)")
 
 
 def shortened(found: object, limit: int = 80) -> str:

@@ -18,7 +18,7 @@ import polars as pl
 from export.data.converted import check_out, write_converted
 from export.data.errors import LogError, OnMalformed, Rejections
 from export.data.progress import Progress
-from export.data.text_rows import open_log_file
+from export.data.text_rows import lines_about, open_log_file
 
 COLUMNS: Final = (
     *("click", "weekday", "hour", "bidid", "timestamp", "logtype", "ipinyouid", "useragent", "IP", "region"),
@@ -51,18 +51,18 @@ def convert_ipinyou(
     index = _feature_index(_find(folder, "featindex.txt"))
     files = [_find(folder, "train.yzx.txt"), *_optional(folder, "test.yzx.txt")]
     rejections = [Rejections(path.name, on_malformed) for path in files]
-    progress = Progress("converted", report)
-
-    def frames() -> Iterator[pl.DataFrame]:
-        for path, rejected in zip(files, rejections, strict=True):
-            for frame in _frames(path, index, rejected):
-                progress.add(len(frame))
-                yield frame
-
     description = Path(__file__).with_name("ipinyou_features.toml").read_text(encoding="utf-8")
-    described = write_converted(frames(), _SCHEMA, out, description)
-    skipped = sum(rejected.count for rejected in rejections)
-    progress.finish(f", {skipped:,} malformed rows skipped" if skipped else "")
+    with Progress("converted", report, about=sum(map(lines_about, files))) as progress:
+
+        def frames() -> Iterator[pl.DataFrame]:
+            for path, rejected in zip(files, rejections, strict=True):
+                for frame in _frames(path, index, rejected):
+                    progress.add(len(frame))
+                    yield frame
+
+        described = write_converted(frames(), _SCHEMA, out, description)
+        skipped = sum(rejected.count for rejected in rejections)
+        progress.finish(f", {skipped:,} malformed rows skipped" if skipped else "")
     return described
 
 

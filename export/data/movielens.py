@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from export.data.converted import check_out, write_converted
 from export.data.errors import LogError, OnMalformed, Rejections
-from export.data.text_rows import Dialect, read_header, text_rows
+from export.data.progress import Bar
+from export.data.text_rows import Dialect, lines_about, read_header, text_rows
 
 LIKED: Final = 4.0
 """A film with at least this rating counts as liked: a click."""
@@ -132,9 +133,13 @@ def _table(
             f"{path.name}, line 1: column '{absent[0]}' must be in the header (it has {', '.join(header)}); "
             "use the file as RecBole publishes it"
         )
-    chunks = list(
-        text_rows(path, header, names, _DIALECT, rejections, skip_header=True, chunk_rows=_CHUNK_ROWS)
-    )
+    chunks = []
+    with Bar(f"read {path.name}", lines_about(path)) as bar:
+        for cells, lines in text_rows(
+            path, header, names, _DIALECT, rejections, skip_header=True, chunk_rows=_CHUNK_ROWS
+        ):
+            chunks.append((cells, lines))
+            bar.add(len(cells))
     return pl.concat([cells for cells, _ in chunks]), np.concatenate([lines for _, lines in chunks])
 
 

@@ -3,18 +3,26 @@
 It knows the log's description, not vocabularies, ids or splits.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from export.data.cells import CellTypes
-from export.data.errors import LogError, OnMalformed, Rejections, shortened
+from export.data.disagreement import similar, users_of
+from export.data.errors import DisagreementError, LogError, OnMalformed, Rejections, shortened
 from export.data.log_schema import LogSchema
-from export.data.text_rows import Dialect, lines_about, read_header, text_rows
+from export.data.text_rows import Dialect, head_rows, lines_about, read_header, text_rows
+
+_NUMBER: Final = re.compile(r"[+-]?\d+(\.\d+)?")
+_PARQUET_MAGIC: Final = "PAR1"
+_SEPARATORS: Final = ("\t", ",", ";", "|", "\x01")
+_HEAD_ROWS, _ENOUGH_ROWS = 20, 2  # that are looked at, and of which more tell the width of all
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +36,7 @@ class LogChunk:
     lines: NDArray[np.int64]  # [n] line of the file (row, in Parquet), from 1
     skipped: int  # malformed rows skipped since the previous chunk
     others: pl.DataFrame  # cells of columns that were asked for, as they stand in the file
+    disagreement: str | None = None  # what the schema should say, where it is why rows are skipped
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -66,6 +75,7 @@ def read_log(
             lines=lines,
             skipped=rejections.count - seen,
             others=_valid(cells.select(others), read, lines),
+            disagreement=rejections.disagreement,
         )
         seen = rejections.count
 
@@ -84,7 +94,7 @@ def columns_of(path: Path, log_schema: LogSchema) -> tuple[str, ...]:
     before it is known who clicks, has no label.
     """
     if log_schema.format == "parquet":
-        return tuple(_scanned(path)[1])
+        return tuple(scanned(path)[1])
     dialect = Dialect(log_schema.separator, log_schema.quote)
     first = read_header(path, dialect)
     if log_schema.has_header:
@@ -98,7 +108,7 @@ def columns_of(path: Path, log_schema: LogSchema) -> tuple[str, ...]:
 def rows_about(path: Path, log_schema: LogSchema) -> int:
     """About how many rows a log has, from the head of its file; exactly, in Parquet. Raises LogError."""
     if log_schema.format == "parquet":
-        return int(_scanned(path)[0].select(pl.len()).collect().item())
+        return int(scanned(path)[0].select(pl.len()).collect().item())
     return lines_about(path)
 
 
@@ -106,6 +116,7 @@ def _text_rows(
     path: Path, log_schema: LogSchema, used: tuple[str, ...], rejections: Rejections, chunk_rows: int
 ) -> Iterator[tuple[pl.DataFrame, NDArray[np.int64]]]:
     dialect = Dialect(log_schema.separator, log_schema.quote)
+    _check_form(path, log_schema, rejections)
     columns = read_header(path, dialect) if log_schema.has_header else log_schema.columns
     _check_names(path.name, log_schema, used, columns)
     yield from text_rows(
@@ -119,14 +130,17 @@ def _text_rows(
     )
 
 
-def _scanned(path: Path) -> tuple[pl.LazyFrame, pl.Schema]:
+def scanned(path: Path) -> tuple[pl.LazyFrame, pl.Schema]:
     """A Parquet file before its rows are read, and the types of its columns. Raises LogError."""
     try:
         log = pl.scan_parquet(path, glob=False)
         return log, log.collect_schema()
     except (OSError, pl.exceptions.PolarsError) as error:
         reason = str(error).splitlines()[0]
-        raise LogError(f"'data' must be a readable Parquet file (got {str(path)!r}); {reason}") from None
+        text = '; if it is text, write format = "csv" or "tsv" into the schema' if path.is_file() else ""
+        raise LogError(
+            f"'data' must be a readable Parquet file (got {str(path)!r}); {reason}{text}"
+        ) from None
 
 
 def _parquet_rows(
@@ -136,7 +150,7 @@ def _parquet_rows(
 
     Polars' own batches (`collect_batches`) may run ahead of the consumer until memory holds the whole log.
     """
-    log, schema = _scanned(path)
+    log, schema = scanned(path)
     _check_names(path.name, log_schema, used, tuple(schema))
     CellTypes(log_schema).check_columns(dict(schema), path.name)
     row = 1
@@ -152,15 +166,67 @@ def _parquet_rows(
 
 def _check_names(file: str, log_schema: LogSchema, used: tuple[str, ...], columns: tuple[str, ...]) -> None:
     twice = sorted({name for name in columns if columns.count(name) > 1})
+    is_row = log_schema.format != "parquet" and any(_NUMBER.fullmatch(name) for name in columns)
+    row = (
+        "write header = false and the columns into the schema if the first line is a row, " if is_row else ""
+    )
     if twice:
         raise LogError(
-            f"{file}: column names must differ (got {shortened(twice[0])} twice); rename one in the header"
+            f"{file}: column names must differ (got {shortened(twice[0])} twice); {row}rename one in the "
+            "header"
         )
     absent = [name for name in used if name not in columns]
     if absent:
         names = ", ".join(f"'{name}'" for name in absent)
         other = "name the schema's 'separator', " if len(columns) == 1 and len(used) > 1 else ""
+        users = ", ".join(users_of(log_schema, name) for name in absent)
+        guess = similar(absent[0], columns)
         raise LogError(
             f"{file}: column {names} must be in the log (it has {', '.join(columns)}); "
-            f"{other}correct the header, or the schema '{log_schema.name}'"
+            f"{row or other}correct the header, or the schema '{log_schema.name}': {users}"
+            f"{f' (is it {guess!r}?)' if guess else ''}"
         )
+
+
+def _check_form(path: Path, log_schema: LogSchema, rejections: Rejections) -> None:
+    """Raises DisagreementError if what the schema says of a text file as a whole does not fit its first rows.
+
+    Rows of another width may be skipped, the first ones too.
+    """
+    name, dialect = f"schema '{log_schema.name}'", Dialect(log_schema.separator, log_schema.quote)
+    rows = head_rows(path, dialect, _HEAD_ROWS)
+    if not rows:
+        return
+    first = rows[0]
+    if first[0].startswith(_PARQUET_MAGIC):
+        raise DisagreementError(
+            f"{name}: 'format' must be parquet for the Parquet file {path.name} (got {log_schema.format!r}); "
+            'write format = "parquet", without header, columns, separator and quote'
+        )
+    if not log_schema.has_header and len(set(first) & set(log_schema.columns)) * 2 > len(first):
+        raise DisagreementError(
+            f"{name}: 'header' must be true where the first line of {path.name} names the columns (got "
+            f"{shortened(', '.join(first))}); write header = true and leave out 'columns'"
+        )
+    expected = len(first) if log_schema.has_header else len(log_schema.columns)
+    found = _width(rows, log_schema)
+    if found is None or found == expected:
+        return
+    others = {one: head_rows(path, Dialect(one, log_schema.quote), _HEAD_ROWS) for one in _SEPARATORS}
+    fitting = [one for one, cut in others.items() if _width(cut, log_schema) == expected]
+    remedy = (
+        f"write separator = {fitting[0]!r}"
+        if fitting and not log_schema.has_header
+        else "name each column once, or another 'separator'"
+    )
+    said = "the header" if log_schema.has_header else "'columns'"
+    rejections.disagree(
+        f"{name}: {said} must have a name for each cell of a row of {path.name} (got {expected} names, and "
+        f"{found} cells between {log_schema.separator!r} in each of its first rows); {remedy}"
+    )
+
+
+def _width(rows: list[list[str]], log_schema: LogSchema) -> int | None:
+    """How many cells rows have, but for the header; None where they differ, or are too few to say so."""
+    widths = {len(row) for row in rows[log_schema.has_header :]}
+    return widths.pop() if len(widths) == 1 and len(rows) > _ENOUGH_ROWS else None

@@ -31,8 +31,10 @@ def write_synthetic_log(
     format_, ending = _format(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     log = SyntheticLog(config)
-    progress = Progress("generated", report)
-    with tempfile.TemporaryDirectory(prefix=f"{path.name}.", suffix=".partial", dir=path.parent) as folder:
+    with (
+        Progress("generated", report, about=config.rows) as progress,
+        tempfile.TemporaryDirectory(prefix=f"{path.name}.", suffix=".partial", dir=path.parent) as folder,
+    ):
         partial = Path(folder) / path.name
         if format_ == "parquet":
             _write_parquet(log, partial, progress)
@@ -42,7 +44,7 @@ def write_synthetic_log(
         description.write_text(describe(config, format_), encoding="utf-8")
         partial.rename(path)
         described = description.rename(path.with_name(path.name.removesuffix(ending) + ".toml"))
-    progress.finish()
+        progress.finish()
     return described
 
 

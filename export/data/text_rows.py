@@ -5,8 +5,12 @@ silently). Text with quotes goes to the parser that files of users and ads have 
 knows nothing of labels or fields.
 """
 
+import csv
+import io
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import IO, Final
 
@@ -28,7 +32,7 @@ from service.bundle.delimited import (
     parsed_blocks,
 )
 
-__all__ = ["Dialect", "lines_about", "open_log_file", "read_header", "text_rows"]
+__all__ = ["Dialect", "head_rows", "lines_about", "open_log_file", "read_header", "text_rows"]
 
 _NEWLINE: Final = ord("\n")
 HEAD_BYTES: Final = 1 << 18
@@ -87,6 +91,30 @@ def _block_bytes(path: Path, chunk_rows: int) -> int:
     with open_bytes(path) as file:
         mean = _mean_bytes(next(blocks(file, path.name, SAMPLE_BYTES), b""))
     return int(min(MAX_BLOCK_BYTES, max(1, mean * chunk_rows)))
+
+
+def head_rows(path: Path, dialect: Dialect, rows: int) -> list[list[str]]:
+    """The cells of the first rows, a header among them, whatever their width and encoding.
+
+    Fewer where quotes are not closed. Raises LogError if the file cannot be read.
+    """
+    try:
+        with open_bytes(path) as file:
+            head = next(blocks(file, path.name, SAMPLE_BYTES), b"")
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    except UnreadableText as error:
+        raise LogError(str(error)) from None
+    reader = csv.reader(
+        io.StringIO(head.decode(errors="replace"), newline=""),
+        delimiter=dialect.separator,
+        quotechar=dialect.quote or None,
+        quoting=csv.QUOTE_MINIMAL if dialect.quote else csv.QUOTE_NONE,
+    )
+    found: list[list[str]] = []
+    with suppress(csv.Error):
+        found.extend(islice((row for row in reader if row), rows))
+    return found
 
 
 def _mean_bytes(head: bytes) -> float:

@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from export.data.progress import Bar
 from export.judge.metrics import Floats, checked, row_losses, tie_ends
 from service.bundle.manifest import Metrics
 
@@ -224,9 +225,11 @@ def _resampled(
         values = [figure(y, *(column[rows] for column in columns)) for figure, *columns in figures]
         own = np.array([value(np.ones(len(y), dtype=np.int64)) for value in values])
     resampled = np.empty((len(values), resamples))
-    for column in range(resamples):
-        counts = _counts(draw, y)
-        resampled[:, column] = [value(counts) for value in values]
+    with Bar("resampling", resamples, unit="resamples") as bar:
+        for column in range(resamples):
+            counts = _counts(draw, y)
+            resampled[:, column] = [value(counts) for value in values]
+            bar.add(1)
     if scale < 1.0:
         resampled = everywhere[:, None] + scale * (resampled - own[:, None])
     return np.column_stack((everywhere, resampled))

@@ -29,7 +29,7 @@ _PRIOR_ROWS: Final = 1.0  # rows at the mean click rate that a value's click rat
 _CHUNK_ROWS: Final = 16_384  # whose ids fit the cache: each field reads its columns of them
 _WIDE: Final = 16  # times as many ids as rows are counted one by one, not by an array of counts
 _DECIMAL: Final = re.compile(r"-?\d+\.0+")
-_MISSING_WORDS: Final = frozenset(
+MISSING_WORDS: Final = frozenset(
     ("NULL", "Null", "null", "(null)", "NaN", "nan", "NA", "N/A", "n/a", "<NA>", "\\N", "None", "undefined")
 )
 
@@ -130,12 +130,12 @@ def _own_values(field: Field) -> tuple[str, ...]:
 
 def _decimal(field: Field) -> str | None:
     """A value, if all values are whole numbers with decimals: what a table with gaps makes of integers."""
-    values = [value for value in _own_values(field) if value not in _MISSING_WORDS]
+    values = [value for value in _own_values(field) if value not in MISSING_WORDS]
     return values[0] if values and all(map(_DECIMAL.fullmatch, values)) else None
 
 
 def _missing_word(field: Field) -> str | None:
-    return next((v for v in _own_values(field) if v in _MISSING_WORDS or not v.strip()), None)
+    return next((v for v in _own_values(field) if v in MISSING_WORDS or not v.strip()), None)
 
 
 def field_warnings(fields: Iterable[FieldSummary]) -> tuple[str, ...]:

@@ -125,10 +125,11 @@ def rate_figure(windows: Sequence[RateWindow]) -> str:
 
 
 def curves_figure(findings: Findings) -> str:
-    """Validation LogLoss and AUC, and the shares to prune, over the epochs of training and of pruning."""
+    """Validation LogLoss and AUC, and what share was to be pruned, over the epochs of both."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9.6, 2.9), layout="constrained")
-        loss, auc, sparsity = figure.subplots(1, 3)
+        is_pruned = any(point.sparsity for point in (*findings.training, *findings.pruning))
+        loss, auc, *others = figure.subplots(1, 2 + is_pruned)
         start = 0.0
         for points, color, label in (
             (findings.training, BEFORE, "training"),
@@ -139,13 +140,14 @@ def curves_figure(findings: Findings) -> str:
             epochs = [start + point.epoch for point in points]
             loss.plot(epochs, [point.validation_logloss for point in points], "o-", color=color, label=label)
             auc.plot(epochs, [point.validation_auc for point in points], "o-", color=color, label=label)
-            _sparsities(sparsity, epochs, points)
+            for sparsity in others:
+                _sparsities(sparsity, epochs, points)
             start = epochs[-1]
         loss.set(title="validation LogLoss", xlabel="epoch")
         auc.set(title="validation AUC", xlabel="epoch")
-        sparsity.set(title="share to prune, by the schedule", xlabel="epoch", ylim=(0, 1.02))
         loss.legend(frameon=False)
-        if sparsity.lines:
+        for sparsity in others:
+            sparsity.set(title="share to prune, by the schedule", xlabel="epoch", ylim=(0, 1.02))
             sparsity.legend(frameon=False)
         for line in (*loss.lines, *auc.lines):
             line.set_markersize(3)

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from export.compress.choice import PruneChoice
 from export.data.log_schema import load_log_schema
+from export.data.progress import Bar
 from export.data.synthetic import SyntheticConfig
 from export.data.synthetic_file import write_synthetic_log
 from export.errors import ExportError
@@ -26,10 +27,12 @@ from export.stages.records import LogSummary, Searched
 from export.stages.to_onnx import to_onnx
 from export.stages.train import check_device, check_no_overrides, train
 from export.stages.work import Say, Work
-from export.train.build import check_model
+from export.train.build import check_fields, check_model
 from export.train.checkpoint import load_checkpoint
 from export.train.choices import TrainChoice
 from service.bundle.store import Bundle
+
+_STAGES = 8  # of a run that does not search
 
 
 class Search(Protocol):
@@ -46,8 +49,14 @@ def run(plan: Plan, *, search: Search | None = None, say: Say = print) -> Bundle
     `search` is what a preset that searches needs: `export.tune.tune.tune_before_run`.
     """
     _check(plan, search)
-    with Work(plan.work).held(new=True) as work:
-        return _stages(plan, work, Clock(say), search)
+    if plan.checkpoint is None:
+        check_fields(plan.model, plan.hyperparameters, load_log_schema(plan.schema))
+    stages = _STAGES + plan.pruning.searches
+    with (
+        Work(plan.work).held(new=True) as work,
+        Bar("run", stages, unit="stages", whole=True, even=False) as bar,
+    ):
+        return _stages(plan, work, Clock(say, bar), search)
 
 
 def _check(plan: Plan, search: Search | None = None) -> None:
@@ -158,12 +167,17 @@ def demo(out: Path, *, rows: int, seed: int, threads: int | None, say: Say = pri
 
 
 class Clock:
-    """Prints a heading for each stage, with the time since the start."""
+    """Prints a heading for each stage, with the time since the start; a bar counts those that have ended."""
 
-    def __init__(self, say: Say) -> None:
+    def __init__(self, say: Say, bar: Bar | None = None) -> None:
         self.say = say
         self.started = time.perf_counter()
+        self._bar = bar
+        self._begun = 0
 
     def stage(self, name: str, about: str = "") -> None:
+        if self._bar is not None and self._begun:
+            self._bar.add(1)
+        self._begun += 1
         seconds = time.perf_counter() - self.started
         self.say(f"\n[{seconds:6.1f} s] {name}{': ' if about else ''}{about}")

@@ -1,4 +1,4 @@
-"""Builds a model from its name, a schema and hyperparameters. It knows no log and no weights."""
+"""Builds a model from its name, a schema and hyperparameters. It reads no log and knows no weights."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ import numpy as np
 import torch
 from torch import nn
 
+from export.data.log_schema import LogSchema
 from export.errors import ExportError
 from export.train.choices import EmbeddingChoice
 from models import MODELS
 from models.fields import Field, fields_of
-from service.bundle.schema import FIRST_ID, Bins, Schema
+from service.bundle.schema import FIRST_ID, Bins, Kind, Schema
 from service.bundle.schema import Field as SchemaField
+
+_FEW_IDS = FIRST_ID + 8
 
 
 def model_fields(schema: Schema, embedding: EmbeddingChoice | None = None) -> tuple[Field, ...]:
@@ -101,6 +104,32 @@ def build_from_fields(
             raise ExportError(
                 f"model '{name}' cannot be built with {dict(hyperparameters)!r}: {error}"
             ) from error
+
+
+def check_fields(name: str, hyperparameters: Mapping[str, Any], log_schema: LogSchema) -> None:
+    """Raises ExportError where a log of this description has not the fields that a model needs.
+
+    The model is built with a few ids a field: how many there are only the log tells.
+    """
+    fields = tuple(
+        Field(
+            name=field.name,
+            cardinality=_FEW_IDS,
+            width=field.max_length,
+            role="candidate" if field.role == "candidate" else "context",
+            values=(0.0,) * _FEW_IDS if field.kind is Kind.NUMERIC else None,
+            same_values_as=field.same_values_as,
+        )
+        for field in log_schema.fields
+    )
+    try:
+        build_from_fields(name, fields, hyperparameters)
+    except ExportError as error:
+        reason = error.__cause__ or error
+        with_what = f" with {dict(hyperparameters)!r}" if hyperparameters else ""
+        raise ExportError(
+            f"model '{name}' cannot be built{with_what} for a log of the schema '{log_schema.name}': {reason}"
+        ) from None
 
 
 def check_model(name: str, hyperparameters: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from export.data.encoded import Part
+from export.data.progress import Bar, shown
 from export.errors import ExportError
 from export.judge.metrics import auc, logloss, sigmoid
 from export.train.averaging import Average
@@ -98,20 +99,22 @@ def train(
         filled = averaged | evaluated
         if ranks.is_leader and config.averaging > 0:
             run.average = Average(model, config.averaging * len(averaged))
-        for epoch in range(1, config.epochs + 1):
-            for within, (ids, labels) in enumerate(epoch_batches(part, config, epoch), 1):
-                run.update(ids, labels)
-                if within in settled:
-                    optimizers.settle()
-                if within in filled and untrained is not None:
-                    untrained.fill()
-                if after_step is not None:
-                    after_step(run.step)
-                if within in averaged and run.average is not None:
-                    run.average.update()
-                if within in evaluated and run.evaluate(epoch, within, steps):
-                    return run.finish(steps, stopped_early=True)
-        return run.finish(steps, stopped_early=False)
+        with Bar("training", config.epochs * steps, unit="steps") as bar:
+            for epoch in range(1, config.epochs + 1):
+                for within, (ids, labels) in enumerate(epoch_batches(part, config, epoch), 1):
+                    run.update(ids, labels)
+                    bar.add(1, run.how_it_goes)
+                    if within in settled:
+                        optimizers.settle()
+                    if within in filled and untrained is not None:
+                        untrained.fill()
+                    if after_step is not None:
+                        after_step(run.step)
+                    if within in averaged and run.average is not None:
+                        run.average.update()
+                    if within in evaluated and run.evaluate(epoch, within, steps):
+                        return run.finish(steps, stopped_early=True)
+            return run.finish(steps, stopped_early=False)
 
 
 def predict_logits(
@@ -192,14 +195,19 @@ class _Run:
         return loss if penalty is None else loss + penalty
 
     def _report_progress(self) -> None:
-        """Reports a line if the last one is long ago."""
+        """Reports a line if the last one is long ago, where lines are what is shown."""
         now = time.perf_counter()
         if now - self.last_line >= self.seconds_between_lines:
             self.last_line = now
-            self.report(
-                f"step {self.step}  loss {float(self.loss_sum) / self.rows:.5f}  "
-                f"{self.ranks.count * self.rows / (now - self.started):,.0f} rows/s"
-            )
+            if shown() == "lines":
+                self.report(f"step {self.step}  {self.how_it_goes()}")
+
+    def how_it_goes(self) -> str:
+        """The loss and the rate since the last evaluation; there is neither right after it."""
+        if not self.rows:
+            return ""
+        rate = self.ranks.count * self.rows / (time.perf_counter() - self.started)
+        return f"loss {float(self.loss_sum) / self.rows:.5f}  {rate:,.0f} rows/s"
 
     def evaluate(self, epoch: int, within: int, steps_per_epoch: int) -> bool:
         """Evaluates the weights after a step of an epoch. Returns whether training ends."""

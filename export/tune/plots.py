@@ -47,7 +47,7 @@ def slices_figure(found: Found) -> str:
         for axes, name in zip(panels, names, strict=False):
             _slice(axes, found, name)
         for axes in panels[len(names) :]:
-            axes.set_axis_off()
+            axes.remove()
         for axes in panels[::COLUMNS]:
             axes.set_ylabel(NAMES[found.metric])
         return as_svg(figure)

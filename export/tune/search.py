@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 from export.data.encoded import EncodedLog
+from export.data.progress import Bar
 from export.errors import ExportError
 from export.stages.work import Say
 from export.train.result import Evaluation
@@ -45,6 +46,12 @@ class Budget:
         check = SEEDS * (done[0].seconds + best.seconds)
         typical = float(np.median([one.seconds for one in done]))
         return elapsed + check + typical > self.seconds
+
+    def bar(self, done: int) -> Bar:
+        """What is left of it after so many trials: of the trials, else of the seconds."""
+        if self.trials is not None:
+            return Bar("search", max(0, self.trials - done), unit="trials", whole=True)
+        return Bar("search", self.seconds, unit="s", whole=True)
 
 
 class _Hopeless(Exception):
@@ -89,13 +96,15 @@ def search(subject: Subject, study: Study, budget: Budget, *, say: Say) -> tuple
     if done:
         say(f"{len(done)} trials are kept from an earlier search with the same inputs")
     _check_defaults(done)
-    while not budget.is_used_up(done, _best(done, subject), time.perf_counter() - started):
-        asked = study.ask()
-        record = _attempt(subject, study, asked)
-        study.tell(asked, record)
-        done = (*done, record)
-        say(trial_line(record, _best(done, subject), budget.trials))
-        _check_defaults(done)
+    with budget.bar(len(done)) as bar:
+        while not budget.is_used_up(done, _best(done, subject), time.perf_counter() - started):
+            asked = study.ask()
+            record = _attempt(subject, study, asked)
+            study.tell(asked, record)
+            done = (*done, record)
+            bar.add(1 if budget.trials is not None else record.seconds)
+            say(trial_line(record, _best(done, subject), budget.trials))
+            _check_defaults(done)
     return done
 
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from export.data.encoded import EncodedLog, open_log
+from export.data.log_schema import load_log_schema
 from export.errors import ExportError
 from export.knobs import as_options
 from export.report.settings_text import said
@@ -23,7 +24,7 @@ from export.stages.plan import Plan
 from export.stages.records import LogSummary, Searched
 from export.stages.train import check_device
 from export.stages.work import Say, Work
-from export.train.build import check_model
+from export.train.build import check_fields, check_model
 from export.train.choices import EmbeddingChoice, TrainChoice
 from export.tune.fit import Subject, subject_of
 from export.tune.page import tune_page
@@ -53,6 +54,8 @@ def tune(plan: TunePlan, *, say: Say = print) -> Found:
     writes what was found until then and says how to go on.
     """
     check_model(plan.model, plan.hyperparameters)
+    if plan.log is not None:
+        check_fields(plan.model, plan.hyperparameters, load_log_schema(plan.log.schema))
     check_device(plan.training.config(rows=1, model=plan.model).device)
     plan.out.mkdir(parents=True, exist_ok=True)
     log = _log(plan, say)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.data.encoded import Part
+from export.data.progress import Bar
 from export.judge.bootstrap import Delta, interval, resampled_aucs, resampled_loglosses
 from export.stages.ladder import fitted_pctr
 from export.stages.work import Say
@@ -37,8 +38,15 @@ def estimate(subject: Subject, settings: Mapping[str, Any], *, say: Say) -> Won:
     first = subject.space.config({}).seed + FIRST_SEED
     seeds = tuple(range(first, first + SEEDS))
     say(f"checking the best on {len(part):,} {PART} rows: it and the defaults, {SEEDS} fresh seeds each")
-    before = [subject.fit({}, seed=seed).logits(part) for seed in seeds]
-    after = [subject.fit(settings, seed=seed).logits(part) for seed in seeds]
+    with Bar("checking", 2 * SEEDS, unit="trainings", whole=True) as bar:
+
+        def logits_of(tried: Mapping[str, Any], seed: int) -> Floats:
+            found = subject.fit(tried, seed=seed).logits(part)
+            bar.add(1)
+            return found
+
+        before = [logits_of({}, seed) for seed in seeds]
+        after = [logits_of(settings, seed) for seed in seeds]
     return compared(part, before, after, seeds=seeds, metric=subject.metric)
 
 

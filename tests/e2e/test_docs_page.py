@@ -14,6 +14,6 @@ def test_a_browser_shows_the_docs_completely(service: RunningService, tmp_path: 
     for said in ("/predict", "X-Split-Key", "value_per_click", "invalid_field", "/metrics"):
         assert said in page
     assert "<code>candidates</code>" in page
-    layout = measure(page, tmp_path)
+    layout = measure(page, tmp_path)["desk"]
     assert layout["page"] <= layout["window"]
     assert layout["text"] > 2000

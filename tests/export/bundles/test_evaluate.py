@@ -22,7 +22,7 @@ from export.bundles.score import score
 from export.data.errors import LogError
 from export.errors import ExportError
 from export.judge.metrics import auc, logloss, pcoc
-from tests.browser import measure, needs_chromium
+from tests.browser import check_readable, needs_chromium
 from tests.export.bundles.conftest import COLUMNS, START, Shop, shown_rows, write_rows
 from tests.export.bundles.test_score import scored
 from tests.export.conftest import silent
@@ -164,11 +164,7 @@ def test_the_page_fits_a_window_and_its_figures_are_seen(shop: Shop, tmp_path: P
     log = write_rows(tmp_path / "day.csv", shown_rows(1_200, seed=15))
     found = evaluated(shop, log, by=("site", "request"), out=tmp_path / "judged")
     page = (tmp_path / "judged" / "evaluate.html").read_text()
-    layout = measure(page, tmp_path)
-    assert layout["page"] <= layout["window"]
-    assert len(layout["figures"]) == 3  # the histogram, the reliability, the days
-    assert all(width > 200 for width in layout["figures"])
-    assert layout["text"] > 2_000
+    check_readable(page, tmp_path, figures=3, text=2_000)  # the histogram, the reliability, the days
     assert f"{found.calibrated.metrics.logloss:.5f}" in page
     assert "By request: the 20 of 1,200 values with the most rows" in page
 

@@ -22,7 +22,7 @@ from export.data.log_schema import load_log_schema
 from export.data.readers import read_log
 from export.errors import ExportError
 from service.bundle.store import load_bundle
-from tests.browser import measure, needs_chromium
+from tests.browser import check_readable, needs_chromium
 from tests.export.bundles.conftest import Shop, shown_rows, with_sampling_rate, write_rows
 from tests.export.conftest import silent
 
@@ -152,7 +152,4 @@ def test_what_the_command_prints_and_the_page(shop: Shop, tmp_path: Path, capsys
     assert (told.rows, told.log.rows, told.row.row) == (500, 800, 7)
     for start in ("AUC", "field", "site", "row 7: pCTR"):
         assert any(one.startswith(start) for one in text), start
-    layout = measure((out / "explain.html").read_text(), tmp_path)
-    assert layout["page"] <= layout["window"]
-    assert len(layout["figures"]) == 1
-    assert layout["figures"][0] > 300
+    check_readable((out / "explain.html").read_text(), tmp_path, figures=1, text=500)

@@ -101,6 +101,7 @@ def test_every_option_of_a_command_has_a_line_of_help(
     assert ended.value.code == 0
     text = capsys.readouterr().out
     assert max(len(line) for line in text.splitlines()) <= 100
+    assert "--quiet" in text
     for title, options in COMMANDS[command].groups.items():
         assert f"\n{title}:\n" in text
         for option in options:
@@ -195,6 +196,10 @@ def test_wrong_options_exit_with_2(export: Export, arguments: list[str], said: s
         (["--checkpoint", "no.pt", "--dim", 8], "'dim' must be left out with the checkpoint no.pt"),
         (["--checkpoint", "no.pt", "--embedding", "qr"], "'embedding' must be left out with the checkpoint"),
         (["--click-weight", 3], "'click_weight' must be left out with loss bce"),
+        (
+            ["--model", "din"],
+            "model 'din' cannot be built for a log of the schema 'criteo': 'fields' must hold",
+        ),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_the_log_is_read(
@@ -204,6 +209,42 @@ def test_what_cannot_be_trained_is_refused_before_the_log_is_read(
         "run", *arguments, "--data", tmp_path / "no.tsv", "--schema", "criteo", "--out", tmp_path / "out"
     )
     refused(done, 1, said)
+
+
+@pytest.mark.parametrize("command", [["compare", "--models", "din,dien"], ["tune", "--model", "dien"]])
+def test_a_model_that_needs_a_history_is_refused_before_the_log_is_read(
+    export: Export, tmp_path: Path, command: list[str]
+) -> None:
+    log = ["--data", tmp_path / "no.tsv", "--schema", "criteo"]
+    done = export(*command, *log, "--out", tmp_path / "out", "--work", tmp_path / "work")
+    refused(done, 1, "model 'dien' cannot be built", "a user's history (got none)")
+
+
+def test_a_draft_of_a_schema_reads_its_log(export: Export, tmp_path: Path) -> None:
+    log, schema = tmp_path / "shop.csv", tmp_path / "shop.toml"
+    rows = "".join(f"{int(i % 3 == 0)},u{i % 40},a{i % 7},{i % 11}.5\n" for i in range(600))
+    log.write_text(f"click,user_id,ad_id,price\n{rows}", encoding="utf-8")
+    done = export("infer-schema", log, "--out", schema)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"--schema {schema}" in done.stdout.splitlines()[-1]
+    refused(export("infer-schema", log, "--out", schema), 1, "'out' must be a new file", "--overwrite")
+    assert export("infer-schema", log).stdout == schema.read_text()
+    assert export("fit-schema", "--data", log, "--schema", schema, "--work", tmp_path / "w").returncode == 0
+    log.write_text("a,b\n1,2\n", encoding="utf-8")
+    refused(export("infer-schema", log), 1, "a column must tell clicks")
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_terminal_sees_how_far_a_command_is_unless_it_is_to_be_quiet(
+    export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quiet: bool
+) -> None:
+    monkeypatch.setattr("export.data.progress._SECONDS_BEFORE_A_BAR", 0.0)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    options = ["--quiet"] if quiet else []
+    done = export("synthesize", "--rows", 1_000, "--out", tmp_path / "log.csv", *options)
+    assert done.returncode == 0
+    assert ("generated:" in done.stderr) == (not quiet)
+    assert done.stdout.startswith("generated 1,000 rows")
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from export.report.findings import (
     RateWindow,
     reliability,
 )
-from export.report.layout import table
+from export.report.layout import document, figure, section, table
 from export.report.page import page
 from export.report.summary import summary
 from export.stages.records import Graphs, LogSummary, Pruned, Trained
@@ -28,7 +28,7 @@ from export.stages.report import rate_warnings, warnings_of
 from export.stages.work import Work
 from service.bundle.encoder import Encoder
 from service.bundle.manifest import Metrics
-from tests.browser import measure, needs_chromium
+from tests.browser import check_readable, measure, needs_chromium
 
 VOID = {"meta", "br"}
 
@@ -83,11 +83,15 @@ def test_the_page_is_whole_and_fetches_nothing(exported) -> None:
 
 @needs_chromium
 def test_a_browser_shows_the_page_and_its_figures_whole(exported, tmp_path: Path) -> None:
-    layout = measure((exported.plan.out / "report" / "index.html").read_text(), tmp_path)
-    assert layout["page"] <= layout["window"]
-    assert layout["text"] > 1000
-    assert len(layout["figures"]) == 8
-    assert all(100 < width <= layout["window"] for width in layout["figures"])
+    check_readable((exported.plan.out / "report" / "index.html").read_text(), tmp_path, figures=8)
+
+
+@needs_chromium
+def test_the_page_is_dark_where_its_reader_is(tmp_path: Path) -> None:
+    page = document("dark", [section("A figure", figure("<svg></svg>"))])
+    light, dark = (measure(page, tmp_path, dark=dark)["phone"] for dark in (False, True))
+    assert light["ground"] == "rgb(255, 255, 255)"
+    assert sum(map(int, re.findall(r"\d+", dark["ground"]))) < 200
 
 
 def test_the_page_shows_each_variant_and_each_field(exported) -> None:

@@ -24,11 +24,13 @@ from export.train import fitting
 from export.train.choices import EmbeddingChoice, TrainChoice
 from export.train.fitting import Fitting
 from export.tune.fit import Subject, subject_of
+from export.tune.page import tune_page
 from export.tune.plan import FEWEST_TRIALS, SHORT_SEARCH, TunePlan, short_search
 from export.tune.records import Found, TrialRecord
 from export.tune.search import Budget, study_folder
 from export.tune.tune import JSON, PAGE, TOML, command_with, tune
 from service.bundle.folders import locked
+from tests.browser import check_readable, needs_chromium
 
 TRIALS = 4
 ROOT = Path(__file__).parents[3]
@@ -105,6 +107,12 @@ def test_bad_defaults_are_found_out_and_the_win_stands(
     assert page.count("<svg") == 2
     assert found.verdict.partition(":")[0] in page
     assert f"--settings {plan.out / TOML}" in lines[-1]
+
+
+@needs_chromium
+def test_a_browser_shows_the_page_and_its_figures_whole(uninterrupted: Found, tmp_path: Path) -> None:
+    page = tune_page(uninterrupted, "[lr]\nepochs = 2\n")
+    check_readable(page, tmp_path, figures=2, text=500)  # the history, what was varied
 
 
 def test_on_noise_nothing_is_won(noise_work: Path, plan: TunePlan, tmp_path: Path) -> None:

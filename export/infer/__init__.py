@@ -1,0 +1,1 @@
+"""A log in, a guess of its schema file out, to be edited by a person."""
