@@ -90,16 +90,19 @@ class Ads {
 };
 
 template <class Sink>
-void answer(const Request& request, const std::vector<double>& pctrs) {
+void answer(const Request& request, const std::vector<double>& pctrs, Random& random) {
   const BidPolicy policy{1.5, 1'000'000'000, 1e-5};
   std::vector<std::int64_t> bids;
   for (std::size_t row = 0; row < pctrs.size(); ++row) {
     bids.push_back(bid_micros(pctrs[row], request.candidates[row], policy, [](double, double) { return 5; }));
   }
   const Text arm = "arm";
-  const std::size_t bound = answer_bound<Sink>(request, arm);
+  const TokenSigner signer{0x1F, static_cast<std::uint32_t>(random()), 1, SipHash(random(), random())};
+  const Tokens tokens(signer, random() >> 24, random() >> 16);
+  const bool has_tokens = request.tracking || random() % 2 == 0;
+  const std::size_t bound = answer_bound<Sink>(request, arm, has_tokens);
   const auto out = std::make_unique<char[]>(bound);
-  const char* end = write_answer<Sink>(out.get(), request, arm, pctrs, bids);
+  const char* end = write_answer<Sink>(out.get(), request, arm, pctrs, bids, has_tokens ? &tokens : nullptr);
   if (end > out.get() + bound) std::abort();
 }
 
@@ -121,7 +124,7 @@ bool feed(const std::string& body, Encoder& encoder, const Catalogue& catalogue,
     request.drop_features();
     std::vector<double> pctrs;
     for (std::size_t row = 0; row < rows; ++row) pctrs.push_back(std::bit_cast<double>(random()));
-    answer<Sink>(request, pctrs);
+    answer<Sink>(request, pctrs, random);
   } catch (const NotPlain&) {
     return false;
   }

@@ -84,6 +84,7 @@ class _RequestOutline(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     user_id: str | None = None
     tmax_ms: Milliseconds | None = None
     context: dict[str, Raw] = {}
+    tracking: bool = False
 
 
 class _Decoders:
@@ -154,7 +155,7 @@ def _read_with_care(body: bytes, codec: Codec, known: KnownFields, limit: int) -
         columns = outline.candidates
         features = _columns(columns.features, decoders, known)
         candidates = CandidateColumns(columns.id, features, columns.value_per_click, columns.bid_floor)
-    return PredictRequest(candidates, outline.id, outline.user_id, outline.tmax_ms, context)
+    return PredictRequest(candidates, outline.id, outline.user_id, outline.tmax_ms, context, outline.tracking)
 
 
 def _candidate(raw: Raw, decoders: _Decoders, known: KnownFields, path: str) -> Candidate:

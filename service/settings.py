@@ -47,6 +47,11 @@ class Settings(BaseSettings):
         default="",
         description="file of bearer tokens, one a line, of which POST /predict needs one; empty: none",
     )
+    feedback_keys: str = Field(
+        default="",
+        description="file of the keys of tokens, one a line as NUMBER HEX: the first signs, each verifies; "
+        "empty: no tokens and no feedback",
+    )
     workers: int = Field(
         default=1,
         ge=1,

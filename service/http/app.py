@@ -67,7 +67,7 @@ class Bidlight(FastAPI):
         self.served = ServedArms(
             settings, self.metrics, stored, self.predict_service.open, loaded, self.predict_service.publish
         )
-        self.served.also_read.append(self.predict_service.read_tokens)
+        self.served.also_read += [self.predict_service.read_tokens, self.predict_service.signers.read_again]
         self.health = Health(lambda: self.served.arms)
         self.direct_route = (
             DirectRoute(self.predict_service) if settings.predict_through == "parser" else None

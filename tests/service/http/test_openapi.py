@@ -125,7 +125,7 @@ def test_predict_is_described_in_full(run_app: Callable[..., Any]) -> None:
     schemas = document["components"]["schemas"]
     for reference in re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)):
         assert reference in schemas
-    assert {"candidates", "context", "id", "user_id", "tmax_ms"} == set(
+    assert {"candidates", "context", "id", "user_id", "tmax_ms", "tracking"} == set(
         schemas["PredictRequest"]["properties"]
     )
 
