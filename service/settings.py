@@ -52,6 +52,27 @@ class Settings(BaseSettings):
         description="file of the keys of tokens, one a line as NUMBER HEX: the first signs, each verifies; "
         "empty: no tokens and no feedback",
     )
+    attribution_seconds: int = Field(
+        default=86_400,
+        ge=60,
+        le=31_536_000,
+        description="how long after its token was made an impression or a click counts, once",
+    )
+    click_window_seconds: int = Field(
+        default=1_800,
+        ge=1,
+        description="how long after its token a click is in time; later ones also count as late",
+    )
+    max_attributed_events: int = Field(
+        default=1_000_000,
+        ge=1_000,
+        le=1_000_000_000,
+        description="so many events at least count once within --attribution-seconds, each with 48 to 96 "
+        "bytes of memory that all workers share; of more, the time gets shorter",
+    )
+    max_feedback_events: int = Field(
+        default=5_000, ge=1, le=100_000, description="most events in a POST /feedback (422 above)"
+    )
     workers: int = Field(
         default=1,
         ge=1,

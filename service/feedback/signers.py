@@ -6,15 +6,19 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 
 from service.errors import InvalidField
 from service.feedback.keys import Key, read_keys
-from service.feedback.tokens import Numbers, Source, TokenSigner
+from service.feedback.tokens import Numbers, Source, TokenReader, TokenSigner
 
 
 class Signers:
-    """Signers with the keys of a file; without a file there are none. Raises BadConfiguration."""
+    """Signers with the first key of a file, and a reader with all; without a file there are none.
+
+    Raises BadConfiguration.
+    """
 
     def __init__(self, file: str) -> None:
         self._file = file
         self.keys = read_keys(file)
+        self.reader = TokenReader(self.keys)
         self._numbers = Numbers()
         self._sources: Mapping[Hashable, Source] = {}
         self._signers: dict[Hashable, TokenSigner] = {}
@@ -39,7 +43,7 @@ class Signers:
         return self._signers[served]
 
     def _use(self, keys: Sequence[Key]) -> None:
-        self.keys = tuple(keys)
+        self.keys, self.reader = tuple(keys), TokenReader(keys)
         self._signers = {
             served: TokenSigner(key, source, self._numbers)
             for key in self.keys[:1]

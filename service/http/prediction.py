@@ -24,7 +24,7 @@ from service.features.users import UserFeatures
 from service.feedback.signers import Signers
 from service.feedback.tokens import Source, TokenSigner
 from service.http.admission import Admission
-from service.http.heads import AnswerHead, ArmHeads, Headers, header_lines
+from service.http.heads import PREDICT_PATH, AnswerHead, ArmHeads, Headers, header_lines
 from service.http.intake import Intake
 from service.http.tokens import read_tokens
 from service.metrics.families import Metrics
@@ -370,8 +370,7 @@ class Prediction:
     def refuse(self, error: BaseException) -> tuple[int, Headers, bytes]:
         """End the request with an error; the status, the headers and the body of the answer."""
         if not isinstance(error, ServiceError):
-            logger.error("a request to /predict failed", exc_info=error)
-            error = ServiceError("the service failed on this request; it has logged why")
+            error = unexpected(error, PREDICT_PATH)
         if isinstance(error, Overloaded):
             self._service.count_refusal(error)
         self.end(error.outcome)
@@ -405,3 +404,9 @@ class Prediction:
 def source_of(arm: Arm) -> Source:
     """What the tokens of an arm come from."""
     return Source(arm.name, arm.predictor.manifest.id, arm.predictor.variant)
+
+
+def unexpected(error: BaseException, path: str) -> ServiceError:
+    """Log an error that no client can cause, with its traceback, and what its client is told."""
+    logger.error("a request to %s failed", path, exc_info=error)
+    return ServiceError("the service failed on this request; it has logged why")

@@ -24,6 +24,7 @@ from collections.abc import Callable, Sequence
 
 from service.arms.loading import LoadedArm
 from service.errors import STARTUP_FAILURE
+from service.feedback.memory import EventMemory
 from service.metrics.families import Metrics
 from service.metrics.memory import CountMemory
 from service.process.logs import tell_left_out
@@ -55,7 +56,8 @@ class Supervisor:
         slots = bind_slots(settings.host, settings.port, cores)
         self.port: int = slots[0].socket.getsockname()[1]
         self._admin = bind_admin(settings)
-        self._pool = WorkerPool(settings, slots, self._reload, counts, self._admin)
+        events = EventMemory(settings.max_attributed_events) if settings.feedback_keys else None
+        self._pool = WorkerPool(settings, slots, self._reload, counts, self._admin, events)
 
     @property
     def admin_port(self) -> int | None:

@@ -1,8 +1,10 @@
-"""Tokens of answers over HTTP, with several workers."""
+"""Tokens of answers, and the events that bring them back, over HTTP with several workers."""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -125,4 +127,168 @@ def test_sighup_reads_the_keys_again(bundles: dict[str, Path], tmp_path: Path, w
         service.send_signal(signal.SIGHUP)
         wait_until(lambda: reloads("ok") == 1)
         wait_until(lambda: is_signed_by(KEYS[2]))
+        assert service.stop() == 0
+
+
+def tokens_of(service: RunningService, count: int) -> list[str]:
+    answer = answer_to(service, {"id": [None] * count, "features": {"ad": ["a1"] * count}}, JSON)
+    return list(answer["results"]["token"])
+
+
+def send(
+    service: RunningService, events: list[dict[str, Any]], kind: dict[str, str] = JSON
+) -> dict[str, Any]:
+    body = (
+        json.dumps({"events": events}).encode()
+        if kind is JSON
+        else msgspec.msgpack.encode({"events": events})
+    )
+    with service.client(headers=kind) as client:
+        response = client.post("/feedback", content=body)
+    assert response.status_code == 200, response.text
+    found: dict[str, Any] = response.json() if kind is JSON else msgspec.msgpack.decode(response.content)
+    return found
+
+
+def events_of(service: RunningService, event_type: str, outcome: str, arm: str = "only") -> float:
+    name = f'bidlight_feedback_events_total{{arm="{arm}",outcome="{outcome}",type="{event_type}"}}'
+    return service.metrics().get(name, 0)
+
+
+@pytest.mark.parametrize("kind", [JSON, MSGPACK], ids=["json", "msgpack"])
+def test_an_event_counts_once_whichever_worker_gets_it(tracked: RunningService, kind: dict[str, str]) -> None:
+    before = {name: events_of(tracked, "impression", name) for name in ("counted", "duplicate")}
+    shown = [{"token": token, "type": "impression"} for token in tokens_of(tracked, 300)]
+    assert send(tracked, shown, kind) == {"counted": 300, "duplicates": 0, "refused": {}}
+    for _ in range(6):  # each over a new connection, to any worker
+        assert send(tracked, shown, kind) == {"counted": 0, "duplicates": 300, "refused": {}}
+    assert events_of(tracked, "impression", "counted") - before["counted"] == 300
+    assert events_of(tracked, "impression", "duplicate") - before["duplicate"] == 1800
+
+
+def test_a_bad_event_loses_no_other(tracked: RunningService) -> None:
+    good, late = tokens_of(tracked, 2)
+    events = [
+        {"token": good, "type": "click"},
+        {"token": good, "type": "view"},
+        {"token": "nonsense", "type": "click"},
+        {"token": good[:-1] + ("A" if good[-1] != "A" else "B"), "type": "click"},
+        {"type": "click"},
+        {"token": late, "type": "click", "at": now_ms() + 3_600_000},
+        {"token": late, "type": "click", "at": 0},
+        {"token": good, "type": "impression", "at": now_ms()},
+        5,
+    ]
+    refused = {"invalid": 4, "malformed": 1, "forged": 1, "future": 1}
+    assert send(tracked, events) == {"counted": 2, "duplicates": 0, "refused": refused}
+
+
+def test_clicks_and_what_was_expected_make_pcoc(tracked: RunningService) -> None:
+    def sums() -> list[float]:
+        found = tracked.metrics()
+        return [
+            found.get('bidlight_shown_pctr_total{arm="only"}', 0),
+            found.get('bidlight_click_delay_seconds_count{arm="only"}', 0),
+            found.get('bidlight_late_clicks_total{arm="only"}', 0),
+        ]
+
+    before = sums()
+    answer = answer_to(tracked, [{"features": {"ad": f"a{number}"}} for number in range(10)], JSON)
+    results = answer["results"]
+    send(tracked, [{"token": row["token"], "type": "impression"} for row in results])
+    clicked_ms = now_ms() + 30_000  # the clock of a client that is ahead
+    send(tracked, [{"token": row["token"], "type": "click", "at": clicked_ms} for row in results[:3]])
+    pctr, clicks, late = (after - first for first, after in zip(before, sums(), strict=True))
+    assert pctr == pytest.approx(sum(row["pctr"] for row in results), rel=1e-5)
+    assert (clicks, late) == (3, 0)
+    assert tracked.metrics()["bidlight_feedback_window_seconds"] == pytest.approx(86_400, abs=1)
+
+
+def test_pixels_count_and_are_not_kept(tracked: RunningService) -> None:
+    shown, clicked = (events_of(tracked, kind, "counted") for kind in ("impression", "click"))
+    (token,) = tokens_of(tracked, 1)
+    with tracked.client() as client:
+        for _ in range(3):
+            pixel = client.get(f"/i/{token}")
+            assert (pixel.status_code, pixel.headers["content-type"]) == (200, "image/gif")
+            assert pixel.headers["cache-control"] == "no-store"
+            assert pixel.content.startswith(b"GIF89a")
+            assert len(pixel.content) == int(pixel.headers["content-length"])
+            click = client.get(f"/c/{token}?to=https://example.org")
+            assert (click.status_code, click.content) == (204, b"")
+            assert "location" not in click.headers
+        assert client.head(f"/i/{tokens_of(tracked, 1)[0]}").status_code == 200
+        for bad in ("", "x", "a/b", "%00", token + "A"):
+            assert client.get(f"/i/{bad}").status_code == 200
+            assert client.get(f"/c/{bad}").status_code == 204
+        assert client.post(f"/c/{token}", content=b"x" * 100_000).status_code == 405
+        assert client.get("/feedback").status_code == 405
+    assert events_of(tracked, "impression", "counted") - shown == 1
+    assert events_of(tracked, "click", "counted") - clicked == 1
+
+
+def test_what_is_no_list_of_events_is_refused(tracked: RunningService) -> None:
+    bodies: list[tuple[bytes, dict[str, str], int]] = [
+        (b"{", JSON, 400),
+        (b"\xc1", MSGPACK, 400),
+        (b"[]", JSON, 422),
+        (b'{"events": {}}', JSON, 422),
+        (b'{"events": [], "more": 1}', JSON, 422),
+        (b'{"events": [' + b"5," * 5000 + b"5]}", JSON, 422),
+        (b"", {"content-type": "text/plain"}, 415),
+        (b'{"events": [' + b" " * 2_000_000 + b"]}", JSON, 413),
+    ]
+    for body, kind, status in bodies:
+        with tracked.client(headers=kind) as client:
+            answer = client.post("/feedback", content=body)
+        assert answer.status_code == status, (body[:40], answer.text)
+        assert set(answer.json()["error"]) == {"code", "message", "path"}
+    assert send(tracked, []) == {"counted": 0, "duplicates": 0, "refused": {}}
+
+
+def test_without_keys_there_is_no_feedback(service: RunningService) -> None:
+    with service.client(headers=JSON) as client:
+        for answer in (client.post("/feedback", content=b"{}"), client.get("/i/x"), client.get("/c/x")):
+            assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+
+
+def test_lists_need_the_token_of_bids_and_pixels_none(bundles: dict[str, Path], tmp_path: Path) -> None:
+    keys = write_keys(tmp_path, KEYS[0])
+    (tmp_path / "tokens").write_text("a-secret-of-the-exchange", encoding="ascii")
+    options = ["--feedback-keys", str(keys), "--token-file", str(tmp_path / "tokens"), "--admin-port", "0"]
+    with running_service(tmp_path, ["--arm", f"only={bundles['control']}", *options]) as service:
+        with service.client(headers=JSON) as client:
+            assert client.post("/feedback", content=b'{"events": []}').status_code == 401
+            client.headers["authorization"] = "Bearer a-secret-of-the-exchange"
+            assert client.post("/feedback", content=b'{"events": []}').status_code == 200
+            del client.headers["authorization"]
+            assert client.get("/i/x").status_code == 200
+        with service.client(base_url=service.admin_url, headers=JSON) as admin:
+            for path in ("/feedback", "/i/x", "/c/x"):
+                assert admin.post(path, content=b'{"events": []}').status_code == 404
+        assert service.stop() == 0
+    assert service.errors.read_text() == ""
+
+
+def test_tokens_of_before_a_reload_and_of_a_worker_that_was_killed_still_count(
+    bundles: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(bundles["control"], tmp_path / "bundle")
+    keys = write_keys(tmp_path, KEYS[0])
+    arguments = ["--arm", f"only={folder}", "--workers", "2", "--feedback-keys", str(keys)]
+    with running_service(tmp_path, arguments) as service:
+        shown = [{"token": token, "type": "impression"} for token in tokens_of(service, 100)]
+        assert send(service, shown[:50])["counted"] == 50
+        shutil.rmtree(folder)
+        shutil.copytree(bundles["treatment"], folder)
+        service.send_signal(signal.SIGHUP)
+        wait_until(lambda: service.metrics().get('bidlight_reloads_total{outcome="ok"}') == 1)
+        old = service.workers()
+        for worker in old:
+            os.kill(worker, signal.SIGKILL)
+        wait_until(lambda: len(service.workers() - old) == 2)
+        wait_until(service.accepts)
+        assert answer_to(service, [{}], JSON)["bundle"].startswith("tiny-treatment")
+        assert send(service, shown) == {"counted": 50, "duplicates": 50, "refused": {}}
+        assert events_of(service, "impression", "counted") == 100
         assert service.stop() == 0
