@@ -542,6 +542,22 @@ NB_MODULE(_native, module) {
 
   module.def("number_texts", &number_texts);
 
+  module.def("siphash24", [](nb::handle first, nb::handle second, nb::handle messages, nb::handle hashes) {
+    const Array<std::uint64_t> firsts(first), seconds(second);
+    const Array<unsigned char> bytes(messages);
+    Output<std::uint64_t> out(hashes);
+    const std::size_t count = out.get().size();
+    if (firsts.get().size() != count || seconds.get().size() != count ||
+        (count > 0 && bytes.get().size() % count != 0)) {
+      throw std::invalid_argument("'first', 'second' and 'messages' must have a row for each of 'hashes'");
+    }
+    const std::size_t size = count > 0 ? bytes.get().size() / count : 0;
+    for (std::size_t row = 0; row < count; ++row) {
+      const SipHash hash(firsts.get()[row], seconds.get()[row]);
+      out.get()[row] = hash.of(bytes.get().data() + row * size, size);
+    }
+  });
+
   module.def(
       "count_ids",
       [](nb::handle ids, std::optional<nb::object> weights, nb::handle missing, nb::handle unknown) {

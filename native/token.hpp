@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -13,39 +14,62 @@ namespace bidlight {
 
 constexpr std::size_t kTokenCharacters = 40;
 
-// SipHash-2-4 (Aumasson and Bernstein, INDOCRYPT 2012) of three words, the last of which is padded.
+// SipHash-2-4 (Aumasson and Bernstein, INDOCRYPT 2012) of some words, the last of which is padded.
 class SipHash {
  public:
-  SipHash(std::uint64_t first, std::uint64_t second) : first_(first), second_(second) {}
+  SipHash(std::uint64_t first, std::uint64_t second)
+      : v0_(first ^ 0x736f6d6570736575),
+        v1_(second ^ 0x646f72616e646f6d),
+        v2_(first ^ 0x6c7967656e657261),
+        v3_(second ^ 0x7465646279746573) {}
 
-  std::uint64_t of(std::uint64_t one, std::uint64_t two, std::uint64_t three) const {
-    State v{first_ ^ 0x736f6d6570736575, second_ ^ 0x646f72616e646f6d, first_ ^ 0x6c7967656e657261,
-            second_ ^ 0x7465646279746573};
-    for (const std::uint64_t word : {one, two, three}) {
-      v.v3 ^= word;
-      v.round();
-      v.round();
-      v.v0 ^= word;
-    }
-    v.v2 ^= 0xff;
-    for (int i = 0; i < 4; ++i) v.round();
-    return v.v0 ^ v.v1 ^ v.v2 ^ v.v3;
+  // The hash so far, and of one word more.
+  SipHash with(std::uint64_t word) const {
+    SipHash next = *this;
+    next.v3_ ^= word;
+    next.round();
+    next.round();
+    next.v0_ ^= word;
+    return next;
+  }
+
+  // Of all bytes of a message: their number stands in the last byte.
+  std::uint64_t of(const unsigned char* bytes, std::size_t size) const {
+    SipHash hash = *this;
+    std::size_t left = size;
+    for (; left >= 8; bytes += 8, left -= 8) hash = hash.with(load<std::uint64_t>(bytes));
+    std::uint64_t last = std::uint64_t{size & 0xFF} << 56;
+    std::memcpy(&last, bytes, left);
+    return hash.with(last).get();
+  }
+
+  std::uint64_t get() const {
+    SipHash last = *this;
+    last.v2_ ^= 0xff;
+    for (int i = 0; i < 4; ++i) last.round();
+    return last.v0_ ^ last.v1_ ^ last.v2_ ^ last.v3_;
   }
 
  private:
-  struct State {
-    std::uint64_t v0, v1, v2, v3;
+  void round() {
+    v0_ += v1_, v1_ = std::rotl(v1_, 13) ^ v0_, v0_ = std::rotl(v0_, 32);
+    v2_ += v3_, v3_ = std::rotl(v3_, 16) ^ v2_;
+    v0_ += v3_, v3_ = std::rotl(v3_, 21) ^ v0_;
+    v2_ += v1_, v1_ = std::rotl(v1_, 17) ^ v2_, v2_ = std::rotl(v2_, 32);
+  }
 
-    void round() {
-      v0 += v1, v1 = std::rotl(v1, 13) ^ v0, v0 = std::rotl(v0, 32);
-      v2 += v3, v3 = std::rotl(v3, 16) ^ v2;
-      v0 += v3, v3 = std::rotl(v3, 21) ^ v0;
-      v2 += v1, v1 = std::rotl(v1, 17) ^ v2, v2 = std::rotl(v2, 32);
-    }
-  };
-
-  std::uint64_t first_, second_;
+  std::uint64_t v0_, v1_, v2_, v3_;
 };
+
+// The two characters of base64url of every 12 bits: half as many look-ups as one by one.
+constexpr auto kPairs = [] {
+  constexpr char kAlphabet[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+  std::array<std::uint16_t, 4096> pairs{};
+  for (unsigned bits = 0; bits < pairs.size(); ++bits) {
+    pairs[bits] = static_cast<std::uint16_t>(kAlphabet[bits >> 6] | kAlphabet[bits & 63] << 8);
+  }
+  return pairs;
+}();
 
 // What the tokens of one arm have in common.
 struct TokenSigner {
@@ -59,31 +83,27 @@ struct TokenSigner {
 class Tokens {
  public:
   Tokens(const TokenSigner& signer, std::uint64_t milliseconds, std::uint64_t first)
-      : signer_(signer),
-        start_(signer.head | std::uint64_t{signer.source} << 8 | milliseconds << 40),
-        milliseconds_high_(milliseconds >> 24 & 0xFFFF),
-        first_(first) {}
+      : start_(signer.head | std::uint64_t{signer.source} << 8 | milliseconds << 40),
+        middle_((milliseconds >> 24 & 0xFFFF) | std::uint64_t{signer.revision} << 48),
+        first_(first),
+        hash_(signer.hash.with(start_)) {}
 
   // Writes the token of a row to `out`, which has room for kTokenCharacters.
   void write(char* out, std::size_t row, double pctr) const {
-    constexpr unsigned kSignedBytes = 22;
+    constexpr std::uint64_t kSignedBytes = 22;
     const auto odds = std::bit_cast<std::uint32_t>(static_cast<float>(log_odds(pctr)));
-    const std::uint64_t middle =
-        milliseconds_high_ | std::uint64_t{odds} << 16 | std::uint64_t{signer_.revision} << 48;
+    const std::uint64_t middle = middle_ | std::uint64_t{odds} << 16;
     const std::uint64_t number = (first_ + row) & 0xFFFF'FFFF'FFFF;
-    const std::uint64_t hash = signer_.hash.of(start_, middle, number | std::uint64_t{kSignedBytes} << 56);
-    unsigned char bytes[kSignedBytes + 8];
-    std::memcpy(bytes, &start_, 8);
-    std::memcpy(bytes + 8, &middle, 8);
-    std::memcpy(bytes + 16, &number, 8);  // its last two bytes are those of the hash
-    std::memcpy(bytes + kSignedBytes, &hash, 8);
-    for (std::size_t at = 0; at < sizeof(bytes); at += 3, out += 4) {
-      constexpr char kAlphabet[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-      const unsigned three = bytes[at] << 16 | bytes[at + 1] << 8 | bytes[at + 2];
-      out[0] = kAlphabet[three >> 18];
-      out[1] = kAlphabet[three >> 12 & 63];
-      out[2] = kAlphabet[three >> 6 & 63];
-      out[3] = kAlphabet[three & 63];
+    const std::uint64_t hash = hash_.with(middle).with(number | kSignedBytes << 56).get();
+    // The bytes in their order, the first one highest: base64 takes their bits from there.
+    const std::array<std::uint64_t, 4> words{big_endian(start_), big_endian(middle),
+                                             big_endian(number | hash << 48), big_endian(hash >> 16)};
+#pragma GCC unroll 20
+    for (unsigned bit = 0; bit < 6 * kTokenCharacters; bit += 12, out += 2) {
+      const unsigned in_word = bit % 64;
+      std::uint64_t bits = in_word <= 52 ? words[bit / 64] >> (52 - in_word) : words[bit / 64] << (in_word - 52);
+      if (in_word > 52) bits |= words[bit / 64 + 1] >> (116 - in_word);
+      std::memcpy(out, &kPairs[bits & 0xFFF], 2);
     }
   }
 
@@ -93,8 +113,10 @@ class Tokens {
     return std::log(probability / (1.0 - probability));
   }
 
-  const TokenSigner& signer_;
-  std::uint64_t start_, milliseconds_high_, first_;
+  static std::uint64_t big_endian(std::uint64_t word) { return load_big_endian<std::uint64_t>(&word); }
+
+  std::uint64_t start_, middle_, first_;
+  SipHash hash_;
 };
 
 }  // namespace bidlight

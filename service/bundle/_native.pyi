@@ -156,6 +156,15 @@ def number_texts(
     number is 0. Returns None for a column of something else.
     """
 
+def siphash24(
+    first: NDArray[np.uint64],
+    second: NDArray[np.uint64],
+    messages: NDArray[np.uint8],
+    hashes: NDArray[np.uint64],
+    /,
+) -> None:
+    """Writes the `hashes` [n] of `messages` [n, bytes] under keys of these words [n]."""
+
 def read(
     body: bytes | bytearray, is_json: bool, max_candidates: int, max_money: float, max_tmax_ms: float, /
 ) -> PlainRequest | None:

@@ -1,5 +1,7 @@
 """SipHash-2-4 of many messages at once (Aumasson and Bernstein, INDOCRYPT 2012); it knows no token.
 
+The native core makes the hashes where it was built, else numpy. Both make the same.
+
 The hash is a pseudorandom function of a message under a secret key of 128 bits: who does not know the key can
 neither guess the 64 bits of a message that they have not seen nor choose messages whose hashes collide.
 """
@@ -8,6 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+
+from service.bundle.native import IS_BUILT, _native
 
 Words = NDArray[np.uint64]
 
@@ -59,3 +63,14 @@ def _compress(v: list[Words], rounds: int) -> None:
 
 def _rotated(words: Words, bits: int) -> Words:
     return (words << np.uint64(bits)) | (words >> np.uint64(64 - bits))
+
+
+def _native_siphash24(first: Words, second: Words, messages: NDArray[np.uint8]) -> Words:
+    hashes = np.empty(len(messages), np.uint64)
+    _native.siphash24(first, second, np.ascontiguousarray(messages), hashes)
+    return hashes
+
+
+python_siphash24 = siphash24
+if IS_BUILT:
+    siphash24 = _native_siphash24

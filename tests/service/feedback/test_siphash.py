@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 
-from service.feedback.siphash import siphash24
+from service.bundle.native import IS_BUILT
+from service.feedback.siphash import python_siphash24, siphash24
 
 KEY = np.frombuffer(bytes(range(16)), "<u8")
 # vectors_sip64 of the authors' implementation: of messages 00, 00 01, ... by their length.
@@ -20,9 +24,10 @@ PUBLISHED = bytes.fromhex(
 
 
 @pytest.mark.parametrize("size", range(24))
-def test_the_published_hashes(size: int) -> None:
+@pytest.mark.parametrize("hashes", [python_siphash24, siphash24], ids=["python", "served"])
+def test_the_published_hashes(hashes: Callable[..., Any], size: int) -> None:
     message = np.arange(size, dtype=np.uint8)[None]
-    found = siphash24(KEY[:1], KEY[1:], message).astype("<u8").tobytes()
+    found = hashes(KEY[:1], KEY[1:], message).astype("<u8").tobytes()
     assert found == PUBLISHED[8 * size : 8 * size + 8]
 
 
@@ -34,3 +39,13 @@ def test_many_messages_have_the_hashes_of_each_under_its_own_key() -> None:
     for row in range(50):
         one = slice(row, row + 1)
         assert siphash24(keys[0, one], keys[1, one], messages[one])[0] == together[row]
+
+
+@pytest.mark.skipif(not IS_BUILT, reason="the native core was not built")
+@pytest.mark.parametrize("size", [0, 1, 7, 8, 22, 300])
+@pytest.mark.parametrize("rows", [0, 1, 9])
+def test_the_core_makes_the_same_hashes(rows: int, size: int) -> None:
+    draw = np.random.default_rng(rows + size)
+    messages = draw.integers(0, 256, (rows, size + 1), np.uint8)[:, :size]  # of which no row follows the last
+    keys = draw.integers(0, 2**64, (2, rows), np.uint64)
+    assert np.array_equal(siphash24(*keys, messages), python_siphash24(*keys, messages))
