@@ -73,6 +73,11 @@ class Settings(BaseSettings):
     max_feedback_events: int = Field(
         default=5_000, ge=1, le=100_000, description="most events in a POST /feedback (422 above)"
     )
+    feedback_log: str = Field(
+        default="",
+        description="folder for the log of events that were counted, which is read again at start, so that "
+        "none counts twice; no other service may have it; empty: none",
+    )
     workers: int = Field(
         default=1,
         ge=1,
@@ -231,6 +236,14 @@ class Settings(BaseSettings):
                     f"'tls_certificate' must be given with {name} (got none); "
                     "name a file, or the port would be without TLS"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _a_log_has_events(self) -> Settings:
+        if self.feedback_log and not self.feedback_keys:
+            raise ValueError(
+                "'feedback_keys' must be given with feedback_log (got none); without keys there are no events"
+            )
         return self
 
     @model_validator(mode="after")

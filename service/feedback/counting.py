@@ -6,7 +6,7 @@ It knows neither how events are sent nor what else the process does, only that s
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from time import monotonic
 from typing import Any, TypeVar
@@ -16,33 +16,30 @@ from numpy.typing import NDArray
 
 from service.errors import Overloaded
 from service.feedback.events import CLICK, IMPRESSION, Event, FeedbackAnswer
+from service.feedback.log import EventLog, LoggedEvent
 from service.feedback.memory import EventMemory
+from service.feedback.restore import restore_events
 from service.feedback.signers import Signers
 from service.feedback.tokens import SKEW_MS, ReadTokens, Reason, Source, now_ms
-from service.feedback.window import EventWindow, Found
+from service.feedback.window import EventWindow, fingerprints_of
 from service.metrics.families import Metrics
 from service.metrics.tally import HistogramTally
 from service.settings import Settings
 
 T = TypeVar("T")
 
-# A slice takes about half a millisecond.
+# A slice takes a fraction of a millisecond.
 SLICE_EVENTS = 256
 # How long a slice waits for bids that wait, and for another process, before its events are refused.
 PATIENCE_SECONDS, PAUSE_SECONDS = 0.25, 0.002
-# What distinguishes a click's fingerprint from its impression's.
-_CLICK_BITS = np.uint64(0x9E37_79B9_7F4A_7C15)
 COUNTED, DUPLICATE, NO_ROOM = "counted", "duplicate", "no_room"
 # An event that is none: of another type, with a field of another type, or before its token.
 INVALID = "invalid"
-_OF_WINDOW = {
-    Found.NEW: COUNTED,
-    Found.AGAIN: DUPLICATE,
-    Found.TOO_OLD: Reason.EXPIRED.label,
-    Found.NO_ROOM: NO_ROOM,
-}
-# Tokens of these are those of an arm.
-_OF_ARMS = (Reason.OK, Reason.EXPIRED, Reason.FUTURE)
+# In the order of Found.
+_OF_WINDOW = np.array([COUNTED, DUPLICATE, Reason.EXPIRED.label, NO_ROOM], object)
+# By reason: what it is called, and whether a token of it is that of an arm.
+_LABELS = np.array([reason.label for reason in Reason], object)
+_HAS_ARM = np.array([reason in (Reason.OK, Reason.EXPIRED, Reason.FUTURE) for reason in Reason])
 
 
 class FeedbackShed(Overloaded):
@@ -67,6 +64,7 @@ class EventCounter:
         is_behind: Callable[[], bool] = lambda: False,
         on_work: Callable[[], object] = lambda: None,
     ) -> None:
+        self._settings = settings
         self._metrics = metrics
         self._memory = memory
         self._signers = signers
@@ -76,6 +74,15 @@ class EventCounter:
         self._window = EventWindow(memory, self._attribution_ms)
         self._window_seconds = metrics.feedback_window.labels()
         self._turn = asyncio.Lock()
+        self._log: EventLog | None = None
+        if settings.feedback_log:
+            self._log = EventLog(
+                settings.feedback_log, lambda outcome, number: metrics.log_events.labels(outcome).inc(number)
+            )
+
+    def restore(self) -> None:
+        """Know the events of the log, before others come. Raises BadConfiguration."""
+        restore_events(self._settings, self._memory, self._metrics)
 
     def serve(self, sources: Iterable[Source]) -> None:
         """Count events of these sources from now on, and of those before as long as their tokens last."""
@@ -85,6 +92,15 @@ class EventCounter:
         """Tell other processes of the sources, and the metrics how old tokens may be."""
         self._memory.share_sources()
         self._window_seconds.set(self._window.seconds(now_ms()))
+        if self._log is not None:
+            self._log.publish()
+
+    async def close(self) -> None:
+        """Write what is to be logged; nothing more can be counted."""
+        if self._log is not None:
+            await asyncio.to_thread(self._log.close)
+            self._log.publish()
+        self._memory.close()
 
     async def count(self, events: Sequence[Event | None]) -> FeedbackAnswer:
         """Count events; None is one that is none. Raises FeedbackShed: any of them may be counted by then."""
@@ -126,11 +142,13 @@ class EventCounter:
         )
         found = self._judge(batch, tokens, now)
         is_new = found == COUNTED
-        has_arm = np.isin(tokens.reasons, _OF_ARMS)
+        has_arm = _HAS_ARM[tokens.reasons]
         for number in np.unique(tokens.sources[has_arm]).tolist():
             arm, is_of_arm = sources[number].arm, has_arm & (tokens.sources == number)
             self._count_outcomes(arm, batch, found, is_of_arm, outcomes)
             self._count_new(arm, batch, tokens, is_of_arm & is_new)
+        if self._log is not None and is_new.any():
+            self._log.add([*_logged(valid, batch, tokens, np.flatnonzero(is_new), sources)])
         self._count_outcomes("", batch, found, ~has_arm, outcomes)
         none = len(events) - len(valid)
         if none:
@@ -139,15 +157,15 @@ class EventCounter:
 
     def _judge(self, batch: _Batch, tokens: ReadTokens, now: int) -> NDArray[np.object_]:
         """The outcome of each event [n], new ones added to the window. Raises BlockingIOError."""
-        found = np.array([reason.label for reason in Reason], object)[tokens.reasons]
+        found = _LABELS[tokens.reasons]
         is_ok = tokens.reasons == Reason.OK
         found[is_ok & (batch.at > now + SKEW_MS)] = Reason.FUTURE.label
         found[is_ok & (batch.at < tokens.made_ms - SKEW_MS)] = INVALID
         left = found == Reason.OK.label
         if left.any():
-            prints = tokens.hashes[left] ^ np.where(batch.is_click[left], _CLICK_BITS, np.uint64(0))
+            prints = fingerprints_of(tokens.hashes[left], batch.is_click[left])
             judged = self._window.add(prints, tokens.made_ms[left], now)
-            found[left] = np.array([_OF_WINDOW[each] for each in Found], object)[judged]
+            found[left] = _OF_WINDOW[judged]
         return found
 
     def _count_outcomes(
@@ -184,6 +202,22 @@ class _Batch:
     def __init__(self, events: Sequence[Event], now: int) -> None:
         self.is_click = np.array([event.type == CLICK for event in events], bool)
         self.at = np.array([now if event.at is None else event.at for event in events], np.float64)
+
+
+def _logged(
+    events: Sequence[Event],
+    batch: _Batch,
+    tokens: ReadTokens,
+    chosen: NDArray[np.intp],
+    sources: Mapping[int, Source],
+) -> Iterator[LoggedEvent]:
+    """The chosen events as the log has them."""
+    numbers, at, pctrs = tokens.sources[chosen], batch.at[chosen], tokens.pctrs[chosen]
+    for place, number, ms, pctr in zip(
+        chosen.tolist(), numbers.tolist(), at.tolist(), pctrs.tolist(), strict=True
+    ):
+        event, source = events[place], sources[number]
+        yield LoggedEvent(round(ms), event.type, source.arm, source.bundle, source.variant, pctr, event.token)
 
 
 def _counts(values: NDArray[Any]) -> dict[str, int]:

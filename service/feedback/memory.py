@@ -63,9 +63,19 @@ class EventMemory:
         self.header[CLEARED] = self.slots
         self._sources_at = size - SOURCES * SOURCE_BYTES
         self._lock_file = _file_without_name()
+        self._open_files = [self._lock_file]
         self._known: dict[int, Source] = {}
         self._sources_read = 0
         self._unshared: list[Source] = []
+
+    def keep_open(self, file: int) -> None:
+        """Close this descriptor with the others."""
+        self._open_files.append(file)
+
+    def close(self) -> None:
+        """Close what this process has open for it."""
+        while self._open_files:
+            os.close(self._open_files.pop())
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -17,6 +17,7 @@ CLEARED_AT_ONCE = 1 << 15
 # A table of the generation before takes what comes late, up to this part of its slots.
 MOST_USED = 7 / 8
 _TABLE_BITS = 2
+_CLICK_BITS = np.uint64(0x9E37_79B9_7F4A_7C15)
 
 
 class Found(IntEnum):
@@ -75,6 +76,10 @@ class EventWindow:
             self._header[BUSY] = 0
         return found
 
+    def refuse_before(self, made_ms: int) -> None:
+        """Tokens of before count as too old: which of them were counted is not known."""
+        self._header[PREVIOUS_START] = max(int(self._header[PREVIOUS_START]), made_ms)
+
     @property
     def _era(self) -> tuple[int, int]:
         """The table of the current generation, and since when it is that."""
@@ -121,6 +126,11 @@ class EventWindow:
         found = np.full(len(fingerprints), Found.AGAIN, np.uint8)
         found[first[is_new]] = Found.NEW
         return found
+
+
+def fingerprints_of(hashes: NDArray[np.uint64], is_click: NDArray[np.bool_]) -> NDArray[np.uint64]:
+    """The fingerprints [n] of events with tokens of these hashes [n]: a click's is not its impression's."""
+    return hashes ^ np.where(is_click, _CLICK_BITS, np.uint64(0))
 
 
 def add_to_table(table: NDArray[np.uint64], fingerprints: NDArray[np.uint64]) -> NDArray[np.bool_]:

@@ -70,6 +70,7 @@ class Bidlight(FastAPI):
         users = None if stored is None else stored.users
         self.predict_service = PredictService(settings, self.metrics, bid_policy(settings), users)
         self._events = self._event_counter(events)
+        self._restores_events = events is None
         self._feedback = FeedbackEndpoint(settings, self.metrics, self.predict_service, self._events)
         self.served = ServedArms(settings, self.metrics, stored, self._open, loaded, self._publish)
         self.served.also_read += [self.predict_service.read_tokens, self.predict_service.signers.read_again]
@@ -96,16 +97,15 @@ class Bidlight(FastAPI):
             await self.answer_route(scope, receive, send)
 
     def _event_counter(self, events: EventMemory | None) -> EventCounter | None:
-        """What counts feedback, if there are keys."""
-        service = self.predict_service
+        """What counts feedback, if there are keys. Raises BadConfiguration."""
         if not self.settings.feedback_keys:
             return None
-        admission = service.admission
+        admission = self.predict_service.admission
         return EventCounter(
             self.settings,
             self.metrics,
             events or EventMemory(self.settings.max_attributed_events),
-            service.signers,
+            self.predict_service.signers,
             is_behind=lambda: admission.is_behind,
             on_work=lambda: setattr(admission, "has_worked", True),
         )
@@ -119,6 +119,16 @@ class Bidlight(FastAPI):
         self.predict_service.publish()
         if self._events is not None:
             self._events.publish()
+
+    def open_feedback(self) -> None:
+        """Know what was counted before the start, unless the caller has seen to that."""
+        if self._events is not None and self._restores_events:
+            self._events.restore()
+
+    async def close_feedback(self) -> None:
+        """Nothing more is counted."""
+        if self._events is not None:
+            await self._events.close()
 
     async def answer_route(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request to any route but /predict."""
@@ -197,7 +207,9 @@ def bid_policy(settings: Settings) -> BidPolicy:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     assert isinstance(app, Bidlight)
     async with AsyncExitStack() as stack:
+        stack.push_async_callback(app.close_feedback)
         try:
+            app.open_feedback()
             await stack.enter_async_context(
                 keep_serving(app.served, app.publish_seconds, app.reloads_on_signal)
             )

@@ -272,6 +272,19 @@ class Metrics:
             ["route", "outcome"],
             registry=registry,
         )
+        self.log_events = Counters(
+            "bidlight_feedback_log_events",
+            "Events of the log of feedback: written, lost (the disk is full, or too slow), restored (read "
+            "again at start), or unreadable (lines that were not)",
+            ["outcome"],
+            registry=registry,
+        )
+        self.log_cuts = Counters(
+            "bidlight_feedback_log_cuts",
+            "Files of the log of feedback that were not closed, found at the start: of each, the last second "
+            "of events may be missing",
+            registry=registry,
+        )
         self._unknown_names: dict[str, UnknownNames] = {}
         self._exposed = CollectorRegistry()
         self._exposed.register(registry)

@@ -16,7 +16,7 @@ import pytest
 from service.feedback.keys import read_keys
 from service.feedback.tokens import ReadTokens, Reason, Source, TokenReader, now_ms
 from tests.e2e.raw_http import wait_until
-from tests.running import JSON, MSGPACK, RunningService, running_service
+from tests.running import JSON, MSGPACK, RunningService, running_service, start_service
 from tests.tiny_bundle import tiny_rows
 
 KEYS = [f"{number} {number:032x}" for number in range(3)]
@@ -291,4 +291,52 @@ def test_tokens_of_before_a_reload_and_of_a_worker_that_was_killed_still_count(
         assert answer_to(service, [{}], JSON)["bundle"].startswith("tiny-treatment")
         assert send(service, shown) == {"counted": 50, "duplicates": 50, "refused": {}}
         assert events_of(service, "impression", "counted") == 100
+        assert service.stop() == 0
+
+
+def kill(service: RunningService) -> None:
+    """Kill the supervisor and its workers at once, as a machine does that runs out of memory."""
+    workers = service.workers()
+    service.send_signal(signal.SIGSTOP)  # it starts no other ones
+    for process in (*workers, service.process.pid):
+        os.kill(process, signal.SIGKILL)
+    service.wait()
+
+
+def lines_in(folder: Path) -> int:
+    return sum(path.read_bytes().count(b"\n") for path in folder.glob("events-*"))
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_service_that_starts_again_knows_what_it_counted(
+    bundles: dict[str, Path], tmp_path: Path, workers: str
+) -> None:
+    keys = write_keys(tmp_path, KEYS[0])
+    (log := tmp_path / "log").mkdir()
+    arguments = ["--arm", f"only={bundles['control']}", "--workers", workers]
+    arguments += ["--feedback-keys", str(keys), "--feedback-log", str(log)]
+    with running_service(tmp_path, arguments) as service:
+        shown = [{"token": token, "type": "impression"} for token in tokens_of(service, 400)]
+        for start in range(0, 200, 50):
+            assert send(service, shown[start : start + 50])["counted"] == 50
+        assert service.stop() == 0  # nothing is lost
+    assert lines_in(log) == 200
+    assert "were not closed" not in service.errors.read_text()
+    with running_service(tmp_path, arguments) as service:
+        assert "200 events of before count no more" in service.errors.read_text()
+        assert send(service, shown[:300]) == {"counted": 100, "duplicates": 200, "refused": {}}
+        wait_until(lambda: lines_in(log) == 300)
+        if workers == "2":
+            kill(service)
+        else:
+            service.send_signal(signal.SIGKILL)
+            service.wait()
+    with running_service(tmp_path, arguments) as service:
+        assert "1 files of" in service.errors.read_text()
+        assert service.metrics()["bidlight_feedback_log_cuts_total"] == 1
+        assert service.metrics()['bidlight_feedback_log_events_total{outcome="restored"}'] == 300
+        assert send(service, shown) == {"counted": 100, "duplicates": 300, "refused": {}}
+        refused = start_service(tmp_path, arguments)
+        assert refused.wait() == 3
+        assert "no other service writes to" in refused.errors.read_text()
         assert service.stop() == 0
