@@ -1,21 +1,18 @@
 """Counts events: tokens are verified, events that come again are found, and what is new is counted by arm.
 
-It knows neither how events are sent nor what else the process does, only that something else may come first.
+It knows neither how events are sent nor when.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
-from time import monotonic
-from typing import Any, TypeVar
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import Overloaded
-from service.feedback.events import CLICK, IMPRESSION, Event, FeedbackAnswer
+from service.feedback.events import CLICK, IMPRESSION, Event
 from service.feedback.log import EventLog, LoggedEvent
 from service.feedback.memory import EventMemory
 from service.feedback.restore import restore_events
@@ -26,12 +23,6 @@ from service.metrics.families import Metrics
 from service.metrics.tally import HistogramTally
 from service.settings import Settings
 
-T = TypeVar("T")
-
-# A slice takes a fraction of a millisecond.
-SLICE_EVENTS = 256
-# How long a slice waits for bids that wait, and for another process, before its events are refused.
-PATIENCE_SECONDS, PAUSE_SECONDS = 0.25, 0.002
 COUNTED, DUPLICATE, NO_ROOM = "counted", "duplicate", "no_room"
 # An event that is none: of another type, with a field of another type, or before its token.
 INVALID = "invalid"
@@ -42,38 +33,21 @@ _LABELS = np.array([reason.label for reason in Reason], object)
 _HAS_ARM = np.array([reason in (Reason.OK, Reason.EXPIRED, Reason.FUTURE) for reason in Reason])
 
 
-class FeedbackShed(Overloaded):
-    """There is no time for events now. Those that are sent again later count once."""
-
-    reason = "feedback"
-
-
 class EventCounter:
     """Counts events of the `signers`' tokens, each once over all processes of the `memory`.
 
-    Long lists are counted in slices, whoever sends them, at most one in an iteration of the event loop; while
-    something `is_behind`, none. `on_work` is called after each.
+    The settings may name a log, which gets all that is counted.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        metrics: Metrics,
-        memory: EventMemory,
-        signers: Signers,
-        is_behind: Callable[[], bool] = lambda: False,
-        on_work: Callable[[], object] = lambda: None,
-    ) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, memory: EventMemory, signers: Signers) -> None:
         self._settings = settings
         self._metrics = metrics
         self._memory = memory
         self._signers = signers
-        self._is_behind, self._on_work = is_behind, on_work
         self._attribution_ms = 1000 * settings.attribution_seconds
         self._click_window_ms = 1000 * settings.click_window_seconds
         self._window = EventWindow(memory, self._attribution_ms)
         self._window_seconds = metrics.feedback_window.labels()
-        self._turn = asyncio.Lock()
         self._log: EventLog | None = None
         if settings.feedback_log:
             self._log = EventLog(
@@ -102,58 +76,34 @@ class EventCounter:
             self._log.publish()
         self._memory.close()
 
-    async def count(self, events: Sequence[Event | None]) -> FeedbackAnswer:
-        """Count events; None is one that is none. Raises FeedbackShed: any of them may be counted by then."""
-        outcomes: dict[str, int] = {}
-        for start in range(0, len(events), SLICE_EVENTS):
-            some = events[start : start + SLICE_EVENTS]
-            await self.in_turn(partial(self._count_some, some, outcomes))
-        counted, duplicates = outcomes.pop(COUNTED, 0), outcomes.pop(DUPLICATE, 0)
-        return FeedbackAnswer(counted, duplicates, outcomes)
-
-    async def in_turn(self, work: Callable[[], T]) -> T:
-        """What `work` returns, which is short, after that of others. Raises FeedbackShed."""
-        deadline = monotonic() + PATIENCE_SECONDS
-        async with self._turn:
-            while True:
-                if not self._is_behind():
-                    try:
-                        result = work()
-                    except BlockingIOError:  # another process counts just now
-                        pass
-                    else:
-                        self._on_work()
-                        await asyncio.sleep(0)
-                        return result
-                if monotonic() > deadline:
-                    raise FeedbackShed(
-                        "events must wait for bids; send all of them again soon, they count once"
-                    )
-                await asyncio.sleep(PAUSE_SECONDS)
-
-    def _count_some(self, events: Sequence[Event | None], outcomes: dict[str, int]) -> None:
-        """Count a slice, and add to `outcomes`. Raises BlockingIOError."""
-        now = now_ms()
+    def count(self, events: Sequence[Event | None]) -> Sequence[str]:
+        """Count some hundred events, None for each that is none; the outcomes [n]. Raises BlockingIOError."""
+        found = np.full(len(events), INVALID, object)
         valid = [event for event in events if event is not None]
-        batch = _Batch(valid, now)
-        sources = self._memory.sources
+        if valid:
+            found[[event is not None for event in events]] = self._count_valid(valid)
+        if len(valid) < len(events):
+            self._metrics.events.labels("", "", INVALID).inc(len(events) - len(valid))
+        outcomes: list[str] = found.tolist()
+        return outcomes
+
+    def _count_valid(self, events: Sequence[Event]) -> NDArray[np.object_]:
+        """The outcomes of events [n], counted. Raises BlockingIOError."""
+        now = now_ms()
+        batch, sources = _Batch(events, now), self._memory.sources
         tokens = self._signers.reader.read(
-            [event.token for event in valid], sources, now, self._attribution_ms
+            [event.token for event in events], sources, now, self._attribution_ms
         )
         found = self._judge(batch, tokens, now)
-        is_new = found == COUNTED
-        has_arm = _HAS_ARM[tokens.reasons]
+        is_new, has_arm = found == COUNTED, _HAS_ARM[tokens.reasons]
         for number in np.unique(tokens.sources[has_arm]).tolist():
             arm, is_of_arm = sources[number].arm, has_arm & (tokens.sources == number)
-            self._count_outcomes(arm, batch, found, is_of_arm, outcomes)
+            self._count_outcomes(arm, batch, found, is_of_arm)
             self._count_new(arm, batch, tokens, is_of_arm & is_new)
+        self._count_outcomes("", batch, found, ~has_arm)
         if self._log is not None and is_new.any():
-            self._log.add([*_logged(valid, batch, tokens, np.flatnonzero(is_new), sources)])
-        self._count_outcomes("", batch, found, ~has_arm, outcomes)
-        none = len(events) - len(valid)
-        if none:
-            self._metrics.events.labels("", "", INVALID).inc(none)
-            outcomes[INVALID] = outcomes.get(INVALID, 0) + none
+            self._log.add([*_logged(events, batch, tokens, np.flatnonzero(is_new), sources)])
+        return found
 
     def _judge(self, batch: _Batch, tokens: ReadTokens, now: int) -> NDArray[np.object_]:
         """The outcome of each event [n], new ones added to the window. Raises BlockingIOError."""
@@ -169,18 +119,12 @@ class EventCounter:
         return found
 
     def _count_outcomes(
-        self,
-        arm: str,
-        batch: _Batch,
-        found: NDArray[np.object_],
-        chosen: NDArray[np.bool_],
-        outcomes: dict[str, int],
+        self, arm: str, batch: _Batch, found: NDArray[np.object_], chosen: NDArray[np.bool_]
     ) -> None:
         """Count the outcomes of the chosen events, by type."""
         for event_type, is_type in ((IMPRESSION, ~batch.is_click), (CLICK, batch.is_click)):
-            for outcome, count in _counts(found[chosen & is_type]).items():
+            for outcome, count in Counter(found[chosen & is_type].tolist()).items():
                 self._metrics.events.labels(arm, event_type, outcome).inc(count)
-                outcomes[outcome] = outcomes.get(outcome, 0) + count
 
     def _count_new(self, arm: str, batch: _Batch, tokens: ReadTokens, is_new: NDArray[np.bool_]) -> None:
         """Count what the chosen events say of an arm: all of them are new."""
@@ -218,9 +162,3 @@ def _logged(
     ):
         event, source = events[place], sources[number]
         yield LoggedEvent(round(ms), event.type, source.arm, source.bundle, source.variant, pctr, event.token)
-
-
-def _counts(values: NDArray[Any]) -> dict[str, int]:
-    """How often each of some words is there."""
-    words = values.tolist()
-    return {word: words.count(word) for word in {*words}}

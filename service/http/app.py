@@ -69,8 +69,11 @@ class Bidlight(FastAPI):
         stored = StoredFeatures(settings, self.metrics) if settings.feature_store else None
         users = None if stored is None else stored.users
         self.predict_service = PredictService(settings, self.metrics, bid_policy(settings), users)
-        self._events = self._event_counter(events)
+        self._events: EventCounter | None = None
         self._restores_events = events is None
+        if settings.feedback_keys:
+            memory = events or EventMemory(settings.max_attributed_events)
+            self._events = EventCounter(settings, self.metrics, memory, self.predict_service.signers)
         self._feedback = FeedbackEndpoint(settings, self.metrics, self.predict_service, self._events)
         self.served = ServedArms(settings, self.metrics, stored, self._open, loaded, self._publish)
         self.served.also_read += [self.predict_service.read_tokens, self.predict_service.signers.read_again]
@@ -95,20 +98,6 @@ class Bidlight(FastAPI):
             await answer_error(NotFound("the path must be a route of this port"))(scope, receive, send)
         else:
             await self.answer_route(scope, receive, send)
-
-    def _event_counter(self, events: EventMemory | None) -> EventCounter | None:
-        """What counts feedback, if there are keys. Raises BadConfiguration."""
-        if not self.settings.feedback_keys:
-            return None
-        admission = self.predict_service.admission
-        return EventCounter(
-            self.settings,
-            self.metrics,
-            events or EventMemory(self.settings.max_attributed_events),
-            self.predict_service.signers,
-            is_behind=lambda: admission.is_behind,
-            on_work=lambda: setattr(admission, "has_worked", True),
-        )
 
     def _open(self, arms: ArmTable) -> None:
         self.predict_service.open(arms)

@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 from service.errors import MethodNotAllowed, NotFound, ServiceError
 from service.feedback.counting import EventCounter
 from service.feedback.events import CLICK, IMPRESSION, Event, EventType, decode_events
+from service.feedback.queue import EventQueue
 from service.http.bodies import ClientLeft, read_body, send_whole
 from service.http.heads import FEEDBACK_PATH, Headers
 from service.http.intake import Intake
@@ -51,7 +52,12 @@ class FeedbackEndpoint:
         self, settings: Settings, metrics: Metrics, service: PredictService, counter: EventCounter | None
     ) -> None:
         self._service = service
-        self._counter = counter
+        admission = service.admission
+        self._queue = None
+        if counter is not None:
+            self._queue = EventQueue(
+                counter.count, lambda: admission.is_behind, lambda: setattr(admission, "has_worked", True)
+            )
         self._metrics = metrics
         self._max_events = settings.max_feedback_events
         self._intake = Intake(max(settings.max_body_bytes, settings.max_held_bytes // HELD_SHARE))
@@ -61,16 +67,16 @@ class FeedbackEndpoint:
         path: str = scope["path"]
         event_type = PIXELS.get(path[: len(CLICK_PATH)])
         if event_type is None:
-            answer: Callable[[EventCounter], Awaitable[Answer]] = partial(self._count_list, scope, receive)
+            answer: Callable[[EventQueue], Awaitable[Answer]] = partial(self._count_list, scope, receive)
         else:
             answer = partial(self._count_pixel, scope["method"], event_type, path[len(CLICK_PATH) :])
         outcome = OK
         try:
-            if self._counter is None:
+            if self._queue is None:
                 raise NotFound(
                     "the path must be a route of this service; it has no feedback without --feedback-keys"
                 )
-            status, headers, body = await answer(self._counter)
+            status, headers, body = await answer(self._queue)
         except ClientLeft:
             self._count(event_type, CLIENT_LEFT)
             return
@@ -81,7 +87,7 @@ class FeedbackEndpoint:
         self._count(event_type, outcome)
         await send_whole(send, status, headers, body)
 
-    async def _count_list(self, scope: Scope, receive: Receive, counter: EventCounter) -> Answer:
+    async def _count_list(self, scope: Scope, receive: Receive, queue: EventQueue) -> Answer:
         """Count the events of a body. Raises ServiceError, ClientLeft."""
         if scope["method"] != "POST":
             raise MethodNotAllowed(
@@ -93,22 +99,19 @@ class FeedbackEndpoint:
         body = await read_body(headers, receive, self._service.max_body_bytes, self._intake)
         self._intake.take(len(body))
         try:
-            events = await counter.in_turn(partial(decode_events, body, codec, self._max_events))
-            counted = await counter.count(events)
+            counted = await queue.count(partial(decode_events, body, codec, self._max_events), len(body))
         finally:
             self._intake.give_back(len(body))
         return 200, [(b"content-type", codec.media_type)], codec.encode(counted)
 
-    async def _count_pixel(
-        self, method: str, event_type: EventType, token: str, counter: EventCounter
-    ) -> Answer:
+    async def _count_pixel(self, method: str, event_type: EventType, token: str, queue: EventQueue) -> Answer:
         """Count the event that a path is; a page gets its pixel in any case. Raises ServiceError."""
         if method not in ("GET", "HEAD"):
             raise MethodNotAllowed(f"the method must be GET or HEAD (got {method!r})", allow="GET, HEAD")
         if method == "GET":
             self._intake.take(PIXEL_BYTES)
             try:
-                await counter.count([Event(token, event_type)])
+                await queue.count(lambda: [Event(token, event_type)], len(token))
             finally:
                 self._intake.give_back(PIXEL_BYTES)
         if event_type == CLICK:

@@ -1,20 +1,15 @@
-"""What events make of the metrics, and how their counting lets other work go first."""
+"""What events make of the metrics, by arm and type, and which are refused."""
 
 from __future__ import annotations
 
-import asyncio
-import os
-import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from service.feedback import counting
-from service.feedback.counting import PATIENCE_SECONDS, SLICE_EVENTS, EventCounter, FeedbackShed
-from service.feedback.events import CLICK, IMPRESSION, Event, EventType, FeedbackAnswer
+from service.feedback.counting import EventCounter
+from service.feedback.events import CLICK, IMPRESSION, Event, EventType
 from service.feedback.memory import EventMemory
 from service.feedback.signers import Signers
 from service.feedback.tokens import Source
@@ -30,17 +25,13 @@ MINUTE, HOUR = 60_000, 3_600_000
 class Counted:
     """A counter, its signers and its metrics, at a time that the test sets."""
 
-    def __init__(
-        self, folder: Path, monkeypatch: pytest.MonkeyPatch, is_behind: Callable[[], bool] = lambda: False
-    ) -> None:
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         file = folder / "keys"
         file.write_text(f"0 {'ab' * 16}\n", encoding="ascii")
         self.settings = Settings(feedback_keys=str(file), max_attributed_events=10_000)
         self.memory = EventMemory(self.settings.max_attributed_events)
         self.now = START
         monkeypatch.setattr(counting, "now_ms", lambda: self.now)
-        self.turns = 0
-        self.is_behind = is_behind
         self._begin()
 
     def _begin(self) -> None:
@@ -48,23 +39,15 @@ class Counted:
         self.signers = Signers(self.settings.feedback_keys)
         self.signers.serve({source: source for source in (CONTROL, TREATMENT)})
         self.metrics = Metrics()
-        self.counter = EventCounter(
-            self.settings, self.metrics, self.memory, self.signers, self._ask, self._count_turn
-        )
+        self.counter = EventCounter(self.settings, self.metrics, self.memory, self.signers)
         self.counter.serve([CONTROL, TREATMENT])
-
-    def _ask(self) -> bool:
-        return self.is_behind()
-
-    def _count_turn(self) -> None:
-        self.turns += 1
 
     def tokens(self, *pctrs: float, source: Source = CONTROL, made: int | None = None) -> list[str]:
         made = self.now if made is None else made
         return self.signers.of(source).tokens_at(np.array(pctrs), made, 7)
 
-    def count(self, event_type: EventType, *tokens: str, at: float | None = None) -> FeedbackAnswer:
-        return asyncio.run(self.counter.count([Event(token, event_type, at) for token in tokens]))
+    def count(self, event_type: EventType, *tokens: str, at: float | None = None) -> list[str]:
+        return [*self.counter.count([Event(token, event_type, at) for token in tokens])]
 
     def shown(self) -> dict[str, float]:
         self.counter.publish()
@@ -78,9 +61,12 @@ def counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Counted:
 
 def test_what_was_shown_and_clicked_is_counted_by_arm(counted: Counted) -> None:
     of_control, of_treatment = counted.tokens(0.1, 0.2, 0.3), counted.tokens(0.5, source=TREATMENT)
-    assert counted.count(IMPRESSION, *of_control, *of_treatment) == FeedbackAnswer(4, 0, {})
+    assert counted.count(IMPRESSION, *of_control, *of_treatment) == ["counted"] * 4
     counted.now += 5_000
-    assert counted.count(CLICK, of_control[0], *of_treatment, of_control[0]) == FeedbackAnswer(2, 1, {})
+    assert counted.count(CLICK, of_control[0], *of_treatment, of_control[0]) == [
+        *["counted"] * 2,
+        "duplicate",
+    ]
     found = counted.shown()
     assert found['bidlight_shown_pctr_total{arm="control"}'] == pytest.approx(0.6)
     assert found['bidlight_shown_pctr_total{arm="treatment"}'] == pytest.approx(0.5)
@@ -95,13 +81,13 @@ def test_what_was_shown_and_clicked_is_counted_by_arm(counted: Counted) -> None:
 def test_clicks_that_come_late_count_until_their_tokens_expire(counted: Counted) -> None:
     tokens = counted.tokens(0.1, 0.2, 0.3, 0.4)
     counted.now += 30 * MINUTE
-    assert counted.count(CLICK, tokens[0]).counted == 1
+    assert counted.count(CLICK, tokens[0]) == ["counted"]
     counted.now += 1
-    assert counted.count(CLICK, tokens[1]).counted == 1
+    assert counted.count(CLICK, tokens[1]) == ["counted"]
     # It was in time and its report is late, as the sender says.
-    assert counted.count(CLICK, tokens[2], at=START + MINUTE).counted == 1
+    assert counted.count(CLICK, tokens[2], at=START + MINUTE) == ["counted"]
     counted.now = START + 24 * HOUR + 1
-    assert counted.count(CLICK, *tokens) == FeedbackAnswer(0, 0, {"expired": 4})
+    assert counted.count(CLICK, *tokens) == ["expired"] * 4
     found = counted.shown()
     assert found['bidlight_late_clicks_total{arm="control"}'] == 1
     assert found['bidlight_click_delay_seconds_count{arm="control"}'] == 3
@@ -116,80 +102,25 @@ def test_an_event_is_neither_before_its_token_nor_in_the_future(
     counted: Counted, at: int, outcome: str
 ) -> None:
     found = counted.count(CLICK, *counted.tokens(0.1), at=START + at)
-    assert found == (FeedbackAnswer(1) if outcome == "counted" else FeedbackAnswer(refused={outcome: 1}))
+    assert found == [outcome]
     delays = counted.shown().get('bidlight_click_delay_seconds_sum{arm="control"}', 0.0)
     assert delays == (max(at, 0) / 1000 if outcome == "counted" else 0.0)
 
 
 def test_an_event_of_another_process_is_not_counted_again(counted: Counted) -> None:
     tokens = counted.tokens(0.1, 0.2)
-    assert counted.count(IMPRESSION, tokens[0]).counted == 1
+    assert counted.count(IMPRESSION, tokens[0]) == ["counted"]
     counted._begin()
-    assert counted.count(IMPRESSION, *tokens) == FeedbackAnswer(1, 1, {})
+    assert counted.count(IMPRESSION, *tokens) == ["duplicate", "counted"]
     assert counted.shown()['bidlight_shown_pctr_total{arm="control"}'] == pytest.approx(0.2)
 
 
 def test_a_bundle_that_was_never_served_is_unknown(counted: Counted) -> None:
     stranger = Source("control", "c@1", "int8")
     counted.signers.serve({CONTROL: stranger})
-    assert counted.count(CLICK, *counted.tokens(0.1)) == FeedbackAnswer(refused={"unknown_bundle": 1})
+    assert counted.count(CLICK, *counted.tokens(0.1)) == ["unknown_bundle"]
     named = 'bidlight_feedback_events_total{arm="",outcome="unknown_bundle",type="click"}'
     assert counted.shown()[named] == 1
-
-
-def test_long_lists_are_counted_in_slices_one_in_an_iteration_of_the_loop(counted: Counted) -> None:
-    events = [Event(token, IMPRESSION) for token in counted.tokens(*[0.1] * (5 * SLICE_EVENTS))]
-    seen: list[int] = []
-
-    async def watch() -> None:
-        """Count iterations of the loop, in which bids would be answered."""
-        while True:
-            seen.append(counted.turns)
-            await asyncio.sleep(0)
-
-    async def scenario() -> list[FeedbackAnswer]:
-        watching = asyncio.create_task(watch())
-        both = await asyncio.gather(counted.counter.count(events), counted.counter.count(events))
-        watching.cancel()
-        return both
-
-    first, second = asyncio.run(scenario())
-    assert (first.counted + second.counted, first.duplicates + second.duplicates) == (len(events),) * 2
-    assert counted.turns == 10
-    assert max(np.diff(seen)) == 1
-
-
-def test_events_wait_for_bids_and_are_refused_if_these_go_on(counted: Counted) -> None:
-    (token,) = counted.tokens(0.1)
-    until = time.monotonic() + PATIENCE_SECONDS / 5
-    counted.is_behind = lambda: time.monotonic() < until
-    assert counted.count(IMPRESSION, token).counted == 1
-    assert time.monotonic() >= until
-    counted.is_behind = lambda: True
-    with pytest.raises(FeedbackShed) as shed:
-        counted.count(CLICK, token)
-    assert (shed.value.status, shed.value.code) == (429, "overloaded")
-    counted.is_behind = lambda: False
-    assert counted.count(CLICK, token).counted == 1
-
-
-def test_a_process_that_stands_still_costs_events_and_no_bids(counted: Counted) -> None:
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        with counted.memory.locked():
-            os.write(writer, b"x")
-            time.sleep(60)
-        os._exit(0)
-    os.read(reader, 1)
-    tokens = counted.tokens(0.1)
-    with pytest.raises(FeedbackShed):
-        counted.count(CLICK, *tokens)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    assert counted.count(CLICK, *tokens).counted == 1
-    for end in (reader, writer):
-        os.close(end)
 
 
 def test_keys_that_are_read_again_accept_what_they_signed(counted: Counted) -> None:
@@ -197,7 +128,17 @@ def test_keys_that_are_read_again_accept_what_they_signed(counted: Counted) -> N
     old = counted.tokens(0.1, 0.2)
     file.write_text(f"1 {'cd' * 16}\n0 {'ab' * 16}\n", encoding="ascii")
     counted.signers.read_again()()
-    assert counted.count(CLICK, old[0], *counted.tokens(0.3)).counted == 2
+    assert counted.count(CLICK, old[0], *counted.tokens(0.3)) == ["counted"] * 2
     file.write_text(f"1 {'cd' * 16}\n", encoding="ascii")
     counted.signers.read_again()()
-    assert counted.count(CLICK, old[1]) == FeedbackAnswer(refused={"unknown_key": 1})
+    assert counted.count(CLICK, old[1]) == ["unknown_key"]
+
+
+def test_what_is_no_event_is_counted_beside_the_others(counted: Counted) -> None:
+    (token,) = counted.tokens(0.1)
+    events = [None, Event(token, CLICK), None, Event(token, CLICK), Event("x", CLICK)]
+    expected = ["invalid", "counted", "invalid", "duplicate", "malformed"]
+    assert counted.counter.count(events) == expected
+    assert counted.counter.count([]) == []
+    assert counted.counter.count([None]) == ["invalid"]
+    assert counted.shown()['bidlight_feedback_events_total{arm="",outcome="invalid",type=""}'] == 3

@@ -19,6 +19,7 @@ from service.feedback.counting import EventCounter
 from service.feedback.events import CLICK, IMPRESSION, Event, EventType, FeedbackAnswer
 from service.feedback.log import PART, WHOLE, EventLog, LoggedEvent, hour_of
 from service.feedback.memory import EventMemory
+from service.feedback.queue import EventQueue
 from service.feedback.restore import restore_events
 from service.feedback.signers import Signers
 from service.feedback.tokens import Source, now_ms
@@ -51,7 +52,8 @@ class Process:
         return signer.tokens_at(np.full(count, 0.25), now_ms() - age_ms, signer._numbers.take(count))
 
     def count(self, event_type: EventType, *tokens: str) -> FeedbackAnswer:
-        return asyncio.run(self.counter.count([Event(token, event_type) for token in tokens]))
+        events = [Event(token, event_type) for token in tokens]
+        return asyncio.run(EventQueue(self.counter.count).count(lambda: events, 0))
 
     def outcome(self, name: str) -> float:
         self.counter.publish()
