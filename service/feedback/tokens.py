@@ -118,7 +118,7 @@ class TokenSigner:
         )
 
     def tokens(self, pctrs: NDArray[np.float64]) -> list[str]:
-        """A token for each of some candidates, of whose pCTRs [n] the bundle is sure."""
+        """A token for each candidate; `pctrs` [n] are the bundle's own."""
         return self.tokens_at(pctrs, now_ms(), self._numbers.take(len(pctrs)))
 
     def answer(
@@ -130,7 +130,7 @@ class TokenSigner:
         return request.answer(pctrs, arm, policy, self._native, now_ms() - EPOCH_MS, first)
 
     def tokens_at(self, pctrs: NDArray[np.float64], made_ms: int, first: int) -> list[str]:
-        """The same at a Unix time in milliseconds, from the number `first` on."""
+        """The same as of a Unix time in milliseconds, with numbers from `first` on."""
         rows = len(pctrs)
         found = np.empty((rows, TOKEN_BYTES), np.uint8)
         found[:, 0] = self._head

@@ -56,7 +56,7 @@ class EventWindow:
     ) -> NDArray[np.uint8]:
         """Add fingerprints [n] of tokens made then [n]: what each of them is [n]. Raises BlockingIOError.
 
-        There are at most as many as a quarter of the slots. A fingerprint has 64 bits that nobody can choose.
+        There are at most half as many as slots. A fingerprint has 64 bits that nobody can choose.
         """
         found = np.full(len(fingerprints), Found.TOO_OLD, np.uint8)
         with self._memory.locked():

@@ -6,10 +6,14 @@ import json
 import os
 import shutil
 import signal
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 
@@ -301,6 +305,43 @@ def kill(service: RunningService) -> None:
     for process in (*workers, service.process.pid):
         os.kill(process, signal.SIGKILL)
     service.wait()
+
+
+def test_what_is_sent_until_it_is_answered_counts_once_while_workers_are_killed(
+    bundles: dict[str, Path], tmp_path: Path
+) -> None:
+    keys = write_keys(tmp_path, KEYS[0])
+    arguments = ["--arm", f"only={bundles['control']}", "--workers", "2", "--feedback-keys", str(keys)]
+    with running_service(tmp_path, arguments) as service, ThreadPoolExecutor() as pool:
+        tokens = [token for _ in range(8) for token in tokens_of(service, 1000)]
+        lists = [
+            [{"token": token, "type": event_type} for token in tokens[start : start + 500]]
+            for start in range(0, len(tokens), 500)
+            for event_type in ("impression", "click")
+        ]
+
+        def send_until_answered(events: list[dict[str, Any]]) -> int:
+            while True:
+                with suppress(httpx.TransportError, AssertionError):  # killed within the request, or a 429
+                    return int(send(service, events)["counted"])
+                time.sleep(0.05)
+
+        answers = [pool.submit(send_until_answered, events) for events in lists]
+        killed = 0
+        while not all(answer.done() for answer in answers):
+            if killed < 3 and (workers := service.workers()):
+                os.kill(min(workers), signal.SIGKILL)
+                killed += 1
+            time.sleep(0.3)
+        assert killed > 0
+        # A slice of 256 that was being counted may be lost with each of them; nothing counts twice.
+        counted = sum(answer.result() for answer in answers)
+        found = sum(events_of(service, event_type, "counted") for event_type in ("impression", "click"))
+        assert len(tokens) * 2 - 256 * killed <= found <= len(tokens) * 2
+        assert counted <= found
+        for events in lists:
+            assert send(service, events) == {"counted": 0, "duplicates": 500, "refused": {}}
+        assert service.stop() == 0
 
 
 def lines_in(folder: Path) -> int:
