@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -149,11 +149,12 @@ class _LogFile:
         self._part.rename(self._whole)
 
 
-def hour_of(path: Path) -> datetime | None:
-    """The hour, UTC, of a file of the log; None for any other file."""
+def end_ms_of(path: Path) -> int:
+    """When the hour of a file of the log ends, Unix time in milliseconds; 0 for any other file."""
     if not path.name.startswith("events-") or not path.name.endswith((PART, WHOLE)):
-        return None
+        return 0
     try:
-        return datetime.strptime(path.name[7:20], _HOUR).replace(tzinfo=UTC)
+        hour = datetime.strptime(path.name[7:20], _HOUR).replace(tzinfo=UTC)
     except ValueError:
-        return None
+        return 0
+    return 1000 * int((hour + timedelta(hours=1)).timestamp())

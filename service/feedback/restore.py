@@ -8,9 +8,8 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-from collections.abc import Iterator
-from datetime import timedelta
-from itertools import islice
+from collections.abc import Iterable
+from itertools import groupby, islice
 from pathlib import Path
 
 import msgspec
@@ -20,9 +19,9 @@ from numpy.typing import NDArray
 from service.errors import BadConfiguration
 from service.feedback.events import CLICK
 from service.feedback.keys import read_keys
-from service.feedback.log import PART, WHOLE, LoggedEvent, hour_of
+from service.feedback.log import PART, WHOLE, LoggedEvent, end_ms_of
 from service.feedback.memory import EventMemory
-from service.feedback.tokens import Reason, Source, TokenReader, now_ms
+from service.feedback.tokens import SKEW_MS, Reason, Source, TokenReader, now_ms
 from service.feedback.window import EventWindow, fingerprints_of
 from service.metrics.families import Metrics
 from service.settings import Settings
@@ -84,14 +83,13 @@ class _Restoring:
         self._made_ms: list[NDArray[np.int64]] = []
         self._found = 0
         self._unreadable = 0
+        self._unread_until_ms = 0
 
     def run(self, folder: Path, metrics: Metrics) -> None:
         """Restore, count and log what was found. Raises BadConfiguration."""
         try:
-            files = sorted(self._files_in(folder), key=lambda path: path.name[:20], reverse=True)
-            for file in files:
-                if self._found < self._memory.slots // 2:
-                    self._read(file)
+            files = self._files_in(folder)
+            self._read_hours(files)
             cut = [file for file in files if file.name.endswith(PART)]
             for file in cut:
                 file.rename(file.with_name(file.name.removesuffix(PART) + WHOLE))
@@ -110,14 +108,21 @@ class _Restoring:
                 folder,
             )
 
-    def _files_in(self, folder: Path) -> Iterator[Path]:
-        """The files with events of tokens that are still taken."""
-        for path in folder.iterdir():
-            hour = hour_of(path)
-            if hour is not None:
-                end_ms = 1000 * (hour + timedelta(hours=1)).timestamp()
-                if end_ms >= self._now - self._age_ms:
-                    yield path
+    def _files_in(self, folder: Path) -> list[Path]:
+        """The files with events of tokens that are still taken, the newest first."""
+        oldest = self._now - self._age_ms
+        found = [path for path in folder.iterdir() if end_ms_of(path) >= oldest]
+        return sorted(found, key=end_ms_of, reverse=True)
+
+    def _read_hours(self, files: Iterable[Path]) -> None:
+        """Read whole hours, until there are as many events as are kept."""
+        for end_ms, of_hour in groupby(files, end_ms_of):
+            if self._found >= self._memory.slots // 2:
+                # The tokens of its events were made before its end, by a clock that may be ahead.
+                self._unread_until_ms = end_ms + SKEW_MS
+                return
+            for file in of_hour:
+                self._read(file)
 
     def _read(self, path: Path) -> None:
         with path.open("rb") as lines:
@@ -155,4 +160,5 @@ class _Restoring:
             self._window.add(prints[some], made_ms[some], self._now)
         if len(newest) < len(made_ms):
             self._window.refuse_before(int(made_ms[newest[-1]]) + 1)
+        self._window.refuse_before(self._unread_until_ms)
         return len(newest)

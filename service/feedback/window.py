@@ -49,7 +49,7 @@ class EventWindow:
 
     def seconds(self, now: int) -> float:
         """How old a token may be now."""
-        return 1e-3 * (now - self.oldest_ms(now))
+        return 1e-3 * max(0, now - self.oldest_ms(now))
 
     def add(
         self, fingerprints: NDArray[np.uint64], made_ms: NDArray[np.int64], now: int

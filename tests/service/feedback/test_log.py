@@ -17,7 +17,7 @@ from service.errors import BadConfiguration
 from service.feedback import log
 from service.feedback.counting import EventCounter
 from service.feedback.events import CLICK, IMPRESSION, Event, EventType, FeedbackAnswer
-from service.feedback.log import PART, WHOLE, EventLog, LoggedEvent, hour_of
+from service.feedback.log import PART, WHOLE, EventLog, LoggedEvent, end_ms_of
 from service.feedback.memory import EventMemory
 from service.feedback.queue import EventQueue
 from service.feedback.restore import restore_events
@@ -147,6 +147,23 @@ def test_of_more_events_than_are_remembered_the_newest_are(tmp_path: Path) -> No
         assert found.duplicates <= 24
 
 
+def test_of_hours_that_are_not_read_no_token_is_taken(tmp_path: Path) -> None:
+    """A late click in the newest file is older than what an older file has."""
+    with process(tmp_path, events=100_000) as first:
+        before = first.tokens(1, age_ms=3_700_000)
+        first.count(CLICK, *before)
+    (file,) = files_in(tmp_path / "log", WHOLE)
+    hour = time.strftime("%Y-%m-%dT%H", time.gmtime(time.time() - 3600))
+    file.rename(file.with_name(f"events-{hour}{file.name[20:]}"))
+    with process(tmp_path, events=100_000) as second:
+        late, now = second.tokens(1, age_ms=7_400_000), second.tokens(1023)
+        assert second.count(CLICK, *late, *now).counted == 1024
+    with process(tmp_path, events=1000) as third:  # which remembers 1,024
+        assert third.outcome("restored") == 1024
+        assert third.count(CLICK, *before, *late) == FeedbackAnswer(refused={"expired": 2})
+        assert third.count(CLICK, *third.tokens(1)).counted == 1
+
+
 def test_old_files_and_strange_ones_are_not_read(tmp_path: Path) -> None:
     folder = tmp_path / "log"
     folder.mkdir()
@@ -159,8 +176,8 @@ def test_old_files_and_strange_ones_are_not_read(tmp_path: Path) -> None:
         (folder / name).write_text("not JSON\n", encoding="ascii")
     with process(tmp_path) as one:
         assert (one.outcome("restored"), one.outcome("unreadable")) == (0, 0)
-    assert hour_of(folder / "events-2020-01-01T07-1-1-1.jsonl.part") is not None
-    assert hour_of(folder / "events-nonsense-and-more.jsonl") is None
+    assert end_ms_of(folder / "events-1970-01-01T07-1-1-1.jsonl.part") == 8 * 3_600_000
+    assert end_ms_of(folder / "events-nonsense-and-more.jsonl") == 0
 
 
 @pytest.mark.parametrize("what", ["absent", "a file", "another service's"])
