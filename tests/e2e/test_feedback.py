@@ -250,6 +250,14 @@ def test_what_is_no_list_of_events_is_refused(tracked: RunningService) -> None:
     assert send(tracked, []) == {"counted": 0, "duplicates": 0, "refused": {}}
 
 
+def test_a_body_in_chunks_is_read(tracked: RunningService) -> None:
+    (token,) = tokens_of(tracked, 1)
+    body = json.dumps({"events": [{"token": token, "type": "click"}]}).encode()
+    with tracked.client(headers=JSON) as client:
+        answer = client.post("/feedback", content=(body[at : at + 7] for at in range(0, len(body), 7)))
+    assert answer.json() == {"counted": 1, "duplicates": 0, "refused": {}}
+
+
 def test_without_keys_there_is_no_feedback(service: RunningService) -> None:
     with service.client(headers=JSON) as client:
         for answer in (client.post("/feedback", content=b"{}"), client.get("/i/x"), client.get("/c/x")):
