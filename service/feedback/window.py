@@ -77,7 +77,7 @@ class EventWindow:
         return found
 
     def refuse_before(self, made_ms: int) -> None:
-        """Tokens of before count as too old: which of them were counted is not known."""
+        """Tokens of before are too old: which were counted is not known. Call it before events come."""
         self._header[PREVIOUS_START] = max(int(self._header[PREVIOUS_START]), made_ms)
 
     @property
