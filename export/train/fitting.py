@@ -16,6 +16,10 @@ LINEAR_L2_ROWS = 3
 # The penalty on embeddings is 1 + this times as strong for a field of well known ids that never come back.
 UNSEEN_L2 = 4.0
 
+# Going on from a trained model: passes over the new rows, and its step size as a share of a new model's.
+WARM_EPOCHS = 1
+WARM_RATE = 1.0
+
 
 @dataclass(frozen=True)
 class Fitting:
