@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from benchmarks.command import Command, machine, print_table
 from benchmarks.synthetic import check_same_options
+from export.cli.values import assignment
 from export.data.encode import encode_chunk
 from export.data.encoded import open_log
 from export.data.growth import FORGET_AFTER
@@ -124,8 +125,12 @@ class Race:
     options: argparse.Namespace
 
     def folder(self, name: str, day: int) -> Path:
-        """Where a contender of a day lies. On the first day they are all one."""
-        return Path(self.options.work) / (f"{name}-{day}" if day and name != FIRST else f"{ANEW}-0")
+        """Where a contender of a day lies. On the first day they are all one, and a wide window sees all."""
+        if day == 0 or name == FIRST:
+            name, day = ANEW, 0
+        elif name == WINDOW and day < self.options.window:
+            name = ANEW
+        return Path(self.options.work) / f"{name}-{day}"
 
     def rows(self, name: str, day: int) -> Rows:
         """The rows that a contender is given after a day."""
@@ -156,7 +161,7 @@ class Race:
             log = fit_schema(work, plan, growth=growth, say=_silent)
             size, clicks = log.rows["train"], log.clicks["train"]
             config = choice.config(size, clicks, model=model, earlier_rows=log.earlier_rows)
-            train(work, model, {}, config, warm=warm, say=_silent)
+            train(work, model, dict(self.options.hyperparameter), config, warm=warm, say=_silent)
         seconds = time.process_time() - started
         data.unlink()
         return Kept(size, sum(field.cardinality for field in log.fields), seconds)
@@ -216,6 +221,8 @@ def _options(arguments: Sequence[str] | None) -> tuple[Command, argparse.Namespa
     add("--schema", required=True, metavar="FILE", help="the schema file that describes it")
     add("--work", type=Path, default=Path("artifacts/warm-start"), metavar="FOLDER", help="[%(default)s]")
     add("--model", default="deep_fwfm", metavar="NAME", help="[%(default)s]")
+    about = "one of the model's; the value is JSON, or text; may be given several times"
+    add("--hyperparameter", type=assignment, action="append", default=[], metavar="NAME=VALUE", help=about)
     command.number("--days", 10, "days after which models are trained; one more is judged on")
     command.number("--skip", 0, "days of the log before the first one", least=0)
     command.number("--window", 3, "days that `window` is trained on")

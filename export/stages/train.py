@@ -83,7 +83,14 @@ def _train_from_scratch(
 
 def _go_on(work: Work, log: EncodedLog, warm: WarmStart, config: TrainConfig, say: Say) -> Trained:
     before = warm.trained
-    network = carried(before.network, before.model, before.hyperparameters, before.past.schema, log.schema)
+    network = carried(
+        before.network,
+        before.model,
+        before.hyperparameters,
+        before.past.schema,
+        log.schema,
+        seed=config.seed,
+    )
     work.start("train")
     say(
         f"training {before.model} with {_parameters(network):,} parameters on from {warm.source}, "

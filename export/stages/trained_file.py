@@ -31,6 +31,16 @@ from service.bundle.store import load_bundle
 
 TRAINED_FILE: Final = "training/dense.npz"
 _RECORD, _WEIGHTS, _PAST = "record", "weights/", "past/"
+_FAULTS = (
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    TypeError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    msgspec.MsgspecError,
+)
 
 
 class Stored(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -96,7 +106,7 @@ def read_trained_file(folder: Path) -> tuple[str, TrainedModel]:
     try:
         with np.load(path, allow_pickle=False) as content:
             found = _decoded(dict(content), _before_compaction(bundle.schema))
-    except (OSError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, msgspec.MsgspecError) as error:
+    except _FAULTS as error:
         reason = " ".join(str(error).split())
         raise ExportError(
             f"'{path}' must be what the export of its bundle wrote ({reason}); copy the bundle again"

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from export.data.encoded import EncodedLog
-from export.data.past import Past, origins
+from export.data.past import Past, is_known, origins
 from export.errors import ExportError
 from export.train.build import build_from_fields, model_fields
 from export.train.config import TrainConfig, rows_an_epoch
@@ -26,28 +26,35 @@ from service.bundle.schema import Schema
 
 
 def carried(
-    model: nn.Module, name: str, hyperparameters: Mapping[str, Any], old: Schema, new: Schema
+    model: nn.Module,
+    name: str,
+    hyperparameters: Mapping[str, Any],
+    old: Schema,
+    new: Schema,
+    *,
+    seed: int = 0,
 ) -> nn.Module:
     """A model of this name for the schema `new`, with the weights of `model`, which is for `old`.
 
-    The row of a value is its row before, and that of a new value the one of values out of vocabulary: until
-    something is trained, known and new values get the logits that they had. All other weights stay. Raises
-    ExportError for a model whose other weights depend on how many ids a field has; see `fixed_fields`.
+    The row of a value is the one that it had, so known values get the logits that they had; the row of a new
+    value is that of a new model. All other weights stay. Raises ExportError for a model whose other weights
+    depend on how many ids a field has; see `fixed_fields`.
     """
     fields = tuple(
         replace(field, storage=before.storage, collisions=before.collisions, pooling=before.pooling)
         for field, before in zip(model_fields(new), fields_of(model), strict=True)
     )
-    grown = build_from_fields(name, fields, hyperparameters)
-    found = origins(old, new)
-    weights = model.state_dict()
+    grown = build_from_fields(name, fields, hyperparameters, seed=seed)
+    weights, initial = model.state_dict(), grown.state_dict()
+    found, known = origins(old, new), is_known(old, new)
     tables = dict(grown.named_modules(remove_duplicate=False))
     for path, before in model.named_modules(remove_duplicate=False):
         after = tables.get(path)
         if isinstance(before, FeaturesEmbedding) and isinstance(after, FeaturesEmbedding):
             key = f"{path}.table.weight"
-            weights[key] = weights[key][torch.from_numpy(_rows(before, after, found))]
-    for key, value in grown.state_dict().items():
+            rows, stay = _rows(before, after, found, known)
+            weights[key] = torch.where(stay.unsqueeze(1), weights[key][rows], initial[key])
+    for key, value in initial.items():
         if key not in weights or weights[key].shape != value.shape:
             raise ExportError(
                 f"'warm-start' must go on from a model that can take other values (got {name}, whose "
@@ -58,18 +65,21 @@ def carried(
 
 
 def _rows(
-    before: FeaturesEmbedding, after: FeaturesEmbedding, found: Mapping[str, NDArray[np.int64]]
-) -> NDArray[np.int64]:
-    """For each row of the new table the row of the old one, [rows]."""
+    before: FeaturesEmbedding,
+    after: FeaturesEmbedding,
+    found: Mapping[str, NDArray[np.int64]],
+    known: Mapping[str, NDArray[np.bool_]],
+) -> tuple[Tensor, Tensor]:
+    """For each row of the new table one of the old, [rows], and whether it goes on from that, [rows]."""
     first = dict(zip((field.name for field in before.fields), first_rows(before.fields), strict=True))
-    return np.concatenate(
-        [
-            first[field.name]
-            + (found[field.name] if field.storage == "full" else np.arange(stored_rows(field)))
-            for field in after.fields
-            if field.same_values_as is None
-        ]
-    )
+    rows, stay = [], []
+    for field in after.fields:
+        if field.same_values_as is None:
+            shared = field.storage != "full"  # its ids stay as they are
+            own = np.arange(stored_rows(field)) if shared else found[field.name]
+            rows.append(first[field.name] + own)
+            stay.append(np.ones(len(own), bool) if shared else known[field.name])
+    return torch.from_numpy(np.concatenate(rows)), torch.from_numpy(np.concatenate(stay))
 
 
 def fixed_fields(model: nn.Module, hyperparameters: Mapping[str, Any]) -> frozenset[str]:

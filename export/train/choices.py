@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from export.knobs import AT_LEAST_ONE, UsedBy, check, choose, convert, declared, knob
 from export.train.config import LONGEST_WARMUP, TrainConfig, rows_an_epoch
-from export.train.fitting import WARM_EPOCHS, WARM_RATE, fitting_batch, fitting_of, linear_l2
+from export.train.fitting import WARM_EPOCHS, fitting_batch, fitting_of, linear_l2
 
 
 @dataclass(frozen=True, init=False)
@@ -46,19 +46,19 @@ class TrainChoice:
         """The configuration for a training part of this many rows and for the model of this name.
 
         Without a name it is that of a deep model. `clicks` counts where not all non-clicks are drawn. A model
-        that goes on from `earlier_rows` has penalties for all its rows, and fewer and smaller steps. Raises
-        ExportError for a number that nothing chosen uses, or out of its range.
+        that goes on from `earlier_rows` has fewer epochs, and penalties for all its rows. Raises ExportError
+        for a number that nothing chosen uses, or out of its range.
         """
         chosen = choose(TrainConfig, self.given)
         rows = max(1, rows_an_epoch(rows, clicks, chosen.negative_rate))
         batch_size = self.given.get("batch_size", fitting_batch(rows))
         steps_an_epoch = -(-rows // batch_size)
-        of_model, goes_on = fitting_of(model), earlier_rows > 0
+        of_model = fitting_of(model)
         all_rows = rows + earlier_rows
         fitting = {
-            "epochs": WARM_EPOCHS if goes_on else of_model.epochs,
+            "epochs": WARM_EPOCHS if earlier_rows else of_model.epochs,
             "batch_size": batch_size,
-            "learning_rate": of_model.rate(batch_size) * (WARM_RATE if goes_on else 1),
+            "learning_rate": of_model.rate(batch_size),
             "warmup_steps": min(LONGEST_WARMUP, steps_an_epoch // 2),
             "embedding_l2": of_model.embedding_l2(all_rows),
             "linear_l2": self.given.get("embedding_l2", linear_l2(all_rows)),

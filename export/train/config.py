@@ -23,6 +23,7 @@ from export.train.fitting import (
     PAPERS_BATCH,
     STEPS_AN_EPOCH,
     UNSEEN_L2,
+    WARM_EPOCHS,
     linear_l2,
 )
 
@@ -83,7 +84,7 @@ class TrainConfig:
         DEEP.epochs,
         "passes over the training part, at most",
         AT_LEAST_ONE,
-        otherwise=_by_model("epochs"),
+        otherwise=f"{_by_model('epochs')}; with --warm-start {WARM_EPOCHS}",
     )
     # Several, because rare ids can overfit within an epoch.
     evaluations_per_epoch: int = knob(4, "evaluations on the validation part in an epoch", AT_LEAST_ONE)

@@ -16,9 +16,8 @@ LINEAR_L2_ROWS = 3
 # The penalty on embeddings is 1 + this times as strong for a field of well known ids that never come back.
 UNSEEN_L2 = 4.0
 
-# Going on from a trained model: passes over the new rows, and its step size as a share of a new model's.
-WARM_EPOCHS = 1
-WARM_RATE = 1.0
+# Passes over the new rows, at most, of a training that goes on from an earlier one.
+WARM_EPOCHS = 2
 
 
 @dataclass(frozen=True)
