@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from export.knobs import AT_LEAST_ONE, UsedBy, check, choose, convert, declared, knob
 from export.train.config import LONGEST_WARMUP, TrainConfig, rows_an_epoch
-from export.train.fitting import WARM_EPOCHS, fitting_batch, fitting_of, linear_l2
+from export.train.fitting import fitting_batch, fitting_of, linear_l2
 
 
 @dataclass(frozen=True, init=False)
@@ -46,8 +46,8 @@ class TrainChoice:
         """The configuration for a training part of this many rows and for the model of this name.
 
         Without a name it is that of a deep model. `clicks` counts where not all non-clicks are drawn. A model
-        that goes on from `earlier_rows` has fewer epochs, and penalties for all its rows. Raises ExportError
-        for a number that nothing chosen uses, or out of its range.
+        that goes on from `earlier_rows` has the penalties of all its rows. Raises ExportError for a number
+        that nothing chosen uses, or out of its range.
         """
         chosen = choose(TrainConfig, self.given)
         rows = max(1, rows_an_epoch(rows, clicks, chosen.negative_rate))
@@ -56,7 +56,7 @@ class TrainChoice:
         of_model = fitting_of(model)
         all_rows = rows + earlier_rows
         fitting = {
-            "epochs": WARM_EPOCHS if earlier_rows else of_model.epochs,
+            "epochs": of_model.epochs,
             "batch_size": batch_size,
             "learning_rate": of_model.rate(batch_size),
             "warmup_steps": min(LONGEST_WARMUP, steps_an_epoch // 2),

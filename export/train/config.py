@@ -23,7 +23,6 @@ from export.train.fitting import (
     PAPERS_BATCH,
     STEPS_AN_EPOCH,
     UNSEEN_L2,
-    WARM_EPOCHS,
     linear_l2,
 )
 
@@ -84,7 +83,7 @@ class TrainConfig:
         DEEP.epochs,
         "passes over the training part, at most",
         AT_LEAST_ONE,
-        otherwise=f"{_by_model('epochs')}; with --warm-start {WARM_EPOCHS}",
+        otherwise=_by_model("epochs"),
     )
     # Several, because rare ids can overfit within an epoch.
     evaluations_per_epoch: int = knob(4, "evaluations on the validation part in an epoch", AT_LEAST_ONE)

@@ -16,9 +16,6 @@ LINEAR_L2_ROWS = 3
 # The penalty on embeddings is 1 + this times as strong for a field of well known ids that never come back.
 UNSEEN_L2 = 4.0
 
-# Passes over the new rows, at most, of a training that goes on from an earlier one.
-WARM_EPOCHS = 2
-
 
 @dataclass(frozen=True)
 class Fitting:
