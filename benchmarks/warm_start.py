@@ -5,7 +5,7 @@
 After each day (UTC) of a log in Parquet, models are trained, and judged on the rows of the next day: `anew`
 on all rows so far, `window` on those of the last days; `warm` goes on from its weights of the day before with
 the rows since; `first` is the first day's model, left as it was. All hold out the same rows, the last ones of
-the day, for validation; `warm` trains on those of the day before, so each row trains it once. pCTRs are not
+the day, for validation; `warm` trains on those of the day before, so each row is in one run. pCTRs are not
 calibrated. Times are the processor's, of reading, encoding and training. What is done is kept in the work
 folder: a second run goes on where the first one stopped.
 """

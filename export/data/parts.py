@@ -121,7 +121,7 @@ def open_log(folder: Path) -> EncodedLog:
 def _open_past(path: Path, schema: Schema) -> Past | None:
     if not path.exists():
         return None
-    with np.load(path, allow_pickle=False) as arrays:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         return Past.of(schema, dict(arrays))
 
 

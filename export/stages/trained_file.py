@@ -104,7 +104,7 @@ def read_trained_file(folder: Path) -> tuple[str, TrainedModel]:
             "--warm-start"
         )
     try:
-        with np.load(path, allow_pickle=False) as content:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
             found = _decoded(dict(content), _before_compaction(bundle.schema))
     except _FAULTS as error:
         reason = " ".join(str(error).split())

@@ -112,7 +112,8 @@ def follow(ranks: Ranks) -> None:
     while (job := _receive(ranks)) is not None:
         try:
             log = open_log(job.log)
-            log = log.without_past() if job.starts_anew else log
+            if job.starts_anew and log.past is not None:
+                log = log.without_past()
             train(job.model, log, job.config, report=lambda _: None, ranks=ranks)
         except LeaderFailedError:
             continue

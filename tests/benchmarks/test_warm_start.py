@@ -38,7 +38,7 @@ def arguments(log: Path, work: Path, *more: str) -> list[str]:
 
 
 def test_each_row_trains_a_warm_start_once_and_a_model_anew_sees_all(log: Path, tmp_path: Path) -> None:
-    _, options = _options(arguments(log, tmp_path, "--window", "2"))
+    _, options = _options(arguments(log, tmp_path, "--window", "2", "--days", "3"))
     race = Race(Log.read(options), options)
     seconds = race.log.seconds
     cuts = [race.log.cut(day) for day in range(3)]
