@@ -154,7 +154,7 @@ class BST(nn.Module):
         for history, transformer in zip(self.histories, self.transformers, strict=True):
             present = (ids[:, history.columns] != PADDING_ID).to(rows.dtype)
             interests.append(transformer(rows[:, history.columns], rows[:, history.target], present))
-        inputs = with_histories(self.embedding.pool(ids, rows), self.histories, interests)
+        inputs = with_histories(self.fields, self.histories, ids, rows, interests)
         logits: Tensor = self.mlp(inputs)
         return logits
 
