@@ -4,8 +4,8 @@ Reference: Cheng, Shen & Huang, "Adaptive Factorization Network: Learning Adapti
 Interactions", AAAI 2020: the logarithmic transformation layer, and the ensemble with a perceptron on
 embeddings of its own, AFN+. Departs from it in the least |e|, 1e-5 as in FuxiCTR's code; in hidden layers,
 which are not normalized; in the sum of both parts, whose weights are those of the output layers; in initial
-values, with running statistics of new embeddings and small weights of an output; and in the sizes, which are
-ours.
+values, positive embeddings, running statistics of these and small weights of an output; and in the sizes,
+which are ours.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from models.embedding import EMBEDDING_STD, FeaturesEmbedding
 from models.fields import Field, stored_rows
-from models.hyperparameters import check_count
+from models.hyperparameters import check_count, check_widths
 from models.layers import MLP, BatchNorm
 
 LEAST = 1e-5
@@ -84,9 +84,10 @@ class LogarithmicNeurons(nn.Module):
 class AFN(nn.Module):
     """MLP(logarithmic neurons of e) + MLP(e'), with embeddings e and e'.
 
-    neurons       how many products there are
-    hidden_units  the hidden layers of each of both perceptrons
-    ensemble      whether there is the second perceptron; without it this is AFN and not AFN+
+    hidden_units  the hidden layers of the first perceptron
+    second_units  those of the second one
+    neurons       how many products the first one reads
+    ensemble      whether there is a second one; without it this is AFN and not AFN+
     """
 
     def __init__(
@@ -95,25 +96,29 @@ class AFN(nn.Module):
         dim: int = 10,
         hidden_units: Sequence[int] = (400, 400),
         dropout: float = 0.2,
+        second_units: Sequence[int] = (400, 400),
         neurons: int = 64,
         ensemble: bool = True,
     ) -> None:
         super().__init__()
+        check_widths("second_units", second_units, "they are the hidden layers of the second perceptron")
         self.fields = tuple(fields)
         self.embedding = FeaturesEmbedding(fields, dim)
+        # No sign matters, and a mean of positive ones, which stands for unknown ids, is of their size.
+        self.embedding.table.weight.data.abs_()
         self.logarithmic = LogarithmicNeurons(len(fields), neurons)
         self.mlp = MLP(dim * neurons, hidden_units, dropout)
         # Normalized products are of unit size for any row; the logits of a new model are near its bias.
         nn.init.normal_(self.mlp.output.weight, std=EMBEDDING_STD)
-        self.other_embedding = FeaturesEmbedding(fields, dim) if ensemble else None
-        self.other = MLP(len(fields) * dim, hidden_units, dropout) if ensemble else None
+        self.second_embedding = FeaturesEmbedding(fields, dim) if ensemble else None
+        self.second = MLP(len(fields) * dim, second_units, dropout) if ensemble else None
         self.bias = nn.Parameter(torch.zeros(()))
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids [batch, columns] -> logits [batch]."""
         logits: Tensor = self.bias + self.mlp(self.logarithmic(self.embedding(ids)))
-        if self.other_embedding is not None and self.other is not None:
-            logits = logits + self.other(self.other_embedding(ids).flatten(1))
+        if self.second_embedding is not None and self.second is not None:
+            logits = logits + self.second(self.second_embedding(ids).flatten(1))
         return logits
 
     def folded(self) -> Self:

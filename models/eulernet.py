@@ -22,6 +22,7 @@ from models.layers import Dropout
 
 SMALLEST = 1e-8  # of a squared modulus, which has a logarithm
 SHARPNESS = 100.0
+OUTPUT_STD = 0.05
 
 Pair = tuple[Tensor, Tensor]
 
@@ -94,7 +95,7 @@ class EulerNet(nn.Module):
         )
         self.output = nn.Linear(sizes[-1] * dim, 1, bias=False)
         # Normalized values are of unit size for any row; the logits of a new model are near its bias.
-        nn.init.normal_(self.output.weight, std=EMBEDDING_STD)
+        nn.init.normal_(self.output.weight, std=OUTPUT_STD / self.output.in_features**0.5)
         self.bias = nn.Parameter(torch.zeros(()))
 
     def forward(self, ids: Tensor) -> Tensor:

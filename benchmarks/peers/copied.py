@@ -163,9 +163,9 @@ def afn(ours: Any, to: Target) -> None:
     first, own = theirs.dense_layer.mlp[0], ours.mlp.hidden[0].weight
     by_neuron = own.unflatten(1, (-1, neurons.powers.out_features)).transpose(1, 2)
     to.put(first.weight, by_neuron.flatten(1))
-    if ours.other is not None:
-        to.embedding(theirs.embedding_layer2, ours.other_embedding)
-        to.perceptron(theirs.dnn, ours.other)
+    if ours.second is not None:
+        to.embedding(theirs.embedding_layer2, ours.second_embedding)
+        to.perceptron(theirs.dnn, ours.second)
         to.put(theirs.fc.weight, 1.0)
         to.put(theirs.fc.bias, 0.0)
 

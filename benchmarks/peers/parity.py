@@ -98,7 +98,7 @@ def _masknet(structure: str, kind: str) -> Variant:
 
 
 def _afn(*, ensemble: bool) -> Variant:
-    ours = {"hidden_units": HIDDEN, "neurons": 5, "ensemble": ensemble}
+    ours = {"hidden_units": HIDDEN, "second_units": HIDDEN, "neurons": 5, "ensemble": ensemble}
     theirs = {"dnn_hidden_units": HIDDEN, "afn_hidden_units": HIDDEN, "logarithmic_neurons": 5}
     others = {"ensemble_dnn": ensemble, "batch_norm": False}
     return Variant("afn", ours, "AFN/src/AFN.py", "AFN", {**theirs, **others})

@@ -46,15 +46,17 @@ def perceptron_by_the_book(mlp: MLP, hidden: Tensor) -> Tensor:
 @pytest.mark.parametrize("ensemble", [True, False])
 @pytest.mark.parametrize("fields", LAYOUTS)
 def test_afn_is_its_equations(fields: tuple[Field, ...], ensemble: bool) -> None:
-    model = with_statistics(AFN(fields, dim=3, hidden_units=(5, 4), neurons=4, ensemble=ensemble)).double()
+    model = with_statistics(
+        AFN(fields, dim=3, hidden_units=(5, 4), second_units=(6,), neurons=4, ensemble=ensemble)
+    ).double()
     ids = some_ids(fields, 9)
     for number, (row, logit) in enumerate(zip(model.embedding(ids), model(ids), strict=True)):
         expected = model.bias + perceptron_by_the_book(model.mlp, neurons_by_the_book(model.logarithmic, row))
         if ensemble:
-            assert model.other_embedding is not None
-            assert model.other is not None
-            others = model.other_embedding(ids)[number]
-            expected = expected + perceptron_by_the_book(model.other, torch.cat(list(others)))
+            assert model.second_embedding is not None
+            assert model.second is not None
+            others = model.second_embedding(ids)[number]
+            expected = expected + perceptron_by_the_book(model.second, torch.cat(list(others)))
         torch.testing.assert_close(logit, expected)
 
 
@@ -94,6 +96,13 @@ def test_the_folded_form_equals_it(fields: tuple[Field, ...], storage: Any, hidd
     assert all(torch.equal(values, before[name]) for name, values in model.state_dict().items())
 
 
+def test_embeddings_of_products_start_positive() -> None:
+    model = AFN(PLAIN)
+    assert model.second_embedding is not None
+    assert (model.embedding.table.weight > 0).all()
+    assert not (model.second_embedding.table.weight > 0).all()
+
+
 def test_looked_up_logarithms_lie_around_zero() -> None:
     folded = randomized(AFN(PLAIN, dim=3)).folded()
     starts = [*folded.embedding.offsets.tolist(), len(folded.embedding.table.weight)]
@@ -111,9 +120,11 @@ def test_its_graph_equals_it(fields: tuple[Field, ...]) -> None:
     torch.testing.assert_close(onnx_logits(model, ids), model(ids), rtol=1e-4, atol=1e-4)
 
 
-def test_a_layer_without_neurons_is_refused() -> None:
+def test_layers_without_neurons_are_refused() -> None:
     with pytest.raises(ValueError, match=r"'neurons' must be at least 1 \(got 0\)"):
         AFN(PLAIN, neurons=0)
+    with pytest.raises(ValueError, match=r"'second_units' must be one number a layer, each at least 1"):
+        AFN(PLAIN, second_units=(0,))
 
 
 def test_the_least_logarithm_is_that_of_a_small_number() -> None:
