@@ -47,6 +47,16 @@ class Settings(BaseSettings):
         default="",
         description="file of bearer tokens, one a line, of which POST /predict needs one; empty: none",
     )
+    control_socket: str = Field(
+        default="",
+        description="path of a Unix socket through which python -m service.control sees and changes what is "
+        "served; only the service's user may open it; empty: none",
+    )
+    control_log: str = Field(
+        default="",
+        description="file to which every change through the control socket is appended as a line of JSON; "
+        "empty: none",
+    )
     workers: int = Field(
         default=1,
         ge=1,
@@ -205,6 +215,15 @@ class Settings(BaseSettings):
                     f"'tls_certificate' must be given with {name} (got none); "
                     "name a file, or the port would be without TLS"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _control_log_has_a_socket(self) -> Settings:
+        if self.control_log and not self.control_socket:
+            raise ValueError(
+                "'control_socket' must be given with control_log (got none); "
+                "without it there are no changes to keep"
+            )
         return self
 
     @model_validator(mode="after")

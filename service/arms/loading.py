@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from service.arms.limits import limited_memory
-from service.arms.split import Arm, ArmSpec, ArmTable, parse_arm
+from service.arms.split import Arm, ArmSpec, parse_arm
 from service.bundle.errors import BundleError
 from service.bundle.native import is_native
 from service.bundle.store import Bundle, load_bundle
@@ -87,7 +87,7 @@ async def load_arms(
     digests: Sequence[str] | None = None,
     *,
     limits_memory: bool = True,
-) -> ArmTable:
+) -> list[Arm]:
     """Every arm of the settings, its golden rows replayed; raises BadConfiguration naming the arm.
 
     Bundles that are not `loaded` yet are read from their folders, and must be those of `digests` if given.
@@ -100,10 +100,9 @@ async def load_arms(
 
     try:
         async with asyncio.timeout(settings.load_seconds):
-            arms = await in_thread(load)
+            return await in_thread(load)
     except TimeoutError:
         raise too_late(settings) from None
-    return ArmTable(arms, settings.split_salt)
 
 
 def too_late(settings: Settings) -> BadConfiguration:

@@ -1,17 +1,22 @@
-"""The arms that answer, from start to end: loaded before traffic, swapped by a reload, published, drained.
+"""The arms that answer, from start to end: loaded before traffic, steered, swapped by a reload, drained.
 
-It knows neither HTTP nor signals: its caller decides when each step is due.
+It knows neither HTTP, signals nor commands: its caller decides when each step is due.
 """
 
 from __future__ import annotations
 
+import asyncio
 import gc
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from service.arms.freshness import StoredFeatures
 from service.arms.loading import LoadedArm, freeze_anew, load_arms
-from service.arms.reloads import log_refusal, log_reload
+from service.arms.reloads import Reloads
 from service.arms.split import Arm, ArmTable
+from service.arms.steering import Steering
+from service.arms.steering_memory import SteeringMemory
 from service.arms.trial import try_arms
 from service.arms.unlike import warn_of_unlike_arms
 from service.bundle.schema import Schema
@@ -24,7 +29,8 @@ class ServedArms:
     """The arms of the settings; `on_change` gets each table of arms that is to answer from then on.
 
     With `loaded`, these are served at first, whatever their folders hold by then. `on_publish` is called
-    whenever counts become metrics.
+    whenever counts become metrics. `steering` is shared with other processes, among which this one is
+    `number`; without it this is the only one.
     """
 
     def __init__(
@@ -35,8 +41,13 @@ class ServedArms:
         on_change: Callable[[ArmTable], object],
         loaded: Sequence[LoadedArm] | None = None,
         on_publish: Callable[[], object] = lambda: None,
+        steering: SteeringMemory | None = None,
+        number: int = 0,
     ) -> None:
         self.arms: tuple[Arm, ...] = ()
+        self.living: tuple[Arm, ...] = ()
+        """Those that are not killed."""
+        self.reloads = Reloads(metrics)
         # Each reads files that are replaced together with the arms, and returns what puts them into place.
         # Raises BadConfiguration.
         self.also_read: list[Callable[[], Callable[[], object]]] = []
@@ -47,14 +58,30 @@ class ServedArms:
         self._loaded = loaded
         self._on_publish = on_publish
         self._replaced: tuple[Arm, ...] = ()
+        self._steering = steering
+        self._version, self._number = 0, number
+        self._is_reload_due = asyncio.Event()
+
+    @property
+    def steering(self) -> SteeringMemory:
+        """The weights and kills that are served, once it is open."""
+        assert self._steering is not None
+        return self._steering
+
+    @property
+    def bundles(self) -> dict[str, str]:
+        """The ids of the bundles that are served, by arm."""
+        return {arm.name: arm.predictor.manifest.id for arm in self.arms}
 
     async def open(self) -> None:
         """Load every arm and let traffic in; raises BadConfiguration."""
         arms = await load_arms(self._settings, self._loaded)
         if self._loaded is None:  # else whoever has loaded them has told
-            warn_of_unlike_arms(_schemas_of(arms.arms))
+            warn_of_unlike_arms(_schemas_of(arms))
+        if self._steering is None:
+            self._steering = SteeringMemory(Steering.of(arms, time.time()))
         if self._stored is not None:
-            await self._stored.open(arms.arms)
+            await self._stored.open(arms)
             self._stored.keep_fresh(lambda: self.arms)
         self._serve(arms)
 
@@ -66,30 +93,49 @@ class ServedArms:
             await arm.predictor.drain()
         self.publish()
 
+    def request_reload(self, user: int | None = None) -> int:
+        """Ask for a reload, which `reload_when_asked` does; its number."""
+        number = self.reloads.request(user)
+        self._is_reload_due.set()
+        return number
+
+    async def reload_when_asked(self) -> None:
+        """Wait until a reload is asked for, and do it."""
+        await self._is_reload_due.wait()
+        self._is_reload_due.clear()
+        await self.reload()
+
     async def reload(self) -> None:
         """Serve what the arms' folders hold now; if anything is refused, all stays as it is.
 
-        Requests that are under way finish on the bundle that encoded them.
+        Requests that are under way finish on the bundle that encoded them. Weights and kills stay.
         """
+        self.reloads.request()
+        self.reloads.begin()
+        before = self.bundles
         try:
             replacements = [read() for read in self.also_read]
             digests = await try_arms(self._settings) if self._settings.try_reloads == "on" else None
             arms = await load_arms(self._settings, digests=digests, limits_memory=False)
             if self._stored is not None:
-                await self._stored.reopen(arms.arms)
+                await self._stored.reopen(arms)
         except Exception as error:  # of any kind: the next reload must still be possible
-            self._metrics.reloads.labels("refused").inc()
-            log_refusal(error)
+            self.reloads.refuse(error, before)
             return
-        warn_of_unlike_arms(_schemas_of(arms.arms), _schemas_of(self.arms))
+        warn_of_unlike_arms(_schemas_of(arms), _schemas_of(self.arms))
         self._serve(arms)
-        for replace in replacements:
-            replace()
-        self._metrics.reloads.labels("ok").inc()
-        log_reload((arm.name, arm.predictor.manifest) for arm in self.arms)
+        for put_into_place in replacements:
+            put_into_place()
+        self.reloads.succeed(before, self.bundles)
+
+    def follow(self) -> None:
+        """Serve the weights and kills of late. Without a change that takes one look at a number."""
+        if self.arms and self.steering.version != self._version:
+            self._steer(self.arms)
 
     def publish(self) -> None:
-        """Add the counts of all arms to the metrics, including replaced ones until their last answer."""
+        """Follow, and add the counts of all arms to the metrics, of replaced ones until their last answer."""
+        self.follow()
         for arm in (*self._replaced, *self.arms):
             arm.predictor.publish()
         self._on_publish()
@@ -100,9 +146,9 @@ class ServedArms:
             # and they would stay until the next reload.
             freeze_anew()
 
-    def _serve(self, arms: ArmTable) -> None:
+    def _serve(self, arms: Sequence[Arm]) -> None:
         self._replaced += self.arms
-        for arm in arms.arms:
+        for arm in arms:
             predictor = arm.predictor
             if self._settings.metrics == "on":
                 predictor.meter = ArmMeter(
@@ -113,22 +159,27 @@ class ServedArms:
                 )
             self._metrics.bundle.labels(*_bundle_info(arm)).set(1)
         self._metrics.retain(
-            bundles={_bundle_info(arm) for arm in arms.arms},
-            fields={
-                (arm.name, field.name) for arm in arms.arms for field in arm.predictor.encoder.schema.fields
-            },
+            bundles={_bundle_info(arm) for arm in arms},
+            fields={(arm.name, field.name) for arm in arms for field in arm.predictor.encoder.schema.fields},
             trained={
-                (arm.name, name)
-                for arm in arms.arms
-                for name in arm.predictor.manifest.training.missing or ()
+                (arm.name, name) for arm in arms for name in arm.predictor.manifest.training.missing or ()
             },
         )
-        self._on_change(arms)
-        self.arms = arms.arms
+        self._steer(arms)
         if not self._replaced:
             # Bundles live as long as they serve: the collector need not traverse them.
             gc.collect()
             gc.freeze()
+
+    def _steer(self, arms: Sequence[Arm]) -> None:
+        """Let these arms answer, as they are weighted and killed now."""
+        version, steering = self.steering.read()
+        weights = steering.weights
+        weighted = [replace(arm, weight=weights[arm.name]) for arm in arms]
+        table = ArmTable(weighted, self._settings.split_salt, steering.killed)
+        self._on_change(table)
+        self.arms, self.living, self._version = table.arms, table.living, version
+        self.steering.note(self._number, version)
 
 
 def _schemas_of(arms: Sequence[Arm]) -> dict[str, Schema]:

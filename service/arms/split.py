@@ -20,11 +20,11 @@ import math
 import random
 import re
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from service.errors import BadConfiguration, UnknownArm
 
@@ -53,21 +53,43 @@ class Arm:
     predictor: Predictor
 
 
+class Weighted(Protocol):
+    """What has a share of the traffic."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def weight(self) -> float:
+        """Its weight in the split."""
+
+
 class ArmTable:
     """The arms of a service, and the choice of one for a request.
 
-    `salt` names the experiment; another salt splits the keys differently. Raises BadConfiguration for no arm,
-    two of one name, a weight below 0 or not finite, and no weight above 0.
+    `salt` names the experiment; another salt splits the keys differently. An arm that is `killed` keeps its
+    keys, and the first arm answers them: so no other arm gets keys that it did not have. Raises
+    BadConfiguration as `check_weights` does.
     """
 
-    def __init__(self, arms: Sequence[Arm], salt: str = "") -> None:
-        _check(arms)
+    def __init__(self, arms: Sequence[Arm], salt: str = "", killed: Collection[str] = ()) -> None:
+        check_weights(arms)
         self.arms = tuple(arms)
-        self._by_name = {arm.name: arm for arm in arms}
-        self._drawn = [arm for arm in arms if arm.weight > 0.0]
+        self.killed = frozenset(killed)
+        # Of each arm, the one that answers its requests.
+        answering = {arm: arms[0] if arm.name in killed else arm for arm in arms}
+        self._by_name = {arm.name: answering[arm] for arm in arms}
+        drawn = [arm for arm in arms if arm.weight > 0.0]
+        self._drawn = [answering[arm] for arm in drawn]
         largest = max(arm.weight for arm in arms)
-        self._cumulative = list(accumulate(arm.weight / largest for arm in self._drawn))
-        self._split = [(_seeded(salt, arm.name), math.log(arm.weight), arm) for arm in self._drawn]
+        self._cumulative = list(accumulate(arm.weight / largest for arm in drawn))
+        self._split = [(_seeded(salt, arm.name), math.log(arm.weight), answering[arm]) for arm in drawn]
+
+    @property
+    def living(self) -> tuple[Arm, ...]:
+        """The arms that are not killed."""
+        return tuple(arm for arm in self.arms if arm.name not in self.killed)
 
     def choose(self, pinned: str | None, split_key: str | None) -> Arm:
         """The arm of a request: the `pinned` one, else the one of its key, else a random one.
@@ -108,23 +130,31 @@ def _seeded(salt: str, name: str) -> blake2b:
     return blake2b(f"{salt}\0{name}\0".encode("utf-8", "surrogatepass"), digest_size=8)
 
 
-def _check(arms: Sequence[Arm]) -> None:
-    """Raises BadConfiguration for arms that cannot share traffic."""
+def check_weights(arms: Sequence[Weighted]) -> None:
+    """Raises BadConfiguration for arms that cannot share traffic.
+
+    These are no arm, two of one name, a weight below 0 or not finite, and no weight above 0.
+    """
     if not arms:
         raise BadConfiguration("'arms' must be one or more (got none); name one with --arm NAME=FOLDER")
     names = [arm.name for arm in arms]
     for arm in arms:
         if names.count(arm.name) > 1:
             raise BadConfiguration(f"'arm' must be a name of its own (got {arm.name!r} twice); rename one")
-        if not 0.0 <= arm.weight < math.inf:
-            raise BadConfiguration(
-                f"'weight' of arm {arm.name} must be a finite number from 0 (got {arm.weight!r}); "
-                "0 is reached by X-Arm only"
-            )
+        check_weight(arm.name, arm.weight)
     if not any(arm.weight > 0.0 for arm in arms):
         raise BadConfiguration(
             f"'weight' must be above 0 for one arm or more (got 0 for {', '.join(names)}); "
             "requests without X-Arm must go somewhere"
+        )
+
+
+def check_weight(name: str, weight: float) -> None:
+    """Raises BadConfiguration for a weight that no arm can have."""
+    if not 0.0 <= weight < math.inf:
+        raise BadConfiguration(
+            f"'weight' of arm {name} must be a finite number from 0 (got {weight!r}); "
+            "0 is reached by X-Arm only"
         )
 
 

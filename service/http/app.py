@@ -18,6 +18,7 @@ from service.arms.health import Health
 from service.arms.loading import LoadedArm
 from service.arms.serving import ServedArms
 from service.arms.split import Arm
+from service.arms.steering_memory import SteeringMemory
 from service.bidding import BidPolicy
 from service.errors import BadConfiguration, NotFound
 from service.http.direct import DirectRoute
@@ -36,8 +37,9 @@ class Bidlight(FastAPI):
     """The application of one `Settings`; its lifespan opens the arms.
 
     With `loaded`, these arms are served, whatever their folders hold by then, and SIGHUP is left to the
-    caller. `metrics` are those of this process among several. `refusal` is the reason of a deliberate refusal
-    to start, in one line. `publish_seconds` is how often counts become metrics, if this is the only process.
+    caller. `metrics` are those of this process among several, which share `steering`, and of which it is
+    `number`. `refusal` is the reason of a deliberate refusal to start, in one line. `publish_seconds` is how
+    often counts become metrics, if this is the only process.
     """
 
     def __init__(
@@ -46,6 +48,8 @@ class Bidlight(FastAPI):
         loaded: Sequence[LoadedArm] | None = None,
         metrics: Metrics | None = None,
         publish_seconds: float = PUBLISH_SECONDS,
+        steering: SteeringMemory | None = None,
+        number: int = 0,
     ) -> None:
         super().__init__(
             title="Bidlight",
@@ -65,10 +69,17 @@ class Bidlight(FastAPI):
         users = None if stored is None else stored.users
         self.predict_service = PredictService(settings, self.metrics, bid_policy(settings), users)
         self.served = ServedArms(
-            settings, self.metrics, stored, self.predict_service.open, loaded, self.predict_service.publish
+            settings,
+            self.metrics,
+            stored,
+            self.predict_service.open,
+            loaded,
+            self.predict_service.publish,
+            steering,
+            number,
         )
         self.served.also_read.append(self.predict_service.read_tokens)
-        self.health = Health(lambda: self.served.arms)
+        self.health = Health(lambda: self.served.living)
         self.direct_route = (
             DirectRoute(self.predict_service) if settings.predict_through == "parser" else None
         )
@@ -147,9 +158,11 @@ def create_app(
     loaded: Sequence[LoadedArm] | None = None,
     metrics: Metrics | None = None,
     publish_seconds: float = PUBLISH_SECONDS,
+    steering: SteeringMemory | None = None,
+    number: int = 0,
 ) -> Bidlight:
     """The application; without `settings`, those of the environment; without `loaded`, it reads bundles."""
-    return Bidlight(settings or Settings(), loaded, metrics, publish_seconds)
+    return Bidlight(settings or Settings(), loaded, metrics, publish_seconds, steering, number)
 
 
 def bid_policy(settings: Settings) -> BidPolicy:

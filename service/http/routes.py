@@ -105,18 +105,22 @@ class Routes:
         described = {
             "split_salt": self._settings.split_salt,
             "core": "native" if is_native(self._settings.native) else "python",
-            "arms": [_describe_arm(arm, arm.weight / total) for arm in arms],
+            "arms": [
+                _describe_arm(arm, arm.weight / total, is_killed=arm not in self._served.living)
+                for arm in arms
+            ],
         }
         return Response(msgspec.json.encode(described), media_type="application/json")
 
 
-def _describe_arm(arm: Arm, share: float) -> dict[str, Any]:
+def _describe_arm(arm: Arm, share: float, *, is_killed: bool) -> dict[str, Any]:
     """What an experimenter needs to know of an arm; `share` is its part of the split keys, from 0 to 1."""
     manifest, variant = arm.predictor.manifest, arm.predictor.variant
     return {
         "name": arm.name,
         "weight": arm.weight,
         "share": share,
+        "is_killed": is_killed,
         "bundle": manifest.id,
         "created_at": manifest.created_at,
         "model": manifest.model,

@@ -9,7 +9,7 @@ import signal
 from collections.abc import Sequence
 
 from service.arms.loading import LoadedArm, freeze_anew, read_arms, too_late
-from service.arms.reloads import log_refusal, log_reload
+from service.arms.reloads import Reloads
 from service.arms.trial import Trial
 from service.arms.unlike import warn_of_unlike_arms
 from service.bundle.schema import Schema
@@ -25,9 +25,8 @@ class ReloadableArms:
     """
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self.reloads = Reloads(metrics)
         self._settings = settings
-        self._metrics = metrics
-        self._is_requested = False
         self._trial: Trial | None = None
         self.current: Sequence[LoadedArm] = ()
         self.previous: Sequence[LoadedArm] | None = None
@@ -37,9 +36,10 @@ class ReloadableArms:
         self.current = self._read_frozen()
         warn_of_unlike_arms(_schemas_of(self.current))
 
-    def request(self) -> None:
-        """Ask for a reload; it begins when the one under way is over."""
-        self._is_requested = True
+    @property
+    def bundles(self) -> dict[str, str]:
+        """The ids of the bundles to serve, by arm."""
+        return _bundles_of(self.current)
 
     def advance(self) -> None:
         """Commit the reload that all workers serve, and begin the one that was requested.
@@ -47,9 +47,8 @@ class ReloadableArms:
         Its bundles are tried first in a process of their own, while the workers go on.
         """
         if self.previous is not None:
-            self.previous = None
-            self._metrics.reloads.labels("ok").inc()
-            log_reload((arm.spec.name, arm.bundle.manifest) for arm in self.current)
+            before, self.previous = _bundles_of(self.previous), None
+            self.reloads.succeed(before, self.bundles)
         try:
             self._begin_requested()
         except Interrupted:
@@ -63,8 +62,8 @@ class ReloadableArms:
             digests = self._tried(self._trial)
             if digests is None:
                 return
-        elif self._is_requested:
-            self._is_requested = False
+        elif self.reloads.is_requested:
+            self.reloads.begin()
             if self._settings.try_reloads == "on":
                 self._trial = Trial(self._settings)
                 return
@@ -98,8 +97,7 @@ class ReloadableArms:
         self.previous = None
 
     def _refuse(self, reason: Exception | str) -> None:
-        self._metrics.reloads.labels("refused").inc()
-        log_refusal(reason)
+        self.reloads.refuse(reason, self.bundles)
 
     def _read_frozen(self, digests: Sequence[str] | None = None) -> list[LoadedArm]:
         """The arms as their folders hold them now, frozen to the garbage collector. Raises BadConfiguration.
@@ -117,6 +115,10 @@ class ReloadableArms:
             raise
         freeze_anew()
         return arms
+
+
+def _bundles_of(arms: Sequence[LoadedArm]) -> dict[str, str]:
+    return {arm.spec.name: arm.bundle.manifest.id for arm in arms}
 
 
 def _schemas_of(arms: Sequence[LoadedArm]) -> dict[str, Schema]:

@@ -23,6 +23,13 @@ import time
 from collections.abc import Callable, Sequence
 
 from service.arms.loading import LoadedArm
+from service.arms.reloads import Reloads
+from service.arms.steering import Steering
+from service.arms.steering_memory import SteeringMemory
+from service.control.commands import Commands
+from service.control.events import EventLog
+from service.control.protocol import WorkerStatus
+from service.control.socket import ControlSocket
 from service.errors import STARTUP_FAILURE
 from service.metrics.families import Metrics
 from service.metrics.memory import CountMemory
@@ -32,7 +39,7 @@ from service.process.reload import ReloadableArms
 from service.process.signals import signal_pipe
 from service.process.slots import FIRST_RETRY_SECONDS, bind_slots, cores_of_workers
 from service.process.sockets import bind_admin
-from service.process.worker import REFUSED
+from service.process.worker import REFUSED, SharedMemory
 from service.settings import Settings
 
 logger = logging.getLogger("bidlight")
@@ -42,20 +49,31 @@ STABLE_SECONDS = 5.0
 
 
 class Supervisor:
-    """The workers of `settings`, forked from the process that calls `run`. Raises BadConfiguration."""
+    """The workers of `settings`, forked from the process that calls `run`. Raises BadConfiguration.
 
-    def __init__(self, settings: Settings) -> None:
+    Commands come through `control`, if there is one.
+    """
+
+    def __init__(self, settings: Settings, control: ControlSocket | None = None) -> None:
         self._is_stopping = self._has_failed = self._was_ready = False
         cores = cores_of_workers(settings)
         gc.disable()
-        counts = CountMemory(1 + PROCESSES_A_SLOT * settings.workers)
+        events = EventLog(settings.control_log)
+        processes = 1 + PROCESSES_A_SLOT * settings.workers
+        counts = CountMemory(processes)
         self._reload = ReloadableArms(settings, Metrics(counts, SUPERVISOR))
-        signal.signal(signal.SIGHUP, lambda *_: self._reload.request())  # while bundles are read
+        signal.signal(signal.SIGHUP, lambda *_: self.reloads.request())  # while bundles are read
         self._reload.read()
+        specs = [arm.spec for arm in self._reload.current]
+        self.steering = SteeringMemory(Steering.of(specs, time.time()), processes)
         slots = bind_slots(settings.host, settings.port, cores)
         self.port: int = slots[0].socket.getsockname()[1]
         self._admin = bind_admin(settings)
-        self._pool = WorkerPool(settings, slots, self._reload, counts, self._admin)
+        self._control = control
+        self._commands = Commands(self, events)
+        memory = SharedMemory(counts, self.steering)
+        release = (lambda: None) if control is None else control.release
+        self._pool = WorkerPool(settings, slots, self._reload, memory, self._admin, release)
 
     @property
     def admin_port(self) -> int | None:
@@ -67,6 +85,27 @@ class Supervisor:
         """The arms to serve."""
         return self._reload.current
 
+    @property
+    def reloads(self) -> Reloads:
+        """The reloads that are asked for by SIGHUP and by commands."""
+        return self._reload.reloads
+
+    @property
+    def bundles(self) -> dict[str, str]:
+        """The ids of the bundles to serve, by arm."""
+        return self._reload.bundles
+
+    def workers(self) -> Sequence[WorkerStatus]:
+        """The workers, those that stop included."""
+        return self._pool.statuses()
+
+    def follow(self) -> None:
+        """The workers look at the weights and kills by themselves."""
+
+    def request_reload(self, user: int) -> int:
+        """Ask for a reload; its number."""
+        return self.reloads.request(user)
+
     def run(self, on_ready: Callable[[], object]) -> int:
         """Supervise until a signal; returns the exit status. Calls `on_ready` when all workers serve."""
         with signal_pipe() as signals:
@@ -75,22 +114,30 @@ class Supervisor:
                     if self._pool.all_serving:
                         self._reload.advance()
                     self._pool.fill()
-                self._pool.poll(signals, self._handle_signal)
+                self._pool.poll(signals, self._handle_signal, self._wakes)
                 self._replace_ended()
+                if self._control is not None:
+                    self._control.poll(self._commands.answer)
                 tell_left_out()
                 if not self._was_ready and self._pool.all_serving:
                     self._was_ready = True
                     on_ready()
         return STARTUP_FAILURE if self._has_failed else 0
 
+    @property
+    def _wakes(self) -> list[int]:
+        return [] if self._control is None or self._is_stopping else [self._control.fileno()]
+
     def _handle_signal(self, number: int) -> None:
         if number == signal.SIGHUP:
-            self._reload.request()
+            self.reloads.request()
         elif number in (signal.SIGTERM, signal.SIGINT):
             self._stop()
 
     def _stop(self) -> None:
         self._is_stopping = True
+        if self._control is not None:
+            self._control.close()
         self._reload.stop()
         self._pool.stop()
 

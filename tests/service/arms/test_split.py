@@ -150,6 +150,18 @@ def test_an_unknown_arm_is_refused_and_the_known_ones_named(name: str) -> None:
         table({"a": 1.0, "shadow": 0.0}).choose(name, None)
 
 
+def test_a_killed_arm_keeps_its_keys_and_the_first_answers_them_however_they_are_chosen() -> None:
+    arms = [Arm(name, weight, NO_PREDICTOR) for name, weight in {"a": 2.0, "b": 1.0, "c": 1.0}.items()]
+    before, after = ArmTable(arms), ArmTable(arms, killed={"b"})
+    for key in KEYS:
+        chosen = before.choose(None, key)
+        assert after.choose(None, key) is (arms[0] if chosen is arms[1] else chosen)
+    assert after.choose("b", "any key") is arms[0]
+    assert "b" not in {after.choose(None, None).name for _ in range(500)}
+    assert after.living == (arms[0], arms[2])
+    assert after.arms == tuple(arms)
+
+
 @pytest.mark.parametrize(
     ("names_and_weights", "message"),
     [
