@@ -52,6 +52,15 @@ class Settings(BaseSettings):
         description="path of a Unix socket through which python -m service.control sees and changes what is "
         "served; only the service's user may open it; empty: none",
     )
+    control_arm: str = Field(
+        default="",
+        description="name of the arm that answers for those that are killed; empty: the first",
+    )
+    when_killed: Literal["no-bid", "prior"] = Field(
+        default="no-bid",
+        description="what answers if the control arm is killed too: no-bid, a pctr of 0 and no bid; prior, "
+        "the click rate of its bundle's calibration for every candidate, and bids of that",
+    )
     control_log: str = Field(
         default="",
         description="file to which every change through the control socket is appended as a line of JSON; "

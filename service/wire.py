@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple, NoReturn
+from typing import Annotated, Any, Literal, NamedTuple, NoReturn
 
 import msgspec
 import numpy as np
@@ -16,6 +16,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from service.errors import InvalidField, UnsupportedMediaType, shorten
+from service.quality import FULL
 
 # Bids are whole millionths, and up to 1e9 a float64 holds those exactly.
 MAX_MONEY = 1e9
@@ -112,12 +113,19 @@ class ResultColumns(msgspec.Struct, gc=False):
     bid: list[float | None]
 
 
-class PredictAnswer(msgspec.Struct, gc=False):
+class PredictAnswer(msgspec.Struct, gc=False, kw_only=True):
     """The answer to one bid request; `results` have the order and the shape of the candidates."""
 
     id: str | None
     arm: str
     bundle: str
+    quality: Annotated[
+        Literal["prior", "no-bid"] | msgspec.UnsetType,
+        Meta(
+            description="absent: the model scored the candidates; prior: it did not, and every pctr is the "
+            "same click rate; no-bid: it did not, every pctr is 0 and there are no bids"
+        ),
+    ] = msgspec.UNSET
     results: list[Result] | ResultColumns
 
 
@@ -218,7 +226,12 @@ def asked_of(request: PredictRequest) -> Asked:
 
 
 def answer_of(
-    asked: Asked, arm: str, bundle: str, pctr: NDArray[np.float64], bids: list[float | None]
+    asked: Asked,
+    arm: str,
+    bundle: str,
+    pctr: NDArray[np.float64],
+    bids: list[float | None],
+    quality: str = FULL,
 ) -> PredictAnswer:
     """The answer in the shape of the request: rows for rows, columns for columns."""
     probabilities: list[float] = pctr.tolist()
@@ -228,7 +241,10 @@ def answer_of(
         results: list[Result] | ResultColumns = list(map(Result, ids, probabilities, bids))
     else:
         results = ResultColumns(list(ids), probabilities, bids)
-    return PredictAnswer(asked.id, arm, bundle, results)
+    answer = PredictAnswer(id=asked.id, arm=arm, bundle=bundle, results=results)
+    if quality != FULL:
+        answer.quality = quality  # type: ignore[assignment]
+    return answer
 
 
 def before_results(codec: Codec, arm: str, bundle: str) -> bytes:

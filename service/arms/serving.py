@@ -176,8 +176,14 @@ class ServedArms:
         version, steering = self.steering.read()
         weights = steering.weights
         weighted = [replace(arm, weight=weights[arm.name]) for arm in arms]
-        table = ArmTable(weighted, self._settings.split_salt, steering.killed)
+        settings = self._settings
+        table = ArmTable(
+            weighted, settings.split_salt, steering.killed, settings.control_arm, settings.when_killed
+        )
         self._on_change(table)
+        for arm in table.arms:
+            self._metrics.arm_weight.labels(arm.name).set(arm.weight)
+            self._metrics.arm_killed.labels(arm.name).set(arm.name in table.killed)
         self.arms, self.living, self._version = table.arms, table.living, version
         self.steering.note(self._number, version)
 

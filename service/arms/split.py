@@ -21,12 +21,13 @@ import random
 import re
 from bisect import bisect_right
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from itertools import accumulate
 from typing import TYPE_CHECKING, Protocol
 
 from service.errors import BadConfiguration, UnknownArm
+from service.quality import FULL, NO_BID, PRIOR
 
 if TYPE_CHECKING:
     from service.scoring.predictor import Predictor
@@ -46,11 +47,16 @@ class ArmSpec:
 
 @dataclass(frozen=True, eq=False)
 class Arm:
-    """One branch of the split. Its share is `weight` / sum of all; with 0 it is reached by its name only."""
+    """One branch of the split. Its share is `weight` / sum of all; with 0 it is reached by its name only.
+
+    Of any `quality` but FULL it scores nothing: every candidate has the pCTR `prior`.
+    """
 
     name: str
     weight: float
     predictor: Predictor
+    quality: str = FULL
+    prior: float = 0.0
 
 
 class Weighted(Protocol):
@@ -69,16 +75,29 @@ class ArmTable:
     """The arms of a service, and the choice of one for a request.
 
     `salt` names the experiment; another salt splits the keys differently. An arm that is `killed` keeps its
-    keys, and the first arm answers them: so no other arm gets keys that it did not have. Raises
+    keys, and the `control` arm (empty: the first) answers them: so no other arm gets keys that it did not
+    have. If that is killed too, the answer has the quality `when_killed`, of the control arm's bundle. Raises
     BadConfiguration as `check_weights` does.
     """
 
-    def __init__(self, arms: Sequence[Arm], salt: str = "", killed: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        arms: Sequence[Arm],
+        salt: str = "",
+        killed: Collection[str] = (),
+        control: str = "",
+        when_killed: str = NO_BID,
+    ) -> None:
         check_weights(arms)
         self.arms = tuple(arms)
         self.killed = frozenset(killed)
+        instead = next((arm for arm in arms if arm.name == control), arms[0])
+        if instead.name in killed:
+            prior = instead.predictor.calibrator.base_rate if when_killed == PRIOR else None
+            instead = replace(instead, quality=when_killed, prior=prior or 0.0)
         # Of each arm, the one that answers its requests.
-        answering = {arm: arms[0] if arm.name in killed else arm for arm in arms}
+        answering = {arm: instead if arm.name in killed else arm for arm in arms}
+        self.answering = tuple(dict.fromkeys(answering.values()))
         self._by_name = {arm.name: answering[arm] for arm in arms}
         drawn = [arm for arm in arms if arm.weight > 0.0]
         self._drawn = [answering[arm] for arm in drawn]

@@ -30,7 +30,8 @@ from service.control.protocol import (
     name_of,
     time_of,
 )
-from service.errors import BadConfiguration, ErrorDetail, ServiceError
+from service.errors import ErrorDetail, ServiceError
+from service.quality import PRIOR
 
 logger = logging.getLogger("bidlight")
 
@@ -53,6 +54,10 @@ class Controlled(Protocol):
     def bundles(self) -> dict[str, str]:
         """The ids of the bundles to serve, by arm."""
 
+    @property
+    def control_arm(self) -> str:
+        """The arm that answers for killed ones."""
+
     def workers(self) -> Sequence[WorkerStatus]:
         """The processes that serve."""
 
@@ -64,11 +69,15 @@ class Controlled(Protocol):
 
 
 class Commands:
-    """Answers lines; `events` keeps what changes, reloads included."""
+    """Answers lines; `events` keeps what changes, reloads included.
 
-    def __init__(self, service: Controlled, events: EventLog) -> None:
+    `when_killed` is the quality of answers while the control arm is killed.
+    """
+
+    def __init__(self, service: Controlled, events: EventLog, when_killed: str) -> None:
         self._service = service
         self._events = events
+        self._when_killed = when_killed
         service.reloads.on_end = self._keep_reload
 
     def answer(self, line: bytes, user: int) -> bytes:
@@ -106,7 +115,14 @@ class Commands:
         was, now_is = _differences(before, after)
         logger.info("%s by user %d: %s", name, user, _told(was, now_is), extra=TOLD)
         lost = self._keep(Event(time_of(now), name, user, was, now_is, revision))
-        return Done(revision, notes=lost)
+        return Done(revision, notes=(*lost, *self._consequences(after)))
+
+    def _consequences(self, steering: Steering) -> tuple[str, ...]:
+        """What people must know of the arms as they are now."""
+        if self._service.control_arm not in steering.killed:
+            return ()
+        answer = "one click rate for all candidates" if self._when_killed == PRIOR else "no bid"
+        return (f"the control arm is killed: requests of killed arms are answered with {answer}",)
 
     def _keep_reload(self, ended: Ended) -> None:
         before, after = ended.before, ended.after
@@ -138,7 +154,7 @@ class Commands:
         last = service.reloads.last
         return ServiceStatus(
             revision,
-            steering.arms[0].name,
+            service.control_arm,
             tuple(_status_of(arm, steering.total, service.bundles) for arm in steering.arms),
             tuple(service.workers()),
             None if last is None else ReloadStatus(last.number, last.outcome, last.reason, time_of(last.at)),
@@ -146,16 +162,11 @@ class Commands:
 
 
 def _changed(steering: Steering, command: Changing, change: Change) -> Steering:
-    """Raises UnknownArm, BadConfiguration."""
+    """The weights and kills after a command. Raises UnknownArm, BadConfiguration."""
     match command:
         case Weights(weights):
             return steering.with_weights(weights, change)
         case Kill(arm):
-            if arm == steering.arms[0].name:
-                raise BadConfiguration(
-                    f"'arm' must be another than the control arm, which answers for it (got {arm!r}); "
-                    "give it weight 0, or stop the service"
-                )
             return steering.with_killed(arm, change, is_killed=True)
         case Revive(arm):
             return steering.with_killed(arm, change, is_killed=False)

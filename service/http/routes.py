@@ -11,6 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from service.arms.health import Health
+from service.arms.loading import control_arm
 from service.arms.serving import ServedArms
 from service.arms.split import Arm
 from service.bundle.native import is_native
@@ -104,6 +105,7 @@ class Routes:
         total = sum(arm.weight for arm in arms)
         described = {
             "split_salt": self._settings.split_salt,
+            "control_arm": control_arm(self._settings, [arm.name for arm in arms]),
             "core": "native" if is_native(self._settings.native) else "python",
             "arms": [
                 _describe_arm(arm, arm.weight / total, is_killed=arm not in self._served.living)

@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Sequence
 
+from service.arms.loading import control_arm
 from service.arms.reloads import Reloads
 from service.arms.serving import ServedArms
 from service.arms.steering_memory import SteeringMemory
@@ -28,7 +29,8 @@ class CommandedProcess:
     def __init__(self, settings: Settings, served: ServedArms, control: ControlSocket | None) -> None:
         self._served = served
         self._control = control
-        self._commands = Commands(self, EventLog(settings.control_log))
+        self._settings = settings
+        self._commands = Commands(self, EventLog(settings.control_log), settings.when_killed)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -63,6 +65,11 @@ class CommandedProcess:
     def bundles(self) -> dict[str, str]:
         """The ids of the bundles that it serves, by arm."""
         return self._served.bundles
+
+    @property
+    def control_arm(self) -> str:
+        """The arm that answers for killed ones."""
+        return control_arm(self._settings, [*self.bundles])
 
     def workers(self) -> Sequence[WorkerStatus]:
         """This process."""

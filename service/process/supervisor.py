@@ -22,7 +22,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 
-from service.arms.loading import LoadedArm
+from service.arms.loading import LoadedArm, control_arm
 from service.arms.reloads import Reloads
 from service.arms.steering import Steering
 from service.arms.steering_memory import SteeringMemory
@@ -70,7 +70,8 @@ class Supervisor:
         self.port: int = slots[0].socket.getsockname()[1]
         self._admin = bind_admin(settings)
         self._control = control
-        self._commands = Commands(self, events)
+        self._settings = settings
+        self._commands = Commands(self, events, settings.when_killed)
         memory = SharedMemory(counts, self.steering)
         release = (lambda: None) if control is None else control.release
         self._pool = WorkerPool(settings, slots, self._reload, memory, self._admin, release)
@@ -94,6 +95,11 @@ class Supervisor:
     def bundles(self) -> dict[str, str]:
         """The ids of the bundles to serve, by arm."""
         return self._reload.bundles
+
+    @property
+    def control_arm(self) -> str:
+        """The arm that answers for killed ones."""
+        return control_arm(self._settings, [*self.bundles])
 
     def workers(self) -> Sequence[WorkerStatus]:
         """The workers, those that stop included."""

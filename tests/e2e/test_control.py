@@ -136,6 +136,23 @@ def test_a_killed_arm_is_answered_by_the_first_until_it_is_revived(shared: Comma
     assert set(shared.answering("treatment", KEYS[:20]).values()) == {"treatment"}
 
 
+def test_without_the_control_arm_there_is_no_bid_and_the_command_says_so(shared: Commanded) -> None:
+    for arm in ("control", "treatment"):
+        outcome = ask(shared.path, "kill", arm)
+        assert outcome.status == 0
+    assert "warning: the control arm is killed: requests of killed arms are answered with no bid" in (
+        outcome.errors
+    )
+    for _ in range(8):
+        answer = shared.service.post(body_of(3)).json()
+        assert (answer["arm"], answer["quality"]) == ("control", "no-bid")
+        assert [(row["pctr"], row["bid"]) for row in answer["results"]] == [(0.0, None)] * 3
+    assert shared.service.metrics()['bidlight_arm_killed{arm="control"}'] == 1.0
+    for arm in ("control", "treatment"):
+        ask(shared.path, "revive", arm)
+    assert "quality" not in shared.service.post(body_of(3)).json()
+
+
 def test_what_is_refused_changes_nothing_and_says_why(shared: Commanded) -> None:
     before, events = shared.arms(), shared.events()
     for command, message in {
