@@ -145,6 +145,10 @@ class Settings(BaseSettings):
         description="whether a reload first loads the bundles in a process of its own, which may hang or "
         "crash; it needs their memory once more meanwhile",
     )
+    keep_previous: Literal["on", "off"] = Field(
+        default="on",
+        description="whether the bundle that an arm served before a reload stays in memory, for a rollback",
+    )
     predict_through: Literal["parser", "asgi"] = Field(
         default="parser",
         description="how POST /predict reaches its endpoint: from the HTTP parser, or through ASGI (slower)",

@@ -1,6 +1,6 @@
-"""The reloads of a service, one at a time: who asked, and how the last one ended; it logs and counts them.
+"""The reloads and rollbacks of a service, one at a time: who asked, and how the last one ended.
 
-It knows neither how arms are loaded nor who serves them.
+It logs and counts them. It knows neither how arms are loaded nor who serves them.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Literal
 
 import msgspec
 
@@ -19,21 +19,33 @@ from service.metrics.families import Metrics
 logger = logging.getLogger("bidlight")
 
 
+Kind = Literal["reload", "rollback"]
+RELOAD: Final = "reload"
+ROLLBACK: Final = "rollback"
+# What the log says of them.
+_DONE = {RELOAD: "reloaded", ROLLBACK: "rolled back"}
+
+
 class Wanted(msgspec.Struct, frozen=True):
-    """A reload that somebody asked for: a user (a uid) by a command, or whoever sent SIGHUP."""
+    """What somebody asked for: a user (a uid) by a command, or whoever sent SIGHUP.
+
+    A reload of all arms from their folders, or a rollback of `arms` to the bundles that they served before
+    (none: of all that can).
+    """
 
     number: int
+    command: Kind = RELOAD
+    arms: tuple[str, ...] = ()
     user: int | None = None
 
 
 class Ended(msgspec.Struct, frozen=True):
-    """A reload that has ended at `at` (Unix seconds); `before` and `after` are the bundles' ids by arm.
+    """What has ended at `at` (Unix seconds); `before` and `after` are the bundles' ids by arm.
 
     `reason` says why it was refused, which changes nothing.
     """
 
-    number: int
-    user: int | None
+    wanted: Wanted
     at: float
     outcome: Literal["ok", "refused"]
     before: dict[str, str]
@@ -42,7 +54,7 @@ class Ended(msgspec.Struct, frozen=True):
 
 
 class Reloads:
-    """Those that wait, the one under way, and the last that has ended, of which `on_end` is told."""
+    """What waits, what is under way, and what has ended last, of which `on_end` is told."""
 
     def __init__(self, metrics: Metrics) -> None:
         self.requested = 0
@@ -53,11 +65,14 @@ class Reloads:
         self._waiting: deque[Wanted] = deque()
         self._under_way = Wanted(0)
 
-    def request(self, user: int | None = None) -> int:
-        """Ask for a reload; its number. One that waits reads folders only when it begins: it is enough."""
-        if not self._waiting:
+    def request(self, command: Kind = RELOAD, arms: Sequence[str] = (), user: int | None = None) -> int:
+        """Ask for a reload or a rollback; its number.
+
+        A reload that waits reads folders only when it begins: one is enough.
+        """
+        if command == ROLLBACK or not self._waiting or self._waiting[-1].command != command:
             self.requested += 1
-            self._waiting.append(Wanted(self.requested, user))
+            self._waiting.append(Wanted(self.requested, command, tuple(arms), user))
         return self._waiting[-1].number
 
     @property
@@ -73,7 +88,8 @@ class Reloads:
     def succeed(self, before: Mapping[str, str], after: Mapping[str, str]) -> None:
         """The arms serve other bundles from now on."""
         self._metrics.reloads.labels("ok").inc()
-        logger.info("reloaded %s", ", ".join(f"{name} ({bundle})" for name, bundle in after.items()))
+        served = ", ".join(f"{name} ({bundle})" for name, bundle in after.items())
+        logger.info("%s %s", _DONE[self._under_way.command], served)
         self._end("ok", before, after)
 
     def refuse(self, reason: Exception | str, serving: Mapping[str, str]) -> None:
@@ -81,7 +97,8 @@ class Reloads:
         self._metrics.reloads.labels("refused").inc()
         unexpected = None if isinstance(reason, str | BadConfiguration) else reason
         text = str(reason) or repr(reason)
-        logger.error("the arms are not reloaded and go on as they were: %s", text, exc_info=unexpected)
+        done = _DONE[self._under_way.command]
+        logger.error("the arms are not %s and go on as they were: %s", done, text, exc_info=unexpected)
         self._end("refused", serving, serving, text)
 
     def _end(
@@ -91,6 +108,5 @@ class Reloads:
         after: Mapping[str, str],
         reason: str = "",
     ) -> None:
-        number, user = self._under_way.number, self._under_way.user
-        self.last = Ended(number, user, time.time(), outcome, dict(before), dict(after), reason)
+        self.last = Ended(self._under_way, time.time(), outcome, dict(before), dict(after), reason)
         self.on_end(self.last)

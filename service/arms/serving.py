@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from service.arms.freshness import StoredFeatures
+from service.arms.kept import KeptArms
 from service.arms.loading import LoadedArm, freeze_anew, load_arms
-from service.arms.reloads import Reloads
+from service.arms.reloads import RELOAD, ROLLBACK, Kind, Reloads
 from service.arms.split import Arm, ArmTable
 from service.arms.steering import Steering
 from service.arms.steering_memory import SteeringMemory
@@ -21,6 +22,7 @@ from service.arms.trial import try_arms
 from service.arms.unlike import warn_of_unlike_arms
 from service.bundle.schema import Schema
 from service.metrics.families import Metrics
+from service.scoring.golden import replay_golden
 from service.scoring.meter import ArmMeter
 from service.settings import Settings
 
@@ -48,6 +50,7 @@ class ServedArms:
         self.living: tuple[Arm, ...] = ()
         """Those that are not killed."""
         self.reloads = Reloads(metrics)
+        self.kept: KeptArms[Arm] = KeptArms(_bundle_of, is_on=settings.keep_previous == "on")
         # Each reads files that are replaced together with the arms, and returns what puts them into place.
         # Raises BadConfiguration.
         self.also_read: list[Callable[[], Callable[[], object]]] = []
@@ -71,7 +74,7 @@ class ServedArms:
     @property
     def bundles(self) -> dict[str, str]:
         """The ids of the bundles that are served, by arm."""
-        return {arm.name: arm.predictor.manifest.id for arm in self.arms}
+        return {arm.name: _bundle_of(arm) for arm in self.arms}
 
     async def open(self) -> None:
         """Load every arm and let traffic in; raises BadConfiguration."""
@@ -93,17 +96,18 @@ class ServedArms:
             await arm.predictor.drain()
         self.publish()
 
-    def request_reload(self, user: int | None = None) -> int:
-        """Ask for a reload, which `reload_when_asked` does; its number."""
-        number = self.reloads.request(user)
+    def request(self, command: Kind = RELOAD, arms: Sequence[str] = (), user: int | None = None) -> int:
+        """Ask for a reload or a rollback, which `reload_when_asked` does; its number."""
+        number = self.reloads.request(command, arms, user)
         self._is_reload_due.set()
         return number
 
     async def reload_when_asked(self) -> None:
-        """Wait until a reload is asked for, and do it."""
+        """Wait until a reload or a rollback is asked for, and do it, and others that wait by then."""
         await self._is_reload_due.wait()
         self._is_reload_due.clear()
-        await self.reload()
+        while self.reloads.is_requested:
+            await self._do_next()
 
     async def reload(self) -> None:
         """Serve what the arms' folders hold now; if anything is refused, all stays as it is.
@@ -111,22 +115,43 @@ class ServedArms:
         Requests that are under way finish on the bundle that encoded them. Weights and kills stay.
         """
         self.reloads.request()
-        self.reloads.begin()
-        before = self.bundles
+        await self._do_next()
+
+    async def _do_next(self) -> None:
+        """Do what was asked for next."""
+        wanted = self.reloads.begin()
+        before, serving = self.bundles, self.arms
         try:
-            replacements = [read() for read in self.also_read]
-            digests = await try_arms(self._settings) if self._settings.try_reloads == "on" else None
-            arms = await load_arms(self._settings, digests=digests, limits_memory=False)
+            if wanted.command == ROLLBACK:
+                arms, replacements = await self._restore(wanted.arms), []
+            else:
+                replacements = [read() for read in self.also_read]
+                digests = await try_arms(self._settings) if self._settings.try_reloads == "on" else None
+                arms = await load_arms(self._settings, digests=digests, limits_memory=False)
             if self._stored is not None:
                 await self._stored.reopen(arms)
         except Exception as error:  # of any kind: the next reload must still be possible
             self.reloads.refuse(error, before)
             return
-        warn_of_unlike_arms(_schemas_of(arms), _schemas_of(self.arms))
+        warn_of_unlike_arms(_schemas_of(arms), _schemas_of(serving))
+        self.publish()  # meters of arms that come back are replaced
         self._serve(arms)
+        self.kept.replace(_by_name(serving), _by_name(arms))
         for put_into_place in replacements:
             put_into_place()
         self.reloads.succeed(before, self.bundles)
+
+    async def _restore(self, names: Sequence[str]) -> list[Arm]:
+        """The arms as they were before, their golden rows replayed. Raises BadConfiguration, BundleError.
+
+        They are warm: they have served. Only those that come back are looked at, in the event loop, because
+        some may still answer their last requests.
+        """
+        arms = self.kept.restored(_by_name(self.arms), names)
+        for arm in arms:
+            if arm not in self.arms:
+                await replay_golden(arm.predictor)
+        return arms
 
     def follow(self) -> None:
         """Serve the weights and kills of late. Without a change that takes one look at a number."""
@@ -140,6 +165,9 @@ class ServedArms:
             arm.predictor.publish()
         self._on_publish()
         had_replaced = bool(self._replaced)
+        for arm in self._replaced:
+            if not arm.predictor.under_way:
+                arm.predictor.known_ads.catalogue = None  # one that is kept gets another when it comes back
         self._replaced = tuple(arm for arm in self._replaced if arm.predictor.under_way)
         if had_replaced and not self._replaced:
             # Only the collector can free them. Before their last request ends it would freeze them instead,
@@ -147,10 +175,12 @@ class ServedArms:
             freeze_anew()
 
     def _serve(self, arms: Sequence[Arm]) -> None:
-        self._replaced += self.arms
+        serving, staying = {arm.predictor for arm in self.arms}, {arm.predictor for arm in arms}
+        left = (*self._replaced, *self.arms)
+        self._replaced = tuple(arm for arm in left if arm.predictor not in staying)
         for arm in arms:
             predictor = arm.predictor
-            if self._settings.metrics == "on":
+            if self._settings.metrics == "on" and predictor not in serving:
                 predictor.meter = ArmMeter(
                     self._metrics,
                     arm.name,
@@ -186,6 +216,14 @@ class ServedArms:
             self._metrics.arm_killed.labels(arm.name).set(arm.name in table.killed)
         self.arms, self.living, self._version = table.arms, table.living, version
         self.steering.note(self._number, version)
+
+
+def _bundle_of(arm: Arm) -> str:
+    return arm.predictor.manifest.id
+
+
+def _by_name(arms: Sequence[Arm]) -> dict[str, Arm]:
+    return {arm.name: arm for arm in arms}
 
 
 def _schemas_of(arms: Sequence[Arm]) -> dict[str, Schema]:

@@ -24,6 +24,7 @@ from service.control.protocol import (
     Kill,
     Reload,
     Revive,
+    Rollback,
     ServiceStatus,
     Status,
     Weights,
@@ -82,6 +83,12 @@ def build_parser() -> argparse.ArgumentParser:
     ):
         add(name, text, make).add_argument("arm", metavar="ARM")
     add("reload", "read all bundles again, as SIGHUP does", lambda _: Reload())
+    rollback = add(
+        "rollback",
+        "serve the bundles that arms served before; without an arm, of all that served another one",
+        lambda given: Rollback(tuple(given.arms)),
+    )
+    rollback.add_argument("arms", nargs="*", metavar="ARM")
     return parser
 
 
@@ -150,7 +157,8 @@ def _wait(done: Done, options: argparse.Namespace) -> tuple[ServiceStatus, str]:
         if done.reload is not None:
             last = status.last_reload
             if last is not None and last.number >= done.reload:
-                return status, f"the reload was refused: {last.reason}" if last.outcome == "refused" else ""
+                refused = last.outcome == "refused"
+                return status, f"the {last.command} was refused: {last.reason}" if refused else ""
         elif all(worker.revision >= done.revision for worker in status.workers if worker.state == "serving"):
             return status, ""
         elif time.monotonic() > until:

@@ -7,7 +7,8 @@ import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from service.arms.reloads import Ended, Reloads
+from service.arms.kept import KeptArms
+from service.arms.reloads import RELOAD, ROLLBACK, Ended, Kind, Reloads
 from service.arms.steering import Change, SteeredArm, Steering
 from service.arms.steering_memory import SteeringMemory
 from service.control.events import Event, EventLog
@@ -18,9 +19,10 @@ from service.control.protocol import (
     Command,
     Done,
     Kill,
-    Reload,
     ReloadStatus,
+    Replacing,
     Revive,
+    Rollback,
     ServiceStatus,
     Status,
     Weights,
@@ -64,8 +66,12 @@ class Controlled(Protocol):
     def follow(self) -> None:
         """The weights and kills have changed."""
 
-    def request_reload(self, user: int) -> int:
-        """Ask for a reload; its number."""
+    @property
+    def kept(self) -> KeptArms[Any]:
+        """What arms served before."""
+
+    def request(self, command: Kind, arms: Sequence[str], user: int) -> int:
+        """Ask for a reload or a rollback of arms; its number."""
 
 
 class Commands:
@@ -96,11 +102,21 @@ class Commands:
     def _carry_out(self, command: Command, user: int) -> Answer:
         if isinstance(command, Status):
             return Answer(status=self._status())
-        if isinstance(command, Reload):
-            number = self._service.request_reload(user)
-            logger.info("reload by user %d is asked for", user, extra=TOLD)
-            return Answer(done=Done(self._service.steering.version, reload=number))
+        if isinstance(command, Replacing):
+            return Answer(done=self._replace(command, user))
         return Answer(done=self._change(command, user))
+
+    def _replace(self, command: Replacing, user: int) -> Done:
+        """Ask for a reload or a rollback. Raises UnknownArm, BadConfiguration."""
+        service = self._service
+        if isinstance(command, Rollback):
+            service.steering.read()[1].check_names(command.arms)
+            service.kept.check(command.arms)
+            number = service.request(ROLLBACK, command.arms, user)
+        else:
+            number = service.request(RELOAD, (), user)
+        logger.info("%s by user %d is asked for", name_of(command), user, extra=TOLD)
+        return Done(service.steering.version, reload=number)
 
     def _change(self, command: Changing, user: int) -> Done:
         """Change weights or kills. Raises UnknownArm, BadConfiguration."""
@@ -130,8 +146,8 @@ class Commands:
         self._keep(
             Event(
                 time_of(ended.at),
-                "reload",
-                ended.user,
+                ended.wanted.command,
+                ended.wanted.user,
                 {arm: {"bundle": before.get(arm)} for arm in changed},
                 {arm: {"bundle": after[arm]} for arm in changed},
                 self._service.steering.version,
@@ -151,13 +167,16 @@ class Commands:
     def _status(self) -> ServiceStatus:
         service = self._service
         revision, steering = service.steering.read()
-        last = service.reloads.last
+        bundles, kept = service.bundles, service.kept.bundles
         return ServiceStatus(
             revision,
             service.control_arm,
-            tuple(_status_of(arm, steering.total, service.bundles) for arm in steering.arms),
+            tuple(
+                _status_of(arm, arm.weight / steering.total, bundles[arm.name], kept.get(arm.name))
+                for arm in steering.arms
+            ),
             tuple(service.workers()),
-            None if last is None else ReloadStatus(last.number, last.outcome, last.reason, time_of(last.at)),
+            _status_of_reload(service.reloads.last),
         )
 
 
@@ -172,18 +191,26 @@ def _changed(steering: Steering, command: Changing, change: Change) -> Steering:
             return steering.with_killed(arm, change, is_killed=False)
 
 
-def _status_of(arm: SteeredArm, total: float, bundles: dict[str, str]) -> ArmStatus:
+def _status_of(arm: SteeredArm, share: float, bundle: str, previous: str | None) -> ArmStatus:
     changed = arm.changed
     return ArmStatus(
         arm.name,
         arm.weight,
-        arm.weight / total,
+        share,
         arm.is_killed,
-        bundles[arm.name],
+        bundle,
+        previous,
         time_of(changed.at),
         changed.command,
         changed.user,
     )
+
+
+def _status_of_reload(last: Ended | None) -> ReloadStatus | None:
+    if last is None:
+        return None
+    wanted = last.wanted
+    return ReloadStatus(wanted.number, wanted.command, last.outcome, last.reason, time_of(last.at))
 
 
 def _differences(before: Steering, after: Steering) -> tuple[dict[str, Any], dict[str, Any]]:

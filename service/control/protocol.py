@@ -53,12 +53,19 @@ class Reload(_Command, frozen=True):
     """Read all bundles again, as SIGHUP does."""
 
 
-Command = Status | Weights | Kill | Revive | Reload
+class Rollback(_Command, frozen=True):
+    """Serve the bundles that some arms served before; all that can, if none is named."""
+
+    arms: tuple[ArmName, ...] = ()
+
+
+Command = Status | Weights | Kill | Revive | Reload | Rollback
+Replacing = Reload | Rollback
 Changing = Weights | Kill | Revive
 
 
 class ArmStatus(msgspec.Struct, frozen=True):
-    """An arm, its part of the split keys (0 to 1), its bundle, and its last change.
+    """An arm, its part of the split keys (0 to 1), its bundle, the one to go back to, and its last change.
 
     `since` is a time in UTC, `by` the command (`start`: the settings), `user` a uid.
     """
@@ -68,6 +75,7 @@ class ArmStatus(msgspec.Struct, frozen=True):
     share: float
     is_killed: bool
     bundle: str
+    previous_bundle: str | None
     since: str
     by: str
     user: int | None
@@ -83,9 +91,10 @@ class WorkerStatus(msgspec.Struct, frozen=True):
 
 
 class ReloadStatus(msgspec.Struct, frozen=True):
-    """The last reload that has ended. A `reason` says why it was refused."""
+    """The last reload or rollback that has ended. A `reason` says why it was refused."""
 
     number: int
+    command: Literal["reload", "rollback"]
     outcome: Literal["ok", "refused"]
     reason: str
     at: str

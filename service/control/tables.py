@@ -10,7 +10,7 @@ from service.control.protocol import ArmStatus, ServiceStatus
 def table_of(status: ServiceStatus) -> str:
     """Arms, workers, and the last reload."""
     arms = _aligned(
-        ("arm", "weight", "share", "state", "bundle", "since", "by"),
+        ("arm", "weight", "share", "state", "bundle", "before", "since", "by"),
         [_cells(arm, status.control_arm) for arm in status.arms],
     )
     workers = _aligned(
@@ -29,14 +29,23 @@ def table_of(status: ServiceStatus) -> str:
     last = status.last_reload
     if last is not None:
         reason = f": {last.reason}" if last.reason else ""
-        lines += ["", f"last reload: {last.outcome} at {last.at}{reason}"]
+        lines += ["", f"last {last.command}: {last.outcome} at {last.at}{reason}"]
     return "\n".join(lines)
 
 
 def _cells(arm: ArmStatus, control_arm: str) -> tuple[str, ...]:
     state = "killed" if arm.is_killed else "control" if arm.name == control_arm else "serves"
     by = arm.by if arm.user is None else f"{arm.by} (user {arm.user})"
-    return arm.name, f"{arm.weight:g}", f"{arm.share:.1%}", state, arm.bundle, arm.since, by
+    return (
+        arm.name,
+        f"{arm.weight:g}",
+        f"{arm.share:.1%}",
+        state,
+        arm.bundle,
+        arm.previous_bundle or "-",
+        arm.since,
+        by,
+    )
 
 
 def _aligned(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

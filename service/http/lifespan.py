@@ -65,7 +65,7 @@ def _reload_signal(served: ServedArms, listens: bool) -> Iterator[None]:
     loop = asyncio.get_running_loop()
     listens = listens and threading.current_thread() is threading.main_thread()
     if listens:
-        loop.add_signal_handler(signal.SIGHUP, served.request_reload)
+        loop.add_signal_handler(signal.SIGHUP, served.request)
     try:
         yield
     finally:

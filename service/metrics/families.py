@@ -169,7 +169,7 @@ class Metrics:
         )
         self.reloads = Counters(
             "bidlight_reloads",
-            "Reloads of the arms at SIGHUP by outcome: ok, or refused (nothing changed)",
+            "Reloads and rollbacks of the arms by outcome: ok, or refused (nothing changed)",
             ["outcome"],
             registry=registry,
         )

@@ -6,9 +6,11 @@ import asyncio
 import os
 from collections.abc import Sequence
 
+from service.arms.kept import KeptArms
 from service.arms.loading import control_arm
-from service.arms.reloads import Reloads
+from service.arms.reloads import Kind, Reloads
 from service.arms.serving import ServedArms
+from service.arms.split import Arm
 from service.arms.steering_memory import SteeringMemory
 from service.control.commands import Commands
 from service.control.events import EventLog
@@ -79,9 +81,14 @@ class CommandedProcess:
         """Serve other weights and kills at once."""
         self._served.follow()
 
-    def request_reload(self, user: int) -> int:
-        """Ask for a reload; its number."""
-        return self._served.request_reload(user)
+    @property
+    def kept(self) -> KeptArms[Arm]:
+        """What its arms served before."""
+        return self._served.kept
+
+    def request(self, command: Kind, arms: Sequence[str], user: int) -> int:
+        """Ask for a reload or a rollback of arms; its number."""
+        return self._served.request(command, arms, user)
 
     def _poll(self) -> None:
         assert self._control is not None

@@ -1,4 +1,4 @@
-"""The arms that the workers serve, and a reload of them: committed when all workers serve it, or rolled back.
+"""The arms that the workers serve, and a reload of them: committed when all workers serve it, or undone.
 
 It knows no worker.
 """
@@ -8,8 +8,9 @@ from __future__ import annotations
 import signal
 from collections.abc import Sequence
 
+from service.arms.kept import KeptArms
 from service.arms.loading import LoadedArm, freeze_anew, read_arms, too_late
-from service.arms.reloads import Reloads
+from service.arms.reloads import ROLLBACK, Reloads
 from service.arms.trial import Trial
 from service.arms.unlike import warn_of_unlike_arms
 from service.bundle.schema import Schema
@@ -26,6 +27,7 @@ class ReloadableArms:
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self.reloads = Reloads(metrics)
+        self.kept: KeptArms[LoadedArm] = KeptArms(_bundle_of, is_on=settings.keep_previous == "on")
         self._settings = settings
         self._trial: Trial | None = None
         self.current: Sequence[LoadedArm] = ()
@@ -44,11 +46,13 @@ class ReloadableArms:
     def advance(self) -> None:
         """Commit the reload that all workers serve, and begin the one that was requested.
 
-        Its bundles are tried first in a process of their own, while the workers go on.
+        Its bundles are tried first in a process of their own, while the workers go on. Those of a rollback
+        have served before, and go straight to the workers.
         """
         if self.previous is not None:
-            before, self.previous = _bundles_of(self.previous), None
-            self.reloads.succeed(before, self.bundles)
+            before, self.previous = self.previous, None
+            self.kept.replace(_by_name(before), _by_name(self.current))
+            self.reloads.succeed(_bundles_of(before), self.bundles)
         try:
             self._begin_requested()
         except Interrupted:
@@ -63,13 +67,20 @@ class ReloadableArms:
             if digests is None:
                 return
         elif self.reloads.is_requested:
-            self.reloads.begin()
+            wanted = self.reloads.begin()
+            if wanted.command == ROLLBACK:
+                self._replace(self.kept.restored(_by_name(self.current), wanted.arms))
+                return
             if self._settings.try_reloads == "on":
                 self._trial = Trial(self._settings)
                 return
         else:
             return
-        self.previous, self.current = self.current, self._read_frozen(digests)
+        self._replace(self._read_frozen(digests))
+
+    def _replace(self, arms: Sequence[LoadedArm]) -> None:
+        """Let workers serve these arms, one after the other."""
+        self.previous, self.current = self.current, arms
         warn_of_unlike_arms(_schemas_of(self.current), _schemas_of(self.previous))
 
     def _tried(self, trial: Trial) -> Sequence[str] | None:
@@ -86,15 +97,16 @@ class ReloadableArms:
             self._trial.stop()
             self._trial = None
 
-    def roll_back(self, reason: str) -> None:
+    def undo(self, reason: str) -> None:
         """Serve the previous arms again: a worker has refused the new ones."""
         assert self.previous is not None
         self.current, self.previous = self.previous, None
         self._refuse(reason)
 
     def forget_previous(self) -> None:
-        """Release the previous arms, in a worker that serves the current ones."""
+        """Release what was served before, in a worker that serves the current arms."""
         self.previous = None
+        self.kept.forget()
 
     def _refuse(self, reason: Exception | str) -> None:
         self.reloads.refuse(reason, self.bundles)
@@ -117,8 +129,16 @@ class ReloadableArms:
         return arms
 
 
+def _bundle_of(arm: LoadedArm) -> str:
+    return arm.bundle.manifest.id
+
+
 def _bundles_of(arms: Sequence[LoadedArm]) -> dict[str, str]:
-    return {arm.spec.name: arm.bundle.manifest.id for arm in arms}
+    return {arm.spec.name: _bundle_of(arm) for arm in arms}
+
+
+def _by_name(arms: Sequence[LoadedArm]) -> dict[str, LoadedArm]:
+    return {arm.spec.name: arm for arm in arms}
 
 
 def _schemas_of(arms: Sequence[LoadedArm]) -> dict[str, Schema]:

@@ -22,8 +22,9 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 
+from service.arms.kept import KeptArms
 from service.arms.loading import LoadedArm, control_arm
-from service.arms.reloads import Reloads
+from service.arms.reloads import Kind, Reloads
 from service.arms.steering import Steering
 from service.arms.steering_memory import SteeringMemory
 from service.control.commands import Commands
@@ -108,9 +109,14 @@ class Supervisor:
     def follow(self) -> None:
         """The workers look at the weights and kills by themselves."""
 
-    def request_reload(self, user: int) -> int:
-        """Ask for a reload; its number."""
-        return self.reloads.request(user)
+    @property
+    def kept(self) -> KeptArms[LoadedArm]:
+        """What the arms served before."""
+        return self._reload.kept
+
+    def request(self, command: Kind, arms: Sequence[str], user: int) -> int:
+        """Ask for a reload or a rollback of arms; its number."""
+        return self.reloads.request(command, arms, user)
 
     def run(self, on_ready: Callable[[], object]) -> int:
         """Supervise until a signal; returns the exit status. Calls `on_ready` when all workers serve."""
@@ -162,7 +168,7 @@ class Supervisor:
         elif worker.arms is not self._reload.current:
             pass  # its arms were refused by another worker before
         elif self._reload.previous is not None:
-            self._reload.roll_back(reason)
+            self._reload.undo(reason)
         elif not self._was_ready and (status == STARTUP_FAILURE or not self._pool.any_serving):
             logger.error("%s", reason)
             self._has_failed = True

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from typing import Any
 import pytest
 
 from service.control.protocol import Answer, Status, answer_of, line_of
-from tests.e2e.raw_http import body_of, wait_until
+from tests.e2e.raw_http import body_of, message, read_answer, wait_until
 from tests.e2e.test_process import refusal_of
 from tests.running import JSON, REPOSITORY, RunningService, running_service
 from tests.tiny_bundle import write_tiny_bundle
@@ -26,6 +27,7 @@ from tests.tiny_bundle import write_tiny_bundle
 WORKERS = pytest.mark.parametrize("workers", ["1", "2"])
 KEYS = [f"user-{number}" for number in range(100)]
 NOBODY = 65534
+ROLLOUTS = 5
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,7 @@ def test_without_the_control_arm_there_is_no_bid_and_the_command_says_so(shared:
 
 def test_what_is_refused_changes_nothing_and_says_why(shared: Commanded) -> None:
     before, events = shared.arms(), shared.events()
-    for command, message in {
+    for command, reason in {
         ("kill", "nobody"): "'arm' must be one of control, treatment (got 'nobody')",
         ("revive", "nobody"): "'arm' must be one of control, treatment (got 'nobody')",
         ("weights", "nobody=1"): "'arm' must be one of control, treatment (got 'nobody')",
@@ -165,7 +167,7 @@ def test_what_is_refused_changes_nothing_and_says_why(shared: Commanded) -> None
         assert (outcome.status, outcome.output) == (1, "")
         assert outcome.errors.startswith("python -m service.control: error: ")
         assert outcome.errors.count("\n") == 1
-        assert message in outcome.errors
+        assert reason in outcome.errors
     assert (shared.arms(), shared.events()) == (before, events)
 
 
@@ -353,6 +355,90 @@ def test_a_change_outlives_a_worker_that_is_killed_right_after_it(
             assert set(running.answering("treatment", KEYS[:40]).values()) == expected
         workers = running.do("status")["status"]["workers"]
         assert {worker["revision"] for worker in workers if worker["state"] == "serving"} == {3}
+
+
+@WORKERS
+def test_the_bundle_before_a_reload_is_one_command_away(tmp_path: Path, workers: str) -> None:
+    folders = {
+        name: write_tiny_bundle(tmp_path / name, name=f"first-{name}", seed=number)
+        for number, name in enumerate(("control", "treatment"))
+    }
+    with commanded(tmp_path, [*arms_of(folders), "--workers", workers]) as running:
+
+        def serving(*command: str) -> list[str]:
+            """The names of the bundles after a command, as answers have them."""
+            status = running.do(*command)["status"]
+            wait_until(lambda: len(running.do("status")["status"]["workers"]) == int(workers))
+            for arm in status["arms"]:
+                headers = {**JSON, "x-arm": arm["name"]}
+                for _ in range(6):
+                    with running.service.client(headers=headers) as client:
+                        assert client.post("/predict", content=body_of(1)).json()["bundle"] == arm["bundle"]
+            return [arm["bundle"].partition("@")[0] for arm in status["arms"]]
+
+        refused = ask(running.path, "rollback")
+        assert refused.status == 1
+        assert "no arm has served another bundle since the start" in refused.errors
+        for number, (name, folder) in enumerate(folders.items()):
+            write_tiny_bundle(folder, name=f"second-{name}", seed=5 + number)
+        assert serving("reload") == ["second-control", "second-treatment"]
+        assert serving("rollback", "treatment") == ["second-control", "first-treatment"]
+        assert serving("rollback") == ["first-control", "second-treatment"]
+        running.do("weights", "treatment=2")
+        running.do("kill", "treatment")
+        if workers == "2":
+            victim = min(running.service.workers())
+            os.kill(victim, signal.SIGKILL)
+            wait_until(lambda: victim not in (now := running.service.workers()) and len(now) == 2)
+        running.do("revive", "treatment")
+        assert serving("status") == ["first-control", "second-treatment"]
+        assert running.arms()["treatment"]["weight"] == 2.0
+        assert ask(running.path, "rollback", "nobody").status == 1
+        assert serving("reload") == ["second-control", "second-treatment"]
+        kinds = [each["command"] for each in running.events()]
+        assert kinds == ["reload", "rollback", "rollback", "weights", "kill", "revive", "reload"]
+        assert list(running.events()[1]["after"]) == ["treatment"]
+        assert running.service.stop() == 0
+    assert "rolled back control (second-control@" in running.service.errors.read_text()
+
+
+@WORKERS
+def test_no_request_fails_while_bundles_are_rolled_out_and_back(tmp_path: Path, workers: str) -> None:
+    folder = write_tiny_bundle(tmp_path / "bundle", name="zero", seed=1)
+    answers: list[tuple[int, str]] = []
+    failures: list[BaseException] = []
+    is_over = threading.Event()
+
+    def keep_sending(service: RunningService) -> None:
+        try:
+            while not is_over.is_set():
+                with service.connect() as connection:
+                    is_kept = True
+                    while is_kept and not is_over.is_set():
+                        connection.sendall(message(body_of(1)))
+                        status, headers, answer = read_answer(connection)
+                        answers.append((status, answer["bundle"].partition("@")[0]))
+                        is_kept = headers.get("connection") != "close"
+        except BaseException as error:
+            failures.append(error)
+
+    options = ["--arm", f"only={folder}", "--workers", workers, "--try-reloads", "off"]
+    with commanded(tmp_path, options) as running:
+        threads = [threading.Thread(target=keep_sending, args=[running.service]) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for number in range(ROLLOUTS):
+            write_tiny_bundle(folder, name=f"new-{number}", seed=number + 7)
+            running.do("reload")
+            running.do("rollback")
+        wait_until(lambda: answers[-1][1] == "zero")  # until then a worker that stops answers its clients
+        is_over.set()
+        for thread in threads:
+            thread.join()
+        assert running.service.stop() == 0
+    assert failures == []
+    assert {status for status, _ in answers} == {200}
+    assert {bundle for _, bundle in answers} <= {"zero", *(f"new-{number}" for number in range(ROLLOUTS))}
 
 
 def test_a_second_service_is_refused_the_socket_of_the_first(
