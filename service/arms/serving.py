@@ -134,7 +134,6 @@ class ServedArms:
             self.reloads.refuse(error, before)
             return
         warn_of_unlike_arms(_schemas_of(arms), _schemas_of(serving))
-        self.publish()  # meters of arms that come back are replaced
         self._serve(arms)
         self.kept.replace(_by_name(serving), _by_name(arms))
         for put_into_place in replacements:
@@ -147,10 +146,13 @@ class ServedArms:
         They are warm: they have served. Only those that come back are looked at, in the event loop, because
         some may still answer their last requests.
         """
+        serving = {arm.predictor for arm in self.arms}
         arms = self.kept.restored(_by_name(self.arms), names)
-        for arm in arms:
-            if arm not in self.arms:
-                await replay_golden(arm.predictor)
+        self.publish()  # what they have counted and not published yet
+        for predictor in (arm.predictor for arm in arms):
+            if predictor not in serving:
+                predictor.meter = None  # golden rows are not counted
+                await replay_golden(predictor)
         return arms
 
     def follow(self) -> None:
@@ -165,14 +167,18 @@ class ServedArms:
             arm.predictor.publish()
         self._on_publish()
         had_replaced = bool(self._replaced)
-        for arm in self._replaced:
-            if not arm.predictor.under_way:
-                arm.predictor.known_ads.catalogue = None  # one that is kept gets another when it comes back
-        self._replaced = tuple(arm for arm in self._replaced if arm.predictor.under_way)
+        self._let_go_of_replaced()
         if had_replaced and not self._replaced:
             # Only the collector can free them. Before their last request ends it would freeze them instead,
             # and they would stay until the next reload.
             freeze_anew()
+
+    def _let_go_of_replaced(self) -> None:
+        """Let go of arms after their last answer, and of their ads: they get others if they come back."""
+        for arm in self._replaced:
+            if not arm.predictor.under_way:
+                arm.predictor.known_ads.catalogue = None
+        self._replaced = tuple(arm for arm in self._replaced if arm.predictor.under_way)
 
     def _serve(self, arms: Sequence[Arm]) -> None:
         serving, staying = {arm.predictor for arm in self.arms}, {arm.predictor for arm in arms}

@@ -102,6 +102,7 @@ def test_the_bundle_before_comes_back_though_its_folder_has_another_and_can_be_l
     found = app.metrics()
     assert found['bidlight_reloads_total{outcome="ok"}'] == 4.0
     assert found['bidlight_requests_total{arm="control",outcome="ok"}'] == 5.0
+    assert found['bidlight_batch_rows_sum{arm="control"}'] == 5.0  # golden rows are not counted
     infos = [
         name for name, value in found.items() if "bundle_info" in name and 'arm="control"' in name and value
     ]
