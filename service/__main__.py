@@ -113,6 +113,7 @@ def _serve_workers(settings: Settings) -> int:
     try:
         bid_policy(settings)
         read_tokens(settings.token_file)
+        read_tokens(settings.control_token_file, "control_token_file")
         tls_context(settings)
         if settings.feature_store:
             check_address(settings.feature_store)

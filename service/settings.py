@@ -66,6 +66,11 @@ class Settings(BaseSettings):
         description="file to which every change through the control socket is appended as a line of JSON; "
         "empty: none",
     )
+    control_token_file: str = Field(
+        default="",
+        description="file of bearer tokens, one a line, of which POST /control of the admin port needs one: "
+        "the commands of the control socket over HTTP; empty: there is no such route",
+    )
     workers: int = Field(
         default=1,
         ge=1,
@@ -236,6 +241,15 @@ class Settings(BaseSettings):
             raise ValueError(
                 "'control_socket' must be given with control_log (got none); "
                 "without it there are no changes to keep"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _control_tokens_have_a_route(self) -> Settings:
+        if self.control_token_file and (self.admin_port is None or not self.control_socket):
+            raise ValueError(
+                "'control_token_file' must be given with admin_port and control_socket (got one of them or "
+                "none); commands come through the admin port alone, and go through the socket"
             )
         return self
 

@@ -21,6 +21,7 @@ from service.arms.split import Arm
 from service.arms.steering_memory import SteeringMemory
 from service.bidding import BidPolicy
 from service.errors import BadConfiguration, NotFound
+from service.http.control import ControlRoute
 from service.http.direct import DirectRoute
 from service.http.endpoint import PredictEndpoint
 from service.http.examples import examples_of
@@ -85,6 +86,10 @@ class Bidlight(FastAPI):
         )
         self._endpoint = PredictEndpoint(self.predict_service)
         Routes(settings, self.metrics, self.served, self.health).add_to(self)
+        if settings.control_token_file:
+            control = ControlRoute(settings)
+            control.add_to(self)
+            self.served.also_read.append(control.read_tokens)
         self.has_admin_port = settings.admin_port is not None
         self.admin = AdminPort(self)
 

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 Headers = list[tuple[bytes, bytes]]
 
-PREDICT_PATH = "/predict"
+PREDICT_PATH, CONTROL_PATH = "/predict", "/control"
+# The routes that read a body; to others it is not passed on.
+BODY_PATHS = frozenset((PREDICT_PATH, CONTROL_PATH))
 PLAIN_START = f"POST {PREDICT_PATH} HTTP/1.1\r\n".encode()
 END_OF_HEAD = b"\r\n\r\n"
 # Longer heads are refused, and those with more headers.
