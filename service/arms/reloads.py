@@ -80,6 +80,11 @@ class Reloads:
         """Whether one waits."""
         return bool(self._waiting)
 
+    @property
+    def next_command(self) -> Kind | None:
+        """What waits next."""
+        return self._waiting[0].command if self._waiting else None
+
     def begin(self) -> Wanted:
         """The next one, which is under way from now on until it has succeeded or is refused."""
         self._under_way = self._waiting.popleft()

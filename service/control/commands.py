@@ -71,11 +71,11 @@ class Controlled(Protocol):
         """What arms served before."""
 
     def request(self, command: Kind, arms: Sequence[str], user: int) -> int:
-        """Ask for a reload or a rollback of arms; its number."""
+        """Ask for a reload or a rollback of arms; its number. Raises BadConfiguration if it cannot be."""
 
 
 class Commands:
-    """Answers lines; `events` keeps what changes, reloads included.
+    """Answers lines; `events` keeps what changes, by reloads too.
 
     `when_killed` is the quality of answers while the control arm is killed.
     """
@@ -111,7 +111,6 @@ class Commands:
         service = self._service
         if isinstance(command, Rollback):
             service.steering.read()[1].check_names(command.arms)
-            service.kept.check(command.arms)
             number = service.request(ROLLBACK, command.arms, user)
         else:
             number = service.request(RELOAD, (), user)

@@ -1,7 +1,7 @@
 """What is said through the control socket: a line of JSON with a command, a line of JSON with its answer.
 
     {"command": "weights", "weights": {"treatment": 10}}
-    {"done": {"revision": 2, "is_changed": true}}
+    {"done": {"revision": 2, "is_changed": true, "reload": null, "notes": []}}
 
 Every answer has one of `done`, `status` and `error`. It knows no socket and no process.
 """
@@ -110,7 +110,7 @@ class ServiceStatus(msgspec.Struct, frozen=True):
     last_reload: ReloadStatus | None = None
 
 
-class Done(msgspec.Struct, frozen=True, omit_defaults=True):
+class Done(msgspec.Struct, frozen=True):
     """A command was carried out: all workers serve `revision` soon, or the reload `reload` begins.
 
     `notes` are for people: what the change means, and what went wrong beside it.

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from service.arms.kept import KeptArms
 from service.arms.loading import control_arm
-from service.arms.reloads import Kind, Reloads
+from service.arms.reloads import ROLLBACK, Kind, Reloads
 from service.arms.serving import ServedArms
 from service.arms.split import Arm
 from service.arms.steering_memory import SteeringMemory
@@ -87,7 +87,9 @@ class CommandedProcess:
         return self._served.kept
 
     def request(self, command: Kind, arms: Sequence[str], user: int) -> int:
-        """Ask for a reload or a rollback of arms; its number."""
+        """Ask for a reload or a rollback of arms; its number. Raises BadConfiguration if it cannot be."""
+        if command == ROLLBACK:
+            self.kept.check(arms)
         return self._served.request(command, arms, user)
 
     def _poll(self) -> None:

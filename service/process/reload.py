@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from service.arms.kept import KeptArms
 from service.arms.loading import LoadedArm, freeze_anew, read_arms, too_late
-from service.arms.reloads import ROLLBACK, Reloads
+from service.arms.reloads import ROLLBACK, Kind, Reloads
 from service.arms.trial import Trial
 from service.arms.unlike import warn_of_unlike_arms
 from service.bundle.schema import Schema
@@ -42,6 +42,20 @@ class ReloadableArms:
     def bundles(self) -> dict[str, str]:
         """The ids of the bundles to serve, by arm."""
         return _bundles_of(self.current)
+
+    def request(self, command: Kind, arms: Sequence[str], user: int) -> int:
+        """Ask for a reload or a rollback of arms; its number. Raises BadConfiguration if it cannot be."""
+        if command == ROLLBACK and self.previous is None:
+            self.kept.check(arms)
+        return self.reloads.request(command, arms, user)
+
+    def undo_if_asked(self) -> None:
+        """Let a rollback undo the reload under way, of all arms, before all workers serve that."""
+        if self.previous is not None and self.reloads.next_command == ROLLBACK:
+            undone = self.bundles
+            self.undo("a rollback was asked for before all workers served them")
+            self.reloads.begin()
+            self.reloads.succeed(undone, self.bundles)
 
     def advance(self) -> None:
         """Commit the reload that all workers serve, and begin the one that was requested.

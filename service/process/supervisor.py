@@ -115,14 +115,15 @@ class Supervisor:
         return self._reload.kept
 
     def request(self, command: Kind, arms: Sequence[str], user: int) -> int:
-        """Ask for a reload or a rollback of arms; its number."""
-        return self.reloads.request(command, arms, user)
+        """Ask for a reload or a rollback of arms; its number. Raises BadConfiguration if it cannot be."""
+        return self._reload.request(command, arms, user)
 
     def run(self, on_ready: Callable[[], object]) -> int:
         """Supervise until a signal; returns the exit status. Calls `on_ready` when all workers serve."""
         with signal_pipe() as signals:
             while not (self._is_stopping and self._pool.is_empty):
                 if not self._is_stopping:
+                    self._reload.undo_if_asked()
                     if self._pool.all_serving:
                         self._reload.advance()
                     self._pool.fill()

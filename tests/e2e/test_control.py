@@ -402,6 +402,27 @@ def test_the_bundle_before_a_reload_is_one_command_away(tmp_path: Path, workers:
     assert "rolled back control (second-control@" in running.service.errors.read_text()
 
 
+def test_a_rollback_undoes_a_reload_that_does_not_come_to_its_end(tmp_path: Path) -> None:
+    folder = write_tiny_bundle(tmp_path / "bundle", name="first")
+    options = ["--arm", f"only={folder}", "--workers", "2", "--try-reloads", "off"]
+    with commanded(tmp_path, options) as running:
+        before = running.service.workers()
+        write_tiny_bundle(folder, name="second", seed=3)
+        running.service.send_signal(signal.SIGHUP)
+        wait_until(lambda: bool(running.service.workers() - before))
+        os.kill(max(running.service.workers() - before), signal.SIGSTOP)  # it never serves
+        status = running.do("rollback")["status"]
+        assert (status["last_reload"]["command"], status["last_reload"]["outcome"]) == ("rollback", "ok")
+        wait_until(lambda: running.service.workers() == before)
+        assert running.arms()["only"]["bundle"].startswith("first@")
+        assert running.service.post(body_of(1)).json()["bundle"].startswith("first@")
+        assert [(each["command"], each.get("outcome", "ok")) for each in running.events()] == [
+            ("reload", "refused"),
+            ("rollback", "ok"),
+        ]
+        assert running.service.stop() == 0
+
+
 @WORKERS
 def test_no_request_fails_while_bundles_are_rolled_out_and_back(tmp_path: Path, workers: str) -> None:
     folder = write_tiny_bundle(tmp_path / "bundle", name="zero", seed=1)

@@ -44,7 +44,8 @@ def post(
 
 
 def test_commands_are_carried_out_for_whoever_has_a_token(running: Commanded) -> None:
-    assert post(running, {"command": "kill", "arm": "treatment"}).json() == {"done": {"revision": 2}}
+    done = post(running, {"command": "kill", "arm": "treatment"}).json()["done"]
+    assert done == {"revision": 2, "is_changed": True, "reload": None, "notes": []}
     status = post(running, {"command": "status"}).json()["status"]
     assert [arm["is_killed"] for arm in status["arms"]] == [False, True]
     wait_until(lambda: {each["revision"] for each in running.do("status")["status"]["workers"]} == {2})
