@@ -229,7 +229,7 @@ def test_the_socket_may_be_named_by_the_environment_and_people_get_a_table(share
         check=True,
     )
     lines = [line.split() for line in done.stdout.splitlines()]
-    assert lines[2] == ["arm", "weight", "share", "state", "bundle", "since", "by"]
+    assert lines[2] == ["arm", "weight", "share", "state", "bundle", "before", "since", "by"]
     assert lines[3][:4] == ["control", "3", "75.0%", "control"]
     assert lines[4][:4] == ["treatment", "1", "25.0%", "serves"]
     workers = shared.do("status")["status"]["workers"]
