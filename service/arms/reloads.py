@@ -22,6 +22,8 @@ logger = logging.getLogger("bidlight")
 Kind = Literal["reload", "rollback"]
 RELOAD: Final = "reload"
 ROLLBACK: Final = "rollback"
+# Of lines that operators alone can cause, none is left out of the log.
+TOLD = {"is_paced": False}
 # What the log says of them.
 _DONE = {RELOAD: "reloaded", ROLLBACK: "rolled back"}
 
@@ -94,7 +96,7 @@ class Reloads:
         """The arms serve other bundles from now on."""
         self._metrics.reloads.labels("ok").inc()
         served = ", ".join(f"{name} ({bundle})" for name, bundle in after.items())
-        logger.info("%s %s", _DONE[self._under_way.command], served)
+        logger.info("%s %s", _DONE[self._under_way.command], served, extra=TOLD)
         self._end("ok", before, after)
 
     def refuse(self, reason: Exception | str, serving: Mapping[str, str]) -> None:
@@ -103,7 +105,8 @@ class Reloads:
         unexpected = None if isinstance(reason, str | BadConfiguration) else reason
         text = str(reason) or repr(reason)
         done = _DONE[self._under_way.command]
-        logger.error("the arms are not %s and go on as they were: %s", done, text, exc_info=unexpected)
+        said = "the arms are not %s and go on as they were: %s"
+        logger.error(said, done, text, exc_info=unexpected, extra=TOLD)
         self._end("refused", serving, serving, text)
 
     def _end(

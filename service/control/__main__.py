@@ -34,7 +34,7 @@ from service.errors import BadConfiguration, ServiceError
 
 PROGRAM = "python -m service.control"
 VARIABLE = "BIDLIGHT_CONTROL_SOCKET"
-REFUSED, UNREACHABLE = 1, 3
+REFUSED, UNREACHABLE, INTERRUPTED = 1, 3, 130
 # How long a worker may take to follow, and how often it is looked at.
 FOLLOW_SECONDS = 10.0
 LOOK_SECONDS = 0.05
@@ -58,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(str(error), UNREACHABLE)
     except ServiceError as error:
         return _complain(str(error), REFUSED)
+    except KeyboardInterrupt:
+        return _complain("interrupted; what the service was asked for goes on", INTERRUPTED)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from service.arms.kept import KeptArms
-from service.arms.reloads import RELOAD, ROLLBACK, Ended, Kind, Reloads
+from service.arms.reloads import RELOAD, ROLLBACK, TOLD, Ended, Kind, Reloads
 from service.arms.steering import Change, SteeredArm, Steering
 from service.arms.steering_memory import SteeringMemory
 from service.control.events import Event, EventLog
@@ -36,9 +36,6 @@ from service.errors import ErrorDetail, ServiceError
 from service.quality import PRIOR
 
 logger = logging.getLogger("bidlight")
-
-# Of lines that operators cause, none is left out of the log.
-TOLD = {"is_paced": False}
 
 
 class Controlled(Protocol):

@@ -363,7 +363,8 @@ def test_the_bundle_before_a_reload_is_one_command_away(tmp_path: Path, workers:
         name: write_tiny_bundle(tmp_path / name, name=f"first-{name}", seed=number)
         for number, name in enumerate(("control", "treatment"))
     }
-    with commanded(tmp_path, [*arms_of(folders), "--workers", workers]) as running:
+    options = ["--workers", workers, "--try-reloads", "off"]
+    with commanded(tmp_path, [*arms_of(folders), *options]) as running:
 
         def serving(*command: str) -> list[str]:
             """The names of the bundles after a command, as answers have them."""
@@ -468,32 +469,28 @@ def test_a_second_service_is_refused_the_socket_of_the_first(
     with commanded(tmp_path, arms_of(bundles)) as running:
         for workers in ("1", "2"):
             arguments = [*arms_of(bundles), "--control-socket", str(running.path), "--workers", workers]
-            message = refusal_of(tmp_path, arguments)
-            assert "'control_socket' must be a path at which a socket can be made" in message
-            assert "the socket of a living process" in message
+            refusal = refusal_of(tmp_path, arguments)
+            assert "'control_socket' must be a path at which a socket can be made" in refusal
+            assert "the socket of a living process" in refusal
         assert set(running.arms()) == {"control", "treatment"}
 
 
-@WORKERS
-def test_what_a_killed_service_has_left_is_replaced(
-    bundles: dict[str, Path], tmp_path: Path, workers: str
-) -> None:
-    with commanded(tmp_path, [*arms_of(bundles), "--workers", workers]) as running:
+def test_what_a_killed_service_has_left_is_replaced(bundles: dict[str, Path], tmp_path: Path) -> None:
+    with commanded(tmp_path, [*arms_of(bundles), "--workers", "2"]) as running:
         left = running.service.workers()
         running.service.process.kill()
         running.service.wait()
         assert running.path.exists()
         wait_until(lambda: not any(Path(f"/proc/{worker}").exists() for worker in left))
-    with commanded(tmp_path, [*arms_of(bundles), "--workers", workers]) as running:
+    with commanded(tmp_path, arms_of(bundles)) as running:
         assert set(running.arms()) == {"control", "treatment"}
 
 
-@WORKERS
 def test_a_full_disk_under_the_log_of_changes_keeps_no_command_from_being_done(
-    bundles: dict[str, Path], tmp_path: Path, workers: str
+    bundles: dict[str, Path], tmp_path: Path
 ) -> None:
     path = tmp_path / "control.socket"
-    options = ["--workers", workers, "--control-socket", str(path), "--control-log", "/dev/full"]
+    options = ["--control-socket", str(path), "--control-log", "/dev/full"]
     with running_service(tmp_path, [*arms_of(bundles), *options]) as service:
         outcome = ask(path, "kill", "treatment")
         assert outcome.status == 0
@@ -509,6 +506,6 @@ def test_a_log_of_changes_that_cannot_be_written_is_refused_at_the_start(
     path = tmp_path / "control.socket"
     for workers in ("1", "2"):
         options = ["--workers", workers, "--control-socket", str(path), "--control-log", str(tmp_path)]
-        message = refusal_of(tmp_path, [*arms_of(bundles), *options])
-        assert "'control_log' must be a file that can be appended to" in message
+        refusal = refusal_of(tmp_path, [*arms_of(bundles), *options])
+        assert "'control_log' must be a file that can be appended to" in refusal
         assert not path.exists()
