@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 from service.errors import STARTUP_FAILURE, BadConfiguration
 from service.process.options import build_parser, read_settings, unknown_variables
@@ -39,22 +39,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _serve_alone(settings: Settings) -> int:
     """Serve in this process."""
     from service.arms.loading import is_loading
+    from service.control.socket import control_socket
     from service.features.open import check_address
     from service.http.app import create_app
+    from service.process.alone import CommandedProcess
     from service.process.announcement import AnnouncedArm, announce, announcement
     from service.process.server import Server, server_config
     from service.process.sockets import bind_admin
 
+    sockets = ExitStack()
     try:
         if settings.feature_store:
             check_address(settings.feature_store)
         app = create_app(settings)
         config = server_config(settings, app)
         admin = bind_admin(settings)
+        control = sockets.enter_context(control_socket(settings))
+        commanded = CommandedProcess(settings, app.served, control)
     except BadConfiguration as error:
+        sockets.close()
         return _refuse(error)
 
     def on_started(port: int) -> None:
+        commanded.start()
         served = [
             AnnouncedArm(
                 arm.name, arm.weight, arm.predictor.variant, arm.predictor.manifest, arm.predictor.folder
@@ -65,12 +72,14 @@ def _serve_alone(settings: Settings) -> int:
         golden = app.arms[0].predictor.golden
         announce(announcement(settings, port, admin_port, served, golden))
 
-    server = Server(config, on_started, admin=admin)
+    server = Server(config, on_started, commanded.stop, admin)
     try:
         server.run()
         status = 0 if server.started else STARTUP_FAILURE
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else STARTUP_FAILURE
+    finally:
+        sockets.close()
     if is_loading():
         end_at_once(status)
     return status
@@ -81,6 +90,7 @@ def _serve_workers(settings: Settings) -> int:
     with blocked_signals():
         from logging.config import dictConfig
 
+        from service.control.socket import control_socket
         from service.features.open import check_address
         from service.feedback.keys import read_keys
         from service.http.app import bid_policy
@@ -91,16 +101,6 @@ def _serve_workers(settings: Settings) -> int:
         from service.process.tls import tls_context
 
     dictConfig(log_config(settings.log_level))
-    try:
-        bid_policy(settings)
-        read_tokens(settings.token_file)
-        read_keys(settings.feedback_keys)
-        tls_context(settings)
-        if settings.feature_store:
-            check_address(settings.feature_store)
-        supervisor = Supervisor(settings)
-    except BadConfiguration as error:
-        return _refuse(error)
 
     def on_ready() -> None:
         served = [
@@ -111,7 +111,19 @@ def _serve_workers(settings: Settings) -> int:
         ports = supervisor.port, supervisor.admin_port
         announce(announcement(settings, *ports, served, golden))
 
-    return supervisor.run(on_ready)
+    try:
+        bid_policy(settings)
+        read_tokens(settings.token_file)
+        read_tokens(settings.control_token_file, "control_token_file")
+        read_keys(settings.feedback_keys)
+        tls_context(settings)
+        if settings.feature_store:
+            check_address(settings.feature_store)
+        with control_socket(settings) as control:
+            supervisor = Supervisor(settings, control)
+            return supervisor.run(on_ready)
+    except BadConfiguration as error:
+        return _refuse(error)
 
 
 def _refuse(error: BadConfiguration) -> int:

@@ -78,6 +78,30 @@ class Settings(BaseSettings):
         description="folder for the log of events that were counted, which is read again at start, so that "
         "none counts twice; no other service may have it; empty: none",
     )
+    control_socket: str = Field(
+        default="",
+        description="path of a Unix socket through which python -m service.control sees and changes what is "
+        "served; only the service's user may open it; empty: none",
+    )
+    control_arm: str = Field(
+        default="",
+        description="name of the arm that answers for those that are killed; empty: the first",
+    )
+    when_killed: Literal["no-bid", "prior"] = Field(
+        default="no-bid",
+        description="what answers if the control arm is killed too: no-bid, a pctr of 0 and no bid; prior, "
+        "the click rate of its bundle's calibration for every candidate, and bids of that",
+    )
+    control_log: str = Field(
+        default="",
+        description="file to which every change through the control socket is appended as a line of JSON; "
+        "empty: none",
+    )
+    control_token_file: str = Field(
+        default="",
+        description="file of bearer tokens, one a line, of which POST /control of the admin port needs one: "
+        "the commands of the control socket over HTTP; empty: there is no such route",
+    )
     workers: int = Field(
         default=1,
         ge=1,
@@ -161,6 +185,10 @@ class Settings(BaseSettings):
         default="on",
         description="whether a reload first loads the bundles in a process of its own, which may hang or "
         "crash; it needs their memory once more meanwhile",
+    )
+    keep_previous: Literal["on", "off"] = Field(
+        default="on",
+        description="whether the bundle that an arm served before a reload stays in memory, for a rollback",
     )
     predict_through: Literal["parser", "asgi"] = Field(
         default="parser",
@@ -248,6 +276,24 @@ class Settings(BaseSettings):
         if self.feedback_log and not self.feedback_keys:
             raise ValueError(
                 "'feedback_keys' must be given with feedback_log (got none); without keys there are no events"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _control_log_has_a_socket(self) -> Settings:
+        if self.control_log and not self.control_socket:
+            raise ValueError(
+                "'control_socket' must be given with control_log (got none); "
+                "without it there are no changes to keep"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _control_tokens_have_a_route(self) -> Settings:
+        if self.control_token_file and (self.admin_port is None or not self.control_socket):
+            raise ValueError(
+                "'control_token_file' must be given with admin_port and control_socket (got one of them or "
+                "none); commands come through the admin port alone, and go through the socket"
             )
         return self
 

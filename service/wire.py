@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple, NoReturn
+from typing import Annotated, Any, Literal, NamedTuple, NoReturn
 
 import msgspec
 import numpy as np
@@ -16,6 +16,7 @@ from msgspec import UNSET, Meta, UnsetType
 from numpy.typing import NDArray
 
 from service.errors import InvalidField, UnsupportedMediaType, shorten
+from service.quality import FULL
 
 # Bids are whole millionths, and up to 1e9 a float64 holds those exactly.
 MAX_MONEY = 1e9
@@ -120,12 +121,19 @@ class ResultColumns(msgspec.Struct, gc=False):
     token: list[str] | UnsetType = UNSET
 
 
-class PredictAnswer(msgspec.Struct, gc=False):
+class PredictAnswer(msgspec.Struct, gc=False, kw_only=True):
     """The answer to one bid request; `results` have the order and the shape of the candidates."""
 
     id: str | None
     arm: str
     bundle: str
+    quality: Annotated[
+        Literal["prior", "no-bid"] | msgspec.UnsetType,
+        Meta(
+            description="absent: the model scored the candidates; prior: it did not, and every pctr is the "
+            "same click rate; no-bid: it did not, every pctr is 0 and there are no bids"
+        ),
+    ] = msgspec.UNSET
     results: list[Result] | ResultColumns
 
 
@@ -232,6 +240,7 @@ def answer_of(
     pctr: NDArray[np.float64],
     bids: list[float | None],
     tokens: list[str] | None = None,
+    quality: str = FULL,
 ) -> PredictAnswer:
     """The answer in the shape of the request: rows for rows, columns for columns; `tokens` if there are."""
     probabilities: list[float] = pctr.tolist()
@@ -242,7 +251,10 @@ def answer_of(
         results: list[Result] | ResultColumns = list(map(Result, *columns))
     else:
         results = ResultColumns(list(ids), probabilities, bids, UNSET if tokens is None else tokens)
-    return PredictAnswer(asked.id, arm, bundle, results)
+    answer = PredictAnswer(id=asked.id, arm=arm, bundle=bundle, results=results)
+    if quality != FULL:
+        answer.quality = quality  # type: ignore[assignment]
+    return answer
 
 
 def before_results(codec: Codec, arm: str, bundle: str) -> bytes:

@@ -22,6 +22,7 @@ from export.data.log_schema import load_log_schema, parse_log_schema
 from export.train.choices import TrainChoice
 from models import MODELS
 from service.bundle.manifest import Manifest
+from service.control.__main__ import build_parser as control_parser
 from service.errors import BadConfiguration, ServiceError
 from service.features.load import build_parser as load_parser
 from service.metrics.families import Metrics
@@ -103,6 +104,14 @@ def test_the_loading_commands_parse() -> None:
     assert found
     for words in found:
         load_parser().parse_args(words)
+
+
+def test_the_commands_to_a_running_service_parse() -> None:
+    found = python_commands("service.control")
+    assert found
+    for words in found:
+        options = control_parser().parse_args(words)
+        assert options.make(options)
 
 
 @pytest.mark.parametrize("room", ["benchmarks", "loadtest"])

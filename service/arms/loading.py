@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from service.arms.limits import limited_memory
-from service.arms.split import Arm, ArmSpec, ArmTable, parse_arm
+from service.arms.split import Arm, ArmSpec, parse_arm
+from service.bundle.calibration import CALIBRATION_FILE
 from service.bundle.errors import BundleError
 from service.bundle.native import is_native
 from service.bundle.store import Bundle, load_bundle
 from service.errors import BadConfiguration
+from service.quality import PRIOR
 from service.scoring.golden import replay_golden
 from service.scoring.predictor import Predictor, choose_variant
 from service.settings import Settings
@@ -45,14 +47,18 @@ def read_arms(
 
     With `digests`, the bundles must be those, and none that has taken its place meanwhile.
     """
+    specs = [parse_arm(text) for text in settings.arms]
+    control = control_arm(settings, [spec.name for spec in specs])
     arms = []
-    for number, spec in enumerate([parse_arm(text) for text in settings.arms]):
+    for number, spec in enumerate(specs):
         with _named(spec), _limited(settings, _bytes_in(spec.folder), limits_memory):
             bundle = load_bundle(Path(spec.folder), native=is_native(settings.native))
             if digests is not None and bundle.digest != digests[number]:
                 found = "another bundle than a moment ago"
                 raise BundleError(spec.folder, "the bundle that was tried", found, "reload once more")
             variant = choose_variant(bundle, settings.variant)
+            if spec.name == control and settings.when_killed == PRIOR:
+                _check_base_rate(bundle, variant)
             # Made here, so that they are shared too.
             bundle.tables(variant)
             if settings.native == "on":
@@ -64,6 +70,27 @@ def read_arms(
         bundle = replace(bundle, graphs=graphs, shared_graphs=shared_graphs)
         arms.append(LoadedArm(spec, bundle, variant))
     return arms
+
+
+def control_arm(settings: Settings, names: Sequence[str]) -> str:
+    """The arm, of these, that answers for those that are killed. Raises BadConfiguration."""
+    name = settings.control_arm or names[0]
+    if name not in names:
+        raise BadConfiguration(
+            f"'control_arm' must be one of {', '.join(names)} (got {name!r}); leave it out for the first"
+        )
+    return name
+
+
+def _check_base_rate(bundle: Bundle, variant: str) -> None:
+    """Raises BundleError for a bundle from which no prior can be had."""
+    if bundle.calibrators[variant].base_rate is None:
+        raise BundleError(
+            f"{bundle.folder}/{CALIBRATION_FILE}",
+            f"of {variant} fitted on clicks and others, for --when-killed prior",
+            "one without a click rate",
+            "calibrate it on a log, or choose --when-killed no-bid",
+        )
 
 
 def start_arms(settings: Settings, loaded: Sequence[LoadedArm], *, limits_memory: bool = True) -> list[Arm]:
@@ -87,7 +114,7 @@ async def load_arms(
     digests: Sequence[str] | None = None,
     *,
     limits_memory: bool = True,
-) -> ArmTable:
+) -> list[Arm]:
     """Every arm of the settings, its golden rows replayed; raises BadConfiguration naming the arm.
 
     Bundles that are not `loaded` yet are read from their folders, and must be those of `digests` if given.
@@ -100,10 +127,9 @@ async def load_arms(
 
     try:
         async with asyncio.timeout(settings.load_seconds):
-            arms = await in_thread(load)
+            return await in_thread(load)
     except TimeoutError:
         raise too_late(settings) from None
-    return ArmTable(arms, settings.split_salt)
 
 
 def too_late(settings: Settings) -> BadConfiguration:

@@ -1,23 +1,120 @@
-"""What is logged of a reload, by a service alone or by the supervisor of several workers."""
+"""The reloads and rollbacks of a service, one at a time: who asked, and how the last one ended.
+
+It logs and counts them. It knows neither how arms are loaded nor who serves them.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Literal
 
-from service.bundle.manifest import Manifest
+import msgspec
+
 from service.errors import BadConfiguration
+from service.metrics.families import Metrics
 
 logger = logging.getLogger("bidlight")
 
 
-def log_reload(served: Iterable[tuple[str, Manifest]]) -> None:
-    """Log the arms and the bundles that they serve from now on."""
-    logger.info("reloaded %s", ", ".join(f"{name} ({manifest.id})" for name, manifest in served))
+Kind = Literal["reload", "rollback"]
+RELOAD: Final = "reload"
+ROLLBACK: Final = "rollback"
+# Of lines that operators alone can cause, none is left out of the log.
+TOLD = {"is_paced": False}
+# What the log says of them.
+_DONE = {RELOAD: "reloaded", ROLLBACK: "rolled back"}
 
 
-def log_refusal(reason: Exception | str) -> None:
-    """Log why a reload changes nothing, with the traceback of an unexpected error."""
-    unexpected = None if isinstance(reason, str | BadConfiguration) else reason
-    text = str(reason) or repr(reason)
-    logger.error("the arms are not reloaded and go on as they were: %s", text, exc_info=unexpected)
+class Wanted(msgspec.Struct, frozen=True):
+    """What somebody asked for: a user (a uid) by a command, or whoever sent SIGHUP.
+
+    A reload of all arms from their folders, or a rollback of `arms` to the bundles that they served before
+    (none: of all that can).
+    """
+
+    number: int
+    command: Kind = RELOAD
+    arms: tuple[str, ...] = ()
+    user: int | None = None
+
+
+class Ended(msgspec.Struct, frozen=True):
+    """What has ended at `at` (Unix seconds); `before` and `after` are the bundles' ids by arm.
+
+    `reason` says why it was refused, which changes nothing.
+    """
+
+    wanted: Wanted
+    at: float
+    outcome: Literal["ok", "refused"]
+    before: dict[str, str]
+    after: dict[str, str]
+    reason: str = ""
+
+
+class Reloads:
+    """What waits, what is under way, and what has ended last, of which `on_end` is told."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self.requested = 0
+        """The number of the last one that was asked for."""
+        self.last: Ended | None = None
+        self.on_end: Callable[[Ended], object] = lambda _: None
+        self._metrics = metrics
+        self._waiting: deque[Wanted] = deque()
+        self._under_way = Wanted(0)
+
+    def request(self, command: Kind = RELOAD, arms: Sequence[str] = (), user: int | None = None) -> int:
+        """Ask for a reload or a rollback; its number.
+
+        A reload that waits reads folders only when it begins: one is enough.
+        """
+        if command == ROLLBACK or not self._waiting or self._waiting[-1].command != command:
+            self.requested += 1
+            self._waiting.append(Wanted(self.requested, command, tuple(arms), user))
+        return self._waiting[-1].number
+
+    @property
+    def is_requested(self) -> bool:
+        """Whether one waits."""
+        return bool(self._waiting)
+
+    @property
+    def next_command(self) -> Kind | None:
+        """What waits next."""
+        return self._waiting[0].command if self._waiting else None
+
+    def begin(self) -> Wanted:
+        """The next one, which is under way from now on until it has succeeded or is refused."""
+        self._under_way = self._waiting.popleft()
+        return self._under_way
+
+    def succeed(self, before: Mapping[str, str], after: Mapping[str, str]) -> None:
+        """The arms serve other bundles from now on."""
+        self._metrics.reloads.labels("ok").inc()
+        served = ", ".join(f"{name} ({bundle})" for name, bundle in after.items())
+        logger.info("%s %s", _DONE[self._under_way.command], served, extra=TOLD)
+        self._end("ok", before, after)
+
+    def refuse(self, reason: Exception | str, serving: Mapping[str, str]) -> None:
+        """It changes nothing; an unexpected error is logged with its traceback."""
+        self._metrics.reloads.labels("refused").inc()
+        unexpected = None if isinstance(reason, str | BadConfiguration) else reason
+        text = str(reason) or repr(reason)
+        done = _DONE[self._under_way.command]
+        said = "the arms are not %s and go on as they were: %s"
+        logger.error(said, done, text, exc_info=unexpected, extra=TOLD)
+        self._end("refused", serving, serving, text)
+
+    def _end(
+        self,
+        outcome: Literal["ok", "refused"],
+        before: Mapping[str, str],
+        after: Mapping[str, str],
+        reason: str = "",
+    ) -> None:
+        self.last = Ended(self._under_way, time.time(), outcome, dict(before), dict(after), reason)
+        self.on_end(self.last)

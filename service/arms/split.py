@@ -20,13 +20,14 @@ import math
 import random
 import re
 from bisect import bisect_right
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from service.errors import BadConfiguration, UnknownArm
+from service.quality import FULL, NO_BID, PRIOR
 
 if TYPE_CHECKING:
     from service.scoring.predictor import Predictor
@@ -46,28 +47,68 @@ class ArmSpec:
 
 @dataclass(frozen=True, eq=False)
 class Arm:
-    """One branch of the split. Its share is `weight` / sum of all; with 0 it is reached by its name only."""
+    """One branch of the split. Its share is `weight` / sum of all; with 0 it is reached by its name only.
+
+    Of any `quality` but FULL it scores nothing: every candidate has the pCTR `prior`.
+    """
 
     name: str
     weight: float
     predictor: Predictor
+    quality: str = FULL
+    prior: float = 0.0
+
+
+class Weighted(Protocol):
+    """What has a share of the traffic."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def weight(self) -> float:
+        """Its weight in the split."""
 
 
 class ArmTable:
     """The arms of a service, and the choice of one for a request.
 
-    `salt` names the experiment; another salt splits the keys differently. Raises BadConfiguration for no arm,
-    two of one name, a weight below 0 or not finite, and no weight above 0.
+    `salt` names the experiment; another salt splits the keys differently. An arm that is `killed` keeps its
+    keys, and the `control` arm (empty: the first) answers them: so no other arm gets keys that it did not
+    have. If that is killed too, the answer has the quality `when_killed`, of the control arm's bundle. Raises
+    BadConfiguration as `check_weights` does.
     """
 
-    def __init__(self, arms: Sequence[Arm], salt: str = "") -> None:
-        _check(arms)
+    def __init__(
+        self,
+        arms: Sequence[Arm],
+        salt: str = "",
+        killed: Collection[str] = (),
+        control: str = "",
+        when_killed: str = NO_BID,
+    ) -> None:
+        check_weights(arms)
         self.arms = tuple(arms)
-        self._by_name = {arm.name: arm for arm in arms}
-        self._drawn = [arm for arm in arms if arm.weight > 0.0]
+        self.killed = frozenset(killed)
+        instead = next((arm for arm in arms if arm.name == control), arms[0])
+        if instead.name in killed:
+            prior = instead.predictor.calibrator.base_rate if when_killed == PRIOR else None
+            instead = replace(instead, quality=when_killed, prior=prior or 0.0)
+        # Of each arm, the one that answers its requests.
+        answering = {arm: instead if arm.name in killed else arm for arm in arms}
+        self.answering = tuple(dict.fromkeys(answering.values()))
+        self._by_name = {arm.name: answering[arm] for arm in arms}
+        drawn = [arm for arm in arms if arm.weight > 0.0]
+        self._drawn = [answering[arm] for arm in drawn]
         largest = max(arm.weight for arm in arms)
-        self._cumulative = list(accumulate(arm.weight / largest for arm in self._drawn))
-        self._split = [(_seeded(salt, arm.name), math.log(arm.weight), arm) for arm in self._drawn]
+        self._cumulative = list(accumulate(arm.weight / largest for arm in drawn))
+        self._split = [(_seeded(salt, arm.name), math.log(arm.weight), answering[arm]) for arm in drawn]
+
+    @property
+    def living(self) -> tuple[Arm, ...]:
+        """The arms that are not killed."""
+        return tuple(arm for arm in self.arms if arm.name not in self.killed)
 
     def choose(self, pinned: str | None, split_key: str | None) -> Arm:
         """The arm of a request: the `pinned` one, else the one of its key, else a random one.
@@ -108,23 +149,31 @@ def _seeded(salt: str, name: str) -> blake2b:
     return blake2b(f"{salt}\0{name}\0".encode("utf-8", "surrogatepass"), digest_size=8)
 
 
-def _check(arms: Sequence[Arm]) -> None:
-    """Raises BadConfiguration for arms that cannot share traffic."""
+def check_weights(arms: Sequence[Weighted]) -> None:
+    """Raises BadConfiguration for arms that cannot share traffic.
+
+    These are no arm, two of one name, a weight below 0 or not finite, and no weight above 0.
+    """
     if not arms:
         raise BadConfiguration("'arms' must be one or more (got none); name one with --arm NAME=FOLDER")
     names = [arm.name for arm in arms]
     for arm in arms:
         if names.count(arm.name) > 1:
             raise BadConfiguration(f"'arm' must be a name of its own (got {arm.name!r} twice); rename one")
-        if not 0.0 <= arm.weight < math.inf:
-            raise BadConfiguration(
-                f"'weight' of arm {arm.name} must be a finite number from 0 (got {arm.weight!r}); "
-                "0 is reached by X-Arm only"
-            )
+        check_weight(arm.name, arm.weight)
     if not any(arm.weight > 0.0 for arm in arms):
         raise BadConfiguration(
             f"'weight' must be above 0 for one arm or more (got 0 for {', '.join(names)}); "
             "requests without X-Arm must go somewhere"
+        )
+
+
+def check_weight(name: str, weight: float) -> None:
+    """Raises BadConfiguration for a weight that no arm can have."""
+    if not 0.0 <= weight < math.inf:
+        raise BadConfiguration(
+            f"'weight' of arm {name} must be a finite number from 0 (got {weight!r}); "
+            "0 is reached by X-Arm only"
         )
 
 

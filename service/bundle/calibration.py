@@ -84,6 +84,18 @@ class Calibrator(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     before: Quality
     after: Quality
 
+    @property
+    def base_rate(self) -> float | None:
+        """The click rate of the rows that it was fitted on, as it is without the sampling of non-clicks.
+
+        None if there was no click, or nothing else.
+        """
+        others = self.fit_rows - self.fit_clicks
+        if self.fit_clicks <= 0 or others <= 0:
+            return None
+        rate = self.fit_clicks / (self.fit_clicks + others / self.sampling_rate)
+        return min(max(rate, self.clamp_low), self.clamp_high)
+
     def pctr(self, logits: NDArray[Any], segments: NDArray[np.integer] | None = None) -> NDArray[np.float64]:
         """Click probabilities [n] of `logits` [n], and `segments` as `calibrated_logits` takes them.
 

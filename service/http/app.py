@@ -18,10 +18,12 @@ from service.arms.health import Health
 from service.arms.loading import LoadedArm
 from service.arms.serving import ServedArms
 from service.arms.split import Arm, ArmTable
+from service.arms.steering_memory import SteeringMemory
 from service.bidding import BidPolicy
 from service.errors import BadConfiguration, NotFound
 from service.feedback.counting import EventCounter
 from service.feedback.memory import EventMemory
+from service.http.control import ControlRoute
 from service.http.direct import DirectRoute
 from service.http.endpoint import PredictEndpoint
 from service.http.examples import examples_of
@@ -39,9 +41,9 @@ class Bidlight(FastAPI):
     """The application of one `Settings`; its lifespan opens the arms.
 
     With `loaded`, these arms are served, whatever their folders hold by then, and SIGHUP is left to the
-    caller. `metrics` are those of this process among several, `events` what they share of feedback.
-    `refusal` is the reason of a deliberate refusal to start, in one line. `publish_seconds` is how often
-    counts become metrics, if this is the only process.
+    caller. `metrics` are those of this process among several, which share `steering` and `events`, and of
+    which it is `number`. `refusal` is the reason of a deliberate refusal to start, in one line.
+    `publish_seconds` is how often counts become metrics, if this is the only process.
     """
 
     def __init__(
@@ -50,7 +52,9 @@ class Bidlight(FastAPI):
         loaded: Sequence[LoadedArm] | None = None,
         metrics: Metrics | None = None,
         publish_seconds: float = PUBLISH_SECONDS,
+        steering: SteeringMemory | None = None,
         events: EventMemory | None = None,
+        number: int = 0,
     ) -> None:
         super().__init__(
             title="Bidlight",
@@ -75,14 +79,20 @@ class Bidlight(FastAPI):
             memory = events or EventMemory(settings.max_attributed_events)
             self._events = EventCounter(settings, self.metrics, memory, self.predict_service.signers)
         self._feedback = FeedbackEndpoint(settings, self.metrics, self.predict_service, self._events)
-        self.served = ServedArms(settings, self.metrics, stored, self._open, loaded, self._publish)
+        self.served = ServedArms(
+            settings, self.metrics, stored, self._open, loaded, self._publish, steering, number
+        )
         self.served.also_read += [self.predict_service.read_tokens, self.predict_service.signers.read_again]
-        self.health = Health(lambda: self.served.arms)
+        self.health = Health(lambda: self.served.living)
         self.direct_route = (
             DirectRoute(self.predict_service) if settings.predict_through == "parser" else None
         )
         self._endpoint = PredictEndpoint(self.predict_service)
         Routes(settings, self.metrics, self.served, self.health).add_to(self)
+        if settings.control_token_file:
+            control = ControlRoute(settings)
+            control.add_to(self)
+            self.served.also_read.append(control.read_tokens)
         self.has_admin_port = settings.admin_port is not None
         self.admin = AdminPort(self)
 
@@ -178,10 +188,12 @@ def create_app(
     loaded: Sequence[LoadedArm] | None = None,
     metrics: Metrics | None = None,
     publish_seconds: float = PUBLISH_SECONDS,
+    steering: SteeringMemory | None = None,
     events: EventMemory | None = None,
+    number: int = 0,
 ) -> Bidlight:
     """The application; without `settings`, those of the environment; without `loaded`, it reads bundles."""
-    return Bidlight(settings or Settings(), loaded, metrics, publish_seconds, events)
+    return Bidlight(settings or Settings(), loaded, metrics, publish_seconds, steering, events, number)
 
 
 def bid_policy(settings: Settings) -> BidPolicy:

@@ -27,11 +27,11 @@ async def keep_serving(served: ServedArms, publish_seconds: float, reloads: bool
     With `reloads`, SIGHUP reloads them.
     """
     # Before they are opened: a SIGHUP meanwhile must neither end the process nor get lost.
-    with _reload_signal(reloads) as asked:
+    with _reload_signal(served, reloads):
         await served.open()
         tasks = (
             asyncio.create_task(_publish_forever(served, publish_seconds)),
-            asyncio.create_task(_reload_forever(served, asked)),
+            asyncio.create_task(_reload_forever(served)),
         )
         yield
     for task in tasks:
@@ -54,22 +54,20 @@ async def _publish_forever(served: ServedArms, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
 
-async def _reload_forever(served: ServedArms, asked: asyncio.Event) -> None:
+async def _reload_forever(served: ServedArms) -> None:
     while True:
-        await asked.wait()
-        asked.clear()
-        await served.reload()
+        await served.reload_when_asked()
 
 
 @contextmanager
-def _reload_signal(listens: bool) -> Iterator[asyncio.Event]:
-    """An event that SIGHUP sets while this lasts, if it `listens` and runs in the main thread."""
-    asked, loop = asyncio.Event(), asyncio.get_running_loop()
+def _reload_signal(served: ServedArms, listens: bool) -> Iterator[None]:
+    """SIGHUP asks for a reload while this lasts, if it `listens` and runs in the main thread."""
+    loop = asyncio.get_running_loop()
     listens = listens and threading.current_thread() is threading.main_thread()
     if listens:
-        loop.add_signal_handler(signal.SIGHUP, asked.set)
+        loop.add_signal_handler(signal.SIGHUP, served.request)
     try:
-        yield asked
+        yield
     finally:
         if listens:
             loop.remove_signal_handler(signal.SIGHUP)

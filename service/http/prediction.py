@@ -29,6 +29,7 @@ from service.http.intake import Intake
 from service.http.tokens import read_tokens
 from service.metrics.families import Metrics
 from service.metrics.tally import HistogramTally
+from service.quality import FULL
 from service.reading import KnownFields, decode_request, read_plain
 from service.scoring.batcher import Outcome
 from service.scoring.meter import FOUND, ArmMeter
@@ -86,7 +87,7 @@ class PredictService:
 
     def open(self, arms: ArmTable) -> None:
         """Send requests to these arms from now on."""
-        self.heads = {arm: ArmHeads(arm) for arm in arms.arms}
+        self.heads = {arm: ArmHeads(arm) for arm in arms.answering}
         encoders = [arm.predictor.encoder for arm in arms.arms]
         self.known = KnownFields(
             frozenset().union(*[encoder.context_names for encoder in encoders]),
@@ -181,6 +182,7 @@ class Prediction:
         "encode_seconds",
         "is_plain",
         "no_bids",
+        "quality",
         "started",
         "unknown_ads",
         "unknown_names",
@@ -211,6 +213,7 @@ class Prediction:
         self.user_lookup: str | None = None
         self.bids = self.no_bids = 0
         self.is_plain = False
+        self.quality = FULL
 
     def read_headers(self, headers: dict[bytes, bytes]) -> None:
         """Choose the codec. Raises Unauthorized and UnsupportedMediaType, before the body need be read."""
@@ -238,9 +241,11 @@ class Prediction:
         self._heads = service.heads[arm]
         predictor = arm.predictor
         self._meter = predictor.meter
+        self._heed(request.tmax_ms, decoded)
+        if arm.quality != FULL:
+            return self._submit_unscored(arm, self._decode(body) if plain is not None else request, outcome)
         if request.tracking:
             self._signer = service.signers.of(arm)
-        self._heed(request.tmax_ms, decoded)
         # Before the costs of encoding or of a lookup: the room is this request's until it ends.
         predictor.admit(rows)
         self._is_admitted = True
@@ -266,6 +271,22 @@ class Prediction:
             assert isinstance(request, PredictRequest)
             encoded = predictor.encode(request, rows)
         return self._queue(arm, request, encoded, decoded, outcome)
+
+    def _submit_unscored(
+        self, arm: Arm, request: PredictRequest | PlainRequest, outcome: Outcome | None
+    ) -> Any:
+        """Let every candidate have the arm's prior; nothing is encoded or queued, and no user looked up."""
+        assert isinstance(request, PredictRequest)
+        self._asked, self.quality = asked_of(request), arm.quality
+        loop = asyncio.get_running_loop()
+        waiting = loop.create_future() if outcome is None else outcome
+
+        def deliver() -> None:
+            if not waiting.done():
+                waiting.set_result(np.full(self._rows, arm.prior))
+
+        loop.call_soon(deliver)  # as a batch does: whoever submits is not answered meanwhile
+        return waiting
 
     def _decode(self, body: bytes) -> PredictRequest:
         """The request as the Python code reads it. Raises ServiceError."""
@@ -364,7 +385,8 @@ class Prediction:
             self.no_bids = no_bids = offers.count(None)
             self.bids = len(offers) - no_bids
         tokens = None if signer is None else signer.tokens(pctrs)
-        body = codec.encode(answer_of(asked, arm.name, arm.predictor.manifest.id, pctrs, offers, tokens))
+        bundle = arm.predictor.manifest.id
+        body = codec.encode(answer_of(asked, arm.name, bundle, pctrs, offers, tokens, arm.quality))
         return head, body
 
     def refuse(self, error: BaseException) -> tuple[int, Headers, bytes]:

@@ -11,6 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from service.arms.health import Health
+from service.arms.loading import control_arm
 from service.arms.serving import ServedArms
 from service.arms.split import Arm
 from service.bundle.native import is_native
@@ -104,19 +105,24 @@ class Routes:
         total = sum(arm.weight for arm in arms)
         described = {
             "split_salt": self._settings.split_salt,
+            "control_arm": control_arm(self._settings, [arm.name for arm in arms]),
             "core": "native" if is_native(self._settings.native) else "python",
-            "arms": [_describe_arm(arm, arm.weight / total) for arm in arms],
+            "arms": [
+                _describe_arm(arm, arm.weight / total, is_killed=arm not in self._served.living)
+                for arm in arms
+            ],
         }
         return Response(msgspec.json.encode(described), media_type="application/json")
 
 
-def _describe_arm(arm: Arm, share: float) -> dict[str, Any]:
+def _describe_arm(arm: Arm, share: float, *, is_killed: bool) -> dict[str, Any]:
     """What an experimenter needs to know of an arm; `share` is its part of the split keys, from 0 to 1."""
     manifest, variant = arm.predictor.manifest, arm.predictor.variant
     return {
         "name": arm.name,
         "weight": arm.weight,
         "share": share,
+        "is_killed": is_killed,
         "bundle": manifest.id,
         "created_at": manifest.created_at,
         "model": manifest.model,

@@ -35,29 +35,31 @@ class Tokens:
         return is_known
 
 
-def read_tokens(file: str) -> Tokens | None:
+def read_tokens(file: str, setting: str = "token_file") -> Tokens | None:
     """The tokens of a file, a line each, without empty lines and those that begin with `#`.
 
-    None without a file. Raises BadConfiguration; its message holds no token.
+    None without a file. Raises BadConfiguration, which names the setting; its message holds no token.
     """
     if not file:
         return None
     try:
         lines = [line.strip() for line in Path(file).read_bytes().splitlines()]
     except OSError as error:
-        raise _refusal(f"a file that can be read (got {file!r}: {error.strerror or error})") from None
+        expected = f"a file that can be read (got {file!r}: {error.strerror or error})"
+        raise _refusal(setting, expected) from None
     tokens = []
     for number, line in enumerate(lines, start=1):
         if not line or line.startswith(b"#"):
             continue
         if not _TOKEN.fullmatch(line) or len(line) < MIN_CHARACTERS:
             raise _refusal(
+                setting,
                 f"a file of tokens of {MIN_CHARACTERS} letters, digits and -._~+/ or more, a line each "
-                f"(got another line {number} in {file!r})"
+                f"(got another line {number} in {file!r})",
             )
         tokens.append(line)
     if not tokens:
-        raise _refusal(f"a file of one token or more (got none in {file!r})")
+        raise _refusal(setting, f"a file of one token or more (got none in {file!r})")
     return Tokens(tokens)
 
 
@@ -65,5 +67,5 @@ def _digest(token: bytes) -> bytes:
     return hashlib.sha256(token).digest()
 
 
-def _refusal(expected: str) -> BadConfiguration:
-    return BadConfiguration(f"'token_file' must be {expected}; make a token with: openssl rand -hex 32")
+def _refusal(setting: str, expected: str) -> BadConfiguration:
+    return BadConfiguration(f"'{setting}' must be {expected}; make a token with: openssl rand -hex 32")

@@ -150,9 +150,30 @@ class Metrics:
             of_processes="max",
             registry=registry,
         )
+        self.arm_weight = Gauges(
+            "bidlight_arm_weight",
+            "Weight of the arm in the split now",
+            ["arm"],
+            of_processes="max",
+            registry=registry,
+        )
+        self.arm_killed = Gauges(
+            "bidlight_arm_killed",
+            "1 for an arm that is killed, whose requests the control arm answers, else 0",
+            ["arm"],
+            of_processes="max",
+            registry=registry,
+        )
+        self.answers = Counters(
+            "bidlight_answers",
+            "Requests with outcome ok by what their answers rest on: full (the model), prior (one click rate "
+            "for all candidates), or no-bid",
+            ["arm", "quality"],
+            registry=registry,
+        )
         self.reloads = Counters(
             "bidlight_reloads",
-            "Reloads of the arms at SIGHUP by outcome: ok, or refused (nothing changed)",
+            "Reloads and rollbacks of the arms by outcome: ok, or refused (nothing changed)",
             ["outcome"],
             registry=registry,
         )

@@ -79,7 +79,8 @@ class PacedHandler(logging.StreamHandler[Any]):
     """Writes the first record of a kind at once, and in each second after it one line for all that follow.
 
     That line is the message of the last of them, with how many others were left out. So whatever a client, a
-    store or a disk can repeat fills no disk, and nothing that happens goes unseen.
+    store or a disk can repeat fills no disk, and nothing that happens goes unseen. A record whose attribute
+    `is_paced` is false is written at once: what only operators can cause.
     """
 
     def __init__(self) -> None:
@@ -88,6 +89,9 @@ class PacedHandler(logging.StreamHandler[Any]):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the record, or hold it."""
+        if not getattr(record, "is_paced", True):
+            super().emit(record)
+            return
         now = time.monotonic()
         self._tell(now)
         key = record.pathname, record.lineno, record.exc_info and record.exc_info[0]

@@ -16,13 +16,19 @@ from dataclasses import dataclass
 from functools import partial
 
 from service.arms.loading import LoadedArm
-from service.feedback.memory import EventMemory
-from service.metrics.memory import CountMemory
+from service.control.protocol import WorkerStatus
 from service.process.reload import ReloadableArms
 from service.process.signals import blocked_signals
 from service.process.slots import FIRST_RETRY_SECONDS, Slot
 from service.process.sockets import drop_new_connections
-from service.process.worker import HEARTBEAT, REFUSED, STOPPING, WorkerAssignment, become_worker
+from service.process.worker import (
+    HEARTBEAT,
+    REFUSED,
+    STOPPING,
+    SharedMemory,
+    WorkerAssignment,
+    become_worker,
+)
 from service.settings import Settings
 
 logger = logging.getLogger("bidlight")
@@ -64,7 +70,7 @@ class WorkerProcess:
 class WorkerPool:
     """A worker in each of `slots`, forked to serve the current ones of `arms`; all accept from `admin`.
 
-    They count in `counts`, and share `events`.
+    They share `memory`. `release_inherited` closes in a worker what else only the supervisor needs.
     """
 
     def __init__(
@@ -72,16 +78,16 @@ class WorkerPool:
         settings: Settings,
         slots: Sequence[Slot],
         arms: ReloadableArms,
-        counts: CountMemory,
+        memory: SharedMemory,
         admin: socket.socket | None = None,
-        events: EventMemory | None = None,
+        release_inherited: Callable[[], object] = lambda: None,
     ) -> None:
         self._settings = settings
         self._slots = slots
         self._arms = arms
-        self._counts = counts
+        self._memory = memory
         self._admin = admin
-        self._events = events
+        self._release_inherited = release_inherited
         self._workers: list[WorkerProcess] = []
         self._polled = time.monotonic()
 
@@ -125,7 +131,7 @@ class WorkerPool:
 
     def _start(self, slot: Slot) -> None:
         taken = {SUPERVISOR, *(worker.number for worker in self._workers)}
-        number = next((number for number in range(self._counts.parts) if number not in taken), None)
+        number = next((number for number in range(self._memory.counts.parts) if number not in taken), None)
         if number is None:
             self._start_later(slot, f"{len(taken) - 1} old ones must first answer their last requests")
             return
@@ -139,7 +145,7 @@ class WorkerPool:
                 pid = os.fork()
                 if pid == 0:
                     assignment = WorkerAssignment(
-                        self._admin, slot.socket, slot.core, self._counts, self._events, number, writer
+                        self._admin, slot.socket, slot.core, self._memory, number, writer
                     )
                     release = partial(self._release_in_worker, slot, reader)
                     become_worker(self._settings, self._arms.current, assignment, release)
@@ -162,6 +168,7 @@ class WorkerPool:
     def _release_in_worker(self, slot: Slot, reader: int) -> None:
         """Close what belongs to other workers: held here, their sockets and pipes would stay open."""
         os.close(reader)
+        self._release_inherited()
         for worker in self._workers:
             os.close(worker.pipe)
             worker.arms = ()  # or replaced bundles would stay in memory
@@ -193,10 +200,25 @@ class WorkerPool:
     def _extend_deadline(self, worker: WorkerProcess, more_seconds: float = 0.0) -> None:
         worker.deadline = time.monotonic() + self._settings.worker_timeout_seconds + more_seconds
 
-    def poll(self, signals: int, handle_signal: Callable[[int], object]) -> None:
-        """Wait for signals and messages, and handle all there are; `signals` is from `signal_pipe`."""
+    def statuses(self) -> list[WorkerStatus]:
+        """The workers, those that stop included."""
+        return [
+            WorkerStatus(
+                worker.pid,
+                "stopping" if worker.is_stopping else "serving" if worker.is_serving else "starting",
+                self._memory.steering.noted(worker.number),
+                worker.arms is self._arms.current,
+            )
+            for worker in self._workers
+        ]
+
+    def poll(self, signals: int, handle_signal: Callable[[int], object], wakes: Sequence[int] = ()) -> None:
+        """Wait for signals and messages, and handle all there are; `signals` is from `signal_pipe`.
+
+        It also returns when one of the descriptors `wakes` is readable.
+        """
         pipes = [worker.pipe for worker in self._workers]
-        readable, _, _ = select.select([signals, *pipes], [], [], POLL_SECONDS)
+        readable, _, _ = select.select([signals, *pipes, *wakes], [], [], POLL_SECONDS)
         if signals in readable:
             for number in os.read(signals, 4096):
                 handle_signal(number)
@@ -239,7 +261,8 @@ class WorkerPool:
                 self._receive(worker)
                 os.close(worker.pipe)
                 self._workers.remove(worker)
-                self._counts.end_tenure(worker.number)
+                self._memory.counts.end_tenure(worker.number)
+                self._memory.steering.note(worker.number, 0)
                 yield worker, os.waitstatus_to_exitcode(status)
             elif time.monotonic() > worker.deadline:
                 if worker.is_serving or not worker.is_stopping:

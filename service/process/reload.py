@@ -1,4 +1,4 @@
-"""The arms that the workers serve, and a reload of them: committed when all workers serve it, or rolled back.
+"""The arms that the workers serve, and a reload of them: committed when all workers serve it, or undone.
 
 It knows no worker.
 """
@@ -8,8 +8,9 @@ from __future__ import annotations
 import signal
 from collections.abc import Sequence
 
+from service.arms.kept import KeptArms
 from service.arms.loading import LoadedArm, freeze_anew, read_arms, too_late
-from service.arms.reloads import log_refusal, log_reload
+from service.arms.reloads import ROLLBACK, Kind, Reloads
 from service.arms.trial import Trial
 from service.arms.unlike import warn_of_unlike_arms
 from service.bundle.schema import Schema
@@ -25,9 +26,9 @@ class ReloadableArms:
     """
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self.reloads = Reloads(metrics)
+        self.kept: KeptArms[LoadedArm] = KeptArms(_bundle_of, is_on=settings.keep_previous == "on")
         self._settings = settings
-        self._metrics = metrics
-        self._is_requested = False
         self._trial: Trial | None = None
         self.current: Sequence[LoadedArm] = ()
         self.previous: Sequence[LoadedArm] | None = None
@@ -37,19 +38,35 @@ class ReloadableArms:
         self.current = self._read_frozen()
         warn_of_unlike_arms(_schemas_of(self.current))
 
-    def request(self) -> None:
-        """Ask for a reload; it begins when the one under way is over."""
-        self._is_requested = True
+    @property
+    def bundles(self) -> dict[str, str]:
+        """The ids of the bundles to serve, by arm."""
+        return _bundles_of(self.current)
+
+    def request(self, command: Kind, arms: Sequence[str], user: int) -> int:
+        """Ask for a reload or a rollback of arms; its number. Raises BadConfiguration if it cannot be."""
+        if command == ROLLBACK and self.previous is None:
+            self.kept.check(arms)
+        return self.reloads.request(command, arms, user)
+
+    def undo_if_asked(self) -> None:
+        """Let a rollback undo the reload under way, of all arms, before all workers serve that."""
+        if self.previous is not None and self.reloads.next_command == ROLLBACK:
+            undone = self.bundles
+            self.undo("a rollback was asked for before all workers served them")
+            self.reloads.begin()
+            self.reloads.succeed(undone, self.bundles)
 
     def advance(self) -> None:
         """Commit the reload that all workers serve, and begin the one that was requested.
 
-        Its bundles are tried first in a process of their own, while the workers go on.
+        Its bundles are tried first in a process of their own, while the workers go on. Those of a rollback
+        have served before, and go straight to the workers.
         """
         if self.previous is not None:
-            self.previous = None
-            self._metrics.reloads.labels("ok").inc()
-            log_reload((arm.spec.name, arm.bundle.manifest) for arm in self.current)
+            before, self.previous = self.previous, None
+            self.kept.replace(_by_name(before), _by_name(self.current))
+            self.reloads.succeed(_bundles_of(before), self.bundles)
         try:
             self._begin_requested()
         except Interrupted:
@@ -63,14 +80,21 @@ class ReloadableArms:
             digests = self._tried(self._trial)
             if digests is None:
                 return
-        elif self._is_requested:
-            self._is_requested = False
+        elif self.reloads.is_requested:
+            wanted = self.reloads.begin()
+            if wanted.command == ROLLBACK:
+                self._replace(self.kept.restored(_by_name(self.current), wanted.arms))
+                return
             if self._settings.try_reloads == "on":
                 self._trial = Trial(self._settings)
                 return
         else:
             return
-        self.previous, self.current = self.current, self._read_frozen(digests)
+        self._replace(self._read_frozen(digests))
+
+    def _replace(self, arms: Sequence[LoadedArm]) -> None:
+        """Let workers serve these arms, one after the other."""
+        self.previous, self.current = self.current, arms
         warn_of_unlike_arms(_schemas_of(self.current), _schemas_of(self.previous))
 
     def _tried(self, trial: Trial) -> Sequence[str] | None:
@@ -87,19 +111,19 @@ class ReloadableArms:
             self._trial.stop()
             self._trial = None
 
-    def roll_back(self, reason: str) -> None:
+    def undo(self, reason: str) -> None:
         """Serve the previous arms again: a worker has refused the new ones."""
         assert self.previous is not None
         self.current, self.previous = self.previous, None
         self._refuse(reason)
 
     def forget_previous(self) -> None:
-        """Release the previous arms, in a worker that serves the current ones."""
+        """Release what was served before, in a worker that serves the current arms."""
         self.previous = None
+        self.kept.forget()
 
     def _refuse(self, reason: Exception | str) -> None:
-        self._metrics.reloads.labels("refused").inc()
-        log_refusal(reason)
+        self.reloads.refuse(reason, self.bundles)
 
     def _read_frozen(self, digests: Sequence[str] | None = None) -> list[LoadedArm]:
         """The arms as their folders hold them now, frozen to the garbage collector. Raises BadConfiguration.
@@ -117,6 +141,18 @@ class ReloadableArms:
             raise
         freeze_anew()
         return arms
+
+
+def _bundle_of(arm: LoadedArm) -> str:
+    return arm.bundle.manifest.id
+
+
+def _bundles_of(arms: Sequence[LoadedArm]) -> dict[str, str]:
+    return {arm.spec.name: _bundle_of(arm) for arm in arms}
+
+
+def _by_name(arms: Sequence[LoadedArm]) -> dict[str, LoadedArm]:
+    return {arm.spec.name: arm for arm in arms}
 
 
 def _schemas_of(arms: Sequence[LoadedArm]) -> dict[str, Schema]:

@@ -82,6 +82,7 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop; at once before the start is over: a load may take long, and nobody is answered yet."""
         if not self.started:
+            self._on_stopping()
             end_at_once(0)
         super().handle_exit(sig, frame)
 

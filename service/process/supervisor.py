@@ -22,7 +22,15 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 
-from service.arms.loading import LoadedArm
+from service.arms.kept import KeptArms
+from service.arms.loading import LoadedArm, control_arm
+from service.arms.reloads import Kind, Reloads
+from service.arms.steering import Steering
+from service.arms.steering_memory import SteeringMemory
+from service.control.commands import Commands
+from service.control.events import EventLog
+from service.control.protocol import WorkerStatus
+from service.control.socket import ControlSocket
 from service.errors import STARTUP_FAILURE
 from service.feedback.memory import EventMemory
 from service.feedback.restore import restore_events
@@ -34,7 +42,7 @@ from service.process.reload import ReloadableArms
 from service.process.signals import signal_pipe
 from service.process.slots import FIRST_RETRY_SECONDS, bind_slots, cores_of_workers
 from service.process.sockets import bind_admin
-from service.process.worker import REFUSED
+from service.process.worker import REFUSED, SharedMemory
 from service.settings import Settings
 
 logger = logging.getLogger("bidlight")
@@ -44,24 +52,36 @@ STABLE_SECONDS = 5.0
 
 
 class Supervisor:
-    """The workers of `settings`, forked from the process that calls `run`. Raises BadConfiguration."""
+    """The workers of `settings`, forked from the process that calls `run`. Raises BadConfiguration.
 
-    def __init__(self, settings: Settings) -> None:
+    Commands come through `control`, if there is one.
+    """
+
+    def __init__(self, settings: Settings, control: ControlSocket | None = None) -> None:
         self._is_stopping = self._has_failed = self._was_ready = False
         cores = cores_of_workers(settings)
         gc.disable()
-        counts = CountMemory(1 + PROCESSES_A_SLOT * settings.workers)
+        control_log = EventLog(settings.control_log)
+        processes = 1 + PROCESSES_A_SLOT * settings.workers
+        counts = CountMemory(processes)
         metrics = Metrics(counts, SUPERVISOR)
         self._reload = ReloadableArms(settings, metrics)
-        signal.signal(signal.SIGHUP, lambda *_: self._reload.request())  # while bundles are read
+        signal.signal(signal.SIGHUP, lambda *_: self.reloads.request())  # while bundles are read
         self._reload.read()
+        specs = [arm.spec for arm in self._reload.current]
+        self.steering = SteeringMemory(Steering.of(specs, time.time()), processes)
         events = EventMemory(settings.max_attributed_events) if settings.feedback_keys else None
         if events is not None:
             restore_events(settings, events, metrics)
         slots = bind_slots(settings.host, settings.port, cores)
         self.port: int = slots[0].socket.getsockname()[1]
         self._admin = bind_admin(settings)
-        self._pool = WorkerPool(settings, slots, self._reload, counts, self._admin, events)
+        self._control = control
+        self._settings = settings
+        self._commands = Commands(self, control_log, settings.when_killed)
+        memory = SharedMemory(counts, self.steering, events)
+        release = (lambda: None) if control is None else control.release
+        self._pool = WorkerPool(settings, slots, self._reload, memory, self._admin, release)
 
     @property
     def admin_port(self) -> int | None:
@@ -73,30 +93,70 @@ class Supervisor:
         """The arms to serve."""
         return self._reload.current
 
+    @property
+    def reloads(self) -> Reloads:
+        """The reloads that are asked for by SIGHUP and by commands."""
+        return self._reload.reloads
+
+    @property
+    def bundles(self) -> dict[str, str]:
+        """The ids of the bundles to serve, by arm."""
+        return self._reload.bundles
+
+    @property
+    def control_arm(self) -> str:
+        """The arm that answers for killed ones."""
+        return control_arm(self._settings, [*self.bundles])
+
+    def workers(self) -> Sequence[WorkerStatus]:
+        """The workers, those that stop included."""
+        return self._pool.statuses()
+
+    def follow(self) -> None:
+        """The workers look at the weights and kills by themselves."""
+
+    @property
+    def kept(self) -> KeptArms[LoadedArm]:
+        """What the arms served before."""
+        return self._reload.kept
+
+    def request(self, command: Kind, arms: Sequence[str], user: int) -> int:
+        """Ask for a reload or a rollback of arms; its number. Raises BadConfiguration if it cannot be."""
+        return self._reload.request(command, arms, user)
+
     def run(self, on_ready: Callable[[], object]) -> int:
         """Supervise until a signal; returns the exit status. Calls `on_ready` when all workers serve."""
         with signal_pipe() as signals:
             while not (self._is_stopping and self._pool.is_empty):
                 if not self._is_stopping:
+                    self._reload.undo_if_asked()
                     if self._pool.all_serving:
                         self._reload.advance()
                     self._pool.fill()
-                self._pool.poll(signals, self._handle_signal)
+                self._pool.poll(signals, self._handle_signal, self._wakes)
                 self._replace_ended()
+                if self._control is not None:
+                    self._control.poll(self._commands.answer)
                 tell_left_out()
                 if not self._was_ready and self._pool.all_serving:
                     self._was_ready = True
                     on_ready()
         return STARTUP_FAILURE if self._has_failed else 0
 
+    @property
+    def _wakes(self) -> list[int]:
+        return [] if self._control is None or self._is_stopping else [self._control.fileno()]
+
     def _handle_signal(self, number: int) -> None:
         if number == signal.SIGHUP:
-            self._reload.request()
+            self.reloads.request()
         elif number in (signal.SIGTERM, signal.SIGINT):
             self._stop()
 
     def _stop(self) -> None:
         self._is_stopping = True
+        if self._control is not None:
+            self._control.close()
         self._reload.stop()
         self._pool.stop()
 
@@ -115,7 +175,7 @@ class Supervisor:
         elif worker.arms is not self._reload.current:
             pass  # its arms were refused by another worker before
         elif self._reload.previous is not None:
-            self._reload.roll_back(reason)
+            self._reload.undo(reason)
         elif not self._was_ready and (status == STARTUP_FAILURE or not self._pool.any_serving):
             logger.error("%s", reason)
             self._has_failed = True

@@ -17,6 +17,7 @@ from typing import NoReturn
 
 from service.arms.health import Health
 from service.arms.loading import LoadedArm
+from service.arms.steering_memory import SteeringMemory
 from service.errors import STARTUP_FAILURE, BadConfiguration
 from service.feedback.memory import EventMemory
 from service.http.app import create_app
@@ -35,22 +36,28 @@ HEARTBEAT_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
+class SharedMemory:
+    """What all processes count in, the weights and kills that all follow, and what they know of events."""
+
+    counts: CountMemory
+    steering: SteeringMemory
+    events: EventMemory | None
+
+
+@dataclass(frozen=True)
 class WorkerAssignment:
     """What the supervisor gives a worker: listening sockets, a core or none, and a pipe for its messages.
 
     `admin`, the socket of the admin port if there is one, is shared: any worker accepts the next connection.
 
-    `events` is what all workers share of feedback.
-
-    `number` is its part of the counts. It is unique among live processes; a successor takes the number of one
+    `number` is its part of the memory. It is unique among live processes; a successor takes the number of one
     that has ended and counts on.
     """
 
     admin: socket.socket | None
     socket: socket.socket
     core: int | None
-    counts: CountMemory
-    events: EventMemory | None
+    memory: SharedMemory
     number: int
     pipe: int
 
@@ -83,9 +90,12 @@ def _serve(settings: Settings, arms: Sequence[LoadedArm], assignment: WorkerAssi
     """Serve until told to stop; returns the exit status."""
     if assignment.core is not None:
         os.sched_setaffinity(0, {assignment.core})
-    metrics = Metrics(assignment.counts, assignment.number)
+    memory, number = assignment.memory, assignment.number
+    metrics = Metrics(memory.counts, number)
     try:
-        app = create_app(settings, arms, metrics, events=assignment.events)
+        app = create_app(
+            settings, arms, metrics, steering=memory.steering, events=memory.events, number=number
+        )
         config = server_config(settings, app)
     except BadConfiguration as error:  # what the supervisor has checked may have changed since
         return _refuse(assignment, str(error))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping
+from itertools import chain
 from time import perf_counter
 from typing import Protocol
 
@@ -15,6 +16,7 @@ from service.features.store import IS_MISSING_REASONS
 from service.metrics.counting import count_ids
 from service.metrics.families import STAGES, Metrics
 from service.metrics.tally import HistogramTally, Tally
+from service.quality import FULL, QUALITIES
 from service.scoring.batcher import BatchReport
 from service.scoring.missing_shares import MissingShares
 from service.scoring.rows import BatchRows
@@ -45,6 +47,8 @@ class MeteredRequest(Protocol):
     no_bids: int
     is_plain: bool
     """Whether the native core read and answers it."""
+    quality: str
+    """What its answer rests on: one of QUALITIES."""
 
 
 class ArmMeter:
@@ -67,6 +71,7 @@ class ArmMeter:
         self._queued_rows = metrics.queued_rows.labels(arm)
         self._bid = metrics.candidates.labels(arm, "bid")
         self._no_bid = metrics.candidates.labels(arm, "no_bid")
+        self._by_quality = {quality: Tally(metrics.answers.labels(arm, quality)) for quality in QUALITIES}
         self._plain_answered = metrics.plain_requests.labels(arm)
         self._latency = HistogramTally(metrics.latency.labels(arm))
         self._batch_rows = HistogramTally(metrics.batch_rows.labels(arm))
@@ -92,6 +97,9 @@ class ArmMeter:
             self._bids += request.bids
             self._no_bids += request.no_bids
             self._plain += request.is_plain
+            if request.quality != FULL:
+                self._by_quality[request.quality].inc()
+                self._by_quality[FULL].inc(-1)  # which has all answers added when it is published
         else:
             self._metrics.refuse(self._arm, outcome)
         self._decode_seconds += request.decode_seconds
@@ -137,7 +145,9 @@ class ArmMeter:
         self._settle()
         self._queued_rows.set(queued_rows)
         # Both count every answer, so a scrape never sees one without the other.
-        self._answered.inc(self._latency.publish())
+        answered = self._latency.publish()
+        self._answered.inc(answered)
+        self._by_quality[FULL].inc(answered)
         for histogram in (self._batch_rows, self._batch_requests, self._pctr):
             histogram.publish()
         seconds = self._decode_seconds, self._encode_seconds, self._queue_seconds
@@ -151,7 +161,8 @@ class ArmMeter:
         self._no_bid.inc(self._no_bids)
         self._plain_answered.inc(self._plain)
         self._bids = self._no_bids = self._plain = 0
-        for tally in (self._unknown_ads, self._user_lookups, *self._user_is_missing.values()):
+        seldom = self._by_quality.values(), self._user_is_missing.values()
+        for tally in (self._unknown_ads, self._user_lookups, *chain(*seldom)):
             tally.publish()
         self._unknown_names.publish()
         self._features.publish()

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from service.arms.split import Arm, ArmSpec, ArmTable, parse_arm
 from service.errors import BadConfiguration, UnknownArm
+from service.quality import FULL, NO_BID
 
 KEYS = [f"u{number}" for number in range(20_000)]
 NO_PREDICTOR = cast(Any, None)  # the table never looks at it
@@ -148,6 +149,30 @@ def test_a_pinned_arm_is_served_whatever_its_weight_and_the_key() -> None:
 def test_an_unknown_arm_is_refused_and_the_known_ones_named(name: str) -> None:
     with pytest.raises(UnknownArm, match=f"'X-Arm' must be one of a, shadow \\(got '{name}'\\)"):
         table({"a": 1.0, "shadow": 0.0}).choose(name, None)
+
+
+def test_a_control_arm_that_is_killed_too_scores_nothing() -> None:
+    arms = [Arm(name, 1.0, NO_PREDICTOR) for name in "abc"]
+    assert ArmTable(arms, killed={"a"}, control="b").choose("a", None) is arms[1]
+    table = ArmTable(arms, killed={"a", "b"}, control="b")
+    for name in "ab":
+        answering = table.choose(name, None)
+        assert (answering.name, answering.quality, answering.prior) == ("b", NO_BID, 0.0)
+    assert table.choose("c", None) is arms[2]
+    assert table.living == (arms[2],)
+    assert {(arm.name, arm.quality) for arm in table.answering} == {("b", NO_BID), ("c", FULL)}
+
+
+def test_a_killed_arm_keeps_its_keys_and_the_first_answers_them_however_they_are_chosen() -> None:
+    arms = [Arm(name, weight, NO_PREDICTOR) for name, weight in {"a": 2.0, "b": 1.0, "c": 1.0}.items()]
+    before, after = ArmTable(arms), ArmTable(arms, killed={"b"})
+    for key in KEYS:
+        chosen = before.choose(None, key)
+        assert after.choose(None, key) is (arms[0] if chosen is arms[1] else chosen)
+    assert after.choose("b", "any key") is arms[0]
+    assert "b" not in {after.choose(None, None).name for _ in range(500)}
+    assert after.living == (arms[0], arms[2])
+    assert after.arms == tuple(arms)
 
 
 @pytest.mark.parametrize(

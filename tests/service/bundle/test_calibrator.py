@@ -137,6 +137,24 @@ def test_negative_sampling_is_corrected() -> None:
     assert calibrator(sampling_rate=0.1).pctr(logit)[0] == pytest.approx(0.1)
 
 
+@pytest.mark.parametrize(
+    ("values", "rate"),
+    [
+        ({"fit_rows": 10, "fit_clicks": 2}, 0.2),
+        ({"fit_rows": 1000, "fit_clicks": 200, "sampling_rate": 0.8}, 1 / 6),
+        ({"fit_rows": 10**9, "fit_clicks": 1}, 1e-6),
+        ({"fit_rows": 0, "fit_clicks": 0}, None),
+        ({"fit_rows": 10, "fit_clicks": 0}, None),
+        ({"fit_rows": 10, "fit_clicks": 10}, None),
+    ],
+)
+def test_the_base_rate_is_that_of_the_log_before_its_non_clicks_were_sampled(
+    values: dict[str, Any], rate: float | None
+) -> None:
+    found = calibrator(**values).base_rate
+    assert found is None if rate is None else math.isclose(found or 0.0, rate)
+
+
 def test_clamps_and_extreme_logits() -> None:
     fitted = calibrator(clamp_low=1e-4, clamp_high=0.9)
     found = fitted.pctr(np.array([-np.inf, -1e30, -1000, 0, 1000, 1e30, np.inf, np.nan]))

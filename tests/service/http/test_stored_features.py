@@ -250,6 +250,27 @@ def test_ads_are_refreshed_and_a_refresh_that_fails_leaves_the_old_ones(
     assert pctrs(app, request) == of_two
 
 
+def test_a_bundle_that_comes_back_has_the_ads_of_the_store_as_they_are_now(
+    run_app: RunApp, url: str, tmp_path: Path
+) -> None:
+    folder = write_tiny_bundle(tmp_path / "bundle", name="first", seed=3)
+    app = run_with(run_app, url, arms=(f"control={folder}",), try_reloads="off")
+    first = pctrs(app, {"candidates": BY_ID})
+    known = app.app.served.arms[0].predictor.known_ads
+    schema = Schema(
+        (*tiny_schema().fields, Field("more", Kind.CATEGORICAL, Role.CANDIDATE, Vocabulary(("a",))))
+    )
+    write_tiny_bundle(folder, name="second", seed=4, schema=schema)
+    app.runner.run(app.app.served.reload())
+    app.app.served.publish()
+    assert known.catalogue is None  # what is kept takes no memory for ads
+    assert pctrs(app, {"candidates": BY_ID}) != first
+    fill(url, "ads", {**ADS, "ad-0": ADS["ad-1"]})
+    app.app.served.request("rollback")
+    wait_for(app, lambda: app.app.served.bundles["control"].startswith("first@"))
+    assert pctrs(app, {"candidates": BY_ID}) == [first[1], *first[1:]]
+
+
 def odd(number: int, good: bytes) -> bytes:
     """What other programs leave under an ad's id."""
     return [b"", b"\xc1", b"plain text", good[:-2], pack({"ad": [1.5], "campaign": {}}), b"\x93\x01\x02\x03"][

@@ -25,6 +25,7 @@ from service.metrics.families import Metrics
 from service.metrics.memory import CountMemory
 from service.metrics.names import MAX_UNKNOWN_NAMES, OTHER_NAMES
 from service.metrics.series import Gauge
+from service.quality import FULL
 from service.scoring.batcher import BatchReport
 from service.scoring.meter import FOUND, OK, PENDING_ANSWERS, PENDING_BATCHES, ArmMeter
 from service.scoring.rows import BatchRows, RequestRows
@@ -49,6 +50,7 @@ class EndedRequest:
     bids: int = 0
     no_bids: int = 0
     is_plain: bool = False
+    quality: str = FULL
 
 
 def answered_in(seconds: float) -> EndedRequest:

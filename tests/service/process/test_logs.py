@@ -52,6 +52,14 @@ def wait() -> None:
     threading.Event().wait(1.5 * PERIOD)
 
 
+def test_what_only_operators_cause_is_told_line_by_line(
+    handler: PacedHandler, logger: logging.Logger
+) -> None:
+    for number in range(3):
+        logger.info("change %d", number, extra={"is_paced": False})
+    assert lines_of(handler) == ["INFO change 0", "INFO change 1", "INFO change 2"]
+
+
 def test_the_first_line_comes_at_once_and_the_others_as_one(
     handler: PacedHandler, logger: logging.Logger
 ) -> None:

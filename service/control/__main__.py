@@ -1,0 +1,180 @@
+"""`python -m service.control`: see and change what a running service serves, through its control socket.
+
+The exit status is 0 once all workers have done it, 1 if the service refuses, 2 for a command line that cannot
+be read, and 3 if no service answers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+import msgspec
+
+from service.arms.split import check_weight
+from service.control.client import ControlClient, Unreachable
+from service.control.protocol import (
+    Answer,
+    Command,
+    Done,
+    Kill,
+    Reload,
+    Revive,
+    Rollback,
+    ServiceStatus,
+    Status,
+    Weights,
+)
+from service.control.tables import table_of
+from service.errors import BadConfiguration, ServiceError
+
+PROGRAM = "python -m service.control"
+VARIABLE = "BIDLIGHT_CONTROL_SOCKET"
+REFUSED, UNREACHABLE, INTERRUPTED = 1, 3, 130
+# How long a worker may take to follow, and how often it is looked at.
+FOLLOW_SECONDS = 10.0
+LOOK_SECONDS = 0.05
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Carry out one command; the exit status. An error is one line."""
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    if not options.control_socket:
+        parser.error(
+            f"'--control-socket' must be the path that the service has (got none); or set {VARIABLE}"
+        )
+    try:
+        command: Command = options.make(options)
+    except BadConfiguration as error:
+        parser.error(str(error))
+    try:
+        return _carry_out(command, options)
+    except Unreachable as error:
+        return _complain(str(error), UNREACHABLE)
+    except ServiceError as error:
+        return _complain(str(error), REFUSED)
+    except KeyboardInterrupt:
+        return _complain("interrupted; what the service was asked for goes on", INTERRUPTED)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """A parser with a command each; options may stand before or after it."""
+    shared = _Parser(add_help=False, argument_default=argparse.SUPPRESS)
+    _add_shared(shared)
+    parser = _Parser(prog=PROGRAM, description="See and change what a running service serves.")
+    _add_shared(parser)
+    parser.set_defaults(control_socket=os.environ.get(VARIABLE, ""), json=False, timeout_seconds=30.0)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(name: str, text: str, make: Callable[[argparse.Namespace], Command]) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text, parents=[shared])
+        command.set_defaults(make=make)
+        return command
+
+    add("status", "arms, weights, shares, bundles, what is killed, and the workers", lambda _: Status())
+    weights = add("weights", "change the weights of some arms", lambda given: Weights(dict(given.weights)))
+    weights.add_argument("weights", nargs="+", type=_weight, metavar="ARM=WEIGHT")
+    for name, text, make in (
+        ("kill", "let the control arm answer the requests of an arm", lambda given: Kill(given.arm)),
+        ("revive", "let an arm answer its requests again", lambda given: Revive(given.arm)),
+    ):
+        add(name, text, make).add_argument("arm", metavar="ARM")
+    add("reload", "read all bundles again, as SIGHUP does", lambda _: Reload())
+    rollback = add(
+        "rollback",
+        "serve the bundles that arms served before; without an arm, of all that served another one",
+        lambda given: Rollback(tuple(given.arms)),
+    )
+    rollback.add_argument("arms", nargs="*", metavar="ARM")
+    return parser
+
+
+def _add_shared(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--control-socket", metavar="PATH", help=f"the service's setting of that name [{VARIABLE}]"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON, for machines")
+    parser.add_argument(
+        "--timeout-seconds", type=float, metavar="N", help="how long to wait for an answer [30]"
+    )
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports an error in one line; --help shows the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with status 2."""
+        self.exit(2, f"{PROGRAM}: error: {message}\n")
+
+
+def _weight(text: str) -> tuple[str, float]:
+    """`ARM=WEIGHT`. Raises ArgumentTypeError."""
+    name, equals, weight = text.partition("=")
+    try:
+        if not (name and equals):
+            raise ValueError
+        found = float(weight)
+        check_weight(name, found)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"must be ARM=WEIGHT with a number (got {text!r}); for example treatment=10"
+        ) from None
+    except BadConfiguration as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return name, found
+
+
+def _carry_out(command: Command, options: argparse.Namespace) -> int:
+    """Ask, wait until all workers have done it, and print what is so then. Raises as ControlClient does."""
+    with ControlClient(options.control_socket, options.timeout_seconds) as client:
+        answer = client.ask(command)
+    if answer.error is not None:
+        return _complain(answer.error.message, REFUSED)
+    status, fault = answer.status, ""
+    if answer.done is not None:
+        status, fault = _wait(answer.done, options)
+        for note in answer.done.notes:
+            print(f"{PROGRAM}: warning: {note}", file=sys.stderr)
+    assert status is not None
+    if options.json:
+        print(msgspec.json.encode(Answer(done=answer.done, status=status)).decode())
+    else:
+        print(table_of(status))
+    return _complain(fault, REFUSED) if fault else 0
+
+
+def _wait(done: Done, options: argparse.Namespace) -> tuple[ServiceStatus, str]:
+    """The state once all workers have done it, or what is not as it should be."""
+    until = time.monotonic() + FOLLOW_SECONDS
+    while True:
+        # Anew each time: the socket forgets clients that are silent.
+        with ControlClient(options.control_socket, options.timeout_seconds) as client:
+            status = client.ask(Status()).status
+        assert status is not None
+        if done.reload is not None:
+            last = status.last_reload
+            if last is not None and last.number >= done.reload:
+                refused = last.outcome == "refused"
+                return status, f"the {last.command} was refused: {last.reason}" if refused else ""
+        elif all(worker.revision >= done.revision for worker in status.workers if worker.state == "serving"):
+            return status, ""
+        elif time.monotonic() > until:
+            return (
+                status,
+                f"not all workers follow after {FOLLOW_SECONDS:g} s; look at the log of the service",
+            )
+        time.sleep(LOOK_SECONDS)
+
+
+def _complain(message: str, status: int) -> int:
+    print(f"{PROGRAM}: error: {message}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

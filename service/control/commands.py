@@ -1,0 +1,231 @@
+"""Carries out commands: changes what all processes follow, logs it and keeps it; it knows no socket."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from service.arms.kept import KeptArms
+from service.arms.reloads import RELOAD, ROLLBACK, TOLD, Ended, Kind, Reloads
+from service.arms.steering import Change, SteeredArm, Steering
+from service.arms.steering_memory import SteeringMemory
+from service.control.events import Event, EventLog
+from service.control.protocol import (
+    Answer,
+    ArmStatus,
+    Changing,
+    Command,
+    Done,
+    Kill,
+    ReloadStatus,
+    Replacing,
+    Revive,
+    Rollback,
+    ServiceStatus,
+    Status,
+    Weights,
+    WorkerStatus,
+    command_of,
+    line_of,
+    name_of,
+    time_of,
+)
+from service.errors import ErrorDetail, ServiceError
+from service.quality import PRIOR
+
+logger = logging.getLogger("bidlight")
+
+
+class Controlled(Protocol):
+    """A service, of one process or of several, as commands see it."""
+
+    @property
+    def steering(self) -> SteeringMemory:
+        """Its weights and kills, which nobody else changes."""
+
+    @property
+    def reloads(self) -> Reloads:
+        """Its reloads."""
+
+    @property
+    def bundles(self) -> dict[str, str]:
+        """The ids of the bundles to serve, by arm."""
+
+    @property
+    def control_arm(self) -> str:
+        """The arm that answers for killed ones."""
+
+    def workers(self) -> Sequence[WorkerStatus]:
+        """The processes that serve."""
+
+    def follow(self) -> None:
+        """The weights and kills have changed."""
+
+    @property
+    def kept(self) -> KeptArms[Any]:
+        """What arms served before."""
+
+    def request(self, command: Kind, arms: Sequence[str], user: int) -> int:
+        """Ask for a reload or a rollback of arms; its number. Raises BadConfiguration if it cannot be."""
+
+
+class Commands:
+    """Answers lines; `events` keeps what changes, by reloads too.
+
+    `when_killed` is the quality of answers while the control arm is killed.
+    """
+
+    def __init__(self, service: Controlled, events: EventLog, when_killed: str) -> None:
+        self._service = service
+        self._events = events
+        self._when_killed = when_killed
+        service.reloads.on_end = self._keep_reload
+
+    def answer(self, line: bytes, user: int) -> bytes:
+        """The answer to a line of a user (a uid); whatever is wrong with it is an answer too."""
+        try:
+            answer = self._carry_out(command_of(line), user)
+        except ServiceError as error:
+            answer = Answer(error=ErrorDetail(error.code, error.message))
+        except Exception:  # the next command must still be possible
+            logger.exception("a command failed")
+            answer = Answer(
+                error=ErrorDetail("internal_error", "the service failed on it; it has logged why")
+            )
+        return line_of(answer)
+
+    def _carry_out(self, command: Command, user: int) -> Answer:
+        if isinstance(command, Status):
+            return Answer(status=self._status())
+        if isinstance(command, Replacing):
+            return Answer(done=self._replace(command, user))
+        return Answer(done=self._change(command, user))
+
+    def _replace(self, command: Replacing, user: int) -> Done:
+        """Ask for a reload or a rollback. Raises UnknownArm, BadConfiguration."""
+        service = self._service
+        if isinstance(command, Rollback):
+            service.steering.read()[1].check_names(command.arms)
+            number = service.request(ROLLBACK, command.arms, user)
+        else:
+            number = service.request(RELOAD, (), user)
+        logger.info("%s by user %d is asked for", name_of(command), user, extra=TOLD)
+        return Done(service.steering.version, reload=number)
+
+    def _change(self, command: Changing, user: int) -> Done:
+        """Change weights or kills. Raises UnknownArm, BadConfiguration."""
+        service, name = self._service, name_of(command)
+        revision, before = service.steering.read()
+        now = time.time()
+        after = _changed(before, command, Change(now, name, user))
+        if after == before:
+            return Done(revision, is_changed=False)
+        revision = service.steering.write(after)
+        service.follow()
+        was, now_is = _differences(before, after)
+        logger.info("%s by user %d: %s", name, user, _told(was, now_is), extra=TOLD)
+        lost = self._keep(Event(time_of(now), name, user, was, now_is, revision))
+        return Done(revision, notes=(*lost, *self._consequences(after)))
+
+    def _consequences(self, steering: Steering) -> tuple[str, ...]:
+        """What people must know of the arms as they are now."""
+        if self._service.control_arm not in steering.killed:
+            return ()
+        answer = "one click rate for all candidates" if self._when_killed == PRIOR else "no bid"
+        return (f"the control arm is killed: requests of killed arms are answered with {answer}",)
+
+    def _keep_reload(self, ended: Ended) -> None:
+        before, after = ended.before, ended.after
+        changed = [arm for arm in after if before.get(arm) != after[arm]]
+        self._keep(
+            Event(
+                time_of(ended.at),
+                ended.wanted.command,
+                ended.wanted.user,
+                {arm: {"bundle": before.get(arm)} for arm in changed},
+                {arm: {"bundle": after[arm]} for arm in changed},
+                self._service.steering.version,
+                ended.outcome,
+                ended.reason,
+            )
+        )
+
+    def _keep(self, event: Event) -> tuple[str, ...]:
+        """Keep an event; what to say of it that is not kept."""
+        lost = self._events.append(event)
+        if not lost:
+            return ()
+        logger.error("a change was made, and %s", lost)
+        return (lost,)
+
+    def _status(self) -> ServiceStatus:
+        service = self._service
+        revision, steering = service.steering.read()
+        bundles, kept = service.bundles, service.kept.bundles
+        return ServiceStatus(
+            revision,
+            service.control_arm,
+            tuple(
+                _status_of(arm, arm.weight / steering.total, bundles[arm.name], kept.get(arm.name))
+                for arm in steering.arms
+            ),
+            tuple(service.workers()),
+            _status_of_reload(service.reloads.last),
+        )
+
+
+def _changed(steering: Steering, command: Changing, change: Change) -> Steering:
+    """The weights and kills after a command. Raises UnknownArm, BadConfiguration."""
+    match command:
+        case Weights(weights):
+            return steering.with_weights(weights, change)
+        case Kill(arm):
+            return steering.with_killed(arm, change, is_killed=True)
+        case Revive(arm):
+            return steering.with_killed(arm, change, is_killed=False)
+
+
+def _status_of(arm: SteeredArm, share: float, bundle: str, previous: str | None) -> ArmStatus:
+    changed = arm.changed
+    return ArmStatus(
+        arm.name,
+        arm.weight,
+        share,
+        arm.is_killed,
+        bundle,
+        previous,
+        time_of(changed.at),
+        changed.command,
+        changed.user,
+    )
+
+
+def _status_of_reload(last: Ended | None) -> ReloadStatus | None:
+    if last is None:
+        return None
+    wanted = last.wanted
+    return ReloadStatus(wanted.number, wanted.command, last.outcome, last.reason, time_of(last.at))
+
+
+def _differences(before: Steering, after: Steering) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The arms that differ, as they were and as they are."""
+    pairs = [(old, new) for old, new in zip(before.arms, after.arms, strict=True) if old != new]
+    return {old.name: _shown(old) for old, _ in pairs}, {new.name: _shown(new) for _, new in pairs}
+
+
+def _shown(arm: SteeredArm) -> dict[str, Any]:
+    return {"weight": arm.weight, "is_killed": arm.is_killed}
+
+
+def _told(before: dict[str, Any], after: dict[str, Any]) -> str:
+    """The differences in words."""
+    words = []
+    for name, now in after.items():
+        was = before[name]
+        if now["weight"] != was["weight"]:
+            words.append(f"{name} has weight {now['weight']:g} (before: {was['weight']:g})")
+        if now["is_killed"] != was["is_killed"]:
+            words.append(f"{name} {'is killed' if now['is_killed'] else 'answers again'}")
+    return ", ".join(words)

@@ -1,0 +1,57 @@
+"""The state of a service as a small table, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from service.control.protocol import ArmStatus, ServiceStatus
+
+
+def table_of(status: ServiceStatus) -> str:
+    """Arms, workers, and the last reload."""
+    arms = _aligned(
+        ("arm", "weight", "share", "state", "bundle", "before", "since", "by"),
+        [_cells(arm, status.control_arm) for arm in status.arms],
+    )
+    workers = _aligned(
+        ("worker", "state", "revision", "bundles"),
+        [
+            (
+                str(worker.pid),
+                worker.state,
+                str(worker.revision),
+                "current" if worker.has_current_bundles else "before",
+            )
+            for worker in status.workers
+        ],
+    )
+    lines = [f"revision {status.revision}", "", *arms, "", *workers]
+    last = status.last_reload
+    if last is not None:
+        reason = f": {last.reason}" if last.reason else ""
+        lines += ["", f"last {last.command}: {last.outcome} at {last.at}{reason}"]
+    return "\n".join(lines)
+
+
+def _cells(arm: ArmStatus, control_arm: str) -> tuple[str, ...]:
+    state = "killed" if arm.is_killed else "control" if arm.name == control_arm else "serves"
+    by = arm.by if arm.user is None else f"{arm.by} (user {arm.user})"
+    return (
+        arm.name,
+        f"{arm.weight:g}",
+        f"{arm.share:.1%}",
+        state,
+        arm.bundle,
+        arm.previous_bundle or "-",
+        arm.since,
+        by,
+    )
+
+
+def _aligned(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of columns of equal width."""
+    widths = [max(len(row[column]) for row in (heads, *rows)) for column in range(len(heads))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (heads, *rows)
+    ]
