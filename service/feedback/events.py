@@ -16,6 +16,8 @@ EventType = Literal["impression", "click"]
 IMPRESSION: EventType = "impression"
 CLICK: EventType = "click"
 MAX_EVENTS = 100_000
+# An event in JSON has two commas, and one behind it.
+_COMMAS = 3
 # Until the year 3000.
 _MAX_AT = 32_503_680_000_000.0
 
@@ -69,22 +71,31 @@ def decode_events(body: bytes, codec: Codec, max_events: int) -> list[Event | No
         try:
             events = decoders.request(body).events
         except msgspec.ValidationError:
-            events = _decode_one_by_one(body, decoders)
+            if codec is JSON:
+                _refuse_many(body.count(b",") // _COMMAS, max_events)
+            events = _decode_one_by_one(body, decoders, max_events)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise malformed(error, codec) from None
-    if len(events) > max_events:
-        raise InvalidField(
-            f"'events' must be {max_events} at most (got {len(events)}); split the request", path="$.events"
-        )
+    _refuse_many(len(events), max_events)
     return events
 
 
-def _decode_one_by_one(body: bytes, decoders: _Decoders) -> list[Event | None]:
+def _refuse_many(events: int, max_events: int) -> None:
+    """Refuse more events than a list may have: bids wait as long as they are read one by one."""
+    if events > max_events:
+        raise InvalidField(
+            f"'events' must be {max_events} at most (got {events} or more); split the request",
+            path="$.events",
+        )
+
+
+def _decode_one_by_one(body: bytes, decoders: _Decoders, max_events: int) -> list[Event | None]:
     """The same where not all are events: one that is none loses no other."""
     try:
         outline: _Outline = decoders.outline(body)
     except msgspec.ValidationError as error:
         raise invalid_part(error) from None
+    _refuse_many(len(outline.events), max_events)
     return [_event_or_none(raw, decoders) for raw in outline.events]
 
 

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from service.errors import InvalidField, MalformedBody
+from service.feedback import events as events_module
 from service.feedback.events import Event, decode_events
 from service.wire import JSON, MSGPACK, Codec
 
@@ -93,3 +94,23 @@ def test_what_is_no_list_of_events_is_refused_by_its_path(body: Any, path: str, 
 def test_what_cannot_be_read_is_malformed(body: bytes, codec: Codec) -> None:
     with pytest.raises(MalformedBody, match=f"must be {codec.name}"):
         decode_events(body, codec, 10)
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_of_too_many_events_none_is_read_by_itself(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of them, each with an error, would keep the event loop from bids."""
+    decode = events_module._event_or_none
+    read: list[Event | None] = []
+    monkeypatch.setattr(events_module, "_event_or_none", lambda *of: read.append(decode(*of)))
+    decoded([5] * 10, codec)
+    assert len(read) == 10
+    with pytest.raises(InvalidField, match="'events' must be 10 at most"):
+        decoded([5] * 11, codec)
+    assert len(read) == 10
+
+
+def test_a_body_with_more_commas_than_events_have_is_not_read_on() -> None:
+    with pytest.raises(InvalidField, match="'events' must be 10 at most"):
+        decode_events(b'{"events": [' + b"5," * 33 + b"no JSON", JSON, 10)
+    full = [SHOWN | {"at": 1}] * 9 + [SHOWN | {"at": "now"}]
+    assert decoded(full, JSON)[-1] is None
