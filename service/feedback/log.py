@@ -5,6 +5,7 @@ It knows neither where events come from nor who reads the files; see service.fee
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import threading
@@ -99,14 +100,21 @@ class EventLog:
                 some = events[start : start + EVENTS_AT_ONCE]
                 self._file_of_now().write(b"".join([self._encode(event) + b"\n" for event in some]))
                 written += len(some)
-            if events:
-                self._file_of_now().keep()
         except OSError as error:
-            logger.error("events of feedback are lost: %s cannot be written (%s)", self._folder, error)
-            self._end_file()  # half a line may be at its end
+            self._give_up_file(error)  # half a line may be at its end
+        if self._file is not None and events:
+            try:
+                self._file.keep()
+            except OSError as error:
+                self._give_up_file(error)
+                written = 0
         with self._lock:
             self._outcomes[WRITTEN] += written
             self._outcomes[LOST] += len(events) - written
+
+    def _give_up_file(self, error: OSError) -> None:
+        logger.error("events of feedback are lost: %s cannot be written (%s)", self._folder, error)
+        self._end_file()
 
     def _file_of_now(self) -> _LogFile:
         """The file of this hour. Raises OSError."""
@@ -142,11 +150,17 @@ class _LogFile:
     def keep(self) -> None:
         """Return when the disk has it."""
         os.fsync(self._descriptor)
+        if os.fstat(self._descriptor).st_nlink == 0:  # it has no name by now, and ends with its descriptor
+            raise FileNotFoundError(errno.ENOENT, "the file was removed", str(self._part))
 
     def end(self) -> None:
         """Nothing more will come."""
+        is_empty = os.fstat(self._descriptor).st_size == 0
         os.close(self._descriptor)
-        self._part.rename(self._whole)
+        if is_empty:  # a disk that is full has room for names, two a second
+            self._part.unlink()
+        else:
+            self._part.rename(self._whole)
 
 
 def end_ms_of(path: Path) -> int:

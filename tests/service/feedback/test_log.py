@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -198,27 +200,56 @@ def test_a_log_needs_keys() -> None:
         Settings(feedback_log="somewhere")
 
 
+class Told:
+    """A log in a folder, and what it told."""
+
+    def __init__(self, folder: Path) -> None:
+        self.outcomes: Counter[str] = Counter()
+        self.log = EventLog(str(folder), lambda name, number: self.outcomes.update({name: number}))
+
+    def add(self, count: int, outcome: str, total: int) -> None:
+        """Wait until so many in all have come to this."""
+        self.log.add([EVENT] * count)
+        wait_until(lambda: self.of(outcome) == total)
+
+    def of(self, outcome: str) -> int:
+        self.log.publish()
+        return self.outcomes[outcome]
+
+
 def test_a_folder_that_goes_away_costs_events_and_they_are_counted(tmp_path: Path) -> None:
-    outcomes: dict[str, int] = {}
     (folder := tmp_path / "log").mkdir()
-    written = EventLog(
-        str(folder), lambda name, number: outcomes.update({name: outcomes.get(name, 0) + number})
-    )
-
-    def told(name: str, number: int) -> bool:
-        written.publish()
-        return outcomes.get(name, 0) == number
-
+    told = Told(folder)
     shutil.rmtree(folder)
-    written.add([EVENT] * 5)
-    wait_until(lambda: told("lost", 5))
+    told.add(5, "lost", 5)
     folder.mkdir()
-    written.add([EVENT] * 7)
-    wait_until(lambda: told("written", 7))
-    written.close()
+    told.add(7, "written", 7)
+    shutil.rmtree(folder)  # with the file that is written to
+    told.add(3, "lost", 8)
+    folder.mkdir()
+    told.add(2, "written", 9)
+    told.log.close()
     (file,) = files_in(folder, WHOLE)
-    assert file.read_bytes() == (msgspec.json.encode(EVENT) + b"\n") * 7
-    assert outcomes == {"lost": 5, "written": 7}
+    assert file.read_bytes() == (msgspec.json.encode(EVENT) + b"\n") * 2
+    assert told.outcomes == {"lost": 8, "written": 9}
+
+
+def test_a_full_disk_costs_events_and_leaves_no_empty_files(tmp_path: Path) -> None:
+    told = Told(tmp_path)
+    told.add(1, "written", 1)
+    line = len(msgspec.json.encode(EVENT)) + 1
+    _, hard = before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (line + 5, hard))  # half a line more
+        told.add(3, "lost", 3)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+        told.add(3, "lost", 6)
+        told.add(3, "lost", 9)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    told.add(2, "written", 3)
+    told.log.close()
+    assert sorted(path.stat().st_size for path in files_in(tmp_path, "")) == [line + 5, 2 * line]
 
 
 def test_what_the_disk_does_not_take_in_time_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
