@@ -29,6 +29,7 @@ WRITE_SECONDS = 0.5
 MAX_QUEUED = 100_000
 # So many are encoded at once; to write them lets requests go on.
 EVENTS_AT_ONCE = 256
+# A disk that hangs keeps no service from its end for longer.
 CLOSE_SECONDS = 5.0
 WRITTEN, LOST = "written", "lost"
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import fcntl
 import resource
 import shutil
 import time
@@ -16,7 +18,7 @@ import numpy as np
 import pytest
 
 from service.errors import BadConfiguration
-from service.feedback import log
+from service.feedback import counting, log, restore
 from service.feedback.counting import EventCounter
 from service.feedback.events import CLICK, IMPRESSION, Event, EventType, FeedbackAnswer
 from service.feedback.log import PART, WHOLE, EventLog, LoggedEvent, end_ms_of
@@ -166,6 +168,22 @@ def test_of_hours_that_are_not_read_no_token_is_taken(tmp_path: Path) -> None:
         assert third.count(CLICK, *third.tokens(1)).counted == 1
 
 
+def test_a_file_is_read_as_long_as_a_token_of_it_may_be_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its hour ended a day ago, but the token was made by a clock that was ahead."""
+    end_of_hour, day = 1_800_000_000_000, 86_400_000
+    now = end_of_hour - 20_000
+    for module in (log, restore, counting):
+        monkeypatch.setattr(module, "now_ms", lambda: now)
+    with process(tmp_path) as first:
+        token = first.tokens(1, age_ms=now_ms() - end_of_hour - 30_000)
+        assert first.count(CLICK, *token).counted == 1
+    now = end_of_hour + day + 10_000
+    with process(tmp_path) as second:
+        assert second.count(CLICK, *token) == FeedbackAnswer(0, 1, {})
+
+
 def test_old_files_and_strange_ones_are_not_read(tmp_path: Path) -> None:
     folder = tmp_path / "log"
     folder.mkdir()
@@ -193,6 +211,18 @@ def test_a_folder_that_cannot_be_had_is_refused(tmp_path: Path, what: str) -> No
         settings = Settings(feedback_keys=str(tmp_path / "keys"), feedback_log=str(folder))
         with pytest.raises(BadConfiguration, match="'feedback_log' must be a folder that"):
             restore_events(settings, EventMemory(1000), Metrics())
+
+
+def test_a_folder_without_locks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with process(tmp_path):
+        pass
+
+    def no_locks(*_: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with pytest.raises(BadConfiguration, match=r"a folder that has locks .*No locks available"):
+        Process(tmp_path, 1000)
 
 
 def test_a_log_needs_keys() -> None:

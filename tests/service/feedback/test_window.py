@@ -90,6 +90,39 @@ def test_no_event_counts_twice_whenever_it_comes(steps: list[tuple[int, int, int
             counted.add(number)
 
 
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(-3 * WINDOW_MS, 2 * WINDOW_MS), st.integers(0, 20), st.integers(-60_000, 60_000)
+        ),
+        max_size=60,
+    )
+)
+def test_no_event_counts_twice_while_the_clock_jumps(steps: list[tuple[int, int, int]]) -> None:
+    """To and fro: events may be refused, but whatever was counted is known or too old."""
+    window, now, counted = window_of(), NOW, set()
+    made_at: dict[int, int] = {}
+    for passed, number, age in steps:
+        now = max(WINDOW_MS, now + passed)
+        made = made_at.setdefault(number, now - age)
+        (found,) = add(window, number + 1, made=made, now=now)
+        if number in counted:
+            assert found in (Found.AGAIN, Found.TOO_OLD)
+        elif found is Found.NEW:
+            counted.add(number)
+
+
+def test_a_clock_that_was_days_ahead_leaves_no_window_behind() -> None:
+    """New tokens are older than all that is remembered; the metric says so."""
+    window = window_of()
+    for now in (NOW, NOW + WINDOW_MS, NOW + 2 * WINDOW_MS):
+        assert add(window, now, made=now) == [Found.NEW]
+    assert window.seconds(NOW) == 0.0
+    assert add(window, 1, made=NOW) == [Found.TOO_OLD]
+    assert add(window, 2, made=NOW + 2 * WINDOW_MS + 1) == [Found.NEW]  # when it has come to that time
+
+
 def test_more_events_than_there_is_room_for_shorten_the_window() -> None:
     window, now, seen = window_of(1000), NOW, 0
     capacity = 1024
