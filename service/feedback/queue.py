@@ -19,7 +19,7 @@ from service.feedback.events import Event, FeedbackAnswer
 
 logger = logging.getLogger("bidlight")
 
-# What is read and counted at once: each takes a fraction of a millisecond.
+# What is read and counted at once: each takes a fraction of a millisecond. One longer body is read at once too.
 SLICE_EVENTS, SLICE_BYTES = 256, 65_536
 # How long events wait for bids that wait, or for another process, before they are refused.
 PATIENCE_SECONDS, PAUSE_SECONDS = 0.25, 0.002

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.errors import BadConfiguration
-from service.feedback.memory import SOURCES, TABLES, EventMemory
+from service.feedback.memory import CLEARED, SOURCES, TABLES, EventMemory
 from service.feedback.tokens import Source
-from service.feedback.window import EventWindow, Found, add_to_table
+from service.feedback.window import CLEARED_AT_ONCE, EventWindow, Found, add_to_table
 
 WINDOW_MS = 1_000_000
 NOW = 10 * WINDOW_MS
@@ -121,6 +121,24 @@ def test_a_clock_that_was_days_ahead_leaves_no_window_behind() -> None:
     assert window.seconds(NOW) == 0.0
     assert add(window, 1, made=NOW) == [Found.TOO_OLD]
     assert add(window, 2, made=NOW + 2 * WINDOW_MS + 1) == [Found.NEW]  # when it has come to that time
+
+
+def test_a_table_is_cleared_in_pieces_and_whole_before_it_is_used() -> None:
+    memory = EventMemory(CLEARED_AT_ONCE)
+    window, now = EventWindow(memory, WINDOW_MS), NOW
+    assert memory.slots == 2 * CLEARED_AT_ONCE
+    numbers = [number for number in range(1, 100) if prints_of(number)[0] % memory.slots >= CLEARED_AT_ONCE]
+    assert numbers
+    assert add(window, *numbers, made=now) == [Found.NEW] * len(numbers)
+    for cleared in (1, 2, 2):
+        assert memory.header[CLEARED] == cleared * CLEARED_AT_ONCE
+        assert add(window, made=now) == []
+    for _ in range(TABLES):  # each time but one piece of the next table is cleared
+        now += WINDOW_MS
+        assert add(window, made=now) == []
+        assert memory.header[CLEARED] == CLEARED_AT_ONCE
+    assert not memory.tables.any()
+    assert add(window, *numbers, made=now) == [Found.NEW] * len(numbers)
 
 
 def test_more_events_than_there_is_room_for_shorten_the_window() -> None:
