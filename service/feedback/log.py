@@ -63,6 +63,7 @@ class EventLog:
         self._closing = threading.Event()
         self._file: _LogFile | None = None
         self._files = 0
+        self._is_failing = False
         self._thread = threading.Thread(target=self._run, name="bidlight-feedback", daemon=True)
         self._thread.start()
 
@@ -106,6 +107,7 @@ class EventLog:
         if self._file is not None and events:
             try:
                 self._file.keep()
+                self._is_failing = False
             except OSError as error:
                 self._give_up_file(error)
                 written = 0
@@ -114,7 +116,9 @@ class EventLog:
             self._outcomes[LOST] += len(events) - written
 
     def _give_up_file(self, error: OSError) -> None:
-        logger.error("events of feedback are lost: %s cannot be written (%s)", self._folder, error)
+        if not self._is_failing:  # a metric counts what is lost; a line at each try would fill the log
+            logger.error("events of feedback are lost: %s cannot be written (%s)", self._folder, error)
+        self._is_failing = True
         self._end_file()
 
     def _file_of_now(self) -> _LogFile:

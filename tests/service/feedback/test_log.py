@@ -264,7 +264,9 @@ def test_a_folder_that_goes_away_costs_events_and_they_are_counted(tmp_path: Pat
     assert told.outcomes == {"lost": 8, "written": 9}
 
 
-def test_a_full_disk_costs_events_and_leaves_no_empty_files(tmp_path: Path) -> None:
+def test_a_full_disk_costs_events_and_leaves_no_empty_files(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     told = Told(tmp_path)
     told.add(1, "written", 1)
     line = len(msgspec.json.encode(EVENT)) + 1
@@ -277,6 +279,7 @@ def test_a_full_disk_costs_events_and_leaves_no_empty_files(tmp_path: Path) -> N
         told.add(3, "lost", 9)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caplog.text.count("events of feedback are lost") == 1
     told.add(2, "written", 3)
     told.log.close()
     assert sorted(path.stat().st_size for path in files_in(tmp_path, "")) == [line + 5, 2 * line]
