@@ -61,9 +61,8 @@ def _locked(folder: Path) -> int:
         os.close(descriptor)
         if isinstance(error, BlockingIOError):
             raise _refusal(folder, "no other service writes to", "one that another service has") from None
-        raise _refusal(
-            folder, "has locks", error.strerror or str(error)
-        ) from None  # as some mounts have none
+        # Some mounts have none.
+        raise _refusal(folder, "has locks", error.strerror or str(error)) from None
     return descriptor
 
 
