@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal, overload
 
 import msgspec
 from msgspec import Meta, Raw
@@ -16,6 +16,8 @@ EventType = Literal["impression", "click"]
 IMPRESSION: EventType = "impression"
 CLICK: EventType = "click"
 MAX_EVENTS = 100_000
+# An event in JSON has two commas, and one behind it.
+_COMMAS = 3
 # Until the year 3000.
 _MAX_AT = 32_503_680_000_000.0
 
@@ -61,36 +63,64 @@ class _Decoders:
 _OF_JSON, _OF_MSGPACK = _Decoders(msgspec.json.Decoder), _Decoders(msgspec.msgpack.Decoder)
 
 
-def decode_events(body: bytes, codec: Codec, max_events: int) -> list[Event | None]:
+def decode_events(body: bytes, codec: Codec, max_events: int) -> Sequence[Event | None]:
     """The events in a body, None for each that is none. Raises MalformedBody, InvalidField."""
     decoders = _OF_JSON if codec is JSON else _OF_MSGPACK
-    events: list[Event | None]
+    events: Sequence[Event | None]
     try:
         try:
             events = decoders.request(body).events
         except msgspec.ValidationError:
-            events = _decode_one_by_one(body, decoders)
+            if codec is JSON:
+                _refuse_many(body.count(b",") // _COMMAS, max_events)
+            events = _read_one_by_one(body, decoders)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise malformed(error, codec) from None
-    if len(events) > max_events:
-        raise InvalidField(
-            f"'events' must be {max_events} at most (got {len(events)}); split the request", path="$.events"
-        )
+    _refuse_many(len(events), max_events)
     return events
 
 
-def _decode_one_by_one(body: bytes, decoders: _Decoders) -> list[Event | None]:
+def _refuse_many(events: int, max_events: int) -> None:
+    """Refuse more events than a list may have: bids wait as long as they are read one by one."""
+    if events > max_events:
+        raise InvalidField(
+            f"'events' must be {max_events} at most (got {events} or more); split the request",
+            path="$.events",
+        )
+
+
+class _OneByOne(Sequence[Event | None]):
+    """Events each of which is decoded when it is taken: one that is none takes the time of an error."""
+
+    def __init__(self, raws: list[Raw], decode: Callable[[Raw], Event]) -> None:
+        self._raws = raws
+        self._decode = decode
+
+    def __len__(self) -> int:
+        return len(self._raws)
+
+    @overload
+    def __getitem__(self, place: int) -> Event | None: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[Event | None]: ...
+
+    def __getitem__(self, place: int | slice) -> Event | list[Event | None] | None:
+        if isinstance(place, slice):
+            return [*map(self._event_or_none, self._raws[place])]
+        return self._event_or_none(self._raws[place])
+
+    def _event_or_none(self, raw: Raw) -> Event | None:
+        try:
+            return self._decode(raw)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return None
+
+
+def _read_one_by_one(body: bytes, decoders: _Decoders) -> _OneByOne:
     """The same where not all are events: one that is none loses no other."""
     try:
         outline: _Outline = decoders.outline(body)
     except msgspec.ValidationError as error:
         raise invalid_part(error) from None
-    return [_event_or_none(raw, decoders) for raw in outline.events]
-
-
-def _event_or_none(raw: Raw, decoders: _Decoders) -> Event | None:
-    try:
-        event: Event = decoders.event(raw)
-    except msgspec.ValidationError:
-        return None
-    return event
+    return _OneByOne(outline.events, decoders.event)

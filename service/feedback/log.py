@@ -5,6 +5,7 @@ It knows neither where events come from nor who reads the files; see service.fee
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import threading
@@ -28,6 +29,7 @@ WRITE_SECONDS = 0.5
 MAX_QUEUED = 100_000
 # So many are encoded at once; to write them lets requests go on.
 EVENTS_AT_ONCE = 256
+# A disk that hangs keeps no service from its end for longer.
 CLOSE_SECONDS = 5.0
 WRITTEN, LOST = "written", "lost"
 
@@ -61,6 +63,7 @@ class EventLog:
         self._closing = threading.Event()
         self._file: _LogFile | None = None
         self._files = 0
+        self._is_failing = False
         self._thread = threading.Thread(target=self._run, name="bidlight-feedback", daemon=True)
         self._thread.start()
 
@@ -99,14 +102,24 @@ class EventLog:
                 some = events[start : start + EVENTS_AT_ONCE]
                 self._file_of_now().write(b"".join([self._encode(event) + b"\n" for event in some]))
                 written += len(some)
-            if events:
-                self._file_of_now().keep()
         except OSError as error:
-            logger.error("events of feedback are lost: %s cannot be written (%s)", self._folder, error)
-            self._end_file()  # half a line may be at its end
+            self._give_up_file(error)  # half a line may be at its end
+        if self._file is not None and events:
+            try:
+                self._file.keep()
+                self._is_failing = False
+            except OSError as error:
+                self._give_up_file(error)
+                written = 0
         with self._lock:
             self._outcomes[WRITTEN] += written
             self._outcomes[LOST] += len(events) - written
+
+    def _give_up_file(self, error: OSError) -> None:
+        if not self._is_failing:  # a metric counts what is lost; a line at each try would fill the log
+            logger.error("events of feedback are lost: %s cannot be written (%s)", self._folder, error)
+        self._is_failing = True
+        self._end_file()
 
     def _file_of_now(self) -> _LogFile:
         """The file of this hour. Raises OSError."""
@@ -142,11 +155,17 @@ class _LogFile:
     def keep(self) -> None:
         """Return when the disk has it."""
         os.fsync(self._descriptor)
+        if os.fstat(self._descriptor).st_nlink == 0:  # it has no name by now, and ends with its descriptor
+            raise FileNotFoundError(errno.ENOENT, "the file was removed", str(self._part))
 
     def end(self) -> None:
         """Nothing more will come."""
+        is_empty = os.fstat(self._descriptor).st_size == 0
         os.close(self._descriptor)
-        self._part.rename(self._whole)
+        if is_empty:  # a disk that is full has room for names, two a second
+            self._part.unlink()
+        else:
+            self._part.rename(self._whole)
 
 
 def end_ms_of(path: Path) -> int:

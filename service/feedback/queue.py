@@ -19,7 +19,7 @@ from service.feedback.events import Event, FeedbackAnswer
 
 logger = logging.getLogger("bidlight")
 
-# What is read and counted at once: each takes a fraction of a millisecond.
+# What is read and counted at once: each takes a fraction of a millisecond. A longer body is read at once too.
 SLICE_EVENTS, SLICE_BYTES = 256, 65_536
 # How long events wait for bids that wait, or for another process, before they are refused.
 PATIENCE_SECONDS, PAUSE_SECONDS = 0.25, 0.002
@@ -87,7 +87,11 @@ class EventQueue:
         if not self._is_scheduled:
             self._is_scheduled = True
             loop.call_soon(self._flush)
-        return await caller.answer
+        try:
+            return await caller.answer
+        finally:
+            # An error holds this frame, and the caller holds the error: both would wait for the collector.
+            del caller, read
 
     def _flush(self) -> None:
         """Count a slice, if nothing else is to be done."""
@@ -167,6 +171,10 @@ class EventQueue:
 
 def _fail(caller: _Caller, error: Exception) -> None:
     if not caller.answer.done():
+        if isinstance(error, ServiceError):
+            # Nobody reads where it comes from, and these frames hold the caller.
+            error = error.with_traceback(None)
+            error.__context__ = None
         caller.answer.set_exception(error)
 
 

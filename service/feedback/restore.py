@@ -57,9 +57,12 @@ def _locked(folder: Path) -> int:
         raise _refusal(folder, "can be written to", error.strerror or str(error)) from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except OSError as error:
         os.close(descriptor)
-        raise _refusal(folder, "no other service writes to", "one that another service has") from None
+        if isinstance(error, BlockingIOError):
+            raise _refusal(folder, "no other service writes to", "one that another service has") from None
+        # Some mounts have none.
+        raise _refusal(folder, "has locks", error.strerror or str(error)) from None
     return descriptor
 
 
@@ -110,7 +113,8 @@ class _Restoring:
 
     def _files_in(self, folder: Path) -> list[Path]:
         """The files with events of tokens that are still taken, the newest first."""
-        oldest = self._now - self._age_ms
+        # A token may be of a later time than the file, by a clock that was ahead.
+        oldest = self._now - self._age_ms - SKEW_MS
         found = [path for path in folder.iterdir() if end_ms_of(path) >= oldest]
         return sorted(found, key=end_ms_of, reverse=True)
 

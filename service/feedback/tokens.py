@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 VERSION = 1
 TOKEN_BYTES, SIGNED_BYTES, TOKEN_CHARACTERS = 30, 22, 40
 EPOCH_MS = 1_577_836_800_000  # 2020-01-01 UTC
+_MAX_MADE = (1 << 40) - 1  # in 2054
 _NUMBERS = 1 << 48
 # The pCTRs whose log-odds are told apart. A calibrator clamps further in.
 _LEAST, _MOST = 2.0**-126, 1.0 - 2.0**-53
@@ -127,7 +128,7 @@ class TokenSigner:
         """The answer to a plain request with tokens, as `PlainRequest.answer` gives it without."""
         assert self._native is not None
         first = self._numbers.take(len(pctrs))
-        return request.answer(pctrs, arm, policy, self._native, now_ms() - EPOCH_MS, first)
+        return request.answer(pctrs, arm, policy, self._native, _since_epoch(now_ms()), first)
 
     def tokens_at(self, pctrs: NDArray[np.float64], made_ms: int, first: int) -> list[str]:
         """The same as of a Unix time in milliseconds, with numbers from `first` on."""
@@ -135,7 +136,7 @@ class TokenSigner:
         found = np.empty((rows, TOKEN_BYTES), np.uint8)
         found[:, 0] = self._head
         found[:, 1:5] = _bytes_of(self._source, 4)
-        found[:, 5:10] = _bytes_of(made_ms - EPOCH_MS, 5)
+        found[:, 5:10] = _bytes_of(_since_epoch(made_ms), 5)
         found[:, 10:14] = log_odds(pctrs).view(np.uint8).reshape(rows, 4)
         found[:, 14:16] = _bytes_of(self._revision, 2)
         numbers = (np.arange(rows, dtype=np.uint64) + np.uint64(first)) % np.uint64(_NUMBERS)
@@ -216,6 +217,11 @@ class TokenReader:
 def now_ms() -> int:
     """Unix time in milliseconds."""
     return time.time_ns() // 1_000_000
+
+
+def _since_epoch(made_ms: int) -> int:
+    """What a token has of a Unix time: the nearest that it can say, so that a wrong clock stops no answer."""
+    return min(max(made_ms - EPOCH_MS, 0), _MAX_MADE)
 
 
 def log_odds(pctrs: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -17,6 +17,7 @@ CLEARED_AT_ONCE = 1 << 15
 # A table of the generation before takes what comes late, up to this part of its slots.
 MOST_USED = 7 / 8
 _TABLE_BITS = 2
+# Any word does, here that of the golden ratio: a click's fingerprint is far from its impression's.
 _CLICK_BITS = np.uint64(0x9E37_79B9_7F4A_7C15)
 
 

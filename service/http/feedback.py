@@ -81,9 +81,7 @@ class FeedbackEndpoint:
             self._count(event_type, CLIENT_LEFT)
             return
         except Exception as error:
-            refusal = error if isinstance(error, ServiceError) else unexpected(error, path)
-            status, body, outcome = refusal.status, refusal.body(), refusal.outcome
-            headers = [(b"content-type", b"application/json"), *refusal.headers()]
+            outcome, (status, headers, body) = _refusal(error, path)
         self._count(event_type, outcome)
         await send_whole(send, status, headers, body)
 
@@ -120,3 +118,13 @@ class FeedbackEndpoint:
 
     def _count(self, event_type: EventType | None, outcome: str) -> None:
         self._metrics.feedback_requests.labels(event_type or _LIST, outcome).inc()
+
+
+def _refusal(error: Exception, path: str) -> tuple[str, Answer]:
+    """What a request comes to, and its answer.
+
+    The error is no local of who caught it: they would hold each other, and the body, until it is collected.
+    """
+    refusal = error if isinstance(error, ServiceError) else unexpected(error, path)
+    headers = [(b"content-type", b"application/json"), *refusal.headers()]
+    return refusal.outcome, (refusal.status, headers, refusal.body())

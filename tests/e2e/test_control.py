@@ -272,11 +272,11 @@ def test_what_is_no_command_is_refused_and_the_next_is_answered(shared: Commande
         assert isinstance(answer_of(connection.recv(1 << 16)), Answer)
 
 
-def test_no_port_has_a_route_that_changes_anything(shared: Commanded) -> None:
+def test_no_port_has_a_route_that_changes_what_is_served(shared: Commanded) -> None:
     with shared.service.client() as client:
         paths = client.get("/openapi.json").json()["paths"]
         methods = {path: sorted(operations) for path, operations in paths.items()}
-        assert methods.pop("/predict") == ["post"]
+        assert methods.pop("/predict") == methods.pop("/feedback") == ["post"]  # they score, and count
         assert {method for each in methods.values() for method in each} == {"get"}
         for path in ("/control", "/arms", "/kill", "/weights"):
             for method in ("POST", "PUT", "PATCH", "DELETE"):

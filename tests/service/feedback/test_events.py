@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from service.errors import InvalidField, MalformedBody
-from service.feedback.events import Event, decode_events
+from service.feedback.events import Event, _OneByOne, decode_events
 from service.wire import JSON, MSGPACK, Codec
 
 CODECS = [JSON, MSGPACK]
@@ -21,7 +21,7 @@ def encoded(value: Any, codec: Codec) -> bytes:
 
 
 def decoded(events: Any, codec: Codec, **more: Any) -> list[Event | None]:
-    return decode_events(encoded({"events": events, **more}, codec), codec, 10)
+    return [*decode_events(encoded({"events": events, **more}, codec), codec, 10)]
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -93,3 +93,32 @@ def test_what_is_no_list_of_events_is_refused_by_its_path(body: Any, path: str, 
 def test_what_cannot_be_read_is_malformed(body: bytes, codec: Codec) -> None:
     with pytest.raises(MalformedBody, match=f"must be {codec.name}"):
         decode_events(body, codec, 10)
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_events_that_are_none_are_read_when_their_turn_comes(
+    codec: Codec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thousands of them, each with an error, would keep the event loop from bids."""
+    decode = _OneByOne._event_or_none
+    read: list[Event | None] = []
+    monkeypatch.setattr(_OneByOne, "_event_or_none", lambda *of: read.append(decode(*of)))
+    with pytest.raises(InvalidField, match="'events' must be 10 at most"):
+        decode_events(encoded({"events": [5] * 11}, codec), codec, 10)
+    events = decode_events(encoded({"events": [5] * 10}, codec), codec, 10)
+    assert len(events) == 10
+    assert not read
+    assert len(events[2:5]) == 3
+    assert read == [None] * 3
+
+
+def test_text_that_is_no_text_is_no_event() -> None:
+    body = b'{"events": [5, {"token": "\xff", "type": "click"}, {"token": "t", "type": "impression"}]}'
+    assert [*decode_events(body, JSON, 10)] == [None, None, Event("t", "impression")]
+
+
+def test_a_body_with_more_commas_than_events_have_is_not_read_on() -> None:
+    with pytest.raises(InvalidField, match="'events' must be 10 at most"):
+        decode_events(b'{"events": [' + b"5," * 33 + b"no JSON", JSON, 10)
+    full = [SHOWN | {"at": 1}] * 9 + [SHOWN | {"at": "now"}]
+    assert decoded(full, JSON)[-1] is None

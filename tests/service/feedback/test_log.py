@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import fcntl
+import resource
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +18,7 @@ import numpy as np
 import pytest
 
 from service.errors import BadConfiguration
-from service.feedback import log
+from service.feedback import counting, log, restore
 from service.feedback.counting import EventCounter
 from service.feedback.events import CLICK, IMPRESSION, Event, EventType, FeedbackAnswer
 from service.feedback.log import PART, WHOLE, EventLog, LoggedEvent, end_ms_of
@@ -164,6 +168,22 @@ def test_of_hours_that_are_not_read_no_token_is_taken(tmp_path: Path) -> None:
         assert third.count(CLICK, *third.tokens(1)).counted == 1
 
 
+def test_a_file_is_read_as_long_as_a_token_of_it_may_be_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its hour ended a day ago, but the token was made by a clock that was ahead."""
+    end_of_hour, day = 1_800_000_000_000, 86_400_000
+    now = end_of_hour - 20_000
+    for module in (log, restore, counting):
+        monkeypatch.setattr(module, "now_ms", lambda: now)
+    with process(tmp_path) as first:
+        token = first.tokens(1, age_ms=now_ms() - end_of_hour - 30_000)
+        assert first.count(CLICK, *token).counted == 1
+    now = end_of_hour + day + 10_000
+    with process(tmp_path) as second:
+        assert second.count(CLICK, *token) == FeedbackAnswer(0, 1, {})
+
+
 def test_old_files_and_strange_ones_are_not_read(tmp_path: Path) -> None:
     folder = tmp_path / "log"
     folder.mkdir()
@@ -193,32 +213,76 @@ def test_a_folder_that_cannot_be_had_is_refused(tmp_path: Path, what: str) -> No
             restore_events(settings, EventMemory(1000), Metrics())
 
 
+def test_a_folder_without_locks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with process(tmp_path):
+        pass
+
+    def no_locks(*_: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with pytest.raises(BadConfiguration, match=r"a folder that has locks .*No locks available"):
+        Process(tmp_path, 1000)
+
+
 def test_a_log_needs_keys() -> None:
     with pytest.raises(ValueError, match="'feedback_keys' must be given with feedback_log"):
         Settings(feedback_log="somewhere")
 
 
+class Told:
+    """A log in a folder, and what it told."""
+
+    def __init__(self, folder: Path) -> None:
+        self.outcomes: Counter[str] = Counter()
+        self.log = EventLog(str(folder), lambda name, number: self.outcomes.update({name: number}))
+
+    def add(self, count: int, outcome: str, total: int) -> None:
+        """Wait until so many in all have come to this."""
+        self.log.add([EVENT] * count)
+        wait_until(lambda: self.of(outcome) == total)
+
+    def of(self, outcome: str) -> int:
+        self.log.publish()
+        return self.outcomes[outcome]
+
+
 def test_a_folder_that_goes_away_costs_events_and_they_are_counted(tmp_path: Path) -> None:
-    outcomes: dict[str, int] = {}
     (folder := tmp_path / "log").mkdir()
-    written = EventLog(
-        str(folder), lambda name, number: outcomes.update({name: outcomes.get(name, 0) + number})
-    )
-
-    def told(name: str, number: int) -> bool:
-        written.publish()
-        return outcomes.get(name, 0) == number
-
+    told = Told(folder)
     shutil.rmtree(folder)
-    written.add([EVENT] * 5)
-    wait_until(lambda: told("lost", 5))
+    told.add(5, "lost", 5)
     folder.mkdir()
-    written.add([EVENT] * 7)
-    wait_until(lambda: told("written", 7))
-    written.close()
+    told.add(7, "written", 7)
+    shutil.rmtree(folder)  # with the file that is written to
+    told.add(3, "lost", 8)
+    folder.mkdir()
+    told.add(2, "written", 9)
+    told.log.close()
     (file,) = files_in(folder, WHOLE)
-    assert file.read_bytes() == (msgspec.json.encode(EVENT) + b"\n") * 7
-    assert outcomes == {"lost": 5, "written": 7}
+    assert file.read_bytes() == (msgspec.json.encode(EVENT) + b"\n") * 2
+    assert told.outcomes == {"lost": 8, "written": 9}
+
+
+def test_a_full_disk_costs_events_and_leaves_no_empty_files(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = Told(tmp_path)
+    told.add(1, "written", 1)
+    line = len(msgspec.json.encode(EVENT)) + 1
+    _, hard = before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (line + 5, hard))  # half a line more
+        told.add(3, "lost", 3)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+        told.add(3, "lost", 6)
+        told.add(3, "lost", 9)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caplog.text.count("events of feedback are lost") == 1
+    told.add(2, "written", 3)
+    told.log.close()
+    assert sorted(path.stat().st_size for path in files_in(tmp_path, "")) == [line + 5, 2 * line]
 
 
 def test_what_the_disk_does_not_take_in_time_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

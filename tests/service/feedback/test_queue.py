@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 
 import numpy as np
 import pytest
@@ -68,6 +72,27 @@ async def watched(counted: Counted, work: Callable[[], Events]) -> list[int]:
     await counted.queue.count(work, 10)
     watching.cancel()
     return turns
+
+
+def test_what_is_refused_holds_nothing_when_its_answer_is_out() -> None:
+    """Not until the garbage collector runs: so much may be refused."""
+    body = bytearray(10)
+
+    def read(body: bytearray) -> Events:
+        return [Event(body.hex(), CLICK)]
+
+    async def refused() -> None:
+        with suppress(FeedbackShed):
+            await Counted(lambda: True).queue.count(partial(read, body), 10)
+
+    gc.collect()
+    gc.disable()
+    try:
+        held = sys.getrefcount(body)
+        asyncio.run(refused())
+        assert sys.getrefcount(body) == held
+    finally:
+        gc.enable()
 
 
 @settings(deadline=None)

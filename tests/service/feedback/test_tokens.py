@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import math
 import re
+import time
 from typing import Any
 
 import msgspec
@@ -128,7 +129,9 @@ def test_any_text_is_refused(text: str) -> None:
             token_at(NOW, source=Source("treatment", SOURCE.bundle, SOURCE.variant)),
             Reason.UNKNOWN_BUNDLE,
         ),
+        (token_at(NOW - DAY_MS), Reason.OK),
         (token_at(NOW - DAY_MS - 1), Reason.EXPIRED),
+        (token_at(NOW + SKEW_MS), Reason.OK),
         (token_at(NOW + SKEW_MS + 1), Reason.FUTURE),
         (token_at(NOW, key=OLD_KEY), Reason.OK),
         # What is wrong first is told: an old forgery is no proof of a clock.
@@ -155,6 +158,26 @@ def test_numbers_count_on_and_begin_anew_after_the_last() -> None:
     (last, next_one) = signer_with().tokens_at(np.array([0.1, 0.1]), NOW, 2**48 - 1)
     raw = [base64.urlsafe_b64decode(token)[16:22] for token in (last, next_one)]
     assert raw == [b"\xff" * 6, bytes(6)]
+
+
+@pytest.mark.parametrize("now", [0, EPOCH_MS - 1, EPOCH_MS + 2**40])
+def test_a_clock_beyond_what_tokens_can_say_stops_no_answer(
+    now: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As that of a machine that starts without a battery."""
+    monkeypatch.setattr(time, "time_ns", lambda: now * 1_000_000)
+    signer, pctrs = signer_with(), np.array([0.1])
+    (token,) = signer.tokens(pctrs)
+    made_ms = int.from_bytes(base64.urlsafe_b64decode(token)[5:10], "little") + EPOCH_MS
+    assert made_ms == min(max(now, EPOCH_MS), EPOCH_MS + 2**40 - 1)
+    if IS_BUILT:
+        plain = read_plain(b'{"candidates": [{}], "tracking": true}', JSON, 1)
+        assert plain is not None
+        answer, _ = signer.answer(
+            plain, pctrs, before_results(JSON, "arm", "b@1"), native_policy(BidPolicy())
+        )
+        (result,) = msgspec.json.decode(answer)["results"]
+        assert result["token"][:20] == token[:20]  # up to its number
 
 
 @pytest.mark.skipif(not IS_BUILT, reason="the native core was not built")

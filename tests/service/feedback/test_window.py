@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.errors import BadConfiguration
-from service.feedback.memory import SOURCES, TABLES, EventMemory
+from service.feedback.memory import CLEARED, SOURCES, TABLES, EventMemory
 from service.feedback.tokens import Source
-from service.feedback.window import EventWindow, Found, add_to_table
+from service.feedback.window import CLEARED_AT_ONCE, EventWindow, Found, add_to_table
 
 WINDOW_MS = 1_000_000
 NOW = 10 * WINDOW_MS
@@ -88,6 +88,57 @@ def test_no_event_counts_twice_whenever_it_comes(steps: list[tuple[int, int, int
         else:
             assert found is (Found.AGAIN if number in counted else Found.NEW)
             counted.add(number)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(-3 * WINDOW_MS, 2 * WINDOW_MS), st.integers(0, 20), st.integers(-60_000, 60_000)
+        ),
+        max_size=60,
+    )
+)
+def test_no_event_counts_twice_while_the_clock_jumps(steps: list[tuple[int, int, int]]) -> None:
+    """To and fro: events may be refused, but whatever was counted is known or too old."""
+    window, now, counted = window_of(), NOW, set()
+    made_at: dict[int, int] = {}
+    for passed, number, age in steps:
+        now = max(WINDOW_MS, now + passed)
+        made = made_at.setdefault(number, now - age)
+        (found,) = add(window, number + 1, made=made, now=now)
+        if number in counted:
+            assert found in (Found.AGAIN, Found.TOO_OLD)
+        elif found is Found.NEW:
+            counted.add(number)
+
+
+def test_a_clock_that_was_days_ahead_leaves_no_window_behind() -> None:
+    """New tokens are older than all that is remembered; the metric says so."""
+    window = window_of()
+    for now in (NOW, NOW + WINDOW_MS, NOW + 2 * WINDOW_MS):
+        assert add(window, now, made=now) == [Found.NEW]
+    assert window.seconds(NOW) == 0.0
+    assert add(window, 1, made=NOW) == [Found.TOO_OLD]
+    assert add(window, 2, made=NOW + 2 * WINDOW_MS + 1) == [Found.NEW]  # when it has come to that time
+
+
+def test_a_table_is_cleared_in_pieces_and_whole_before_it_is_used() -> None:
+    memory = EventMemory(CLEARED_AT_ONCE)
+    window, now = EventWindow(memory, WINDOW_MS), NOW
+    assert memory.slots == 2 * CLEARED_AT_ONCE
+    numbers = [number for number in range(1, 100) if prints_of(number)[0] % memory.slots >= CLEARED_AT_ONCE]
+    assert numbers
+    assert add(window, *numbers, made=now) == [Found.NEW] * len(numbers)
+    for cleared in (1, 2, 2):
+        assert memory.header[CLEARED] == cleared * CLEARED_AT_ONCE
+        assert add(window, made=now) == []
+    for _ in range(TABLES):  # each time but one piece of the next table is cleared
+        now += WINDOW_MS
+        assert add(window, made=now) == []
+        assert memory.header[CLEARED] == CLEARED_AT_ONCE
+    assert not memory.tables.any()
+    assert add(window, *numbers, made=now) == [Found.NEW] * len(numbers)
 
 
 def test_more_events_than_there_is_room_for_shorten_the_window() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from starlette.types import Message
 
 from service.settings import Settings
 from tests.running import JSON, MSGPACK, RunningApp
@@ -129,6 +132,45 @@ def test_the_bytes_of_feedback_are_bounded_apart_from_those_of_bids(app: Running
         feedback._intake.give_back(held - 500)
     assert send(app, b'{"events": []}' + b" " * 600).status_code == 200
     assert feedback._intake.held_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("start", "status"),
+    [
+        (b'{"events": []}', 200),
+        (b'{"events": [5]}', 200),
+        (b'{"events": [', 400),
+        (b"\xff", 400),
+        (b"[]", 422),
+        (b'{"events": [' + b"5," * 5000 + b"5]}", 422),
+        (b" " * 20_000, 413),
+    ],
+)
+def test_a_body_is_gone_with_its_answer(app: RunningApp, start: bytes, status: int) -> None:
+    """Nothing waits for the garbage collector, which comes so seldom that bodies would fill the memory."""
+    body, messages = start + b" " * 10, []
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": body}
+
+    async def send(message: Message) -> None:
+        messages.append(message)
+
+    async def scenario() -> None:
+        await app.app(
+            {"type": "http", "method": "POST", "path": "/feedback", "headers": headers}, receive, send
+        )
+
+    headers = [(b"content-type", b"application/json")]
+    gc.collect()
+    gc.disable()
+    try:
+        held = sys.getrefcount(body)
+        app.runner.run(scenario())
+        assert sys.getrefcount(body) == held
+    finally:
+        gc.enable()
+    assert messages[0]["status"] == status
 
 
 def test_a_body_in_parts_is_read(app: RunningApp) -> None:
