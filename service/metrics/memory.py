@@ -116,8 +116,8 @@ class CountMemory:
                 break
             start = self.half(number, epoch)
             content = bytes(self.bytes[start : start + used])
-            # A half that was left stays as it was until its writer leaves the other one too.
-            if self.words[header + _EPOCH] <= epoch + 1:
+            # Once its writer has left a half, it may be filling that half again already.
+            if self.words[header + _EPOCH] == epoch:
                 return content
         raise UnreadableCounts
 

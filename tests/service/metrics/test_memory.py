@@ -76,6 +76,28 @@ def test_what_is_hidden_makes_room_and_what_others_show_stays() -> None:
     assert content_of(memory, 0)[b"0000"] == ((2,), True)
 
 
+def test_a_half_that_is_left_while_it_is_read_is_not_believed() -> None:
+    class Interrupted(CountMemory):
+        """Its writer moves to the other half, and begins to fill this one again, before it is copied."""
+
+        is_interrupted = False
+
+        def half(self, number: int, epoch: int) -> int:
+            start = super().half(number, epoch)
+            if self.is_interrupted:
+                self.is_interrupted = False
+                part._move(kept)
+                self.bytes[start + 8 : start + 32] = b"\x01" * 24
+            return start
+
+    memory = Interrupted(half_bytes=PAGE)
+    part = CountPart(memory, 0)
+    add(part, b"counter", 2.5)
+    kept = list(memory.read(0))
+    memory.is_interrupted = True
+    assert content_of(memory, 0) == {b"counter": ((2.5,), True)}
+
+
 def test_what_is_added_to_a_removed_series_goes_nowhere() -> None:
     memory = CountMemory(half_bytes=PAGE)
     part = CountPart(memory, 0)
