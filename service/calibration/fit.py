@@ -1,4 +1,4 @@
-"""A correction of the log-odds of a bundle from evidence, and how good one is; it knows no time and no arm."""
+"""A correction of log-odds from evidence, and how good one is; it knows neither time nor arms."""
 
 from __future__ import annotations
 

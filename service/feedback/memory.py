@@ -23,6 +23,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from service.calibration.memory import LiveMemory
 from service.errors import BadConfiguration
 from service.feedback.tokens import Source
 
@@ -42,10 +43,12 @@ _unpack = msgspec.msgpack.Decoder(tuple[str, str, str]).decode
 class EventMemory:
     """Three tables of words, each for `events` events at least; processes that fork later share them.
 
-    Raises BadConfiguration where there is not so much memory.
+    `live` is what they share of live calibration, None without it. Raises BadConfiguration where there is not
+    so much memory.
     """
 
-    def __init__(self, events: int) -> None:
+    def __init__(self, events: int, live: LiveMemory | None = None) -> None:
+        self.live = live
         # A power of two, half of which stays free: look-ups are short.
         self.slots = 1 << (2 * events - 1).bit_length()
         table_bytes = 8 * self.slots

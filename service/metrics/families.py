@@ -40,6 +40,7 @@ class Metrics:
 
     def __init__(self, memory: CountMemory | None = None, number: int = 0) -> None:
         self.is_shared = memory is not None
+        self.number = number
         registry = Registry(memory or CountMemory(), number)
         self.faults = Counters(
             "bidlight_metric_faults",
