@@ -98,7 +98,7 @@ void answer(const Request& request, const std::vector<double>& pctrs, Random& ra
   }
   const Text arm = "arm";
   const TokenSigner signer{0x1F, static_cast<std::uint32_t>(random()), 1, SipHash(random(), random())};
-  const Tokens tokens(signer, random() >> 24, random() >> 16);
+  const Tokens tokens(signer, random() >> 24, random() >> 16, pctrs);
   const bool has_tokens = request.tracking || random() % 2 == 0;
   const std::size_t bound = answer_bound<Sink>(request, arm, has_tokens);
   const auto out = std::make_unique<char[]>(bound);

@@ -20,6 +20,7 @@ from service.bundle.errors import BundleError
 from service.bundle.native import is_native
 from service.bundle.store import Bundle, load_bundle
 from service.errors import BadConfiguration
+from service.feedback.tokens import Source
 from service.scoring.golden import replay_golden
 from service.scoring.predictor import Predictor, choose_variant
 from service.settings import Settings
@@ -36,6 +37,11 @@ class LoadedArm:
     spec: ArmSpec
     bundle: Bundle
     variant: str
+
+    @property
+    def source(self) -> Source:
+        """What its tokens come from."""
+        return Source(self.spec.name, self.bundle.manifest.id, self.variant)
 
 
 def read_arms(

@@ -27,6 +27,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from service.errors import BadConfiguration, UnknownArm
+from service.feedback.tokens import Source
 
 if TYPE_CHECKING:
     from service.scoring.predictor import Predictor
@@ -51,6 +52,11 @@ class Arm:
     name: str
     weight: float
     predictor: Predictor
+
+    @property
+    def source(self) -> Source:
+        """What its tokens come from."""
+        return Source(self.name, self.predictor.manifest.id, self.predictor.variant)
 
 
 class ArmTable:

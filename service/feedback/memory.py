@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from service.calibration.memory import LiveMemory
 from service.errors import BadConfiguration
 from service.feedback.tokens import Source
+from service.settings import Settings
 
 HEADER_BYTES = 4096
 TABLES = 3
@@ -131,6 +132,15 @@ class EventMemory:
     def _source_at(self, place: int) -> Source:
         at = self._sources_at + place % SOURCES * SOURCE_BYTES
         return Source(*_unpack(self._memory[at : at + SOURCE_BYTES].rstrip(b"\0")))
+
+
+def event_memory(settings: Settings, processes: int = 1) -> EventMemory:
+    """What so many processes of these settings share. Raises BadConfiguration."""
+    live = None
+    if settings.live_calibration != "off":
+        # While a reload replaces bundles, those of before are served too.
+        live = LiveMemory(processes, 2 * len(settings.arms), settings.click_window_seconds)
+    return EventMemory(settings.max_attributed_events, live)
 
 
 def _file_without_name() -> int:

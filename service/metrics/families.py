@@ -317,8 +317,8 @@ class Metrics:
         )
         self.live_pcoc = Gauges(
             "bidlight_live_pcoc",
-            "Predicted over observed clicks of that evidence: of the bundle's own pCTRs (bundle), and with the "
-            "calibration (live)",
+            "Predicted over observed clicks of that evidence: of the bundle's own pCTRs (bundle), and with "
+            "the calibration (live)",
             ["arm", "pctr"],
             of_processes="sum",
             registry=registry,

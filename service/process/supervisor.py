@@ -23,9 +23,11 @@ import time
 from collections.abc import Callable, Sequence
 
 from service.arms.loading import LoadedArm
+from service.calibration.decider import Decider
 from service.errors import STARTUP_FAILURE
-from service.feedback.memory import EventMemory
+from service.feedback.memory import event_memory
 from service.feedback.restore import restore_events
+from service.feedback.tokens import now_ms
 from service.metrics.families import Metrics
 from service.metrics.memory import CountMemory
 from service.process.logs import tell_left_out
@@ -55,9 +57,13 @@ class Supervisor:
         self._reload = ReloadableArms(settings, metrics)
         signal.signal(signal.SIGHUP, lambda *_: self._reload.request())  # while bundles are read
         self._reload.read()
-        events = EventMemory(settings.max_attributed_events) if settings.feedback_keys else None
+        events = event_memory(settings, counts.parts) if settings.feedback_keys else None
+        self._decider: Decider | None = None
         if events is not None:
             restore_events(settings, events, metrics)
+            if events.live is not None:
+                self._decider = Decider(settings, events.live, metrics, now_ms())
+        self._decided: dict[int, str] = {}
         slots = bind_slots(settings.host, settings.port, cores)
         self.port: int = slots[0].socket.getsockname()[1]
         self._admin = bind_admin(settings)
@@ -80,6 +86,7 @@ class Supervisor:
                 if not self._is_stopping:
                     if self._pool.all_serving:
                         self._reload.advance()
+                    self._decide()
                     self._pool.fill()
                 self._pool.poll(signals, self._handle_signal)
                 self._replace_ended()
@@ -88,6 +95,17 @@ class Supervisor:
                     self._was_ready = True
                     on_ready()
         return STARTUP_FAILURE if self._has_failed else 0
+
+    def _decide(self) -> None:
+        """Decide on live calibrations if it is time for that, also of arms that no worker serves yet."""
+        if self._decider is None:
+            return
+        arms = [*(self._reload.previous or ()), *self._reload.current]
+        decided = {arm.source.number: arm.spec.name for arm in arms}
+        if decided != self._decided:
+            self._decider.serve(decided)
+            self._decided = decided
+        self._decider.step_if_due(now_ms())
 
     def _handle_signal(self, number: int) -> None:
         if number == signal.SIGHUP:
