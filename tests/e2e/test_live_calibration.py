@@ -40,9 +40,14 @@ def report(service: RunningService, share: float) -> None:
         assert answer.json()["counted"] == len(events)
 
 
-def state(service: RunningService) -> dict[str, Any]:
+def arm(service: RunningService) -> dict[str, Any]:
     with service.client() as client:
-        found: dict[str, Any] = client.get("/arms").json()["arms"][0]["live_calibration"]
+        found: dict[str, Any] = client.get("/arms").json()["arms"][0]
+    return found
+
+
+def state(service: RunningService) -> dict[str, Any]:
+    found: dict[str, Any] = arm(service)["live_calibration"]
     return found
 
 
@@ -73,6 +78,7 @@ def test_clicks_move_the_pctrs_of_all_workers(bundles: dict[str, Path], tmp_path
         if mode == "observe":
             assert results(service)["pctr"] == own
         else:
+            wait_until(lambda: all(results(service)["pctr"] != own for _ in range(6)))
             old = service.workers()
             for _ in range(6):  # each over a new connection, to any worker
                 found = results(service)["pctr"]
@@ -87,5 +93,6 @@ def test_clicks_move_the_pctrs_of_all_workers(bundles: dict[str, Path], tmp_path
             shutil.copytree(bundles["treatment"], folder)
             service.send_signal(signal.SIGHUP)
             wait_until(lambda: service.metrics().get('bidlight_reloads_total{outcome="ok"}') == 1)
-            assert state(service)["revision"] == 0  # of the new bundle
+            wait_until(lambda: arm(service)["bundle"].startswith("tiny-treatment"))
+            wait_until(lambda: state(service)["revision"] == 0)
         assert service.stop() == 0
