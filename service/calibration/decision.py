@@ -77,7 +77,7 @@ class LiveCalibration:
     def _is_behind(self, added: Evidence) -> bool:
         """Whether the bundle alone has been better than the correction since some time.
 
-        Page's test (1954) of likelihood ratios: their sum since the time at which it is highest.
+        Page's test (1954): the sum of likelihood ratios since the time that makes most of it.
         """
         if self.correction == NONE:
             return False
