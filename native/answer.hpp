@@ -79,9 +79,9 @@ class JsonSink {
   void bid_key() { raw(",\"bid\":"); }
   void token_key() { raw(",\"token\":"); }
 
-  void token(const Tokens& tokens, std::size_t row, double pctr) {
+  void token(const Tokens& tokens, std::size_t row) {
     *out_++ = '"';
-    tokens.write(out_, row, pctr);
+    tokens.write(out_, row);
     out_ += kTokenCharacters;
     *out_++ = '"';
   }
@@ -212,10 +212,10 @@ class MsgpackSink {
   void bid_key() { raw("\xA3" "bid"); }
   void token_key() { raw("\xA5token"); }
 
-  void token(const Tokens& tokens, std::size_t row, double pctr) {
+  void token(const Tokens& tokens, std::size_t row) {
     byte(0xD9);
     byte(kTokenCharacters);
-    tokens.write(out_, row, pctr);
+    tokens.write(out_, row);
     out_ += kTokenCharacters;
   }
 
@@ -293,7 +293,7 @@ char* write_answer(char* out, const Request& request, Text arm, std::span<const 
   };
   const auto id = [&](std::size_t row) { sink.text(request.candidates[row].id); };
   const auto pctr = [&](std::size_t row) { sink.real(pctrs[row]); };
-  const auto token = [&](std::size_t row) { sink.token(*tokens, row, pctrs[row]); };
+  const auto token = [&](std::size_t row) { sink.token(*tokens, row); };
   sink.begin_answer();
   sink.text(request.id);
   sink.raw(arm);

@@ -383,12 +383,15 @@ class PlainRequest {
   void drop_features() { request_.drop_features(); }
 
   // The body of the answer and its number of bids. Candidates have tokens if there is a signer, made at
-  // `milliseconds` since 2020 and with numbers from `first` on.
+  // `milliseconds` since 2020 and with numbers from `first` on; they say the `own` pCTRs, which are `pctrs` if None.
   nb::object answer(nb::handle pctrs, nb::bytes arm, const PyBidPolicy& policy, const TokenSigner* signer,
-                    std::uint64_t milliseconds, std::uint64_t first) const {
+                    std::uint64_t milliseconds, std::uint64_t first, nb::handle own) const {
     const Array<double> found(pctrs);
+    std::optional<Array<double>> own_found;
+    if (!own.is_none()) own_found.emplace(own);
+    const std::span<const double> own_pctrs = own_found ? own_found->get() : found.get();
     const std::size_t rows = request_.candidates.size();
-    if (found.get().size() != rows) throw std::invalid_argument("'pctrs' must have one number a candidate");
+    if (found.get().size() != rows || own_pctrs.size() != rows) throw std::invalid_argument("'pctrs' must have one number a candidate");
     const auto exact = [&](double pctr, double value) {
       return nb::cast<std::int64_t>(policy.exact(pctr, value));
     };
@@ -400,7 +403,7 @@ class PlainRequest {
     }
     const Text fragment(arm.c_str(), arm.size());
     std::optional<Tokens> signed_tokens;
-    if (signer != nullptr) signed_tokens.emplace(*signer, milliseconds, first);
+    if (signer != nullptr) signed_tokens.emplace(*signer, milliseconds, first, own_pctrs);
     const Tokens* tokens = signed_tokens ? &*signed_tokens : nullptr;
     PyObject* body = is_json_ ? write<JsonSink>(fragment, found.get(), bids, tokens)
                               : write<MsgpackSink>(fragment, found.get(), bids, tokens);
@@ -538,7 +541,8 @@ NB_MODULE(_native, module) {
            nb::arg("context_ids").none(), nb::arg("candidate_ids"))
       .def("drop_features", &PlainRequest::drop_features)
       .def("answer", &PlainRequest::answer, nb::arg("pctrs"), nb::arg("arm"), nb::arg("policy"),
-           nb::arg("signer").none() = nb::none(), nb::arg("milliseconds") = 0, nb::arg("first") = 0);
+           nb::arg("signer").none() = nb::none(), nb::arg("milliseconds") = 0, nb::arg("first") = 0,
+           nb::arg("own").none() = nb::none());
 
   module.def("number_texts", &number_texts);
 

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <span>
 
 #include "bytes.hpp"
 
@@ -80,18 +81,20 @@ struct TokenSigner {
 };
 
 // The tokens of one answer, made at `milliseconds` since 2020; numbers of candidates count on from `first`.
+// `own` has the bundle's own pCTR of each row.
 class Tokens {
  public:
-  Tokens(const TokenSigner& signer, std::uint64_t milliseconds, std::uint64_t first)
+  Tokens(const TokenSigner& signer, std::uint64_t milliseconds, std::uint64_t first, std::span<const double> own)
       : start_(signer.head | std::uint64_t{signer.source} << 8 | milliseconds << 40),
         middle_((milliseconds >> 24 & 0xFFFF) | std::uint64_t{signer.revision} << 48),
         first_(first),
+        own_(own),
         hash_(signer.hash.with(start_)) {}
 
   // Writes the token of a row to `out`, which has room for kTokenCharacters.
-  void write(char* out, std::size_t row, double pctr) const {
+  void write(char* out, std::size_t row) const {
     constexpr std::uint64_t kSignedBytes = 22;
-    const auto odds = std::bit_cast<std::uint32_t>(static_cast<float>(log_odds(pctr)));
+    const auto odds = std::bit_cast<std::uint32_t>(static_cast<float>(log_odds(own_[row])));
     const std::uint64_t middle = middle_ | std::uint64_t{odds} << 16;
     const std::uint64_t number = (first_ + row) & 0xFFFF'FFFF'FFFF;
     const std::uint64_t hash = hash_.with(middle).with(number | kSignedBytes << 56).get();
@@ -116,6 +119,7 @@ class Tokens {
   static std::uint64_t big_endian(std::uint64_t word) { return load_big_endian<std::uint64_t>(&word); }
 
   std::uint64_t start_, middle_, first_;
+  std::span<const double> own_;
   SipHash hash_;
 };
 

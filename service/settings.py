@@ -102,6 +102,36 @@ class Settings(BaseSettings):
         description="file of bearer tokens, one a line, of which POST /control of the admin port needs one: "
         "the commands of the control socket over HTTP; empty: there is no such route",
     )
+    live_calibration: Literal["off", "observe", "on"] = Field(
+        default="off",
+        description="whether what is shown and clicked corrects pCTRs; observe: metrics and /arms only tell "
+        "what would be done",
+    )
+    live_half_life_seconds: int = Field(
+        default=21_600,
+        ge=60,
+        description="after how long an impression or a click has half of its weight in a live calibration",
+    )
+    live_min_clicks: int = Field(
+        default=50,
+        ge=10,
+        description="fewest clicks from which a live calibration is fitted, and on which it is then judged",
+    )
+    live_max_step: float = Field(
+        default=0.3,
+        gt=0.0,
+        le=5.0,
+        description="largest change of a live calibration at once, in log-odds",
+    )
+    live_max_change: float = Field(
+        default=1.0,
+        gt=0.0,
+        le=10.0,
+        description="largest change that a live calibration makes to log-odds in all",
+    )
+    live_period_seconds: int = Field(
+        default=60, ge=1, description="how often a live calibration is decided on"
+    )
     workers: int = Field(
         default=1,
         ge=1,
@@ -294,6 +324,15 @@ class Settings(BaseSettings):
             raise ValueError(
                 "'control_token_file' must be given with admin_port and control_socket (got one of them or "
                 "none); commands come through the admin port alone, and go through the socket"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _live_calibration_has_events(self) -> Settings:
+        if self.live_calibration != "off" and not self.feedback_keys:
+            raise ValueError(
+                f"'feedback_keys' must be given with live_calibration {self.live_calibration} (got none); "
+                "without keys there are no events to learn from"
             )
         return self
 

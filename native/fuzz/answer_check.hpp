@@ -35,7 +35,7 @@ class AnswerCheck {
   void run() {
     run(nullptr);
     const TokenSigner signer{0x1F, 0xFEED'BEEF, 1, SipHash(2, 3)};
-    const Tokens tokens(signer, (std::uint64_t{1} << 40) - 1, (std::uint64_t{1} << 48) - 2);
+    const Tokens tokens(signer, (std::uint64_t{1} << 40) - 1, (std::uint64_t{1} << 48) - 2, pctrs_);
     run(&tokens);
   }
 

@@ -21,6 +21,7 @@ from service.bundle.errors import BundleError
 from service.bundle.native import is_native
 from service.bundle.store import Bundle, load_bundle
 from service.errors import BadConfiguration
+from service.feedback.tokens import Source
 from service.quality import PRIOR
 from service.scoring.golden import replay_golden
 from service.scoring.predictor import Predictor, choose_variant
@@ -38,6 +39,11 @@ class LoadedArm:
     spec: ArmSpec
     bundle: Bundle
     variant: str
+
+    @property
+    def source(self) -> Source:
+        """What its tokens come from."""
+        return Source(self.spec.name, self.bundle.manifest.id, self.variant)
 
 
 def read_arms(

@@ -27,6 +27,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Protocol
 
 from service.errors import BadConfiguration, UnknownArm
+from service.feedback.tokens import Source
 from service.quality import FULL, NO_BID, PRIOR
 
 if TYPE_CHECKING:
@@ -57,6 +58,11 @@ class Arm:
     predictor: Predictor
     quality: str = FULL
     prior: float = 0.0
+
+    @property
+    def source(self) -> Source:
+        """What its tokens come from."""
+        return Source(self.name, self.predictor.manifest.id, self.predictor.variant)
 
 
 class Weighted(Protocol):

@@ -149,11 +149,12 @@ class PlainRequest:
         signer: TokenSigner | None = None,
         milliseconds: int = 0,
         first: int = 0,
+        own: NDArray[np.float64] | None = None,
     ) -> tuple[bytes, int]:
         """The body of the answer and its number of bids; `arm` is what stands before the results.
 
         Candidates have tokens if there is a signer, made at `milliseconds` since 2020 and with numbers from
-        `first` on.
+        `first` on. They say the bundle's `own` pCTRs, which are `pctrs` if left out.
         """
 
 def number_texts(

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from service.calibration.memory import LivePart
 from service.feedback.events import CLICK, IMPRESSION, Event
 from service.feedback.log import EventLog, LoggedEvent
 from service.feedback.memory import EventMemory
@@ -36,7 +37,8 @@ _HAS_ARM = np.array([reason in (Reason.OK, Reason.EXPIRED, Reason.FUTURE) for re
 class EventCounter:
     """Counts events of the `signers`' tokens, each once over all processes of the `memory`.
 
-    The settings may name a log, which gets all that is counted.
+    The settings may name a log, which gets all that is counted. The memory may have a part for live
+    calibration, which gets what is new of each source.
     """
 
     def __init__(self, settings: Settings, metrics: Metrics, memory: EventMemory, signers: Signers) -> None:
@@ -48,6 +50,7 @@ class EventCounter:
         self._click_window_ms = 1000 * settings.click_window_seconds
         self._window = EventWindow(memory, self._attribution_ms)
         self._window_seconds = metrics.feedback_window.labels()
+        self._live = None if memory.live is None else LivePart(memory.live, metrics.number)
         self._log: EventLog | None = None
         if settings.feedback_log:
             self._log = EventLog(
@@ -100,6 +103,10 @@ class EventCounter:
             arm, is_of_arm = sources[number].arm, has_arm & (tokens.sources == number)
             self._count_outcomes(arm, batch, found, is_of_arm)
             self._count_new(arm, batch, tokens, is_of_arm & is_new)
+            if self._live is not None:
+                new = is_of_arm & is_new
+                made_ms, log_odds = tokens.made_ms[new], tokens.log_odds[new]
+                self._live.add(number, made_ms, log_odds, batch.is_click[new])
         self._count_outcomes("", batch, found, ~has_arm)
         if self._log is not None and is_new.any():
             self._log.add([*_logged(events, batch, tokens, np.flatnonzero(is_new), sources)])

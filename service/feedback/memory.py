@@ -23,8 +23,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from service.calibration.memory import LiveMemory
 from service.errors import BadConfiguration
 from service.feedback.tokens import Source
+from service.settings import Settings
 
 HEADER_BYTES = 4096
 TABLES = 3
@@ -42,10 +44,12 @@ _unpack = msgspec.msgpack.Decoder(tuple[str, str, str]).decode
 class EventMemory:
     """Three tables of words, each for `events` events at least; processes that fork later share them.
 
-    Raises BadConfiguration where there is not so much memory.
+    `live` is what they share of live calibration, None without it. Raises BadConfiguration where there is not
+    so much memory.
     """
 
-    def __init__(self, events: int) -> None:
+    def __init__(self, events: int, live: LiveMemory | None = None) -> None:
+        self.live = live
         # A power of two, half of which stays free: look-ups are short.
         self.slots = 1 << (2 * events - 1).bit_length()
         table_bytes = 8 * self.slots
@@ -128,6 +132,15 @@ class EventMemory:
     def _source_at(self, place: int) -> Source:
         at = self._sources_at + place % SOURCES * SOURCE_BYTES
         return Source(*_unpack(self._memory[at : at + SOURCE_BYTES].rstrip(b"\0")))
+
+
+def event_memory(settings: Settings, processes: int = 1) -> EventMemory:
+    """What so many processes of these settings share. Raises BadConfiguration."""
+    live = None
+    if settings.live_calibration != "off":
+        # While a reload replaces bundles, those of before are served too.
+        live = LiveMemory(processes, 2 * len(settings.arms), settings.click_window_seconds)
+    return EventMemory(settings.max_attributed_events, live)
 
 
 def _file_without_name() -> int:

@@ -112,23 +112,40 @@ class TokenSigner:
         self._numbers = numbers
         self._key = key
         self._head = VERSION << 4 | key.number
-        self._source = source.number
+        self._of, self._source = source, source.number
         self._revision = revision
+        self._revised = self
         self._native = (
             _native.TokenSigner(self._head, self._source, revision, key.secret) if IS_BUILT else None
         )
+
+    def of_revision(self, revision: int) -> TokenSigner:
+        """The signer of what is corrected by this revision."""
+        if revision == self._revision:
+            return self
+        if self._revised._revision != revision:
+            self._revised = TokenSigner(self._key, self._of, self._numbers, revision)
+        return self._revised
 
     def tokens(self, pctrs: NDArray[np.float64]) -> list[str]:
         """A token for each candidate; `pctrs` [n] are the bundle's own."""
         return self.tokens_at(pctrs, now_ms(), self._numbers.take(len(pctrs)))
 
     def answer(
-        self, request: PlainRequest, pctrs: NDArray[np.float64], arm: bytes, policy: BidPolicy
+        self,
+        request: PlainRequest,
+        pctrs: NDArray[np.float64],
+        own: NDArray[np.float64],
+        arm: bytes,
+        policy: BidPolicy,
     ) -> tuple[bytes, int]:
-        """The answer to a plain request with tokens, as `PlainRequest.answer` gives it without."""
+        """The answer to a plain request with tokens, as `PlainRequest.answer` gives it without.
+
+        `own` [n] are the bundle's pCTRs.
+        """
         assert self._native is not None
         first = self._numbers.take(len(pctrs))
-        return request.answer(pctrs, arm, policy, self._native, _since_epoch(now_ms()), first)
+        return request.answer(pctrs, arm, policy, self._native, _since_epoch(now_ms()), first, own)
 
     def tokens_at(self, pctrs: NDArray[np.float64], made_ms: int, first: int) -> list[str]:
         """The same as of a Unix time in milliseconds, with numbers from `first` on."""

@@ -15,6 +15,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from service.arms.freshness import StoredFeatures
 from service.arms.health import Health
+from service.arms.live import LiveArms
 from service.arms.loading import LoadedArm
 from service.arms.serving import ServedArms
 from service.arms.split import Arm, ArmTable
@@ -22,7 +23,7 @@ from service.arms.steering_memory import SteeringMemory
 from service.bidding import BidPolicy
 from service.errors import BadConfiguration, NotFound
 from service.feedback.counting import EventCounter
-from service.feedback.memory import EventMemory
+from service.feedback.memory import EventMemory, event_memory
 from service.http.control import ControlRoute
 from service.http.direct import DirectRoute
 from service.http.endpoint import PredictEndpoint
@@ -31,7 +32,7 @@ from service.http.feedback import FeedbackEndpoint, is_feedback
 from service.http.heads import PREDICT_PATH
 from service.http.lifespan import PUBLISH_SECONDS, SHARED_PUBLISH_SECONDS, keep_serving
 from service.http.openapi import merge_bidding
-from service.http.prediction import PredictService, source_of
+from service.http.prediction import PredictService
 from service.http.routes import PROBE_PATHS, Routes, answer_error
 from service.metrics.families import Metrics
 from service.settings import Settings
@@ -75,8 +76,11 @@ class Bidlight(FastAPI):
         self.predict_service = PredictService(settings, self.metrics, bid_policy(settings), users)
         self._events: EventCounter | None = None
         self._restores_events = events is None
+        self._live: LiveArms | None = None
         if settings.feedback_keys:
-            memory = events or EventMemory(settings.max_attributed_events)
+            memory = events or event_memory(settings)
+            if memory.live is not None:
+                self._live = LiveArms(settings, memory.live, self.metrics, decides=events is None)
             self._events = EventCounter(settings, self.metrics, memory, self.predict_service.signers)
         self._feedback = FeedbackEndpoint(settings, self.metrics, self.predict_service, self._events)
         self.served = ServedArms(
@@ -88,7 +92,7 @@ class Bidlight(FastAPI):
             DirectRoute(self.predict_service) if settings.predict_through == "parser" else None
         )
         self._endpoint = PredictEndpoint(self.predict_service)
-        Routes(settings, self.metrics, self.served, self.health).add_to(self)
+        Routes(settings, self.metrics, self.served, self.health, self._live).add_to(self)
         if settings.control_token_file:
             control = ControlRoute(settings)
             control.add_to(self)
@@ -110,12 +114,16 @@ class Bidlight(FastAPI):
             await self.answer_route(scope, receive, send)
 
     def _open(self, arms: ArmTable) -> None:
+        if self._live is not None:
+            self._live.open(arms.arms)
         self.predict_service.open(arms)
         if self._events is not None:
-            self._events.serve(map(source_of, arms.arms))
+            self._events.serve(arm.source for arm in arms.arms)
 
     def _publish(self) -> None:
         self.predict_service.publish()
+        if self._live is not None:
+            self._live.refresh()
         if self._events is not None:
             self._events.publish()
 

@@ -22,7 +22,7 @@ from service.errors import DeadlinePassed, NotReady, Overloaded, ServiceError, U
 from service.features.store import INVALID
 from service.features.users import UserFeatures
 from service.feedback.signers import Signers
-from service.feedback.tokens import Source, TokenSigner
+from service.feedback.tokens import TokenSigner
 from service.http.admission import Admission
 from service.http.heads import PREDICT_PATH, AnswerHead, ArmHeads, Headers, header_lines
 from service.http.intake import Intake
@@ -94,7 +94,7 @@ class PredictService:
             frozenset().union(*[encoder.candidate_names for encoder in encoders]),
         )
         self._arms = arms
-        self.signers.serve({arm: source_of(arm) for arm in arms.arms})
+        self.signers.serve({arm: arm.source for arm in arms.arms})
 
     def knows(self, headers: dict[bytes, bytes]) -> bool:
         """Whether no token is needed, or the headers have one that is known."""
@@ -351,6 +351,8 @@ class Prediction:
             )
             self.unknown_ads = rows.unknown_ads
         outcome = predictor.submit_admitted(rows, self._deadline, outcome)
+        if self._signer is not None and rows.revision is not None:
+            self._signer = self._signer.of_revision(rows.revision.number)
         self._unqueued_rows = 0
         # Features take many times the bytes of the body, and rows may wait.
         if isinstance(request, PredictRequest):
@@ -365,8 +367,12 @@ class Prediction:
         """Whether the arm has more rows queued than its next batch takes."""
         return self._arm is not None and self._arm.predictor.is_behind
 
-    def answer(self, pctrs: Probabilities) -> tuple[AnswerHead, bytes]:
-        """pCTRs [rows] -> the head and the body of the answer. Call `end(OK)` once it is sent."""
+    def answer(self, results: Probabilities) -> tuple[AnswerHead, bytes]:
+        """What a predictor gives -> the head and the body of the answer. Call `end(OK)` once it is sent.
+
+        `results` are pCTRs [rows], or [rows, 2] with the bundle's own, which tokens say.
+        """
+        pctrs, own = (results, results) if results.ndim == 1 else results.T
         asked, arm, codec, signer = self._asked, self._arm, self._codec, self._signer
         assert arm is not None
         self._pause(is_done=True)
@@ -377,14 +383,14 @@ class Prediction:
             if signer is None:
                 body, self.bids = asked.answer(pctrs, before_results, policy)
             else:
-                body, self.bids = signer.answer(asked, pctrs, before_results, policy)
+                body, self.bids = signer.answer(asked, pctrs, own, before_results, policy)
             self.no_bids = len(pctrs) - self.bids
             return head, body
         offers = bids(pctrs, asked.values_per_click, asked.bid_floors, self._service.policy)
         if self._meter is not None:
             self.no_bids = no_bids = offers.count(None)
             self.bids = len(offers) - no_bids
-        tokens = None if signer is None else signer.tokens(pctrs)
+        tokens = None if signer is None else signer.tokens(own)
         bundle = arm.predictor.manifest.id
         body = codec.encode(answer_of(asked, arm.name, bundle, pctrs, offers, tokens, arm.quality))
         return head, body
@@ -421,11 +427,6 @@ class Prediction:
             arm.predictor.release(self._unqueued_rows)
         if meter is not None:
             meter.count_request(self, outcome)
-
-
-def source_of(arm: Arm) -> Source:
-    """What the tokens of an arm come from."""
-    return Source(arm.name, arm.predictor.manifest.id, arm.predictor.variant)
 
 
 def unexpected(error: BaseException, path: str) -> ServiceError:

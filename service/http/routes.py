@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
@@ -11,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from service.arms.health import Health
+from service.arms.live import LiveArms
 from service.arms.loading import control_arm
 from service.arms.serving import ServedArms
 from service.arms.split import Arm
@@ -27,11 +29,19 @@ PROBE_PATHS = ("/healthz", "/readyz")
 class Routes:
     """The handlers of an application, which `add_to` registers."""
 
-    def __init__(self, settings: Settings, metrics: Metrics, served: ServedArms, health: Health) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        served: ServedArms,
+        health: Health,
+        live: LiveArms | None = None,
+    ) -> None:
         self._settings = settings
         self._health = health
         self._metrics = metrics
         self._served = served
+        self._live = live
 
     def add_to(self, app: FastAPI) -> None:
         """Register the routes, and how the framework's own errors are answered."""
@@ -108,11 +118,32 @@ class Routes:
             "control_arm": control_arm(self._settings, [arm.name for arm in arms]),
             "core": "native" if is_native(self._settings.native) else "python",
             "arms": [
-                _describe_arm(arm, arm.weight / total, is_killed=arm not in self._served.living)
+                {
+                    **_describe_arm(arm, arm.weight / total, is_killed=arm not in self._served.living),
+                    "live_calibration": self._describe_live(arm),
+                }
                 for arm in arms
             ],
         }
         return Response(msgspec.json.encode(described), media_type="application/json")
+
+    def _describe_live(self, arm: Arm) -> dict[str, Any] | None:
+        """What feedback makes of an arm's pCTRs; None without live calibration."""
+        if self._live is None:
+            return None
+        state = self._live.state(arm)
+        return {
+            "mode": self._settings.live_calibration,
+            "revision": state.revision,
+            "intercept": state.intercept,
+            "slope": state.slope,
+            "clicks": state.clicks,
+            "pcoc": {"bundle": _or_none(state.pcoc_bundle), "live": _or_none(state.pcoc_live)},
+        }
+
+
+def _or_none(number: float) -> float | None:
+    return None if math.isnan(number) else number
 
 
 def _describe_arm(arm: Arm, share: float, *, is_killed: bool) -> dict[str, Any]:

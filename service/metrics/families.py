@@ -40,6 +40,7 @@ class Metrics:
 
     def __init__(self, memory: CountMemory | None = None, number: int = 0) -> None:
         self.is_shared = memory is not None
+        self.number = number
         registry = Registry(memory or CountMemory(), number)
         self.faults = Counters(
             "bidlight_metric_faults",
@@ -304,6 +305,49 @@ class Metrics:
             "bidlight_feedback_log_cuts",
             "Files of the log of feedback that were not closed, found at the start: of each, the last second "
             "of events may be missing",
+            registry=registry,
+        )
+        self.live_revision = Gauges(
+            "bidlight_live_revision",
+            "Revision of the arm's live calibration: how often it was changed, 0 before; with observe, as it "
+            "would be",
+            ["arm"],
+            of_processes="max",
+            registry=registry,
+        )
+        self.live_intercept = Gauges(
+            "bidlight_live_intercept",
+            "Intercept of the arm's live calibration: log-odds become intercept + slope * log-odds",
+            ["arm"],
+            of_processes="sum",
+            registry=registry,
+        )
+        self.live_slope = Gauges(
+            "bidlight_live_slope",
+            "Slope of the arm's live calibration",
+            ["arm"],
+            of_processes="sum",
+            registry=registry,
+        )
+        self.live_clicks = Gauges(
+            "bidlight_live_clicks",
+            "Clicks that the arm's live calibration is fitted from, older ones in part",
+            ["arm"],
+            of_processes="sum",
+            registry=registry,
+        )
+        self.live_pcoc = Gauges(
+            "bidlight_live_pcoc",
+            "Predicted over observed clicks of that evidence: of the bundle's own pCTRs (bundle), and with "
+            "the calibration (live)",
+            ["arm", "pctr"],
+            of_processes="sum",
+            registry=registry,
+        )
+        self.live_decisions = Counters(
+            "bidlight_live_decisions",
+            "Decisions on the arm's live calibration: fitted, then adopted or rejected, and reverted",
+            ["arm", "decision"],
             registry=registry,
         )
         self._unknown_names: dict[str, UnknownNames] = {}

@@ -27,13 +27,15 @@ from service.arms.loading import LoadedArm, control_arm
 from service.arms.reloads import Kind, Reloads
 from service.arms.steering import Steering
 from service.arms.steering_memory import SteeringMemory
+from service.calibration.decider import Decider
 from service.control.commands import Commands
 from service.control.events import EventLog
 from service.control.protocol import WorkerStatus
 from service.control.socket import ControlSocket
 from service.errors import STARTUP_FAILURE
-from service.feedback.memory import EventMemory
+from service.feedback.memory import event_memory
 from service.feedback.restore import restore_events
+from service.feedback.tokens import now_ms
 from service.metrics.families import Metrics
 from service.metrics.memory import CountMemory
 from service.process.logs import tell_left_out
@@ -70,9 +72,13 @@ class Supervisor:
         self._reload.read()
         specs = [arm.spec for arm in self._reload.current]
         self.steering = SteeringMemory(Steering.of(specs, time.time()), processes)
-        events = EventMemory(settings.max_attributed_events) if settings.feedback_keys else None
+        events = event_memory(settings, processes) if settings.feedback_keys else None
+        self._decider: Decider | None = None
         if events is not None:
             restore_events(settings, events, metrics)
+            if events.live is not None:
+                self._decider = Decider(settings, events.live, metrics, now_ms())
+        self._decided: dict[int, str] = {}
         slots = bind_slots(settings.host, settings.port, cores)
         self.port: int = slots[0].socket.getsockname()[1]
         self._admin = bind_admin(settings)
@@ -132,6 +138,7 @@ class Supervisor:
                     self._reload.undo_if_asked()
                     if self._pool.all_serving:
                         self._reload.advance()
+                    self._decide()
                     self._pool.fill()
                 self._pool.poll(signals, self._handle_signal, self._wakes)
                 self._replace_ended()
@@ -146,6 +153,17 @@ class Supervisor:
     @property
     def _wakes(self) -> list[int]:
         return [] if self._control is None or self._is_stopping else [self._control.fileno()]
+
+    def _decide(self) -> None:
+        """Decide on live calibrations if it is time for that, also of arms that no worker serves yet."""
+        if self._decider is None:
+            return
+        arms = [*(self._reload.previous or ()), *self._reload.current]
+        decided = {arm.source.number: arm.spec.name for arm in arms}
+        if decided != self._decided:
+            self._decider.serve(decided)
+            self._decided = decided
+        self._decider.step_if_due(now_ms())
 
     def _handle_signal(self, number: int) -> None:
         if number == signal.SIGHUP:

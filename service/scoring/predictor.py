@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Iterable
-from itertools import islice
+from collections.abc import Collection, Iterable, Sequence
+from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from service.bundle.native import is_native
 from service.bundle.schema import Kind, Role
 from service.bundle.schema_files import is_of_schema
 from service.bundle.store import Bundle, load_bundle
+from service.calibration.revisions import Revision
 from service.errors import InvalidField
 from service.features.ads import KnownAds
 from service.scoring.batcher import Batcher, BatchReport, Outcome, RowsFailed
@@ -62,6 +63,9 @@ class Predictor:
         segment_field = self.calibrator.segment_field
         self._segment_column = None if segment_field is None else Column.of(bundle.schema, segment_field)
         self.golden: Golden = bundle.golden
+        # What corrects the pCTRs of requests that are queued from now on.
+        self.revision: Revision | None = None
+        self._is_revised = settings.live_calibration == "on"
         self.meter: ArmMeter | None = None
         self.under_way = 0
         self._has_logged_failure = False
@@ -209,14 +213,19 @@ class Predictor:
     ) -> Any:
         """Queue the rows of an admitted request; `outcome`, or else the future returned, gets the pCTRs [n].
 
-        `deadline` is a `perf_counter()`.
+        With live calibration on it gets [n, 2]: what is to be answered, and the bundle's own. `deadline` is a
+        `perf_counter()`.
         """
+        rows.revision = self.revision
         return self._batcher.submit_reserved(rows, deadline, outcome)
 
     async def score(self, rows: RequestRows) -> Probabilities:
-        """The pCTRs [n] of rows that no request was admitted for. Raises Overloaded, InferenceFailed."""
+        """The bundle's own pCTRs [n] of rows that no request was admitted for.
+
+        Raises Overloaded, InferenceFailed.
+        """
         pctrs: Probabilities = await self._batcher.submit(rows)
-        return pctrs
+        return pctrs[:, 1] if self._is_revised else pctrs
 
     async def drain(self) -> None:
         """Return when the queue is empty."""
@@ -262,7 +271,7 @@ class Predictor:
         return f"$.candidates.features.{error.field}{row}"
 
     def _run(self, requests: list[RequestRows], report: BatchReport) -> Probabilities:
-        """Run one batch: the rows of some requests -> pCTR [n]."""
+        """Run one batch: the rows of some requests -> pCTRs [n], or [n, 2] as `submit_admitted` says."""
         meter = self.meter
         started = time.perf_counter()
         batch = BatchRows.of(requests)
@@ -270,14 +279,32 @@ class Predictor:
         inferred = time.perf_counter()
         column = self._segment_column
         segments = None if column is None else batch.ids_of(column)
-        pctrs: Probabilities = self.calibrator.pctr(logits, segments)
+        own: Probabilities = self.calibrator.pctr(logits, segments)
+        results = self._revised(requests, own) if self._is_revised else own
         is_number = np.isfinite(logits)  # finite weights can still overflow
         if not is_number.all():
-            raise self._failure(pctrs, ~is_number)
+            raise self._failure(results, ~is_number)
         if meter is not None:
             calibrated = time.perf_counter()
+            pctrs = results[:, 0] if self._is_revised else own
             meter.count_batch(report, batch, pctrs, inferred - started, calibrated - inferred)
-        return pctrs
+        return results
+
+    def _revised(self, requests: Sequence[RequestRows], own: Probabilities) -> Probabilities:
+        """pCTRs [n, 2] of a batch: each request's by its own revision, and the bundle's `own` [n]."""
+        calibrator = self.calibrator
+        both = np.empty((len(own), 2), order="F")  # each column in one piece
+        both[:, 0] = both[:, 1] = own
+        start = 0
+        for revision, alike in groupby(requests, lambda request: request.revision):
+            stop = start + sum(map(len, alike))
+            if revision is not None:
+                corrected = revision.correction.pctrs(
+                    own[start:stop], calibrator.clamp_low, calibrator.clamp_high
+                )
+                both[start:stop, 0] = corrected
+            start = stop
+        return both
 
     def _failure(self, pctrs: Probabilities, failed: NDArray[np.bool_]) -> RowsFailed:
         """Count rows without a finite logit, and log the first of them."""

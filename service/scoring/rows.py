@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle.schema import Role, Schema
+from service.calibration.revisions import Revision
 
 Ids = NDArray[np.int32]
 
@@ -38,6 +39,7 @@ class RequestRows:
 
     `is_large` says which graph scores it; a part of a large request is large. `unknown_ads` is how many
     candidates the catalogue did not hold, `unknown_names` are names of a plain request that no field has.
+    `revision` corrects the bundle's pCTRs, all of a request alike, None: they stay.
     """
 
     context: Ids
@@ -45,12 +47,13 @@ class RequestRows:
     is_large: bool = False
     unknown_ads: int = 0
     unknown_names: Collection[str] = ()
+    revision: Revision | None = None
 
     def __len__(self) -> int:
         return len(self.candidates)
 
     def __getitem__(self, rows: slice) -> RequestRows:
-        return RequestRows(self.context, self.candidates[rows], self.is_large)
+        return RequestRows(self.context, self.candidates[rows], self.is_large, revision=self.revision)
 
 
 @dataclass(slots=True, eq=False)

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from service.calibration.counts import CLICKS, IMPRESSIONS, PREDICTED
+from service.calibration.memory import LiveMemory
 from service.feedback import counting
 from service.feedback.counting import EventCounter
 from service.feedback.events import CLICK, IMPRESSION, Event, EventType
@@ -76,6 +78,25 @@ def test_what_was_shown_and_clicked_is_counted_by_arm(counted: Counted) -> None:
         assert found[f'bidlight_click_delay_seconds_sum{{arm="{arm}"}}'] == pytest.approx(5.0)
     again = 'bidlight_feedback_events_total{arm="control",outcome="duplicate",type="click"}'
     assert found[again] == 1
+
+
+def test_live_calibration_gets_each_new_event_of_a_source_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = Counted(tmp_path, monkeypatch)
+    live = LiveMemory(1, 2, 1_800)
+    live.keep({CONTROL.number})
+    counted.memory.live = live
+    counted._begin()
+    tokens = counted.tokens(0.1, 0.2, 0.3)
+    counted.count(IMPRESSION, *tokens, tokens[0], "forged", *counted.tokens(0.5, source=TREATMENT))
+    counted.now += 40 * MINUTE
+    counted.count(CLICK, tokens[1], tokens[1])
+    counts = live.mature(0, START + HOUR)
+    assert counts[:, IMPRESSIONS].sum() == 3
+    assert counts[:, CLICKS].sum() == 1
+    assert counts[:, PREDICTED].sum() == pytest.approx(0.6)
+    assert (counts[:, CLICKS] <= counts[:, IMPRESSIONS]).all()  # in the bin of its impression
 
 
 def test_clicks_that_come_late_count_until_their_tokens_expire(counted: Counted) -> None:

@@ -191,6 +191,7 @@ def test_a_clock_beyond_what_tokens_can_say_stops_no_answer(
     revision=st.integers(0, 2**16 - 1),
     secret=st.binary(min_size=16, max_size=16),
     text=st.none() | st.text(max_size=300),
+    is_corrected=st.booleans(),
 )
 def test_the_core_writes_the_same_answers(
     codec: Codec,
@@ -201,6 +202,7 @@ def test_the_core_writes_the_same_answers(
     revision: int,
     secret: bytes,
     text: str | None,
+    is_corrected: bool,
 ) -> None:
     ids = [text, *["ad"] * (len(pctrs) - 1)]
     ads: Any = [{"id": name, "value_per_click": 1.5} for name in ids]
@@ -212,7 +214,8 @@ def test_the_core_writes_the_same_answers(
     assert plain.tracking is decoded.tracking is True
     found, policy = np.array(pctrs), BidPolicy()
     signer = signer_with(Key(5, secret), revision=revision)
-    tokens = signer.tokens_at(found, made_ms, first)
+    own = found[::-1].copy() if is_corrected else found
+    tokens = signer.tokens_at(own, made_ms, first)
     offers = bids(found, asked.values_per_click, asked.bid_floors, policy)
     expected = codec.encode(answer_of(asked, "arm", "b@1", found, offers, tokens))
     answer, _ = plain.answer(
@@ -222,5 +225,17 @@ def test_the_core_writes_the_same_answers(
         signer._native,
         made_ms - EPOCH_MS,
         first,
+        own if is_corrected else None,
     )
     assert answer == expected
+    with pytest.raises(ValueError, match="one number a candidate"):
+        plain.answer(found, b"", native_policy(policy), signer._native, 0, 0, np.zeros(len(found) + 1))
+
+
+def test_a_signer_signs_for_each_revision() -> None:
+    signer = signer_with()
+    for revision in (3, 3, 65_535, 0, 4):
+        (token,) = signer.of_revision(revision).tokens_at(np.array([0.1]), NOW, 7)
+        assert token == signer_with(revision=revision).tokens_at(np.array([0.1]), NOW, 7)[0]
+    assert signer.of_revision(4) is signer.of_revision(4)
+    assert signer.of_revision(0) is signer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,15 @@ from onnx import numpy_helper
 from service.bundle.errors import BundleError
 from service.bundle.schema import Hashing, Schema
 from service.bundle.store import Bundle, load_bundle
+from service.calibration.fit import Correction
+from service.calibration.revisions import Revision
 from service.errors import RowFailed
 from service.metrics.families import Metrics
 from service.reading import decode_request
+from service.scoring.golden import replay_golden
 from service.scoring.meter import ArmMeter
 from service.scoring.predictor import Predictor
-from service.scoring.rows import BatchRows
+from service.scoring.rows import BatchRows, RequestRows
 from service.settings import Settings
 from service.wire import JSON
 from tests.forged_bundle import overflow_for
@@ -120,3 +124,57 @@ def test_pctrs_are_calibrated_logits_and_rows_equal_columns(bundle: Bundle) -> N
 
     expected = predictor.calibrator.pctr(predictor.graphs.run(BatchRows.of([encoded])))
     np.testing.assert_array_equal(asyncio.run(score()), expected)
+
+
+def encoded_ads(predictor: Predictor, *ads: str) -> RequestRows:
+    body = {"candidates": [{"features": {"ad": ad}} for ad in ads]}
+    return predictor.encode(decode_request(msgspec.json.encode(body), JSON), len(ads))
+
+
+def submitted(
+    predictor: Predictor, *requests: RequestRows, revisions: Sequence[Revision | None]
+) -> list[Any]:
+    """What requests get that are queued together, each under a revision."""
+
+    async def run() -> list[Any]:
+        futures = []
+        for request, revision in zip(requests, revisions, strict=True):
+            predictor.revision = revision
+            predictor.admit(len(request))
+            futures.append(predictor.submit_admitted(request))
+        return await asyncio.gather(*futures)
+
+    return asyncio.run(run())
+
+
+def test_a_revision_corrects_each_row_alone_and_without_one_bits_stay(bundle: Bundle) -> None:
+    off, observing, on = (
+        Predictor(bundle, Settings(live_calibration=mode, feedback_keys="keys", max_batch_rows=2))
+        for mode in ("off", "observe", "on")
+    )
+    ads = ["a1", "a2", "a3", "a7", "a9"]
+    requests = [encoded_ads(off, *ads), encoded_ads(off, "a5"), encoded_ads(off, "a4", "a6")]
+    revisions = [Revision(7, Correction(0.3, 0.9)), None, Revision(8, Correction(-0.2, 1.1))]
+    own = submitted(off, *requests, revisions=[None] * 3)
+    for each, expected in zip(submitted(observing, *requests, revisions=[None] * 3), own, strict=True):
+        np.testing.assert_array_equal(each, expected)
+    low, high = on.calibrator.clamp_low, on.calibrator.clamp_high
+    for found, revision, expected in zip(
+        submitted(on, *requests, revisions=revisions), revisions, own, strict=True
+    ):
+        np.testing.assert_array_equal(found[:, 1], expected)
+        corrected = expected if revision is None else revision.correction.pctrs(expected, low, high)
+        np.testing.assert_array_equal(found[:, 0], corrected)
+        assert (np.argsort(found[:, 0], kind="stable") == np.argsort(expected, kind="stable")).all()
+    on.revision = revisions[0]
+    np.testing.assert_array_equal(asyncio.run(on.score(requests[0])), own[0])
+    asyncio.run(replay_golden(on))
+
+
+def test_corrected_pctrs_keep_the_clamps_of_the_bundle(bundle: Bundle) -> None:
+    predictor = Predictor(bundle, Settings(live_calibration="on", feedback_keys="keys"))
+    calibrator = predictor.calibrator
+    for intercept, bound in ((-100.0, calibrator.clamp_low), (100.0, calibrator.clamp_high)):
+        revision = Revision(1, Correction(intercept, 1.0))
+        (found,) = submitted(predictor, encoded_ads(predictor, "a1"), revisions=[revision])
+        assert found[0, 0] == bound

@@ -1,0 +1,121 @@
+"""Whether a bundle's log-odds are corrected, and how: what each period's counts change; it knows no clock.
+
+A correction is fitted, judged on what comes after it was fitted (progressive validation; Blum, Kalai and
+Langford 1999), and only then served. It goes when the bundle alone has been better for a while.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+from service.calibration.counts import BINS, CLICKS, Counts, Evidence, evidence_of
+from service.calibration.fit import NONE, Correction, fit, loss
+from service.calibration.recent import RecentCounts
+
+# A correction goes when the bundle alone makes what came since a time this many times as probable.
+REVERT_RATIO = 100.0
+# Tokens have 16 bits for it.
+MAX_REVISION = 65_535
+# The outermost rows on either side do not count for how large a change is.
+_TAIL = 0.01
+
+
+class Decision(StrEnum):
+    """What was decided."""
+
+    FITTED = "fitted"
+    """A correction was fitted, which is judged next."""
+    ADOPTED = "adopted"
+    """It made what came then more probable than what was served: it is served from now on."""
+    REJECTED = "rejected"
+    """It did not."""
+    REVERTED = "reverted"
+    """The bundle's own pCTRs were better than the corrected ones: they are served from now on."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What an operator decides: of the settings whose names begin with live_."""
+
+    half_life_seconds: float = 21_600.0
+    min_clicks: int = 50
+    max_step: float = 0.3
+    max_change: float = 1.0
+
+
+class LiveCalibration:
+    """The correction of one bundle of an arm. `step` takes what each period has brought."""
+
+    def __init__(self, rules: Rules) -> None:
+        self.correction = NONE
+        self.revision = 0
+        self.recent = RecentCounts(rules.half_life_seconds, rules.min_clicks)
+        self._rules = rules
+        self._candidate: Correction | None = None
+        self._window: Counts = np.zeros((BINS, 3))
+        self._behind = 0.0
+
+    def step(self, added: Counts, seconds: float) -> list[Decision]:
+        """Let so much time pass, in which these counts came; what was decided."""
+        decisions: list[Decision] = []
+        self._window = self._window + added
+        if self._is_behind(evidence_of(np.maximum(added, 0.0))):
+            self._serve(NONE)
+            self._candidate = None
+            decisions.append(Decision.REVERTED)
+        elif self._candidate is not None and self._window[:, CLICKS].sum() >= self._rules.min_clicks:
+            decisions.append(self._judge(self._candidate))
+        self.recent.step(added, seconds)
+        if self._candidate is None and self._fit():
+            decisions.append(Decision.FITTED)
+        return decisions
+
+    def _is_behind(self, added: Evidence) -> bool:
+        """Whether the bundle alone has been better than the correction since some time.
+
+        Page's test (1954): the sum of likelihood ratios since the time that makes most of it.
+        """
+        if self.correction == NONE:
+            return False
+        worse = loss(added, self.correction) - loss(added, NONE)
+        self._behind = max(0.0, self._behind + worse)
+        return self._behind > math.log(REVERT_RATIO)
+
+    def _judge(self, candidate: Correction) -> Decision:
+        """Serve the candidate if it is better than what is served on what came since it was fitted."""
+        window = evidence_of(np.maximum(self._window, 0.0))
+        self._candidate = None
+        if loss(window, candidate) >= loss(window, self.correction):
+            return Decision.REJECTED
+        self._serve(candidate)
+        return Decision.ADOPTED
+
+    def _serve(self, correction: Correction) -> None:
+        self.correction, self._behind = correction, 0.0
+        self.revision = self.revision % MAX_REVISION + 1
+
+    def _fit(self) -> bool:
+        """Whether there is a new candidate."""
+        recent, rules = self.recent, self._rules
+        if recent.clicks < rules.min_clicks or not recent.excludes_one(self.correction):
+            return False
+        evidence = recent.evidence
+        bounded = _bounded(evidence, NONE, fit(evidence), rules.max_change)
+        candidate = _bounded(evidence, self.correction, bounded, rules.max_step)
+        if candidate == self.correction:
+            return False
+        self._candidate, self._window = candidate, np.zeros((BINS, 3))
+        return True
+
+
+def _bounded(evidence: Evidence, start: Correction, end: Correction, most: float) -> Correction:
+    """The way from `start` to `end` as far as it changes log-odds by `most`, where nearly all rows are."""
+    share = np.cumsum(evidence.rows) / evidence.rows.sum()
+    first, last = np.searchsorted(share, [_TAIL, 1.0 - _TAIL])
+    outer = evidence.log_odds[[first, min(last, len(share) - 1)]]
+    change = float(np.abs(end.log_odds(outer) - start.log_odds(outer)).max())
+    return end if change <= most else start.towards(end, most / change)

@@ -1,0 +1,112 @@
+"""Decisions from counts of processes: what is written for all of them, and what the metrics tell."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from service.calibration.decider import Decider
+from service.calibration.memory import LiveMemory, LivePart
+from service.metrics.families import Metrics
+from service.settings import Settings
+from tests.running import read_metrics
+
+START = 1_800_000_000_000
+SECOND = 1_000
+
+
+class Service:
+    """Two processes that count, and the one that decides, at a time that the test sets."""
+
+    def __init__(self, places: int = 2) -> None:
+        self.settings = Settings(live_period_seconds=60, click_window_seconds=60)
+        self.memory = LiveMemory(2, places, self.settings.click_window_seconds)
+        self.metrics = Metrics()
+        self.now = START
+        self.decider = Decider(self.settings, self.memory, self.metrics, self.now)
+        self.decider.serve({1: "control", 2: "treatment"})
+        self._parts = LivePart(self.memory, 0), LivePart(self.memory, 1)
+        self._rng = np.random.default_rng(5)
+
+    def shown(self, number: int, rows: int, shift: float) -> None:
+        """Impressions of a minute, and their clicks, of which any process may count any."""
+        log_odds = self._rng.normal(-3.0, 0.7, rows).astype(np.float32)
+        made = START + (self.now - START) // 60_000 * 60_000 + self._rng.integers(0, 60_000, rows)
+        is_click = self._rng.random(rows) < 1.0 / (1.0 + np.exp(-(log_odds + shift)))
+        is_first = self._rng.random(rows) < 0.5
+        for part, chosen in zip(self._parts, (is_first, ~is_first), strict=True):
+            part.add(number, made[chosen], log_odds[chosen], np.zeros(int(chosen.sum()), bool))
+        for part, chosen in zip(reversed(self._parts), (is_first, ~is_first), strict=True):
+            some = chosen & is_click
+            part.add(number, made[some], log_odds[some], np.ones(int(some.sum()), bool))
+
+    def minutes(self, count: int, shift: float) -> None:
+        for _ in range(count):
+            self.shown(1, 4_000, shift)
+            self.shown(2, 1_000, 0.0)
+            self.now += 60 * SECOND
+            self.decider.step_if_due(self.now)
+
+    def shown_metrics(self) -> dict[str, float]:
+        return read_metrics(self.metrics.exposition()[0].decode())
+
+
+def test_an_arm_is_corrected_by_its_own_events() -> None:
+    service = Service()
+    service.minutes(20, 0.3)
+    state = service.memory.read(0)
+    assert state.revision >= 1
+    assert state.intercept - 3.0 * (state.slope - 1.0) == pytest.approx(0.3, abs=0.1)
+    assert state.pcoc_bundle == pytest.approx(math.exp(-0.29), abs=0.06)
+    assert state.pcoc_live == pytest.approx(1.0, abs=0.06)
+    found = service.shown_metrics()
+    assert found['bidlight_live_revision{arm="control"}'] == state.revision
+    assert found['bidlight_live_intercept{arm="control"}'] == state.intercept
+    assert found['bidlight_live_slope{arm="control"}'] == state.slope
+    assert found['bidlight_live_clicks{arm="control"}'] == pytest.approx(state.clicks)
+    assert found['bidlight_live_pcoc{arm="control",pctr="bundle"}'] == state.pcoc_bundle
+    assert found['bidlight_live_pcoc{arm="control",pctr="live"}'] == state.pcoc_live
+    assert found['bidlight_live_decisions_total{arm="control",decision="adopted"}'] == state.revision
+    assert abs(found['bidlight_live_intercept{arm="treatment"}']) < 0.3
+
+
+def test_it_is_decided_once_a_period_and_also_when_the_clock_is_set_back() -> None:
+    service = Service()
+    service.shown(1, 50_000, 1.0)
+    for seconds, clicks in ((59, False), (60, False), (150, True)):
+        service.decider.step_if_due(START + seconds * SECOND)
+        assert (service.memory.read(0).clicks > 0) is clicks
+    before = service.memory.read(0)
+    service.shown(1, 50_000, 1.0)
+    service.decider.step_if_due(START + 209 * SECOND)
+    assert service.memory.read(0) == before
+    service.decider.step_if_due(START + 149 * SECOND)
+    assert service.memory.read(0) != before
+
+
+def test_a_new_bundle_begins_without_a_correction_and_the_others_go_on() -> None:
+    service = Service()
+    service.minutes(20, 0.3)
+    kept = service.memory.read(0)
+    assert kept.revision >= 1
+    service.decider.serve({3: "treatment", 1: "control"})
+    assert service.memory.read(0) == kept
+    place = service.memory.place(3)
+    assert place is not None
+    state = service.memory.read(place)
+    assert (state.revision, state.intercept, state.slope, state.clicks) == (0, 0.0, 1.0, 0.0)
+    assert math.isnan(state.pcoc_live)
+    service.decider.serve({3: "treatment"})
+    service.decider.serve({3: "treatment", 1: "control"})
+    again = service.memory.place(1)
+    assert again is not None
+    assert service.memory.read(again).revision == 0
+
+
+def test_an_arm_without_room_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    service = Service(places=1)
+    assert "arm treatment has no live calibration" in caplog.text
+    service.minutes(3, 0.0)
+    assert service.memory.read(0).clicks > 0

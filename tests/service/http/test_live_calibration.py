@@ -1,0 +1,106 @@
+"""Live calibrations in answers, tokens and /arms, as a process serves what is decided."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from service.arms.live import LiveArms
+from service.calibration.fit import Correction
+from service.calibration.memory import LiveState
+from service.errors import BadConfiguration
+from service.feedback.keys import read_keys
+from service.feedback.memory import EventMemory, event_memory
+from service.feedback.tokens import ReadTokens, TokenReader, now_ms
+from service.settings import Settings
+from tests.running import RunningApp
+from tests.tiny_bundle import tiny_rows
+
+RunApp = Callable[..., RunningApp]
+REQUEST = {
+    "context": tiny_rows(1)[0]["context"],
+    "candidates": {"features": {"ad": [f"a{number}" for number in range(8)]}},
+    "tracking": True,
+}
+STATE = LiveState(9, 0.25, 0.9, 321.0, 0.8, 1.01)
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> str:
+    (file := tmp_path / "keys").write_text(f"0 {'5e' * 16}\n", encoding="ascii")
+    return str(file)
+
+
+def pctrs_and_tokens(app: RunningApp, **more: Any) -> tuple[list[float], list[str]]:
+    answer = app.post(json.dumps(REQUEST | more).encode())
+    assert answer.status_code == 200, answer.text
+    results = answer.json()["results"]
+    return results["pctr"], results["token"]
+
+
+def read(app: RunningApp, keys: str, tokens: list[str]) -> ReadTokens:
+    (arm, *_) = app.app.arms
+    return TokenReader(read_keys(keys)).read(tokens, {arm.source.number}, now_ms(), 60_000)
+
+
+def decide(app: RunningApp, state: LiveState) -> None:
+    """Let this be what the deciding process has written for the first arm."""
+    live = cast(LiveArms, app.app._live)
+    memory = live._revisions._memory
+    place = memory.place(app.app.arms[0].source.number)
+    assert place is not None
+    memory.write(place, state)
+    app.app._publish()
+
+
+@pytest.mark.parametrize("odd", [{}, {"context": {"a": 1, "b": {}}}], ids=["plain", "odd"])
+@pytest.mark.parametrize("mode", ["observe", "on"])
+def test_what_is_decided_is_served_and_tokens_have_the_pctrs_of_the_bundle(
+    run_app: RunApp, keys: str, mode: str, odd: dict[str, Any]
+) -> None:
+    off = run_app(feedback_keys=keys)
+    own, _ = pctrs_and_tokens(off, **odd)
+    assert off.get("/arms").json()["arms"][0]["live_calibration"] is None
+    app = run_app(feedback_keys=keys, live_calibration=mode)
+    before, tokens = pctrs_and_tokens(app, **odd)
+    assert before == own
+    assert set(read(app, keys, tokens).revisions.tolist()) == {0}
+    decide(app, STATE)
+    after, tokens = pctrs_and_tokens(app, **odd)
+    found = read(app, keys, tokens)
+    assert found.pctrs == pytest.approx(own, rel=1e-6)
+    corrected = Correction(STATE.intercept, STATE.slope).pctrs(np.array(own), 1e-6, 1 - 1e-6)
+    if mode == "on":
+        assert after == corrected.tolist()
+        assert set(found.revisions.tolist()) == {9}
+    else:
+        assert after == own
+        assert set(found.revisions.tolist()) == {0}
+    assert app.get("/arms").json()["arms"][0]["live_calibration"] == {
+        "mode": mode,
+        "revision": 9,
+        "intercept": 0.25,
+        "slope": 0.9,
+        "clicks": 321.0,
+        "pcoc": {"bundle": 0.8, "live": 1.01},
+    }
+    decide(app, LiveState(10))
+    assert pctrs_and_tokens(app, **odd)[0] == own
+    assert app.get("/arms").json()["arms"][0]["live_calibration"]["pcoc"]["bundle"] is None
+
+
+def test_memory_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch, keys: str) -> None:
+    settings = Settings(arms=("a=b",) * 100_000, feedback_keys=keys, live_calibration="on")
+    with pytest.raises(BadConfiguration, match="'live_calibration' must have memory for its counts"):
+        event_memory(settings, 1 << 30)
+    assert isinstance(event_memory(settings.model_copy(update={"live_calibration": "off"})), EventMemory)
+
+
+def test_live_calibration_needs_feedback() -> None:
+    with pytest.raises(ValueError, match="'feedback_keys' must be given with live_calibration on"):
+        Settings(live_calibration="on")
