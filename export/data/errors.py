@@ -54,10 +54,18 @@ class Rejections:
             f"correct the {self.unit}, or skip and count malformed rows with --on-malformed skip"
         )
 
+    def within(self, rows: int) -> str:
+        """`in 1,000 lines of shop.csv`."""
+        return f"in {rows:,} {self.unit}s of {self.file}"
+
     def disagree(self, message: str) -> None:
         """Raises DisagreementError; where rows are skipped, keeps the first one, to be told later."""
         if self.on_malformed != "skip":
             raise DisagreementError(message)
+        self.warn(message)
+
+    def warn(self, message: str) -> None:
+        """Keeps what is told of the schema, if it is the first, to be told later."""
         self.disagreement = self.disagreement or message
 
 
