@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -96,5 +97,6 @@ def _told(plan: InferPlan, out: Path, found: Guess, sample: Sample, malformed: i
     if not sample.is_whole:
         lines.append("later rows were not looked at: --rows reads more of them")
     lines.append(f"wrote {out}: read it, edit it, then")
-    lines.append(f"python -m export run --data {plan.data} --schema {out} --out artifacts/{out.stem}")
+    words = ("--data", str(plan.data), "--schema", str(out), "--out", f"artifacts/{out.stem}")
+    lines.append(f"python -m export run {shlex.join(words)}")
     return lines

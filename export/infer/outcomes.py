@@ -92,6 +92,8 @@ def _label_of(column: Column, why: str = "by its name and values") -> GuessedLab
     others = [text for text in found if text.lower() in _NO]
     if len(clicks) + len(others) < len(found) or len(clicks) > 1 or len(others) > 1:
         return None
+    if not others and (nothing := _present(column)) is not None:
+        return nothing  # yes, or an empty cell
     label = Label(column.name, tuple(clicks) or ("1",), tuple(others) or ("0",))
     return _guessed(label, texts, why)
 

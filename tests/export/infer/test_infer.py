@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import gzip
 import random
-from collections.abc import Iterator, Sequence
+import shlex
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +239,53 @@ def test_a_label_that_is_a_time_or_nothing(tmp_path: Path) -> None:
     label = inferred(written(tmp_path / "log.csv", frame)).label
     assert label is not None
     assert (label.column, label.present) == ("clicked_at", True)
+
+
+def test_a_label_of_yes_or_nothing_has_any_value_for_a_click(tmp_path: Path) -> None:
+    frame = pl.DataFrame(
+        {"click": ["TRUE", "", "", ""] * 40, "site": [f"s{i % 3}" for i in range(160)], "n": range(160)}
+    )
+    path = written(tmp_path / "log.csv", frame)
+    label = inferred(path).label
+    assert label is not None
+    assert (label.column, label.present) == ("click", True)
+    assert "25.00% of the rows have one" in text_of(path)
+
+
+@pytest.mark.parametrize(
+    ("column", "made", "reason"),
+    [
+        ("time", lambda at: at * 10**6, "a time in microseconds; turn it into milliseconds"),
+        ("ts", lambda at: at * 10**9, "a time in nanoseconds; turn it into milliseconds"),
+        (
+            "time",
+            lambda at: f"{at // 60 % 60}m{at % 60} past {at // 3600}",
+            "by its name a time, in no usual",
+        ),
+        (
+            "score1",
+            lambda at: "inf" if at % 997 == 0 else str(at / 7),
+            "numbers but for 1 rows, such as 'inf'",
+        ),
+    ],
+)
+def test_a_column_that_could_be_mended_says_so(
+    tmp_path: Path, column: str, made: Callable[[int], object], reason: str
+) -> None:
+    times = [START + 61 * i for i in range(300)]
+    columns = {"click": [0, 1] * 150, "site": [f"s{i % 3}" for i in range(300)]}
+    frame = pl.DataFrame(columns | {column: list(map(made, times))})
+    text = " ".join(text_of(written(tmp_path / "log.csv", frame)).replace("\n#", " ").split())
+    assert f"- {column}: {reason}" in text
+
+
+def test_the_command_that_is_told_can_be_pasted(tmp_path: Path) -> None:
+    said: list[str] = []
+    data = written(tmp_path / "my log.csv")
+    infer_schema(InferPlan(data=data, out=tmp_path / "my log.toml"), say=said.append)
+    words = shlex.split(said[-1])
+    assert words[:4] == ["python", "-m", "export", "run"]
+    assert words[4:8] == ["--data", str(data), "--schema", str(tmp_path / "my log.toml")]
 
 
 def test_a_log_without_a_label_is_told(tmp_path: Path) -> None:
