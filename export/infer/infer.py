@@ -16,6 +16,7 @@ from export.infer.plan import InferPlan
 from export.infer.sample import Sample, read_sample
 from export.infer.toml_text import schema_text
 from export.stages.work import Say
+from service.bundle.bounds import MAX_FIELDS
 from service.bundle.folders import replacing
 
 _TRIED_ROWS: Final = 1_000  # that a built-in schema has to read
@@ -34,6 +35,11 @@ def infer_schema(plan: InferPlan, *, say: Say = print) -> LogSchema:
         reasons = "".join(f"; '{one.column}' is left out, {one.reason}" for one in found.left_out)
         raise LogError(
             f"{plan.data.name}: must have columns to make fields of (got none beside the label{reasons})"
+        )
+    if len(found.fields) > MAX_FIELDS:
+        raise LogError(
+            f"{plan.data.name}: must have columns for at most {MAX_FIELDS:,} fields (got "
+            f"{len(found.fields):,}); leave some out of the log, or put many of 0 and 1 into a list"
         )
     text = schema_text(found, sample, plan.data, known=_known(plan, sample))
     schema = parse_log_schema(text, file="the guessed schema")

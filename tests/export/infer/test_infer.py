@@ -279,6 +279,12 @@ def test_a_column_that_could_be_mended_says_so(
     assert f"- {column}: {reason}" in text
 
 
+def test_more_columns_than_a_model_takes_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("export.infer.infer.MAX_FIELDS", 3)
+    with pytest.raises(LogError, match=r"log.csv: must have columns for at most 3 fields \(got \d+\); leave"):
+        inferred(written(tmp_path / "log.csv"))
+
+
 def test_the_command_that_is_told_can_be_pasted(tmp_path: Path) -> None:
     said: list[str] = []
     data = written(tmp_path / "my log.csv")
