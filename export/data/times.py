@@ -33,8 +33,8 @@ def are_odd_times(seconds: pl.Series) -> pl.Series:
 
 def years_of(seconds: pl.Series) -> str:
     """`1970`, or `1970 to 1999`: the years of times [n], one at least that is not null."""
-    years = pl.from_epoch(seconds.drop_nulls()).dt.year()
-    first, last = years.min(), years.max()
+    years = pl.from_epoch(seconds.drop_nulls().sort()).dt.year()
+    first, last = int(years[0]), int(years[-1])
     return f"{first}" if first == last else f"{first} to {last}"
 
 

@@ -57,7 +57,9 @@ def infer_schema(plan: InferPlan, *, say: Say = print) -> LogSchema:
 def _check_out(plan: InferPlan) -> None:
     if plan.out is None:
         return
-    if plan.out.is_dir() or (plan.out.exists() and not plan.overwrite):
+    if plan.out.is_dir():
+        raise ExportError(f"'out' must be a file (got the folder {str(plan.out)!r}); name a file in it")
+    if plan.out.exists() and not plan.overwrite:
         raise ExportError(
             f"'out' must be a new file (got {str(plan.out)!r}, which is there already); name another, or "
             "replace it with --overwrite"

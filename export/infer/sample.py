@@ -107,7 +107,9 @@ def _head_lines(path: Path) -> list[str]:
         with open_log_file(path) as file:
             block = next(blocks(file, path.name, HEAD_BYTES), b"")
         lines = block.decode().splitlines()
-    except (UnreadableText, UnicodeDecodeError) as error:
+    except UnreadableText as error:
+        raise LogError(str(error)) from None
+    except UnicodeDecodeError as error:
         raise LogError(
             f"{path.name}: must be UTF-8 text, plain or gzip, or Parquet ({error}); convert it"
         ) from None
