@@ -29,6 +29,7 @@ class Rejections:
         self.unit = unit
         self.count = 0
         self.disagreement: str | None = None
+        self._is_warned = False  # it is why no row is skipped
 
     def add(
         self,
@@ -62,11 +63,13 @@ class Rejections:
         """Raises DisagreementError; where rows are skipped, keeps the first one, to be told later."""
         if self.on_malformed != "skip":
             raise DisagreementError(message)
-        self.warn(message)
+        if self.disagreement is None or self._is_warned:
+            self.disagreement, self._is_warned = message, False
 
     def warn(self, message: str) -> None:
-        """Keeps what is told of the schema, if it is the first, to be told later."""
-        self.disagreement = self.disagreement or message
+        """Keeps what is told of the schema for later, unless it is known why rows are skipped."""
+        if self.disagreement is None:
+            self.disagreement, self._is_warned = message, True
 
 
 def no_rows(file: str, skipped: int, disagreement: str | None = None) -> LogError:

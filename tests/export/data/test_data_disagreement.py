@@ -125,6 +125,15 @@ def test_times_of_another_zero_are_read_with_a_warning(log: Path, tmp_path: Path
     assert f"warning: {chunk.disagreement}" in said
 
 
+def test_a_warning_of_times_does_not_hide_why_rows_are_skipped(log: Path) -> None:
+    with_times(log, lambda day: 3_600 * day)
+    description = schema(time="unix", label='click = ["yes"]\nno_click = ["no"]')
+    (chunk,) = read_log(log, description, on_malformed="skip")
+    assert chunk.skipped == len(ROWS)
+    assert chunk.disagreement is not None
+    assert "'click' and 'no_click' must name the values" in chunk.disagreement
+
+
 def test_a_few_times_of_unlikely_years_are_read(log: Path) -> None:
     with_times(log, lambda day: 0 if day % 5 == 0 else 1_714_521_600)
     (chunk,) = read_log(log, schema(time="unix"))
