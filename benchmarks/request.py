@@ -18,8 +18,10 @@ import gc
 import json
 import math
 import os
+import secrets
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -45,7 +47,7 @@ from service.wire import JSON, MSGPACK, Codec, count_rows
 REPOSITORY = Path(__file__).parents[1]
 # Where a checkout keeps this program: here, and in older ones.
 PROGRAMS = "benchmarks/request.py", "tests/bench_request.py"
-FORMS = ("features", "catalogue", "columns", "msgpack")
+FORMS = ("features", "catalogue", "columns", "msgpack", "tracking")
 STAGES = ("decode", "encode", "answer", "all", "counting", "refuse")
 SECONDS_A_TIMING, TIMINGS = 0.01, 12
 # Bytes under way, for which all others wait.
@@ -81,10 +83,11 @@ class Sink:
 
 
 class Bench:
-    """The service on one bundle, and requests for it, in four forms.
+    """The service on one bundle, and requests for it, in five forms.
 
     `features`: JSON rows that hold the features of each ad. `catalogue`: JSON rows of ad ids, whose features
-    the catalogue holds. `columns`: the same as columns. `msgpack`: `features` in MessagePack.
+    the catalogue holds. `columns`: the same as columns. `msgpack`: `features` in MessagePack. `tracking`:
+    `features`, and answers with tokens.
     """
 
     def __init__(self, app: Bidlight, samples: list[dict[str, Any]], connections: int) -> None:
@@ -196,6 +199,8 @@ class Bench:
             for ad, row in zip(ads, chosen, strict=True):
                 ad["features"] = self._samples[row]["candidate"]
         request = {"id": "req-1", "context": self._samples[0]["context"], "candidates": ads}
+        if form == "tracking":
+            request["tracking"] = True
         return msgspec.json.encode(request) if codec is JSON else msgspec.msgpack.encode(request)
 
     def _message(self, body: bytes, codec: Codec) -> bytes:
@@ -222,7 +227,10 @@ def _seconds(call: Callable[[], object], calls: int) -> float:
 
 async def _measure(options: argparse.Namespace) -> Figures:
     lines = (options.bundle / "report" / "requests.jsonl").read_text(encoding="utf-8").splitlines()
-    app = create_app(Settings(arms=(f"control={options.bundle}:1",)))
+    with tempfile.NamedTemporaryFile("w", encoding="ascii") as keys:
+        keys.write(f"0 {secrets.token_hex(16)}\n")
+        keys.flush()
+        app = create_app(Settings(arms=(f"control={options.bundle}:1",), feedback_keys=keys.name))
     await app.served.open()
     bench = Bench(app, [json.loads(line) for line in lines], options.connections)
     gc.collect()

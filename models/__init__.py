@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from models.afn import AFN
 from models.apg import (
     APGDCN,
     APGDCNV2,
@@ -18,6 +19,7 @@ from models.apg import (
     APGXDeepFM,
 )
 from models.autoint import AutoInt
+from models.bst import BST
 from models.dcn import DCN
 from models.dcn_v2 import DCNV2
 from models.dcn_v3 import DCNV3
@@ -32,6 +34,7 @@ from models.dnn import DNN
 from models.dynint_da import DynIntDA
 from models.dynint_dgp import DynIntDGP
 from models.dynint_dwp import DynIntDWP
+from models.eulernet import EulerNet
 from models.fibinet import FiBiNET
 from models.final import FINAL
 from models.final_mlp import FinalMLP
@@ -67,18 +70,21 @@ MODELS: dict[str, type[nn.Module]] = {
     "dcn_v3": DCNV3,
     "xdeepfm": XDeepFM,
     "autoint": AutoInt,
+    "afn": AFN,
     "fibinet": FiBiNET,
     "difm": DIFM,
     "dlrm": DLRM,
     "masknet": MaskNet,
     "final_mlp": FinalMLP,
     "final": FINAL,
+    "eulernet": EulerNet,
     "xdeepint": XDeepInt,
     "dynint_da": DynIntDA,
     "dynint_dgp": DynIntDGP,
     "dynint_dwp": DynIntDWP,
     "din": DIN,
     "dien": DIEN,
+    "bst": BST,
     "mmoe": MMoE,
     "star": STAR,
     "apg_dnn": APGDNN,

@@ -106,7 +106,7 @@ class DIEN(Penalized):
             if others is not None:
                 losses.append(auxiliary_loss(states, elements, others[:, history.columns], present))
         self.penalty = self.auxiliary * torch.stack(losses).sum() if losses else None
-        inputs = with_histories(self.embedding.pool(ids, rows), self.histories, interests)
+        inputs = with_histories(self.fields, self.histories, ids, rows, interests)
         logits: Tensor = self.mlp(inputs)
         return logits
 

@@ -69,6 +69,6 @@ class DIN(nn.Module):
             present = (ids[:, history.columns] != PADDING_ID).to(rows.dtype)
             weights = unit(elements, rows[:, history.target]) * present  # [batch, length]
             interests.append((weights.unsqueeze(1) @ elements).squeeze(1))
-        inputs = with_histories(self.embedding.pool(ids, rows), self.histories, interests)
+        inputs = with_histories(self.fields, self.histories, ids, rows, interests)
         logits: Tensor = self.mlp(inputs)
         return logits

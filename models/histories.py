@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from models.embedding import pool_sequences
 from models.fields import Field, column_slices, find_field
 
 
@@ -48,13 +49,29 @@ def find_histories(fields: Sequence[Field], target: str | None) -> tuple[History
     )
 
 
-def with_histories(embeddings: Tensor, histories: Sequence[History], interests: Sequence[Tensor]) -> Tensor:
-    """embeddings [batch, n_fields, dim], each history's replaced by its interest [batch, dim], flattened."""
-    parts, done = [], 0
+def with_histories(
+    fields: Sequence[Field],
+    histories: Sequence[History],
+    ids: Tensor,
+    rows: Tensor,
+    interests: Sequence[Tensor],
+) -> Tensor:
+    """What a perceptron reads of all fields, side by side: [batch, width].
+
+    ids [batch, columns] and their embeddings `rows` [batch, columns, dim]: a history is its interest, [batch,
+    any width], any other sequence is pooled.
+    """
+    parts, field, column = [], 0, 0
     for history, interest in zip(histories, interests, strict=True):
-        parts += [embeddings[:, done : history.position].flatten(1), interest]
-        done = history.position + 1
-    return torch.cat([*parts, embeddings[:, done:].flatten(1)], dim=1)
+        before = slice(column, history.columns.start)
+        parts += [*_pooled(fields[field : history.position], ids[:, before], rows[:, before]), interest]
+        field, column = history.position + 1, history.columns.stop
+    return torch.cat([*parts, *_pooled(fields[field:], ids[:, column:], rows[:, column:])], dim=1)
+
+
+def _pooled(fields: Sequence[Field], ids: Tensor, rows: Tensor) -> list[Tensor]:
+    """[batch, n_fields * dim] of fields without a history; nothing of no fields."""
+    return [pool_sequences(fields, ids, rows).flatten(1)] if fields else []
 
 
 def _last_single(fields: Sequence[Field]) -> str:

@@ -173,8 +173,12 @@ class BatchNorm(nn.BatchNorm1d):
         return inputs * scale + shift
 
     def fold_into(self, layer: nn.Linear) -> None:
-        """Changes `layer` so that it computes layer(normalize(x)) for x, with the running statistics."""
-        scale, shift = self._affine()
+        """Changes `layer` so that it computes layer(normalize(x)) for x, with the running statistics.
+
+        Its input may hold several x, one behind the other.
+        """
+        several = layer.in_features // self.num_features
+        scale, shift = (values.repeat(several) for values in self._affine())
         with torch.no_grad():
             layer.bias.add_(layer.weight @ shift)
             layer.weight.mul_(scale)

@@ -11,6 +11,7 @@
 
 #include "bytes.hpp"
 #include "request.hpp"
+#include "token.hpp"
 
 namespace bidlight {
 
@@ -50,7 +51,8 @@ std::int64_t bid_micros(double pctr, const Candidate& candidate, const BidPolicy
 // float64 again.
 class JsonSink {
  public:
-  static constexpr std::size_t kRowBytes = 96;    // of a candidate at most, without its id
+  static constexpr std::size_t kRowBytes = 96;    // of a candidate at most, without its id and token
+  static constexpr std::size_t kTokenBytes = 56;   // of a token and its key at most
   static constexpr std::size_t kEscapedBytes = 6;  // of a byte of a text at most
 
   // `escapes`: whether texts may hold what must be escaped. Without it they are copied unseen.
@@ -70,11 +72,19 @@ class JsonSink {
     if (!is_first) *out_++ = ',';
   }
   void end_list() { *out_++ = ']'; }
-  void begin_map() { *out_++ = '{'; }
+  void begin_map(bool) { *out_++ = '{'; }
   void end_map() { *out_++ = '}'; }
   void id_key() { raw("\"id\":"); }
   void pctr_key() { raw(",\"pctr\":"); }
   void bid_key() { raw(",\"bid\":"); }
+  void token_key() { raw(",\"token\":"); }
+
+  void token(const Tokens& tokens, std::size_t row, double pctr) {
+    *out_++ = '"';
+    tokens.write(out_, row, pctr);
+    out_ += kTokenCharacters;
+    *out_++ = '"';
+  }
 
   // A text of the request; without data it is null.
   void text(Text text) {
@@ -179,7 +189,7 @@ class JsonSink {
 // The same in MessagePack.
 class MsgpackSink {
  public:
-  static constexpr std::size_t kRowBytes = 48, kEscapedBytes = 1;
+  static constexpr std::size_t kRowBytes = 48, kTokenBytes = 56, kEscapedBytes = 1;
 
   MsgpackSink(char* out, bool) : out_(out) {}
 
@@ -195,11 +205,19 @@ class MsgpackSink {
   void begin_list(std::size_t size) { head(size, 0x90, 16, 0xDC); }
   void separator(bool) {}
   void end_list() {}
-  void begin_map() { byte(0x83); }
+  void begin_map(bool has_tokens) { byte(has_tokens ? 0x84 : 0x83); }
   void end_map() {}
   void id_key() { raw("\xA2id"); }
   void pctr_key() { raw("\xA4pctr"); }
   void bid_key() { raw("\xA3" "bid"); }
+  void token_key() { raw("\xA5token"); }
+
+  void token(const Tokens& tokens, std::size_t row, double pctr) {
+    byte(0xD9);
+    byte(kTokenCharacters);
+    tokens.write(out_, row, pctr);
+    out_ += kTokenCharacters;
+  }
 
   void text(Text text) {
     if (text.data() == nullptr) return byte(0xC0);
@@ -247,20 +265,21 @@ class MsgpackSink {
 
 // How many bytes an answer has at most. `arm` is what stands between the request's id and the results.
 template <class Sink>
-std::size_t answer_bound(const Request& request, Text arm) {
+std::size_t answer_bound(const Request& request, Text arm, bool has_tokens) {
   const std::size_t of_byte = request.unescaped == nullptr ? 1 : Sink::kEscapedBytes;
-  std::size_t bytes = request.id.size() * of_byte + arm.size() + Sink::kRowBytes;
+  const std::size_t of_row = Sink::kRowBytes + (has_tokens ? Sink::kTokenBytes : 0);
+  std::size_t bytes = request.id.size() * of_byte + arm.size() + of_row;
   for (const Candidate& candidate : request.candidates) {
-    bytes += candidate.id.size() * of_byte + Sink::kRowBytes;
+    bytes += candidate.id.size() * of_byte + of_row;
   }
   return bytes;
 }
 
 // Writes the answer to `out`, which has room for it, and returns its end. `pctrs` and `bids` (micros, 0 for none)
-// have one number a candidate.
+// have one number a candidate. Without `tokens` there are none.
 template <class Sink>
 char* write_answer(char* out, const Request& request, Text arm, std::span<const double> pctrs,
-                   std::span<const std::int64_t> bids) {
+                   std::span<const std::int64_t> bids, const Tokens* tokens) {
   Sink sink(out, request.unescaped != nullptr);
   const std::size_t rows = request.candidates.size();
   const auto bid = [&](std::size_t row) { bids[row] == 0 ? sink.no_money() : sink.money(bids[row]); };
@@ -274,22 +293,25 @@ char* write_answer(char* out, const Request& request, Text arm, std::span<const 
   };
   const auto id = [&](std::size_t row) { sink.text(request.candidates[row].id); };
   const auto pctr = [&](std::size_t row) { sink.real(pctrs[row]); };
+  const auto token = [&](std::size_t row) { sink.token(*tokens, row, pctrs[row]); };
   sink.begin_answer();
   sink.text(request.id);
   sink.raw(arm);
   if (request.as_rows) {
     column([&](std::size_t row) {
-      sink.begin_map();
+      sink.begin_map(tokens != nullptr);
       sink.id_key(), id(row);
       sink.pctr_key(), pctr(row);
       sink.bid_key(), bid(row);
+      if (tokens != nullptr) sink.token_key(), token(row);
       sink.end_map();
     });
   } else {
-    sink.begin_map();
+    sink.begin_map(tokens != nullptr);
     sink.id_key(), column(id);
     sink.pctr_key(), column(pctr);
     sink.bid_key(), column(bid);
+    if (tokens != nullptr) sink.token_key(), column(token);
     sink.end_map();
   }
   sink.end_answer();

@@ -24,6 +24,7 @@
 #include "msgpack_source.hpp"
 #include "numbering.hpp"
 #include "request_reader.hpp"
+#include "token.hpp"
 
 namespace nb = nanobind;
 
@@ -381,8 +382,10 @@ class PlainRequest {
 
   void drop_features() { request_.drop_features(); }
 
-  // The body of the answer and its number of bids.
-  nb::object answer(nb::handle pctrs, nb::bytes arm, const PyBidPolicy& policy) const {
+  // The body of the answer and its number of bids. Candidates have tokens if there is a signer, made at
+  // `milliseconds` since 2020 and with numbers from `first` on.
+  nb::object answer(nb::handle pctrs, nb::bytes arm, const PyBidPolicy& policy, const TokenSigner* signer,
+                    std::uint64_t milliseconds, std::uint64_t first) const {
     const Array<double> found(pctrs);
     const std::size_t rows = request_.candidates.size();
     if (found.get().size() != rows) throw std::invalid_argument("'pctrs' must have one number a candidate");
@@ -396,19 +399,23 @@ class PlainRequest {
       count += bids[row] != 0;
     }
     const Text fragment(arm.c_str(), arm.size());
-    PyObject* body = is_json_ ? write<JsonSink>(fragment, found.get(), bids)
-                              : write<MsgpackSink>(fragment, found.get(), bids);
+    std::optional<Tokens> signed_tokens;
+    if (signer != nullptr) signed_tokens.emplace(*signer, milliseconds, first);
+    const Tokens* tokens = signed_tokens ? &*signed_tokens : nullptr;
+    PyObject* body = is_json_ ? write<JsonSink>(fragment, found.get(), bids, tokens)
+                              : write<MsgpackSink>(fragment, found.get(), bids, tokens);
     return nb::make_tuple(nb::steal(body), count);
   }
 
  private:
   template <class Sink>
-  PyObject* write(Text arm, std::span<const double> pctrs, std::span<const std::int64_t> bids) const {
-    const auto bound = static_cast<Py_ssize_t>(answer_bound<Sink>(request_, arm));
+  PyObject* write(Text arm, std::span<const double> pctrs, std::span<const std::int64_t> bids,
+                  const Tokens* tokens) const {
+    const auto bound = static_cast<Py_ssize_t>(answer_bound<Sink>(request_, arm, tokens != nullptr));
     PyObject* body = PyBytes_FromStringAndSize(nullptr, bound);
     if (body == nullptr) throw nb::python_error();
     char* begin = PyBytes_AS_STRING(body);
-    const char* end = write_answer<Sink>(begin, request_, arm, pctrs, bids);
+    const char* end = write_answer<Sink>(begin, request_, arm, pctrs, bids, tokens);
     if (_PyBytes_Resize(&body, end - begin) != 0) throw nb::python_error();
     return body;
   }
@@ -505,6 +512,14 @@ NB_MODULE(_native, module) {
         new (self) PyBidPolicy{{multiplier, cap_micros, floor, win_price}, std::move(exact)};
       });
 
+  nb::class_<TokenSigner>(module, "TokenSigner")
+      .def("__init__", [](TokenSigner* self, std::uint8_t head, std::uint32_t source, std::uint16_t revision,
+                          nb::bytes key) {
+        if (key.size() != 16) throw std::invalid_argument("'key' must have 16 bytes");
+        const SipHash hash(load<std::uint64_t>(key.c_str()), load<std::uint64_t>(key.c_str() + 8));
+        new (self) TokenSigner{head, source, revision, hash};
+      });
+
   nb::class_<PlainRequest>(module, "PlainRequest")
       .def_prop_ro("rows", [](const PlainRequest& self) { return self.get().candidates.size(); })
       .def_prop_ro("id", [](const PlainRequest& self) { return text_or_none(self.get().id); })
@@ -515,15 +530,33 @@ NB_MODULE(_native, module) {
                      if (std::isnan(milliseconds)) return nb::none();
                      return nb::float_(milliseconds);
                    })
+      .def_prop_ro("tracking", [](const PlainRequest& self) { return self.get().tracking; })
       .def_prop_ro("context", &PlainRequest::context)
       .def("has_whole_context", [](const PlainRequest& self,
                                    PyEncoder& encoder) { return encoder.encoder.has_whole_context(self.get()); })
       .def("encode", &PlainRequest::encode, nb::arg("encoder"), nb::arg("catalogue").none(),
            nb::arg("context_ids").none(), nb::arg("candidate_ids"))
       .def("drop_features", &PlainRequest::drop_features)
-      .def("answer", &PlainRequest::answer);
+      .def("answer", &PlainRequest::answer, nb::arg("pctrs"), nb::arg("arm"), nb::arg("policy"),
+           nb::arg("signer").none() = nb::none(), nb::arg("milliseconds") = 0, nb::arg("first") = 0);
 
   module.def("number_texts", &number_texts);
+
+  module.def("siphash24", [](nb::handle first, nb::handle second, nb::handle messages, nb::handle hashes) {
+    const Array<std::uint64_t> firsts(first), seconds(second);
+    const Array<unsigned char> bytes(messages);
+    Output<std::uint64_t> out(hashes);
+    const std::size_t count = out.get().size();
+    if (firsts.get().size() != count || seconds.get().size() != count ||
+        (count > 0 && bytes.get().size() % count != 0)) {
+      throw std::invalid_argument("'first', 'second' and 'messages' must have a row for each of 'hashes'");
+    }
+    const std::size_t size = count > 0 ? bytes.get().size() / count : 0;
+    for (std::size_t row = 0; row < count; ++row) {
+      const SipHash hash(firsts.get()[row], seconds.get()[row]);
+      out.get()[row] = hash.of(bytes.get().data() + row * size, size);
+    }
+  });
 
   module.def(
       "count_ids",

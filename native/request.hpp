@@ -57,6 +57,7 @@ struct Column {
 struct Request {
   Text id, user_id;
   double tmax_ms = kNoNumber;
+  bool tracking = false;
   bool as_rows = true;
   std::vector<Candidate> candidates;
   std::vector<Feature> context;

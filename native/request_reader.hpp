@@ -24,7 +24,7 @@ class RequestReader {
 
   // Throws NotPlain.
   Request read() {
-    enum : unsigned { kCandidates = 1, kId = 2, kUserId = 4, kTmax = 8, kContext = 16 };
+    enum : unsigned { kCandidates = 1, kId = 2, kUserId = 4, kTmax = 8, kContext = 16, kTracking = 32 };
     unsigned seen = 0;
     auto nest = source_.open_map();
     while (source_.next(nest)) {
@@ -50,6 +50,11 @@ class RequestReader {
         once(seen, kTmax);
         request_.tmax_ms = read_number();
         if (request_.tmax_ms <= 0.0 || request_.tmax_ms > limits_.max_tmax_ms) throw NotPlain{};
+      } else if (key == "tracking") {
+        once(seen, kTracking);
+        const Value value = source_.scalar();
+        if (value.kind != Kind::boolean) throw NotPlain{};
+        request_.tracking = value.integer != 0;
       } else {
         throw NotPlain{};
       }

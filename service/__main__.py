@@ -82,6 +82,7 @@ def _serve_workers(settings: Settings) -> int:
         from logging.config import dictConfig
 
         from service.features.open import check_address
+        from service.feedback.keys import read_keys
         from service.http.app import bid_policy
         from service.http.tokens import read_tokens
         from service.process.announcement import AnnouncedArm, announce, announcement
@@ -93,6 +94,7 @@ def _serve_workers(settings: Settings) -> int:
     try:
         bid_policy(settings)
         read_tokens(settings.token_file)
+        read_keys(settings.feedback_keys)
         tls_context(settings)
         if settings.feature_store:
             check_address(settings.feature_store)

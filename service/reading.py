@@ -84,6 +84,7 @@ class _RequestOutline(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     user_id: str | None = None
     tmax_ms: Milliseconds | None = None
     context: dict[str, Raw] = {}
+    tracking: bool = False
 
 
 class _Decoders:
@@ -118,12 +119,18 @@ def decode_request(
             except msgspec.ValidationError:
                 pass
         return _read_with_care(body, codec, known, max_candidates)
-    except msgspec.DecodeError as error:
-        raise MalformedBody(f"the body must be {codec.name} ({error})") from None
-    except UnicodeDecodeError as error:
-        raise MalformedBody(f"the body must be {codec.name}, its strings UTF-8 ({error})") from None
-    except RecursionError:
-        raise MalformedBody(f"the body must be {codec.name} that is not nested so deeply") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise malformed(error, codec) from None
+
+
+def malformed(
+    error: msgspec.DecodeError | UnicodeDecodeError | RecursionError, codec: Codec
+) -> MalformedBody:
+    """The refusal of a body that a decoder does not read."""
+    if isinstance(error, RecursionError):
+        return MalformedBody(f"the body must be {codec.name} that is not nested so deeply")
+    utf8 = ", its strings UTF-8" if isinstance(error, UnicodeDecodeError) else ""
+    return MalformedBody(f"the body must be {codec.name}{utf8} ({error})")
 
 
 def _is_dense(body: bytes) -> bool:
@@ -154,7 +161,7 @@ def _read_with_care(body: bytes, codec: Codec, known: KnownFields, limit: int) -
         columns = outline.candidates
         features = _columns(columns.features, decoders, known)
         candidates = CandidateColumns(columns.id, features, columns.value_per_click, columns.bid_floor)
-    return PredictRequest(candidates, outline.id, outline.user_id, outline.tmax_ms, context)
+    return PredictRequest(candidates, outline.id, outline.user_id, outline.tmax_ms, context, outline.tracking)
 
 
 def _candidate(raw: Raw, decoders: _Decoders, known: KnownFields, path: str) -> Candidate:
@@ -195,10 +202,15 @@ def _decoded(decode: Callable[[Any], Any], part: Any, path: str, name: str | Non
     try:
         return decode(part)
     except msgspec.ValidationError as error:
-        text = str(error)
+        raise invalid_part(error, path, name) from None
+
+
+def invalid_part(error: msgspec.ValidationError, path: str = "$", name: str | None = None) -> InvalidField:
+    """The refusal of a part of a body at `path`, or of what has that name there."""
+    text = str(error)
     if name is not None:
         path = f"{path}.{shorten(name, 100)}"
     reason, at, within = text.rpartition(" - at `")  # the last one: a name in the reason may hold the same
     if not at or (text.startswith("Object contains unknown field") and path != "$"):
-        raise InvalidField(text, path=path)  # of the part itself
-    raise InvalidField(reason, path=path + within.removesuffix("`").rpartition("$")[2])
+        return InvalidField(text, path=path)  # of the part itself
+    return InvalidField(reason, path=path + within.removesuffix("`").rpartition("$")[2])

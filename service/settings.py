@@ -47,6 +47,37 @@ class Settings(BaseSettings):
         default="",
         description="file of bearer tokens, one a line, of which POST /predict needs one; empty: none",
     )
+    feedback_keys: str = Field(
+        default="",
+        description="file of the keys of tokens, one a line as NUMBER HEX: the first signs, each verifies; "
+        "empty: no tokens and no feedback",
+    )
+    attribution_seconds: int = Field(
+        default=86_400,
+        ge=60,
+        le=31_536_000,
+        description="how long after its token was made an impression or a click counts, once",
+    )
+    click_window_seconds: int = Field(
+        default=1_800,
+        ge=1,
+        description="how long after its token a click is in time; later ones also count as late",
+    )
+    max_attributed_events: int = Field(
+        default=1_000_000,
+        ge=1_000,
+        le=1_000_000_000,
+        description="so many events at least count once within --attribution-seconds, each with 48 to 96 "
+        "bytes of memory that all workers share; of more, the time gets shorter",
+    )
+    max_feedback_events: int = Field(
+        default=5_000, ge=1, le=100_000, description="most events in a POST /feedback (422 above)"
+    )
+    feedback_log: str = Field(
+        default="",
+        description="folder for the log of events that were counted, which is read again at start, so that "
+        "none counts twice; no other service may have it; empty: none",
+    )
     workers: int = Field(
         default=1,
         ge=1,
@@ -210,6 +241,14 @@ class Settings(BaseSettings):
                     f"'tls_certificate' must be given with {name} (got none); "
                     "name a file, or the port would be without TLS"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _a_log_has_events(self) -> Settings:
+        if self.feedback_log and not self.feedback_keys:
+            raise ValueError(
+                "'feedback_keys' must be given with feedback_log (got none); without keys there are no events"
+            )
         return self
 
     @model_validator(mode="after")

@@ -12,7 +12,7 @@ from typing import Annotated, Any, NamedTuple, NoReturn
 
 import msgspec
 import numpy as np
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 from numpy.typing import NDArray
 
 from service.errors import InvalidField, UnsupportedMediaType, shorten
@@ -94,14 +94,21 @@ class PredictRequest(msgspec.Struct, forbid_unknown_fields=True, gc=False):
         dict[str, RawFeature],
         Meta(description="the context fields, by name; a given value, also null, wins over the store"),
     ] = {}
+    tracking: Annotated[
+        bool, Meta(description="whether each result has a token, by which its ad's click is reported")
+    ] = False
 
 
 class Result(msgspec.Struct, gc=False):
-    """One candidate's answer: `pctr`, the calibrated click probability; `bid`, per impression, or null."""
+    """One candidate's answer: `pctr`, the calibrated click probability; `bid`, per impression, or null.
+
+    `token`, with tracking alone, goes into `POST /feedback` when its ad is shown, and when it is clicked.
+    """
 
     id: str | None
     pctr: float
     bid: float | None
+    token: str | UnsetType = UNSET
 
 
 class ResultColumns(msgspec.Struct, gc=False):
@@ -110,6 +117,7 @@ class ResultColumns(msgspec.Struct, gc=False):
     id: list[str | None]
     pctr: list[float]
     bid: list[float | None]
+    token: list[str] | UnsetType = UNSET
 
 
 class PredictAnswer(msgspec.Struct, gc=False):
@@ -218,16 +226,22 @@ def asked_of(request: PredictRequest) -> Asked:
 
 
 def answer_of(
-    asked: Asked, arm: str, bundle: str, pctr: NDArray[np.float64], bids: list[float | None]
+    asked: Asked,
+    arm: str,
+    bundle: str,
+    pctr: NDArray[np.float64],
+    bids: list[float | None],
+    tokens: list[str] | None = None,
 ) -> PredictAnswer:
-    """The answer in the shape of the request: rows for rows, columns for columns."""
+    """The answer in the shape of the request: rows for rows, columns for columns; `tokens` if there are."""
     probabilities: list[float] = pctr.tolist()
     ids = asked.ad_ids or [None] * len(bids)
     if asked.as_rows:
         # One struct a row is faster than encoding columns first and merging their bytes into rows.
-        results: list[Result] | ResultColumns = list(map(Result, ids, probabilities, bids))
+        columns = (ids, probabilities, bids) if tokens is None else (ids, probabilities, bids, tokens)
+        results: list[Result] | ResultColumns = list(map(Result, *columns))
     else:
-        results = ResultColumns(list(ids), probabilities, bids)
+        results = ResultColumns(list(ids), probabilities, bids, UNSET if tokens is None else tokens)
     return PredictAnswer(asked.id, arm, bundle, results)
 
 

@@ -41,7 +41,19 @@ COMMANDS = [(page.name, words) for page in PAGES for words in page.commands()]
 README_LINES, README_WIDTH = 150, 120
 # Locust's own options; the others are the locustfile's.
 LOCUST_OPTIONS = {"-f", "--headless", "--host", "--users", "--run-time"}
-OTHER_PROGRAMS = {"cd", "cp", "docker", "export", "kill", "mkdir", "node", "redis-server", "sleep", "source"}
+OTHER_PROGRAMS = {
+    "cd",
+    "cp",
+    "docker",
+    "export",
+    "kill",
+    "ln",
+    "mkdir",
+    "node",
+    "redis-server",
+    "sleep",
+    "source",
+}
 
 
 class Parsed(Exception):

@@ -71,17 +71,17 @@ def fit(log: EncodedLog, settings: Settings, seed: int) -> Fitted:
     seed_everything(seed)
     batch_size = settings["batch_size"]
     with tempfile.TemporaryDirectory() as folder:
-        features = _feature_map(log.schema, settings.get("dim", 1), folder)
+        features = feature_map(log.schema, settings.get("dim", 1), folder)
         model = NETWORKS[settings["model"]](features, settings, folder)
-        parts = {name: Batches(log, log.parts[name], batch_size) for name in ("validation", "test")}
-        training = Batches(log, log.parts["train"], batch_size, shuffled=True)
+        parts = {name: Batches(log.schema, log.parts[name], batch_size) for name in ("validation", "test")}
+        training = Batches(log.schema, log.parts["train"], batch_size, shuffled=True)
         model.fit(training, epochs=MOST_EPOCHS, validation_data=parts["validation"])
         pctr = {name: model.predict(part) for name, part in parts.items()}
     seconds = step_seconds(model.marks, len(training))
     return Fitted(pctr["validation"], pctr["test"], seconds, model.best_epoch)
 
 
-def _feature_map(schema: Schema, dim: int, folder: str) -> Any:
+def feature_map(schema: Schema, dim: int, folder: str) -> Any:
     """The fields as FuxiCTR describes them; all are ids, numbers by their bins."""
     found = FeatureMap("log", folder)
     found.labels, found.default_emb_dim = [LABEL], dim
@@ -110,16 +110,21 @@ def feature_name(schema: Schema, field: str) -> str:
     return f"field_{[each.name for each in schema.fields].index(field)}"
 
 
+def by_feature(schema: Schema, ids: Tensor) -> dict[str, Tensor]:
+    """ids [rows, columns] -> for each field its ids, [rows] or [rows, width], by the name of the feature."""
+    found = {}
+    for field in schema.fields:
+        columns = ids[:, schema.column_slices[field.name]]
+        name = feature_name(schema, field.name)
+        found[name] = columns if field.max_length > 1 else columns[:, 0].contiguous()
+    return found
+
+
 class Batches:
     """Batches of a part in memory: a dictionary of tensors, [rows] or [rows, width], by field, and labels."""
 
-    def __init__(self, log: EncodedLog, part: Part, batch_size: int, *, shuffled: bool = False) -> None:
-        ids = torch.from_numpy(np.asarray(part.ids, np.int64))
-        self.columns: dict[str, Tensor] = {}
-        for field in log.schema.fields:
-            columns = ids[:, log.schema.column_slices[field.name]]
-            name = feature_name(log.schema, field.name)
-            self.columns[name] = columns if field.max_length > 1 else columns[:, 0].contiguous()
+    def __init__(self, schema: Schema, part: Part, batch_size: int, *, shuffled: bool = False) -> None:
+        self.columns = by_feature(schema, torch.from_numpy(np.asarray(part.ids, np.int64)))
         self.columns[LABEL] = torch.from_numpy(np.asarray(part.labels, np.float32))
         self.rows, self.batch_size, self.shuffled = len(part), batch_size, shuffled
 

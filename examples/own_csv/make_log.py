@@ -2,7 +2,7 @@
 
 Stands in for your own log. A click is likelier for ads whose category is among the user's interests, for
 music, and on phones in the evening; the rest is chance. Beside the log there is one of each of the three days
-after it, on which new ads come and the oldest end.
+after it, on which new ads come, the oldest end, and people like garden in place of music.
 """
 
 from __future__ import annotations
@@ -43,7 +43,11 @@ def main(folder: Path) -> None:
         shown = [*shown[NEW_ADS:], *some_ads(draw, ADS + NEW_ADS * number, NEW_ADS)]
         midnight = MONDAY + SECONDS_A_DAY * number
         tables[day] = impressions(
-            draw, users, shown, range(midnight, midnight + SECONDS_A_DAY, SECONDS_A_ROW_OF_A_DAY)
+            draw,
+            users,
+            shown,
+            range(midnight, midnight + SECONDS_A_DAY, SECONDS_A_ROW_OF_A_DAY),
+            liked="garden",
         )
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in tables.items():
@@ -62,15 +66,17 @@ def some_ads(draw: random.Random, first: int, count: int) -> list[Row]:
     ]
 
 
-def impressions(draw: random.Random, users: list[Row], ads: list[Row], times: range) -> list[Row]:
-    """One at each of `times`, of a random user and ad, and whether it was clicked."""
+def impressions(
+    draw: random.Random, users: list[Row], ads: list[Row], times: range, liked: str = "music"
+) -> list[Row]:
+    """One at each of `times`, of a random user and ad, and whether it was clicked; all like one category."""
     log = []
     for time in times:
         user, ad = draw.choice(users), draw.choice(ads)
         device = draw.choice(("phone", "desktop"))
         is_evening = time // 3600 % 24 >= 18
         logit = -2.5 + 2.5 * (ad["category"] in str(user["interests"]))
-        logit += 1.0 * (ad["category"] == "music") + 1.0 * (device == "phone" and is_evening)
+        logit += 1.0 * (ad["category"] == liked) + 1.0 * (device == "phone" and is_evening)
         clicked = int(draw.random() < 1.0 / (1.0 + math.exp(-logit)))
         log.append({"time": time, **user, "device": device, **ad, "clicked": clicked})
     return log

@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 def _run(options: Namespace) -> None:
     from export.stages.pipeline import run
 
+    if options.warm_start is not None and options.model is None:
+        from export.stages.warm_start import model_at
+
+        options.model = model_at(options.warm_start)
     model, hyperparameters, training = _model(options)
     plan = Plan(
         **_given_with_work(Plan, options) | {"model": model},

@@ -50,6 +50,7 @@ EXAMPLES = """\
 examples:
   python -m export run --data criteo.tsv.gz --schema criteo --preset low-latency --out artifacts/criteo
   python -m export run --data log.parquet --schema log.toml --model fwfm --preset none --out artifacts/shop
+  python -m export run --data today.parquet --schema log.toml --warm-start artifacts/shop --out artifacts/shop
   python -m export demo --out artifacts/demo
   python -m export compare --data log.parquet --schema log.toml --models lr,fwfm,deep_fwfm --out artifacts/all
   python -m export tune --data log.parquet --schema log.toml --model deepfm --minutes 30 --out artifacts/tuned
@@ -228,6 +229,7 @@ COMMANDS: Mapping[str, Command] = {
         {
             "the log": LOG,
             "the model": MODEL,
+            "going on from a trained model": options_of(Plan, "warm_start", "forget_after", "bins"),
             "training": (*options_of(Plan, "checkpoint"), *TRAINING),
             "pruning": options_of(PruneChoice),
             "quantization": QUANTIZATION,

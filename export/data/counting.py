@@ -4,6 +4,7 @@ Memory holds one entry for each distinct value, up to `limit`. Above it the rare
 counting) and neighbouring numbers share an entry. This module knows nothing of fields or encodings.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -57,6 +58,11 @@ class TextCounts:
         self._merge()
         frequent = self._table.filter(pl.col("count") >= min_count)
         return tuple(frequent.sort(["count", "value"], descending=[True, False])["value"].to_list())
+
+    def seen(self, values: Sequence[str]) -> NDArray[np.bool_]:
+        """Which of these values were counted at all, [values]."""
+        self._merge()
+        return pl.Series(values, dtype=pl.String).is_in(self._table["value"].implode()).to_numpy()
 
     def rows(self, *, below: int | None = None) -> int:
         """Counted rows but for dropped entries; those of values seen fewer than `below` times, if given."""

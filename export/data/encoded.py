@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -18,9 +19,11 @@ from export.data.counting import MAX_TEXTS, NumberCounts
 from export.data.encode import PartWriter
 from export.data.errors import LogError, OnMalformed, no_rows
 from export.data.fit import MIN_COUNT, FieldCounts, fit_schema, min_counts
+from export.data.growth import Changes, Growth
 from export.data.log_schema import LogSchema
 from export.data.parts import (
     METADATA,
+    PAST,
     SAMPLES,
     EncodedLog,
     LogRecord,
@@ -29,6 +32,7 @@ from export.data.parts import (
     batches,
     open_log,
 )
+from export.data.past import check_same_fields
 from export.data.progress import Progress
 from export.data.readers import read_log, rows_about
 from export.data.spill import Spill
@@ -62,18 +66,22 @@ def prepare_log(
     samples: int = 512,
     max_texts: int = MAX_TEXTS,
     native: bool = True,
+    growth: Growth | None = None,
     report: Callable[[str], None] = print,
 ) -> EncodedLog:
     """Reads the log at `path` and writes its encoded form to the folder `out`, complete or not at all.
 
     `split` holds the shares of training, validation, calibration and test; `min_count` overrides every
     field's own; `samples` is the number of raw test rows to keep; `max_texts` limits the distinct texts that
-    are counted exactly in a field; without `native` Python encodes all, which gives the same ids. Raises
-    LogError for an unreadable log, a malformed row, or a part without clicks.
+    are counted exactly in a field; without `native` Python encodes all, which gives the same ids; with
+    `growth` the encodings go on from earlier ones. Raises LogError for an unreadable log, a malformed row, a
+    part without clicks, or other fields than those before.
     """
     check_shares(split)
+    if growth is not None:
+        check_same_fields(log_schema.fields, growth.past.schema)
     _check_out(out)
-    options = _Options(split, on_malformed, min_count, chunk_rows, samples, max_texts, native)
+    options = _Options(split, on_malformed, min_count, chunk_rows, samples, max_texts, native, growth)
     with replacing(out, sync=False) as folder:  # a log that a power failure tears is prepared again
         folder.mkdir()
         _prepare(path, log_schema, folder, options, report)
@@ -92,6 +100,7 @@ class _Options:
     samples: int
     max_texts: int
     native: bool
+    growth: Growth | None
 
 
 def _prepare(
@@ -104,8 +113,13 @@ def _prepare(
     split = _split(spill, seconds, options.shares)
     counted = _count(spill, split, FieldCounts(log_schema, options.max_texts), report)
     check_parts(counted.rows, counted.clicks, path.name)
-    schema = fit_schema(log_schema, counted.fields, options.min_count)
+    schema = fit_schema(log_schema, counted.fields, options.min_count, options.growth)
     report(f"fitted {len(schema.fields)} fields, {sum(field.cardinality for field in schema.fields):,} ids")
+    if options.growth is not None:
+        past = options.growth.past
+        report(f"vocabularies: {Changes.of(past.schema, schema)}")
+        arrays: dict[str, Any] = dict(past.moved_to(schema).arrays())
+        np.savez(folder / PAST, **arrays)
     _tell_min_counts(min_counts(log_schema, counted.fields, options.min_count), log_schema, options, report)
     if counted.fields.approximate:
         fields = ", ".join(counted.fields.approximate)

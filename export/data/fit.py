@@ -13,6 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from export.data.counting import MAX_TEXTS, NumberCounts, TextCounts
+from export.data.growth import Growth
 from export.data.log_schema import LogField, LogSchema
 from service.bundle.schema import Bins, Encoding, Field, Hashing, Kind, Schema, Vocabulary
 
@@ -93,8 +94,10 @@ class FieldCounts:
             return MIN_COUNT
         return max(MIN_COUNT, min(ENOUGH_ROWS, int(counts.sum()) // field.bins))
 
-    def encoding(self, field: LogField, min_count: int) -> Encoding:
-        """The encoding of one field."""
+    def encoding(self, field: LogField, min_count: int, growth: Growth | None = None) -> Encoding:
+        """The encoding of one field; with `growth` what becomes of the one that it had."""
+        if growth is not None:
+            return self._grown(field, min_count, growth)
         if field.encoding == "hashing":
             return Hashing(field.buckets, field.seed)
         if field.encoding == "vocabulary":
@@ -103,6 +106,14 @@ class FieldCounts:
         encoding = field.encoding or ("criteo" if are_counts(values, counts) else "quantile")
         edges = criteo_edges(values) if encoding == "criteo" else quantile_edges(values, counts, field.bins)
         return Bins(merge_rare(edges, values, counts, min_count))
+
+    def _grown(self, field: LogField, min_count: int, growth: Growth) -> Encoding:
+        old = growth.past.schema.field(field.name).encoding
+        if isinstance(old, Vocabulary) and field.name not in growth.fixed:
+            texts = self._texts[field.name]
+            return growth.vocabulary(field.name, texts.seen(old.values), texts.at_least(min_count))
+        refits = isinstance(old, Bins) and growth.bins == "refit"
+        return self.encoding(field, min_count) if refits else old
 
 
 def min_counts(log_schema: LogSchema, counts: FieldCounts, min_count: int | None = None) -> dict[str, int]:
@@ -114,11 +125,16 @@ def min_counts(log_schema: LogSchema, counts: FieldCounts, min_count: int | None
     }
 
 
-def fit_schema(log_schema: LogSchema, counts: FieldCounts, min_count: int | None = None) -> Schema:
-    """The schema of the counted rows; `min_count` overrides every field's own if given."""
+def fit_schema(
+    log_schema: LogSchema, counts: FieldCounts, min_count: int | None = None, growth: Growth | None = None
+) -> Schema:
+    """The schema of the counted rows; `min_count` overrides every field's own if given.
+
+    With `growth` it goes on from an earlier one, whose fields it must have.
+    """
     needed = min_counts(log_schema, counts, min_count)
     encodings = {
-        field.name: counts.encoding(field, needed[field.name])
+        field.name: counts.encoding(field, needed[field.name], growth)
         for field in log_schema.fields
         if field.same_values_as is None
     }

@@ -3,10 +3,13 @@
 It knows nothing of raw files; `prepare_log` writes what this module opens.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
+from zipfile import BadZipFile
 
 import msgspec
 import numpy as np
@@ -14,6 +17,7 @@ from numpy.typing import NDArray
 
 from export.data.errors import LogError
 from export.data.log_schema import LogSchema
+from export.data.past import Past
 from export.data.splits import PARTS, SplitBy
 from service.bundle.errors import BundleError
 from service.bundle.schema import Schema
@@ -21,6 +25,7 @@ from service.bundle.schema_files import schema_from_files
 
 METADATA: Final = "log.json"
 SAMPLES: Final = "sample_rows.jsonl"
+PAST: Final = "past.npz"
 _PAGE_ROWS: Final = 4096
 
 Array = NDArray[Any]
@@ -73,6 +78,11 @@ class EncodedLog:
     skipped_rows: int
     sample_rows: list[SampleRow]  # of the test part, as JSON values that a client would send
     description: LogSchema | None = None  # how the raw file is read
+    past: Past | None = None  # of a warm start: what trainings before this log's met
+
+    def without_past(self) -> EncodedLog:
+        """The same log for a model that starts anew."""
+        return replace(self, past=None)
 
 
 def part_path(folder: Path, part: str, array: str) -> Path:
@@ -87,12 +97,13 @@ def open_log(folder: Path) -> EncodedLog:
         schema = schema_from_files(lambda name: (folder / "schema" / name).read_bytes())
         samples = msgspec.json.Decoder(SampleRow).decode_lines((folder / SAMPLES).read_bytes())
         parts = {name: _open_part(folder, name, record, schema.columns) for name in PARTS}
+        past = _open_past(folder / PAST, schema)
     except FileNotFoundError as error:
         name = Path(str(error.filename)).name
         raise LogError(
             f"'{folder}' must be a prepared log (it has no {name}); run fit-schema again"
         ) from None
-    except (OSError, msgspec.MsgspecError, BundleError, ValueError) as error:
+    except (OSError, msgspec.MsgspecError, BundleError, ValueError, BadZipFile) as error:
         raise LogError(f"'{folder}' must be a whole prepared log ({error}); run fit-schema again") from None
     return EncodedLog(
         schema=schema,
@@ -103,7 +114,15 @@ def open_log(folder: Path) -> EncodedLog:
         skipped_rows=record.skipped_rows,
         sample_rows=samples,
         description=record.description,
+        past=past,
     )
+
+
+def _open_past(path: Path, schema: Schema) -> Past | None:
+    if not path.exists():
+        return None
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        return Past.of(schema, dict(arrays))
 
 
 def _open_part(folder: Path, name: str, record: LogRecord, columns: int) -> Part:

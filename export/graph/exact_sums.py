@@ -8,8 +8,9 @@ batches of 1 to 255 at several memory addresses (version 1.31, x86-64 with AVX-5
 - MatMul of [groups, batch, k] (weights per expert or per pair of fields): one row uses a matrix-vector
   kernel, several rows use a matrix-matrix kernel, which adds in another order. A row of zeros is appended to
   the batch, so it never has one row.
-- Softplus, Elu, Selu, Log and Sin: different code computes whole vectors and the rest at the end of a batch.
-  No model here needs these operators; the parity check refuses a graph that uses them.
+- Softplus, Elu, Selu, Log, Sin, Cos and Atan: different code computes whole vectors and the rest at the end
+  of a batch. `whole_vectors` lengthens the rows of the last four. No model here needs the others; the parity
+  check refuses a graph that uses them.
 - Already exact: Gemm and MatMul with a constant matrix, MatMul of values row by row, Softmax, LayerNorm, Exp,
   Tanh, Sigmoid, Erf, Gelu, Pow, Sqrt, ReduceMax, and every other operator without sums.
 """

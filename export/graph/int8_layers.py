@@ -172,9 +172,11 @@ def _step(smallest: Array, largest: Array, weights: Array) -> Step:
 
 
 def _replace_relu_by_max(editor: GraphEditor, relu: ir.Node) -> None:
-    """Replaces the Relu of an INT8 layer by Max, unless its output is quantized again.
+    """Replaces the Relu of an INT8 layer by Max, unless its output is quantized again; of a float layer, if.
 
-    ONNX Runtime fuses a layer with its Relu, and then no longer with its int8 weights. It does not fuse Max.
+    ONNX Runtime fuses a layer with its Relu, and then no longer with its int8 weights. It drops a Relu before
+    a quantization; where a float layer reads codes and is followed by one, it quantizes that layer's weights
+    by itself, in one graph and not in another that should give the same logits. It leaves Max as it is.
     """
     value, output = relu.inputs[0], relu.outputs[0]
     layer = value.producer() if value is not None else None
@@ -185,7 +187,7 @@ def _replace_relu_by_max(editor: GraphEditor, relu: ir.Node) -> None:
     is_quantized_next = len(output.uses()) == 1 and all(
         is_a(node, "QuantizeLinear") for node in output.consumers()
     )
-    if is_a(weight, "DequantizeLinear") and not is_quantized_next:
+    if is_a(weight, "DequantizeLinear") is not is_quantized_next:
         zero = editor.constant(np.zeros((), np.float32), "zero")
         editor.replace(output, editor.put(relu, "Max", [value, zero], row_shape))
 

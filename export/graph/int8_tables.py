@@ -4,6 +4,8 @@ The rows of a field share one scale. A lookup yields codes. Their scale is track
 value's axes without the batch, until it can be multiplied into another constant: a layer's weights, or a
 matrix that sums. It passes through every operator it commutes with: reshapes, products with other values,
 sums within one field. Any other operator (a softmax, an addition) gets the value multiplied by its scale.
+
+A table stays float where a logarithm reads its numbers: codes tell those near zero from zero no more.
 """
 
 from __future__ import annotations
@@ -38,6 +40,8 @@ MOVES = (
     "Gather",
 )  # move elements of their first input
 HOMOGENEOUS = ("Relu", "Abs", "LeakyRelu")  # f(s x) = s f(x) for s >= 0
+# What may lie between a table and the logarithm of its numbers, or of their sums and products.
+BEFORE_LOGARITHMS = (*MOVES, *HOMOGENEOUS, "Add", "Clip", "Concat", "Div", "MatMul", "Mul")
 
 
 @dataclass
@@ -70,11 +74,24 @@ def _large_tables(editor: GraphEditor) -> list[ir.Value]:
         if values is None or values.ndim != 2 or values.dtype != np.float32 or not uses:
             continue
         if all(is_a(node, "Gather") and at == 0 and _axis(node) == 0 for node, at in uses) and all(
-            row_shape_of(node.inputs[1]) is not None for node, _ in uses
+            row_shape_of(node.inputs[1]) is not None and not _reaches_logarithm(node) for node, _ in uses
         ):
             tables.append((table, values.size))
     largest = max((size for _, size in tables), default=0)
     return [table for table, size in tables if size >= largest * WORTHWHILE_SHARE]
+
+
+def _reaches_logarithm(node: ir.Node) -> bool:
+    """Whether a logarithm reads what a node computes, with none but BEFORE_LOGARITHMS between."""
+    found, waiting = {node}, [node]
+    while waiting:
+        for reader in waiting.pop().outputs[0].consumers():
+            if is_a(reader, "Log"):
+                return True
+            if is_a(reader, *BEFORE_LOGARITHMS) and reader not in found:
+                found.add(reader)
+                waiting.append(reader)
+    return False
 
 
 def _look_up_codes(codes: Codes, table: ir.Value) -> None:

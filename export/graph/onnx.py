@@ -22,6 +22,7 @@ from export.graph.folding import inference_copy
 from export.graph.inference_form import InferenceForm
 from export.graph.simplify import merge_reshapes, simplify
 from export.graph.tree_ensemble import tree_ensemble
+from export.graph.whole_vectors import fill_vectors
 from models.fields import fields_of
 from models.gbdt_lr import GBDTLR
 from service.bundle.manifest import Graph, Tensor
@@ -79,6 +80,7 @@ def export_onnx(model: nn.Module, columns: int, *, ids_type: Literal["int32", "i
     editor = GraphEditor(program.model)
     simplify(editor)
     make_sums_exact(editor)
+    fill_vectors(editor)
     merge_reshapes(editor)
     return serialize(editor.proto())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -21,6 +22,7 @@ from service.bundle.calibration import Calibrator
 class Artifacts:
     """The log, the graphs and calibrators by variant, the PyTorch models, and the stages' records.
 
+    `hyperparameters` build the dense model.
     `choices` are sentences on what was pruned, compared and wished for, as far as graphs do not show it.
     """
 
@@ -29,6 +31,7 @@ class Artifacts:
     variants: dict[str, Variant]
     calibrators: dict[str, Calibrator]
     models: dict[str, nn.Module]
+    hyperparameters: dict[str, Any]
     trained: Trained
     pruned: Pruned | None
     choices: tuple[str, ...]
@@ -48,25 +51,35 @@ def read_artifacts(work: Work) -> Artifacts:
     quantized = work.read_record("quantize", Graphs)
     variants = read_variants(work, log.schema)
     pruned = work.read_record("prune", Pruned) if PRUNED in variants else None
-    models = {DENSE: load_checkpoint(dense_checkpoint(work), log.schema).model}
+    trained, summary = work.read_record("train", Trained), work.read_record("fit-schema", LogSummary)
+    dense = load_checkpoint(dense_checkpoint(work), log.schema)
+    models = {DENSE: dense.model}
     if PRUNED in variants:
         models[PRUNED] = load_checkpoint(work.path("compact.pt")).model
     return Artifacts(
         log=log,
-        summary=work.read_record("fit-schema", LogSummary),
+        summary=summary,
         variants=variants,
         calibrators=read_calibrators(work, variants),
         models=models,
-        trained=work.read_record("train", Trained),
+        hyperparameters=dense.hyperparameters,
+        trained=trained,
         pruned=pruned,
-        choices=_choices(work, pruned, quantized),
+        choices=_choices(work, trained, summary, pruned, quantized),
         quantized=quantized,
         calibrated=work.read_record("calibrate", Calibrated),
     )
 
 
-def _choices(work: Work, pruned: Pruned | None, quantized: Graphs) -> tuple[str, ...]:
+def _choices(
+    work: Work, trained: Trained, summary: LogSummary, pruned: Pruned | None, quantized: Graphs
+) -> tuple[str, ...]:
     found = []
+    if trained.warm_start is not None:
+        found.append(
+            f"training went on from {trained.warm_start}, a model of {summary.earlier_rows:,} rows"
+            + ("" if summary.changes is None else f"; vocabularies: {summary.changes}")
+        )
     if pruned is None and work.has("prune.json"):  # a stage that may be left out
         found.append(unpruned_line(work.read_record("prune", Unpruned)))
     if pruned is not None and pruned.twin is not None:

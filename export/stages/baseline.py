@@ -19,7 +19,7 @@ from export.stages.train import new_network
 from export.stages.variants import CHECKED_ROWS, Variant
 from export.stages.work import Say, Work
 from export.train.choices import TrainChoice
-from export.train.config import TrainConfig
+from export.train.config import ODDS, TrainConfig
 from export.train.distributed import train_together
 from export.train.loop import SECONDS_BETWEEN_LINES
 from service.bundle.schema import Schema
@@ -27,15 +27,7 @@ from service.bundle.schema import Schema
 BASELINE = "lr"
 GRAPH = "baseline.onnx"
 
-SHARED = (
-    "loss",
-    "click_weight",
-    "focal_gamma",
-    "focal_alpha",
-    "calibration_weight",
-    "negative_rate",
-    "seed",
-)
+SHARED = (*ODDS, "seed")
 """What the baseline takes over from the training of the model: its loss and its rows."""
 
 PLACE = ("threads", "device")
@@ -47,7 +39,7 @@ def baseline(work: Work, *, say: Say = print) -> TrainedBaseline:
 
     Nothing is trained beside LR itself.
     """
-    log = open_log(work.path("log"))
+    log = open_log(work.path("log")).without_past()
     trained = work.read_record("train", Trained)
     work.start("baseline")
     if trained.model == BASELINE:

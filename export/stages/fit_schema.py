@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 
 from export.data.encoded import open_log, prepare_log
+from export.data.growth import Changes, Growth
 from export.data.log_schema import LogSchema, load_log_schema
 from export.judge.fields import describe_fields, field_warnings, unseen_lines
 from export.stages.plan import LogPlan
@@ -12,8 +13,11 @@ from export.stages.records import LogSummary
 from export.stages.work import Say, Work
 
 
-def fit_schema(work: Work, plan: LogPlan, *, say: Say = print) -> LogSummary:
-    """The raw log -> WORK/log. The folder is cleared only when the new log is complete."""
+def fit_schema(work: Work, plan: LogPlan, *, growth: Growth | None = None, say: Say = print) -> LogSummary:
+    """The raw log -> WORK/log. The folder is cleared only when the new log is complete.
+
+    With `growth` its vocabularies and bins go on from those of an earlier log.
+    """
     log_schema = load_log_schema(plan.schema)
     work.claim()
     key = _key(plan, log_schema) if plan.data.is_file() else ""  # of the file before it is read
@@ -25,6 +29,7 @@ def fit_schema(work: Work, plan: LogPlan, *, say: Say = print) -> LogSummary:
         split=plan.split,
         on_malformed=plan.on_malformed,
         min_count=plan.min_count,
+        growth=growth,
         report=say,
     )
     work.start("fit-schema")
@@ -46,7 +51,9 @@ def fit_schema(work: Work, plan: LogPlan, *, say: Say = print) -> LogSummary:
         columns=log.schema.columns,
         fields=fields,
         options=plan.log_options,
-        key=key,
+        key=key if growth is None else "",
+        earlier_rows=0 if log.past is None else log.past.rows,
+        changes=None if growth is None else Changes.of(growth.past.schema, log.schema),
     )
     work.record("fit-schema", summary)
     return summary

@@ -18,8 +18,11 @@ from export.stages.gain import gain_over_baseline
 from export.stages.golden import golden_rows
 from export.stages.report import gather_findings, report_files
 from export.stages.shared_graphs import describe_graphs
+from export.stages.trained_file import TRAINED_FILE, TrainedModel, trained_file
 from export.stages.variants import DENSE
 from export.stages.work import Say, Work
+from export.train.carry import past_after
+from export.train.config import odds_of
 from service.bundle.graph_check import check_graph
 from service.bundle.manifest import NAME_PATTERN, Description, ModelInfo, Training
 from service.bundle.store import Bundle, Contents, check_replaceable, load_bundle, save_bundle
@@ -82,8 +85,18 @@ def _parts(made: Artifacts, findings: Findings, say: Say) -> tuple[Description, 
         calibrators=calibrators,
         golden=golden_rows(schema, made.log.sample_rows, shipped, calibrators),
         extra_files=report_files(findings, made.log),
+        unlisted_files={TRAINED_FILE: trained_file(_dense_model(made))},
     )
     return description, contents
+
+
+def _dense_model(made: Artifacts) -> TrainedModel:
+    """What the next export goes on from."""
+    trained = made.trained
+    past = past_after(made.log, trained.config)
+    return TrainedModel(
+        made.models[DENSE], trained.model, made.hyperparameters, past, odds_of(trained.config)
+    )
 
 
 def _training(made: Artifacts, findings: Findings) -> Training:

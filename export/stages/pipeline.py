@@ -26,6 +26,7 @@ from export.stages.quantize import quantize
 from export.stages.records import LogSummary, Searched
 from export.stages.to_onnx import to_onnx
 from export.stages.train import check_device, check_no_overrides, train
+from export.stages.warm_start import WarmStart, check_warm_start, read_warm_start
 from export.stages.work import Say, Work
 from export.train.build import check_fields, check_model
 from export.train.checkpoint import load_checkpoint
@@ -48,6 +49,10 @@ def run(plan: Plan, *, search: Search | None = None, say: Say = print) -> Bundle
 
     `search` is what a preset that searches needs: `export.tune.tune.tune_before_run`.
     """
+    check_warm_start(plan)
+    warm = None if plan.warm_start is None else read_warm_start(plan.warm_start)
+    if warm is not None:
+        plan = warm.settled(plan)
     _check(plan, search)
     if plan.checkpoint is None:
         check_fields(plan.model, plan.hyperparameters, load_log_schema(plan.schema))
@@ -56,14 +61,15 @@ def run(plan: Plan, *, search: Search | None = None, say: Say = print) -> Bundle
         Work(plan.work).held(new=True) as work,
         Bar("run", stages, unit="stages", whole=True, even=False) as bar,
     ):
-        return _stages(plan, work, Clock(say, bar), search)
+        return _stages(plan, work, Clock(say, bar), search, warm)
 
 
 def _check(plan: Plan, search: Search | None = None) -> None:
     """Raises, before the first row is read, what would otherwise end the export after hours."""
     check_out(plan.out, plan.name)
-    if plan.pruning.searches and (search is None or plan.checkpoint is not None):
-        why = "has no search to run" if plan.checkpoint is None else "takes a trained model"
+    takes_model = plan.checkpoint is not None or plan.warm_start is not None
+    if plan.pruning.searches and (search is None or takes_model):
+        why = "takes a trained model" if takes_model else "has no search to run"
         raise ExportError(
             f"'preset' must be none where the run {why} (got {plan.pruning.preset!r}); "
             "leave out one of the two"
@@ -98,10 +104,11 @@ def _check_ship(plan: ExportPlan, rows: int | None = None) -> None:
         )
 
 
-def _stages(plan: Plan, work: Work, clock: Clock, search: Search | None) -> Bundle:
+def _stages(plan: Plan, work: Work, clock: Clock, search: Search | None, warm: WarmStart | None) -> Bundle:
     say = clock.say
+    growth = None if warm is None else warm.growth(plan.forget_after, plan.bins)
     clock.stage("fit-schema", f"{plan.data.name} by the schema {plan.schema}")
-    log = fit_schema(work, plan, say=say)
+    log = fit_schema(work, plan, growth=growth, say=say)
     _check_ship(plan, log.rows["train"])
     searched = None
     if search is not None and plan.pruning.searches:
@@ -109,13 +116,15 @@ def _stages(plan: Plan, work: Work, clock: Clock, search: Search | None) -> Bund
         hyperparameters, training, searched = search(plan, log, work, say)
         plan = replace(plan, hyperparameters=hyperparameters, training=training)
     clock.stage("train", plan.checkpoint.name if plan.checkpoint else plan.model)
+    rows, clicks = log.rows["train"], log.clicks["train"]
     train(
         work,
         plan.model,
         plan.hyperparameters,
-        plan.training.config(log.rows["train"], log.clicks["train"], model=plan.model),
+        plan.training.config(rows, clicks, model=plan.model, earlier_rows=log.earlier_rows),
         embedding=plan.embedding,
         checkpoint=plan.checkpoint,
+        warm=warm,
         searched=searched,
         say=say,
     )

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from export.compress.choice import PruneChoice
 from export.data.errors import OnMalformed
+from export.data.growth import FORGET_AFTER, WhichBins
 from export.data.log_schema import BUILT_IN
 from export.data.splits import DEFAULT_SHARES, are_shares
 from export.knobs import AT_LEAST_ONE, POSITIVE_SHARE, OneOf, Rule, as_options, check, described, knob
@@ -115,6 +116,26 @@ class Plan(ExportPlan):
         "take this trained model instead of training one; the log must give it the same schema, and --loss "
         "and --negative-rate must say how it was trained",
         unit="FILE",
+    )
+    warm_start: Path | None = knob(
+        None,
+        "go on from the weights of this bundle, or of a run's work folder or its dense.pt: the log holds the "
+        "rows since then, vocabularies grow, and model and hyperparameters are those of before",
+        unit="BUNDLE|WORK|FILE",
+    )
+    forget_after: int | None = knob(
+        None,
+        "of a warm start: runs in a row whose training rows lack a value, after which it has no id any more",
+        AT_LEAST_ONE,
+        "RUNS",
+        otherwise=str(FORGET_AFTER),
+    )
+    bins: WhichBins | None = knob(
+        None,
+        "of a warm start: bins of numbers stay as they were (keep), or are fitted to this log, each going on "
+        "from the one that it lies in (refit)",
+        OneOf(get_args(WhichBins)),
+        otherwise="keep",
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from export.data.growth import Changes
 from export.report.findings import EvaluationPoint, FieldSummary, SegmentGain
 from export.stages.calibration_methods import METHODS
 from export.train.config import TrainConfig
@@ -15,7 +16,8 @@ from service.bundle.manifest import Parity
 class LogSummary(msgspec.Struct, frozen=True):
     """fit-schema: rows and clicks by part; the window of the training part in unix seconds.
 
-    `options` are those of the command line that read the log so, `key` a hash of all that decides it.
+    `options` are those of the command line that read the log so, `key` a hash of all that decides it. A warm
+    start has `earlier_rows`, those that its model was trained on before, and `changes` of vocabularies.
     """
 
     source: str
@@ -29,6 +31,8 @@ class LogSummary(msgspec.Struct, frozen=True):
     fields: tuple[FieldSummary, ...] = ()
     options: tuple[str, ...] = ()
     key: str = ""
+    earlier_rows: int = 0
+    changes: Changes | None = None
 
 
 class Searched(msgspec.Struct, frozen=True):
@@ -53,6 +57,7 @@ class Trained(msgspec.Struct, frozen=True):
     seconds_an_epoch: float | None = None  # training steps only; None for a checkpoint
     warnings: tuple[str, ...] = ()
     searched: Searched | None = None  # with the preset `accurate`
+    warm_start: str | None = None  # what it went on from
 
 
 class Twin(msgspec.Struct, frozen=True):

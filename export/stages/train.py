@@ -12,15 +12,20 @@ from torch import nn
 
 from export.data.encoded import EncodedLog, open_log
 from export.errors import ExportError
+from export.judge.metrics import auc, logloss, sigmoid
 from export.report.findings import EvaluationPoint
 from export.stages.records import Searched, Trained
+from export.stages.warm_start import WarmStart
 from export.stages.work import Say, Work
 from export.train.build import build_model, described_embeddings, hyperparameters_of
+from export.train.carry import carried
 from export.train.checkpoint import load_checkpoint, save_checkpoint
 from export.train.choices import EmbeddingChoice
 from export.train.config import TrainConfig
 from export.train.distributed import train_together
 from export.train.initial import start_at_click_rate
+from export.train.loop import predict_logits
+from export.train.prior import corrected_logits
 from export.train.result import TrainResult
 from export.train.sampling import steps_an_epoch
 from export.train.unknown_values import unknown_fields, warning_of
@@ -35,18 +40,21 @@ def train(
     *,
     embedding: EmbeddingChoice | None = None,
     checkpoint: Path | None = None,
+    warm: WarmStart | None = None,
     searched: Searched | None = None,
     say: Say = print,
 ) -> Trained:
     """WORK/log -> WORK/dense.pt: a model trained from scratch, or the one of `checkpoint` where given.
 
-    `searched` is the search that found these settings, for the record.
-    Raises ExportError for settings that a checkpoint fixes, and for a device that torch cannot use.
+    With `warm` training goes on from that model. `searched` is the search that found these settings, for the
+    record. Raises ExportError for settings that a checkpoint fixes, and for a device that torch cannot use.
     """
     check_device(config.device)
     log = open_log(work.path("log"))
-    if checkpoint is None:
-        record = _train_from_scratch(work, log, model, hyperparameters, config, embedding, say)
+    if warm is not None:
+        record = _go_on(work, log, warm, config, say)
+    elif checkpoint is None:
+        record = _train_from_scratch(work, log.without_past(), model, hyperparameters, config, embedding, say)
     else:
         check_no_overrides(checkpoint, hyperparameters, embedding)
         record = _take_checkpoint(work, log, checkpoint, config, say)
@@ -68,16 +76,54 @@ def _train_from_scratch(
     work.start("train")
     say(f"training {model} with {_parameters(network):,} parameters")
     fit_trees_of(network, log, config, say)
+    hyperparameters = {**hyperparameters_of(model), **hyperparameters}
+    described = embedding.described() if embedding else {}
+    return _trained(work, log, network, model, hyperparameters, config, described, say)
+
+
+def _go_on(work: Work, log: EncodedLog, warm: WarmStart, config: TrainConfig, say: Say) -> Trained:
+    before = warm.trained
+    network = carried(
+        before.network,
+        before.model,
+        before.hyperparameters,
+        before.past.schema,
+        log.schema,
+        seed=config.seed,
+    )
+    work.start("train")
+    say(
+        f"training {before.model} with {_parameters(network):,} parameters on from {warm.source}, "
+        f"after {before.past.rows:,} rows"
+    )
+    part = log.parts["validation"]
+    pctr = sigmoid(corrected_logits(predict_logits(network, part.ids), config))
+    say(f"as it is: validation logloss {logloss(part.labels, pctr):.5f} AUC {auc(part.labels, pctr):.5f}")
+    described = described_embeddings(network)
+    record = _trained(work, log, network, before.model, before.hyperparameters, config, described, say)
+    return msgspec.structs.replace(record, warm_start=warm.source)
+
+
+def _trained(
+    work: Work,
+    log: EncodedLog,
+    network: nn.Module,
+    model: str,
+    hyperparameters: Mapping[str, Any],
+    config: TrainConfig,
+    described: Mapping[str, Any],
+    say: Say,
+) -> Trained:
+    """Trains the network and saves it; `described` is how its embeddings are kept."""
     result = train_together(network, log, work.path("log"), config, report=say)
     say(result.ending(config))
     warning = warning_of(unknown_fields(network, log.parts["validation"], config))
     if warning is not None:
         say(f"warning: {warning}")
-    hyperparameters = {**hyperparameters_of(model), **hyperparameters}
     save_checkpoint(work.folder / "dense.pt", network, model, hyperparameters)
     return Trained(
         model=model,
-        hyperparameters={**hyperparameters, **(embedding.described() if embedding else {})},
+        hyperparameters={**hyperparameters, **described},
         parameters=_parameters(network),
         config=config,
         checkpoint=None,

@@ -44,8 +44,8 @@ def save_checkpoint(
     content = {
         "version": CHECKPOINT_VERSION,
         "model": model_name,
-        "hyperparameters": _plain(hyperparameters),
-        "fields": [_plain(asdict(field)) for field in fields_of(model)],
+        "hyperparameters": plain(hyperparameters),
+        "fields": [plain(asdict(field)) for field in fields_of(model)],
         "weights": {name: value.detach().cpu().clone() for name, value in model.state_dict().items()},
     }
     with replacing(Path(path)) as incoming, incoming.open("wb") as file:
@@ -115,12 +115,12 @@ def _field(entry: Mapping[str, Any]) -> Field:
     return Field(**{**entry, "values": None if values is None else tuple(values)})
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Hyperparameters as data that weights_only loading and JSON accept: no tuples, no numpy."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if hasattr(value, "item"):

@@ -40,24 +40,28 @@ class TrainChoice:
         """This choice with these fields given in place of its own."""
         return TrainChoice(**{**self.given, **given})
 
-    def config(self, rows: int, clicks: int = 0, *, model: str | None = None) -> TrainConfig:
+    def config(
+        self, rows: int, clicks: int = 0, *, model: str | None = None, earlier_rows: int = 0
+    ) -> TrainConfig:
         """The configuration for a training part of this many rows and for the model of this name.
 
-        Without a name it is that of a deep model. `clicks` counts where not all non-clicks are drawn. Raises
-        ExportError for a number that nothing chosen uses, or out of its range.
+        Without a name it is that of a deep model. `clicks` counts where not all non-clicks are drawn. A model
+        that goes on from `earlier_rows` has the penalties of all its rows. Raises ExportError for a number
+        that nothing chosen uses, or out of its range.
         """
         chosen = choose(TrainConfig, self.given)
         rows = max(1, rows_an_epoch(rows, clicks, chosen.negative_rate))
         batch_size = self.given.get("batch_size", fitting_batch(rows))
         steps_an_epoch = -(-rows // batch_size)
         of_model = fitting_of(model)
+        all_rows = rows + earlier_rows
         fitting = {
             "epochs": of_model.epochs,
             "batch_size": batch_size,
             "learning_rate": of_model.rate(batch_size),
             "warmup_steps": min(LONGEST_WARMUP, steps_an_epoch // 2),
-            "embedding_l2": of_model.embedding_l2(rows),
-            "linear_l2": self.given.get("embedding_l2", linear_l2(rows)),
+            "embedding_l2": of_model.embedding_l2(all_rows),
+            "linear_l2": self.given.get("embedding_l2", linear_l2(all_rows)),
         }
         return TrainConfig(**{**fitting, **self.given})
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from export.knobs import (
     AT_LEAST_ONE,
@@ -13,6 +13,7 @@ from export.knobs import (
     POSITIVE_SHARE,
     UsedBy,
     check,
+    declared,
     knob,
 )
 from export.train.fitting import (
@@ -174,6 +175,28 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check(self)
+
+
+ODDS = (
+    "loss",
+    "click_weight",
+    "focal_gamma",
+    "focal_alpha",
+    "calibration_weight",
+    "negative_rate",
+)
+"""The knobs that decide what odds a model's logits are."""
+
+
+def odds_of(config: TrainConfig) -> dict[str, Any]:
+    """Those of ODDS that the configuration uses, by name."""
+    known = declared(TrainConfig)
+
+    def is_used(name: str) -> bool:
+        users = known[name].knob.used_by
+        return users is None or any(getattr(config, choice) in users.values for choice in users.choices)
+
+    return {name: getattr(config, name) for name in ODDS if is_used(name)}
 
 
 def rows_an_epoch(rows: int, clicks: int, negative_rate: float) -> int:

@@ -35,10 +35,11 @@ LONGEST_WAIT = timedelta(days=7)
 
 @dataclass(frozen=True)
 class _Job:
-    """What the other processes need to train with rank 0."""
+    """What the other processes need to train with rank 0; a model that starts anew knows no past."""
 
     model: nn.Module
     log: Path
+    starts_anew: bool
     config: TrainConfig
 
 
@@ -96,7 +97,7 @@ def train_together(
                 "each takes the GPU of its own number"
             )
         report(f"training with {ranks.count} processes, {config.batch_size} rows a step in total")
-        _send(ranks, _Job(model, Path(log_folder).resolve(), config))
+        _send(ranks, _Job(model, Path(log_folder).resolve(), log.past is None, config))
     try:
         return train(model, log, config, report=report, ranks=ranks)
     except BaseException as error:
@@ -110,7 +111,10 @@ def follow(ranks: Ranks) -> None:
     """The loop of every process but rank 0: trains each job that rank 0 sends, until rank 0 leaves."""
     while (job := _receive(ranks)) is not None:
         try:
-            train(job.model, open_log(job.log), job.config, report=lambda _: None, ranks=ranks)
+            log = open_log(job.log)
+            if job.starts_anew and log.past is not None:
+                log = log.without_past()
+            train(job.model, log, job.config, report=lambda _: None, ranks=ranks)
         except LeaderFailedError:
             continue
     with suppress(ExportError):

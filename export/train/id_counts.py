@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,19 +17,34 @@ CHUNK_ROWS = 200_000
 
 Counts = NDArray[np.int64]
 
+NOTHING: Mapping[str, Counts] = MappingProxyType({})
+
 
 @dataclass(frozen=True)
 class IdCounts:
-    """By field how often each part has each id, [cardinality]."""
+    """By field how often each part has each id, [cardinality].
+
+    Those of the training part count what a warm start's earlier trainings met, too.
+    """
 
     fields: tuple[Field, ...]
     training: Mapping[str, Counts]
     validation: Mapping[str, Counts]
 
     @classmethod
-    def of(cls, fields: Sequence[Field], training: Part, validation: Part) -> IdCounts:
-        """Counts both parts, of a log with these fields."""
-        return cls(tuple(fields), _by_field(fields, training), _by_field(fields, validation))
+    def of(
+        cls,
+        fields: Sequence[Field],
+        training: Part,
+        validation: Part,
+        earlier: Mapping[str, Counts] = NOTHING,
+    ) -> IdCounts:
+        """Counts both parts, of a log with these fields; the training part's are added to `earlier` ones."""
+        counts = {
+            name: found + earlier[name] if name in earlier else found
+            for name, found in _by_field(fields, training).items()
+        }
+        return cls(tuple(fields), counts, _by_field(fields, validation))
 
     def of_table(self, embedding: FeaturesEmbedding) -> IdCounts:
         """As these, with the counts of all fields that share a field's rows, in this table or the model."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from export.data.encoded import Part
+from export.data.past import Past
 from export.data.progress import Bar, shown
 from export.errors import ExportError
 from export.judge.metrics import auc, logloss, sigmoid
@@ -45,10 +46,13 @@ SETTLED_AN_EPOCH = 4
 
 
 class Log(Protocol):
-    """The parts of an encoded log that the loop reads: `train` and `validation`."""
+    """The parts of an encoded log that the loop reads, `train` and `validation`, and what came before."""
 
     @property
     def parts(self) -> Mapping[str, Part]: ...
+
+    @property
+    def past(self) -> Past | None: ...
 
 
 def train(
@@ -67,7 +71,7 @@ def train(
     Evaluated and kept is the moving average of the weights (`export.train.averaging`), unless
     `config.averaging` is 0. Embeddings have a stronger penalty in fields where the validation part has unseen
     values (`export.train.unseen`). Each evaluation chooses what stands for values that training does not
-    meet (`export.train.untrained`).
+    meet (`export.train.untrained`). What a log's `past` counts, training has met.
 
     after_step(step) runs after each update and before an evaluation, with steps counted from 1; it may change
     weights in place. The same seed, log and number of threads on the CPU give bit-equal weights. The model
@@ -83,7 +87,8 @@ def train(
         raise ExportError("the parts 'train' and 'validation' must hold rows (got none); give a longer log")
     with _settings(config, ranks), sparse_gradients(model) as tables:
         model.to(config.device)
-        counts = IdCounts.of(fields_of(model), part, validation)
+        earlier = {} if log.past is None else log.past.counts
+        counts = IdCounts.of(fields_of(model), part, validation, earlier)
         stronger = stronger_penalty(model, counts, config.unseen_l2)
         optimizers = Optimizers(model, tables, config, stronger.by_table)
         told = stronger.told()

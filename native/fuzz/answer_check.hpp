@@ -33,15 +33,10 @@ class AnswerCheck {
       : request_(request), pctrs_(pctrs), bids_(bids) {}
 
   void run() {
-    const std::size_t bound = answer_bound<Sink>(request_, kArm);
-    const auto body = std::make_unique<char[]>(bound);
-    const char* end = write_answer<Sink>(body.get(), request_, kArm, pctrs_, bids_);
-    expect(end <= body.get() + bound, "an answer fits into its bound");
-    try {
-      read(Source(body.get(), end));
-    } catch (const NotPlain&) {
-      expect(false, "an answer is well-formed");
-    }
+    run(nullptr);
+    const TokenSigner signer{0x1F, 0xFEED'BEEF, 1, SipHash(2, 3)};
+    const Tokens tokens(signer, (std::uint64_t{1} << 40) - 1, (std::uint64_t{1} << 48) - 2);
+    run(&tokens);
   }
 
  private:
@@ -50,6 +45,18 @@ class AnswerCheck {
   // What stands between the request's id and the results.
   static constexpr Text kArm = kIsJson ? Text(R"(,"arm":"a","bundle":"b","results":)")
                                        : Text("\xA3" "arm" "\xA1" "a" "\xA6" "bundle" "\xA1" "b" "\xA7" "results");
+
+  void run(const Tokens* tokens) {
+    const std::size_t bound = answer_bound<Sink>(request_, kArm, tokens != nullptr);
+    const auto body = std::make_unique<char[]>(bound);
+    const char* end = write_answer<Sink>(body.get(), request_, kArm, pctrs_, bids_, tokens);
+    expect(end <= body.get() + bound, "an answer fits into its bound");
+    try {
+      read(Source(body.get(), end));
+    } catch (const NotPlain&) {
+      expect(false, "an answer is well-formed");
+    }
+  }
 
   void read(Source source) {
     std::size_t rows = 0;
@@ -98,6 +105,8 @@ class AnswerCheck {
       expect(is_same(value, request_.candidates[row].id), "a result has its candidate's id");
     } else if (key == "pctr") {
       expect(is_same(value, pctrs_[row]), "a pCTR is read as it was");
+    } else if (key == "token") {
+      expect(value.kind == Kind::text && value.as_text().size() == kTokenCharacters, "a token has its characters");
     } else if (bids_[row] == 0) {
       expect(value.kind == Kind::null, "no bid is null");
     } else {

@@ -1,7 +1,7 @@
 // Numbers, prices and texts -> bids, and the bytes of an answer.
 //
-// A bid is the rounded product, shaded where the policy says so, within its cap and its floors; an answer fits into
-// its bound and is read as it was meant; and a bid has the same digits as any float64.
+// A bid is the rounded product, within its cap and its floors; an answer fits into its bound and is read as it was
+// meant; and a bid has the same digits as any float64.
 
 #include <algorithm>
 #include <cmath>
@@ -38,9 +38,8 @@ void check_bid(double pctr, const Candidate& candidate, const BidPolicy& policy)
   // Extended precision stands for decimals: it decides all but near ties, where both neighbours are right.
   const long double worth = static_cast<long double>(pctr) * candidate.value_per_click * policy.multiplier;
   const long double price = policy.win_price;
-  const bool is_shaded = price > 0.0L;
-  const long double product =
-      kMicros * (is_shaded ? price * worth / (std::sqrt(price * worth + price * price) + price) : worth);
+  const long double shaded = price > 0 ? price * worth / (std::sqrt(price * worth + price * price) + price) : worth;
+  const long double product = shaded * kMicros;
   const auto exact = [&](double, double) {
     is_asked = true;
     return std::min(static_cast<std::int64_t>(std::llrint(product)), policy.cap_micros);
@@ -52,8 +51,7 @@ void check_bid(double pctr, const Candidate& candidate, const BidPolicy& policy)
   expect(money >= policy.floor && !(money < candidate.bid_floor), "a bid is not below its floors");
   const long double expected = std::min(product, static_cast<long double>(policy.cap_micros));
   const long double error = std::abs(expected - static_cast<long double>(bid));
-  const long double slack = expected * (is_shaded ? 0x1p-48L : 0x1p-50L);
-  expect(is_asked || error <= 0.5L + slack, "a bid is the rounded product");
+  expect(is_asked || error <= 0.5L + expected * 0x1p-48L, "a bid is the rounded product, shaded");
 }
 
 // The digits of a bid are those of the float64 that it is.
@@ -74,7 +72,7 @@ void answer(Input input) {
   request.as_rows = input.yes();
   request.id = text_of(input, memory);
   const BidPolicy policy{1e-6 + positive(input, 1e6), static_cast<std::int64_t>(1 + input.below(65'536)) << input.below(34),
-                         positive(input, 1e3), input.yes() ? std::max(1e-9, positive(input, 1e9)) : 0.0};
+                         positive(input, 1e3), input.yes() ? std::max(positive(input, 1e9), 1e-9) : 0.0};
   std::vector<double> pctrs;
   std::vector<std::int64_t> bids;
   do {

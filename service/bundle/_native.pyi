@@ -105,6 +105,11 @@ class BidPolicy:
         /,
     ) -> None: ...
 
+class TokenSigner:
+    """What the tokens of an arm have in common; `key` has 16 bytes."""
+
+    def __init__(self, head: int, source: int, revision: int, key: bytes, /) -> None: ...
+
 class PlainRequest:
     """A request that was read, and its body, which it keeps and which must not change."""
 
@@ -116,6 +121,8 @@ class PlainRequest:
     def user_id(self) -> str | None: ...
     @property
     def tmax_ms(self) -> float | None: ...
+    @property
+    def tracking(self) -> bool: ...
     @property
     def context(self) -> dict[str, Any]: ...
     def has_whole_context(self, encoder: Encoder, /) -> bool:
@@ -134,8 +141,20 @@ class PlainRequest:
         """
     def drop_features(self) -> None:
         """Frees what only `encode` needs."""
-    def answer(self, pctrs: NDArray[np.float64], arm: bytes, policy: BidPolicy, /) -> tuple[bytes, int]:
-        """The body of the answer and its number of bids; `arm` is what stands before the results."""
+    def answer(
+        self,
+        pctrs: NDArray[np.float64],
+        arm: bytes,
+        policy: BidPolicy,
+        signer: TokenSigner | None = None,
+        milliseconds: int = 0,
+        first: int = 0,
+    ) -> tuple[bytes, int]:
+        """The body of the answer and its number of bids; `arm` is what stands before the results.
+
+        Candidates have tokens if there is a signer, made at `milliseconds` since 2020 and with numbers from
+        `first` on.
+        """
 
 def number_texts(
     column: Any, numbers: NDArray[np.uint32], firsts: NDArray[np.uint32], seed: int, /
@@ -145,6 +164,15 @@ def number_texts(
     Writes `numbers` [rows], and the rows of first appearances to the beginning of `firsts` [rows]. A null's
     number is 0. Returns None for a column of something else.
     """
+
+def siphash24(
+    first: NDArray[np.uint64],
+    second: NDArray[np.uint64],
+    messages: NDArray[np.uint8],
+    hashes: NDArray[np.uint64],
+    /,
+) -> None:
+    """Writes the `hashes` [n] of `messages` [n, bytes] under keys of these words [n]."""
 
 def read(
     body: bytes | bytearray, is_json: bool, max_candidates: int, max_money: float, max_tmax_ms: float, /

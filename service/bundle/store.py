@@ -248,7 +248,8 @@ class Contents:
     """What a bundle holds, apart from its description.
 
     `graphs` and `shared_graphs` are ONNX bytes by variant; `extra_files` (the report) are listed and hashed,
-    and a service does not read them.
+    and a service does not read them. `unlisted_files` lie in the same folder for the next export: no service
+    opens them.
     """
 
     schema: Schema
@@ -257,6 +258,7 @@ class Contents:
     golden: Golden
     shared_graphs: Mapping[str, bytes] = field(default_factory=dict)
     extra_files: Mapping[str, bytes] = field(default_factory=dict)
+    unlisted_files: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def save_bundle(folder: Path, description: Description, contents: Contents) -> Manifest:
@@ -273,7 +275,7 @@ def save_bundle(folder: Path, description: Description, contents: Contents) -> M
     for variant, graph in manifest.graphs.items():
         if graph.tables:
             bundle.tables(variant)
-    _write(Path(folder), {**files, MANIFEST_FILE: encoded})
+    _write(Path(folder), {**contents.unlisted_files, **files, MANIFEST_FILE: encoded})
     return manifest
 
 

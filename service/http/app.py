@@ -17,16 +17,19 @@ from service.arms.freshness import StoredFeatures
 from service.arms.health import Health
 from service.arms.loading import LoadedArm
 from service.arms.serving import ServedArms
-from service.arms.split import Arm
+from service.arms.split import Arm, ArmTable
 from service.bidding import BidPolicy
 from service.errors import BadConfiguration, NotFound
+from service.feedback.counting import EventCounter
+from service.feedback.memory import EventMemory
 from service.http.direct import DirectRoute
 from service.http.endpoint import PredictEndpoint
 from service.http.examples import examples_of
+from service.http.feedback import FeedbackEndpoint, is_feedback
 from service.http.heads import PREDICT_PATH
 from service.http.lifespan import PUBLISH_SECONDS, SHARED_PUBLISH_SECONDS, keep_serving
-from service.http.openapi import merge_predict
-from service.http.prediction import PredictService
+from service.http.openapi import merge_bidding
+from service.http.prediction import PredictService, source_of
 from service.http.routes import PROBE_PATHS, Routes, answer_error
 from service.metrics.families import Metrics
 from service.settings import Settings
@@ -36,8 +39,9 @@ class Bidlight(FastAPI):
     """The application of one `Settings`; its lifespan opens the arms.
 
     With `loaded`, these arms are served, whatever their folders hold by then, and SIGHUP is left to the
-    caller. `metrics` are those of this process among several. `refusal` is the reason of a deliberate refusal
-    to start, in one line. `publish_seconds` is how often counts become metrics, if this is the only process.
+    caller. `metrics` are those of this process among several, `events` what they share of feedback.
+    `refusal` is the reason of a deliberate refusal to start, in one line. `publish_seconds` is how often
+    counts become metrics, if this is the only process.
     """
 
     def __init__(
@@ -46,6 +50,7 @@ class Bidlight(FastAPI):
         loaded: Sequence[LoadedArm] | None = None,
         metrics: Metrics | None = None,
         publish_seconds: float = PUBLISH_SECONDS,
+        events: EventMemory | None = None,
     ) -> None:
         super().__init__(
             title="Bidlight",
@@ -64,10 +69,14 @@ class Bidlight(FastAPI):
         stored = StoredFeatures(settings, self.metrics) if settings.feature_store else None
         users = None if stored is None else stored.users
         self.predict_service = PredictService(settings, self.metrics, bid_policy(settings), users)
-        self.served = ServedArms(
-            settings, self.metrics, stored, self.predict_service.open, loaded, self.predict_service.publish
-        )
-        self.served.also_read.append(self.predict_service.read_tokens)
+        self._events: EventCounter | None = None
+        self._restores_events = events is None
+        if settings.feedback_keys:
+            memory = events or EventMemory(settings.max_attributed_events)
+            self._events = EventCounter(settings, self.metrics, memory, self.predict_service.signers)
+        self._feedback = FeedbackEndpoint(settings, self.metrics, self.predict_service, self._events)
+        self.served = ServedArms(settings, self.metrics, stored, self._open, loaded, self._publish)
+        self.served.also_read += [self.predict_service.read_tokens, self.predict_service.signers.read_again]
         self.health = Health(lambda: self.served.arms)
         self.direct_route = (
             DirectRoute(self.predict_service) if settings.predict_through == "parser" else None
@@ -83,10 +92,32 @@ class Bidlight(FastAPI):
             await self._endpoint(scope, receive, send)
         elif scope["type"] == "lifespan":
             await self._run_lifespan(scope, receive, send)
+        elif is_feedback(scope["path"]):
+            await self._feedback(scope, receive, send)
         elif self.has_admin_port and scope["path"] not in PROBE_PATHS:
             await answer_error(NotFound("the path must be a route of this port"))(scope, receive, send)
         else:
             await self.answer_route(scope, receive, send)
+
+    def _open(self, arms: ArmTable) -> None:
+        self.predict_service.open(arms)
+        if self._events is not None:
+            self._events.serve(map(source_of, arms.arms))
+
+    def _publish(self) -> None:
+        self.predict_service.publish()
+        if self._events is not None:
+            self._events.publish()
+
+    def open_feedback(self) -> None:
+        """Know what was counted before the start, unless the caller has seen to that."""
+        if self._events is not None and self._restores_events:
+            self._events.restore()
+
+    async def close_feedback(self) -> None:
+        """Nothing more is counted."""
+        if self._events is not None:
+            await self._events.close()
 
     async def answer_route(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request to any route but /predict."""
@@ -107,7 +138,7 @@ class Bidlight(FastAPI):
             self.openapi_schema = None
             examples = examples_of(self.arms[0], self.predict_service.policy) if self.arms else None
             needs_token = self.predict_service.tokens is not None
-            self.openapi_schema = merge_predict(super().openapi(), examples, needs_token=needs_token)
+            self.openapi_schema = merge_bidding(super().openapi(), examples, needs_token=needs_token)
         return self.openapi_schema
 
     async def _run_lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -136,7 +167,7 @@ class AdminPort:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Dispatch one ASGI scope."""
-        if scope["path"] == PREDICT_PATH:
+        if scope["path"] == PREDICT_PATH or is_feedback(scope["path"]):
             await answer_error(NotFound("the path must be a route of this port"))(scope, receive, send)
         else:
             await self._app.answer_route(scope, receive, send)
@@ -147,9 +178,10 @@ def create_app(
     loaded: Sequence[LoadedArm] | None = None,
     metrics: Metrics | None = None,
     publish_seconds: float = PUBLISH_SECONDS,
+    events: EventMemory | None = None,
 ) -> Bidlight:
     """The application; without `settings`, those of the environment; without `loaded`, it reads bundles."""
-    return Bidlight(settings or Settings(), loaded, metrics, publish_seconds)
+    return Bidlight(settings or Settings(), loaded, metrics, publish_seconds, events)
 
 
 def bid_policy(settings: Settings) -> BidPolicy:
@@ -166,7 +198,9 @@ def bid_policy(settings: Settings) -> BidPolicy:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     assert isinstance(app, Bidlight)
     async with AsyncExitStack() as stack:
+        stack.push_async_callback(app.close_feedback)
         try:
+            app.open_feedback()
             await stack.enter_async_context(
                 keep_serving(app.served, app.publish_seconds, app.reloads_on_signal)
             )

@@ -15,10 +15,10 @@ from service.errors import HeadTooLarge, MalformedRequest, ServiceError
 from service.http.direct import DirectExchange, DirectRoute
 from service.http.framing import RequestFrame
 from service.http.heads import (
+    BODY_PATHS,
     MAX_HEAD_BYTES,
     MAX_HEADERS,
     PLAIN_START,
-    PREDICT_PATH,
     PlainHead,
     head_without_offer,
     refusal_lines,
@@ -292,10 +292,10 @@ class HttpConnection(HttpToolsProtocol):
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
-        """The parser has read a part of the body, which only /predict reads."""
+        """The parser has read a part of the body, which few routes read."""
         if self._frame is not None:
             self._frame.count_body(len(body))
-        if self.cycle is not None and self.scope["path"] == PREDICT_PATH:
+        if self.cycle is not None and self.scope["path"] in BODY_PATHS:
             super().on_body(body)
 
     def on_message_complete(self) -> None:

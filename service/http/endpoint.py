@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
-from service.errors import BodyTooLarge, MethodNotAllowed, UnsupportedMediaType, Yielded
-from service.http.heads import Headers
-from service.http.intake import Arrival, Intake, Parts
+from service.errors import MethodNotAllowed
+from service.http.bodies import ClientLeft, read_body, send_whole
 from service.http.prediction import CLIENT_LEFT, Prediction, PredictService
 from service.scoring.meter import OK
-
-# How much of a body that is too long is read and dropped, so that its client can read the 413: a socket that
-# closes with unread bytes is reset, and the answer is lost.
-MAX_DISCARDED_BYTES = 8 * 1_048_576
-DISCARD_SECONDS = 2.0
-
-
-class ClientLeft(Exception):
-    """The connection closed before the answer was ready."""
 
 
 class PredictEndpoint:
@@ -40,7 +29,7 @@ class PredictEndpoint:
                     f"the method must be POST (got {scope['method']!r}); GET /docs describes it", allow="POST"
                 )
             prediction.read_headers(headers)
-            body = await _read_body(headers, receive, self._service)
+            body = await read_body(headers, receive, self._service.max_body_bytes, self._service.intake)
             if not self._service.admission.is_open:
                 turn = _Turn(self._service, body)
                 body = b""  # the turn lets go of it if there is none
@@ -57,11 +46,11 @@ class PredictEndpoint:
             prediction.end(CLIENT_LEFT)
             raise
         except Exception as error:
-            await _send(send, *prediction.refuse(error))
+            await send_whole(send, *prediction.refuse(error))
         else:
             outcome = CLIENT_LEFT
             try:
-                await _send(send, 200, [*head.headers], answer)
+                await send_whole(send, 200, [*head.headers], answer)
                 outcome = OK
             finally:
                 prediction.end(outcome)
@@ -100,67 +89,6 @@ class _Turn:
         self._service.admission.stop(self._work, is_done=False)
 
 
-async def _send(send: Send, status: int, headers: Headers, body: bytes) -> None:
-    """Send a whole answer."""
-    headers.append((b"content-length", b"%d" % len(body)))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
-
-
-async def _read_body(headers: dict[bytes, bytes], receive: Receive, service: PredictService) -> bytes:
-    """The body. Raises UnsupportedMediaType, ClientLeft, Yielded, and BodyTooLarge as soon as is known."""
-    limit = service.max_body_bytes
-    encoding = headers.get(b"content-encoding", b"identity")
-    if encoding.lower() != b"identity":
-        raise UnsupportedMediaType(
-            f"'Content-Encoding' must be identity (got {encoding.decode('latin-1')!r}); send it unpacked"
-        )
-    declared = headers.get(b"content-length", b"0")
-    if declared.isdigit() and int(declared[:19]) > limit:
-        # A client that asks first (Expect: 100-continue) has sent no body that had to be discarded.
-        if b"expect" not in headers:
-            await _discard(receive)
-        raise _too_large(int(declared[:19]), limit)
-    message = await receive()
-    body: bytes = message.get("body", b"")
-    if message.get("more_body"):
-        body = await _read_parts(body, receive, service.intake, limit)
-    elif message["type"] == "http.disconnect":
-        raise ClientLeft
-    if len(body) > limit:
-        raise _too_large(len(body), limit)
-    return body
-
-
-async def _read_parts(first: bytes, receive: Receive, intake: Intake, limit: int) -> bytes:
-    """A body from its `first` part on. Raises ClientLeft, BodyTooLarge, and Yielded if it must."""
-    patience, parts = asyncio.timeout(None), Parts()
-    parts.add(first)
-    arrival = Arrival(intake, lambda: patience.reschedule(0.0))
-    try:
-        async with patience:
-            more_body = True
-            while more_body:
-                arrival.hold(parts.size)
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientLeft
-                parts.add(message.get("body", b""))
-                more_body = message.get("more_body", False)
-                if parts.size > limit and more_body:
-                    await _discard(receive)
-                    raise _too_large(parts.size, limit)
-    except TimeoutError:
-        raise Yielded(str(intake.refusal())) from None
-    finally:
-        arrival.hold(0)
-    return parts.joined()
-
-
-def _too_large(size: int, limit: int) -> BodyTooLarge:
-    return BodyTooLarge(f"the body must be {limit} bytes at most (got {size} or more); split the request")
-
-
 async def _unless_client_leaves(future: asyncio.Future[Any], receive: Receive) -> Any:
     """The future's result. Raises ClientLeft as soon as the connection closes: the rows need not run then.
 
@@ -181,14 +109,3 @@ async def _unless_client_leaves(future: asyncio.Future[Any], receive: Receive) -
 async def _until_disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-async def _discard(receive: Receive) -> None:
-    size, more_body = 0, True
-    # A client that declared too much may also send nothing; it gets its answer all the same.
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(DISCARD_SECONDS):
-            while more_body and size < MAX_DISCARDED_BYTES:
-                message = await receive()
-                size += len(message.get("body", b""))
-                more_body = message.get("more_body", False)

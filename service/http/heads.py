@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 Headers = list[tuple[bytes, bytes]]
 
-PREDICT_PATH = "/predict"
+PREDICT_PATH, FEEDBACK_PATH = "/predict", "/feedback"
+# The routes that read what their requests have as a body.
+BODY_PATHS = PREDICT_PATH, FEEDBACK_PATH
 PLAIN_START = f"POST {PREDICT_PATH} HTTP/1.1\r\n".encode()
 END_OF_HEAD = b"\r\n\r\n"
 # Longer heads are refused, and those with more headers.

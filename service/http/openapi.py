@@ -1,4 +1,4 @@
-"""The OpenAPI description of `/predict`, made from the structs of its bodies; it knows no route."""
+"""The OpenAPI description of `/predict` and of feedback, from the structs of bodies; it knows no route."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from service.errors import (
     UnknownArm,
     UnsupportedMediaType,
 )
+from service.feedback.events import FeedbackAnswer, FeedbackRequest
 from service.http.examples import Examples, JsonObject
-from service.http.heads import PREDICT_PATH
+from service.http.heads import FEEDBACK_PATH, PREDICT_PATH
 from service.wire import PredictAnswer, PredictRequest
 
 ERRORS: tuple[ServiceError, ...] = (
@@ -40,6 +41,16 @@ ERRORS: tuple[ServiceError, ...] = (
     HeadTooLarge("the headers must be 65536 bytes at most; send fewer of them"),
     NotReady("the arms must replay their golden rows first; try again in a moment"),
 )
+_TOO_MANY_EVENTS = InvalidField(
+    "'events' must be 5000 at most (got 5001); split the request", path="$.events"
+)
+# A token as it looks.
+TOKEN = "EEOZ-TbA5-hlMU9YjMAAAEKefcAxWolv0k2sl7vS"
+_FEEDBACK_DESCRIPTION = """\
+It is there if the service has `--feedback-keys`. An event that comes again counts once, so a list whose
+answer was lost, or was a 429, is sent again as it is. One bad event loses no other: it is counted among the
+refused, by its reason.
+"""
 _DESCRIPTION = """\
 Send the request's shared fields as `context` and every ad as a candidate, as rows or, faster, as columns;
 the answer has the shape and the encoding of the request, its results the order of the candidates.
@@ -51,17 +62,23 @@ vocabulary; a name that no field has is ignored; all three are counted in `/metr
 """
 
 
-def merge_predict(document: JsonObject, examples: Examples | None, *, needs_token: bool) -> JsonObject:
-    """`document` with the path `/predict`, the schemas of its bodies, and examples where there are any."""
-    _, components = msgspec.json.schema_components(
-        [PredictRequest, PredictAnswer, ErrorAnswer], ref_template="#/components/schemas/{name}"
-    )
+def merge_bidding(document: JsonObject, examples: Examples | None, *, needs_token: bool) -> JsonObject:
+    """`document` with the paths of bids, the schemas of their bodies, and examples where there are any."""
+    bodies = [PredictRequest, PredictAnswer, FeedbackRequest, FeedbackAnswer, ErrorAnswer]
+    _, components = msgspec.json.schema_components(bodies, ref_template="#/components/schemas/{name}")
     document.setdefault("components", {}).setdefault("schemas", {}).update(components)
-    operation = _operation(examples)
+    predict, feedback = _operation(examples), _feedback()
     if needs_token:
         document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
-        operation["security"] = [{"token": []}]
-    document["paths"] = {PREDICT_PATH: {"post": operation}, **document.get("paths", {})}
+        for operation in (predict, feedback):
+            operation["security"] = [{"token": []}]
+    document["paths"] = {
+        PREDICT_PATH: {"post": predict},
+        FEEDBACK_PATH: {"post": feedback},
+        "/i/{token}": {"get": _pixel("impression", "200", "a transparent pixel (GIF)")},
+        "/c/{token}": {"get": _pixel("click", "204", "nothing; it leads nowhere")},
+        **document.get("paths", {}),
+    }
     return document
 
 
@@ -96,6 +113,46 @@ def _operation(examples: Examples | None) -> JsonObject:
                 "content": _content("PredictAnswer", answers),
             },
             **{str(error.status): _refusal(error) for error in errors},
+        },
+    }
+
+
+def _feedback() -> JsonObject:
+    example = {"token": TOKEN, "type": "click", "at": 1_790_000_000_000}
+    errors = (error for error in ERRORS if not isinstance(error, UnknownArm | InvalidField | NotReady))
+    return {
+        "tags": ["feedback"],
+        "summary": "Impressions and clicks of candidates that were answered with tracking",
+        "description": _FEEDBACK_DESCRIPTION,
+        "operationId": "feedback",
+        "requestBody": {
+            "required": True,
+            "content": _content("FeedbackRequest", {"click": {"events": [example]}}),
+        },
+        "responses": {
+            "200": {
+                "description": "what was counted",
+                "content": _content(
+                    "FeedbackAnswer", {"counted": {"counted": 1, "duplicates": 0, "refused": {}}}
+                ),
+            },
+            **{str(error.status): _refusal(error) for error in (*errors, _TOO_MANY_EVENTS)},
+        },
+    }
+
+
+def _pixel(event_type: str, status: str, answer: str) -> JsonObject:
+    return {
+        "tags": ["feedback"],
+        "summary": f"The {event_type} of a token, for what can only load a URL",
+        "description": "The answer tells nothing of the token; `POST /feedback` does.",
+        "operationId": f"{event_type}_pixel",
+        "parameters": [
+            {"name": "token", "in": "path", "required": True, **_header("of the ad's result in an answer")}
+        ],
+        "responses": {
+            status: {"description": answer},
+            "429": _refusal(next(error for error in ERRORS if isinstance(error, Overloaded))),
         },
     }
 

@@ -21,8 +21,10 @@ from service.bundle.native import is_native
 from service.errors import DeadlinePassed, NotReady, Overloaded, ServiceError, Unauthorized, Unread
 from service.features.store import INVALID
 from service.features.users import UserFeatures
+from service.feedback.signers import Signers
+from service.feedback.tokens import Source, TokenSigner
 from service.http.admission import Admission
-from service.http.heads import AnswerHead, ArmHeads, Headers, header_lines
+from service.http.heads import PREDICT_PATH, AnswerHead, ArmHeads, Headers, header_lines
 from service.http.intake import Intake
 from service.http.tokens import read_tokens
 from service.metrics.families import Metrics
@@ -54,7 +56,7 @@ CLIENT_LEFT = "client_left"
 class PredictService:
     """What all requests to /predict share: limits, bid policy, tokens and arms; before `open` it has no arms.
 
-    Raises BadConfiguration for a file that holds no tokens.
+    Raises BadConfiguration for a file that holds no tokens, or no keys.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class PredictService:
         self.policy = policy
         self._token_file = settings.token_file
         self.tokens = read_tokens(settings.token_file)
+        self.signers = Signers(settings.feedback_keys)
         self.users = users
         self.max_queue_ms = settings.max_queue_ms
         self.intake = Intake(settings.max_held_bytes)
@@ -90,6 +93,7 @@ class PredictService:
             frozenset().union(*[encoder.candidate_names for encoder in encoders]),
         )
         self._arms = arms
+        self.signers.serve({arm: source_of(arm) for arm in arms.arms})
 
     def knows(self, headers: dict[bytes, bytes]) -> bool:
         """Whether no token is needed, or the headers have one that is known."""
@@ -169,6 +173,7 @@ class Prediction:
         "_meter",
         "_rows",
         "_service",
+        "_signer",
         "_unqueued_rows",
         "_work",
         "bids",
@@ -199,6 +204,7 @@ class Prediction:
         self._held_bytes = 0
         self._unqueued_rows = 0
         self._work = 0  # see Admission.start
+        self._signer: TokenSigner | None = None
         self.encode_seconds = 0.0
         self.unknown_names: Collection[str] = ()
         self.unknown_ads = 0
@@ -232,6 +238,8 @@ class Prediction:
         self._heads = service.heads[arm]
         predictor = arm.predictor
         self._meter = predictor.meter
+        if request.tracking:
+            self._signer = service.signers.of(arm)
         self._heed(request.tmax_ms, decoded)
         # Before the costs of encoding or of a lookup: the room is this request's until it ends.
         predictor.admit(rows)
@@ -338,27 +346,31 @@ class Prediction:
 
     def answer(self, pctrs: Probabilities) -> tuple[AnswerHead, bytes]:
         """pCTRs [rows] -> the head and the body of the answer. Call `end(OK)` once it is sent."""
-        asked, arm, codec = self._asked, self._arm, self._codec
+        asked, arm, codec, signer = self._asked, self._arm, self._codec, self._signer
         assert arm is not None
         self._pause(is_done=True)
         head = self._heads.ok[codec.name]
         if not isinstance(asked, Asked):
             before_results = self._heads.before_results[codec.name]
-            body, self.bids = asked.answer(pctrs, before_results, self._service.native_policy)
+            policy = self._service.native_policy
+            if signer is None:
+                body, self.bids = asked.answer(pctrs, before_results, policy)
+            else:
+                body, self.bids = signer.answer(asked, pctrs, before_results, policy)
             self.no_bids = len(pctrs) - self.bids
             return head, body
         offers = bids(pctrs, asked.values_per_click, asked.bid_floors, self._service.policy)
         if self._meter is not None:
             self.no_bids = no_bids = offers.count(None)
             self.bids = len(offers) - no_bids
-        body = codec.encode(answer_of(asked, arm.name, arm.predictor.manifest.id, pctrs, offers))
+        tokens = None if signer is None else signer.tokens(pctrs)
+        body = codec.encode(answer_of(asked, arm.name, arm.predictor.manifest.id, pctrs, offers, tokens))
         return head, body
 
     def refuse(self, error: BaseException) -> tuple[int, Headers, bytes]:
         """End the request with an error; the status, the headers and the body of the answer."""
         if not isinstance(error, ServiceError):
-            logger.error("a request to /predict failed", exc_info=error)
-            error = ServiceError("the service failed on this request; it has logged why")
+            error = unexpected(error, PREDICT_PATH)
         if isinstance(error, Overloaded):
             self._service.count_refusal(error)
         self.end(error.outcome)
@@ -387,3 +399,14 @@ class Prediction:
             arm.predictor.release(self._unqueued_rows)
         if meter is not None:
             meter.count_request(self, outcome)
+
+
+def source_of(arm: Arm) -> Source:
+    """What the tokens of an arm come from."""
+    return Source(arm.name, arm.predictor.manifest.id, arm.predictor.variant)
+
+
+def unexpected(error: BaseException, path: str) -> ServiceError:
+    """Log an error that no client can cause, with its traceback, and what its client is told."""
+    logger.error("a request to %s failed", path, exc_info=error)
+    return ServiceError("the service failed on this request; it has logged why")

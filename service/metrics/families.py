@@ -25,6 +25,10 @@ STORE_BUCKETS = (
 )
 ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 PCTR_BUCKETS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+CLICK_DELAY_BUCKETS = (
+    *(1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800),
+    *(3600, 7200, 14_400, 28_800, 43_200, 86_400),
+)
 STAGES = ("decode", "encode", "queue", "inference", "calibration")
 
 
@@ -227,6 +231,58 @@ class Metrics:
             "bidlight_oldest_wait_seconds",
             "Age of the oldest request that has arrived and is not read or refused yet",
             of_processes="max",
+            registry=registry,
+        )
+        self.events = Counters(
+            "bidlight_feedback_events",
+            "Events of feedback by type (impression, click, or none if it was neither) and outcome: counted, "
+            "duplicate, or why it was refused; no arm where the token does not tell",
+            ["arm", "type", "outcome"],
+            registry=registry,
+        )
+        self.shown_pctr = Counters(
+            "bidlight_shown_pctr",
+            "Sum of the pCTRs, as the bundle gave them, of the impressions that were counted",
+            ["arm"],
+            registry=registry,
+        )
+        self.click_delay = Histograms(
+            "bidlight_click_delay_seconds",
+            "Seconds from the answer that held a token to the click, of clicks that were counted",
+            ["arm"],
+            buckets=CLICK_DELAY_BUCKETS,
+            registry=registry,
+        )
+        self.late_clicks = Counters(
+            "bidlight_late_clicks",
+            "Clicks that were counted later than --click-window-seconds after their token",
+            ["arm"],
+            registry=registry,
+        )
+        self.feedback_window = Gauges(
+            "bidlight_feedback_window_seconds",
+            "How old a token may be: --attribution-seconds, or less if more events come than are remembered",
+            of_processes="max",
+            registry=registry,
+        )
+        self.feedback_requests = Counters(
+            "bidlight_feedback_requests",
+            "Requests with feedback by route (list, impression, click) and outcome: ok, client_left, or an "
+            "error's code",
+            ["route", "outcome"],
+            registry=registry,
+        )
+        self.log_events = Counters(
+            "bidlight_feedback_log_events",
+            "Events of the log of feedback: written, lost (the disk is full, or too slow), restored (read "
+            "again at start), or unreadable (lines that were not)",
+            ["outcome"],
+            registry=registry,
+        )
+        self.log_cuts = Counters(
+            "bidlight_feedback_log_cuts",
+            "Files of the log of feedback that were not closed, found at the start: of each, the last second "
+            "of events may be missing",
             registry=registry,
         )
         self._unknown_names: dict[str, UnknownNames] = {}

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from service.arms.loading import LoadedArm
+from service.feedback.memory import EventMemory
 from service.metrics.memory import CountMemory
 from service.process.reload import ReloadableArms
 from service.process.signals import blocked_signals
@@ -63,7 +64,7 @@ class WorkerProcess:
 class WorkerPool:
     """A worker in each of `slots`, forked to serve the current ones of `arms`; all accept from `admin`.
 
-    They count in `counts`.
+    They count in `counts`, and share `events`.
     """
 
     def __init__(
@@ -73,12 +74,14 @@ class WorkerPool:
         arms: ReloadableArms,
         counts: CountMemory,
         admin: socket.socket | None = None,
+        events: EventMemory | None = None,
     ) -> None:
         self._settings = settings
         self._slots = slots
         self._arms = arms
         self._counts = counts
         self._admin = admin
+        self._events = events
         self._workers: list[WorkerProcess] = []
         self._polled = time.monotonic()
 
@@ -136,7 +139,7 @@ class WorkerPool:
                 pid = os.fork()
                 if pid == 0:
                     assignment = WorkerAssignment(
-                        self._admin, slot.socket, slot.core, self._counts, number, writer
+                        self._admin, slot.socket, slot.core, self._counts, self._events, number, writer
                     )
                     release = partial(self._release_in_worker, slot, reader)
                     become_worker(self._settings, self._arms.current, assignment, release)

@@ -24,6 +24,8 @@ from collections.abc import Callable, Sequence
 
 from service.arms.loading import LoadedArm
 from service.errors import STARTUP_FAILURE
+from service.feedback.memory import EventMemory
+from service.feedback.restore import restore_events
 from service.metrics.families import Metrics
 from service.metrics.memory import CountMemory
 from service.process.logs import tell_left_out
@@ -49,13 +51,17 @@ class Supervisor:
         cores = cores_of_workers(settings)
         gc.disable()
         counts = CountMemory(1 + PROCESSES_A_SLOT * settings.workers)
-        self._reload = ReloadableArms(settings, Metrics(counts, SUPERVISOR))
+        metrics = Metrics(counts, SUPERVISOR)
+        self._reload = ReloadableArms(settings, metrics)
         signal.signal(signal.SIGHUP, lambda *_: self._reload.request())  # while bundles are read
         self._reload.read()
+        events = EventMemory(settings.max_attributed_events) if settings.feedback_keys else None
+        if events is not None:
+            restore_events(settings, events, metrics)
         slots = bind_slots(settings.host, settings.port, cores)
         self.port: int = slots[0].socket.getsockname()[1]
         self._admin = bind_admin(settings)
-        self._pool = WorkerPool(settings, slots, self._reload, counts, self._admin)
+        self._pool = WorkerPool(settings, slots, self._reload, counts, self._admin, events)
 
     @property
     def admin_port(self) -> int | None:

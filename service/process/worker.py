@@ -18,6 +18,7 @@ from typing import NoReturn
 from service.arms.health import Health
 from service.arms.loading import LoadedArm
 from service.errors import STARTUP_FAILURE, BadConfiguration
+from service.feedback.memory import EventMemory
 from service.http.app import create_app
 from service.metrics.families import Metrics
 from service.metrics.memory import CountMemory
@@ -39,6 +40,8 @@ class WorkerAssignment:
 
     `admin`, the socket of the admin port if there is one, is shared: any worker accepts the next connection.
 
+    `events` is what all workers share of feedback.
+
     `number` is its part of the counts. It is unique among live processes; a successor takes the number of one
     that has ended and counts on.
     """
@@ -47,6 +50,7 @@ class WorkerAssignment:
     socket: socket.socket
     core: int | None
     counts: CountMemory
+    events: EventMemory | None
     number: int
     pipe: int
 
@@ -81,7 +85,7 @@ def _serve(settings: Settings, arms: Sequence[LoadedArm], assignment: WorkerAssi
         os.sched_setaffinity(0, {assignment.core})
     metrics = Metrics(assignment.counts, assignment.number)
     try:
-        app = create_app(settings, arms, metrics)
+        app = create_app(settings, arms, metrics, events=assignment.events)
         config = server_config(settings, app)
     except BadConfiguration as error:  # what the supervisor has checked may have changed since
         return _refuse(assignment, str(error))

@@ -156,7 +156,7 @@ def test_fuxictr_reads_the_fields_as_the_models_do(log: EncodedLog, tmp_path: Pa
     fuxi = command.peer("fuxictr")
     import torch
 
-    features = fuxi._feature_map(SCHEMA, 4, str(tmp_path))
+    features = fuxi.feature_map(SCHEMA, 4, str(tmp_path))
     settings = {"model": "fm", "dim": 4, "rate": 0.1, "l2": 0.0}
     network = fuxi.FM(features, settings, str(tmp_path))
     tables = network.embedding.embedding_layer.embedding_layers
@@ -170,7 +170,7 @@ def test_fuxictr_reads_the_fields_as_the_models_do(log: EncodedLog, tmp_path: Pa
         for table in {tables[item], tables[price]}:
             table.weight.normal_()
             table.weight[0] = 0
-    (batch,) = fuxi.Batches(log, log.parts["test"], 1000)
+    (batch,) = fuxi.Batches(SCHEMA, log.parts["test"], 1000)
     vectors = network.embedding(network.get_inputs(batch)).detach().numpy()
     ids = np.asarray(log.parts["test"].ids)
     weights = tables[item].weight.detach().numpy()

@@ -59,6 +59,33 @@ def test_users_and_ads_come_from_redis(shop: Shop) -> None:
     assert said[0]["pctr"] > 2.0 * said[1]["pctr"]
 
 
+def test_a_week_ends_with_a_better_bundle_that_serves(shop: Shop) -> None:
+    steps = follow("examples/week/README.md", shop.folder)
+    week = shop.folder / "artifacts/week"
+    judged, compared, explained, scored = (
+        json.loads(step.output.splitlines()[-1])
+        for step in steps
+        if step.program == "python" and step.output.splitlines()[-1].startswith("{")
+    )
+    unseen = {field["name"]: field["unseen"] for field in judged["fields"]}
+    assert unseen["ad_id"] > 0.1
+    pcoc = {group["name"]: group["pcoc_after"] for group in judged["by"]["category"]["shown"]}
+    assert pcoc["garden"] < 0.8 < 1.2 < pcoc["music"]
+    sunday, monday = (compared[which]["subject"]["bundle"] for which in ("first", "second"))
+    assert (sunday.partition("@")[0], monday.partition("@")[0]) == ("sunday", "monday")
+    assert compared["changes"]["auc"]["verdict"] == compared["changes"]["logloss"]["verdict"] == "better"
+    assert {(each["field"], each["value"]) for each in compared["values"][:2]} == {
+        ("category", "garden"),
+        ("category", "music"),
+    }
+    (arms,) = answers(steps)
+    assert arms["arms"][0]["bundle"] == monday == explained["subject"]["bundle"]
+    assert scored["rows"] == 2880
+    assert (week / "wednesday_scores.parquet").is_file()
+    for page in ("monday_judged/evaluate.html", "side/diff.html", "why/explain.html"):
+        assert (week / page).is_file()
+
+
 def check_client(output: str) -> None:
     """Two bids, the higher one for the ad that fits, and one refusal that says where and why."""
     liked, other, refused = output.splitlines()

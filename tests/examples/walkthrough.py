@@ -1,22 +1,26 @@
 """Follows a page of examples/ as a reader would: its commands in order, in a folder of their own.
 
 Only what would collide with the machine differs: the service gets a free port, and a Redis that runs already
-stands in for the page's.
+stands in for the page's. A reader takes longer to the next command than a reload does, so it is waited for.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.pages import REPOSITORY, Page
 from tests.redis_server import RedisServer
-from tests.running import running_service
+from tests.running import RunningService, running_service
 
+RELOADS = 'bidlight_reloads_total{outcome="ok"}'
+SECONDS_TO_RELOAD = 60.0
 SERVICE, HOST, REDIS = ["python", "-m", "service"], "localhost:8000", "redis://localhost:6379"
 
 
@@ -51,6 +55,7 @@ def follow(
     steps = []
     address = REDIS if redis is None else redis.url
     host = HOST
+    service: RunningService | None = None
     with ExitStack() as stack:
         for words in Page(page).commands():
             words = [word.replace(REDIS, address).replace(HOST, host) for word in words]
@@ -61,9 +66,22 @@ def follow(
                     running_service(folder, [*arguments[:at], *arguments[at + 2 :], *options])
                 )
                 host = f"localhost:{service.port}"
+            elif words[:2] == ["kill", "-HUP"]:
+                assert service is not None, "a reload is of a service that runs"
+                _reload(service)
             elif words[0] not in (without, "redis-server"):
                 steps.append(Step(words[0], _run(words, folder)))
     return steps
+
+
+def _reload(service: RunningService) -> None:
+    """Send SIGHUP and wait until the bundles are served that it finds. Raises AssertionError."""
+    before = service.metrics().get(RELOADS, 0.0)
+    service.send_signal(signal.SIGHUP)
+    deadline = time.monotonic() + SECONDS_TO_RELOAD
+    while service.metrics().get(RELOADS, 0.0) == before:
+        assert time.monotonic() < deadline, service.errors.read_text()
+        time.sleep(0.05)
 
 
 def _run(words: list[str], folder: Path) -> str:

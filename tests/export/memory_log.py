@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from export.data.parts import Part
+from export.data.past import Past
 from models.fields import Field
 
 
@@ -14,6 +15,7 @@ class MemoryLog:
 
     parts: dict[str, Part]
     fields: tuple[Field, ...] = ()
+    past: Past | None = None
 
 
 def quiet(_: str) -> None:

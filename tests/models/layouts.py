@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from models.fields import Field
+from models.layers import BatchNorm
 
 PLAIN = (Field("site", 5), Field("hour", 3), Field("device", 4), Field("ad", 6, role="candidate"))
 SEQUENCES = (Field("site", 5), Field("history", 7, width=3), Field("tags", 3, width=2), Field("hour", 4))
@@ -32,3 +33,14 @@ def randomized(model: Model, seed: int = 0, scale: float = 0.5) -> Model:
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
     return model.eval()
+
+
+def with_statistics(model: Model) -> Model:
+    """In evaluation mode, with weights and batch statistics far from their initial values."""
+    model = randomized(model)
+    generator = torch.Generator().manual_seed(1)
+    for module in model.modules():
+        if isinstance(module, BatchNorm):
+            module.running_mean.copy_(torch.randn(module.running_mean.shape, generator=generator))
+            module.running_var.copy_(torch.rand(module.running_var.shape, generator=generator) + 0.2)
+    return model

@@ -12,19 +12,8 @@ from torch import Tensor
 from models.fields import Field
 from models.final import FINAL, FactorizedInteraction, FieldGate, InteractionBlock
 from models.layers import BatchNorm
-from tests.models.layouts import LAYOUTS, PLAIN, randomized, some_ids
+from tests.models.layouts import LAYOUTS, PLAIN, some_ids, with_statistics
 from tests.models.onnx_graphs import onnx_logits
-
-
-def with_statistics(model: FINAL) -> FINAL:
-    """In evaluation mode, with weights and batch statistics far from their initial values."""
-    model = randomized(model)
-    generator = torch.Generator().manual_seed(1)
-    for module in model.modules():
-        if isinstance(module, BatchNorm):
-            module.running_mean.copy_(torch.randn(module.running_mean.shape, generator=generator))
-            module.running_var.copy_(torch.rand(module.running_var.shape, generator=generator) + 0.2)
-    return model
 
 
 def interaction_by_the_book(layer: FactorizedInteraction, row: Tensor) -> Tensor:

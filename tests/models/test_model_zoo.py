@@ -38,7 +38,7 @@ LAYOUTS = {"plain": PLAIN, "sequences": SEQUENCES}
 # A boosting library fits the leaves of gbdt_lr; what the loop trains of it is a weight for each id.
 LINEAR = {"lr", "gbdt_lr"}
 FIXED = {"leaf_weights"}
-NEEDS_SEQUENCES = {"din", "dien"}
+NEEDS_SEQUENCES = {"din", "dien", "bst"}
 NEEDS_PAIRS = {"fibinet", "difm", "apg_fibinet", "apg_difm"}
 NEEDS_HIDDEN_LAYERS = {"mmoe"} | {name for name in MODELS if name.startswith("apg_")}
 

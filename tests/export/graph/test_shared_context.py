@@ -22,6 +22,7 @@ from models import MODELS
 from models.deep_fwfm import DeepFwFM
 from models.dnn import DNN
 from models.fields import Field
+from models.final_mlp import FinalMLP
 from tests.export.graph.sharing import (
     TOLERANCE,
     check_shared,
@@ -45,6 +46,20 @@ MIXED = (
 @pytest.mark.parametrize("variant", ["float32", "int8"])
 def test_mixed_columns_and_sequences_on_both_sides(name: str, variant: str) -> None:
     check_shared(mixed_graph(name, variant), columns_of_context(MIXED), MIXED)
+
+
+def test_float_layers_below_int8_layers_stay_float_in_both_graphs() -> None:
+    """The gates' first layers, and that of a stream: ONNX Runtime would quantize some of them by itself."""
+    fields = (Field("site", 41), Field("price", 7), Field("hour", 5), Field("ad", 29, role="candidate"))
+    torch.manual_seed(0)
+    model = FinalMLP(
+        fields, hidden_units=(64,), second_units=(48,), stream_units=64, first_gate="site", second_gate="ad"
+    )
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    int8 = quantize_int8(export_onnx(model.eval(), 4), random_ids(fields, 500))
+    assert int8 is not None
+    check_shared(int8, columns_of_context(fields), fields)
 
 
 @functools.cache

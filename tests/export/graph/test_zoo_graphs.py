@@ -18,7 +18,7 @@ from tests.export.graph.zoo import (  # noqa: F401
 )
 
 # All models with fields of all kinds; plain fields where they give another graph.
-OF_PLAIN_FIELDS = ("lr", "fwfm", "gbdt_lr", "deep_fwfm", "dcn_v2", "autoint", "dlrm")
+OF_PLAIN_FIELDS = ("lr", "fwfm", "gbdt_lr", "deep_fwfm", "dcn_v2", "autoint", "afn", "dlrm")
 CASES = [(name, "all-kinds") for name in OTHERS] + [(name, "plain") for name in OF_PLAIN_FIELDS]
 # Their state after training: weights only, trees, a penalty, batch statistics.
 EXPORTED_TWICE = ("deep_fwfm", "gbdt_lr", "dynint_dwp", "nfm")

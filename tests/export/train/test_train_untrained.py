@@ -27,7 +27,7 @@ from tests.export.memory_log import MemoryLog, quiet
 
 # Ten fields of four frequent values each, 2 % clicks: no value is ever missing or rare.
 PLAIN = tuple(Field(f"f{i}", 4 + FIRST_ID, role="candidate" if i > 4 else "context") for i in range(10))
-NEEDS_A_HISTORY = ("din", "dien")
+NEEDS_A_HISTORY = ("din", "dien", "bst")
 WITH_HISTORY = (*PLAIN, Field("history", 4 + FIRST_ID, width=3, same_values_as="f9"))
 
 

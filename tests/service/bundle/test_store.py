@@ -134,6 +134,18 @@ def test_the_report_is_verified_too(save: Save, tmp_path: Path) -> None:
         load_bundle(tmp_path / "A")
 
 
+def test_unlisted_files_lie_beside_and_are_never_read(save: Save, tmp_path: Path) -> None:
+    without = save(tmp_path / "A")
+    manifest = save(tmp_path / "B", unlisted_files={"training/dense.npz": b"weights"})
+    assert manifest.version == without.version
+    path = tmp_path / "B/training/dense.npz"
+    assert path.read_bytes() == b"weights"
+    path.write_bytes(b"edited")
+    assert load_bundle(tmp_path / "B").manifest == manifest
+    save(tmp_path / "B")
+    assert not path.exists()
+
+
 def test_a_bundle_is_replaced_and_nothing_else_is_left(save: Save, tmp_path: Path) -> None:
     save(tmp_path / "A", extra_files={"report/old.html": b""})
     new = save(tmp_path / "A", name="new")

@@ -120,6 +120,7 @@ requests = st.fixed_dictionaries(
         "id": ids,
         "user_id": st.sampled_from([None, "u1", "u2", "ü3", "nobody", ""]) | texts,
         "tmax_ms": st.sampled_from([None, 10_000, 3_600_000.0]),
+        "tracking": st.booleans(),
         "context": features(CONTEXT),
     },
 )
@@ -148,6 +149,7 @@ odd_requests = st.fixed_dictionaries(
         "id": values,
         "user_id": values,
         "tmax_ms": values,
+        "tracking": values,
         "other": values,
         "context": features(CONTEXT, values) | values,
     },

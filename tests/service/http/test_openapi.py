@@ -113,7 +113,8 @@ def test_without_arms_there_are_no_examples() -> None:
 
 def test_predict_is_described_in_full(run_app: Callable[..., Any]) -> None:
     document = run_app().get("/openapi.json").json()
-    assert set(document["paths"]) == {"/predict", "/healthz", "/readyz", "/metrics", "/arms"}
+    of_bids = {"/predict", "/feedback", "/i/{token}", "/c/{token}"}
+    assert set(document["paths"]) == of_bids | {"/healthz", "/readyz", "/metrics", "/arms"}
     predict = document["paths"]["/predict"]["post"]
     assert {parameter["name"] for parameter in predict["parameters"]} == {"X-Arm", "X-Split-Key"}
     for body in (predict["requestBody"], predict["responses"]["200"]):
@@ -125,7 +126,7 @@ def test_predict_is_described_in_full(run_app: Callable[..., Any]) -> None:
     schemas = document["components"]["schemas"]
     for reference in re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)):
         assert reference in schemas
-    assert {"candidates", "context", "id", "user_id", "tmax_ms"} == set(
+    assert {"candidates", "context", "id", "user_id", "tmax_ms", "tracking"} == set(
         schemas["PredictRequest"]["properties"]
     )
 

@@ -50,10 +50,13 @@ def pair(
     request: pytest.FixtureRequest, arms: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Pair]:
     """The same service with the native core and without it; users and ads are stored, or only sent."""
+    keys = tmp_path_factory.mktemp("keys") / "keys"
+    keys.write_text(f"1 {'5e' * 16}\n", encoding="ascii")
     running = []
     for native in ("on", "off"):
         options: dict[str, Any] = {"max_candidates": MAX_CANDIDATES}
         if request.param == "stored":
+            options["feedback_keys"] = str(keys)
             # Each its own: a process opens a store once.
             url = f"lmdb://{tmp_path_factory.mktemp('store')}"
             for kind, stored in (("users", USERS), ("ads", ADS)):
@@ -130,6 +133,24 @@ def test_what_clients_send_is_plain(pair: Pair, kind: bytes, changes: dict[str, 
     body = msgspec.json.encode(request) if kind == KINDS[0] else msgspec.msgpack.encode(request)
     assert assert_same(pair, body, kind).is_plain
     assert outcome_of(pair[1], body, kind).is_plain is False
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("candidates", [[ROW, {}], {"id": ["a", None]}])
+def test_requests_with_tracking_are_plain(pair: Pair, kind: bytes, candidates: Any) -> None:
+    """With keys each result has a token of its own; without, the request is refused."""
+    request = PLAIN | {"tracking": True, "candidates": candidates}
+    body = msgspec.json.encode(request) if kind == KINDS[0] else msgspec.msgpack.encode(request)
+    outcome = assert_same(pair, body, kind)
+    if not pair[0].app.predict_service.signers.keys:
+        assert outcome.status == 422
+        assert b'"path":"$.tracking"' in outcome.body
+    else:
+        assert (outcome.status, outcome.is_plain) == (200, True)
+        assert outcome.body.count(b"(token)") == 2
+        request["tracking"] = False
+        body = msgspec.json.encode(request) if kind == KINDS[0] else msgspec.msgpack.encode(request)
+        assert b"token" not in assert_same(pair, body, kind).body
 
 
 @pytest.mark.parametrize(
