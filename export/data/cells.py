@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from export.data.disagreement import Disagreement
 from export.data.errors import LogError, Rejections
-from export.data.faults import Faults
+from export.data.faults import ENOUGH, MOSTLY, Faults
 from export.data.log_schema import Label, LogField, LogSchema, Timestamp
-from export.data.times import seconds_of
+from export.data.time_guess import guess_format
+from export.data.times import are_odd_times, seconds_of
 from service.bundle.cell_types import CellType, expected_cells
 from service.bundle.schema import Kind
 
@@ -58,9 +59,10 @@ class CellTypes:
             )
         timestamp = self._schema.timestamp
         if timestamp is not None:
-            outcomes["timestamp"] = faults.check(
-                timestamp.column, *_timestamp(cells, timestamp), _NAME_FORMAT, disagree.time
-            )
+            times = _timestamp(cells, timestamp)
+            if timestamp.column not in self._read:
+                self._doubt(cells[timestamp.column], times[0], rejections)
+            outcomes["timestamp"] = faults.check(timestamp.column, *times, _NAME_FORMAT, disagree.time)
         if self._schema.true_pctr is not None:
             outcomes["true_pctr"] = faults.check(
                 self._schema.true_pctr, *_probability(cells[self._schema.true_pctr])
@@ -83,6 +85,23 @@ class CellTypes:
             outcomes = {name: series.filter(good) for name, series in outcomes.items()}
             lines = lines[good.to_numpy()]
         return frame, outcomes, lines
+
+    def _doubt(self, cells: pl.Series, seconds: pl.Series, rejections: Rejections) -> None:
+        """Tells times [n] that are read, but nearly all into years that a log hardly is of.
+
+        It is an error where another format reads them well. Else they may count from a zero of their own,
+        so that they are in order all the same, and it is a warning.
+        """
+        odd = are_odd_times(seconds)
+        known = len(seconds) - seconds.null_count()
+        if known < ENOUGH or int(odd.sum()) < MOSTLY * known:
+            return
+        where = rejections.within(len(cells))
+        better = guess_format(cells.filter(odd))
+        if better is not None:
+            rejections.disagree(self._disagreement.odd_format(cells.filter(odd), seconds, better, where))
+        else:
+            rejections.warn(self._disagreement.odd_times(cells.filter(odd), seconds, where))
 
     def check_columns(self, types: dict[str, pl.DataType], file: str) -> None:
         """Raises LogError if a column of a typed file (Parquet) has a type that its field cannot use."""

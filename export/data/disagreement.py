@@ -10,7 +10,8 @@ import polars as pl
 
 from export.data.errors import shortened
 from export.data.log_schema import LogField, LogSchema
-from export.data.time_guess import guess_format
+from export.data.time_guess import finer_than_ms, guess_format
+from export.data.times import years_of
 
 _SHOWN: Final = 5  # values that a message names
 DECIMAL_COMMA: Final = r"^[+-]?\d*,\d+$"
@@ -43,12 +44,35 @@ class Disagreement:
                 f"(got '{timestamp.column}' without a value {where}); name another, or leave the table out: "
                 "the log is split by row order then"
             )
-        guessed = guess_format(cells)
+        guessed, finer = guess_format(cells), finer_than_ms(cells)
         remedy = f'write format = "{guessed}"' if guessed else "write the pattern of these times"
+        if finer is not None:
+            remedy = f'turn these {finer} into milliseconds and write format = "unix_ms"'
         return (
             f"schema '{self._schema.name}', [timestamp]: 'format' must be that of the column "
             f"'{timestamp.column}' (got {timestamp.format!r} for cells like {_values(cells)} {where}); "
             f"{remedy}, or name another column"
+        )
+
+    def odd_format(self, cells: pl.Series, seconds: pl.Series, better: str, where: str) -> str:
+        """Of times that another format reads into likelier years."""
+        timestamp = self._schema.timestamp
+        assert timestamp is not None
+        return (
+            f"schema '{self._schema.name}', [timestamp]: 'format' must be that of the column "
+            f"'{timestamp.column}' (got {timestamp.format!r}, by which cells like {_values(cells)} are of "
+            f'{years_of(seconds)}, {where}); write format = "{better}", or name another column'
+        )
+
+    def odd_times(self, cells: pl.Series, seconds: pl.Series, where: str) -> str:
+        """Of times of unlikely years that no usual format reads better."""
+        timestamp = self._schema.timestamp
+        assert timestamp is not None
+        return (
+            f"schema '{self._schema.name}', [timestamp]: cells of the column '{timestamp.column}' like "
+            f"{_values(cells)} are of {years_of(seconds)} by the format {timestamp.format!r}, {where}; write "
+            "another format or column if these are not the years, and derive no hour_of_day or day_of_week "
+            "from times that count from another zero"
         )
 
     def number(self, field: LogField, cells: pl.Series, where: str) -> str:

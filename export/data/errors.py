@@ -29,6 +29,7 @@ class Rejections:
         self.unit = unit
         self.count = 0
         self.disagreement: str | None = None
+        self._is_warned = False  # it is why no row is skipped
 
     def add(
         self,
@@ -54,11 +55,21 @@ class Rejections:
             f"correct the {self.unit}, or skip and count malformed rows with --on-malformed skip"
         )
 
+    def within(self, rows: int) -> str:
+        """`in 1,000 lines of shop.csv`."""
+        return f"in {rows:,} {self.unit}s of {self.file}"
+
     def disagree(self, message: str) -> None:
         """Raises DisagreementError; where rows are skipped, keeps the first one, to be told later."""
         if self.on_malformed != "skip":
             raise DisagreementError(message)
-        self.disagreement = self.disagreement or message
+        if self.disagreement is None or self._is_warned:
+            self.disagreement, self._is_warned = message, False
+
+    def warn(self, message: str) -> None:
+        """Keeps what is told of the schema for later, unless it is known why rows are skipped."""
+        if self.disagreement is None:
+            self.disagreement, self._is_warned = message, True
 
 
 def no_rows(file: str, skipped: int, disagreement: str | None = None) -> LogError:

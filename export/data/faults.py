@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from export.data.errors import Rejections
 
-_MOSTLY: Final = 0.9  # of a column's cells; where so many are wrong, it is no fault of a row
-_ENOUGH: Final = 2  # cells to say so
+MOSTLY: Final = 0.9  # of a column's cells; where so many are wrong, it is no fault of a row
+ENOUGH: Final = 2  # cells to say so
 
 About = Callable[[pl.Series, str], str]
 """Cells that a column's use cannot read, none where all are missing, and where they stand -> the error."""
@@ -76,8 +76,8 @@ class Faults:
         present = self._cells[column].is_not_null()
         cells = int(present.sum()) or len(bad)
         wrong = self._cells[column].filter(bad & present)
-        is_wrong = len(wrong) >= _MOSTLY * cells or (bad.all() and not present.any())
-        if cells >= _ENOUGH and is_wrong and self._disagreement is None:
+        is_wrong = len(wrong) >= MOSTLY * cells or (bad.all() and not present.any())
+        if cells >= ENOUGH and is_wrong and self._disagreement is None:
             self._disagreement = lambda file: about(wrong, file)
 
     def good(self, rejections: Rejections, *, has_header: bool) -> pl.Series:
@@ -87,8 +87,7 @@ class Faults:
         first, rows = self._first, int(self._bad.sum())
         line = int(self._lines[first.row])
         if self._disagreement is not None:
-            where = f"in {len(self._lines):,} {rejections.unit}s of {rejections.file}"
-            rejections.disagree(self._disagreement(where))
+            rejections.disagree(self._disagreement(rejections.within(len(self._lines))))
         remedy = first.remedy
         if line == 1 and not has_header and len(self._lines) > rows:
             remedy = "write header = true into the schema if this line names the columns"

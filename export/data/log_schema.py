@@ -6,6 +6,7 @@ of the log's content: vocabularies and bins are fitted later, from the training 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args
@@ -16,6 +17,7 @@ from msgspec import Meta, Struct, structs
 from export.data.errors import LogSchemaError
 from export.data.time_pattern import fault_of
 from export.data.toml_table import TomlTable
+from service.bundle.bounds import MAX_FIELDS
 from service.bundle.schema import Kind, Role
 from service.bundle.spelling import DEFAULT_SEPARATOR, Spelling
 
@@ -280,14 +282,17 @@ def _check(schema: LogSchema, root: TomlTable) -> None:
     elif columns:
         root.fail("columns", "absent, a Parquet file names its columns")
     for key, names in (("field", [field.name for field in schema.fields]), ("columns", columns)):
-        if twice := sorted({name for name in names if names.count(name) > 1}):
+        if twice := sorted(name for name, times in Counter(names).items() if times > 1):
             root.fail(key, "names that occur once", twice[0])
     if not schema.fields:
         root.fail("field", "at least one [[field]] table", None)
+    if len(schema.fields) > MAX_FIELDS:
+        root.fail("field", f"at most {MAX_FIELDS:,} [[field]] tables", len(schema.fields))
     outcomes = {schema.label.column if schema.label is not None else None, schema.true_pctr} - {None}
     for field in schema.fields:
         if field.column in outcomes:
             root.fail("field", "no column that tells the label or the true pCTR", field.name)
-    absent = [name for name in schema.used_columns if columns and name not in columns]
+    known = set(columns)
+    absent = [name for name in schema.used_columns if columns and name not in known]
     if absent:
         root.fail("columns", f"a list with '{absent[0]}', which is used below", columns)

@@ -4,6 +4,7 @@ It knows the log's description, not vocabularies, ids or splits.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,7 +166,7 @@ def _parquet_rows(
 
 
 def _check_names(file: str, log_schema: LogSchema, used: tuple[str, ...], columns: tuple[str, ...]) -> None:
-    twice = sorted({name for name in columns if columns.count(name) > 1})
+    twice = sorted(name for name, times in Counter(columns).items() if times > 1)
     is_row = log_schema.format != "parquet" and any(_NUMBER.fullmatch(name) for name in columns)
     row = (
         "write header = false and the columns into the schema if the first line is a row, " if is_row else ""
@@ -175,7 +176,8 @@ def _check_names(file: str, log_schema: LogSchema, used: tuple[str, ...], column
             f"{file}: column names must differ (got {shortened(twice[0])} twice); {row}rename one in the "
             "header"
         )
-    absent = [name for name in used if name not in columns]
+    known = set(columns)
+    absent = [name for name in used if name not in known]
     if absent:
         names = ", ".join(f"'{name}'" for name in absent)
         other = "name the schema's 'separator', " if len(columns) == 1 and len(used) > 1 else ""

@@ -147,7 +147,8 @@ class _Parser:
     ) -> None:
         self._width = len(columns)
         self._used = list(used)
-        self._positions = [list(columns).index(name) for name in used]
+        positions = {name: position for position, name in enumerate(columns)}
+        self._positions = [positions[name] for name in used]
         self._names = [f"column_{number}" for number in range(1, self._width + 1)]
         self._dialect = dialect
         self._rejections = rejections

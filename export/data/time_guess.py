@@ -55,6 +55,16 @@ def guess_format(cells: pl.Series) -> str | None:
     return next((one for one in _possible(head) if _reads(one, head) and _reads(one, texts)), None)
 
 
+def finer_than_ms(cells: pl.Series) -> str | None:
+    """`microseconds` or `nanoseconds`, if all cells (text or numbers) count these since 1970, else None."""
+    numbers = cells.drop_nulls().cast(pl.Float64, strict=False)
+    for unit, in_second in (("microseconds", 1e6), ("nanoseconds", 1e9)):
+        in_range = (numbers / in_second).is_between(_EARLIEST, _LATEST).fill_null(False)
+        if len(numbers) and in_range.all():
+            return unit
+    return None
+
+
 def _possible(head: pl.Series) -> tuple[str, ...]:
     lengths = head.str.len_chars()
     if not head.str.contains(r"^\d+(\.\d*)?$").all():

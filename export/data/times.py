@@ -11,6 +11,7 @@ from export.data.time_pattern import chrono_patterns, has_short_year
 _YEAR_10000: Final = 253_402_300_800
 # The year 69 is 1969 in Python and 2069 in chrono: it is no time of a log in either.
 _YEAR_2069: Final = 3_124_224_000
+_YEAR_1990, _YEAR_2100 = 631_152_000, 4_102_444_800
 
 
 def seconds_of(column: pl.Series, format_: str) -> pl.Series:
@@ -23,6 +24,18 @@ def seconds_of(column: pl.Series, format_: str) -> pl.Series:
     numbers = column.cast(pl.Float64, strict=False)
     in_range = pl.select(pl.when(numbers.is_between(0, 1e11 * scale)).then(numbers)).to_series()
     return (in_range / scale).floor().cast(pl.Int64, strict=False)
+
+
+def are_odd_times(seconds: pl.Series) -> pl.Series:
+    """Whether times [n] are of years that a log hardly is of: before 1990, or after 2099; null is not."""
+    return ~seconds.is_between(_YEAR_1990, _YEAR_2100 - 1).fill_null(True)
+
+
+def years_of(seconds: pl.Series) -> str:
+    """`1970`, or `1970 to 1999`: the years of times [n], one at least that is not null."""
+    years = pl.from_epoch(seconds.drop_nulls().sort()).dt.year()
+    first, last = int(years[0]), int(years[-1])
+    return f"{first}" if first == last else f"{first} to {last}"
 
 
 def parsed_times(texts: pl.Series, pattern: str) -> pl.Series:

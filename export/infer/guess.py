@@ -9,10 +9,11 @@ import numpy as np
 import polars as pl
 
 from export.data.progress import Bar
+from export.data.time_guess import finer_than_ms
 from export.infer import names
 from export.infer.column import Column
 from export.infer.evidence import Labels, auc_alone, leaks
-from export.infer.kinds import LeftOut, Shape, shape_of, unfit_type
+from export.infer.kinds import LeftOut, Shape, odd_among_numbers, shape_of, unfit_type
 from export.infer.outcomes import (
     GuessedLabel,
     GuessedTime,
@@ -26,6 +27,7 @@ from export.infer.sample import Sample
 from service.bundle.schema import Kind, Role
 
 _ENOUGH_ROWS = 100  # to call a column constant, or a row's own
+_OWN_TIMES = 0.5  # distinct texts a row, from which on a time is no part of the day
 _UNIQUE_SHARE = 0.99  # of the values occur once
 # Of a sequence's elements are values of another field, whose values it holds so many of.
 _SHARED_SHARE, _COVERED_SHARE = 0.8, 0.2
@@ -114,8 +116,13 @@ def _left_out(column: Column, roles: Roles, formats: Mapping[str, str], clicks: 
             f"a time (format {formats[name]!r}) whose values do not come back; an age at the time of the "
             "impression would",
         )
+    if (reason := _unread_time(column)) is not None:
+        return LeftOut(name, reason)
     if _is_row_id(column):
-        return LeftOut(name, "its values differ from row to row: a row's id, which tells nothing of others")
+        odd = odd_among_numbers(column)
+        return LeftOut(
+            name, odd or "its values differ from row to row: a row's id, which tells nothing of others"
+        )
     cells = column.cells
     if column.numbers is not None:
         if roles.counts_rows(name, _COUNTER_SHARE):
@@ -125,6 +132,22 @@ def _left_out(column: Column, roles: Roles, formats: Mapping[str, str], clicks: 
     if found is not None and leaks(found):
         return LeftOut(
             name, f"it tells the label: alone it ranks rows with an AUC of {max(found, 1 - found):.3f}"
+        )
+    return None
+
+
+def _unread_time(column: Column) -> str | None:
+    """Why a time, by its name, of no known format is no field; None: the column may be one."""
+    if not names.is_time(column.name):
+        return None
+    finer = None if column.numbers is None else finer_than_ms(column.numbers)
+    if finer is not None:
+        return f"a time in {finer}; turn it into milliseconds for [timestamp], and write format 'unix_ms'"
+    own = column.distinct > _OWN_TIMES * len(column.values) and len(column.values) >= _ENOUGH_ROWS
+    if column.numbers is None and column.values.dtype == pl.String and own:
+        return (
+            f"by its name a time, in no usual format ({_quoted(column.counts['value'][0])}); write its "
+            "pattern into [timestamp] if it is that of the impression"
         )
     return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -15,6 +16,7 @@ from export.infer.plan import InferPlan
 from export.infer.sample import Sample, read_sample
 from export.infer.toml_text import schema_text
 from export.stages.work import Say
+from service.bundle.bounds import MAX_FIELDS
 from service.bundle.folders import replacing
 
 _TRIED_ROWS: Final = 1_000  # that a built-in schema has to read
@@ -34,6 +36,11 @@ def infer_schema(plan: InferPlan, *, say: Say = print) -> LogSchema:
         raise LogError(
             f"{plan.data.name}: must have columns to make fields of (got none beside the label{reasons})"
         )
+    if len(found.fields) > MAX_FIELDS:
+        raise LogError(
+            f"{plan.data.name}: must have columns for at most {MAX_FIELDS:,} fields (got "
+            f"{len(found.fields):,}); leave some out of the log, or put many of 0 and 1 into a list"
+        )
     text = schema_text(found, sample, plan.data, known=_known(plan, sample))
     schema = parse_log_schema(text, file="the guessed schema")
     malformed = _malformed(plan, schema)
@@ -50,7 +57,9 @@ def infer_schema(plan: InferPlan, *, say: Say = print) -> LogSchema:
 def _check_out(plan: InferPlan) -> None:
     if plan.out is None:
         return
-    if plan.out.is_dir() or (plan.out.exists() and not plan.overwrite):
+    if plan.out.is_dir():
+        raise ExportError(f"'out' must be a file (got the folder {str(plan.out)!r}); name a file in it")
+    if plan.out.exists() and not plan.overwrite:
         raise ExportError(
             f"'out' must be a new file (got {str(plan.out)!r}, which is there already); name another, or "
             "replace it with --overwrite"
@@ -96,5 +105,6 @@ def _told(plan: InferPlan, out: Path, found: Guess, sample: Sample, malformed: i
     if not sample.is_whole:
         lines.append("later rows were not looked at: --rows reads more of them")
     lines.append(f"wrote {out}: read it, edit it, then")
-    lines.append(f"python -m export run --data {plan.data} --schema {out} --out artifacts/{out.stem}")
+    words = ("--data", str(plan.data), "--schema", str(out), "--out", f"artifacts/{out.stem}")
+    lines.append(f"python -m export run {shlex.join(words)}")
     return lines

@@ -118,14 +118,19 @@ def _sequence(column: Column, separator: str | None) -> Shape:
 def _categories(column: Column) -> str:
     value = str(column.counts["value"][0])
     shown = repr(value if len(value) <= 40 else f"{value[:40]}...")
+    odd = odd_among_numbers(column)
+    return f"the most frequent is {shown} ({column.largest_share:.1%}){'; ' if odd else ''}{odd}"
+
+
+def odd_among_numbers(column: Column) -> str:
+    """What keeps a column of text from being numeric, if it nearly is; else empty."""
     odd = column.unreadable
     rows = int(odd["count"].sum())
-    remark = ""
     if rows and odd["value"].str.contains(DECIMAL_COMMA).all():
-        remark = "; numeric once its numbers have a decimal point"
-    elif not names.is_identifier(column.name) and 0 < rows <= (1 - _MOSTLY_NUMBERS) * len(column.values):
-        remark = f"; numbers but for {rows:,} rows, such as {odd['value'][0]!r}: numeric once that is mended"
-    return f"the most frequent is {shown} ({column.largest_share:.1%}){remark}"
+        return "numeric once its numbers have a decimal point"
+    if not names.is_identifier(column.name) and 0 < rows <= (1 - _MOSTLY_NUMBERS) * len(column.values):
+        return f"numbers but for {rows:,} rows, such as {odd['value'][0]!r}: numeric once that is mended"
+    return ""
 
 
 def _range(numbers: pl.Series) -> str:

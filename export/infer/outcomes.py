@@ -58,8 +58,9 @@ def guess_label(columns: Columns, said: str | None, *, has_names: bool, file: st
         )
         if found is None:
             raise LogError(
-                "'label' must be a column of two values, of ratings, or of times that clicks alone have "
-                f"(got {said!r} with {_listed_values(columns[said])}); name another with --label"
+                "'label' must be a column of yes and no (such as 1 and 0, true and false), of ratings, or of "
+                f"times that clicks alone have (got {said!r} with {_listed_values(columns[said])}); name "
+                "another with --label, and write its words into [label] of that draft"
             )
         return found
     by_plain = {names.plain(name): one for name, one in columns.items()}
@@ -92,6 +93,8 @@ def _label_of(column: Column, why: str = "by its name and values") -> GuessedLab
     others = [text for text in found if text.lower() in _NO]
     if len(clicks) + len(others) < len(found) or len(clicks) > 1 or len(others) > 1:
         return None
+    if not others and (nothing := _present(column)) is not None:
+        return nothing  # yes, or an empty cell
     label = Label(column.name, tuple(clicks) or ("1",), tuple(others) or ("0",))
     return _guessed(label, texts, why)
 

@@ -5,6 +5,7 @@ It knows nothing of what columns mean.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +72,7 @@ def _text_sample(plan: InferPlan) -> Sample:
     first = read_header(plan.data, dialect)
     has_header = _has_header(plan.header, first, head, dialect)
     columns = first if has_header else tuple(f"c{number}" for number in range(1, len(first) + 1))
-    if twice := sorted({name for name in columns if columns.count(name) > 1}):
+    if twice := sorted(name for name, times in Counter(columns).items() if times > 1):
         raise LogError(
             f"{plan.data.name}: column names must differ (got {shortened(twice[0])} twice); rename one in "
             "the header, or say --header no if the first line is a row"
@@ -106,7 +107,9 @@ def _head_lines(path: Path) -> list[str]:
         with open_log_file(path) as file:
             block = next(blocks(file, path.name, HEAD_BYTES), b"")
         lines = block.decode().splitlines()
-    except (UnreadableText, UnicodeDecodeError) as error:
+    except UnreadableText as error:
+        raise LogError(str(error)) from None
+    except UnicodeDecodeError as error:
         raise LogError(
             f"{path.name}: must be UTF-8 text, plain or gzip, or Parquet ({error}); convert it"
         ) from None

@@ -12,7 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from export.bundles.score import LABEL
-from export.data.errors import LogError, Rejections
+from export.data.errors import LogError, Rejections, shortened
 from export.data.text_rows import Dialect, read_header, text_rows
 from export.replay.plan import ReplayPlan
 
@@ -115,9 +115,10 @@ def _text(plan: ReplayPlan, path: Path, rejections: Rejections) -> _Rows:
             f"'auctions' must end in .tsv, .csv (also .gz) or .parquet (got {path.name!r}); rename it"
         )
     first = read_header(path, dialect)
-    has_header = not all(map(_is_number, first))
+    # A row with a cell that is empty or no number is a row all the same, and malformed.
+    has_header = not any(map(_is_number, first))
     columns = first if has_header else _without_header(plan, path, first)
-    used = _used(plan, path, columns)
+    used = _used(plan, path, columns, dialect)
     for cells, lines in text_rows(
         path, columns, used.names, dialect, rejections, skip_header=has_header, chunk_rows=_CHUNK_ROWS
     ):
@@ -150,17 +151,26 @@ def _parquet(plan: ReplayPlan, path: Path, rejections: Rejections) -> _Rows:
     yield cells, used, np.arange(1, len(cells) + 1, dtype=np.int64)
 
 
-def _used(plan: ReplayPlan, path: Path, columns: Sequence[str]) -> _Used:
+def _used(plan: ReplayPlan, path: Path, columns: Sequence[str], dialect: Dialect | None = None) -> _Used:
+    """The columns of a file by what they are; `dialect` is that of a text file."""
     click = plan.click or (LABEL if CLICK not in columns and LABEL in columns else CLICK)
     used = _Used(click, plan.price, plan.pctr, plan.campaign)
     for flag, name in zip(("click", "price", "pctr", "campaign"), used.names, strict=False):
         if name not in columns:
-            raise LogError(
-                f"{path.name}: column '{name}' must be in the file (it has {', '.join(columns)}); name the "
-                f"right one with --{flag}"
+            separated = (
+                f"separate cells by {dialect.separator!r}, or " if dialect and len(columns) == 1 else ""
             )
+            raise LogError(
+                f"{path.name}: column '{name}' must be in the file (it has {', '.join(columns)}); "
+                f"{separated}name the right one with --{flag}"
+            )
+        if columns.count(name) > 1:
+            raise LogError(f"{path.name}: column names must differ (got {shortened(name)} twice); rename one")
     if len(set(used.names)) < len(used.names):
-        raise LogError(f"'click', 'price', 'pctr' and 'campaign' must be other columns (got {used.names})")
+        raise LogError(
+            f"'click', 'price', 'pctr' and 'campaign' must be other columns (got {', '.join(used.names)}); "
+            "name each its own"
+        )
     return used
 
 

@@ -21,6 +21,10 @@ RESAMPLES = 400
 PACE_POINTS = 100
 # Of long logs not all columns of figures are held at a time.
 MOST_CELLS = 30_000_000
+# The lowest and the highest settings that the service takes, as service/bidding.py has them.
+SERVICE_LIMITS = {"bid_multiplier": (1e-6, 1e6), "bid_win_price": (1e-9, 1e9)}
+# Of the prices; a curve of fewer that are above 0 says nothing of the others.
+LEAST_PAID = 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +47,11 @@ def fault_of(auctions: Auctions, train_share: float) -> str | None:
             return f"its {name} part holds {clicks:,} clicks in {len(part):,} auctions"
         if part.cost <= 0:
             return f"all prices of its {name} part are 0"
+        paid = int(np.count_nonzero(part.prices))
+        if paid < LEAST_PAID * len(part):
+            return f"{paid:,} of the {len(part):,} prices of its {name} part are above 0"
+        if not part.pctr.any():
+            return f"all pCTRs of its {name} part are 0"
     return None
 
 
@@ -116,6 +125,7 @@ def _lines(plan: ReplayPlan, test: Auctions, won: Sequence[Sequence[Won]], numbe
         for first in range(0, len(wanted), at_once)
     ]
     lines = np.concatenate(means) * len(test)
+    lines[:, 0] = [_column(figure, test, one, plan.price_per).sum() for figure, one in wanted]  # not rounded
     return lines.reshape(len(FIGURES), len(won), len(plan.budgets), -1)
 
 
@@ -157,12 +167,17 @@ def _setting(plan: ReplayPlan, policy: Policy, train: Auctions, scale: float) ->
     worth = plan.value_per_click or click_cost(train) / plan.price_per
     service = {"bid_multiplier": scale / plan.price_per / worth}
     if policy.shade is None:
-        return Setting(scale, scale * float(train.pctr.mean()), worth, service)
+        return Setting(scale, scale * float(train.pctr.mean()), worth, taken(service))
     if not isinstance(policy.shade.curve, Ortb1):
         return Setting(scale)
-    return Setting(
-        scale, None, worth, service | {"bid_win_price": policy.shade.curve.median / plan.price_per}
-    )
+    service["bid_win_price"] = policy.shade.curve.median / plan.price_per
+    return Setting(scale, None, worth, taken(service))
+
+
+def taken(service: dict[str, float]) -> dict[str, float]:
+    """Settings that the service takes; none of them where it refuses one."""
+    fits = all(SERVICE_LIMITS[name][0] <= value <= SERVICE_LIMITS[name][1] for name, value in service.items())
+    return service if fits else {}
 
 
 def off_pace(won: Won, budget: float, auctions: int) -> float:

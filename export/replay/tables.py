@@ -10,6 +10,10 @@ from export.report.text_table import aligned
 
 HEAD = ["policy", "clicks", "95 %", "spent", "of budget", "eCPC", "95 %", "win rate", "off pace"]
 SETTINGS = "What the service takes: --bid-multiplier at each budget"
+INTERVALS = (
+    "95 %: the judged auctions counted anew, what was won held fixed: luck among auctions, not among budgets"
+)
+MOST_NOTES = 10
 TOLD = {
     "none": "bidding ends when the budget is spent",
     "feedback": "a controller makes the budget last",
@@ -18,7 +22,7 @@ TOLD = {
 
 def replay_lines(found: Replay) -> list[str]:
     """Everything that a terminal shows."""
-    lines = [headline(found), *notes(found)]
+    lines = [headline(found), *notes(found), INTERVALS]
     for best in found.best:
         rows = [one for one in found.total if one.divisor == best.divisor]
         lines += [
@@ -53,7 +57,10 @@ def headline(found: Replay) -> str:
 def notes(found: Replay) -> list[str]:
     """What a reader must know of the rows."""
     skipped = [f"{found.skipped_rows:,} malformed rows skipped"] if found.skipped_rows else []
-    return [*skipped, *(f"left out {name}: {why}" for name, why in found.left_out.items())]
+    left_out = [f"left out {name}: {why}" for name, why in found.left_out.items()]
+    others = len(left_out) - MOST_NOTES
+    more = [f"left out {others:,} other campaigns, which the JSON names"] if others > 0 else []
+    return [*skipped, *left_out[:MOST_NOTES], *more]
 
 
 def budget_name(divisor: float) -> str:
@@ -100,6 +107,8 @@ def _ends(one: Measured, text: Callable[[float], str]) -> str:
 
 def best_line(best: Best, found: Replay) -> str:
     """Who wins the most clicks at a budget, and who may win as many."""
+    if not any(one.clicks.value for one in found.total if one.divisor == best.divisor):
+        return "no policy wins a click"
     equals = f"; not distinguishable from it: {', '.join(best.equals)}" if best.equals else ""
     many = len(found.campaigns)
     most = f", in {best.campaigns[best.policy]} of {many} campaigns none has more" if many > 1 else ""
@@ -145,26 +154,29 @@ def setting_table(found: Replay) -> list[list[str]]:
     rows = [["campaign", "policy", "value_per_click", "--bid-win-price", *budgets]]
     for campaign in found.campaigns:
         for policy, settings in _served(campaign).items():
-            win_price = settings[0].service.get("bid_win_price")
+            win_price = max(one.service.get("bid_win_price", 0.0) for one in settings)  # the same for all
             rows.append(
                 [
                     campaign.name,
                     policy,
                     money(settings[0].value_per_click or 0.0),
-                    "" if win_price is None else f"{win_price:.4g}",
-                    *(f"{one.service['bid_multiplier']:.4g}" for one in settings),
+                    f"{win_price:.4g}" if win_price else "",
+                    *(f"{one.service['bid_multiplier']:.4g}" if one.service else "" for one in settings),
                 ]
             )
     return rows
 
 
 def _served(campaign: CampaignReplay) -> dict[str, list[Setting]]:
-    """Settings of those tuned policies that the service can bid by, in the order of budgets."""
+    """Settings of those tuned policies that the service can bid by, in the order of budgets.
+
+    Some of a policy's may be beyond the service's limits, not all.
+    """
     found: dict[str, list[Setting]] = {}
     for one in campaign.outcomes:
-        if one.setting is not None and one.setting.service and one.policy != "truthful":
+        if one.setting is not None and one.setting.value_per_click is not None and one.policy != "truthful":
             found.setdefault(one.policy, []).append(one.setting)
-    return found
+    return {policy: own for policy, own in found.items() if any(one.service for one in own)}
 
 
 def service_line(found: Replay) -> str:
@@ -177,7 +189,7 @@ def service_line(found: Replay) -> str:
         if one.divisor == divisor and one.setting is not None and one.setting.service
     ]
     if not known:
-        return "the service bids by none of these policies"
+        return "the service bids by none of these policies, or takes none of their settings"
     best = max(known, key=lambda one: one.clicks.value or 0.0)
     assert best.setting is not None
     options = " ".join(

@@ -55,9 +55,13 @@ def header_of(path: Path, dialect: Dialect) -> tuple[str, ...]:
     line = first.split(b"\n", 1)[0]
     try:
         names = tuple(next(_csv_reader([line.decode()], dialect), ()))
-    except (UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
         raise UnreadableText(
-            f"{path.name}, line 1: the header must be readable UTF-8 text ({error}); correct it"
+            f"{path.name}, line 1: the header must be UTF-8 text ({error}); save the file as UTF-8"
+        ) from None
+    except csv.Error as error:
+        raise UnreadableText(
+            f"{path.name}, line 1: the header must be one line of cells ({error}); end lines with LF or CRLF"
         ) from None
     if not any(names):
         raise UnreadableText(f"{path.name}: must hold rows (got an empty file or an empty first line)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
@@ -86,6 +87,80 @@ def test_another_format_of_times_is_named(log: Path, time: str) -> None:
 def test_times_of_no_known_format_are_shown(log: Path) -> None:
     log.write_text(log.read_text().replace("2024-05", "the fifth"), encoding="utf-8")
     assert "write the pattern of these times" in told(log, schema())
+
+
+def with_times(log: Path, made: Callable[[int], object]) -> Path:
+    """The log with other times, by the number of the day in May."""
+    text = re.sub(r"2024-05-(\d\d) 10:00:00", lambda day: str(made(int(day[1]))), log.read_text())
+    log.write_text(text, encoding="utf-8")
+    return log
+
+
+@pytest.mark.parametrize(
+    ("time", "made", "better"),
+    [
+        ("unix_ms", lambda day: 1_714_521_600 + 86_400 * day, "unix"),
+        ("unix", lambda day: f"2405{day:02}10", "%y%m%d%H"),
+        ("unix", lambda day: f"202405{day:02}", "%Y%m%d"),
+    ],
+)
+def test_times_read_into_unlikely_years_name_the_format(
+    log: Path, time: str, made: Callable[[int], object], better: str
+) -> None:
+    message = told(with_times(log, made), schema(time=time))
+    assert message.startswith("schema 'shop', [timestamp]: 'format' must be that of the column 'at'")
+    assert f"(got {time!r}, by which cells like '" in message
+    assert "are of 1970, in 300 lines of log.csv)" in message
+    assert message.endswith(f'write format = "{better}", or name another column')
+
+
+def test_times_of_another_zero_are_read_with_a_warning(log: Path, tmp_path: Path) -> None:
+    with_times(log, lambda day: 3_600 * day)
+    (chunk,) = read_log(log, schema(time="unix"))
+    assert len(chunk) == len(ROWS)
+    assert chunk.disagreement is not None
+    assert "are of 1970 by the format 'unix', in 300 lines of log.csv; write another" in chunk.disagreement
+    said: list[str] = []
+    prepare_log(log, schema(time="unix"), tmp_path / "out", report=said.append)
+    assert f"warning: {chunk.disagreement}" in said
+
+
+def test_a_warning_of_times_does_not_hide_why_rows_are_skipped(log: Path) -> None:
+    with_times(log, lambda day: 3_600 * day)
+    description = schema(time="unix", label='click = ["yes"]\nno_click = ["no"]')
+    (chunk,) = read_log(log, description, on_malformed="skip")
+    assert chunk.skipped == len(ROWS)
+    assert chunk.disagreement is not None
+    assert "'click' and 'no_click' must name the values" in chunk.disagreement
+
+
+def test_a_few_times_of_unlikely_years_are_read(log: Path) -> None:
+    with_times(log, lambda day: 0 if day % 5 == 0 else 1_714_521_600)
+    (chunk,) = read_log(log, schema(time="unix"))
+    assert len(chunk) == len(ROWS)
+    assert chunk.disagreement is None
+
+
+def test_dates_of_parquet_that_count_milliseconds_as_more_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "log.parquet"
+    columns = {name: [str(row[at]) for row in ROWS] for at, name in enumerate(COLUMNS)}
+    times = pl.Series(range(1_714_521_600_000, 1_714_521_600_300)).cast(pl.Datetime("us"))
+    pl.DataFrame(columns).with_columns(at=times).write_parquet(path)
+    description = parse_log_schema(
+        DESCRIPTION.format(more="", label="", time="unix", ad="categorical").replace('"csv"', '"parquet"')
+    )
+    (chunk,) = read_log(path, description)
+    assert chunk.disagreement is not None
+    assert "are of 1970 by the format 'unix', in 300 rows of log.parquet" in chunk.disagreement
+
+
+@pytest.mark.parametrize(("unit", "in_second"), [("microseconds", 10**6), ("nanoseconds", 10**9)])
+@pytest.mark.parametrize("time", ["unix", "unix_ms"])
+def test_times_finer_than_milliseconds_are_told(log: Path, time: str, unit: str, in_second: int) -> None:
+    message = told(with_times(log, lambda day: (1_714_521_600 + day) * in_second), schema(time=time))
+    assert message.endswith(
+        f'turn these {unit} into milliseconds and write format = "unix_ms", or name another column'
+    )
 
 
 def test_columns_without_a_value_are_told(log: Path) -> None:

@@ -105,6 +105,10 @@ def test_a_field_takes_the_encoding_of_the_one_it_names(order: str) -> None:
         ("colour = 3\n" + HEAD + FIELD, "'colour' must be a known key"),
         (HEAD + FIELD + FIELD, "'field' must be names that occur once (got 'site')"),
         (HEAD, "'field' must be at least one [[field]] table"),
+        (
+            HEAD + "".join(FIELD.replace("site", f"site{number}") for number in range(4_097)),
+            "'field' must be at most 4,096 [[field]] tables (got 4097)",
+        ),
         (FIELD + 'name = "x"\n', "Cannot overwrite"),
         ('name = "mine"\nformat = "csv"\n' + FIELD, "'label' must be a table [label]"),
         (HEAD.replace('"csv"', '"xls"') + FIELD, "'format' must be one of csv, parquet, tsv (got 'xls')"),

@@ -250,7 +250,8 @@ def test_unreadable_files(log: Path, tmp_path: Path) -> None:
     packed = gzip.compress((HEADER + ROW * 5000).encode(), mtime=0)
     assert "must be a whole gzip file" in told(log, packed[: len(packed) // 2])
     assert "must be a whole gzip file" in told(log, packed[:40] + b"\0\0\0\0" + packed[44:])
-    assert "the header must be readable UTF-8" in told(log, b"\xff\xfe" + HEADER.encode("utf-16-le"))
+    assert "save the file as UTF-8" in told(log, b"\xff\xfe" + HEADER.encode("utf-16-le"))
+    assert "end lines with LF or CRLF" in told(log, (HEADER + ROW).replace("\n", "\r"))
 
 
 def test_a_headerless_log_of_another_width(log: Path) -> None:

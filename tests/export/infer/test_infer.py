@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import gzip
 import random
-from collections.abc import Iterator, Sequence
+import shlex
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -240,6 +241,59 @@ def test_a_label_that_is_a_time_or_nothing(tmp_path: Path) -> None:
     assert (label.column, label.present) == ("clicked_at", True)
 
 
+def test_a_label_of_yes_or_nothing_has_any_value_for_a_click(tmp_path: Path) -> None:
+    frame = pl.DataFrame(
+        {"click": ["TRUE", "", "", ""] * 40, "site": [f"s{i % 3}" for i in range(160)], "n": range(160)}
+    )
+    path = written(tmp_path / "log.csv", frame)
+    label = inferred(path).label
+    assert label is not None
+    assert (label.column, label.present) == ("click", True)
+    assert "25.00% of the rows have one" in text_of(path)
+
+
+@pytest.mark.parametrize(
+    ("column", "made", "reason"),
+    [
+        ("time", lambda at: at * 10**6, "a time in microseconds; turn it into milliseconds"),
+        ("ts", lambda at: at * 10**9, "a time in nanoseconds; turn it into milliseconds"),
+        (
+            "time",
+            lambda at: f"{at // 60 % 60}m{at % 60} past {at // 3600}",
+            "by its name a time, in no usual",
+        ),
+        (
+            "score1",
+            lambda at: "inf" if at % 997 == 0 else str(at / 7),
+            "numbers but for 1 rows, such as 'inf'",
+        ),
+    ],
+)
+def test_a_column_that_could_be_mended_says_so(
+    tmp_path: Path, column: str, made: Callable[[int], object], reason: str
+) -> None:
+    times = [START + 61 * i for i in range(300)]
+    columns = {"click": [0, 1] * 150, "site": [f"s{i % 3}" for i in range(300)]}
+    frame = pl.DataFrame(columns | {column: list(map(made, times))})
+    text = " ".join(text_of(written(tmp_path / "log.csv", frame)).replace("\n#", " ").split())
+    assert f"- {column}: {reason}" in text
+
+
+def test_more_columns_than_a_model_takes_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("export.infer.infer.MAX_FIELDS", 3)
+    with pytest.raises(LogError, match=r"log.csv: must have columns for at most 3 fields \(got \d+\); leave"):
+        inferred(written(tmp_path / "log.csv"))
+
+
+def test_the_command_that_is_told_can_be_pasted(tmp_path: Path) -> None:
+    said: list[str] = []
+    data = written(tmp_path / "my log.csv")
+    infer_schema(InferPlan(data=data, out=tmp_path / "my log.toml"), say=said.append)
+    words = shlex.split(said[-1])
+    assert words[:4] == ["python", "-m", "export", "run"]
+    assert words[4:8] == ["--data", str(data), "--schema", str(tmp_path / "my log.toml")]
+
+
 def test_a_log_without_a_label_is_told(tmp_path: Path) -> None:
     path = written(tmp_path / "log.csv", FRAME.select("user_id", "ad_id", "price"))
     with pytest.raises(
@@ -251,7 +305,7 @@ def test_a_log_without_a_label_is_told(tmp_path: Path) -> None:
     ):
         inferred(path, label="clicks")
     with pytest.raises(
-        LogError, match=r"of two values, of ratings, .* \(got 'price' with 30 distinct values"
+        LogError, match=r"of yes and no .* of ratings, .* \(got 'price' with 30 distinct values"
     ):
         inferred(path, label="price")
 
@@ -344,7 +398,7 @@ def test_recbole_headers_lose_their_types(tmp_path: Path) -> None:
         (b"", "must hold rows"),
         (b"click,site\n", "must hold rows"),
         (b"\x00\xff\xfe\x80" * 100 + b"\n", "must be UTF-8 text, plain or gzip, or Parquet"),
-        (b"\x1f\x8b\x08rest", "gzip"),
+        (b"\x1f\x8b\x08rest", r"^log: must be a whole gzip file \(.*; copy it again$"),
         (b"PAR1 and no more", "must be a readable Parquet file"),
         (b"click,site,site\n1,a,b\n0,b,a\n", "column names must differ"),
         (b"click\n" + b"1\n0\n" * 50, "must have columns to make fields of"),
@@ -358,6 +412,9 @@ def test_a_file_that_is_no_log_is_told_in_one_line(tmp_path: Path, content: byte
     with pytest.raises(LogError, match=told) as caught:
         inferred(path)
     assert "\n" not in str(caught.value)
+    assert (
+        "convert it" not in str(caught.value) or "UTF-8" in told or "JSON" in told
+    )  # a gzip is copied again
     with pytest.raises(LogError, match="'data' must be a readable file"):
         inferred(tmp_path / "nowhere.csv")
 
@@ -368,6 +425,8 @@ def test_a_file_that_is_there_stays(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"'out' must be a new file .* --overwrite"):
         infer_schema(InferPlan(data=path, out=out), say=lambda _: None)
     assert out.read_text() == "# mine\n"
+    with pytest.raises(ExportError, match=r"'out' must be a file \(got the folder"):
+        infer_schema(InferPlan(data=path, out=tmp_path, overwrite=True), say=lambda _: None)
     with pytest.raises(ExportError, match="'out' must not be the log itself"):
         infer_schema(InferPlan(data=path, out=path, overwrite=True), say=lambda _: None)
     assert path.read_bytes().startswith(b"row,")

@@ -11,16 +11,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace as replace_in
 
 from export.__main__ import main
 from export.errors import ExportError
 from export.replay.auctions import Auctions
-from export.replay.campaign import RESAMPLES, off_pace
+from export.replay.campaign import RESAMPLES, SERVICE_LIMITS, off_pace
 from export.replay.outcomes import PUBLISHED
 from export.replay.plan import POLICIES, ReplayPlan
 from export.replay.records import Outcome, Replay
 from export.replay.replay import replay
 from export.replay.stream import Won
+from export.replay.tables import notes
+from service.bidding import MAX_MULTIPLIER, MAX_WIN_PRICE, MIN_MULTIPLIER, MIN_WIN_PRICE
 from service.process.options import build_parser as service_parser
 from tests.browser import check_readable, needs_chromium
 from tests.export.conftest import silent
@@ -215,17 +218,66 @@ def test_tables_a_page_and_a_line_of_json(folder: Path, tmp_path: Path, capsys) 
 def test_a_campaign_without_clicks_is_left_out(folder: Path, tmp_path: Path) -> None:
     still = drawn_auctions(500, seed=4)
     write_auctions(tmp_path / "still.csv", Auctions(np.zeros(500, np.bool_), still.prices, still.pctr))
-    free = replace(drawn_auctions(500, seed=4, ctr=0.2), prices=np.zeros(500))
-    write_auctions(tmp_path / "free.csv", free)
+    drawn = drawn_auctions(500, seed=4, ctr=0.2)
+    once = np.where(np.arange(500) % 250 == 7, 50.0, 0.0)
+    write_auctions(tmp_path / "free.csv", replace(drawn, prices=np.zeros(500)))
+    write_auctions(tmp_path / "once.csv", replace(drawn, prices=once))
+    write_auctions(tmp_path / "unscored.csv", replace(drawn, pctr=np.zeros(500)))
     said: list[str] = []
-    files = (folder / "bank.csv", tmp_path / "still.csv", tmp_path / "free.csv")
+    names = ("still", "free", "once", "unscored")
+    files = (folder / "bank.csv", *(tmp_path / f"{name}.csv" for name in names))
     found = replay(ReplayPlan(auctions=files, policy=("linear",), budgets=(2.0,)), say=said.append)
     assert [one.name for one in found.campaigns] == ["bank"]
     assert found.left_out["still"] == "its training part holds 0 clicks in 250 auctions"
     assert "prices of its training part are 0" in found.left_out["free"]
+    assert found.left_out["once"] == "1 of the 250 prices of its training part are above 0"
+    assert found.left_out["unscored"] == "all pCTRs of its training part are 0"
     assert any("left out still" in line for line in said)
     with pytest.raises(ExportError, match="must hold a campaign with clicks and prices in both parts"):
         replay(ReplayPlan(auctions=files[1:]), say=silent)
+
+
+def test_of_many_campaigns_that_are_left_out_some_are_told(found: Replay) -> None:
+    many = replace_in(found, left_out={str(number): "it is empty" for number in range(50)})
+    told = notes(many)
+    assert told[:2] == ["left out 0: it is empty", "left out 1: it is empty"]
+    assert told[-1] == "left out 40 other campaigns, which the JSON names"
+    assert len(told) == 11
+
+
+def test_clicks_are_whole_whatever_the_number_of_auctions(tmp_path: Path) -> None:
+    for rows in (98, 196, 206):  # half of which times a share of them is not what they were counted
+        drawn = drawn_auctions(rows, seed=5, ctr=0.3, correlation=0.0)
+        path = write_auctions(tmp_path / f"{rows}.csv", drawn)
+        found = replay(ReplayPlan(auctions=(path,)), say=silent)
+        assert all(one.clicks.value == round(one.clicks.value or 0) for one in found.total)
+
+
+def test_a_budget_that_buys_nothing_has_no_best_policy(folder: Path) -> None:
+    said: list[str] = []
+    files = (folder / "bank.csv",)
+    replay(ReplayPlan(auctions=files, policy=("linear", "ortb"), budgets=(1e9,)), say=said.append)
+    assert "no policy wins a click" in said
+    assert not any("wins the most clicks" in line for line in said)
+
+
+def test_settings_that_the_service_refuses_are_not_told(folder: Path) -> None:
+    bounds = {
+        "bid_multiplier": (MIN_MULTIPLIER, MAX_MULTIPLIER),
+        "bid_win_price": (MIN_WIN_PRICE, MAX_WIN_PRICE),
+    }
+    assert bounds == SERVICE_LIMITS
+    said: list[str] = []
+    plan = ReplayPlan(
+        auctions=(folder / "bank.csv",), policy=("linear",), value_per_click=1e-7, budgets=(2.0,)
+    )
+    found = replay(plan, say=said.append)
+    setting = found.campaigns[0].outcomes[0].setting
+    assert setting is not None
+    assert setting.scale / plan.price_per / 1e-7 > MAX_MULTIPLIER
+    assert setting.service == {}
+    assert any("takes none of their settings" in line for line in said)
+    assert not any("python -m service" in line for line in said)
 
 
 @pytest.mark.parametrize(
