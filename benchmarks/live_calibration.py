@@ -9,6 +9,10 @@ the synthetic one, whose effects drift.
 oracle is the correction of each hour that is fitted to that very hour. settled is how long after the shift
 the correction that is served gives the rows of the following day a PCOC from 0.95 to 1.05; held is for which
 part of what is left of that day it does so.
+
+Where the log has true click probabilities, as the synthetic one, a third replay asks what feedback of won
+auctions alone does: a rival bids the true probability times a lognormal factor, and only what is answered
+above that is shown.
 """
 
 from __future__ import annotations
@@ -52,16 +56,24 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Log:
-    """Rows in the order of time [n]: Unix seconds, the bundle's pCTRs, whether each was clicked."""
+    """Rows in the order of time [n]: Unix seconds, the bundle's pCTRs, whether each is clicked if shown.
+
+    `rivals` [n] is what a pCTR must be above for its row to be shown; none: all are.
+    """
 
     seconds: NDArray[np.int64]
     pctrs: Floats
     clicks: NDArray[np.bool_]
+    rivals: Floats | None = None
 
     def shifted(self, at: int, lost: float, rng: np.random.Generator) -> Log:
         """From this time on, this share of the clicks is not there."""
         is_lost = (self.seconds >= at) & (rng.random(len(self.seconds)) < lost)
         return replace(self, clicks=self.clicks & ~is_lost)
+
+    def won(self, rows: NDArray[np.intp], pctrs: Floats) -> NDArray[np.intp]:
+        """Those of some rows that are shown under the pCTRs [n] of all."""
+        return rows if self.rivals is None else rows[pctrs[rows] > self.rivals[rows]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +107,8 @@ def replay(log: Log, settings: Settings, delay_seconds: float, rng: np.random.Ge
         revision = revisions.revision(SOURCE)
         if revision is not None:
             answered[shown] = revision.correction.pctrs(log.pctrs[shown], LOW, HIGH)
-        some = clicked[clicked_at[minute] : clicked_at[minute + 1]]
+        shown = log.won(shown, answered)
+        some = log.won(clicked[clicked_at[minute] : clicked_at[minute + 1]], answered)
         for rows, is_click in ((shown, False), (some, True)):
             for number, part in enumerate(parts):  # a click may come to another process than its impression
                 mine = rows[(rows + is_click) % len(parts) == number]
@@ -174,6 +187,20 @@ def judged(log: Log, settings: Settings, delay: float, shift: int | None, hours:
     return figures
 
 
+def auctions(log: Log, settings: Settings, delay: float) -> dict[str, Any]:
+    """PCOC of the rows that are won, and of all, without and with a correction that knows the won ones."""
+    found = replay(log, settings, delay, np.random.default_rng(1))
+    figures: dict[str, Any] = {}
+    for name, pctrs in (("bundle", log.pctrs), ("live", found.pctrs)):
+        won = log.won(np.arange(len(pctrs)), pctrs)
+        figures[name] = {
+            "won": len(won) / len(pctrs),
+            "pcoc_won": float(pctrs[won].sum()) / int(log.clicks[won].sum()),
+            "pcoc_all": float(pctrs.sum()) / int(log.clicks.sum()),
+        }
+    return figures
+
+
 def bundle_of(data: Path, schema: str, model: str, share: float, folder: Path) -> Bundle:
     """A bundle of the first part of a log, all but a `share` of it."""
     rest = 1.0 - share
@@ -189,7 +216,7 @@ def bundle_of(data: Path, schema: str, model: str, share: float, folder: Path) -
     return run(plan, say=lambda line: print(line, file=sys.stderr))
 
 
-def scored(bundle: Bundle, data: Path, schema: str, share: float) -> Log:
+def scored(bundle: Bundle, data: Path, schema: str, share: float, deviation: float) -> Log:
     """The last `share` of a log by time, with the bundle's pCTRs. Raises SystemExit for one without time."""
     found = collect(ReadPlan(data=data, schema=schema, quiet=True), Scorer(bundle))
     if found.timestamps is None:
@@ -198,7 +225,11 @@ def scored(bundle: Bundle, data: Path, schema: str, share: float) -> Log:
         )
     order = np.argsort(found.timestamps, kind="stable")
     rows = order[-round(share * len(order)) :]
-    return Log(found.timestamps[rows], found.pctr[rows], found.labels[rows] == 1)
+    rivals = None
+    if found.true_pctr is not None:
+        factors = np.exp(np.random.default_rng(2).normal(0.0, deviation, len(rows)))
+        rivals = found.true_pctr[rows].astype(np.float64) * factors
+    return Log(found.timestamps[rows], found.pctr[rows], found.labels[rows] == 1, rivals)
 
 
 def _told(minutes: float | None, held: float | None) -> str:
@@ -218,6 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.number("--rows-per-day", 100_000, "of the synthetic log")
     command.number("--replayed", 60, "percent of the log, the last ones, that are replayed")
     command.number("--shift", 30, "percent of the clicks that are lost from the middle of the replay on")
+    command.number("--rival-percent", 50, "deviation of the logarithm of a rival's factor, percent")
     command.number("--delay-seconds", 60, "mean delay of clicks")
     command.number("--click-window-seconds", 600, "the service's setting")
     command.number("--half-life-seconds", Settings().live_half_life_seconds, "the service's setting")
@@ -239,7 +271,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             bundle = bundle_of(data, schema, options.model, share, folder)
         else:
             bundle = load_bundle(options.bundle)
-        log = scored(bundle, data, schema, share)
+        scored_log = scored(bundle, data, schema, share, options.rival_percent / 100)
+    log = replace(scored_log, rivals=None)
     shift = int(log.seconds[0] + log.seconds[-1]) // 2
     found = {}
     for title, one, at in (
@@ -261,6 +294,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"LogLoss: {losses}")
         if at is not None:
             print(_told(figures["settled_minutes"], figures["held"]))
+    if scored_log.rivals is not None:
+        figures = found["auctions"] = auctions(scored_log, settings, options.delay_seconds)
+        print("\nwon auctions alone")
+        rows = [["pctr", "won", "PCOC won", "PCOC all"]]
+        rows += [[name, *(f"{number:.3f}" for number in each.values())] for name, each in figures.items()]
+        print_table(rows)
     command.print_json(shift_percent=options.shift, **found)
     return 0
 

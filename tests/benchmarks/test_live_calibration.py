@@ -7,7 +7,18 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.live_calibration import DAY, HOUR, Log, judged, logloss, main, oracle, replay, settled
+from benchmarks.live_calibration import (
+    DAY,
+    HOUR,
+    Log,
+    auctions,
+    judged,
+    logloss,
+    main,
+    oracle,
+    replay,
+    settled,
+)
 from service.settings import Settings
 
 START = 1_700_000_000 // HOUR * HOUR
@@ -46,6 +57,19 @@ def test_a_shift_is_followed_within_hours_and_nothing_is_known_before_it(log: Lo
     np.testing.assert_array_equal(plain.pctrs[before], other.pctrs[before])
 
 
+def test_feedback_of_won_auctions_alone_draws_all_others_down(log: Log) -> None:
+    """The bundle does not know what its rivals know, so it wins where it bids too much."""
+    rng = np.random.default_rng(4)
+    true = 1.0 / (1.0 + np.exp(-np.log(log.pctrs / (1.0 - log.pctrs)) - rng.normal(0.0, 0.7, len(log.pctrs))))
+    rivals = true * np.exp(rng.normal(0.0, 0.3, len(true)))
+    contested = Log(log.seconds, log.pctrs, rng.random(len(true)) < true, rivals)
+    found = auctions(contested, SETTINGS, 60.0)
+    assert found["bundle"]["pcoc_won"] > 1.2
+    assert found["live"]["pcoc_won"] < found["bundle"]["pcoc_won"]
+    assert found["live"]["pcoc_all"] < found["bundle"]["pcoc_all"] - 0.1
+    assert found["live"]["won"] < found["bundle"]["won"]
+
+
 def test_what_never_follows_has_not_settled(log: Log) -> None:
     shift = START + DAY // 2
     shifted = log.shifted(shift, 0.9, np.random.default_rng(0))
@@ -60,6 +84,7 @@ def test_the_command_trains_replays_and_prints_figures(capsys: pytest.CaptureFix
     figures = json.loads(last)
     assert set(figures["plain"]["logloss"]) == {"bundle", "live", "oracle"}
     assert "settled_minutes" in figures["shifted"]
+    assert 0.0 < figures["auctions"]["live"]["won"] < 1.0
     assert sum(line.startswith("LogLoss:") for line in lines) == 2
 
 
