@@ -73,12 +73,18 @@ class Decider:
         seconds = max(0.0, 1e-3 * (now_ms - self._stepped_ms))
         self._stepped_ms = now_ms
         for source in self._sources.values():
-            total = self._memory.mature(source.place, now_ms)
-            decisions = source.live.step(total - source.seen, seconds)
-            source.seen = total
-            self._publish(source)
-            for decision in decisions:
-                self._tell(source, decision)
+            try:
+                self._step(source, now_ms, seconds)
+            except Exception:  # whatever it is, requests are answered and other arms go on
+                logger.exception("arm %s: its live calibration stays as it is for now", source.arm)
+
+    def _step(self, source: _Source, now_ms: int, seconds: float) -> None:
+        total = self._memory.mature(source.place, now_ms)
+        added, source.seen = total - source.seen, total
+        decisions = source.live.step(added, seconds)
+        self._publish(source)
+        for decision in decisions:
+            self._tell(source, decision)
 
     def _publish(self, source: _Source) -> None:
         live, metrics, arm = source.live, self._metrics, source.arm

@@ -89,7 +89,8 @@ class LiveCalibration:
         """Serve the candidate if it is better than what is served on what came since it was fitted."""
         window = evidence_of(np.maximum(self._window, 0.0))
         self._candidate = None
-        if loss(window, candidate) >= loss(window, self.correction):
+        is_better = loss(window, candidate) < loss(window, self.correction)  # nan is not
+        if not is_better:
             return Decision.REJECTED
         self._serve(candidate)
         return Decision.ADOPTED

@@ -372,7 +372,10 @@ class Prediction:
 
         `results` are pCTRs [rows], or [rows, 2] with the bundle's own, which tokens say.
         """
-        pctrs, own = (results, results) if results.ndim == 1 else results.T
+        pctrs = own = results
+        if results.ndim == 2:
+            # Parts of a large request, when joined, may have their columns in pieces.
+            pctrs, own = map(np.ascontiguousarray, results.T)
         asked, arm, codec, signer = self._asked, self._arm, self._codec, self._signer
         assert arm is not None
         self._pause(is_done=True)

@@ -105,6 +105,20 @@ def test_a_new_bundle_begins_without_a_correction_and_the_others_go_on() -> None
     assert service.memory.read(again).revision == 0
 
 
+def test_an_arm_whose_counts_are_damaged_stays_and_others_go_on(caplog: pytest.LogCaptureFixture) -> None:
+    service = Service()
+    service.minutes(10, 0.3)
+    before = service.memory.read(0)
+    service.memory.counts[0, 0] = np.nan
+    service.minutes(3, 0.3)
+    after = service.memory.read(0)
+    assert (after.revision, after.intercept, after.slope) == (before.revision, before.intercept, before.slope)
+    assert service.memory.read(1).clicks > 0
+    service.memory.counts = service.memory.counts[:0]  # nothing can be read
+    service.minutes(1, 0.3)
+    assert "arm control: its live calibration stays as it is for now" in caplog.text
+
+
 def test_an_arm_without_room_is_named(caplog: pytest.LogCaptureFixture) -> None:
     service = Service(places=1)
     assert "arm treatment has no live calibration" in caplog.text

@@ -58,6 +58,22 @@ def decide(app: RunningApp, state: LiveState) -> None:
     app.app._publish()
 
 
+@pytest.mark.parametrize("max_batch_rows", [1, 3, 1024])
+@pytest.mark.parametrize("odd", [{}, {"context": {"a": 1, "b": {}}}], ids=["plain", "odd"])
+def test_a_request_in_parts_has_one_revision(
+    run_app: RunApp, keys: str, max_batch_rows: int, odd: dict[str, Any]
+) -> None:
+    app = run_app(feedback_keys=keys, live_calibration="on", max_batch_rows=max_batch_rows)
+    own, _ = pctrs_and_tokens(app, **odd)
+    decide(app, STATE)
+    after, tokens = pctrs_and_tokens(app, **odd)
+    corrected = Correction(STATE.intercept, STATE.slope).pctrs(np.array(own), 1e-6, 1 - 1e-6)
+    assert after == corrected.tolist()
+    found = read(app, keys, tokens)
+    assert set(found.revisions.tolist()) == {9}
+    assert found.pctrs == pytest.approx(own, rel=1e-6)
+
+
 @pytest.mark.parametrize("odd", [{}, {"context": {"a": 1, "b": {}}}], ids=["plain", "odd"])
 @pytest.mark.parametrize("mode", ["observe", "on"])
 def test_what_is_decided_is_served_and_tokens_have_the_pctrs_of_the_bundle(
