@@ -77,7 +77,7 @@ class Bidlight(FastAPI):
         self._feedback = FeedbackEndpoint(settings, self.metrics, self.predict_service, self._events)
         self.served = ServedArms(settings, self.metrics, stored, self._open, loaded, self._publish)
         self.served.also_read += [self.predict_service.read_tokens, self.predict_service.signers.read_again]
-        self.health = Health(lambda: self.served.arms)
+        self.health = Health(lambda: self.served.arms, self.metrics)
         self.direct_route = (
             DirectRoute(self.predict_service) if settings.predict_through == "parser" else None
         )
