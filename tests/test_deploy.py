@@ -76,6 +76,7 @@ def test_only_the_bidding_port_is_published() -> None:
         "service": ["8000:8000"],
         "redis": [],
         "prometheus": [],
+        "grafana": ["127.0.0.1:3000:3000"],  # for this machine alone, and to look only
         "locust": ["127.0.0.1:8089:8089"],  # not started unless asked for, and for this machine alone
     }
     assert SERVICES["locust"]["profiles"]

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from service.arms.split import Arm
+from service.metrics.families import Metrics
 from service.scoring.golden import check_golden
 
 logger = logging.getLogger("bidlight")
@@ -24,8 +25,9 @@ STUCK_SECONDS = 5.0
 class Health:
     """Of the arms that `serving` returns. The event loop runs, or nobody could ask."""
 
-    def __init__(self, serving: Callable[[], Sequence[Arm]]) -> None:
+    def __init__(self, serving: Callable[[], Sequence[Arm]], metrics: Metrics) -> None:
         self._serving = serving
+        self._cannot_bid = metrics.cannot_bid
         self._fault: str | None = None
         self._checked = -math.inf
 
@@ -34,10 +36,16 @@ class Health:
         now = time.monotonic()
         if now - self._checked >= CHECK_SECONDS:
             self._checked = now
-            self._fault = next(filter(None, map(_fault_of, self._serving())), None)
+            # All arms, so that each that fails is counted.
+            self._fault = next(filter(None, [self._look_at(arm) for arm in self._serving()]), None)
             if self._fault is not None:
                 logger.error("this process can no longer bid: %s", self._fault)
         return self._fault
+
+    def _look_at(self, arm: Arm) -> str | None:
+        fault = _fault_of(arm)
+        self._cannot_bid.labels(arm.name).inc(fault is not None)
+        return fault
 
 
 def _fault_of(arm: Arm) -> str | None:

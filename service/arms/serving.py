@@ -194,6 +194,7 @@ class ServedArms:
                     predictor.manifest.training.missing,
                 )
             self._metrics.bundle.labels(*_bundle_info(arm)).set(1)
+        self._metrics.serving_processes.labels().set(1)
         self._metrics.retain(
             bundles={_bundle_info(arm) for arm in arms},
             fields={(arm.name, field.name) for arm in arms for field in arm.predictor.encoder.schema.fields},

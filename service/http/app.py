@@ -87,7 +87,7 @@ class Bidlight(FastAPI):
             settings, self.metrics, stored, self._open, loaded, self._publish, steering, number
         )
         self.served.also_read += [self.predict_service.read_tokens, self.predict_service.signers.read_again]
-        self.health = Health(lambda: self.served.living)
+        self.health = Health(lambda: self.served.living, self.metrics)
         self.direct_route = (
             DirectRoute(self.predict_service) if settings.predict_through == "parser" else None
         )

@@ -107,6 +107,7 @@ class Routes:
                 NotFound("nothing is counted here: 'metrics' is off; start the service with --metrics on")
             )
         self._served.publish()
+        self._health.fault()  # so that a process that nothing probes says it too
         body, content_type = await run_in_threadpool(self._metrics.exposition)
         return Response(body, headers={"content-type": content_type})
 

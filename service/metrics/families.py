@@ -172,6 +172,18 @@ class Metrics:
             ["arm", "quality"],
             registry=registry,
         )
+        self.cannot_bid = Counters(
+            "bidlight_cannot_bid",
+            "Looks at the arm, one a second at most, that found that the process can no longer bid with it",
+            ["arm"],
+            registry=registry,
+        )
+        self.serving_processes = Gauges(
+            "bidlight_serving_processes",
+            "Processes that serve: the workers, or one; more while workers are replaced",
+            of_processes="sum",
+            registry=registry,
+        )
         self.reloads = Counters(
             "bidlight_reloads",
             "Reloads and rollbacks of the arms by outcome: ok, or refused (nothing changed)",
@@ -207,6 +219,13 @@ class Metrics:
             "Ads in the catalogue of the arm",
             ["arm"],
             of_processes="max",
+            registry=registry,
+        )
+        self.catalogue_read = Gauges(
+            "bidlight_catalogue_read_timestamp_seconds",
+            "When the ads of the arm's catalogue were read, Unix time; of several processes, the oldest",
+            ["arm"],
+            of_processes="min",
             registry=registry,
         )
         self.catalogue_refreshes = Counters(
@@ -350,6 +369,8 @@ class Metrics:
             ["arm", "decision"],
             registry=registry,
         )
+        self.families = registry.families
+        self._show_zeros()
         self._unknown_names: dict[str, UnknownNames] = {}
         self._exposed = CollectorRegistry()
         self._exposed.register(registry)
@@ -363,6 +384,19 @@ class Metrics:
     def unknown_names_of(self, arm: str) -> UnknownNames:
         """What counts the unknown names of an arm, also after a reload."""
         return self._unknown_names.setdefault(arm, UnknownNames(self.unknown_names, arm))
+
+    def _show_zeros(self) -> None:
+        """Show what is rare, and alerted on, before it happens: a series that begins at 1 has no increase."""
+        for family, values in (
+            (self.reloads, ("ok", "refused")),
+            (self.catalogue_refreshes, ("ok", "failed", "refused")),
+            (self.user_refreshes, ("ok", "failed", "refused")),
+            (self.accept_pauses, ("connections", "system")),
+            (self.refusals, ("time", "deadline", "queue", "bytes")),
+            (self.log_events, ("written", "lost")),
+        ):
+            for value in values:
+                family.labels(value)
 
     def retain(
         self, bundles: Collection[Labels], fields: Collection[Labels], trained: Collection[Labels]

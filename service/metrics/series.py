@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 import math
+import operator
 from abc import ABC, abstractmethod
 from bisect import bisect_left
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import msgspec
@@ -165,8 +166,11 @@ class Counters(Family[Counter]):
         return Counter(part, place)
 
 
+_OF_TWO: Mapping[str, Callable[[float, float], float]] = {"sum": operator.add, "max": max, "min": min}
+
+
 class Gauges(Family[Gauge]):
-    """Gauges; of several processes, the sum or the largest is shown."""
+    """Gauges; of several processes, the sum, the largest or the smallest is shown."""
 
     kind = "gauge"
     counts_the_past = False
@@ -178,14 +182,14 @@ class Gauges(Family[Gauge]):
         labels: Sequence[str] = (),
         *,
         registry: Registry,
-        of_processes: Literal["sum", "max"],
+        of_processes: Literal["sum", "max", "min"],
     ) -> None:
         super().__init__(name, help_text, labels, registry=registry, is_lasting=False)
-        self._of_processes = of_processes
+        self._of_two = _OF_TWO[of_processes]
 
     def combine(self, first: Sequence[float], second: Sequence[float]) -> Sequence[float]:
-        """The sum, or the larger one."""
-        return super().combine(first, second) if self._of_processes == "sum" else [max(first[0], second[0])]
+        """The sum, the larger one, or the smaller one."""
+        return [self._of_two(first[0], second[0])]
 
     def samples(self, numbers: Sequence[float]) -> Iterable[Sample]:
         """The one number."""
@@ -239,6 +243,11 @@ class Registry:
         self._memory = memory
         self._families: dict[str, Family[Any]] = {}
         self._is_logged: set[str] = set()
+
+    @property
+    def families(self) -> Mapping[str, Family[Any]]:
+        """All families by their names, which have no suffix."""
+        return self._families
 
     def register(self, family: Family[Any]) -> None:
         """Add a family."""

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle.schema import Role, Schema
+from service.errors import InferenceFailed, RowFailed, ServiceError
 from service.features.store import IS_MISSING_REASONS
 from service.metrics.counting import count_ids
 from service.metrics.families import STAGES, Metrics
@@ -67,6 +68,8 @@ class ArmMeter:
         self._is_settle_scheduled = False
         self._unknown_names = metrics.unknown_names_of(arm)
         self._answered = metrics.requests.labels(arm, OK)
+        for fault in (ServiceError, InferenceFailed, RowFailed):
+            metrics.requests.labels(arm, fault.code)  # shown before it happens
         self._stages = [metrics.stages.labels(arm, stage) for stage in STAGES]
         self._queued_rows = metrics.queued_rows.labels(arm)
         self._bid = metrics.candidates.labels(arm, "bid")

@@ -9,6 +9,7 @@ import pytest
 
 from service.arms import health
 from service.arms.health import Health
+from service.metrics.families import Metrics
 from service.scoring.predictor import Predictor
 from service.wire import Candidate, PredictRequest
 from tests.running import RunningApp
@@ -45,7 +46,8 @@ def probes_of(app: RunningApp) -> dict[str, int]:
 
 
 def test_a_queue_that_stands_still_fails_the_probes(app: RunningApp, monkeypatch: pytest.MonkeyPatch) -> None:
-    predictor = app.app.arms[0].predictor
+    stuck = app.app.arms[0]
+    predictor = stuck.predictor
     assert predictor.stuck_seconds == 0.0
     lose_a_flush(predictor)
     assert predictor.stuck_seconds > 0.0
@@ -53,6 +55,11 @@ def test_a_queue_that_stands_still_fails_the_probes(app: RunningApp, monkeypatch
     monkeypatch.setattr(health, "STUCK_SECONDS", 0.0)
     assert set(probes_of(app).values()) == {503}
     assert "rows have waited for a batch" in (app.app.health.fault() or "")
+    counted = app.metrics()
+    found = {key: number for key, number in counted.items() if key.startswith("bidlight_cannot_bid_total")}
+    assert found == {
+        f'bidlight_cannot_bid_total{{arm="{arm.name}"}}': 4 * (arm is stuck) for arm in app.app.arms
+    }
     app.runner.run(app.app.served.reload())  # another queue
     assert set(probes_of(app).values()) == {200}
 
@@ -77,7 +84,7 @@ def test_an_arm_is_looked_at_once_a_second_however_often_it_is_asked(
         asked += 1
         return arms
 
-    found = Health(serving)  # type: ignore[arg-type]
+    found = Health(serving, Metrics())  # type: ignore[arg-type]
     monkeypatch.setattr(health, "CHECK_SECONDS", 3600.0)
     for _ in range(100):
         assert found.fault() is None

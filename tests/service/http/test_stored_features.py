@@ -312,9 +312,11 @@ def test_a_refresh_that_would_lose_most_ads_is_refused_and_told(
         f'bidlight_catalogue_refreshes_total{{outcome="{outcome}"}}' for outcome in ("refused", "ok")
     )
     wait_for(app, lambda: app.metrics().get(refused, 0.0) > 0)
-    counted = app.metrics()[ok]
+    counted, read_at = app.metrics()[ok], count(app, "catalogue_read_timestamp_seconds")
+    assert 0 < time.time() - read_at < 60
     wait_for(app, lambda: app.metrics()[refused] > 2)
     assert app.metrics()[ok] == counted
+    assert count(app, "catalogue_read_timestamp_seconds") == read_at
     assert pctrs(app, request) == expected
     assert count(app, "catalogue_ads") == len(ADS)
     assert "the ads are not refreshed" in caplog.text

@@ -437,3 +437,24 @@ def test_without_metrics_nothing_is_counted_and_metrics_says_so(run_app: Callabl
     assert "--metrics on" in answer.json()["error"]["message"]
     counted = read_metrics(app.app.metrics.exposition()[0].decode())
     assert not [name for name in counted if name.startswith("bidlight_requests_total")]
+
+
+def test_what_is_rare_and_alerted_on_is_shown_before_it_happens(run_app: Callable[..., RunningApp]) -> None:
+    """Prometheus sees no increase of a series that begins at 1."""
+    app = run_app()
+    found = app.metrics()
+    rare = {
+        "bidlight_reloads_total": ['outcome="refused"'],
+        "bidlight_catalogue_refreshes_total": ['outcome="failed"', 'outcome="refused"'],
+        "bidlight_user_refreshes_total": ['outcome="failed"', 'outcome="refused"'],
+        "bidlight_feedback_log_events_total": ['outcome="lost"'],
+        "bidlight_accept_pauses_total": ['reason="connections"', 'reason="system"'],
+        "bidlight_metric_faults_total": ['reason="full"', 'reason="unreadable"'],
+    }
+    for name, labels in rare.items():
+        assert [found[f"{name}{{{label}}}"] for label in labels] == [0] * len(labels)
+    for arm in app.app.arms:
+        assert found[f'bidlight_cannot_bid_total{{arm="{arm.name}"}}'] == 0
+        for outcome in ("inference_failed", "row_failed", "internal_error"):
+            assert found[f'bidlight_requests_total{{arm="{arm.name}",outcome="{outcome}"}}'] == 0
+    assert found["bidlight_serving_processes"] == 1

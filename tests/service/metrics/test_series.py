@@ -33,6 +33,7 @@ class Process:
         self.passing = Counters("p", "how many, for a while", ["field"], registry=registry, is_lasting=False)
         self.sums = Gauges("s", "now", ["arm"], registry=registry, of_processes="sum")
         self.largest = Gauges("m", "now", ["arm"], registry=registry, of_processes="max")
+        self.smallest = Gauges("n", "now", ["arm"], registry=registry, of_processes="min")
         self.histograms = Histograms("h", "how large", ["arm"], registry=registry, buckets=BUCKETS)
         self.plain = Histograms("l", "without labels", registry=registry, buckets=BUCKETS)
 
@@ -98,7 +99,8 @@ def test_gauges_are_those_of_processes_that_live() -> None:
     for process, value in ((first, 5.0), (second, -3.0)):
         process.sums.labels("a").set(value)
         process.largest.labels("a").set(value)
-    assert (reader.found()['s{arm="a"}'], reader.found()['m{arm="a"}']) == (2.0, 5.0)
+        process.smallest.labels("a").set(value)
+    assert [reader.found()[f'{name}{{arm="a"}}'] for name in "smn"] == [2.0, 5.0, -3.0]
     memory.end_tenure(1)
     assert (reader.found()['s{arm="a"}'], reader.found()['m{arm="a"}']) == (-3.0, -3.0)
     successor = Process(memory, 1)
