@@ -61,6 +61,8 @@ class Decider:
             if number in places
         }
         for source in self._sources.values():
+            for decision in Decision:  # a counter that begins at 1 has no increase
+                self._metrics.live_decisions.labels(source.arm, decision)
             self._publish(source)
 
     def step_if_due(self, now_ms: int) -> None:

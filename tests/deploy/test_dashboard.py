@@ -36,6 +36,7 @@ ROWS = [
     "Batches and queue",
     "Bids and pCTR",
     "Feedback",
+    "Live calibration",
     "Features",
     "Stores and catalogue",
     "Process",
