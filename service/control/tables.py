@@ -1,10 +1,10 @@
-"""The state of a service as a small table, for people."""
+"""The state of a service, and its live calibrations, as small tables, for people."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from service.control.protocol import ArmStatus, ServiceStatus
+from service.control.protocol import ArmStatus, CalibrationStatus, ServiceStatus
 
 
 def table_of(status: ServiceStatus) -> str:
@@ -31,6 +31,29 @@ def table_of(status: ServiceStatus) -> str:
         reason = f": {last.reason}" if last.reason else ""
         lines += ["", f"last {last.command}: {last.outcome} at {last.at}{reason}"]
     return "\n".join(lines)
+
+
+def calibration_table_of(calibrations: Sequence[CalibrationStatus]) -> str:
+    """The live calibrations of arms."""
+    rows = [
+        (
+            found.arm,
+            f"{found.mode}, frozen" if found.is_frozen else found.mode,
+            str(found.revision),
+            f"{found.intercept:.4f}",
+            f"{found.slope:.4f}",
+            f"{found.clicks:.0f}",
+            _pcoc(found.pcoc_bundle),
+            _pcoc(found.pcoc_live),
+        )
+        for found in calibrations
+    ]
+    heads = ("arm", "mode", "revision", "intercept", "slope", "clicks", "PCOC without", "PCOC with")
+    return "\n".join(_aligned(heads, rows))
+
+
+def _pcoc(found: float | None) -> str:
+    return "-" if found is None else f"{found:.3f}"
 
 
 def _cells(arm: ArmStatus, control_arm: str) -> tuple[str, ...]:

@@ -102,6 +102,7 @@ def test_what_is_decided_is_served_and_tokens_have_the_pctrs_of_the_bundle(
         "revision": 9,
         "intercept": 0.25,
         "slope": 0.9,
+        "is_frozen": False,
         "clicks": 321.0,
         "pcoc": {"bundle": 0.8, "live": 1.01},
     }
