@@ -143,7 +143,7 @@ class Decider:
         if decision in (Decision.ADOPTED, Decision.REVERTED) and not source.live.is_frozen:
             correction = source.live.correction
             logger.info(
-                "arm %s: live calibration %s, revision %d: log-odds become %.4f + %.4f * log-odds",
+                "arm %s: live calibration %s, revision %d: log-odds become %s + %s * log-odds",
                 *(source.arm, decision, source.live.revision, correction.intercept, correction.slope),
             )
 

@@ -9,11 +9,11 @@ from service.control.protocol import ArmStatus, CalibrationStatus, ServiceStatus
 
 def table_of(status: ServiceStatus) -> str:
     """Arms, workers, and the last reload."""
-    arms = _aligned(
+    arms = aligned(
         ("arm", "weight", "share", "state", "bundle", "before", "since", "by"),
         [_cells(arm, status.control_arm) for arm in status.arms],
     )
-    workers = _aligned(
+    workers = aligned(
         ("worker", "state", "revision", "bundles"),
         [
             (
@@ -49,7 +49,7 @@ def calibration_table_of(calibrations: Sequence[CalibrationStatus]) -> str:
         for found in calibrations
     ]
     heads = ("arm", "mode", "revision", "intercept", "slope", "clicks", "PCOC without", "PCOC with")
-    return "\n".join(_aligned(heads, rows))
+    return "\n".join(aligned(heads, rows))
 
 
 def _pcoc(found: float | None) -> str:
@@ -71,7 +71,7 @@ def _cells(arm: ArmStatus, control_arm: str) -> tuple[str, ...]:
     )
 
 
-def _aligned(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Lines of columns of equal width."""
     widths = [max(len(row[column]) for row in (heads, *rows)) for column in range(len(heads))]
     return [

@@ -277,9 +277,7 @@ class Predictor:
         batch = BatchRows.of(requests)
         logits = self.graphs.run(batch)
         inferred = time.perf_counter()
-        column = self._segment_column
-        segments = None if column is None else batch.ids_of(column)
-        own: Probabilities = self.calibrator.pctr(logits, segments)
+        own: Probabilities = self.calibrator.pctr(logits, self.segments_of(batch))
         results = self._revised(requests, own) if self._is_revised else own
         is_number = np.isfinite(logits)  # finite weights can still overflow
         if not is_number.all():
@@ -289,6 +287,11 @@ class Predictor:
             pctrs = results[:, 0] if self._is_revised else own
             meter.count_batch(report, batch, pctrs, inferred - started, calibrated - inferred)
         return results
+
+    def segments_of(self, batch: BatchRows) -> Ids | None:
+        """The ids by which the calibrator has offsets, as it takes them; None if it has none."""
+        column = self._segment_column
+        return None if column is None else batch.ids_of(column)
 
     def _revised(self, requests: Sequence[RequestRows], own: Probabilities) -> Probabilities:
         """pCTRs [n, 2] of a batch: each request's by its own revision, and the bundle's `own` [n]."""

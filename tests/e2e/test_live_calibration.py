@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from service.explain_bid import FAILED
+from service.explain_bid import main as explain_bid
 from tests.e2e.raw_http import wait_until
 from tests.e2e.test_control import ask, commanded
 from tests.running import JSON, RunningService, running_service
@@ -117,6 +119,11 @@ def test_commands_freeze_and_reset_what_all_workers_serve(
             wait_until(lambda: decisions(service, "fitted") == 1)
         wait_until(lambda: state(service)["revision"] == 1)
         wait_until(lambda: all(results(service)["pctr"] != own for _ in range(6)))
+        (tmp_path / "request").write_text(json.dumps(REQUEST))
+        (tmp_path / "answer").write_bytes(service.post(REQUEST).content)
+        files = ["--bundle", str(bundles["control"]), "--request", str(tmp_path / "request")]
+        files += ["--answer", str(tmp_path / "answer"), "--control-socket", str(running.path)]
+        assert explain_bid(files) == 0
         answer = running.do("calibration", "freeze", "only")
         assert answer["done"]["is_changed"] is True
         assert [found["is_frozen"] for found in answer["calibrations"]] == [True]
@@ -128,6 +135,7 @@ def test_commands_freeze_and_reset_what_all_workers_serve(
         (only,) = running.do("calibration", "reset", "only")["calibrations"]
         assert (only["revision"], only["intercept"], only["slope"], only["clicks"]) == (2, 0.0, 1.0, 0.0)
         wait_until(lambda: all(results(service)["pctr"] == own for _ in range(6)))
+        assert explain_bid(files) == FAILED  # the revision that it names is served no more
         assert running.do("calibration", "thaw", "only")["calibrations"][0]["is_frozen"] is False
         refused = ask(running.path, "calibration", "reset", "nobody")
         assert (refused.status, refused.output) == (1, "")
