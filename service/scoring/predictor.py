@@ -60,6 +60,7 @@ class Predictor:
             bundle, self.variant, settings.device, shares_context=settings.shared_context == "on"
         )
         self.calibrator: Calibrator = bundle.calibrators[self.variant]
+        self._clamps = np.array(self.calibrator.clamp_low), np.array(self.calibrator.clamp_high)
         segment_field = self.calibrator.segment_field
         self._segment_column = None if segment_field is None else Column.of(bundle.schema, segment_field)
         self.golden: Golden = bundle.golden
@@ -295,19 +296,25 @@ class Predictor:
 
     def _revised(self, requests: Sequence[RequestRows], own: Probabilities) -> Probabilities:
         """pCTRs [n, 2] of a batch: each request's by its own revision, and the bundle's `own` [n]."""
-        calibrator = self.calibrator
         both = np.empty((len(own), 2), order="F")  # each column in one piece
-        both[:, 0] = both[:, 1] = own
+        both[:, 1] = own
+        answered = both[:, 0]
+        if len(requests) == 1:  # the usual batch
+            self._correct(requests[0].revision, own, answered)
+            return both
         start = 0
         for revision, alike in groupby(requests, lambda request: request.revision):
-            stop = start + sum(map(len, alike))
-            if revision is not None:
-                corrected = revision.correction.pctrs(
-                    own[start:stop], calibrator.clamp_low, calibrator.clamp_high
-                )
-                both[start:stop, 0] = corrected
-            start = stop
+            rows = slice(start, start + sum(map(len, alike)))
+            self._correct(revision, own[rows], answered[rows])
+            start = rows.stop
         return both
+
+    def _correct(self, revision: Revision | None, own: Probabilities, answered: Probabilities) -> None:
+        """Write pCTRs [n] by a revision to `answered` [n]."""
+        if revision is None:
+            answered[:] = own
+        else:
+            revision.correction.pctrs(own, *self._clamps, out=answered)
 
     def _failure(self, pctrs: Probabilities, failed: NDArray[np.bool_]) -> RowsFailed:
         """Count rows without a finite logit, and log the first of them."""
