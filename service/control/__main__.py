@@ -171,7 +171,10 @@ def _show_calibrations(answer: Answer, options: argparse.Namespace) -> int:
     if answer.done is not None:
         _warn(answer.done)
         with ControlClient(options.control_socket, options.timeout_seconds) as client:
-            answer = Answer(done=answer.done, calibrations=client.ask(Calibration()).calibrations)
+            shown = client.ask(Calibration())
+        if shown.error is not None:
+            return _complain(shown.error.message, REFUSED)
+        answer = Answer(done=answer.done, calibrations=shown.calibrations)
     assert answer.calibrations is not None
     if options.json:
         print(msgspec.json.encode(answer).decode())

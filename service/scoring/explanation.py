@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from service.bidding import BidPolicy, bids
 from service.bundle.schema import Role, Schema
 from service.calibration.fit import NONE, Correction
+from service.errors import RowFailed
 from service.scoring.predictor import Predictor, Probabilities
 from service.scoring.rows import BatchRows, Ids
 from service.wire import Asked, PredictAnswer, PredictRequest, Result, asked_of
@@ -65,10 +66,16 @@ class Answered:
 def explain(
     predictor: Predictor, request: PredictRequest, rows: int, correction: Correction, policy: BidPolicy
 ) -> Explanation:
-    """The steps of a request of so many candidates. Raises InvalidField as `Predictor.encode` does."""
+    """The steps of a request of so many candidates.
+
+    Raises InvalidField as `Predictor.encode` does, and RowFailed for a row that the graph cannot score.
+    """
     encoded, asked = predictor.encode(request, rows), asked_of(request)
     batch = BatchRows.of([encoded])
     logits = predictor.graphs.run(batch)
+    is_number = np.isfinite(logits)
+    if not is_number.all():
+        raise RowFailed(f"candidate {int(is_number.argmin())} must have a finite logit; export again")
     calibrator, segments = predictor.calibrator, predictor.segments_of(batch)
     own = calibrator.pctr(logits, segments)
     corrected = own
