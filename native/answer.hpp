@@ -65,7 +65,7 @@ class JsonSink {
     out_ += bytes.size();
   }
 
-  void begin_answer() { raw("{\"id\":"); }
+  void begin_answer(unsigned) { raw("{\"id\":"); }
   void end_answer() { raw("}"); }
   void begin_list(std::size_t) { *out_++ = '['; }
   void separator(bool is_first) {
@@ -200,7 +200,7 @@ class MsgpackSink {
     out_ += bytes.size();
   }
 
-  void begin_answer() { raw("\x84\xA2id"); }
+  void begin_answer(unsigned keys) { byte(0x80 | keys), raw("\xA2id"); }
   void end_answer() {}
   void begin_list(std::size_t size) { head(size, 0x90, 16, 0xDC); }
   void separator(bool) {}
@@ -276,10 +276,11 @@ std::size_t answer_bound(const Request& request, Text arm, bool has_tokens) {
 }
 
 // Writes the answer to `out`, which has room for it, and returns its end. `pctrs` and `bids` (micros, 0 for none)
-// have one number a candidate. Without `tokens` there are none.
+// have one number a candidate. Without `tokens` there are none. `arm` has all of the answer's `keys`, 15 at most, but
+// for the id.
 template <class Sink>
 char* write_answer(char* out, const Request& request, Text arm, std::span<const double> pctrs,
-                   std::span<const std::int64_t> bids, const Tokens* tokens) {
+                   std::span<const std::int64_t> bids, const Tokens* tokens, unsigned keys = 4) {
   Sink sink(out, request.unescaped != nullptr);
   const std::size_t rows = request.candidates.size();
   const auto bid = [&](std::size_t row) { bids[row] == 0 ? sink.no_money() : sink.money(bids[row]); };
@@ -294,7 +295,7 @@ char* write_answer(char* out, const Request& request, Text arm, std::span<const 
   const auto id = [&](std::size_t row) { sink.text(request.candidates[row].id); };
   const auto pctr = [&](std::size_t row) { sink.real(pctrs[row]); };
   const auto token = [&](std::size_t row) { sink.token(*tokens, row); };
-  sink.begin_answer();
+  sink.begin_answer(keys);
   sink.text(request.id);
   sink.raw(arm);
   if (request.as_rows) {

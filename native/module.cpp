@@ -384,8 +384,10 @@ class PlainRequest {
 
   // The body of the answer and its number of bids. Candidates have tokens if there is a signer, made at
   // `milliseconds` since 2020 and with numbers from `first` on; they say the `own` pCTRs, which are `pctrs` if None.
+  // The answer has so many `keys`.
   nb::object answer(nb::handle pctrs, nb::bytes arm, const PyBidPolicy& policy, const TokenSigner* signer,
-                    std::uint64_t milliseconds, std::uint64_t first, nb::handle own) const {
+                    std::uint64_t milliseconds, std::uint64_t first, nb::handle own, unsigned keys) const {
+    if (keys > 15) throw std::invalid_argument("'keys' must be 15 at most");
     const Array<double> found(pctrs);
     std::optional<Array<double>> own_found;
     if (!own.is_none()) own_found.emplace(own);
@@ -405,20 +407,20 @@ class PlainRequest {
     std::optional<Tokens> signed_tokens;
     if (signer != nullptr) signed_tokens.emplace(*signer, milliseconds, first, own_pctrs);
     const Tokens* tokens = signed_tokens ? &*signed_tokens : nullptr;
-    PyObject* body = is_json_ ? write<JsonSink>(fragment, found.get(), bids, tokens)
-                              : write<MsgpackSink>(fragment, found.get(), bids, tokens);
+    PyObject* body = is_json_ ? write<JsonSink>(fragment, found.get(), bids, tokens, keys)
+                              : write<MsgpackSink>(fragment, found.get(), bids, tokens, keys);
     return nb::make_tuple(nb::steal(body), count);
   }
 
  private:
   template <class Sink>
   PyObject* write(Text arm, std::span<const double> pctrs, std::span<const std::int64_t> bids,
-                  const Tokens* tokens) const {
+                  const Tokens* tokens, unsigned keys) const {
     const auto bound = static_cast<Py_ssize_t>(answer_bound<Sink>(request_, arm, tokens != nullptr));
     PyObject* body = PyBytes_FromStringAndSize(nullptr, bound);
     if (body == nullptr) throw nb::python_error();
     char* begin = PyBytes_AS_STRING(body);
-    const char* end = write_answer<Sink>(begin, request_, arm, pctrs, bids, tokens);
+    const char* end = write_answer<Sink>(begin, request_, arm, pctrs, bids, tokens, keys);
     if (_PyBytes_Resize(&body, end - begin) != 0) throw nb::python_error();
     return body;
   }
@@ -542,7 +544,7 @@ NB_MODULE(_native, module) {
       .def("drop_features", &PlainRequest::drop_features)
       .def("answer", &PlainRequest::answer, nb::arg("pctrs"), nb::arg("arm"), nb::arg("policy"),
            nb::arg("signer").none() = nb::none(), nb::arg("milliseconds") = 0, nb::arg("first") = 0,
-           nb::arg("own").none() = nb::none());
+           nb::arg("own").none() = nb::none(), nb::arg("keys") = 4);
 
   module.def("number_texts", &number_texts);
 

@@ -127,6 +127,13 @@ class PredictAnswer(msgspec.Struct, gc=False, kw_only=True):
     id: str | None
     arm: str
     bundle: str
+    calibration_revision: Annotated[
+        int | UnsetType,
+        Meta(
+            description="the revision of the live calibration that corrected every pctr; absent: none did, "
+            "and they are the bundle's own"
+        ),
+    ] = UNSET
     quality: Annotated[
         Literal["prior", "no-bid"] | msgspec.UnsetType,
         Meta(
@@ -241,8 +248,12 @@ def answer_of(
     bids: list[float | None],
     tokens: list[str] | None = None,
     quality: str = FULL,
+    revision: int = 0,
 ) -> PredictAnswer:
-    """The answer in the shape of the request: rows for rows, columns for columns; `tokens` if there are."""
+    """The answer in the shape of the request: rows for rows, columns for columns; `tokens` if there are.
+
+    `revision` is that of the live calibration, 0 for none.
+    """
     probabilities: list[float] = pctr.tolist()
     ids = asked.ad_ids or [None] * len(bids)
     if asked.as_rows:
@@ -252,17 +263,30 @@ def answer_of(
     else:
         results = ResultColumns(list(ids), probabilities, bids, UNSET if tokens is None else tokens)
     answer = PredictAnswer(id=asked.id, arm=arm, bundle=bundle, results=results)
+    if revision:
+        answer.calibration_revision = revision
     if quality != FULL:
         answer.quality = quality  # type: ignore[assignment]
     return answer
 
 
-def before_results(codec: Codec, arm: str, bundle: str) -> bytes:
-    """What an answer of this arm has between the request's id and the results."""
+class BeforeResults(NamedTuple):
+    """What an answer of an arm has between the request's id and the results, and how many keys it has."""
+
+    text: bytes
+    keys: int
+
+
+def before_results(codec: Codec, arm: str, bundle: str, revision: int = 0) -> BeforeResults:
+    """The same as `answer_of` gives it, for the native core; a `revision` of 0 is not named."""
+    named: dict[str, str | int] = {"arm": arm, "bundle": bundle}
+    if revision:
+        named["calibration_revision"] = revision
+    keys = len(named) + 2
     if codec is JSON:
-        named = codec.encode({"arm": arm, "bundle": bundle})
-        return b"," + named[1:-1] + b',"results":'
-    return b"".join(map(codec.encode, ("arm", arm, "bundle", bundle, "results")))
+        return BeforeResults(b"," + codec.encode(named)[1:-1] + b',"results":', keys)
+    parts = [part for pair in named.items() for part in pair]
+    return BeforeResults(b"".join(map(codec.encode, [*parts, "results"])), keys)
 
 
 def _columns_length(columns: CandidateColumns, known: Container[str] | None) -> int:

@@ -19,20 +19,20 @@ class LiveArms:
     def __init__(self, settings: Settings, memory: LiveMemory, metrics: Metrics, *, decides: bool) -> None:
         self._is_served = settings.live_calibration == "on"
         self._revisions = Revisions(memory)
-        self._decider = Decider(settings, memory, metrics, now_ms()) if decides else None
+        self.decider = Decider(settings, memory, metrics, now_ms()) if decides else None
         self._arms: Sequence[tuple[Arm, int]] = ()
 
     def open(self, arms: Sequence[Arm]) -> None:
         """These arms are served from now on."""
         self._arms = [(arm, arm.source.number) for arm in arms]
-        if self._decider is not None:
-            self._decider.serve({number: arm.name for arm, number in self._arms})
+        if self.decider is not None:
+            self.decider.serve({number: arm.name for arm, number in self._arms})
         self.refresh()
 
     def refresh(self) -> None:
         """Decide if it is time for that, and serve what is decided."""
-        if self._decider is not None:
-            self._decider.step_if_due(now_ms())
+        if self.decider is not None:
+            self.decider.step_if_due(now_ms())
         if self._is_served:
             for arm, number in self._arms:
                 arm.predictor.revision = self._revisions.revision(number)

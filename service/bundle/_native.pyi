@@ -150,8 +150,9 @@ class PlainRequest:
         milliseconds: int = 0,
         first: int = 0,
         own: NDArray[np.float64] | None = None,
+        keys: int = 4,
     ) -> tuple[bytes, int]:
-        """The body of the answer and its number of bids; `arm` is what stands before the results.
+        """The body of the answer, of so many `keys`, and its number of bids; `arm` has those but the id.
 
         Candidates have tokens if there is a signer, made at `milliseconds` since 2020 and with numbers from
         `first` on. They say the bundle's `own` pCTRs, which are `pctrs` if left out.

@@ -29,6 +29,8 @@ class _Source:
     place: int
     live: LiveCalibration
     seen: Counts = field(default_factory=lambda: np.zeros((BINS, 3)))
+    # What is mature by then is of tokens that are not learned from.
+    ignored_until_ms: int = 0
 
 
 class Decider:
@@ -45,6 +47,7 @@ class Decider:
             settings.live_max_change,
         )
         self._sources: dict[int, _Source] = {}
+        self._frozen: set[str] = set()
         self._stepped_ms = now_ms
 
     def serve(self, arms: Mapping[int, str]) -> None:
@@ -56,7 +59,7 @@ class Decider:
         for number in arms.keys() - places.keys():
             logger.warning("arm %s has no live calibration now: there is no room for more", arms[number])
         self._sources = {
-            number: self._sources.get(number) or _Source(arm, places[number], LiveCalibration(self._rules))
+            number: self._sources.get(number) or self._begin(arm, places[number])
             for number, arm in arms.items()
             if number in places
         }
@@ -64,6 +67,39 @@ class Decider:
             for decision in Decision:  # a counter that begins at 1 has no increase
                 self._metrics.live_decisions.labels(source.arm, decision)
             self._publish(source)
+
+    def _begin(self, arm: str, place: int) -> _Source:
+        return _Source(arm, place, LiveCalibration(self._rules, is_frozen=arm in self._frozen))
+
+    def state(self, arm: str) -> LiveState | None:
+        """What is decided for an arm, of several sources for the last; None: it has no live calibration."""
+        sources = self._of(arm)
+        return _state_of(sources[-1].live) if sources else None
+
+    def freeze(self, arm: str) -> None:
+        """What is served for an arm stays, that of bundles to come too: none."""
+        self._frozen.add(arm)
+        self._set_frozen(arm, is_frozen=True)
+
+    def thaw(self, arm: str) -> None:
+        """Decisions change again what is served for an arm."""
+        self._frozen.discard(arm)
+        self._set_frozen(arm, is_frozen=False)
+
+    def reset(self, arm: str, now_ms: int) -> None:
+        """Serve an arm without a correction, and learn from the tokens that are made from now on alone."""
+        for source in self._of(arm):
+            source.live.reset()
+            source.ignored_until_ms = self._memory.matured_ms(now_ms)
+            self._publish(source)
+
+    def _set_frozen(self, arm: str, *, is_frozen: bool) -> None:
+        for source in self._of(arm):
+            source.live.is_frozen = is_frozen
+            self._publish(source)
+
+    def _of(self, arm: str) -> list[_Source]:
+        return [source for source in self._sources.values() if source.arm == arm]
 
     def step_if_due(self, now_ms: int) -> None:
         """Decide, if a period has passed since that was done."""
@@ -81,6 +117,10 @@ class Decider:
                 logger.exception("arm %s: its live calibration stays as it is for now", source.arm)
 
     def _step(self, source: _Source, now_ms: int, seconds: float) -> None:
+        if source.ignored_until_ms:
+            source.seen = self._memory.mature(source.place, min(now_ms, source.ignored_until_ms))
+            if now_ms > source.ignored_until_ms:
+                source.ignored_until_ms = 0
         total = self._memory.mature(source.place, now_ms)
         added, source.seen = total - source.seen, total
         decisions = source.live.step(added, seconds)
@@ -89,16 +129,7 @@ class Decider:
             self._tell(source, decision)
 
     def _publish(self, source: _Source) -> None:
-        live, metrics, arm = source.live, self._metrics, source.arm
-        recent, correction = live.recent, live.correction
-        state = LiveState(
-            live.revision,
-            correction.intercept,
-            correction.slope,
-            recent.clicks,
-            recent.pcoc(NONE),
-            recent.pcoc(correction),
-        )
+        metrics, arm, state = self._metrics, source.arm, _state_of(source.live)
         if state != self._memory.read(source.place):
             self._memory.write(source.place, state)
         metrics.live_revision.labels(arm).set(state.revision)
@@ -107,12 +138,26 @@ class Decider:
         metrics.live_clicks.labels(arm).set(state.clicks)
         metrics.live_pcoc.labels(arm, "bundle").set(state.pcoc_bundle)
         metrics.live_pcoc.labels(arm, "live").set(state.pcoc_live)
+        metrics.live_frozen.labels(arm).set(state.is_frozen)
 
     def _tell(self, source: _Source, decision: Decision) -> None:
         self._metrics.live_decisions.labels(source.arm, decision).inc()
-        if decision in (Decision.ADOPTED, Decision.REVERTED):
+        if decision in (Decision.ADOPTED, Decision.REVERTED) and not source.live.is_frozen:
             correction = source.live.correction
             logger.info(
-                "arm %s: live calibration %s, revision %d: log-odds become %.4f + %.4f * log-odds",
+                "arm %s: live calibration %s, revision %d: log-odds become %s + %s * log-odds",
                 *(source.arm, decision, source.live.revision, correction.intercept, correction.slope),
             )
+
+
+def _state_of(live: LiveCalibration) -> LiveState:
+    recent, correction = live.recent, live.correction
+    return LiveState(
+        live.revision,
+        correction.intercept,
+        correction.slope,
+        recent.clicks,
+        recent.pcoc(NONE),
+        recent.pcoc(correction),
+        live.is_frozen,
+    )

@@ -48,13 +48,25 @@ class Rules:
 
 
 class LiveCalibration:
-    """The correction of one bundle of an arm. `step` takes what each period has brought."""
+    """The correction of one bundle of an arm. `step` takes what each period has brought.
 
-    def __init__(self, rules: Rules) -> None:
+    Frozen, it decides as before, and what is decided changes nothing.
+    """
+
+    def __init__(self, rules: Rules, *, is_frozen: bool = False) -> None:
         self.correction = NONE
         self.revision = 0
-        self.recent = RecentCounts(rules.half_life_seconds, rules.min_clicks)
+        self.is_frozen = is_frozen
         self._rules = rules
+        self._forget()
+
+    def reset(self) -> None:
+        """Back to the bundle alone, also when frozen, and without what was learned so far."""
+        self._change(NONE)
+        self._forget()
+
+    def _forget(self) -> None:
+        self.recent = RecentCounts(self._rules.half_life_seconds, self._rules.min_clicks)
         self._candidate: Correction | None = None
         self._window: Counts = np.zeros((BINS, 3))
         self._behind = 0.0
@@ -96,7 +108,13 @@ class LiveCalibration:
         return Decision.ADOPTED
 
     def _serve(self, correction: Correction) -> None:
-        self.correction, self._behind = correction, 0.0
+        """Follow a decision, unless it is frozen."""
+        self._behind = 0.0
+        if not self.is_frozen:
+            self._change(correction)
+
+    def _change(self, correction: Correction) -> None:
+        self.correction = correction
         self.revision = self.revision % MAX_REVISION + 1
 
     def _fit(self) -> bool:

@@ -36,7 +36,7 @@ class LiveState:
     """What is served, or would be, for a bundle of an arm, and why.
 
     Clicks are those that the evidence is worth by now; the PCOCs are of the bundle's own pCTRs and of the
-    corrected ones. nan without evidence.
+    corrected ones. nan without evidence. Frozen, it changes by commands alone.
     """
 
     revision: int = 0
@@ -45,6 +45,7 @@ class LiveState:
     clicks: float = 0.0
     pcoc_bundle: float = math.nan
     pcoc_live: float = math.nan
+    is_frozen: bool = False
 
 
 class LiveMemory:
@@ -101,26 +102,31 @@ class LiveMemory:
         """Let all processes know what is decided."""
         words = self._words[place]
         words[1] += 1
-        self._states[place, 2:8] = (
+        self._states[place, 2:9] = (
             state.revision,
             state.intercept,
             state.slope,
             state.clicks,
             state.pcoc_bundle,
             state.pcoc_live,
+            state.is_frozen,
         )
         words[1] += 1
 
     def read(self, place: int) -> LiveState:
         """What is decided."""
-        found = self._states[place, 2:8].tolist()
+        found = self._states[place, 2:9].tolist()
         for _ in range(_ATTEMPTS):
             version = int(self._words[place, 1])
-            found = self._states[place, 2:8].tolist()
+            found = self._states[place, 2:9].tolist()
             if version % 2 == 0 and version == self._words[place, 1]:
                 break
-        revision, *others = found
-        return LiveState(int(revision), *others)
+        revision, intercept, slope, clicks, pcoc_bundle, pcoc_live, is_frozen = found
+        return LiveState(int(revision), intercept, slope, clicks, pcoc_bundle, pcoc_live, bool(is_frozen))
+
+    def matured_ms(self, made_ms: int) -> int:
+        """When all that was counted of tokens made by then is mature, and nothing of later slots."""
+        return (made_ms // self.slot_ms + 1) * self.slot_ms + self.window_ms
 
     def mature(self, place: int, now_ms: int) -> Counts:
         """All that was ever counted of slots that are mature, over all processes."""

@@ -19,17 +19,22 @@ from service.arms.split import check_weight
 from service.control.client import ControlClient, Unreachable
 from service.control.protocol import (
     Answer,
+    Calibrating,
+    Calibration,
     Command,
     Done,
+    Freeze,
     Kill,
     Reload,
+    Reset,
     Revive,
     Rollback,
     ServiceStatus,
     Status,
+    Thaw,
     Weights,
 )
-from service.control.tables import table_of
+from service.control.tables import calibration_table_of, table_of
 from service.errors import BadConfiguration, ServiceError
 
 PROGRAM = "python -m service.control"
@@ -91,6 +96,18 @@ def build_parser() -> argparse.ArgumentParser:
         lambda given: Rollback(tuple(given.arms)),
     )
     rollback.add_argument("arms", nargs="*", metavar="ARM")
+    calibration = add(
+        "calibration", "live calibrations of the arms, or change that of one", lambda _: Calibration()
+    )
+    changes = calibration.add_subparsers(metavar="CHANGE")
+    for name, text, change_of in (
+        ("freeze", "let the live calibration of an arm stay as it is", lambda given: Freeze(given.arm)),
+        ("thaw", "let it change again", lambda given: Thaw(given.arm)),
+        ("reset", "serve an arm without one, and forget its evidence", lambda given: Reset(given.arm)),
+    ):
+        change = changes.add_parser(name, help=text, description=text, parents=[shared])
+        change.add_argument("arm", metavar="ARM")
+        change.set_defaults(make=change_of)
     return parser
 
 
@@ -135,17 +152,40 @@ def _carry_out(command: Command, options: argparse.Namespace) -> int:
         answer = client.ask(command)
     if answer.error is not None:
         return _complain(answer.error.message, REFUSED)
+    if isinstance(command, Calibration | Calibrating):
+        return _show_calibrations(answer, options)
     status, fault = answer.status, ""
     if answer.done is not None:
         status, fault = _wait(answer.done, options)
-        for note in answer.done.notes:
-            print(f"{PROGRAM}: warning: {note}", file=sys.stderr)
+        _warn(answer.done)
     assert status is not None
     if options.json:
         print(msgspec.json.encode(Answer(done=answer.done, status=status)).decode())
     else:
         print(table_of(status))
     return _complain(fault, REFUSED) if fault else 0
+
+
+def _show_calibrations(answer: Answer, options: argparse.Namespace) -> int:
+    """Print the live calibrations after a command on them. Raises as ControlClient does."""
+    if answer.done is not None:
+        _warn(answer.done)
+        with ControlClient(options.control_socket, options.timeout_seconds) as client:
+            shown = client.ask(Calibration())
+        if shown.error is not None:
+            return _complain(shown.error.message, REFUSED)
+        answer = Answer(done=answer.done, calibrations=shown.calibrations)
+    assert answer.calibrations is not None
+    if options.json:
+        print(msgspec.json.encode(answer).decode())
+    else:
+        print(calibration_table_of(answer.calibrations))
+    return 0
+
+
+def _warn(done: Done) -> None:
+    for note in done.notes:
+        print(f"{PROGRAM}: warning: {note}", file=sys.stderr)
 
 
 def _wait(done: Done, options: argparse.Namespace) -> tuple[ServiceStatus, str]:

@@ -11,10 +11,14 @@ from service.arms.kept import KeptArms
 from service.arms.reloads import RELOAD, ROLLBACK, TOLD, Ended, Kind, Reloads
 from service.arms.steering import Change, SteeredArm, Steering
 from service.arms.steering_memory import SteeringMemory
+from service.calibration.decider import Decider
+from service.control.calibrations import Calibrations, told
 from service.control.events import Event, EventLog
 from service.control.protocol import (
     Answer,
     ArmStatus,
+    Calibrating,
+    Calibration,
     Changing,
     Command,
     Done,
@@ -34,6 +38,7 @@ from service.control.protocol import (
 )
 from service.errors import ErrorDetail, ServiceError
 from service.quality import PRIOR
+from service.settings import Settings
 
 logger = logging.getLogger("bidlight")
 
@@ -67,20 +72,21 @@ class Controlled(Protocol):
     def kept(self) -> KeptArms[Any]:
         """What arms served before."""
 
+    @property
+    def decider(self) -> Decider | None:
+        """What decides on live calibrations, if anything does."""
+
     def request(self, command: Kind, arms: Sequence[str], user: int) -> int:
         """Ask for a reload or a rollback of arms; its number. Raises BadConfiguration if it cannot be."""
 
 
 class Commands:
-    """Answers lines; `events` keeps what changes, by reloads too.
+    """Answers lines; `events` keeps what changes, by reloads too."""
 
-    `when_killed` is the quality of answers while the control arm is killed.
-    """
-
-    def __init__(self, service: Controlled, events: EventLog, when_killed: str) -> None:
+    def __init__(self, service: Controlled, events: EventLog, settings: Settings) -> None:
         self._service = service
         self._events = events
-        self._when_killed = when_killed
+        self._settings = settings
         service.reloads.on_end = self._keep_reload
 
     def answer(self, line: bytes, user: int) -> bytes:
@@ -101,6 +107,10 @@ class Commands:
             return Answer(status=self._status())
         if isinstance(command, Replacing):
             return Answer(done=self._replace(command, user))
+        if isinstance(command, Calibration):
+            return Answer(calibrations=self._calibrations().of([*self._service.bundles]))
+        if isinstance(command, Calibrating):
+            return Answer(done=self._calibrate(command, user))
         return Answer(done=self._change(command, user))
 
     def _replace(self, command: Replacing, user: int) -> Done:
@@ -125,15 +135,29 @@ class Commands:
         revision = service.steering.write(after)
         service.follow()
         was, now_is = _differences(before, after)
-        logger.info("%s by user %d: %s", name, user, _told(was, now_is), extra=TOLD)
-        lost = self._keep(Event(time_of(now), name, user, was, now_is, revision))
+        lost = self._tell(Event(time_of(now), name, user, was, now_is, revision), _told(was, now_is))
         return Done(revision, notes=(*lost, *self._consequences(after)))
+
+    def _calibrations(self) -> Calibrations:
+        return Calibrations(self._service.decider, self._settings.live_calibration)
+
+    def _calibrate(self, command: Calibrating, user: int) -> Done:
+        """Change the live calibration of an arm. Raises UnknownArm, BadConfiguration."""
+        revision, steering = self._service.steering.read()
+        calibrations = self._calibrations()
+        steering.check_names([command.arm])
+        was, now_is = calibrations.change(command)
+        if was == now_is:
+            return Done(revision, is_changed=False)
+        event = Event(time_of(time.time()), name_of(command), user, was, now_is, revision)
+        return Done(revision, notes=self._tell(event, told(was, now_is)))
 
     def _consequences(self, steering: Steering) -> tuple[str, ...]:
         """What people must know of the arms as they are now."""
         if self._service.control_arm not in steering.killed:
             return ()
-        answer = "one click rate for all candidates" if self._when_killed == PRIOR else "no bid"
+        is_prior = self._settings.when_killed == PRIOR
+        answer = "one click rate for all candidates" if is_prior else "no bid"
         return (f"the control arm is killed: requests of killed arms are answered with {answer}",)
 
     def _keep_reload(self, ended: Ended) -> None:
@@ -151,6 +175,11 @@ class Commands:
                 ended.reason,
             )
         )
+
+    def _tell(self, event: Event, words: str) -> tuple[str, ...]:
+        """Log and keep what a user has changed; what to say of it that is not kept."""
+        logger.info("%s by user %d: %s", event.command, event.user, words, extra=TOLD)
+        return self._keep(event)
 
     def _keep(self, event: Event) -> tuple[str, ...]:
         """Keep an event; what to say of it that is not kept."""

@@ -3,7 +3,7 @@
     {"command": "weights", "weights": {"treatment": 10}}
     {"done": {"revision": 2, "is_changed": true, "reload": null, "notes": []}}
 
-Every answer has one of `done`, `status` and `error`. It knows no socket and no process.
+Every answer has one of `done`, `status`, `calibrations` and `error`. It knows no socket and no process.
 """
 
 from __future__ import annotations
@@ -59,9 +59,32 @@ class Rollback(_Command, frozen=True):
     arms: tuple[ArmName, ...] = ()
 
 
-Command = Status | Weights | Kill | Revive | Reload | Rollback
+class Calibration(_Command, frozen=True):
+    """Say how the arms are calibrated by what is shown and clicked."""
+
+
+class Freeze(_Command, frozen=True, tag="calibration freeze"):
+    """Let the live calibration of an arm stay as it is."""
+
+    arm: ArmName
+
+
+class Thaw(_Command, frozen=True, tag="calibration thaw"):
+    """Let it change again."""
+
+    arm: ArmName
+
+
+class Reset(_Command, frozen=True, tag="calibration reset"):
+    """Serve an arm without a live calibration until another one is learned, from what is to come."""
+
+    arm: ArmName
+
+
 Replacing = Reload | Rollback
 Changing = Weights | Kill | Revive
+Calibrating = Freeze | Thaw | Reset
+Command = Status | Replacing | Changing | Calibration | Calibrating
 
 
 class ArmStatus(msgspec.Struct, frozen=True):
@@ -110,6 +133,23 @@ class ServiceStatus(msgspec.Struct, frozen=True):
     last_reload: ReloadStatus | None = None
 
 
+class CalibrationStatus(msgspec.Struct, frozen=True):
+    """The live calibration of an arm: log-odds become intercept + slope * log-odds, or would.
+
+    `clicks` are those that it rests on; the PCOCs are without and with it, None without clicks.
+    """
+
+    arm: str
+    mode: Literal["observe", "on"]
+    is_frozen: bool
+    revision: int
+    intercept: float
+    slope: float
+    clicks: float
+    pcoc_bundle: float | None
+    pcoc_live: float | None
+
+
 class Done(msgspec.Struct, frozen=True):
     """A command was carried out: all workers serve `revision` soon, or the reload `reload` begins.
 
@@ -127,6 +167,7 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
 
     done: Done | None = None
     status: ServiceStatus | None = None
+    calibrations: tuple[CalibrationStatus, ...] | None = None
     error: ErrorDetail | None = None
 
 
@@ -161,7 +202,9 @@ def line_of(message: Command | Answer) -> bytes:
 
 def name_of(command: Command) -> str:
     """The name of a command."""
-    return type(command).__name__.lower()
+    tag = command.__struct_config__.tag
+    assert isinstance(tag, str)
+    return tag
 
 
 def time_of(seconds: float) -> str:

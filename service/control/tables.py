@@ -1,19 +1,19 @@
-"""The state of a service as a small table, for people."""
+"""The state of a service, and its live calibrations, as small tables, for people."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from service.control.protocol import ArmStatus, ServiceStatus
+from service.control.protocol import ArmStatus, CalibrationStatus, ServiceStatus
 
 
 def table_of(status: ServiceStatus) -> str:
     """Arms, workers, and the last reload."""
-    arms = _aligned(
+    arms = aligned(
         ("arm", "weight", "share", "state", "bundle", "before", "since", "by"),
         [_cells(arm, status.control_arm) for arm in status.arms],
     )
-    workers = _aligned(
+    workers = aligned(
         ("worker", "state", "revision", "bundles"),
         [
             (
@@ -33,6 +33,29 @@ def table_of(status: ServiceStatus) -> str:
     return "\n".join(lines)
 
 
+def calibration_table_of(calibrations: Sequence[CalibrationStatus]) -> str:
+    """The live calibrations of arms."""
+    rows = [
+        (
+            found.arm,
+            f"{found.mode}, frozen" if found.is_frozen else found.mode,
+            str(found.revision),
+            f"{found.intercept:.4f}",
+            f"{found.slope:.4f}",
+            f"{found.clicks:.0f}",
+            _pcoc(found.pcoc_bundle),
+            _pcoc(found.pcoc_live),
+        )
+        for found in calibrations
+    ]
+    heads = ("arm", "mode", "revision", "intercept", "slope", "clicks", "PCOC without", "PCOC with")
+    return "\n".join(aligned(heads, rows))
+
+
+def _pcoc(found: float | None) -> str:
+    return "-" if found is None else f"{found:.3f}"
+
+
 def _cells(arm: ArmStatus, control_arm: str) -> tuple[str, ...]:
     state = "killed" if arm.is_killed else "control" if arm.name == control_arm else "serves"
     by = arm.by if arm.user is None else f"{arm.by} (user {arm.user})"
@@ -48,7 +71,7 @@ def _cells(arm: ArmStatus, control_arm: str) -> tuple[str, ...]:
     )
 
 
-def _aligned(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Lines of columns of equal width."""
     widths = [max(len(row[column]) for row in (heads, *rows)) for column in range(len(heads))]
     return [

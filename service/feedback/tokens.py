@@ -138,6 +138,7 @@ class TokenSigner:
         own: NDArray[np.float64],
         arm: bytes,
         policy: BidPolicy,
+        keys: int,
     ) -> tuple[bytes, int]:
         """The answer to a plain request with tokens, as `PlainRequest.answer` gives it without.
 
@@ -145,7 +146,7 @@ class TokenSigner:
         """
         assert self._native is not None
         first = self._numbers.take(len(pctrs))
-        return request.answer(pctrs, arm, policy, self._native, _since_epoch(now_ms()), first, own)
+        return request.answer(pctrs, arm, policy, self._native, _since_epoch(now_ms()), first, own, keys)
 
     def tokens_at(self, pctrs: NDArray[np.float64], made_ms: int, first: int) -> list[str]:
         """The same as of a Unix time in milliseconds, with numbers from `first` on."""

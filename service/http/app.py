@@ -21,6 +21,7 @@ from service.arms.serving import ServedArms
 from service.arms.split import Arm, ArmTable
 from service.arms.steering_memory import SteeringMemory
 from service.bidding import BidPolicy
+from service.calibration.decider import Decider
 from service.errors import BadConfiguration, NotFound
 from service.feedback.counting import EventCounter
 from service.feedback.memory import EventMemory, event_memory
@@ -112,6 +113,11 @@ class Bidlight(FastAPI):
             await answer_error(NotFound("the path must be a route of this port"))(scope, receive, send)
         else:
             await self.answer_route(scope, receive, send)
+
+    @property
+    def decider(self) -> Decider | None:
+        """What decides on live calibrations, if this process does."""
+        return None if self._live is None else self._live.decider
 
     def _open(self, arms: ArmTable) -> None:
         if self._live is not None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import httptools
 
-from service.wire import CODECS, before_results
+from service.wire import CODECS, BeforeResults, Codec, before_results
 
 if TYPE_CHECKING:
     from service.arms.split import Arm
@@ -136,20 +136,28 @@ class AnswerHead:
 
 
 class ArmHeads:
-    """The heads of an arm's answers: `headers` are in all of them; `ok` is that of a 200, by codec name.
+    """The heads of an arm's answers: `headers` are in all of them; `ok` is that of a 200, by codec name."""
 
-    `before_results` is what the body of a 200 has between the request's id and the results, by codec name.
-    """
-
-    __slots__ = ("before_results", "headers", "ok")
+    __slots__ = ("_before_results", "_named", "_revision", "headers", "ok")
 
     def __init__(self, arm: Arm) -> None:
         bundle = arm.predictor.manifest.id
+        self._named = arm.name, bundle
         self.headers: Headers = [(b"x-arm", _header_value(arm.name)), (b"x-bundle", _header_value(bundle))]
         self.ok = {
             codec.name: AnswerHead([(b"content-type", codec.media_type), *self.headers]) for codec in CODECS
         }
-        self.before_results = {codec.name: before_results(codec, arm.name, bundle) for codec in CODECS}
+        self._prepare(0)
+
+    def before_results(self, codec: Codec, revision: int) -> BeforeResults:
+        """What the body of a 200 has between the request's id and the results."""
+        if revision != self._revision:  # it seldom changes
+            self._prepare(revision)
+        return self._before_results[codec.name]
+
+    def _prepare(self, revision: int) -> None:
+        self._revision = revision
+        self._before_results = {codec.name: before_results(codec, *self._named, revision) for codec in CODECS}
 
 
 class DefaultHeaderLines:

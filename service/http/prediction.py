@@ -172,6 +172,7 @@ class Prediction:
         "_held_bytes",
         "_is_admitted",
         "_meter",
+        "_revision",
         "_rows",
         "_service",
         "_signer",
@@ -207,6 +208,7 @@ class Prediction:
         self._unqueued_rows = 0
         self._work = 0  # see Admission.start
         self._signer: TokenSigner | None = None
+        self._revision = 0  # of the live calibration, 0 for none
         self.encode_seconds = 0.0
         self.unknown_names: Collection[str] = ()
         self.unknown_ads = 0
@@ -351,8 +353,10 @@ class Prediction:
             )
             self.unknown_ads = rows.unknown_ads
         outcome = predictor.submit_admitted(rows, self._deadline, outcome)
-        if self._signer is not None and rows.revision is not None:
-            self._signer = self._signer.of_revision(rows.revision.number)
+        if rows.revision is not None:
+            self._revision = rows.revision.number
+            if self._signer is not None:
+                self._signer = self._signer.of_revision(self._revision)
         self._unqueued_rows = 0
         # Features take many times the bytes of the body, and rows may wait.
         if isinstance(request, PredictRequest):
@@ -381,12 +385,12 @@ class Prediction:
         self._pause(is_done=True)
         head = self._heads.ok[codec.name]
         if not isinstance(asked, Asked):
-            before_results = self._heads.before_results[codec.name]
+            before, keys = self._heads.before_results(codec, self._revision)
             policy = self._service.native_policy
             if signer is None:
-                body, self.bids = asked.answer(pctrs, before_results, policy)
+                body, self.bids = asked.answer(pctrs, before, policy, keys=keys)
             else:
-                body, self.bids = signer.answer(asked, pctrs, own, before_results, policy)
+                body, self.bids = signer.answer(asked, pctrs, own, before, policy, keys)
             self.no_bids = len(pctrs) - self.bids
             return head, body
         offers = bids(pctrs, asked.values_per_click, asked.bid_floors, self._service.policy)
@@ -395,8 +399,8 @@ class Prediction:
             self.bids = len(offers) - no_bids
         tokens = None if signer is None else signer.tokens(own)
         bundle = arm.predictor.manifest.id
-        body = codec.encode(answer_of(asked, arm.name, bundle, pctrs, offers, tokens, arm.quality))
-        return head, body
+        found = answer_of(asked, arm.name, bundle, pctrs, offers, tokens, arm.quality, self._revision)
+        return head, codec.encode(found)
 
     def refuse(self, error: BaseException) -> tuple[int, Headers, bytes]:
         """End the request with an error; the status, the headers and the body of the answer."""

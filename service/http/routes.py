@@ -138,6 +138,7 @@ class Routes:
             "revision": state.revision,
             "intercept": state.intercept,
             "slope": state.slope,
+            "is_frozen": state.is_frozen,
             "clicks": state.clicks,
             "pcoc": {"bundle": _or_none(state.pcoc_bundle), "live": _or_none(state.pcoc_live)},
         }

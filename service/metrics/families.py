@@ -365,8 +365,16 @@ class Metrics:
         )
         self.live_decisions = Counters(
             "bidlight_live_decisions",
-            "Decisions on the arm's live calibration: fitted, then adopted or rejected, and reverted",
+            "Decisions on the arm's live calibration: fitted, then adopted or rejected, and reverted; while "
+            "it is frozen, they change nothing",
             ["arm", "decision"],
+            registry=registry,
+        )
+        self.live_frozen = Gauges(
+            "bidlight_live_frozen",
+            "1 if the arm's live calibration is frozen by a command, so that it stays as it is, otherwise 0",
+            ["arm"],
+            of_processes="max",
             registry=registry,
         )
         self.families = registry.families

@@ -12,6 +12,7 @@ from service.arms.reloads import ROLLBACK, Kind, Reloads
 from service.arms.serving import ServedArms
 from service.arms.split import Arm
 from service.arms.steering_memory import SteeringMemory
+from service.calibration.decider import Decider
 from service.control.commands import Commands
 from service.control.events import EventLog
 from service.control.protocol import WorkerStatus
@@ -28,11 +29,18 @@ class CommandedProcess:
     Raises BadConfiguration for a log that cannot be written.
     """
 
-    def __init__(self, settings: Settings, served: ServedArms, control: ControlSocket | None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        served: ServedArms,
+        control: ControlSocket | None,
+        decider: Decider | None = None,
+    ) -> None:
+        self.decider = decider
         self._served = served
         self._control = control
         self._settings = settings
-        self._commands = Commands(self, EventLog(settings.control_log), settings.when_killed)
+        self._commands = Commands(self, EventLog(settings.control_log), settings)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
 

@@ -19,18 +19,20 @@ _REPEATED = {"arms": "--arm"}
 
 def read_settings(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> Settings:
     """The settings of the command line and the environment; exits with status 2 if they are invalid."""
-    given = vars(parser.parse_args(arguments))
+    settings = settings_of(parser, vars(parser.parse_args(arguments)))
+    if not settings.arms:
+        parser.error("'--arm' must name a bundle (got none); for example control=artifacts/demo")
+    return settings
+
+
+def settings_of(parser: argparse.ArgumentParser, given: dict[str, Any]) -> Settings:
+    """These settings, and else those of the environment; exits with status 2 if they are invalid."""
     try:
-        settings = Settings(**given)
-        if not settings.arms:
-            raise BadConfiguration(
-                "'--arm' must name a bundle (got none); for example control=artifacts/demo"
-            )
+        return Settings(**given)
     except ValidationError as error:
         parser.error("; ".join(_one_line(detail) for detail in error.errors()))
     except BadConfiguration as error:
         parser.error(str(error))
-    return settings
 
 
 def unknown_variables(environment: Iterable[str]) -> list[str]:
@@ -41,7 +43,7 @@ def unknown_variables(environment: Iterable[str]) -> list[str]:
 
 def build_parser() -> argparse.ArgumentParser:
     """A parser with an option for every setting; the result holds only the options given."""
-    parser = _Parser(
+    parser = PlainParser(
         prog="python -m service",
         description="Serve bundles: POST /predict returns the click probability and bid of each candidate.",
         epilog="Example: python -m service --arm control=artifacts/A:90 --arm treatment=artifacts/B:10",
@@ -60,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-class _Parser(argparse.ArgumentParser):
+class PlainParser(argparse.ArgumentParser):
     """Reports an error in one line; --help shows the usage."""
 
     def error(self, message: str) -> NoReturn:

@@ -73,18 +73,18 @@ class Supervisor:
         specs = [arm.spec for arm in self._reload.current]
         self.steering = SteeringMemory(Steering.of(specs, time.time()), processes)
         events = event_memory(settings, processes) if settings.feedback_keys else None
-        self._decider: Decider | None = None
+        self.decider: Decider | None = None
         if events is not None:
             restore_events(settings, events, metrics)
             if events.live is not None:
-                self._decider = Decider(settings, events.live, metrics, now_ms())
+                self.decider = Decider(settings, events.live, metrics, now_ms())
         self._decided: dict[int, str] = {}
         slots = bind_slots(settings.host, settings.port, cores)
         self.port: int = slots[0].socket.getsockname()[1]
         self._admin = bind_admin(settings)
         self._control = control
         self._settings = settings
-        self._commands = Commands(self, control_log, settings.when_killed)
+        self._commands = Commands(self, control_log, settings)
         memory = SharedMemory(counts, self.steering, events)
         release = (lambda: None) if control is None else control.release
         self._pool = WorkerPool(settings, slots, self._reload, memory, self._admin, release)
@@ -156,14 +156,14 @@ class Supervisor:
 
     def _decide(self) -> None:
         """Decide on live calibrations if it is time for that, also of arms that no worker serves yet."""
-        if self._decider is None:
+        if self.decider is None:
             return
         arms = [*(self._reload.previous or ()), *self._reload.current]
         decided = {arm.source.number: arm.spec.name for arm in arms}
         if decided != self._decided:
-            self._decider.serve(decided)
+            self.decider.serve(decided)
             self._decided = decided
-        self._decider.step_if_due(now_ms())
+        self.decider.step_if_due(now_ms())
 
     def _handle_signal(self, number: int) -> None:
         if number == signal.SIGHUP:

@@ -60,6 +60,7 @@ class Predictor:
             bundle, self.variant, settings.device, shares_context=settings.shared_context == "on"
         )
         self.calibrator: Calibrator = bundle.calibrators[self.variant]
+        self._clamps = np.array(self.calibrator.clamp_low), np.array(self.calibrator.clamp_high)
         segment_field = self.calibrator.segment_field
         self._segment_column = None if segment_field is None else Column.of(bundle.schema, segment_field)
         self.golden: Golden = bundle.golden
@@ -277,9 +278,7 @@ class Predictor:
         batch = BatchRows.of(requests)
         logits = self.graphs.run(batch)
         inferred = time.perf_counter()
-        column = self._segment_column
-        segments = None if column is None else batch.ids_of(column)
-        own: Probabilities = self.calibrator.pctr(logits, segments)
+        own: Probabilities = self.calibrator.pctr(logits, self.segments_of(batch))
         results = self._revised(requests, own) if self._is_revised else own
         is_number = np.isfinite(logits)  # finite weights can still overflow
         if not is_number.all():
@@ -290,21 +289,32 @@ class Predictor:
             meter.count_batch(report, batch, pctrs, inferred - started, calibrated - inferred)
         return results
 
+    def segments_of(self, batch: BatchRows) -> Ids | None:
+        """The ids by which the calibrator has offsets, as it takes them; None if it has none."""
+        column = self._segment_column
+        return None if column is None else batch.ids_of(column)
+
     def _revised(self, requests: Sequence[RequestRows], own: Probabilities) -> Probabilities:
         """pCTRs [n, 2] of a batch: each request's by its own revision, and the bundle's `own` [n]."""
-        calibrator = self.calibrator
         both = np.empty((len(own), 2), order="F")  # each column in one piece
-        both[:, 0] = both[:, 1] = own
+        both[:, 1] = own
+        answered = both[:, 0]
+        if len(requests) == 1:  # the usual batch
+            self._correct(requests[0].revision, own, answered)
+            return both
         start = 0
         for revision, alike in groupby(requests, lambda request: request.revision):
-            stop = start + sum(map(len, alike))
-            if revision is not None:
-                corrected = revision.correction.pctrs(
-                    own[start:stop], calibrator.clamp_low, calibrator.clamp_high
-                )
-                both[start:stop, 0] = corrected
-            start = stop
+            rows = slice(start, start + sum(map(len, alike)))
+            self._correct(revision, own[rows], answered[rows])
+            start = rows.stop
         return both
+
+    def _correct(self, revision: Revision | None, own: Probabilities, answered: Probabilities) -> None:
+        """Write pCTRs [n] by a revision to `answered` [n]."""
+        if revision is None:
+            answered[:] = own
+        else:
+            revision.correction.pctrs(own, *self._clamps, out=answered)
 
     def _failure(self, pctrs: Probabilities, failed: NDArray[np.bool_]) -> RowsFailed:
         """Count rows without a finite logit, and log the first of them."""

@@ -162,6 +162,8 @@ def test_what_is_refused_changes_nothing_and_says_why(shared: Commanded) -> None
         ("revive", "nobody"): "'arm' must be one of control, treatment (got 'nobody')",
         ("weights", "nobody=1"): "'arm' must be one of control, treatment (got 'nobody')",
         ("weights", "treatment=0", "control=0"): "'weight' must be above 0 for one arm or more",
+        ("calibration",): "'live_calibration' must be observe or on for this command (got off)",
+        ("calibration", "freeze", "control"): "'live_calibration' must be observe or on for this command",
     }.items():
         outcome = ask(shared.path, *command)
         assert (outcome.status, outcome.output) == (1, "")
@@ -179,6 +181,8 @@ def test_what_is_refused_changes_nothing_and_says_why(shared: Commanded) -> None
         (["weights", "treatment=-1"], "'weight' of arm treatment must be a finite number from 0"),
         (["weights", "treatment=inf"], "'weight' of arm treatment must be a finite number from 0"),
         (["weights"], "the following arguments are required"),
+        (["calibration", "melt", "only"], "invalid choice: 'melt'"),
+        (["calibration", "reset"], "the following arguments are required: ARM"),
         (["launch"], "invalid choice: 'launch'"),
         (["status", "--control-socket", ""], "'--control-socket' must be the path"),
     ],

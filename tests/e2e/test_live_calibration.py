@@ -11,7 +11,10 @@ from typing import Any
 
 import pytest
 
+from service.explain_bid import FAILED
+from service.explain_bid import main as explain_bid
 from tests.e2e.raw_http import wait_until
+from tests.e2e.test_control import ask, commanded
 from tests.running import JSON, RunningService, running_service
 from tests.tiny_bundle import tiny_rows
 
@@ -96,3 +99,56 @@ def test_clicks_move_the_pctrs_of_all_workers(bundles: dict[str, Path], tmp_path
             wait_until(lambda: arm(service)["bundle"].startswith("tiny-treatment"))
             wait_until(lambda: state(service)["revision"] == 0)
         assert service.stop() == 0
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_commands_freeze_and_reset_what_all_workers_serve(
+    bundles: dict[str, Path], tmp_path: Path, workers: str
+) -> None:
+    (tmp_path / "keys").write_text(f"0 {'5e' * 16}\n", encoding="ascii")
+    options = ["--arm", f"only={bundles['control']}", "--feedback-keys", str(tmp_path / "keys")]
+    options += ["--live-calibration", "on", "--live-period-seconds", "1", "--click-window-seconds", "1"]
+    with commanded(tmp_path, [*options, "--workers", workers]) as running:
+        service = running.service
+        own = results(service)["pctr"]
+        (only,) = running.do("calibration")["calibrations"]
+        assert (only["arm"], only["mode"], only["revision"], only["pcoc_live"]) == ("only", "on", 0, None)
+        for _ in range(2):
+            report(service, min(0.9, 1.3 * own[0]))
+            wait_until(lambda: state(service)["clicks"] > 0)
+            wait_until(lambda: decisions(service, "fitted") == 1)
+        wait_until(lambda: state(service)["revision"] == 1)
+        wait_until(lambda: all(results(service)["pctr"] != own for _ in range(6)))
+        (tmp_path / "request").write_text(json.dumps(REQUEST))
+        (tmp_path / "answer").write_bytes(service.post(REQUEST).content)
+        files = ["--bundle", str(bundles["control"]), "--request", str(tmp_path / "request")]
+        files += ["--answer", str(tmp_path / "answer"), "--control-socket", str(running.path)]
+        assert explain_bid(files) == 0
+        answer = running.do("calibration", "freeze", "only")
+        assert answer["done"]["is_changed"] is True
+        assert [found["is_frozen"] for found in answer["calibrations"]] == [True]
+        assert running.do("calibration", "freeze", "only")["done"]["is_changed"] is False
+        assert state(service)["is_frozen"] is True
+        table = ask(running.path, "calibration").output.splitlines()
+        assert table[0].split()[:3] == ["arm", "mode", "revision"]
+        assert table[1].split()[:4] == ["only", "on,", "frozen", "1"]
+        (only,) = running.do("calibration", "reset", "only")["calibrations"]
+        assert (only["revision"], only["intercept"], only["slope"], only["clicks"]) == (2, 0.0, 1.0, 0.0)
+        wait_until(lambda: all(results(service)["pctr"] == own for _ in range(6)))
+        assert explain_bid(files) == FAILED  # the revision that it names is served no more
+        assert running.do("calibration", "thaw", "only")["calibrations"][0]["is_frozen"] is False
+        refused = ask(running.path, "calibration", "reset", "nobody")
+        assert (refused.status, refused.output) == (1, "")
+        assert "'arm' must be one of only (got 'nobody')" in refused.errors
+        kept = running.events()
+        assert [event["command"].removeprefix("calibration ") for event in kept] == [
+            "freeze",
+            "reset",
+            "thaw",
+        ]
+        assert [event["after"]["only"]["revision"] for event in kept] == [1, 2, 2]
+        assert kept[1]["before"]["only"]["intercept"] != 0.0
+        assert all(event["user"] == os.getuid() for event in kept)
+        assert service.stop() == 0
+    assert "calibration reset by user" in (log := running.service.errors.read_text())
+    assert "only has no live calibration, revision 2 (before: revision 1)" in log

@@ -34,17 +34,23 @@ POLICIES = [
 
 
 def assert_same_answer(
-    codec: Codec, candidates: Any, pctrs: list[float], policy: BidPolicy, request_id: str | None = None
+    codec: Codec,
+    candidates: Any,
+    pctrs: list[float],
+    policy: BidPolicy,
+    request_id: str | None = None,
+    revision: int = 0,
 ) -> None:
     request = {"id": request_id, "candidates": candidates}
     body = msgspec.json.encode(request) if codec is JSON else msgspec.msgpack.encode(request)
     asked = asked_of(decode_request(body, codec))
     found = np.array(pctrs, np.float64)
     offers = bids(found, asked.values_per_click, asked.bid_floors, policy)
-    expected = codec.encode(answer_of(asked, ARM, BUNDLE, found, offers))
+    expected = codec.encode(answer_of(asked, ARM, BUNDLE, found, offers, revision=revision))
     plain = read_plain(body, codec, len(pctrs))
     assert plain is not None
-    answer, count = plain.answer(found, before_results(codec, ARM, BUNDLE), native_policy(policy))
+    before, keys = before_results(codec, ARM, BUNDLE, revision)
+    answer, count = plain.answer(found, before, native_policy(policy), keys=keys)
     assert answer == expected
     assert count == len(offers) - offers.count(None)
 
@@ -61,6 +67,13 @@ def edge_floats() -> list[float]:
     found = [0.0, -0.0, 5e-324, 2.2250738585072014e-308, math.inf, -math.inf, math.nan, *powers, *whole]
     found += [math.nextafter(number, way) for number in powers for way in (-math.inf, math.inf)]
     return found + [-number for number in found]
+
+
+@pytest.mark.parametrize("revision", [1, 127, 128, 65_535])
+@pytest.mark.parametrize("codec", CODECS)
+def test_the_revision_of_a_live_calibration_is_named_alike(codec: Codec, revision: int) -> None:
+    candidates = {"id": ["a", None], "value_per_click": [1.5, None]}
+    assert_same_answer(codec, candidates, [0.25, 0.5], BidPolicy(), "r", revision)
 
 
 @pytest.mark.parametrize("codec", CODECS)

@@ -33,7 +33,7 @@ class NativeJob(Job):
             )
         self._native = native
         self._policy = native_policy(BidPolicy())
-        self._before_results = before_results(JSON, ARM, self.bundle)
+        self._before_results = before_results(JSON, ARM, self.bundle).text
         self._catalogue: _native.Catalogue | None = None
         if ads is not None:
             builder = CatalogueBuilder(self._encoder)

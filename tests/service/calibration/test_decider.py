@@ -124,3 +124,48 @@ def test_an_arm_without_room_is_named(caplog: pytest.LogCaptureFixture) -> None:
     assert "arm treatment has no live calibration" in caplog.text
     service.minutes(3, 0.0)
     assert service.memory.read(0).clicks > 0
+
+
+def test_a_frozen_arm_stays_as_it_is_with_its_next_bundle_too(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "bidlight")
+    service = Service()
+    service.decider.freeze("control")
+    service.minutes(20, 0.3)
+    state = service.decider.state("control")
+    assert state is not None
+    assert state == service.memory.read(0)
+    assert (state.is_frozen, state.revision, state.intercept) == (True, 0, 0.0)
+    assert state.clicks > 0
+    found = service.shown_metrics()
+    assert found['bidlight_live_frozen{arm="control"}'] == 1
+    assert found['bidlight_live_frozen{arm="treatment"}'] == 0
+    assert found['bidlight_live_decisions_total{arm="control",decision="adopted"}'] >= 1
+    assert "arm control: live calibration" not in caplog.text
+    service.decider.serve({1: "control", 3: "control"})
+    following = service.decider.state("control")
+    assert following is not None
+    assert (following.is_frozen, following.clicks) == (True, 0.0)
+    service.decider.thaw("control")
+    service.minutes(10, 0.3)
+    assert service.memory.read(0).revision >= 1
+    assert service.decider.state("nobody") is None
+
+
+def test_after_a_reset_only_tokens_that_are_made_since_are_learned_from() -> None:
+    service = Service()
+    service.minutes(20, 0.3)
+    revision = service.memory.read(0).revision
+    assert revision >= 1
+    service.shown(1, 50_000, 2.0)  # is mature only after the reset
+    service.decider.reset("control", service.now)
+    reset = service.memory.read(0)
+    assert (reset.revision, reset.intercept, reset.slope, reset.clicks) == (revision + 1, 0.0, 1.0, 0.0)
+    assert service.memory.read(1).clicks > 0
+    slot = service.memory.slot_ms
+    service.now = (service.now // slot + 1) * slot + 60 * SECOND  # what was shown until the reset
+    service.decider.step(service.now)
+    assert service.memory.read(0).clicks == 0.0
+    service.now = START + 30 * 60 * SECOND
+    service.minutes(10, -0.3)
+    state = service.memory.read(0)
+    assert state.pcoc_bundle == pytest.approx(math.exp(0.29), abs=0.08)

@@ -149,3 +149,31 @@ def test_a_fit_is_not_served_when_counts_are_damaged() -> None:
     live = LiveCalibration(Rules())
     assert live.step(np.full((BINS, 3), -5.0), MINUTE) == []
     assert fit(live.recent.evidence) == NONE == Correction()
+
+
+def test_frozen_it_decides_and_nothing_changes_until_it_is_thawed() -> None:
+    world, live = World(), LiveCalibration(Rules())
+    run(live, world, 30, 0.3)
+    served = live.correction, live.revision
+    live.is_frozen = True
+    decisions = run(live, world, 60, -0.3)
+    assert {Decision.ADOPTED, Decision.REVERTED} <= set(decisions)
+    assert (live.correction, live.revision) == served
+    live.is_frozen = False
+    run(live, world, 60, -0.3)
+    assert live.revision > served[1]
+    assert pcoc(live, World(seed=2).counts(200_000, -0.3)) == pytest.approx(1.0, abs=0.05)
+
+
+@pytest.mark.parametrize("is_frozen", [False, True])
+def test_a_reset_forgets_all_but_the_revision(is_frozen: bool) -> None:
+    world, live = World(), LiveCalibration(Rules())
+    run(live, world, 30, 0.3)
+    live.step(world.counts(20_000, -0.3), MINUTE)  # there may be a candidate
+    revision, live.is_frozen = live.revision, is_frozen
+    live.reset()
+    assert (live.correction, live.revision, live.recent.clicks) == (NONE, revision + 1, 0.0)
+    assert live.step(np.zeros((BINS, 3)), MINUTE) == []
+    calibrated = run(live, World(seed=4), 3, 0.0)
+    assert Decision.ADOPTED not in calibrated
+    assert live.correction == NONE

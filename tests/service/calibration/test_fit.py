@@ -113,6 +113,12 @@ def test_ranks_stay_and_a_row_depends_on_itself_alone(
     assert pctrs.max() <= 1 - 1e-6
     for place in range(len(own)):
         assert correction.pctrs(own[place : place + 1], 1e-6, 1 - 1e-6)[0] == pctrs[place]
+    both = np.full((len(own), 2), np.nan, order="F")
+    correction.pctrs(own, np.array(1e-6), np.array(1 - 1e-6), out=both[:, 0])
+    assert both[:, 0].tolist() == pctrs.tolist()
+    assert np.isnan(both[:, 1]).all()
+    exact = 1.0 / (1.0 + np.exp(-correction.log_odds(np.log(own / (1.0 - own)))))
+    assert pctrs.tolist() == np.clip(exact, 1e-6, 1 - 1e-6).tolist()
 
 
 def exact_interval(clicks: int) -> tuple[float, float]:

@@ -173,9 +173,8 @@ def test_a_clock_beyond_what_tokens_can_say_stops_no_answer(
     if IS_BUILT:
         plain = read_plain(b'{"candidates": [{}], "tracking": true}', JSON, 1)
         assert plain is not None
-        answer, _ = signer.answer(
-            plain, pctrs, pctrs, before_results(JSON, "arm", "b@1"), native_policy(BidPolicy())
-        )
+        before, keys = before_results(JSON, "arm", "b@1")
+        answer, _ = signer.answer(plain, pctrs, pctrs, before, native_policy(BidPolicy()), keys)
         (result,) = msgspec.json.decode(answer)["results"]
         assert result["token"][:20] == token[:20]  # up to its number
 
@@ -217,15 +216,17 @@ def test_the_core_writes_the_same_answers(
     own = found[::-1].copy() if is_corrected else found
     tokens = signer.tokens_at(own, made_ms, first)
     offers = bids(found, asked.values_per_click, asked.bid_floors, policy)
-    expected = codec.encode(answer_of(asked, "arm", "b@1", found, offers, tokens))
+    expected = codec.encode(answer_of(asked, "arm", "b@1", found, offers, tokens, revision=revision))
+    before, keys = before_results(codec, "arm", "b@1", revision)
     answer, _ = plain.answer(
         found,
-        before_results(codec, "arm", "b@1"),
+        before,
         native_policy(policy),
         signer._native,
         made_ms - EPOCH_MS,
         first,
         own if is_corrected else None,
+        keys,
     )
     assert answer == expected
     with pytest.raises(ValueError, match="one number a candidate"):

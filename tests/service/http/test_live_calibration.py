@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -18,6 +19,7 @@ from service.feedback.keys import read_keys
 from service.feedback.memory import EventMemory, event_memory
 from service.feedback.tokens import ReadTokens, TokenReader, now_ms
 from service.settings import Settings
+from service.wire import JSON, MSGPACK, Codec
 from tests.running import RunningApp
 from tests.tiny_bundle import tiny_rows
 
@@ -34,6 +36,17 @@ STATE = LiveState(9, 0.25, 0.9, 321.0, 0.8, 1.01)
 def keys(tmp_path: Path) -> str:
     (file := tmp_path / "keys").write_text(f"0 {'5e' * 16}\n", encoding="ascii")
     return str(file)
+
+
+def revision_named(app: RunningApp, codec: Codec, **more: Any) -> int | None:
+    """What the answer says of its live calibration."""
+    body = codec.encode(REQUEST | more)
+    answer = app.post(body, {"content-type": codec.media_type.decode()})
+    assert answer.status_code == 200
+    found = msgspec.json.decode(answer.content) if codec is JSON else msgspec.msgpack.decode(answer.content)
+    assert found.get("calibration_revision", 1) > 0
+    revision: int | None = found.get("calibration_revision")
+    return revision
 
 
 def pctrs_and_tokens(app: RunningApp, **more: Any) -> tuple[list[float], list[str]]:
@@ -86,7 +99,10 @@ def test_what_is_decided_is_served_and_tokens_have_the_pctrs_of_the_bundle(
     before, tokens = pctrs_and_tokens(app, **odd)
     assert before == own
     assert set(read(app, keys, tokens).revisions.tolist()) == {0}
+    codecs = JSON, MSGPACK
+    assert [revision_named(app, codec, **odd) for codec in codecs] == [None, None]
     decide(app, STATE)
+    assert [revision_named(app, codec, **odd) for codec in codecs] == [9 if mode == "on" else None] * 2
     after, tokens = pctrs_and_tokens(app, **odd)
     found = read(app, keys, tokens)
     assert found.pctrs == pytest.approx(own, rel=1e-6)
@@ -102,11 +118,13 @@ def test_what_is_decided_is_served_and_tokens_have_the_pctrs_of_the_bundle(
         "revision": 9,
         "intercept": 0.25,
         "slope": 0.9,
+        "is_frozen": False,
         "clicks": 321.0,
         "pcoc": {"bundle": 0.8, "live": 1.01},
     }
     decide(app, LiveState(10))
     assert pctrs_and_tokens(app, **odd)[0] == own
+    assert [revision_named(app, codec, **odd) for codec in codecs] == [None, None]
     assert app.get("/arms").json()["arms"][0]["live_calibration"]["pcoc"]["bundle"] is None
 
 

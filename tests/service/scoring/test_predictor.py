@@ -14,14 +14,16 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from service.bidding import BidPolicy
 from service.bundle.errors import BundleError
 from service.bundle.schema import Hashing, Schema
 from service.bundle.store import Bundle, load_bundle
-from service.calibration.fit import Correction
+from service.calibration.fit import NONE, Correction
 from service.calibration.revisions import Revision
 from service.errors import RowFailed
 from service.metrics.families import Metrics
 from service.reading import decode_request
+from service.scoring.explanation import explain
 from service.scoring.golden import replay_golden
 from service.scoring.meter import ArmMeter
 from service.scoring.predictor import Predictor
@@ -97,6 +99,14 @@ def test_a_row_without_a_finite_logit_fails_its_own_request(
             np.testing.assert_array_equal(found, wanted)
     assert caplog.text.count("gives no finite logit for some rows") == 1
     assert read_metrics(metrics.exposition()[0].decode())['bidlight_failed_rows_total{arm="a"}'] == 2
+
+
+def test_a_row_without_a_finite_logit_is_not_explained(overflowing: Bundle) -> None:
+    predictor = Predictor(overflowing, Settings())
+    body = {"candidates": [{"features": {"ad": ad}, "value_per_click": 1.0} for ad in ("a1", "a9")]}
+    request = decode_request(msgspec.json.encode(body), JSON)
+    with pytest.raises(RowFailed, match="candidate 1 must have a finite logit"):
+        explain(predictor, request, 2, NONE, BidPolicy())
 
 
 def test_an_infinite_logit_is_no_number_either(bundle: Bundle) -> None:
