@@ -23,11 +23,12 @@ logger = logging.getLogger("bidlight")
 
 @dataclass(eq=False)
 class _Source:
-    """A bundle of an arm: where its counts are, what is decided, and all counts that this was told of."""
+    """A bundle of an arm: where its counts are, what was decided and when, and all counts that it knows."""
 
     arm: str
     place: int
     live: LiveCalibration
+    stepped_ms: int
     seen: Counts = field(default_factory=lambda: np.zeros((BINS, 3)))
 
 
@@ -45,23 +46,31 @@ class Decider:
             settings.live_max_change,
         )
         self._sources: dict[int, _Source] = {}
+        self._retired: dict[int, _Source] = {}
         self._stepped_ms = now_ms
 
     def serve(self, arms: Mapping[int, str]) -> None:
         """Decide on these sources, by number with the arm of each; a new one begins without a correction.
 
+        One that is served again, after a rollback perhaps, goes on with its own as long as it has its place.
         Of an arm with several sources, the metrics tell of the last one.
         """
         places = self._memory.keep(set(arms))
+        known = {**self._retired, **self._sources}
+        known = {number: each for number, each in known.items() if self._memory.place(number) == each.place}
         for number in arms.keys() - places.keys():
             logger.warning("arm %s has no live calibration now: there is no room for more", arms[number])
         self._sources = {
-            number: self._sources.get(number) or _Source(arm, places[number], LiveCalibration(self._rules))
+            number: known.get(number) or self._new(arm, places[number])
             for number, arm in arms.items()
             if number in places
         }
+        self._retired = {number: known[number] for number in known.keys() - self._sources.keys()}
         for source in self._sources.values():
             self._publish(source)
+
+    def _new(self, arm: str, place: int) -> _Source:
+        return _Source(arm, place, LiveCalibration(self._rules), self._stepped_ms)
 
     def step_if_due(self, now_ms: int) -> None:
         """Decide, if a period has passed since that was done."""
@@ -70,16 +79,17 @@ class Decider:
 
     def step(self, now_ms: int) -> None:
         """Decide on all sources."""
-        seconds = max(0.0, 1e-3 * (now_ms - self._stepped_ms))
         self._stepped_ms = now_ms
         for source in self._sources.values():
             try:
-                self._step(source, now_ms, seconds)
+                self._step(source, now_ms)
             except Exception:  # whatever it is, requests are answered and other arms go on
                 logger.exception("arm %s: its live calibration stays as it is for now", source.arm)
 
-    def _step(self, source: _Source, now_ms: int, seconds: float) -> None:
+    def _step(self, source: _Source, now_ms: int) -> None:
         total = self._memory.mature(source.place, now_ms)
+        seconds = max(0.0, 1e-3 * (now_ms - source.stepped_ms))
+        source.stepped_ms = now_ms
         added, source.seen = total - source.seen, total
         decisions = source.live.step(added, seconds)
         self._publish(source)
