@@ -242,10 +242,10 @@ class Prediction:
         predictor = arm.predictor
         self._meter = predictor.meter
         self._heed(request.tmax_ms, decoded)
-        if arm.quality != FULL:
-            return self._submit_unscored(arm, self._decode(body) if plain is not None else request, outcome)
         if request.tracking:
             self._signer = service.signers.of(arm)
+        if arm.quality != FULL:
+            return self._submit_unscored(arm, self._decode(body) if plain is not None else request, outcome)
         # Before the costs of encoding or of a lookup: the room is this request's until it ends.
         predictor.admit(rows)
         self._is_admitted = True
@@ -275,7 +275,10 @@ class Prediction:
     def _submit_unscored(
         self, arm: Arm, request: PredictRequest | PlainRequest, outcome: Outcome | None
     ) -> Any:
-        """Let every candidate have the arm's prior; nothing is encoded or queued, and no user looked up."""
+        """Let every candidate have the arm's prior; nothing is encoded or queued, and no user looked up.
+
+        There are no tokens: a bundle is not judged by pCTRs that are not its own.
+        """
         assert isinstance(request, PredictRequest)
         self._asked, self.quality = asked_of(request), arm.quality
         loop = asyncio.get_running_loop()
