@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,7 @@ from service.feedback.memory import EventMemory, event_memory
 from service.feedback.tokens import ReadTokens, TokenReader, now_ms
 from service.settings import Settings
 from tests.running import RunningApp
-from tests.tiny_bundle import tiny_rows
+from tests.tiny_bundle import tiny_rows, write_tiny_bundle
 
 RunApp = Callable[..., RunningApp]
 REQUEST = {
@@ -108,6 +109,43 @@ def test_what_is_decided_is_served_and_tokens_have_the_pctrs_of_the_bundle(
     decide(app, LiveState(10))
     assert pctrs_and_tokens(app, **odd)[0] == own
     assert app.get("/arms").json()["arms"][0]["live_calibration"]["pcoc"]["bundle"] is None
+
+
+def test_a_rollback_brings_the_correction_back_and_a_new_bundle_begins_without(
+    run_app: RunApp, keys: str, tmp_path: Path
+) -> None:
+    folder = write_tiny_bundle(tmp_path / "bundle", name="first")
+    app = run_app(arms=(f"only={folder}",), feedback_keys=keys, live_calibration="on", try_reloads="off")
+    own, _ = pctrs_and_tokens(app)
+    decider = cast(LiveArms, app.app._live)._decider
+    assert decider is not None
+    (source,) = decider._sources.values()
+    source.live.correction, source.live.revision = Correction(STATE.intercept, STATE.slope), 9
+    decider._publish(source)
+    app.app._publish()
+    corrected, tokens = pctrs_and_tokens(app)
+    assert corrected != own
+    write_tiny_bundle(folder, name="second", seed=1)
+    app.runner.run(app.app.served.reload())
+    other, of_other = pctrs_and_tokens(app)
+    found = read(app, keys, of_other)
+    assert set(found.revisions.tolist()) == {0}
+    assert found.pctrs == pytest.approx(other, rel=1e-6)
+    events = {"events": [{"token": token, "type": "impression"} for token in tokens]}
+    answer = app.runner.run(app.client.post("/feedback", json=events))
+    assert answer.json()["counted"] == len(tokens)  # also while another bundle serves
+    number = app.app.served.request("rollback")
+    app.runner.run(_until_ended(app, number))
+    back, tokens = pctrs_and_tokens(app)
+    assert back == corrected
+    assert set(read(app, keys, tokens).revisions.tolist()) == {9}
+
+
+async def _until_ended(app: RunningApp, number: int) -> None:
+    """Wait for the end of a reload or a rollback."""
+    async with asyncio.timeout(10.0):
+        while (last := app.app.served.reloads.last) is None or last.wanted.number < number:
+            await asyncio.sleep(0.01)
 
 
 def test_memory_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch, keys: str) -> None:
