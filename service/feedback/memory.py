@@ -138,7 +138,7 @@ def event_memory(settings: Settings, processes: int = 1) -> EventMemory:
     """What so many processes of these settings share. Raises BadConfiguration."""
     live = None
     if settings.live_calibration != "off":
-        # While a reload replaces bundles, those of before are served too, and those before them may come back.
+        # While a reload replaces bundles, those of before are served too; those before them may come back.
         live = LiveMemory(processes, 3 * len(settings.arms), settings.click_window_seconds)
     return EventMemory(settings.max_attributed_events, live)
 

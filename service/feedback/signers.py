@@ -33,14 +33,18 @@ class Signers:
         keys = read_keys(self._file)
         return lambda: self._use(keys)
 
-    def of(self, served: Hashable) -> TokenSigner | None:
-        """The signer of what is served, None for what it does not sign for. Raises InvalidField without keys."""
+    def check(self) -> None:
+        """Raises InvalidField without keys, of a request that asks for tokens."""
         if not self.keys:
             raise InvalidField(
                 "'tracking' must be false here (got true); start the service with --feedback-keys",
                 path="$.tracking",
             )
-        return self._signers.get(served)
+
+    def of(self, served: Hashable) -> TokenSigner:
+        """The signer of what is served. Raises InvalidField without keys."""
+        self.check()
+        return self._signers[served]
 
     def _use(self, keys: Sequence[Key]) -> None:
         self.keys, self.reader = tuple(keys), TokenReader(keys)

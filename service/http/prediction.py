@@ -242,10 +242,10 @@ class Prediction:
         predictor = arm.predictor
         self._meter = predictor.meter
         self._heed(request.tmax_ms, decoded)
-        if request.tracking:
-            self._signer = service.signers.of(arm)
         if arm.quality != FULL:
             return self._submit_unscored(arm, self._decode(body) if plain is not None else request, outcome)
+        if request.tracking:
+            self._signer = service.signers.of(arm)
         # Before the costs of encoding or of a lookup: the room is this request's until it ends.
         predictor.admit(rows)
         self._is_admitted = True
@@ -280,6 +280,8 @@ class Prediction:
         There are no tokens: a bundle is not judged by pCTRs that are not its own.
         """
         assert isinstance(request, PredictRequest)
+        if request.tracking:
+            self._service.signers.check()
         self._asked, self.quality = asked_of(request), arm.quality
         loop = asyncio.get_running_loop()
         waiting = loop.create_future() if outcome is None else outcome

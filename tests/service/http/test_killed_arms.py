@@ -173,9 +173,7 @@ def test_answers_that_no_model_contributed_to_have_no_tokens(
     run_app: RunApp, two_arms: tuple[str, str], tmp_path: Path, when_killed: str, native: str
 ) -> None:
     (tmp_path / "keys").write_text(f"0 {'5e' * 16}\n")
-    app = run_app(
-        arms=two_arms, feedback_keys=str(tmp_path / "keys"), when_killed=when_killed, native=native
-    )
+    app = run_app(arms=two_arms, feedback_keys=str(tmp_path / "keys"), when_killed=when_killed, native=native)
     request = {**request_of(ROWS[:2]), "tracking": True}
     steer(app, "control")
     found = app.post(request, {"x-arm": "treatment"}).json()

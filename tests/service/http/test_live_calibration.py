@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ from service.feedback.memory import EventMemory, event_memory
 from service.feedback.tokens import ReadTokens, TokenReader, now_ms
 from service.settings import Settings
 from tests.running import RunningApp
+from tests.service.arms.test_kept import roll_back
 from tests.tiny_bundle import tiny_rows, write_tiny_bundle
 
 RunApp = Callable[..., RunningApp]
@@ -134,18 +134,10 @@ def test_a_rollback_brings_the_correction_back_and_a_new_bundle_begins_without(
     events = {"events": [{"token": token, "type": "impression"} for token in tokens]}
     answer = app.runner.run(app.client.post("/feedback", json=events))
     assert answer.json()["counted"] == len(tokens)  # also while another bundle serves
-    number = app.app.served.request("rollback")
-    app.runner.run(_until_ended(app, number))
+    roll_back(app)
     back, tokens = pctrs_and_tokens(app)
     assert back == corrected
     assert set(read(app, keys, tokens).revisions.tolist()) == {9}
-
-
-async def _until_ended(app: RunningApp, number: int) -> None:
-    """Wait for the end of a reload or a rollback."""
-    async with asyncio.timeout(10.0):
-        while (last := app.app.served.reloads.last) is None or last.wanted.number < number:
-            await asyncio.sleep(0.01)
 
 
 def test_memory_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch, keys: str) -> None:
