@@ -174,7 +174,7 @@ def test_a_clock_beyond_what_tokens_can_say_stops_no_answer(
         plain = read_plain(b'{"candidates": [{}], "tracking": true}', JSON, 1)
         assert plain is not None
         answer, _ = signer.answer(
-            plain, pctrs, before_results(JSON, "arm", "b@1"), native_policy(BidPolicy())
+            plain, pctrs, pctrs, before_results(JSON, "arm", "b@1"), native_policy(BidPolicy())
         )
         (result,) = msgspec.json.decode(answer)["results"]
         assert result["token"][:20] == token[:20]  # up to its number
