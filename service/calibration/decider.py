@@ -23,11 +23,12 @@ logger = logging.getLogger("bidlight")
 
 @dataclass(eq=False)
 class _Source:
-    """A bundle of an arm: where its counts are, what is decided, and all counts that this was told of."""
+    """A bundle of an arm: where its counts are, what was decided and when, and all counts that it knows."""
 
     arm: str
     place: int
     live: LiveCalibration
+    stepped_ms: int
     seen: Counts = field(default_factory=lambda: np.zeros((BINS, 3)))
     # What is mature by then is of tokens that are not learned from.
     ignored_until_ms: int = 0
@@ -48,28 +49,34 @@ class Decider:
         )
         self._sources: dict[int, _Source] = {}
         self._frozen: set[str] = set()
+        self._retired: dict[int, _Source] = {}
         self._stepped_ms = now_ms
 
     def serve(self, arms: Mapping[int, str]) -> None:
         """Decide on these sources, by number with the arm of each; a new one begins without a correction.
 
+        One that is served again, after a rollback perhaps, goes on with its own as long as it has its place.
         Of an arm with several sources, the metrics tell of the last one.
         """
         places = self._memory.keep(set(arms))
+        known = {**self._retired, **self._sources}
+        known = {number: each for number, each in known.items() if self._memory.place(number) == each.place}
         for number in arms.keys() - places.keys():
             logger.warning("arm %s has no live calibration now: there is no room for more", arms[number])
         self._sources = {
-            number: self._sources.get(number) or self._begin(arm, places[number])
+            number: known.get(number) or self._begin(arm, places[number])
             for number, arm in arms.items()
             if number in places
         }
+        self._retired = {number: known[number] for number in known.keys() - self._sources.keys()}
         for source in self._sources.values():
+            source.live.is_frozen = source.arm in self._frozen
             for decision in Decision:  # a counter that begins at 1 has no increase
                 self._metrics.live_decisions.labels(source.arm, decision)
             self._publish(source)
 
     def _begin(self, arm: str, place: int) -> _Source:
-        return _Source(arm, place, LiveCalibration(self._rules, is_frozen=arm in self._frozen))
+        return _Source(arm, place, LiveCalibration(self._rules), self._stepped_ms)
 
     def state(self, arm: str) -> LiveState | None:
         """What is decided for an arm, of several sources for the last; None: it has no live calibration."""
@@ -108,20 +115,21 @@ class Decider:
 
     def step(self, now_ms: int) -> None:
         """Decide on all sources."""
-        seconds = max(0.0, 1e-3 * (now_ms - self._stepped_ms))
         self._stepped_ms = now_ms
         for source in self._sources.values():
             try:
-                self._step(source, now_ms, seconds)
+                self._step(source, now_ms)
             except Exception:  # whatever it is, requests are answered and other arms go on
                 logger.exception("arm %s: its live calibration stays as it is for now", source.arm)
 
-    def _step(self, source: _Source, now_ms: int, seconds: float) -> None:
+    def _step(self, source: _Source, now_ms: int) -> None:
         if source.ignored_until_ms:
             source.seen = self._memory.mature(source.place, min(now_ms, source.ignored_until_ms))
             if now_ms > source.ignored_until_ms:
                 source.ignored_until_ms = 0
         total = self._memory.mature(source.place, now_ms)
+        seconds = max(0.0, 1e-3 * (now_ms - source.stepped_ms))
+        source.stepped_ms = now_ms
         added, source.seen = total - source.seen, total
         decisions = source.live.step(added, seconds)
         self._publish(source)

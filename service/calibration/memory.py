@@ -4,7 +4,7 @@ The memory is anonymous and mapped before processes are forked. As with other co
 part of its own and nothing is locked. One process alone decides: it reads all parts and writes corrections. A
 bundle of an arm has a place, by the number of its source in tokens:
 
-    header = number, revision, ... of each place
+    header = number, version, revision, ..., turn of each place
     part   = for each place: version | time of each slot | settled counts | counts of each slot
 
 Events count in the slot of the time at which their token was made, whenever they come. So a click always
@@ -28,6 +28,8 @@ from service.errors import BadConfiguration
 SLOTS, SLOTS_A_WINDOW = 32, 16
 MIN_SLOT_MS = 4_000
 _HEADER_WORDS = 16
+# The word of a place that says when its source was last to be kept; higher ones are later.
+_TURN = 8
 _ATTEMPTS = 100
 
 
@@ -81,14 +83,14 @@ class LiveMemory:
         return int(found[0]) if len(found) else None
 
     def keep(self, numbers: set[int]) -> dict[int, int]:
-        """Give each source a place, a new one an empty place of those that are not kept; the places of all.
+        """Give each source a place, a new one that of those that are not kept; the places of all.
 
         Without room a source has none. Only the process that decides calls it.
         """
         held = {number: place for number in numbers if (place := self.place(number)) is not None}
         free = [place for place in range(len(self._words)) if place not in held.values()]
-        # One that another source has had is taken last: events of its tokens may still come.
-        free.sort(key=lambda place: bool(self._words[place, 0]))
+        # What was kept last is taken last: events of its tokens may still come, and so may the bundle itself.
+        free.sort(key=lambda place: int(self._words[place, _TURN]))
         for number, place in zip(sorted(numbers - held.keys()), free, strict=False):
             self._words[place, 0] = 0
             for part in self._parts_of(place):
@@ -96,6 +98,9 @@ class LiveMemory:
             self.write(place, LiveState())
             self._words[place, 0] = number + 1
             held[number] = place
+        turn = self._words[:, _TURN].max() + 1
+        for place in held.values():
+            self._words[place, _TURN] = turn
         return held
 
     def write(self, place: int, state: LiveState) -> None:

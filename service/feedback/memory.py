@@ -138,8 +138,8 @@ def event_memory(settings: Settings, processes: int = 1) -> EventMemory:
     """What so many processes of these settings share. Raises BadConfiguration."""
     live = None
     if settings.live_calibration != "off":
-        # While a reload replaces bundles, those of before are served too.
-        live = LiveMemory(processes, 2 * len(settings.arms), settings.click_window_seconds)
+        # While a reload replaces bundles, those of before are served too; those before them may come back.
+        live = LiveMemory(processes, 3 * len(settings.arms), settings.click_window_seconds)
     return EventMemory(settings.max_attributed_events, live)
 
 

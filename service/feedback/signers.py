@@ -33,13 +33,17 @@ class Signers:
         keys = read_keys(self._file)
         return lambda: self._use(keys)
 
-    def of(self, served: Hashable) -> TokenSigner:
-        """The signer of what is served. Raises InvalidField without keys."""
+    def check(self) -> None:
+        """Raises InvalidField without keys, of a request that asks for tokens."""
         if not self.keys:
             raise InvalidField(
                 "'tracking' must be false here (got true); start the service with --feedback-keys",
                 path="$.tracking",
             )
+
+    def of(self, served: Hashable) -> TokenSigner:
+        """The signer of what is served. Raises InvalidField without keys."""
+        self.check()
         return self._signers[served]
 
     def _use(self, keys: Sequence[Key]) -> None:

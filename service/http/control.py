@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import closing
 
 from fastapi import FastAPI, Request, Response
+from starlette.requests import ClientDisconnect
 
 from service.control.client import MAX_ANSWER_BYTES
 from service.control.protocol import MAX_COMMAND_BYTES, Answer, answer_of, command_of, line_of, name_of
@@ -62,6 +63,8 @@ class ControlRoute:
             answer = await _ask(self._socket, line_of(command))
         except ServiceError as error:
             return answer_error(error)
+        except ClientDisconnect:
+            return Response(status_code=400)  # which nobody reads
         status = 200
         if answer.error is not None:
             status = UnknownArm.status if answer.error.code == UnknownArm.code else REFUSED

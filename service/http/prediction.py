@@ -277,8 +277,13 @@ class Prediction:
     def _submit_unscored(
         self, arm: Arm, request: PredictRequest | PlainRequest, outcome: Outcome | None
     ) -> Any:
-        """Let every candidate have the arm's prior; nothing is encoded or queued, and no user looked up."""
+        """Let every candidate have the arm's prior; nothing is encoded or queued, and no user looked up.
+
+        There are no tokens: a bundle is not judged by pCTRs that are not its own.
+        """
         assert isinstance(request, PredictRequest)
+        if request.tracking:
+            self._service.signers.check()
         self._asked, self.quality = asked_of(request), arm.quality
         loop = asyncio.get_running_loop()
         waiting = loop.create_future() if outcome is None else outcome

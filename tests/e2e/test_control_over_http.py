@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -83,6 +85,17 @@ def test_what_cannot_be_done_is_refused_with_its_reason(running: Commanded) -> N
         assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
     with running.service.client(base_url=running.service.admin_url) as client:
         assert client.get("/control", headers={"authorization": f"Bearer {TOKEN}"}).status_code == 405
+
+
+def test_a_client_that_leaves_within_its_command_is_no_error_of_the_service(running: Commanded) -> None:
+    head = f"POST /control HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {TOKEN}\r\ncontent-length: 99\r\n\r\n"
+    port = int(running.service.admin_url.rsplit(":", 1)[1])
+    for _ in range(4):  # any worker may have it
+        with socket.create_connection(("127.0.0.1", port), timeout=20.0) as connection:
+            connection.sendall(head.encode() + b"{")
+            time.sleep(0.1)  # the command has begun to be read
+    assert post(running, {"command": "status"}).status_code == 200
+    assert "Traceback" not in running.service.errors.read_text()
 
 
 def test_sighup_reads_the_tokens_again(bundles: dict[str, Path], tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from service.calibration.counts import CLICKS
 from service.calibration.decider import Decider
 from service.calibration.memory import LiveMemory, LivePart
 from service.metrics.families import Metrics
@@ -98,11 +99,37 @@ def test_a_new_bundle_begins_without_a_correction_and_the_others_go_on() -> None
     state = service.memory.read(place)
     assert (state.revision, state.intercept, state.slope, state.clicks) == (0, 0.0, 1.0, 0.0)
     assert math.isnan(state.pcoc_live)
-    service.decider.serve({3: "treatment"})
-    service.decider.serve({3: "treatment", 1: "control"})
-    again = service.memory.place(1)
-    assert again is not None
-    assert service.memory.read(again).revision == 0
+
+
+def test_a_bundle_that_comes_back_goes_on_with_its_correction_and_its_counts_are_older_by_then() -> None:
+    service = Service(places=3)
+    service.minutes(20, 0.3)
+    kept = service.memory.read(0)
+    assert kept.revision >= 1
+    service.decider.serve({2: "treatment", 3: "control"})
+    assert service.shown_metrics()['bidlight_live_revision{arm="control"}'] == 0
+    service.now += service.settings.live_half_life_seconds * SECOND
+    service.decider.step_if_due(service.now)
+    service.decider.serve({2: "treatment", 1: "control"})
+    assert service.memory.place(1) == 0
+    back = service.memory.read(0)
+    assert (back.revision, back.intercept, back.slope) == (kept.revision, kept.intercept, kept.slope)
+    assert service.shown_metrics()['bidlight_live_revision{arm="control"}'] == kept.revision
+    service.now += 60 * SECOND
+    service.decider.step_if_due(service.now)
+    # What came late counts in full, the rest half: fewer clicks of one weight vary as much as all of these.
+    new = service.memory.mature(0, service.now)[:, CLICKS].sum() - kept.clicks
+    assert service.memory.read(0).clicks < 0.97 * (kept.clicks + new)
+
+
+def test_a_bundle_whose_place_another_one_took_begins_anew() -> None:
+    service = Service(places=2)
+    service.minutes(20, 0.3)
+    service.decider.serve({2: "treatment", 3: "control"})
+    service.decider.serve({2: "treatment", 1: "control"})
+    place = service.memory.place(1)
+    assert place is not None
+    assert service.memory.read(place).revision == 0
 
 
 def test_an_arm_whose_counts_are_damaged_stays_and_others_go_on(caplog: pytest.LogCaptureFixture) -> None:

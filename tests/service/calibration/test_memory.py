@@ -98,6 +98,16 @@ def test_sources_without_a_place_are_left_out_and_a_new_one_begins_empty() -> No
     assert mature(memory, late, number=8) == (3, 2)
 
 
+def test_a_new_source_takes_the_place_that_has_been_left_for_longest() -> None:
+    memory = LiveMemory(1, 3, WINDOW)
+    assert memory.keep({1, 2}) == {1: 0, 2: 1}
+    assert memory.keep({2, 3}) == {2: 1, 3: 2}
+    memory.keep({1, 3})
+    assert memory.keep({3, 4}) == {3: 2, 4: 1}
+    assert memory.keep({4, 5}) == {4: 1, 5: 0}
+    assert memory.place(3) == 2
+
+
 def test_what_is_decided_is_read_by_others() -> None:
     memory = memory_of()
     state = LiveState(17, -0.25, 0.9, 50.5, 1.25, 1.01)

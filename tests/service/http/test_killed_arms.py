@@ -13,6 +13,7 @@ import pytest
 from service.arms.loading import read_arms
 from service.arms.steering import Change
 from service.errors import BadConfiguration
+from service.feedback.tokens import TOKEN_CHARACTERS
 from service.http.openapi import merge_bidding
 from service.settings import Settings
 from tests.running import JSON, MSGPACK, RunningApp
@@ -161,7 +162,27 @@ def test_what_is_wrong_with_a_request_is_refused_as_ever(run_app: RunApp, two_ar
     assert app.post(b"{").status_code == 400
     assert app.post({"candidates": []}).status_code == 422
     assert app.post({"candidates": [{}], "more": 1}).status_code == 422
+    refused = app.post({"candidates": [{}], "tracking": True})  # without keys
+    assert (refused.status_code, refused.json()["error"]["path"]) == (422, "$.tracking")
     assert app.post(request_of(ROWS[:2])).status_code == 200
+
+
+@pytest.mark.parametrize("native", ["on", "off"])
+@pytest.mark.parametrize("when_killed", ["no-bid", "prior"])
+def test_answers_that_no_model_contributed_to_have_no_tokens(
+    run_app: RunApp, two_arms: tuple[str, str], tmp_path: Path, when_killed: str, native: str
+) -> None:
+    (tmp_path / "keys").write_text(f"0 {'5e' * 16}\n")
+    app = run_app(arms=two_arms, feedback_keys=str(tmp_path / "keys"), when_killed=when_killed, native=native)
+    request = {**request_of(ROWS[:2]), "tracking": True}
+    steer(app, "control")
+    found = app.post(request, {"x-arm": "treatment"}).json()
+    assert all(len(result["token"]) == TOKEN_CHARACTERS for result in found["results"])
+    found = app.post(request, {"x-arm": "control"}).json()
+    assert found["quality"] == when_killed
+    assert [list(result) for result in found["results"]] == [["id", "pctr", "bid"]] * 2
+    columns = app.post({**columns_of(request), "tracking": True}, {"x-arm": "control"}).json()["results"]
+    assert list(columns) == ["id", "pctr", "bid"]
 
 
 def test_a_client_that_leaves_before_such_an_answer_harms_nobody(

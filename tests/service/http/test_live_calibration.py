@@ -21,7 +21,8 @@ from service.feedback.tokens import ReadTokens, TokenReader, now_ms
 from service.settings import Settings
 from service.wire import JSON, MSGPACK, Codec
 from tests.running import RunningApp
-from tests.tiny_bundle import tiny_rows
+from tests.service.arms.test_kept import roll_back
+from tests.tiny_bundle import tiny_rows, write_tiny_bundle
 
 RunApp = Callable[..., RunningApp]
 REQUEST = {
@@ -126,6 +127,35 @@ def test_what_is_decided_is_served_and_tokens_have_the_pctrs_of_the_bundle(
     assert pctrs_and_tokens(app, **odd)[0] == own
     assert [revision_named(app, codec, **odd) for codec in codecs] == [None, None]
     assert app.get("/arms").json()["arms"][0]["live_calibration"]["pcoc"]["bundle"] is None
+
+
+def test_a_rollback_brings_the_correction_back_and_a_new_bundle_begins_without(
+    run_app: RunApp, keys: str, tmp_path: Path
+) -> None:
+    folder = write_tiny_bundle(tmp_path / "bundle", name="first")
+    app = run_app(arms=(f"only={folder}",), feedback_keys=keys, live_calibration="on", try_reloads="off")
+    own, _ = pctrs_and_tokens(app)
+    decider = cast(LiveArms, app.app._live)._decider
+    assert decider is not None
+    (source,) = decider._sources.values()
+    source.live.correction, source.live.revision = Correction(STATE.intercept, STATE.slope), 9
+    decider._publish(source)
+    app.app._publish()
+    corrected, tokens = pctrs_and_tokens(app)
+    assert corrected != own
+    write_tiny_bundle(folder, name="second", seed=1)
+    app.runner.run(app.app.served.reload())
+    other, of_other = pctrs_and_tokens(app)
+    found = read(app, keys, of_other)
+    assert set(found.revisions.tolist()) == {0}
+    assert found.pctrs == pytest.approx(other, rel=1e-6)
+    events = {"events": [{"token": token, "type": "impression"} for token in tokens]}
+    answer = app.runner.run(app.client.post("/feedback", json=events))
+    assert answer.json()["counted"] == len(tokens)  # also while another bundle serves
+    roll_back(app)
+    back, tokens = pctrs_and_tokens(app)
+    assert back == corrected
+    assert set(read(app, keys, tokens).revisions.tolist()) == {9}
 
 
 def test_memory_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch, keys: str) -> None:
