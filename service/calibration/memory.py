@@ -28,8 +28,10 @@ from service.errors import BadConfiguration
 SLOTS, SLOTS_A_WINDOW = 32, 16
 MIN_SLOT_MS = 4_000
 _HEADER_WORDS = 16
-# The word of a place that says when its source was last to be kept; higher ones are later.
-_TURN = 8
+# The words of a place that hold its state, and the one that says when its source was last to be kept: higher
+# is later.
+_STATE = slice(2, 9)
+_TURN = _STATE.stop
 _ATTEMPTS = 100
 
 
@@ -107,7 +109,7 @@ class LiveMemory:
         """Let all processes know what is decided."""
         words = self._words[place]
         words[1] += 1
-        self._states[place, 2:9] = (
+        self._states[place, _STATE] = (
             state.revision,
             state.intercept,
             state.slope,
@@ -120,10 +122,10 @@ class LiveMemory:
 
     def read(self, place: int) -> LiveState:
         """What is decided."""
-        found = self._states[place, 2:9].tolist()
+        found = self._states[place, _STATE].tolist()
         for _ in range(_ATTEMPTS):
             version = int(self._words[place, 1])
-            found = self._states[place, 2:9].tolist()
+            found = self._states[place, _STATE].tolist()
             if version % 2 == 0 and version == self._words[place, 1]:
                 break
         revision, intercept, slope, clicks, pcoc_bundle, pcoc_live, is_frozen = found

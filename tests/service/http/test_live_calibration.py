@@ -135,7 +135,7 @@ def test_a_rollback_brings_the_correction_back_and_a_new_bundle_begins_without(
     folder = write_tiny_bundle(tmp_path / "bundle", name="first")
     app = run_app(arms=(f"only={folder}",), feedback_keys=keys, live_calibration="on", try_reloads="off")
     own, _ = pctrs_and_tokens(app)
-    decider = cast(LiveArms, app.app._live)._decider
+    decider = cast(LiveArms, app.app._live).decider
     assert decider is not None
     (source,) = decider._sources.values()
     source.live.correction, source.live.revision = Correction(STATE.intercept, STATE.slope), 9
