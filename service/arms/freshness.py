@@ -118,6 +118,7 @@ class Catalogues:
         self._store = store
         self._metrics = metrics
         self._built: dict[tuple[str, ...], Catalogue] = {}
+        self._read_at = 0.0
         self._refreshing = asyncio.Lock()
         self._stopping = threading.Event()
 
@@ -129,7 +130,7 @@ class Catalogues:
         encoders = {arm.predictor.schema_digest: arm.predictor.encoder for arm in arms}
         async with self._refreshing:
             builders = {digest: CatalogueBuilder(encoder) for digest, encoder in encoders.items()}
-            started = time.perf_counter()
+            started, began_at = time.perf_counter(), time.time()
             try:
                 built = await asyncio.to_thread(self._build, builders, gently)
                 self._check_loss(built, limit)
@@ -141,7 +142,7 @@ class Catalogues:
             else:
                 ads = max((len(each) for each in built.values()), default=0)
                 logger.debug("read %d ads in %.1f seconds", ads, time.perf_counter() - started)
-                self._built = built
+                self._built, self._read_at = built, began_at
             self._metrics.catalogue_refreshes.labels(outcome).inc()
             return outcome == OK
 
@@ -172,6 +173,7 @@ class Catalogues:
             if encoder.candidate_names:
                 known_ads.catalogue = catalogue
             self._metrics.catalogue_ads.labels(arm.name).set(len(catalogue))
+            self._metrics.catalogue_time.labels(arm.name).set(self._read_at)
 
     def _check_loss(self, built: Mapping[tuple[str, ...], Catalogue], limit: LossLimit) -> None:
         """Raises LossRefused. Ads whose values an arm no longer knows are as good as gone."""

@@ -201,6 +201,7 @@ class ServedArms:
                 (arm.name, name) for arm in arms for name in arm.predictor.manifest.training.missing or ()
             },
         )
+        self._metrics.workers.labels().set(1)
         self._steer(arms)
         if not self._replaced:
             # Bundles live as long as they serve: the collector need not traverse them.

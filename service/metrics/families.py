@@ -6,7 +6,7 @@ become labels.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
 
@@ -178,6 +178,19 @@ class Metrics:
             ["outcome"],
             registry=registry,
         )
+        self.reload_time = Gauges(
+            "bidlight_reload_timestamp_seconds",
+            "Unix time at which the last reload or rollback of that outcome ended",
+            ["outcome"],
+            of_processes="max",
+            registry=registry,
+        )
+        self.workers = Gauges(
+            "bidlight_workers",
+            "Processes that serve now",
+            of_processes="sum",
+            registry=registry,
+        )
         self.user_lookups = Counters(
             "bidlight_user_lookups",
             "Requests whose user was looked up in the feature store",
@@ -207,6 +220,14 @@ class Metrics:
             "Ads in the catalogue of the arm",
             ["arm"],
             of_processes="max",
+            registry=registry,
+        )
+        self.catalogue_time = Gauges(
+            "bidlight_catalogue_timestamp_seconds",
+            "Unix time at which the read of the arm's catalogue began, 0 before; of several processes, of "
+            "the oldest catalogue",
+            ["arm"],
+            of_processes="min",
             registry=registry,
         )
         self.catalogue_refreshes = Counters(
@@ -351,6 +372,7 @@ class Metrics:
             registry=registry,
         )
         self._unknown_names: dict[str, UnknownNames] = {}
+        self._registry = registry
         self._exposed = CollectorRegistry()
         self._exposed.register(registry)
         if not self.is_shared:
@@ -375,6 +397,10 @@ class Metrics:
         self.missing.retain(fields)
         self.out_of_vocabulary.retain(fields)
         self.trained_missing.retain(trained)
+
+    def totals(self) -> dict[tuple[str, Labels], Sequence[float]]:
+        """The numbers of each series, by name of the metric without suffix and labels, over all workers."""
+        return self._registry.totals()
 
     def exposition(self) -> tuple[bytes, str]:
         """The body of a scrape, summed over all workers, and its content type."""

@@ -166,7 +166,7 @@ class Counters(Family[Counter]):
 
 
 class Gauges(Family[Gauge]):
-    """Gauges; of several processes, the sum or the largest is shown."""
+    """Gauges; of several processes, the sum, the largest or the smallest is shown."""
 
     kind = "gauge"
     counts_the_past = False
@@ -178,14 +178,16 @@ class Gauges(Family[Gauge]):
         labels: Sequence[str] = (),
         *,
         registry: Registry,
-        of_processes: Literal["sum", "max"],
+        of_processes: Literal["sum", "max", "min"],
     ) -> None:
         super().__init__(name, help_text, labels, registry=registry, is_lasting=False)
         self._of_processes = of_processes
 
     def combine(self, first: Sequence[float], second: Sequence[float]) -> Sequence[float]:
-        """The sum, or the larger one."""
-        return super().combine(first, second) if self._of_processes == "sum" else [max(first[0], second[0])]
+        """The sum, the larger or the smaller one."""
+        if self._of_processes == "sum":
+            return super().combine(first, second)
+        return [max(first[0], second[0]) if self._of_processes == "max" else min(first[0], second[0])]
 
     def samples(self, numbers: Sequence[float]) -> Iterable[Sample]:
         """The one number."""
@@ -267,8 +269,8 @@ class Registry:
             except UnreadableCounts:
                 self._count_fault(UNREADABLE, f"the counts of process {number} cannot be read to their end")
 
-    def collect(self) -> Iterator[Metric]:
-        """Every family, added up over all processes, in the form of prometheus_client."""
+    def totals(self) -> dict[tuple[str, Labels], Sequence[float]]:
+        """The numbers of each series that is shown, by family and labels, added up over all processes."""
         sums: dict[tuple[str, Labels], Sequence[float]] = {}
         shown: set[tuple[str, Labels]] = set()
         for family, labels, numbers, is_shown in self.read_all():
@@ -277,13 +279,16 @@ class Registry:
                 sums[key] = family.combine(sums[key], numbers) if key in sums else numbers
                 if is_shown:
                     shown.add(key)
+        return {key: total for key, total in sums.items() if key in shown}
+
+    def collect(self) -> Iterator[Metric]:
+        """Every family, added up over all processes, in the form of prometheus_client."""
         metrics = {name: Metric(name, each.help_text, each.kind) for name, each in self._families.items()}
-        for (name, labels), total in sums.items():
-            if (name, labels) in shown:
-                family = self._families[name]
-                named = dict(zip(family.label_names, labels, strict=True))
-                for suffix, more, number in family.samples(total):
-                    metrics[name].add_sample(name + suffix, named | more, number)
+        for (name, labels), total in self.totals().items():
+            family = self._families[name]
+            named = dict(zip(family.label_names, labels, strict=True))
+            for suffix, more, number in family.samples(total):
+                metrics[name].add_sample(name + suffix, named | more, number)
         yield from metrics.values()
 
     def _identify(self, key: bytes, numbers: int) -> tuple[Family[Any], Labels]:
