@@ -54,13 +54,18 @@ function describeQualities(now, before) {
   return answered.map(([name, count]) => `${name} ${percent(count / total)}`).join(", ");
 }
 
-function card(arm, number, first, last) {
+function describeShare({share, weight, is_killed}) {
+  const said = `${percent(share)} of requests, weight ${digits(weight, 3)}`;
+  return is_killed ? `${said}, which it does not answer` : said;
+}
+
+function card(arm, number, first, last, wide) {
   const {rate: requests, latency, pctr} = between(first, last, arm.name);
   const at = share => milliseconds(quantile(share, latency, last.latency_bounds));
   const head = make("header", {}, make("h3", {}, arm.name),
     arm.name === last.control_arm ? make("span", {class: "badge"}, "control") : null,
     arm.is_killed ? make("span", {class: "badge bad"}, "killed") : null,
-    make("span", {class: "quiet"}, `${percent(arm.share)} of requests, weight ${digits(arm.weight, 3)}`));
+    make("span", {class: "quiet"}, describeShare(arm)));
   const known = pairs([
     ["requests", requests === null ? "–" : `${rate(requests)} / s`],
     ["p50, p99", `${at(0.5)}, ${at(0.99)}`],
@@ -73,6 +78,6 @@ function card(arm, number, first, last) {
     ["model", `${arm.model}, ${arm.variant}, ${arm.provider}`],
   ]);
   const chart = make("div", {class: "chart"}, make("div", {class: "quiet"}, "pCTR, share of candidates by size"),
-    sum(pctr) ? histogramOf(pctr, last.pctr_bounds) : make("p", {class: "quiet"}, "no candidates"));
+    sum(pctr) ? histogramOf(pctr, last.pctr_bounds, wide) : make("p", {class: "quiet"}, "no candidates"));
   return make("article", {class: `card arm-${number % COLOURS}`}, head, shareBar(arm.share), known, chart);
 }

@@ -4,6 +4,7 @@
 
 const PERIOD_MS = 3000, TIMEOUT_MS = 8000, STALE_MS = 6000;
 const KEPT_SECONDS = 600;
+const FIRST_WIDTH = 330; // of a chart in a card, until one is shown
 
 const samples = []; // the oldest first
 let points = []; // what the two charts over time show
@@ -63,9 +64,11 @@ function note(first, last) {
 function showCharts(last) {
   const names = last.arms.map(arm => arm.name), times = points.map(point => point.at);
   const lines = part => names.map(name => points.map(point => point.arms[name]?.[part] ?? null));
-  byId("rates").replaceChildren(linesOf("Requests per second by arm", times, lines("rate"), rate));
+  const wide = byId("rates").clientWidth;
+  byId("rates").replaceChildren(linesOf("Requests per second by arm", times, lines("rate"), rate, wide));
   const inMilliseconds = value => digits(value, 2);
-  byId("tails").replaceChildren(linesOf("99th percentile by arm, in ms", times, lines("tail"), inMilliseconds));
+  const tails = linesOf("99th percentile by arm, in ms", times, lines("tail"), inMilliseconds, wide);
+  byId("tails").replaceChildren(tails);
   const keys = names.map((name, number) => make("li", {class: `arm-${number % COLOURS}`}, name));
   byId("legend").replaceChildren(...keys);
 }
@@ -73,7 +76,8 @@ function showCharts(last) {
 function show() {
   const last = samples[samples.length - 1], first = start(samples);
   showTiles(first, last);
-  byId("arms").replaceChildren(...last.arms.map((arm, number) => card(arm, number, first, last)));
+  const wide = document.querySelector(".card .chart")?.clientWidth ?? FIRST_WIDTH;
+  byId("arms").replaceChildren(...last.arms.map((arm, number) => card(arm, number, first, last, wide)));
   showCharts(last);
   showTables(first, last);
   const period = first ? `rates of the last ${age(last.at - first.at)}` : "all since the start";

@@ -18,21 +18,23 @@ function draw(tag, attributes, text) {
   return node;
 }
 
-const LOW = 20, HIGH = 100, WIDE = 360;
+// Pixels below and above the axis. A chart is drawn as wide as it is shown, so that its words keep their size.
+const LOW = 20, HIGH = 100;
 
-function figure(label, height) {
-  const node = draw("svg", {viewBox: `0 0 ${WIDE} ${height}`, role: "img"});
+function figure(label, wide) {
+  const node = draw("svg", {viewBox: `0 0 ${wide} ${HIGH + LOW}`, role: "img"});
   node.append(draw("title", {}, label));
   return node;
 }
 
-function histogramOf(counts, bounds) {
+function histogramOf(counts, bounds, wide) {
   const total = sum(counts), most = Math.max(...counts, 1);
-  const node = figure(`Distribution of ${whole(total)} pCTRs`, HIGH + LOW);
-  const step = WIDE / counts.length;
+  const node = figure(`Distribution of ${whole(total)} pCTRs`, wide);
+  const step = wide / counts.length;
   for (const [place, count] of counts.entries()) {
     const height = count && Math.max(1, (HIGH - 14) * count / most);
-    const bar = draw("rect", {class: "bar", x: place * step + 1, width: step - 2, y: HIGH - height, height});
+    const at = {x: place * step + 1, width: step - 2, y: HIGH - height, height};
+    const bar = draw("rect", {class: "bar", ...at});
     const upTo = place < bounds.length ? `up to ${bounds[place]}` : `above ${bounds[bounds.length - 1]}`;
     bar.append(draw("title", {}, `${upTo}: ${percent(total ? count / total : 0)}`));
     node.append(bar);
@@ -40,21 +42,21 @@ function histogramOf(counts, bounds) {
       node.append(draw("text", {x: (place + 1) * step, y: HIGH + 14, "text-anchor": "middle"}, bounds[place]));
     }
   }
-  node.append(draw("line", {class: "axis", x1: 0, x2: WIDE, y1: HIGH, y2: HIGH}));
+  node.append(draw("line", {class: "axis", x1: 0, x2: wide, y1: HIGH, y2: HIGH}));
   return node;
 }
 
 // One line an arm: `lines` are lists of values, null where there is none, as long as `times`.
-function linesOf(label, times, lines, text) {
-  const node = figure(label, HIGH + LOW);
+function linesOf(label, times, lines, text, wide) {
+  const node = figure(label, wide);
   const most = Math.max(...lines.flat().filter(value => value !== null), 0) || 1;
   const first = times[0], span = Math.max(times[times.length - 1] - first, 30);
-  const x = time => 2 + (WIDE - 4) * (time - first) / span, y = value => HIGH - (HIGH - 18) * value / most;
-  node.append(draw("line", {class: "axis", x1: 0, x2: WIDE, y1: HIGH, y2: HIGH}));
-  node.append(draw("line", {class: "axis", x1: 0, x2: WIDE, y1: y(most), y2: y(most)}));
+  const x = time => 2 + (wide - 4) * (time - first) / span, y = value => HIGH - (HIGH - 18) * value / most;
+  node.append(draw("line", {class: "axis", x1: 0, x2: wide, y1: HIGH, y2: HIGH}));
+  node.append(draw("line", {class: "axis", x1: 0, x2: wide, y1: y(most), y2: y(most)}));
   node.append(draw("text", {x: 0, y: 12}, text(most)));
   node.append(draw("text", {x: 0, y: HIGH + 14}, clock(first).split(", ")[1]));
-  node.append(draw("text", {x: WIDE, y: HIGH + 14, "text-anchor": "end"}, `+ ${age(span)}`));
+  node.append(draw("text", {x: wide, y: HIGH + 14, "text-anchor": "end"}, `+ ${age(span)}`));
   for (const [number, line] of lines.entries()) {
     const colour = `arm-${number % COLOURS}`;
     let path = "", isOn = false, dot = null;
