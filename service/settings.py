@@ -30,8 +30,8 @@ class Settings(BaseSettings):
         default=None,
         ge=0,
         le=65535,
-        description="TCP port for /metrics, /arms, /docs and /openapi.json, which the bidding port then does "
-        "not answer; 0: a free one; unset: one port for all",
+        description="TCP port for /metrics, /arms, /console, /docs and /openapi.json, which the bidding port "
+        "then does not answer; 0: a free one; unset: one port for all",
     )
     tls_certificate: str = Field(
         default="",

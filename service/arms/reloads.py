@@ -117,4 +117,5 @@ class Reloads:
         reason: str = "",
     ) -> None:
         self.last = Ended(self._under_way, time.time(), outcome, dict(before), dict(after), reason)
+        self._metrics.reload_time.labels(outcome).set(self.last.at)
         self.on_end(self.last)

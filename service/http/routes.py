@@ -1,9 +1,6 @@
-"""The routes besides /predict: health, readiness, metrics, arms and the docs page."""
+"""The routes besides /predict: health, readiness, metrics, arms, the console and the docs page."""
 
 from __future__ import annotations
-
-import math
-from typing import Any
 
 import msgspec
 from fastapi import FastAPI, Request, Response
@@ -13,11 +10,11 @@ from starlette.exceptions import HTTPException
 
 from service.arms.health import Health
 from service.arms.live import LiveArms
-from service.arms.loading import control_arm
 from service.arms.serving import ServedArms
-from service.arms.split import Arm
-from service.bundle.native import is_native
 from service.errors import CannotBid, MethodNotAllowed, NotFound, NotReady, ServiceError
+from service.http.arm_descriptions import describe_arms
+from service.http.console.page import read_page
+from service.http.console.snapshot import SNAPSHOT_HEADERS, take_snapshot
 from service.http.docs_page import draw_docs
 from service.metrics.families import Metrics
 from service.settings import Settings
@@ -42,6 +39,7 @@ class Routes:
         self._metrics = metrics
         self._served = served
         self._live = live
+        self._console = read_page()
 
     def add_to(self, app: FastAPI) -> None:
         """Register the routes, and how the framework's own errors are answered."""
@@ -83,6 +81,14 @@ class Routes:
             operation_id="arms",
             tags=["bidding"],
         )
+        app.add_api_route(
+            "/console.json",
+            self._get_snapshot,
+            summary="What the console shows: counts of all workers, and the arms",
+            operation_id="console",
+            tags=["operation"],
+        )
+        app.add_api_route("/console", self._get_console, include_in_schema=False, response_class=HTMLResponse)
         app.add_api_route("/docs", get_docs, include_in_schema=False, response_class=HTMLResponse)
 
     async def _get_health(self) -> Response:
@@ -103,92 +109,30 @@ class Routes:
 
     async def _get_metrics(self) -> Response:
         if self._settings.metrics == "off":
-            return answer_error(
-                NotFound("nothing is counted here: 'metrics' is off; start the service with --metrics on")
-            )
+            return answer_error(_nothing_counted())
         self._served.publish()
         self._health.fault()  # so that a process that nothing probes says it too
         body, content_type = await run_in_threadpool(self._metrics.exposition)
         return Response(body, headers={"content-type": content_type})
 
     async def _get_arms(self) -> Response:
-        arms = self._served.arms
-        total = sum(arm.weight for arm in arms)
-        described = {
-            "split_salt": self._settings.split_salt,
-            "control_arm": control_arm(self._settings, [arm.name for arm in arms]),
-            "core": "native" if is_native(self._settings.native) else "python",
-            "arms": [
-                {
-                    **_describe_arm(arm, arm.weight / total, is_killed=arm not in self._served.living),
-                    "live_calibration": self._describe_live(arm),
-                }
-                for arm in arms
-            ],
-        }
+        described = describe_arms(self._settings, self._served, self._live)
         return Response(msgspec.json.encode(described), media_type="application/json")
 
-    def _describe_live(self, arm: Arm) -> dict[str, Any] | None:
-        """What feedback makes of an arm's pCTRs; None without live calibration."""
-        if self._live is None:
-            return None
-        state = self._live.state(arm)
-        return {
-            "mode": self._settings.live_calibration,
-            "revision": state.revision,
-            "intercept": state.intercept,
-            "slope": state.slope,
-            "is_frozen": state.is_frozen,
-            "clicks": state.clicks,
-            "pcoc": {"bundle": _or_none(state.pcoc_bundle), "live": _or_none(state.pcoc_live)},
-        }
+    async def _get_console(self) -> Response:
+        if self._settings.metrics == "off":
+            return answer_error(_nothing_counted())
+        return Response(self._console.body, headers=self._console.headers, media_type="text/html")
 
-
-def _or_none(number: float) -> float | None:
-    return None if math.isnan(number) else number
-
-
-def _describe_arm(arm: Arm, share: float, *, is_killed: bool) -> dict[str, Any]:
-    """What an experimenter needs to know of an arm; `share` is its part of the split keys, from 0 to 1."""
-    manifest, variant = arm.predictor.manifest, arm.predictor.variant
-    return {
-        "name": arm.name,
-        "weight": arm.weight,
-        "share": share,
-        "is_killed": is_killed,
-        "bundle": manifest.id,
-        "created_at": manifest.created_at,
-        "model": manifest.model,
-        "variant": variant,
-        "provider": arm.predictor.graphs.provider,
-        "calibration": {
-            "method": arm.predictor.calibrator.method,
-            "segment_field": arm.predictor.calibrator.segment_field,
-            "before": arm.predictor.calibrator.before,
-            "after": arm.predictor.calibrator.after,
-        },
-        "training": manifest.training,
-        "evaluation": manifest.evaluation.get(variant),
-        "fields": _describe_fields(arm),
-        "kept_out": manifest.kept_out,
-        "warnings": manifest.warnings,
-    }
-
-
-def _describe_fields(arm: Arm) -> list[dict[str, Any]]:
-    """Each field, and the share of rows without it: of the rows of late, and of the training part."""
-    meter = arm.predictor.meter
-    served = {} if meter is None else meter.missing_shares
-    trained = arm.predictor.manifest.training.missing
-    return [
-        {
-            "name": field.name,
-            "kind": field.kind,
-            "role": field.role,
-            "missing": {"served": served.get(field.name), "training": trained.get(field.name)},
-        }
-        for field in arm.predictor.encoder.schema.fields
-    ]
+    async def _get_snapshot(self) -> Response:
+        if self._settings.metrics == "off":
+            return answer_error(_nothing_counted())
+        self._served.publish()
+        totals = await run_in_threadpool(self._metrics.totals)
+        snapshot = take_snapshot(self._settings, self._served, self._live, totals)
+        return Response(
+            msgspec.json.encode(snapshot), headers=SNAPSHOT_HEADERS, media_type="application/json"
+        )
 
 
 async def _answer_http_exception(_: Request, error: Exception) -> Response:
@@ -202,6 +146,10 @@ async def _answer_http_exception(_: Request, error: Exception) -> Response:
             MethodNotAllowed(f"the method must be one of {allow}; GET /docs describes it", allow=allow)
         )
     return answer_error(NotFound("the path must be a route of this service; GET /docs lists them"))
+
+
+def _nothing_counted() -> NotFound:
+    return NotFound("nothing is counted here: 'metrics' is off; start the service with --metrics on")
 
 
 def answer_error(error: ServiceError) -> Response:

@@ -6,7 +6,7 @@ become labels.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
 
@@ -188,6 +188,13 @@ class Metrics:
             "bidlight_reloads",
             "Reloads and rollbacks of the arms by outcome: ok, or refused (nothing changed)",
             ["outcome"],
+            registry=registry,
+        )
+        self.reload_time = Gauges(
+            "bidlight_reload_timestamp_seconds",
+            "Unix time at which the last reload or rollback of that outcome ended",
+            ["outcome"],
+            of_processes="max",
             registry=registry,
         )
         self.user_lookups = Counters(
@@ -380,6 +387,7 @@ class Metrics:
         self.families = registry.families
         self._show_zeros()
         self._unknown_names: dict[str, UnknownNames] = {}
+        self._registry = registry
         self._exposed = CollectorRegistry()
         self._exposed.register(registry)
         if not self.is_shared:
@@ -417,6 +425,10 @@ class Metrics:
         self.missing.retain(fields)
         self.out_of_vocabulary.retain(fields)
         self.trained_missing.retain(trained)
+
+    def totals(self) -> dict[tuple[str, Labels], Sequence[float]]:
+        """The numbers of each series, by name of the metric without suffix and labels, over all workers."""
+        return self._registry.totals()
 
     def exposition(self) -> tuple[bytes, str]:
         """The body of a scrape, summed over all workers, and its content type."""

@@ -276,8 +276,8 @@ class Registry:
             except UnreadableCounts:
                 self._count_fault(UNREADABLE, f"the counts of process {number} cannot be read to their end")
 
-    def collect(self) -> Iterator[Metric]:
-        """Every family, added up over all processes, in the form of prometheus_client."""
+    def totals(self) -> dict[tuple[str, Labels], Sequence[float]]:
+        """The numbers of each series that is shown, by family and labels, added up over all processes."""
         sums: dict[tuple[str, Labels], Sequence[float]] = {}
         shown: set[tuple[str, Labels]] = set()
         for family, labels, numbers, is_shown in self.read_all():
@@ -286,13 +286,16 @@ class Registry:
                 sums[key] = family.combine(sums[key], numbers) if key in sums else numbers
                 if is_shown:
                     shown.add(key)
+        return {key: total for key, total in sums.items() if key in shown}
+
+    def collect(self) -> Iterator[Metric]:
+        """Every family, added up over all processes, in the form of prometheus_client."""
         metrics = {name: Metric(name, each.help_text, each.kind) for name, each in self._families.items()}
-        for (name, labels), total in sums.items():
-            if (name, labels) in shown:
-                family = self._families[name]
-                named = dict(zip(family.label_names, labels, strict=True))
-                for suffix, more, number in family.samples(total):
-                    metrics[name].add_sample(name + suffix, named | more, number)
+        for (name, labels), total in self.totals().items():
+            family = self._families[name]
+            named = dict(zip(family.label_names, labels, strict=True))
+            for suffix, more, number in family.samples(total):
+                metrics[name].add_sample(name + suffix, named | more, number)
         yield from metrics.values()
 
     def _identify(self, key: bytes, numbers: int) -> tuple[Family[Any], Labels]:

@@ -22,7 +22,7 @@ from tests.e2e.test_process import refusal_of
 from tests.running import JSON, RunningService, running_service
 
 TOKEN, NEXT_TOKEN = "first-token-0123456789", "second-token-0123456789"
-OPERATION = ("/metrics", "/arms", "/docs", "/openapi.json")
+OPERATION = ("/metrics", "/arms", "/console", "/console.json", "/docs", "/openapi.json")
 PROBES = ("/healthz", "/readyz")
 WORKERS = pytest.mark.parametrize("workers", ["1", "2"])
 

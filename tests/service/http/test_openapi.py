@@ -114,7 +114,7 @@ def test_without_arms_there_are_no_examples() -> None:
 def test_predict_is_described_in_full(run_app: Callable[..., Any]) -> None:
     document = run_app().get("/openapi.json").json()
     of_bids = {"/predict", "/feedback", "/i/{token}", "/c/{token}"}
-    assert set(document["paths"]) == of_bids | {"/healthz", "/readyz", "/metrics", "/arms"}
+    assert set(document["paths"]) == of_bids | {"/healthz", "/readyz", "/metrics", "/arms", "/console.json"}
     predict = document["paths"]["/predict"]["post"]
     assert {parameter["name"] for parameter in predict["parameters"]} == {"X-Arm", "X-Split-Key"}
     for body in (predict["requestBody"], predict["responses"]["200"]):

@@ -224,7 +224,7 @@ def test_reloads_leave_no_labels_of_what_is_served_no_more(
     infos = [name for name in found if name.startswith("bidlight_bundle_info")]
     assert [("newer-2@" in name, "beta@" in name) for name in sorted(infos)] == [(True, False), (False, True)]
     grown = {name for name in found.keys() - before if not name.startswith("bidlight_bundle_info")}
-    assert all("new-2" in name or "bidlight_reloads" in name for name in grown), grown
+    assert all("new-2" in name or "bidlight_reload" in name for name in grown), grown
 
 
 def test_a_reload_allows_no_more_unknown_names() -> None:

@@ -1,0 +1,1 @@
+"""The console: a page for operators, and the numbers that it shows."""

@@ -1,0 +1,145 @@
+"""The numbers of the console at one moment; it knows no route and keeps nothing.
+
+Counts are those since the service started. Rates and quantiles of late are the difference of two snapshots,
+which the page takes: so any worker answers any of them, and viewers cost the service no memory.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from service.arms.live import LiveArms
+from service.arms.loading import control_arm
+from service.arms.serving import ServedArms
+from service.arms.split import Arm
+from service.bundle.native import is_native
+from service.calibration.fit import pcoc_interval
+from service.http.arm_descriptions import describe_live
+from service.metrics.families import LATENCY_BUCKETS, PCTR_BUCKETS
+from service.metrics.series import Labels
+from service.settings import Settings
+
+SNAPSHOT_HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
+
+Totals = Mapping[tuple[str, Labels], Sequence[float]]
+
+
+def take_snapshot(
+    settings: Settings, served: ServedArms, live: LiveArms | None, totals: Totals
+) -> dict[str, Any]:
+    """What the page shows of these sums over all workers (`Metrics.totals`) and of the arms that answer."""
+    counts = _Counts(totals)
+    arms = served.arms
+    weights = sum(arm.weight for arm in arms)
+    return {
+        "at": time.time(),
+        "workers": {"serving": counts.number("bidlight_serving_processes"), "set": settings.workers},
+        "core": "native" if is_native(settings.native) else "python",
+        "control_arm": control_arm(settings, [arm.name for arm in arms]) if arms else None,
+        "latency_bounds": LATENCY_BUCKETS,
+        "pctr_bounds": PCTR_BUCKETS,
+        "arms": [
+            {
+                "name": arm.name,
+                "weight": arm.weight,
+                "share": arm.weight / weights,
+                "is_killed": arm not in served.living,
+                **_describe_bundle(arm),
+                **_describe_counts(arm.name, counts),
+                "live_calibration": describe_live(settings, live, arm),
+            }
+            for arm in arms
+        ],
+        "without_arm": counts.by_last_label("bidlight_requests", ""),
+        "refusals": counts.by_last_label("bidlight_refusals"),
+        "waiting_requests": counts.number("bidlight_waiting_requests"),
+        "oldest_wait_seconds": counts.number("bidlight_oldest_wait_seconds"),
+        "reloads": {
+            outcome: {
+                "count": counts.number("bidlight_reloads", outcome),
+                "last_at": counts.number("bidlight_reload_timestamp_seconds", outcome) or None,
+            }
+            for outcome in ("ok", "refused")
+        },
+        "catalogue_refreshes": counts.by_last_label("bidlight_catalogue_refreshes"),
+    }
+
+
+def _describe_bundle(arm: Arm) -> dict[str, Any]:
+    manifest = arm.predictor.manifest
+    return {
+        "bundle": manifest.id,
+        "created_at": manifest.created_at,
+        "model": manifest.model.name,
+        "variant": arm.predictor.variant,
+        "provider": arm.predictor.graphs.provider,
+    }
+
+
+def _describe_counts(arm: str, counts: _Counts) -> dict[str, Any]:
+    """What was counted of an arm; `outcomes` and `qualities` are requests, `pctr` is of rows."""
+    return {
+        "outcomes": counts.by_last_label("bidlight_requests", arm),
+        "qualities": counts.by_last_label("bidlight_answers", arm),
+        "latency": counts.histogram("bidlight_request_seconds", arm),
+        "pctr": counts.histogram("bidlight_pctr", arm),
+        "queued_rows": counts.number("bidlight_queued_rows", arm),
+        "feedback": _describe_feedback(arm, counts),
+        "catalogue": _describe_catalogue(arm, counts),
+    }
+
+
+def _describe_feedback(arm: str, counts: _Counts) -> dict[str, Any] | None:
+    """Impressions, clicks and the PCOC of the bundle's own pCTRs, with 95 % of it; None without feedback."""
+    impressions = counts.number("bidlight_feedback_events", arm, "impression", "counted")
+    clicks = counts.number("bidlight_feedback_events", arm, "click", "counted")
+    if not impressions and not clicks:
+        return None
+    predicted = counts.number("bidlight_shown_pctr", arm)
+    low, high = pcoc_interval(predicted, clicks)
+    return {
+        "impressions": impressions,
+        "clicks": clicks,
+        "predicted": predicted,
+        "pcoc": {
+            "value": predicted / clicks if clicks else None,
+            "low": low,
+            "high": high if math.isfinite(high) else None,
+        },
+    }
+
+
+def _describe_catalogue(arm: str, counts: _Counts) -> dict[str, Any] | None:
+    """The ads of an arm, and when the oldest worker began to read them; None without a feature store."""
+    if ("bidlight_catalogue_ads", (arm,)) not in counts.totals:
+        return None
+    return {
+        "ads": counts.number("bidlight_catalogue_ads", arm),
+        "read_at": counts.number("bidlight_catalogue_read_timestamp_seconds", arm) or None,
+    }
+
+
+class _Counts:
+    """Looks up totals by the name of a metric and its labels; what was not counted is 0."""
+
+    def __init__(self, totals: Totals) -> None:
+        self.totals = totals
+
+    def number(self, name: str, *labels: str) -> float:
+        return self.totals.get((name, labels), (0.0,))[0]
+
+    def by_last_label(self, name: str, *labels: str) -> dict[str, float]:
+        """The numbers of the series that begin with these labels, by the one that is left."""
+        return {
+            found[-1]: numbers[0]
+            for (metric, found), numbers in sorted(self.totals.items())
+            if metric == name and found[:-1] == labels
+        }
+
+    def histogram(self, name: str, *labels: str) -> dict[str, Any]:
+        """The sum, and how many values are in each bucket; the last has no upper bound."""
+        total, *counts = self.totals.get((name, labels), (0.0,))
+        return {"sum": total, "counts": counts}
