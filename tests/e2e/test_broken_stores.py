@@ -148,7 +148,7 @@ def test_a_service_that_starts_with_a_broken_file_serves_without_it_until_it_is_
     with serving(bundles, store, "--workers", str(workers)) as service:
         unknown = pctr_of(service, "nobody")
         assert pctr_of(service, "u1") == unknown
-        assert service.metrics()[UNAVAILABLE] == 2
+        wait_until(lambda: service.metrics()[UNAVAILABLE] == 2)  # another worker tells a moment later
         fill(f"lmdb://{store}", "users", {"new": NEW_USER})
         wait_until(lambda: serves_new_user(service, "new", unknown))
         assert service.stop() == 0

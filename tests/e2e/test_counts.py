@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -145,7 +145,7 @@ def test_a_reload_waits_while_too_many_workers_still_answer(bundles: dict[str, P
     held: list[socket.socket] = []
     arguments = [*arguments_for(bundles["control"]), "--try-reloads", "off"]
     asked = 0
-    with running_service(tmp_path, arguments) as service:
+    with running_service(tmp_path, arguments) as service, ExitStack() as stack:
 
         def is_full() -> bool:
             return "no worker can be started now" in service.errors.read_text()
@@ -153,7 +153,7 @@ def test_a_reload_waits_while_too_many_workers_still_answer(bundles: dict[str, P
         # A worker that has read nothing of a request yet stops at once, so it may take some reloads more.
         while not is_full():
             assert asked < 3 * PROCESSES_A_SLOT
-            connections = [service.connect() for _ in range(16)]
+            connections = [stack.enter_context(closing(service.connect())) for _ in range(16)]
             for connection in connections:  # requests under way keep every worker from stopping at once
                 connection.sendall(message(body_of(2))[:-5])
             held += connections
@@ -161,7 +161,8 @@ def test_a_reload_waits_while_too_many_workers_still_answer(bundles: dict[str, P
             service.send_signal(signal.SIGHUP)
             asked += 1
             wait_until(lambda: is_full() or reloads_of(service) == asked)  # noqa: B023
-        assert len(service.workers()) == PROCESSES_A_SLOT * 2
+        # One that has just ended still has its place until the supervisor looks.
+        assert PROCESSES_A_SLOT < len(service.workers()) <= PROCESSES_A_SLOT * 2
         assert service.post(body_of(1)).status_code == 200
         for connection in held:
             connection.sendall(message(body_of(2))[-5:])
