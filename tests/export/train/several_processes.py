@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from export.cli.main import exit_with
 from export.data.encoded import Part
 from export.errors import ExportError
 from export.train.config import TrainConfig
@@ -117,3 +118,4 @@ def main(folder: Path) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    exit_with(0)  # torch's threads now and then abort an orderly end
