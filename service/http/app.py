@@ -33,7 +33,7 @@ from service.http.feedback import FeedbackEndpoint, is_feedback
 from service.http.heads import PREDICT_PATH
 from service.http.lifespan import PUBLISH_SECONDS, SHARED_PUBLISH_SECONDS, keep_serving
 from service.http.openapi import merge_bidding
-from service.http.prediction import PredictService
+from service.http.predict_service import PredictService
 from service.http.routes import PROBE_PATHS, Routes, answer_error
 from service.metrics.families import Metrics
 from service.settings import Settings

@@ -24,7 +24,7 @@ from service.http.heads import (
     refusal_lines,
 )
 from service.http.intake import Arrival
-from service.http.prediction import PredictService
+from service.http.predict_service import PredictService
 from service.http.timers import ConnectionTimers
 from service.http.uvicorn_internals import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 

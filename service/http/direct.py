@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from service.errors import Unread
 from service.http.heads import DefaultHeaderLines, Headers, PlainHead, PlainHeads, header_lines
 from service.http.intake import Parts
-from service.http.prediction import CLIENT_LEFT, Prediction, PredictService
+from service.http.predict_service import PredictService
+from service.http.prediction import CLIENT_LEFT, Prediction
 from service.http.uvicorn_internals import STATUS_LINE
 from service.scoring.meter import OK
 

@@ -9,7 +9,8 @@ from starlette.types import Receive, Scope, Send
 
 from service.errors import MethodNotAllowed
 from service.http.bodies import ClientLeft, read_body, send_whole
-from service.http.prediction import CLIENT_LEFT, Prediction, PredictService
+from service.http.predict_service import PredictService
+from service.http.prediction import CLIENT_LEFT, Prediction
 from service.scoring.meter import OK
 
 

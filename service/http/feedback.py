@@ -19,7 +19,8 @@ from service.feedback.queue import EventQueue
 from service.http.bodies import ClientLeft, read_body, send_whole
 from service.http.heads import FEEDBACK_PATH, Headers
 from service.http.intake import Intake
-from service.http.prediction import CLIENT_LEFT, PredictService, unexpected
+from service.http.predict_service import PredictService
+from service.http.prediction import CLIENT_LEFT, unexpected
 from service.metrics.families import Metrics
 from service.scoring.meter import OK
 from service.settings import Settings

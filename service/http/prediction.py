@@ -8,34 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from service.arms.split import Arm, ArmTable
-from service.bidding import BidPolicy, bids, native_policy
-from service.bundle.native import is_native
-from service.errors import DeadlinePassed, NotReady, Overloaded, ServiceError, Unauthorized, Unread
+from service.arms.split import Arm
+from service.bidding import bids
+from service.errors import DeadlinePassed, Overloaded, ServiceError
 from service.features.store import INVALID
-from service.features.users import UserFeatures
-from service.feedback.signers import Signers
 from service.feedback.tokens import TokenSigner
-from service.http.admission import Admission
-from service.http.heads import PREDICT_PATH, AnswerHead, ArmHeads, Headers, header_lines
-from service.http.intake import Intake
-from service.http.tokens import read_tokens
-from service.metrics.families import Metrics
-from service.metrics.tally import HistogramTally
+from service.http.heads import PREDICT_PATH, AnswerHead, ArmHeads, Headers
+from service.http.predict_service import PredictService
 from service.quality import FULL
-from service.reading import KnownFields, decode_request, read_plain
+from service.reading import decode_request, read_plain
 from service.scoring.batcher import Outcome
 from service.scoring.meter import FOUND, ArmMeter
 from service.scoring.predictor import Probabilities
 from service.scoring.rows import RequestRows
-from service.settings import Settings
 from service.wire import (
     Asked,
     Codec,
@@ -52,108 +44,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("bidlight")
 
 CLIENT_LEFT = "client_left"
-
-
-class PredictService:
-    """What all requests to /predict share: limits, bid policy, tokens and arms; before `open` it has no arms.
-
-    Raises BadConfiguration for a file that holds no tokens, or no keys.
-    """
-
-    def __init__(
-        self, settings: Settings, metrics: Metrics, policy: BidPolicy, users: UserFeatures | None = None
-    ) -> None:
-        self.max_body_bytes = settings.max_body_bytes
-        self.max_candidates = settings.max_candidates
-        self.policy = policy
-        self._token_file = settings.token_file
-        self.tokens = read_tokens(settings.token_file)
-        self.signers = Signers(settings.feedback_keys)
-        self.users = users
-        self.max_queue_ms = settings.max_queue_ms
-        self.intake = Intake(settings.max_held_bytes)
-        self.admission = Admission(self.intake, settings.max_queue_ms * 1e-3)
-        self.known = KnownFields(frozenset(), frozenset())
-        self.heads: dict[Arm, ArmHeads] = {}
-        self.reads_plain = is_native(settings.native)
-        if self.reads_plain:
-            self.native_policy = native_policy(policy)
-        self._metrics = metrics if settings.metrics == "on" else None
-        self._waits, self._unread = HistogramTally(metrics.wait.labels()), 0
-        unread = self.unread()
-        self.unread_lines = header_lines([(b"content-type", b"application/json"), *unread.headers()])
-        self.unread_body = unread.body()
-        self._arms: ArmTable | None = None
-
-    def open(self, arms: ArmTable) -> None:
-        """Send requests to these arms from now on."""
-        self.heads = {arm: ArmHeads(arm) for arm in arms.answering}
-        encoders = [arm.predictor.encoder for arm in arms.arms]
-        self.known = KnownFields(
-            frozenset().union(*[encoder.context_names for encoder in encoders]),
-            frozenset().union(*[encoder.candidate_names for encoder in encoders]),
-        )
-        self._arms = arms
-        self.signers.serve({arm: arm.source for arm in arms.arms})
-
-    def knows(self, headers: dict[bytes, bytes]) -> bool:
-        """Whether no token is needed, or the headers have one that is known."""
-        return self.tokens is None or self.tokens.accept(headers.get(b"authorization"))
-
-    def authorize(self, headers: dict[bytes, bytes]) -> None:
-        """Raises Unauthorized if a token is needed and the headers have none that is known."""
-        if not self.knows(headers):
-            raise Unauthorized("'Authorization' must be Bearer and a token of this service; ask its operator")
-
-    def read_tokens(self) -> Callable[[], object]:
-        """Read the file of tokens again; what is returned puts them into place. Raises BadConfiguration."""
-        tokens = read_tokens(self._token_file)
-        return lambda: setattr(self, "tokens", tokens)
-
-    def choose(self, headers: dict[bytes, bytes], request: PredictRequest | PlainRequest) -> Arm:
-        """The arm of a request. Raises NotReady, UnknownArm."""
-        if self._arms is None:
-            raise NotReady("the arms must replay their golden rows first; try again in a moment")
-        pinned = headers.get(b"x-arm")
-        key = headers.get(b"x-split-key")
-        # As UTF-8 a key gives the same arm in the header as in user_id. Any other bytes are a key too.
-        return self._arms.choose(
-            None if pinned is None else pinned.decode("utf-8", "surrogateescape"),
-            key.decode("utf-8", "surrogateescape") if key else request.user_id or request.id,
-        )
-
-    def count_unrouted(self, outcome: str) -> None:
-        """Count a request that ended before an arm was chosen."""
-        if self._metrics is not None:
-            self._metrics.refuse("", outcome)
-
-    def count_refusal(self, error: Overloaded) -> None:
-        """Count a 429 by its reason."""
-        if self._metrics is not None:
-            self._metrics.refusals.labels(error.reason).inc()
-
-    def unread(self) -> Unread:
-        """Why a request is refused that was not read."""
-        return Unread(
-            f"a request must wait {self.max_queue_ms:g} ms at most, and others were first; try again soon"
-        )
-
-    def count_unread(self) -> None:
-        """Count a request that was refused unread."""
-        self._unread += 1
-
-    def publish(self) -> None:
-        """Add what was counted before requests were read to the metrics."""
-        metrics, admission = self._metrics, self.admission
-        if metrics is not None:
-            self._waits.observe_many(np.array(admission.take_waits()))
-            self._waits.publish()
-            if self._unread:
-                metrics.requests.labels("", Unread.code).inc(self._unread)
-                metrics.refusals.labels(Unread.reason).inc(self._unread)
-                self._unread = 0
-            metrics.waiting.labels().set(admission.waiting)
-            metrics.oldest_wait.labels().set(admission.oldest_wait())
 
 
 class Prediction:
