@@ -63,9 +63,10 @@ class Reloads:
         """The number of the last one that was asked for."""
         self.last: Ended | None = None
         self.on_end: Callable[[Ended], object] = lambda _: None
+        self.under_way = Wanted(0)
+        """What has begun last; it may have ended."""
         self._metrics = metrics
         self._waiting: deque[Wanted] = deque()
-        self._under_way = Wanted(0)
 
     def request(self, command: Kind = RELOAD, arms: Sequence[str] = (), user: int | None = None) -> int:
         """Ask for a reload or a rollback; its number.
@@ -89,14 +90,14 @@ class Reloads:
 
     def begin(self) -> Wanted:
         """The next one, which is under way from now on until it has succeeded or is refused."""
-        self._under_way = self._waiting.popleft()
-        return self._under_way
+        self.under_way = self._waiting.popleft()
+        return self.under_way
 
     def succeed(self, before: Mapping[str, str], after: Mapping[str, str]) -> None:
         """The arms serve other bundles from now on."""
         self._metrics.reloads.labels("ok").inc()
         served = ", ".join(f"{name} ({bundle})" for name, bundle in after.items())
-        logger.info("%s %s", _DONE[self._under_way.command], served, extra=TOLD)
+        logger.info("%s %s", _DONE[self.under_way.command], served, extra=TOLD)
         self._end("ok", before, after)
 
     def refuse(self, reason: Exception | str, serving: Mapping[str, str]) -> None:
@@ -104,7 +105,7 @@ class Reloads:
         self._metrics.reloads.labels("refused").inc()
         unexpected = None if isinstance(reason, str | BadConfiguration) else reason
         text = str(reason) or repr(reason)
-        done = _DONE[self._under_way.command]
+        done = _DONE[self.under_way.command]
         said = "the arms are not %s and go on as they were: %s"
         logger.error(said, done, text, exc_info=unexpected, extra=TOLD)
         self._end("refused", serving, serving, text)
@@ -116,6 +117,6 @@ class Reloads:
         after: Mapping[str, str],
         reason: str = "",
     ) -> None:
-        self.last = Ended(self._under_way, time.time(), outcome, dict(before), dict(after), reason)
+        self.last = Ended(self.under_way, time.time(), outcome, dict(before), dict(after), reason)
         self._metrics.reload_time.labels(outcome).set(self.last.at)
         self.on_end(self.last)

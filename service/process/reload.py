@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from service.arms.kept import KeptArms
 from service.arms.loading import LoadedArm, freeze_anew, read_arms, too_late
-from service.arms.reloads import ROLLBACK, Kind, Reloads
+from service.arms.reloads import RELOAD, ROLLBACK, Kind, Reloads
 from service.arms.trial import Trial
 from service.arms.unlike import warn_of_unlike_arms
 from service.bundle.schema import Schema
@@ -45,13 +45,21 @@ class ReloadableArms:
 
     def request(self, command: Kind, arms: Sequence[str], user: int) -> int:
         """Ask for a reload or a rollback of arms; its number. Raises BadConfiguration if it cannot be."""
-        if command == ROLLBACK and self.previous is None:
+        if command == ROLLBACK and not self._is_reloading:
             self.kept.check(arms)
         return self.reloads.request(command, arms, user)
 
+    @property
+    def _is_reloading(self) -> bool:
+        """Whether workers change to what a reload, not a rollback, has brought."""
+        return self.previous is not None and self.reloads.under_way.command == RELOAD
+
     def undo_if_asked(self) -> None:
-        """Let a rollback undo the reload under way, of all arms, before all workers serve that."""
-        if self.previous is not None and self.reloads.next_command == ROLLBACK:
+        """Let a rollback undo the reload under way, of all arms, before all workers serve that.
+
+        A rollback under way is ended first: the next one may be of other arms.
+        """
+        if self._is_reloading and self.reloads.next_command == ROLLBACK:
             undone = self.bundles
             self.undo("a rollback was asked for before all workers served them")
             self.reloads.begin()

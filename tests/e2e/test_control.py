@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -425,6 +426,22 @@ def test_a_rollback_undoes_a_reload_that_does_not_come_to_its_end(tmp_path: Path
             ("reload", "refused"),
             ("rollback", "ok"),
         ]
+        assert running.service.stop() == 0
+
+
+def test_rollbacks_that_come_together_are_all_carried_out(tmp_path: Path) -> None:
+    folders = {name: write_tiny_bundle(tmp_path / name, name=f"first-{name}") for name in ("a", "b", "c")}
+    options = ["--workers", "2", "--try-reloads", "off"]
+    with commanded(tmp_path, [*arms_of(folders, "1:1:1"), *options]) as running:
+        for number, (name, folder) in enumerate(folders.items()):
+            write_tiny_bundle(folder, name=f"second-{name}", seed=5 + number)
+        running.do("reload")
+        with ThreadPoolExecutor() as pool:
+            outcomes = [*pool.map(lambda name: ask(running.path, "rollback", name), folders)]
+        assert [(outcome.status, outcome.errors) for outcome in outcomes] == [(0, "")] * 3
+        bundles = {name: arm["bundle"].partition("@")[0] for name, arm in running.arms().items()}
+        assert bundles == {name: f"first-{name}" for name in folders}
+        assert [each.get("outcome", "ok") for each in running.events()] == ["ok"] * 4
         assert running.service.stop() == 0
 
 
