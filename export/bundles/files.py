@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
 
 from export.errors import ExportError
-from service.bundle.folders import sync_to_disk
+from service.bundle.folders import whole_file
 from service.bundle.json_files import encode_json
 
 Say = Callable[[str], None]
@@ -57,21 +56,3 @@ def hand_over(
                 partial.write_bytes(content)
         say(f"wrote {out / name}.html and {name}.json")
     say(msgspec.json.encode(found).decode())
-
-
-@contextmanager
-def whole_file(out: Path, *, replace: bool = True) -> Iterator[Path]:
-    """A path to write a file to, in a folder of its own beside `out`; it takes the name `out` at the end.
-
-    So two commands that write the same file do not mix: the later one wins. When the block raises, `out`
-    stays as it was. A link stays a link. Raises OSError.
-    """
-    out = out.resolve()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".partial", dir=out.parent) as folder:
-        partial = Path(folder) / out.name
-        yield partial
-        if replace:
-            sync_to_disk(partial)
-            partial.replace(out)
-            sync_to_disk(out.parent)

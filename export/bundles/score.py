@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import polars as pl
 
-from export.bundles.files import Say, check_out_file, whole_file
+from export.bundles.files import Say, check_out_file
 from export.bundles.plan import ScorePlan
 from export.bundles.reading import is_text_like, log_schema_for, read_chunks
 from export.bundles.scorer import Scorer
@@ -23,6 +23,7 @@ from export.data.errors import no_rows
 from export.data.log_schema import LogSchema
 from export.data.readers import LogChunk, columns_of
 from export.errors import ExportError
+from service.bundle.folders import whole_file
 from service.bundle.store import load_bundle
 
 ENDINGS = (".parquet", ".csv")

@@ -17,7 +17,7 @@ from export.infer.sample import Sample, read_sample
 from export.infer.toml_text import schema_text
 from export.stages.work import Say
 from service.bundle.bounds import MAX_FIELDS
-from service.bundle.folders import replacing
+from service.bundle.folders import whole_file
 
 _TRIED_ROWS: Final = 1_000  # that a built-in schema has to read
 
@@ -47,8 +47,8 @@ def infer_schema(plan: InferPlan, *, say: Say = print) -> LogSchema:
     if plan.out is None:
         say(text.removesuffix("\n"))
         return schema
-    with replacing(plan.out) as incoming:
-        incoming.write_text(text, encoding="utf-8")
+    with whole_file(plan.out) as partial:
+        partial.write_text(text, encoding="utf-8")
     for line in _told(plan, plan.out, found, sample, malformed):
         say(line)
     return schema

@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -42,6 +43,24 @@ def replacing(target: Path, *, sync: bool = True) -> Iterator[Path]:
         with suppress(OSError):
             _remove(incoming)
             _remove(outgoing)
+
+
+@contextmanager
+def whole_file(out: Path, *, replace: bool = True) -> Iterator[Path]:
+    """A path to write a file to, in a folder of its own beside `out`; it takes the name `out` at the end.
+
+    So two commands that write the same file do not mix: the later one wins. When the block raises, `out`
+    stays as it was. A link stays a link. Raises OSError.
+    """
+    out = out.resolve()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".partial", dir=out.parent) as folder:
+        partial = Path(folder) / out.name
+        yield partial
+        if replace:
+            sync_to_disk(partial)
+            partial.replace(out)
+            sync_to_disk(out.parent)
 
 
 def discard(target: Path) -> None:
