@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
 
+from service.entries import read_entries
 from service.errors import BadConfiguration
 
 KEYS = 16
@@ -28,14 +28,8 @@ def read_keys(file: str) -> tuple[Key, ...]:
     """
     if not file:
         return ()
-    try:
-        lines = [line.strip() for line in Path(file).read_bytes().splitlines()]
-    except OSError as error:
-        raise _refusal(f"a file that can be read (got {file!r}: {error.strerror or error})") from None
     keys: dict[int, Key] = {}
-    for place, line in enumerate(lines, start=1):
-        if not line or line.startswith(b"#"):
-            continue
+    for place, line in read_entries(file, _refusal):
         found = _LINE.fullmatch(line)
         number = KEYS if found is None else int(found[1])
         if found is None or number >= KEYS:

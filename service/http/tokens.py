@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable
+from functools import partial
 from hmac import compare_digest
-from pathlib import Path
 
+from service.entries import read_entries
 from service.errors import BadConfiguration
 
 # The characters that RFC 6750 allows; a shorter token could be guessed.
@@ -42,24 +43,17 @@ def read_tokens(file: str, setting: str = "token_file") -> Tokens | None:
     """
     if not file:
         return None
-    try:
-        lines = [line.strip() for line in Path(file).read_bytes().splitlines()]
-    except OSError as error:
-        expected = f"a file that can be read (got {file!r}: {error.strerror or error})"
-        raise _refusal(setting, expected) from None
+    refusal = partial(_refusal, setting)
     tokens = []
-    for number, line in enumerate(lines, start=1):
-        if not line or line.startswith(b"#"):
-            continue
+    for number, line in read_entries(file, refusal):
         if not _TOKEN.fullmatch(line) or len(line) < MIN_CHARACTERS:
-            raise _refusal(
-                setting,
+            raise refusal(
                 f"a file of tokens of {MIN_CHARACTERS} letters, digits and -._~+/ or more, a line each "
                 f"(got another line {number} in {file!r})",
             )
         tokens.append(line)
     if not tokens:
-        raise _refusal(setting, f"a file of one token or more (got none in {file!r})")
+        raise refusal(f"a file of one token or more (got none in {file!r})")
     return Tokens(tokens)
 
 
