@@ -31,9 +31,9 @@ def search_page(found: Searched) -> str:
 
 MEANINGS = """<p>D, R, F and N are the shares pruned of the DNN's weights, field pairs, embeddings and whole
 neurons. “To dense” is the change of AUC on the validation part, by which trials are chosen: the best of
-many is best there by luck too. “On unseen rows” is the calibration part, with the 95 % interval of the paired
-bootstrap. Microseconds are those of one core and of the dense graph's timing in the first trial; each trial is
-timed beside it.</p>"""
+many is best there by luck too. “On unseen rows” is the calibration part, with the 95 % interval of the
+paired bootstrap. Microseconds are those of one core; each trial is timed beside the dense graph, and its
+share of that is told in the dense graph's microseconds of the first trial.</p>"""
 
 
 def _head(found: Searched) -> str:
