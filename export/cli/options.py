@@ -309,7 +309,7 @@ COMMANDS: Mapping[str, Command] = {
         },
     ),
     "compress": Command(
-        "search how to prune a trained model so that it keeps a budget, judged on the validation part",
+        "search how to prune a trained model so that it keeps a budget of time, bytes or AUC",
         {
             "the trained model": WORK,
             "the budget": options_of(BudgetPlan, "budget_us", "at_batch", "budget_bytes", "max_auc_loss"),

@@ -57,7 +57,7 @@ def test_a_search_keeps_its_trials_and_ends_with_a_bundle(plan: BudgetPlan) -> N
 
 
 def test_a_budget_must_be_given(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="'--budget-us', '--budget-bytes' or .* must be given"):
+    with pytest.raises(ExportError, match=r"'--budget-us', '--budget-bytes' or .* must be given"):
         BudgetPlan(work=tmp_path, out=tmp_path / "out")
 
 
