@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from export.budgets.plan import BudgetPlan
 from export.bundles.plan import DiffPlan, EvaluatePlan, ExplainPlan, ScorePlan
 from export.cli.knob_options import given_of
 from export.cli.options import HYPERPARAMETERS
@@ -23,7 +24,7 @@ from export.errors import ExportError
 from export.infer.plan import InferPlan
 from export.knobs import choose
 from export.replay.plan import ReplayPlan
-from export.stages.plan import LogPlan, Plan, default_work
+from export.stages.plan import GraphPlan, LogPlan, Plan, default_work
 from export.train.choices import EmbeddingChoice, TrainChoice
 from export.train.config import TrainConfig
 from export.tune.plan import TunePlan
@@ -236,6 +237,14 @@ def _tune(options: Namespace) -> None:
     tune(plan, say=say)
 
 
+def _compress(options: Namespace) -> None:
+    from export.budgets.compress import compress
+
+    pruning = choose(PruneChoice, given_of(PruneChoice, options) | {"dense_twin": "skip"})
+    graphs = GraphPlan(**given_of(GraphPlan, options))
+    compress(BudgetPlan(**given_of(BudgetPlan, options), pruning=pruning, graphs=graphs), say=say)
+
+
 def _score(options: Namespace) -> None:
     from export.bundles.score import score
 
@@ -285,6 +294,7 @@ RUNS: Mapping[str, Callable[[Namespace], None]] = {
     "package": _package,
     "compare": _compare,
     "tune": _tune,
+    "compress": _compress,
     "score": _score,
     "evaluate": _evaluate,
     "diff": _diff,

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from export.budgets.plan import BudgetPlan
 from export.bundles.plan import BundlePlan, DiffPlan, EvaluatePlan, ExplainPlan, ReadPlan, ScorePlan
 from export.cli.knob_options import options_of
 from export.cli.parser import Help, Option, Parser
@@ -40,7 +41,8 @@ alone, in this order, and hand over in a work folder:
   calibrate     logits of the final graphs -> calibrators
   package       everything -> evaluation, parity, latency, report, bundle
 
-`tune` searches settings for `run --settings`; `compare` judges models side by side. With a finished bundle
+`tune` searches settings for `run --settings`; `compress` searches what to prune of a trained model to keep
+a budget of microseconds, bytes or AUC; `compare` judges models side by side. With a finished bundle
 and another log, `score` writes what a service would answer, `evaluate` tells how good it is, `diff`
 holds two bundles side by side, and `explain` shows which fields matter. `replay` bids on logged auctions by
 pCTR, and finds the settings of the service's bids.
@@ -54,6 +56,7 @@ examples:
   python -m export demo --out artifacts/demo
   python -m export compare --data log.parquet --schema log.toml --models lr,fwfm,deep_fwfm --out artifacts/all
   python -m export tune --data log.parquet --schema log.toml --model deepfm --minutes 30 --out artifacts/tuned
+  python -m export compress --work artifacts/.work/shop --budget-us 2 --out artifacts/fast
   python -m export score --bundle artifacts/shop --data today.parquet --out scores.parquet
   python -m export replay --auctions scores.parquet --policy linear,ortb --out artifacts/bids
   torchrun --nproc-per-node 2 -m export run --data log.parquet ...    (training in two processes)
@@ -96,6 +99,8 @@ TRAINING = options_of(TrainConfig)
 QUANTIZATION = options_of(Plan, "ship", "quantization_rows")
 CALIBRATION = options_of(Plan, "sampling_rate", "calibration_methods", "calibrate_by")
 BUNDLE = options_of(Plan, "out", "name", "work")
+TRIAL_KNOBS = ("prune_epochs", "finetune_epochs", "prune_every", "prune_learning_rate")
+"""What a trial of `compress` takes of `PruneChoice`; the search varies the rest."""
 WORK = tuple(replace(option, required=True, otherwise=None) for option in options_of(Plan, "work"))
 ON_MALFORMED = options_of(LogPlan, "on_malformed")
 
@@ -301,6 +306,20 @@ COMMANDS: Mapping[str, Command] = {
             "the model; what is given is fixed": MODEL,
             "training; what is given is fixed": TRAINING,
             "the search": options_of(TunePlan),
+        },
+    ),
+    "compress": Command(
+        "search how to prune a trained model so that it keeps a budget of time, bytes or AUC",
+        {
+            "the trained model": WORK,
+            "the budget": options_of(BudgetPlan, "budget_us", "at_batch", "budget_bytes", "max_auc_loss"),
+            "the search": options_of(BudgetPlan, "trials", "minutes", "seed"),
+            "each trial": (
+                *options_of(PruneChoice, *TRIAL_KNOBS),
+                *options_of(Plan, "quantization_rows"),
+            ),
+            "calibration of the bundle": CALIBRATION,
+            "what is written": options_of(BudgetPlan, "out", "name"),
         },
     ),
     "score": Command(

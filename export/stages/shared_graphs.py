@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -66,16 +67,16 @@ def _described(variant: Variant, part: Part, say: Say) -> Described:
     graph = describe(variant.graph, graph_name(variant.name), variant.name, tables_in(variant.graph))
     is_context = context_columns(variant.schema)
     ids = variant.ids(np.array(part.ids[: max(CHECKED_ROWS, *CANDIDATES)]))
-    try:
-        shared = share_context(variant.graph, is_context.tolist())
-        if shared is None:
-            return Described(graph)
-        difference = _checked_difference(variant.graph, shared, ids, is_context)
-    except Exception as error:  # an unknown operator must not stop the export: the plain graph serves too
-        say(f"warning: {variant.name} has no shared-context graph: {' '.join(str(error).split())}")
+    checked = checked_shared_graph(
+        variant.graph,
+        ids,
+        is_context,
+        lambda why: say(f"warning: {variant.name} has no shared-context graph: {why}"),
+    )
+    if checked is None:
         return Described(graph)
     ids[:, is_context] = ids[0, is_context]  # the plain graph, too, is timed on the rows of such requests
-    times = _times(variant.graph, shared, ids, is_context)
+    times = _times(variant.graph, checked.graph, ids, is_context)
     from_candidates = worthwhile_from(times["plain"], times["shared"])
     if from_candidates is None:
         say(
@@ -84,12 +85,36 @@ def _described(variant: Variant, part: Part, say: Say) -> Described:
         )
         return Described(graph)
     say(
-        f"shared context of {variant.name}: logits within {difference:.2g}; from {from_candidates} "
+        f"shared context of {variant.name}: logits within {checked.difference:.2g}; from {from_candidates} "
         f"candidates on; at {USUAL_CANDIDATES}, {_at_usual(times)}"
     )
-    shared = without_tables(shared, variant.graph)
+    shared = without_tables(checked.graph, variant.graph)
     record = _record(variant.name, shared, from_candidates, times["shared"])
     return Described(msgspec.structs.replace(graph, shared_context=record), shared)
+
+
+class CheckedGraph(NamedTuple):
+    """A shared-context graph that may serve, and its `largest_difference` from the plain one."""
+
+    graph: bytes
+    difference: float
+
+
+def checked_shared_graph(
+    plain: bytes, ids: Ids, is_context: NDArray[np.bool_], warn: Say
+) -> CheckedGraph | None:
+    """The shared-context graph of a plain one, checked on ids [n, columns]; None if there is none to serve.
+
+    `warn` gets the reason if that is no property of the model.
+    """
+    try:
+        shared = share_context(plain, is_context.tolist())
+        if shared is None:
+            return None
+        return CheckedGraph(shared, _checked_difference(plain, shared, ids, is_context))
+    except Exception as error:  # an unknown operator must not stop the export: the plain graph serves too
+        warn(" ".join(str(error).split()))
+        return None
 
 
 def _times(

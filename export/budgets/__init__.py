@@ -1,0 +1,1 @@
+"""The smallest, fastest or best form of a trained model that keeps a budget."""

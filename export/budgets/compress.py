@@ -1,0 +1,121 @@
+"""The command compress: a trained model -> a search -> compress.json, compress.html and the best bundle."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from export.budgets.page import search_page
+from export.budgets.plan import BudgetPlan
+from export.budgets.records import Reference, Searched, Trial, best_of, front_of
+from export.budgets.search import (
+    dense_microseconds,
+    kept_trials,
+    limits_of,
+    search,
+    trial_folder,
+    trials_folder,
+)
+from export.budgets.space import space_of
+from export.budgets.tables import front_table, verdict
+from export.budgets.trial import Subject
+from export.errors import ExportError
+from export.report.machine import machine
+from export.report.summary import summary
+from export.stages.calibrate import calibrate
+from export.stages.package import check_out, package
+from export.stages.variants import DENSE, graph_name
+from export.stages.work import Say, Work
+from export.train.checkpoint import load_checkpoint
+from service.bundle.folders import replacing
+from service.bundle.json_files import encode_json
+
+JSON, PAGE, BUNDLE = "compress.json", "compress.html", "bundle"
+
+
+def compress(plan: BudgetPlan, *, say: Say = print) -> Searched:
+    """Searches, and writes OUT. Raises ExportError where nothing can be varied or no trial keeps the limits.
+
+    Ctrl-C writes what was found until then, without a bundle; the same command goes on.
+    """
+    plan.out.mkdir(parents=True, exist_ok=True)
+    name = plan.name or plan.out.resolve().name
+    check_out(plan.out / BUNDLE, name)
+    with Work(plan.work).held() as work:
+        subject = Subject.of(work)
+        network, model, _ = load_checkpoint(subject.checkpoint, subject.log.schema)
+        space = space_of(network)
+        if not space.axes:
+            raise ExportError(f"'model' must have a part that can be pruned (got {model}); serve it as it is")
+        folder = trials_folder(subject, plan)
+        folder.mkdir(parents=True, exist_ok=True)
+        started = time.perf_counter()
+        try:
+            trials = search(subject, space, plan, folder, say=say)
+        except KeyboardInterrupt:
+            _write_interrupted(subject, plan, folder, started, say)
+            raise
+        found = _found(subject, plan, folder, trials, started)
+        _write(found, plan.out)
+        say("\n".join(["", *front_table(found), "", verdict(found)]))
+        say(f"wrote {JSON} and {PAGE} in {plan.out}; the trials are in {folder}")
+        if found.best is None:
+            raise ExportError(f"{verdict(found)}; allow more, or search on with more --trials")
+        say(f"packaging trial {found.best}")
+        _package(plan, Work(trial_folder(folder, found.best)), name, say)
+    return found
+
+
+def _package(plan: BudgetPlan, work: Work, name: str, say: Say) -> None:
+    graphs = plan.graphs
+    calibrate(
+        work,
+        sampling_rate=graphs.sampling_rate,
+        methods=graphs.calibration_methods,
+        segment_field=graphs.calibrate_by,
+        say=say,
+    )
+    say(summary(package(work, plan.out / BUNDLE, name=name, say=say)))
+
+
+def _found(
+    subject: Subject, plan: BudgetPlan, folder: Path, trials: Sequence[Trial], started: float
+) -> Searched:
+    limits, first = limits_of(plan), trials[0].form
+    microseconds = dense_microseconds(trials)
+    assert first is not None
+    assert microseconds is not None
+    best = best_of(trials, limits)
+    return Searched(
+        model=subject.trained.model,
+        source=subject.log.source,
+        machine=machine(),
+        candidates=plan.at_batch,
+        limits=limits,
+        dense=Reference(
+            auc=first.auc - first.validation.auc_delta,
+            bytes=(trial_folder(folder, 1) / graph_name(DENSE)).stat().st_size,
+            microseconds=microseconds,
+        ),
+        trials=tuple(trials),
+        front=front_of(trials),
+        best=None if best is None else best.number,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _write_interrupted(subject: Subject, plan: BudgetPlan, folder: Path, started: float, say: Say) -> None:
+    trials = kept_trials(folder)
+    if not trials:
+        say("interrupted before a trial ended; the same command begins again")
+        return
+    _write(_found(subject, plan, folder, trials, started), plan.out)
+    say(f"interrupted after {len(trials)} trials, which are in {plan.out / PAGE}; the same command goes on")
+
+
+def _write(found: Searched, out: Path) -> None:
+    """Both files, each whole or as it was."""
+    for name, text in ((JSON, encode_json(found).decode()), (PAGE, search_page(found))):
+        with replacing(out / name) as incoming:
+            incoming.write_text(text, encoding="utf-8")

@@ -1,0 +1,120 @@
+"""Runs trials until their number or the time is used up; each is kept, and another search finds it."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from export.budgets.plan import BudgetPlan
+from export.budgets.records import Limits, Trial, best_of
+from export.budgets.space import Space
+from export.budgets.study import next_point
+from export.budgets.tables import trial_line
+from export.budgets.trial import Subject, attempt
+from export.data.progress import Bar
+from export.errors import ExportError
+from export.stages.work import Say
+from service.bundle.json_files import encode_json
+
+FOLDER, RECORD = "compress", "trial.json"
+
+# What a trial does with the same inputs changed when this number did: no search goes on from older trials.
+VERSION = 1
+
+
+def limits_of(plan: BudgetPlan) -> Limits:
+    return Limits(microseconds=plan.budget_us, bytes=plan.budget_bytes, auc_loss=plan.max_auc_loss)
+
+
+def trials_folder(subject: Subject, plan: BudgetPlan) -> Path:
+    """Where trials of the same model by the same schedule are kept, whatever their limits."""
+    with subject.checkpoint.open("rb") as file:
+        model = hashlib.file_digest(file, "sha256").hexdigest()
+    rows = plan.graphs.quantization_rows
+    inputs = (VERSION, model, subject.summary.key, plan.pruning, rows, plan.at_batch, plan.seed)
+    key = hashlib.sha256(msgspec.json.encode(inputs, order="deterministic")).hexdigest()
+    return subject.work.folder / FOLDER / key[:12]
+
+
+def trial_folder(folder: Path, number: int) -> Path:
+    return folder / f"{number:03}"
+
+
+def kept_trials(folder: Path) -> list[Trial]:
+    """The trials that have ended, in order. Raises ExportError for a record that cannot be read."""
+    found: list[Trial] = []
+    while (path := trial_folder(folder, len(found) + 1) / RECORD).exists():
+        try:
+            found.append(msgspec.json.decode(path.read_bytes(), type=Trial))
+        except msgspec.MsgspecError as error:
+            raise ExportError(f"'{path}' must be the record of a trial (got: {error}); remove it") from None
+    return found
+
+
+def search(subject: Subject, space: Space, plan: BudgetPlan, folder: Path, *, say: Say) -> list[Trial]:
+    """The trials of a search, those of earlier ones first.
+
+    Raises ExportError where the dense model itself cannot be exported.
+    """
+    started = time.perf_counter()
+    done = kept_trials(folder)
+    if done:
+        say(f"{len(done)} trials are kept from an earlier search of the same model")
+    limits = limits_of(plan)
+    with _bar(plan, len(done)) as bar:
+        while not _is_used_up(plan, done, time.perf_counter() - started):
+            trial = _next(subject, space, plan, folder, done)
+            (trial_folder(folder, trial.number) / RECORD).write_bytes(encode_json(trial))
+            done.append(trial)
+            bar.add(1 if plan.most_trials is not None else trial.seconds)
+            say(trial_line(trial, best_of(done, limits), limits, plan.most_trials))
+            if done[0].form is None:
+                raise ExportError(
+                    f"the dense model must be exportable to search around it (got: {trial.reason})"
+                )
+    return done
+
+
+def _bar(plan: BudgetPlan, done: int) -> Bar:
+    if plan.most_trials is not None:
+        return Bar("search", max(0, plan.most_trials - done), unit="trials", whole=True)
+    assert plan.minutes is not None
+    return Bar("search", 60.0 * plan.minutes, unit="s", whole=True)
+
+
+def _is_used_up(plan: BudgetPlan, done: Sequence[Trial], elapsed: float) -> bool:
+    """Whether no other trial fits in; the first one always does."""
+    if plan.most_trials is not None and len(done) >= plan.most_trials:
+        return True
+    if plan.minutes is None or not done:
+        return False
+    return elapsed + float(np.median([one.seconds for one in done])) > 60.0 * plan.minutes
+
+
+def _next(subject: Subject, space: Space, plan: BudgetPlan, folder: Path, done: Sequence[Trial]) -> Trial:
+    """The next trial; what cannot be pruned or exported is a failed one."""
+    started = time.perf_counter()
+    number = len(done) + 1
+    name, kept = next_point(space, done, limits_of(plan), plan.seed)
+    form, reason = None, ""
+    try:
+        form, dense = attempt(subject, plan, space.recipe(kept), trial_folder(folder, number))
+        # Machines are faster at one time than at another: a share of the dense graph's time is what lasts.
+        reference = dense_microseconds(done) or dense
+        form = msgspec.structs.replace(form, microseconds=form.share * reference)
+    except ExportError as error:
+        reason = " ".join(str(error).split())
+        trial_folder(folder, number).mkdir(parents=True, exist_ok=True)
+    seconds = time.perf_counter() - started
+    return Trial(number=number, name=name, kept=kept, seconds=seconds, form=form, reason=reason)
+
+
+def dense_microseconds(done: Sequence[Trial]) -> float | None:
+    """Microseconds a candidate of the dense graph in the first trial."""
+    first = done[0].form if done else None
+    return None if first is None else first.microseconds / first.share

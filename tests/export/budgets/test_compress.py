@@ -1,0 +1,67 @@
+"""A whole search on the tiny log: the budget's bundle, what is kept of it, and what no trial reaches."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from export.budgets.compress import BUNDLE, JSON, PAGE, compress
+from export.budgets.plan import BudgetPlan
+from export.budgets.search import RECORD, kept_trials, trial_folder, trials_folder
+from export.budgets.trial import Subject
+from export.compress.choice import PruneChoice
+from export.errors import ExportError
+from export.stages.work import Work
+from service.bundle.store import load_bundle
+from tests.export.conftest import Exported, silent
+
+
+@pytest.fixture
+def plan(exported: Exported, tmp_path: Path) -> BudgetPlan:
+    work = tmp_path / "work"
+    shutil.copytree(exported.plan.work, work)
+    pruning = PruneChoice(prune_epochs=0.2, finetune_epochs=0.1, dense_twin="skip")
+    return BudgetPlan(work=work, out=tmp_path / "out", max_auc_loss=0.5, trials=2, pruning=pruning)
+
+
+def test_a_search_keeps_its_trials_and_ends_with_a_bundle(plan: BudgetPlan) -> None:
+    lines: list[str] = []
+    found = compress(plan, say=lines.append)
+    assert [one.name for one in found.trials] == ["none", "high-performance"]
+    assert found.best in found.front
+    best = found.trials[found.best - 1].form
+    assert best is not None
+    bundle = load_bundle(plan.out / BUNDLE)
+    assert bundle.manifest.name == "out"
+    served = {graph.variant: graph for graph in bundle.manifest.graphs.values()}
+    assert best.variant in served
+    assert (plan.out / JSON).exists()
+    assert "<svg" in (plan.out / PAGE).read_text()
+    first = found.trials[0].form
+    assert first is not None
+    assert first.validation.auc_delta == pytest.approx(first.auc - found.dense.auc)
+
+    # Other limits find the same trials; one whose process was killed is begun again.
+    folder = trials_folder(Subject.of(Work(plan.work)), plan)
+    (trial_folder(folder, 2) / RECORD).unlink()
+    assert [one.number for one in kept_trials(folder)] == [1]
+    tight = replace(plan, max_auc_loss=None, budget_bytes=10, out=plan.out.with_name("tight"))
+    with pytest.raises(ExportError, match="at most 10 bytes: none of 2 trials keeps that"):
+        compress(tight, say=lines.append)
+    assert "1 trials are kept from an earlier search of the same model" in lines
+    assert (tight.out / JSON).exists()
+    assert not (tight.out / BUNDLE).exists()
+
+
+def test_a_budget_must_be_given(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"'--budget-us', '--budget-bytes' or .* must be given"):
+        BudgetPlan(work=tmp_path, out=tmp_path / "out")
+
+
+def test_a_work_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    plan = BudgetPlan(work=tmp_path / "work", out=tmp_path / "out", budget_us=1.0)
+    with pytest.raises(ExportError, match=r"'dense.pt' must be in .*; run `python -m export train"):
+        compress(plan, say=silent)
