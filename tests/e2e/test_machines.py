@@ -1,0 +1,95 @@
+"""Two services on two ports share a Redis: what happens to events and live calibrations that either gets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.raw_http import wait_until
+from tests.e2e.test_feedback import events_of, send, tokens_of
+from tests.e2e.test_live_calibration import REQUEST, decisions, report, results, state
+from tests.redis_server import RedisServer, running_redis
+from tests.running import RunningService, running_service
+
+KEY = f"0 {'5e' * 16}\n"
+
+
+@contextmanager
+def machines(
+    folder: Path, redis: RedisServer, *arms: Path, options: tuple[str, ...] = ()
+) -> Iterator[list[RunningService]]:
+    """A service for each bundle, each with its own folder."""
+    (folder / "keys").write_text(KEY, encoding="ascii")
+    given = ["--feedback-keys", str(folder / "keys"), "--feedback-store", redis.url, *options]
+    with ExitStack() as stack:
+        found = []
+        for number, bundle in enumerate(arms):
+            (home := folder / f"machine-{number}").mkdir()
+            arguments = ["--arm", f"only={bundle}", *given]
+            found.append(stack.enter_context(running_service(home, arguments)))
+        wait_until(lambda: all(is_connected(service) for service in found))
+        yield found
+        assert [service.stop() for service in found] == [0] * len(found)
+
+
+def is_connected(service: RunningService) -> bool:
+    return service.metrics().get("bidlight_feedback_store_connected") == 1
+
+
+def checks(service: RunningService, outcome: str) -> float:
+    return service.metrics()[f'bidlight_feedback_checks_total{{outcome="{outcome}"}}']
+
+
+def shown(tokens: list[str]) -> list[dict[str, str]]:
+    return [{"token": token, "type": "impression"} for token in tokens]
+
+
+def test_an_event_counts_once_over_machines_also_of_a_bundle_that_one_does_not_serve(
+    bundles: dict[str, Path], tmp_path: Path
+) -> None:
+    with (
+        running_redis(tmp_path) as redis,
+        machines(tmp_path, redis, bundles["control"], bundles["treatment"]) as (one, other),
+    ):
+        events = shown(tokens_of(one, 300) + tokens_of(other, 300))
+        assert send(other, events[:400]) == {"counted": 400, "duplicates": 0, "refused": {}}
+        assert send(one, events) == {"counted": 200, "duplicates": 400, "refused": {}}
+        assert send(other, events) == {"counted": 0, "duplicates": 600, "refused": {}}
+        assert events_of(one, "impression", "counted") + events_of(other, "impression", "counted") == 600
+        wait_until(lambda: checks(one, "known") == 400)
+        assert (checks(one, "unchecked"), checks(other, "unchecked")) == (0, 0)
+        assert 0 < redis.call("PTTL", redis.call("RANDOMKEY")) <= 86_400_000 + 4 * 60_000
+
+
+def test_without_the_redis_events_count_and_are_checked_when_it_is_back(
+    bundles: dict[str, Path], tmp_path: Path
+) -> None:
+    with (
+        running_redis(tmp_path) as redis,
+        machines(tmp_path, redis, bundles["control"], bundles["control"]) as (one, other),
+    ):
+        before, meanwhile, alone = (shown(tokens_of(one, count)) for count in (40, 30, 20))
+        assert send(one, before)["counted"] == 40
+        redis.pause()  # it accepts, and answers nothing
+        assert send(one, meanwhile)["counted"] == 30
+        assert send(other, meanwhile)["counted"] == 30  # which nobody can know
+        redis.stop()  # SIGKILL; it has kept nothing
+        wait_until(lambda: not is_connected(one) and not is_connected(other))
+        assert send(one, alone + meanwhile) == {"counted": 20, "duplicates": 30, "refused": {}}
+        assert one.post(REQUEST).status_code == 200
+        redis.start()
+        wait_until(lambda: checks(one, "twice") + checks(other, "twice") == 30)
+        wait_until(lambda: checks(one, "confirmed") + checks(other, "confirmed") == 50)
+        assert checks(one, "unchecked") + checks(other, "unchecked") == 80
+        for events in (before, meanwhile, alone):  # the machine that counted them has told the new Redis
+            assert send(other, events)["counted"] == 0
+        assert "bidlight_feedback_unchecked_events 0.0" in exposition(one)
+
+
+def exposition(service: RunningService) -> str:
+    with service.client() as client:
+        return client.get("/metrics").text
