@@ -335,9 +335,9 @@ class Metrics:
         )
         self.feedback_checks = Counters(
             "bidlight_feedback_checks",
-            "New events by what --feedback-store said: first (they count here), known (another machine counted "
-            "them), or unchecked (no answer in time: they count); then of these: confirmed, twice (another "
-            "machine has counted them too), or forgotten (too many waited)",
+            "New events by what --feedback-store said: first (they count here), known (another machine has "
+            "counted them), or unchecked (no answer in time: they count); then of these: confirmed, twice "
+            "(another machine has counted them too), or forgotten (too many waited)",
             ["outcome"],
             registry=registry,
         )
@@ -406,7 +406,7 @@ class Metrics:
         )
         self.live_joined = Gauges(
             "bidlight_live_joined",
-            "1 while live calibrations are decided together with the machines of --feedback-store, 0 while this "
+            "1 while live calibrations are decided with the other machines of --feedback-store, 0 while this "
             "one learns alone; absent without one",
             of_processes="max",
             registry=registry,

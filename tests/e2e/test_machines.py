@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -93,3 +92,53 @@ def test_without_the_redis_events_count_and_are_checked_when_it_is_back(
 def exposition(service: RunningService) -> str:
     with service.client() as client:
         return client.get("/metrics").text
+
+
+LIVE = ("--live-calibration", "on", "--live-period-seconds", "1", "--click-window-seconds", "1")
+
+
+def joined(service: RunningService) -> float:
+    return service.metrics().get("bidlight_live_joined", -1)
+
+
+def test_machines_correct_alike_by_the_events_of_all_and_alone_while_the_redis_is_away(
+    bundles: dict[str, Path], tmp_path: Path
+) -> None:
+    with (
+        running_redis(tmp_path) as redis,
+        machines(tmp_path, redis, *[bundles["control"]] * 2, options=LIVE) as (one, other),
+    ):
+        wait_until(lambda: joined(one) == joined(other) == 1)
+        wait_until(lambda: one.metrics().get("bidlight_live_machines") == 2)
+        own = results(one)["pctr"]
+        share = min(0.9, 1.3 * own[0])
+        for _ in range(2):  # to one machine only: for the fit, and to judge it
+            fitted = fits(one) + fits(other)
+            report(one, share)
+            wait_until(lambda fitted=fitted: fits(one) + fits(other) > fitted or revision(one) == 1)  # type: ignore[misc]
+        wait_until(lambda: revision(one) == revision(other) == 1)
+        wait_until(lambda: results(one)["pctr"] == results(other)["pctr"] != own)
+        assert results(other)["pctr"][0] == pytest.approx(share, rel=0.1)
+        clicks = state(other)["clicks"]
+        redis.stop()
+        wait_until(lambda: joined(one) == joined(other) == 0)
+        assert results(other)["pctr"][0] == pytest.approx(share, rel=0.1)  # what was served stays
+        report(other, share)
+        wait_until(lambda: state(other)["clicks"] > clicks)  # and it learns from its own events
+        assert state(one)["clicks"] <= clicks
+        redis.start()  # empty
+        wait_until(lambda: joined(one) == joined(other) == 1)
+        wait_until(lambda: one.metrics().get("bidlight_live_machines") == 2)
+        wait_until(lambda: clicks < state(one)["clicks"] == state(other)["clicks"])
+        reported = 3 * 2 * int(share * 900)
+        assert state(one)["clicks"] <= reported  # nothing counts twice
+        assert state(one)["revision"] == state(other)["revision"] >= 1
+
+
+def fits(service: RunningService) -> float:
+    return decisions(service, "fitted")
+
+
+def revision(service: RunningService) -> float:
+    found: float = state(service)["revision"]
+    return found
