@@ -191,7 +191,7 @@ class Decider:
     def _step_jointly(self, now_ms: int) -> None:
         assert self._joint is not None
         self._follow()
-        if self._joint.is_due:
+        if self._joint.is_due(now_ms):
             errand = self._errand(now_ms)
             self._joint.visit(errand)
             self._follow()

@@ -53,7 +53,7 @@ class Report(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Advanced(NamedTuple):
-    """A ledger that has changed, what was decided by source, how many machines were heard, and stale fields."""
+    """A ledger that has changed, decisions by source, how many machines were heard, and stale fields."""
 
     ledger: bytes
     decisions: list[tuple[int, Decision]]

@@ -25,20 +25,19 @@ class Joint:
 
     def __init__(self, store: LedgerStore, period_ms: int, *, in_thread: bool) -> None:
         self._store = store
-        self._pause_seconds = 1e-3 * period_ms / VISITS_A_PERIOD
-        self._may_visit_at = 0.0
+        self._least_ms = period_ms / VISITS_A_PERIOD
+        self._began_ms, self._pause_ms = 0, 0.0
         self._visit: Future[Visited] | None = None
         # Its thread is started by the first visit, and ends with the process.
         self._threads = ThreadPoolExecutor(1, "bidlight-ledger") if in_thread else None
 
-    @property
-    def is_due(self) -> bool:
-        """Whether it is time for another visit."""
-        return self._visit is None and time.monotonic() >= self._may_visit_at
+    def is_due(self, now_ms: int) -> bool:
+        """Whether it is time for another visit, or the clock was set back."""
+        return self._visit is None and not 0 <= now_ms - self._began_ms < self._pause_ms
 
     def visit(self, errand: Errand) -> None:
         """Begin a visit, whose end `ended` returns."""
-        self._visit = Future()
+        self._visit, self._began_ms = Future(), errand.now_ms
         if self._threads is None:
             self._run(errand, self._visit)
         else:
@@ -60,7 +59,7 @@ class Joint:
         except Exception as error:
             failure = error
         took = time.monotonic() - started
-        self._may_visit_at = started + max(self._pause_seconds, PAUSE_FACTOR * took)
+        self._pause_ms = max(self._least_ms, 1e3 * PAUSE_FACTOR * took)
         if failure is not None:
             visit.set_exception(failure)
         elif visited is not None:
