@@ -239,6 +239,7 @@ class Decider:
                 logger.error("live calibrations could not be decided together", exc_info=error)
             self._go_alone(error)
         self._metrics.live_joined.labels().set(not self._is_alone)
+        self._metrics.live_machines.labels().set(1 if self._is_alone else self._ledger.machines)
 
     def _adopt(self, visit: Future[Visited]) -> None:
         """Go on with the ledger of all."""
@@ -252,8 +253,6 @@ class Decider:
         self._is_alone = False
         if advanced is not None:
             del self._wishes[: len(self._wished)]
-            if advanced.machines:
-                self._metrics.live_machines.labels().set(advanced.machines)
             for number, decision in advanced.decisions:
                 if number in self._arms:
                     self._metrics.live_decisions.labels(self._arms[number], decision).inc()

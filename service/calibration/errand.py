@@ -53,11 +53,10 @@ class Report(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Advanced(NamedTuple):
-    """A ledger that has changed, decisions by source, how many machines were heard, and stale fields."""
+    """A ledger that has changed, decisions by source, and the fields of members that are gone."""
 
     ledger: bytes
     decisions: list[tuple[int, Decision]]
-    machines: int
     stale: list[bytes]
 
 
@@ -97,15 +96,14 @@ class Errand:
             has_changed = True
         decisions: list[tuple[int, Decision]] = []
         stale: list[bytes] = []
-        machines = 0
         if self._is_due(ledger.cut_ms):
-            said, machines, stale = self._listen(ledger, read_reports())
+            said, ledger.machines, stale = self._listen(ledger, read_reports())
             decisions = self._step(ledger, said)
             has_changed = True
         if not has_changed:
             return None
         ledger.number += 1
-        return Advanced(ledger.pack(), decisions, machines, stale)
+        return Advanced(ledger.pack(), decisions, stale)
 
     def _newest(self, found: bytes | None) -> tuple[Ledger, bool]:
         """The ledger that goes on, and whether it is not the one that was found."""

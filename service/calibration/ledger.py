@@ -90,6 +90,7 @@ class _LedgerRecord(msgspec.Struct, frozen=True, array_like=True):
     format: int
     number: int
     cut_ms: int
+    machines: int
     frozen: list[str]
     accounts: dict[int, _AccountRecord]
 
@@ -102,12 +103,13 @@ class Ledger:
     """Accounts by the numbers of their sources, and the arms that are frozen.
 
     `number` counts its changes: of two, that with the higher number goes on. `cut_ms` is up to when counts
-    were learned from. `following` numbers revisions.
+    were learned from, those of so many `machines`. `following` numbers revisions.
     """
 
     def __init__(self, rules: Rules, following: Callable[[int], int] = next_revision) -> None:
         self.number = 0
         self.cut_ms = 0
+        self.machines = 0
         self.frozen: set[str] = set()
         self.accounts: dict[int, Account] = {}
         self._rules = rules
@@ -147,7 +149,7 @@ class Ledger:
     def pack(self) -> bytes:
         """All of it as bytes."""
         accounts = {number: _record_of(account) for number, account in self.accounts.items()}
-        record = _LedgerRecord(FORMAT, self.number, self.cut_ms, sorted(self.frozen), accounts)
+        record = _LedgerRecord(FORMAT, self.number, self.cut_ms, self.machines, sorted(self.frozen), accounts)
         return zlib.compress(_encode(record), 1)
 
     @classmethod
@@ -160,7 +162,8 @@ class Ledger:
         if record.format != FORMAT:
             raise ValueError(f"a ledger must have the format {FORMAT} (got {record.format})")
         ledger = cls(rules, following)
-        ledger.number, ledger.cut_ms, ledger.frozen = record.number, record.cut_ms, {*record.frozen}
+        ledger.number, ledger.cut_ms, ledger.machines = record.number, record.cut_ms, record.machines
+        ledger.frozen = {*record.frozen}
         for number, each in record.accounts.items():
             live = LiveCalibration.of(each.live, rules, following)
             live.is_frozen = each.arm in ledger.frozen
