@@ -91,7 +91,7 @@ def _serve_workers(settings: Settings) -> int:
         from logging.config import dictConfig
 
         from service.control.socket import control_socket
-        from service.features.open import check_address
+        from service.features.open import check_address, check_redis
         from service.feedback.keys import read_keys
         from service.http.app import bid_policy
         from service.http.tokens import read_tokens
@@ -119,6 +119,8 @@ def _serve_workers(settings: Settings) -> int:
         tls_context(settings)
         if settings.feature_store:
             check_address(settings.feature_store)
+        if settings.feedback_store:
+            check_redis(settings.feedback_store, "feedback_store")
         with control_socket(settings) as control:
             supervisor = Supervisor(settings, control)
             return supervisor.run(on_ready)

@@ -78,6 +78,19 @@ class Settings(BaseSettings):
         description="folder for the log of events that were counted, which is read again at start, so that "
         "none counts twice; no other service may have it; empty: none",
     )
+    feedback_store: str = Field(
+        default="",
+        description="Redis in which machines that serve together share what they know of events, so that "
+        "each counts once over all of them, and live calibration learns from all: redis://HOST:PORT, "
+        "redis+cluster://HOST:PORT; empty: this machine alone",
+    )
+    feedback_store_timeout_ms: float = Field(
+        default=100.0,
+        gt=0.0,
+        le=5_000.0,
+        description="how long events wait for that store, milliseconds; then they count, and are checked "
+        "later",
+    )
     control_socket: str = Field(
         default="",
         description="path of a Unix socket through which python -m service.control sees and changes what is "
@@ -306,6 +319,15 @@ class Settings(BaseSettings):
         if self.feedback_log and not self.feedback_keys:
             raise ValueError(
                 "'feedback_keys' must be given with feedback_log (got none); without keys there are no events"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_feedback_store_has_events(self) -> Settings:
+        if self.feedback_store and not self.feedback_keys:
+            raise ValueError(
+                "'feedback_keys' must be given with feedback_store (got none); "
+                "without keys there are no events to share"
             )
         return self
 

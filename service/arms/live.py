@@ -19,7 +19,7 @@ class LiveArms:
     def __init__(self, settings: Settings, memory: LiveMemory, metrics: Metrics, *, decides: bool) -> None:
         self._is_served = settings.live_calibration == "on"
         self._revisions = Revisions(memory)
-        self.decider = Decider(settings, memory, metrics, now_ms()) if decides else None
+        self.decider = Decider(settings, memory, metrics, now_ms(), in_thread=True) if decides else None
         self._arms: Sequence[tuple[Arm, int]] = ()
 
     def open(self, arms: Sequence[Arm]) -> None:

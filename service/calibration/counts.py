@@ -41,6 +41,17 @@ def count(log_odds: NDArray[np.floating], is_click: NDArray[np.bool_]) -> Counts
     return counts
 
 
+def bytes_of(counts: Counts) -> bytes:
+    """Counts as bytes that other machines read."""
+    return counts.astype("<f8").tobytes()
+
+
+def counts_of(data: bytes) -> Counts:
+    """The inverse of `bytes_of`. Raises ValueError for other bytes."""
+    counts: Counts = np.frombuffer(data, "<f8").reshape(BINS, 3).astype(np.float64)
+    return counts
+
+
 def evidence_of(counts: Counts) -> Evidence:
     """The bins of counts that have rows."""
     used = np.flatnonzero((counts[:, IMPRESSIONS] > 0.0) | (counts[:, CLICKS] > 0.0))

@@ -1,43 +1,70 @@
 """Decides on live calibrations, in one process of a service: it reads all counts, and writes what is served.
 
-It knows neither bundles nor who runs it.
+With a store, the services that share it decide together (service.calibration.errand): each of them reports
+its counts, and one makes the next step of a ledger that all follow. Without an answer of the store, a service
+goes on alone from the last ledger, until it is back. It knows neither bundles nor who runs it.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import secrets
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from service.calibration.counts import BINS, Counts
-from service.calibration.decision import Decision, LiveCalibration, Rules
+from service.calibration.decision import (
+    MAX_REVISION,
+    MAX_SHARED_REVISION,
+    Decision,
+    LiveCalibration,
+    Rules,
+    next_revision,
+    next_shared_revision,
+)
+from service.calibration.errand import Errand, Report, Wish, field_of
 from service.calibration.fit import NONE
+from service.calibration.joint import joint_of
+from service.calibration.ledger import FORGET_MS, Account, Ledger, Said
 from service.calibration.memory import LiveMemory, LiveState
+from service.features.store import StoreUnavailable
 from service.metrics.families import Metrics
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.calibration.ledger_store import Visited
 
 logger = logging.getLogger("bidlight")
 
 
 @dataclass(eq=False)
-class _Source:
-    """A bundle of an arm: where its counts are, what was decided and when, and all counts that it knows."""
+class _Place:
+    """Where the counts of a source are, and the member that they are of, which had `base` when it began."""
 
-    arm: str
-    place: int
-    live: LiveCalibration
-    stepped_ms: int
-    seen: Counts = field(default_factory=lambda: np.zeros((BINS, 3)))
-    # What is mature by then is of tokens that are not learned from.
-    ignored_until_ms: int = 0
+    number: int
+    member: str
+    base: Counts
 
 
 class Decider:
-    """The live calibrations of a memory, which metrics tell of. `now_ms` are Unix times in milliseconds."""
+    """The live calibrations of a memory, which metrics tell of. `now_ms` are Unix times in milliseconds.
 
-    def __init__(self, settings: Settings, memory: LiveMemory, metrics: Metrics, now_ms: int) -> None:
+    `in_thread` a store is visited beside the thread that calls. Raises BadConfiguration.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        memory: LiveMemory,
+        metrics: Metrics,
+        now_ms: int,
+        *,
+        in_thread: bool = False,
+    ) -> None:
         self._memory = memory
         self._metrics = metrics
         self._period_ms = 1000 * settings.live_period_seconds
@@ -47,9 +74,19 @@ class Decider:
             settings.live_max_step,
             settings.live_max_change,
         )
-        self._sources: dict[int, _Source] = {}
-        self._frozen: set[str] = set()
-        self._retired: dict[int, _Source] = {}
+        self._joint = joint_of(settings.feedback_store, self._period_ms, in_thread=in_thread)
+        self._following = next_revision if self._joint is None else next_shared_revision
+        self._ledger = Ledger(self._rules, self._following)
+        # The last ledger of all, whether this service goes on alone from it, and what others are to be told.
+        self._shared, self._shared_number = b"", 0
+        self._is_alone: bool | None = None
+        self._wishes: list[Wish] = []
+        self._wished: tuple[Wish, ...] = ()
+        self._reported_ms = now_ms
+        self._own_revision = MAX_SHARED_REVISION
+        self._machine, self._members = secrets.token_hex(6), 0
+        self._arms: dict[int, str] = {}
+        self._places: dict[int, _Place] = {}
         self._stepped_ms = now_ms
 
     def serve(self, arms: Mapping[int, str]) -> None:
@@ -58,104 +95,230 @@ class Decider:
         One that is served again, after a rollback perhaps, goes on with its own as long as it has its place.
         Of an arm with several sources, the metrics tell of the last one.
         """
-        places = self._memory.keep(set(arms))
-        known = {**self._retired, **self._sources}
-        known = {number: each for number, each in known.items() if self._memory.place(number) == each.place}
-        for number in arms.keys() - places.keys():
+        self._arms = dict(arms)
+        self._keep_places()
+        for number in arms.keys() - self._places.keys():
             logger.warning("arm %s has no live calibration now: there is no room for more", arms[number])
-        self._sources = {
-            number: known.get(number) or self._begin(arm, places[number])
-            for number, arm in arms.items()
-            if number in places
-        }
-        self._retired = {number: known[number] for number in known.keys() - self._sources.keys()}
-        for source in self._sources.values():
-            source.live.is_frozen = source.arm in self._frozen
+        for number, arm in arms.items():
+            if number in self._places:
+                self._ledger.open(number, arm, self._stepped_ms)
+        for arm in arms.values():
             for decision in Decision:  # a counter that begins at 1 has no increase
-                self._metrics.live_decisions.labels(source.arm, decision)
-            self._publish(source)
+                self._metrics.live_decisions.labels(arm, decision)
+        self._publish_all()
 
-    def _begin(self, arm: str, place: int) -> _Source:
-        return _Source(arm, place, LiveCalibration(self._rules), self._stepped_ms)
+    def _keep_places(self) -> None:
+        """Give sources their places: those that are served here, then those that others serve."""
+        kept = self._memory.keep(set(self._arms))
+        if self._joint is not None:
+            others = [number for number in self._ledger.accounts if number not in kept]
+            kept = self._memory.keep({*kept, *others[: max(0, self._memory.places - len(kept))]})
+        places = {
+            number: each for number, each in self._places.items() if self._memory.place(number) == each.number
+        }
+        for number, place in kept.items():
+            if number not in places:
+                places[number] = self._begin(place)
+        if self._joint is None:
+            accounts, known = self._ledger.accounts, self._places
+            for number in [each for each in accounts if places.get(each) is not known.get(each)]:
+                del accounts[number]  # its place was taken, and with it its counts
+        self._places = places
+
+    def _begin(self, place: int, base: Counts | None = None) -> _Place:
+        self._members += 1
+        none = np.zeros((BINS, 3))
+        return _Place(place, f"{self._machine}.{self._members}", none if base is None else base)
 
     def state(self, arm: str) -> LiveState | None:
         """What is decided for an arm, of several sources for the last; None: it has no live calibration."""
-        sources = self._of(arm)
-        return _state_of(sources[-1].live) if sources else None
+        accounts = [account for _, account in self._served() if account.arm == arm]
+        return _state_of(accounts[-1].live) if accounts else None
 
     def freeze(self, arm: str) -> None:
         """What is served for an arm stays, that of bundles to come too: none."""
-        self._frozen.add(arm)
-        self._set_frozen(arm, is_frozen=True)
+        self._wish(Wish("freeze", arm))
 
     def thaw(self, arm: str) -> None:
         """Decisions change again what is served for an arm."""
-        self._frozen.discard(arm)
-        self._set_frozen(arm, is_frozen=False)
+        self._wish(Wish("thaw", arm))
 
     def reset(self, arm: str, now_ms: int) -> None:
         """Serve an arm without a correction, and learn from the tokens that are made from now on alone."""
-        for source in self._of(arm):
-            source.live.reset()
-            source.ignored_until_ms = self._memory.matured_ms(now_ms)
-            self._publish(source)
+        self._wish(Wish("reset", arm, self._memory.matured_ms(now_ms)))
 
-    def _set_frozen(self, arm: str, *, is_frozen: bool) -> None:
-        for source in self._of(arm):
-            source.live.is_frozen = is_frozen
-            self._publish(source)
+    def _wish(self, wish: Wish) -> None:
+        """Do it here at once, and in all services when the store knows it."""
+        wish.fulfil(self._ledger)
+        if self._joint is not None:
+            self._wishes.append(wish)
+        self._publish_all()
 
-    def _of(self, arm: str) -> list[_Source]:
-        return [source for source in self._sources.values() if source.arm == arm]
+    def _served(self) -> Iterable[tuple[int, Account]]:
+        """The sources that are served and have an account, in their order."""
+        for number in self._arms:
+            if number in self._places and number in self._ledger.accounts:
+                yield number, self._ledger.accounts[number]
 
     def step_if_due(self, now_ms: int) -> None:
-        """Decide, if a period has passed since that was done."""
-        if not 0 <= now_ms - self._stepped_ms < self._period_ms:  # or the clock was set back
+        """Decide, if a period has passed since that was done; with a store, when it is the time of all."""
+        if self._joint is not None:
+            self._step_jointly(now_ms)
+        elif not 0 <= now_ms - self._stepped_ms < self._period_ms:  # or the clock was set back
             self.step(now_ms)
 
     def step(self, now_ms: int) -> None:
-        """Decide on all sources."""
+        """Decide on all sources, from the counts of this service alone."""
         self._stepped_ms = now_ms
-        for source in self._sources.values():
+        for number, account in [*self._ledger.accounts.items()]:
+            place = self._places.get(number)
+            if place is None or (self._joint is None and number not in self._arms):
+                continue
             try:
-                self._step(source, now_ms)
+                said = {place.member: Said(now_ms, self._counted(place, now_ms))}
+                decisions = account.step(said, now_ms, self._period_ms)
             except Exception:  # whatever it is, requests are answered and other arms go on
-                logger.exception("arm %s: its live calibration stays as it is for now", source.arm)
+                logger.exception("arm %s: its live calibration stays as it is for now", account.arm)
+            else:
+                self._tell(number, decisions)
+        self._ledger.cut_ms = now_ms
+        self._publish_all()
 
-    def _step(self, source: _Source, now_ms: int) -> None:
-        if source.ignored_until_ms:
-            source.seen = self._memory.mature(source.place, min(now_ms, source.ignored_until_ms))
-            if now_ms > source.ignored_until_ms:
-                source.ignored_until_ms = 0
-        total = self._memory.mature(source.place, now_ms)
-        seconds = max(0.0, 1e-3 * (now_ms - source.stepped_ms))
-        source.stepped_ms = now_ms
-        added, source.seen = total - source.seen, total
-        decisions = source.live.step(added, seconds)
-        self._publish(source)
-        for decision in decisions:
-            self._tell(source, decision)
+    def _counted(self, place: _Place, until_ms: int) -> Counts:
+        """All that a member has counted of tokens that are mature by then."""
+        return self._memory.mature(place.number, until_ms) - place.base
 
-    def _publish(self, source: _Source) -> None:
-        metrics, arm, state = self._metrics, source.arm, _state_of(source.live)
-        if state != self._memory.read(source.place):
-            self._memory.write(source.place, state)
-        metrics.live_revision.labels(arm).set(state.revision)
-        metrics.live_intercept.labels(arm).set(state.intercept)
-        metrics.live_slope.labels(arm).set(state.slope)
-        metrics.live_clicks.labels(arm).set(state.clicks)
-        metrics.live_pcoc.labels(arm, "bundle").set(state.pcoc_bundle)
-        metrics.live_pcoc.labels(arm, "live").set(state.pcoc_live)
-        metrics.live_frozen.labels(arm).set(state.is_frozen)
+    def _step_jointly(self, now_ms: int) -> None:
+        assert self._joint is not None
+        self._follow()
+        if self._joint.is_due(now_ms):
+            errand = self._errand(now_ms)
+            self._joint.visit(errand)
+            self._follow()
+        if self._is_alone and not 0 <= now_ms - self._ledger.cut_ms < self._period_ms:
+            self.step(now_ms // self._period_ms * self._period_ms)
 
-    def _tell(self, source: _Source, decision: Decision) -> None:
-        self._metrics.live_decisions.labels(source.arm, decision).inc()
-        if decision in (Decision.ADOPTED, Decision.REVERTED) and not source.live.is_frozen:
-            correction = source.live.correction
-            logger.info(
-                "arm %s: live calibration %s, revision %d: log-odds become %s + %s * log-odds",
-                *(source.arm, decision, source.live.revision, correction.intercept, correction.slope),
+    def _errand(self, now_ms: int) -> Errand:
+        """What is brought to the ledger of all now."""
+        cut_ms = now_ms // self._period_ms * self._period_ms
+        if now_ms - self._reported_ms > FORGET_MS // 2:
+            # The others may forget these members, and would take all that they say for new.
+            self._reported_ms = now_ms
+            self._places = {
+                number: self._begin(each.number, self._memory.mature(each.number, cut_ms))
+                for number, each in self._places.items()
+            }
+        self._wished = tuple(self._wishes)
+        reports = {
+            field_of(number, place.member): Report.of(
+                now_ms,
+                self._arms.get(number, ""),
+                self._counted(place, cut_ms),
+                is_served=number in self._arms,
             )
+            for number, place in self._places.items()
+        }
+        mine = self._ledger.pack() if self._is_alone or not self._shared else self._shared
+        served = {number: arm for number, arm in self._arms.items() if number in self._places}
+        return Errand(
+            *(now_ms, cut_ms, self._period_ms, self._rules, mine, self._shared_number),
+            *(served, reports, self._wished),
+        )
+
+    def _follow(self) -> None:
+        """See how a visit has ended, if one has."""
+        assert self._joint is not None
+        visit = self._joint.ended()
+        if visit is None:
+            return
+        error = visit.exception()
+        if error is None:
+            self._adopt(visit)
+        else:
+            if not isinstance(error, StoreUnavailable):
+                logger.error("live calibrations could not be decided together", exc_info=error)
+            self._go_alone(error)
+        self._metrics.live_joined.labels().set(not self._is_alone)
+        self._metrics.live_machines.labels().set(1 if self._is_alone else self._ledger.machines)
+
+    def _adopt(self, visit: Future[Visited]) -> None:
+        """Go on with the ledger of all."""
+        ledger, advanced = visit.result()
+        if self._is_alone:
+            logger.warning("live calibrations are decided with the other machines again")
+        if ledger != self._shared or self._is_alone:
+            found = Ledger.unpack(ledger, self._rules, next_shared_revision)
+            self._tell_changes(found)
+            self._ledger, self._shared, self._shared_number = found, ledger, found.number
+        self._is_alone = False
+        if advanced is not None:
+            del self._wishes[: len(self._wished)]
+            for number, decision in advanced.decisions:
+                if number in self._arms:
+                    self._metrics.live_decisions.labels(self._arms[number], decision).inc()
+        for wish in self._wishes:  # of since the visit began
+            wish.fulfil(self._ledger)
+        self._keep_places()
+        self._publish_all()
+
+    def _go_alone(self, error: BaseException) -> None:
+        """Go on alone from the last ledger of all, if that is not so already."""
+        if self._is_alone:
+            return
+        self._is_alone = True
+        self._ledger.decide_alone(self._next_own_revision)
+        logger.error(
+            "live calibrations stay as they are, and are decided from this machine's events alone until the "
+            "store of --feedback-store answers: %s",
+            error,
+        )
+
+    def _next_own_revision(self, _: int) -> int:
+        self._own_revision += 1
+        if self._own_revision > MAX_REVISION:
+            self._own_revision = MAX_SHARED_REVISION + 1
+        return self._own_revision
+
+    def _publish_all(self) -> None:
+        for number, place in self._places.items():
+            account = self._ledger.accounts.get(number)
+            if account is not None:
+                state = _state_of(account.live)
+                if state != self._memory.read(place.number):
+                    self._memory.write(place.number, state)
+        metrics = self._metrics
+        for _, account in self._served():
+            arm, state = account.arm, _state_of(account.live)
+            metrics.live_revision.labels(arm).set(state.revision)
+            metrics.live_intercept.labels(arm).set(state.intercept)
+            metrics.live_slope.labels(arm).set(state.slope)
+            metrics.live_clicks.labels(arm).set(state.clicks)
+            metrics.live_pcoc.labels(arm, "bundle").set(state.pcoc_bundle)
+            metrics.live_pcoc.labels(arm, "live").set(state.pcoc_live)
+            metrics.live_frozen.labels(arm).set(state.is_frozen)
+
+    def _tell(self, number: int, decisions: Iterable[Decision]) -> None:
+        """Tell what this service has decided."""
+        account = self._ledger.accounts[number]
+        for decision in decisions:
+            self._metrics.live_decisions.labels(account.arm, decision).inc()
+            if decision in (Decision.ADOPTED, Decision.REVERTED) and not account.live.is_frozen:
+                _log(account, decision)
+
+    def _tell_changes(self, found: Ledger) -> None:
+        """Tell which revisions of all machines are served from now on."""
+        for number, before in self._served():
+            now = found.accounts.get(number)
+            if now is not None and now.live.revision != before.live.revision:
+                _log(now, "of all machines")
+
+
+def _log(account: Account, what: str) -> None:
+    correction = account.live.correction
+    logger.info(
+        "arm %s: live calibration %s, revision %d: log-odds become %s + %s * log-odds",
+        *(account.arm, what, account.live.revision, correction.intercept, correction.slope),
+    )
 
 
 def _state_of(live: LiveCalibration) -> LiveState:

@@ -7,19 +7,30 @@ Langford 1999), and only then served. It goes when the bundle alone has been bet
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
+import msgspec
 import numpy as np
 
-from service.calibration.counts import BINS, CLICKS, Counts, Evidence, evidence_of
+from service.calibration.counts import (
+    BINS,
+    CLICKS,
+    Counts,
+    Evidence,
+    bytes_of,
+    counts_of,
+    evidence_of,
+)
 from service.calibration.fit import NONE, Correction, fit, loss
-from service.calibration.recent import RecentCounts
+from service.calibration.recent import BucketRecord, RecentCounts
 
 # A correction goes when the bundle alone makes what came since a time this many times as probable.
 REVERT_RATIO = 100.0
-# Tokens have 16 bits for it.
-MAX_REVISION = 65_535
+# Tokens have 16 bits for it. Of services that decide together, the upper half is of those that decide alone
+# for a while.
+MAX_REVISION, MAX_SHARED_REVISION = 65_535, 32_767
 # The outermost rows on either side do not count for how large a change is.
 _TAIL = 0.01
 
@@ -47,18 +58,65 @@ class Rules:
     max_change: float = 1.0
 
 
+def next_revision(revision: int) -> int:
+    """The number of the next revision, where one service decides."""
+    return revision % MAX_REVISION + 1
+
+
+def next_shared_revision(revision: int) -> int:
+    """The same where several decide together."""
+    return revision % MAX_SHARED_REVISION + 1
+
+
+class LiveRecord(msgspec.Struct, frozen=True, array_like=True):
+    """All of a live calibration, to be kept or sent."""
+
+    revision: int
+    correction: tuple[float, float]
+    buckets: list[BucketRecord]
+    candidate: tuple[float, float] | None
+    window: bytes
+    behind: float
+
+
 class LiveCalibration:
     """The correction of one bundle of an arm. `step` takes what each period has brought.
 
-    Frozen, it decides as before, and what is decided changes nothing.
+    Frozen, it decides as before, and what is decided changes nothing. `following` numbers revisions.
     """
 
-    def __init__(self, rules: Rules, *, is_frozen: bool = False) -> None:
+    def __init__(
+        self, rules: Rules, following: Callable[[int], int] = next_revision, *, is_frozen: bool = False
+    ) -> None:
         self.correction = NONE
         self.revision = 0
         self.is_frozen = is_frozen
+        self.following = following
         self._rules = rules
         self._forget()
+
+    @classmethod
+    def of(cls, record: LiveRecord, rules: Rules, following: Callable[[int], int]) -> LiveCalibration:
+        """What was recorded, to go on by these rules. Raises ValueError for a record of something else."""
+        live = cls(rules, following)
+        live.revision, live.correction = record.revision, _correction_of(record.correction)
+        live.recent.restore(record.buckets)
+        live._candidate = None if record.candidate is None else _correction_of(record.candidate)
+        live._window, live._behind = counts_of(record.window), record.behind
+        return live
+
+    @property
+    def record(self) -> LiveRecord:
+        """All of it but whether it is frozen."""
+        candidate = self._candidate
+        return LiveRecord(
+            self.revision,
+            (self.correction.intercept, self.correction.slope),
+            self.recent.records,
+            None if candidate is None else (candidate.intercept, candidate.slope),
+            bytes_of(self._window),
+            self._behind,
+        )
 
     def reset(self) -> None:
         """Back to the bundle alone, also when frozen, and without what was learned so far."""
@@ -115,7 +173,7 @@ class LiveCalibration:
 
     def _change(self, correction: Correction) -> None:
         self.correction = correction
-        self.revision = self.revision % MAX_REVISION + 1
+        self.revision = self.following(self.revision)
 
     def _fit(self) -> bool:
         """Whether there is a new candidate."""
@@ -129,6 +187,14 @@ class LiveCalibration:
             return False
         self._candidate, self._window = candidate, np.zeros((BINS, 3))
         return True
+
+
+def _correction_of(values: tuple[float, float]) -> Correction:
+    """Raises ValueError for what would change the order of candidates."""
+    intercept, slope = values
+    if not (math.isfinite(intercept) and 0.0 < slope < math.inf):
+        raise ValueError(f"a correction must be finite with a slope above 0 (got {values})")
+    return Correction(intercept, slope)
 
 
 def _bounded(evidence: Evidence, start: Correction, end: Correction, most: float) -> Correction:

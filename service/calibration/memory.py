@@ -56,6 +56,7 @@ class LiveMemory:
     """Room for `places` bundles and `parts` processes. Raises BadConfiguration where memory is short."""
 
     def __init__(self, parts: int, places: int, click_window_seconds: int) -> None:
+        self.places = places
         self.window_ms = 1000 * click_window_seconds
         self.slot_ms = max(MIN_SLOT_MS, math.ceil(self.window_ms / SLOTS_A_WINDOW))
         header, times = places * _HEADER_WORDS, parts * places * (1 + SLOTS)

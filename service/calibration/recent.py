@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+import msgspec
 import numpy as np
 
-from service.calibration.counts import BINS, CLICKS, PREDICTED, Counts, Evidence, evidence_of
+from service.calibration.counts import (
+    BINS,
+    CLICKS,
+    PREDICTED,
+    Counts,
+    Evidence,
+    bytes_of,
+    counts_of,
+    evidence_of,
+)
 from service.calibration.fit import Correction, pcoc_interval, predicted_clicks
 
 # Standard deviations by which what is newer contradicts what is older; at each period many cuts are tried.
@@ -35,6 +46,14 @@ class _Bucket:
         return float(self.counts[:, PREDICTED].sum())
 
 
+class BucketRecord(msgspec.Struct, frozen=True, array_like=True):
+    """A bucket, to be kept or sent."""
+
+    counts: bytes
+    squares: float
+    periods: int
+
+
 class RecentCounts:
     """Counts whose weight halves every so often, in a window that adapts (Bifet and Gavalda 2007, ADWIN).
 
@@ -58,6 +77,20 @@ class RecentCounts:
         self._buckets.insert(0, _Bucket(counts, float(counts[:, CLICKS].sum()), 1))
         self._forget()
         self._merge()
+        self._add_up()
+
+    @property
+    def records(self) -> list[BucketRecord]:
+        """All of its buckets."""
+        return [BucketRecord(bytes_of(each.counts), each.squares, each.periods) for each in self._buckets]
+
+    def restore(self, records: Sequence[BucketRecord]) -> None:
+        """Be what was recorded. Raises ValueError for a record of something else."""
+        self._buckets = [_Bucket(counts_of(each.counts), each.squares, each.periods) for each in records]
+        if self._buckets:
+            self._add_up()
+
+    def _add_up(self) -> None:
         self._total = _Bucket(
             np.sum([bucket.counts for bucket in self._buckets], axis=0),
             sum(bucket.squares for bucket in self._buckets),

@@ -35,6 +35,13 @@ def check_address(url: str) -> None:
             )
 
 
+def check_redis(url: str, setting: str) -> None:
+    """Raises BadConfiguration for the value of a `setting` that is no address of a Redis."""
+    from service.features.redis import RedisAddress
+
+    RedisAddress.parse(url, setting)
+
+
 def writer_at(url: str, kind: str) -> FeatureWriter:
     """A writer of `kind`, users or ads, into the store at `url`; raises BadConfiguration."""
     if url.partition(":")[0] == "lmdb":

@@ -51,16 +51,19 @@ class RedisAddress:
     prefix: str = "bidlight:"
 
     @classmethod
-    def parse(cls, url: str) -> RedisAddress:
+    def parse(cls, url: str, setting: str = "feature_store") -> RedisAddress:
         """`redis[s][+cluster]://[[user]:password@]host[:port][,host...][/database][?prefix=bidlight:]`.
 
-        Raises BadConfiguration, which does not show the URL: it may hold a password.
+        It is the value of a `setting`. Raises BadConfiguration, which does not show the URL: it may hold a
+        password.
         """
         parts = urlsplit(url)
         if parts.scheme not in SCHEMES:
+            has_files = setting == "feature_store"
+            others, example = ("lmdb:, ", "lmdb:///var/lib/bidlight or ") if has_files else ("", "")
             raise BadConfiguration(
-                f"'feature_store' must begin with lmdb:, {':, '.join(SCHEMES)}: (got {parts.scheme!r}); "
-                "for example lmdb:///var/lib/bidlight or redis://localhost:6379"
+                f"'{setting}' must begin with {others}{':, '.join(SCHEMES)}: (got {parts.scheme!r}); "
+                f"for example {example}redis://localhost:6379"
             )
         credentials, _, hosts = parts.netloc.rpartition("@")
         username, _, password = credentials.partition(":")
@@ -69,13 +72,13 @@ class RedisAddress:
             nodes = tuple(_node(host) for host in hosts.split(","))
             database = int(path or 0)
         except ValueError as error:
-            raise _refusal(str(error)) from None
+            raise _refusal(setting, str(error)) from None
         if len(nodes) > 1 and not cluster:
-            raise _refusal("several hosts are a cluster's: redis+cluster://")
+            raise _refusal(setting, "several hosts are a cluster's: redis+cluster://")
         if database < 0 or (database and cluster):
-            raise _refusal("the database must be a number from 0, and a cluster has only 0")
+            raise _refusal(setting, "the database must be a number from 0, and a cluster has only 0")
         if set(query) - {"prefix"}:
-            raise _refusal(f"the only option is prefix (got {sorted(query)})")
+            raise _refusal(setting, f"the only option is prefix (got {sorted(query)})")
         return cls(
             nodes=nodes,
             cluster=cluster,
@@ -146,16 +149,16 @@ class RedisStore:
         key, version_key = self._address.ads_key(), self._address.ads_key(VERSION)
         cursor, ads = 0, dict[bytes, bytes]()
         with ExitStack() as stack:
-            with _failures(self._address):
-                client = _client_of_ads(self._address, stack)
+            with failures(self._address):
+                client = client_of_key(self._address, self._address.ads_key(), stack)
                 version = client.get(version_key)
             while True:
-                with _failures(self._address):
+                with failures(self._address):
                     cursor, ads = cast(Any, client.hscan(key, cursor, count=ADS_IN_A_SCAN))
                 yield [(name.decode("utf-8", "replace"), value) for name, value in ads.items()]
                 if not cursor:
                     break
-            with _failures(self._address):
+            with failures(self._address):
                 if client.get(version_key) == version:
                     return
         raise StoreUnavailable("the ads were replaced while they were read; they will be read again")
@@ -174,13 +177,13 @@ class RedisUsersWriter:
 
     def __enter__(self) -> Self:
         """Begin. Raises StoreUnavailable."""
-        with _failures(self._address):
-            self._client = _client(self._address, self._stack)
+        with failures(self._address):
+            self._client = blocking_client(self._address, self._stack)
         return self
 
     def write(self, rows: Sequence[tuple[str, bytes]]) -> None:
         """Set them, in one round trip to each node. Raises StoreUnavailable."""
-        with _failures(self._address):
+        with failures(self._address):
             pipeline = self._client.pipeline(transaction=False)
             for name, value in rows:
                 pipeline.set(self._prefix + key_of(name), value)
@@ -215,8 +218,8 @@ class RedisAdsWriter:
 
     def __enter__(self) -> Self:
         """Connect, and remove what an interrupted load has left. Raises StoreUnavailable."""
-        with _failures(self._address), ExitStack() as stack:
-            self._client = _client_of_ads(self._address, stack)
+        with failures(self._address), ExitStack() as stack:
+            self._client = client_of_key(self._address, self._address.ads_key(), stack)
             self._client.unlink(self._loading)
             self._stack = stack.pop_all()
         return self
@@ -225,14 +228,14 @@ class RedisAdsWriter:
         """Add them to the new hash. Raises StoreUnavailable."""
         if rows:
             self._has_rows = True
-            with _failures(self._address):
+            with failures(self._address):
                 self._client.hset(self._loading, mapping={key_of(name): value for name, value in rows})
 
     def __exit__(self, *exception: object) -> None:
         """Swap the hashes. The old one is freed in the background, so requests do not wait for it."""
         with self._stack:
             if exception[0] is None:
-                with _failures(self._address):
+                with failures(self._address):
                     self._client.unlink(self._old)
                     # It starts over if another program changes one of the hashes meanwhile.
                     self._client.transaction(self._swap, self._ads, self._loading)
@@ -256,15 +259,20 @@ class RedisAdsWriter:
             pipeline.rename(self._loading, self._ads)
 
 
-def _client(address: RedisAddress, stack: ExitStack) -> Redis | RedisCluster:
-    """A blocking client, which `stack` closes. It follows redirections in a cluster, and retries nothing."""
+def blocking_client(
+    address: RedisAddress, stack: ExitStack, seconds: float = SOCKET_SECONDS
+) -> Redis | RedisCluster:
+    """A blocking client, which `stack` closes. It follows redirections in a cluster, and retries nothing.
+
+    Connecting, and each reply, takes `seconds` at most.
+    """
     options: dict[str, Any] = {
         "username": (address.username or None) if address.password else None,
         "password": address.password or None,
         "ssl": address.tls,
         "protocol": 2,  # that of the pipelines, and of older servers
-        "socket_timeout": SOCKET_SECONDS,
-        "socket_connect_timeout": SOCKET_SECONDS,
+        "socket_timeout": seconds,
+        "socket_connect_timeout": seconds,
         "retry": Retry(NoBackoff(), 0),
     }
     client: Redis | RedisCluster
@@ -278,20 +286,22 @@ def _client(address: RedisAddress, stack: ExitStack) -> Redis | RedisCluster:
     return client
 
 
-def _client_of_ads(address: RedisAddress, stack: ExitStack) -> Redis:
-    """A blocking client of the node that has the ads.
+def client_of_key(
+    address: RedisAddress, key: bytes, stack: ExitStack, seconds: float = SOCKET_SECONDS
+) -> Redis:
+    """A blocking client of the node that has a key, and others with its hash tag.
 
     It follows no redirection: a scan that continued on another node would miss ads.
     """
-    client = _client(address, stack)
+    client = blocking_client(address, stack, seconds)
     if isinstance(client, RedisCluster):
-        node = client.get_node_from_key(address.ads_key())  # type: ignore[no-untyped-call]
+        node = client.get_node_from_key(key)  # type: ignore[no-untyped-call]
         return client.get_redis_connection(node)
     return client
 
 
 @contextmanager
-def _failures(address: RedisAddress) -> Iterator[None]:
+def failures(address: RedisAddress) -> Iterator[None]:
     """Turn the errors of the clients into StoreUnavailable."""
     try:
         yield
@@ -311,5 +321,5 @@ def _node(text: str) -> Node:
     return parts.hostname, parts.port or DEFAULT_PORT
 
 
-def _refusal(reason: str) -> BadConfiguration:
-    return BadConfiguration(f"'feature_store' must be the address of a Redis: {reason}")
+def _refusal(setting: str, reason: str) -> BadConfiguration:
+    return BadConfiguration(f"'{setting}' must be the address of a Redis: {reason}")

@@ -1,4 +1,4 @@
-"""Reads of a Redis cluster: every key is read from the node that has its slot.
+"""Commands to a Redis cluster: every key is read from, or written to, the node that has its slot.
 
 Source: the Redis cluster specification, "Redirection and resharding". redis-py finds the slots for the loader
 and the catalogue, but holds an event loop for longer than the deadline of a read: docs/decisions/redis.md.
@@ -38,13 +38,17 @@ LONGEST_HOST = 253
 class ClusterReader:
     """A client for each node, and the node of each slot.
 
-    `nodes` are connected first; the others are found through them. The read of a key that has moved follows
-    the redirection of its old node, and the slots are read again.
+    `nodes` are connected first; the others are found through them. A command for a key that has moved follows
+    the redirection of its old node, and the slots are read again. `on_open` is called whenever a node is
+    connected.
     """
 
-    def __init__(self, nodes: Sequence[Node], options: ConnectionOptions) -> None:
+    def __init__(
+        self, nodes: Sequence[Node], options: ConnectionOptions, on_open: Callable[[], None] | None = None
+    ) -> None:
         self._first_nodes = nodes
         self._options = options
+        self._on_open = on_open
         self._clients: dict[Node, NodeClient] = {}
         self._slots: list[Node | None] | None = None
         self._nodes: set[Node] = set()  # those that have slots
@@ -73,17 +77,26 @@ class ClusterReader:
         if client is None:
             if len(self._clients) >= MAX_NODES:
                 return None
-            client = self._clients[node] = NodeClient(node, self._options, self.refresh)
+            client = self._clients[node] = NodeClient(node, self._options, self._opened)
             client.start()
         return client
 
     def read(self, keys: Sequence[bytes], then: Callable[[Values], None]) -> None:
         """The value of every key: None where it has none, UNREAD where its node does not answer."""
+        self.ask(keys, [("GET", key) for key in keys], then)
+
+    def ask(self, keys: Sequence[bytes], commands: Sequence[Command], then: Callable[[Values], None]) -> None:
+        """What a command for each key returns, a value or None; UNREAD where its node does not answer."""
         if self._slots is None:
             self.refresh()
             then(None)
         else:
-            _Read(self, keys, then).start(self._slots)
+            _Read(self, keys, commands, then).start(self._slots)
+
+    def _opened(self) -> None:
+        self.refresh()
+        if self._on_open is not None:
+            self._on_open()
 
     def refresh(self) -> None:
         """Ask a node for the slots of all nodes, at most once in TOPOLOGY_SECONDS."""
@@ -120,11 +133,17 @@ class ClusterReader:
 
 
 class _Read:
-    """One read of keys of several nodes, until the last of these has answered."""
+    """A command for each of some keys of several nodes, until the last of these has answered."""
 
-    def __init__(self, cluster: ClusterReader, keys: Sequence[bytes], then: Callable[[Values], None]) -> None:
+    def __init__(
+        self,
+        cluster: ClusterReader,
+        keys: Sequence[bytes],
+        commands: Sequence[Command],
+        then: Callable[[Values], None],
+    ) -> None:
         self._cluster = cluster
-        self._keys = keys
+        self._keys, self._commands = keys, commands
         self._then = then
         self._values: list[bytes | None] = [UNREAD] * len(keys)
         self._unanswered = 0
@@ -139,10 +158,10 @@ class _Read:
             if node is None:
                 self._take(places, None, None)
             else:
-                self._ask(node, places, [("GET", self._keys[place]) for place in places], may_redirect=True)
+                self._ask(node, places, [self._commands[place] for place in places], may_redirect=True)
 
     def _ask(self, node: Node, places: list[int], commands: Sequence[Command], *, may_redirect: bool) -> None:
-        """Commands, of which the last are a GET for each place."""
+        """Commands, of which the last are those of the places."""
         asked = node if may_redirect else None
 
         def take(replies: list[Any] | None) -> None:
@@ -180,10 +199,10 @@ class _Read:
         elif is_error(reply):
             self._redirect(place, str(reply), node)
         else:
-            raise UnexpectedReply(f"GET must have a value (got {show(reply)})")
+            raise UnexpectedReply(f"{self._commands[place][0]!s} must have a value (got {show(reply)})")
 
     def _redirect(self, place: int, error: str, node: Node | None) -> None:
-        """Read a key where the cluster has moved it (MOVED), or is just moving it (ASK).
+        """Ask for a key where the cluster has moved it (MOVED), or is just moving it (ASK).
 
         Raises UnexpectedReply for a redirection without a target.
         """
@@ -196,9 +215,9 @@ class _Read:
             target = target_of(where, node)
         except ValueError:
             raise UnexpectedReply(f"{code} must name a slot and a node (got {show(error)})") from None
-        get: Command = ("GET", self._keys[place])
+        command = self._commands[place]
         self._unanswered += 1
-        self._ask(target, [place], [("ASKING",), get] if code == "ASK" else [get], may_redirect=False)
+        self._ask(target, [place], [("ASKING",), command] if code == "ASK" else [command], may_redirect=False)
 
 
 def target_of(where: str, asked: Node) -> Node:

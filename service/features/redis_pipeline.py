@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from service.bundle.errors import show
-from service.features.store import Values, missing_library
+from service.features.store import UNREAD, Values, missing_library
 
 try:
     import hiredis
@@ -230,6 +230,19 @@ class NodeClient:
             then(values)
 
         self.send([("MGET", *keys)], take)
+
+    def ask(self, keys: Sequence[bytes], commands: Sequence[Command], then: Callable[[Values], None]) -> None:
+        """What a command for each key returns, a value or None; UNREAD for an error, None for no reply."""
+
+        def take(replies: list[Any] | None) -> None:
+            values = None if replies is None else [UNREAD if is_error(each) else each for each in replies]
+            if values is None or all(map(is_value, values)):
+                then(values)
+                return
+            then(None)
+            raise UnexpectedReply(f"{show(commands[0][0])} must have a value (got {show(replies)})")
+
+        self.send(commands, take)
 
     async def _stay_connected(self) -> None:
         pause = FIRST_PAUSE_SECONDS

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,12 +35,34 @@ _LABELS = np.array([reason.label for reason in Reason], object)
 _HAS_ARM = np.array([reason in (Reason.OK, Reason.EXPIRED, Reason.FUTURE) for reason in Reason])
 
 
+class Judged(NamedTuple):
+    """Events [n], None for each that is none; of the others [m] what they are, and the outcomes by now.
+
+    Those with the outcome COUNTED are new in this service.
+    """
+
+    events: Sequence[Event | None]
+    valid: Sequence[Event]
+    batch: Batch
+    tokens: ReadTokens
+    found: NDArray[np.object_]
+    sources: Mapping[int, Source]
+
+    @property
+    def new(self) -> NDArray[np.intp]:
+        """The places of those that are new."""
+        return np.flatnonzero(self.found == COUNTED)
+
+
 class EventCounter:
     """Counts events of the `signers`' tokens, each once over all processes of the `memory`.
 
     The settings may name a log, which gets all that is counted. The memory may have a part for live
-    calibration, which gets what is new of each source.
+    calibration, which gets what is new of each source. `find` may know sources that the memory does not, by
+    their numbers: it adds them, or raises BlockingIOError until it knows.
     """
+
+    find: Callable[[set[int]], None] | None = None
 
     def __init__(self, settings: Settings, metrics: Metrics, memory: EventMemory, signers: Signers) -> None:
         self._settings = settings
@@ -81,23 +104,36 @@ class EventCounter:
 
     def count(self, events: Sequence[Event | None]) -> Sequence[str]:
         """Count some hundred events, None for each that is none; the outcomes [n]. Raises BlockingIOError."""
-        found = np.full(len(events), INVALID, object)
+        return self.settle(self.judge(events))
+
+    def judge(self, events: Sequence[Event | None]) -> Judged:
+        """What events are; the window has the new ones from now on. Raises BlockingIOError."""
+        now = now_ms()
         valid = [event for event in events if event is not None]
-        if valid:
-            found[[event is not None for event in events]] = self._count_valid(valid)
-        if len(valid) < len(events):
-            self._metrics.events.labels("", "", INVALID).inc(len(events) - len(valid))
+        batch, sources = Batch(valid, now), self._memory.sources
+        tokens = self._signers.reader.read(
+            [event.token for event in valid], sources, now, self._attribution_ms
+        )
+        if self.find is not None:
+            unknown = tokens.sources[tokens.reasons == Reason.UNKNOWN_BUNDLE]
+            if len(unknown):
+                self.find(set(unknown.tolist()))
+        return Judged(events, valid, batch, tokens, self._judge(batch, tokens, now), sources)
+
+    def settle(self, judged: Judged) -> Sequence[str]:
+        """Count events that were judged; the outcomes [n]."""
+        events = judged.events
+        found = np.full(len(events), INVALID, object)
+        if judged.valid:
+            found[[event is not None for event in events]] = self._count_valid(judged)
+        if len(judged.valid) < len(events):
+            self._metrics.events.labels("", "", INVALID).inc(len(events) - len(judged.valid))
         outcomes: list[str] = found.tolist()
         return outcomes
 
-    def _count_valid(self, events: Sequence[Event]) -> NDArray[np.object_]:
-        """The outcomes of events [n], counted. Raises BlockingIOError."""
-        now = now_ms()
-        batch, sources = _Batch(events, now), self._memory.sources
-        tokens = self._signers.reader.read(
-            [event.token for event in events], sources, now, self._attribution_ms
-        )
-        found = self._judge(batch, tokens, now)
+    def _count_valid(self, judged: Judged) -> NDArray[np.object_]:
+        """The outcomes of events [m], counted."""
+        _, events, batch, tokens, found, sources = judged
         is_new, has_arm = found == COUNTED, _HAS_ARM[tokens.reasons]
         for number in np.unique(tokens.sources[has_arm]).tolist():
             arm, is_of_arm = sources[number].arm, has_arm & (tokens.sources == number)
@@ -112,7 +148,7 @@ class EventCounter:
             self._log.add([*_logged(events, batch, tokens, np.flatnonzero(is_new), sources)])
         return found
 
-    def _judge(self, batch: _Batch, tokens: ReadTokens, now: int) -> NDArray[np.object_]:
+    def _judge(self, batch: Batch, tokens: ReadTokens, now: int) -> NDArray[np.object_]:
         """The outcome of each event [n], new ones added to the window. Raises BlockingIOError."""
         found = _LABELS[tokens.reasons]
         is_ok = tokens.reasons == Reason.OK
@@ -126,14 +162,14 @@ class EventCounter:
         return found
 
     def _count_outcomes(
-        self, arm: str, batch: _Batch, found: NDArray[np.object_], chosen: NDArray[np.bool_]
+        self, arm: str, batch: Batch, found: NDArray[np.object_], chosen: NDArray[np.bool_]
     ) -> None:
         """Count the outcomes of the chosen events, by type."""
         for event_type, is_type in ((IMPRESSION, ~batch.is_click), (CLICK, batch.is_click)):
             for outcome, count in Counter(found[chosen & is_type].tolist()).items():
                 self._metrics.events.labels(arm, event_type, outcome).inc(count)
 
-    def _count_new(self, arm: str, batch: _Batch, tokens: ReadTokens, is_new: NDArray[np.bool_]) -> None:
+    def _count_new(self, arm: str, batch: Batch, tokens: ReadTokens, is_new: NDArray[np.bool_]) -> None:
         """Count what the chosen events say of an arm: all of them are new."""
         shown, clicked = is_new & ~batch.is_click, is_new & batch.is_click
         if shown.any():
@@ -147,7 +183,7 @@ class EventCounter:
             self._metrics.late_clicks.labels(arm).inc(late)
 
 
-class _Batch:
+class Batch:
     """Events as arrays [n]: whether each is a click, and when it happened, Unix time in milliseconds."""
 
     def __init__(self, events: Sequence[Event], now: int) -> None:
@@ -157,7 +193,7 @@ class _Batch:
 
 def _logged(
     events: Sequence[Event],
-    batch: _Batch,
+    batch: Batch,
     tokens: ReadTokens,
     chosen: NDArray[np.intp],
     sources: Mapping[int, Source],

@@ -139,7 +139,9 @@ def event_memory(settings: Settings, processes: int = 1) -> EventMemory:
     live = None
     if settings.live_calibration != "off":
         # While a reload replaces bundles, those of before are served too; those before them may come back.
-        live = LiveMemory(processes, 3 * len(settings.arms), settings.click_window_seconds)
+        # Other machines may serve other ones.
+        places = (6 if settings.feedback_store else 3) * len(settings.arms)
+        live = LiveMemory(processes, places, settings.click_window_seconds)
     return EventMemory(settings.max_attributed_events, live)
 
 

@@ -10,6 +10,7 @@ import logging
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from time import monotonic
 from typing import NamedTuple
 
@@ -21,6 +22,8 @@ logger = logging.getLogger("bidlight")
 
 # What is read and counted at once: each takes a fraction of a millisecond. A longer body is read at once too.
 SLICE_EVENTS, SLICE_BYTES = 256, 65_536
+# So many slices may wait for a store that machines share: when it answers, bids wait for that many.
+MAX_UNDER_WAY = 4
 # How long events wait for bids that wait, or for another process, before they are refused.
 PATIENCE_SECONDS, PAUSE_SECONDS = 0.25, 0.002
 
@@ -35,7 +38,7 @@ class FeedbackShed(Overloaded):
 
 @dataclass(slots=True, eq=False)
 class _Caller:
-    """A request: how its events are read, of `size` bytes, and how many of them are counted.
+    """A request: how its events are read, of `size` bytes, and how many of them are taken, and counted.
 
     Nothing of it has been done `since` a monotonic().
     """
@@ -45,6 +48,7 @@ class _Caller:
     answer: asyncio.Future[FeedbackAnswer]
     since: float
     events: Events | None = None
+    taken: int = 0
     counted: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
 
@@ -57,7 +61,7 @@ class _Share(NamedTuple):
 
 
 class EventQueue:
-    """First come, first served. `count` takes events, and returns the outcome of each [n].
+    """First come, first served. `count` takes events, and returns the outcome of each [n], or will do so.
 
     Events of many requests are counted together, since counting costs as much for one as for dozens. A long
     list is counted in slices. Between two of them the loop goes on: bids are answered. While something
@@ -67,7 +71,7 @@ class EventQueue:
 
     def __init__(
         self,
-        count: Callable[[Events], Sequence[str]],
+        count: Callable[[Events], Sequence[str] | asyncio.Future[Sequence[str]]],
         is_behind: Callable[[], bool] = lambda: False,
         on_work: Callable[[], object] = lambda: None,
     ) -> None:
@@ -75,6 +79,7 @@ class EventQueue:
         self._is_behind, self._on_work = is_behind, on_work
         self._waiting: deque[_Caller] = deque()
         self._is_scheduled = False
+        self._under_way = 0
 
     async def count(self, read: Callable[[], Events], size: int) -> FeedbackAnswer:
         """Count the events that `read` returns from `size` bytes. Raises what it raises, and FeedbackShed.
@@ -95,7 +100,7 @@ class EventQueue:
 
     def _flush(self) -> None:
         """Count a slice, if nothing else is to be done."""
-        is_blocked = self._is_behind() or not self._count_slice()
+        is_blocked = self._is_behind() or self._under_way >= MAX_UNDER_WAY or not self._count_slice()
         if is_blocked:
             self._refuse_those_who_waited()
         else:
@@ -116,20 +121,27 @@ class EventQueue:
         except BlockingIOError:
             self._put_back(shares)
             return False
-        except Exception:  # whatever it is, others go on
-            logger.exception("%d requests with feedback failed", len(shares))
-            for share in shares:
-                _fail(share.caller, ServiceError("the service failed on these events; it has logged why"))
+        except Exception as error:  # whatever it is, others go on
+            _give_up(shares, error)
             return True
-        start = 0
         for caller, events in shares:
-            stop = start + len(events)
-            caller.counted += len(events)
+            caller.taken += len(events)
             caller.since = monotonic()
-            caller.outcomes.update(outcomes[start:stop])
-            start = stop
         self._put_back(shares)
+        if isinstance(outcomes, asyncio.Future):
+            self._under_way += 1
+            outcomes.add_done_callback(partial(self._settle_later, shares))
+        else:
+            _settle(shares, outcomes)
         return True
+
+    def _settle_later(self, shares: Sequence[_Share], outcomes: asyncio.Future[Sequence[str]]) -> None:
+        self._under_way -= 1
+        error = outcomes.exception()
+        if error is None:
+            _settle(shares, outcomes.result())
+        else:
+            _give_up(shares, error)
 
     def _take(self) -> list[_Share]:
         """The next events, without callers that have left or whose events cannot be read."""
@@ -146,19 +158,17 @@ class EventQueue:
                 except Exception as error:
                     _fail(caller, error)
                     continue
-            some = caller.events[caller.counted : caller.counted + room]
+            some = caller.events[caller.taken : caller.taken + room]
             room -= len(some)
             shares.append(_Share(caller, some))
         return shares
 
     def _put_back(self, shares: Sequence[_Share]) -> None:
-        """Answer callers whose events are counted; the others are first again."""
+        """Callers with events that are not taken are first again."""
         for caller, _ in reversed(shares):
             assert caller.events is not None
-            if caller.counted < len(caller.events):
+            if caller.taken < len(caller.events):
                 self._waiting.appendleft(caller)
-            elif not caller.answer.done():
-                caller.answer.set_result(_answer(caller.outcomes))
 
     def _refuse_those_who_waited(self) -> None:
         now = monotonic()
@@ -167,6 +177,25 @@ class EventQueue:
                 self._waiting.popleft(),
                 FeedbackShed("events must wait for bids; send all of them again soon, they count once"),
             )
+
+
+def _settle(shares: Sequence[_Share], outcomes: Sequence[str]) -> None:
+    """Note outcomes [n] of the events of shares, and answer callers all of whose events have theirs."""
+    start = 0
+    for caller, events in shares:
+        stop = start + len(events)
+        caller.counted += len(events)
+        caller.outcomes.update(outcomes[start:stop])
+        start = stop
+        assert caller.events is not None
+        if caller.counted == len(caller.events) and not caller.answer.done():
+            caller.answer.set_result(_answer(caller.outcomes))
+
+
+def _give_up(shares: Sequence[_Share], error: BaseException) -> None:
+    logger.error("%d requests with feedback failed", len(shares), exc_info=error)
+    for share in shares:
+        _fail(share.caller, ServiceError("the service failed on these events; it has logged why"))
 
 
 def _fail(caller: _Caller, error: Exception) -> None:

@@ -237,6 +237,12 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+def lasts_ms(made_ms: NDArray[np.int64], now: int, attribution_ms: int) -> NDArray[np.int64]:
+    """How long from now on tokens that were made then [n] are taken by some machine: clocks differ."""
+    found: NDArray[np.int64] = made_ms + (attribution_ms + 2 * SKEW_MS - now)
+    return found
+
+
 def _since_epoch(made_ms: int) -> int:
     """What a token has of a Unix time: the nearest that it can say, so that a wrong clock stops no answer."""
     return min(max(made_ms - EPOCH_MS, 0), _MAX_MADE)

@@ -25,6 +25,7 @@ from service.calibration.decider import Decider
 from service.errors import BadConfiguration, NotFound
 from service.feedback.counting import EventCounter
 from service.feedback.memory import EventMemory, event_memory
+from service.feedback.shared import SharedCounter, shared_counter
 from service.http.control import ControlRoute
 from service.http.direct import DirectRoute
 from service.http.endpoint import PredictEndpoint
@@ -76,6 +77,7 @@ class Bidlight(FastAPI):
         users = None if stored is None else stored.users
         self.predict_service = PredictService(settings, self.metrics, bid_policy(settings), users)
         self._events: EventCounter | None = None
+        self._shared: SharedCounter | None = None
         self._restores_events = events is None
         self._live: LiveArms | None = None
         if settings.feedback_keys:
@@ -83,7 +85,10 @@ class Bidlight(FastAPI):
             if memory.live is not None:
                 self._live = LiveArms(settings, memory.live, self.metrics, decides=events is None)
             self._events = EventCounter(settings, self.metrics, memory, self.predict_service.signers)
-        self._feedback = FeedbackEndpoint(settings, self.metrics, self.predict_service, self._events)
+            self._shared = shared_counter(settings, self.metrics, memory, self._events)
+        self._feedback = FeedbackEndpoint(
+            settings, self.metrics, self.predict_service, self._shared or self._events
+        )
         self.served = ServedArms(
             settings, self.metrics, stored, self._open, loaded, self._publish, steering, number
         )
@@ -125,6 +130,8 @@ class Bidlight(FastAPI):
         self.predict_service.open(arms)
         if self._events is not None:
             self._events.serve(arm.source for arm in arms.arms)
+        if self._shared is not None:
+            self._shared.serve(arm.source for arm in arms.arms)
 
     def _publish(self) -> None:
         self.predict_service.publish()
@@ -132,14 +139,20 @@ class Bidlight(FastAPI):
             self._live.refresh()
         if self._events is not None:
             self._events.publish()
+        if self._shared is not None:
+            self._shared.publish()
 
     def open_feedback(self) -> None:
-        """Know what was counted before the start, unless the caller has seen to that."""
+        """Know what was counted before the start, unless the caller has seen to that, and elsewhere."""
         if self._events is not None and self._restores_events:
             self._events.restore()
+        if self._shared is not None:
+            self._shared.start()
 
     async def close_feedback(self) -> None:
         """Nothing more is counted."""
+        if self._shared is not None:
+            await self._shared.close()
         if self._events is not None:
             await self._events.close()
 

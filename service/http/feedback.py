@@ -16,6 +16,7 @@ from service.errors import MethodNotAllowed, NotFound, ServiceError
 from service.feedback.counting import EventCounter
 from service.feedback.events import CLICK, IMPRESSION, Event, EventType, decode_events
 from service.feedback.queue import EventQueue
+from service.feedback.shared import SharedCounter
 from service.http.bodies import ClientLeft, read_body, send_whole
 from service.http.heads import FEEDBACK_PATH, Headers
 from service.http.intake import Intake
@@ -50,7 +51,11 @@ class FeedbackEndpoint:
     """Gives a `counter` the events of requests; without one, there are no such routes."""
 
     def __init__(
-        self, settings: Settings, metrics: Metrics, service: PredictService, counter: EventCounter | None
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        service: PredictService,
+        counter: EventCounter | SharedCounter | None,
     ) -> None:
         self._service = service
         admission = service.admission

@@ -333,6 +333,26 @@ class Metrics:
             "of events may be missing",
             registry=registry,
         )
+        self.feedback_checks = Counters(
+            "bidlight_feedback_checks",
+            "New events by what --feedback-store said: first (they count here), known (another machine has "
+            "counted them), or unchecked (no answer in time: they count); then of these: confirmed, twice "
+            "(another machine has counted them too), or forgotten (too many waited)",
+            ["outcome"],
+            registry=registry,
+        )
+        self.feedback_unchecked = Gauges(
+            "bidlight_feedback_unchecked_events",
+            "Events that wait to be asked for again in --feedback-store",
+            of_processes="sum",
+            registry=registry,
+        )
+        self.feedback_store_connected = Gauges(
+            "bidlight_feedback_store_connected",
+            "1 while each process is connected to --feedback-store, otherwise 0; absent without one",
+            of_processes="min",
+            registry=registry,
+        )
         self.live_revision = Gauges(
             "bidlight_live_revision",
             "Revision of the arm's live calibration: how often it was changed, 0 before; with observe, as it "
@@ -381,6 +401,19 @@ class Metrics:
             "bidlight_live_frozen",
             "1 if the arm's live calibration is frozen by a command, so that it stays as it is, otherwise 0",
             ["arm"],
+            of_processes="max",
+            registry=registry,
+        )
+        self.live_joined = Gauges(
+            "bidlight_live_joined",
+            "1 while live calibrations are decided with the other machines of --feedback-store, 0 while this "
+            "one learns alone; absent without one",
+            of_processes="max",
+            registry=registry,
+        )
+        self.live_machines = Gauges(
+            "bidlight_live_machines",
+            "Services whose counts live calibrations were last decided from",
             of_processes="max",
             registry=registry,
         )

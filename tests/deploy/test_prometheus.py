@@ -20,7 +20,7 @@ import yaml
 from service.features.load import main as load_features
 from tests.deploy.promql import RULES, dashboard_queries
 from tests.e2e.raw_http import wait_until
-from tests.redis_server import free_port
+from tests.redis_server import free_port, running_redis
 from tests.running import RunningService, running_service
 from tests.test_deploy import PROMETHEUS
 from tests.tiny_bundle import tiny_rows, write_tiny_bundle
@@ -104,13 +104,18 @@ def test_rules_are_evaluated_and_every_panel_shows_something(tmp_path: Path) -> 
         *(option for name, bundle in arms.items() for option in ("--arm", f"{name}={bundle}")),
         *("--feedback-keys", str(tmp_path / "feedback.keys"), "--feedback-log", str(tmp_path / "log")),
         *("--live-calibration", "observe", "--feature-store", store, "--admin-port", "0"),
+        *("--live-period-seconds", "1"),
     ]
-    with running_service(tmp_path, options) as service:
+    with (
+        running_redis(tmp_path) as redis,
+        running_service(tmp_path, [*options, "--feedback-store", redis.url]) as service,
+    ):
         target = service.admin_url.removeprefix("http://")
         with running_prometheus(tmp_path, target) as prometheus:
             wait_until(lambda: bool(ask(prometheus, "up == 1")))
             bid_and_report(service, ROUNDS)
             wait_until(lambda: bool(ask(prometheus, "bidlight:pcoc:increase1h > 0")), seconds=10.0)
+            wait_until(lambda: bool(ask(prometheus, "bidlight_live_machines == 1")), seconds=20.0)
             groups = prometheus.get("/api/v1/rules").json()["data"]["groups"]
             failed = {
                 rule["name"]: rule for group in groups for rule in group["rules"] if rule["health"] == "err"
