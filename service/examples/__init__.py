@@ -1,1 +1,1 @@
-"""Examples: requests as they were sent with their answers, and how tomorrow's training log is made of them."""
+"""Examples: requests and answers as they were sent, and the training log that is made of them."""

@@ -224,7 +224,7 @@ class TokenReader:
 
 
 def read_unverified(tokens: Sequence[str]) -> ReadTokens:
-    """What `tokens` [n] say, MALFORMED or else OK: for those that somebody has verified before, or has made."""
+    """What `tokens` [n] say, MALFORMED or else OK: of those that were verified before, or made here."""
     rows, is_text = _bytes_of_tokens(tokens)
     found = _of_bytes(rows)
     found.reasons[~is_text | (rows[:, 0] >> 4 != VERSION)] = Reason.MALFORMED
