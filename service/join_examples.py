@@ -162,7 +162,7 @@ def _tell(hour: JoinedHour) -> None:
     if hour.found_late:
         print(
             f"{name}: warning: {len(hour.found_late)} files of the log came after {hour.path.name} was made "
-            f"({hour.found_late[0]}), and are in no file; move it elsewhere to have one made of what is there",
+            f"({hour.found_late[0]}), and are in none; move it elsewhere to have one made of what is there",
             file=sys.stderr,
         )
     if hour.deleted:

@@ -18,6 +18,7 @@ from export.data.errors import LogSchemaError
 from export.data.time_pattern import fault_of
 from export.data.toml_table import TomlTable
 from service.bundle.bounds import MAX_FIELDS
+from service.bundle.example_columns import CLICKED, TIME
 from service.bundle.schema import Kind, Role
 from service.bundle.spelling import DEFAULT_SEPARATOR, Spelling
 
@@ -184,10 +185,10 @@ def of_examples(schema: LogSchema) -> LogSchema:
     return LogSchema(
         name=schema.name,
         format="parquet",
-        label=Label("_clicked"),
+        label=Label(CLICKED),
         separator=_SEPARATORS["parquet"],
         quote="",
-        timestamp=Timestamp("_time_ms", "unix_ms"),
+        timestamp=Timestamp(TIME, "unix_ms"),
         fields=tuple(fields),
     )
 
@@ -199,7 +200,7 @@ def _kept_in(bundle: Path) -> LogSchema:
         return msgspec.json.decode(path.read_bytes(), type=LogSchema)
     except (OSError, msgspec.DecodeError) as error:
         raise LogSchemaError(
-            f"'schema' must be a bundle that says how its log was read, if it is a folder (got {str(bundle)!r}: "
+            f"'schema' must be a bundle that says how its log was read, or no folder (got {str(bundle)!r}: "
             f"{LOG_FILE}: {getattr(error, 'strerror', None) or error}); name a TOML file"
         ) from None
 

@@ -153,7 +153,7 @@ def scanned(path: Path) -> tuple[pl.LazyFrame, pl.Schema]:
 
 
 def _parquet_files(folder: Path) -> list[Path]:
-    """The Parquet files in a folder. One whose name begins with a dot is still written to. Raises LogError."""
+    """The Parquet files in a folder, without those whose name begins with a dot. Raises LogError."""
     found = sorted(path for path in folder.glob("*.parquet") if not path.name.startswith("."))
     if not found:
         raise LogError(

@@ -9,11 +9,29 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from service.bundle.example_columns import (
+    ARM,
+    BID,
+    BUNDLE,
+    CANDIDATE_ID,
+    CLICK_DELAY,
+    CLICKED,
+    LOG_ODDS,
+    PCTR,
+    REQUEST_ID,
+    RESERVED,
+    REVISION,
+    SHOWN,
+    TIME,
+    USER_ID,
+    VALUE_PER_CLICK,
+    WEIGHT,
+)
 from service.bundle.schema import Field, Kind, Role, Schema
 from service.errors import BadConfiguration, InvalidField
 from service.examples.outcomes import NEVER, Times
@@ -21,17 +39,8 @@ from service.examples.record import ReadExample
 from service.reading import KnownFields
 from service.wire import PredictRequest, count_rows
 
-# Columns beside those of the fields, none of which may have such a name.
-TIME, CLICKED, SHOWN, CLICK_DELAY = "_time_ms", "_clicked", "_shown", "_click_delay_ms"
-LOG_ODDS, PCTR, BID, WEIGHT = "_log_odds", "_pctr", "_bid", "_weight"
-ARM, BUNDLE, REVISION = "_arm", "_bundle", "_calibration_revision"
-REQUEST_ID, USER_ID_SENT, AD_ID, VALUE = "_request_id", "_user_id", "_candidate_id", "_value_per_click"
-RESERVED: Final = (
-    *(TIME, CLICKED, SHOWN, CLICK_DELAY, LOG_ODDS, PCTR, BID, WEIGHT, ARM, BUNDLE, REVISION),
-    *(REQUEST_ID, USER_ID_SENT, AD_ID, VALUE),
-)
 # A categorical context field of this name is filled from the request's own `user_id`, as the service does.
-_USER_ID = "user_id"
+_FILLED = "user_id"
 
 Ads = Mapping[str, Mapping[str, Any]]
 """What a feature store has of ads, by id."""
@@ -66,7 +75,7 @@ class Columns:
         names = [frozenset(field.name for field in fields) for fields in (self._context, self._candidate)]
         self._known = KnownFields(*names)
         self._fills_user_id = any(
-            field.name == _USER_ID and field.kind is Kind.CATEGORICAL for field in self._context
+            field.name == _FILLED and field.kind is Kind.CATEGORICAL for field in self._context
         )
         self._ads = ads
         self.unknown_ads = 0
@@ -99,7 +108,7 @@ class Columns:
             (BUNDLE, example.answer.bundle),
             (REVISION, example.answer.calibration_revision or 0),
             (REQUEST_ID, _text(request.id)),
-            (USER_ID_SENT, _text(request.user_id)),
+            (USER_ID, _text(request.user_id)),
             (WEIGHT, 1.0 / example.line.share),
         ):
             self.values[name] += [value] * len(chosen)
@@ -107,7 +116,7 @@ class Columns:
     def _add_context(self, example: ReadExample, request: PredictRequest, count: int) -> None:
         given: dict[str, Any] = {**(example.line.user or {}), **request.context}
         if self._fills_user_id:
-            given.setdefault(_USER_ID, request.user_id)
+            given.setdefault(_FILLED, request.user_id)
         for field in self._context:
             self.values[field.name] += [_typed(field, given.get(field.name))] * count
 
@@ -124,8 +133,8 @@ class Columns:
             values = [None if money is None else money[row] for row in chosen]
             names = [field.name for field in self._candidate if field.name in candidates.features]
             given = [{name: candidates.features[name][row] for name in names} for row in chosen]
-        self.values[AD_ID] += map(_text, ids)
-        self.values[VALUE] += values
+        self.values[CANDIDATE_ID] += map(_text, ids)
+        self.values[VALUE_PER_CLICK] += values
         for ad_id, features in zip(ids, given, strict=True):
             stored = self._stored(ad_id, features)
             for field in self._candidate:

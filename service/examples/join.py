@@ -19,9 +19,10 @@ from typing import Literal
 
 import numpy as np
 
+from service.bundle.example_columns import CLICKED, SHOWN
 from service.bundle.schema import Schema
 from service.errors import BadConfiguration, ServiceError
-from service.examples.columns import CLICKED, SHOWN, Ads, Columns, Judged
+from service.examples.columns import Ads, Columns, Judged
 from service.examples.outcomes import (
     MAX_TOKENS,
     NEVER,

@@ -15,9 +15,9 @@ from typing import Any
 
 import msgspec
 
+from service.bundle import example_columns as columns
 from service.bundle.schema import Kind, Schema
 from service.errors import BadConfiguration
-from service.examples import columns
 
 METADATA_KEY = b"bidlight"
 COMPRESSION = "zstd"
@@ -121,7 +121,7 @@ def _arrow_schema(schema: Schema) -> Any:
         columns.BID: pa.float64(),
         columns.WEIGHT: pa.float64(),
         columns.REVISION: pa.int32(),
-        columns.VALUE: pa.float64(),
+        columns.VALUE_PER_CLICK: pa.float64(),
     }
     fields = [(field.name, of_kind[field.kind]) for field in schema.fields]
     fields += [(name, beside.get(name, pa.string())) for name in columns.RESERVED]
