@@ -1,4 +1,4 @@
-"""Requests, answers and events of a service, joined: rows that the model scores as it did when it answered."""
+"""Requests, answers and events of a service, joined: rows that score as they did when answered."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def requests(draw: random.Random, count: int) -> Iterator[tuple[dict[str, Any], 
             for place, row in enumerate(rows)
         ]
         if draw.random() < 0.3:
-            of_all: dict[str, Any] = {"campaign": [place for place in range(len(rows))]}
+            of_all: dict[str, Any] = {"campaign": [*range(len(rows))]}
             candidates_as_columns = {"id": [one["id"] for one in candidates], "features": of_all}
             yield request | {"candidates": candidates_as_columns}, draw.choice([JSON, MSGPACK])
         else:
