@@ -1,4 +1,4 @@
-"""From answers to tomorrow's training log: real processes, requests and events over HTTP, joined, and trained on."""
+"""From answers to tomorrow's training log, by real processes over HTTP."""
 
 from __future__ import annotations
 
@@ -76,15 +76,11 @@ def test_a_killed_worker_loses_no_more_than_the_last_second(
 ) -> None:
     """Both workers log to files of their own; what the disk had before the kill is in the Parquet file."""
     arguments = arguments_of(tmp_path, bundles["control"], "--workers", "2")
-    context = tiny_rows(1)[0]["context"]
+    context, ad = tiny_rows(1)[0]["context"], {"id": "ad", "features": {"ad": "a1"}}
 
     def ask_and_show(number: int) -> None:
         with service.client() as client:  # a new connection: any worker
-            request = {
-                "id": f"r{number}",
-                "context": context,
-                "candidates": [{"id": "ad", "features": {"ad": "a1"}}],
-            }
+            request = {"id": f"r{number}", "context": context, "candidates": [ad]}
             answer = ask(client, request, JSON if number % 2 else MSGPACK)
             report(client, [{"token": answer["results"][0]["token"], "type": "impression"}])
 
@@ -117,9 +113,8 @@ def write_shop_log(folder: Path, rows: int) -> list[str]:
         page, item = draw.randrange(5), draw.randrange(20)
         clicked = draw.random() < 0.1 + 0.04 * page + 0.01 * item
         seen = " ".join(f"i{draw.randrange(20)}" for _ in range(3))
-        lines.append(
-            f"{1_700_000_000 + 60 * number},{int(clicked)},p{page},i{item},{draw.random():.3f},{seen}"
-        )
+        cells = 1_700_000_000 + 60 * number, int(clicked), f"p{page}", f"i{item}", draw.random(), seen
+        lines.append(",".join(map(str, cells)))
     (folder / "shop.csv").write_text("\n".join(lines) + "\n", encoding="ascii")
     (folder / "shop.toml").write_text(
         """
@@ -174,7 +169,7 @@ TRAINING = ["--model", "lr", "--preset", "none", "--epochs", "1", "--threads", "
 def test_what_was_served_today_is_trained_on_tomorrow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A log is trained on and served; what comes back is joined, and trained on by the bundle's own schema."""
+    """A log is trained on and served; what comes back is joined, and trained on by its bundle."""
     first, second = tmp_path / "first", tmp_path / "second"
     export("run", *write_shop_log(tmp_path, 4000), *TRAINING, "--out", str(first))
     draw = random.Random(4)
@@ -184,11 +179,7 @@ def test_what_was_served_today_is_trained_on_tomorrow(
         number = 0
         while number < 150 or time.monotonic() - started < 8:  # the export splits by the second
             page = draw.randrange(5)
-            context = {
-                "site": f"p{page}",
-                "hour": "13",
-                "history": [f"i{draw.randrange(30)}" for _ in range(3)],
-            }
+            context = {"site": f"p{page}", "hour": "13", "history": [f"i{page}", "i29"]}
             items = [draw.randrange(30) for _ in range(20)]
             candidates = [{"id": f"ad{item}", "features": {"ad": f"i{item}", "price": 0.5}} for item in items]
             request = {"id": f"r{number}", "context": context, "candidates": candidates}
