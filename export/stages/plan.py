@@ -23,7 +23,9 @@ Ship = Literal["auto", "dense", "pruned"]
 class LogPlan:
     """Which log, and how it is read."""
 
-    data: Path = field(metadata=described("the log: TSV, CSV (also .gz), Parquet, or a folder of Parquet files", unit="FILE"))
+    data: Path = field(
+        metadata=described("the log: TSV, CSV (also .gz), Parquet, or a folder of Parquet files", unit="FILE")
+    )
     schema: str = field(
         metadata=described(
             f"{', '.join(BUILT_IN)}, a TOML file that describes the log, or, for examples that a service has "
