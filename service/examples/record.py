@@ -30,7 +30,7 @@ class SentRequest:
     user: dict[str, Any] | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)  # to freeze it would take as long again
 class Example:
     """A request and the body of its answer, at a Unix time in milliseconds; one of so large a `share`."""
 
