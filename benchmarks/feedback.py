@@ -19,7 +19,8 @@ import numpy as np
 from benchmarks.command import Command, print_table
 from service.feedback.counting import EventCounter
 from service.feedback.events import IMPRESSION, Event, decode_events
-from service.feedback.log import WHOLE, LoggedEvent
+from service.feedback.hourly_log import WHOLE
+from service.feedback.log import LoggedEvent
 from service.feedback.memory import EventMemory
 from service.feedback.queue import SLICE_EVENTS
 from service.feedback.signers import Signers

@@ -47,7 +47,7 @@ from service.wire import JSON, MSGPACK, Codec, count_rows
 REPOSITORY = Path(__file__).parents[1]
 # Where a checkout keeps this program: here, and in older ones.
 PROGRAMS = "benchmarks/request.py", "tests/bench_request.py"
-FORMS = ("features", "catalogue", "columns", "msgpack", "tracking")
+FORMS = ("features", "catalogue", "columns", "msgpack", "tracking", "examples")
 STAGES = ("decode", "encode", "answer", "all", "counting", "refuse")
 SECONDS_A_TIMING, TIMINGS = 0.01, 12
 # Bytes under way, for which all others wait.
@@ -83,15 +83,18 @@ class Sink:
 
 
 class Bench:
-    """The service on one bundle, and requests for it, in five forms.
+    """The service on one bundle, and requests for it, in six forms.
 
     `features`: JSON rows that hold the features of each ad. `catalogue`: JSON rows of ad ids, whose features
     the catalogue holds. `columns`: the same as columns. `msgpack`: `features` in MessagePack. `tracking`:
-    `features`, and answers with tokens.
+    `features`, and answers with tokens. `examples`: `tracking`, and all of them are logged, by a thread whose
+    time counts too.
     """
 
     def __init__(self, app: Bidlight, samples: list[dict[str, Any]], connections: int) -> None:
         self.app, self._samples = app, samples
+        assert app.predict_service.examples is not None
+        self.examples = app.predict_service.examples
         self.predictor = app.arms[0].predictor
         builder = CatalogueBuilder(self.predictor.encoder)
         builder.add([(f"ad-{row}", pack(sample["candidate"])) for row, sample in enumerate(samples)])
@@ -112,6 +115,7 @@ class Bench:
     async def figures(self, form: str, candidates: int) -> dict[str, float]:
         """Microseconds a request, by stage."""
         self.predictor.known_ads.catalogue = self._catalogue if form in ("catalogue", "columns") else None
+        self.app.predict_service.examples = self.examples if form == "examples" else None
         codec = MSGPACK if form == "msgpack" else JSON
         body = self._body(form, candidates, codec)
         prediction = Prediction(self.app.predict_service, 0.0)
@@ -199,7 +203,7 @@ class Bench:
             for ad, row in zip(ads, chosen, strict=True):
                 ad["features"] = self._samples[row]["candidate"]
         request = {"id": "req-1", "context": self._samples[0]["context"], "candidates": ads}
-        if form == "tracking":
+        if form in ("tracking", "examples"):
             request["tracking"] = True
         return msgspec.json.encode(request) if codec is JSON else msgspec.msgpack.encode(request)
 
@@ -227,23 +231,25 @@ def _seconds(call: Callable[[], object], calls: int) -> float:
 
 async def _measure(options: argparse.Namespace) -> Figures:
     lines = (options.bundle / "report" / "requests.jsonl").read_text(encoding="utf-8").splitlines()
-    with tempfile.NamedTemporaryFile("w", encoding="ascii") as keys:
-        keys.write(f"0 {secrets.token_hex(16)}\n")
-        keys.flush()
-        app = create_app(Settings(arms=(f"control={options.bundle}:1",), feedback_keys=keys.name))
-    await app.served.open()
-    bench = Bench(app, [json.loads(line) for line in lines], options.connections)
-    gc.collect()
-    gc.freeze()
-    try:
-        return {
-            f"{form} {candidates}": await bench.figures(form, candidates)
-            for form in options.forms
-            for candidates in options.candidates
-        }
-    finally:
-        bench.close()
-        await app.served.close()
+    with tempfile.TemporaryDirectory() as folder:
+        (keys := Path(folder) / "keys").write_text(f"0 {secrets.token_hex(16)}\n", encoding="ascii")
+        arm = f"control={options.bundle}:1"
+        settings = Settings(arms=(arm,), feedback_keys=str(keys), example_log=folder, example_share=1.0)
+        app = create_app(settings)
+        await app.served.open()
+        bench = Bench(app, [json.loads(line) for line in lines], options.connections)
+        gc.collect()
+        gc.freeze()
+        try:
+            return {
+                f"{form} {candidates}": await bench.figures(form, candidates)
+                for form in options.forms
+                for candidates in options.candidates
+            }
+        finally:
+            bench.close()
+            await app.served.close()
+            bench.examples.close()
 
 
 def _rounds(folders: list[Path], options: argparse.Namespace) -> Iterator[tuple[Path, Figures]]:

@@ -535,7 +535,12 @@ NB_MODULE(_native, module) {
                      if (std::isnan(milliseconds)) return nb::none();
                      return nb::float_(milliseconds);
                    })
-      .def_prop_ro("tracking", [](const PlainRequest& self) { return self.get().tracking; })
+      .def_prop_ro("tracking",
+                   [](const PlainRequest& self) -> nb::object {
+                     const std::optional<bool> tracking = self.get().tracking;
+                     if (!tracking) return nb::none();
+                     return nb::bool_(*tracking);
+                   })
       .def_prop_ro("context", &PlainRequest::context)
       .def("has_whole_context", [](const PlainRequest& self,
                                    PyEncoder& encoder) { return encoder.encoder.has_whole_context(self.get()); })

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <string_view>
 #include <vector>
 
@@ -57,7 +58,7 @@ struct Column {
 struct Request {
   Text id, user_id;
   double tmax_ms = kNoNumber;
-  bool tracking = false;
+  std::optional<bool> tracking;  // none: the request does not say
   bool as_rows = true;
   std::vector<Candidate> candidates;
   std::vector<Feature> context;

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import numpy as np
-from msgspec import Meta, Raw
+from msgspec import UNSET, Meta, Raw, UnsetType
 
 from service.bundle.native import _native
 from service.errors import InvalidField, MalformedBody, shorten
@@ -84,7 +84,7 @@ class _RequestOutline(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     user_id: str | None = None
     tmax_ms: Milliseconds | None = None
     context: dict[str, Raw] = {}
-    tracking: bool = False
+    tracking: bool | UnsetType = UNSET
 
 
 class _Decoders:

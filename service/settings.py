@@ -52,6 +52,11 @@ class Settings(BaseSettings):
         description="file of the keys of tokens, one a line as NUMBER HEX: the first signs, each verifies; "
         "empty: no tokens and no feedback",
     )
+    tracking: Literal["asked", "all"] = Field(
+        default="asked",
+        description="which requests get tokens: asked, those with tracking true; all, those without tracking "
+        "false",
+    )
     attribution_seconds: int = Field(
         default=86_400,
         ge=60,
@@ -90,6 +95,19 @@ class Settings(BaseSettings):
         le=5_000.0,
         description="how long events wait for that store, milliseconds; then they count, and are checked "
         "later",
+    )
+    example_log: str = Field(
+        default="",
+        description="folder for the log of requests that got tokens and of their answers, of which "
+        "python -m service.join_examples makes tomorrow's training log; it holds features as they were sent; "
+        "empty: none",
+    )
+    example_share: float = Field(
+        default=0.1,
+        gt=0.0,
+        le=1.0,
+        description="share of these requests that is logged, chosen by a hash of the request's id, or by "
+        "chance if it has none",
     )
     control_socket: str = Field(
         default="",
@@ -329,6 +347,17 @@ class Settings(BaseSettings):
                 "'feedback_keys' must be given with feedback_store (got none); "
                 "without keys there are no events to share"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _tokens_have_keys(self) -> Settings:
+        if self.feedback_keys:
+            return self
+        for name, is_chosen in (("tracking all", self.tracking == "all"), ("example_log", self.example_log)):
+            if is_chosen:
+                raise ValueError(
+                    f"'feedback_keys' must be given with {name} (got none); without keys there are no tokens"
+                )
         return self
 
     @model_validator(mode="after")

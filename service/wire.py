@@ -96,8 +96,12 @@ class PredictRequest(msgspec.Struct, forbid_unknown_fields=True, gc=False):
         Meta(description="the context fields, by name; a given value, also null, wins over the store"),
     ] = {}
     tracking: Annotated[
-        bool, Meta(description="whether each result has a token, by which its ad's click is reported")
-    ] = False
+        bool | UnsetType,
+        Meta(
+            description="whether each result has a token, by which its ad's click is reported; left out: as "
+            "the service is set, which without a setting is false"
+        ),
+    ] = UNSET
 
 
 class Result(msgspec.Struct, gc=False):

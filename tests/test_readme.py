@@ -26,6 +26,7 @@ from service.control.__main__ import build_parser as control_parser
 from service.errors import BadConfiguration, ServiceError
 from service.explain_bid import build_parser as explain_parser
 from service.features.load import build_parser as load_parser
+from service.join_examples import build_parser as join_parser
 from service.metrics.families import Metrics
 from service.process.options import build_parser as service_parser
 from service.reading import decode_request
@@ -105,6 +106,13 @@ def test_the_loading_commands_parse() -> None:
     assert found
     for words in found:
         load_parser().parse_args(words)
+
+
+def test_the_joining_commands_parse() -> None:
+    found = python_commands("service.join_examples")
+    assert found
+    for words in found:
+        join_parser().parse_args(words)
 
 
 def test_the_commands_that_explain_bids_parse() -> None:
@@ -309,7 +317,7 @@ def test_the_layers_that_are_drawn_are_those_of_the_contract(room: str) -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
     contracts = project["tool"]["importlinter"]["contracts"]
     (layers,) = [each["layers"] for each in contracts if each.get("containers") == [room]]
-    commands = {"__main__", "explain_bid", "load_features"}
+    commands = {"__main__", "explain_bid", "join_examples", "load_features"}
     expected = [{name.strip() for name in layer.split("|")} - commands for layer in layers]
     (drawn,) = re.findall(rf"^{room}: +(.*)$", ARCHITECTURE.text, flags=re.MULTILINE)
     found = [set(re.findall(r"\w+", layer)) for layer in drawn.split(" > ")]

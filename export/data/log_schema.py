@@ -18,6 +18,7 @@ from export.data.errors import LogSchemaError
 from export.data.time_pattern import fault_of
 from export.data.toml_table import TomlTable
 from service.bundle.bounds import MAX_FIELDS
+from service.bundle.example_columns import CLICKED, TIME
 from service.bundle.schema import Kind, Role
 from service.bundle.spelling import DEFAULT_SEPARATOR, Spelling
 
@@ -152,20 +153,56 @@ class LogSchema(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def load_log_schema(name_or_path: str | Path) -> LogSchema:
-    """A name of BUILT_IN or the path of a TOML file -> its LogSchema. Raises LogSchemaError."""
+    """A name of BUILT_IN, the path of a TOML file, or of a bundle -> a LogSchema. Raises LogSchemaError.
+
+    That of a bundle is for examples of its fields (`of_examples`).
+    """
     path = Path(name_or_path)
+    if path.is_dir():
+        return of_examples(_kept_in(path))
     if str(name_or_path) in BUILT_IN:
         path = Path(__file__).with_name(f"{name_or_path}.toml")
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise LogSchemaError(
-            f"'schema' must be one of {', '.join(BUILT_IN)} or a TOML file (got {str(name_or_path)!r}); "
+            f"'schema' must be one of {', '.join(BUILT_IN)}, a TOML file or a bundle (got "
+            f"{str(name_or_path)!r}); "
             f"{error.strerror or 'it cannot be read'}"
         ) from None
     except UnicodeDecodeError:
         raise LogSchemaError(f"{path.name}: must be UTF-8 text; save it as UTF-8") from None
     return parse_log_schema(text, file=path.name)
+
+
+def of_examples(schema: LogSchema) -> LogSchema:
+    """The same fields as they stand in the examples of a service (python -m service.join_examples).
+
+    A column has the name of its field, and what the service was sent: fields that the log derived from the
+    time are columns too, and a null or empty cell alone is missing, as in a request.
+    """
+    fields = [structs.replace(one, column=one.name, derive=None) for one in schema.fields]
+    return LogSchema(
+        name=schema.name,
+        format="parquet",
+        label=Label(CLICKED),
+        separator=_SEPARATORS["parquet"],
+        quote="",
+        timestamp=Timestamp(TIME, "unix_ms"),
+        fields=tuple(fields),
+    )
+
+
+def _kept_in(bundle: Path) -> LogSchema:
+    """The description of its log that a bundle keeps. Raises LogSchemaError."""
+    path = bundle / LOG_FILE
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=LogSchema)
+    except (OSError, msgspec.DecodeError) as error:
+        raise LogSchemaError(
+            f"'schema' must be a bundle that says how its log was read, or no folder (got {str(bundle)!r}: "
+            f"{LOG_FILE}: {getattr(error, 'strerror', None) or error}); name a TOML file"
+        ) from None
 
 
 def parse_log_schema(text: str, file: str = "schema.toml") -> LogSchema:

@@ -132,16 +132,35 @@ def _text_rows(
 
 
 def scanned(path: Path) -> tuple[pl.LazyFrame, pl.Schema]:
-    """A Parquet file before its rows are read, and the types of its columns. Raises LogError."""
+    """A Parquet file before its rows are read, and the types of its columns. Raises LogError.
+
+    A folder is all of its files, in the order of their names, with the columns of the last one: what older
+    files lack is missing there.
+    """
+    files = _parquet_files(path) if path.is_dir() else [path]
     try:
-        log = pl.scan_parquet(path, glob=False)
-        return log, log.collect_schema()
+        schema = pl.scan_parquet(files[-1], glob=False).collect_schema()
+        log = pl.scan_parquet(
+            files, glob=False, schema=schema, missing_columns="insert", extra_columns="ignore"
+        )
+        return log, schema
     except (OSError, pl.exceptions.PolarsError) as error:
         reason = str(error).splitlines()[0]
         text = '; if it is text, write format = "csv" or "tsv" into the schema' if path.is_file() else ""
         raise LogError(
             f"'data' must be a readable Parquet file (got {str(path)!r}); {reason}{text}"
         ) from None
+
+
+def _parquet_files(folder: Path) -> list[Path]:
+    """The Parquet files in a folder, without those whose name begins with a dot. Raises LogError."""
+    found = sorted(path for path in folder.glob("*.parquet") if not path.name.startswith("."))
+    if not found:
+        raise LogError(
+            f"'data' must be a file, or a folder with files .parquet (got {str(folder)!r}, which has none); "
+            "name another folder"
+        )
+    return found
 
 
 def _parquet_rows(

@@ -23,9 +23,15 @@ Ship = Literal["auto", "dense", "pruned"]
 class LogPlan:
     """Which log, and how it is read."""
 
-    data: Path = field(metadata=described("the log: TSV, CSV (also .gz) or Parquet", unit="FILE"))
+    data: Path = field(
+        metadata=described("the log: TSV, CSV (also .gz), Parquet, or a folder of Parquet files", unit="FILE")
+    )
     schema: str = field(
-        metadata=described(f"{', '.join(BUILT_IN)} or a TOML file that describes the log", unit="NAME|FILE")
+        metadata=described(
+            f"{', '.join(BUILT_IN)}, a TOML file that describes the log, or, for examples that a service has "
+            "logged, a bundle",
+            unit="NAME|FILE|BUNDLE",
+        )
     )
     split: tuple[float, float, float, float] = knob(
         DEFAULT_SHARES,

@@ -122,7 +122,8 @@ class PlainRequest:
     @property
     def tmax_ms(self) -> float | None: ...
     @property
-    def tracking(self) -> bool: ...
+    def tracking(self) -> bool | None:
+        """None where the request does not say."""
     @property
     def context(self) -> dict[str, Any]: ...
     def has_whole_context(self, encoder: Encoder, /) -> bool:

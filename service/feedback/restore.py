@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from service.errors import BadConfiguration
 from service.feedback.events import CLICK
+from service.feedback.hourly_log import PART, WHOLE
 from service.feedback.keys import read_keys
-from service.feedback.log import PART, WHOLE, LoggedEvent, end_ms_of
+from service.feedback.log import LoggedEvent, end_ms_of
 from service.feedback.memory import EventMemory
 from service.feedback.tokens import SKEW_MS, Reason, Source, TokenReader, now_ms
 from service.feedback.window import EventWindow, fingerprints_of

@@ -203,33 +203,44 @@ class TokenReader:
         The time it takes depends on neither the keys nor what is wrong with a token.
         """
         rows, is_text = _bytes_of_tokens(tokens)
-        hashes = _words_of(rows, SIGNED_BYTES, TOKEN_BYTES)
+        found = _of_bytes(rows)
+        hashes, made_ms = found.hashes, found.made_ms
         key_numbers = rows[:, 0] & 15
         expected = siphash24(self._keys[0][key_numbers], self._keys[1][key_numbers], rows[:, :SIGNED_BYTES])
         # Words are compared whole: how many of their bits are right changes nothing.
         is_signed = (hashes ^ expected) == 0
-        found_sources = _words_of(rows, 1, 5).astype(np.uint32)
-        made_ms = _words_of(rows, 5, 10).astype(np.int64) + EPOCH_MS
         known = np.fromiter(sources, np.uint32, len(sources))
         checks = (
             (Reason.FUTURE, made_ms > now + SKEW_MS),
             (Reason.EXPIRED, made_ms < now - max_age_ms),
-            (Reason.UNKNOWN_BUNDLE, ~(found_sources[:, None] == known).any(axis=1)),
+            (Reason.UNKNOWN_BUNDLE, ~(found.sources[:, None] == known).any(axis=1)),
             (Reason.FORGED, ~is_signed),
             (Reason.UNKNOWN_KEY, ~self._has_key[key_numbers]),
             (Reason.MALFORMED, ~is_text | (rows[:, 0] >> 4 != VERSION)),
         )
-        reasons = np.zeros(len(rows), np.uint8)
         for reason, is_it in checks:  # the last one that holds wins
-            reasons[is_it] = reason
-        return ReadTokens(
-            reasons,
-            found_sources,
-            made_ms,
-            _words_of(rows, 10, 14).astype("<u4").view("<f4"),
-            _words_of(rows, 14, 16).astype(np.uint16),
-            hashes,
-        )
+            found.reasons[is_it] = reason
+        return found
+
+
+def read_unverified(tokens: Sequence[str]) -> ReadTokens:
+    """What `tokens` [n] say, MALFORMED or else OK: of those that were verified before, or made here."""
+    rows, is_text = _bytes_of_tokens(tokens)
+    found = _of_bytes(rows)
+    found.reasons[~is_text | (rows[:, 0] >> 4 != VERSION)] = Reason.MALFORMED
+    return found
+
+
+def _of_bytes(rows: NDArray[np.uint8]) -> ReadTokens:
+    """What tokens [n, TOKEN_BYTES] say, all of them OK."""
+    return ReadTokens(
+        np.zeros(len(rows), np.uint8),
+        _words_of(rows, 1, 5).astype(np.uint32),
+        _words_of(rows, 5, 10).astype(np.int64) + EPOCH_MS,
+        _words_of(rows, 10, 14).astype("<u4").view("<f4"),
+        _words_of(rows, 14, 16).astype(np.uint16),
+        _words_of(rows, SIGNED_BYTES, TOKEN_BYTES),
+    )
 
 
 def now_ms() -> int:

@@ -6,6 +6,7 @@ second. Everything else is FastAPI. It knows no model and no socket.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -150,9 +151,12 @@ class Bidlight(FastAPI):
             self._shared.start()
 
     async def close_feedback(self) -> None:
-        """Nothing more is counted."""
+        """Nothing more is counted, and no more examples are logged."""
         if self._shared is not None:
             await self._shared.close()
+        if self.predict_service.examples is not None:
+            await asyncio.to_thread(self.predict_service.examples.close)
+            self.predict_service.examples.publish()
         if self._events is not None:
             await self._events.close()
 

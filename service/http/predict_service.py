@@ -14,6 +14,7 @@ from service.arms.split import Arm, ArmTable
 from service.bidding import BidPolicy, native_policy
 from service.bundle.native import is_native
 from service.errors import NotReady, Overloaded, Unauthorized, Unread
+from service.examples.sampling import open_examples
 from service.features.users import UserFeatures
 from service.feedback.signers import Signers
 from service.http.admission import Admission
@@ -45,6 +46,8 @@ class PredictService:
         self._token_file = settings.token_file
         self.tokens = read_tokens(settings.token_file)
         self.signers = Signers(settings.feedback_keys)
+        self.tracks_all = settings.tracking == "all"
+        self.examples = open_examples(settings, metrics)
         self.users = users
         self.max_queue_ms = settings.max_queue_ms
         self.intake = Intake(settings.max_held_bytes)
@@ -86,6 +89,11 @@ class PredictService:
         tokens = read_tokens(self._token_file)
         return lambda: setattr(self, "tokens", tokens)
 
+    def tracks(self, request: PredictRequest | PlainRequest) -> bool:
+        """Whether the answer to a request has tokens: as it says, or else as the service is set."""
+        said = request.tracking
+        return said is True or (self.tracks_all and said is not False)
+
     def choose(self, headers: dict[bytes, bytes], request: PredictRequest | PlainRequest) -> Arm:
         """The arm of a request. Raises NotReady, UnknownArm."""
         if self._arms is None:
@@ -121,6 +129,8 @@ class PredictService:
     def publish(self) -> None:
         """Add what was counted before requests were read to the metrics."""
         metrics, admission = self._metrics, self.admission
+        if self.examples is not None:
+            self.examples.publish()
         if metrics is not None:
             self._waits.observe_many(np.array(admission.take_waits()))
             self._waits.publish()

@@ -18,6 +18,7 @@ import numpy as np
 from service.arms.split import Arm
 from service.bidding import bids
 from service.errors import DeadlinePassed, Overloaded, ServiceError
+from service.examples.record import SentRequest
 from service.features.store import INVALID
 from service.feedback.tokens import TokenSigner
 from service.http.heads import PREDICT_PATH, AnswerHead, ArmHeads, Headers
@@ -57,6 +58,7 @@ class Prediction:
         "_asked",
         "_codec",
         "_deadline",
+        "_example",
         "_headers",
         "_heads",
         "_held_bytes",
@@ -98,6 +100,7 @@ class Prediction:
         self._unqueued_rows = 0
         self._work = 0  # see Admission.start
         self._signer: TokenSigner | None = None
+        self._example: SentRequest | None = None  # for the log of examples
         self._revision = 0  # of the live calibration, 0 for none
         self.encode_seconds = 0.0
         self.unknown_names: Collection[str] = ()
@@ -136,8 +139,10 @@ class Prediction:
         self._heed(request.tmax_ms, decoded)
         if arm.quality != FULL:
             return self._submit_unscored(arm, self._decode(body) if plain is not None else request, outcome)
-        if request.tracking:
+        if service.tracks(request):
             self._signer = service.signers.of(arm)
+            if service.examples is not None and service.examples.takes(request.id):
+                self._example = SentRequest(body, self._codec.name)
         # Before the costs of encoding or of a lookup: the room is this request's until it ends.
         predictor.admit(rows)
         self._is_admitted = True
@@ -172,7 +177,7 @@ class Prediction:
         There are no tokens: a bundle is not judged by pCTRs that are not its own.
         """
         assert isinstance(request, PredictRequest)
-        if request.tracking:
+        if request.tracking is True:
             self._service.signers.check()
         self._asked, self.quality = asked_of(request), arm.quality
         loop = asyncio.get_running_loop()
@@ -217,6 +222,8 @@ class Prediction:
         if outcome.done():
             return
         found = perf_counter()
+        if self._example is not None:
+            self._example.user = user
         predictor = arm.predictor
         self._work = self._service.admission.start(self._held_bytes)
         try:
@@ -287,6 +294,7 @@ class Prediction:
             else:
                 body, self.bids = signer.answer(asked, pctrs, own, before, policy, keys)
             self.no_bids = len(pctrs) - self.bids
+            self._keep_example(body)
             return head, body
         offers = bids(pctrs, asked.values_per_click, asked.bid_floors, self._service.policy)
         if self._meter is not None:
@@ -295,7 +303,15 @@ class Prediction:
         tokens = None if signer is None else signer.tokens(own)
         bundle = arm.predictor.manifest.id
         found = answer_of(asked, arm.name, bundle, pctrs, offers, tokens, arm.quality, self._revision)
-        return head, codec.encode(found)
+        body = codec.encode(found)
+        self._keep_example(body)
+        return head, body
+
+    def _keep_example(self, body: bytes) -> None:
+        """Let the log of examples have the request and the body of its answer, if it is one of its sample."""
+        if self._example is not None:
+            assert self._service.examples is not None
+            self._service.examples.add(self._example, body)
 
     def refuse(self, error: BaseException) -> tuple[int, Headers, bytes]:
         """End the request with an error; the status, the headers and the body of the answer."""

@@ -353,6 +353,12 @@ class Metrics:
             of_processes="min",
             registry=registry,
         )
+        self.logged_examples = Counters(
+            "bidlight_example_log_requests",
+            "Requests of the log of examples: written, or lost (the disk is full, or too slow)",
+            ["outcome"],
+            registry=registry,
+        )
         self.live_revision = Gauges(
             "bidlight_live_revision",
             "Revision of the arm's live calibration: how often it was changed, 0 before; with observe, as it "
@@ -443,6 +449,7 @@ class Metrics:
             (self.accept_pauses, ("connections", "system")),
             (self.refusals, ("time", "deadline", "queue", "bytes")),
             (self.log_events, ("written", "lost")),
+            (self.logged_examples, ("written", "lost")),
         ):
             for value in values:
                 family.labels(value)

@@ -18,10 +18,11 @@ import numpy as np
 import pytest
 
 from service.errors import BadConfiguration
-from service.feedback import counting, log, restore
+from service.feedback import counting, hourly_log, log, restore
 from service.feedback.counting import EventCounter
 from service.feedback.events import CLICK, IMPRESSION, Event, EventType, FeedbackAnswer
-from service.feedback.log import PART, WHOLE, EventLog, LoggedEvent, end_ms_of
+from service.feedback.hourly_log import PART, WHOLE
+from service.feedback.log import EventLog, LoggedEvent, end_ms_of
 from service.feedback.memory import EventMemory
 from service.feedback.queue import EventQueue
 from service.feedback.restore import restore_events
@@ -174,7 +175,7 @@ def test_a_file_is_read_as_long_as_a_token_of_it_may_be_taken(
     """Its hour ended a day ago, but the token was made by a clock that was ahead."""
     end_of_hour, day = 1_800_000_000_000, 86_400_000
     now = end_of_hour - 20_000
-    for module in (log, restore, counting):
+    for module in (hourly_log, restore, counting):
         monkeypatch.setattr(module, "now_ms", lambda: now)
     with process(tmp_path) as first:
         token = first.tokens(1, age_ms=now_ms() - end_of_hour - 30_000)
@@ -298,7 +299,7 @@ def test_what_the_disk_does_not_take_in_time_is_lost(tmp_path: Path, monkeypatch
 
 def test_each_hour_has_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1_800_000_000_000  # 2027-01-15T08:00:00Z
-    monkeypatch.setattr(log, "now_ms", lambda: now)
+    monkeypatch.setattr(hourly_log, "now_ms", lambda: now)
     written = EventLog(str(tmp_path), lambda _, __: None)
     for hour in range(3):
         now = 1_800_000_000_000 + 3_600_000 * hour

@@ -448,6 +448,7 @@ def test_what_is_rare_and_alerted_on_is_shown_before_it_happens(run_app: Callabl
         "bidlight_catalogue_refreshes_total": ['outcome="failed"', 'outcome="refused"'],
         "bidlight_user_refreshes_total": ['outcome="failed"', 'outcome="refused"'],
         "bidlight_feedback_log_events_total": ['outcome="lost"'],
+        "bidlight_example_log_requests_total": ['outcome="lost"'],
         "bidlight_accept_pauses_total": ['reason="connections"', 'reason="system"'],
         "bidlight_metric_faults_total": ['reason="full"', 'reason="unreadable"'],
     }

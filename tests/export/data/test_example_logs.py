@@ -1,0 +1,87 @@
+"""Folders of Parquet files as one log, and the schema of a service's examples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import polars as pl
+import pytest
+
+from export.data.errors import LogError, LogSchemaError
+from export.data.log_schema import LOG_FILE, Label, Timestamp, load_log_schema, of_examples, parse_log_schema
+from export.data.readers import read_log, rows_about
+
+SHOP = """
+name = "shop"
+format = "csv"
+missing = ["-"]
+label = {column = "bought", click = ["yes"], no_click = ["no"]}
+timestamp = {column = "ts"}
+[[field]]
+name = "hour"
+kind = "categorical"
+role = "context"
+derive = "hour_of_day"
+[[field]]
+name = "site"
+column = "page"
+kind = "categorical"
+role = "context"
+min_count = 3
+[[field]]
+name = "history"
+kind = "sequence"
+role = "context"
+max_length = 4
+same_values_as = "site"
+"""
+
+
+def write_hour(folder: Path, number: int, **columns: list[object]) -> None:
+    rows = len(next(iter(columns.values())))
+    given = {"_clicked": [0, 1] * (rows // 2), "_time_ms": [3_600_000 * number + row for row in range(rows)]}
+    types = {"_clicked": pl.Int8, "site": pl.String, "hour": pl.String, "history": pl.List(pl.String)}
+    frame = pl.DataFrame(given | columns, schema_overrides=types, strict=False)
+    frame.write_parquet(folder / f"examples-2026-11-30T{number:02}.parquet")
+
+
+@pytest.mark.parametrize("chunk_rows", [1, 3, 100])
+def test_a_folder_is_one_log_with_the_columns_of_its_last_file(tmp_path: Path, chunk_rows: int) -> None:
+    schema = of_examples(parse_log_schema(SHOP))
+    write_hour(tmp_path, 1, site=["a", None], hour=["1", "1"], gone=[1.5, 2.5])  # before there were histories
+    write_hour(tmp_path, 2, site=[], hour=[], history=[])
+    write_hour(tmp_path, 3, site=["-", "b"], hour=["3", None], history=[["x", ""], []])
+    (tmp_path / ".examples-2026-11-30T04.parquet").write_bytes(b"still written to")
+    (tmp_path / "notes.txt").write_text("not of the log")
+    chunks = [*read_log(tmp_path, schema, chunk_rows=chunk_rows)]
+    fields = pl.concat([chunk.fields for chunk in chunks])
+    assert fields.to_dict(as_series=False) == {
+        "hour": ["1", "1", "3", None],
+        "site": ["a", None, "-", "b"],  # what a service takes for a value is one
+        "history": [None, None, ["x", ""], None],
+    }
+    assert [label for chunk in chunks for label in chunk.labels.tolist()] == [0, 1, 0, 1]  # type: ignore[union-attr]
+    assert [time for chunk in chunks for time in chunk.timestamps.tolist()] == [3600, 3600, 10_800, 10_800]  # type: ignore[union-attr]
+    assert rows_about(tmp_path, schema) == 4
+
+
+def test_a_folder_without_files_is_no_log(tmp_path: Path) -> None:
+    with pytest.raises(LogError, match=r"'data' must be a file, or a folder with files .parquet"):
+        next(iter(read_log(tmp_path, of_examples(parse_log_schema(SHOP)))))
+
+
+def test_a_bundle_names_its_fields_as_they_are_sent(tmp_path: Path) -> None:
+    described = parse_log_schema(SHOP)
+    (tmp_path / LOG_FILE).parent.mkdir()
+    (tmp_path / LOG_FILE).write_bytes(msgspec.json.encode(described))
+    found = load_log_schema(tmp_path)
+    assert (found.format, found.label, found.missing) == ("parquet", Label("_clicked"), ())
+    assert found.timestamp == Timestamp("_time_ms", "unix_ms")
+    assert [(one.column, one.derive) for one in found.fields] == [
+        (one.name, None) for one in described.fields
+    ]
+    assert (found.fields[1].min_count, found.fields[2].max_length) == (3, 4)
+    (tmp_path / LOG_FILE).unlink()
+    with pytest.raises(LogSchemaError, match=r"'schema' must be a bundle that says how its log was read"):
+        load_log_schema(tmp_path)
