@@ -37,6 +37,7 @@ from service.http.predict_service import PredictService
 from service.http.routes import PROBE_PATHS, Routes, answer_error
 from service.metrics.families import Metrics
 from service.settings import Settings
+from service.shadow.shadows import Shadows
 
 
 class Bidlight(FastAPI):
@@ -78,17 +79,27 @@ class Bidlight(FastAPI):
         self._events: EventCounter | None = None
         self._restores_events = events is None
         self._live: LiveArms | None = None
+        memory: EventMemory | None = None
         if settings.feedback_keys:
             memory = events or event_memory(settings)
             if memory.live is not None:
                 self._live = LiveArms(settings, memory.live, self.metrics, decides=events is None)
             self._events = EventCounter(settings, self.metrics, memory, self.predict_service.signers)
+        admission = self.predict_service.admission
+        self._shadows = Shadows(
+            settings,
+            self.metrics,
+            lambda: admission.is_behind,
+            lambda: admission.is_behind or admission.open_work > 0,
+            lambda: setattr(admission, "has_worked", True),
+            None if memory is None else memory.shadows,
+        )
         self._feedback = FeedbackEndpoint(settings, self.metrics, self.predict_service, self._events)
         self.served = ServedArms(
             settings, self.metrics, stored, self._open, loaded, self._publish, steering, number
         )
         self.served.also_read += [self.predict_service.read_tokens, self.predict_service.signers.read_again]
-        self.health = Health(lambda: self.served.living, self.metrics)
+        self.health = Health(lambda: self.served.bidding, self.metrics)
         self.direct_route = (
             DirectRoute(self.predict_service) if settings.predict_through == "parser" else None
         )
@@ -123,11 +134,14 @@ class Bidlight(FastAPI):
         if self._live is not None:
             self._live.open(arms.arms)
         self.predict_service.open(arms)
+        self._shadows.serve(arms)
+        self.predict_service.shadows = self._shadows if self._shadows.are_any else None
         if self._events is not None:
             self._events.serve(arm.source for arm in arms.arms)
 
     def _publish(self) -> None:
         self.predict_service.publish()
+        self._shadows.publish()
         if self._live is not None:
             self._live.refresh()
         if self._events is not None:

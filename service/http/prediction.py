@@ -21,13 +21,14 @@ from service.errors import DeadlinePassed, Overloaded, ServiceError
 from service.features.store import INVALID
 from service.feedback.tokens import TokenSigner
 from service.http.heads import PREDICT_PATH, AnswerHead, ArmHeads, Headers
-from service.http.predict_service import PredictService
+from service.http.predict_service import PredictService, split_key
 from service.quality import FULL
 from service.reading import decode_request, read_plain
 from service.scoring.batcher import Outcome
-from service.scoring.meter import FOUND, ArmMeter
+from service.scoring.meter import FOUND, OK, ArmMeter
 from service.scoring.predictor import Probabilities
 from service.scoring.rows import RequestRows
+from service.shadow.copies import Copy
 from service.wire import (
     Asked,
     Codec,
@@ -56,6 +57,7 @@ class Prediction:
         "_arm",
         "_asked",
         "_codec",
+        "_copy",
         "_deadline",
         "_headers",
         "_heads",
@@ -98,6 +100,7 @@ class Prediction:
         self._unqueued_rows = 0
         self._work = 0  # see Admission.start
         self._signer: TokenSigner | None = None
+        self._copy: Copy | None = None  # for shadows, if they score this request
         self._revision = 0  # of the live calibration, 0 for none
         self.encode_seconds = 0.0
         self.unknown_names: Collection[str] = ()
@@ -138,6 +141,8 @@ class Prediction:
             return self._submit_unscored(arm, self._decode(body) if plain is not None else request, outcome)
         if request.tracking:
             self._signer = service.signers.of(arm)
+        if service.shadows is not None:
+            self._copy = service.shadows.copy_of(arm, split_key(self._headers, request), body, self._codec)
         # Before the costs of encoding or of a lookup: the room is this request's until it ends.
         predictor.admit(rows)
         self._is_admitted = True
@@ -216,6 +221,8 @@ class Prediction:
         """
         if outcome.done():
             return
+        if self._copy is not None:
+            self._copy.user = user
         found = perf_counter()
         predictor = arm.predictor
         self._work = self._service.admission.start(self._held_bytes)
@@ -287,6 +294,8 @@ class Prediction:
             else:
                 body, self.bids = signer.answer(asked, pctrs, own, before, policy, keys)
             self.no_bids = len(pctrs) - self.bids
+            if self._copy is not None:
+                self._copy.answered(results, b"" if signer is None else body)
             return head, body
         offers = bids(pctrs, asked.values_per_click, asked.bid_floors, self._service.policy)
         if self._meter is not None:
@@ -295,7 +304,10 @@ class Prediction:
         tokens = None if signer is None else signer.tokens(own)
         bundle = arm.predictor.manifest.id
         found = answer_of(asked, arm.name, bundle, pctrs, offers, tokens, arm.quality, self._revision)
-        return head, codec.encode(found)
+        body = codec.encode(found)
+        if self._copy is not None:
+            self._copy.answered(results, b"" if signer is None else body)
+        return head, body
 
     def refuse(self, error: BaseException) -> tuple[int, Headers, bytes]:
         """End the request with an error; the status, the headers and the body of the answer."""
@@ -329,6 +341,8 @@ class Prediction:
             arm.predictor.release(self._unqueued_rows)
         if meter is not None:
             meter.count_request(self, outcome)
+        if self._copy is not None and outcome == OK and self.quality == FULL:
+            self._copy.end()
 
 
 def unexpected(error: BaseException, path: str) -> ServiceError:
