@@ -80,8 +80,10 @@ class ShadowTable:
         buckets = (hashes & self._mask).astype(np.intp)
         seconds = (self._slots[buckets, :, _REST] >> _SECONDS_SHIFT).astype(np.int64)
         is_free = np.abs(now - seconds) > self._window_seconds  # or the clock was set back far
-        fits = is_free.any(axis=1)
-        buckets, ways = buckets[fits], is_free[fits].argmax(axis=1)
+        turns = _turns(buckets)
+        fits = turns < is_free.sum(axis=1)
+        free_first = np.argsort(~is_free[fits], axis=1, kind="stable")
+        buckets, ways = buckets[fits], free_first[np.arange(len(free_first)), turns[fits]]
         values = np.ascontiguousarray(log_odds[fits], np.float64).view(np.uint64)
         rest = np.full(len(values), now << 32 | shadow << 16, np.uint64)
         self._slots[buckets, ways, _KEY] = hashes[fits] ^ values ^ rest
@@ -108,3 +110,15 @@ class ShadowTable:
             np.ascontiguousarray(chosen[:, _LOG_ODDS]).view(np.float64),
             (rest & _LOW).astype(np.int64),
         )
+
+
+def _turns(buckets: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Of each bucket [n], how many equal ones are before it."""
+    order = np.argsort(buckets, kind="stable")
+    ordered = buckets[order]
+    places = np.arange(len(buckets))
+    is_first = np.ones(len(buckets), bool)
+    np.not_equal(ordered[1:], ordered[:-1], out=is_first[1:])
+    turns = np.empty(len(buckets), np.intp)
+    turns[order] = places - np.maximum.accumulate(np.where(is_first, places, 0))
+    return turns
