@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def _row(name: str, field: FieldInfo) -> str:
-    option = "--arm" if name == "arms" else "--" + name.replace("_", "-")
+    option = {"arms": "--arm", "shadows": "--shadow"}.get(name, "--" + name.replace("_", "-"))
     default = "" if field.default in ((), "", None) else f"`{field.default}`"
     meaning = field.description or ""
     if get_origin(field.annotation) is Literal:

@@ -62,9 +62,15 @@ def _serve_alone(settings: Settings) -> int:
 
     def on_started(port: int) -> None:
         commanded.start()
+        follows = {name: shadowing.of for name, shadowing in app.served.shadows.items()}
         served = [
             AnnouncedArm(
-                arm.name, arm.weight, arm.predictor.variant, arm.predictor.manifest, arm.predictor.folder
+                arm.name,
+                arm.weight,
+                arm.predictor.variant,
+                arm.predictor.manifest,
+                arm.predictor.folder,
+                follows.get(arm.name, ""),
             )
             for arm in app.arms
         ]
@@ -103,8 +109,17 @@ def _serve_workers(settings: Settings) -> int:
     dictConfig(log_config(settings.log_level))
 
     def on_ready() -> None:
+        steering = supervisor.steering.read()[1]
+        follows = {name: shadowing.of for name, shadowing in steering.shadows.items()}
         served = [
-            AnnouncedArm(arm.spec.name, arm.spec.weight, arm.variant, arm.bundle.manifest, arm.bundle.folder)
+            AnnouncedArm(
+                arm.spec.name,
+                steering.weights[arm.spec.name],
+                arm.variant,
+                arm.bundle.manifest,
+                arm.bundle.folder,
+                follows.get(arm.spec.name, ""),
+            )
             for arm in supervisor.arms
         ]
         golden = supervisor.arms[0].bundle.golden

@@ -23,6 +23,11 @@ class Settings(BaseSettings):
         default=(),
         description="an arm of the A/B split as NAME=FOLDER or NAME=FOLDER:WEIGHT; repeat it for more arms",
     )
+    shadows: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="an arm that answers nothing, and scores a share of another arm's requests after their "
+        "answers, as NAME=ARM:SHARE; repeat it for more shadows",
+    )
     host: str = Field(default="127.0.0.1", description="address to listen on; 0.0.0.0: every interface")
     port: int = Field(default=8000, ge=0, le=65535, description="TCP port to listen on; 0: a free one")
     admin_host: str = Field(default="127.0.0.1", description="address of the admin port")
@@ -295,7 +300,7 @@ class Settings(BaseSettings):
         default="info", description="lowest level logged"
     )
 
-    @field_validator("arms", mode="before")
+    @field_validator("arms", "shadows", mode="before")
     @classmethod
     def _split_arms(cls, value: object) -> object:
         if isinstance(value, str):
@@ -384,6 +389,14 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"'feedback_keys' must be given with live_calibration {self.live_calibration} (got none); "
                 "without keys there are no events to learn from"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _shadows_are_counted(self) -> Settings:
+        if self.shadows and self.metrics == "off":
+            raise ValueError(
+                "'metrics' must be on with shadow (got off); a shadow answers nothing, it is only counted"
             )
         return self
 

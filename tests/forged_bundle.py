@@ -13,6 +13,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from loadtest.traffic.forged import replace_in
+from service.bundle.store import load_bundle
 from tests.tiny_bundle import HIDDEN
 
 GRAPH = "model.float32.onnx"
@@ -43,6 +44,22 @@ def overflow_for(model: onnx.ModelProto, row: int) -> None:
             table = numpy_helper.to_array(tensor).copy()
             table[row] = 3e38
             tensor.CopyFrom(numpy_helper.from_array(table, "table"))
+
+
+def overflow_for_an_ad(folder: Path) -> str:
+    """Make the weights of a tiny bundle overflow for one ad, which no golden row has; the ad."""
+    bundle = load_bundle(folder)
+    column = bundle.schema.column_slices["ad"].start
+    golden = {row[column] for row in bundle.golden.ids}
+    ids = {ad: int(bundle.encoder.encode_column("ad", [ad])[0, 0]) for ad in (f"a{n}" for n in range(10))}
+    ad = next(ad for ad, found in ids.items() if found not in golden)
+
+    def change(model: onnx.ModelProto) -> None:
+        offsets = next(tensor for tensor in model.graph.initializer if tensor.name == "offsets")
+        overflow_for(model, numpy_helper.to_array(offsets)[column] + ids[ad])
+
+    rewrite_graph(folder, change)
+    return ad
 
 
 def load_for_ever(folder: Path) -> None:

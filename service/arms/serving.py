@@ -8,14 +8,15 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from service.arms.freshness import StoredFeatures
 from service.arms.kept import KeptArms
-from service.arms.loading import LoadedArm, freeze_anew, load_arms
+from service.arms.loading import LoadedArm, control_arm, freeze_anew, load_arms
 from service.arms.reloads import RELOAD, ROLLBACK, Kind, Reloads
-from service.arms.split import Arm, ArmTable
+from service.arms.shadowing import Shadowing, parse_shadows
+from service.arms.split import Arm, ArmTable, Weighted
 from service.arms.steering import Steering
 from service.arms.steering_memory import SteeringMemory
 from service.arms.trial import try_arms
@@ -49,6 +50,10 @@ class ServedArms:
         self.arms: tuple[Arm, ...] = ()
         self.living: tuple[Arm, ...] = ()
         """Those that are not killed."""
+        self.bidding: tuple[Arm, ...] = ()
+        """Those of them that are no shadows."""
+        self.shadows: Mapping[str, Shadowing] = {}
+        """What each shadow follows, by its name."""
         self.reloads = Reloads(metrics)
         self.kept: KeptArms[Arm] = KeptArms(_bundle_of, is_on=settings.keep_previous == "on")
         # Each reads files that are replaced together with the arms, and returns what puts them into place.
@@ -82,7 +87,7 @@ class ServedArms:
         if self._loaded is None:  # else whoever has loaded them has told
             warn_of_unlike_arms(_schemas_of(arms))
         if self._steering is None:
-            self._steering = SteeringMemory(Steering.of(arms, time.time()))
+            self._steering = SteeringMemory(start_steering(self._settings, arms))
         if self._stored is not None:
             await self._stored.open(arms)
             self._stored.keep_fresh(lambda: self.arms)
@@ -156,7 +161,7 @@ class ServedArms:
         return arms
 
     def follow(self) -> None:
-        """Serve the weights and kills of late. Without a change that takes one look at a number."""
+        """Serve the weights, kills and shadows of late. Without a change that takes one look at a number."""
         if self.arms and self.steering.version != self._version:
             self._steer(self.arms)
 
@@ -215,14 +220,27 @@ class ServedArms:
         weighted = [replace(arm, weight=weights[arm.name]) for arm in arms]
         settings = self._settings
         table = ArmTable(
-            weighted, settings.split_salt, steering.killed, settings.control_arm, settings.when_killed
+            weighted,
+            settings.split_salt,
+            steering.killed,
+            settings.control_arm,
+            settings.when_killed,
+            steering.shadows,
         )
         self._on_change(table)
         for arm in table.arms:
             self._metrics.arm_weight.labels(arm.name).set(arm.weight)
             self._metrics.arm_killed.labels(arm.name).set(arm.name in table.killed)
-        self.arms, self.living, self._version = table.arms, table.living, version
+        self.arms, self.living, self.bidding = table.arms, table.living, table.bidding
+        self.shadows, self._version = table.shadows, version
         self.steering.note(self._number, version)
+
+
+def start_steering(settings: Settings, arms: Sequence[Weighted]) -> Steering:
+    """What the settings say of these arms. Raises BadConfiguration."""
+    names = [arm.name for arm in arms]
+    shadows = parse_shadows(settings.shadows, names, control_arm(settings, names))
+    return Steering.of(arms, time.time(), shadows)
 
 
 def _bundle_of(arm: Arm) -> str:

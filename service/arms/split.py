@@ -20,12 +20,13 @@ import math
 import random
 import re
 from bisect import bisect_right
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 from itertools import accumulate
 from typing import TYPE_CHECKING, Protocol
 
+from service.arms.hashes import seeded_hash, uniform_of
+from service.arms.shadowing import Shadowing
 from service.errors import BadConfiguration, UnknownArm
 from service.feedback.tokens import Source
 from service.quality import FULL, NO_BID, PRIOR
@@ -82,8 +83,9 @@ class ArmTable:
 
     `salt` names the experiment; another salt splits the keys differently. An arm that is `killed` keeps its
     keys, and the `control` arm (empty: the first) answers them: so no other arm gets keys that it did not
-    have. If that is killed too, the answer has the quality `when_killed`, of the control arm's bundle. Raises
-    BadConfiguration as `check_weights` does.
+    have. If that is killed too, the answer has the quality `when_killed`, of the control arm's bundle. Arms
+    that are `shadows`, by name, answer nothing; those that are killed follow nobody. Raises BadConfiguration
+    as `check_weights` does.
     """
 
     def __init__(
@@ -93,28 +95,46 @@ class ArmTable:
         killed: Collection[str] = (),
         control: str = "",
         when_killed: str = NO_BID,
+        shadows: Mapping[str, Shadowing] | None = None,
     ) -> None:
         check_weights(arms)
         self.arms = tuple(arms)
+        self.salt = salt
         self.killed = frozenset(killed)
+        self.shadows = {**(shadows or {})}
+        answers = [arm for arm in arms if arm.name not in self.shadows]
         instead = next((arm for arm in arms if arm.name == control), arms[0])
         if instead.name in killed:
             prior = instead.predictor.calibrator.base_rate if when_killed == PRIOR else None
             instead = replace(instead, quality=when_killed, prior=prior or 0.0)
         # Of each arm, the one that answers its requests.
-        answering = {arm: instead if arm.name in killed else arm for arm in arms}
+        answering = {arm: instead if arm.name in killed else arm for arm in answers}
         self.answering = tuple(dict.fromkeys(answering.values()))
-        self._by_name = {arm.name: answering[arm] for arm in arms}
-        drawn = [arm for arm in arms if arm.weight > 0.0]
+        self._by_name = {arm.name: answering[arm] for arm in answers}
+        drawn = [arm for arm in answers if arm.weight > 0.0]
         self._drawn = [answering[arm] for arm in drawn]
         largest = max(arm.weight for arm in arms)
         self._cumulative = list(accumulate(arm.weight / largest for arm in drawn))
-        self._split = [(_seeded(salt, arm.name), math.log(arm.weight), answering[arm]) for arm in drawn]
+        self._split = [(seeded_hash(salt, arm.name), math.log(arm.weight), answering[arm]) for arm in drawn]
 
     @property
     def living(self) -> tuple[Arm, ...]:
         """The arms that are not killed."""
         return tuple(arm for arm in self.arms if arm.name not in self.killed)
+
+    @property
+    def bidding(self) -> tuple[Arm, ...]:
+        """Those of them that are no shadows."""
+        return tuple(arm for arm in self.living if arm.name not in self.shadows)
+
+    @property
+    def followed(self) -> Mapping[str, Sequence[Arm]]:
+        """The living shadows of each arm that has some, by its name."""
+        found: dict[str, list[Arm]] = {}
+        for arm in self.living:
+            if arm.name in self.shadows:
+                found.setdefault(self.shadows[arm.name].of, []).append(arm)
+        return found
 
     def choose(self, pinned: str | None, split_key: str | None) -> Arm:
         """The arm of a request: the `pinned` one, else the one of its key, else a random one.
@@ -124,8 +144,9 @@ class ArmTable:
         if pinned is not None:
             arm = self._by_name.get(pinned)
             if arm is None:
+                is_shadow = ", a shadow, which answers nothing" if pinned in self.shadows else ""
                 raise UnknownArm(
-                    f"'X-Arm' must be one of {', '.join(self._by_name)} (got {pinned!r}); "
+                    f"'X-Arm' must be one of {', '.join(self._by_name)} (got {pinned!r}{is_shadow}); "
                     "leave the header out to be given an arm"
                 )
             return arm
@@ -141,18 +162,10 @@ class ArmTable:
         for seeded, log_weight, arm in self._split:
             hashed = seeded.copy()
             hashed.update(key)
-            # 53 bits and a half: in the open interval (0, 1), and exact as a float64.
-            uniform = ((int.from_bytes(hashed.digest(), "big") >> 11) + 0.5) * 2.0**-53
-            waiting = math.log(-math.log(uniform)) - log_weight
+            waiting = math.log(-math.log(uniform_of(hashed))) - log_weight
             if waiting < shortest:
                 shortest, chosen = waiting, arm
         return chosen
-
-
-def _seeded(salt: str, name: str) -> blake2b:
-    """A hash of the salt and the arm's name. No name has a zero byte, so no two pairs have the same hash."""
-    # Not zlib.crc32: for keys of one length, two salts differ by one XOR, so the splits would correlate.
-    return blake2b(f"{salt}\0{name}\0".encode("utf-8", "surrogatepass"), digest_size=8)
 
 
 def check_weights(arms: Sequence[Weighted]) -> None:

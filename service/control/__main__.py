@@ -15,6 +15,7 @@ from typing import NoReturn
 
 import msgspec
 
+from service.arms.shadowing import check_share
 from service.arms.split import check_weight
 from service.control.client import ControlClient, Unreachable
 from service.control.protocol import (
@@ -23,6 +24,7 @@ from service.control.protocol import (
     Calibration,
     Command,
     Done,
+    EndShadow,
     Freeze,
     Kill,
     Reload,
@@ -30,6 +32,7 @@ from service.control.protocol import (
     Revive,
     Rollback,
     ServiceStatus,
+    Shadow,
     Status,
     Thaw,
     Weights,
@@ -89,6 +92,15 @@ def build_parser() -> argparse.ArgumentParser:
         ("revive", "let an arm answer its requests again", lambda given: Revive(given.arm)),
     ):
         add(name, text, make).add_argument("arm", metavar="ARM")
+    shadow = add(
+        "shadow",
+        "let an arm answer nothing, and score requests that another one has answered; or end that",
+        _shadow,
+    )
+    shadow.add_argument("arm", metavar="ARM")
+    shadow.add_argument("state", nargs="?", choices=["off"], help="ARM is a shadow no more")
+    shadow.add_argument("--of", metavar="OTHER", help="the arm that answers")
+    shadow.add_argument("--share", type=float, metavar="SHARE", help="of its keys, above 0 and at most 1")
     add("reload", "read all bundles again, as SIGHUP does", lambda _: Reload())
     rollback = add(
         "rollback",
@@ -144,6 +156,20 @@ def _weight(text: str) -> tuple[str, float]:
     except BadConfiguration as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return name, found
+
+
+def _shadow(given: argparse.Namespace) -> Command:
+    """The command of `shadow ARM --of OTHER --share SHARE`, or `shadow ARM off`. Raises BadConfiguration."""
+    if given.state == "off" and given.of is None and given.share is None:
+        return EndShadow(given.arm)
+    if given.state is not None or given.of is None or given.share is None:
+        raise BadConfiguration(
+            f"'shadow' must be followed by ARM --of OTHER --share SHARE, or by ARM off (got {given.arm!r}"
+            f"{'' if given.state is None else ' off'} and "
+            f"{'no' if given.of is None else 'an'} --of, {'no' if given.share is None else 'a'} --share)"
+        )
+    check_share(given.arm, given.share)
+    return Shadow(given.arm, given.of, given.share)
 
 
 def _carry_out(command: Command, options: argparse.Namespace) -> int:

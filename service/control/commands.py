@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from service.arms.kept import KeptArms
 from service.arms.reloads import RELOAD, ROLLBACK, TOLD, Ended, Kind, Reloads
+from service.arms.shadowing import Shadowing, check_answers
 from service.arms.steering import Change, SteeredArm, Steering
 from service.arms.steering_memory import SteeringMemory
 from service.calibration.decider import Decider
@@ -22,12 +23,14 @@ from service.control.protocol import (
     Changing,
     Command,
     Done,
+    EndShadow,
     Kill,
     ReloadStatus,
     Replacing,
     Revive,
     Rollback,
     ServiceStatus,
+    Shadow,
     Status,
     Weights,
     WorkerStatus,
@@ -36,7 +39,7 @@ from service.control.protocol import (
     name_of,
     time_of,
 )
-from service.errors import ErrorDetail, ServiceError
+from service.errors import BadConfiguration, ErrorDetail, ServiceError
 from service.quality import PRIOR
 from service.settings import Settings
 
@@ -125,8 +128,10 @@ class Commands:
         return Done(service.steering.version, reload=number)
 
     def _change(self, command: Changing, user: int) -> Done:
-        """Change weights or kills. Raises UnknownArm, BadConfiguration."""
+        """Change weights, kills or shadows. Raises UnknownArm, BadConfiguration."""
         service, name = self._service, name_of(command)
+        if isinstance(command, Shadow):
+            self._check_shadow(command)
         revision, before = service.steering.read()
         now = time.time()
         after = _changed(before, command, Change(now, name, user))
@@ -136,7 +141,15 @@ class Commands:
         service.follow()
         was, now_is = _differences(before, after)
         lost = self._tell(Event(time_of(now), name, user, was, now_is, revision), _told(was, now_is))
-        return Done(revision, notes=(*lost, *self._consequences(after)))
+        return Done(revision, notes=(*lost, *_consequences_of(command, before), *self._consequences(after)))
+
+    def _check_shadow(self, command: Shadow) -> None:
+        """Raises BadConfiguration for a shadow that must answer, or of which nobody would learn."""
+        check_answers(command.arm, self._service.control_arm)
+        if self._settings.metrics == "off":
+            raise BadConfiguration(
+                "'metrics' must be on for this command (got off); a shadow answers nothing: it only counts"
+            )
 
     def _calibrations(self) -> Calibrations:
         return Calibrations(self._service.decider, self._settings.live_calibration)
@@ -206,7 +219,7 @@ class Commands:
 
 
 def _changed(steering: Steering, command: Changing, change: Change) -> Steering:
-    """The weights and kills after a command. Raises UnknownArm, BadConfiguration."""
+    """The weights, kills and shadows after a command. Raises UnknownArm, BadConfiguration."""
     match command:
         case Weights(weights):
             return steering.with_weights(weights, change)
@@ -214,6 +227,20 @@ def _changed(steering: Steering, command: Changing, change: Change) -> Steering:
             return steering.with_killed(arm, change, is_killed=True)
         case Revive(arm):
             return steering.with_killed(arm, change, is_killed=False)
+        case Shadow(arm, of, share):
+            return steering.with_shadow(arm, Shadowing(of, share), change)
+        case EndShadow(arm):
+            return steering.with_shadow(arm, None, change)
+
+
+def _consequences_of(command: Changing, before: Steering) -> tuple[str, ...]:
+    """What people must know of what a command has done to the arms as they were `before`."""
+    match command:
+        case Shadow(arm) if before.weights[arm] > 0.0:
+            return (f"{arm} has weight 0 now (before: {before.weights[arm]:g}): other arms get its keys",)
+        case EndShadow(arm):
+            return (f"{arm} has weight 0, and answers requests that name it; raise it: weights {arm}=WEIGHT",)
+    return ()
 
 
 def _status_of(arm: SteeredArm, share: float, bundle: str, previous: str | None) -> ArmStatus:
@@ -228,6 +255,7 @@ def _status_of(arm: SteeredArm, share: float, bundle: str, previous: str | None)
         time_of(changed.at),
         changed.command,
         changed.user,
+        arm.shadow,
     )
 
 
@@ -245,7 +273,10 @@ def _differences(before: Steering, after: Steering) -> tuple[dict[str, Any], dic
 
 
 def _shown(arm: SteeredArm) -> dict[str, Any]:
-    return {"weight": arm.weight, "is_killed": arm.is_killed}
+    shown: dict[str, Any] = {"weight": arm.weight, "is_killed": arm.is_killed}
+    if arm.shadow is not None:
+        shown["shadow"] = {"of": arm.shadow.of, "share": arm.shadow.share}
+    return shown
 
 
 def _told(before: dict[str, Any], after: dict[str, Any]) -> str:
@@ -257,4 +288,12 @@ def _told(before: dict[str, Any], after: dict[str, Any]) -> str:
             words.append(f"{name} has weight {now['weight']:g} (before: {was['weight']:g})")
         if now["is_killed"] != was["is_killed"]:
             words.append(f"{name} {'is killed' if now['is_killed'] else 'answers again'}")
+        if now.get("shadow") != was.get("shadow"):
+            shadow = now.get("shadow")
+            words.append(f"{name} is no shadow" if shadow is None else f"{name} {told_shadow(**shadow)}")
     return ", ".join(words)
+
+
+def told_shadow(of: str, share: float) -> str:
+    """What a shadow does, in words."""
+    return f"is a shadow of {of} for {share:.4g} of its keys"

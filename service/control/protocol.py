@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from service.arms.shadowing import Shadowing, Share
 from service.errors import ErrorDetail, MalformedBody
 
 # Room for a weight of each of hundreds of arms.
@@ -45,6 +46,20 @@ class Kill(_Command, frozen=True):
 
 class Revive(_Command, frozen=True):
     """Let an arm answer its requests again."""
+
+    arm: ArmName
+
+
+class Shadow(_Command, frozen=True):
+    """Let an arm answer nothing, and score a share of the requests that the arm `of` answers."""
+
+    arm: ArmName
+    of: ArmName
+    share: Share
+
+
+class EndShadow(_Command, frozen=True, tag="shadow off"):
+    """Let an arm be no shadow any more; it keeps the weight 0."""
 
     arm: ArmName
 
@@ -82,7 +97,7 @@ class Reset(_Command, frozen=True, tag="calibration reset"):
 
 
 Replacing = Reload | Rollback
-Changing = Weights | Kill | Revive
+Changing = Weights | Kill | Revive | Shadow | EndShadow
 Calibrating = Freeze | Thaw | Reset
 Command = Status | Replacing | Changing | Calibration | Calibrating
 
@@ -90,7 +105,8 @@ Command = Status | Replacing | Changing | Calibration | Calibrating
 class ArmStatus(msgspec.Struct, frozen=True):
     """An arm, its part of the split keys (0 to 1), its bundle, the one to go back to, and its last change.
 
-    `since` is a time in UTC, `by` the command (`start`: the settings), `user` a uid.
+    `since` is a time in UTC, `by` the command (`start`: the settings), `user` a uid. A `shadow` does not
+    answer.
     """
 
     name: str
@@ -102,6 +118,7 @@ class ArmStatus(msgspec.Struct, frozen=True):
     since: str
     by: str
     user: int | None
+    shadow: Shadowing | None = None
 
 
 class WorkerStatus(msgspec.Struct, frozen=True):

@@ -58,6 +58,8 @@ def _pcoc(found: float | None) -> str:
 
 def _cells(arm: ArmStatus, control_arm: str) -> tuple[str, ...]:
     state = "killed" if arm.is_killed else "control" if arm.name == control_arm else "serves"
+    if arm.shadow is not None and not arm.is_killed:
+        state = f"shadow of {arm.shadow.of}, {arm.shadow.share:.4g}"
     by = arm.by if arm.user is None else f"{arm.by} (user {arm.user})"
     return (
         arm.name,

@@ -18,6 +18,7 @@ from service.feedback.events import CLICK, IMPRESSION, Event
 from service.feedback.log import EventLog, LoggedEvent
 from service.feedback.memory import EventMemory
 from service.feedback.restore import restore_events
+from service.feedback.shadow_events import ShadowEvents
 from service.feedback.signers import Signers
 from service.feedback.tokens import SKEW_MS, ReadTokens, Reason, Source, now_ms
 from service.feedback.window import EventWindow, fingerprints_of
@@ -58,8 +59,8 @@ class EventCounter:
     """Counts events of the `signers`' tokens, each once over all processes of the `memory`.
 
     The settings may name a log, which gets all that is counted. The memory may have a part for live
-    calibration, which gets what is new of each source. `find` may know sources that the memory does not, by
-    their numbers: it adds them, or raises BlockingIOError until it knows.
+    calibration, which gets what is new of each source, and one for what shadows said. `find` may know sources
+    that the memory does not, by their numbers: it adds them, or raises BlockingIOError until it knows.
     """
 
     find: Callable[[set[int]], None] | None = None
@@ -74,6 +75,10 @@ class EventCounter:
         self._window = EventWindow(memory, self._attribution_ms)
         self._window_seconds = metrics.feedback_window.labels()
         self._live = None if memory.live is None else LivePart(memory.live, metrics.number)
+        self._shadows: ShadowEvents | None = None
+        if memory.shadows is not None:
+            names = [text.partition("=")[0] for text in settings.arms]
+            self._shadows = ShadowEvents(memory.shadows, names, metrics)
         self._log: EventLog | None = None
         if settings.feedback_log:
             self._log = EventLog(
@@ -138,11 +143,14 @@ class EventCounter:
         for number in np.unique(tokens.sources[has_arm]).tolist():
             arm, is_of_arm = sources[number].arm, has_arm & (tokens.sources == number)
             self._count_outcomes(arm, batch, found, is_of_arm)
-            self._count_new(arm, batch, tokens, is_of_arm & is_new)
+            new = is_of_arm & is_new
+            self._count_new(arm, batch, tokens, new)
             if self._live is not None:
-                new = is_of_arm & is_new
-                made_ms, log_odds = tokens.made_ms[new], tokens.log_odds[new]
-                self._live.add(number, made_ms, log_odds, batch.is_click[new])
+                self._live.add(number, tokens.made_ms[new], tokens.log_odds[new], batch.is_click[new])
+            if self._shadows is not None:
+                self._shadows.count(
+                    arm, tokens.hashes[new], tokens.log_odds[new], batch.is_click[new], now_ms()
+                )
         self._count_outcomes("", batch, found, ~has_arm)
         if self._log is not None and is_new.any():
             self._log.add([*_logged(events, batch, tokens, np.flatnonzero(is_new), sources)])

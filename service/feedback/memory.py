@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from service.calibration.memory import LiveMemory
 from service.errors import BadConfiguration
+from service.feedback.shadow_table import ShadowTable
 from service.feedback.tokens import Source
 from service.settings import Settings
 
@@ -44,12 +45,15 @@ _unpack = msgspec.msgpack.Decoder(tuple[str, str, str]).decode
 class EventMemory:
     """Three tables of words, each for `events` events at least; processes that fork later share them.
 
-    `live` is what they share of live calibration, None without it. Raises BadConfiguration where there is not
-    so much memory.
+    `live` is what they share of live calibration, None without it; `shadows` what shadows said of candidates,
+    None without any. Raises BadConfiguration where there is not so much memory.
     """
 
-    def __init__(self, events: int, live: LiveMemory | None = None) -> None:
+    def __init__(
+        self, events: int, live: LiveMemory | None = None, shadows: ShadowTable | None = None
+    ) -> None:
         self.live = live
+        self.shadows = shadows
         # A power of two, half of which stays free: look-ups are short.
         self.slots = 1 << (2 * events - 1).bit_length()
         table_bytes = 8 * self.slots
@@ -142,7 +146,9 @@ def event_memory(settings: Settings, processes: int = 1) -> EventMemory:
         # Other machines may serve other ones.
         places = (6 if settings.feedback_store else 3) * len(settings.arms)
         live = LiveMemory(processes, places, settings.click_window_seconds)
-    return EventMemory(settings.max_attributed_events, live)
+    # Any arm may become a shadow later; until then its memory is not touched, and so not taken.
+    shadows = ShadowTable(settings.max_attributed_events, settings.click_window_seconds)
+    return EventMemory(settings.max_attributed_events, live, shadows)
 
 
 def _file_without_name() -> int:

@@ -243,6 +243,11 @@ def _of_bytes(rows: NDArray[np.uint8]) -> ReadTokens:
     )
 
 
+def hashes_of(tokens: Sequence[str]) -> NDArray[np.uint64]:
+    """The hashes [n] of tokens [n] that this service has made, as `ReadTokens` has them."""
+    return _words_of(_bytes_of_tokens(tokens)[0], SIGNED_BYTES, TOKEN_BYTES)
+
+
 def now_ms() -> int:
     """Unix time in milliseconds."""
     return time.time_ns() // 1_000_000

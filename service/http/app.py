@@ -39,6 +39,7 @@ from service.http.predict_service import PredictService
 from service.http.routes import PROBE_PATHS, Routes, answer_error
 from service.metrics.families import Metrics
 from service.settings import Settings
+from service.shadow.shadows import Shadows
 
 
 class Bidlight(FastAPI):
@@ -81,12 +82,22 @@ class Bidlight(FastAPI):
         self._shared: SharedCounter | None = None
         self._restores_events = events is None
         self._live: LiveArms | None = None
+        memory: EventMemory | None = None
         if settings.feedback_keys:
             memory = events or event_memory(settings)
             if memory.live is not None:
                 self._live = LiveArms(settings, memory.live, self.metrics, decides=events is None)
             self._events = EventCounter(settings, self.metrics, memory, self.predict_service.signers)
             self._shared = shared_counter(settings, self.metrics, memory, self._events)
+        admission = self.predict_service.admission
+        self._shadows = Shadows(
+            settings,
+            self.metrics,
+            lambda: admission.is_behind,
+            lambda: admission.is_behind or admission.open_work > 0,
+            lambda: setattr(admission, "has_worked", True),
+            None if memory is None else memory.shadows,
+        )
         self._feedback = FeedbackEndpoint(
             settings, self.metrics, self.predict_service, self._shared or self._events
         )
@@ -94,7 +105,7 @@ class Bidlight(FastAPI):
             settings, self.metrics, stored, self._open, loaded, self._publish, steering, number
         )
         self.served.also_read += [self.predict_service.read_tokens, self.predict_service.signers.read_again]
-        self.health = Health(lambda: self.served.living, self.metrics)
+        self.health = Health(lambda: self.served.bidding, self.metrics)
         self.direct_route = (
             DirectRoute(self.predict_service) if settings.predict_through == "parser" else None
         )
@@ -129,6 +140,8 @@ class Bidlight(FastAPI):
         if self._live is not None:
             self._live.open(arms.arms)
         self.predict_service.open(arms)
+        self._shadows.serve(arms)
+        self.predict_service.shadows = self._shadows if self._shadows.are_any else None
         if self._events is not None:
             self._events.serve(arm.source for arm in arms.arms)
         if self._shared is not None:
@@ -136,6 +149,7 @@ class Bidlight(FastAPI):
 
     def _publish(self) -> None:
         self.predict_service.publish()
+        self._shadows.publish()
         if self._live is not None:
             self._live.refresh()
         if self._events is not None:

@@ -25,10 +25,17 @@ def describe_arms(settings: Settings, served: ServedArms, live: LiveArms | None)
             {
                 **_describe_arm(arm, arm.weight / total, is_killed=arm not in served.living),
                 "live_calibration": describe_live(settings, live, arm),
+                "shadow": describe_shadow(served, arm),
             }
             for arm in arms
         ],
     }
+
+
+def describe_shadow(served: ServedArms, arm: Arm) -> dict[str, Any] | None:
+    """Which arm a shadow follows, and for what share of its keys; None for an arm that answers."""
+    shadowing = served.shadows.get(arm.name)
+    return None if shadowing is None else {"of": shadowing.of, "share": shadowing.share}
 
 
 def describe_live(settings: Settings, live: LiveArms | None, arm: Arm) -> dict[str, Any] | None:

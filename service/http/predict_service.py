@@ -25,6 +25,7 @@ from service.metrics.families import Metrics
 from service.metrics.tally import HistogramTally
 from service.reading import KnownFields
 from service.settings import Settings
+from service.shadow.shadows import Shadows
 from service.wire import PredictRequest
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ class PredictService:
         self.tracks_all = settings.tracking == "all"
         self.examples = open_examples(settings, metrics)
         self.users = users
+        self.shadows: Shadows | None = None
+        """What copies requests for shadow arms, if there are any."""
         self.max_queue_ms = settings.max_queue_ms
         self.intake = Intake(settings.max_held_bytes)
         self.admission = Admission(self.intake, settings.max_queue_ms * 1e-3)
@@ -67,7 +70,8 @@ class PredictService:
     def open(self, arms: ArmTable) -> None:
         """Send requests to these arms from now on."""
         self.heads = {arm: ArmHeads(arm) for arm in arms.answering}
-        encoders = [arm.predictor.encoder for arm in arms.arms]
+        # Not those of shadows: they must change no answer.
+        encoders = [arm.predictor.encoder for arm in arms.arms if arm.name not in arms.shadows]
         self.known = KnownFields(
             frozenset().union(*[encoder.context_names for encoder in encoders]),
             frozenset().union(*[encoder.candidate_names for encoder in encoders]),
@@ -99,11 +103,9 @@ class PredictService:
         if self._arms is None:
             raise NotReady("the arms must replay their golden rows first; try again in a moment")
         pinned = headers.get(b"x-arm")
-        key = headers.get(b"x-split-key")
-        # As UTF-8 a key gives the same arm in the header as in user_id. Any other bytes are a key too.
         return self._arms.choose(
             None if pinned is None else pinned.decode("utf-8", "surrogateescape"),
-            key.decode("utf-8", "surrogateescape") if key else request.user_id or request.id,
+            split_key(headers, request),
         )
 
     def count_unrouted(self, outcome: str) -> None:
@@ -140,3 +142,10 @@ class PredictService:
                 self._unread = 0
             metrics.waiting.labels().set(admission.waiting)
             metrics.oldest_wait.labels().set(admission.oldest_wait())
+
+
+def split_key(headers: dict[bytes, bytes], request: PredictRequest | PlainRequest) -> str | None:
+    """What stands for a request in the split; None if nothing does."""
+    key = headers.get(b"x-split-key")
+    # As UTF-8 a key gives the same arm in the header as in user_id. Any other bytes are a key too.
+    return key.decode("utf-8", "surrogateescape") if key else request.user_id or request.id

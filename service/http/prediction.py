@@ -22,13 +22,14 @@ from service.examples.record import SentRequest
 from service.features.store import INVALID
 from service.feedback.tokens import TokenSigner
 from service.http.heads import PREDICT_PATH, AnswerHead, ArmHeads, Headers
-from service.http.predict_service import PredictService
+from service.http.predict_service import PredictService, split_key
 from service.quality import FULL
 from service.reading import decode_request, read_plain
 from service.scoring.batcher import Outcome
-from service.scoring.meter import FOUND, ArmMeter
+from service.scoring.meter import FOUND, OK, ArmMeter
 from service.scoring.predictor import Probabilities
 from service.scoring.rows import RequestRows
+from service.shadow.copies import Copy
 from service.wire import (
     Asked,
     Codec,
@@ -57,6 +58,7 @@ class Prediction:
         "_arm",
         "_asked",
         "_codec",
+        "_copy",
         "_deadline",
         "_example",
         "_headers",
@@ -101,6 +103,7 @@ class Prediction:
         self._work = 0  # see Admission.start
         self._signer: TokenSigner | None = None
         self._example: SentRequest | None = None  # for the log of examples
+        self._copy: Copy | None = None  # for shadows, if they score this request
         self._revision = 0  # of the live calibration, 0 for none
         self.encode_seconds = 0.0
         self.unknown_names: Collection[str] = ()
@@ -143,6 +146,8 @@ class Prediction:
             self._signer = service.signers.of(arm)
             if service.examples is not None and service.examples.takes(request.id):
                 self._example = SentRequest(body, self._codec.name)
+        if service.shadows is not None:
+            self._copy = service.shadows.copy_of(arm, split_key(self._headers, request), body, self._codec)
         # Before the costs of encoding or of a lookup: the room is this request's until it ends.
         predictor.admit(rows)
         self._is_admitted = True
@@ -221,6 +226,8 @@ class Prediction:
         """
         if outcome.done():
             return
+        if self._copy is not None:
+            self._copy.user = user
         found = perf_counter()
         if self._example is not None:
             self._example.user = user
@@ -294,7 +301,7 @@ class Prediction:
             else:
                 body, self.bids = signer.answer(asked, pctrs, own, before, policy, keys)
             self.no_bids = len(pctrs) - self.bids
-            self._keep_example(body)
+            self._pass_on(body, results)
             return head, body
         offers = bids(pctrs, asked.values_per_click, asked.bid_floors, self._service.policy)
         if self._meter is not None:
@@ -304,14 +311,16 @@ class Prediction:
         bundle = arm.predictor.manifest.id
         found = answer_of(asked, arm.name, bundle, pctrs, offers, tokens, arm.quality, self._revision)
         body = codec.encode(found)
-        self._keep_example(body)
+        self._pass_on(body, results)
         return head, body
 
-    def _keep_example(self, body: bytes) -> None:
-        """Let the log of examples have the request and the body of its answer, if it is one of its sample."""
+    def _pass_on(self, body: bytes, results: Probabilities) -> None:
+        """Let the log of examples, and shadows, have the answer, if they want it."""
         if self._example is not None:
             assert self._service.examples is not None
             self._service.examples.add(self._example, body)
+        if self._copy is not None:
+            self._copy.answered(results, b"" if self._signer is None else body)
 
     def refuse(self, error: BaseException) -> tuple[int, Headers, bytes]:
         """End the request with an error; the status, the headers and the body of the answer."""
@@ -345,6 +354,8 @@ class Prediction:
             arm.predictor.release(self._unqueued_rows)
         if meter is not None:
             meter.count_request(self, outcome)
+        if self._copy is not None and outcome == OK and self.quality == FULL:
+            self._copy.end()
 
 
 def unexpected(error: BaseException, path: str) -> ServiceError:

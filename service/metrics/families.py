@@ -29,6 +29,23 @@ CLICK_DELAY_BUCKETS = (
     *(1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800),
     *(3600, 7200, 14_400, 28_800, 43_200, 86_400),
 )
+PCTR_DIFFERENCE_BUCKETS = tuple(
+    sign * size
+    for sign, sizes in (
+        (-1.0, (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0005, 0.0002, 0.0001)),
+        (1.0, (0.0, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)),
+    )
+    for size in sizes
+)
+LOG_ODDS_DIFFERENCE_BUCKETS = tuple(
+    sign * size
+    for sign, sizes in (
+        (-1.0, (5.0, 3.0, 2.0, 1.5, 1.0, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02)),
+        (1.0, (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0)),
+    )
+    for size in sizes
+)
+SHARE_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 1.0)
 STAGES = ("decode", "encode", "queue", "inference", "calibration")
 
 
@@ -421,6 +438,109 @@ class Metrics:
             "bidlight_live_machines",
             "Services whose counts live calibrations were last decided from",
             of_processes="max",
+            registry=registry,
+        )
+        self.shadow_share = Gauges(
+            "bidlight_shadow_share",
+            "Share of the keys of the arm whose requests the shadow scores now; 0: it no longer does",
+            ["arm", "shadow"],
+            of_processes="max",
+            registry=registry,
+        )
+        self.shadow_waiting = Gauges(
+            "bidlight_shadow_waiting_requests",
+            "Requests that were answered and wait for a shadow",
+            of_processes="sum",
+            registry=registry,
+        )
+        self.shadow_requests = Counters(
+            "bidlight_shadow_requests",
+            "Requests that the arm answered and the shadow scored afterwards",
+            ["arm", "shadow"],
+            registry=registry,
+        )
+        self.shadow_candidates = Counters(
+            "bidlight_shadow_candidates",
+            "Candidates of these requests",
+            ["arm", "shadow"],
+            registry=registry,
+        )
+        self.shadow_dropped = Counters(
+            "bidlight_shadow_dropped",
+            "Requests that the shadow was to score and has not, by reason: busy (others waited to be read), "
+            "full (too many waited for shadows), late (for too long), gone (it no longer follows the arm, or "
+            "has another bundle), refused (by its schema), nan (no finite number), or failed",
+            ["arm", "shadow", "reason"],
+            registry=registry,
+        )
+        self.shadow_pctr = Counters(
+            "bidlight_shadow_pctr",
+            "Sums over the candidates that both have scored, of the bundles' own pCTRs: the arm's and the "
+            "shadow's",
+            ["arm", "shadow", "pctr"],
+            registry=registry,
+        )
+        self.shadow_pctr_difference = Histograms(
+            "bidlight_shadow_pctr_difference",
+            "The shadow's pCTR of a candidate less the arm's; the sum may fall",
+            ["arm", "shadow"],
+            buckets=PCTR_DIFFERENCE_BUCKETS,
+            registry=registry,
+        )
+        self.shadow_log_odds_difference = Histograms(
+            "bidlight_shadow_log_odds_difference",
+            "The same of the log-odds of both pCTRs",
+            ["arm", "shadow"],
+            buckets=LOG_ODDS_DIFFERENCE_BUCKETS,
+            registry=registry,
+        )
+        self.shadow_rank_agreement = Histograms(
+            "bidlight_shadow_rank_agreement",
+            "Share of the pairs of candidates of a request that the shadow orders as the arm does; Kendall's "
+            "tau is twice that, less 1",
+            ["arm", "shadow"],
+            buckets=SHARE_BUCKETS,
+            registry=registry,
+        )
+        self.shadow_best = Counters(
+            "bidlight_shadow_best",
+            "Requests of two candidates or more by whether the candidate with the shadow's highest pCTR has "
+            "the arm's too: same, or other",
+            ["arm", "shadow", "best"],
+            registry=registry,
+        )
+        self.shadow_seconds = Histograms(
+            "bidlight_shadow_seconds",
+            "Seconds that the shadow took for a request: reading, encoding, scoring and comparing it",
+            ["arm", "shadow"],
+            buckets=LATENCY_BUCKETS,
+            registry=registry,
+        )
+        self.shadow_tokens = Counters(
+            "bidlight_shadow_tokens",
+            "Candidates with a token that the shadow scored, by outcome: kept, until their events come, or "
+            "no_room",
+            ["arm", "shadow", "outcome"],
+            registry=registry,
+        )
+        self.shadow_events = Counters(
+            "bidlight_shadow_events",
+            "Impressions and clicks of the arm, counted within --click-window-seconds, whose candidate the "
+            "shadow has scored",
+            ["arm", "shadow", "type"],
+            registry=registry,
+        )
+        self.shadow_shown_pctr = Counters(
+            "bidlight_shadow_shown_pctr",
+            "Sums of the pCTRs of these impressions, the arm's and the shadow's; over the clicks, its PCOC",
+            ["arm", "shadow", "pctr"],
+            registry=registry,
+        )
+        self.shadow_loss = Counters(
+            "bidlight_shadow_loss",
+            "Terms of the log losses of these impressions, the arm's and the shadow's: impressions, less "
+            "clicked_impressions, and clicks",
+            ["arm", "shadow", "pctr", "term"],
             registry=registry,
         )
         self.families = registry.families

@@ -28,6 +28,8 @@ class AnnouncedArm(NamedTuple):
     variant: str
     manifest: Manifest
     folder: Path
+    follows: str = ""
+    """The arm of which it is a shadow."""
 
 
 def announcement(
@@ -40,8 +42,7 @@ def announcement(
     workers = "1 worker" if settings.workers == 1 else f"{settings.workers} workers"
     lines = [f"Bidlight serves on {url} with {workers}; {described}/docs describes it"]
     lines += [
-        f"  arm {arm.name}: {arm.weight / total:.1%} of requests, {arm.manifest.id} "
-        f"({arm.variant}) from {arm.folder}"
+        f"  arm {arm.name}: {_part_of(arm, total)}, {arm.manifest.id} ({arm.variant}) from {arm.folder}"
         for arm in served
     ]
     if settings.native == "on" and not IS_BUILT:
@@ -65,6 +66,10 @@ def announcement(
         )
         lines.append(f"Try: curl -s{options} {url}/predict -H 'content-type: application/json' -d {sent}")
     return "\n".join(lines)
+
+
+def _part_of(arm: AnnouncedArm, total: float) -> str:
+    return f"a shadow of {arm.follows}" if arm.follows else f"{arm.weight / total:.1%} of requests"
 
 
 def announce(text: str) -> None:

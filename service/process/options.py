@@ -14,7 +14,8 @@ from service.errors import BadConfiguration
 from service.settings import ENV_PREFIX, Settings
 
 # The option has the name of the setting, except for settings given by repeating an option.
-_REPEATED = {"arms": "--arm"}
+_REPEATED = {"arms": "--arm", "shadows": "--shadow"}
+_METAVARS = {"arms": "NAME=FOLDER[:WEIGHT]", "shadows": "NAME=ARM:SHARE"}
 
 
 def read_settings(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> Settings:
@@ -55,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
         if get_origin(field.annotation) is Literal:
             option["choices"] = get_args(field.annotation)
         elif name in _REPEATED:
-            option.update(action="append", metavar="NAME=FOLDER[:WEIGHT]")
+            option.update(action="append", metavar=_METAVARS[name])
         else:
             option["metavar"] = "TEXT" if field.annotation is str else "N"
         parser.add_argument(_option(name), **option)

@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from service.arms.kept import KeptArms
 from service.arms.loading import LoadedArm, control_arm
 from service.arms.reloads import Kind, Reloads
-from service.arms.steering import Steering
+from service.arms.serving import start_steering
 from service.arms.steering_memory import SteeringMemory
 from service.calibration.decider import Decider
 from service.control.commands import Commands
@@ -71,7 +71,7 @@ class Supervisor:
         signal.signal(signal.SIGHUP, lambda *_: self.reloads.request())  # while bundles are read
         self._reload.read()
         specs = [arm.spec for arm in self._reload.current]
-        self.steering = SteeringMemory(Steering.of(specs, time.time()), processes)
+        self.steering = SteeringMemory(start_steering(settings, specs), processes)
         events = event_memory(settings, processes) if settings.feedback_keys else None
         self.decider: Decider | None = None
         if events is not None:

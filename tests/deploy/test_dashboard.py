@@ -41,6 +41,7 @@ ROWS = [
     "Features",
     "Stores and catalogue",
     "Process",
+    "Shadow arms",
 ]
 PANELS: list[dict[str, Any]] = dashboard()["panels"]
 QUERIED = [panel for panel in PANELS if panel["type"] != "row"]

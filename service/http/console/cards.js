@@ -54,9 +54,31 @@ function describeQualities(now, before) {
   return answered.map(([name, count]) => `${name} ${percent(count / total)}`).join(", ");
 }
 
-function describeShare({share, weight, is_killed}) {
+function describeShare({share, weight, is_killed, shadow}) {
+  if (shadow) return `scores ${percent(shadow.share)} of the keys of ${shadow.of}, and answers nothing`;
   const said = `${percent(share)} of requests, weight ${digits(weight, 3)}`;
   return is_killed ? `${said}, which it does not answer` : said;
+}
+
+const decimal = (value, places) => value === null ? "–" : value.toFixed(places);
+
+function describeShadow(shadow) {
+  if (!shadow) return null;
+  const dropped = sum(Object.values(shadow.dropped));
+  const {arm, shadow: own} = shadow.mean_pctr;
+  return `${whole(shadow.requests)} requests scored, ${whole(dropped)} dropped; ` +
+    `mean pCTR ${decimal(own, 5)} (${shadow.of}: ${decimal(arm, 5)}), log-odds ` +
+    `${decimal(shadow.mean_log_odds_difference, 3)} higher; same best in ${percentOf(shadow.same_best)}, pairs alike ` +
+    percentOf(shadow.rank_agreement);
+}
+
+const percentOf = value => value === null ? "–" : percent(value);
+
+function describeShadowFeedback(shadow) {
+  if (!shadow || !shadow.feedback.impressions) return null;
+  const {impressions, clicks, arm, shadow: own} = shadow.feedback;
+  return `PCOC ${decimal(own.pcoc, 3)} (${shadow.of}: ${decimal(arm.pcoc, 3)}), LogLoss ${decimal(own.logloss, 4)} ` +
+    `(${decimal(arm.logloss, 4)}), ${whole(clicks)} clicks of ${whole(impressions)} impressions`;
 }
 
 function card(arm, number, first, last, wide) {
@@ -65,11 +87,14 @@ function card(arm, number, first, last, wide) {
   const head = make("header", {}, make("h3", {}, arm.name),
     arm.name === last.control_arm ? make("span", {class: "badge"}, "control") : null,
     arm.is_killed ? make("span", {class: "badge bad"}, "killed") : null,
+    arm.shadow ? make("span", {class: "badge"}, "shadow") : null,
     make("span", {class: "quiet"}, describeShare(arm)));
   const known = pairs([
     ["requests", requests === null ? "–" : `${rate(requests)} / s`],
     ["p50, p99", `${at(0.5)}, ${at(0.99)}`],
     ["answers", describeQualities(arm.qualities, first && armOf(first, arm.name)?.qualities)],
+    ["compared", describeShadow(arm.shadow)],
+    ["on the same impressions", describeShadowFeedback(arm.shadow)],
     ["PCOC", describeFeedback(arm.feedback)],
     ["live calibration", describeLive(arm.live_calibration)],
     ["catalogue", describeCatalogue(arm.catalogue, last.at)],

@@ -17,7 +17,8 @@ from service.arms.serving import ServedArms
 from service.arms.split import Arm
 from service.bundle.native import is_native
 from service.calibration.fit import pcoc_interval
-from service.http.arm_descriptions import describe_live
+from service.feedback.shadow_events import ARM, CLICKS, SHADOW, TAKEN_OFF, UNCLICKED
+from service.http.arm_descriptions import describe_live, describe_shadow
 from service.metrics.families import LATENCY_BUCKETS, PCTR_BUCKETS
 from service.metrics.series import Labels
 from service.settings import Settings
@@ -50,6 +51,7 @@ def take_snapshot(
                 **_describe_bundle(arm),
                 **_describe_counts(arm.name, counts),
                 "live_calibration": describe_live(settings, live, arm),
+                "shadow": _describe_shadow(describe_shadow(served, arm), arm.name, counts),
             }
             for arm in arms
         ],
@@ -110,6 +112,52 @@ def _describe_feedback(arm: str, counts: _Counts) -> dict[str, Any] | None:
             "high": high if math.isfinite(high) else None,
         },
     }
+
+
+def _describe_shadow(shadow: dict[str, Any] | None, name: str, counts: _Counts) -> dict[str, Any] | None:
+    """What a shadow of `of` has done, and how it differs; means are None before there is anything."""
+    if shadow is None:
+        return None
+    pair = shadow["of"], name
+    candidates = counts.number("bidlight_shadow_candidates", *pair)
+    same, other = (counts.number("bidlight_shadow_best", *pair, best) for best in ("same", "other"))
+    alike = counts.histogram("bidlight_shadow_rank_agreement", *pair)
+    return {
+        **shadow,
+        "requests": counts.number("bidlight_shadow_requests", *pair),
+        "candidates": candidates,
+        "dropped": counts.by_last_label("bidlight_shadow_dropped", *pair),
+        "mean_pctr": {
+            whose: _ratio(counts.number("bidlight_shadow_pctr", *pair, whose), candidates)
+            for whose in (ARM, SHADOW)
+        },
+        "mean_log_odds_difference": _ratio(
+            counts.histogram("bidlight_shadow_log_odds_difference", *pair)["sum"], candidates
+        ),
+        "same_best": _ratio(same, same + other),
+        "rank_agreement": _ratio(alike["sum"], sum(alike["counts"])),
+        "feedback": _describe_shadow_feedback(pair, counts),
+    }
+
+
+def _describe_shadow_feedback(pair: tuple[str, str], counts: _Counts) -> dict[str, Any]:
+    """PCOC and LogLoss of both on the same impressions."""
+    shown, clicks = (counts.number("bidlight_shadow_events", *pair, kind) for kind in ("impression", "click"))
+    found: dict[str, Any] = {"impressions": shown, "clicks": clicks}
+    for whose in (ARM, SHADOW):
+        loss = {
+            term: counts.number("bidlight_shadow_loss", *pair, whose, term)
+            for term in (UNCLICKED, TAKEN_OFF, CLICKS)
+        }
+        found[whose] = {
+            "pcoc": _ratio(counts.number("bidlight_shadow_shown_pctr", *pair, whose), clicks),
+            "logloss": _ratio(loss[UNCLICKED] - loss[TAKEN_OFF] + loss[CLICKS], shown),
+        }
+    return found
+
+
+def _ratio(one: float, other: float) -> float | None:
+    return one / other if other else None
 
 
 def _describe_catalogue(arm: str, counts: _Counts) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ import time
 import msgspec
 import pytest
 
+from service.arms.shadowing import Shadowing
 from service.arms.split import ArmSpec
 from service.arms.steering import Change, Steering
 from service.arms.steering_memory import SteeringMemory, UnreadableSteering
@@ -51,6 +52,44 @@ def test_weights_are_checked_as_at_the_start(
 def test_an_unknown_arm_cannot_be_killed() -> None:
     with pytest.raises(UnknownArm, match="got 'nobody'"):
         steering().with_killed("nobody", LATER, is_killed=True)
+
+
+def test_a_shadow_has_no_weight_and_keeps_none() -> None:
+    shadowing, change = Shadowing("control", 0.1), Change(3.0, "shadow", 1000)
+    changed = steering().with_shadow("treatment", shadowing, change)
+    assert changed.shadows == {"treatment": shadowing}
+    assert changed.weights == {"control": 90.0, "treatment": 0.0, "off": 0.0}
+    assert changed.with_shadow("treatment", shadowing, LATER) == changed
+    assert changed.with_weights({"treatment": 0.0, "control": 1.0}, LATER).shadows == changed.shadows
+    with pytest.raises(
+        BadConfiguration, match="'weight' of arm treatment must be 0 as long as it is a shadow"
+    ):
+        changed.with_weights({"treatment": 1.0}, LATER)
+    ended = changed.with_shadow("treatment", None, LATER)
+    assert (ended.shadows, ended.weights["treatment"], ended.arms[1].changed) == ({}, 0.0, LATER)
+    assert ended.with_weights({"treatment": 1.0}, LATER).total == 91.0
+    assert Steering.of(SPECS, 1.0, {"treatment": shadowing}).arms[1] == msgspec.structs.replace(
+        changed.arms[1], changed=Change(1.0, "start")
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "shadowing", "error", "message"),
+    [
+        ("nobody", Shadowing("control", 1.0), UnknownArm, "got 'nobody'"),
+        ("treatment", Shadowing("nobody", 1.0), UnknownArm, "got 'nobody'"),
+        ("treatment", Shadowing("treatment", 1.0), BadConfiguration, "which is the same"),
+        ("treatment", Shadowing("control", 2.0), BadConfiguration, "'share' of shadow treatment"),
+        ("off", Shadowing("treatment", 1.0), BadConfiguration, "which is a shadow too"),
+        ("control", Shadowing("off", 1.0), BadConfiguration, "'weight' must be above 0 for one arm or more"),
+    ],
+)
+def test_what_cannot_be_a_shadow_is_refused(
+    name: str, shadowing: Shadowing, error: type[Exception], message: str
+) -> None:
+    shadowed = steering().with_shadow("treatment", Shadowing("control", 0.5), LATER)
+    with pytest.raises(error, match=message):
+        shadowed.with_shadow(name, shadowing, LATER)
 
 
 def test_what_is_written_is_read_and_each_process_notes_what_it_serves() -> None:

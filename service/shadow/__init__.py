@@ -1,0 +1,1 @@
+"""Arms that answer nothing, and score a share of what others have answered, when nobody waits."""

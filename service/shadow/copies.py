@@ -1,0 +1,68 @@
+"""What is kept of a request that shadows are to score: its body and what was answered; it scores nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from service.wire import JSON, Codec, PredictAnswer, Result
+
+if TYPE_CHECKING:
+    from service.shadow.shadows import Pair
+
+_OF_JSON, _OF_MSGPACK = msgspec.json.Decoder(PredictAnswer), msgspec.msgpack.Decoder(PredictAnswer)
+
+# What a copy takes beside the bytes that it holds, about.
+COPY_BYTES = 1_000
+
+
+class Copy:
+    """A request of these `pairs` of a shadow and the arm that answers. `end` hands it on.
+
+    `user` are the stored features of its user, if they were looked up. Nothing else of the request is kept:
+    the shadow reads the body anew, as its own schema wants it.
+    """
+
+    __slots__ = ("_add", "answer", "body", "codec", "own", "pairs", "user")
+
+    own: NDArray[np.float64]
+
+    def __init__(
+        self, pairs: Sequence[Pair], body: bytes, codec: Codec, add: Callable[[Copy], object]
+    ) -> None:
+        self.pairs, self.body, self.codec = pairs, body, codec
+        self.user: dict[str, Any] | None = None
+        self.answer = b""
+        self._add = add
+
+    @property
+    def size(self) -> int:
+        """Bytes that it holds, about."""
+        return COPY_BYTES + len(self.body) + len(self.answer) + self.own.nbytes
+
+    def answered(self, results: NDArray[np.float64], answer: bytes) -> None:
+        """What a predictor gave [n], or [n, 2] with the bundle's own pCTRs; the answer, if it has tokens."""
+        self.own = np.array(results if results.ndim == 1 else results[:, 1])
+        self.answer = answer
+
+    def end(self) -> None:
+        """The answer is out."""
+        self._add(self)
+
+
+def tokens_of(answer: bytes, codec: Codec) -> list[str]:
+    """The tokens in an answer of this service, in the order of its candidates."""
+    results = (_OF_JSON if codec is JSON else _OF_MSGPACK).decode(answer).results
+    if isinstance(results, list):
+        return [_token(result) for result in results]
+    assert isinstance(results.token, list)
+    return results.token
+
+
+def _token(result: Result) -> str:
+    assert isinstance(result.token, str)
+    return result.token

@@ -1,0 +1,120 @@
+"""Work that waits until nobody else does: a slice in an iteration of the event loop, and rest after it.
+
+It knows neither shadows nor requests. One thread answers bids and does this work; so a bid that arrives
+within a slice waits for its end. Slices are short, and those that are not are few: see `rest_after`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from time import monotonic, thread_time
+from typing import Protocol
+
+from service.shadow.meter import FULL, GONE, LATE
+
+# What waits at most, over all shadows of a process; each holds a body and an answer beside it.
+MAX_WAITING = 256
+# How long a job may take until it is done.
+PATIENCE_SECONDS = 5.0
+# How often it is looked whether nobody waits.
+PAUSE_SECONDS = 0.002
+# A slice that has taken so long begins nothing more.
+ENOUGH_SECONDS = 0.0005
+# Slices of this length may take the first share of the time, longer ones the second: few bids meet one.
+SLICE_SECONDS, USUAL_SHARE, LONG_SHARE = 0.002, 0.25, 0.005
+LONGEST_REST_SECONDS = 10.0
+
+
+class Job(Protocol):
+    """Something to be done, of so many bytes."""
+
+    size: int
+
+    def step(self) -> bool:
+        """Do a part of it; whether nothing is left. It must not raise."""
+
+    def drop(self, reason: str) -> object:
+        """It is not done."""
+
+
+class ShadowQueue:
+    """First come, first served, and never more than MAX_WAITING jobs or `max_bytes`: others are dropped.
+
+    A slice runs if `is_busy` says that nothing else is to be done, after the loop has looked at its sockets.
+    `on_work` is called after it.
+    """
+
+    def __init__(self, is_busy: Callable[[], bool], on_work: Callable[[], object], max_bytes: int) -> None:
+        self._is_busy, self._on_work = is_busy, on_work
+        self._max_bytes = max_bytes
+        self._waiting: deque[tuple[Job, float]] = deque()
+        self._bytes = 0
+        self._is_scheduled = False
+
+    def __len__(self) -> int:
+        """How many jobs wait."""
+        return len(self._waiting)
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the jobs that wait."""
+        return self._bytes
+
+    def add(self, job: Job) -> None:
+        """Let a job wait, or drop it where there is no room."""
+        if len(self._waiting) >= MAX_WAITING or self._bytes + job.size > self._max_bytes:
+            job.drop(FULL)
+            return
+        self._waiting.append((job, monotonic()))
+        self._bytes += job.size
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            asyncio.get_running_loop().call_soon(self._look)
+
+    def drop_all(self) -> None:
+        """Drop what waits: it is of no use any more."""
+        while self._waiting:
+            self._take().drop(GONE)
+
+    def _look(self) -> None:
+        """Let the loop look at its sockets first."""
+        asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        """Do a slice, if nobody waits."""
+        rest = PAUSE_SECONDS
+        self._drop_late()
+        if self._waiting and not self._is_busy():
+            rest = rest_after(self._work())
+        self._is_scheduled = bool(self._waiting)
+        if self._is_scheduled:
+            asyncio.get_running_loop().call_later(rest, self._look)
+
+    def _work(self) -> float:
+        """Do a slice; how long it took, in seconds of this thread: those of other processes say nothing."""
+        started, taken = thread_time(), 0.0
+        while self._waiting and taken < ENOUGH_SECONDS:
+            if self._waiting[0][0].step():
+                self._take()
+            taken = thread_time() - started
+        self._on_work()
+        return taken
+
+    def _drop_late(self) -> None:
+        """Drop those that have waited for too long."""
+        oldest = monotonic() - PATIENCE_SECONDS
+        while self._waiting and self._waiting[0][1] < oldest:
+            self._take().drop(LATE)
+
+    def _take(self) -> Job:
+        job, _ = self._waiting.popleft()
+        self._bytes -= job.size
+        return job
+
+
+def rest_after(seconds: float) -> float:
+    """How long nothing is done after a slice that took so long."""
+    share = USUAL_SHARE if seconds <= SLICE_SECONDS else LONG_SHARE
+    return min(seconds * (1.0 / share - 1.0), LONGEST_REST_SECONDS)

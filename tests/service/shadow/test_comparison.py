@@ -1,0 +1,37 @@
+"""What is said of two arms' pCTRs is what the definitions say, pair by pair."""
+
+from __future__ import annotations
+
+import math
+from itertools import combinations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.shadow.comparison import RANKED, compare, log_odds_of
+
+# Few values, so that there are ties.
+PCTRS = st.sampled_from([1e-300, 0.001, 0.01, 0.0100001, 0.02, 0.5, 0.999999])
+
+
+@given(st.lists(st.tuples(PCTRS, PCTRS), min_size=1, max_size=RANKED + 6))
+def test_pairs_and_bests_are_those_of_the_definitions(pctrs: list[tuple[float, float]]) -> None:
+    arm, shadow = np.array(pctrs).T
+    found = compare(arm, shadow)
+    np.testing.assert_array_equal(found.pctrs, shadow - arm)
+    alike, reversed_ = 0, 0
+    for (one, other), (next_one, next_other) in combinations(pctrs[:RANKED], 2):
+        product = (one - next_one) * (other - next_other)
+        alike += product > 0.0
+        reversed_ += product < 0.0
+    assert found.alike == (alike / (alike + reversed_) if alike + reversed_ else None)
+    best = max(range(len(pctrs)), key=lambda place: pctrs[place][1])
+    expected = None if len(pctrs) == 1 else pctrs[best][0] == max(one for one, _ in pctrs)
+    assert found.has_same_best == expected
+
+
+@given(st.floats(1e-300, 1.0 - 1e-12))
+def test_log_odds_are_those_of_the_pctr(pctr: float) -> None:
+    odds = float(log_odds_of(np.array([pctr]))[0])
+    assert math.isclose(odds, math.log(pctr) - math.log1p(-pctr), rel_tol=1e-9, abs_tol=1e-12)

@@ -1,0 +1,142 @@
+"""Work of shadows waits until nobody else does, is bounded, and leaves most of the time to others."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from service.shadow import queue as queue_module
+from service.shadow.queue import (
+    LONG_SHARE,
+    LONGEST_REST_SECONDS,
+    MAX_WAITING,
+    SLICE_SECONDS,
+    USUAL_SHARE,
+    ShadowQueue,
+    rest_after,
+)
+
+MAX_BYTES = 1_000
+
+
+class Work:
+    """A job of some parts."""
+
+    def __init__(self, size: int = 1, parts: int = 1) -> None:
+        self.size, self.parts = size, parts
+        self.dropped: str | None = None
+
+    def step(self) -> bool:
+        assert self.parts > 0
+        assert self.dropped is None
+        self.parts -= 1
+        return self.parts == 0
+
+    def drop(self, reason: str) -> None:
+        assert self.dropped is None
+        self.dropped = reason
+
+
+class Loop:
+    """Says whether others have something to do."""
+
+    def __init__(self) -> None:
+        self.is_busy = False
+        self.asked = self.worked = 0
+        self.queue = ShadowQueue(self._look, self._note, MAX_BYTES)
+
+    def _look(self) -> bool:
+        self.asked += 1
+        return self.is_busy
+
+    def _note(self) -> None:
+        self.worked += 1
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30.0):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+def run(main: Callable[[Loop], Coroutine[Any, Any, None]]) -> None:
+    async def started() -> None:
+        await main(Loop())
+
+    asyncio.run(started())
+
+
+def test_nothing_is_done_while_others_have_something_to_do() -> None:
+    async def main(loop: Loop) -> None:
+        loop.is_busy = True
+        jobs = [Work(parts=3), Work()]
+        for job in jobs:
+            loop.queue.add(job)
+        await until(lambda: loop.asked > 3)
+        assert ([job.parts for job in jobs], loop.worked, len(loop.queue)) == ([3, 1], 0, 2)
+        loop.is_busy = False
+        await until(lambda: not len(loop.queue))
+        assert [job.parts for job in jobs] == [0, 0]
+        assert loop.worked > 0
+        assert loop.queue.held_bytes == 0
+
+    run(main)
+
+
+def test_the_loop_looks_at_its_sockets_before_each_slice() -> None:
+    async def main(loop: Loop) -> None:
+        seen: list[str] = []
+        job = Work()
+        job.step = lambda: bool(seen.append("worked")) or True  # type: ignore[method-assign]
+        asyncio.get_running_loop().call_soon(lambda: seen.append("first"))
+        loop.queue.add(job)
+        asyncio.get_running_loop().call_soon(lambda: seen.append("next"))
+        await until(lambda: not len(loop.queue))
+        assert seen == ["first", "next", "worked"]
+
+    run(main)
+
+
+def test_what_has_no_room_is_dropped_at_once() -> None:
+    async def main(loop: Loop) -> None:
+        loop.is_busy = True
+        large, larger = Work(MAX_BYTES - MAX_WAITING), Work(MAX_BYTES)
+        loop.queue.add(large)
+        loop.queue.add(larger)
+        assert (large.dropped, larger.dropped) == (None, "full")
+        small = [Work() for _ in range(MAX_WAITING)]
+        for job in small:
+            loop.queue.add(job)
+        assert [job.dropped for job in small] == [None] * (MAX_WAITING - 1) + ["full"]
+        assert loop.queue.held_bytes < MAX_BYTES
+        loop.queue.drop_all()
+        assert {job.dropped for job in (large, *small[:-1])} == {"gone"}
+        assert (len(loop.queue), loop.queue.held_bytes) == (0, 0)
+        loop.is_busy = False
+        after = Work()
+        loop.queue.add(after)
+        await until(lambda: after.parts == 0)
+
+    run(main)
+
+
+def test_what_waits_for_too_long_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue_module, "PATIENCE_SECONDS", 0.01)
+
+    async def main(loop: Loop) -> None:
+        loop.is_busy = True
+        job = Work()
+        loop.queue.add(job)
+        await until(lambda: job.dropped is not None)
+        assert (job.dropped, len(loop.queue), loop.worked) == ("late", 0, 0)
+
+    run(main)
+
+
+def test_slow_work_gets_a_small_part_of_the_time() -> None:
+    for seconds, share in ((SLICE_SECONDS, USUAL_SHARE), (2 * SLICE_SECONDS, LONG_SHARE)):
+        assert seconds / (seconds + rest_after(seconds)) == pytest.approx(share)
+    assert rest_after(60.0) == LONGEST_REST_SECONDS
