@@ -6,6 +6,7 @@ second. Everything else is FastAPI. It knows no model and no socket.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -37,6 +38,7 @@ from service.http.predict_service import PredictService
 from service.http.routes import PROBE_PATHS, Routes, answer_error
 from service.metrics.families import Metrics
 from service.settings import Settings
+from service.tracing.tracer import open_tracer
 
 
 class Bidlight(FastAPI):
@@ -74,7 +76,10 @@ class Bidlight(FastAPI):
         self._documented: tuple[Arm, ...] = ()
         stored = StoredFeatures(settings, self.metrics) if settings.feature_store else None
         users = None if stored is None else stored.users
-        self.predict_service = PredictService(settings, self.metrics, bid_policy(settings), users)
+        self._tracer = open_tracer(settings, self.metrics)
+        self.predict_service = PredictService(
+            settings, self.metrics, bid_policy(settings), users, self._tracer
+        )
         self._events: EventCounter | None = None
         self._restores_events = events is None
         self._live: LiveArms | None = None
@@ -128,6 +133,8 @@ class Bidlight(FastAPI):
 
     def _publish(self) -> None:
         self.predict_service.publish()
+        if self._tracer is not None:
+            self._tracer.publish()
         if self._live is not None:
             self._live.refresh()
         if self._events is not None:
@@ -142,6 +149,20 @@ class Bidlight(FastAPI):
         """Nothing more is counted."""
         if self._events is not None:
             await self._events.close()
+
+    @asynccontextmanager
+    async def sending_traces(self) -> AsyncIterator[None]:
+        """Send traces meanwhile, if there are any."""
+        tracer = self._tracer
+        if tracer is None:
+            yield
+            return
+        tracer.start()
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(tracer.close)
+            tracer.publish()
 
     async def answer_route(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request to any route but /predict."""
@@ -225,6 +246,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     assert isinstance(app, Bidlight)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(app.close_feedback)
+        await stack.enter_async_context(app.sending_traces())
         try:
             app.open_feedback()
             await stack.enter_async_context(

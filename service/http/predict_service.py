@@ -24,6 +24,7 @@ from service.metrics.families import Metrics
 from service.metrics.tally import HistogramTally
 from service.reading import KnownFields
 from service.settings import Settings
+from service.tracing.tracer import Tracer
 from service.wire import PredictRequest
 
 if TYPE_CHECKING:
@@ -37,7 +38,12 @@ class PredictService:
     """
 
     def __init__(
-        self, settings: Settings, metrics: Metrics, policy: BidPolicy, users: UserFeatures | None = None
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        policy: BidPolicy,
+        users: UserFeatures | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self.max_body_bytes = settings.max_body_bytes
         self.max_candidates = settings.max_candidates
@@ -46,6 +52,7 @@ class PredictService:
         self.tokens = read_tokens(settings.token_file)
         self.signers = Signers(settings.feedback_keys)
         self.users = users
+        self.tracer = tracer
         self.max_queue_ms = settings.max_queue_ms
         self.intake = Intake(settings.max_held_bytes)
         self.admission = Admission(self.intake, settings.max_queue_ms * 1e-3)

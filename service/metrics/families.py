@@ -384,6 +384,13 @@ class Metrics:
             of_processes="max",
             registry=registry,
         )
+        self.trace_spans = Counters(
+            "bidlight_trace_spans",
+            "Spans of traced requests by what became of them: sent, failed (the collector did not take "
+            "them), or dropped (there was no room for them)",
+            ["outcome"],
+            registry=registry,
+        )
         self.families = registry.families
         self._show_zeros()
         self._unknown_names: dict[str, UnknownNames] = {}
