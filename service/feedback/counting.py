@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from service.calibration.hours import HourPart
 from service.calibration.memory import LivePart
 from service.feedback.events import CLICK, IMPRESSION, Event
 from service.feedback.log import EventLog, LoggedEvent
@@ -37,8 +38,8 @@ _HAS_ARM = np.array([reason in (Reason.OK, Reason.EXPIRED, Reason.FUTURE) for re
 class EventCounter:
     """Counts events of the `signers`' tokens, each once over all processes of the `memory`.
 
-    The settings may name a log, which gets all that is counted. The memory may have a part for live
-    calibration, which gets what is new of each source.
+    The settings may name a log, which gets all that is counted. The memory may have parts for live
+    calibration, which gets what is new of each source, and for counts by the hour.
     """
 
     def __init__(self, settings: Settings, metrics: Metrics, memory: EventMemory, signers: Signers) -> None:
@@ -51,6 +52,7 @@ class EventCounter:
         self._window = EventWindow(memory, self._attribution_ms)
         self._window_seconds = metrics.feedback_window.labels()
         self._live = None if memory.live is None else LivePart(memory.live, metrics.number)
+        self._hours = None if memory.hours is None else HourPart(memory.hours, metrics.number)
         self._log: EventLog | None = None
         if settings.feedback_log:
             self._log = EventLog(
@@ -103,10 +105,12 @@ class EventCounter:
             arm, is_of_arm = sources[number].arm, has_arm & (tokens.sources == number)
             self._count_outcomes(arm, batch, found, is_of_arm)
             self._count_new(arm, batch, tokens, is_of_arm & is_new)
+            new = is_of_arm & is_new
+            made_ms, log_odds, is_click = tokens.made_ms[new], tokens.log_odds[new], batch.is_click[new]
             if self._live is not None:
-                new = is_of_arm & is_new
-                made_ms, log_odds = tokens.made_ms[new], tokens.log_odds[new]
-                self._live.add(number, made_ms, log_odds, batch.is_click[new])
+                self._live.add(number, made_ms, log_odds, is_click)
+            if self._hours is not None:
+                self._hours.add(arm, made_ms, log_odds, is_click)
         self._count_outcomes("", batch, found, ~has_arm)
         if self._log is not None and is_new.any():
             self._log.add([*_logged(events, batch, tokens, np.flatnonzero(is_new), sources)])

@@ -23,6 +23,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from service.calibration.hours import HourMemory
 from service.calibration.memory import LiveMemory
 from service.errors import BadConfiguration
 from service.feedback.tokens import Source
@@ -44,12 +45,13 @@ _unpack = msgspec.msgpack.Decoder(tuple[str, str, str]).decode
 class EventMemory:
     """Three tables of words, each for `events` events at least; processes that fork later share them.
 
-    `live` is what they share of live calibration, None without it. Raises BadConfiguration where there is not
-    so much memory.
+    `live` is what they share of live calibration, None without it; `hours` are counts for those who look.
+    Raises BadConfiguration where there is not so much memory.
     """
 
-    def __init__(self, events: int, live: LiveMemory | None = None) -> None:
+    def __init__(self, events: int, live: LiveMemory | None = None, hours: HourMemory | None = None) -> None:
         self.live = live
+        self.hours = hours
         # A power of two, half of which stays free: look-ups are short.
         self.slots = 1 << (2 * events - 1).bit_length()
         table_bytes = 8 * self.slots
@@ -140,7 +142,8 @@ def event_memory(settings: Settings, processes: int = 1) -> EventMemory:
     if settings.live_calibration != "off":
         # While a reload replaces bundles, those of before are served too; those before them may come back.
         live = LiveMemory(processes, 3 * len(settings.arms), settings.click_window_seconds)
-    return EventMemory(settings.max_attributed_events, live)
+    hours = HourMemory(processes, [arm.partition("=")[0] for arm in settings.arms])
+    return EventMemory(settings.max_attributed_events, live, hours)
 
 
 def _file_without_name() -> int:

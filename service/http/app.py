@@ -83,6 +83,7 @@ class Bidlight(FastAPI):
         self._events: EventCounter | None = None
         self._restores_events = events is None
         self._live: LiveArms | None = None
+        memory: EventMemory | None = None
         if settings.feedback_keys:
             memory = events or event_memory(settings)
             if memory.live is not None:
@@ -98,7 +99,8 @@ class Bidlight(FastAPI):
             DirectRoute(self.predict_service) if settings.predict_through == "parser" else None
         )
         self._endpoint = PredictEndpoint(self.predict_service)
-        Routes(settings, self.metrics, self.served, self.health, self._live).add_to(self)
+        hours = None if memory is None else memory.hours
+        Routes(settings, self.metrics, self.served, self.health, self._live, hours).add_to(self)
         if settings.control_token_file:
             control = ControlRoute(settings)
             control.add_to(self)

@@ -6,6 +6,7 @@ It knows no request's steps (service.http.prediction).
 from __future__ import annotations
 
 from collections.abc import Callable
+from time import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -114,6 +115,7 @@ class PredictService:
         """Count a 429 by its reason."""
         if self._metrics is not None:
             self._metrics.refusals.labels(error.reason).inc()
+            self._metrics.refusal_time.labels(error.reason).set(time())
 
     def unread(self) -> Unread:
         """Why a request is refused that was not read."""
@@ -134,6 +136,7 @@ class PredictService:
             if self._unread:
                 metrics.requests.labels("", Unread.code).inc(self._unread)
                 metrics.refusals.labels(Unread.reason).inc(self._unread)
+                metrics.refusal_time.labels(Unread.reason).set(time())
                 self._unread = 0
             metrics.waiting.labels().set(admission.waiting)
             metrics.oldest_wait.labels().set(admission.oldest_wait())

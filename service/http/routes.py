@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from service.arms.health import Health
 from service.arms.live import LiveArms
 from service.arms.serving import ServedArms
+from service.calibration.hours import HourMemory
 from service.errors import CannotBid, MethodNotAllowed, NotFound, NotReady, ServiceError
 from service.http.arm_descriptions import describe_arms
 from service.http.console.page import read_page
@@ -33,12 +34,14 @@ class Routes:
         served: ServedArms,
         health: Health,
         live: LiveArms | None = None,
+        hours: HourMemory | None = None,
     ) -> None:
         self._settings = settings
         self._health = health
         self._metrics = metrics
         self._served = served
         self._live = live
+        self._hours = hours
         self._console = read_page()
 
     def add_to(self, app: FastAPI) -> None:
@@ -129,7 +132,7 @@ class Routes:
             return answer_error(_nothing_counted())
         self._served.publish()
         totals = await run_in_threadpool(self._metrics.totals)
-        snapshot = take_snapshot(self._settings, self._served, self._live, totals)
+        snapshot = take_snapshot(self._settings, self._served, self._live, totals, self._hours)
         return Response(
             msgspec.json.encode(snapshot), headers=SNAPSHOT_HEADERS, media_type="application/json"
         )

@@ -263,6 +263,13 @@ class Metrics:
             ["reason"],
             registry=registry,
         )
+        self.refusal_time = Gauges(
+            "bidlight_refusal_timestamp_seconds",
+            "Unix time of the last of these, by reason",
+            ["reason"],
+            of_processes="max",
+            registry=registry,
+        )
         self.wait = Histograms(
             "bidlight_wait_seconds",
             "Seconds from the arrival of a request until it was read, of those that had to wait",

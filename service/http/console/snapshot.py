@@ -6,7 +6,6 @@ which the page takes: so any worker answers any of them, and viewers cost the se
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,8 +15,9 @@ from service.arms.loading import control_arm
 from service.arms.serving import ServedArms
 from service.arms.split import Arm
 from service.bundle.native import is_native
-from service.calibration.fit import pcoc_interval
+from service.calibration.hours import HourMemory
 from service.http.arm_descriptions import describe_live
+from service.http.console.hours import describe_hours, describe_pcoc
 from service.metrics.families import LATENCY_BUCKETS, PCTR_BUCKETS
 from service.metrics.series import Labels
 from service.settings import Settings
@@ -28,7 +28,11 @@ Totals = Mapping[tuple[str, Labels], Sequence[float]]
 
 
 def take_snapshot(
-    settings: Settings, served: ServedArms, live: LiveArms | None, totals: Totals
+    settings: Settings,
+    served: ServedArms,
+    live: LiveArms | None,
+    totals: Totals,
+    hours: HourMemory | None = None,
 ) -> dict[str, Any]:
     """What the page shows of these sums over all workers (`Metrics.totals`) and of the arms that answer."""
     counts = _Counts(totals)
@@ -50,11 +54,13 @@ def take_snapshot(
                 **_describe_bundle(arm),
                 **_describe_counts(arm.name, counts),
                 "live_calibration": describe_live(settings, live, arm),
+                **describe_hours(arm.name, hours),
             }
             for arm in arms
         ],
         "without_arm": counts.by_last_label("bidlight_requests", ""),
         "refusals": counts.by_last_label("bidlight_refusals"),
+        "last_refusals": counts.by_last_label("bidlight_refusal_timestamp_seconds"),
         "waiting_requests": counts.number("bidlight_waiting_requests"),
         "oldest_wait_seconds": counts.number("bidlight_oldest_wait_seconds"),
         "reloads": {
@@ -99,16 +105,11 @@ def _describe_feedback(arm: str, counts: _Counts) -> dict[str, Any] | None:
     if not impressions and not clicks:
         return None
     predicted = counts.number("bidlight_shown_pctr", arm)
-    low, high = pcoc_interval(predicted, clicks)
     return {
         "impressions": impressions,
         "clicks": clicks,
         "predicted": predicted,
-        "pcoc": {
-            "value": predicted / clicks if clicks else None,
-            "low": low,
-            "high": high if math.isfinite(high) else None,
-        },
+        "pcoc": describe_pcoc(predicted, clicks),
     }
 
 
