@@ -424,6 +424,7 @@ class Metrics:
             (self.accept_pauses, ("connections", "system")),
             (self.refusals, ("time", "deadline", "queue", "bytes")),
             (self.log_events, ("written", "lost")),
+            (self.trace_spans, ("sent", "failed", "dropped")),
         ):
             for value in values:
                 family.labels(value)

@@ -27,8 +27,6 @@ class Tracer:
         self._sender = sender
         self._counters = metrics.trace_spans
         self._told = SentSpans(0, 0, 0)
-        for outcome in SentSpans._fields:  # a counter that begins at 1 has no increase
-            self._counters.labels(outcome)
         # The sender's thread belongs to the process that serves, and so does this start.
         self.start = sender.start
 
