@@ -109,7 +109,7 @@ class EventCounter:
             made_ms, log_odds, is_click = tokens.made_ms[new], tokens.log_odds[new], batch.is_click[new]
             if self._live is not None:
                 self._live.add(number, made_ms, log_odds, is_click)
-            if self._hours is not None:
+            if self._hours is not None and len(made_ms):
                 self._hours.add(arm, made_ms, log_odds, is_click)
         self._count_outcomes("", batch, found, ~has_arm)
         if self._log is not None and is_new.any():
