@@ -11,7 +11,10 @@ from typing import Any
 import httpx
 import pytest
 
+from service.bundle.native import is_native
+from service.features.store import pack
 from tests.e2e.raw_http import body_of, message, read_answer, wait_until
+from tests.feature_stores import fill
 from tests.running import JSON, RunningService, running_service
 
 pytest.importorskip("opentelemetry.proto")
@@ -151,20 +154,29 @@ def test_what_is_not_sampled_leaves_nothing(running: RunningService, collector: 
     assert len({span.trace for span in collector.spans}) == before + 6
 
 
-def test_a_share_of_the_requests_begins_traces(
+def test_a_share_of_the_requests_begins_traces_and_a_read_of_the_store_is_a_step(
     bundles: dict[str, Path], collector: Collector, tmp_path: Path
 ) -> None:
+    (tmp_path / "store").mkdir()
+    store = f"lmdb://{tmp_path / 'store'}"
+    fill(store, "users", {"u1": pack({"site": "s1"})})
     options = ["--arm", f"control={bundles['control']}", "--trace-share", "1", "--predict-through", "asgi"]
+    options += ["--feature-store", store]
     variables = {**collector.variables, "OTEL_BSP_SCHEDULE_DELAY": "60000", "OTEL_SERVICE_NAME": "shares"}
     with running_service(tmp_path, options, variables) as service:
-        for _ in range(3):
+        for _ in range(2):
             assert service.post(body_of(1)).status_code == 200
+        of_user = {"user_id": "u1", "context": {"hour": 3}, "candidates": [{"features": {"ad": "a1"}}]}
+        assert service.post(of_user).status_code == 200
         assert service.stop() == 0  # which sends what waits
     sent = [span for span in collector.spans if span.resource["service.name"] == "shares"]
     roots = [span for span in sent if span.kind == SERVER]
     assert len({span.trace for span in sent}) == len(roots) == 3
     assert {span.parent for span in roots} == {""}
-    assert len(sent) == 3 * (1 + len(STEPS))
+    steps = [[span.name for span in collector.trace(root.trace)][1:] for root in roots]
+    # The native core knows the candidates' ids before the user's features are there.
+    encoded = ["encode"] if is_native("on") else []
+    assert steps == [STEPS, STEPS, ["read", "decode", *encoded, "store", *STEPS[2:]]]
 
 
 def test_a_collector_that_is_down_costs_traces_alone(bundles: dict[str, Path], tmp_path: Path) -> None:
