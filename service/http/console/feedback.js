@@ -16,7 +16,7 @@ const interval = (x, y, low, high) => draw("line", {class: "interval", x1: x, x2
 // PCOC of each of the last hours with its interval, and 1 as the line on which the points should lie.
 function hoursOf({of, each}, at, wide) {
   const node = figure(`PCOC of the last ${of} hours`, wide);
-  const seen = each.filter(hour => hour.clicks > 0);
+  const seen = each.filter(hasPoint);
   // So far that no point is beyond, and no further for an interval of few clicks.
   const values = seen.map(({pcoc}) => pcoc.value);
   const most = 1.1 * Math.max(1.25, ...values), least = Math.min(0.8, ...values) / 1.1;
@@ -48,6 +48,9 @@ function hoursOf({of, each}, at, wide) {
   }
   return node;
 }
+
+// An hour without a click has no PCOC, and one whose impressions were not reported a PCOC of 0.
+const hasPoint = hour => hour.pcoc.value > 0;
 
 function describeHour({at, impressions, clicks, pcoc}) {
   const until = clock(at + HOUR_SECONDS).split(", ")[1].slice(0, 5);
@@ -101,7 +104,7 @@ function feedbackCard(arm, number, at, wide) {
   const {hours, reliability} = arm;
   const part = (text, isThere, chart, nothing) => make("figure", {},
     make("figcaption", {}, text), isThere ? make("div", {class: "chart"}, chart()) : make("p", {class: "quiet"}, nothing));
-  const clicked = hours.each.some(hour => hour.clicks > 0);
+  const clicked = hours.each.some(hasPoint);
   return make("article", {class: `feedback arm-${number % COLOURS}`}, make("h3", {}, arm.name),
     part(`PCOC by the hour of the impression, ${hours.of} hours`, clicked,
       () => hoursOf(hours, at, wide), `no click of the last ${hours.of} hours`),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,15 @@ from service.feedback.tokens import now_ms
 DIAGRAM_HOURS = 24
 
 
-def describe_hours(arm: str, memory: HourMemory | None) -> dict[str, Any]:
-    """PCOC of an arm by the hour of its impressions, and its reliability of late; None without feedback."""
-    if memory is None:
-        return {"hours": None, "reliability": None}
-    now = now_ms()
+NOTHING: dict[str, Any] = {"hours": None, "reliability": None}
+
+
+def describe_hours(arms: Iterable[str], memory: HourMemory | None) -> dict[str, dict[str, Any]]:
+    """By arm, its PCOC by the hour of the impressions, and its reliability of late; none without feedback."""
+    return {} if memory is None else {arm: _describe_arm(arm, memory, now_ms()) for arm in arms}
+
+
+def _describe_arm(arm: str, memory: HourMemory, now: int) -> dict[str, Any]:
     hours = memory.hours(arm, now)
     late = [counts for hour, counts in hours.items() if hour > now // HOUR_MS - DIAGRAM_HOURS]
     return {

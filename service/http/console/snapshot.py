@@ -15,9 +15,8 @@ from service.arms.loading import control_arm
 from service.arms.serving import ServedArms
 from service.arms.split import Arm
 from service.bundle.native import is_native
-from service.calibration.hours import HourMemory
 from service.http.arm_descriptions import describe_live
-from service.http.console.hours import describe_hours, describe_pcoc
+from service.http.console.hours import NOTHING, describe_pcoc
 from service.metrics.families import LATENCY_BUCKETS, PCTR_BUCKETS
 from service.metrics.series import Labels
 from service.settings import Settings
@@ -32,9 +31,12 @@ def take_snapshot(
     served: ServedArms,
     live: LiveArms | None,
     totals: Totals,
-    hours: HourMemory | None = None,
+    hours: Mapping[str, dict[str, Any]],
 ) -> dict[str, Any]:
-    """What the page shows of these sums over all workers (`Metrics.totals`) and of the arms that answer."""
+    """What the page shows of these sums over all workers (`Metrics.totals`) and of the arms that answer.
+
+    `hours` is what `describe_hours` says of them.
+    """
     counts = _Counts(totals)
     arms = served.arms
     weights = sum(arm.weight for arm in arms)
@@ -54,7 +56,7 @@ def take_snapshot(
                 **_describe_bundle(arm),
                 **_describe_counts(arm.name, counts),
                 "live_calibration": describe_live(settings, live, arm),
-                **describe_hours(arm.name, hours),
+                **hours.get(arm.name, NOTHING),
             }
             for arm in arms
         ],
