@@ -10,7 +10,7 @@ ENV BUILD_NATIVE_CORE=required
 RUN python -m venv /opt/bidlight \
  && /opt/bidlight/bin/pip install --no-cache-dir "$(grep '^pip==' constraints.txt)" \
  && /opt/bidlight/bin/pip install --no-cache-dir --constraint constraints.txt \
-      --build-constraint constraints.txt '.[service]'
+      --build-constraint constraints.txt '.[service,otel]'
 
 FROM python:3.11-slim
 COPY --from=build /opt/bidlight /opt/bidlight

@@ -34,7 +34,7 @@ $(STAMP): pyproject.toml constraints.txt $(wildcard native/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^pip==' constraints.txt)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	  --constraint constraints.txt --build-constraint constraints.txt --editable '.[service,export]' --group dev --group loadtest
+	  --constraint constraints.txt --build-constraint constraints.txt --editable '.[service,export,otel]' --group dev --group loadtest
 	@touch $@
 
 serve: setup demo ## build a demo bundle if artifacts/ holds none, then serve it on PORT

@@ -21,7 +21,7 @@ from service.feedback.counting import EventCounter
 from service.feedback.events import IMPRESSION, Event, decode_events
 from service.feedback.hourly_log import WHOLE
 from service.feedback.log import LoggedEvent
-from service.feedback.memory import EventMemory
+from service.feedback.memory import event_memory
 from service.feedback.queue import SLICE_EVENTS
 from service.feedback.signers import Signers
 from service.feedback.tokens import Source, now_ms
@@ -40,11 +40,11 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         keys = folder / "keys"
         keys.write_text(f"0 {'5e' * 16}\n", encoding="ascii")
-        self.settings = Settings(feedback_keys=str(keys))
+        self.settings = Settings(arms=(f"{SOURCE.arm}=bench",), feedback_keys=str(keys))
         self._folder = folder
         self._signers = Signers(self.settings.feedback_keys)
         self._signers.serve({SOURCE: SOURCE})
-        memory = EventMemory(self.settings.max_attributed_events)
+        memory = event_memory(self.settings)
         self._counter = EventCounter(self.settings, Metrics(), memory, self._signers)
         self._counter.serve([SOURCE])
 
@@ -74,7 +74,7 @@ class Bench:
         with (log / f"events-{hour}-1{WHOLE}").open("wb") as file:
             file.writelines(msgspec.json.encode(line) + b"\n" for line in lines)
         settings = self.settings.model_copy(update={"feedback_log": str(log)})
-        memory = EventMemory(settings.max_attributed_events)
+        memory = event_memory(settings)
         counter = EventCounter(settings, Metrics(), memory, self._signers)
         started = time.process_time()
         counter.restore()

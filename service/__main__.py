@@ -105,6 +105,7 @@ def _serve_workers(settings: Settings) -> int:
         from service.process.logs import log_config
         from service.process.supervisor import Supervisor
         from service.process.tls import tls_context
+        from service.tracing.tracer import check_tracing
 
     dictConfig(log_config(settings.log_level))
 
@@ -132,6 +133,7 @@ def _serve_workers(settings: Settings) -> int:
         read_tokens(settings.control_token_file, "control_token_file")
         read_keys(settings.feedback_keys)
         tls_context(settings)
+        check_tracing(settings)
         if settings.feature_store:
             check_address(settings.feature_store)
         if settings.feedback_store:

@@ -272,6 +272,13 @@ class Settings(BaseSettings):
         default="on",
         description="whether requests are counted for GET /metrics; off: it answers 404",
     )
+    trace_share: float | None = Field(
+        default=None,
+        ge=0.0,
+        le=1.0,
+        description="share of the requests without a traceparent that are traced, 0 to 1; those with one "
+        "do what it says; traces go to the collector that OTEL_EXPORTER_OTLP_ENDPOINT names; unset: none",
+    )
     feature_store: str = Field(
         default="",
         description="store of the features of users and ads: lmdb:///FOLDER, redis://HOST:PORT, "

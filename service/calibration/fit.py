@@ -18,7 +18,7 @@ _STEPS, _HALVINGS, _TOLERANCE = 50, 30, 1e-10
 # A request is so small that its time goes into calls, and numpy converts a number longer than an array [].
 _ONE, _MAX_EXPONENT = np.array(1.0), np.array(700.0)
 # Of the standard normal distribution, for intervals of 95 %.
-_Z = 1.959963984540054
+Z_95 = 1.959963984540054
 
 
 @dataclass(frozen=True)
@@ -107,9 +107,9 @@ def pcoc_interval(predicted: float, clicks: float) -> tuple[float, float]:
     """
     low = 0.0
     if clicks > 0.0:
-        low = clicks * max(0.0, 1.0 - 1.0 / (9.0 * clicks) - _Z / (3.0 * math.sqrt(clicks))) ** 3
+        low = clicks * max(0.0, 1.0 - 1.0 / (9.0 * clicks) - Z_95 / (3.0 * math.sqrt(clicks))) ** 3
     more = clicks + 1.0
-    high = more * (1.0 - 1.0 / (9.0 * more) + _Z / (3.0 * math.sqrt(more))) ** 3
+    high = more * (1.0 - 1.0 / (9.0 * more) + Z_95 / (3.0 * math.sqrt(more))) ** 3
     return predicted / high, predicted / low if low > 0.0 else math.inf
 
 

@@ -1,27 +1,23 @@
-"""Counts by when tokens were made, and what is decided from them, shared by all processes of a service.
+"""What live calibration learns from and what is decided, shared by all processes of a service.
 
-The memory is anonymous and mapped before processes are forked. As with other counts, each process adds to a
-part of its own and nothing is locked. One process alone decides: it reads all parts and writes corrections. A
-bundle of an arm has a place, by the number of its source in tokens:
+Counts lie in slots of time (service.calibration.slots). One process alone decides: it reads all parts and
+writes corrections. A bundle of an arm has a place, by the number of its source in tokens:
 
     header = number, version, revision, ..., turn of each place
-    part   = for each place: version | time of each slot | settled counts | counts of each slot
 
-Events count in the slot of the time at which their token was made, whenever they come. So a click always
-meets its impression, and a slot is mature, its clicks as complete as they will be, once the click window has
-passed. What comes later still counts there. A slot that is needed for another time is settled first.
+A slot is mature, its clicks as complete as they will be, once the click window has passed.
 """
 
 from __future__ import annotations
 
 import math
-import mmap
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.calibration.counts import BINS, Counts, count
+from service.calibration.counts import BINS, Counts
+from service.calibration.slots import SlotMemory, SlotPart
 from service.errors import BadConfiguration
 
 # Slots last for two click windows, and those of the shortest longer than clocks of machines may differ by.
@@ -52,33 +48,21 @@ class LiveState:
     is_frozen: bool = False
 
 
-class LiveMemory:
+class LiveMemory(SlotMemory):
     """Room for `places` bundles and `parts` processes. Raises BadConfiguration where memory is short."""
 
     def __init__(self, parts: int, places: int, click_window_seconds: int) -> None:
         self.places = places
         self.window_ms = 1000 * click_window_seconds
-        self.slot_ms = max(MIN_SLOT_MS, math.ceil(self.window_ms / SLOTS_A_WINDOW))
-        header, times = places * _HEADER_WORDS, parts * places * (1 + SLOTS)
-        shape = (parts, places, 1 + SLOTS, BINS, 3)
-        size = 8 * (header + times + math.prod(shape))
+        slot_ms = max(MIN_SLOT_MS, math.ceil(self.window_ms / SLOTS_A_WINDOW))
         try:
-            memory = mmap.mmap(-1, size)
+            super().__init__(parts, places, SLOTS, slot_ms, _HEADER_WORDS)
         except (OSError, OverflowError) as error:
             raise BadConfiguration(
-                f"'live_calibration' must have memory for its counts (needs {size} bytes: {error}); "
+                f"'live_calibration' must have memory for its counts (needs {self.bytes} bytes: {error}); "
                 "start fewer workers or arms, or none of it"
             ) from None
-        self._words = np.frombuffer(memory, np.int64, header).reshape(places, _HEADER_WORDS)
-        self._states = np.frombuffer(memory, np.float64, header).reshape(places, _HEADER_WORDS)
-        # The first word is the version of a place: odd while its process moves counts.
-        self.times: NDArray[np.int64] = np.frombuffer(memory, np.int64, times, 8 * header).reshape(
-            parts, places, 1 + SLOTS
-        )
-        # The first of the slots holds what is settled.
-        self.counts: NDArray[np.float64] = np.frombuffer(
-            memory, np.float64, math.prod(shape), 8 * (header + times)
-        ).reshape(shape)
+        self._words, self._states = self.header, self.header.view(np.float64)
 
     def place(self, number: int) -> int | None:
         """The place of a source, None if it has none."""
@@ -96,7 +80,7 @@ class LiveMemory:
         free.sort(key=lambda place: int(self._words[place, _TURN]))
         for number, place in zip(sorted(numbers - held.keys()), free, strict=False):
             self._words[place, 0] = 0
-            for part in self._parts_of(place):
+            for part in self.parts_of(place):
                 self.counts[part, place] = 0.0
             self.write(place, LiveState())
             self._words[place, 0] = number + 1
@@ -139,31 +123,22 @@ class LiveMemory:
     def mature(self, place: int, now_ms: int) -> Counts:
         """All that was ever counted of slots that are mature, over all processes."""
         return sum(
-            (self._mature_of(part, place, now_ms) for part in self._parts_of(place)), np.zeros((BINS, 3))
+            (self._mature_of(part, place, now_ms) for part in self.parts_of(place)), np.zeros((BINS, 3))
         )
 
-    def _parts_of(self, place: int) -> list[int]:
-        """The parts that have counts; the memory of others is not touched, and so not taken."""
-        return [int(part) for part in np.flatnonzero(self.times[:, place, 0])]
-
     def _mature_of(self, part: int, place: int, now_ms: int) -> Counts:
-        times, counts = self.times[part, place], self.counts[part, place]
-        for _ in range(_ATTEMPTS):
-            version = int(times[0])
-            is_mature = (times[1:] + 1) * self.slot_ms + self.window_ms <= now_ms
-            found: Counts = counts[0] + counts[1:][is_mature].sum(axis=0)
-            if version % 2 == 0 and version == times[0]:
-                break
+        times, counts = self.read_part(part, place)
+        is_mature = (times + 1) * self.slot_ms + self.window_ms <= now_ms
+        found: Counts = counts[0] + counts[1:][is_mature].sum(axis=0)
         return found
 
 
-class LivePart:
-    """The part of this process, which alone adds to it; it goes on with what an earlier process left."""
+class LivePart(SlotPart):
+    """The part of this process, which adds to it by source."""
 
     def __init__(self, memory: LiveMemory, number: int) -> None:
+        super().__init__(memory, number)
         self._memory = memory
-        self._times, self._counts = memory.times[number], memory.counts[number]
-        self._times[:, 0] += self._times[:, 0] % 2  # of a process that was killed while it moved counts
 
     def add(
         self,
@@ -172,26 +147,7 @@ class LivePart:
         log_odds: NDArray[np.float32],
         is_click: NDArray[np.bool_],
     ) -> None:
-        """Count events [n] of a source: when their tokens were made, the bundle's log-odds, and the types."""
+        """Count events [n] of a source, if it has a place."""
         place = self._memory.place(number)
-        if place is None:
-            return
-        slots = made_ms // self._memory.slot_ms
-        for time in np.unique(slots).tolist():
-            chosen = slots == time
-            self._add(place, time, count(log_odds[chosen], is_click[chosen]))
-
-    def _add(self, place: int, time: int, counts: Counts) -> None:
-        times, slots = self._times[place], self._counts[place]
-        slot = 1 + time % SLOTS
-        if times[0] == 0:
-            times[0] = 2
-        if time < times[slot]:
-            slot = 0  # nobody waits for it any more
-        elif time > times[slot]:
-            times[0] += 1
-            slots[0] += slots[slot]
-            slots[slot] = 0.0
-            times[slot] = time
-            times[0] += 1
-        slots[slot] += counts
+        if place is not None:
+            self.add_at(place, made_ms, log_odds, is_click)

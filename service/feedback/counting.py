@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from service.calibration.hours import HourPart
 from service.calibration.memory import LivePart
 from service.feedback.events import CLICK, IMPRESSION, Event
 from service.feedback.log import EventLog, LoggedEvent
@@ -58,9 +59,10 @@ class Judged(NamedTuple):
 class EventCounter:
     """Counts events of the `signers`' tokens, each once over all processes of the `memory`.
 
-    The settings may name a log, which gets all that is counted. The memory may have a part for live
-    calibration, which gets what is new of each source, and one for what shadows said. `find` may know sources
-    that the memory does not, by their numbers: it adds them, or raises BlockingIOError until it knows.
+    The settings may name a log, which gets all that is counted. The memory may have parts for live
+    calibration, which gets what is new of each source, for counts by the hour, and for what shadows said.
+    `find` may know sources that the memory does not, by their numbers: it adds them, or raises
+    BlockingIOError until it knows.
     """
 
     find: Callable[[set[int]], None] | None = None
@@ -79,6 +81,7 @@ class EventCounter:
         if memory.shadows is not None:
             names = [text.partition("=")[0] for text in settings.arms]
             self._shadows = ShadowEvents(memory.shadows, names, metrics)
+        self._hours = None if memory.hours is None else HourPart(memory.hours, metrics.number)
         self._log: EventLog | None = None
         if settings.feedback_log:
             self._log = EventLog(
@@ -145,12 +148,13 @@ class EventCounter:
             self._count_outcomes(arm, batch, found, is_of_arm)
             new = is_of_arm & is_new
             self._count_new(arm, batch, tokens, new)
+            made_ms, log_odds, is_click = tokens.made_ms[new], tokens.log_odds[new], batch.is_click[new]
             if self._live is not None:
-                self._live.add(number, tokens.made_ms[new], tokens.log_odds[new], batch.is_click[new])
+                self._live.add(number, made_ms, log_odds, is_click)
+            if self._hours is not None and len(made_ms):
+                self._hours.add(arm, made_ms, log_odds, is_click)
             if self._shadows is not None:
-                self._shadows.count(
-                    arm, tokens.hashes[new], tokens.log_odds[new], batch.is_click[new], now_ms()
-                )
+                self._shadows.count(arm, tokens.hashes[new], log_odds, is_click, now_ms())
         self._count_outcomes("", batch, found, ~has_arm)
         if self._log is not None and is_new.any():
             self._log.add([*_logged(events, batch, tokens, np.flatnonzero(is_new), sources)])

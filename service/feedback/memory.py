@@ -23,6 +23,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from service.calibration.hours import HourMemory
 from service.calibration.memory import LiveMemory
 from service.errors import BadConfiguration
 from service.feedback.shadow_table import ShadowTable
@@ -45,15 +46,20 @@ _unpack = msgspec.msgpack.Decoder(tuple[str, str, str]).decode
 class EventMemory:
     """Three tables of words, each for `events` events at least; processes that fork later share them.
 
-    `live` is what they share of live calibration, None without it; `shadows` what shadows said of candidates,
-    None without any. Raises BadConfiguration where there is not so much memory.
+    `live` is what they share of live calibration, None without it; `hours` are counts for those who look;
+    `shadows` is what shadows said of candidates. Raises BadConfiguration where there is not so much memory.
     """
 
     def __init__(
-        self, events: int, live: LiveMemory | None = None, shadows: ShadowTable | None = None
+        self,
+        events: int,
+        live: LiveMemory | None = None,
+        hours: HourMemory | None = None,
+        shadows: ShadowTable | None = None,
     ) -> None:
         self.live = live
         self.shadows = shadows
+        self.hours = hours
         # A power of two, half of which stays free: look-ups are short.
         self.slots = 1 << (2 * events - 1).bit_length()
         table_bytes = 8 * self.slots
@@ -146,9 +152,10 @@ def event_memory(settings: Settings, processes: int = 1) -> EventMemory:
         # Other machines may serve other ones.
         places = (6 if settings.feedback_store else 3) * len(settings.arms)
         live = LiveMemory(processes, places, settings.click_window_seconds)
+    hours = HourMemory(processes, [arm.partition("=")[0] for arm in settings.arms])
     # Any arm may become a shadow later; until then its memory is not touched, and so not taken.
     shadows = ShadowTable(settings.max_attributed_events, settings.click_window_seconds)
-    return EventMemory(settings.max_attributed_events, live, shadows)
+    return EventMemory(settings.max_attributed_events, live, hours, shadows)
 
 
 def _file_without_name() -> int:

@@ -40,6 +40,7 @@ from service.http.routes import PROBE_PATHS, Routes, answer_error
 from service.metrics.families import Metrics
 from service.settings import Settings
 from service.shadow.shadows import Shadows
+from service.tracing.tracer import open_tracer
 
 
 class Bidlight(FastAPI):
@@ -77,7 +78,10 @@ class Bidlight(FastAPI):
         self._documented: tuple[Arm, ...] = ()
         stored = StoredFeatures(settings, self.metrics) if settings.feature_store else None
         users = None if stored is None else stored.users
-        self.predict_service = PredictService(settings, self.metrics, bid_policy(settings), users)
+        self._tracer = open_tracer(settings, self.metrics)
+        self.predict_service = PredictService(
+            settings, self.metrics, bid_policy(settings), users, self._tracer
+        )
         self._events: EventCounter | None = None
         self._shared: SharedCounter | None = None
         self._restores_events = events is None
@@ -110,7 +114,8 @@ class Bidlight(FastAPI):
             DirectRoute(self.predict_service) if settings.predict_through == "parser" else None
         )
         self._endpoint = PredictEndpoint(self.predict_service)
-        Routes(settings, self.metrics, self.served, self.health, self._live).add_to(self)
+        hours = None if memory is None else memory.hours
+        Routes(settings, self.metrics, self.served, self.health, self._live, hours).add_to(self)
         if settings.control_token_file:
             control = ControlRoute(settings)
             control.add_to(self)
@@ -150,6 +155,8 @@ class Bidlight(FastAPI):
     def _publish(self) -> None:
         self.predict_service.publish()
         self._shadows.publish()
+        if self._tracer is not None:
+            self._tracer.publish()
         if self._live is not None:
             self._live.refresh()
         if self._events is not None:
@@ -173,6 +180,20 @@ class Bidlight(FastAPI):
             self.predict_service.examples.publish()
         if self._events is not None:
             await self._events.close()
+
+    @asynccontextmanager
+    async def sending_traces(self) -> AsyncIterator[None]:
+        """Send traces meanwhile, if there are any."""
+        tracer = self._tracer
+        if tracer is None:
+            yield
+            return
+        tracer.start()
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(tracer.close)
+            tracer.publish()
 
     async def answer_route(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request to any route but /predict."""
@@ -256,6 +277,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     assert isinstance(app, Bidlight)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(app.close_feedback)
+        await stack.enter_async_context(app.sending_traces())
         try:
             app.open_feedback()
             await stack.enter_async_context(

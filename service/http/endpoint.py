@@ -9,6 +9,7 @@ from starlette.types import Receive, Scope, Send
 
 from service.errors import MethodNotAllowed
 from service.http.bodies import ClientLeft, read_body, send_whole
+from service.http.heads import headers_by_name
 from service.http.predict_service import PredictService
 from service.http.prediction import CLIENT_LEFT, Prediction
 from service.scoring.meter import OK
@@ -23,7 +24,7 @@ class PredictEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request to /predict."""
         prediction = Prediction(self._service, self._service.admission.arrived())
-        headers = dict(scope["headers"])
+        headers = headers_by_name(scope["headers"])
         try:
             if scope["method"] != "POST":
                 raise MethodNotAllowed(

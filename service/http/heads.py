@@ -5,10 +5,12 @@ It knows neither connections nor what is done with a request.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 import httptools
 
+from service.tracing.context import PARENT, STATE
 from service.wire import CODECS, BeforeResults, Codec, before_results
 
 if TYPE_CHECKING:
@@ -68,7 +70,8 @@ class PlainHeads:
         found = self._known.get(head)
         if found is None and data.startswith(PLAIN_START) and end >= len(END_OF_HEAD):
             found = read_plain_head(head, self._max_body_bytes)
-            if found is not None and end <= MAX_KNOWN_HEAD_BYTES:
+            # One with a traceparent never comes again, and would push others out.
+            if found is not None and end <= MAX_KNOWN_HEAD_BYTES and PARENT not in found.headers:
                 if len(self._known) >= MAX_KNOWN_HEADS:
                     self._known.clear()
                 self._known[head] = found
@@ -108,7 +111,7 @@ def read_plain_head(head: bytes, max_body_bytes: int) -> PlainHead | None:
         parser.feed_data(head)
     except (httptools.HttpParserError, httptools.HttpParserUpgrade):
         return None
-    headers = dict(events.headers)
+    headers = headers_by_name(events.headers)
     length = headers.get(b"content-length", b"")
     is_one_head = events.is_whole and events.begun == 1 and not events.has_body
     is_plain = (
@@ -172,6 +175,20 @@ class DefaultHeaderLines:
         if headers is not self._headers:
             self._headers, self._lines = headers, header_lines(headers)
         return self._lines
+
+
+def headers_by_name(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """The value of each header, of one that comes several times the last; those of a trace are joined.
+
+    So two parents are malformed, and a state in several lines is one.
+    """
+    lines = [*headers]
+    found = dict(lines)
+    if len(found) < len(lines):
+        for name in (PARENT, STATE):
+            if name in found:
+                found[name] = b",".join(value for each, value in lines if each == name)
+    return found
 
 
 def header_lines(headers: Headers) -> bytes:

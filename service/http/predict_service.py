@@ -6,6 +6,7 @@ It knows no request's steps (service.http.prediction).
 from __future__ import annotations
 
 from collections.abc import Callable
+from time import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +27,7 @@ from service.metrics.tally import HistogramTally
 from service.reading import KnownFields
 from service.settings import Settings
 from service.shadow.shadows import Shadows
+from service.tracing.tracer import Tracer
 from service.wire import PredictRequest
 
 if TYPE_CHECKING:
@@ -39,7 +41,12 @@ class PredictService:
     """
 
     def __init__(
-        self, settings: Settings, metrics: Metrics, policy: BidPolicy, users: UserFeatures | None = None
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        policy: BidPolicy,
+        users: UserFeatures | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self.max_body_bytes = settings.max_body_bytes
         self.max_candidates = settings.max_candidates
@@ -52,6 +59,7 @@ class PredictService:
         self.users = users
         self.shadows: Shadows | None = None
         """What copies requests for shadow arms, if there are any."""
+        self.tracer = tracer
         self.max_queue_ms = settings.max_queue_ms
         self.intake = Intake(settings.max_held_bytes)
         self.admission = Admission(self.intake, settings.max_queue_ms * 1e-3)
@@ -117,6 +125,7 @@ class PredictService:
         """Count a 429 by its reason."""
         if self._metrics is not None:
             self._metrics.refusals.labels(error.reason).inc()
+            self._metrics.refusal_time.labels(error.reason).set(time())
 
     def unread(self) -> Unread:
         """Why a request is refused that was not read."""
@@ -139,6 +148,7 @@ class PredictService:
             if self._unread:
                 metrics.requests.labels("", Unread.code).inc(self._unread)
                 metrics.refusals.labels(Unread.reason).inc(self._unread)
+                metrics.refusal_time.labels(Unread.reason).set(time())
                 self._unread = 0
             metrics.waiting.labels().set(admission.waiting)
             metrics.oldest_wait.labels().set(admission.oldest_wait())

@@ -30,6 +30,7 @@ from service.scoring.meter import FOUND, OK, ArmMeter
 from service.scoring.predictor import Probabilities
 from service.scoring.rows import RequestRows
 from service.shadow.copies import Copy
+from service.tracing.trace import ANSWER, DECODE, ENCODE, READ, STORE, RequestTrace
 from service.wire import (
     Asked,
     Codec,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("bidlight")
 
 CLIENT_LEFT = "client_left"
+OK_STATUS = 200
 
 
 class Prediction:
@@ -70,6 +72,7 @@ class Prediction:
         "_rows",
         "_service",
         "_signer",
+        "_trace",
         "_unqueued_rows",
         "_work",
         "bids",
@@ -105,6 +108,7 @@ class Prediction:
         self._example: SentRequest | None = None  # for the log of examples
         self._copy: Copy | None = None  # for shadows, if they score this request
         self._revision = 0  # of the live calibration, 0 for none
+        self._trace: RequestTrace | None = None
         self.encode_seconds = 0.0
         self.unknown_names: Collection[str] = ()
         self.unknown_ads = 0
@@ -114,9 +118,15 @@ class Prediction:
         self.quality = FULL
 
     def read_headers(self, headers: dict[bytes, bytes]) -> None:
-        """Choose the codec. Raises Unauthorized and UnsupportedMediaType, before the body need be read."""
+        """Choose the codec. Raises Unauthorized and UnsupportedMediaType, before the body need be read.
+
+        Nobody who is not let in begins a trace.
+        """
         self._service.authorize(headers)
         self._headers = headers
+        tracer = self._service.tracer
+        if tracer is not None:
+            self._trace = tracer.begin(headers, self.started)
         self._codec = codec_for(headers.get(b"content-type"))
 
     def submit(self, body: bytes, outcome: Outcome | None = None) -> Any:
@@ -127,6 +137,9 @@ class Prediction:
         """
         service = self._service
         received = perf_counter()
+        trace = self._trace
+        if trace is not None:
+            trace.mark(READ, received)
         service.intake.take(len(body))
         self._held_bytes = len(body)
         self._work = service.admission.start(len(body))
@@ -135,6 +148,9 @@ class Prediction:
         rows = self._rows if plain is None else plain.rows
         decoded = perf_counter()
         self.decode_seconds = decoded - received
+        if trace is not None:
+            trace.candidates = rows
+            trace.mark(DECODE, decoded)
         self._arm = arm = service.choose(self._headers, request)
         self._heads = service.heads[arm]
         predictor = arm.predictor
@@ -162,6 +178,8 @@ class Prediction:
                 request = self._decode(body)
         if users is not None and user_id is not None:
             self.encode_seconds = perf_counter() - decoded
+            if trace is not None and encoded is not None:
+                trace.mark(ENCODE, decoded + self.encode_seconds)
             if outcome is None:
                 outcome = asyncio.get_running_loop().create_future()
             self._pause(is_done=False)
@@ -231,6 +249,8 @@ class Prediction:
         found = perf_counter()
         if self._example is not None:
             self._example.user = user
+        if self._trace is not None:
+            self._trace.mark(STORE, found)
         predictor = arm.predictor
         self._work = self._service.admission.start(self._held_bytes)
         try:
@@ -261,6 +281,9 @@ class Prediction:
                 else rows.unknown_names
             )
             self.unknown_ads = rows.unknown_ads
+        if self._trace is not None:
+            self._trace.mark(ENCODE, perf_counter())
+            rows.trace = self._trace
         outcome = predictor.submit_admitted(rows, self._deadline, outcome)
         if rows.revision is not None:
             self._revision = rows.revision.number
@@ -328,6 +351,8 @@ class Prediction:
             error = unexpected(error, PREDICT_PATH)
         if isinstance(error, Overloaded):
             self._service.count_refusal(error)
+        if self._trace is not None:
+            self._trace.status = error.status
         self.end(error.outcome)
         of_arm = [] if self._arm is None else self._heads.headers
         headers = [(b"content-type", b"application/json"), *of_arm, *error.headers()]
@@ -347,6 +372,8 @@ class Prediction:
             self._work = 0
         self._service.intake.give_back(self._held_bytes)
         self._held_bytes = 0
+        if self._trace is not None:
+            self._end_trace(self._trace, outcome)
         if arm is None:
             self._service.count_unrouted(outcome)
             return
@@ -356,6 +383,20 @@ class Prediction:
             meter.count_request(self, outcome)
         if self._copy is not None and outcome == OK and self.quality == FULL:
             self._copy.end()
+
+    def _end_trace(self, trace: RequestTrace, outcome: str) -> None:
+        """Note what became of the request, and send its trace."""
+        arm, tracer, now = self._arm, self._service.tracer, perf_counter()
+        assert tracer is not None
+        if outcome == OK:
+            trace.status = OK_STATUS
+            trace.mark(ANSWER, now)
+        trace.outcome = outcome
+        if arm is not None:
+            predictor = arm.predictor
+            trace.arm, trace.quality = arm.name, self.quality
+            trace.bundle, trace.variant = predictor.manifest.id, predictor.variant
+        tracer.end(trace, now)
 
 
 def unexpected(error: BaseException, path: str) -> ServiceError:

@@ -11,8 +11,10 @@ from starlette.exceptions import HTTPException
 from service.arms.health import Health
 from service.arms.live import LiveArms
 from service.arms.serving import ServedArms
+from service.calibration.hours import HourMemory
 from service.errors import CannotBid, MethodNotAllowed, NotFound, NotReady, ServiceError
 from service.http.arm_descriptions import describe_arms
+from service.http.console.hours import describe_hours
 from service.http.console.page import read_page
 from service.http.console.snapshot import SNAPSHOT_HEADERS, take_snapshot
 from service.http.docs_page import draw_docs
@@ -33,12 +35,14 @@ class Routes:
         served: ServedArms,
         health: Health,
         live: LiveArms | None = None,
+        hours: HourMemory | None = None,
     ) -> None:
         self._settings = settings
         self._health = health
         self._metrics = metrics
         self._served = served
         self._live = live
+        self._hours = hours
         self._console = read_page()
 
     def add_to(self, app: FastAPI) -> None:
@@ -129,7 +133,9 @@ class Routes:
             return answer_error(_nothing_counted())
         self._served.publish()
         totals = await run_in_threadpool(self._metrics.totals)
-        snapshot = take_snapshot(self._settings, self._served, self._live, totals)
+        names = [arm.name for arm in self._served.arms]
+        hours = await run_in_threadpool(describe_hours, names, self._hours)
+        snapshot = take_snapshot(self._settings, self._served, self._live, totals, hours)
         return Response(
             msgspec.json.encode(snapshot), headers=SNAPSHOT_HEADERS, media_type="application/json"
         )

@@ -280,6 +280,13 @@ class Metrics:
             ["reason"],
             registry=registry,
         )
+        self.refusal_time = Gauges(
+            "bidlight_refusal_timestamp_seconds",
+            "Unix time of the last of these, by reason",
+            ["reason"],
+            of_processes="max",
+            registry=registry,
+        )
         self.wait = Histograms(
             "bidlight_wait_seconds",
             "Seconds from the arrival of a request until it was read, of those that had to wait",
@@ -543,6 +550,13 @@ class Metrics:
             ["arm", "shadow", "pctr", "term"],
             registry=registry,
         )
+        self.trace_spans = Counters(
+            "bidlight_trace_spans",
+            "Spans of traced requests by what became of them: sent, failed (the collector did not take "
+            "them), or dropped (there was no room for them)",
+            ["outcome"],
+            registry=registry,
+        )
         self.families = registry.families
         self._show_zeros()
         self._unknown_names: dict[str, UnknownNames] = {}
@@ -570,6 +584,7 @@ class Metrics:
             (self.refusals, ("time", "deadline", "queue", "bytes")),
             (self.log_events, ("written", "lost")),
             (self.logged_examples, ("written", "lost")),
+            (self.trace_spans, ("sent", "failed", "dropped")),
         ):
             for value in values:
                 family.labels(value)

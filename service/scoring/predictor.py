@@ -28,6 +28,7 @@ from service.scoring.graphs import Graphs
 from service.scoring.meter import ArmMeter
 from service.scoring.rows import BatchRows, Column, Ids, RequestRows
 from service.settings import Settings
+from service.tracing.trace import CALIBRATION, INFERENCE, QUEUE
 from service.wire import PredictRequest
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class Predictor:
         # What corrects the pCTRs of requests that are queued from now on.
         self.revision: Revision | None = None
         self._is_revised = settings.live_calibration == "on"
+        self._is_traced = settings.trace_share is not None
         self.meter: ArmMeter | None = None
         self.under_way = 0
         self._has_logged_failure = False
@@ -299,6 +301,8 @@ class Predictor:
         inferred = time.perf_counter()
         own: Probabilities = self.calibrator.pctr(logits, self.segments_of(batch))
         results = self._revised(requests, own) if self._is_revised else own
+        if self._is_traced:
+            _note_run(requests, len(batch.candidates), started, inferred)
         is_number = np.isfinite(logits)  # finite weights can still overflow
         if not is_number.all():
             raise self._failure(results, ~is_number)
@@ -348,6 +352,17 @@ class Predictor:
         if self.meter is not None:
             self.meter.count_failed_rows(int(np.count_nonzero(failed)))
         return RowsFailed(pctrs, failed)
+
+
+def _note_run(requests: Sequence[RequestRows], rows: int, started: float, inferred: float) -> None:
+    """Tell traced requests when their batch of so many rows began, when it had its logits, and its pCTRs."""
+    calibrated = time.perf_counter()
+    for request in requests:
+        trace = request.trace
+        if trace is not None:
+            trace.mark(QUEUE, started)
+            trace.mark(INFERENCE, inferred, rows)
+            trace.mark(CALIBRATION, calibrated)
 
 
 def _first(names: Collection[str]) -> Iterable[str]:

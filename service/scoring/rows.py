@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from service.bundle.schema import Role, Schema
 from service.calibration.revisions import Revision
+from service.tracing.trace import RequestTrace
 
 Ids = NDArray[np.int32]
 
@@ -39,7 +40,8 @@ class RequestRows:
 
     `is_large` says which graph scores it; a part of a large request is large. `unknown_ads` is how many
     candidates the catalogue did not hold, `unknown_names` are names of a plain request that no field has.
-    `revision` corrects the bundle's pCTRs, all of a request alike, None: they stay.
+    `revision` corrects the bundle's pCTRs, all of a request alike, None: they stay. `trace` notes when they
+    run, None: the request is not traced.
     """
 
     context: Ids
@@ -48,12 +50,15 @@ class RequestRows:
     unknown_ads: int = 0
     unknown_names: Collection[str] = ()
     revision: Revision | None = None
+    trace: RequestTrace | None = None
 
     def __len__(self) -> int:
         return len(self.candidates)
 
     def __getitem__(self, rows: slice) -> RequestRows:
-        return RequestRows(self.context, self.candidates[rows], self.is_large, revision=self.revision)
+        return RequestRows(
+            self.context, self.candidates[rows], self.is_large, revision=self.revision, trace=self.trace
+        )
 
 
 @dataclass(slots=True, eq=False)

@@ -28,6 +28,7 @@ from tests.test_deploy import PROMETHEUS, SERVICES
 LEFT_OUT = {
     "process_virtual_memory_bytes": "address space costs nothing; the panel of memory has what is resident",
     "process_start_time_seconds": "uptime is no state of the service; counters show a restart",
+    "bidlight_refusal_timestamp_seconds": "the panel of refusals shows when they were",
     "bidlight_reload_timestamp_seconds": "the panel of reloads shows when they were",
 }
 ROWS = [

@@ -11,8 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from service.calibration.hours import HOUR_MS
+from service.feedback.keys import Key
+from service.feedback.tokens import Numbers, Source, TokenSigner, now_ms
 from tests.browser import needs_chromium
 from tests.devtools import Tab, open_tab
 from tests.running import JSON, RunningService, running_service
@@ -21,6 +25,7 @@ from tests.tiny_bundle import tiny_rows, write_tiny_bundle
 HOSTILE = "<img src=x onerror=alert(1)>&amp;'\"${1}</script><script>alert(2)</script>"
 REQUEST = {"context": tiny_rows(1)[0]["context"], "candidates": [{"features": {"ad": "a1"}}] * 20}
 WIDTHS = (390, 1200)
+KEY = Key(0, b"\x5e" * 16)
 # Puts `wrong` before each text and the names of counts that the page gets from the service.
 RENAME = """
 const ask = fetch;
@@ -50,6 +55,21 @@ def bid(service: RunningService, *, clicks: int = 0, **more: Any) -> None:
             assert client.post("/feedback", content=json.dumps({"events": events})).json()["counted"] > 0
 
 
+def come_back(service: RunningService, arm: str, hour: int, factor: float) -> None:
+    """Events of ads that an arm answered so many hours ago, of which `factor` times as many were clicked."""
+    with service.client(base_url=service.admin_url) as operator:
+        (found,) = (each for each in operator.get("/arms").json()["arms"] if each["name"] == arm)
+    pctrs = np.repeat([0.05, 0.1, 0.2, 0.4], 200)
+    signer = TokenSigner(KEY, Source(arm, found["bundle"], found["variant"]), Numbers())
+    tokens = signer.tokens_at(pctrs, now_ms() - hour * HOUR_MS, 1000 * hour)
+    clicked = np.concatenate([np.arange(200) < round(200 * factor * pctr) for pctr in pctrs[::200]])
+    events = [{"token": token, "type": "impression"} for token in tokens]
+    events += [{"token": token, "type": "click"} for token in np.array(tokens)[clicked]]
+    with service.client(headers=JSON) as client:  # over a connection of its own: any worker counts them
+        answer = client.post("/feedback", content=json.dumps({"events": events}))
+    assert answer.json()["counted"] == len(events), answer.text
+
+
 @contextmanager
 def some_load(service: RunningService) -> Iterator[None]:
     """About 50 requests a second, of which each tenth gets feedback."""
@@ -74,7 +94,7 @@ def some_load(service: RunningService) -> Iterator[None]:
 def running(bundles: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
     """Two workers and an admin port; the model of one arm has a name that would be markup."""
     folder = tmp_path_factory.mktemp("console")
-    (folder / "keys").write_text(f"0 {'5e' * 16}\n", encoding="ascii")
+    (folder / "keys").write_text(f"0 {KEY.secret.hex()}\n", encoding="ascii")
     hostile = write_tiny_bundle(folder / "hostile")
     manifest = json.loads((hostile / "manifest.json").read_bytes())
     manifest["model"]["name"] = HOSTILE
@@ -142,6 +162,44 @@ def test_numbers_move_while_the_service_bids(running: RunningService, tab: Tab) 
 
 
 @needs_chromium
+def test_what_comes_back_is_drawn_by_arm(running: RunningService, tab: Tab) -> None:
+    for hour in range(1, 13):
+        come_back(running, "control", hour, 1.0)
+        come_back(running, "treatment", hour, 0.5)
+    with some_load(running):
+        for width in WIDTHS:
+            tab.open(f"{running.admin_url}/console", width=width)
+            tab.wait_for("document.querySelectorAll('#feedback .hour').length >= 24")
+            cards = tab.value(
+                "[...document.querySelectorAll('.feedback')].map(card => [card.firstChild.textContent,"
+                " card.querySelectorAll('.hour').length, card.querySelectorAll('.point').length])"
+            )
+            assert [name for name, *_ in cards] == ["control", "treatment"]
+            assert all(hours >= 12 and points >= 4 for _, hours, points in cards)
+            assert tab.value("document.documentElement.scrollWidth") <= width
+            # No word is cut by the edge of its chart.
+            cut = (
+                "[...document.querySelectorAll('#feedback text')].filter(text => {"
+                "const box = text.getBBox(), chart = text.ownerSVGElement.viewBox.baseVal;"
+                "const right = box.x + box.width, low = box.y + box.height;"
+                "return box.x < 0 || right > chart.width + 1 || box.y < 0 || low > chart.height;"
+                "}).map(text => text.textContent)"
+            )
+            assert tab.value(cut) == []
+    assert tab.complaints() == []
+    with running.client(base_url=running.admin_url) as operator:
+        for arm, pcoc in zip(operator.get("/console.json").json()["arms"], (1.0, 2.0), strict=True):
+            each = [hour for hour in arm["hours"]["each"] if hour["impressions"] == 800]
+            assert len(each) >= 10
+            for hour in each:
+                assert hour["pcoc"]["value"] == pytest.approx(pcoc, rel=1e-4)
+                assert hour["pcoc"]["low"] < pcoc < hour["pcoc"]["high"]
+            highest = arm["reliability"]["points"][-1]  # which nothing else of these tests has
+            assert highest["pctr"] == pytest.approx(0.4, rel=1e-4)
+            assert highest["low"] < 0.4 / pcoc < highest["high"]
+
+
+@needs_chromium
 def test_no_text_of_the_numbers_becomes_markup(running: RunningService, tab: Tab) -> None:
     """The service takes no such names of arms and bundles; the page would show them as they are written."""
     bid(running)
@@ -167,6 +225,7 @@ def test_the_page_says_when_the_service_hangs_or_is_gone(
         tab.wait_for("document.getElementById('state').textContent === 'live'")
         shown = total_shown(tab)
         assert tab.value("document.getElementById('trouble').hidden")
+        assert "no --feedback-keys" in tab.value("document.getElementById('feedback').innerText")
         service.send_signal(signal.SIGSTOP)
         tab.wait_for("document.getElementById('state').textContent === 'stale'")
         assert re.search(

@@ -43,10 +43,11 @@ function showTables(first, last) {
   table(byId("outcomes"), 2, ["arm", "outcome", "/ s", "in all"], outcomes.flatMap(([arm, now, before]) =>
     Object.entries(now).map(([name, count]) => [arm, name, perSecond(count, before[name]), whole(count)])),
   "no request yet");
-  table(byId("refusals"), 1, ["reason", "/ s", "in all"], Object.entries(last.refusals).map(
-    ([name, count]) => [name, perSecond(count, first?.refusals[name]), whole(count)]), "none");
+  const ago = at => at ? `${age(last.at - at)} ago` : "–";
+  table(byId("refusals"), 1, ["reason", "/ s", "in all", "last"], Object.entries(last.refusals).map(([name, count]) =>
+    [name, perSecond(count, first?.refusals[name]), whole(count), ago(last.last_refusals[name])]), "none");
   table(byId("reloads"), 1, ["outcome", "in all", "last"], Object.entries(last.reloads).map(
-    ([name, {count, last_at}]) => [name, whole(count), last_at ? `${age(last.at - last_at)} ago` : "–"]), "none");
+    ([name, {count, last_at}]) => [name, whole(count), ago(last_at)]), "none");
 }
 
 // Between neighbours, so that the charts follow what happens now.
@@ -78,6 +79,7 @@ function show() {
   showTiles(first, last);
   const wide = document.querySelector(".card .chart")?.clientWidth ?? FIRST_WIDTH;
   byId("arms").replaceChildren(...last.arms.map((arm, number) => card(arm, number, first, last, wide)));
+  showFeedback(byId("feedback"), last);
   showCharts(last);
   showTables(first, last);
   const period = first ? `rates of the last ${age(last.at - first.at)}` : "all since the start";

@@ -21,8 +21,8 @@ function draw(tag, attributes, text) {
 // Pixels below and above the axis. A chart is drawn as wide as it is shown, so that its words keep their size.
 const LOW = 20, HIGH = 100;
 
-function figure(label, wide) {
-  const node = draw("svg", {viewBox: `0 0 ${wide} ${HIGH + LOW}`, role: "img"});
+function figure(label, wide, high = HIGH + LOW) {
+  const node = draw("svg", {viewBox: `0 0 ${wide} ${high}`, role: "img"});
   node.append(draw("title", {}, label));
   return node;
 }

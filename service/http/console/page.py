@@ -12,7 +12,7 @@ from importlib.resources import files
 from typing import NamedTuple
 
 # Each uses those before it.
-SCRIPTS = ("numbers.js", "drawings.js", "cards.js", "console.js")
+SCRIPTS = ("numbers.js", "drawings.js", "cards.js", "feedback.js", "console.js")
 
 
 class Page(NamedTuple):

@@ -6,7 +6,6 @@ which the page takes: so any worker answers any of them, and viewers cost the se
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,9 +15,9 @@ from service.arms.loading import control_arm
 from service.arms.serving import ServedArms
 from service.arms.split import Arm
 from service.bundle.native import is_native
-from service.calibration.fit import pcoc_interval
 from service.feedback.shadow_events import ARM, CLICKS, SHADOW, TAKEN_OFF, UNCLICKED
 from service.http.arm_descriptions import describe_live, describe_shadow
+from service.http.console.hours import NOTHING, describe_pcoc
 from service.metrics.families import LATENCY_BUCKETS, PCTR_BUCKETS
 from service.metrics.series import Labels
 from service.settings import Settings
@@ -29,9 +28,16 @@ Totals = Mapping[tuple[str, Labels], Sequence[float]]
 
 
 def take_snapshot(
-    settings: Settings, served: ServedArms, live: LiveArms | None, totals: Totals
+    settings: Settings,
+    served: ServedArms,
+    live: LiveArms | None,
+    totals: Totals,
+    hours: Mapping[str, dict[str, Any]],
 ) -> dict[str, Any]:
-    """What the page shows of these sums over all workers (`Metrics.totals`) and of the arms that answer."""
+    """What the page shows of these sums over all workers (`Metrics.totals`) and of the arms that answer.
+
+    `hours` is what `describe_hours` says of them.
+    """
     counts = _Counts(totals)
     arms = served.arms
     weights = sum(arm.weight for arm in arms)
@@ -52,11 +58,13 @@ def take_snapshot(
                 **_describe_counts(arm.name, counts),
                 "live_calibration": describe_live(settings, live, arm),
                 "shadow": _describe_shadow(describe_shadow(served, arm), arm.name, counts),
+                **hours.get(arm.name, NOTHING),
             }
             for arm in arms
         ],
         "without_arm": counts.by_last_label("bidlight_requests", ""),
         "refusals": counts.by_last_label("bidlight_refusals"),
+        "last_refusals": counts.by_last_label("bidlight_refusal_timestamp_seconds"),
         "waiting_requests": counts.number("bidlight_waiting_requests"),
         "oldest_wait_seconds": counts.number("bidlight_oldest_wait_seconds"),
         "reloads": {
@@ -101,16 +109,11 @@ def _describe_feedback(arm: str, counts: _Counts) -> dict[str, Any] | None:
     if not impressions and not clicks:
         return None
     predicted = counts.number("bidlight_shown_pctr", arm)
-    low, high = pcoc_interval(predicted, clicks)
     return {
         "impressions": impressions,
         "clicks": clicks,
         "predicted": predicted,
-        "pcoc": {
-            "value": predicted / clicks if clicks else None,
-            "low": low,
-            "high": high if math.isfinite(high) else None,
-        },
+        "pcoc": describe_pcoc(predicted, clicks),
     }
 
 

@@ -85,6 +85,7 @@ def test_arms_are_as_they_are_steered_now(run_app: RunApp, bundles: dict[str, Pa
 
 
 def test_pcoc_comes_with_its_interval(run_app: RunApp, keys: str) -> None:
+    assert [numbers(run_app())["arms"][0][key] for key in ("hours", "reliability")] == [None, None]
     app = run_app(feedback_keys=keys, live_calibration="observe")
     assert numbers(app)["arms"][0]["feedback"] is None
     results = send(app, "/predict", {**REQUEST, "tracking": True}).json()["results"]
@@ -108,6 +109,13 @@ def test_pcoc_comes_with_its_interval(run_app: RunApp, keys: str) -> None:
     assert (clicked["impressions"], clicked["clicks"]) == (4, 2)
     assert clicked["pcoc"] == pytest.approx({"value": predicted / 2, "low": low, "high": high}, rel=1e-4)
     (arm,) = numbers(app)["arms"]
+    (hour,) = arm["hours"]["each"]  # all of the time of the one answer
+    assert (hour["impressions"], hour["clicks"], hour["pcoc"]) == (4, 2, pytest.approx(clicked["pcoc"]))
+    assert 0 <= time.time() - hour["at"] < 3660
+    (point,) = arm["reliability"]["points"]
+    assert (point["impressions"], point["clicks"], point["rate"]) == (4, 2, 0.5)
+    assert point["pctr"] == pytest.approx(predicted / 4, rel=1e-4)
+    assert (point["low"], point["high"]) == pytest.approx((0.1500, 0.8500), abs=1e-4)
     assert arm["live_calibration"] == app.get("/arms").json()["arms"][0]["live_calibration"]
     assert arm["live_calibration"]["mode"] == "observe"
 
@@ -122,7 +130,9 @@ def test_refusals_are_by_reason(run_app: RunApp) -> None:
 
     statuses = app.runner.run(exchange())
     assert set(statuses) == {200, 429}
-    assert numbers(app)["refusals"]["queue"] == statuses.count(429)
+    found = numbers(app)
+    assert found["refusals"]["queue"] == statuses.count(429)
+    assert found["last_refusals"] == {"queue": pytest.approx(time.time(), abs=60)}
 
 
 @pytest.mark.parametrize("url", ["lmdb"], indirect=True)
