@@ -31,6 +31,7 @@ class PredictEndpoint:
                 )
             prediction.read_headers(headers)
             body = await read_body(headers, receive, self._service.max_body_bytes, self._service.intake)
+            submit = prediction.submit
             if not self._service.admission.is_open:
                 turn = _Turn(self._service, body)
                 body = b""  # the turn lets go of it if there is none
@@ -38,7 +39,9 @@ class PredictEndpoint:
                     body = await _unless_client_leaves(turn.future, receive)
                 finally:
                     turn.end()
-            future = prediction.submit(body)
+                if turn.is_late:
+                    submit = prediction.submit_late
+            future = submit(body)
             pctrs = await (_unless_client_leaves(future, receive) if prediction.is_behind else future)
             head, answer = prediction.answer(pctrs)
         except ClientLeft:
@@ -64,6 +67,7 @@ class _Turn:
         self.future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._service, self._body = service, body
         self._work = 0
+        self.is_late = False
         self.size = len(body)
         self.arrived = service.admission.arrived()
         service.admission.wait(self)
@@ -76,6 +80,11 @@ class _Turn:
         """Wake the task, which begins in the next iteration; its room is taken now."""
         self._work = self._service.admission.start(self.size)
         self.future.set_result(self._body)
+
+    def begin_unscored(self) -> None:
+        """Wake the task for an answer without the model."""
+        self.is_late = True
+        self.begin()
 
     def give_up(self) -> None:
         """Let go of the body."""
