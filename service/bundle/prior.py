@@ -48,8 +48,8 @@ class PriorField(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Prior(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The contents of prior.json. Without fields it is one click rate for all rows.
 
-    It was fitted on `fit_rows` of the training part, and its level on the validation part. `sampling_rate` is
-    the share of non-clicks that the log keeps: ln(rate) is added. `clamp_low` and `clamp_high` bound the pCTR.
+    It was fitted on `fit_rows` of the training part, its level on the validation part. `sampling_rate` is the
+    share of non-clicks that the log keeps: ln(rate) is added. `clamp_low` and `clamp_high` bound the pCTR.
     `validation` and `test` are its quality on these parts, in the log's own distribution, as that of the
     graphs in the manifest.
     """
@@ -88,7 +88,7 @@ class Prior(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         for table, of_field in zip(self.tables() if tables is None else tables, ids, strict=True):
             log_odds += table.take(of_field, mode="clip")
         # exp overflows above 709, and no clamp is as low as exp(-700).
-        probabilities = 1.0 / (1.0 + np.exp(np.minimum(-log_odds, 700.0)))
+        probabilities: NDArray[np.float64] = 1.0 / (1.0 + np.exp(np.minimum(-log_odds, 700.0)))
         return np.minimum(np.maximum(probabilities, self.clamp_low), self.clamp_high)
 
     def validate(self) -> None:

@@ -207,6 +207,7 @@ class Prediction:
         if pctrs is None:  # it is not plain to these fields
             request = self._decode(body)
             pctrs = self._unscored(request, rows)
+            assert pctrs is not None
         self._signer = None
         self._keep_asked(request)
         loop = asyncio.get_running_loop()
