@@ -34,7 +34,7 @@ MOST_FIELDS, MOST_IDS = 3, 20_000
 # worse than the best and still be taken in its place, because it is an ad's and has fewer values.
 LEAST_GAIN, NEAR = 1e-3, 1e-3
 # Rows that are fitted, and those that choose, drawn by chance: more would decide the same.
-FITTED_ROWS, JUDGED_ROWS = 500_000, 200_000
+FITTED_ROWS, JUDGED_ROWS = 200_000, 100_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,42 +111,27 @@ def _choose(train: _Rows, judged: _Rows, fields: Mapping[str, Field]) -> dict[st
 
     The first is a candidate's, if one of these is worth it: a prior that does not tell ads apart ranks none.
     """
-    chosen = dict[str, Offsets]()
+    chosen, left = dict[str, Offsets](), dict(fields)
     least = LEAST_GAIN * judged.loss()
     while len(chosen) < MOST_FIELDS:
-        left = {name: one for name, one in fields.items() if name not in chosen}
-        candidates = {name: one for name, one in left.items() if one.role is Role.CANDIDATE}
-        found = None
-        for some in (left,) if chosen else (candidates, left):
-            found = _best(train, judged, some, judged.loss() - least)
-            if found is not None:
-                break
-        if found is None:
+        offsets = {name: fit_offsets(train.logits, train.labels, train.ids[name]) for name in left}
+        before = judged.loss()
+        gains = {name: before - judged.moved(name, one).loss() for name, one in offsets.items()}
+        # A field that saves too little now seldom saves more beside others.
+        left = {name: one for name, one in left.items() if gains[name] >= least}
+        if not left:
             break
-        name, offsets = found
-        chosen[name] = offsets
-        train, judged = train.moved(name, offsets), judged.moved(name, offsets)
+        candidates = [name for name, one in left.items() if one.role is Role.CANDIDATE]
+        able = list(left) if chosen or not candidates else candidates
+        near = max(gains[name] for name in able) - NEAR * before
+        name = min(
+            (name for name in able if gains[name] >= near),
+            key=lambda name: (fields[name].role is not Role.CANDIDATE, fields[name].cardinality),
+        )
+        chosen[name] = offsets[name]
+        del left[name]
+        train, judged = train.moved(name, offsets[name]), judged.moved(name, offsets[name])
     return chosen
-
-
-def _best(
-    train: _Rows, judged: _Rows, fields: Mapping[str, Field], most_loss: float
-) -> tuple[str, Offsets] | None:
-    """A field with which LogLoss is at most that, and its offsets; None if there is none."""
-    offsets = {name: fit_offsets(train.logits, train.labels, train.ids[name]) for name in fields}
-    losses = {
-        name: judged.moved(name, one).loss()
-        for name, one in offsets.items()
-        if len(one.ids)  # else the rows say nothing of this field
-    }
-    if not losses or min(losses.values()) > most_loss:
-        return None
-    near = min(most_loss, min(losses.values()) * (1 + NEAR))
-    name = min(
-        (name for name, loss in losses.items() if loss <= near),
-        key=lambda name: (fields[name].role is not Role.CANDIDATE, fields[name].cardinality, losses[name]),
-    )
-    return name, offsets[name]
 
 
 def _ids(prior: Prior, part: Part, variant: Variant) -> Sequence[NDArray[np.int32]]:
