@@ -57,7 +57,9 @@ def test_each_row_has_the_sum_of_its_own_offsets(prior: Prior, rows: list[list[i
         assert alone[0] == found[number]  # whoever is beside it
 
 
-def test_a_bundle_keeps_its_prior_and_may_have_none(save: Save, parts: dict[str, Any], tmp_path: Path) -> None:
+def test_a_bundle_keeps_its_prior_and_may_have_none(
+    save: Save, parts: dict[str, Any], tmp_path: Path
+) -> None:
     with_prior = save(tmp_path / "A")
     bundle = load_bundle(tmp_path / "A")
     assert bundle.prior == parts["prior"]
@@ -80,7 +82,10 @@ def test_a_bundle_keeps_its_prior_and_may_have_none(save: Save, parts: dict[str,
         ({"fields": [{"name": "hour", "offsets": [[1, 0.5]]}] * 2}, "'fields' is each another one"),
         ({"fields": [{"name": "hour", "offsets": []}]}, "length >= 1"),
         ({"fields": [{"name": "hour", "offsets": [[-1, 0.5]]}]}, ">= 0"),
-        ({"fields": [{"name": "hour", "offsets": [[2, 0.5], [2, 0.5]]}]}, "'offsets of 'hour'' is of ascending"),
+        (
+            {"fields": [{"name": "hour", "offsets": [[2, 0.5], [2, 0.5]]}]},
+            "'offsets of 'hour'' is of ascending",
+        ),
         ({"fields": [{"name": "hour", "offsets": [[1, 1e7]]}]}, "<= 1000000.0"),
         ({"fields": [{"name": "hour", "offsets": [[9, 0.5]]}]}, "is of ids below 5, as it has in the schema"),
         ({"fields": [{"name": "minute", "offsets": [[1, 0.5]]}]}, "fields of the schema with one id a row"),

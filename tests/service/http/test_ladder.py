@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import msgspec
@@ -20,16 +19,17 @@ from service.bundle.store import load_bundle
 from service.errors import BadConfiguration
 from service.features.store import pack
 from service.http.ladder import PRIOR_SHARE, READING_SECONDS, Ladder
-from service.http.prediction import Prediction
-from service.quality import DEADLINE, QUEUE
 from service.scoring.pace import DOUBT, KEPT_BATCHES, Pace
 from service.settings import Settings
 from tests import feature_stores
+from tests.redis_server import RedisServer
 from tests.running import JSON, RunningApp
 from tests.service.http.test_killed_arms import steer
 from tests.service.http.test_predict_endpoint import ROWS, columns_of, request_of
+from tests.service.http.test_waiting import MAX_QUEUE_MS, MUCH_WORK, TOO_LONG_SECONDS, post, until
 from tests.service.http.two_ways import outcome_of, start
 from tests.tiny_bundle import tiny_prior, tiny_rows, write_tiny_bundle
+from tests.wire import Wire
 
 RunApp = Callable[..., RunningApp]
 Pair = tuple[RunningApp, RunningApp]
@@ -208,14 +208,140 @@ def test_a_full_queue_is_answered_by_the_prior_as_far_as_there_is_time(
     assert app.app.served.arms[0].predictor.under_way == 0
 
 
-class Pretended:
-    """A predictor whose queue and speed are given."""
+def test_a_deadline_that_leaves_no_time_for_a_batch_is_answered_by_the_prior_at_once(
+    run_app: RunApp, folder: Path
+) -> None:
+    app = run_app(arms=(f"control={folder}",), when_overloaded="prior", max_queue_ms=1e6)
+    predictor = app.app.served.arms[0].predictor
+    assert predictor._pace is not None
+    for _ in range(20 * KEPT_BATCHES):
+        predictor._pace.count(1, 0.05)  # three rows would take .15 seconds
+    hasty, patient = ({**request_of(ROWS[:3]), "tmax_ms": ms} for ms in (100.0, 60_000.0))
+    answer = app.post(hasty).json()
+    assert answer["quality"] == "prior"
+    assert pctrs_of(answer)[0] == pytest.approx(expected(folder, ROWS[:1])[0])
+    assert app.metrics()['bidlight_unscored_answers_total{arm="control",reason="deadline"}'] == 1.0
+    assert "quality" not in app.post(request_of(ROWS[:3])).json()
+    assert "quality" not in app.post(patient).json()
+    # What was measured long ago is doubted, so that no slow batch shuts the model out for ever.
+    for _ in range(100 * KEPT_BATCHES):
+        predictor._pace.count(1, 0.05)
+    by_prior = 0
+    while "quality" in app.post(hasty).json():
+        by_prior += 1
+    assert 0 < by_prior < 1 / DOUBT
+    passed = app.post({**request_of(ROWS[:3]), "tmax_ms": 1e-6})  # its client waits no longer
+    assert (passed.status_code, passed.json()["error"]["code"]) == (429, "overloaded")
 
-    def __init__(self, has_room: bool, batch_seconds: float) -> None:
-        self._has_room, self._seconds = has_room, batch_seconds
 
-    def has_room(self, rows: int) -> bool:
-        return self._has_room
+@pytest.mark.parametrize("native", ["on", "off"])
+def test_a_look_up_that_takes_the_time_of_the_model_leaves_the_prior(
+    run_app: RunApp, folder: Path, redis: RedisServer, native: str
+) -> None:
+    redis.call("FLUSHALL")
+    app = run_app(
+        arms=(f"control={folder}",),
+        when_overloaded="prior",
+        native=native,
+        feature_store=redis.url,
+        feature_timeout_ms=1000.0,
+    )
+    predictor = app.app.served.arms[0].predictor
+    assert predictor._pace is not None
+    for _ in range(20 * KEPT_BATCHES):
+        predictor._pace.count(1, 0.1)
+    # Of a second a request waits for half, and more than its rows take is left before it waits.
+    request = {**request_of(ROWS[:6]), "user_id": "u1", "tmax_ms": 1000.0, "tracking": False}
+    request["context"] = {}
+    redis.call("CLIENT", "PAUSE", "1000", "ALL")
+    answer = app.post(request).json()
+    assert answer["quality"] == "prior"
+    assert app.metrics()['bidlight_unscored_answers_total{arm="control",reason="deadline"}'] == 1.0
+    assert (predictor.under_way, predictor._batcher._reserved_rows) == (0, 0)
 
-    def takes_longer(self, rows: int, seconds: float) -> bool:
-        return rows * self._seconds > seconds
+
+@pytest.mark.parametrize("way", ["parser", "asgi"])
+def test_what_has_waited_unread_for_too_long_is_answered_by_the_prior(
+    run_app: RunApp, folder: Path, way: str
+) -> None:
+    app = run_app(
+        arms=(f"control={folder}",), when_overloaded="prior", max_queue_ms=MAX_QUEUE_MS, predict_through=way
+    )
+    service, body = app.app.predict_service, msgspec.json.encode({**request_of(ROWS[:2]), "id": "late"})
+    assert service.ladder is not None
+    passed = msgspec.json.encode({**request_of(ROWS[:2]), "tmax_ms": MAX_QUEUE_MS})
+
+    async def exchange(*bodies: bytes) -> list[bytes]:
+        async with Wire(app.app) as wire:
+            found = list[bytes]()
+            for one in bodies:
+                work = service.admission.start(MUCH_WORK)
+                await wire.send(post(one))
+                await until(lambda: service.admission.waiting == 1)
+                await asyncio.sleep(TOO_LONG_SECONDS)
+                service.admission.stop(work)
+                found += await wire.receive(1)
+            return found
+
+    late, broken, gone = app.runner.run(exchange(body, b"{", passed))
+    answer = msgspec.json.decode(late.partition(b"\r\n\r\n")[2])
+    assert (answer["id"], answer["quality"]) == ("late", "prior")
+    wanted = [{"context": ROWS[0]["context"], "candidate": row["candidate"]} for row in ROWS[:2]]
+    assert pctrs_of(answer) == pytest.approx(expected(folder, wanted))
+    assert (broken[9:12], gone[9:12]) == (b"400", b"429")
+    service.ladder.spend(1e9)
+    (refused,) = app.runner.run(exchange(body))
+    assert refused[9:12] == b"429"
+    found = app.metrics()
+    assert found['bidlight_unscored_answers_total{arm="control",reason="time"}'] == 1.0
+    assert found['bidlight_refusals_total{reason="time"}'] == 1.0
+    assert found['bidlight_refusals_total{reason="deadline"}'] == 1.0
+    assert service.intake.held_bytes == 0
+    assert service.admission.open_work == 0
+
+
+def test_answers_of_the_ladder_have_no_tokens_and_no_revision(
+    run_app: RunApp, folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "keys").write_text(f"0 {'5e' * 16}\n")
+    app = run_app(arms=(f"control={folder}",), when_overloaded="prior", feedback_keys=str(tmp_path / "keys"))
+    predictor = app.app.served.arms[0].predictor
+    assert predictor._pace is not None
+    for _ in range(20 * KEPT_BATCHES):
+        predictor._pace.count(1, 0.1)
+    request = {**request_of(ROWS[:2]), "tracking": True}
+    assert all("token" in each for each in app.post(request).json()["results"])
+    answer = app.post({**request, "tmax_ms": 50.0}).json()
+    assert list(answer) == ["id", "arm", "bundle", "quality", "results"]
+    assert [list(each) for each in answer["results"]] == [["id", "pctr", "bid"]] * 2
+
+
+@given(st.lists(st.tuples(st.floats(0.0, 2.0), st.floats(0.0, 0.01)), max_size=200), st.floats(1e-4, 0.1))
+def test_the_ladder_takes_no_more_than_its_share(steps: list[tuple[float, float]], most: float) -> None:
+    now, spent, answered, longest = 0.0, 0.0, 0, 0.0
+    ladder = Ladder(most, lambda: now)
+    for passes, cost in steps:
+        now += passes
+        if ladder.has_time():
+            now += cost
+            ladder.spend(cost)
+            spent, longest = spent + cost + READING_SECONDS, max(longest, cost + READING_SECONDS)
+            answered += 1
+        assert spent <= most + PRIOR_SHARE * now + longest + 1e-9
+    assert answered > 0 or not steps
+    now += 2 * most / PRIOR_SHARE + 1.0
+    assert ladder.has_time()
+
+
+def test_the_pace_follows_batches_and_forgets_stalls() -> None:
+    pace = Pace()
+    assert pace.expected(1000) == 0.0
+    for _ in range(200):
+        pace.count(100, 0.001)
+        pace.count(10, 0.0001)
+    assert pace.expected(50) == pytest.approx(0.0005, rel=1e-6)
+    pace.count(100, 60.0)  # the process stood still
+    assert pace.expected(50) < 0.01
+    for _ in range(200):
+        pace.count(100, 0.001)
+    assert pace.expected(50) == pytest.approx(0.0005, rel=1e-3)
