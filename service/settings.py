@@ -200,8 +200,8 @@ class Settings(BaseSettings):
     when_overloaded: Literal["refuse", "prior"] = Field(
         default="refuse",
         description="what a request gets that too many others keep from the model, or whose tmax_ms leaves "
-        "it no time: refuse, 429; prior, an answer by the bundle's click rates by a few fields, as far as a "
-        "twentieth of the time allows, and 429 beyond",
+        "it no time: refuse, 429; prior, an answer by the bundle's click rates by a few fields, as far as "
+        "3 % of the time allows, and 429 beyond",
     )
     keep_alive_seconds: int = Field(
         default=75,

@@ -73,6 +73,7 @@ class DirectExchange:
         transport: asyncio.Transport,
         default_headers: Headers,
         on_answered: Callable[[], None],
+        first_byte: float | None = None,
     ) -> None:
         self._service = service
         self._head = head
@@ -82,7 +83,8 @@ class DirectExchange:
         self._on_answered = on_answered
         self._body: bytes | None = None
         self._parts: Parts | None = None  # of a body that arrives in several
-        self._started = self.arrived = service.admission.arrived()
+        self.arrived = service.admission.arrived()
+        self._started = self.arrived if first_byte is None else first_byte
         self.size = head.length
         self.keep_alive = head.keep_alive
         self.bytes_left = head.length

@@ -13,6 +13,9 @@ from service.http.predict_service import PredictService
 from service.http.prediction import CLIENT_LEFT, Prediction
 from service.scoring.meter import OK
 
+# The key of a scope under which a connection says when the request's first byte came, a perf_counter().
+FIRST_BYTE = "bidlight.first_byte"
+
 
 class PredictEndpoint:
     """The ASGI front end of `Prediction`."""
@@ -22,7 +25,9 @@ class PredictEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request to /predict."""
-        prediction = Prediction(self._service, self._service.admission.arrived())
+        first_byte = scope.get(FIRST_BYTE)
+        started = self._service.admission.arrived() if first_byte is None else first_byte
+        prediction = Prediction(self._service, started)
         headers = dict(scope["headers"])
         try:
             if scope["method"] != "POST":

@@ -35,7 +35,7 @@ class MeteredRequest(Protocol):
     """What a meter reads of a request that has ended."""
 
     started: float
-    """When its headers were complete, a perf_counter()."""
+    """When its first byte came, a perf_counter()."""
     decode_seconds: float
     encode_seconds: float
     unknown_names: Collection[str]
