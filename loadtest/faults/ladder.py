@@ -17,7 +17,7 @@ from loadtest.load.open_client import OpenLoad
 from loadtest.processes.server import Server
 from loadtest.traffic.metrics import sum_of
 
-MULTIPLE, ROUNDS = 3, 4
+MULTIPLE, ROUNDS = 3, 16
 DRAIN_SECONDS = 20.0
 ANSWERS = "bidlight_answers_total"
 WANTED = (
@@ -52,7 +52,7 @@ def ladder(ground: Ground, candidates: int, tmax_ms: int | None = None, *options
         peak = peak_of(ground, one, bodies, candidates)
         load = OpenLoad(
             MULTIPLE * peak.requests_a_second,
-            ground.scaled(6.0),
+            ground.scaled(4.0),
             ground.connections,
             drain_seconds=DRAIN_SECONDS,
             give_up_ms=GIVE_UP_MS,
