@@ -109,5 +109,5 @@ def ladder_100_tmax(ground: Ground) -> Figures:
 
 @scenario(*WANTED)
 def ladder_500_short_queue(ground: Ground) -> Figures:
-    """The same with 500 candidates, and a queue of rows that holds no more than four requests."""
+    """Without `tmax_ms`, with 500 candidates, and a queue of rows that holds no more than four requests."""
     return ladder(ground, 500, None, "--max-candidates", "500", "--max-queued-rows", "2000")

@@ -89,7 +89,7 @@ class _Turn:
     def begin_unscored(self) -> None:
         """Wake the task for an answer without the model."""
         self.is_late = True
-        self.begin()
+        self.future.set_result(self._body)
 
     def give_up(self) -> None:
         """Let go of the body."""

@@ -125,7 +125,8 @@ class Prediction:
         received = perf_counter()
         service.intake.take(len(body))
         self._held_bytes = len(body)
-        self._work = service.admission.start(len(body))
+        if not self.reason:  # else the ladder says how many there may be, beside the work that is under way
+            self._work = service.admission.start(len(body))
         plain = read_plain(body, self._codec, service.max_candidates) if service.reads_plain else None
         request: PredictRequest | PlainRequest = self._decode(body) if plain is None else plain
         rows = self._rows if plain is None else plain.rows

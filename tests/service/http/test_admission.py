@@ -56,11 +56,10 @@ class Asked:
 
     def begin_unscored(self) -> None:
         model, began = self.service, self.service.now
-        self.work = model.admission.start(self.size)
         model.now += READ + READ_BYTE * self.size + ANSWER + ANSWER_ROW * model.candidates
         assert model.ladder is not None
         model.ladder.spend(model.now - began)
-        model.end(self, 429 if self.is_late() else BY_PRIOR, is_done=False)
+        model.end(self, 429 if self.is_late() else BY_PRIOR)
 
     def is_late(self) -> bool:
         tmax_ms = self.service.tmax_ms
@@ -176,9 +175,9 @@ class Model:
         if self.batches:
             self.schedule_batch()
 
-    def end(self, request: Asked, status: int, *, is_done: bool = True) -> None:
+    def end(self, request: Asked, status: int) -> None:
         if request.work:
-            self.admission.stop(request.work, is_done=is_done)
+            self.admission.stop(request.work)
         self.free.append(request.client)
         self.answers.append(Answer(request.sent, self.now - request.sent, status))
 
