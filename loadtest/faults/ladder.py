@@ -95,19 +95,19 @@ def _answers(server: Server) -> tuple[float, float]:
     return full, by_prior
 
 
-@scenario(*WANTED)
+@scenario(*WANTED, seconds=400.0)
 def ladder_100(ground: Ground) -> Figures:
     """3 times the peak, 100 candidates, without `--when-overloaded prior` and with it."""
     return ladder(ground, 100)
 
 
-@scenario(*WANTED)
+@scenario(*WANTED, seconds=400.0)
 def ladder_100_tmax(ground: Ground) -> Figures:
     """The same by clients that wait for 50 ms."""
     return ladder(ground, 100, TMAX_MS)
 
 
-@scenario(*WANTED)
+@scenario(*WANTED, seconds=400.0)
 def ladder_500_short_queue(ground: Ground) -> Figures:
     """Without `tmax_ms`, with 500 candidates, and a queue of rows that holds no more than four requests."""
     return ladder(ground, 500, None, "--max-candidates", "500", "--max-queued-rows", "2000")

@@ -15,7 +15,7 @@ from service.scoring.predictor import Predictor
 
 # Of all time. The model has so much less.
 PRIOR_SHARE = 0.03
-# What a part of an answer takes beside what is measured: work of the kernel, and the next request.
+# What a part of an answer takes beside what is measured, whatever its size.
 READING_SECONDS = 10e-6
 
 

@@ -224,7 +224,7 @@ def test_a_ladder_answers_more_and_leaves_the_model_its_time(
     assert goodput(answers, seconds) > (1 - PRIOR_SHARE - 0.02) * goodput(without, seconds)
     assert goodput(answers, seconds) > 0.9 * most
     by_prior = [answer for answer in answers if answer.status == BY_PRIOR]
-    assert len(by_prior) / seconds > PRIOR_SHARE * most
+    assert len(by_prior) / seconds > 0.6 * PRIOR_SHARE * most
     assert max(answer.seconds for answer in by_prior) < MAX_QUEUE_SECONDS
     assert sum(answer.status == 429 for answer in answers) > 0  # what remains
 
