@@ -11,7 +11,9 @@ namespace {
 // More unknown names than this are no client's habit; the Python code bounds what they cost.
 constexpr std::size_t kMostUnknownNames = 16;
 
-void add_unknown(Text name, std::vector<Text>& names) {
+void add_unknown(Text name, Findings& findings) {
+  if (!findings.tells_names) return;
+  std::vector<Text>& names = findings.unknown_names;
   if (std::find(names.begin(), names.end(), name) != names.end()) return;
   if (names.size() == kMostUnknownNames) throw NotPlain{};
   names.push_back(name);
@@ -109,7 +111,7 @@ void Encoder::encode_context(const Request& request, std::int32_t* ids, Findings
   for (const Feature& feature : request.context) {
     const std::size_t number = context.find(feature.name, position++);
     if (number == Block::kUnknown) {
-      add_unknown(feature.name, findings.unknown_names);
+      add_unknown(feature.name, findings);
       continue;
     }
     context_given_.add(number);
@@ -133,7 +135,7 @@ void Encoder::find_unknown_in_context(const Request& request, Findings& findings
   std::size_t position = 0;
   for (const Feature& feature : request.context) {
     if (context.find(feature.name, position++) == Block::kUnknown) {
-      add_unknown(feature.name, findings.unknown_names);
+      add_unknown(feature.name, findings);
     }
   }
 }
@@ -167,7 +169,7 @@ void Encoder::encode_rows(const Request& request, std::int32_t* ids, Findings& f
       const auto& [name, value] = request.features[feature];
       const std::size_t number = candidate.find(name, feature - first);
       if (number == Block::kUnknown) {
-        add_unknown(name, findings.unknown_names);
+        add_unknown(name, findings);
         continue;
       }
       candidate_given_.add(number);
@@ -187,7 +189,7 @@ void Encoder::encode_columns(const Request& request, std::int32_t* ids, Findings
   for (const Column& column : request.columns) {
     const std::size_t number = candidate.find(column.name, position++);
     if (number == Block::kUnknown) {
-      add_unknown(column.name, findings.unknown_names);
+      add_unknown(column.name, findings);
       continue;
     }
     candidate_given_.add(number);

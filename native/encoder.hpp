@@ -49,6 +49,7 @@ class Catalogue {
 
 // What an encoding finds besides ids.
 struct Findings {
+  bool tells_names = true;          // else any number of names that no field has is passed over
   std::vector<Text> unknown_names;  // each once; no field has them
   std::size_t unknown_ads = 0;      // candidates whose ad the catalogue would have to hold, and does not
 };

@@ -355,15 +355,17 @@ class PlainRequest {
     return found;
   }
 
-  // The number of unknown ads, and the names that no field has; None if the request is not plain to this schema.
+  // The number of unknown ads, and the names that no field has, if they are to be told; None if the request is not
+  // plain to this schema.
   nb::object encode(PyEncoder& encoder, const PyCatalogue* catalogue, nb::handle context_ids,
-                    nb::handle candidate_ids) {
+                    nb::handle candidate_ids, bool tells_names) {
     Encoder& to_ids = encoder.encoder;
     const Catalogue* ads = catalogue == nullptr ? nullptr : &catalogue->catalogue;
     if (ads != nullptr && ads->width() != to_ids.candidate.width()) {
       throw std::invalid_argument("a catalogue must be of the encoder's schema");
     }
     Findings findings;
+    findings.tells_names = tells_names;
     try {
       IdsOut candidates(candidate_ids, request_.candidates.size() * to_ids.candidate.width());
       if (!context_ids.is_none()) {
@@ -545,7 +547,7 @@ NB_MODULE(_native, module) {
       .def("has_whole_context", [](const PlainRequest& self,
                                    PyEncoder& encoder) { return encoder.encoder.has_whole_context(self.get()); })
       .def("encode", &PlainRequest::encode, nb::arg("encoder"), nb::arg("catalogue").none(),
-           nb::arg("context_ids").none(), nb::arg("candidate_ids"))
+           nb::arg("context_ids").none(), nb::arg("candidate_ids"), nb::arg("tells_names") = true)
       .def("drop_features", &PlainRequest::drop_features)
       .def("answer", &PlainRequest::answer, nb::arg("pctrs"), nb::arg("arm"), nb::arg("policy"),
            nb::arg("signer").none() = nb::none(), nb::arg("milliseconds") = 0, nb::arg("first") = 0,

@@ -126,7 +126,7 @@ class Settings(BaseSettings):
     when_killed: Literal["no-bid", "prior"] = Field(
         default="no-bid",
         description="what answers if the control arm is killed too: no-bid, a pctr of 0 and no bid; prior, "
-        "the click rate of its bundle's calibration for every candidate, and bids of that",
+        "the click rates of its bundle by a few fields, without the model, and bids of that",
     )
     control_log: str = Field(
         default="",
@@ -232,6 +232,12 @@ class Settings(BaseSettings):
         default=100.0,
         gt=0.0,
         description="how long a request may wait from its arrival until its batch, milliseconds (429 above)",
+    )
+    when_overloaded: Literal["refuse", "prior"] = Field(
+        default="refuse",
+        description="what a request gets that too many others keep from the model, or whose tmax_ms leaves "
+        "it no time: refuse, 429; prior, an answer by the bundle's click rates by a few fields, as far as "
+        "3 % of the time allows, and 429 beyond",
     )
     keep_alive_seconds: int = Field(
         default=75,

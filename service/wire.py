@@ -141,8 +141,8 @@ class PredictAnswer(msgspec.Struct, gc=False, kw_only=True):
     quality: Annotated[
         Literal["prior", "no-bid"] | msgspec.UnsetType,
         Meta(
-            description="absent: the model scored the candidates; prior: it did not, and every pctr is the "
-            "same click rate; no-bid: it did not, every pctr is 0 and there are no bids"
+            description="absent: the model scored the candidates; prior: it did not, and pctrs are click "
+            "rates by a few fields; no-bid: it did not, every pctr is 0 and there are no bids"
         ),
     ] = msgspec.UNSET
     results: list[Result] | ResultColumns
@@ -281,11 +281,15 @@ class BeforeResults(NamedTuple):
     keys: int
 
 
-def before_results(codec: Codec, arm: str, bundle: str, revision: int = 0) -> BeforeResults:
-    """The same as `answer_of` gives it, for the native core; a `revision` of 0 is not named."""
+def before_results(
+    codec: Codec, arm: str, bundle: str, revision: int = 0, quality: str = FULL
+) -> BeforeResults:
+    """The same as `answer_of` gives it, for the native core; neither a `revision` of 0 is named, nor FULL."""
     named: dict[str, str | int] = {"arm": arm, "bundle": bundle}
     if revision:
         named["calibration_revision"] = revision
+    if quality != FULL:
+        named["quality"] = quality
     keys = len(named) + 2
     if codec is JSON:
         return BeforeResults(b"," + codec.encode(named)[1:-1] + b',"results":', keys)

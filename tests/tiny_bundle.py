@@ -33,6 +33,7 @@ from service.bundle.manifest import (
     Tensor,
     Training,
 )
+from service.bundle.prior import Prior, PriorField
 from service.bundle.schema import Bins, Field, Hashing, Kind, Role, Schema, Vocabulary
 from service.bundle.store import Contents, save_bundle
 
@@ -55,6 +56,18 @@ def tiny_schema() -> Schema:
             Field("campaign", Kind.CATEGORICAL, Role.CANDIDATE, Hashing(buckets=8, seed=3)),
         )
     )
+
+
+def tiny_prior(**values: Any) -> Prior:
+    """By fields of every encoding and role, some ids without an offset."""
+    fields = (
+        PriorField("ad", ((0, -0.5), (1, -1.0), (2, 1.5), (5, 0.25), (10, 2.0))),
+        PriorField("site", ((0, 0.75), (1, 0.125), (3, -2.0))),
+        PriorField("campaign", ((0, 0.5), (4, -0.25), (9, 3.0))),
+        PriorField("hour", ((0, -0.0625), (2, 1.0), (5, -1.0))),
+    )
+    given = {"intercept": -2.0, "fields": fields, "sampling_rate": 0.5, "fit_rows": 100, "fit_clicks": 10}
+    return Prior(**{**given, **values})
 
 
 def tiny_rows(count: int, seed: int = 0) -> list[dict[str, dict[str, Any]]]:
@@ -174,6 +187,7 @@ def write_tiny_bundle(
     in_every_context: dict[str, Any] | None = None,
     calibration: dict[str, Any] | None = None,
     missing: dict[str, float] | None = None,
+    prior: Prior | None = None,
 ) -> Path:
     """Writes the bundle into `folder` (replacing one that is there) and returns `folder`.
 
@@ -230,6 +244,7 @@ def write_tiny_bundle(
         calibrators={"float32": calibrator},
         golden=_golden(schema, graph, calibrator, rows[:8]),
         shared_graphs={"float32": tiny_shared_graph(schema, seed)},
+        prior=prior,
         extra_files={"report/requests.jsonl": "".join(json.dumps(row) + "\n" for row in rows).encode()},
     )
     save_bundle(folder, description, contents)

@@ -141,6 +141,15 @@ class FieldMatrix(msgspec.Struct, frozen=True):
     values: tuple[tuple[float, ...], ...]
 
 
+class PriorFindings(msgspec.Struct, frozen=True):
+    """The prior that answers where no model runs: its fields, and its quality on two parts."""
+
+    fields: tuple[str, ...]
+    offsets: int
+    validation: Metrics
+    test: Metrics
+
+
 class Findings(msgspec.Struct, frozen=True):
     """Everything the report says about one export."""
 
@@ -175,6 +184,7 @@ class Findings(msgspec.Struct, frozen=True):
     segments: SegmentFindings | None = None  # of the serving variant
     ladder: tuple[Parity, ...] = ()  # on the validation part, LogLoss after a fitted line
     choices: tuple[str, ...] = ()  # what else decided which graph serves
+    prior: PriorFindings | None = None
 
 
 def reliability(labels: NDArray[np.integer], pctr: NDArray[np.floating], *, bins: int = 15) -> Reliability:

@@ -22,7 +22,7 @@ WITH_INTERVALS = ("auc", "logloss")
 
 
 def quality_table(findings: Findings) -> str:
-    """The metrics of every variant before and after calibration, and those of the plain model."""
+    """The metrics of every variant before and after calibration, of the plain model and of the prior."""
     oracle = any(metrics.auc_of_true_pctr is not None for metrics in findings.evaluation.values())
     head = [
         "variant",
@@ -51,6 +51,9 @@ def quality_table(findings: Findings) -> str:
         ]
     if findings.baseline is not None:
         rows.append(row(f"{findings.baseline.model} beside it, calibrated", findings.baseline.metrics))
+    if findings.prior is not None:
+        name = " and ".join(findings.prior.fields) or "one click rate"
+        rows.append(row(f"the prior, without a model: {name}", findings.prior.test))
     return table(head, rows)
 
 

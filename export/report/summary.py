@@ -26,6 +26,8 @@ def summary(bundle: Bundle) -> str:
     lines.append(f"serves {variant}" + (f": {_known(served)}" if served else ""))
     if won is not None:
         lines += [gain_line(variant, won), *_verdict(variant, won, len(bundle.graphs[variant]))]
+    if bundle.prior is not None and bundle.prior.test is not None:
+        lines.append(_prior_line(bundle.prior.names, bundle.prior.test))
     lines += [f"{name} is kept out: {reason}" for name, reason in manifest.kept_out.items()]
     lines += [_red(f"warning: {text}") for text in manifest.warnings]
     lines += [
@@ -41,6 +43,11 @@ def _known(metrics: Metrics) -> str:
         f"AUC {known_metric('auc', metrics)}, LogLoss {known_metric('logloss', metrics)}; 95 % intervals "
         f"over {metrics.rows:,} test rows, {metrics.clicks:,} clicks"
     )
+
+
+def _prior_line(names: tuple[str, ...], metrics: Metrics) -> str:
+    by = f"by {', '.join(names)}" if names else "the same for all rows"
+    return f"the prior, without a model, {by}: AUC {metrics.auc:.4f}, LogLoss {metrics.logloss:.4f}"
 
 
 def _verdict(variant: str, won: Baseline, served_bytes: int) -> list[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from export.errors import ExportError
@@ -14,17 +15,20 @@ from export.report.findings import Findings
 from export.stages.artifacts import Artifacts, read_artifacts
 from export.stages.baseline import baseline, read_baseline
 from export.stages.evaluate import judge_variants, shipped_variants
+from export.stages.field_prior import fit_prior
 from export.stages.gain import gain_over_baseline
 from export.stages.golden import golden_rows
 from export.stages.report import gather_findings, report_files
 from export.stages.shared_graphs import describe_graphs
 from export.stages.trained_file import TRAINED_FILE, TrainedModel, trained_file
-from export.stages.variants import DENSE
+from export.stages.variants import DENSE, Variant
 from export.stages.work import Say, Work
 from export.train.carry import past_after
 from export.train.config import odds_of
 from service.bundle.graph_check import check_graph
 from service.bundle.manifest import NAME_PATTERN, Description, ModelInfo, Training
+from service.bundle.prior import Prior
+from service.bundle.schema import Schema
 from service.bundle.store import Bundle, Contents, check_replaceable, load_bundle, save_bundle
 
 
@@ -43,19 +47,28 @@ def package(work: Work, out: Path, *, name: str | None = None, say: Say = print)
     say(f"evaluating {', '.join(made.variants)} on {len(made.test):,} test rows")
     judged = judge_variants(made.variants, made.calibrators, made.models[DENSE], made.test)
     won = None if beside is None else gain_over_baseline(beside, made, judged, out)
-    findings = gather_findings(made, judged, won, name or out.resolve().name)
-    save_bundle(out, *_parts(made, findings, say))
+    shipped = {variant: made.variants[variant] for variant in shipped_variants(made.variants)}
+    # All graphs that ship take the same ids: INT8 is made of the float graph that ships beside it. The dense
+    # and the pruned one number ids differently, so a bundle holds one of the two.
+    one = next(iter(shipped.values()))
+    schema = made.log.schema.renumbered(one.renumberings)
+    prior = fit_prior(made.log.parts, one, schema, sampling_rate=made.calibrated.sampling_rate)
+    findings = gather_findings(made, judged, won, prior, name or out.resolve().name)
+    save_bundle(out, *_parts(made, findings, shipped, schema, prior, say))
     return load_bundle(out)
 
 
-def _parts(made: Artifacts, findings: Findings, say: Say) -> tuple[Description, Contents]:
-    """What the bundle says of itself, and what it holds."""
-    shipped = {variant: made.variants[variant] for variant in shipped_variants(made.variants)}
+def _parts(
+    made: Artifacts,
+    findings: Findings,
+    shipped: Mapping[str, Variant],
+    schema: Schema,
+    prior: Prior | None,
+    say: Say,
+) -> tuple[Description, Contents]:
+    """What the bundle says of itself, and what it holds: the graphs of the `shipped` variants."""
     calibrators = {variant: made.calibrators[variant] for variant in shipped}
     described = describe_graphs(shipped, made.test, say=say)
-    # All graphs that ship take the same ids: INT8 is made of the float graph that ships beside it. The dense
-    # and the pruned one number ids differently, so a bundle holds one of the two.
-    schema = made.log.schema.renumbered(next(iter(shipped.values())).renumberings)
     description = Description(
         name=findings.bundle,
         created_at=findings.created_at,
@@ -83,6 +96,7 @@ def _parts(made: Artifacts, findings: Findings, say: Say) -> tuple[Description, 
         graphs=graphs,
         shared_graphs=shared_graphs,
         calibrators=calibrators,
+        prior=prior,
         golden=golden_rows(schema, made.log.sample_rows, shipped, calibrators),
         extra_files=report_files(findings, made.log),
         unlisted_files={TRAINED_FILE: trained_file(_dense_model(made))},

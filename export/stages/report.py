@@ -17,7 +17,14 @@ from export.data.encoded import EncodedLog
 from export.data.log_schema import LOG_FILE
 from export.judge.fields import field_warnings
 from export.judge.parity import AUC_TOLERANCE
-from export.report.findings import DataSummary, FieldMatrix, Findings, RateWindow, pctr_histogram
+from export.report.findings import (
+    DataSummary,
+    FieldMatrix,
+    Findings,
+    PriorFindings,
+    RateWindow,
+    pctr_histogram,
+)
 from export.report.gain_text import gain_warning
 from export.report.machine import machine
 from export.report.page import page
@@ -31,6 +38,7 @@ from export.stages.segment_findings import segment_findings
 from export.stages.variants import DENSE, PRUNED
 from service.bundle.json_files import encode_json
 from service.bundle.manifest import Baseline, Compression, Metrics, Parity
+from service.bundle.prior import Prior
 
 # Half the 95 % interval of an AUC. Most models of one real log are within .05 of each other, LR among them
 # (docs/comparison.md): rows that know a single AUC no better cannot rank models, nor a model's variants.
@@ -39,7 +47,9 @@ COARSEST_AUC = 0.05
 PCOC_TOLERANCE, PCOC_ERRORS = 0.1, 3.0
 
 
-def gather_findings(made: Artifacts, judged: Judged, won: Baseline | None, bundle: str) -> Findings:
+def gather_findings(
+    made: Artifacts, judged: Judged, won: Baseline | None, prior: Prior | None, bundle: str
+) -> Findings:
     """Everything the report says; `won` is what is won over the baseline, `bundle` the bundle's name."""
     graph_bytes = {variant: len(one.graph) for variant, one in made.variants.items()}
     quality, serving = judged.quality, judged.serving_variant
@@ -83,6 +93,7 @@ def gather_findings(made: Artifacts, judged: Judged, won: Baseline | None, bundl
         ladder=made.quantized.steps,
         choices=made.choices,
         search=_told_search(made.trained.searched),
+        prior=_prior_findings(prior),
     )
 
 
@@ -95,6 +106,13 @@ def report_files(findings: Findings, log: EncodedLog) -> dict[str, bytes]:
         "report/report.json": encode_json(findings),
         "report/requests.jsonl": msgspec.json.Encoder().encode_lines(log.sample_rows),
     }
+
+
+def _prior_findings(prior: Prior | None) -> PriorFindings | None:
+    if prior is None or prior.validation is None or prior.test is None:
+        return None
+    offsets = sum(len(field.offsets) for field in prior.fields)
+    return PriorFindings(prior.names, offsets, prior.validation, prior.test)
 
 
 def _told_search(searched: Searched | None) -> str | None:

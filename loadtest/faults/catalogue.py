@@ -1,8 +1,8 @@
 """All scenarios, in the order in which they are run."""
 
-from loadtest.faults import bodies, connections, endings, overload, reloads, scenario, stores
+from loadtest.faults import bodies, connections, endings, ladder, overload, reloads, scenario, stores
 
-MODULES = (overload, bodies, connections, stores, reloads, endings)
+MODULES = (overload, ladder, bodies, connections, stores, reloads, endings)
 SCENARIOS = {
     name: each
     for module in MODULES

@@ -25,6 +25,7 @@ from service.feedback.tokens import Source
 from service.quality import PRIOR
 from service.scoring.golden import replay_golden
 from service.scoring.predictor import Predictor, choose_variant
+from service.scoring.prior import prior_of
 from service.settings import Settings
 
 P = ParamSpec("P")
@@ -63,8 +64,10 @@ def read_arms(
                 found = "another bundle than a moment ago"
                 raise BundleError(spec.folder, "the bundle that was tried", found, "reload once more")
             variant = choose_variant(bundle, settings.variant)
+            if settings.when_overloaded == PRIOR:
+                _check_prior(bundle, variant, "--when-overloaded prior", "--when-overloaded refuse")
             if spec.name == control and settings.when_killed == PRIOR:
-                _check_base_rate(bundle, variant)
+                _check_prior(bundle, variant, "--when-killed prior", "--when-killed no-bid")
             # Made here, so that they are shared too.
             bundle.tables(variant)
             if settings.native == "on":
@@ -88,14 +91,14 @@ def control_arm(settings: Settings, names: Sequence[str]) -> str:
     return name
 
 
-def _check_base_rate(bundle: Bundle, variant: str) -> None:
+def _check_prior(bundle: Bundle, variant: str, wanted: str, instead: str) -> None:
     """Raises BundleError for a bundle from which no prior can be had."""
-    if bundle.calibrators[variant].base_rate is None:
+    if prior_of(bundle, variant) is None:
         raise BundleError(
             f"{bundle.folder}/{CALIBRATION_FILE}",
-            f"of {variant} fitted on clicks and others, for --when-killed prior",
+            f"of {variant} fitted on clicks and others, for {wanted}",
             "one without a click rate",
-            "calibrate it on a log, or choose --when-killed no-bid",
+            f"calibrate it on a log, or choose {instead}",
         )
 
 

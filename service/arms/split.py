@@ -29,7 +29,7 @@ from service.arms.hashes import seeded_hash, uniform_of
 from service.arms.shadowing import Shadowing
 from service.errors import BadConfiguration, UnknownArm
 from service.feedback.tokens import Source
-from service.quality import FULL, NO_BID, PRIOR
+from service.quality import FULL, NO_BID
 
 if TYPE_CHECKING:
     from service.scoring.predictor import Predictor
@@ -51,14 +51,13 @@ class ArmSpec:
 class Arm:
     """One branch of the split. Its share is `weight` / sum of all; with 0 it is reached by its name only.
 
-    Of any `quality` but FULL it scores nothing: every candidate has the pCTR `prior`.
+    Of any `quality` but FULL its model scores nothing: candidates have its bundle's prior, or no bid.
     """
 
     name: str
     weight: float
     predictor: Predictor
     quality: str = FULL
-    prior: float = 0.0
 
     @property
     def source(self) -> Source:
@@ -105,8 +104,7 @@ class ArmTable:
         answers = [arm for arm in arms if arm.name not in self.shadows]
         instead = next((arm for arm in arms if arm.name == control), arms[0])
         if instead.name in killed:
-            prior = instead.predictor.calibrator.base_rate if when_killed == PRIOR else None
-            instead = replace(instead, quality=when_killed, prior=prior or 0.0)
+            instead = replace(instead, quality=when_killed)
         # Of each arm, the one that answers its requests.
         answering = {arm: instead if arm.name in killed else arm for arm in answers}
         self.answering = tuple(dict.fromkeys(answering.values()))

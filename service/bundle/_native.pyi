@@ -134,11 +134,12 @@ class PlainRequest:
         catalogue: Catalogue | None,
         context_ids: NDArray[np.int32] | None,
         candidate_ids: NDArray[np.int32],
+        tells_names: bool = True,
     ) -> tuple[int, list[str]] | None:
         """Writes ids [context columns], if asked to, and [rows, candidate columns].
 
         Returns the number of unknown ads and the names that no field has, or None if the request is not plain
-        to this schema.
+        to this schema. Unless it `tells_names`, there is no name, and a request may have any number of such.
         """
     def drop_features(self) -> None:
         """Frees what only `encode` needs."""

@@ -35,6 +35,8 @@ MAX_LOGIT_TOLERANCE: Final = 0.1
 
 MAX_KNOTS: Final = 1 << 16
 MAX_SEGMENT_ID: Final = (1 << 24) - 1  # the offsets of a calibrator are an array by id
+MAX_PRIOR_FIELDS: Final = 16
+MAX_PRIOR_OFFSETS: Final = 1 << 16  # of each of these fields
 MAX_DIMENSIONS: Final = 8
 MAX_NODES: Final = 100_000
 MAX_TREE_NODES: Final = 1 << 13  # ONNX Runtime descends a tree recursively

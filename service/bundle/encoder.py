@@ -7,7 +7,7 @@ more than inference.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import cycle, repeat
 from operator import getitem
@@ -178,10 +178,17 @@ class Encoder:
     of the schema; a row of ids [columns] holds both, in the columns of the schema.
     """
 
-    def __init__(self, schema: Schema, tables: VocabularyTables | None = None) -> None:
+    def __init__(
+        self,
+        schema: Schema,
+        tables: VocabularyTables | None = None,
+        lookups: Mapping[str, Lookup] | None = None,
+    ) -> None:
         self.schema = schema
         self._tables = tables
-        lookups = lookups_of(schema.fields, NO_TABLES if tables is None else tables.by_field)
+        if lookups is None:
+            lookups = lookups_of(schema.fields, NO_TABLES if tables is None else tables.by_field)
+        self._lookups = lookups
         self._row = _Block(schema, schema.fields, lookups)
         self._columns = {column.name: column for column in self._row.columns}
         by_role = {
@@ -202,6 +209,14 @@ class Encoder:
         if not IS_BUILT:
             return None
         return native_encoder(self.schema, NO_TABLES if self._tables is None else self._tables.by_field)
+
+    def of_fields(self, names: Collection[str]) -> Encoder:
+        """An encoder of these fields alone, with values of their own, which gives the same ids.
+
+        It shares the look-ups of this one.
+        """
+        schema = Schema(tuple(field for field in self.schema.fields if field.name in names))
+        return Encoder(schema, self._tables, self._lookups)
 
     def check_unchanged(self) -> None:
         """Raises BundleError if somebody has written to a table that look-ups read."""

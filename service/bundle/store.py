@@ -45,6 +45,7 @@ from service.bundle.manifest import (
     most_bytes_of,
 )
 from service.bundle.native import IS_BUILT, _native
+from service.bundle.prior import PRIOR_FILE, Prior, prior_from_file, prior_to_file
 from service.bundle.schema import Role, Schema
 from service.bundle.schema_files import is_table, schema_from_files, schema_to_files
 from service.bundle.vocabulary_tables import TableFile, VocabularyTables, identity_of, tables_to_files
@@ -60,7 +61,7 @@ class Bundle:
     """A verified bundle in memory.
 
     `graphs` are verified ONNX bytes by variant, `shared_graphs` those that compute a request's context once.
-    `digest` is the SHA-256 of the manifest, and so of all its files.
+    `prior` is None in a bundle without one. `digest` is the SHA-256 of the manifest, and so of all its files.
     """
 
     manifest: Manifest
@@ -72,6 +73,7 @@ class Bundle:
     golden: Golden
     folder: Path
     digest: str
+    prior: Prior | None = None
     _tables: dict[str, dict[str, NDArray[Any]]] = field(default_factory=dict)
 
     def tables(self, variant: str) -> dict[str, NDArray[Any]]:
@@ -132,6 +134,9 @@ def _assemble(
     encoder = Encoder(schema, tables)
     check_golden_ids(encoder, golden)
     _match(manifest, schema, calibrators)
+    prior = prior_from_file(read(PRIOR_FILE)) if PRIOR_FILE in manifest.files else None
+    if prior is not None:
+        prior.validate_for(schema)
     graphs = {variant: read(graph.file) for variant, graph in manifest.graphs.items()}
     shared = {
         variant: read(graph.shared_context.file)
@@ -139,7 +144,7 @@ def _assemble(
         if graph.shared_context is not None
     }
     digest = hashlib.sha256(encoded).hexdigest()
-    return Bundle(manifest, schema, encoder, calibrators, graphs, shared, golden, folder, digest)
+    return Bundle(manifest, schema, encoder, calibrators, graphs, shared, golden, folder, digest, prior)
 
 
 def _match(manifest: Manifest, schema: Schema, calibrators: Mapping[str, Calibrator]) -> None:
@@ -257,6 +262,7 @@ class Contents:
     calibrators: Mapping[str, Calibrator]
     golden: Golden
     shared_graphs: Mapping[str, bytes] = field(default_factory=dict)
+    prior: Prior | None = None
     extra_files: Mapping[str, bytes] = field(default_factory=dict)
     unlisted_files: Mapping[str, bytes] = field(default_factory=dict)
 
@@ -291,6 +297,8 @@ def _files(graphs: Mapping[str, Graph], contents: Contents) -> dict[str, bytes]:
         CALIBRATION_FILE: calibrators_to_file(tuple(contents.calibrators.values())),
         GOLDEN_FILE: msgspec.json.encode(contents.golden) + b"\n",
     }
+    if contents.prior is not None:
+        files[PRIOR_FILE] = prior_to_file(contents.prior)
     for file, data in (
         *((graphs[variant].file, graph) for variant, graph in contents.graphs.items()),
         *((_shared_file(graphs, variant), graph) for variant, graph in contents.shared_graphs.items()),

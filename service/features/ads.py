@@ -103,6 +103,7 @@ class Catalogue:
         self.ids = ids
         self.missing_row = index.missing_row
         self.known_values = int(np.count_nonzero(ids > OOV_ID))
+        self._of_columns: dict[tuple[int, ...], Catalogue] = {}
 
     def __len__(self) -> int:
         """The number of ads."""
@@ -117,6 +118,14 @@ class Catalogue:
     def native(self) -> _native.Catalogue:
         """The same arrays to the native core, which must be built."""
         return self._index.native(self.ids)
+
+    def of_columns(self, columns: tuple[int, ...]) -> Catalogue:
+        """The same ads with some of the columns, which are copied when they are first asked for."""
+        found = self._of_columns.get(columns)
+        if found is None:
+            ids = self.ids.take(columns, axis=1)
+            found = self._of_columns[columns] = Catalogue(self._index, ids)
+        return found
 
     def rows_of(self, ad_ids: Sequence[str | None]) -> Ids:
         """Rows [n] of `ids`; `missing_row` where the ad is unknown, or has no id."""

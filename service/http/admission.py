@@ -12,6 +12,7 @@ from time import perf_counter
 from typing import Protocol
 
 from service.http.intake import Arrival, Intake
+from service.http.ladder import Ladder
 
 # A request takes as much time as so many bytes more than its body has.
 BYTES_A_REQUEST = 1000
@@ -37,6 +38,9 @@ REFUSAL_SHARE = 0.05
 # The time to write a refusal, before any is measured. To read the next request of its client takes as long,
 # and in addition this part of the time that its answer would take.
 REFUSAL_SECONDS, READING_SHARE = 5e-6, 1 / 32
+# What an answer without the model takes beside what the ladder sees of it, most in the kernel, as a part of
+# the time that a scored answer would take.
+UNSEEN_SHARE = 0.5
 
 
 class Request(Protocol):
@@ -53,6 +57,9 @@ class Request(Protocol):
     def begin(self) -> object:
         """Read it, and answer it."""
 
+    def begin_unscored(self) -> object:
+        """Read it, and answer it without the model."""
+
     def give_up(self) -> object:
         """Let go of its body: it is refused soon."""
 
@@ -64,10 +71,11 @@ class Admission:
     """Lets requests begin as they come while little work is under way; others wait here, unread.
 
     They begin first come, first served, as long as there is time for all that wait. If there are more, the
-    newest begins first: its client still waits. One that has waited for too long is given up: its body is
-    dropped at once, and it is refused when refusals have taken no more than REFUSAL_SHARE of the time of
-    answers. A client that is refused sends its next request, and to read that takes time for answers; so
-    the rate of answers does not depend on how much is asked.
+    newest begins first: its client still waits. One that has waited for too long is answered without the
+    model, if there is a `ladder` that has time. Else it is given up: its body is dropped at once, and it is
+    refused when refusals have taken no more than REFUSAL_SHARE of the time of answers. A client that is
+    refused sends its next request, and to read that takes time for answers; so the rate of answers does not
+    depend on how much is asked.
 
     `has_worked` is set when the loop has done anything but read from its sockets.
 
@@ -80,9 +88,11 @@ class Admission:
         max_queue_seconds: float,
         clock: Callable[[], float] = perf_counter,
         call_soon: Callable[[Callable[[], None]], object] | None = None,
+        ladder: Ladder | None = None,
     ) -> None:
         self.has_worked = True
         self._intake = intake
+        self._ladder = ladder
         self._clock = clock
         self._call_soon = call_soon
         self._longest = self._limit = max_queue_seconds
@@ -181,7 +191,10 @@ class Admission:
         self._settle()
         waiting, longest_wait = self._waiting, self._limit * WAIT_SHARE
         while waiting and now - waiting[0].arrived > longest_wait:
-            self._give_up_oldest()
+            if self._ladder is not None and self._ladder.has_time():
+                self._answer_oldest()
+            else:
+                self._give_up_oldest()
         self._hold()
         while waiting and self._open_work < self._most_work:
             is_too_much = self._waiting_work * self._seconds_a_byte > longest_wait
@@ -230,9 +243,22 @@ class Admission:
         self._hold()
         self._schedule()
 
-    def _give_up_oldest(self) -> None:
+    def _take_oldest(self) -> Request:
         request = self._waiting.popleft()
         self._waiting_work -= request.size + BYTES_A_REQUEST
+        return request
+
+    def _answer_oldest(self) -> None:
+        """Let it be answered without the model."""
+        request = self._take_oldest()
+        self._hold()
+        if not request.done():
+            request.begin_unscored()
+            assert self._ladder is not None
+            self._ladder.spend(UNSEEN_SHARE * (request.size + BYTES_A_REQUEST) * self._seconds_a_byte)
+
+    def _give_up_oldest(self) -> None:
+        request = self._take_oldest()
         request.give_up()
         self._owed.append(request)
 

@@ -13,6 +13,7 @@ import httptools
 
 from service.errors import HeadTooLarge, MalformedRequest, ServiceError
 from service.http.direct import DirectExchange, DirectRoute
+from service.http.endpoint import FIRST_BYTE
 from service.http.framing import RequestFrame
 from service.http.heads import (
     BODY_PATHS,
@@ -61,6 +62,7 @@ class HttpConnection(HttpToolsProtocol):
     __slots__ = (
         "_arrival",
         "_direct",
+        "_first_byte",
         "_frame",
         "_has_answered",
         "_has_dropped",
@@ -83,6 +85,7 @@ class HttpConnection(HttpToolsProtocol):
         self._direct: DirectExchange | None = None  # the request being read, if it takes the direct route
         self._frame: RequestFrame | None = None  # of the request being read, if it goes through the parser
         self._waiting = b""  # bytes that nothing has been done with yet
+        self._first_byte: float | None = None  # when a head began that is not whole yet, a perf_counter()
         self._is_advancing = self._has_answered = self._is_paused = self._has_dropped = False
         self._offered = self._is_last = False
 
@@ -158,11 +161,12 @@ class HttpConnection(HttpToolsProtocol):
                     self._direct = self._begin_direct(self._route, head, is_last)
                     at = self._read_direct(self._direct, data, at + head.size)
                 elif not self._has_head(rest):
+                    self._note_first_byte()
                     break
                 else:
-                    self._frame = RequestFrame()
+                    self._begin_frame()
             else:
-                self._frame = RequestFrame()
+                self._begin_frame()
         self._is_advancing = False
         self._waiting = data[at:] if not self.transport.is_closing() else b""
         self._settle()
@@ -228,6 +232,16 @@ class HttpConnection(HttpToolsProtocol):
         waiting, self._waiting = self._waiting, b""
         self._advance(waiting)
 
+    def _note_first_byte(self) -> None:
+        """A request begins with the bytes received last, unless it has begun already."""
+        if self._first_byte is None:
+            self._first_byte = self._service.admission.arrived()
+
+    def _begin_frame(self) -> None:
+        """Give the next request to the parser."""
+        self._note_first_byte()
+        self._frame = RequestFrame()
+
     def _begin_direct(self, route: DirectRoute, head: PlainHead, is_last: bool) -> DirectExchange:
         """Put an exchange in the place of uvicorn's cycle, as for a request that goes through ASGI."""
         direct = DirectExchange(
@@ -236,7 +250,9 @@ class HttpConnection(HttpToolsProtocol):
             self.transport,
             self.server_state.default_headers,
             self.on_response_complete,
+            self._first_byte,
         )
+        self._first_byte = None
         if is_last:
             direct.keep_alive = False
         self.cycle = cast("RequestResponseCycle", direct)
@@ -288,6 +304,7 @@ class HttpConnection(HttpToolsProtocol):
         self.url, self.expect_100_continue = url, expects
         self.headers.extend(headers)
         super().on_headers_complete()
+        cast("dict[str, Any]", self.scope)[FIRST_BYTE], self._first_byte = self._first_byte, None
         if self._is_last:
             self.cycle.keep_alive = False
 

@@ -73,6 +73,7 @@ class DirectExchange:
         transport: asyncio.Transport,
         default_headers: Headers,
         on_answered: Callable[[], None],
+        first_byte: float | None = None,
     ) -> None:
         self._service = service
         self._head = head
@@ -82,7 +83,8 @@ class DirectExchange:
         self._on_answered = on_answered
         self._body: bytes | None = None
         self._parts: Parts | None = None  # of a body that arrives in several
-        self._started = self.arrived = service.admission.arrived()
+        self.arrived = service.admission.arrived()
+        self._started = self.arrived if first_byte is None else first_byte
         self.size = head.length
         self.keep_alive = head.keep_alive
         self.bytes_left = head.length
@@ -120,6 +122,11 @@ class DirectExchange:
         body, self._body = self._body, None
         self._read(body or b"")
 
+    def begin_unscored(self) -> None:
+        """There is time for an answer without the model."""
+        body, self._body = self._body, None
+        self._read(body or b"", is_late=True)
+
     def give_up(self) -> None:
         """There will be no time for it."""
         self._body = None
@@ -130,12 +137,15 @@ class DirectExchange:
         service.count_unread()
         self._write(Unread.status, service.unread_lines, service.unread_body)
 
-    def _read(self, body: bytes) -> None:
-        """Queue the rows of the body, or answer why not."""
+    def _read(self, body: bytes, *, is_late: bool = False) -> None:
+        """Queue the rows of the body, or answer why not; too late for the model, without it."""
         prediction = self._prediction = Prediction(self._service, self._started)
         try:
             prediction.read_headers(self._head.headers)
-            prediction.submit(body, self)
+            if is_late:
+                prediction.submit_late(body, self)
+            else:
+                prediction.submit(body, self)
         except Exception as error:
             self.set_exception(error)
 

@@ -14,6 +14,9 @@ from service.http.predict_service import PredictService
 from service.http.prediction import CLIENT_LEFT, Prediction
 from service.scoring.meter import OK
 
+# The key of a scope under which a connection says when the request's first byte came, a perf_counter().
+FIRST_BYTE = "bidlight.first_byte"
+
 
 class PredictEndpoint:
     """The ASGI front end of `Prediction`."""
@@ -23,7 +26,9 @@ class PredictEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request to /predict."""
-        prediction = Prediction(self._service, self._service.admission.arrived())
+        first_byte = scope.get(FIRST_BYTE)
+        started = self._service.admission.arrived() if first_byte is None else first_byte
+        prediction = Prediction(self._service, started)
         headers = headers_by_name(scope["headers"])
         try:
             if scope["method"] != "POST":
@@ -32,6 +37,7 @@ class PredictEndpoint:
                 )
             prediction.read_headers(headers)
             body = await read_body(headers, receive, self._service.max_body_bytes, self._service.intake)
+            submit = prediction.submit
             if not self._service.admission.is_open:
                 turn = _Turn(self._service, body)
                 body = b""  # the turn lets go of it if there is none
@@ -39,7 +45,9 @@ class PredictEndpoint:
                     body = await _unless_client_leaves(turn.future, receive)
                 finally:
                     turn.end()
-            future = prediction.submit(body)
+                if turn.is_late:
+                    submit = prediction.submit_late
+            future = submit(body)
             pctrs = await (_unless_client_leaves(future, receive) if prediction.is_behind else future)
             head, answer = prediction.answer(pctrs)
         except ClientLeft:
@@ -65,6 +73,7 @@ class _Turn:
         self.future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._service, self._body = service, body
         self._work = 0
+        self.is_late = False
         self.size = len(body)
         self.arrived = service.admission.arrived()
         service.admission.wait(self)
@@ -76,6 +85,11 @@ class _Turn:
     def begin(self) -> None:
         """Wake the task, which begins in the next iteration; its room is taken now."""
         self._work = self._service.admission.start(self.size)
+        self.future.set_result(self._body)
+
+    def begin_unscored(self) -> None:
+        """Wake the task for an answer without the model."""
+        self.is_late = True
         self.future.set_result(self._body)
 
     def give_up(self) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import httptools
 
+from service.quality import FULL
 from service.tracing.context import PARENT, STATE
 from service.wire import CODECS, BeforeResults, Codec, before_results
 
@@ -152,8 +153,10 @@ class ArmHeads:
         }
         self._prepare(0)
 
-    def before_results(self, codec: Codec, revision: int) -> BeforeResults:
+    def before_results(self, codec: Codec, revision: int, quality: str = FULL) -> BeforeResults:
         """What the body of a 200 has between the request's id and the results."""
+        if quality != FULL:
+            return before_results(codec, *self._named, quality=quality)
         if revision != self._revision:  # it seldom changes
             self._prepare(revision)
         return self._before_results[codec.name]

@@ -18,12 +18,14 @@ from service.errors import NotReady, Overloaded, Unauthorized, Unread
 from service.examples.sampling import open_examples
 from service.features.users import UserFeatures
 from service.feedback.signers import Signers
-from service.http.admission import Admission
+from service.http.admission import SLICE_SHARE, Admission
 from service.http.heads import ArmHeads, header_lines
 from service.http.intake import Intake
+from service.http.ladder import Ladder
 from service.http.tokens import read_tokens
 from service.metrics.families import Metrics
 from service.metrics.tally import HistogramTally
+from service.quality import PRIOR
 from service.reading import KnownFields
 from service.settings import Settings
 from service.shadow.shadows import Shadows
@@ -62,7 +64,10 @@ class PredictService:
         self.tracer = tracer
         self.max_queue_ms = settings.max_queue_ms
         self.intake = Intake(settings.max_held_bytes)
-        self.admission = Admission(self.intake, settings.max_queue_ms * 1e-3)
+        self.ladder: Ladder | None = None
+        if settings.when_overloaded == PRIOR:
+            self.ladder = Ladder(SLICE_SHARE * settings.max_queue_ms * 1e-3)
+        self.admission = Admission(self.intake, settings.max_queue_ms * 1e-3, ladder=self.ladder)
         self.known = KnownFields(frozenset(), frozenset())
         self.heads: dict[Arm, ArmHeads] = {}
         self.reads_plain = is_native(settings.native)

@@ -22,12 +22,13 @@ from service.examples.record import SentRequest
 from service.features.store import INVALID
 from service.feedback.tokens import TokenSigner
 from service.http.heads import PREDICT_PATH, AnswerHead, ArmHeads, Headers
+from service.http.ladder import Ladder
 from service.http.predict_service import PredictService, split_key
-from service.quality import FULL
+from service.quality import FULL, KILLED, NO_BID, PRIOR, TIME
 from service.reading import decode_request, read_plain
 from service.scoring.batcher import Outcome
 from service.scoring.meter import FOUND, OK, ArmMeter
-from service.scoring.predictor import Probabilities
+from service.scoring.predictor import Predictor, Probabilities
 from service.scoring.rows import RequestRows
 from service.shadow.copies import Copy
 from service.tracing.trace import ANSWER, DECODE, ENCODE, READ, STORE, RequestTrace
@@ -81,6 +82,7 @@ class Prediction:
         "is_plain",
         "no_bids",
         "quality",
+        "reason",
         "started",
         "unknown_ads",
         "unknown_names",
@@ -115,7 +117,7 @@ class Prediction:
         self.user_lookup: str | None = None
         self.bids = self.no_bids = 0
         self.is_plain = False
-        self.quality = FULL
+        self.quality, self.reason = FULL, ""
 
     def read_headers(self, headers: dict[bytes, bytes]) -> None:
         """Choose the codec. Raises Unauthorized and UnsupportedMediaType, before the body need be read.
@@ -142,7 +144,8 @@ class Prediction:
             trace.mark(READ, received)
         service.intake.take(len(body))
         self._held_bytes = len(body)
-        self._work = service.admission.start(len(body))
+        if not self.reason:  # else the ladder says how many there may be, beside the work that is under way
+            self._work = service.admission.start(len(body))
         plain = read_plain(body, self._codec, service.max_candidates) if service.reads_plain else None
         request: PredictRequest | PlainRequest = self._decode(body) if plain is None else plain
         rows = self._rows if plain is None else plain.rows
@@ -157,7 +160,11 @@ class Prediction:
         self._meter = predictor.meter
         self._heed(request.tmax_ms, decoded)
         if arm.quality != FULL:
-            return self._submit_unscored(arm, self._decode(body) if plain is not None else request, outcome)
+            self.quality, self.reason = arm.quality, KILLED
+        elif service.ladder is not None:
+            self._choose_rung(service.ladder, predictor, rows, decoded)
+        if self.quality != FULL:
+            return self._submit_unscored(request, rows, body, outcome)
         if service.tracks(request):
             self._signer = service.signers.of(arm)
             if service.examples is not None and service.examples.takes(request.id):
@@ -185,33 +192,77 @@ class Prediction:
             self._pause(is_done=False)
             # The other half of the time that is left is for scoring.
             at_most = None if self._deadline is None else 0.5 * (self._deadline - decoded)
-            users.find(user_id, partial(self._queue_with_user, arm, request, encoded, outcome), at_most)
+            users.find(user_id, partial(self._queue_with_user, arm, request, encoded, body, outcome), at_most)
             return outcome
         if encoded is None:
             assert isinstance(request, PredictRequest)
             encoded = predictor.encode(request, rows)
         return self._queue(arm, request, encoded, decoded, outcome)
 
-    def _submit_unscored(
-        self, arm: Arm, request: PredictRequest | PlainRequest, outcome: Outcome | None
-    ) -> Any:
-        """Let every candidate have the arm's prior; nothing is encoded or queued, and no user looked up.
+    def submit_late(self, body: bytes, outcome: Outcome | None = None) -> Any:
+        """The same for a request that has waited so long that only an answer without the model is left."""
+        began = perf_counter()
+        self.reason = TIME
+        try:
+            return self.submit(body, outcome)
+        finally:
+            ladder = self._service.ladder
+            assert ladder is not None
+            ladder.spend(perf_counter() - began)
 
-        There are no tokens: a bundle is not judged by pCTRs that are not its own.
+    def _choose_rung(self, ladder: Ladder, predictor: Predictor, rows: int, now: float) -> None:
+        """Let the model answer, or the prior if the ladder says so."""
+        if not self.reason:
+            left = None if self._deadline is None else self._deadline - now
+            self.reason = ladder.reason(predictor, rows, left, has_room=self._is_admitted)
+        self.quality = PRIOR if self.reason else FULL
+
+    def _submit_unscored(
+        self,
+        request: PredictRequest | PlainRequest,
+        rows: int,
+        body: bytes,
+        outcome: Outcome | None,
+    ) -> Any:
+        """Answer by the bundle's prior, or with no bid; no model runs, and nothing is queued.
+
+        No more than the fields of the prior are encoded. There are no tokens: a bundle is not judged by pCTRs
+        that are not its model's.
         """
-        assert isinstance(request, PredictRequest)
+        service, began = self._service, perf_counter()
         if request.tracking is True:
-            self._service.signers.check()
-        self._asked, self.quality = asked_of(request), arm.quality
+            service.signers.check()
+        pctrs = self._unscored(request, rows)
+        if pctrs is None:  # it is not plain to these fields
+            request = self._decode(body)
+            pctrs = self._unscored(request, rows)
+            assert pctrs is not None
+        self._signer = self._example = self._copy = None
+        self._keep_asked(request)
         loop = asyncio.get_running_loop()
         waiting = loop.create_future() if outcome is None else outcome
-
-        def deliver() -> None:
-            if not waiting.done():
-                waiting.set_result(np.full(self._rows, arm.prior))
-
-        loop.call_soon(deliver)  # as a batch does: whoever submits is not answered meanwhile
+        # As a batch does: who submits is not answered meanwhile.
+        loop.call_soon(self._deliver, waiting, pctrs)
+        if self.reason != TIME:  # else that is a part of what `submit_late` measures
+            self._spend(began)
         return waiting
+
+    def _unscored(self, request: PredictRequest | PlainRequest, rows: int) -> Probabilities | None:
+        assert self._arm is not None
+        return np.zeros(rows) if self.quality == NO_BID else self._arm.predictor.prior(request, rows)
+
+    def _deliver(self, waiting: Outcome, pctrs: Probabilities) -> None:
+        """Give what no batch computes to who waits for it."""
+        began = perf_counter()
+        if not waiting.done():
+            waiting.set_result(pctrs)
+        self._spend(began)
+
+    def _spend(self, began: float) -> None:
+        """Account for the time since then, if it goes into an answer that overload makes."""
+        ladder = self._service.ladder
+        if ladder is not None and self.reason != KILLED:
+            ladder.spend(perf_counter() - began)
 
     def _decode(self, body: bytes) -> PredictRequest:
         """The request as the Python code reads it. Raises ServiceError."""
@@ -234,6 +285,7 @@ class Prediction:
         arm: Arm,
         request: PredictRequest | PlainRequest,
         encoded: RequestRows | None,
+        body: bytes,
         outcome: Outcome,
         user: dict[str, Any],
         missing: str | None,
@@ -254,6 +306,11 @@ class Prediction:
         predictor = arm.predictor
         self._work = self._service.admission.start(self._held_bytes)
         try:
+            if self._service.ladder is not None:
+                self._choose_rung(self._service.ladder, predictor, self._unqueued_rows, found)
+                if self.quality != FULL:
+                    self._submit_unscored(request, self._unqueued_rows, body, outcome)
+                    return
             if isinstance(request, PredictRequest):
                 rows, is_valid = predictor.encode_with_user(request, self._rows, user)
             else:
@@ -290,13 +347,16 @@ class Prediction:
             if self._signer is not None:
                 self._signer = self._signer.of_revision(self._revision)
         self._unqueued_rows = 0
-        # Features take many times the bytes of the body, and rows may wait.
+        self._keep_asked(request)
+        return outcome
+
+    def _keep_asked(self, request: PredictRequest | PlainRequest) -> None:
+        """Keep what the answer needs: features take many times the bytes of the body, and rows may wait."""
         if isinstance(request, PredictRequest):
             self._asked = asked_of(request)
         else:
             request.drop_features()
             self._asked, self.is_plain = request, True
-        return outcome
 
     @property
     def is_behind(self) -> bool:
@@ -314,10 +374,11 @@ class Prediction:
             pctrs, own = map(np.ascontiguousarray, results.T)
         asked, arm, codec, signer = self._asked, self._arm, self._codec, self._signer
         assert arm is not None
-        self._pause(is_done=True)
+        # How fast requests are answered is measured by those that the model scored.
+        self._pause(is_done=self.reason in ("", KILLED))
         head = self._heads.ok[codec.name]
         if not isinstance(asked, Asked):
-            before, keys = self._heads.before_results(codec, self._revision)
+            before, keys = self._heads.before_results(codec, self._revision, self.quality)
             policy = self._service.native_policy
             if signer is None:
                 body, self.bids = asked.answer(pctrs, before, policy, keys=keys)
@@ -332,7 +393,7 @@ class Prediction:
             self.bids = len(offers) - no_bids
         tokens = None if signer is None else signer.tokens(own)
         bundle = arm.predictor.manifest.id
-        found = answer_of(asked, arm.name, bundle, pctrs, offers, tokens, arm.quality, self._revision)
+        found = answer_of(asked, arm.name, bundle, pctrs, offers, tokens, self.quality, self._revision)
         body = codec.encode(found)
         self._pass_on(body, results)
         return head, body
@@ -381,7 +442,7 @@ class Prediction:
             arm.predictor.release(self._unqueued_rows)
         if meter is not None:
             meter.count_request(self, outcome)
-        if self._copy is not None and outcome == OK and self.quality == FULL:
+        if self._copy is not None and outcome == OK:
             self._copy.end()
 
     def _end_trace(self, trace: RequestTrace, outcome: str) -> None:

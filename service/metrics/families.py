@@ -184,9 +184,16 @@ class Metrics:
         )
         self.answers = Counters(
             "bidlight_answers",
-            "Requests with outcome ok by what their answers rest on: full (the model), prior (one click rate "
-            "for all candidates), or no-bid",
+            "Requests with outcome ok by what their answers rest on: full (the model), prior (click rates by "
+            "a few fields, without the model), or no-bid",
             ["arm", "quality"],
+            registry=registry,
+        )
+        self.unscored = Counters(
+            "bidlight_unscored_answers",
+            "Requests with outcome ok that the model did not score, by reason: killed (the arm is), time (not"
+            " read within --max-queue-ms), queue (too many rows wait), or deadline (tmax_ms leaves no time)",
+            ["arm", "reason"],
             registry=registry,
         )
         self.cannot_bid = Counters(

@@ -132,6 +132,10 @@ class Batcher:
         """Whether more rows wait than the next batch takes."""
         return self._queued_rows > self.max_batch_rows
 
+    def has_room(self, rows: int) -> bool:
+        """Whether `reserve` would find room."""
+        return self._queued_rows + self._reserved_rows + rows <= self.max_queued_rows
+
     def reserve(self, rows: int) -> None:
         """Reserve room for rows that are submitted later. Raises Overloaded if the queue has too little."""
         total = self._queued_rows + self._reserved_rows + rows

@@ -17,7 +17,7 @@ from service.features.store import IS_MISSING_REASONS
 from service.metrics.counting import count_ids
 from service.metrics.families import STAGES, Metrics
 from service.metrics.tally import HistogramTally, Tally
-from service.quality import FULL, QUALITIES
+from service.quality import FULL, QUALITIES, REASONS
 from service.scoring.batcher import BatchReport
 from service.scoring.missing_shares import MissingShares
 from service.scoring.rows import BatchRows
@@ -35,7 +35,7 @@ class MeteredRequest(Protocol):
     """What a meter reads of a request that has ended."""
 
     started: float
-    """When its headers were complete, a perf_counter()."""
+    """When its first byte came, a perf_counter()."""
     decode_seconds: float
     encode_seconds: float
     unknown_names: Collection[str]
@@ -50,6 +50,8 @@ class MeteredRequest(Protocol):
     """Whether the native core read and answers it."""
     quality: str
     """What its answer rests on: one of QUALITIES."""
+    reason: str
+    """Why that is not FULL: one of REASONS."""
 
 
 class ArmMeter:
@@ -75,6 +77,7 @@ class ArmMeter:
         self._bid = metrics.candidates.labels(arm, "bid")
         self._no_bid = metrics.candidates.labels(arm, "no_bid")
         self._by_quality = {quality: Tally(metrics.answers.labels(arm, quality)) for quality in QUALITIES}
+        self._by_reason = {reason: Tally(metrics.unscored.labels(arm, reason)) for reason in REASONS}
         self._plain_answered = metrics.plain_requests.labels(arm)
         self._latency = HistogramTally(metrics.latency.labels(arm))
         self._batch_rows = HistogramTally(metrics.batch_rows.labels(arm))
@@ -102,6 +105,7 @@ class ArmMeter:
             self._plain += request.is_plain
             if request.quality != FULL:
                 self._by_quality[request.quality].inc()
+                self._by_reason[request.reason].inc()
                 self._by_quality[FULL].inc(-1)  # which has all answers added when it is published
         else:
             self._metrics.refuse(self._arm, outcome)
@@ -164,7 +168,7 @@ class ArmMeter:
         self._no_bid.inc(self._no_bids)
         self._plain_answered.inc(self._plain)
         self._bids = self._no_bids = self._plain = 0
-        seldom = self._by_quality.values(), self._user_is_missing.values()
+        seldom = self._by_quality.values(), self._by_reason.values(), self._user_is_missing.values()
         for tally in (self._unknown_ads, self._user_lookups, *chain(*seldom)):
             tally.publish()
         self._unknown_names.publish()

@@ -23,9 +23,12 @@ from service.bundle.store import Bundle, load_bundle
 from service.calibration.revisions import Revision
 from service.errors import InvalidField
 from service.features.ads import KnownAds
+from service.quality import PRIOR
 from service.scoring.batcher import Batcher, BatchReport, Outcome, RowsFailed
 from service.scoring.graphs import Graphs
 from service.scoring.meter import ArmMeter
+from service.scoring.pace import Pace
+from service.scoring.prior import prior_scorer
 from service.scoring.rows import BatchRows, Column, Ids, RequestRows
 from service.settings import Settings
 from service.tracing.trace import CALIBRATION, INFERENCE, QUEUE
@@ -85,6 +88,9 @@ class Predictor:
         self._native = self.encoder.native if is_native(settings.native) else None
         if self._native is not None:
             self._native.user_id_field = is_filled.index(True) if self._fills_user_id else None
+        self._prior = prior_scorer(bundle, self.variant, settings, USER_ID if self._fills_user_id else None)
+        # Without a ladder nobody asks how long a batch takes.
+        self._pace = Pace() if settings.when_overloaded == PRIOR else None
         self._known_contexts: set[tuple[str, ...]] = set()
         self.known_ads = KnownAds(self.encoder)
         # Equal for two bundles if and only if every value has the same ids in both.
@@ -123,6 +129,33 @@ class Predictor:
     def is_behind(self) -> bool:
         """Whether more rows wait than the next batch takes."""
         return self._batcher.is_behind
+
+    def has_room(self, rows: int) -> bool:
+        """Whether `admit` would let in a request of so many rows."""
+        return self._batcher.has_room(rows)
+
+    def takes_longer(self, rows: int, seconds: float) -> bool:
+        """Whether a request of so many rows, queued now, would probably have no result within `seconds`.
+
+        Rows that wait come first. It believes its own answer a little less each time.
+        """
+        pace = self._pace
+        if pace is None or pace.expected(self._batcher.queued_rows + rows) <= seconds:
+            return False
+        pace.doubt()
+        return True
+
+    def prior(self, request: PredictRequest | PlainRequest, rows: int) -> Probabilities | None:
+        """pCTRs [rows] without the model; None for a plain request that must be decoded by Python.
+
+        Raises InvalidField with the path of a bad value, of those that it reads.
+        """
+        assert self._prior is not None
+        try:
+            return self._prior.pctrs(request, rows, self.known_ads.catalogue)
+        except InvalidValue as error:
+            assert isinstance(request, PredictRequest)
+            raise self._refusal(error, request) from None
 
     def lacks_context(self, request: PredictRequest | PlainRequest) -> bool:
         """Whether the request leaves out a context field, which a feature store may have for its user."""
@@ -303,6 +336,8 @@ class Predictor:
         results = self._revised(requests, own) if self._is_revised else own
         if self._is_traced:
             _note_run(requests, len(batch.candidates), started, inferred)
+        if self._pace is not None:
+            self._pace.count(len(own), time.perf_counter() - started)
         is_number = np.isfinite(logits)  # finite weights can still overflow
         if not is_number.all():
             raise self._failure(results, ~is_number)

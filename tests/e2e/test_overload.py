@@ -12,6 +12,7 @@ import pytest
 
 from tests.e2e.raw_http import body_of, message, read_answer
 from tests.running import read_metrics, running_service
+from tests.tiny_bundle import tiny_prior, write_tiny_bundle
 
 CONNECTIONS, THREADS, ROUNDS = 240, 4, 4
 CANDIDATES = 300
@@ -61,4 +62,52 @@ def test_a_flood_is_served_in_part_and_refused_in_part(
         refused = sum(value for name, value in counted.items() if name.startswith("bidlight_refusals_total"))
         assert refused == found[429]
         assert counted["bidlight_waiting_requests"] == 0
+        assert service.errors.read_text() == ""
+
+
+@pytest.mark.parametrize("native", ["on", "off"])
+def test_a_flood_is_answered_by_the_prior_as_far_as_there_is_time(tmp_path: Path, native: str) -> None:
+    """Queues hold two requests: of all that come at once most have no room; the prior answers some."""
+    folder = write_tiny_bundle(tmp_path / "bundle", prior=tiny_prior())
+    arguments = ["--arm", f"only={folder}", "--native", native, "--when-overloaded", "prior"]
+    arguments += ["--max-candidates", "300", "--max-queued-rows", "600", "--max-queue-ms", "10"]
+    request = message(body_of(CANDIDATES))
+    with running_service(tmp_path, arguments) as service:
+        barrier = threading.Barrier(THREADS)
+
+        def flood(connections: list[socket.socket]) -> Counter[str]:
+            barrier.wait()
+            found = Counter[str]()
+            for _ in range(ROUNDS):
+                for connection in connections:
+                    connection.sendall(request)
+                for connection in connections:
+                    status, headers, answer = read_answer(connection)
+                    if status == 429:
+                        assert (headers["retry-after"], answer["error"]["code"]) == ("1", "overloaded")
+                        found["refused"] += 1
+                        continue
+                    assert len(answer["results"]) == CANDIDATES
+                    found[answer.get("quality", "full")] += 1
+                    first = answer["results"][0]["pctr"]
+                    pctrs.setdefault(answer.get("quality", "full"), set()).add(first)
+            return found
+
+        pctrs: dict[str, set[float]] = {}
+        connections = [service.connect() for _ in range(CONNECTIONS)]
+        with ThreadPoolExecutor(THREADS) as pool:
+            parts = [connections[start::THREADS] for start in range(THREADS)]
+            found = sum(pool.map(flood, parts), Counter[str]())
+        for connection in connections:
+            connection.close()
+        assert found.keys() == {"full", "prior", "refused"}
+        assert found.total() == CONNECTIONS * ROUNDS
+        # The same request has the same answer on its rung, whenever it comes.
+        assert [len(pctrs[rung]) for rung in ("full", "prior")] == [1, 1]
+        counted = service.metrics()
+        unscored = [value for name, value in counted.items() if "bidlight_unscored_answers_total" in name]
+        assert sum(unscored) == found["prior"]
+        assert counted['bidlight_answers_total{arm="only",quality="full"}'] == found["full"]
+        refused = sum(value for name, value in counted.items() if name.startswith("bidlight_refusals_total"))
+        assert refused == found["refused"]
         assert service.errors.read_text() == ""

@@ -12,12 +12,14 @@ from loadtest.processes.machine import missing_tools
 from loadtest.processes.redis_server import missing_redis
 from tests.tiny_bundle import write_tiny_bundle
 
-NEED_WRK = ("overload", "closed_loop")
+NEED_WRK = ("overload", "ladder", "closed_loop")
 # These differ from others in a number, or other tests hold the same.
 LEFT_OUT = (
     "overload_1",
     "overload_100",
     "closed_loop",
+    "ladder_100_tmax",
+    "ladder_500_short_queue",
     "dear_bodies",
     "overload_500",
     "overload_1_tmax",

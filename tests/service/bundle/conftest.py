@@ -30,6 +30,7 @@ from service.bundle.manifest import (
     Tensor,
     Training,
 )
+from service.bundle.prior import Prior, PriorField
 from service.bundle.schema import Bins, Field, Hashing, Kind, Role, Schema, Vocabulary
 from service.bundle.store import Contents, save_bundle
 
@@ -103,6 +104,19 @@ def parts(schema: Schema) -> dict[str, Any]:
         "kept_out": {"int8": "slower than float32 here"},
         "warnings": ("pruned predicts 1.4 times the clicks",),
         "calibrators": calibrators,
+        "prior": Prior(
+            intercept=-2.0,
+            fields=(
+                PriorField("../ad", ((0, -0.5), (4, 1.25))),
+                PriorField("hour", ((1, 0.125),)),
+            ),
+            sampling_rate=0.3,
+            fit_rows=700,
+            fit_clicks=70,
+            fit_window=(1_700_000_000, 1_700_600_000),
+            validation=metrics,
+            test=metrics,
+        ),
         "golden": Golden(
             rows=tuple(GoldenRow(context, candidate) for context, candidate in ROWS),
             ids=ids,

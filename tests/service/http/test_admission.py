@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from service.http.admission import LEAST_SHARE, SLICE_SHARE, WAIT_SHARE, Admission
 from service.http.intake import Intake
+from service.http.ladder import PRIOR_SHARE, Ladder
 
 MAX_QUEUE_SECONDS = 0.05
 MAX_BYTES = 67_108_864
@@ -21,6 +22,8 @@ RECEIVE, RECEIVE_BYTE, WRITE = 4e-6, 0.4e-9, 4e-6
 READ, READ_BYTE = 8e-6, 8.5e-9
 BATCH, ROW, ANSWER, ANSWER_ROW = 60e-6, 1e-6, 8e-6, 0.45e-6
 MAX_BATCH_ROWS = 256
+# The status, in the model, of an answer without the model of the service.
+BY_PRIOR = 203
 BODY_BYTES = {1: 800, 100: 17_000, 500: 85_000}
 
 
@@ -50,6 +53,13 @@ class Asked:
             self.rows = model.candidates
             model.batches.append(self)
             model.schedule_batch()
+
+    def begin_unscored(self) -> None:
+        model, began = self.service, self.service.now
+        model.now += READ + READ_BYTE * self.size + ANSWER + ANSWER_ROW * model.candidates
+        assert model.ladder is not None
+        model.ladder.spend(model.now - began)
+        model.end(self, 429 if self.is_late() else BY_PRIOR)
 
     def is_late(self) -> bool:
         tmax_ms = self.service.tmax_ms
@@ -82,13 +92,19 @@ class Model:
     clients: int
     rate: Callable[[float], float | None]
     tmax_ms: float | None = None
+    has_ladder: bool = False
     now: float = 0.0
     answers: list[Answer] = field(default_factory=list)
     batches: deque[Asked] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
         self.ready: deque[Callable[[], None]] = deque()
-        self.admission = Admission(Intake(MAX_BYTES), MAX_QUEUE_SECONDS, lambda: self.now, self.ready.append)
+        self.ladder: Ladder | None = None
+        if self.has_ladder:
+            self.ladder = Ladder(SLICE_SHARE * MAX_QUEUE_SECONDS, lambda: self.now)
+        self.admission = Admission(
+            Intake(MAX_BYTES), MAX_QUEUE_SECONDS, lambda: self.now, self.ready.append, self.ladder
+        )
         self.free = list(range(self.clients))
         self.sockets: list[Asked] = []
         self.has_batch = False
@@ -195,6 +211,24 @@ def test_goodput_does_not_depend_on_how_much_is_asked(
     assert sum(answer.status == 429 for answer in answers) > 0 or candidates == 1
 
 
+@pytest.mark.parametrize("tmax_ms", [None, 50.0])
+@pytest.mark.parametrize(("candidates", "clients", "seconds"), [(100, 1000, 0.4), (500, 300, 0.6)])
+def test_a_ladder_answers_more_and_leaves_the_model_its_time(
+    tmax_ms: float | None, candidates: int, clients: int, seconds: float
+) -> None:
+    most = peak(candidates, seconds)
+    without, answers = (
+        Model(candidates, clients, lambda _: 3 * most, tmax_ms, has_ladder).run(seconds)
+        for has_ladder in (False, True)
+    )
+    assert goodput(answers, seconds) > (1 - PRIOR_SHARE - 0.02) * goodput(without, seconds)
+    assert goodput(answers, seconds) > 0.9 * most
+    by_prior = [answer for answer in answers if answer.status == BY_PRIOR]
+    assert len(by_prior) / seconds > 0.6 * PRIOR_SHARE * most
+    assert max(answer.seconds for answer in by_prior) < MAX_QUEUE_SECONDS
+    assert sum(answer.status == 429 for answer in answers) > 0  # what remains
+
+
 def test_a_closed_loop_of_many_clients_gets_as_much_as_one_of_few() -> None:
     few, many = (goodput(Model(100, clients, lambda _: None).run(0.5), 0.5) for clients in (100, 3000))
     assert many > 0.9 * few
@@ -238,6 +272,9 @@ class Client:
         self.ends.append("begun")
         self.work = self.world.admission.start(self.size)
         self.world.working.append(self)
+
+    def begin_unscored(self) -> None:
+        raise AssertionError("there is no ladder")
 
     def give_up(self) -> None:
         self.is_given_up = True

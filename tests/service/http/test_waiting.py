@@ -155,6 +155,24 @@ def test_a_refusal_closes_a_connection_that_asks_for_it(app: RunningApp) -> None
     assert rest == b""
 
 
+def test_the_time_of_a_client_counts_from_its_first_byte(patient: RunningApp) -> None:
+    body = json.dumps({"id": "a", "context": CONTEXT, "candidates": [{}], "tmax_ms": 20}).encode()
+    message = post(body)
+
+    async def exchange(cut: int, seconds: float) -> list[bytes]:
+        async with Wire(patient.app) as wire:
+            await wire.send(message[:cut])
+            await asyncio.sleep(seconds)
+            await wire.send(message[cut:])
+            return await wire.receive(1)
+
+    for cut in (1, 30, len(message) - 3):  # within the first line, the head and the body
+        assert ids_of(patient.runner.run(exchange(cut, 0.03))) == ["429"]
+    found = patient.metrics()
+    assert found['bidlight_refusals_total{reason="deadline"}'] == 3
+    assert found['bidlight_request_seconds_count{arm="control"}'] == 0
+
+
 def test_a_client_that_leaves_while_it_waits_costs_nothing(patient: RunningApp) -> None:
     app, admission = patient, admission_of(patient)
 
