@@ -50,6 +50,7 @@ class EventCounter:
         self._click_window_ms = 1000 * settings.click_window_seconds
         self._window = EventWindow(memory, self._attribution_ms)
         self._window_seconds = metrics.feedback_window.labels()
+        self._learns_from_all = settings.live_learn_from == "all"
         self._live = None if memory.live is None else LivePart(memory.live, metrics.number)
         self._log: EventLog | None = None
         if settings.feedback_log:
@@ -105,6 +106,8 @@ class EventCounter:
             self._count_new(arm, batch, tokens, is_of_arm & is_new)
             if self._live is not None:
                 new = is_of_arm & is_new
+                if not self._learns_from_all:
+                    new &= tokens.is_explored
                 made_ms, log_odds = tokens.made_ms[new], tokens.log_odds[new]
                 self._live.add(number, made_ms, log_odds, batch.is_click[new])
         self._count_outcomes("", batch, found, ~has_arm)
@@ -138,6 +141,8 @@ class EventCounter:
         shown, clicked = is_new & ~batch.is_click, is_new & batch.is_click
         if shown.any():
             self._metrics.shown_pctr.labels(arm).inc(float(tokens.pctrs[shown].sum()))
+        if (explored := is_new & tokens.is_explored).any():
+            self._count_explored(arm, batch, tokens, explored)
         if clicked.any():
             delays_ms = np.maximum(batch.at[clicked] - tokens.made_ms[clicked], 0.0)
             delays = HistogramTally(self._metrics.click_delay.labels(arm))
@@ -145,6 +150,16 @@ class EventCounter:
             delays.publish()
             late = int(np.count_nonzero(delays_ms > self._click_window_ms))
             self._metrics.late_clicks.labels(arm).inc(late)
+
+    def _count_explored(
+        self, arm: str, batch: _Batch, tokens: ReadTokens, is_explored: NDArray[np.bool_]
+    ) -> None:
+        """Count again what the chosen events say of an arm: all of them are new, of explored requests."""
+        shown = is_explored & ~batch.is_click
+        clicks = int(np.count_nonzero(is_explored & batch.is_click))
+        self._metrics.explored_pctr.labels(arm).inc(float(tokens.pctrs[shown].sum()))
+        for event_type, count in ((IMPRESSION, int(np.count_nonzero(shown))), (CLICK, clicks)):
+            self._metrics.explored_events.labels(arm, event_type).inc(count)
 
 
 class _Batch:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Collection
 from functools import partial
+from random import random
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +62,7 @@ class Prediction:
         "_heads",
         "_held_bytes",
         "_is_admitted",
+        "_is_explored",
         "_meter",
         "_revision",
         "_rows",
@@ -94,6 +96,7 @@ class Prediction:
         self._arm: Arm | None = None
         self._meter: ArmMeter | None = None
         self._is_admitted = False
+        self._is_explored = False
         self._held_bytes = 0
         self._unqueued_rows = 0
         self._work = 0  # see Admission.start
@@ -138,6 +141,8 @@ class Prediction:
             return self._submit_unscored(arm, self._decode(body) if plain is not None else request, outcome)
         if request.tracking:
             self._signer = service.signers.of(arm)
+            if service.explore_share and random() < service.explore_share:
+                self._is_explored, self._signer = True, self._signer.explored
         # Before the costs of encoding or of a lookup: the room is this request's until it ends.
         predictor.admit(rows)
         self._is_admitted = True
@@ -280,7 +285,7 @@ class Prediction:
         self._pause(is_done=True)
         head = self._heads.ok[codec.name]
         if not isinstance(asked, Asked):
-            before, keys = self._heads.before_results(codec, self._revision)
+            before, keys = self._heads.before_results(codec, self._revision, self._is_explored)
             policy = self._service.native_policy
             if signer is None:
                 body, self.bids = asked.answer(pctrs, before, policy, keys=keys)
@@ -294,7 +299,10 @@ class Prediction:
             self.bids = len(offers) - no_bids
         tokens = None if signer is None else signer.tokens(own)
         bundle = arm.predictor.manifest.id
-        found = answer_of(asked, arm.name, bundle, pctrs, offers, tokens, arm.quality, self._revision)
+        found = answer_of(
+            *(asked, arm.name, bundle, pctrs, offers, tokens, arm.quality, self._revision),
+            is_explored=self._is_explored,
+        )
         return head, codec.encode(found)
 
     def refuse(self, error: BaseException) -> tuple[int, Headers, bytes]:
