@@ -30,6 +30,7 @@ from service.calibration.fit import Correction
 
 ARM = "only"
 CONNECTIONS, EVENTS_A_LIST, BUSY_SECONDS = 32, 2_000, 0.02
+IDLE_SECONDS = 86_400
 _FEEDBACK = Route("/feedback")
 
 Rows = NDArray[np.intp]
@@ -85,7 +86,9 @@ def service(
     keys.write_text(f"0 {'5e' * 16}\n", encoding="ascii")
     keys.chmod(0o600)
     clock = Clock(folder / "clock", starts_at=1000 * starts_at)
+    # Connections that a turn of few rows does not need are idle for long.
     words = [str(clock.path), "--arm", f"{ARM}={bundle}", "--feedback-keys", str(keys), *options]
+    words += ["--keep-alive-seconds", str(IDLE_SECONDS)]
     with running("benchmarks.replays.clock", words) as server:
         yield server, clock
 
