@@ -16,8 +16,8 @@ from service.calibration.counts import BINS, CLICKS, Counts, Evidence, evidence_
 from service.calibration.fit import NONE, Correction, fit, loss
 from service.calibration.recent import RecentCounts
 
-# A correction goes when the bundle alone makes what came since a time this many times as probable. Any time may
-# be the one, so chance takes back one that is right as often as its evidence has grown by about as many nats.
+# A correction goes when the bundle alone makes what came since a time this many times as probable. Any time
+# may be the one, so chance takes back one that is right once its evidence has grown by about as many nats.
 REVERT_RATIO = 10_000.0
 # Tokens have 16 bits for it.
 MAX_REVISION = 65_535
