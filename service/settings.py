@@ -83,6 +83,13 @@ class Settings(BaseSettings):
     max_feedback_events: int = Field(
         default=5_000, ge=1, le=100_000, description="most events in a POST /feedback (422 above)"
     )
+    explore_share: float = Field(
+        default=0.0,
+        ge=0.0,
+        le=1.0,
+        description="share of the requests with tracking, chosen by chance, whose answers say explore: on "
+        "these the bidder bids whatever the pCTRs are",
+    )
     feedback_log: str = Field(
         default="",
         description="folder for the log of events that were counted, which is read again at start, so that "
@@ -142,6 +149,11 @@ class Settings(BaseSettings):
         default="off",
         description="whether what is shown and clicked corrects pCTRs; observe: metrics and /arms only tell "
         "what would be done",
+    )
+    live_learn_from: Literal["all", "explored"] = Field(
+        default="all",
+        description="of which requests a live calibration counts events: all, or those alone that "
+        "--explore-share chose, whose feedback is not selected by pCTRs",
     )
     live_half_life_seconds: int = Field(
         default=21_600,
@@ -410,6 +422,20 @@ class Settings(BaseSettings):
         if self.shadows and self.metrics == "off":
             raise ValueError(
                 "'metrics' must be on with shadow (got off); a shadow answers nothing, it is only counted"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _exploring_has_tokens(self) -> Settings:
+        if self.explore_share and not self.feedback_keys:
+            raise ValueError(
+                f"'feedback_keys' must be given with explore_share {self.explore_share} (got none); "
+                "without keys no request has tokens"
+            )
+        if self.live_learn_from == "explored" and not self.explore_share:
+            raise ValueError(
+                "'explore_share' must be above 0 with live_learn_from explored (got 0.0); "
+                "nothing would be learned"
             )
         return self
 

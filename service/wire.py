@@ -145,6 +145,13 @@ class PredictAnswer(msgspec.Struct, gc=False, kw_only=True):
             "rates by a few fields; no-bid: it did not, every pctr is 0 and there are no bids"
         ),
     ] = msgspec.UNSET
+    explore: Annotated[
+        bool | UnsetType,
+        Meta(
+            description="true: chance chose the request to be explored, so bid on one of its candidates as "
+            "if its pctr were not known; absent: it did not"
+        ),
+    ] = UNSET
     results: list[Result] | ResultColumns
 
 
@@ -253,6 +260,8 @@ def answer_of(
     tokens: list[str] | None = None,
     quality: str = FULL,
     revision: int = 0,
+    *,
+    is_explored: bool = False,
 ) -> PredictAnswer:
     """The answer in the shape of the request: rows for rows, columns for columns; `tokens` if there are.
 
@@ -271,6 +280,8 @@ def answer_of(
         answer.calibration_revision = revision
     if quality != FULL:
         answer.quality = quality  # type: ignore[assignment]
+    if is_explored:
+        answer.explore = True
     return answer
 
 
@@ -282,7 +293,7 @@ class BeforeResults(NamedTuple):
 
 
 def before_results(
-    codec: Codec, arm: str, bundle: str, revision: int = 0, quality: str = FULL
+    codec: Codec, arm: str, bundle: str, revision: int = 0, quality: str = FULL, *, is_explored: bool = False
 ) -> BeforeResults:
     """The same as `answer_of` gives it, for the native core; neither a `revision` of 0 is named, nor FULL."""
     named: dict[str, str | int] = {"arm": arm, "bundle": bundle}
@@ -290,6 +301,8 @@ def before_results(
         named["calibration_revision"] = revision
     if quality != FULL:
         named["quality"] = quality
+    if is_explored:
+        named["explore"] = True
     keys = len(named) + 2
     if codec is JSON:
         return BeforeResults(b"," + codec.encode(named)[1:-1] + b',"results":', keys)

@@ -26,8 +26,9 @@ from service.calibration.counts import (
 from service.calibration.fit import NONE, Correction, fit, loss
 from service.calibration.recent import BucketRecord, RecentCounts
 
-# A correction goes when the bundle alone makes what came since a time this many times as probable.
-REVERT_RATIO = 100.0
+# A correction goes when the bundle alone makes what came since a time this many times as probable. Any time
+# may be the one, so chance takes back one that is right once its evidence has grown by about as many nats.
+REVERT_RATIO = 10_000.0
 # Tokens have 16 bits for it. Of services that decide together, the upper half is of those that decide alone
 # for a while.
 MAX_REVISION, MAX_SHARED_REVISION = 65_535, 32_767

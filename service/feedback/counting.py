@@ -76,6 +76,7 @@ class EventCounter:
         self._click_window_ms = 1000 * settings.click_window_seconds
         self._window = EventWindow(memory, self._attribution_ms)
         self._window_seconds = metrics.feedback_window.labels()
+        self._learns_from_all = settings.live_learn_from == "all"
         self._live = None if memory.live is None else LivePart(memory.live, metrics.number)
         self._shadows: ShadowEvents | None = None
         if memory.shadows is not None:
@@ -150,7 +151,9 @@ class EventCounter:
             self._count_new(arm, batch, tokens, new)
             made_ms, log_odds, is_click = tokens.made_ms[new], tokens.log_odds[new], batch.is_click[new]
             if self._live is not None:
-                self._live.add(number, made_ms, log_odds, is_click)
+                learned = new if self._learns_from_all else new & tokens.is_explored
+                made, odds = tokens.made_ms[learned], tokens.log_odds[learned]
+                self._live.add(number, made, odds, batch.is_click[learned])
             if self._hours is not None and len(made_ms):
                 self._hours.add(arm, made_ms, log_odds, is_click)
             if self._shadows is not None:
@@ -186,6 +189,8 @@ class EventCounter:
         shown, clicked = is_new & ~batch.is_click, is_new & batch.is_click
         if shown.any():
             self._metrics.shown_pctr.labels(arm).inc(float(tokens.pctrs[shown].sum()))
+        if (explored := is_new & tokens.is_explored).any():
+            self._count_explored(arm, batch, tokens, explored)
         if clicked.any():
             delays_ms = np.maximum(batch.at[clicked] - tokens.made_ms[clicked], 0.0)
             delays = HistogramTally(self._metrics.click_delay.labels(arm))
@@ -193,6 +198,16 @@ class EventCounter:
             delays.publish()
             late = int(np.count_nonzero(delays_ms > self._click_window_ms))
             self._metrics.late_clicks.labels(arm).inc(late)
+
+    def _count_explored(
+        self, arm: str, batch: Batch, tokens: ReadTokens, is_explored: NDArray[np.bool_]
+    ) -> None:
+        """Count again what the chosen events say of an arm: all of them are new, of explored requests."""
+        shown = is_explored & ~batch.is_click
+        clicks = int(np.count_nonzero(is_explored & batch.is_click))
+        self._metrics.explored_pctr.labels(arm).inc(float(tokens.pctrs[shown].sum()))
+        for event_type, count in ((IMPRESSION, int(np.count_nonzero(shown))), (CLICK, clicks)):
+            self._metrics.explored_events.labels(arm, event_type).inc(count)
 
 
 class Batch:

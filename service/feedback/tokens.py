@@ -3,7 +3,7 @@
 A token is 30 bytes, as 40 characters of base64url (RFC 4648) that need no escape in a URL. Numbers are
 little-endian:
 
-    0       version (high 4 bits), number of the key (low 4 bits)
+    0       whether its request was explored (highest bit), version (3 bits), number of the key (4 bits)
     1-4     source: of which arm, bundle and variant it is
     5-9     when it was made, milliseconds since 2020
     10-13   log-odds of the bundle's own pCTR, float32
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from service.bundle._native import BidPolicy, PlainRequest
 
 VERSION = 1
+_VERSIONS, _EXPLORED = 7, 8  # of the high 4 bits of the first byte
 TOKEN_BYTES, SIGNED_BYTES, TOKEN_CHARACTERS = 30, 22, 40
 EPOCH_MS = 1_577_836_800_000  # 2020-01-01 UTC
 _MAX_MADE = (1 << 40) - 1  # in 2054
@@ -108,13 +109,16 @@ class Numbers:
 class TokenSigner:
     """Makes the tokens of one source: by numpy, or within the answers of the native core, the same bytes."""
 
-    def __init__(self, key: Key, source: Source, numbers: Numbers, revision: int = 0) -> None:
+    def __init__(
+        self, key: Key, source: Source, numbers: Numbers, revision: int = 0, *, is_explored: bool = False
+    ) -> None:
         self._numbers = numbers
         self._key = key
-        self._head = VERSION << 4 | key.number
+        self._head = (_EXPLORED * is_explored | VERSION) << 4 | key.number
         self._of, self._source = source, source.number
         self._revision = revision
         self._revised = self
+        self._is_explored, self._explored = is_explored, self if is_explored else None
         self._native = (
             _native.TokenSigner(self._head, self._source, revision, key.secret) if IS_BUILT else None
         )
@@ -124,8 +128,17 @@ class TokenSigner:
         if revision == self._revision:
             return self
         if self._revised._revision != revision:
-            self._revised = TokenSigner(self._key, self._of, self._numbers, revision)
+            self._revised = TokenSigner(
+                self._key, self._of, self._numbers, revision, is_explored=self._is_explored
+            )
         return self._revised
+
+    @property
+    def explored(self) -> TokenSigner:
+        """The signer of requests that are explored."""
+        if self._explored is None:
+            self._explored = TokenSigner(self._key, self._of, self._numbers, self._revision, is_explored=True)
+        return self._explored
 
     def tokens(self, pctrs: NDArray[np.float64]) -> list[str]:
         """A token for each candidate; `pctrs` [n] are the bundle's own."""
@@ -176,6 +189,7 @@ class ReadTokens:
     """Unix times."""
     log_odds: NDArray[np.float32]
     revisions: NDArray[np.uint16]
+    is_explored: NDArray[np.bool_]
     hashes: NDArray[np.uint64]
     """One of its own for each token."""
 
@@ -216,7 +230,7 @@ class TokenReader:
             (Reason.UNKNOWN_BUNDLE, ~(found.sources[:, None] == known).any(axis=1)),
             (Reason.FORGED, ~is_signed),
             (Reason.UNKNOWN_KEY, ~self._has_key[key_numbers]),
-            (Reason.MALFORMED, ~is_text | (rows[:, 0] >> 4 != VERSION)),
+            (Reason.MALFORMED, ~is_text | ~_is_known_version(rows)),
         )
         for reason, is_it in checks:  # the last one that holds wins
             found.reasons[is_it] = reason
@@ -227,8 +241,14 @@ def read_unverified(tokens: Sequence[str]) -> ReadTokens:
     """What `tokens` [n] say, MALFORMED or else OK: of those that were verified before, or made here."""
     rows, is_text = _bytes_of_tokens(tokens)
     found = _of_bytes(rows)
-    found.reasons[~is_text | (rows[:, 0] >> 4 != VERSION)] = Reason.MALFORMED
+    found.reasons[~is_text | ~_is_known_version(rows)] = Reason.MALFORMED
     return found
+
+
+def _is_known_version(rows: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Whether tokens [n, TOKEN_BYTES] are of this version, explored or not [n]."""
+    is_known: NDArray[np.bool_] = rows[:, 0] >> 4 & _VERSIONS == VERSION
+    return is_known
 
 
 def _of_bytes(rows: NDArray[np.uint8]) -> ReadTokens:
@@ -239,6 +259,7 @@ def _of_bytes(rows: NDArray[np.uint8]) -> ReadTokens:
         _words_of(rows, 5, 10).astype(np.int64) + EPOCH_MS,
         _words_of(rows, 10, 14).astype("<u4").view("<f4"),
         _words_of(rows, 14, 16).astype(np.uint16),
+        rows[:, 0] >> 4 >= _EXPLORED,
         _words_of(rows, SIGNED_BYTES, TOKEN_BYTES),
     )
 

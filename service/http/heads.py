@@ -153,17 +153,25 @@ class ArmHeads:
         }
         self._prepare(0)
 
-    def before_results(self, codec: Codec, revision: int, quality: str = FULL) -> BeforeResults:
+    def before_results(
+        self, codec: Codec, revision: int, quality: str = FULL, *, is_explored: bool = False
+    ) -> BeforeResults:
         """What the body of a 200 has between the request's id and the results."""
         if quality != FULL:
             return before_results(codec, *self._named, quality=quality)
         if revision != self._revision:  # it seldom changes
             self._prepare(revision)
-        return self._before_results[codec.name]
+        return self._before_results[is_explored][codec.name]
 
     def _prepare(self, revision: int) -> None:
         self._revision = revision
-        self._before_results = {codec.name: before_results(codec, *self._named, revision) for codec in CODECS}
+        self._before_results = [
+            {
+                codec.name: before_results(codec, *self._named, revision, is_explored=is_explored)
+                for codec in CODECS
+            }
+            for is_explored in (False, True)
+        ]
 
 
 class DefaultHeaderLines:

@@ -52,6 +52,7 @@ class PredictService:
     ) -> None:
         self.max_body_bytes = settings.max_body_bytes
         self.max_candidates = settings.max_candidates
+        self.explore_share = settings.explore_share
         self.policy = policy
         self._token_file = settings.token_file
         self.tokens = read_tokens(settings.token_file)

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Collection
 from functools import partial
+from random import random
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +69,7 @@ class Prediction:
         "_heads",
         "_held_bytes",
         "_is_admitted",
+        "_is_explored",
         "_meter",
         "_revision",
         "_rows",
@@ -103,6 +105,7 @@ class Prediction:
         self._arm: Arm | None = None
         self._meter: ArmMeter | None = None
         self._is_admitted = False
+        self._is_explored = False
         self._held_bytes = 0
         self._unqueued_rows = 0
         self._work = 0  # see Admission.start
@@ -167,6 +170,8 @@ class Prediction:
             return self._submit_unscored(request, rows, body, outcome)
         if service.tracks(request):
             self._signer = service.signers.of(arm)
+            if service.explore_share and random() < service.explore_share:
+                self._is_explored, self._signer = True, self._signer.explored
             if service.examples is not None and service.examples.takes(request.id):
                 self._example = SentRequest(body, self._codec.name)
         if service.shadows is not None:
@@ -238,6 +243,7 @@ class Prediction:
             pctrs = self._unscored(request, rows)
             assert pctrs is not None
         self._signer = self._example = self._copy = None
+        self._is_explored = False
         self._keep_asked(request)
         loop = asyncio.get_running_loop()
         waiting = loop.create_future() if outcome is None else outcome
@@ -378,7 +384,9 @@ class Prediction:
         self._pause(is_done=self.reason in ("", KILLED))
         head = self._heads.ok[codec.name]
         if not isinstance(asked, Asked):
-            before, keys = self._heads.before_results(codec, self._revision, self.quality)
+            before, keys = self._heads.before_results(
+                codec, self._revision, self.quality, is_explored=self._is_explored
+            )
             policy = self._service.native_policy
             if signer is None:
                 body, self.bids = asked.answer(pctrs, before, policy, keys=keys)
@@ -393,7 +401,10 @@ class Prediction:
             self.bids = len(offers) - no_bids
         tokens = None if signer is None else signer.tokens(own)
         bundle = arm.predictor.manifest.id
-        found = answer_of(asked, arm.name, bundle, pctrs, offers, tokens, self.quality, self._revision)
+        found = answer_of(
+            *(asked, arm.name, bundle, pctrs, offers, tokens, self.quality, self._revision),
+            is_explored=self._is_explored,
+        )
         body = codec.encode(found)
         self._pass_on(body, results)
         return head, body

@@ -325,6 +325,18 @@ class Metrics:
             ["arm"],
             registry=registry,
         )
+        self.explored_events = Counters(
+            "bidlight_explored_events",
+            "Impressions and clicks of explored requests among those that were counted",
+            ["arm", "type"],
+            registry=registry,
+        )
+        self.explored_pctr = Counters(
+            "bidlight_explored_pctr",
+            "Sum of the pCTRs, as the bundle gave them, of the impressions of explored requests",
+            ["arm"],
+            registry=registry,
+        )
         self.click_delay = Histograms(
             "bidlight_click_delay_seconds",
             "Seconds from the answer that held a token to the click, of clicks that were counted",

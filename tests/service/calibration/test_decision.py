@@ -92,6 +92,14 @@ def test_a_correction_that_the_bundle_beats_goes_at_once() -> None:
     assert live.correction == NONE
 
 
+def test_a_correction_that_is_right_is_not_taken_back_by_chance() -> None:
+    """Few clicks a step for hours: the test may begin anew at each, and has many chances to be wrong."""
+    world, live = World(), LiveCalibration(Rules())
+    run(live, world, 60, -0.36)
+    assert live.correction != NONE
+    assert Decision.REVERTED not in run(live, world, 600, -0.36, rows=200)
+
+
 def test_few_clicks_decide_nothing() -> None:
     world, live = World(), LiveCalibration(Rules(min_clicks=1_000))
     assert run(live, world, 10, 1.0, rows=500) == []

@@ -99,6 +99,29 @@ def test_live_calibration_gets_each_new_event_of_a_source_once(
     assert (counts[:, CLICKS] <= counts[:, IMPRESSIONS]).all()  # in the bin of its impression
 
 
+@pytest.mark.parametrize(("learn_from", "learned"), [("all", 5), ("explored", 2)])
+def test_events_of_explored_requests_are_counted_again_and_may_be_all_that_is_learned_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, learn_from: str, learned: int
+) -> None:
+    counted = Counted(tmp_path, monkeypatch)
+    live = LiveMemory(1, 1, 1_800)
+    live.keep({CONTROL.number})
+    counted.memory.live = live
+    counted.settings = counted.settings.model_copy(update={"live_learn_from": learn_from})
+    counted._begin()
+    explored = counted.signers.of(CONTROL).explored.tokens_at(np.array([0.25, 0.5]), counted.now, 100)
+    counted.count(IMPRESSION, *explored, *counted.tokens(0.1, 0.2, 0.3))
+    counted.count(CLICK, explored[1], explored[1])
+    counts = live.mature(0, START + HOUR)
+    assert counts[:, IMPRESSIONS].sum() == learned
+    assert counts[:, CLICKS].sum() == 1
+    found = counted.shown()
+    assert found['bidlight_shown_pctr_total{arm="control"}'] == pytest.approx(1.35)
+    assert found['bidlight_explored_pctr_total{arm="control"}'] == pytest.approx(0.75)
+    assert found['bidlight_explored_events_total{arm="control",type="impression"}'] == 2
+    assert found['bidlight_explored_events_total{arm="control",type="click"}'] == 1
+
+
 def test_clicks_that_come_late_count_until_their_tokens_expire(counted: Counted) -> None:
     tokens = counted.tokens(0.1, 0.2, 0.3, 0.4)
     counted.now += 30 * MINUTE

@@ -38,8 +38,11 @@ DAY_MS = 86_400_000
 READER = TokenReader((KEY, OLD_KEY))
 
 
-def signer_with(key: Key = KEY, source: Source = SOURCE, revision: int = 0) -> TokenSigner:
-    return TokenSigner(key, source, Numbers(), revision)
+def signer_with(
+    key: Key = KEY, source: Source = SOURCE, revision: int = 0, *, is_explored: bool = False
+) -> TokenSigner:
+    signer = TokenSigner(key, source, Numbers()).of_revision(revision)
+    return signer.explored if is_explored else signer
 
 
 def read(*tokens: str) -> ReadTokens:
@@ -191,6 +194,7 @@ def test_a_clock_beyond_what_tokens_can_say_stops_no_answer(
     secret=st.binary(min_size=16, max_size=16),
     text=st.none() | st.text(max_size=300),
     is_corrected=st.booleans(),
+    is_explored=st.booleans(),
 )
 def test_the_core_writes_the_same_answers(
     codec: Codec,
@@ -202,6 +206,7 @@ def test_the_core_writes_the_same_answers(
     secret: bytes,
     text: str | None,
     is_corrected: bool,
+    is_explored: bool,
 ) -> None:
     ids = [text, *["ad"] * (len(pctrs) - 1)]
     ads: Any = [{"id": name, "value_per_click": 1.5} for name in ids]
@@ -212,12 +217,14 @@ def test_the_core_writes_the_same_answers(
     assert plain is not None
     assert plain.tracking is decoded.tracking is True
     found, policy = np.array(pctrs), BidPolicy()
-    signer = signer_with(Key(5, secret), revision=revision)
+    signer = signer_with(Key(5, secret), revision=revision, is_explored=is_explored)
     own = found[::-1].copy() if is_corrected else found
     tokens = signer.tokens_at(own, made_ms, first)
     offers = bids(found, asked.values_per_click, asked.bid_floors, policy)
-    expected = codec.encode(answer_of(asked, "arm", "b@1", found, offers, tokens, revision=revision))
-    before, keys = before_results(codec, "arm", "b@1", revision)
+    expected = codec.encode(
+        answer_of(*(asked, "arm", "b@1", found, offers, tokens), revision=revision, is_explored=is_explored)
+    )
+    before, keys = before_results(codec, "arm", "b@1", revision, is_explored=is_explored)
     answer, _ = plain.answer(
         found,
         before,

@@ -158,6 +158,41 @@ def test_a_rollback_brings_the_correction_back_and_a_new_bundle_begins_without(
     assert set(read(app, keys, tokens).revisions.tolist()) == {9}
 
 
+@pytest.mark.parametrize("codec", [JSON, MSGPACK], ids=["JSON", "MessagePack"])
+@pytest.mark.parametrize("odd", [{}, {"context": {"a": 1, "b": {}}}], ids=["plain", "odd"])
+def test_an_answer_and_its_tokens_say_that_a_request_is_explored(
+    run_app: RunApp, keys: str, codec: Codec, odd: dict[str, Any]
+) -> None:
+    def explored(app: RunningApp, **more: Any) -> bool:
+        """What the answer says, and all of its tokens alike."""
+        answer = app.post(codec.encode(REQUEST | odd | more), {"content-type": codec.media_type.decode()})
+        assert answer.status_code == 200
+        decode: Any = msgspec.json.decode if codec is JSON else msgspec.msgpack.decode
+        found = decode(answer.content)
+        if "token" in found["results"]:
+            said = read(app, keys, found["results"]["token"])
+            assert not said.reasons.any()
+            assert set(said.is_explored.tolist()) == {"explore" in found}
+        assert found.get("explore", True) is True
+        return "explore" in found
+
+    assert not explored(run_app(feedback_keys=keys))
+    app = run_app(feedback_keys=keys, live_calibration="on", explore_share=1.0)
+    assert explored(app)
+    assert not explored(app, tracking=False)  # nobody could report its events
+    decide(app, STATE)
+    assert explored(app)
+    half = run_app(feedback_keys=keys, explore_share=0.5)
+    assert {explored(half) for _ in range(64)} == {False, True}
+
+
+def test_exploring_needs_keys_and_what_is_learned_from_alone_must_come() -> None:
+    with pytest.raises(ValueError, match="'feedback_keys' must be given with explore_share"):
+        Settings(explore_share=0.01)
+    with pytest.raises(ValueError, match="'explore_share' must be above 0 with live_learn_from explored"):
+        Settings(live_learn_from="explored")
+
+
 def test_memory_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch, keys: str) -> None:
     settings = Settings(arms=("a=b",) * 100_000, feedback_keys=keys, live_calibration="on")
     with pytest.raises(BadConfiguration, match="'live_calibration' must have memory for its counts"):

@@ -1,0 +1,1 @@
+"""Logs replayed in the order of time over HTTP: what live calibration does to a real service's pCTRs."""
