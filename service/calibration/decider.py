@@ -83,6 +83,16 @@ class Decider:
         sources = self._of(arm)
         return _state_of(sources[-1].live) if sources else None
 
+    @property
+    def memory(self) -> LiveMemory:
+        """What all processes have counted."""
+        return self._memory
+
+    def place(self, arm: str) -> int | None:
+        """Where the counts of the bundle are that an arm serves last."""
+        sources = self._of(arm)
+        return sources[-1].place if sources else None
+
     def freeze(self, arm: str) -> None:
         """What is served for an arm stays, that of bundles to come too: none."""
         self._frozen.add(arm)

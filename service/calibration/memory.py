@@ -141,6 +141,16 @@ class LiveMemory:
             (self._mature_of(part, place, now_ms) for part in self._parts_of(place)), np.zeros((BINS, 3))
         )
 
+    def last_mature(self, now_ms: int) -> int:
+        """The number of the last slot that is mature; slots count up with time."""
+        return (now_ms - self.window_ms) // self.slot_ms - 1
+
+    def in_slot(self, place: int, slot: int) -> Counts:
+        """What all processes have counted of tokens that were made in a slot, unless it is settled."""
+        at = 1 + slot % SLOTS
+        parts = [part for part in self._parts_of(place) if self.times[part, place, at] == slot]
+        return sum((self.counts[part, place, at] for part in parts), np.zeros((BINS, 3)))
+
     def _parts_of(self, place: int) -> list[int]:
         """The parts that have counts; the memory of others is not touched, and so not taken."""
         return [int(part) for part in np.flatnonzero(self.times[:, place, 0])]

@@ -16,6 +16,7 @@ from typing import NoReturn
 import msgspec
 
 from service.arms.split import check_weight
+from service.control.canary_options import STATUS, add_canary, canary_of
 from service.control.client import ControlClient, Unreachable
 from service.control.protocol import (
     Answer,
@@ -25,6 +26,7 @@ from service.control.protocol import (
     Done,
     Freeze,
     Kill,
+    Leading,
     Reload,
     Reset,
     Revive,
@@ -34,7 +36,7 @@ from service.control.protocol import (
     Thaw,
     Weights,
 )
-from service.control.tables import calibration_table_of, table_of
+from service.control.tables import calibration_table_of, canary_table_of, table_of
 from service.errors import BadConfiguration, ServiceError
 
 PROGRAM = "python -m service.control"
@@ -108,6 +110,13 @@ def build_parser() -> argparse.ArgumentParser:
         change = changes.add_parser(name, help=text, description=text, parents=[shared])
         change.add_argument("arm", metavar="ARM")
         change.set_defaults(make=change_of)
+    add_canary(
+        add(
+            "canary",
+            "let an arm earn its traffic step by step, held by gates; or see, stop or promote one",
+            canary_of,
+        )
+    )
     return parser
 
 
@@ -154,6 +163,7 @@ def _carry_out(command: Command, options: argparse.Namespace) -> int:
         return _complain(answer.error.message, REFUSED)
     if isinstance(command, Calibration | Calibrating):
         return _show_calibrations(answer, options)
+    is_of_canary = isinstance(command, Leading) or getattr(options, "what", "") == STATUS
     status, fault = answer.status, ""
     if answer.done is not None:
         status, fault = _wait(answer.done, options)
@@ -161,6 +171,8 @@ def _carry_out(command: Command, options: argparse.Namespace) -> int:
     assert status is not None
     if options.json:
         print(msgspec.json.encode(Answer(done=answer.done, status=status)).decode())
+    elif is_of_canary:
+        print(canary_table_of(status.canary))
     else:
         print(table_of(status))
     return _complain(fault, REFUSED) if fault else 0
