@@ -16,6 +16,23 @@ from typing import Any
 import httpx
 import pytest
 
+from service.control.__main__ import main as control
+from service.control.client import ControlClient
+from service.control.protocol import (
+    Answer,
+    CanaryStatus,
+    Command,
+    Kill,
+    PromoteCanary,
+    Reload,
+    Revive,
+    ServiceStatus,
+    StartCanary,
+    Status,
+    StopCanary,
+    Weights,
+)
+from service.rollout.plan import Plan
 from tests.e2e.raw_http import CONTEXT, wait_until
 from tests.e2e.test_control import Commanded, ask, commanded
 from tests.running import JSON, RunningService
@@ -49,8 +66,11 @@ class Traffic:
         with self._service.client(headers=JSON) as client:
             while not self.is_over:
                 ads = [f"a{chosen.randrange(30)}" for _ in range(CANDIDATES)]
-                body = {"context": CONTEXT, "candidates": {"features": {"ad": ads}}}
-                body["tracking"] = self._click_rate is not None
+                body = {
+                    "context": CONTEXT,
+                    "candidates": {"features": {"ad": ads}},
+                    "tracking": self._click_rate is not None,
+                }
                 key = {"x-split-key": str(chosen.random())}
                 try:
                     answer = client.post("/predict", json=body, headers=key)
@@ -90,30 +110,34 @@ def traffic(
 
 
 def arms_of(control: Path, new: Path, workers: str) -> list[str]:
-    return [
-        "--arm",
-        f"control={control}:90",
-        "--arm",
-        f"new={new}:0",
-        "--arm",
-        "other=" + f"{control}:10",
-    ] + [
-        "--workers",
-        workers,
-    ]
+    arms = ("--arm", f"control={control}:90", "--arm", f"new={new}:0", "--arm", f"other={control}:10")
+    return [*arms, "--workers", workers]
 
 
-def canary_of(running: Commanded) -> dict[str, Any]:
-    found: dict[str, Any] = running.do("canary", "status")["status"]["canary"]
+def tell(running: Commanded, command: Command) -> Answer:
+    """The answer to a command, without a process of its own."""
+    with ControlClient(str(running.path), 30.0) as client:
+        return client.ask(command)
+
+
+def status_of(running: Commanded) -> ServiceStatus:
+    found = tell(running, Status()).status
+    assert found is not None
+    return found
+
+
+def canary_of(running: Commanded) -> CanaryStatus:
+    found = status_of(running).canary
+    assert found is not None
     return found
 
 
 def is_over(running: Commanded) -> bool:
-    return canary_of(running)["state"] == "over"
+    return canary_of(running).state == "over"
 
 
 def weights_of(running: Commanded) -> dict[str, float]:
-    return {name: arm["weight"] for name, arm in running.arms().items()}
+    return {arm.name: arm.weight for arm in status_of(running).arms}
 
 
 def canary_events(running: Commanded) -> list[dict[str, Any]]:
@@ -139,7 +163,7 @@ def test_an_arm_that_is_as_good_earns_all_traffic_step_by_step(
         assert asked.failed == []
         assert min(asked.answered[arm] for arm in ("control", "new", "other")) > 20
         found = canary_of(running)
-        assert (found["verdict"], found["share"], found["gate"]) == ("finished", 1.0, None)
+        assert (found.verdict, found.share, found.gate) == ("finished", 1.0, None)
         assert weights_of(running) == {"control": 0.0, "new": 90.0, "other": 10.0}
         kept = canary_events(running)
         assert [event["outcome"] for event in kept] == ["started", "raised", "finished"]
@@ -159,7 +183,7 @@ def test_an_arm_with_other_pctrs_is_taken_back_within_seconds(
             assert "clicks need --feedback-keys" in outcome.errors
             wait_until(lambda: is_over(running))
         found = canary_of(running)
-        assert (found["verdict"], found["gate"], found["share"]) == ("taken_back", "pctr", 0.0)
+        assert (found.verdict, found.gate, found.share) == ("taken_back", "pctr", 0.0)
         assert weights_of(running) == {"control": 90.0, "new": 0.0, "other": 10.0}
         assert canary_events(running)[-1]["outcome"] == "taken_back: pctr"
         name = 'bidlight_canary_verdicts_total{arm="new",gate="pctr",verdict="taken_back"}'
@@ -179,8 +203,8 @@ def test_clicks_that_do_not_come_take_an_arm_back(bundles: dict[str, Path], tmp_
             running.do("canary", "new", "--steps", "50", "--hold-seconds", "600")
             wait_until(lambda: is_over(running), seconds=120.0)
         found = canary_of(running)
-        assert (found["verdict"], found["share"]) == ("taken_back", 0.0)
-        assert found["gate"] in ("pcoc", "clicks")
+        assert (found.verdict, found.share) == ("taken_back", 0.0)
+        assert found.gate in ("pcoc", "clicks")
 
 
 def test_commands_end_a_canary(bundles: dict[str, Path], tmp_path: Path) -> None:
@@ -188,46 +212,69 @@ def test_commands_end_a_canary(bundles: dict[str, Path], tmp_path: Path) -> None
     with commanded(tmp_path, arms_of(bundles["control"], folder, "1")) as running:
 
         def begin() -> None:
-            assert ask(running.path, "canary", "new", "--steps", "10").status == 0
+            assert tell(running, StartCanary("new", plan=Plan(steps=(10.0,)))).error is None
             assert weights_of(running)["new"] == pytest.approx(9.0)
 
-        def ends(verdict: str, new: float, *command: str) -> None:
+        def ends(verdict: str, new: float, command: Command) -> None:
             begin()
-            assert ask(running.path, *command).status == 0
-            found = running.do("status")["status"]
-            assert (found["canary"]["state"], found["canary"]["verdict"]) == ("over", verdict)
-            weights = {arm["name"]: arm["weight"] for arm in found["arms"]}
-            assert weights == pytest.approx({"control": 90.0 - new, "new": new, "other": 10.0})
-            ask(running.path, "revive", "control")
-            running.do("weights", "control=90", "new=0")
+            answer = tell(running, command)
+            found = status_of(running)
+            assert answer.done is not None
+            assert answer.done.revision == found.revision
+            assert found.canary is not None
+            assert (found.canary.state, found.canary.verdict) == ("over", verdict)
+            assert weights_of(running) == pytest.approx({"control": 90.0 - new, "new": new, "other": 10.0})
+            for name in ("control", "new"):
+                tell(running, Revive(name))
+            tell(running, Weights({"control": 90.0, "new": 0.0}))
 
         assert ask(running.path, "canary", "status").output.startswith("no canary")
-        ends("taken_back", 0.0, "canary", "stop")
-        ends("finished", 90.0, "canary", "promote")
-        ends("ended", 30.0, "weights", "new=30", "control=60")
-        ends("ended", 9.0, "kill", "control")
-        ends("taken_back", 0.0, "kill", "new")
-        for reason, *command in (
-            ("must not be killed", "canary", "new"),
-            ("must be one of", "canary", "nobody"),
-            ("must be another arm", "canary", "control"),
-            ("must be under way", "canary", "stop"),
-            ("must be percentages", "canary", "other", "--steps", "5,1"),
-            ("possible", "canary", "other", "--alpha", "7"),
-            ("without options", "canary", "stop", "--alpha", "0.1"),
+        ends("taken_back", 0.0, StopCanary())
+        ends("finished", 90.0, PromoteCanary())
+        ends("ended", 30.0, Weights({"new": 30.0, "control": 60.0}))
+        ends("ended", 9.0, Kill("control"))
+        ends("taken_back", 0.0, Kill("new"))
+        tell(running, Kill("new"))
+        for reason, command in (
+            ("must not be killed", StartCanary("new")),
+            ("must be one of", StartCanary("nobody")),
+            ("must be another arm", StartCanary("control")),
+            ("must be under way", StopCanary()),
+            ("must be percentages", StartCanary("other", plan=Plan(steps=(5.0, 1.0)))),
         ):
-            refused = ask(running.path, *command)
-            assert refused.status in (1, 2)
-            assert reason in refused.errors
-        running.do("revive", "new")
+            refused = tell(running, command).error
+            assert refused is not None
+            assert reason in refused.message
+        tell(running, Revive("new"))
         begin()
-        assert "must be the only one" in ask(running.path, "canary", "other").errors
-        running.do("kill", "other")
-        running.do("weights", "other=20")
-        assert canary_of(running)["state"] == "under_way"
+        refused = tell(running, StartCanary("other")).error
+        assert refused is not None
+        assert "must be the only one" in refused.message
+        tell(running, Kill("other"))
+        tell(running, Weights({"other": 20.0}))
+        assert not is_over(running)
         shutil.rmtree(folder)
         shutil.copytree(bundles["treatment"], folder)
-        running.do("reload")
+        tell(running, Reload())
         wait_until(lambda: is_over(running))
-        assert "was replaced" in canary_of(running)["reason"]
+        assert "was replaced" in canary_of(running).reason
         assert weights_of(running) == {"control": 90.0, "new": 0.0, "other": 20.0}
+
+
+@pytest.mark.parametrize(
+    ("reason", "command"),
+    [
+        ("must be percentages", ["other", "--steps", "5,1"]),
+        ("must be possible", ["other", "--alpha", "7"]),
+        ("without options", ["stop", "--alpha", "0.1"]),
+    ],
+)
+def test_options_that_no_canary_can_have_are_refused_in_one_line(
+    capsys: pytest.CaptureFixture[str], reason: str, command: list[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        control(["canary", *command, "--control-socket", "/nowhere"])
+    assert ended.value.code == 2
+    errors = capsys.readouterr().err
+    assert reason in errors
+    assert errors.count("\n") == 1
