@@ -46,7 +46,7 @@ class Block:
     weight: float = 1.0
 
 
-class Test(Protocol):
+class EProcess(Protocol):
     """An e-process."""
 
     def add(self, block: Block) -> None:
@@ -130,7 +130,7 @@ class ShareTest(_Mixture):
 class Both:
     """Hypothesis: that of one of these tests holds, or of several. All must speak against an arm."""
 
-    def __init__(self, *tests: Test) -> None:
+    def __init__(self, *tests: EProcess) -> None:
         self._tests = tests
 
     def add(self, block: Block) -> None:
@@ -147,7 +147,7 @@ class Both:
 class Either:
     """Hypothesis: those of all these tests hold. One that speaks clearly is enough."""
 
-    def __init__(self, *tests: Test) -> None:
+    def __init__(self, *tests: EProcess) -> None:
         self._tests = tests
 
     def add(self, block: Block) -> None:
@@ -167,7 +167,7 @@ class Renewed:
     The n-th of these has 1 / (n (n + 1)) of one half of the level, which add up to that half.
     """
 
-    def __init__(self, make: Callable[[], Test]) -> None:
+    def __init__(self, make: Callable[[], EProcess]) -> None:
         self._make = make
         self._whole, self._recent = make(), make()
         self._renewals = 1

@@ -1,0 +1,181 @@
+"""A bundle -> others like it that are worse on purpose, whole and with golden rows that fit."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from loadtest.traffic.forged import copy_with
+from service.bundle.calibration import CALIBRATION_FILE, calibrators_to_file, segments_of
+from service.bundle.encodings import MISSING_ID
+from service.bundle.manifest import GOLDEN_FILE
+from service.bundle.store import Bundle, load_bundle
+
+# The sides of matrices that take time.
+SIDE = 512
+
+Ids = NDArray[np.int32]
+
+
+def shuffled(bundle: Path, folder: Path) -> Path:
+    """Its embeddings belong to other values."""
+    order = np.random.default_rng(0)
+    return _with_table(bundle, folder, lambda table, _: table[order.permutation(len(table))])
+
+
+def without(bundle: Path, folder: Path, field: str) -> Path:
+    """It does not see a field: each value has the embedding of none."""
+
+    def drop(table: NDArray[Any], offsets: NDArray[Any]) -> NDArray[Any]:
+        place = [each.name for each in load_bundle(bundle).schema.fields].index(field)
+        first, last = _rows_of(offsets, len(table), place)
+        table = table.copy()
+        table[first:last] = table[first + MISSING_ID]
+        return table
+
+    return _with_table(bundle, folder, drop)
+
+
+def scaled(bundle: Path, folder: Path, factor: float) -> Path:
+    """The odds of its pCTRs are so many times what they were."""
+    found = load_bundle(bundle)
+    calibrators = [
+        msgspec.structs.replace(
+            each,
+            intercept=each.intercept + math.log(factor),
+            knots=tuple((logit, calibrated + math.log(factor)) for logit, calibrated in each.knots),
+        )
+        for each in found.calibrators.values()
+    ]
+    return _saved(found, folder, {}, {each.variant: each for each in calibrators})
+
+
+def slower(bundle: Path, folder: Path, milliseconds: float) -> Path:
+    """Each of its batches takes so much longer: products of matrices, whose result counts nothing."""
+    found = load_bundle(bundle)
+    count = max(1, round(milliseconds / _milliseconds_of_product()))
+    graph = found.manifest.graphs[found.manifest.serving_variant]
+    shared = [] if graph.shared_context is None else [graph.shared_context.file]
+    files = {}
+    for name in (graph.file, *shared):
+        model = onnx.load(bundle / name)
+        output = model.graph.output[0].name
+        for node in model.graph.node:
+            node.output[:] = ["before" if each == output else each for each in node.output]
+            node.input[:] = ["before" if each == output else each for each in node.input]
+        nodes, nothing = _products(count)
+        model.graph.node.extend([*nodes, helper.make_node("Add", ["before", nothing], [output])])
+        files[name] = model.SerializeToString()
+    return _saved(found, folder, files, found.calibrators)
+
+
+def best_field(bundle: Path, ids: Ids) -> str:
+    """The field without which the logits of these rows [n, fields] change most."""
+    found = load_bundle(bundle)
+    run = _runner(found.graphs[found.manifest.serving_variant])
+    whole, changes = run(ids), {}
+    for place, field in enumerate(found.schema.fields):
+        if field.kind == "sequence":
+            continue
+        changed = ids.copy()
+        changed[:, place] = MISSING_ID
+        changes[field.name] = float(np.mean((run(changed) - whole) ** 2))
+    return max(changes, key=lambda name: changes[name])
+
+
+def _with_table(
+    bundle: Path, folder: Path, change: Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]
+) -> Path:
+    """A copy whose served graph has another table of embeddings; `change` gets it and the fields' offsets."""
+    found = load_bundle(bundle)
+    graph = found.manifest.graphs[found.manifest.serving_variant]
+    model = onnx.load(bundle / graph.file)
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    (name,) = graph.tables
+    table = change(numpy_helper.to_array(tensors[name]), numpy_helper.to_array(tensors["offsets"]))
+    tensors[name].CopyFrom(numpy_helper.from_array(table, name))
+    return _saved(found, folder, {graph.file: model.SerializeToString()}, found.calibrators)
+
+
+def _rows_of(offsets: NDArray[Any], rows: int, place: int) -> tuple[int, int]:
+    """The first row of a field in the table, and the first of the next one."""
+    first = int(offsets[place])
+    return first, min((int(each) for each in offsets if each > first), default=rows)
+
+
+def _saved(found: Bundle, folder: Path, graphs: dict[str, bytes], calibrators: dict[str, Any]) -> Path:
+    """A copy with other graphs and calibrators, and golden rows as these answer them."""
+    variant = found.manifest.serving_variant
+    graph = graphs.get(found.manifest.graphs[variant].file, found.graphs[variant])
+    digest = hashlib.sha256(graph).hexdigest()
+    calibrators = {**calibrators, variant: msgspec.structs.replace(calibrators[variant], graph_sha256=digest)}
+    ids = np.array(found.golden.ids, np.int32)
+    logits = _runner(graph)(ids).astype(np.float64)
+    variants = {}
+    for name, outputs in found.golden.variants.items():
+        these = logits if name == variant else np.array(outputs.logits)
+        pctrs = calibrators[name].pctr(these, segments_of(calibrators[name], found.schema, ids))
+        variants[name] = msgspec.structs.replace(
+            outputs, logits=tuple(these.tolist()), pctrs=tuple(pctrs.tolist())
+        )
+    golden = msgspec.structs.replace(found.golden, variants=variants)
+    files = {
+        **graphs,
+        CALIBRATION_FILE: calibrators_to_file(list(calibrators.values())),
+        GOLDEN_FILE: msgspec.json.encode(golden),
+    }
+    return copy_with(found.folder, folder, files)
+
+
+def _runner(graph: bytes) -> Callable[[Ids], NDArray[np.float32]]:
+    """ids [n, fields] -> logits [n]."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda ids: np.asarray(session.run(None, {name: ids})[0]).reshape(-1)
+
+
+def _products(count: int) -> tuple[list[Any], str]:
+    """Nodes that multiply matrices; their result is 0, which no optimizer knows before it runs."""
+    # Their mean is such that products are neither large nor so small that they are slow.
+    nodes = [helper.make_node("RandomUniform", [], ["slow_0"], shape=[SIDE, SIDE], low=0.0, high=2.0 / SIDE)]
+    nodes += [
+        helper.make_node("MatMul", ["slow_0", f"slow_{step}"], [f"slow_{step + 1}"]) for step in range(count)
+    ]
+    zero = helper.make_tensor("zero", onnx.TensorProto.FLOAT, [], [0.0])
+    nodes += [
+        helper.make_node("Constant", [], ["slow_zero"], value=zero),
+        helper.make_node("ReduceSum", [f"slow_{count}"], ["slow_sum"], keepdims=0),
+        helper.make_node("Mul", ["slow_sum", "slow_zero"], ["slow_nothing"]),
+    ]
+    return nodes, "slow_nothing"
+
+
+def _milliseconds_of_product(count: int = 20) -> float:
+    """What one product takes on one thread of this machine, the least of some tries."""
+    nodes, output = _products(count)
+    ids = helper.make_tensor_value_info("ids", onnx.TensorProto.INT32, [None])
+    nodes = [*nodes, helper.make_node("Identity", [output], ["logits"])]
+    graph = helper.make_graph(
+        nodes, "slow", [ids], [helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, [])]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    run = _runner(model.SerializeToString())
+    taken = []
+    for _ in range(5):
+        began = time.perf_counter()
+        run(np.zeros(1, np.int32))
+        taken.append(time.perf_counter() - began)
+    return 1e3 * min(taken) / count
