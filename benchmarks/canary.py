@@ -94,6 +94,19 @@ def _ask(records: Sequence[dict[str, Any]], truth: Any, config: Any) -> Ask:
     return Ask({"context": context, "candidates": candidates, "tracking": True}, truth.tolist())
 
 
+def rows_of(bundle: Path, asks: Sequence[Ask]) -> tuple[Any, Any]:
+    """The ids [n, fields] of all candidates, and their true click probabilities [n]."""
+    encoder = load_bundle(bundle).encoder
+    ids = [
+        encoder.join(
+            encoder.encode_context(ask.body["context"])[None].repeat(CANDIDATES, axis=0),
+            encoder.encode_candidates([each["features"] for each in ask.body["candidates"]]),
+        )
+        for ask in asks
+    ]
+    return np.concatenate(ids), np.concatenate([ask.truth for ask in asks])
+
+
 @dataclass
 class Traffic:
     """Requests to a server by some threads, until it ends, and what is shown and clicked of them."""
@@ -218,6 +231,7 @@ def rolled_out(
         "failed": sent.failed,
         "lost": sent.lost,
         "reason": found.reason,
+        "gates": {each.gate: each.level for each in found.gates},
     }
 
 
@@ -243,17 +257,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         requests=options.step_requests,
     )
     asks = asks_of(options.bundle, 4_096)
-    encode = load_bundle(options.bundle).encoder
-    ids = np.concatenate(
-        [
-            encode.join(
-                encode.encode_context(ask.body["context"])[None].repeat(CANDIDATES, axis=0),
-                encode.encode_candidates([each["features"] for each in ask.body["candidates"]]),
-            )
-            for ask in asks[:64]
-        ]
-    )
-    best = canary_bundles.best_field(options.bundle, ids)
+    best = canary_bundles.best_field(options.bundle, *rows_of(options.bundle, asks[:512]))
     cases: dict[str, Callable[[Path], Path]] = {
         "equal": lambda _: options.bundle,
         "shuffled": lambda to: canary_bundles.shuffled(options.bundle, to),

@@ -74,24 +74,27 @@ def slower(bundle: Path, folder: Path, milliseconds: float) -> Path:
         for node in model.graph.node:
             node.output[:] = ["before" if each == output else each for each in node.output]
             node.input[:] = ["before" if each == output else each for each in node.input]
-        nodes, nothing = _products(count)
-        model.graph.node.extend([*nodes, helper.make_node("Add", ["before", nothing], [output])])
+        nodes, tensors = _products(count)
+        model.graph.initializer.extend(tensors)
+        model.graph.node.extend([*nodes, helper.make_node("Add", ["before", "slow_nothing"], [output])])
         files[name] = model.SerializeToString()
     return _saved(found, folder, files, found.calibrators)
 
 
-def best_field(bundle: Path, ids: Ids) -> str:
-    """The field without which the logits of these rows [n, fields] change most."""
+def best_field(bundle: Path, ids: Ids, truth: NDArray[np.float64]) -> str:
+    """The field without which LogLoss grows most on rows [n, fields] of true probabilities [n]."""
     found = load_bundle(bundle)
-    run = _runner(found.graphs[found.manifest.serving_variant])
-    whole, changes = run(ids), {}
+    variant = found.manifest.serving_variant
+    run, calibrator = _runner(found.graphs[variant]), found.calibrators[variant]
+    losses = {}
     for place, field in enumerate(found.schema.fields):
         if field.kind == "sequence":
             continue
         changed = ids.copy()
         changed[:, place] = MISSING_ID
-        changes[field.name] = float(np.mean((run(changed) - whole) ** 2))
-    return max(changes, key=lambda name: changes[name])
+        pctrs = calibrator.pctr(run(changed), segments_of(calibrator, found.schema, changed))
+        losses[field.name] = float(-(truth * np.log(pctrs) + (1.0 - truth) * np.log1p(-pctrs)).mean())
+    return max(losses, key=lambda name: losses[name])
 
 
 def _with_table(
@@ -147,35 +150,51 @@ def _runner(graph: bytes) -> Callable[[Ids], NDArray[np.float32]]:
     return lambda ids: np.asarray(session.run(None, {name: ids})[0]).reshape(-1)
 
 
-def _products(count: int) -> tuple[list[Any], str]:
-    """Nodes that multiply matrices; their result is 0, which no optimizer knows before it runs."""
-    # Their mean is such that products are neither large nor so small that they are slow.
-    nodes = [helper.make_node("RandomUniform", [], ["slow_0"], shape=[SIDE, SIDE], low=0.0, high=2.0 / SIDE)]
-    nodes += [
-        helper.make_node("MatMul", ["slow_0", f"slow_{step}"], [f"slow_{step + 1}"]) for step in range(count)
-    ]
-    zero = helper.make_tensor("zero", onnx.TensorProto.FLOAT, [], [0.0])
-    nodes += [
-        helper.make_node("Constant", [], ["slow_zero"], value=zero),
-        helper.make_node("ReduceSum", [f"slow_{count}"], ["slow_sum"], keepdims=0),
+def _products(count: int) -> tuple[list[Any], list[Any]]:
+    """Nodes that multiply matrices by one that rests on the tensor `before` [n], and their constants.
+
+    The result, `slow_nothing` [1], is 0, which no optimizer knows before it runs.
+    """
+    constants = {
+        "slow_matrix": np.full((SIDE, SIDE), 1.0 / SIDE, np.float32),
+        "slow_from": np.zeros(1, np.int64),
+        "slow_to": np.ones(1, np.int64),
+        "slow_square": np.ones(2, np.int64),
+        "slow_corner_from": np.zeros(2, np.int64),
+        "slow_line": np.ones(1, np.int64),
+        "slow_zero": np.zeros(1, np.float32),
+    }
+    nodes = [
+        helper.make_node("Slice", ["before", "slow_from", "slow_to"], ["slow_first"]),
+        helper.make_node("Reshape", ["slow_first", "slow_square"], ["slow_one"]),
+        helper.make_node("Mul", ["slow_one", "slow_matrix"], ["slow_0"]),
+        *(
+            helper.make_node("MatMul", [f"slow_{step}", "slow_matrix"], [f"slow_{step + 1}"])
+            for step in range(count)
+        ),
+        helper.make_node("Slice", [f"slow_{count}", "slow_corner_from", "slow_square"], ["slow_corner"]),
+        helper.make_node("Reshape", ["slow_corner", "slow_line"], ["slow_sum"]),
         helper.make_node("Mul", ["slow_sum", "slow_zero"], ["slow_nothing"]),
     ]
-    return nodes, "slow_nothing"
+    return nodes, [numpy_helper.from_array(value, name) for name, value in constants.items()]
 
 
 def _milliseconds_of_product(count: int = 20) -> float:
     """What one product takes on one thread of this machine, the least of some tries."""
-    nodes, output = _products(count)
-    ids = helper.make_tensor_value_info("ids", onnx.TensorProto.INT32, [None])
-    nodes = [*nodes, helper.make_node("Identity", [output], ["logits"])]
-    graph = helper.make_graph(
-        nodes, "slow", [ids], [helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, [])]
-    )
+    nodes, tensors = _products(count)
+    value = helper.make_tensor_value_info
+    ids, logits = value("ids", onnx.TensorProto.INT32, [None]), value("logits", onnx.TensorProto.FLOAT, [1])
+    nodes = [
+        helper.make_node("Cast", ["ids"], ["before"], to=onnx.TensorProto.FLOAT),
+        *nodes,
+        helper.make_node("Identity", ["slow_nothing"], ["logits"]),
+    ]
+    graph = helper.make_graph(nodes, "slow", [ids], [logits], tensors)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     run = _runner(model.SerializeToString())
     taken = []
     for _ in range(5):
         began = time.perf_counter()
-        run(np.zeros(1, np.int32))
+        run(np.ones(1, np.int32))
         taken.append(time.perf_counter() - began)
     return 1e3 * min(taken) / count
