@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -47,18 +46,26 @@ def without(bundle: Path, folder: Path, field: str) -> Path:
     return _with_table(bundle, folder, drop)
 
 
-def scaled(bundle: Path, folder: Path, factor: float) -> Path:
-    """The odds of its pCTRs are so many times what they were."""
+def scaled(bundle: Path, folder: Path, ids: Ids, factor: float) -> Path:
+    """The mean pCTR of these rows [n, fields] is so many times what it was, by a shift of all log-odds."""
     found = load_bundle(bundle)
-    calibrators = [
-        msgspec.structs.replace(
+    variant = found.manifest.serving_variant
+    calibrator = found.calibrators[variant]
+    pctrs = calibrator.pctr(_runner(found.graphs[variant])(ids), segments_of(calibrator, found.schema, ids))
+    log_odds, low, high = np.log(pctrs / (1.0 - pctrs)), -5.0, 5.0
+    for _ in range(40):
+        middle = 0.5 * (low + high)
+        is_below = float((1.0 / (1.0 + np.exp(-log_odds - middle))).mean()) < factor * float(pctrs.mean())
+        low, high = (middle, high) if is_below else (low, middle)
+    calibrators = {
+        each.variant: msgspec.structs.replace(
             each,
-            intercept=each.intercept + math.log(factor),
-            knots=tuple((logit, calibrated + math.log(factor)) for logit, calibrated in each.knots),
+            intercept=each.intercept + low,
+            knots=tuple((logit, calibrated + low) for logit, calibrated in each.knots),
         )
         for each in found.calibrators.values()
-    ]
-    return _saved(found, folder, {}, {each.variant: each for each in calibrators})
+    }
+    return _saved(found, folder, {}, calibrators)
 
 
 def slower(bundle: Path, folder: Path, milliseconds: float) -> Path:
@@ -155,7 +162,7 @@ def _products(count: int) -> tuple[list[Any], list[Any]]:
 
     The result, `slow_nothing` [1], is 0, which no optimizer knows before it runs.
     """
-    constants = {
+    constants: dict[str, NDArray[Any]] = {
         "slow_matrix": np.full((SIDE, SIDE), 1.0 / SIDE, np.float32),
         "slow_from": np.zeros(1, np.int64),
         "slow_to": np.ones(1, np.int64),
