@@ -30,7 +30,8 @@ from service.settings import Settings
 
 logger = logging.getLogger("bidlight")
 
-LOOK_SECONDS = 1.0
+# A little less than a second: who is asked each second looks each time.
+LOOK_SECONDS = 0.9
 # The upper bounds of the buckets of latency.
 BOUNDS = (*LATENCY_BUCKETS, math.inf)
 COMMAND = "canary"
@@ -168,7 +169,7 @@ class Canaries:
         return self._end(Ruling(Verdict.FINISHED, "a command has promoted it"), 1.0, user)
 
     def step_if_due(self) -> None:
-        """Look at the canary, if there is one and it was not looked at within the last second."""
+        """Look at the canary, if there is one and it was not looked at within LOOK_SECONDS."""
         now = time.monotonic()
         if self.is_under_way and now - self._looked >= LOOK_SECONDS:
             self._looked = now

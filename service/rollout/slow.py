@@ -108,7 +108,7 @@ class SlowGates:
         return [
             Reading(Gate.PCOC, self._part(self._pcoc.evidence), pcoc),
             self._logloss_reading(),
-            Reading(Gate.CLICKS, self._part(self._clicks.evidence), clicks),
+            Reading(Gate.CLICKS, self._part(self._clicks.evidence) if self._bids.all() else None, clicks),
         ]
 
     def _logloss_reading(self) -> Reading:
