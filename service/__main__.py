@@ -55,7 +55,7 @@ def _serve_alone(settings: Settings) -> int:
         config = server_config(settings, app)
         admin = bind_admin(settings)
         control = sockets.enter_context(control_socket(settings))
-        commanded = CommandedProcess(settings, app.served, control, app.decider)
+        commanded = CommandedProcess(settings, app.served, control, app.metrics, app.decider)
     except BadConfiguration as error:
         sockets.close()
         return _refuse(error)

@@ -51,12 +51,16 @@ class SyntheticLog:
     def block(self, number: int, rows: int = BLOCK_ROWS) -> Block:
         """The first `rows` rows of block `number`."""
         block, generator = self._features(number)
-        logits = self._bias + self._score(block) + self._day_effect(block)
-        block.true_pctr = 1 / (1 + np.exp(-logits))
+        block.true_pctr = self.true_pctr(block)
         block.clicks = (generator.random(BLOCK_ROWS) < block.true_pctr).astype(np.uint8)
         if self.config.price:
             block.prices = market_prices(self.config, block, number)
         return block.head(rows)
+
+    def true_pctr(self, block: Block) -> Floats:
+        """The click probabilities of BLOCK_ROWS rows, whatever their values are."""
+        logits = self._bias + self._score(block) + self._day_effect(block)
+        return 1 / (1 + np.exp(-logits))
 
     def _features(self, number: int) -> tuple[Block, np.random.Generator]:
         config = self.config

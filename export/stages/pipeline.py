@@ -155,6 +155,11 @@ def make_graphs(work: Work, plan: GraphPlan, begin: Callable[[str], None], say: 
     )
 
 
+def demo_log(rows: int, seed: int) -> SyntheticConfig:
+    """The log of the demo, a week."""
+    return SyntheticConfig(rows=rows, seed=seed, features=20_000, rows_per_day=-(-rows // 7))
+
+
 def demo(out: Path, *, rows: int, seed: int, threads: int | None, say: Say = print) -> Bundle:
     """Exports a bundle from a small synthetic log, to have something to serve."""
     work = default_work(out)
@@ -170,7 +175,7 @@ def demo(out: Path, *, rows: int, seed: int, threads: int | None, say: Say = pri
     )
     _check(plan)
     say(f"writing a synthetic log of {rows:,} rows")
-    config = SyntheticConfig(rows=rows, seed=seed, features=20_000, rows_per_day=-(-rows // 7))
+    config = demo_log(rows, seed)
     schema = write_synthetic_log(config, log, report=say)
     return run(replace(plan, schema=str(schema)), say=say)
 

@@ -135,6 +135,16 @@ class Decider:
         accounts = [account for _, account in self._served() if account.arm == arm]
         return _state_of(accounts[-1].live) if accounts else None
 
+    @property
+    def memory(self) -> LiveMemory:
+        """What all processes have counted."""
+        return self._memory
+
+    def place(self, arm: str) -> int | None:
+        """Where the counts of the bundle are that an arm serves last."""
+        numbers = [number for number, account in self._served() if account.arm == arm]
+        return self._places[numbers[-1]].number if numbers else None
+
     def freeze(self, arm: str) -> None:
         """What is served for an arm stays, that of bundles to come too: none."""
         self._wish(Wish("freeze", arm))

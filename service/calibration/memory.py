@@ -126,6 +126,16 @@ class LiveMemory(SlotMemory):
             (self._mature_of(part, place, now_ms) for part in self.parts_of(place)), np.zeros((BINS, 3))
         )
 
+    def last_mature(self, now_ms: int) -> int:
+        """The number of the last slot that is mature; slots count up with time."""
+        return (now_ms - self.window_ms) // self.slot_ms - 1
+
+    def in_slot(self, place: int, slot: int) -> Counts:
+        """What all processes have counted of tokens that were made in a slot, unless it is settled."""
+        at = 1 + slot % SLOTS
+        parts = [part for part in self.parts_of(place) if self.times[part, place, at] == slot]
+        return sum((self.counts[part, place, at] for part in parts), np.zeros((BINS, 3)))
+
     def _mature_of(self, part: int, place: int, now_ms: int) -> Counts:
         times, counts = self.read_part(part, place)
         is_mature = (times + 1) * self.slot_ms + self.window_ms <= now_ms

@@ -17,6 +17,7 @@ import msgspec
 
 from service.arms.shadowing import check_share
 from service.arms.split import check_weight
+from service.control.canary_options import STATUS, add_canary, canary_of
 from service.control.client import ControlClient, Unreachable
 from service.control.protocol import (
     Answer,
@@ -27,6 +28,7 @@ from service.control.protocol import (
     EndShadow,
     Freeze,
     Kill,
+    Leading,
     Reload,
     Reset,
     Revive,
@@ -37,7 +39,7 @@ from service.control.protocol import (
     Thaw,
     Weights,
 )
-from service.control.tables import calibration_table_of, table_of
+from service.control.tables import calibration_table_of, canary_table_of, table_of
 from service.errors import BadConfiguration, ServiceError
 
 PROGRAM = "python -m service.control"
@@ -120,6 +122,13 @@ def build_parser() -> argparse.ArgumentParser:
         change = changes.add_parser(name, help=text, description=text, parents=[shared])
         change.add_argument("arm", metavar="ARM")
         change.set_defaults(make=change_of)
+    add_canary(
+        add(
+            "canary",
+            "let an arm earn its traffic step by step, held by gates; or see, stop or promote one",
+            canary_of,
+        )
+    )
     return parser
 
 
@@ -180,6 +189,7 @@ def _carry_out(command: Command, options: argparse.Namespace) -> int:
         return _complain(answer.error.message, REFUSED)
     if isinstance(command, Calibration | Calibrating):
         return _show_calibrations(answer, options)
+    is_of_canary = isinstance(command, Leading) or getattr(options, "what", "") == STATUS
     status, fault = answer.status, ""
     if answer.done is not None:
         status, fault = _wait(answer.done, options)
@@ -187,6 +197,8 @@ def _carry_out(command: Command, options: argparse.Namespace) -> int:
     assert status is not None
     if options.json:
         print(msgspec.json.encode(Answer(done=answer.done, status=status)).decode())
+    elif is_of_canary:
+        print(canary_table_of(status.canary))
     else:
         print(table_of(status))
     return _complain(fault, REFUSED) if fault else 0

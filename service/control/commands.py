@@ -14,6 +14,7 @@ from service.arms.steering import Change, SteeredArm, Steering
 from service.arms.steering_memory import SteeringMemory
 from service.calibration.decider import Decider
 from service.control.calibrations import Calibrations, told
+from service.control.canaries import Canaries
 from service.control.events import Event, EventLog
 from service.control.protocol import (
     Answer,
@@ -25,13 +26,17 @@ from service.control.protocol import (
     Done,
     EndShadow,
     Kill,
+    Leading,
+    PromoteCanary,
     ReloadStatus,
     Replacing,
     Revive,
     Rollback,
     ServiceStatus,
     Shadow,
+    StartCanary,
     Status,
+    StopCanary,
     Weights,
     WorkerStatus,
     command_of,
@@ -40,6 +45,7 @@ from service.control.protocol import (
     time_of,
 )
 from service.errors import BadConfiguration, ErrorDetail, ServiceError
+from service.metrics.families import Metrics
 from service.quality import PRIOR
 from service.settings import Settings
 
@@ -84,13 +90,18 @@ class Controlled(Protocol):
 
 
 class Commands:
-    """Answers lines; `events` keeps what changes, by reloads too."""
+    """Answers lines; `events` keeps what changes, by reloads and canaries too."""
 
-    def __init__(self, service: Controlled, events: EventLog, settings: Settings) -> None:
+    def __init__(self, service: Controlled, events: EventLog, settings: Settings, metrics: Metrics) -> None:
         self._service = service
         self._events = events
         self._settings = settings
+        self._canaries = Canaries(service, metrics, settings, self._keep)
         service.reloads.on_end = self._keep_reload
+
+    def step(self) -> None:
+        """Look at the canary if it is time for that."""
+        self._canaries.step_if_due()
 
     def answer(self, line: bytes, user: int) -> bytes:
         """The answer to a line of a user (a uid); whatever is wrong with it is an answer too."""
@@ -114,6 +125,8 @@ class Commands:
             return Answer(calibrations=self._calibrations().of([*self._service.bundles]))
         if isinstance(command, Calibrating):
             return Answer(done=self._calibrate(command, user))
+        if isinstance(command, Leading):
+            return Answer(done=self._lead(command, user))
         return Answer(done=self._change(command, user))
 
     def _replace(self, command: Replacing, user: int) -> Done:
@@ -141,7 +154,9 @@ class Commands:
         service.follow()
         was, now_is = _differences(before, after)
         lost = self._tell(Event(time_of(now), name, user, was, now_is, revision), _told(was, now_is))
-        return Done(revision, notes=(*lost, *_consequences_of(command, before), *self._consequences(after)))
+        ended = self._canaries.follow_command(command, user)
+        notes = (*lost, *_consequences_of(command, before), *ended, *self._consequences(after))
+        return Done(service.steering.version, notes=notes)
 
     def _check_shadow(self, command: Shadow) -> None:
         """Raises BadConfiguration for a shadow that must answer, or of which nobody would learn."""
@@ -150,6 +165,17 @@ class Commands:
             raise BadConfiguration(
                 "'metrics' must be on for this command (got off); a shadow answers nothing: it only counts"
             )
+
+    def _lead(self, command: Leading, user: int) -> Done:
+        """Begin or end a canary. Raises UnknownArm, BadConfiguration."""
+        match command:
+            case StartCanary():
+                notes = self._canaries.start(command, user)
+            case StopCanary():
+                notes = self._canaries.stop(user)
+            case PromoteCanary():
+                notes = self._canaries.promote(user)
+        return Done(self._service.steering.version, notes=notes)
 
     def _calibrations(self) -> Calibrations:
         return Calibrations(self._service.decider, self._settings.live_calibration)
@@ -215,6 +241,7 @@ class Commands:
             ),
             tuple(service.workers()),
             _status_of_reload(service.reloads.last),
+            self._canaries.status(),
         )
 
 

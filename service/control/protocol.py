@@ -16,6 +16,7 @@ from msgspec import Meta
 
 from service.arms.shadowing import Shadowing, Share
 from service.errors import ErrorDetail, MalformedBody
+from service.rollout.plan import Plan
 
 # Room for a weight of each of hundreds of arms.
 MAX_COMMAND_BYTES = 65_536
@@ -96,10 +97,27 @@ class Reset(_Command, frozen=True, tag="calibration reset"):
     arm: ArmName
 
 
+class StartCanary(_Command, frozen=True, tag="canary"):
+    """Let an arm earn the traffic that it and another arm have: `of`, or else the control arm."""
+
+    arm: ArmName
+    of: ArmName | None = None
+    plan: Plan = Plan()
+
+
+class StopCanary(_Command, frozen=True, tag="canary stop"):
+    """Take the canary back."""
+
+
+class PromoteCanary(_Command, frozen=True, tag="canary promote"):
+    """Give the canary all the traffic of both arms at once."""
+
+
 Replacing = Reload | Rollback
 Changing = Weights | Kill | Revive | Shadow | EndShadow
 Calibrating = Freeze | Thaw | Reset
-Command = Status | Replacing | Changing | Calibration | Calibrating
+Leading = StartCanary | StopCanary | PromoteCanary
+Command = Status | Replacing | Changing | Calibration | Calibrating | Leading
 
 
 class ArmStatus(msgspec.Struct, frozen=True):
@@ -140,6 +158,37 @@ class ReloadStatus(msgspec.Struct, frozen=True):
     at: str
 
 
+class GateStatus(msgspec.Struct, frozen=True):
+    """What a gate knows against the canary, as a part of what takes it back; None: too little is known."""
+
+    gate: str
+    level: float | None
+    words: str
+
+
+class CanaryStatus(msgspec.Struct, frozen=True):
+    """A canary under way, or the last one: where it is, why, and what its gates know.
+
+    `step` counts from 1, `share` is the part of both arms' weights that it has now. `gate` is the one that
+    has failed. Times are in UTC.
+    """
+
+    arm: str
+    control: str
+    state: Literal["under_way", "over"]
+    steps: tuple[float, ...]
+    step: int
+    share: float
+    requests: float
+    verdict: str
+    gate: str | None
+    reason: str
+    gates: tuple[GateStatus, ...]
+    since: str
+    changed: str
+    notes: tuple[str, ...] = ()
+
+
 class ServiceStatus(msgspec.Struct, frozen=True):
     """What a service serves. `revision` counts the changes of weights and kills."""
 
@@ -148,6 +197,7 @@ class ServiceStatus(msgspec.Struct, frozen=True):
     arms: tuple[ArmStatus, ...]
     workers: tuple[WorkerStatus, ...]
     last_reload: ReloadStatus | None = None
+    canary: CanaryStatus | None = None
 
 
 class CalibrationStatus(msgspec.Struct, frozen=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from service.control.protocol import ArmStatus, CalibrationStatus, ServiceStatus
+from service.control.protocol import ArmStatus, CalibrationStatus, CanaryStatus, ServiceStatus
 
 
 def table_of(status: ServiceStatus) -> str:
@@ -30,7 +30,36 @@ def table_of(status: ServiceStatus) -> str:
     if last is not None:
         reason = f": {last.reason}" if last.reason else ""
         lines += ["", f"last {last.command}: {last.outcome} at {last.at}{reason}"]
+    if status.canary is not None:
+        lines += ["", f"canary: {canary_table_of(status.canary)}"]
     return "\n".join(lines)
+
+
+def canary_table_of(canary: CanaryStatus | None) -> str:
+    """A canary and its gates."""
+    if canary is None:
+        return "no canary was started since the service began"
+    steps = ", ".join(f"{step:g} %" for step in canary.steps)
+    by = f" by {canary.gate}" if canary.gate else ""
+    state = f"{canary.arm} against {canary.control}: {_words(canary.verdict)}{by}, {canary.reason}"
+    where = f"step {canary.step} of {steps}; {canary.share:.1%} of the traffic of both"
+    lines = [
+        state,
+        f"{where}, {canary.requests:.0f} requests since {canary.since}",
+        "",
+        *aligned(
+            ("gate", "used up", "what it knows"),
+            [
+                (each.gate, "-" if each.level is None else f"{each.level:.0%}", each.words)
+                for each in canary.gates
+            ],
+        ),
+    ]
+    return "\n".join([*lines, *canary.notes])
+
+
+def _words(verdict: str) -> str:
+    return verdict.replace("_", " ")
 
 
 def calibration_table_of(calibrations: Sequence[CalibrationStatus]) -> str:

@@ -6,7 +6,7 @@ become labels.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
 
@@ -576,6 +576,36 @@ class Metrics:
             ["outcome"],
             registry=registry,
         )
+        self.canary_share = Gauges(
+            "bidlight_canary_share",
+            "Part of the traffic of a canary and its control arm that the canary has, from 0 to 1; none "
+            "without a canary",
+            ["arm", "control"],
+            of_processes="max",
+            registry=registry,
+        )
+        self.canary_step = Gauges(
+            "bidlight_canary_step",
+            "Which of its steps a canary is at, from 1",
+            ["arm"],
+            of_processes="max",
+            registry=registry,
+        )
+        self.canary_gate = Gauges(
+            "bidlight_canary_gate",
+            "What the gate knows against a canary, as a part of what takes it back: at 1 it does; none while "
+            "too little is known",
+            ["arm", "gate"],
+            of_processes="max",
+            registry=registry,
+        )
+        self.canary_verdicts = Counters(
+            "bidlight_canary_verdicts",
+            "What became of canaries: started, raised (the next step), finished, taken_back, or ended (by a "
+            "command); gate is the one that failed, or none",
+            ["arm", "verdict", "gate"],
+            registry=registry,
+        )
         self.families = registry.families
         self._show_zeros()
         self._unknown_names: dict[str, UnknownNames] = {}
@@ -623,6 +653,10 @@ class Metrics:
     def totals(self) -> dict[tuple[str, Labels], Sequence[float]]:
         """The numbers of each series, by name of the metric without suffix and labels, over all workers."""
         return self._registry.totals()
+
+    def sums(self, wanted: Iterable[tuple[str, Labels]]) -> dict[tuple[str, Labels], Sequence[float]]:
+        """The numbers of some series of counters and histograms, by name without suffix and labels."""
+        return self._registry.sums(wanted)
 
     def exposition(self) -> tuple[bytes, str]:
         """The body of a scrape, summed over all workers, and its content type."""

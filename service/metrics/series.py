@@ -288,6 +288,25 @@ class Registry:
                     shown.add(key)
         return {key: total for key, total in sums.items() if key in shown}
 
+    def sums(self, wanted: Iterable[tuple[str, Labels]]) -> dict[tuple[str, Labels], Sequence[float]]:
+        """The numbers of some series by family and labels, over all processes: zeros if none has it.
+
+        It costs less than the totals of all.
+        """
+        keys = {self._families[name].key(labels): (name, labels) for name, labels in wanted}
+        sums: dict[tuple[str, Labels], Sequence[float]] = {
+            (name, labels): (0.0,) * self._families[name].width for name, labels in keys.values()
+        }
+        for number in range(self._memory.parts):
+            try:
+                for series in self._memory.read(number):
+                    key = keys.get(series.key)
+                    if key is not None and len(series.numbers) == self._families[key[0]].width:
+                        sums[key] = self._families[key[0]].combine(sums[key], series.numbers)
+            except UnreadableCounts:
+                self._count_fault(UNREADABLE, f"the counts of process {number} cannot be read to their end")
+        return sums
+
     def collect(self) -> Iterator[Metric]:
         """Every family, added up over all processes, in the form of prometheus_client."""
         metrics = {name: Metric(name, each.help_text, each.kind) for name, each in self._families.items()}

@@ -17,9 +17,10 @@ from service.control.commands import Commands
 from service.control.events import EventLog
 from service.control.protocol import WorkerStatus
 from service.control.socket import ControlSocket
+from service.metrics.families import Metrics
 from service.settings import Settings
 
-# How often clients of the control socket are looked at that send nothing.
+# How often clients of the control socket are looked at that send nothing, and a canary.
 LOOK_SECONDS = 1.0
 
 
@@ -34,13 +35,14 @@ class CommandedProcess:
         settings: Settings,
         served: ServedArms,
         control: ControlSocket | None,
+        metrics: Metrics,
         decider: Decider | None = None,
     ) -> None:
         self.decider = decider
         self._served = served
         self._control = control
         self._settings = settings
-        self._commands = Commands(self, EventLog(settings.control_log), settings)
+        self._commands = Commands(self, EventLog(settings.control_log), settings, metrics)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -107,4 +109,5 @@ class CommandedProcess:
     def _look(self) -> None:
         assert self._loop is not None
         self._poll()
+        self._commands.step()
         self._timer = self._loop.call_later(LOOK_SECONDS, self._look)

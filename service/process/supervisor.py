@@ -84,7 +84,7 @@ class Supervisor:
         self._admin = bind_admin(settings)
         self._control = control
         self._settings = settings
-        self._commands = Commands(self, control_log, settings)
+        self._commands = Commands(self, control_log, settings, metrics)
         memory = SharedMemory(counts, self.steering, events)
         release = (lambda: None) if control is None else control.release
         self._pool = WorkerPool(settings, slots, self._reload, memory, self._admin, release)
@@ -144,6 +144,8 @@ class Supervisor:
                 self._replace_ended()
                 if self._control is not None:
                     self._control.poll(self._commands.answer)
+                    if not self._is_stopping:
+                        self._commands.step()
                 tell_left_out()
                 if not self._was_ready and self._pool.all_serving:
                     self._was_ready = True

@@ -39,6 +39,7 @@ ROWS = [
     "Bids and pCTR",
     "Feedback",
     "Live calibration",
+    "Canary",
     "Features",
     "Stores and catalogue",
     "Process",

@@ -17,6 +17,8 @@ import httpx
 import pytest
 import yaml
 
+from service.control.client import ControlClient
+from service.control.protocol import StartCanary
 from service.features.load import main as load_features
 from tests.deploy.promql import RULES, dashboard_queries
 from tests.e2e.raw_http import wait_until
@@ -105,6 +107,7 @@ def test_rules_are_evaluated_and_every_panel_shows_something(tmp_path: Path) -> 
         *("--feedback-keys", str(tmp_path / "feedback.keys"), "--feedback-log", str(tmp_path / "log")),
         *("--live-calibration", "observe", "--feature-store", store, "--admin-port", "0"),
         *("--live-period-seconds", "1"),
+        *("--control-socket", str(tmp_path / "control.socket")),
     ]
     with (
         running_redis(tmp_path) as redis,
@@ -113,6 +116,8 @@ def test_rules_are_evaluated_and_every_panel_shows_something(tmp_path: Path) -> 
         target = service.admin_url.removeprefix("http://")
         with running_prometheus(tmp_path, target) as prometheus:
             wait_until(lambda: bool(ask(prometheus, "up == 1")))
+            with ControlClient(str(tmp_path / "control.socket"), 30.0) as control:
+                assert control.ask(StartCanary("treatment")).error is None
             bid_and_report(service, ROUNDS)
             wait_until(lambda: bool(ask(prometheus, "bidlight:pcoc:increase1h > 0")), seconds=10.0)
             wait_until(lambda: bool(ask(prometheus, "bidlight_live_machines == 1")), seconds=20.0)

@@ -81,6 +81,12 @@ function describeShadowFeedback(shadow) {
     `(${decimal(arm.logloss, 4)}), ${whole(clicks)} clicks of ${whole(impressions)} impressions`;
 }
 
+function describeCanary(canary) {
+  if (!canary) return "None is under way.";
+  const {arm, control, share, step} = canary;
+  return `${arm} has ${percent(share)} of the traffic that it and ${control} have, step ${whole(step)}.`;
+}
+
 function card(arm, number, first, last, wide) {
   const {rate: requests, latency, pctr} = between(first, last, arm.name);
   const at = share => milliseconds(quantile(share, latency, last.latency_bounds));

@@ -50,6 +50,16 @@ function showTables(first, last) {
     ([name, {count, last_at}]) => [name, whole(count), ago(last_at)]), "none");
 }
 
+function showCanary({under_way, verdicts}) {
+  byId("canary").hidden = !under_way && !verdicts.length;
+  byId("canary-now").textContent = describeCanary(under_way);
+  const gates = Object.entries(under_way?.gates ?? {}).map(([name, level]) => [name, percent(level)]);
+  table(byId("gates"), 1, ["gate", "used up"], gates, "no gate knows enough yet");
+  const rows = verdicts.map(({arm, verdict, gate, count}) =>
+    [arm, verdict.replace("_", " "), gate || "–", whole(count)]);
+  table(byId("verdicts"), 3, ["arm", "verdict", "gate", "in all"], rows, "no verdict yet");
+}
+
 // Between neighbours, so that the charts follow what happens now.
 function note(first, last) {
   const arms = {};
@@ -81,6 +91,7 @@ function show() {
   byId("arms").replaceChildren(...last.arms.map((arm, number) => card(arm, number, first, last, wide)));
   showFeedback(byId("feedback"), last);
   showCharts(last);
+  showCanary(last.canary);
   showTables(first, last);
   const period = first ? `rates of the last ${age(last.at - first.at)}` : "all since the start";
   byId("when").textContent = `${clock(last.at)}, ${period}`;

@@ -62,6 +62,7 @@ def take_snapshot(
             }
             for arm in arms
         ],
+        "canary": _describe_canary(counts),
         "without_arm": counts.by_last_label("bidlight_requests", ""),
         "refusals": counts.by_last_label("bidlight_refusals"),
         "last_refusals": counts.by_last_label("bidlight_refusal_timestamp_seconds"),
@@ -171,6 +172,30 @@ def _describe_catalogue(arm: str, counts: _Counts) -> dict[str, Any] | None:
         "ads": counts.number("bidlight_catalogue_ads", arm),
         "read_at": counts.number("bidlight_catalogue_read_timestamp_seconds", arm) or None,
     }
+
+
+def _describe_canary(counts: _Counts) -> dict[str, Any]:
+    """The canary under way with what its gates know, None without one, and what became of all so far."""
+    under_way = None
+    for (name, labels), (share, *_) in counts.totals.items():
+        if name == "bidlight_canary_share":
+            arm, control = labels
+            under_way = {
+                "arm": arm,
+                "control": control,
+                "share": share,
+                "step": counts.number("bidlight_canary_step", arm),
+                "gates": counts.by_last_label("bidlight_canary_gate", arm),
+            }
+    verdicts = [
+        {"arm": arm, "verdict": verdict, "gate": gate, "count": numbers[0]}
+        for (name, (arm, verdict, gate)), numbers in sorted(
+            (key, numbers)
+            for key, numbers in counts.totals.items()
+            if key[0] == "bidlight_canary_verdicts" and numbers[0] > 0
+        )
+    ]
+    return {"under_way": under_way, "verdicts": verdicts}
 
 
 class _Counts:

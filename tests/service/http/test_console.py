@@ -71,6 +71,20 @@ def test_counts_of_requests_are_by_arm_outcome_and_size(run_app: RunApp, bundles
     assert found["workers"] == {"serving": 1, "set": 1}
 
 
+def test_a_canary_is_shown_with_its_gates_and_all_verdicts(run_app: RunApp, bundles: dict[str, Path]) -> None:
+    app = run_app(arms=(f"control={bundles['alpha']}:3", f"treatment={bundles['beta']}:1"))
+    assert numbers(app)["canary"] == {"under_way": None, "verdicts": []}
+    metrics = app.app.metrics
+    metrics.canary_share.labels("treatment", "control").set(0.25)
+    metrics.canary_step.labels("treatment").set(3)
+    metrics.canary_gate.labels("treatment", "errors").set(0.5)
+    metrics.canary_verdicts.labels("treatment", "taken_back", "errors")
+    metrics.canary_verdicts.labels("treatment", "raised", "").inc(2)
+    verdict = {"arm": "treatment", "verdict": "raised", "gate": "", "count": 2}
+    under_way = {"arm": "treatment", "control": "control", "share": 0.25, "step": 3, "gates": {"errors": 0.5}}
+    assert numbers(app)["canary"] == {"under_way": under_way, "verdicts": [verdict]}
+
+
 def test_arms_are_as_they_are_steered_now(run_app: RunApp, bundles: dict[str, Path]) -> None:
     app = run_app(arms=(f"control={bundles['alpha']}:3", f"treatment={bundles['beta']}:1"))
     memory = app.app.served.steering
