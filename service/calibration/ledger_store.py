@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, cast
 from redis.exceptions import WatchError
 
 from service.calibration.errand import Advanced, Errand
-from service.calibration.ledger import FORGET_MS
+from service.calibration.ledger import FORGET_MS, FORMAT
 from service.features.redis import RedisAddress, client_of_key, failures
 
 SETTING = "feedback_store"
@@ -32,9 +32,9 @@ class LedgerStore:
     def __init__(self, url: str, seconds: float = SOCKET_SECONDS) -> None:
         self._address = RedisAddress.parse(url, SETTING)
         self._seconds = seconds
-        # One slot of a cluster has both.
+        # One slot of a cluster has both. Services that write them in another way have others.
         self._ledger, self._reports = (
-            f"{{{self._address.prefix}live}}:{name}".encode() for name in ("ledger", "reports")
+            f"{{{self._address.prefix}live}}:{name}:{FORMAT}".encode() for name in ("ledger", "reports")
         )
 
     def visit(self, errand: Errand) -> Visited:

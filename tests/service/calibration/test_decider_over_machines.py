@@ -192,9 +192,9 @@ def test_a_ledger_that_is_none_is_replaced_and_a_cluster_is_a_store(
             keys = node.call("KEYS", "*")
             for key in keys:
                 assert 0 < node.call("PTTL", key) <= 2 * 86_400_000
-            if b"{bidlight:live}:ledger" in keys:
-                node.call("SET", "{bidlight:live}:ledger", "nonsense")
-                node.call("HSET", "{bidlight:live}:reports", "nonsense", "more")
+            if b"{bidlight:live}:ledger:1" in keys:
+                node.call("SET", "{bidlight:live}:ledger:1", "nonsense")
+                node.call("HSET", "{bidlight:live}:reports:1", "nonsense", "more")
         visits([one], now, 2)
         assert one.learned() == (30, 3)
         assert one.metric("bidlight_live_joined") == 1
