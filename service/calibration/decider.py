@@ -82,7 +82,8 @@ class Decider:
         self._is_alone: bool | None = None
         self._wishes: list[Wish] = []
         self._wished: tuple[Wish, ...] = ()
-        self._reported_ms = now_ms
+        # When this service has reported, or has begun anew to count for that, and when it has tried to.
+        self._reported_ms = self._visited_ms = now_ms
         self._own_revision = MAX_SHARED_REVISION
         self._machine, self._members = secrets.token_hex(6), 0
         self._arms: dict[int, str] = {}
@@ -192,8 +193,8 @@ class Decider:
         assert self._joint is not None
         self._follow()
         if self._joint.is_due(now_ms):
-            errand = self._errand(now_ms)
-            self._joint.visit(errand)
+            self._visited_ms = now_ms
+            self._joint.visit(self._errand(now_ms))
             self._follow()
         if self._is_alone and not 0 <= now_ms - self._ledger.cut_ms < self._period_ms:
             self.step(now_ms // self._period_ms * self._period_ms)
@@ -246,17 +247,18 @@ class Decider:
         ledger, advanced = visit.result()
         if self._is_alone:
             logger.warning("live calibrations are decided with the other machines again")
-        if ledger != self._shared or self._is_alone:
+        is_new = ledger != self._shared or self._is_alone is not False
+        if is_new:
             found = Ledger.unpack(ledger, self._rules, next_shared_revision)
             self._tell_changes(found)
             self._ledger, self._shared, self._shared_number = found, ledger, found.number
-        self._is_alone = False
+        self._is_alone, self._reported_ms = False, self._visited_ms
         if advanced is not None:
             del self._wishes[: len(self._wished)]
             for number, decision in advanced.decisions:
                 if number in self._arms:
                     self._metrics.live_decisions.labels(self._arms[number], decision).inc()
-        for wish in self._wishes:  # of since the visit began
+        for wish in self._wishes if is_new else ():  # of since the visit began
             wish.fulfil(self._ledger)
         self._keep_places()
         self._publish_all()

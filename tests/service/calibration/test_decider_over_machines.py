@@ -148,6 +148,23 @@ def test_events_of_a_bundle_that_one_does_not_serve_are_learned_from(redis: Redi
     assert new.learned(8) == (300, 30)
 
 
+def test_what_was_forgotten_of_a_machine_is_not_new_when_it_is_back(redis: RedisServer) -> None:
+    redis.call("FLUSHALL")
+    one, other = (Machine(redis.url, START, {7: "only"}) for _ in range(2))
+    one.shown(7, START, 30, 3)
+    other.shown(7, START, 10, 1)
+    now = visits([one, other], START, 4)
+    for _ in range(60):  # of half an hour
+        now += 30 * MINUTE
+        other.visit(now)
+        assert other.learned() == (40, 4)
+    now = visits([one, other], now, 2)
+    assert one.learned() == other.learned() == (40, 4)
+    one.shown(7, now, 20, 2)
+    visits([one, other], now, 4)
+    assert one.learned() == other.learned() == (60, 6)
+
+
 def test_without_the_redis_each_goes_on_alone_and_nothing_counts_twice_when_it_is_back(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
