@@ -164,7 +164,10 @@ class Decider:
     def step_if_due(self, now_ms: int) -> None:
         """Decide, if a period has passed since that was done; with a store, when it is the time of all."""
         if self._joint is not None:
-            self._step_jointly(now_ms)
+            try:
+                self._step_jointly(now_ms)
+            except Exception:  # whatever it is, requests are answered
+                logger.exception("live calibrations stay as they are for now")
         elif not 0 <= now_ms - self._stepped_ms < self._period_ms:  # or the clock was set back
             self.step(now_ms)
 
@@ -234,8 +237,11 @@ class Decider:
             return
         error = visit.exception()
         if error is None:
-            self._adopt(visit)
-        else:
+            try:
+                self._adopt(visit)
+            except ValueError as other:  # somebody has just replaced the ledger by something else
+                error = other
+        if error is not None:
             if not isinstance(error, StoreUnavailable):
                 logger.error("live calibrations could not be decided together", exc_info=error)
             self._go_alone(error)

@@ -41,7 +41,7 @@ class LedgerStore:
         """Report, and change the ledger unless somebody else does so meanwhile. Raises StoreUnavailable."""
         with ExitStack() as stack, failures(self._address):
             client = client_of_key(self._address, self._ledger, stack, self._seconds)
-            pipeline = client.pipeline(transaction=False)
+            pipeline = stack.enter_context(client.pipeline(transaction=False))
             if errand.reports:
                 pipeline.hset(self._reports, mapping=cast(Any, dict(errand.reports)))
                 pipeline.pexpire(self._reports, 2 * FORGET_MS)

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from service.calibration.counts import BINS
 from service.calibration.decider import Decider
 from service.calibration.decision import MAX_SHARED_REVISION
+from service.calibration.errand import Report, field_of
 from service.calibration.memory import LiveMemory, LivePart, LiveState
 from service.metrics.families import Metrics
 from service.settings import Settings
@@ -212,6 +214,8 @@ def test_a_ledger_that_is_none_is_replaced_and_a_cluster_is_a_store(
             if b"{bidlight:live}:ledger:1" in keys:
                 node.call("SET", "{bidlight:live}:ledger:1", "nonsense")
                 node.call("HSET", "{bidlight:live}:reports:1", "nonsense", "more")
+                nan = Report.of(now, "only", np.full((BINS, 3), np.nan), is_served=True)
+                node.call("HSET", "{bidlight:live}:reports:1", field_of(7, "other.1"), nan)
         visits([one], now, 2)
         assert one.learned() == (30, 3)
         assert one.metric("bidlight_live_joined") == 1
