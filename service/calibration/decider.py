@@ -82,7 +82,8 @@ class Decider:
         self._is_alone: bool | None = None
         self._wishes: list[Wish] = []
         self._wished: tuple[Wish, ...] = ()
-        self._reported_ms = now_ms
+        # When this service has reported, or has begun anew to count for that, and when it has tried to.
+        self._reported_ms = self._visited_ms = now_ms
         self._own_revision = MAX_SHARED_REVISION
         self._machine, self._members = secrets.token_hex(6), 0
         self._arms: dict[int, str] = {}
@@ -173,7 +174,10 @@ class Decider:
     def step_if_due(self, now_ms: int) -> None:
         """Decide, if a period has passed since that was done; with a store, when it is the time of all."""
         if self._joint is not None:
-            self._step_jointly(now_ms)
+            try:
+                self._step_jointly(now_ms)
+            except Exception:  # whatever it is, requests are answered
+                logger.exception("live calibrations stay as they are for now")
         elif not 0 <= now_ms - self._stepped_ms < self._period_ms:  # or the clock was set back
             self.step(now_ms)
 
@@ -202,8 +206,8 @@ class Decider:
         assert self._joint is not None
         self._follow()
         if self._joint.is_due(now_ms):
-            errand = self._errand(now_ms)
-            self._joint.visit(errand)
+            self._visited_ms = now_ms
+            self._joint.visit(self._errand(now_ms))
             self._follow()
         if self._is_alone and not 0 <= now_ms - self._ledger.cut_ms < self._period_ms:
             self.step(now_ms // self._period_ms * self._period_ms)
@@ -243,8 +247,11 @@ class Decider:
             return
         error = visit.exception()
         if error is None:
-            self._adopt(visit)
-        else:
+            try:
+                self._adopt(visit)
+            except ValueError as other:  # somebody has just replaced the ledger by something else
+                error = other
+        if error is not None:
             if not isinstance(error, StoreUnavailable):
                 logger.error("live calibrations could not be decided together", exc_info=error)
             self._go_alone(error)
@@ -256,17 +263,18 @@ class Decider:
         ledger, advanced = visit.result()
         if self._is_alone:
             logger.warning("live calibrations are decided with the other machines again")
-        if ledger != self._shared or self._is_alone:
+        is_new = ledger != self._shared or self._is_alone is not False
+        if is_new:
             found = Ledger.unpack(ledger, self._rules, next_shared_revision)
             self._tell_changes(found)
             self._ledger, self._shared, self._shared_number = found, ledger, found.number
-        self._is_alone = False
+        self._is_alone, self._reported_ms = False, self._visited_ms
         if advanced is not None:
             del self._wishes[: len(self._wished)]
             for number, decision in advanced.decisions:
                 if number in self._arms:
                     self._metrics.live_decisions.labels(self._arms[number], decision).inc()
-        for wish in self._wishes:  # of since the visit began
+        for wish in self._wishes if is_new else ():  # of since the visit began
             wish.fulfil(self._ledger)
         self._keep_places()
         self._publish_all()

@@ -6,16 +6,20 @@ decides; the others find that it was done.
 
 from __future__ import annotations
 
+import logging
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import msgspec
+import numpy as np
 
 from service.calibration.counts import Counts, bytes_of, counts_of
 from service.calibration.decision import Decision, Rules, next_shared_revision
 from service.calibration.ledger import FORGET_MS, Ledger, Said
+
+logger = logging.getLogger("bidlight")
 
 # Sources of others beyond these have no account.
 MAX_ACCOUNTS = 256
@@ -136,6 +140,8 @@ class Errand:
                 number, member = source_and_member(name)
                 report = _decode(data)
                 counts = counts_of(zlib.decompressobj().decompress(report.counts, _MAX_COUNTS))
+                if not np.isfinite(counts).all():
+                    raise ValueError("counts must be finite")
             except (ValueError, zlib.error, msgspec.DecodeError):
                 stale.append(name)
                 continue
@@ -155,11 +161,15 @@ class Errand:
         for number, account in [*ledger.accounts.items()]:
             if self.now_ms - account.served_ms >= FORGET_MS:
                 del ledger.accounts[number]
-        return [
-            (number, decision)
-            for number, account in ledger.accounts.items()
-            for decision in account.step(said.get(number, {}), self.cut_ms, self.period_ms)
-        ]
+        made: list[tuple[int, Decision]] = []
+        for number, account in ledger.accounts.items():
+            try:
+                decisions = account.step(said.get(number, {}), self.cut_ms, self.period_ms)
+            except Exception:  # whatever it is, other sources go on
+                logger.exception("arm %s: its live calibration stays as it is for now", account.arm)
+            else:
+                made += [(number, decision) for decision in decisions]
+        return made
 
 
 def field_of(number: int, member: str) -> bytes:

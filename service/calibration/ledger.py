@@ -25,6 +25,7 @@ from service.calibration.decision import (
     next_revision,
 )
 
+# Of records: it is part of the name under which they are kept.
 FORMAT = 1
 # A ledger that is longer is none.
 MAX_BYTES = 1 << 26
@@ -87,7 +88,6 @@ class _AccountRecord(msgspec.Struct, frozen=True, array_like=True):
 
 
 class _LedgerRecord(msgspec.Struct, frozen=True, array_like=True):
-    format: int
     number: int
     cut_ms: int
     machines: int
@@ -149,7 +149,7 @@ class Ledger:
     def pack(self) -> bytes:
         """All of it as bytes."""
         accounts = {number: _record_of(account) for number, account in self.accounts.items()}
-        record = _LedgerRecord(FORMAT, self.number, self.cut_ms, self.machines, sorted(self.frozen), accounts)
+        record = _LedgerRecord(self.number, self.cut_ms, self.machines, sorted(self.frozen), accounts)
         return zlib.compress(_encode(record), 1)
 
     @classmethod
@@ -159,8 +159,6 @@ class Ledger:
             record = _decode(zlib.decompressobj().decompress(data, MAX_BYTES))
         except (zlib.error, msgspec.DecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"a ledger must be one that was packed (got {error})") from None
-        if record.format != FORMAT:
-            raise ValueError(f"a ledger must have the format {FORMAT} (got {record.format})")
         ledger = cls(rules, following)
         ledger.number, ledger.cut_ms, ledger.machines = record.number, record.cut_ms, record.machines
         ledger.frozen = {*record.frozen}

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, cast
 from redis.exceptions import WatchError
 
 from service.calibration.errand import Advanced, Errand
-from service.calibration.ledger import FORGET_MS
+from service.calibration.ledger import FORGET_MS, FORMAT
 from service.features.redis import RedisAddress, client_of_key, failures
 
 SETTING = "feedback_store"
@@ -32,16 +32,16 @@ class LedgerStore:
     def __init__(self, url: str, seconds: float = SOCKET_SECONDS) -> None:
         self._address = RedisAddress.parse(url, SETTING)
         self._seconds = seconds
-        # One slot of a cluster has both.
+        # One slot of a cluster has both. Services that write them in another way have others.
         self._ledger, self._reports = (
-            f"{{{self._address.prefix}live}}:{name}".encode() for name in ("ledger", "reports")
+            f"{{{self._address.prefix}live}}:{name}:{FORMAT}".encode() for name in ("ledger", "reports")
         )
 
     def visit(self, errand: Errand) -> Visited:
         """Report, and change the ledger unless somebody else does so meanwhile. Raises StoreUnavailable."""
         with ExitStack() as stack, failures(self._address):
             client = client_of_key(self._address, self._ledger, stack, self._seconds)
-            pipeline = client.pipeline(transaction=False)
+            pipeline = stack.enter_context(client.pipeline(transaction=False))
             if errand.reports:
                 pipeline.hset(self._reports, mapping=cast(Any, dict(errand.reports)))
                 pipeline.pexpire(self._reports, 2 * FORGET_MS)

@@ -209,7 +209,10 @@ class _Read:
         code, _, where = error.partition(" ")
         if code != "ASK":
             self._cluster.refresh()
-        if node is None or code not in ("ASK", "MOVED"):
+        if code not in ("ASK", "MOVED"):
+            logger.error("a node of the cluster refuses %s: %s", self._commands[place][0], error)
+            return
+        if node is None:
             return
         try:
             target = target_of(where, node)

@@ -236,6 +236,9 @@ class NodeClient:
 
         def take(replies: list[Any] | None) -> None:
             values = None if replies is None else [UNREAD if is_error(each) else each for each in replies]
+            if values is not None and UNREAD in values:
+                error = next(filter(is_error, replies or ()), "an empty value")
+                logger.error("the Redis at %s:%d refuses %s: %s", *self.node, commands[0][0], error)
             if values is None or all(map(is_value, values)):
                 then(values)
                 return

@@ -139,6 +139,12 @@ class Claims:
 
         self._store.claim(events.fingerprints, events.until_ms - now, take)
 
+    def close(self) -> None:
+        """Nothing more is asked for: what waits is forgotten."""
+        for events in self._waiting.take_all():
+            if events.is_unchecked:
+                self._tell(FORGOTTEN, len(events))
+
     def read(self, values: Values, count: int) -> NDArray[np.uint8]:
         """What the store says of `count` events: MINE, THEIRS or UNANSWERED."""
         if values is None:

@@ -59,8 +59,9 @@ class SharedCounter:
 
     async def close(self) -> None:
         """Close the connections. What was to be asked for again is forgotten."""
-        self._publish_counts()
         await self._store.close()
+        self._claims.close()
+        self._publish_counts()
 
     def serve(self, sources: Iterable[Source]) -> None:
         """These sources make tokens from now on, which come back to any machine."""

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from service.calibration.counts import BINS
 from service.calibration.decider import Decider
 from service.calibration.decision import MAX_SHARED_REVISION
+from service.calibration.errand import Report, field_of
 from service.calibration.memory import LiveMemory, LivePart, LiveState
 from service.metrics.families import Metrics
 from service.settings import Settings
@@ -148,6 +150,23 @@ def test_events_of_a_bundle_that_one_does_not_serve_are_learned_from(redis: Redi
     assert new.learned(8) == (300, 30)
 
 
+def test_what_was_forgotten_of_a_machine_is_not_new_when_it_is_back(redis: RedisServer) -> None:
+    redis.call("FLUSHALL")
+    one, other = (Machine(redis.url, START, {7: "only"}) for _ in range(2))
+    one.shown(7, START, 30, 3)
+    other.shown(7, START, 10, 1)
+    now = visits([one, other], START, 4)
+    for _ in range(60):  # of half an hour
+        now += 30 * MINUTE
+        other.visit(now)
+        assert other.learned() == (40, 4)
+    now = visits([one, other], now, 2)
+    assert one.learned() == other.learned() == (40, 4)
+    one.shown(7, now, 20, 2)
+    visits([one, other], now, 4)
+    assert one.learned() == other.learned() == (60, 6)
+
+
 def test_without_the_redis_each_goes_on_alone_and_nothing_counts_twice_when_it_is_back(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -192,9 +211,11 @@ def test_a_ledger_that_is_none_is_replaced_and_a_cluster_is_a_store(
             keys = node.call("KEYS", "*")
             for key in keys:
                 assert 0 < node.call("PTTL", key) <= 2 * 86_400_000
-            if b"{bidlight:live}:ledger" in keys:
-                node.call("SET", "{bidlight:live}:ledger", "nonsense")
-                node.call("HSET", "{bidlight:live}:reports", "nonsense", "more")
+            if b"{bidlight:live}:ledger:1" in keys:
+                node.call("SET", "{bidlight:live}:ledger:1", "nonsense")
+                node.call("HSET", "{bidlight:live}:reports:1", "nonsense", "more")
+                nan = Report.of(now, "only", np.full((BINS, 3), np.nan), is_served=True)
+                node.call("HSET", "{bidlight:live}:reports:1", field_of(7, "other.1"), nan)
         visits([one], now, 2)
         assert one.learned() == (30, 3)
         assert one.metric("bidlight_live_joined") == 1
