@@ -35,7 +35,7 @@ from service.examples.outcomes import (
 from service.examples.parquet import HourRecord, ParquetHour, read_record
 from service.examples.record import ReadExample, read_line
 from service.examples.sampling import NAME as EXAMPLES
-from service.feedback.hourly_log import end_of, hour_of
+from service.feedback.hourly_log import end_of, hour_of, open_log, whole_name
 from service.feedback.log import NAME as EVENTS
 from service.feedback.tokens import read_unverified
 
@@ -171,14 +171,14 @@ class _Hour:
             )
         if record is None:
             self._write()
-            used = {path.name for path in self._files}
+            used = {whole_name(path) for path in self._files}
         else:
             used = set(record.files)
             done.is_new = False
-            done.found_late = [path.name for path in self._files if path.name not in used]
+            done.found_late = [path.name for path in self._files if whole_name(path) not in used]
         if self._plan.deletes:
             for path in self._files:
-                if path.name in used:
+                if whole_name(path) in used:
                     path.unlink(missing_ok=True)
                     done.deleted += 1
         return done
@@ -196,7 +196,7 @@ class _Hour:
                     plan.bundle,
                     plan.window_seconds,
                     plan.rows,
-                    [path.name for path in self._files],
+                    [whole_name(path) for path in self._files],
                     done.requests,
                     done.rows,
                     done.shown,
@@ -240,7 +240,7 @@ class _Hour:
 
     def _write_part(self, file: ParquetHour, part: Part, outcomes: Outcomes) -> None:
         for path in self._files:
-            with path.open("rb") as lines:
+            with open_log(path) as lines:
                 while some := [*islice(lines, EXAMPLES_AT_ONCE)]:
                     read = [read_line(line) for line in some]
                     found = [example for example in read if example is not None]

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.feedback.events import CLICK, EventType
+from service.feedback.hourly_log import open_log
 from service.feedback.tokens import Reason, read_unverified
 
 Hashes = NDArray[np.uint64]
@@ -86,7 +87,7 @@ class EventReader:
 
     def read(self, path: Path) -> Iterable[EventArrays]:
         """The events of a file, some thousand at once. Raises OSError."""
-        with path.open("rb") as lines:
+        with open_log(path) as lines:
             while some := [*islice(lines, LINES_AT_ONCE)]:
                 events = [*filter(None, map(self._event_or_none, some))]
                 tokens = read_unverified([event.token for event in events])

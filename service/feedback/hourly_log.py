@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import accumulate
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import BinaryIO, Generic, TypeVar
 
 from service.feedback.tokens import now_ms
 
@@ -203,6 +203,19 @@ def hour_of(path: Path, name: str) -> datetime | None:
         return datetime.strptime(path.name[start : start + _HOUR_CHARACTERS], _HOUR).replace(tzinfo=UTC)
     except ValueError:
         return None
+
+
+def whole_name(path: Path) -> str:
+    """What a file of a log is called once nothing more comes, whatever it is called now."""
+    return path.name.removesuffix(PART) + WHOLE if path.name.endswith(PART) else path.name
+
+
+def open_log(path: Path) -> BinaryIO:
+    """Open a file to read it, which may have become whole since it was found. Raises OSError."""
+    try:
+        return path.open("rb")
+    except FileNotFoundError:
+        return path.with_name(whole_name(path)).open("rb")
 
 
 def end_of(hour: datetime) -> int:

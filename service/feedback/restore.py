@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from service.errors import BadConfiguration
 from service.feedback.events import CLICK
-from service.feedback.hourly_log import PART, WHOLE
+from service.feedback.hourly_log import PART, whole_name
 from service.feedback.keys import read_keys
 from service.feedback.log import LoggedEvent, end_ms_of
 from service.feedback.memory import EventMemory
@@ -96,7 +96,7 @@ class _Restoring:
             self._read_hours(files)
             cut = [file for file in files if file.name.endswith(PART)]
             for file in cut:
-                file.rename(file.with_name(file.name.removesuffix(PART) + WHOLE))
+                file.rename(file.with_name(whole_name(file)))
         except OSError as error:
             raise _refusal(folder, "can be read", error.strerror or str(error)) from None
         restored = self._add()

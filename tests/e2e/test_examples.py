@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,21 +55,36 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
     return [row for file in sorted(folder.glob("*.parquet")) for row in pq.read_table(file).to_pylist()]
 
 
+def patiently(client: httpx.Client, path: str, body: bytes, kind: dict[str, str]) -> httpx.Response:
+    """POST, again if a loaded machine refuses it."""
+    deadline = time.monotonic() + 60
+    while True:
+        with suppress(httpx.TransportError):
+            response = client.post(path, content=body, headers=kind)
+            if response.status_code != 429:
+                assert response.status_code == 200, response.text
+                return response
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def ask(client: httpx.Client, request: dict[str, Any], kind: dict[str, str]) -> dict[str, Any]:
     codec = msgspec.json if kind is JSON else msgspec.msgpack
-    response = client.post("/predict", content=codec.encode(request), headers=kind)
-    assert response.status_code == 200, response.text
+    response = patiently(client, "/predict", codec.encode(request), kind)
     found: dict[str, Any] = codec.decode(response.content)
     return found
 
 
 def report(client: httpx.Client, events: Sequence[dict[str, Any]]) -> None:
-    answer = client.post("/feedback", json={"events": events})
-    assert answer.json()["counted"] == len(events), answer.text
+    answer = patiently(client, "/feedback", msgspec.json.encode({"events": events}), JSON)
+    assert answer.json()["counted"] + answer.json()["duplicates"] == len(events), answer.text
 
 
-def written(service: RunningService) -> float:
-    return service.metrics()['bidlight_example_log_requests_total{outcome="written"}']
+def written(service: RunningService) -> set[float]:
+    """How many requests, and how many events, the disk has."""
+    metrics = service.metrics()
+    names = "bidlight_example_log_requests_total", "bidlight_feedback_log_events_total"
+    return {metrics[f'{name}{{outcome="written"}}'] for name in names}
 
 
 def test_a_killed_worker_loses_no_more_than_the_last_second(
@@ -87,7 +103,7 @@ def test_a_killed_worker_loses_no_more_than_the_last_second(
     with running_service(tmp_path, arguments) as service:
         for number in range(40):
             ask_and_show(number)
-        wait_until(lambda: written(service) == 40)
+        wait_until(lambda: min(written(service)) >= 40)
         victims = service.workers()
         for victim in victims:
             os.kill(victim, signal.SIGKILL)

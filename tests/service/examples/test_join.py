@@ -228,10 +228,15 @@ def test_half_a_line_costs_that_line_and_is_told(
     lines = file.read_bytes().splitlines(keepends=True)
     part = file.rename(f"{file}.part")
     part.write_bytes(b"".join(lines[:-1]) + lines[-1][: len(lines[-1]) // 2])
-    (made, *_) = cut.join(tmp_path / "out")
+    plan = cut.plan(tmp_path / "out")
+    hours = join_hours(plan, ADS, now_ms() + 3 * HOUR_MS)
+    made = next(hours)
     assert (made.requests, made.unreadable) == (len(lines) - 1, 1)
     join_examples._tell(made)
     assert "1 lines of the log of examples cannot be read" in capsys.readouterr().err
+    hours.close()  # type: ignore[attr-defined]
+    part.rename(file)  # by the process, when its hour ends
+    assert cut.join(tmp_path / "out")[0].found_late == []
 
 
 def test_files_are_deleted_only_if_they_are_in_a_parquet_file(recorded: Recorded, tmp_path: Path) -> None:
