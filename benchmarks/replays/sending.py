@@ -30,7 +30,7 @@ from service.calibration.fit import Correction
 
 ARM = "only"
 CONNECTIONS, EVENTS_A_LIST, BUSY_SECONDS = 32, 2_000, 0.02
-IDLE_SECONDS = 86_400
+IDLE_SECONDS, SECONDS_TO_START = 86_400, 300.0
 _FEEDBACK = Route("/feedback")
 
 Rows = NDArray[np.intp]
@@ -89,7 +89,7 @@ def service(
     # Connections that a turn of few rows does not need are idle for long.
     words = [str(clock.path), "--arm", f"{ARM}={bundle}", "--feedback-keys", str(keys), *options]
     words += ["--keep-alive-seconds", str(IDLE_SECONDS)]
-    with running("benchmarks.replays.clock", words) as server:
+    with running("benchmarks.replays.clock", words, seconds=SECONDS_TO_START) as server:
         yield server, clock
 
 
