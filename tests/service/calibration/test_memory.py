@@ -58,6 +58,25 @@ def test_a_slot_counts_once_its_clicks_had_their_time_and_late_clicks_correct_it
     assert mature(memory, last + 100_000) == (157, 14)
 
 
+def test_slots_are_read_one_by_one_over_processes_until_they_are_settled() -> None:
+    memory = memory_of()
+    one, other = LivePart(memory, 0), LivePart(memory, 1)
+    add(one, START, 100, 2)
+    add(other, START + 99_999, 50, 1)
+    add(one, START + 100_000, 7, 7)
+    slot, place = START // memory.slot_ms, memory.place(NUMBER)
+    assert place is not None
+
+    def shown(number: int) -> float:
+        return float(memory.in_slot(place, number)[:, IMPRESSIONS].sum())
+
+    assert [shown(slot + step) for step in (-1, 0, 1, 2)] == [0, 150, 7, 0]
+    last = (slot + 1) * memory.slot_ms + 1000 * WINDOW
+    assert [memory.last_mature(last + late) for late in (-1, 0, 1)] == [slot - 1, slot, slot]
+    add(one, START + SLOTS * memory.slot_ms, 1, 0)  # the first process needs the place of the slot
+    assert shown(slot) == 50
+
+
 def test_a_slot_that_is_needed_again_is_settled_and_takes_what_is_later_still() -> None:
     memory = memory_of()
     part = LivePart(memory, 0)
