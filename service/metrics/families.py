@@ -327,7 +327,7 @@ class Metrics:
         )
         self.explored_events = Counters(
             "bidlight_explored_events",
-            "Impressions and clicks of explored requests among those that were counted",
+            "Events of explored requests among those that were counted, by type: impression, click",
             ["arm", "type"],
             registry=registry,
         )
@@ -551,8 +551,8 @@ class Metrics:
         )
         self.shadow_events = Counters(
             "bidlight_shadow_events",
-            "Impressions and clicks of the arm, counted within --click-window-seconds, whose candidate the "
-            "shadow has scored",
+            "Events of the arm, counted within --click-window-seconds, whose candidate the shadow has scored, "
+            "by type: impression, click",
             ["arm", "shadow", "type"],
             registry=registry,
         )
