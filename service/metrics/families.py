@@ -551,7 +551,7 @@ class Metrics:
         )
         self.shadow_events = Counters(
             "bidlight_shadow_events",
-            "Events of the arm, counted within --click-window-seconds, whose candidate the shadow has scored, "
+            "Events of the arm, counted within --click-window-seconds, whose candidate a shadow has scored, "
             "by type: impression, click",
             ["arm", "shadow", "type"],
             registry=registry,

@@ -121,8 +121,8 @@ def test_rules_are_evaluated_and_every_panel_shows_something(tmp_path: Path) -> 
             with ControlClient(str(tmp_path / "control.socket"), 30.0) as control:
                 assert control.ask(StartCanary("treatment")).error is None
             bid_and_report(service, ROUNDS)
-            wait_until(lambda: bool(ask(prometheus, "bidlight:pcoc:increase1h > 0")), seconds=10.0)
-            wait_until(lambda: bool(ask(prometheus, "bidlight_live_machines == 1")), seconds=20.0)
+            wait_until(lambda: bool(ask(prometheus, "bidlight:pcoc:increase1h > 0")), seconds=60.0)
+            wait_until(lambda: bool(ask(prometheus, "bidlight_live_machines == 1")), seconds=60.0)
             groups = prometheus.get("/api/v1/rules").json()["data"]["groups"]
             failed = {
                 rule["name"]: rule for group in groups for rule in group["rules"] if rule["health"] == "err"
