@@ -486,8 +486,8 @@ class Metrics:
         )
         self.shadow_events = Counters(
             "bidlight_shadow_events",
-            "Impressions and clicks of the arm, counted within --click-window-seconds, whose candidate the "
-            "shadow has scored",
+            "Events of the arm by type (impression, click), counted within --click-window-seconds, whose "
+            "candidate the shadow has scored",
             ["arm", "shadow", "type"],
             registry=registry,
         )

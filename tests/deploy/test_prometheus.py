@@ -77,11 +77,11 @@ def ask(client: httpx.Client, query: str) -> list[dict[str, Any]]:
 def bid_and_report(service: RunningService, rounds: int) -> None:
     """Requests with an unknown name and an ad that is known, each answer shown and clicked."""
     context = {**tiny_rows(1)[0]["context"], "renamed": 1}
-    candidates = [{"id": "ad-1", "value_per_click": 1.0}]
+    candidates = [{"id": "ad-1", "value_per_click": 1.0}, {"features": {"ad": "a2"}}]
     with service.client() as client:
         for number in range(rounds):
             body = {"id": f"request-{number}", "tracking": True, "context": context, "candidates": candidates}
-            (result,) = client.post("/predict", json=body).json()["results"]
+            result, _ = client.post("/predict", json=body).json()["results"]
             events = [{"token": result["token"], "type": kind} for kind in ("impression", "click")]
             assert client.post("/feedback", json={"events": events}).json()["counted"] == 2
             time.sleep(0.03)
@@ -91,7 +91,7 @@ def test_rules_are_evaluated_and_every_panel_shows_something(tmp_path: Path) -> 
     missing = {"site": 0.1}
     arms = {
         name: write_tiny_bundle(tmp_path / name, name, seed, missing=missing)
-        for seed, name in enumerate(("control", "treatment"))
+        for seed, name in enumerate(("control", "treatment", "candidate"))
     }
     (tmp_path / "feedback.keys").write_text(f"0 {'5a' * 16}\n", encoding="utf-8")
     for folder in ("store", "log"):
@@ -103,7 +103,7 @@ def test_rules_are_evaluated_and_every_panel_shows_something(tmp_path: Path) -> 
     options = [
         *(option for name, bundle in arms.items() for option in ("--arm", f"{name}={bundle}")),
         *("--feedback-keys", str(tmp_path / "feedback.keys"), "--feedback-log", str(tmp_path / "log")),
-        *("--live-calibration", "observe", "--feature-store", store, "--admin-port", "0"),
+        *("--shadow", "candidate=control:1", "--live-calibration", "observe", "--feature-store", store, "--admin-port", "0"),
     ]
     with running_service(tmp_path, options) as service:
         target = service.admin_url.removeprefix("http://")
