@@ -103,7 +103,8 @@ def test_rules_are_evaluated_and_every_panel_shows_something(tmp_path: Path) -> 
     options = [
         *(option for name, bundle in arms.items() for option in ("--arm", f"{name}={bundle}")),
         *("--feedback-keys", str(tmp_path / "feedback.keys"), "--feedback-log", str(tmp_path / "log")),
-        *("--shadow", "candidate=control:1", "--live-calibration", "observe", "--feature-store", store, "--admin-port", "0"),
+        *("--shadow", "candidate=control:1"),
+        *("--live-calibration", "observe", "--feature-store", store, "--admin-port", "0"),
     ]
     with running_service(tmp_path, options) as service:
         target = service.admin_url.removeprefix("http://")
