@@ -15,6 +15,7 @@ from export.errors import ExportError
 from export.judge.metrics import auc, logloss, sigmoid
 from export.report.findings import EvaluationPoint
 from export.stages.records import Searched, Trained
+from export.stages.taught import Taught, taught_log
 from export.stages.warm_start import WarmStart
 from export.stages.work import Say, Work
 from export.train.build import build_model, described_embeddings, hyperparameters_of
@@ -42,15 +43,17 @@ def train(
     checkpoint: Path | None = None,
     warm: WarmStart | None = None,
     searched: Searched | None = None,
+    taught: Taught | None = None,
     say: Say = print,
 ) -> Trained:
     """WORK/log -> WORK/dense.pt: a model trained from scratch, or the one of `checkpoint` where given.
 
-    With `warm` training goes on from that model. `searched` is the search that found these settings, for the
+    With `warm` training goes on from that model. `taught` is what teachers say of the rows; a model from a
+    checkpoint is taught where it is pruned. `searched` is the search that found these settings, for the
     record. Raises ExportError for settings that a checkpoint fixes, and for a device that torch cannot use.
     """
     check_device(config.device)
-    log = open_log(work.path("log"))
+    log = taught_log(work, open_log(work.path("log")), taught)
     if warm is not None:
         record = _go_on(work, log, warm, config, say)
     elif checkpoint is None:
@@ -58,7 +61,7 @@ def train(
     else:
         check_no_overrides(checkpoint, hyperparameters, embedding)
         record = _take_checkpoint(work, log, checkpoint, config, say)
-    record = msgspec.structs.replace(record, searched=searched)
+    record = msgspec.structs.replace(record, searched=searched, taught=taught)
     work.record("train", record)
     return record
 

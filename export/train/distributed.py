@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -35,12 +36,16 @@ LONGEST_WAIT = timedelta(days=7)
 
 @dataclass(frozen=True)
 class _Job:
-    """What the other processes need to train with rank 0; a model that starts anew knows no past."""
+    """What the other processes need to train with rank 0; a model that starts anew knows no past.
+
+    `taught` is the file of what teachers say of the training rows.
+    """
 
     model: nn.Module
     log: Path
     starts_anew: bool
     config: TrainConfig
+    taught: Path | None
 
 
 @contextmanager
@@ -87,7 +92,7 @@ def train_together(
 ) -> TrainResult:
     """As `loop.train`, with all processes of the group. Called on rank 0, whose model is trained in place.
 
-    `log` is the log in `log_folder`, which the others open.
+    `log` is the log in `log_folder`, which the others open; what teachers say in it they map from its file.
     """
     ranks = current()
     if ranks.count > 1:
@@ -97,7 +102,9 @@ def train_together(
                 "each takes the GPU of its own number"
             )
         report(f"training with {ranks.count} processes, {config.batch_size} rows a step in total")
-        _send(ranks, _Job(model, Path(log_folder).resolve(), log.past is None, config))
+        taught = log.parts["train"].taught
+        file = Path(taught.filename).resolve() if isinstance(taught, np.memmap) and taught.filename else None
+        _send(ranks, _Job(model, Path(log_folder).resolve(), log.past is None, config, file))
     try:
         return train(model, log, config, report=report, ranks=ranks)
     except BaseException as error:
@@ -114,6 +121,8 @@ def follow(ranks: Ranks) -> None:
             log = open_log(job.log)
             if job.starts_anew and log.past is not None:
                 log = log.without_past()
+            if job.taught is not None:
+                log = log.with_taught(np.load(job.taught, mmap_mode="r", allow_pickle=False))
             train(job.model, log, job.config, report=lambda _: None, ranks=ranks)
         except LeaderFailedError:
             continue
