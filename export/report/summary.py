@@ -6,9 +6,9 @@ import shlex
 import sys
 
 from export.report.changes import step_line
-from export.report.gain_text import gain_line, known_metric, offer_line, verdict_line
+from export.report.gain_text import gain_line, known_metric, offer_line, taught_line, verdict_line
 from export.report.text_table import aligned
-from service.bundle.manifest import Baseline, Metrics
+from service.bundle.manifest import Baseline, Distillation, Metrics
 from service.bundle.store import Bundle
 
 
@@ -26,6 +26,8 @@ def summary(bundle: Bundle) -> str:
     lines.append(f"serves {variant}" + (f": {_known(served)}" if served else ""))
     if won is not None:
         lines += [gain_line(variant, won), *_verdict(variant, won, len(bundle.graphs[variant]))]
+    if isinstance(manifest.distillation, Distillation):
+        lines.append(taught_line(variant, manifest.distillation))
     lines += [f"{name} is kept out: {reason}" for name, reason in manifest.kept_out.items()]
     lines += [_red(f"warning: {text}") for text in manifest.warnings]
     lines += [

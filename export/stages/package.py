@@ -9,10 +9,13 @@ import re
 import tempfile
 from pathlib import Path
 
+from msgspec import UNSET
+
 from export.errors import ExportError
 from export.report.findings import Findings
 from export.stages.artifacts import Artifacts, read_artifacts
 from export.stages.baseline import baseline, read_baseline
+from export.stages.beside_teachers import beside_teachers
 from export.stages.evaluate import judge_variants, shipped_variants
 from export.stages.gain import gain_over_baseline
 from export.stages.golden import golden_rows
@@ -43,7 +46,8 @@ def package(work: Work, out: Path, *, name: str | None = None, say: Say = print)
     say(f"evaluating {', '.join(made.variants)} on {len(made.test):,} test rows")
     judged = judge_variants(made.variants, made.calibrators, made.models[DENSE], made.test)
     won = None if beside is None else gain_over_baseline(beside, made, judged, out)
-    findings = gather_findings(made, judged, won, name or out.resolve().name)
+    taught = beside_teachers(work, made, judged)
+    findings = gather_findings(made, judged, won, name or out.resolve().name, taught)
     save_bundle(out, *_parts(made, findings, say))
     return load_bundle(out)
 
@@ -73,6 +77,7 @@ def _parts(made: Artifacts, findings: Findings, say: Say) -> tuple[Description, 
         latency=findings.latency,
         machine=findings.machine,
         compression=findings.compression,
+        distillation=findings.distillation or UNSET,
     )
     graphs = {variant: one.graph for variant, one in shipped.items()}
     shared_graphs = {v: one.shared for v, one in described.items() if one.shared is not None}

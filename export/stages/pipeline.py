@@ -46,9 +46,7 @@ class Search(Protocol):
     ) -> tuple[Mapping[str, Any], TrainChoice, Searched]: ...
 
 
-def run(
-    plan: Plan, *, search: Search | None = None, teach: Teach | None = None, say: Say = print
-) -> Bundle:
+def run(plan: Plan, *, search: Search | None = None, teach: Teach | None = None, say: Say = print) -> Bundle:
     """Runs every stage and returns the bundle as read back. The first error ends the run.
 
     `search` is what a preset that searches needs, `export.tune.tune.tune_before_run`; `teach` what a plan

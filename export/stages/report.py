@@ -30,7 +30,7 @@ from export.stages.records import Pruned, Searched
 from export.stages.segment_findings import segment_findings
 from export.stages.variants import DENSE, PRUNED
 from service.bundle.json_files import encode_json
-from service.bundle.manifest import Baseline, Compression, Metrics, Parity
+from service.bundle.manifest import Baseline, Compression, Distillation, Metrics, Parity
 
 # Half the 95 % interval of an AUC. Most models of one real log are within .05 of each other, LR among them
 # (docs/comparison.md): rows that know a single AUC no better cannot rank models, nor a model's variants.
@@ -39,7 +39,13 @@ COARSEST_AUC = 0.05
 PCOC_TOLERANCE, PCOC_ERRORS = 0.1, 3.0
 
 
-def gather_findings(made: Artifacts, judged: Judged, won: Baseline | None, bundle: str) -> Findings:
+def gather_findings(
+    made: Artifacts,
+    judged: Judged,
+    won: Baseline | None,
+    bundle: str,
+    distillation: Distillation | None = None,
+) -> Findings:
     """Everything the report says; `won` is what is won over the baseline, `bundle` the bundle's name."""
     graph_bytes = {variant: len(one.graph) for variant, one in made.variants.items()}
     quality, serving = judged.quality, judged.serving_variant
@@ -83,6 +89,7 @@ def gather_findings(made: Artifacts, judged: Judged, won: Baseline | None, bundl
         ladder=made.quantized.steps,
         choices=made.choices,
         search=_told_search(made.trained.searched),
+        distillation=distillation,
     )
 
 

@@ -220,7 +220,9 @@ def level_shift(log_odds: Answers, rate: float) -> float:
     low, high = -50.0, 50.0
     for _ in range(40):
         middle = (low + high) / 2
-        total = sum(float(sigmoid(log_odds[c].astype(np.float64) + middle).sum()) for c in _chunks(len(log_odds)))
+        total = sum(
+            float(sigmoid(log_odds[c].astype(np.float64) + middle).sum()) for c in _chunks(len(log_odds))
+        )
         low, high = (middle, high) if total < rate * len(log_odds) else (low, middle)
     return (low + high) / 2
 

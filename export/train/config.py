@@ -81,7 +81,9 @@ class TrainConfig:
         POSITIVE_SHARE,
     )
     # The next two have an effect only where there is a teacher; the labels count the rest.
-    distill_alpha: float = knob(0.5, "what the teachers count in the loss, the labels counting 1 minus it", SHARE)
+    distill_alpha: float = knob(
+        0.5, "what the teachers count in the loss, the labels counting 1 minus it", SHARE
+    )
     distill_temperature: float = knob(
         1.0,
         "by what the student's and the teachers' logits are divided where the loss compares them",

@@ -31,7 +31,9 @@ def test_batches_hold_every_row_once(rows: int, size: int, seed: int | None, win
 
 def test_batches_are_shuffled_by_the_seed_alone() -> None:
     def order(seed: int | None) -> list[int]:
-        return np.concatenate([batch.ids[:, 0] for batch in batches(part_of(20_000), 512, seed=seed)]).tolist()
+        return np.concatenate(
+            [batch.ids[:, 0] for batch in batches(part_of(20_000), 512, seed=seed)]
+        ).tolist()
 
     assert order(None) == list(range(20_000))
     assert order(1) == order(1) != order(2)
