@@ -1,7 +1,8 @@
 """What a teacher is worth to a student: the same student taught and alone, with paired intervals.
 
     python -m benchmarks.distillation --data FILE --schema FILE [--teacher deep_fwfm:400,400,400@16]
-        [--students dnn:16,16@8 lr] [--alphas 0.5 0.9] [--temperatures 1 4] [--seeds 3] [--together] [--faults]
+        [--students dnn:16,16@8 lr] [--alphas 0.5 0.9] [--temperatures 1 4] [--seeds 3] [--together]
+        [--crossed] [--faults]
 
 A model is NAME, NAME:WIDTHS, NAME@DIM or NAME:WIDTHS@DIM. With each seed the teacher is trained, then each
 student alone and with every alpha and temperature, on the same rows and with the same initial weights.
@@ -10,6 +11,8 @@ mean over the seeds; a difference to the student alone has a 95 % paired interva
 averaged), and beside it how many seeds it was positive in.
 
 together   a teacher more: those of all seeds, averaged.
+crossed    teachers that have not seen the rows that they teach: each row is taught by one that was trained on
+           the other half of the training part.
 faults     what a published implementation does, one fault a line (docs/distillation.md): `teacher in training
            mode` has dropout and batch statistics in what it says; `softmax over the batch` compares the rows'
            shares of a batch's probabilities, not the probabilities of a row.
@@ -24,9 +27,10 @@ import argparse
 import contextlib
 import hashlib
 import itertools
+import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -57,7 +61,8 @@ from export.train.config import TrainConfig
 from export.train.loop import predict_logits, train
 from loadtest.reports.command import whole
 
-ALONE, TOGETHER = "alone", "taught by all seeds' teachers"
+ALONE, TOGETHER, CROSSED = "alone", "taught by all seeds' teachers", "teachers of the other half"
+BETTER = "the better by validation"  # of a way and alone
 TRAINING_MODE, BATCH_SOFTMAX = "teacher in training mode", "softmax over the batch"
 RESAMPLES = 400
 
@@ -101,6 +106,7 @@ class Cell(msgspec.Struct, frozen=True):
     parameters: int
     auc: float
     logloss: float
+    validation: float  # LogLoss, by which weights were kept
     epochs: float
     seconds: float
 
@@ -129,7 +135,7 @@ class Bench:
         if not path.exists():
             one: Student = self.options.teacher
             # A teacher with the weights that its student begins with would be no other model.
-            network, _ = self._trained(one, 1000 + seed, Way(ALONE), self.log)
+            network, *_ = self._trained(one, 1000 + seed, Way(ALONE), self.log)
             path.parent.mkdir(exist_ok=True)
             save_checkpoint(path, network, one.model, one.hyperparameters)
         return path
@@ -142,20 +148,24 @@ class Bench:
             return msgspec.json.decode(record.read_bytes(), type=Cell)
         started = time.process_time()
         with self._as(way):
-            network, epochs = self._trained(one, seed, way, self._lesson(seed, way))
-        found = self._judged(network, one.text, way.name, seed, epochs, time.process_time() - started)
+            network, best, epochs = self._trained(one, seed, way, self._lesson(seed, way))
+        found = self._judged(network, one.text, way.name, seed)
+        seconds = time.process_time() - started
+        found = msgspec.structs.replace(found, validation=best, epochs=epochs, seconds=seconds)
         record.write_bytes(msgspec.json.encode(found))
         return found
 
     def teacher_cell(self, seed: int) -> Cell:
         network = load_checkpoint(self.teacher(seed), self.log.schema).model
-        return self._judged(network, self.options.teacher.text, "the teacher", seed, 0.0, 0.0)
+        return self._judged(network, self.options.teacher.text, "the teacher", seed)
 
     def _lesson(self, seed: int, way: Way) -> EncodedLog:
         if way.alpha is None:
             return self.log
         if way.name == TRAINING_MODE:
             return self.log.with_taught(_said_in_training(self.teacher(seed), self.log))
+        if way.name == CROSSED:
+            return self.log.with_taught(self._said_of_others(seed))
         seeds = range(self.options.seeds) if way.name == TOGETHER else (seed,)
         lesson = Lesson(tuple(self.teacher(one) for one in seeds))
         config = self.config(self.options.teacher.model, seed, way)
@@ -170,16 +180,32 @@ class Bench:
         with mock.patch.object(loop, "distilled", _over_the_batch):
             yield
 
-    def _trained(self, one: Student, seed: int, way: Way, log: EncodedLog) -> tuple[nn.Module, float]:
+    def _said_of_others(self, seed: int) -> NDArray[np.float32]:
+        """What teachers say of training rows that they have not seen, kept once they are trained."""
+        path = self.folder / "teachers" / f"{seed}.crossed.npy"
+        if not path.exists():
+            one: Student = self.options.teacher
+            part = self.log.parts["train"]
+            is_first = np.random.default_rng(seed).random(len(part)) < 0.5
+            said = np.empty(len(part), np.float32)
+            for rows in (is_first, ~is_first):
+                seen = replace(part, ids=part.ids[rows], labels=part.labels[rows], timestamps=None)
+                half = replace(self.log, parts=self.log.parts | {"train": replace(seen, true_pctr=None)})
+                network, *_ = self._trained(one, 1000 + seed, Way(ALONE), half)
+                said[~rows] = predict_logits(network, part.ids[~rows])
+            np.save(path, said)
+        found: NDArray[np.float32] = np.load(path)
+        return found
+
+    def _trained(self, one: Student, seed: int, way: Way, log: EncodedLog) -> tuple[nn.Module, float, float]:
+        """A model, its LogLoss on the validation part, and the epochs of its weights."""
         config = self.config(one.model, seed, way)
         network = new_network(log, one.model, one.hyperparameters, config)
         result = train(network, log, config, report=_silent)
         best = result.best or result.history[-1]
-        return network, best.step / result.steps_an_epoch
+        return network, best.logloss, best.step / result.steps_an_epoch
 
-    def _judged(
-        self, network: nn.Module, model: str, way: str, seed: int, epochs: float, seconds: float
-    ) -> Cell:
+    def _judged(self, network: nn.Module, model: str, way: str, seed: int) -> Cell:
         fitted, test = self.log.parts["calibration"], self.log.parts["test"]
         line = fit_platt(predict_logits(network, fitted.ids).astype(np.float64), np.asarray(fitted.labels))
         pctr = sigmoid(line.slope * predict_logits(network, test.ids).astype(np.float64) + line.intercept)
@@ -191,25 +217,24 @@ class Bench:
             parameters=sum(weights.numel() for weights in network.parameters()),
             auc=auc(test.labels, pctr),
             logloss=logloss(test.labels, pctr),
-            epochs=epochs,
-            seconds=seconds,
+            validation=math.nan,
+            epochs=math.nan,
+            seconds=math.nan,
         )
 
     def _pctr_file(self, model: str, way: str, seed: int) -> Path:
         stem = hashlib.sha256(f"{model} {way} {seed}".encode()).hexdigest()[:16]
         return self.folder / "cells" / f"{stem}.npy"
 
-    def change(self, one: Student, way: Way, against: Way) -> tuple[Delta, Delta]:
-        """AUC and LogLoss of a way minus those of another one, seeds averaged, over resampled rows."""
-        labels, seeds = np.asarray(self.log.parts["test"].labels), range(self.options.seeds)
-        scores = [
-            np.load(self._pctr_file(one.text, each.name, seed)) for each in (way, against) for seed in seeds
-        ]
+    def change(self, mine: Sequence[Cell], others: Sequence[Cell]) -> tuple[Delta, Delta]:
+        """AUC and LogLoss of cells minus those of others, seeds averaged, over resampled rows."""
+        labels = np.asarray(self.log.parts["test"].labels)
+        scores = [np.load(self._pctr_file(one.model, one.way, one.seed)) for one in (*mine, *others)]
         found = []
         for resampled in (resampled_aucs, resampled_loglosses):
             of_scores = resampled(labels, scores, resamples=RESAMPLES)
-            mine, others = of_scores[: len(seeds)].mean(axis=0), of_scores[len(seeds) :].mean(axis=0)
-            found.append(Delta(float(mine[0] - others[0]), *interval((mine - others)[1:])))
+            difference = of_scores[: len(mine)].mean(axis=0) - of_scores[len(mine) :].mean(axis=0)
+            found.append(Delta(float(difference[0]), *interval(difference[1:])))
         return found[0], found[1]
 
 
@@ -226,7 +251,7 @@ def _said_in_training(teacher: Path, log: EncodedLog) -> NDArray[np.float32]:
 def _over_the_batch(
     hard: Any, logits: Tensor, labels: Tensor, taught: Tensor, *, alpha: float, temperature: float
 ) -> Tensor:
-    """The loss that xsDeepFwFM's table was made with: KL of probabilities' softmax over the batch, its mean."""
+    """The loss of xsDeepFwFM's table: KL of the softmax of probabilities over the batch, and its mean."""
     student, teacher = torch.sigmoid(logits) / temperature, torch.sigmoid(taught) / temperature
     soft = F.kl_div(F.log_softmax(student, 0), F.softmax(teacher, 0), reduction="none").mean()
     return (1 - alpha) * hard(logits, labels) + alpha * temperature**2 * soft
@@ -240,6 +265,7 @@ def ways(options: argparse.Namespace) -> list[Way]:
     ]
     alpha, temperature = options.alphas[0], options.temperatures[0]
     more = [Way(TOGETHER, alpha, temperature)] if options.together else []
+    more += [Way(CROSSED, alpha, temperature)] if options.crossed else []
     faults = [Way(name, alpha, temperature) for name in (TRAINING_MODE, BATCH_SOFTMAX)]
     return [Way(ALONE), *grid, *more, *(faults if options.faults else [])]
 
@@ -247,7 +273,7 @@ def ways(options: argparse.Namespace) -> list[Way]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints a line a cell, a table of all students and ways, and the same as JSON."""
     command, options = _options(arguments)
-    varied = ("work", "seeds", "students", "alphas", "temperatures", "together", "faults")
+    varied = ("work", "seeds", "students", "alphas", "temperatures", "together", "crossed", "faults")
     check_same_options(
         options.work, {name: str(value) for name, value in vars(options).items() if name not in varied}
     )
@@ -325,14 +351,27 @@ def _table(bench: Bench, cells: Sequence[Cell]) -> tuple[list[list[str]], list[d
         }
         rows.append([*_figures(by_way[ALONE]), "", "", "", _epochs(by_way[ALONE])])
         for way in others:
-            change = bench.change(one, way, alone)
-            pairs = zip(by_way[way.name], by_way[ALONE], strict=True)
-            better = sum(mine.auc > other.auc for mine, other in pairs)
-            told = f"{better} of {options.seeds}"
-            rows.append([*_figures(by_way[way.name]), *map(_told, change), told, _epochs(by_way[way.name])])
-            named = {"model": one.text, "way": way.name}
-            changes.append({**named, "auc": vars(change[0]), "logloss": vars(change[1]), "better": better})
+            rows.append(_line(bench, by_way[way.name], by_way[ALONE], changes))
+        first = by_way[others[0].name] if others else by_way[ALONE]
+        kept = [
+            min(pair, key=lambda cell: cell.validation) for pair in zip(first, by_way[ALONE], strict=True)
+        ]
+        rows.append(_line(bench, kept, by_way[ALONE], changes, f"{first[0].way}: {BETTER}"))
     return rows, changes
+
+
+def _line(
+    bench: Bench, mine: Sequence[Cell], alone: Sequence[Cell], changes: list[dict[str, Any]], name: str = ""
+) -> list[str]:
+    """A row of the table, with its differences to the student alone, which go to `changes` too."""
+    auc_change, logloss_change = bench.change(mine, alone)
+    better = sum(one.auc > other.auc for one, other in zip(mine, alone, strict=True))
+    way = name or mine[0].way
+    named = {"model": mine[0].model, "way": way, "better": better}
+    changes.append({**named, "auc": vars(auc_change), "logloss": vars(logloss_change)})
+    figures = _figures(mine)
+    told = (_told(auc_change), _told(logloss_change), f"{better} of {len(alone)}")
+    return [figures[0], way, *figures[2:], *told, _epochs(mine)]
 
 
 def _figures(cells: Sequence[Cell]) -> list[str]:
@@ -363,6 +402,7 @@ def _options(arguments: Sequence[str] | None) -> tuple[Command, argparse.Namespa
     add("--split", type=_shares, default=LogPlan.split, metavar="A,B,C,D", help="shares of the parts")
     add("--seeds", type=whole(1), default=3, metavar="N", help="[%(default)s]")
     add("--together", action="store_true", help="the teachers of all seeds together, too")
+    add("--crossed", action="store_true", help="teachers that have not seen what they teach, too")
     add("--faults", action="store_true", help="the faults of a published implementation, too")
     options = command.parse_args(arguments)
     options.students = [Student.parse(one) if isinstance(one, str) else one for one in options.students]

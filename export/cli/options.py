@@ -53,7 +53,7 @@ examples:
   python -m export run --data today.parquet --schema log.toml --warm-start artifacts/shop --out artifacts/shop
   python -m export demo --out artifacts/demo
   python -m export compare --data log.parquet --schema log.toml --models lr,fwfm,deep_fwfm --out artifacts/all
-  python -m export run --data log.parquet --schema log.toml --model dnn --teacher artifacts/big --out artifacts/small
+  python -m export run --data log.parquet --schema log.toml --model dnn --teacher artifacts/big --out small
   python -m export tune --data log.parquet --schema log.toml --model deepfm --minutes 30 --out artifacts/tuned
   python -m export score --bundle artifacts/shop --data today.parquet --out scores.parquet
   python -m export replay --auctions scores.parquet --policy linear,ortb --out artifacts/bids
@@ -97,8 +97,8 @@ TRAINING = tuple(option for option in options_of(TrainConfig) if option.name not
 TEACHERS = (
     Option(
         "--teacher",
-        "a bundle, a run's work folder or a checkpoint that teaches the model beside the labels, whatever its "
-        "model and vocabularies; may be given several times: their log-odds are averaged",
+        "a bundle, a run's work folder or a checkpoint that teaches the model beside the labels, whatever "
+        "its own model and vocabularies; may be given several times: their log-odds are averaged",
         Path,
         metavar="BUNDLE|WORK|FILE",
         repeated=True,

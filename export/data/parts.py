@@ -36,7 +36,7 @@ SampleRow = dict[str, dict[str, Any]]  # {"context": {...}, "candidate": {...}}
 class Part:
     """Rows of one part in the log's order. The arrays are memory maps, read-only.
 
-    `taught` is what teachers say of the rows, as logits of the model that is trained (`export.stages.taught`).
+    `taught` is what teachers say of the rows, as logits of the model that is trained.
     """
 
     ids: NDArray[np.int32]  # [n, columns]

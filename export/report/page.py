@@ -83,8 +83,8 @@ def _teachers(findings: Findings) -> list[str]:
     served = findings.evaluation[variant]
     rows.append([f"student, {variant}", findings.model, served.auc, served.logloss])
     about = (
-        f"<p>{escape(taught_line(variant, taught))}.</p><p>On the test part; LogLoss of teachers after a line "
-        "that is fitted to the calibration part.</p>"
+        f"<p>{escape(taught_line(variant, taught))}.</p><p>On the test part; LogLoss of teachers after a "
+        "line that is fitted to the calibration part.</p>"
     )
     return [section("Teachers", about, table(["", "model", "AUC", "LogLoss"], rows))]
 

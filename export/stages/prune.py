@@ -33,9 +33,9 @@ def prune(
 ) -> Pruned | None:
     """WORK/dense.pt -> pruned.pt (exact zeros), compact.pt (without them) and perhaps twin.pt.
 
-    What `choice` leaves open is as in training, teachers too, and its preset fits log and model; a `recipe` goes before it.
-    The dense twin (`export.stages.dense_twin`) is trained too unless `choice` skips it. A model without
-    neurons that can go keeps them, with a warning. A recipe that prunes nothing only clears what an earlier
+    What `choice` leaves open is as in training, and so are the teachers; its preset fits log and model, and
+    a `recipe` goes before it. The dense twin (`export.stages.dense_twin`) is trained too unless `choice`
+    skips it. A model without neurons that can go keeps them, with a warning. A recipe that prunes nothing only clears what an earlier
     pruning left.
     """
     trained = work.read_record("train", Trained)

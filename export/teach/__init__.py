@@ -1,1 +1,1 @@
-"""Knowledge distillation: any bundle or trained model says of each row of a log what a student is to learn."""
+"""Knowledge distillation: any bundle or trained model says of each row what a student is to learn."""

@@ -175,8 +175,8 @@ def _asked(rows: _Rows, teacher: Teacher, say: Say) -> TaughtBy:
             for places, found in rows.answers(teacher):
                 if not np.isfinite(found).all():
                     raise ExportError(
-                        f"'teacher' must say a number of every row (got none from {teacher.name}, whose weights "
-                        "overflow); name another"
+                        f"'teacher' must say a number of every row (got none from {teacher.name}, whose "
+                        "weights overflow); name another"
                     )
                 answers[places] = found
                 progress.add(len(found))

@@ -1,4 +1,4 @@
-"""Finds a teacher, a bundle or a trained model, and asks it about rows by their ids or as they stand in a log.
+"""Finds a teacher, a bundle or a trained model, and asks it about rows by their ids.
 
 A teacher has vocabularies of its own. It knows neither the student nor what is made of the answers.
 """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -57,7 +56,7 @@ def silent(_: str) -> None:
 
 @dataclass(frozen=True)
 class Class:
-    """A log, the plan and the bundle of a teacher (pruned, so its ids are renumbered), and a student's log."""
+    """A log, the plan and the bundle of a pruned teacher, whose ids are renumbered, and a student's log."""
 
     log: Path
     schema: Path
@@ -72,7 +71,7 @@ class Class:
 
 
 @pytest.fixture(scope="module")
-def room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Class]:
+def room(tmp_path_factory: pytest.TempPathFactory) -> Class:
     folder = tmp_path_factory.mktemp("class")
     log = folder / "log.parquet"
     schema = write_synthetic_log(CONFIG, log, report=silent)
@@ -93,7 +92,7 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Class]:
     bundle = run(plan, say=silent)
     with Work(folder / "student").held(new=True) as work:
         fit_schema(work, LogPlan(data=log, schema=str(schema), min_count=30), say=silent)
-    yield Class(log, schema, plan, bundle, work)
+    return Class(log, schema, plan, bundle, work)
 
 
 def ask(work: Work, *teachers: Path, config: TrainConfig | None = None) -> list[str]:
@@ -104,7 +103,7 @@ def ask(work: Work, *teachers: Path, config: TrainConfig | None = None) -> list[
 
 
 def test_a_bundle_of_other_vocabularies_says_what_it_serves(room: Class, tmp_path: Path) -> None:
-    """Its answers are those of `score`, up to the line, on the same rows of the parts, though it was pruned."""
+    """Its answers are those of `score`, up to the line, on the same rows, though it was pruned."""
     work = room.student_work(tmp_path)
     log = open_log(work.path("log"))
     assert [f.cardinality for f in log.schema.fields] != [f.cardinality for f in room.bundle.schema.fields]
@@ -144,7 +143,7 @@ def test_the_line_is_of_validation_labels_and_its_level_that_of_training(room: C
 
 
 def test_teachers_are_averaged_as_log_odds_in_the_students_space(room: Class, tmp_path: Path) -> None:
-    """A checkpoint of the log's own ids teaches beside a bundle; the student draws a fifth of the non-clicks."""
+    """A checkpoint of the log's own ids teaches beside a bundle; the student draws few non-clicks."""
     folder = room.plan.work
     work = Work(tmp_path / "work")
     shutil.copytree(folder / "log", work.folder / "log")
@@ -226,7 +225,8 @@ def test_a_student_of_another_model_end_to_end(room: Class, tmp_path: Path) -> N
     assert told.auc_delta == pytest.approx(served.auc - told.auc, abs=1e-9)
     assert told.logloss_delta == pytest.approx(served.logloss - told.logloss, abs=1e-9)
     page = (plan.out / "report" / "index.html").read_text()
-    assert "<h2>Teachers</h2>" in page and room.bundle.manifest.id in page
+    assert "<h2>Teachers</h2>" in page
+    assert room.bundle.manifest.id in page
     assert any("by which it was taught (alpha 0.7, temperature 3)" in line for line in lines)
     trained = Work(plan.work).read_record("train", Trained)
     assert trained.taught is not None
@@ -266,25 +266,35 @@ def test_the_command_line_teaches_and_refuses(
     teacher = str(room.plan.out)
     assert train("--teacher", teacher, "--distill-temperature", "2") == (0, "")
     taught = work.read_record("train", Trained).taught
-    assert taught is not None and taught.teachers[0].name == room.bundle.manifest.id
-    assert train() == (0, "") and work.read_record("train", Trained).taught is None
+    assert taught is not None
+    assert taught.teachers[0].name == room.bundle.manifest.id
+    assert train() == (0, "")
+    assert work.read_record("train", Trained).taught is None
     status, said = train("--distill-alpha", "0.3")
-    assert status == 1 and "'distill_alpha' must be left out without a teacher (got 0.3)" in said
+    assert status == 1
+    assert "'distill_alpha' must be left out without a teacher (got 0.3)" in said
     status, said = train("--teacher", str(work.folder / "dense.pt"))
-    assert status == 1 and "must be no file that a stage in its folder writes" in said
+    assert status == 1
+    assert "must be no file that a stage in its folder writes" in said
     assert work.has("dense.pt")
     status, said = run_it("--teacher", str(tmp_path))
-    assert status == 1 and "'teacher' must be a bundle, the work folder of a run, or a checkpoint" in said
+    assert status == 1
+    assert "'teacher' must be a bundle, the work folder of a run, or a checkpoint" in said
     status, said = run_it("--teacher", str(tmp_path / "none.pt"))
-    assert status == 1 and "there is no such file" in said
+    assert status == 1
+    assert "there is no such file" in said
     status, said = run_it("--teacher", str(tmp_path / "run" / "dense.pt"))
-    assert status == 1 and "must be in another folder than the one that the run works in" in said
+    assert status == 1
+    assert "must be in another folder than the one that the run works in" in said
     status, said = run_it("--teacher", teacher, "--teacher", teacher)
-    assert status == 1 and "must name each teacher once" in said
+    assert status == 1
+    assert "must name each teacher once" in said
     checkpoint = str(room.plan.work / "dense.pt")
     status, said = run_it("--teacher", teacher, "--checkpoint", checkpoint, "--preset", "none")
-    assert status == 1 and "'teacher' must be left out where nothing is trained" in said
-    assert not (tmp_path / "run").exists() and not (tmp_path / "out").exists()
+    assert status == 1
+    assert "'teacher' must be left out where nothing is trained" in said
+    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_level_is_found_whatever_the_log_odds() -> None:

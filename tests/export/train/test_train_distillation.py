@@ -15,8 +15,8 @@ from export.data.encoded import Part
 from export.data.past import Past
 from export.errors import ExportError
 from export.train.config import TrainConfig
-from export.train.losses import bce, distilled, focal, soft
 from export.train.loop import predict_logits, train
+from export.train.losses import bce, distilled, focal, soft
 from export.train.prior import corrected_logits, uncorrected_logits
 from export.train.sampling import epoch_batches
 from models.deep_fwfm import DeepFwFM
