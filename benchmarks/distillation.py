@@ -350,8 +350,7 @@ def _table(bench: Bench, cells: Sequence[Cell]) -> tuple[list[list[str]], list[d
             for way in (alone, *others)
         }
         rows.append([*_figures(by_way[ALONE]), "", "", "", _epochs(by_way[ALONE])])
-        for way in others:
-            rows.append(_line(bench, by_way[way.name], by_way[ALONE], changes))
+        rows += [_line(bench, by_way[way.name], by_way[ALONE], changes) for way in others]
         first = by_way[others[0].name] if others else by_way[ALONE]
         kept = [
             min(pair, key=lambda cell: cell.validation) for pair in zip(first, by_way[ALONE], strict=True)

@@ -101,6 +101,10 @@ class EncodedLog:
         """The same log for a model that starts anew."""
         return replace(self, past=None)
 
+    def without_taught(self) -> EncodedLog:
+        """The same log for a model that labels alone teach."""
+        return replace(self, parts=self.parts | {"train": replace(self.parts["train"], taught=None)})
+
     def with_taught(self, logits: NDArray[np.float32]) -> EncodedLog:
         """The same log with what teachers say of the training rows, [n]."""
         return replace(self, parts=self.parts | {"train": replace(self.parts["train"], taught=logits)})

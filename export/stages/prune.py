@@ -35,8 +35,8 @@ def prune(
 
     What `choice` leaves open is as in training, and so are the teachers; its preset fits log and model, and
     a `recipe` goes before it. The dense twin (`export.stages.dense_twin`) is trained too unless `choice`
-    skips it. A model without neurons that can go keeps them, with a warning. A recipe that prunes nothing only clears what an earlier
-    pruning left.
+    skips it. A model without neurons that can go keeps them, with a warning. A recipe that prunes nothing
+    only clears what an earlier pruning left.
     """
     trained = work.read_record("train", Trained)
     log = taught_log(work, open_log(work.path("log")), trained.taught)

@@ -9,7 +9,7 @@ import msgspec
 from export.data.growth import Changes
 from export.report.findings import EvaluationPoint, FieldSummary, SegmentGain
 from export.stages.calibration_methods import METHODS
-from export.stages.taught import Taught
+from export.stages.taught import Taught, Untaught
 from export.train.config import TrainConfig
 from service.bundle.manifest import Parity
 
@@ -62,6 +62,7 @@ class Trained(msgspec.Struct, frozen=True):
     searched: Searched | None = None  # with the preset `accurate`
     warm_start: str | None = None  # what it went on from
     taught: Taught | None = None  # by whom it was taught, and so is a pruned model
+    untaught: Untaught | None = None  # the same model without these teachers
 
 
 class Twin(msgspec.Struct, frozen=True):

@@ -47,6 +47,23 @@ class Taught(msgspec.Struct, frozen=True):
     file: str
 
 
+class Untaught(msgspec.Struct, frozen=True):
+    """The same model trained by the labels alone, beside the taught one: `metric` on the validation part."""
+
+    metric: str
+    taught: float
+    alone: float
+    better: bool  # the one that is trained alone, which is then the model
+
+    def __str__(self) -> str:
+        name = {"auc": "AUC", "logloss": "LogLoss"}[self.metric]
+        kept = "so the teachers are left out" if self.better else "so it stays with its teachers"
+        return (
+            f"{name} of the model on the validation part: taught {self.taught:.5f}, alone {self.alone:.5f}; "
+            f"{kept}"
+        )
+
+
 class Teach(Protocol):
     """Asks the teachers of a plan about the log in the work folder, for a student trained by `config`."""
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.bundles.plan import ReadPlan
-from export.bundles.reading import log_schema_for
+from export.bundles.reading import in_format_of, log_schema_for
 from export.bundles.scorer import Scorer
 from export.data.encoded import open_log
 from export.data.log_schema import LOG_FILE, LogSchema
@@ -99,7 +99,7 @@ def _of_bundle(path: Path) -> Teacher:
                 f"'teacher' must say how its log is read (got {path}, which an earlier export wrote); export "
                 "it again"
             )
-        return log_schema_for(bundle, ReadPlan(data=data)).for_scores()
+        return _without_outcomes(log_schema_for(bundle, ReadPlan(data=data)))
 
     manifest = bundle.manifest
     key = f"{manifest.id} {scorer.variant}"
@@ -113,7 +113,14 @@ def _of_work(work: Work, path: Path, device: str) -> Teacher:
     config = work.read_record("train", Trained).config if work.has("train.json") else TrainConfig()
     found = _of_network(file, str(path), log.schema, config, device)
     description = log.description
-    return replace(found, described=None if description is None else lambda data: description.for_scores())
+    if description is None:  # an earlier release prepared it
+        return found
+    return replace(found, described=lambda data: _without_outcomes(in_format_of(data, description)))
+
+
+def _without_outcomes(schema: LogSchema) -> LogSchema:
+    """What a teacher reads of a log: what it makes of a label harms no row."""
+    return msgspec.structs.replace(schema.for_scores(), label=None)
 
 
 def _of_checkpoint(path: Path, student: Schema | None, device: str) -> Teacher:

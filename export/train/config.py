@@ -80,7 +80,7 @@ class TrainConfig:
         "that too",
         POSITIVE_SHARE,
     )
-    # The next two have an effect only where there is a teacher; the labels count the rest.
+    # The next three have an effect only where there is a teacher; the labels count the rest.
     distill_alpha: float = knob(
         0.5, "what the teachers count in the loss, the labels counting 1 minus it", SHARE
     )
@@ -88,6 +88,11 @@ class TrainConfig:
         1.0,
         "by what the student's and the teachers' logits are divided where the loss compares them",
         POSITIVE,
+    )
+    distill_twin: Literal["train", "skip"] = knob(
+        "train",
+        "train the same model by the labels alone too, and keep the better one by the validation part: a "
+        "teacher can harm; or skip that, which saves half of the time",
     )
     epochs: int = knob(
         DEEP.epochs,
@@ -198,7 +203,7 @@ ODDS = (
 """The knobs that decide what odds a model's logits are."""
 
 
-DISTILLATION = ("distill_alpha", "distill_temperature")
+DISTILLATION = ("distill_alpha", "distill_temperature", "distill_twin")
 """The knobs that have an effect only where there is a teacher."""
 
 

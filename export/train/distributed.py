@@ -102,9 +102,8 @@ def train_together(
                 "each takes the GPU of its own number"
             )
         report(f"training with {ranks.count} processes, {config.batch_size} rows a step in total")
-        taught = log.parts["train"].taught
-        file = Path(taught.filename).resolve() if isinstance(taught, np.memmap) and taught.filename else None
-        _send(ranks, _Job(model, Path(log_folder).resolve(), log.past is None, config, file))
+        folder, taught = Path(log_folder).resolve(), _taught_file(log)
+        _send(ranks, _Job(model, folder, log.past is None, config, taught))
     try:
         return train(model, log, config, report=report, ranks=ranks)
     except BaseException as error:
@@ -112,6 +111,16 @@ def train_together(
         if ranks.count > 1 and not is_told(error):
             dist.destroy_process_group()
         raise
+
+
+def _taught_file(log: Log) -> Path | None:
+    """The file of what teachers say of the training rows."""
+    taught = log.parts["train"].taught
+    if taught is None:
+        return None
+    if not isinstance(taught, np.memmap) or taught.filename is None:
+        raise ValueError("'taught' must be a memory map of a file, which the other processes read")
+    return Path(taught.filename).resolve()
 
 
 def follow(ranks: Ranks) -> None:

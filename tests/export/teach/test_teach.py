@@ -25,7 +25,8 @@ from export.stages.fit_schema import fit_schema
 from export.stages.pipeline import run
 from export.stages.plan import LogPlan, Plan
 from export.stages.records import Trained
-from export.stages.taught import FOLDER, taught_log, teacher_log_odds
+from export.stages.taught import FOLDER, Taught, taught_log, teacher_log_odds
+from export.stages.train import train
 from export.stages.work import Work
 from export.teach.lesson import Lesson, level_shift
 from export.train.checkpoint import load_checkpoint
@@ -212,7 +213,7 @@ def test_a_student_of_another_model_end_to_end(room: Class, tmp_path: Path) -> N
         min_count=30,
         out=tmp_path / "student",
         work=tmp_path / "work",
-        training=TRAINING.updated(distill_alpha=0.7, distill_temperature=3.0),
+        training=TRAINING.updated(distill_alpha=0.7, distill_temperature=3.0, distill_twin="skip"),
         teachers=(room.plan.out, room.plan.work),
     )
     bundle = run(plan, teach=Lesson(plan.teachers), say=lines.append)
@@ -232,7 +233,7 @@ def test_a_student_of_another_model_end_to_end(room: Class, tmp_path: Path) -> N
     assert trained.taught is not None
     # Taught or not is what differs: with an alpha of 0 the same run gives the model of labels alone.
     weights = {}
-    for name, given in {"nothing": {}, "zero": {"distill_alpha": 0.0}}.items():
+    for name, given in {"nothing": {}, "zero": {"distill_alpha": 0.0, "distill_twin": "skip"}}.items():
         teachers = plan.teachers if given else ()
         folder = tmp_path / name
         other = replace(plan, out=folder / "out", work=folder / "work", teachers=teachers)
@@ -248,12 +249,38 @@ def test_a_student_of_another_model_end_to_end(room: Class, tmp_path: Path) -> N
     assert b"distillation" not in (tmp_path / "nothing" / "out" / "manifest.json").read_bytes()
 
 
+def test_a_teacher_that_harms_is_left_out(room: Class, tmp_path: Path) -> None:
+    """Of one that says noise, the model is that of labels alone; one that says the labels is kept."""
+    work = room.student_work(tmp_path)
+    labels = open_log(work.path("log")).parts["train"].labels
+    noise = np.random.default_rng(0).normal(0, 3, len(labels)).astype(np.float32)
+    lessons = {"noise": noise, "labels": np.where(labels == 1, 3.0, -3.0).astype(np.float32)}
+    (work.folder / FOLDER).mkdir()
+    config = TRAINING.updated(epochs=3, distill_alpha=1.0, distill_temperature=1.0).config(
+        len(labels), model="lr"
+    )
+    train(work, "lr", {}, config, say=silent)
+    alone = load_checkpoint(work.path("dense.pt")).model.state_dict()
+    for name, said in lessons.items():
+        np.save(work.folder / FOLDER / f"{name}.npy", said)
+        lines: list[str] = []
+        record = train(work, "lr", {}, config, taught=Taught((), f"{name}.npy"), say=lines.append)
+        assert record.untaught is not None
+        is_alone = record.untaught.alone < record.untaught.taught
+        assert record.untaught.better == is_alone == (record.taught is None)
+        found = load_checkpoint(work.path("dense.pt")).model.state_dict()
+        assert all(bool((value == alone[key]).all()) for key, value in found.items()) == is_alone
+        assert str(record.untaught) in lines
+        if name == "noise":
+            assert is_alone
+
+
 def test_the_command_line_teaches_and_refuses(
     room: Class, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     work = room.student_work(tmp_path)
 
-    def train(*more: str) -> tuple[int, str]:
+    def train_it(*more: str) -> tuple[int, str]:
         options = ["--work", str(work.folder), "--model", "lr", "--epochs", "1", "--threads", "1", "--quiet"]
         status = main(["train", *options, *more])
         return status, capsys.readouterr().err
@@ -264,16 +291,16 @@ def test_the_command_line_teaches_and_refuses(
         return status, capsys.readouterr().err
 
     teacher = str(room.plan.out)
-    assert train("--teacher", teacher, "--distill-temperature", "2") == (0, "")
+    assert train_it("--teacher", teacher, "--distill-temperature", "2", "--distill-twin", "skip") == (0, "")
     taught = work.read_record("train", Trained).taught
     assert taught is not None
     assert taught.teachers[0].name == room.bundle.manifest.id
-    assert train() == (0, "")
+    assert train_it() == (0, "")
     assert work.read_record("train", Trained).taught is None
-    status, said = train("--distill-alpha", "0.3")
+    status, said = train_it("--distill-alpha", "0.3")
     assert status == 1
     assert "'distill_alpha' must be left out without a teacher (got 0.3)" in said
-    status, said = train("--teacher", str(work.folder / "dense.pt"))
+    status, said = train_it("--teacher", str(work.folder / "dense.pt"))
     assert status == 1
     assert "must be no file that a stage in its folder writes" in said
     assert work.has("dense.pt")
