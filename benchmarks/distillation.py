@@ -254,7 +254,8 @@ def _over_the_batch(
     """The loss of xsDeepFwFM's table: KL of the softmax of probabilities over the batch, and its mean."""
     student, teacher = torch.sigmoid(logits) / temperature, torch.sigmoid(taught) / temperature
     soft = F.kl_div(F.log_softmax(student, 0), F.softmax(teacher, 0), reduction="none").mean()
-    return (1 - alpha) * hard(logits, labels) + alpha * temperature**2 * soft
+    loss: Tensor = (1 - alpha) * hard(logits, labels) + alpha * temperature**2 * soft
+    return loss
 
 
 def ways(options: argparse.Namespace) -> list[Way]:

@@ -51,10 +51,13 @@ def _run(options: Namespace) -> None:
         pruning=choose(PruneChoice, given_of(PruneChoice, options)),
         teachers=_teachers(options),
     )
-    search = None
+    lesson = _lesson(plan.teachers)
     if plan.pruning.searches:
-        from export.tune.tune import tune_before_run as search
-    run(plan, search=search, teach=_lesson(plan.teachers), say=say)
+        from export.tune.tune import tune_before_run
+
+        run(plan, search=tune_before_run, teach=lesson, say=say)
+    else:
+        run(plan, teach=lesson, say=say)
 
 
 def _models(options: Namespace) -> None:

@@ -122,13 +122,19 @@ class _Rows:
             part = self.log.parts[name]
             for array in (part.ids, part.labels):
                 for start in range(0, len(array), CHUNK_ROWS):
-                    found.update(np.ascontiguousarray(array[start : start + CHUNK_ROWS]))
+                    found.update(np.ascontiguousarray(array[start : start + CHUNK_ROWS]).data)
         return found.hexdigest()
 
     @cached_property
     def data(self) -> Path:
-        """The file that the log was made of."""
-        return Path(self.work.read_record("fit-schema", LogSummary).data)
+        """The file that the log was made of. Raises ExportError where it is gone."""
+        path = Path(self.work.read_record("fit-schema", LogSummary).data)
+        if not path.is_file() or self.log.description is None:
+            raise ExportError(
+                f"'data' must be the file that the log was made of, for a teacher with other vocabularies "
+                f"(got {path}); put it there, or run fit-schema again"
+            )
+        return path
 
     def answers(self, teacher: Teacher) -> Iterator[tuple[Any, Floats]]:
         """Where rows are among all, and what the teacher says of them, [n]."""
@@ -146,15 +152,15 @@ class _Rows:
                 f"'teacher' must say how its log is read, having other vocabularies than the student (got "
                 f"{teacher.name}); name a bundle, or a work folder of this release"
             )
-        encoder = Encoder(teacher.schema)
-        other = teacher.described(self.data)
-        for rows in raw_rows_in_place(self.data, self.log, self.work.path("log"), other):
+        encoder, own, other = Encoder(teacher.schema), self.log.description, teacher.described(self.data)
+        assert own is not None  # or else there is no `data`
+        for rows in raw_rows_in_place(self.data, self.log, self.work.path("log"), own, other):
             yield rows.places, teacher.ask(encode_chunk(encoder, rows.fields))
 
     def key_for(self, teacher: Teacher) -> str:
         """A hash of all that the teacher's answers hang on."""
         inputs = [VERSION, self.key, teacher.key]
-        if not teacher.knows_ids_of(self.log.schema) and self.data.is_file():
+        if not teacher.knows_ids_of(self.log.schema):
             stat = self.data.stat()
             inputs += [str(self.data), stat.st_size, stat.st_mtime_ns]
         return _hash(inputs)
@@ -232,7 +238,7 @@ def _write_taught(path: Path, answers: Sequence[Answers], config: TrainConfig) -
     with replacing(path, sync=False) as incoming:
         taught = np.lib.format.open_memmap(incoming, "w+", np.float32, answers[0].shape)
         for chunk in _chunks(len(taught)):
-            mean = np.mean([each[chunk] for each in answers], axis=0, dtype=np.float64)
+            mean: Floats = np.asarray(np.mean([each[chunk] for each in answers], axis=0, dtype=np.float64))
             taught[chunk] = uncorrected_logits(mean, config)
         taught.flush()
         del taught

@@ -37,24 +37,21 @@ class Rows:
     lines: Numbers
 
 
-def raw_rows_in_place(data: Path, log: EncodedLog, folder: Path, other: LogSchema) -> Iterator[Rows]:
-    """All rows of the log in `folder`, made of the file `data`, typed by the description `other`.
+def raw_rows_in_place(
+    data: Path, log: EncodedLog, folder: Path, own: LogSchema, other: LogSchema
+) -> Iterator[Rows]:
+    """All rows of the log in `folder`, made of the file `data` by `own`, typed by the description `other`.
 
     Raises ExportError where the file is not the one that the log was made of, by its labels, or where `other`
     finds a row malformed.
     """
-    if log.description is None or not data.is_file():
-        raise ExportError(
-            f"'data' must be the file that the log was made of, for a teacher with other vocabularies (got "
-            f"{data}); run fit-schema again"
-        )
     # Rows that are malformed are skipped here as they were skipped, or else there was none.
-    own = read_log(data, log.description, on_malformed="skip", chunk_rows=CHUNK_ROWS)
+    rows_of_log = read_log(data, own, on_malformed="skip", chunk_rows=CHUNK_ROWS)
     others = read_log(data, other, on_malformed="skip", chunk_rows=CHUNK_ROWS)
     split, first_row = split_of(folder), 0
     sizes = [len(log.parts[name]) for name in PARTS]
     starts, seen = np.cumsum([0, *sizes[:-1]]), np.zeros(len(PARTS), np.int64)
-    for chunk, fields in _in_step(own, others, data.name):
+    for chunk, fields in _in_step(rows_of_log, others, data.name):
         part = split.part_of(first_row, chunk.timestamps, len(chunk))
         first_row += len(chunk)
         places = np.empty(len(chunk), np.int64)
