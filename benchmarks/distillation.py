@@ -27,7 +27,6 @@ import argparse
 import contextlib
 import hashlib
 import itertools
-import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -106,9 +105,9 @@ class Cell(msgspec.Struct, frozen=True):
     parameters: int
     auc: float
     logloss: float
-    validation: float  # LogLoss, by which weights were kept
-    epochs: float
-    seconds: float
+    validation: float | None = None  # LogLoss, by which weights were kept
+    epochs: float | None = None
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -217,9 +216,6 @@ class Bench:
             parameters=sum(weights.numel() for weights in network.parameters()),
             auc=auc(test.labels, pctr),
             logloss=logloss(test.labels, pctr),
-            validation=math.nan,
-            epochs=math.nan,
-            seconds=math.nan,
         )
 
     def _pctr_file(self, model: str, way: str, seed: int) -> Path:
@@ -295,7 +291,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command.print_json(
         data=options.data.name,
         rows=rows,
-        cells=[msgspec.to_builtins(cell) for cell in cells],
+        cells=[_without_nothing(cell) for cell in cells],
         changes=changes,
     )
 
@@ -316,6 +312,11 @@ def _run(bench: Bench) -> Iterator[Cell]:
                 cell = bench.cell(one, seed, way)
                 _say(cell)
                 yield cell
+
+
+def _without_nothing(cell: Cell) -> dict[str, Any]:
+    """A cell as data; of a teacher, how it was trained is not told."""
+    return {name: value for name, value in msgspec.structs.asdict(cell).items() if value is not None}
 
 
 def _say(cell: Cell) -> None:
@@ -354,7 +355,8 @@ def _table(bench: Bench, cells: Sequence[Cell]) -> tuple[list[list[str]], list[d
         rows += [_line(bench, by_way[way.name], by_way[ALONE], changes) for way in others]
         first = by_way[others[0].name] if others else by_way[ALONE]
         kept = [
-            min(pair, key=lambda cell: cell.validation) for pair in zip(first, by_way[ALONE], strict=True)
+            min(pair, key=lambda cell: cell.validation or 0.0)
+            for pair in zip(first, by_way[ALONE], strict=True)
         ]
         rows.append(_line(bench, kept, by_way[ALONE], changes, f"{first[0].way}: {BETTER}"))
     return rows, changes
@@ -381,7 +383,7 @@ def _figures(cells: Sequence[Cell]) -> list[str]:
 
 
 def _epochs(cells: Sequence[Cell]) -> str:
-    return f"{np.mean([cell.epochs for cell in cells]):.1f}"
+    return f"{np.mean([cell.epochs or 0.0 for cell in cells]):.1f}"
 
 
 def _told(change: Delta) -> str:
