@@ -51,6 +51,7 @@ AT_LEAST_ONE = Limits(at_least=1)
 POSITIVE = Limits(above=0)
 NOT_NEGATIVE = Limits(at_least=0)
 POSITIVE_SHARE = Limits(above=0, at_most=1)
+SHARE = Limits(at_least=0, at_most=1)
 SHARE_BELOW_ONE = Limits(at_least=0, below=1)
 INNER_SHARE = Limits(above=0, below=1)
 

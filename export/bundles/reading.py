@@ -41,7 +41,7 @@ def log_schema_for(bundle: Bundle, plan: ReadPlan, *, needs_label: bool = False)
             f"'schema' must be given with the bundle {bundle.folder}, which does not say how its log is read "
             "(an earlier export wrote it); name its log's schema with --schema, or export it again"
         )
-    schema = _with_fields_of(bundle, _in_format_of(plan.data, told))
+    schema = _with_fields_of(bundle, in_format_of(plan.data, told))
     found = schema.found_in(columns_of(plan.data, schema))
     if needs_label and found.label is None:
         column = "" if schema.label is None else f" '{schema.label.column}'"
@@ -97,7 +97,7 @@ def _kept(bundle: Bundle) -> LogSchema | None:
         raise BundleError(str(path), "the description of a log", str(error), EXPORT_AGAIN) from None
 
 
-def _in_format_of(data: Path, schema: LogSchema) -> LogSchema:
+def in_format_of(data: Path, schema: LogSchema) -> LogSchema:
     """The schema for the same columns as Parquet or as text, as the file's ending says.
 
     A text file keeps the log's format whatever its name ends in.

@@ -30,7 +30,10 @@ from export.train.config import TrainConfig
 from export.tune.plan import TunePlan
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from export.stages.work import Work
+    from export.teach.lesson import Lesson
 
 
 def _run(options: Namespace) -> None:
@@ -47,13 +50,15 @@ def _run(options: Namespace) -> None:
         embedding=_embedding(options),
         training=training,
         pruning=choose(PruneChoice, given_of(PruneChoice, options)),
+        teachers=_teachers(options),
     )
+    lesson = _lesson(plan.teachers)
     if plan.pruning.searches:
         from export.tune.tune import tune_before_run
 
-        run(plan, search=tune_before_run, say=say)
+        run(plan, search=tune_before_run, teach=lesson, say=say)
     else:
-        run(plan, say=say)
+        run(plan, teach=lesson, say=say)
 
 
 def _models(options: Namespace) -> None:
@@ -103,12 +108,16 @@ def _fit_schema(options: Namespace) -> None:
 
 def _train(options: Namespace) -> None:
     from export.stages.records import LogSummary
+    from export.stages.taught import check_distillation
     from export.stages.train import train
 
     model, hyperparameters, training = _model(options)
+    teachers = _teachers(options)
     with _work(options) as work:
+        check_distillation(training, teachers)
         log = work.read_record("fit-schema", LogSummary)
         config = training.config(log.rows["train"], log.clicks["train"], model=model)
+        lesson = _lesson(teachers)
         train(
             work,
             model,
@@ -116,6 +125,7 @@ def _train(options: Namespace) -> None:
             config,
             embedding=_embedding(options),
             checkpoint=options.checkpoint,
+            taught=None if lesson is None else lesson(work, config, say=say),
             say=say,
         )
 
@@ -318,6 +328,19 @@ def _given_with_work(kind: type[Plan | ComparePlan | TunePlan], options: Namespa
 def _model(options: Namespace) -> Chosen:
     """The model, its hyperparameters and how it is trained, of the options and of --settings."""
     return with_settings(options, _hyperparameters(options), given_of(TrainConfig, options))
+
+
+def _teachers(options: Namespace) -> tuple[Path, ...]:
+    """Who teaches the model; nobody where none was named."""
+    return tuple(options.teacher or ())
+
+
+def _lesson(teachers: tuple[Path, ...]) -> Lesson | None:
+    if not teachers:
+        return None
+    from export.teach.lesson import Lesson
+
+    return Lesson(teachers)
 
 
 def _without_search(choice: PruneChoice) -> PruneChoice:

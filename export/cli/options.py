@@ -22,7 +22,7 @@ from export.infer.plan import InferPlan
 from export.replay.plan import ReplayPlan
 from export.stages.plan import LogPlan, Plan
 from export.train.choices import EmbeddingChoice
-from export.train.config import TrainConfig
+from export.train.config import DISTILLATION, TrainConfig
 from export.tune.plan import TunePlan
 
 OVERVIEW = """\
@@ -55,6 +55,7 @@ examples:
   python -m export run --data today.parquet --schema log.toml --warm-start artifacts/shop --out artifacts/shop
   python -m export demo --out artifacts/demo
   python -m export compare --data log.parquet --schema log.toml --models lr,fwfm,deep_fwfm --out artifacts/all
+  python -m export run --data log.parquet --schema log.toml --model dnn --teacher artifacts/big --out small
   python -m export tune --data log.parquet --schema log.toml --model deepfm --minutes 30 --out artifacts/tuned
   python -m export compress --work artifacts/.work/shop --budget-us 2 --out artifacts/fast
   python -m export score --bundle artifacts/shop --data today.parquet --out scores.parquet
@@ -95,7 +96,18 @@ MODEL = (
     ),
     *EMBEDDING,
 )
-TRAINING = options_of(TrainConfig)
+TRAINING = tuple(option for option in options_of(TrainConfig) if option.name not in DISTILLATION)
+TEACHERS = (
+    Option(
+        "--teacher",
+        "a bundle, a run's work folder or a checkpoint that teaches the model beside the labels, whatever "
+        "its own model and vocabularies; may be given several times: their log-odds are averaged",
+        Path,
+        metavar="BUNDLE|WORK|FILE",
+        repeated=True,
+    ),
+    *options_of(TrainConfig, *DISTILLATION),
+)
 QUANTIZATION = options_of(Plan, "ship", "quantization_rows")
 CALIBRATION = options_of(Plan, "sampling_rate", "calibration_methods", "calibrate_by")
 BUNDLE = options_of(Plan, "out", "name", "work")
@@ -236,6 +248,7 @@ COMMANDS: Mapping[str, Command] = {
             "the model": MODEL,
             "going on from a trained model": options_of(Plan, "warm_start", "forget_after", "bins"),
             "training": (*options_of(Plan, "checkpoint"), *TRAINING),
+            "distillation": TEACHERS,
             "pruning": options_of(PruneChoice),
             "quantization": QUANTIZATION,
             "calibration": CALIBRATION,
@@ -263,6 +276,7 @@ COMMANDS: Mapping[str, Command] = {
         {
             "the model": MODEL,
             "training": (*options_of(Plan, "checkpoint"), *TRAINING),
+            "distillation": TEACHERS,
             "the work folder": WORK,
         },
     ),

@@ -31,6 +31,7 @@ from export.report.machine import machine
 from export.stages.fit_schema import kept_log
 from export.stages.pipeline import Clock, check_export
 from export.stages.records import LogSummary
+from export.stages.taught import check_distillation
 from export.stages.work import Say, Work
 from export.train.build import check_fields
 from models import MODELS
@@ -50,7 +51,9 @@ def compare(plan: ComparePlan, *, say: Say = print) -> Comparison:
     models = chosen_models(plan.models)
     check_overrides(plan.overrides, models)
     for model in models:
-        settle(model, plan.common, plan.overrides, plan.training)[1].config(rows=1)
+        _, training = settle(model, plan.common, plan.overrides, plan.training)
+        check_distillation(training, ())
+        training.config(rows=1)
     check_export(plan)
     _check_fields(plan, models)
     if plan.jobs > 1 and os.environ.get("WORLD_SIZE", "1") != "1":

@@ -25,6 +25,7 @@ from export.data.parts import (
     METADATA,
     PAST,
     SAMPLES,
+    Batch,
     EncodedLog,
     LogRecord,
     Part,
@@ -51,7 +52,7 @@ from service.bundle.json_files import encode_json
 from service.bundle.schema import Schema
 from service.bundle.schema_files import schema_to_files
 
-__all__ = ["EncodedLog", "Part", "batches", "open_log", "prepare_log"]
+__all__ = ["Batch", "EncodedLog", "Part", "batches", "open_log", "prepare_log"]
 
 
 def prepare_log(

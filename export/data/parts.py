@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from zipfile import BadZipFile
 
 import msgspec
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from export.data.errors import LogError
 from export.data.log_schema import LogSchema
 from export.data.past import Past
-from export.data.splits import PARTS, SplitBy
+from export.data.splits import PARTS, Split, SplitBy
 from service.bundle.errors import BundleError
 from service.bundle.schema import Schema
 from service.bundle.schema_files import schema_from_files
@@ -34,12 +34,16 @@ SampleRow = dict[str, dict[str, Any]]  # {"context": {...}, "candidate": {...}}
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Rows of one part in the log's order. The arrays are memory maps, read-only."""
+    """Rows of one part in the log's order. The arrays are memory maps, read-only.
+
+    `taught` is what teachers say of the rows, as logits of the model that is trained.
+    """
 
     ids: NDArray[np.int32]  # [n, columns]
     labels: NDArray[np.uint8]  # [n]
     true_pctr: NDArray[np.float32] | None  # [n]
     timestamps: NDArray[np.int64] | None  # [n] unix seconds
+    taught: NDArray[np.float32] | None = None  # [n]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -48,6 +52,19 @@ class Part:
     def clicks(self) -> int:
         """Rows with label 1."""
         return int(np.count_nonzero(self.labels))
+
+
+class Batch(NamedTuple):
+    """Rows of a part: ids [batch, columns], labels [batch], and what teachers say of them, [batch]."""
+
+    ids: NDArray[np.int32]
+    labels: NDArray[np.uint8]
+    taught: NDArray[np.float32] | None = None
+
+    def rows(self, chosen: Any) -> Batch:
+        """Some of the rows."""
+        taught = None if self.taught is None else self.taught[chosen]
+        return Batch(self.ids[chosen], self.labels[chosen], taught)
 
 
 class LogRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -83,6 +100,14 @@ class EncodedLog:
     def without_past(self) -> EncodedLog:
         """The same log for a model that starts anew."""
         return replace(self, past=None)
+
+    def without_taught(self) -> EncodedLog:
+        """The same log for a model that labels alone teach."""
+        return replace(self, parts=self.parts | {"train": replace(self.parts["train"], taught=None)})
+
+    def with_taught(self, logits: NDArray[np.float32]) -> EncodedLog:
+        """The same log with what teachers say of the training rows, [n]."""
+        return replace(self, parts=self.parts | {"train": replace(self.parts["train"], taught=logits)})
 
 
 def part_path(folder: Path, part: str, array: str) -> Path:
@@ -143,10 +168,19 @@ def _open_part(folder: Path, name: str, record: LogRecord, columns: int) -> Part
     )
 
 
+def split_of(folder: Path) -> Split:
+    """How the rows of a prepared log were split. Raises LogError as `open_log` does."""
+    try:
+        record = msgspec.json.decode((folder / METADATA).read_bytes(), type=LogRecord)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise LogError(f"'{folder}' must be a whole prepared log ({error}); run fit-schema again") from None
+    return Split(record.split, record.boundaries)
+
+
 def batches(
     part: Part, batch_size: int, *, seed: int | None = None, window_rows: int = 2_000_000
-) -> Iterator[tuple[NDArray[np.int32], NDArray[np.uint8]]]:
-    """ids [batch_size, columns] and labels [batch_size]; the last batch may be smaller.
+) -> Iterator[Batch]:
+    """Batches of `batch_size` rows; the last one may be smaller.
 
     With a seed the rows are shuffled reproducibly: pages of 4,096 rows in random order, then the rows of each
     window of `window_rows` rows, which memory holds. Without a seed rows keep the log's order.
@@ -156,12 +190,13 @@ def batches(
     if seed is None:
         for start in range(0, len(part), batch_size):
             stop = start + batch_size
-            yield np.array(part.ids[start:stop]), np.array(part.labels[start:stop])
+            taught = None if part.taught is None else np.array(part.taught[start:stop])
+            yield Batch(np.array(part.ids[start:stop]), np.array(part.labels[start:stop]), taught)
         return
     for rows in _shuffled_windows(len(part), batch_size, seed, window_rows):
-        ids, labels = part.ids[rows], part.labels[rows]
+        window = Batch(part.ids, part.labels, part.taught).rows(rows)
         for start in range(0, len(rows), batch_size):
-            yield ids[start : start + batch_size], labels[start : start + batch_size]
+            yield window.rows(slice(start, start + batch_size))
 
 
 def _shuffled_windows(

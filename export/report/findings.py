@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle.calibration import Calibrator
-from service.bundle.manifest import Baseline, Compression, Latency, Metrics, Parity
+from service.bundle.manifest import Baseline, Compression, Distillation, Latency, Metrics, Parity
 
 # Of a histogram's log-odds: in a narrower range the axis would have one label many times, and beyond a pCTR
 # of one in a million a single row would squeeze all others.
@@ -185,6 +185,7 @@ class Findings(msgspec.Struct, frozen=True):
     ladder: tuple[Parity, ...] = ()  # on the validation part, LogLoss after a fitted line
     choices: tuple[str, ...] = ()  # what else decided which graph serves
     prior: PriorFindings | None = None
+    distillation: Distillation | None = None
 
 
 def reliability(labels: NDArray[np.integer], pctr: NDArray[np.floating], *, bins: int = 15) -> Reliability:

@@ -1,9 +1,9 @@
-"""What a bundle wins over the plain model beside it, in words for terminal, page and warnings."""
+"""What a bundle wins over the plain model beside it, and how near it is to its teachers, in words."""
 
 from __future__ import annotations
 
 from export.report.changes import change_line
-from service.bundle.manifest import Baseline, Metrics
+from service.bundle.manifest import Baseline, Distillation, Metrics
 
 
 def gain_line(variant: str, baseline: Baseline) -> str:
@@ -40,6 +40,17 @@ def gain_warning(variant: str, baseline: Baseline) -> str:
     return (
         f"{verdict_line(variant, baseline)}: {change_line(baseline)} on the test part; serve "
         f"{baseline.model}, or train this model otherwise"
+    )
+
+
+def taught_line(variant: str, taught: Distillation) -> str:
+    """Who taught the model, how, and how near it came."""
+    names = " and ".join(one.name for one in taught.teachers)
+    together = " together" if len(taught.teachers) > 1 else ""
+    return (
+        f"{variant} against {names}{together}, by which it was taught (alpha {taught.alpha:g}, temperature "
+        f"{taught.temperature:g}): {change_line(taught)}; {'they have' if together else 'it has'} AUC "
+        f"{taught.auc:.4f}, LogLoss {taught.logloss:.4f}"
     )
 
 

@@ -8,7 +8,7 @@ from html import escape
 
 from export.report import plots
 from export.report.findings import Findings
-from export.report.gain_text import gain_line, known_metric, offer_line, verdict_line
+from export.report.gain_text import gain_line, known_metric, offer_line, taught_line, verdict_line
 from export.report.layout import change_ends, document, figure, section, table
 from export.report.quality import histogram, meanings, quality_table
 from export.report.segments import gain_in_words, segments_table
@@ -24,6 +24,7 @@ def page(findings: Findings) -> str:
     sections = [
         _head(findings),
         *_gain(findings),
+        *_teachers(findings),
         section("Fields: what training did not see", fields_table(findings)),
         section("Quality on the test part", quality_table(findings), meanings(), histogram(findings)),
         section(
@@ -67,6 +68,25 @@ def _gain(findings: Findings) -> list[str]:
     if offer:
         offer = f"<p>{escape(offer[:1].upper() + offer[1:])}:</p><pre>{escape(won.command)}</pre>"
     return [section(f"What the model wins over {won.model}", verdict, offer)]
+
+
+def _teachers(findings: Findings) -> list[str]:
+    """The teachers of the model beside the serving variant; nothing where none taught it."""
+    taught, variant = findings.distillation, findings.serving_variant
+    if taught is None:
+        return []
+    rows: list[list[object]] = [
+        [f"teacher {one.name}", one.model, one.auc, one.logloss] for one in taught.teachers
+    ]
+    if len(rows) > 1:
+        rows.append(["teachers together", None, taught.auc, taught.logloss])
+    served = findings.evaluation[variant]
+    rows.append([f"student, {variant}", findings.model, served.auc, served.logloss])
+    about = (
+        f"<p>{escape(taught_line(variant, taught))}.</p><p>On the test part; LogLoss of teachers after a "
+        "line that is fitted to the calibration part.</p>"
+    )
+    return [section("Teachers", about, table(["", "model", "AUC", "LogLoss"], rows))]
 
 
 def calibration_table(findings: Findings) -> str:

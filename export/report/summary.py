@@ -6,9 +6,9 @@ import shlex
 import sys
 
 from export.report.changes import step_line
-from export.report.gain_text import gain_line, known_metric, offer_line, verdict_line
+from export.report.gain_text import gain_line, known_metric, offer_line, taught_line, verdict_line
 from export.report.text_table import aligned
-from service.bundle.manifest import Baseline, Metrics
+from service.bundle.manifest import Baseline, Distillation, Metrics
 from service.bundle.store import Bundle
 
 
@@ -28,6 +28,8 @@ def summary(bundle: Bundle) -> str:
         lines += [gain_line(variant, won), *_verdict(variant, won, len(bundle.graphs[variant]))]
     if bundle.prior is not None and bundle.prior.test is not None:
         lines.append(_prior_line(bundle.prior.names, bundle.prior.test))
+    if isinstance(manifest.distillation, Distillation):
+        lines.append(taught_line(variant, manifest.distillation))
     lines += [f"{name} is kept out: {reason}" for name, reason in manifest.kept_out.items()]
     lines += [_red(f"warning: {text}") for text in manifest.warnings]
     lines += [

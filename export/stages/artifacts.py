@@ -80,6 +80,8 @@ def _choices(
             f"training went on from {trained.warm_start}, a model of {summary.earlier_rows:,} rows"
             + ("" if summary.changes is None else f"; vocabularies: {summary.changes}")
         )
+    if trained.untaught is not None:
+        found.append(str(trained.untaught))
     if pruned is None and work.has("prune.json"):  # a stage that may be left out
         found.append(unpruned_line(work.read_record("prune", Unpruned)))
     if pruned is not None and pruned.twin is not None:

@@ -54,6 +54,7 @@ def fit_schema(work: Work, plan: LogPlan, *, growth: Growth | None = None, say: 
         key=key if growth is None else "",
         earlier_rows=0 if log.past is None else log.past.rows,
         changes=None if growth is None else Changes.of(growth.past.schema, log.schema),
+        data=str(plan.data.resolve()),
     )
     work.record("fit-schema", summary)
     return summary

@@ -10,10 +10,13 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from msgspec import UNSET
+
 from export.errors import ExportError
 from export.report.findings import Findings
 from export.stages.artifacts import Artifacts, read_artifacts
 from export.stages.baseline import baseline, read_baseline
+from export.stages.beside_teachers import beside_teachers
 from export.stages.evaluate import judge_variants, shipped_variants
 from export.stages.field_prior import fit_prior
 from export.stages.gain import gain_over_baseline
@@ -47,13 +50,14 @@ def package(work: Work, out: Path, *, name: str | None = None, say: Say = print)
     say(f"evaluating {', '.join(made.variants)} on {len(made.test):,} test rows")
     judged = judge_variants(made.variants, made.calibrators, made.models[DENSE], made.test)
     won = None if beside is None else gain_over_baseline(beside, made, judged, out)
+    taught = beside_teachers(work, made, judged)
     shipped = {variant: made.variants[variant] for variant in shipped_variants(made.variants)}
     # All graphs that ship take the same ids: INT8 is made of the float graph that ships beside it. The dense
     # and the pruned one number ids differently, so a bundle holds one of the two.
     one = next(iter(shipped.values()))
     schema = made.log.schema.renumbered(one.renumberings)
     prior = fit_prior(made.log.parts, one, schema, sampling_rate=made.calibrated.sampling_rate)
-    findings = gather_findings(made, judged, won, prior, name or out.resolve().name)
+    findings = gather_findings(made, judged, won, prior, name or out.resolve().name, taught)
     save_bundle(out, *_parts(made, findings, shipped, schema, prior, say))
     return load_bundle(out)
 
@@ -86,6 +90,7 @@ def _parts(
         latency=findings.latency,
         machine=findings.machine,
         compression=findings.compression,
+        distillation=findings.distillation or UNSET,
     )
     graphs = {variant: one.graph for variant, one in shipped.items()}
     shared_graphs = {v: one.shared for v, one in described.items() if one.shared is not None}

@@ -24,6 +24,7 @@ from export.stages.plan import ExportPlan, GraphPlan, Plan, default_work
 from export.stages.prune import prune
 from export.stages.quantize import quantize
 from export.stages.records import LogSummary, Searched
+from export.stages.taught import Taught, Teach, check_distillation
 from export.stages.to_onnx import to_onnx
 from export.stages.train import check_device, check_no_overrides, train
 from export.stages.warm_start import WarmStart, check_warm_start, read_warm_start
@@ -31,6 +32,7 @@ from export.stages.work import Say, Work
 from export.train.build import check_fields, check_model
 from export.train.checkpoint import load_checkpoint
 from export.train.choices import TrainChoice
+from export.train.config import TrainConfig
 from service.bundle.store import Bundle
 
 _STAGES = 8  # of a run that does not search
@@ -40,28 +42,30 @@ class Search(Protocol):
     """A search before the training: hyperparameters and training for it, and its record."""
 
     def __call__(
-        self, plan: Plan, summary: LogSummary, work: Work, say: Say
+        self, plan: Plan, summary: LogSummary, work: Work, taught: Taught | None, say: Say
     ) -> tuple[Mapping[str, Any], TrainChoice, Searched]: ...
 
 
-def run(plan: Plan, *, search: Search | None = None, say: Say = print) -> Bundle:
+def run(plan: Plan, *, search: Search | None = None, teach: Teach | None = None, say: Say = print) -> Bundle:
     """Runs every stage and returns the bundle as read back. The first error ends the run.
 
-    `search` is what a preset that searches needs: `export.tune.tune.tune_before_run`.
+    `search` is what a preset that searches needs, `export.tune.tune.tune_before_run`; `teach` what a plan
+    with teachers needs, `export.teach.lesson.Lesson`.
     """
     check_warm_start(plan)
     warm = None if plan.warm_start is None else read_warm_start(plan.warm_start)
     if warm is not None:
         plan = warm.settled(plan)
     _check(plan, search)
+    _check_teachers(plan, teach)
     if plan.checkpoint is None:
         check_fields(plan.model, plan.hyperparameters, load_log_schema(plan.schema))
-    stages = _STAGES + plan.pruning.searches
+    stages = _STAGES + plan.pruning.searches + bool(plan.teachers)
     with (
         Work(plan.work).held(new=True) as work,
         Bar("run", stages, unit="stages", whole=True, even=False) as bar,
     ):
-        return _stages(plan, work, Clock(say, bar), search, warm)
+        return _stages(plan, work, Clock(say, bar), search, teach, warm)
 
 
 def _check(plan: Plan, search: Search | None = None) -> None:
@@ -80,6 +84,22 @@ def _check(plan: Plan, search: Search | None = None) -> None:
         load_checkpoint(plan.checkpoint)
     else:
         check_model(plan.model, plan.hyperparameters)
+
+
+def _check_teachers(plan: Plan, teach: Teach | None) -> None:
+    """Raises ExportError for teachers that cannot be used, or that nothing is trained by."""
+    check_distillation(plan.training, plan.teachers)
+    if not plan.teachers:
+        return
+    if teach is None or teach.teachers != plan.teachers:
+        raise ExportError(f"'teachers' must be asked by a lesson about them (got {teach!r}); give run() one")
+    recipe = None if plan.pruning.preset is None else plan.pruning.recipe(0)
+    if plan.checkpoint is not None and recipe is not None and not recipe.prunes:
+        raise ExportError(
+            f"'teacher' must be left out where nothing is trained (got {plan.teachers[0]} with --checkpoint "
+            f"and --preset {recipe.name}); leave out --checkpoint, or prune"
+        )
+    teach.check(plan.work)
 
 
 def check_export(plan: ExportPlan) -> None:
@@ -104,28 +124,39 @@ def _check_ship(plan: ExportPlan, rows: int | None = None) -> None:
         )
 
 
-def _stages(plan: Plan, work: Work, clock: Clock, search: Search | None, warm: WarmStart | None) -> Bundle:
+def _stages(
+    plan: Plan,
+    work: Work,
+    clock: Clock,
+    search: Search | None,
+    teach: Teach | None,
+    warm: WarmStart | None,
+) -> Bundle:
     say = clock.say
     growth = None if warm is None else warm.growth(plan.forget_after, plan.bins)
     clock.stage("fit-schema", f"{plan.data.name} by the schema {plan.schema}")
     log = fit_schema(work, plan, growth=growth, say=say)
     _check_ship(plan, log.rows["train"])
+    taught = None
+    if teach is not None and plan.teachers:
+        clock.stage("teach", ", ".join(str(one) for one in plan.teachers))
+        taught = teach(work, _config(plan, log), say=say)
     searched = None
     if search is not None and plan.pruning.searches:
         clock.stage("tune", plan.model)
-        hyperparameters, training, searched = search(plan, log, work, say)
+        hyperparameters, training, searched = search(plan, log, work, taught, say)
         plan = replace(plan, hyperparameters=hyperparameters, training=training)
     clock.stage("train", plan.checkpoint.name if plan.checkpoint else plan.model)
-    rows, clicks = log.rows["train"], log.clicks["train"]
     train(
         work,
         plan.model,
         plan.hyperparameters,
-        plan.training.config(rows, clicks, model=plan.model, earlier_rows=log.earlier_rows),
+        _config(plan, log),
         embedding=plan.embedding,
         checkpoint=plan.checkpoint,
         warm=warm,
         searched=searched,
+        taught=taught,
         say=say,
     )
     clock.stage("baseline")
@@ -137,6 +168,12 @@ def _stages(plan: Plan, work: Work, clock: Clock, search: Search | None, warm: W
     bundle = package(work, plan.out, name=plan.name, say=say)
     say(summary(bundle))
     return bundle
+
+
+def _config(plan: Plan, log: LogSummary) -> TrainConfig:
+    """How the plan trains its model on a log."""
+    rows, clicks = log.rows["train"], log.clicks["train"]
+    return plan.training.config(rows, clicks, model=plan.model, earlier_rows=log.earlier_rows)
 
 
 def make_graphs(work: Work, plan: GraphPlan, begin: Callable[[str], None], say: Say) -> None:

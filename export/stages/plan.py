@@ -123,6 +123,7 @@ class Plan(ExportPlan):
         "and --negative-rate must say how it was trained",
         unit="FILE",
     )
+    teachers: tuple[Path, ...] = ()  # --teacher, once or several times
     warm_start: Path | None = knob(
         None,
         "go on from the weights of this bundle, or of a run's work folder or its dense.pt: the log holds the "

@@ -19,6 +19,7 @@ from export.data.encoded import EncodedLog, open_log
 from export.report.findings import EvaluationPoint
 from export.stages.dense_twin import make_dense_twin
 from export.stages.records import Pruned, Trained, Twin, Unpruned
+from export.stages.taught import taught_log
 from export.stages.train import evaluation_points
 from export.stages.variants import write_renumberings
 from export.stages.work import Say, Work
@@ -32,18 +33,18 @@ def prune(
 ) -> Pruned | None:
     """WORK/dense.pt -> pruned.pt (exact zeros), compact.pt (without them) and perhaps twin.pt.
 
-    What `choice` leaves open is as in training, and its preset fits log and model; a `recipe` goes before it.
-    The dense twin (`export.stages.dense_twin`) is trained too unless `choice` skips it. A model without
-    neurons that can go keeps them, with a warning. A recipe that prunes nothing only clears what an earlier
-    pruning left.
+    What `choice` leaves open is as in training, and so are the teachers; its preset fits log and model, and
+    a `recipe` goes before it. The dense twin (`export.stages.dense_twin`) is trained too unless `choice`
+    skips it. A model without neurons that can go keeps them, with a warning. A recipe that prunes nothing
+    only clears what an earlier pruning left.
     """
-    log = open_log(work.path("log"))
+    trained = work.read_record("train", Trained)
+    log = taught_log(work, open_log(work.path("log")), trained.taught)
     rows = len(log.parts["train"])
     fitted = recipe is None and choice.preset is None
     network, model, hyperparameters = load_checkpoint(work.path("dense.pt"), log.schema)
     shrinks = not fitted or can_shrink(network, hyperparameters)
     recipe = recipe or choice.recipe(rows, shrinks=shrinks)
-    trained = work.read_record("train", Trained)
     if recipe.neurons > 0.0 and not find_perceptrons(network):
         say(
             f"warning: 'neurons' must be 0 for {model}, which has no perceptron of linear layers and ReLU "

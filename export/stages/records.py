@@ -9,6 +9,7 @@ import msgspec
 from export.data.growth import Changes
 from export.report.findings import EvaluationPoint, FieldSummary, SegmentGain
 from export.stages.calibration_methods import METHODS
+from export.stages.taught import Taught, Untaught
 from export.train.config import TrainConfig
 from service.bundle.manifest import Parity
 
@@ -16,8 +17,9 @@ from service.bundle.manifest import Parity
 class LogSummary(msgspec.Struct, frozen=True):
     """fit-schema: rows and clicks by part; the window of the training part in unix seconds.
 
-    `options` are those of the command line that read the log so, `key` a hash of all that decides it. A warm
-    start has `earlier_rows`, those that its model was trained on before, and `changes` of vocabularies.
+    `options` are those of the command line that read the log so, `key` a hash of all that decides it, `data`
+    the file's whole path. A warm start has `earlier_rows`, those that its model was trained on before, and
+    `changes` of vocabularies.
     """
 
     source: str
@@ -33,6 +35,7 @@ class LogSummary(msgspec.Struct, frozen=True):
     key: str = ""
     earlier_rows: int = 0
     changes: Changes | None = None
+    data: str = ""
 
 
 class Searched(msgspec.Struct, frozen=True):
@@ -58,6 +61,8 @@ class Trained(msgspec.Struct, frozen=True):
     warnings: tuple[str, ...] = ()
     searched: Searched | None = None  # with the preset `accurate`
     warm_start: str | None = None  # what it went on from
+    taught: Taught | None = None  # by whom it was taught, and so is a pruned model
+    untaught: Untaught | None = None  # the same model without these teachers
 
 
 class Twin(msgspec.Struct, frozen=True):

@@ -37,7 +37,7 @@ from export.stages.records import Pruned, Searched
 from export.stages.segment_findings import segment_findings
 from export.stages.variants import DENSE, PRUNED
 from service.bundle.json_files import encode_json
-from service.bundle.manifest import Baseline, Compression, Metrics, Parity
+from service.bundle.manifest import Baseline, Compression, Distillation, Metrics, Parity
 from service.bundle.prior import Prior
 
 # Half the 95 % interval of an AUC. Most models of one real log are within .05 of each other, LR among them
@@ -48,7 +48,12 @@ PCOC_TOLERANCE, PCOC_ERRORS = 0.1, 3.0
 
 
 def gather_findings(
-    made: Artifacts, judged: Judged, won: Baseline | None, prior: Prior | None, bundle: str
+    made: Artifacts,
+    judged: Judged,
+    won: Baseline | None,
+    prior: Prior | None,
+    bundle: str,
+    distillation: Distillation | None = None,
 ) -> Findings:
     """Everything the report says; `won` is what is won over the baseline, `bundle` the bundle's name."""
     graph_bytes = {variant: len(one.graph) for variant, one in made.variants.items()}
@@ -94,6 +99,7 @@ def gather_findings(
         choices=made.choices,
         search=_told_search(made.trained.searched),
         prior=_prior_findings(prior),
+        distillation=distillation,
     )
 
 

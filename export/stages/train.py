@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from export.errors import ExportError
 from export.judge.metrics import auc, logloss, sigmoid
 from export.report.findings import EvaluationPoint
 from export.stages.records import Searched, Trained
+from export.stages.taught import Taught, Untaught, taught_log
 from export.stages.warm_start import WarmStart
 from export.stages.work import Say, Work
 from export.train.build import build_model, described_embeddings, hyperparameters_of
@@ -42,15 +44,19 @@ def train(
     checkpoint: Path | None = None,
     warm: WarmStart | None = None,
     searched: Searched | None = None,
+    taught: Taught | None = None,
     say: Say = print,
 ) -> Trained:
     """WORK/log -> WORK/dense.pt: a model trained from scratch, or the one of `checkpoint` where given.
 
-    With `warm` training goes on from that model. `searched` is the search that found these settings, for the
-    record. Raises ExportError for settings that a checkpoint fixes, and for a device that torch cannot use.
+    With `warm` training goes on from that model. `taught` is what teachers say of the rows: the model is
+    trained with and without them, unless the config skips that, and the better one by its metric on the
+    validation part is kept. A model from a checkpoint is taught where it is pruned. `searched` is the search
+    that found these settings, for the record. Raises ExportError for settings that a checkpoint fixes, and
+    for a device that torch cannot use.
     """
     check_device(config.device)
-    log = open_log(work.path("log"))
+    log = taught_log(work, open_log(work.path("log")), taught)
     if warm is not None:
         record = _go_on(work, log, warm, config, say)
     elif checkpoint is None:
@@ -58,7 +64,8 @@ def train(
     else:
         check_no_overrides(checkpoint, hyperparameters, embedding)
         record = _take_checkpoint(work, log, checkpoint, config, say)
-    record = msgspec.structs.replace(record, searched=searched)
+    is_taught = record.untaught is None or not record.untaught.better
+    record = msgspec.structs.replace(record, searched=searched, taught=taught if is_taught else None)
     work.record("train", record)
     return record
 
@@ -115,8 +122,18 @@ def _trained(
     say: Say,
 ) -> Trained:
     """Trains the network and saves it; `described` is how its embeddings are kept."""
+    other = copy.deepcopy(network) if _has_twin(log, config) else None
     result = train_together(network, log, work.path("log"), config, report=say)
     say(result.ending(config))
+    untaught = None
+    if other is not None:
+        say("training it by the labels alone, to see what the teachers are worth")
+        alone = log.without_taught()
+        rival = train_together(other, alone, work.path("log"), config, report=say)
+        untaught = _judged(result, rival, config)
+        say(str(untaught))
+        if untaught.better:
+            network, result, log = other, rival, alone
     warning = warning_of(unknown_fields(network, log.parts["validation"], config))
     if warning is not None:
         say(f"warning: {warning}")
@@ -132,7 +149,23 @@ def _trained(
         points=evaluation_points(result, log, config),
         seconds_an_epoch=result.seconds_an_epoch,
         warnings=() if warning is None else (warning,),
+        untaught=untaught,
     )
+
+
+def _has_twin(log: EncodedLog, config: TrainConfig) -> bool:
+    """Whether the model is trained without its teachers too."""
+    return log.parts["train"].taught is not None and config.distill_twin == "train"
+
+
+def _judged(taught: TrainResult, alone: TrainResult, config: TrainConfig) -> Untaught:
+    """The better of two trainings by the metric that keeps weights."""
+    metric = config.stopping_metric
+    with_teachers, without = (
+        float(getattr(result.best or result.history[-1], metric)) for result in (taught, alone)
+    )
+    better = without > with_teachers if metric == "auc" else without < with_teachers
+    return Untaught(metric, with_teachers, without, better)
 
 
 def new_network(

@@ -83,7 +83,7 @@ def trained_file(made: TrainedModel) -> bytes:
         hyperparameters=made.hyperparameters,
         fields=tuple(map(Stored.of, fields_of(made.network))),
         training=made.training,
-        schema=_digest(made.past.schema),
+        schema=schema_digest(made.past.schema),
     )
     arrays: dict[str, Any] = {_RECORD: np.frombuffer(encode_json(record), np.uint8)}
     arrays |= {_WEIGHTS + name: value.cpu().numpy() for name, value in made.network.state_dict().items()}
@@ -105,7 +105,7 @@ def read_trained_file(folder: Path) -> tuple[str, TrainedModel]:
         )
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
-            found = _decoded(dict(content), _before_compaction(bundle.schema))
+            found = _decoded(dict(content), before_compaction(bundle.schema))
     except _FAULTS as error:
         reason = " ".join(str(error).split())
         raise ExportError(
@@ -116,7 +116,7 @@ def read_trained_file(folder: Path) -> tuple[str, TrainedModel]:
 
 def _decoded(arrays: dict[str, NDArray[Any]], schema: Schema) -> TrainedModel:
     record = msgspec.json.decode(arrays.pop(_RECORD).tobytes(), type=_Record)
-    if record.schema != _digest(schema):
+    if record.schema != schema_digest(schema):
         raise ValueError("it is that of a bundle with other values")
     fields = tuple(
         replace(field, storage=one.storage, collisions=one.collisions, pooling=one.pooling)
@@ -133,12 +133,13 @@ def _under(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
-def _before_compaction(schema: Schema) -> Schema:
+def before_compaction(schema: Schema) -> Schema:
     """The schema of the dense model: a pruned one may number ids anew."""
     return Schema(tuple(replace(field, renumbering=None) for field in schema.fields), schema.spelling)
 
 
-def _digest(schema: Schema) -> str:
+def schema_digest(schema: Schema) -> str:
+    """A hash of all that a schema says: equal ones give a row the same ids."""
     found = hashlib.sha256()
     for name, content in schema_to_files(schema).items():
         found.update(name.encode() + hashlib.sha256(content).digest())

@@ -11,6 +11,7 @@ from export.knobs import (
     NOT_NEGATIVE,
     POSITIVE,
     POSITIVE_SHARE,
+    SHARE,
     UsedBy,
     check,
     declared,
@@ -78,6 +79,20 @@ class TrainConfig:
         "share of the training part's non-clicks that each epoch draws, others each time; calibration undoes "
         "that too",
         POSITIVE_SHARE,
+    )
+    # The next three have an effect only where there is a teacher; the labels count the rest.
+    distill_alpha: float = knob(
+        0.5, "what the teachers count in the loss, the labels counting 1 minus it", SHARE
+    )
+    distill_temperature: float = knob(
+        1.0,
+        "by what the student's and the teachers' logits are divided where the loss compares them",
+        POSITIVE,
+    )
+    distill_twin: Literal["train", "skip"] = knob(
+        "train",
+        "train the same model by the labels alone too, and keep the better one by the validation part: a "
+        "teacher can harm; or skip that, which saves half of the time",
     )
     epochs: int = knob(
         DEEP.epochs,
@@ -186,6 +201,10 @@ ODDS = (
     "negative_rate",
 )
 """The knobs that decide what odds a model's logits are."""
+
+
+DISTILLATION = ("distill_alpha", "distill_temperature", "distill_twin")
+"""The knobs that have an effect only where there is a teacher."""
 
 
 def odds_of(config: TrainConfig) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -35,12 +36,16 @@ LONGEST_WAIT = timedelta(days=7)
 
 @dataclass(frozen=True)
 class _Job:
-    """What the other processes need to train with rank 0; a model that starts anew knows no past."""
+    """What the other processes need to train with rank 0; a model that starts anew knows no past.
+
+    `taught` is the file of what teachers say of the training rows.
+    """
 
     model: nn.Module
     log: Path
     starts_anew: bool
     config: TrainConfig
+    taught: Path | None
 
 
 @contextmanager
@@ -87,7 +92,7 @@ def train_together(
 ) -> TrainResult:
     """As `loop.train`, with all processes of the group. Called on rank 0, whose model is trained in place.
 
-    `log` is the log in `log_folder`, which the others open.
+    `log` is the log in `log_folder`, which the others open; what teachers say in it they map from its file.
     """
     ranks = current()
     if ranks.count > 1:
@@ -97,7 +102,8 @@ def train_together(
                 "each takes the GPU of its own number"
             )
         report(f"training with {ranks.count} processes, {config.batch_size} rows a step in total")
-        _send(ranks, _Job(model, Path(log_folder).resolve(), log.past is None, config))
+        folder, taught = Path(log_folder).resolve(), _taught_file(log)
+        _send(ranks, _Job(model, folder, log.past is None, config, taught))
     try:
         return train(model, log, config, report=report, ranks=ranks)
     except BaseException as error:
@@ -107,6 +113,16 @@ def train_together(
         raise
 
 
+def _taught_file(log: Log) -> Path | None:
+    """The file of what teachers say of the training rows."""
+    taught = log.parts["train"].taught
+    if taught is None:
+        return None
+    if not isinstance(taught, np.memmap) or taught.filename is None:
+        raise ValueError("'taught' must be a memory map of a file, which the other processes read")
+    return Path(taught.filename).resolve()
+
+
 def follow(ranks: Ranks) -> None:
     """The loop of every process but rank 0: trains each job that rank 0 sends, until rank 0 leaves."""
     while (job := _receive(ranks)) is not None:
@@ -114,6 +130,8 @@ def follow(ranks: Ranks) -> None:
             log = open_log(job.log)
             if job.starts_anew and log.past is not None:
                 log = log.without_past()
+            if job.taught is not None:
+                log = log.with_taught(np.load(job.taught, mmap_mode="r", allow_pickle=False))
             train(job.model, log, job.config, report=lambda _: None, ranks=ranks)
         except LeaderFailedError:
             continue

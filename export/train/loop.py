@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from export.data.encoded import Part
+from export.data.encoded import Batch, Part
 from export.data.past import Past
 from export.data.progress import Bar, shown
 from export.errors import ExportError
@@ -23,7 +23,7 @@ from export.judge.metrics import auc, logloss, sigmoid
 from export.train.averaging import Average
 from export.train.config import TrainConfig
 from export.train.id_counts import IdCounts
-from export.train.losses import loss_of
+from export.train.losses import distilled, loss_of
 from export.train.optimizers import Optimizers, sparse_gradients
 from export.train.prior import corrected_logits
 from export.train.ranks import ALONE, Ranks
@@ -71,7 +71,8 @@ def train(
     Evaluated and kept is the moving average of the weights (`export.train.averaging`), unless
     `config.averaging` is 0. Embeddings have a stronger penalty in fields where the validation part has unseen
     values (`export.train.unseen`). Each evaluation chooses what stands for values that training does not
-    meet (`export.train.untrained`). What a log's `past` counts, training has met.
+    meet (`export.train.untrained`). What a log's `past` counts, training has met. Where the training part
+    says what teachers say (`taught`), the loss is that of distillation; evaluations know labels alone.
 
     after_step(step) runs after each update and before an evaluation, with steps counted from 1; it may change
     weights in place. The same seed, log and number of threads on the CPU give bit-equal weights. The model
@@ -106,8 +107,8 @@ def train(
             run.average = Average(model, config.averaging * len(averaged))
         with Bar("training", config.epochs * steps, unit="steps") as bar:
             for epoch in range(1, config.epochs + 1):
-                for within, (ids, labels) in enumerate(epoch_batches(part, config, epoch), 1):
-                    run.update(ids, labels)
+                for within, batch in enumerate(epoch_batches(part, config, epoch), 1):
+                    run.update(batch)
                     bar.add(1, run.how_it_goes)
                     if within in settled:
                         optimizers.settle()
@@ -176,26 +177,33 @@ class _Run:
         self.rows = 0.0  # of this process
         self.started = self.last_line = time.perf_counter()
 
-    def update(self, ids: NDArray[np.integer[Any]], labels: NDArray[np.integer[Any]]) -> None:
-        """One step on a batch of all processes: ids [batch, columns], labels [batch]."""
+    def update(self, batch: Batch) -> None:
+        """One step on a batch of all processes."""
         self.step += 1
         self.rate = scheduled_rate(self.step, self.config)
         self.model.train()
-        own, weight = self.ranks.share(len(labels)), self.ranks.weight(len(labels))
-        loss = self._loss(ids[own], labels[own])
+        size = len(batch.labels)
+        weight = self.ranks.weight(size)
+        loss = self._loss(batch.rows(self.ranks.share(size)))
         torch.autograd.backward(loss * weight)
         self.ranks.sum_gradients(self.optimizers.weights)
-        self.optimizers.step(self.rate, len(labels))
-        rows = weight * len(labels)
+        self.optimizers.step(self.rate, size)
+        rows = weight * size
         self.loss_sum = self.loss_sum.to(loss.device) + loss.detach() * rows
         self.rows += rows
         self._report_progress()
 
-    def _loss(self, ids: NDArray[np.integer[Any]], labels: NDArray[np.integer[Any]]) -> Tensor:
+    def _loss(self, batch: Batch) -> Tensor:
         """The loss of these rows plus the model's penalty."""
-        device = self.config.device
-        targets = torch.from_numpy(np.asarray(labels, dtype=np.float32)).to(device)
-        loss = self.loss(self.model(_tensor(ids, device)), targets)
+        config, device = self.config, self.config.device
+        labels = torch.from_numpy(np.asarray(batch.labels, dtype=np.float32)).to(device)
+        logits = self.model(_tensor(batch.ids, device))
+        if batch.taught is None:
+            loss = self.loss(logits, labels)
+        else:
+            taught = _tensor(batch.taught, device)
+            alpha, temperature = config.distill_alpha, config.distill_temperature
+            loss = distilled(self.loss, logits, labels, taught, alpha=alpha, temperature=temperature)
         penalty = getattr(self.model, "penalty", None)
         return loss if penalty is None else loss + penalty
 
@@ -309,9 +317,9 @@ def _evenly_spaced(steps_per_epoch: int, count: int) -> frozenset[int]:
     return frozenset(round(steps_per_epoch * number / count) for number in range(1, count + 1))
 
 
-def _tensor(ids: NDArray[np.integer[Any]], device: str | torch.device) -> Tensor:
-    """A batch of ids as a tensor, copied if it is a view of a read-only memory map."""
-    return torch.from_numpy(np.require(ids, requirements=["C", "W"])).to(device)
+def _tensor(rows: NDArray[Any], device: str | torch.device) -> Tensor:
+    """A batch's ids or numbers as a tensor, copied if they are a view of a read-only memory map."""
+    return torch.from_numpy(np.require(rows, requirements=["C", "W"])).to(device)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Losses: functions of the logits and labels of a batch. They know no model.
+"""Losses: functions of the logits and labels of a batch, and of what a teacher says. They know no model.
 
 logits [batch], labels [batch] of 0.0 and 1.0 -> a scalar, the mean over the batch. `export.train.prior`
 corrects the bias that a loss gives to probabilities.
@@ -48,6 +48,26 @@ def calibration_aware(
     """
     gap = mean(torch.sigmoid(logits) - labels)
     return bce(logits, labels) + weight * gap.square()
+
+
+def soft(logits: Tensor, taught: Tensor, temperature: float) -> Tensor:
+    """T^2 KL(sigmoid(t / T) || sigmoid(s / T)) of a student's logits s and a teacher's t, both [batch].
+
+    Its gradient in s is T (sigmoid(s / T) - sigmoid(t / T)). Without the factor T^2 it would shrink with the
+    square of T, and a temperature would change how much the teacher counts; with it, it goes to (s - t) / 4
+    as T grows. Reference: Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015,
+    section 2, whose softmax over the two classes (0, z) is the sigmoid of z.
+    """
+    student, teacher = logits / temperature, taught / temperature
+    divergence = torch.sigmoid(teacher) * (teacher - student) + F.softplus(student) - F.softplus(teacher)
+    return temperature**2 * divergence.mean()
+
+
+def distilled(
+    hard: Loss, logits: Tensor, labels: Tensor, taught: Tensor, *, alpha: float, temperature: float
+) -> Tensor:
+    """(1 - alpha) hard(logits, labels) + alpha soft(logits, taught): `alpha` is what the teacher counts."""
+    return (1 - alpha) * hard(logits, labels) + alpha * soft(logits, taught, temperature)
 
 
 def loss_of(config: TrainConfig, mean: Callable[[Tensor], Tensor] = torch.mean) -> Loss:

@@ -48,11 +48,18 @@ def correction_line(logits: Logits, config: TrainConfig) -> tuple[float, float]:
 
 def uncorrected_logit(log_odds: float, config: TrainConfig) -> float:
     """The logit that `corrected_logits` maps to these log-odds of a click, to about 1e-12."""
-    low, high = -_LARGEST_LOGIT, _LARGEST_LOGIT
+    return float(uncorrected_logits(np.array(log_odds), config))
+
+
+def uncorrected_logits(log_odds: Floats, config: TrainConfig) -> Floats:
+    """The same of many, of any shape."""
+    if config.loss != "focal":
+        return log_odds - _shift(config)
+    low, high = np.full_like(log_odds, -_LARGEST_LOGIT), np.full_like(log_odds, _LARGEST_LOGIT)
     for _ in range(64):
         middle = (low + high) / 2
-        below = corrected_logits(np.array(middle), config) < log_odds
-        low, high = (middle, high) if below else (low, middle)
+        below = corrected_logits(middle, config) < log_odds
+        low, high = np.where(below, middle, low), np.where(below, high, middle)
     return (low + high) / 2
 
 

@@ -8,10 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.data.encoded import Part, batches
+from export.data.encoded import Batch, Part, batches
 from export.train.config import TrainConfig, rows_an_epoch
-
-Batch = tuple[NDArray[np.int32], NDArray[np.uint8]]
 
 
 def steps_an_epoch(part: Part, config: TrainConfig) -> int:
@@ -23,7 +21,7 @@ def steps_an_epoch(part: Part, config: TrainConfig) -> int:
 
 
 def epoch_batches(part: Part, config: TrainConfig, epoch: int) -> Iterator[Batch]:
-    """ids [batch_size, columns] and labels [batch_size] of one epoch, shuffled; the last may be smaller.
+    """The batches of one epoch, shuffled; the last one may be smaller.
 
     With a negative rate below 1 exactly that share of the non-clicks is sampled, another sample in each
     epoch. The same seed gives the same samples.
@@ -41,12 +39,12 @@ def _sampled(stream: Iterator[Batch], part: Part, config: TrainConfig, epoch: in
     kept[: round(config.negative_rate * others)] = True
     np.random.default_rng((config.seed, epoch)).shuffle(kept)
     seen = 0
-    for ids, labels in stream:
-        rows: NDArray[Any] = labels == 1
+    for batch in stream:
+        rows: NDArray[Any] = batch.labels == 1
         count = len(rows) - int(np.count_nonzero(rows))
         rows[~rows] = kept[seen : seen + count]
         seen += count
-        yield ids[rows], labels[rows]
+        yield batch.rows(rows)
 
 
 def _rebatched(stream: Iterator[Batch], batch_size: int) -> Iterator[Batch]:
@@ -55,16 +53,21 @@ def _rebatched(stream: Iterator[Batch], batch_size: int) -> Iterator[Batch]:
     rows = 0
     for batch in stream:
         held.append(batch)
-        rows += len(batch[1])
+        rows += len(batch.labels)
         if rows >= batch_size:
-            ids, labels = _joined(held)
+            joined = _joined(held)
             whole = rows - rows % batch_size
             for start in range(0, whole, batch_size):
-                yield ids[start : start + batch_size], labels[start : start + batch_size]
-            held, rows = [(ids[whole:], labels[whole:])], rows - whole
+                yield joined.rows(slice(start, start + batch_size))
+            held, rows = [joined.rows(slice(whole, None))], rows - whole
     if rows:
         yield _joined(held)
 
 
 def _joined(held: list[Batch]) -> Batch:
-    return np.concatenate([ids for ids, _ in held]), np.concatenate([labels for _, labels in held])
+    taught = [batch.taught for batch in held if batch.taught is not None]
+    return Batch(
+        np.concatenate([batch.ids for batch in held]),
+        np.concatenate([batch.labels for batch in held]),
+        np.concatenate(taught) if taught else None,
+    )

@@ -81,8 +81,10 @@ def _fingerprint(log: EncodedLog) -> str:
     found = hashlib.sha256(log.source.encode())
     for name, content in sorted(schema_to_files(log.schema).items()):
         found.update(name.encode() + content)
-    for array in (log.parts["train"].labels, log.parts["validation"].labels, log.parts["validation"].ids):
-        found.update(np.ascontiguousarray(array).data)
+    training, validation = log.parts["train"], log.parts["validation"]
+    for array in (training.labels, validation.labels, validation.ids, training.taught):
+        if array is not None:
+            found.update(np.ascontiguousarray(array).data)
     return found.hexdigest()
 
 

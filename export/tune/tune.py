@@ -22,6 +22,7 @@ from export.report.settings_text import said
 from export.stages.fit_schema import kept_log
 from export.stages.plan import Plan
 from export.stages.records import LogSummary, Searched
+from export.stages.taught import Taught, check_distillation, taught_log
 from export.stages.train import check_device
 from export.stages.work import Say, Work
 from export.train.build import check_fields, check_model
@@ -54,6 +55,7 @@ def tune(plan: TunePlan, *, say: Say = print) -> Found:
     writes what was found until then and says how to go on.
     """
     check_model(plan.model, plan.hyperparameters)
+    check_distillation(plan.training, ())
     if plan.log is not None:
         check_fields(plan.model, plan.hyperparameters, load_log_schema(plan.log.schema))
     check_device(plan.training.config(rows=1, model=plan.model).device)
@@ -81,10 +83,13 @@ def command_with(plan: TunePlan, settings: Path) -> str:
 
 
 def tune_before_run(
-    plan: Plan, summary: LogSummary, work: Work, say: Say
+    plan: Plan, summary: LogSummary, work: Work, taught: Taught | None, say: Say
 ) -> tuple[Mapping[str, Any], TrainChoice, Searched]:
-    """A short search with the log of a run: hyperparameters and training for it, and what it records."""
-    log = open_log(work.path("log"))
+    """A short search with the log of a run: hyperparameters and training for it, and what it records.
+
+    Where the run has teachers, they teach in each trial.
+    """
+    log = taught_log(work, open_log(work.path("log")), taught)
     subject = subject_of(log, plan.model, plan.hyperparameters, plan.embedding, plan.training)
     trials = short_search(summary.rows["train"])
     say(f"a short search: {trials} trials, by the {summary.rows['train']:,} training rows")

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, NoReturn
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from service.bundle.bounds import (
     MAX_DIMENSIONS,
@@ -141,6 +141,34 @@ class Baseline(_Record, frozen=True, kw_only=True):
     command: str = ""
 
 
+class Teacher(_Record, frozen=True):
+    """A model that taught another one, and its quality on the test part, LogLoss after a fitted line."""
+
+    name: str
+    model: str
+    auc: Share
+    logloss: NotNegative
+
+
+class Distillation(_Record, frozen=True, kw_only=True):
+    """Who taught the model, beside the labels, and how near it came to them.
+
+    `alpha` is what the teachers counted in the loss, and `temperature` what logits were divided by there.
+    Differences are the serving variant's minus those of the teachers together (`auc`, `logloss`) on the test
+    part, with 95 % paired-bootstrap intervals.
+    """
+
+    alpha: Share
+    temperature: NotNegative
+    teachers: Annotated[tuple[Teacher, ...], Meta(min_length=1)]
+    auc: Share
+    logloss: NotNegative
+    auc_delta: Real
+    auc_interval: tuple[Real, Real]
+    logloss_delta: Real
+    logloss_interval: tuple[Real, Real]
+
+
 class Training(_Record, frozen=True, kw_only=True):
     """The training log and its use: rows and clicks by part, window in Unix seconds.
 
@@ -213,6 +241,8 @@ class Description(_Record, frozen=True, kw_only=True):
     latency: tuple[Latency, ...] = ()
     machine: str = ""
     compression: Compression | None = None
+    # Absent unless the model was taught, so that services from before know every other manifest.
+    distillation: Distillation | UnsetType = UNSET
 
 
 class Manifest(Description, frozen=True, kw_only=True):

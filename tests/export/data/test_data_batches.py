@@ -23,15 +23,17 @@ def part_of(rows: int) -> Part:
 @settings(max_examples=30, deadline=None)
 def test_batches_hold_every_row_once(rows: int, size: int, seed: int | None, window: int) -> None:
     found = list(batches(part_of(rows), size, seed=seed, window_rows=window))
-    assert [len(labels) for _, labels in found[:-1]] == [size] * (len(found) - 1)
-    ids = np.concatenate([ids[:, 0] for ids, _ in found])
+    assert [len(batch.labels) for batch in found[:-1]] == [size] * (len(found) - 1)
+    ids = np.concatenate([batch.ids[:, 0] for batch in found])
     assert np.array_equal(np.sort(ids), np.arange(rows))
-    assert np.array_equal(np.concatenate([labels for _, labels in found]), ids % 2)
+    assert np.array_equal(np.concatenate([batch.labels for batch in found]), ids % 2)
 
 
 def test_batches_are_shuffled_by_the_seed_alone() -> None:
     def order(seed: int | None) -> list[int]:
-        return np.concatenate([ids[:, 0] for ids, _ in batches(part_of(20_000), 512, seed=seed)]).tolist()
+        return np.concatenate(
+            [batch.ids[:, 0] for batch in batches(part_of(20_000), 512, seed=seed)]
+        ).tolist()
 
     assert order(None) == list(range(20_000))
     assert order(1) == order(1) != order(2)

@@ -20,6 +20,7 @@ from export.stages.fit_schema import fit_schema
 from export.stages.plan import LogPlan
 from export.stages.train import train
 from export.stages.work import Work
+from export.teach.lesson import Lesson
 from export.train.build import build_from_fields
 from export.train.choices import TrainChoice
 from export.train.ranks import ALONE, Ranks
@@ -71,17 +72,23 @@ def test_two_processes_train_what_one_does(tmp_path: Path) -> None:
 
 
 def test_the_command_line_trains_in_two_processes(tmp_path: Path) -> None:
-    config = SyntheticConfig(
+    """With a teacher, whose answers each process reads from their file."""
+    of_log = SyntheticConfig(
         rows=4_000, features=200, numeric_fields=1, categorical_fields=3, candidate_fields=1, ctr=0.2
     )
-    schema = write_synthetic_log(config, tmp_path / "clicks.csv", report=str)
+    schema = write_synthetic_log(of_log, tmp_path / "clicks.csv", report=str)
     work = Work(tmp_path / "work")
     plan = LogPlan(data=tmp_path / "clicks.csv", schema=str(schema), split=(0.6, 0.1, 0.2, 0.1))
     fit_schema(work, plan, say=str)
-    options = ("-m", "export", "train", "--work", str(work.folder), "--model", "fwfm", "--epochs", "1")
-    train(work, "fwfm", {}, TrainChoice(epochs=1, threads=1).config(2400, model="fwfm"), say=str)
+    config = TrainChoice(epochs=1, threads=1, distill_twin="skip").config(2400, model="fwfm")
+    train(work, "fwfm", {}, config, say=str)
+    teacher = tmp_path / "teacher.pt"
+    (work.folder / "dense.pt").rename(teacher)
+    train(work, "fwfm", {}, config, taught=Lesson((teacher,))(work, config, say=str), say=str)
     alone = torch.load(work.folder / "dense.pt")["weights"]
-    found = run(*TORCHRUN, "--master-port", a_port(), *options)
+    options = ("-m", "export", "train", "--work", str(work.folder), "--model", "fwfm", "--epochs", "1")
+    taught = ("--teacher", str(teacher), "--distill-twin", "skip")
+    found = run(*TORCHRUN, "--master-port", a_port(), *options, *taught)
     assert found.returncode == 0, found.stderr
     assert found.stdout.count("training fwfm") == 1
     assert "training with 2 processes" in found.stdout

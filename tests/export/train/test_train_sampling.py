@@ -24,7 +24,7 @@ def a_part(rows: int = 3000) -> Part:
 
 def drawn(part: Part, config: TrainConfig, epoch: int) -> NDArray[np.int32]:
     """The numbers of the rows of an epoch, in its order."""
-    return np.concatenate([ids[:, 0] for ids, _ in epoch_batches(part, config, epoch)])
+    return np.concatenate([batch.ids[:, 0] for batch in epoch_batches(part, config, epoch)])
 
 
 def test_an_epoch_has_every_click_and_that_share_of_the_others() -> None:
@@ -42,10 +42,10 @@ def test_an_epoch_has_every_click_and_that_share_of_the_others() -> None:
 def test_rows_keep_their_labels_and_batches_their_size() -> None:
     part = a_part()
     found = list(epoch_batches(part, CONFIG, 1))
-    assert [len(labels) for _, labels in found[:-1]] == [64] * (len(found) - 1)
+    assert [len(batch.labels) for batch in found[:-1]] == [64] * (len(found) - 1)
     assert 0 < len(found[-1][1]) <= 64
     assert len(found) == steps_an_epoch(part, CONFIG)
-    for ids, labels in found:
+    for ids, labels, _ in found:
         assert np.array_equal(part.labels[ids[:, 0]], labels)
 
 
@@ -61,7 +61,7 @@ def test_each_epoch_samples_others_and_the_same_seed_the_same() -> None:
 def test_with_all_rows_it_is_the_batches_of_the_log() -> None:
     part, config = a_part(), replace(CONFIG, negative_rate=1.0)
     pairs = zip(epoch_batches(part, config, 2), batches(part, 64, seed=5), strict=True)
-    assert all(np.array_equal(a, c) and np.array_equal(b, d) for (a, b), (c, d) in pairs)
+    assert all(np.array_equal(a.ids, b.ids) and np.array_equal(a.labels, b.labels) for a, b in pairs)
     assert steps_an_epoch(part, config) == 47
 
 
