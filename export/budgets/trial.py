@@ -23,13 +23,14 @@ from export.stages.plan import Ship
 from export.stages.prune import prune
 from export.stages.quantize import quantize
 from export.stages.records import LogSummary, Pruned, Trained
+from export.stages.taught import FOLDER as TEACHERS
 from export.stages.to_onnx import to_onnx
 from export.stages.variants import DENSE, Variant, read_variants
 from export.stages.work import Work
 from service.bundle.manifest import Latency, Parity
 
 # What the stages of a trial read of the run that trained the model; they write none of it.
-TAKEN = ("log", "fit-schema.json", "train.json", "baseline.json", "baseline.onnx")
+TAKEN = ("log", "fit-schema.json", "train.json", "baseline.json", "baseline.onnx", TEACHERS)
 
 
 @dataclass(frozen=True)
