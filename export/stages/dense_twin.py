@@ -39,11 +39,11 @@ def make_dense_twin(
     LogLoss after a fitted line, as the pruned graph is compared.
     """
     network, model, hyperparameters = load_checkpoint(work.path(TRAINED), log.schema)
-    trained = _score(network, log, config)
+    trained = validation_score(network, log, config)
     say("training the dense model on for as long as pruning takes, at its step size")
     started = time.perf_counter()
     result = train_dense_twin(network, log, config, say, schedule=choice)
-    twin = _score(network, log, config)
+    twin = validation_score(network, log, config)
     record = Twin(
         metric=config.stopping_metric,
         trained=trained,
@@ -68,7 +68,7 @@ def twin_line(twin: Twin) -> str:
     return f"{told}; {'it is the dense graph' if twin.better else 'the one as trained stays the dense graph'}"
 
 
-def _score(network: nn.Module, log: EncodedLog, config: TrainConfig) -> float:
+def validation_score(network: nn.Module, log: EncodedLog, config: TrainConfig) -> float:
     """The metric of the configuration on the validation part; LogLoss as the ladder compares it."""
     part = log.parts["validation"]
     logits = predict_logits(network, part.ids)

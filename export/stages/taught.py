@@ -56,7 +56,7 @@ class Untaught(msgspec.Struct, frozen=True):
     better: bool  # the one that is trained alone, which is then the model
 
     def __str__(self) -> str:
-        name = {"auc": "AUC", "logloss": "LogLoss"}[self.metric]
+        name = {"auc": "AUC", "logloss": "LogLoss after a fitted line"}[self.metric]
         kept = "so the teachers are left out" if self.better else "so it stays with its teachers"
         return (
             f"{name} of the model on the validation part: taught {self.taught:.5f}, alone {self.alone:.5f}; "

@@ -15,6 +15,7 @@ from export.data.encoded import EncodedLog, open_log
 from export.errors import ExportError
 from export.judge.metrics import auc, logloss, sigmoid
 from export.report.findings import EvaluationPoint
+from export.stages.dense_twin import validation_score
 from export.stages.records import Searched, Trained
 from export.stages.taught import Taught, Untaught, taught_log
 from export.stages.warm_start import WarmStart
@@ -130,7 +131,7 @@ def _trained(
         say("training it by the labels alone, to see what the teachers are worth")
         alone = log.without_taught()
         rival = train_together(other, alone, work.path("log"), config, report=say)
-        untaught = _judged(result, rival, config)
+        untaught = _judged(network, other, log, config)
         say(str(untaught))
         if untaught.better:
             network, result, log = other, rival, alone
@@ -158,12 +159,10 @@ def _has_twin(log: EncodedLog, config: TrainConfig) -> bool:
     return log.parts["train"].taught is not None and config.distill_twin == "train"
 
 
-def _judged(taught: TrainResult, alone: TrainResult, config: TrainConfig) -> Untaught:
-    """The better of two trainings by the metric that keeps weights."""
+def _judged(taught: nn.Module, alone: nn.Module, log: EncodedLog, config: TrainConfig) -> Untaught:
+    """The better of two models as a dense twin is judged: a teacher's level and slope are mended later."""
     metric = config.stopping_metric
-    with_teachers, without = (
-        float(getattr(result.best or result.history[-1], metric)) for result in (taught, alone)
-    )
+    with_teachers, without = (validation_score(one, log, config) for one in (taught, alone))
     better = without > with_teachers if metric == "auc" else without < with_teachers
     return Untaught(metric, with_teachers, without, better)
 
