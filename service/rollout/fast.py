@@ -48,9 +48,9 @@ class FastGates:
         self._nan = Renewed(lambda: Both(RatioTest(TIMES_CONTROL), LevelTest(ROWS_FAILED)))
         self._latency = LatencyTest(plan, bounds)
         self._renewed_at = -math.inf
-        # The looks since the last renewal but one, the first of them as the start of what is of late.
+        # All looks, and those of late: since the last renewal, and since the one before.
         self._whole: PairCounts | None = None
-        # Those of the step: sums over shares that change would compare one hour with another (Simpson).
+        # The looks of the step: with shares that change, sums would compare one hour with another (Simpson).
         self._step: PairCounts | None = None
         # What has no other arm to be compared with yet: little traffic comes now to one arm, now to the other.
         self._waiting: PairCounts | None = None
@@ -68,6 +68,7 @@ class FastGates:
     def begin_step(self) -> None:
         """The canary has another share of the traffic from now on."""
         self._step = None
+        self._recent.clear()
 
     def _judge(self, added: PairCounts) -> None:
         """Let the tests see it, once both arms have requests."""
