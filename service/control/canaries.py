@@ -333,9 +333,10 @@ class Canaries:
             return
         metrics.canary_share.labels(run.arm, run.control).set(run.canary.share)
         metrics.canary_step.labels(run.arm).set(run.canary.step + 1)
-        for reading in run.canary.readings:
-            if reading.level is not None:
-                metrics.canary_gate.labels(run.arm, reading.gate).set(reading.level)
+        known = {each.gate: each.level for each in run.canary.readings if each.level is not None}
+        metrics.canary_gate.retain({(run.arm, gate) for gate in known})
+        for gate, level in known.items():
+            metrics.canary_gate.labels(run.arm, gate).set(level)
 
     def _count(self, verdict: str, gate: str) -> None:
         assert self._run is not None

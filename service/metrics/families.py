@@ -210,7 +210,8 @@ class Metrics:
         )
         self.reloads = Counters(
             "bidlight_reloads",
-            "Reloads and rollbacks of the arms by outcome: ok, or refused (nothing changed)",
+            "Reloads and rollbacks of the arms by outcome: ok, refused (nothing changed), or undone (a "
+            "rollback came before all workers served it)",
             ["outcome"],
             registry=registry,
         )
@@ -626,7 +627,7 @@ class Metrics:
     def _show_zeros(self) -> None:
         """Show what is rare, and alerted on, before it happens: a series that begins at 1 has no increase."""
         for family, values in (
-            (self.reloads, ("ok", "refused")),
+            (self.reloads, ("ok", "refused", "undone")),
             (self.catalogue_refreshes, ("ok", "failed", "refused")),
             (self.user_refreshes, ("ok", "failed", "refused")),
             (self.accept_pauses, ("connections", "system")),

@@ -111,7 +111,7 @@ class Canary:
         self.step += 1
         self._at_step, self._began = self._seen, now
         self._impressions_at_step = self._slow.impressions
-        self._fast.begin_step()
         if steps[self.step] >= 100.0:
             return Ruling(Verdict.FINISHED, "all gates have held; it has all the traffic of both")
+        self._fast.begin_step()
         return Ruling(Verdict.RAISED, f"all gates have held at {steps[self.step - 1]:g} %")

@@ -48,13 +48,14 @@ class FastGates:
         self._nan = Renewed(lambda: Both(RatioTest(TIMES_CONTROL), LevelTest(ROWS_FAILED)))
         self._latency = LatencyTest(plan, bounds)
         self._renewed_at = -math.inf
-        # All looks, and those of late: since the last renewal, and since the one before.
+        # All looks.
         self._whole: PairCounts | None = None
         # The looks of the step: with shares that change, sums would compare one hour with another (Simpson).
         self._step: PairCounts | None = None
+        # Of these, the ones of late: since the last renewal, and since the one before.
+        self._recent: deque[PairCounts] = deque(maxlen=2)
         # What has no other arm to be compared with yet: little traffic comes now to one arm, now to the other.
         self._waiting: PairCounts | None = None
-        self._recent: deque[PairCounts] = deque(maxlen=2)
 
     def look(self, added: PairCounts, now: float) -> None:
         """Take into account what both arms have counted since the last look; `now` in seconds."""

@@ -423,10 +423,14 @@ def test_a_rollback_undoes_a_reload_that_does_not_come_to_its_end(tmp_path: Path
         assert running.arms()["only"]["bundle"].startswith("first@")
         assert running.service.post(body_of(1)).json()["bundle"].startswith("first@")
         assert [(each["command"], each.get("outcome", "ok")) for each in running.events()] == [
-            ("reload", "refused"),
+            ("reload", "undone"),
             ("rollback", "ok"),
         ]
+        counted = running.service.metrics()
+        outcomes = [counted[f'bidlight_reloads_total{{outcome="{each}"}}'] for each in ("refused", "undone")]
+        assert outcomes == [0, 1]
         assert running.service.stop() == 0
+    assert "the reload is undone" in running.service.errors.read_text()
 
 
 def test_rollbacks_that_come_together_are_all_carried_out(tmp_path: Path) -> None:

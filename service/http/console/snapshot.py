@@ -73,7 +73,7 @@ def take_snapshot(
                 "count": counts.number("bidlight_reloads", outcome),
                 "last_at": counts.number("bidlight_reload_timestamp_seconds", outcome) or None,
             }
-            for outcome in ("ok", "refused")
+            for outcome in ("ok", "refused", "undone")
         },
         "catalogue_refreshes": counts.by_last_label("bidlight_catalogue_refreshes"),
     }
