@@ -31,7 +31,8 @@ from service.control.protocol import (
 )
 from service.errors import BadConfiguration
 from service.feedback.tokens import now_ms
-from service.metrics.families import LATENCY_BUCKETS, Metrics
+from service.metrics.buckets import LATENCY_BUCKETS
+from service.metrics.families import Metrics
 from service.rollout.canary import Canary, Ruling, Verdict
 from service.rollout.gates import Gate
 from service.rollout.plan import check_plan

@@ -54,7 +54,7 @@ class FastGates:
         self._step: PairCounts | None = None
         # Of these, the ones of late: since the last renewal, and since the one before.
         self._recent: deque[PairCounts] = deque(maxlen=2)
-        # What has no other arm to be compared with yet: little traffic comes now to one arm, now to the other.
+        # What waits for requests of the other arm: little traffic comes now to one, now to the other.
         self._waiting: PairCounts | None = None
 
     def look(self, added: PairCounts, now: float) -> None:

@@ -18,7 +18,7 @@ from service.bundle.native import is_native
 from service.feedback.shadow_events import ARM, CLICKS, SHADOW, TAKEN_OFF, UNCLICKED
 from service.http.arm_descriptions import describe_live, describe_shadow
 from service.http.console.hours import NOTHING, describe_pcoc
-from service.metrics.families import LATENCY_BUCKETS, PCTR_BUCKETS
+from service.metrics.buckets import LATENCY_BUCKETS, PCTR_BUCKETS
 from service.metrics.series import Labels
 from service.settings import Settings
 

@@ -10,7 +10,7 @@ import pytest
 
 from service.calibration.counts import Counts, count
 from service.errors import BadConfiguration
-from service.metrics.families import LATENCY_BUCKETS, PCTR_BUCKETS
+from service.metrics.buckets import LATENCY_BUCKETS, PCTR_BUCKETS
 from service.rollout.canary import Canary, Ruling, Verdict
 from service.rollout.counts import ArmCounts, PairCounts
 from service.rollout.fast import stability
