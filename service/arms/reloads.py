@@ -20,6 +20,8 @@ logger = logging.getLogger("bidlight")
 
 
 Kind = Literal["reload", "rollback"]
+Outcome = Literal["ok", "refused", "undone"]
+"""Of those that are undone, some workers served other bundles; then a rollback was asked for."""
 RELOAD: Final = "reload"
 ROLLBACK: Final = "rollback"
 # Of lines that operators alone can cause, none is left out of the log.
@@ -44,12 +46,12 @@ class Wanted(msgspec.Struct, frozen=True):
 class Ended(msgspec.Struct, frozen=True):
     """What has ended at `at` (Unix seconds); `before` and `after` are the bundles' ids by arm.
 
-    `reason` says why it was refused, which changes nothing.
+    `reason` says why it was refused, or undone, which changes nothing.
     """
 
     wanted: Wanted
     at: float
-    outcome: Literal["ok", "refused"]
+    outcome: Outcome
     before: dict[str, str]
     after: dict[str, str]
     reason: str = ""
@@ -89,7 +91,7 @@ class Reloads:
         return self._waiting[0].command if self._waiting else None
 
     def begin(self) -> Wanted:
-        """The next one, which is under way from now on until it has succeeded or is refused."""
+        """The next one, which is under way from now on until it has succeeded, or is refused or undone."""
         self.under_way = self._waiting.popleft()
         return self.under_way
 
@@ -110,9 +112,15 @@ class Reloads:
         logger.error(said, done, text, exc_info=unexpected, extra=TOLD)
         self._end("refused", serving, serving, text)
 
+    def undo(self, reason: str, serving: Mapping[str, str]) -> None:
+        """Somebody wants it no more before all serve it: it changes nothing, and nothing is wrong with it."""
+        self._metrics.reloads.labels("undone").inc()
+        logger.info("the %s is undone: %s", self.under_way.command, reason, extra=TOLD)
+        self._end("undone", serving, serving, reason)
+
     def _end(
         self,
-        outcome: Literal["ok", "refused"],
+        outcome: Outcome,
         before: Mapping[str, str],
         after: Mapping[str, str],
         reason: str = "",

@@ -47,6 +47,12 @@ class LiveState:
     pcoc_live: float = math.nan
     is_frozen: bool = False
 
+    @property
+    def pcocs(self) -> tuple[float | None, float | None]:
+        """Both PCOCs, None without evidence, for what has no nan, as JSON."""
+        bundle, live = (None if math.isnan(each) else each for each in (self.pcoc_bundle, self.pcoc_live))
+        return bundle, live
+
 
 class LiveMemory(SlotMemory):
     """Room for `places` bundles and `parts` processes. Raises BadConfiguration where memory is short."""

@@ -30,6 +30,7 @@ from service.control.protocol import (
     Kill,
     Leading,
     Reload,
+    ReloadStatus,
     Reset,
     Revive,
     Rollback,
@@ -192,7 +193,7 @@ def _carry_out(command: Command, options: argparse.Namespace) -> int:
     is_of_canary = isinstance(command, Leading) or getattr(options, "what", "") == STATUS
     status, fault = answer.status, ""
     if answer.done is not None:
-        status, fault = _wait(answer.done, options)
+        status, fault = _wait(command, answer.done, options)
         _warn(answer.done)
     assert status is not None
     if options.json:
@@ -226,7 +227,7 @@ def _warn(done: Done) -> None:
         print(f"{PROGRAM}: warning: {note}", file=sys.stderr)
 
 
-def _wait(done: Done, options: argparse.Namespace) -> tuple[ServiceStatus, str]:
+def _wait(command: Command, done: Done, options: argparse.Namespace) -> tuple[ServiceStatus, str]:
     """The state once all workers have done it, or what is not as it should be."""
     until = time.monotonic() + FOLLOW_SECONDS
     while True:
@@ -237,8 +238,8 @@ def _wait(done: Done, options: argparse.Namespace) -> tuple[ServiceStatus, str]:
         if done.reload is not None:
             last = status.last_reload
             if last is not None and last.number >= done.reload:
-                refused = last.outcome == "refused"
-                return status, f"the {last.command} was refused: {last.reason}" if refused else ""
+                is_overtaken = isinstance(command, Reload) and last.number > done.reload
+                return status, _fault_of(last, is_overtaken=is_overtaken)
         elif all(worker.revision >= done.revision for worker in status.workers if worker.state == "serving"):
             return status, ""
         elif time.monotonic() > until:
@@ -247,6 +248,13 @@ def _wait(done: Done, options: argparse.Namespace) -> tuple[ServiceStatus, str]:
                 f"not all workers follow after {FOLLOW_SECONDS:g} s; look at the log of the service",
             )
         time.sleep(LOOK_SECONDS)
+
+
+def _fault_of(last: ReloadStatus, *, is_overtaken: bool) -> str:
+    """What is wrong after a reload or a rollback, by the last that has ended; a reload may be overtaken."""
+    if is_overtaken and last.command == "rollback":
+        return "a rollback has undone the reload, or has followed it; look at the bundles that are served"
+    return "" if last.outcome == "ok" else f"the {last.command} was {last.outcome}: {last.reason}"
 
 
 def _complain(message: str, status: int) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -64,8 +63,7 @@ class Calibrations:
             state.intercept,
             state.slope,
             state.clicks,
-            None if math.isnan(state.pcoc_bundle) else state.pcoc_bundle,
-            None if math.isnan(state.pcoc_live) else state.pcoc_live,
+            *state.pcocs,
         )
 
 

@@ -19,10 +19,20 @@ from service.arms.steering_memory import SteeringMemory
 from service.calibration.decider import Decider
 from service.control.canary_counts import FeedbackOfPair, pair_counts
 from service.control.events import Event
-from service.control.protocol import CanaryStatus, Changing, GateStatus, Kill, StartCanary, Weights, time_of
+from service.control.protocol import (
+    CanaryStatus,
+    Changing,
+    GateStatus,
+    Kill,
+    Shadow,
+    StartCanary,
+    Weights,
+    time_of,
+)
 from service.errors import BadConfiguration
 from service.feedback.tokens import now_ms
-from service.metrics.families import LATENCY_BUCKETS, Metrics
+from service.metrics.buckets import LATENCY_BUCKETS
+from service.metrics.families import Metrics
 from service.rollout.canary import Canary, Ruling, Verdict
 from service.rollout.gates import Gate
 from service.rollout.plan import check_plan
@@ -82,6 +92,10 @@ class _Run:
     changed: float = field(default_factory=time.time)
     is_over: bool = False
 
+    def weights(self, share: float) -> dict[str, float]:
+        """Those of both arms if the canary has this share of their traffic."""
+        return {self.arm: share * self.total, self.control: self.total - share * self.total}
+
 
 class Canaries:
     """The canary of a service. `keep` keeps an event in the log of changes, and says what is lost of it."""
@@ -119,7 +133,7 @@ class Canaries:
                 ),
             )
         bundles = self._service.bundles
-        self._run = run = _Run(
+        run = _Run(
             arm,
             control,
             weights[arm] + weights[control],
@@ -128,6 +142,9 @@ class Canaries:
             None if decider is None else FeedbackOfPair(decider, arm, control, now_ms()),
             user,
         )
+        # What cannot have these weights raises before anything has begun.
+        steering.with_weights(run.weights(run.canary.share), Change(run.since, COMMAND, user))
+        self._run = run
         self._show_zeros(arm)
         self._count(STARTED, "")
         words = f"{arm} begins against {control}, bundle {bundles[arm]}"
@@ -151,6 +168,11 @@ class Canaries:
         for name in (arm, control):
             if name in steering.killed:
                 raise BadConfiguration(f"'arm' must not be killed (got {name!r}); revive it first")
+            if name in steering.shadows:
+                raise BadConfiguration(
+                    f"'arm' must not be a shadow, which answers nothing (got {name!r}); "
+                    f"end that first: shadow {name} off"
+                )
         if self._settings.metrics == "off":
             raise BadConfiguration(
                 "'metrics' must be on for a canary, whose gates read counts (got off); use --metrics on"
@@ -189,6 +211,12 @@ class Canaries:
                 return self._end(Ruling(Verdict.TAKEN_BACK, "a command has killed it"), 0.0, user)
             case Kill(arm) if arm == run.control:
                 words = f"a command has killed {arm}, with which it was compared"
+                return self._end(Ruling(Verdict.ENDED, words), None, user)
+            case Shadow(arm) if arm == run.arm:
+                words = "a command has made it a shadow, which answers nothing"
+                return self._end(Ruling(Verdict.TAKEN_BACK, words), 0.0, user)
+            case Shadow(arm) if arm == run.control:
+                words = f"a command has made {arm} a shadow, with which it was compared"
                 return self._end(Ruling(Verdict.ENDED, words), None, user)
             case Weights(weights) if {run.arm, run.control} & weights.keys():
                 words = "a command has changed its weight, or that of control"
@@ -264,8 +292,7 @@ class Canaries:
         revision, before = service.steering.read()
         after, now = before, time.time()
         if share is not None:
-            weights = {run.arm: share * run.total, run.control: run.total - share * run.total}
-            after = before.with_weights(weights, Change(now, COMMAND, user))
+            after = before.with_weights(run.weights(share), Change(now, COMMAND, user))
         if after != before:
             revision = service.steering.write(after)
             service.follow()
@@ -307,9 +334,10 @@ class Canaries:
             return
         metrics.canary_share.labels(run.arm, run.control).set(run.canary.share)
         metrics.canary_step.labels(run.arm).set(run.canary.step + 1)
-        for reading in run.canary.readings:
-            if reading.level is not None:
-                metrics.canary_gate.labels(run.arm, reading.gate).set(reading.level)
+        known = {each.gate: each.level for each in run.canary.readings if each.level is not None}
+        metrics.canary_gate.retain({(run.arm, gate) for gate in known})
+        for gate, level in known.items():
+            metrics.canary_gate.labels(run.arm, gate).set(level)
 
     def _count(self, verdict: str, gate: str) -> None:
         assert self._run is not None

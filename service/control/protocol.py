@@ -149,11 +149,11 @@ class WorkerStatus(msgspec.Struct, frozen=True):
 
 
 class ReloadStatus(msgspec.Struct, frozen=True):
-    """The last reload or rollback that has ended. A `reason` says why it was refused."""
+    """The last reload or rollback that has ended. A `reason` says why it was refused, or undone."""
 
     number: int
     command: Literal["reload", "rollback"]
-    outcome: Literal["ok", "refused"]
+    outcome: Literal["ok", "refused", "undone"]
     reason: str
     at: str
 

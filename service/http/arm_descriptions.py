@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from service.arms.live import LiveArms
@@ -43,6 +42,7 @@ def describe_live(settings: Settings, live: LiveArms | None, arm: Arm) -> dict[s
     if live is None:
         return None
     state = live.state(arm)
+    bundle, corrected = state.pcocs
     return {
         "mode": settings.live_calibration,
         "revision": state.revision,
@@ -50,12 +50,8 @@ def describe_live(settings: Settings, live: LiveArms | None, arm: Arm) -> dict[s
         "slope": state.slope,
         "is_frozen": state.is_frozen,
         "clicks": state.clicks,
-        "pcoc": {"bundle": _or_none(state.pcoc_bundle), "live": _or_none(state.pcoc_live)},
+        "pcoc": {"bundle": bundle, "live": corrected},
     }
-
-
-def _or_none(number: float) -> float | None:
-    return None if math.isnan(number) else number
 
 
 def _describe_arm(arm: Arm, share: float, *, is_killed: bool) -> dict[str, Any]:

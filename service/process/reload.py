@@ -61,7 +61,8 @@ class ReloadableArms:
         """
         if self._is_reloading and self.reloads.next_command == ROLLBACK:
             undone = self.bundles
-            self.undo("a rollback was asked for before all workers served them")
+            self._restore()
+            self.reloads.undo("a rollback was asked for before all workers served it", self.bundles)
             self.reloads.begin()
             self.reloads.succeed(undone, self.bundles)
 
@@ -121,9 +122,12 @@ class ReloadableArms:
 
     def undo(self, reason: str) -> None:
         """Serve the previous arms again: a worker has refused the new ones."""
+        self._restore()
+        self._refuse(reason)
+
+    def _restore(self) -> None:
         assert self.previous is not None
         self.current, self.previous = self.previous, None
-        self._refuse(reason)
 
     def forget_previous(self) -> None:
         """Release what was served before, in a worker that serves the current arms."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from service.rollout.counts import PairCounts
-from service.rollout.fast import FastGates
+from service.rollout.fast import LEAST_REQUESTS, FastGates
 from service.rollout.gates import Gate, Reading
 from service.rollout.plan import Plan
 from service.rollout.slow import Feedback, SlowGates
@@ -89,6 +89,9 @@ class Canary:
         requests = self._seen.canary.requests - self._at_step.canary.requests
         if requests < self.plan.requests:
             return f"it has answered {requests:.0f} of {self.plan.requests} requests in this step"
+        theirs, least = self._seen.control.requests - self._at_step.control.requests, LEAST_REQUESTS
+        if theirs < min(self.plan.requests, least):
+            return f"control has answered {theirs:.0f} requests in this step, too few to compare it with"
         held = now - self._began
         shown = self._slow.impressions - self._impressions_at_step
         if held >= self.plan.hold_seconds or 0 < self.plan.impressions <= shown:
@@ -110,4 +113,5 @@ class Canary:
         self._impressions_at_step = self._slow.impressions
         if steps[self.step] >= 100.0:
             return Ruling(Verdict.FINISHED, "all gates have held; it has all the traffic of both")
+        self._fast.begin_step()
         return Ruling(Verdict.RAISED, f"all gates have held at {steps[self.step - 1]:g} %")

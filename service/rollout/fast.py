@@ -48,21 +48,40 @@ class FastGates:
         self._nan = Renewed(lambda: Both(RatioTest(TIMES_CONTROL), LevelTest(ROWS_FAILED)))
         self._latency = LatencyTest(plan, bounds)
         self._renewed_at = -math.inf
-        # The looks since the last renewal but one, the first of them as the start of what is of late.
+        # All looks.
         self._whole: PairCounts | None = None
+        # The looks of the step: with shares that change, sums would compare one hour with another (Simpson).
+        self._step: PairCounts | None = None
+        # Of these, the ones of late: since the last renewal, and since the one before.
         self._recent: deque[PairCounts] = deque(maxlen=2)
+        # What waits for requests of the other arm: little traffic comes now to one, now to the other.
+        self._waiting: PairCounts | None = None
 
     def look(self, added: PairCounts, now: float) -> None:
         """Take into account what both arms have counted since the last look; `now` in seconds."""
         if now - self._renewed_at >= RENEWED_SECONDS:
             self._renew(added, now)
-        ours, theirs = added.canary, added.control
+        self._judge(added)
+        self._whole = _sum(self._whole, added)
+        self._step = _sum(self._step, added)
+        self._recent = deque((_sum(each, added) for each in self._recent), maxlen=2)
+
+    def begin_step(self) -> None:
+        """The canary has another share of the traffic from now on."""
+        self._step = None
+        self._recent.clear()
+
+    def _judge(self, added: PairCounts) -> None:
+        """Let the tests see it, once both arms have requests."""
+        self._waiting = block = _sum(self._waiting, added)
+        ours, theirs = block.canary, block.control
+        if not (ours.requests > 0.0 and theirs.requests > 0.0):
+            return
+        self._waiting = None
         # Fewer events speak less against an arm, so a bound on them is safe; control's have none.
         self._errors.add(Block(min(ours.failed, BURST), ours.requests, theirs.failed, theirs.requests))
         self._nan.add(Block(min(ours.failed_rows, BURST), ours.rows, theirs.failed_rows, theirs.rows))
         self._latency.add(ours.latency, theirs.latency)
-        self._whole = added if self._whole is None else _sum(self._whole, added)
-        self._recent = deque((_sum(each, added) for each in self._recent), maxlen=2)
 
     def _renew(self, added: PairCounts, now: float) -> None:
         if self._renewed_at > -math.inf:
@@ -106,11 +125,10 @@ class FastGates:
         return Reading(Gate.LATENCY, self._part(self._latency.evidence), words)
 
     def _pctr_reading(self) -> Reading:
-        """The stability index of all the time, or of late, whichever is closer to what is tolerated."""
-        assert self._whole is not None
+        """The stability index of the step, or of late, whichever is closer to what is tolerated."""
         found = [
             (psi, psi / (self._plan.psi + noise))
-            for psi, noise in (stability(each) for each in (self._whole, *self._recent))
+            for psi, noise in (stability(each) for each in (self._step, *self._recent) if each is not None)
             if not math.isnan(psi)
         ]
         if not found:
@@ -163,10 +181,11 @@ class LatencyTest:
         self._usual[-1] = self._usual[-1] + theirs
 
     def renew(self) -> None:
-        """Begin anew, and forget what was usual before the last time."""
+        """Begin anew, and forget what was usual before the last time, unless little is known since then."""
         for test in self._tests:
             test.renew()
-        self._usual.append(np.zeros(len(self._bounds)))
+        if float(self._usual[-1].sum()) >= LEAST_REQUESTS:
+            self._usual.append(np.zeros(len(self._bounds)))
 
     def quantile_ms(self, counts: Numbers, share: float) -> str:
         """A quantile of buckets, for people."""
@@ -209,7 +228,9 @@ def _slow_test(share: float) -> Both:
     return Both(RatioTest(TIMES_SLOW), ShareTest(share))
 
 
-def _sum(first: PairCounts, second: PairCounts) -> PairCounts:
+def _sum(first: PairCounts | None, second: PairCounts) -> PairCounts:
+    if first is None:
+        return second
     return PairCounts(_add(first.canary, second.canary), _add(first.control, second.control))
 
 

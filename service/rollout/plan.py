@@ -50,9 +50,14 @@ def check_plan(plan: Plan) -> None:
 
 
 def check_steps(steps: Sequence[float]) -> None:
-    """Raises BadConfiguration for percentages that do not rise to at most 100."""
+    """Raises BadConfiguration for percentages that do not rise, from below 100 to at most 100."""
     if not steps or not all(low < high for low, high in zip((0.0, *steps), (*steps, 100.1), strict=True)):
         raise BadConfiguration(
             f"'steps' must be percentages above 0 that rise, to 100 at most (got {[*steps]}); "
             "for example 1,5,25,100"
+        )
+    if steps[0] >= 100.0:
+        raise BadConfiguration(
+            f"'steps' must begin below 100 (got {[*steps]}), or the canary has nothing to be compared with; "
+            "for example 50,100"
         )

@@ -15,7 +15,8 @@ from service.bundle.schema import Role, Schema
 from service.errors import InferenceFailed, RowFailed, ServiceError
 from service.features.store import IS_MISSING_REASONS
 from service.metrics.counting import count_ids
-from service.metrics.families import STAGES, Metrics
+from service.metrics.families import Metrics
+from service.metrics.requests import STAGES
 from service.metrics.tally import HistogramTally, Tally
 from service.quality import FULL, QUALITIES, REASONS
 from service.scoring.batcher import BatchReport

@@ -22,11 +22,13 @@ from service.control.protocol import (
     Answer,
     CanaryStatus,
     Command,
+    EndShadow,
     Kill,
     PromoteCanary,
     Reload,
     Revive,
     ServiceStatus,
+    Shadow,
     StartCanary,
     Status,
     StopCanary,
@@ -226,6 +228,7 @@ def test_commands_end_a_canary(bundles: dict[str, Path], tmp_path: Path) -> None
             assert weights_of(running) == pytest.approx({"control": 90.0 - new, "new": new, "other": 10.0})
             for name in ("control", "new"):
                 tell(running, Revive(name))
+                tell(running, EndShadow(name))
             tell(running, Weights({"control": 90.0, "new": 0.0}))
 
         assert ask(running.path, "canary", "status").output.startswith("no canary")
@@ -234,6 +237,13 @@ def test_commands_end_a_canary(bundles: dict[str, Path], tmp_path: Path) -> None
         ends("ended", 30.0, Weights({"new": 30.0, "control": 60.0}))
         ends("ended", 9.0, Kill("control"))
         ends("taken_back", 0.0, Kill("new"))
+        ends("taken_back", 0.0, Shadow("new", "control", 0.5))
+        tell(running, Shadow("new", "control", 0.5))
+        for shadow in (StartCanary("new"), StartCanary("other", of="new")):
+            refused = tell(running, shadow).error
+            assert refused is not None
+            assert "must not be a shadow" in refused.message
+        tell(running, EndShadow("new"))
         tell(running, Kill("new"))
         for reason, command in (
             ("must not be killed", StartCanary("new")),
@@ -241,6 +251,7 @@ def test_commands_end_a_canary(bundles: dict[str, Path], tmp_path: Path) -> None
             ("must be another arm", StartCanary("control")),
             ("must be under way", StopCanary()),
             ("must be percentages", StartCanary("other", plan=Plan(steps=(5.0, 1.0)))),
+            ("must begin below 100", StartCanary("other", plan=Plan(steps=(100.0,)))),
         ):
             refused = tell(running, command).error
             assert refused is not None

@@ -411,22 +411,28 @@ def test_the_bundle_before_a_reload_is_one_command_away(tmp_path: Path, workers:
 def test_a_rollback_undoes_a_reload_that_does_not_come_to_its_end(tmp_path: Path) -> None:
     folder = write_tiny_bundle(tmp_path / "bundle", name="first")
     options = ["--arm", f"only={folder}", "--workers", "2", "--try-reloads", "off"]
-    with commanded(tmp_path, options) as running:
+    with commanded(tmp_path, options) as running, ThreadPoolExecutor() as pool:
         before = running.service.workers()
         write_tiny_bundle(folder, name="second", seed=3)
-        running.service.send_signal(signal.SIGHUP)
+        reload = pool.submit(ask, running.path, "reload")
         wait_until(lambda: bool(running.service.workers() - before))
         os.kill(max(running.service.workers() - before), signal.SIGSTOP)  # it never serves
         status = running.do("rollback")["status"]
         assert (status["last_reload"]["command"], status["last_reload"]["outcome"]) == ("rollback", "ok")
+        assert reload.result().status == 1
+        assert "a rollback has undone the reload" in reload.result().errors
         wait_until(lambda: running.service.workers() == before)
         assert running.arms()["only"]["bundle"].startswith("first@")
         assert running.service.post(body_of(1)).json()["bundle"].startswith("first@")
         assert [(each["command"], each.get("outcome", "ok")) for each in running.events()] == [
-            ("reload", "refused"),
+            ("reload", "undone"),
             ("rollback", "ok"),
         ]
+        counted = running.service.metrics()
+        outcomes = [counted[f'bidlight_reloads_total{{outcome="{each}"}}'] for each in ("refused", "undone")]
+        assert outcomes == [0, 1]
         assert running.service.stop() == 0
+    assert "the reload is undone" in running.service.errors.read_text()
 
 
 def test_rollbacks_that_come_together_are_all_carried_out(tmp_path: Path) -> None:

@@ -65,20 +65,21 @@ const decimal = (value, places) => value === null ? "–" : value.toFixed(places
 function describeShadow(shadow) {
   if (!shadow) return null;
   const dropped = sum(Object.values(shadow.dropped));
-  const {arm, shadow: own} = shadow.mean_pctr;
+  const {arm, shadow: own} = shadow.mean_pctr, higher = shadow.mean_log_odds_difference;
   return `${whole(shadow.requests)} requests scored, ${whole(dropped)} dropped; ` +
     `mean pCTR ${decimal(own, 5)} (${shadow.of}: ${decimal(arm, 5)}), log-odds ` +
-    `${decimal(shadow.mean_log_odds_difference, 3)} higher; same best in ${percentOf(shadow.same_best)}, pairs alike ` +
+    `${decimal(higher && Math.abs(higher), 3)} ${higher < 0 ? "lower" : "higher"}; same best in ${percentOf(shadow.same_best)}, pairs alike ` +
     percentOf(shadow.rank_agreement);
 }
 
 const percentOf = value => value === null ? "–" : percent(value);
 
+// Of the impressions of the arm that it follows.
 function describeShadowFeedback(shadow) {
-  if (!shadow || !shadow.feedback.impressions) return null;
+  if (!shadow.feedback.impressions) return "no feedback yet";
   const {impressions, clicks, arm, shadow: own} = shadow.feedback;
-  return `PCOC ${decimal(own.pcoc, 3)} (${shadow.of}: ${decimal(arm.pcoc, 3)}), LogLoss ${decimal(own.logloss, 4)} ` +
-    `(${decimal(arm.logloss, 4)}), ${whole(clicks)} clicks of ${whole(impressions)} impressions`;
+  return `${decimal(own.pcoc, 3)} (${shadow.of}: ${decimal(arm.pcoc, 3)}), LogLoss ${decimal(own.logloss, 4)} ` +
+    `(${decimal(arm.logloss, 4)}), ${whole(clicks)} clicks of its ${whole(impressions)} impressions`;
 }
 
 function describeCanary(canary) {
@@ -96,12 +97,15 @@ function card(arm, number, first, last, wide) {
     arm.shadow ? make("span", {class: "badge"}, "shadow") : null,
     make("span", {class: "quiet"}, describeShare(arm)));
   const known = pairs([
-    ["requests", requests === null ? "–" : `${rate(requests)} / s`],
-    ["p50, p99", `${at(0.5)}, ${at(0.99)}`],
-    ["answers", describeQualities(arm.qualities, first && armOf(first, arm.name)?.qualities)],
-    ["compared", describeShadow(arm.shadow)],
-    ["on the same impressions", describeShadowFeedback(arm.shadow)],
-    ["PCOC", describeFeedback(arm.feedback)],
+    ...arm.shadow ? [
+      ["compared", describeShadow(arm.shadow)],
+      ["PCOC", describeShadowFeedback(arm.shadow)],
+    ] : [
+      ["requests", requests === null ? "–" : `${rate(requests)} / s`],
+      ["p50, p99", `${at(0.5)}, ${at(0.99)}`],
+      ["answers", describeQualities(arm.qualities, first && armOf(first, arm.name)?.qualities)],
+      ["PCOC", describeFeedback(arm.feedback)],
+    ],
     ["live calibration", describeLive(arm.live_calibration)],
     ["catalogue", describeCatalogue(arm.catalogue, last.at)],
     ["waiting rows", whole(arm.queued_rows)],

@@ -54,6 +54,7 @@ function showCanary({under_way, verdicts}) {
   byId("canary").hidden = !under_way && !verdicts.length;
   byId("canary-now").textContent = describeCanary(under_way);
   const gates = Object.entries(under_way?.gates ?? {}).map(([name, level]) => [name, percent(level)]);
+  byId("gates").hidden = !under_way;
   table(byId("gates"), 1, ["gate", "used up"], gates, "no gate knows enough yet");
   const rows = verdicts.map(({arm, verdict, gate, count}) =>
     [arm, verdict.replace("_", " "), gate || "–", whole(count)]);

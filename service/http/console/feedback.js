@@ -118,5 +118,7 @@ function showFeedback(node, last) {
     return;
   }
   const wide = node.querySelector("figure .chart")?.clientWidth ?? FIRST_WIDTH;
-  node.replaceChildren(...last.arms.map((arm, number) => feedbackCard(arm, number, last.at, wide)));
+  // To a shadow nothing comes back; what it had before stays.
+  node.replaceChildren(...last.arms.flatMap((arm, number) => arm.shadow && !arm.hours.each.length ? []
+    : feedbackCard(arm, number, last.at, wide)));
 }

@@ -18,7 +18,7 @@ from service.bundle.native import is_native
 from service.feedback.shadow_events import ARM, CLICKS, SHADOW, TAKEN_OFF, UNCLICKED
 from service.http.arm_descriptions import describe_live, describe_shadow
 from service.http.console.hours import NOTHING, describe_pcoc
-from service.metrics.families import LATENCY_BUCKETS, PCTR_BUCKETS
+from service.metrics.buckets import LATENCY_BUCKETS, PCTR_BUCKETS
 from service.metrics.series import Labels
 from service.settings import Settings
 
@@ -73,7 +73,7 @@ def take_snapshot(
                 "count": counts.number("bidlight_reloads", outcome),
                 "last_at": counts.number("bidlight_reload_timestamp_seconds", outcome) or None,
             }
-            for outcome in ("ok", "refused")
+            for outcome in ("ok", "refused", "undone")
         },
         "catalogue_refreshes": counts.by_last_label("bidlight_catalogue_refreshes"),
     }

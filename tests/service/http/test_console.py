@@ -17,7 +17,8 @@ import pytest
 from service.arms.steering import Change
 from service.calibration.fit import pcoc_interval
 from service.features.store import pack
-from service.metrics.families import LATENCY_BUCKETS, PCTR_BUCKETS, Metrics
+from service.metrics.buckets import LATENCY_BUCKETS, PCTR_BUCKETS
+from service.metrics.families import Metrics
 from service.metrics.memory import CountMemory
 from tests.feature_stores import fill
 from tests.running import JSON, RunningApp
@@ -181,11 +182,12 @@ def test_reloads_have_a_time(run_app: RunApp, bundles: dict[str, Path], tmp_path
     assert numbers(app)["reloads"] == {
         "ok": {"count": 0, "last_at": None},
         "refused": {"count": 0, "last_at": None},
+        "undone": {"count": 0, "last_at": None},
     }
     app.runner.run(app.app.served.reload())
     folder.unlink()
     app.runner.run(app.app.served.reload())
-    ok, refused = numbers(app)["reloads"].values()
+    ok, refused, _ = numbers(app)["reloads"].values()
     assert (ok["count"], refused["count"]) == (1, 1)
     assert time.time() - 60 < ok["last_at"] < refused["last_at"] <= time.time()
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.metrics.families import PCTR_BUCKETS, Metrics
+from service.metrics.buckets import PCTR_BUCKETS
+from service.metrics.families import Metrics
 from service.metrics.tally import HistogramTally, Tally
 from tests.running import read_metrics
 

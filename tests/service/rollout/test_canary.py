@@ -10,7 +10,7 @@ import pytest
 
 from service.calibration.counts import Counts, count
 from service.errors import BadConfiguration
-from service.metrics.families import LATENCY_BUCKETS, PCTR_BUCKETS
+from service.metrics.buckets import LATENCY_BUCKETS, PCTR_BUCKETS
 from service.rollout.canary import Canary, Ruling, Verdict
 from service.rollout.counts import ArmCounts, PairCounts
 from service.rollout.fast import stability
@@ -94,6 +94,41 @@ def test_a_step_waits_for_requests_however_long_it_has_lasted() -> None:
     assert rollout.run(90, requests=10) == []
     assert "of 200 requests in this step" in rollout.canary.waits_for(rollout.second)
     assert [each.verdict for each in rollout.run(30)] == [Verdict.RAISED]
+
+
+def test_a_step_waits_for_control_that_has_nothing_to_compare_with() -> None:
+    rollout = Rollout()
+    for _ in range(100):
+        rollout.ours.answer(10)
+        rollout.second += 1.0
+        assert rollout.canary.look(rollout.pair, rollout.second).verdict == Verdict.HELD
+    assert rollout.canary.waits_for(rollout.second).startswith("control has answered 0 requests")
+
+
+def test_gates_see_a_worse_arm_that_gets_little_traffic() -> None:
+    """A request of either arm now and then: hardly a second has both, and no minute a hundred of control."""
+    failing, slow = Rollout(), Rollout()
+    for second in range(1, 3_000):
+        for rollout, differences in ((failing, {"failing": 1.0}), (slow, {"slower_ms": 50.0})):
+            if second % 7 == 0:
+                rollout.ours.answer(1, **differences)
+            elif second % 2:
+                rollout.theirs.answer(1)
+            rollout.canary.look(rollout.pair, float(second))
+    failed = [[each.gate for each in of.canary.readings if each.has_failed] for of in (failing, slow)]
+    assert failed == [[Gate.ERRORS], [Gate.LATENCY]]
+
+
+def test_pctrs_that_change_by_the_hour_take_no_arm_back() -> None:
+    """Over all steps the canary has more of the last hour than control has, and both have the same pCTRs."""
+    rollout = Rollout(Plan(steps=(2.0, 60.0), hold_seconds=300.0, requests=200))
+    for second in range(1, 580):
+        scale = 1.0 if second <= 310 else 4.0
+        ours = round(200 * rollout.canary.share)
+        rollout.ours.answer(ours, scale=scale)
+        rollout.theirs.answer(200 - ours, scale=scale)
+        assert rollout.canary.look(rollout.pair, float(second)).verdict != Verdict.TAKEN_BACK
+    assert rollout.canary.step == 1
 
 
 def test_a_last_step_below_all_traffic_ends_after_its_time() -> None:
@@ -209,7 +244,7 @@ def test_the_stability_index_is_that_of_its_definition() -> None:
     assert 0.0 < noise < 0.1
 
 
-@pytest.mark.parametrize("steps", [(), (0.0, 5.0), (5.0, 5.0), (25.0, 5.0), (5.0, 101.0)])
-def test_steps_that_do_not_rise_are_refused(steps: tuple[float, ...]) -> None:
-    with pytest.raises(BadConfiguration, match="'steps' must be percentages"):
+@pytest.mark.parametrize("steps", [(), (0.0, 5.0), (5.0, 5.0), (25.0, 5.0), (5.0, 101.0), (100.0,)])
+def test_steps_that_do_not_rise_from_below_all_traffic_are_refused(steps: tuple[float, ...]) -> None:
+    with pytest.raises(BadConfiguration, match="'steps' must be"):
         check_plan(Plan(steps=steps))
