@@ -6,17 +6,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from export.budgets.kept import dense_graph, forget_other_models, kept_trials, trial_folder, trials_folder
 from export.budgets.page import search_page
 from export.budgets.plan import BudgetPlan
 from export.budgets.records import Reference, Searched, Trial, best_of, front_of
-from export.budgets.search import (
-    dense_microseconds,
-    kept_trials,
-    limits_of,
-    search,
-    trial_folder,
-    trials_folder,
-)
+from export.budgets.search import dense_microseconds, limits_of, search
 from export.budgets.space import space_of
 from export.budgets.tables import front_table, verdict
 from export.budgets.trial import Subject
@@ -25,7 +19,7 @@ from export.report.machine import machine
 from export.report.summary import summary
 from export.stages.calibrate import calibrate
 from export.stages.package import check_out, package
-from export.stages.variants import DENSE, graph_name
+from export.stages.records import Calibrated
 from export.stages.work import Say, Work
 from export.train.checkpoint import load_checkpoint
 from service.bundle.folders import replacing
@@ -39,17 +33,18 @@ def compress(plan: BudgetPlan, *, say: Say = print) -> Searched:
 
     Ctrl-C writes what was found until then, without a bundle; the same command goes on.
     """
-    plan.out.mkdir(parents=True, exist_ok=True)
     name = plan.name or plan.out.resolve().name
     check_out(plan.out / BUNDLE, name)
     with Work(plan.work).held() as work:
         subject = Subject.of(work)
+        _check_sampling_rate(work, plan)
         network, model, _ = load_checkpoint(subject.checkpoint, subject.log.schema)
         space = space_of(network)
         if not space.axes:
             raise ExportError(f"'model' must have a part that can be pruned (got {model}); serve it as it is")
         folder = trials_folder(subject, plan)
         folder.mkdir(parents=True, exist_ok=True)
+        forget_other_models(folder)
         started = time.perf_counter()
         try:
             trials = search(subject, space, plan, folder, say=say)
@@ -63,11 +58,23 @@ def compress(plan: BudgetPlan, *, say: Say = print) -> Searched:
         if found.best is None:
             raise ExportError(f"{verdict(found)}; allow more, or search on with more --trials")
         say(f"packaging trial {found.best}")
-        _package(plan, Work(trial_folder(folder, found.best)), name, say)
+        _package(plan, Work(trial_folder(folder, found.best)), name, found.trials[found.best - 1], say)
     return found
 
 
-def _package(plan: BudgetPlan, work: Work, name: str, say: Say) -> None:
+def _check_sampling_rate(work: Work, plan: BudgetPlan) -> None:
+    """Raises ExportError where the run calibrated for another log than the bundle would be."""
+    if not work.has("calibrate.json"):
+        return
+    rate = work.read_record("calibrate", Calibrated).sampling_rate
+    if rate != plan.graphs.sampling_rate:
+        raise ExportError(
+            f"'sampling_rate' must be {rate:g}, as in the run that trained the model (got "
+            f"{plan.graphs.sampling_rate:g}); give --sampling-rate {rate:g}, or calibrate that run anew"
+        )
+
+
+def _package(plan: BudgetPlan, work: Work, name: str, best: Trial, say: Say) -> None:
     graphs = plan.graphs
     calibrate(
         work,
@@ -76,7 +83,14 @@ def _package(plan: BudgetPlan, work: Work, name: str, say: Say) -> None:
         segment_field=graphs.calibrate_by,
         say=say,
     )
-    say(summary(package(work, plan.out / BUNDLE, name=name, say=say)))
+    bundle = package(work, plan.out / BUNDLE, name=name, say=say)
+    say(summary(bundle))
+    serving = bundle.manifest.serving_variant
+    if best.form is not None and serving != best.form.variant:
+        say(
+            f"warning: the bundle serves {serving}, where trial {best.number} had {best.form.variant}: their "
+            "times differ little, and are taken anew for each bundle"
+        )
 
 
 def _found(
@@ -95,7 +109,7 @@ def _found(
         limits=limits,
         dense=Reference(
             auc=first.auc - first.validation.auc_delta,
-            bytes=(trial_folder(folder, 1) / graph_name(DENSE)).stat().st_size,
+            bytes=dense_graph(folder).stat().st_size,
             microseconds=microseconds,
         ),
         trials=tuple(trials),
@@ -116,6 +130,7 @@ def _write_interrupted(subject: Subject, plan: BudgetPlan, folder: Path, started
 
 def _write(found: Searched, out: Path) -> None:
     """Both files, each whole or as it was."""
+    out.mkdir(parents=True, exist_ok=True)
     for name, text in ((JSON, encode_json(found).decode()), (PAGE, search_page(found))):
         with replacing(out / name) as incoming:
             incoming.write_text(text, encoding="utf-8")

@@ -16,7 +16,7 @@ def search_page(found: Searched) -> str:
         f"{found.model} on {found.source}: compression",
         [
             _head(found),
-            section("The budget", f"<p>{escape(verdict(found))}.</p>"),
+            section("The budget", f"<p>{escape(_sentence(verdict(found)))}</p>"),
             section(
                 "The front",
                 _how_to_read(found),
@@ -34,6 +34,10 @@ neurons. “To dense” is the change of AUC on the validation part, by which tr
 many is best there by luck too. “On unseen rows” is the calibration part, with the 95 % interval of the
 paired bootstrap. Microseconds are those of one core; each trial is timed beside the dense graph, and its
 share of that is told in the dense graph's microseconds of the first trial.</p>"""
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _head(found: Searched) -> str:

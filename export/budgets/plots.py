@@ -47,6 +47,9 @@ def _panel(
     axes.axhline(found.dense.auc, color=FAINT, linewidth=1, linestyle="--", zorder=0)
     if limit is not None:
         axes.axvline(limit, color=BEFORE, linewidth=1, linestyle=":", zorder=0)
+    if found.limits.auc_loss is not None:
+        lowest = found.dense.auc - found.limits.auc_loss
+        axes.axhline(lowest, color=BEFORE, linewidth=1, linestyle=":", zorder=0)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter("{x:g}")
@@ -59,5 +62,7 @@ def _limit_heights(axes: Axes, found: Searched) -> None:
     kept = [one.form.auc for one in found.trials if one.form is not None and found.limits.hold(one.form)]
     top = max([found.dense.auc, *front])
     depth = top - min([found.dense.auc, *(kept or front)])
+    if found.limits.auc_loss is not None:
+        depth = max(depth, found.limits.auc_loss)
     if depth > 0:
         axes.set_ylim(top - FAR * depth, top + 0.1 * depth)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import msgspec
 
+from export.judge.parity import AUC_TOLERANCE
 from service.bundle.manifest import Parity
 
-State = Literal["finished", "failed"]
+# Forms whose times differ by less are as fast as each other.
+AS_FAST = 0.05
 
 
 class Form(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,21 +45,25 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """What a form may cost."""
+    """What a form may cost, and how much AUC it may lose to the dense graph."""
 
     microseconds: float | None = None
     bytes: int | None = None
     auc_loss: float | None = None
 
     def excess(self, form: Form) -> dict[str, float]:
-        """By how much a form exceeds each limit, as a share of it; zero or less keeps it."""
+        """By how much a form exceeds each limit, as a share of it; zero or less keeps it.
+
+        A limit of AUC that is below what counts as a loss is exceeded by shares of that.
+        """
         found = {}
         if self.microseconds is not None:
             found["microseconds"] = form.microseconds / self.microseconds - 1.0
         if self.bytes is not None:
             found["bytes"] = form.bytes / self.bytes - 1.0
         if self.auc_loss is not None:
-            found["auc"] = -form.validation.auc_delta - self.auc_loss
+            over = -form.validation.auc_delta - self.auc_loss
+            found["auc"] = over / max(self.auc_loss, AUC_TOLERANCE)
         return found
 
     def hold(self, form: Form) -> bool:
@@ -74,7 +79,11 @@ class Reference(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Searched(msgspec.Struct, frozen=True, kw_only=True):
-    """The content of compress.json. `best` is the number of the trial whose bundle was written, if any."""
+    """The content of compress.json.
+
+    `best` is the number of the trial that keeps the limits best, if any does: its bundle is written when the
+    search ends.
+    """
 
     model: str
     source: str
@@ -111,13 +120,12 @@ def _beats(one: Form, other: Form) -> bool:
 
 
 def best_of(trials: Sequence[Trial], limits: Limits) -> Trial | None:
-    """The trial within the limits that has the highest AUC; where AUC alone is limited, the fastest one."""
-    within = [one for one in trials if one.form is not None and limits.hold(one.form)]
-    is_free = limits.microseconds is None and limits.bytes is None
+    """The trial within the limits that has the highest AUC; it is on the front.
 
-    def worth(one: Trial) -> tuple[float, ...]:
-        assert one.form is not None
-        auc, microseconds, size = _costs(one.form)
-        return (microseconds, size, auc) if is_free else (auc, microseconds, size)
-
-    return min(within, key=worth, default=None)
+    Where AUC alone is limited, it is the one of the fastest that has the highest AUC.
+    """
+    within = [(one, one.form) for one in trials if one.form is not None and limits.hold(one.form)]
+    if within and limits.microseconds is None and limits.bytes is None:
+        slowest = (1.0 + AS_FAST) * min(form.microseconds for _, form in within)
+        within = [(one, form) for one, form in within if form.microseconds <= slowest]
+    return min(within, key=lambda pair: _costs(pair[1]), default=(None, None))[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from export.budgets.kept import keep, kept_trials, trial_folder
 from export.budgets.plan import BudgetPlan
 from export.budgets.records import Limits, Trial, best_of
 from export.budgets.space import Space
@@ -18,42 +18,11 @@ from export.budgets.tables import trial_line
 from export.budgets.trial import Subject, attempt
 from export.data.progress import Bar
 from export.errors import ExportError
-from export.stages.work import Say
-from service.bundle.json_files import encode_json
-
-FOLDER, RECORD = "compress", "trial.json"
-
-# What a trial does with the same inputs changed when this number did: no search goes on from older trials.
-VERSION = 1
+from export.stages.work import Say, Work
 
 
 def limits_of(plan: BudgetPlan) -> Limits:
     return Limits(microseconds=plan.budget_us, bytes=plan.budget_bytes, auc_loss=plan.max_auc_loss)
-
-
-def trials_folder(subject: Subject, plan: BudgetPlan) -> Path:
-    """Where trials of the same model by the same schedule are kept, whatever their limits."""
-    with subject.checkpoint.open("rb") as file:
-        model = hashlib.file_digest(file, "sha256").hexdigest()
-    rows = plan.graphs.quantization_rows
-    inputs = (VERSION, model, subject.summary.key, plan.pruning, rows, plan.at_batch, plan.seed)
-    key = hashlib.sha256(msgspec.json.encode(inputs, order="deterministic")).hexdigest()
-    return subject.work.folder / FOLDER / key[:12]
-
-
-def trial_folder(folder: Path, number: int) -> Path:
-    return folder / f"{number:03}"
-
-
-def kept_trials(folder: Path) -> list[Trial]:
-    """The trials that have ended, in order. Raises ExportError for a record that cannot be read."""
-    found: list[Trial] = []
-    while (path := trial_folder(folder, len(found) + 1) / RECORD).exists():
-        try:
-            found.append(msgspec.json.decode(path.read_bytes(), type=Trial))
-        except msgspec.MsgspecError as error:
-            raise ExportError(f"'{path}' must be the record of a trial (got: {error}); remove it") from None
-    return found
 
 
 def search(subject: Subject, space: Space, plan: BudgetPlan, folder: Path, *, say: Say) -> list[Trial]:
@@ -64,19 +33,19 @@ def search(subject: Subject, space: Space, plan: BudgetPlan, folder: Path, *, sa
     started = time.perf_counter()
     done = kept_trials(folder)
     if done:
-        say(f"{len(done)} trials are kept from an earlier search of the same model")
+        say(f"trials kept from an earlier search of the same model: {len(done)}")
     limits = limits_of(plan)
     with _bar(plan, len(done)) as bar:
         while not _is_used_up(plan, done, time.perf_counter() - started):
             trial = _next(subject, space, plan, folder, done)
-            (trial_folder(folder, trial.number) / RECORD).write_bytes(encode_json(trial))
-            done.append(trial)
-            bar.add(1 if plan.most_trials is not None else trial.seconds)
-            say(trial_line(trial, best_of(done, limits), limits, plan.most_trials))
-            if done[0].form is None:
+            if trial.number == 1 and trial.form is None:
                 raise ExportError(
                     f"the dense model must be exportable to search around it (got: {trial.reason})"
                 )
+            done.append(trial)
+            keep(folder, done)
+            bar.add(1 if plan.most_trials is not None else trial.seconds)
+            say(trial_line(trial, best_of(done, limits), limits, plan.most_trials))
     return done
 
 
@@ -109,7 +78,7 @@ def _next(subject: Subject, space: Space, plan: BudgetPlan, folder: Path, done: 
         form = msgspec.structs.replace(form, microseconds=form.share * reference)
     except ExportError as error:
         reason = " ".join(str(error).split())
-        trial_folder(folder, number).mkdir(parents=True, exist_ok=True)
+        Work(trial_folder(folder, number)).claim()
     seconds = time.perf_counter() - started
     return Trial(number=number, name=name, kept=kept, seconds=seconds, form=form, reason=reason)
 

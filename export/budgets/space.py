@@ -33,9 +33,13 @@ class Space:
 
     def recipe(self, kept: Mapping[str, float]) -> Recipe:
         """What prunes the rest of each part."""
-        rates = {part: 0.0 if share >= ALL_KEPT else 1.0 - share for part, share in kept.items()}
+        rates = {part: 1.0 - share for part, share in kept.items()}
         unpruned = Recipe("compress", dnn=0.0, field_matrix=0.0, embedding=0.0)
         return replace(unpruned, **rates)  # type: ignore[arg-type]  # the names are those of its rates
+
+    def settled(self, drawn: Mapping[str, float]) -> dict[str, float]:
+        """A point as it was drawn, with all of a part kept where hardly any of it would go."""
+        return {part: 1.0 if share >= ALL_KEPT else share for part, share in drawn.items()}
 
     def starts(self) -> list[tuple[str, dict[str, float]]]:
         """The presets as points, in order and each once: no search ends with less than they reach."""

@@ -47,4 +47,4 @@ def next_point(
                     constraints=limits.excess(one.form),
                 )
             )
-    return "drawn", dict(study.ask(dict(axes)).params)
+    return "drawn", space.settled(study.ask(dict(axes)).params)

@@ -20,6 +20,12 @@ def cost_text(form: Form) -> str:
     return f"{form.microseconds:.2f} us, {form.bytes:,} bytes, {form.variant}"
 
 
+def unseen_text(form: Form) -> str:
+    """The change of AUC on rows that no trial has seen, with its interval."""
+    low, high = form.unseen.auc_interval
+    return f"{form.unseen.auc_delta:+.5f} ({low:+.5f} to {high:+.5f})"
+
+
 def limits_text(limits: Limits, candidates: int) -> str:
     """`at most 5 us a candidate of 100`."""
     words = []
@@ -66,13 +72,12 @@ def front_rows(found: Searched) -> list[list[str]]:
 
 def _row(one: Trial, form: Form, found: Searched) -> list[str]:
     mark = " *" if one.number == found.best else ""
-    low, high = form.unseen.auc_interval
     return [
         f"{one.number}{mark}",
         f"{one.name}: {recipe_text(one.kept)}" if one.name != "drawn" else recipe_text(one.kept),
         f"{form.auc:.5f}",
         f"{form.validation.auc_delta:+.5f}",
-        f"{form.unseen.auc_delta:+.5f} ({low:+.5f} to {high:+.5f})",
+        unseen_text(form),
         f"{form.microseconds:.2f}",
         f"{1.0 / form.share:.1f}",
         f"{form.bytes:,}",
@@ -91,7 +96,11 @@ def verdict(found: Searched) -> str:
     if found.best is not None:
         one = found.trials[found.best - 1]
         assert one.form is not None
-        return f"{wanted}: trial {one.number} is best, AUC {one.form.auc:.5f}, {cost_text(one.form)}"
+        return (
+            f"{wanted}: trial {one.number} is best, AUC {one.form.auc:.5f}, {cost_text(one.form)}; to the "
+            f"dense graph {one.form.validation.auc_delta:+.5f}, on rows that no trial has seen "
+            f"{unseen_text(one.form)}"
+        )
     one, form = nearest(found.trials, found.limits)
     return (
         f"{wanted}: none of {len(found.trials)} trials keeps that; trial {one.number} is nearest, "

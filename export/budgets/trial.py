@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -79,9 +80,14 @@ def _new_work(subject: Subject, folder: Path) -> Work:
     work.claim()
     for name in TAKEN:
         if subject.work.has(name):
-            (folder / name).symlink_to(subject.work.path(name).resolve())
-    (folder / TRAINED).symlink_to(subject.checkpoint.resolve())
+            _link(folder / name, subject.work.folder / name)
+    _link(folder / TRAINED, subject.checkpoint)
     return work
+
+
+def _link(path: Path, target: Path) -> None:
+    """A relative link, so that a work folder may be moved with its trials."""
+    path.symlink_to(os.path.relpath(target.resolve(), path.parent.resolve()))
 
 
 def _judged(

@@ -98,11 +98,13 @@ def _kept(bundle: Bundle) -> LogSchema | None:
 
 
 def in_format_of(data: Path, schema: LogSchema) -> LogSchema:
-    """The schema for the same columns as Parquet or as text, as the file's ending says.
+    """The schema for the same columns as Parquet or as text, as the file's ending says; a folder is Parquet.
 
     A text file keeps the log's format whatever its name ends in.
     """
-    if data.suffix == ".parquet" and schema.format != "parquet":
+    if data.is_dir() or data.suffix == ".parquet":
+        if schema.format == "parquet":
+            return schema
         return structs.replace(schema, format="parquet", separator="", quote="", has_header=True, columns=())
     text = TEXT_ENDINGS.get(Path(data.name.removesuffix(".gz")).suffix)
     if text is not None and schema.format == "parquet":

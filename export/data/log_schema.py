@@ -114,6 +114,11 @@ class LogSchema(Struct, frozen=True, forbid_unknown_fields=True):
         """Whether a field is derived from the time."""
         return any(field.derive is not None for field in self.fields)
 
+    @property
+    def is_of_examples(self) -> bool:
+        """Whether it is for examples that a service has logged (`of_examples`)."""
+        return self.label is not None and self.label.column == CLICKED
+
     def found_in(self, columns: Sequence[str]) -> LogSchema:
         """This schema for a file with these columns: without a label, a time or a true pCTR that it lacks.
 
@@ -158,10 +163,10 @@ def load_log_schema(name_or_path: str | Path) -> LogSchema:
     That of a bundle is for examples of its fields (`of_examples`).
     """
     path = Path(name_or_path)
-    if path.is_dir():
-        return of_examples(_kept_in(path))
     if str(name_or_path) in BUILT_IN:
         path = Path(__file__).with_name(f"{name_or_path}.toml")
+    if path.is_dir():
+        return of_examples(_kept_in(path))
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:

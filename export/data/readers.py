@@ -152,6 +152,19 @@ def scanned(path: Path) -> tuple[pl.LazyFrame, pl.Schema]:
         ) from None
 
 
+def stamp_of(data: Path) -> tuple[str | int, ...]:
+    """Where a log lies, and sizes and times of its files: another log, or a changed one, has another stamp.
+
+    Empty where there is no file, as with a pipe. Raises LogError for a folder without a log.
+    """
+    files = _parquet_files(data) if data.is_dir() else [data] if data.is_file() else []
+    if not files:
+        return ()
+    stats = [(file.name, file.stat()) for file in files]
+    sizes = [part for name, one in stats for part in (name, one.st_size, one.st_mtime_ns)]
+    return str(data.resolve()), *sizes
+
+
 def _parquet_files(folder: Path) -> list[Path]:
     """The Parquet files in a folder, without those whose name begins with a dot. Raises LogError."""
     found = sorted(path for path in folder.glob("*.parquet") if not path.name.startswith("."))
@@ -181,7 +194,10 @@ def _parquet_rows(
             row += len(cells)
     except pl.exceptions.PolarsError as error:
         reason = str(error).splitlines()[0]
-        raise LogError(f"{path.name}: must be a whole Parquet file ({reason}); copy it again") from None
+        expected, remedy = "a whole Parquet file", "copy it again"
+        if path.is_dir():
+            expected, remedy = "whole Parquet files with the last one's types of columns", "write them anew"
+        raise LogError(f"{path.name}: must be {expected} ({reason}); {remedy}") from None
 
 
 def _check_names(file: str, log_schema: LogSchema, used: tuple[str, ...], columns: tuple[str, ...]) -> None:

@@ -19,10 +19,10 @@ def beside_teachers(work: Work, made: Artifacts, judged: Judged) -> Distillation
     """The teachers of the model with their quality, and the serving variant's minus theirs together.
 
     LogLoss is that of log-odds after a line fitted to the calibration part, as the variant is calibrated
-    there. None for a model that none taught.
+    there. None for a model that none taught: a checkpoint is taught where it is pruned.
     """
     taught = made.trained.taught
-    if taught is None:
+    if taught is None or (made.trained.checkpoint is not None and made.pruned is None):
         return None
     said = {
         part: [teacher_log_odds(work, made.log, one, part) for one in taught.teachers]

@@ -7,6 +7,7 @@ import hashlib
 from export.data.encoded import open_log, prepare_log
 from export.data.growth import Changes, Growth
 from export.data.log_schema import LogSchema, load_log_schema
+from export.data.readers import stamp_of
 from export.judge.fields import describe_fields, field_warnings, unseen_lines
 from export.stages.plan import LogPlan
 from export.stages.records import LogSummary
@@ -20,7 +21,7 @@ def fit_schema(work: Work, plan: LogPlan, *, growth: Growth | None = None, say: 
     """
     log_schema = load_log_schema(plan.schema)
     work.claim()
-    key = _key(plan, log_schema) if plan.data.is_file() else ""  # of the file before it is read
+    key = _key(plan, log_schema)  # of the data before they are read
     fresh = work.folder / "log.new"
     prepare_log(
         plan.data,
@@ -62,21 +63,25 @@ def fit_schema(work: Work, plan: LogPlan, *, growth: Growth | None = None, say: 
 
 def kept_log(work: Work, plan: LogPlan, *, say: Say = print) -> LogSummary:
     """The encoded log in the work folder: the one that is there if it had the same inputs, else a new one."""
-    if work.has("log") and work.has("fit-schema.json") and plan.data.is_file():
+    if work.has("log") and work.has("fit-schema.json"):
         kept = work.read_record("fit-schema", LogSummary)
-        if kept.key == _key(plan, load_log_schema(plan.schema)):
+        key = _key(plan, load_log_schema(plan.schema))
+        if key and kept.key == key:
             say("kept from an earlier run")
             return kept
     return fit_schema(work, plan, say=say)
 
 
 def _key(plan: LogPlan, log_schema: LogSchema) -> str:
-    """A hash of what decides the encoded log: another file, schema, split or rule of reading has another."""
-    stat = plan.data.stat()
+    """A hash of what decides the encoded log: other data, schema, split or rule of reading has another.
+
+    Empty for data that cannot be told apart.
+    """
+    stamp = stamp_of(plan.data)
+    if not stamp:
+        return ""
     inputs = (
-        str(plan.data.resolve()),
-        stat.st_size,
-        stat.st_mtime_ns,
+        stamp,
         repr(log_schema),
         plan.split,
         plan.on_malformed,

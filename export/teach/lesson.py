@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 
 from export.data.encode import encode_chunk
 from export.data.encoded import EncodedLog, open_log
+from export.data.log_schema import of_examples
 from export.data.progress import Progress
+from export.data.readers import stamp_of
 from export.data.splits import PARTS
 from export.errors import ExportError
 from export.judge.metrics import auc, logloss, sigmoid
@@ -127,12 +129,13 @@ class _Rows:
 
     @cached_property
     def data(self) -> Path:
-        """The file that the log was made of. Raises ExportError where it is gone."""
-        path = Path(self.work.read_record("fit-schema", LogSummary).data)
-        if not path.is_file() or self.log.description is None:
+        """The file or folder that the log was made of. Raises ExportError where it is gone."""
+        found = self.work.read_record("fit-schema", LogSummary).data
+        path = Path(found)
+        if not found or not path.exists() or self.log.description is None:
             raise ExportError(
-                f"'data' must be the file that the log was made of, for a teacher with other vocabularies "
-                f"(got {path}); put it there, or run fit-schema again"
+                f"'data' must be what the log was made of, for a teacher with other vocabularies "
+                f"(got {found!r}); put it there, or run fit-schema again"
             )
         return path
 
@@ -154,6 +157,8 @@ class _Rows:
             )
         encoder, own, other = Encoder(teacher.schema), self.log.description, teacher.described(self.data)
         assert own is not None  # or else there is no `data`
+        if own.is_of_examples:
+            other = msgspec.structs.replace(of_examples(other).for_scores(), label=None)
         for rows in raw_rows_in_place(self.data, self.log, self.work.path("log"), own, other):
             yield rows.places, teacher.ask(encode_chunk(encoder, rows.fields))
 
@@ -161,8 +166,7 @@ class _Rows:
         """A hash of all that the teacher's answers hang on."""
         inputs = [VERSION, self.key, teacher.key]
         if not teacher.knows_ids_of(self.log.schema):
-            stat = self.data.stat()
-            inputs += [str(self.data), stat.st_size, stat.st_mtime_ns]
+            inputs.append(stamp_of(self.data))
         return _hash(inputs)
 
 

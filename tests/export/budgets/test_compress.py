@@ -6,14 +6,17 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from export.budgets.compress import BUNDLE, JSON, PAGE, compress
+from export.budgets.kept import RECORD, forget_other_models, kept_trials, trial_folder, trials_folder
 from export.budgets.plan import BudgetPlan
-from export.budgets.search import RECORD, kept_trials, trial_folder, trials_folder
 from export.budgets.trial import Subject
 from export.compress.choice import PruneChoice
 from export.errors import ExportError
+from export.stages.records import Calibrated
+from export.stages.variants import DENSE, graph_name
 from export.stages.work import Work
 from service.bundle.store import load_bundle
 from tests.export.conftest import Exported, silent
@@ -44,16 +47,36 @@ def test_a_search_keeps_its_trials_and_ends_with_a_bundle(plan: BudgetPlan) -> N
     assert first is not None
     assert first.validation.auc_delta == pytest.approx(first.auc - found.dense.auc)
 
-    # Other limits find the same trials; one whose process was killed is begun again.
+    # Trials share the dense graph, and what no bundle can be made of is a record.
     folder = trials_folder(Subject.of(Work(plan.work)), plan)
+    assert not list(folder.glob("*/pruned.pt"))
+    for one in found.trials[1:]:
+        graph = trial_folder(folder, one.number) / graph_name(DENSE)
+        assert graph.is_symlink() == (one.number in found.front)
+        assert graph.exists() == graph.is_symlink()
+
+    # Other limits find the same trials; one whose process was killed is begun again.
     (trial_folder(folder, 2) / RECORD).unlink()
     assert [one.number for one in kept_trials(folder)] == [1]
     tight = replace(plan, max_auc_loss=None, budget_bytes=10, out=plan.out.with_name("tight"))
     with pytest.raises(ExportError, match="at most 10 bytes: none of 2 trials keeps that"):
         compress(tight, say=lines.append)
-    assert "1 trials are kept from an earlier search of the same model" in lines
+    assert "trials kept from an earlier search of the same model: 1" in lines
     assert (tight.out / JSON).exists()
     assert not (tight.out / BUNDLE).exists()
+
+    # Another model in the same work folder: links of the old trials would lead to it.
+    other = folder.with_name("another-schedule")
+    forget_other_models(other)
+    assert not folder.exists()
+
+
+def test_a_log_that_lacks_non_clicks_is_calibrated_as_in_its_run(plan: BudgetPlan) -> None:
+    path = plan.work / "calibrate.json"
+    record = msgspec.json.decode(path.read_bytes(), type=Calibrated)
+    path.write_bytes(msgspec.json.encode(msgspec.structs.replace(record, sampling_rate=0.1)))
+    with pytest.raises(ExportError, match=r"'sampling_rate' must be 0.1, as in the run .* \(got 1\)"):
+        compress(plan, say=silent)
 
 
 def test_a_budget_must_be_given(tmp_path: Path) -> None:

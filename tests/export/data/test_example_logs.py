@@ -8,9 +8,10 @@ import msgspec
 import polars as pl
 import pytest
 
+from export.bundles.reading import in_format_of
 from export.data.errors import LogError, LogSchemaError
 from export.data.log_schema import LOG_FILE, Label, Timestamp, load_log_schema, of_examples, parse_log_schema
-from export.data.readers import read_log, rows_about
+from export.data.readers import read_log, rows_about, stamp_of
 
 SHOP = """
 name = "shop"
@@ -85,3 +86,29 @@ def test_a_bundle_names_its_fields_as_they_are_sent(tmp_path: Path) -> None:
     (tmp_path / LOG_FILE).unlink()
     with pytest.raises(LogSchemaError, match=r"'schema' must be a bundle that says how its log was read"):
         load_log_schema(tmp_path)
+
+
+def test_a_name_of_ours_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "criteo").mkdir()  # where its log may lie
+    assert load_log_schema("criteo").name == "criteo"
+
+
+def test_a_folder_has_the_columns_of_a_text_log_as_parquet(tmp_path: Path) -> None:
+    described = parse_log_schema(SHOP)
+    assert in_format_of(tmp_path, msgspec.structs.replace(described, format="csv")).format == "parquet"
+    assert in_format_of(tmp_path, of_examples(described)) == of_examples(described)
+
+
+def test_a_folder_that_changes_is_another_log(tmp_path: Path) -> None:
+    write_hour(tmp_path, 1, site=["a", None], hour=["1", "1"])
+    first = stamp_of(tmp_path)
+    write_hour(tmp_path, 1, site=["a", "abc"], hour=["1", "1"])  # the folder itself stays as it was
+    assert stamp_of(tmp_path) != first
+
+
+def test_files_of_other_types_are_told(tmp_path: Path) -> None:
+    write_hour(tmp_path, 1, site=["a", None], hour=["1", "1"], history=[[], []])
+    pl.DataFrame({"_clicked": ["yes"], "_time_ms": [0]}).write_parquet(tmp_path / "a.parquet")
+    with pytest.raises(LogError, match="must be whole Parquet files with the last one's types"):
+        list(read_log(tmp_path, of_examples(parse_log_schema(SHOP))))

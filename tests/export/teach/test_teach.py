@@ -16,6 +16,7 @@ from export.bundles.plan import ScorePlan
 from export.bundles.score import score
 from export.compress.choice import PruneChoice
 from export.data.encoded import open_log
+from export.data.log_schema import load_log_schema
 from export.data.synthetic import SyntheticConfig
 from export.data.synthetic_file import write_synthetic_log
 from export.errors import ExportError
@@ -125,6 +126,34 @@ def test_a_bundle_of_other_vocabularies_says_what_it_serves(room: Class, tmp_pat
     assert (teacher.name, teacher.model) == (room.bundle.manifest.id, "deep_fwfm")
 
 
+def test_a_bundle_teaches_on_a_folder_of_examples_of_its_fields(room: Class, tmp_path: Path) -> None:
+    """Each row gets the answer that it gets in the log, whose columns have other names."""
+    log = pl.read_parquet(room.log)
+    schema = load_log_schema(room.schema)
+    assert schema.timestamp is not None
+    assert schema.label is not None
+    time = {"unix": 1000, "unix_ms": 1}[schema.timestamp.format]
+    names = {one.column: one.name for one in schema.fields if one.column is not None}
+    examples = log.select(
+        pl.col(schema.label.column).cast(pl.Int8).alias("_clicked"),
+        (pl.col(schema.timestamp.column) * time).alias("_time_ms"),
+        *(pl.col(column).alias(name) for column, name in names.items()),
+    )
+    data = tmp_path / "examples"
+    data.mkdir()
+    examples[:1000].write_parquet(data / "examples-1.parquet")
+    examples[1000:].write_parquet(data / "examples-2.parquet")
+    said = []
+    for number, (rows, by) in enumerate([(room.log, room.schema), (data, room.plan.out)]):
+        with Work(tmp_path / f"work-{number}").held(new=True) as work:
+            fit_schema(work, LogPlan(data=rows, schema=str(by), min_count=30), say=silent)
+            taught = Lesson((room.plan.out,))(work, TrainConfig(), say=silent)
+            known = open_log(work.path("log"))
+            said.append(teacher_log_odds(work, known, taught.teachers[0], "train"))
+            assert "kept" in ask(work, room.plan.out)[0]
+    np.testing.assert_array_equal(*said)
+
+
 def test_the_line_is_of_validation_labels_and_its_level_that_of_training(room: Class, tmp_path: Path) -> None:
     work = room.student_work(tmp_path)
     log = taught_log(
@@ -196,7 +225,7 @@ def test_a_log_that_changed_since_it_was_encoded_is_refused(room: Class, tmp_pat
         ask(work, room.plan.out)
     assert not list((work.folder / FOLDER).glob("*.npy"))
     data.unlink()
-    with pytest.raises(ExportError, match="'data' must be the file that the log was made of"):
+    with pytest.raises(ExportError, match="'data' must be what the log was made of"):
         ask(work, room.plan.out)
 
 
