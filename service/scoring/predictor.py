@@ -22,7 +22,7 @@ from service.bundle.schema_files import is_of_schema
 from service.bundle.store import Bundle, load_bundle
 from service.calibration.revisions import Revision
 from service.errors import InvalidField
-from service.features.ads import KnownAds
+from service.features.ads import Catalogue, KnownAds
 from service.quality import PRIOR
 from service.scoring.batcher import Batcher, BatchReport, Outcome, RowsFailed
 from service.scoring.graphs import Graphs
@@ -137,13 +137,20 @@ class Predictor:
     def takes_longer(self, rows: int, seconds: float) -> bool:
         """Whether a request of so many rows, queued now, would probably have no result within `seconds`.
 
-        Rows that wait come first. It believes its own answer a little less each time.
+        Rows that wait come first.
         """
         pace = self._pace
-        if pace is None or pace.expected(self._batcher.queued_rows + rows) <= seconds:
-            return False
-        pace.doubt()
-        return True
+        return pace is not None and pace.expected(self._batcher.queued_rows + rows) > seconds
+
+    def doubt_pace(self) -> None:
+        """A request is not queued because it `takes_longer`: believe that a little less."""
+        if self._pace is not None:
+            self._pace.doubt()
+
+    def prepare(self, catalogue: Catalogue) -> None:
+        """Do what takes long before requests come for a catalogue of this schema; any thread may."""
+        if self._prior is not None:
+            self._prior.catalogue_of(catalogue)
 
     def prior(self, request: PredictRequest | PlainRequest, rows: int) -> Probabilities | None:
         """pCTRs [rows] without the model; None for a plain request that must be decoded by Python.
