@@ -157,11 +157,12 @@ class PredictAnswer(msgspec.Struct, gc=False, kw_only=True):
 
 @dataclass(frozen=True)
 class Codec:
-    """One encoding of the interface: its media type, decoder and encoder."""
+    """One encoding of the interface: its media type, decoders of requests and of answers, and encoder."""
 
     name: str
     media_type: bytes
     decode: Callable[[bytes | bytearray], PredictRequest]
+    decode_answer: Callable[[bytes], PredictAnswer]
     encode: Callable[[Any], bytes]
 
 
@@ -171,12 +172,14 @@ JSON = Codec(
     name="JSON",
     media_type=b"application/json",
     decode=_json_decoder.decode,
+    decode_answer=msgspec.json.Decoder(PredictAnswer).decode,
     encode=msgspec.json.Encoder().encode,
 )
 MSGPACK = Codec(
     name="MessagePack",
     media_type=b"application/msgpack",
     decode=_msgpack_decoder.decode,
+    decode_answer=msgspec.msgpack.Decoder(PredictAnswer).decode,
     encode=msgspec.msgpack.Encoder().encode,
 )
 CODECS = JSON, MSGPACK

@@ -77,11 +77,20 @@ Encoded encode(const Request& request, Encoder& encoder, const Catalogue* ads) {
   found.is_whole = encoder.has_whole_context(request);
   found.context.assign(encoder.context.width(), -1);
   found.candidates.assign(request.candidates.size() * encoder.candidate.width(), -1);
+  // Before the other, which gives up on many unknown names.
+  Findings silent;
+  silent.tells_names = false;
+  std::vector<std::int32_t> context = found.context, candidates = found.candidates;
+  encoder.encode_context(request, context.data(), silent);
+  encoder.encode_candidates(request, ads, candidates.data(), silent);
+  expect(silent.unknown_names.empty(), "names are not told that nobody asks for");
   Findings findings, without_ids;
   encoder.encode_context(request, found.context.data(), findings);
   encoder.find_unknown_in_context(request, without_ids);
   expect(findings.unknown_names == without_ids.unknown_names, "names are unknown with ids and without");
   encoder.encode_candidates(request, ads, found.candidates.data(), findings);
+  expect(context == found.context && candidates == found.candidates, "ids are the same without names");
+  expect(silent.unknown_ads == findings.unknown_ads, "unknown ads are the same without names");
   expect_ids(found.context, bundle().context);
   expect_ids(found.candidates, bundle().candidate);
   found.unknown_names.assign(findings.unknown_names.begin(), findings.unknown_names.end());

@@ -21,6 +21,7 @@ from service.features.open import store_at
 from service.features.store import FeatureStore, LossLimit, LossRefused, StoreUnavailable
 from service.features.users import UserFeatures
 from service.metrics.families import Metrics
+from service.scoring.predictor import Predictor
 from service.settings import Settings
 
 logger = logging.getLogger("bidlight")
@@ -127,12 +128,13 @@ class Catalogues:
 
         `gently` leaves time to requests, and takes twice as long.
         """
-        encoders = {arm.predictor.schema_digest: arm.predictor.encoder for arm in arms}
+        predictors = [arm.predictor for arm in arms]
+        encoders = {predictor.schema_digest: predictor.encoder for predictor in predictors}
         async with self._refreshing:
             builders = {digest: CatalogueBuilder(encoder) for digest, encoder in encoders.items()}
             started, read_at = time.perf_counter(), time.time()
             try:
-                built = await asyncio.to_thread(self._build, builders, gently)
+                built = await asyncio.to_thread(self._build, builders, predictors, gently)
                 self._check_loss(built, limit)
                 outcome = OK
             except _Stopped:
@@ -185,7 +187,10 @@ class Catalogues:
                 limit.check("known values of ads", before.known_values, catalogue.known_values)
 
     def _build(
-        self, builders: dict[tuple[str, ...], CatalogueBuilder], gently: bool
+        self,
+        builders: dict[tuple[str, ...], CatalogueBuilder],
+        predictors: Sequence[Predictor],
+        gently: bool,
     ) -> dict[tuple[str, ...], Catalogue]:
         """Runs in a thread."""
         began = time.perf_counter()
@@ -204,7 +209,10 @@ class Catalogues:
         refused = sum(builder.refused for builder in builders.values())
         if refused:
             logger.error("%d features of ads are left out: they do not fit the schema", refused)
-        return {digest: builder.build() for digest, builder in builders.items()}
+        built = {digest: builder.build() for digest, builder in builders.items()}
+        for predictor in predictors:
+            predictor.prepare(built[predictor.schema_digest])
+        return built
 
 
 def _told_failure(what: str, error: Exception) -> str:

@@ -56,8 +56,6 @@ class ExampleLine(msgspec.Struct, frozen=True, omit_defaults=True):
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(ExampleLine).decode
-_answer_of_json = msgspec.json.Decoder(PredictAnswer).decode
-_answer_of_msgpack = msgspec.msgpack.Decoder(PredictAnswer).decode
 _bytes_of = msgspec.json.Decoder(bytes).decode
 
 
@@ -107,10 +105,10 @@ def read_line(line: bytes) -> ReadExample | None:
     try:
         found = _decode(line)
         if found.codec == MSGPACK.name:
-            codec, body = MSGPACK, _bytes_of(found.request)
-            answer = _answer_of_msgpack(_bytes_of(found.answer))
+            codec, body, answered = MSGPACK, _bytes_of(found.request), _bytes_of(found.answer)
         else:
-            codec, body, answer = JSON, bytes(found.request), _answer_of_json(found.answer)
+            codec, body, answered = JSON, bytes(found.request), bytes(found.answer)
+        answer = codec.decode_answer(answered)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     results = answer.results

@@ -14,7 +14,8 @@ from service.bundle.encoder import Encoder
 from service.bundle.errors import InvalidValue
 from service.bundle.schema import FIRST_ID, Field, Kind, RawValue, Role
 from service.errors import InvalidField
-from service.scoring.predictor import USER_ID, Predictor
+from service.scoring.predictor import Predictor
+from service.scoring.request_encoder import USER_ID
 
 JsonObject = dict[str, Any]
 

@@ -17,6 +17,8 @@ from service.scoring.predictor import Predictor
 PRIOR_SHARE = 0.03
 # What a part of an answer takes beside what is measured, whatever its size.
 READING_SECONDS = 10e-6
+# None takes longer: if one seems to, the process stood still, which is not to be paid for half a minute.
+LONGEST_SECONDS = 0.1
 
 
 class Ladder:
@@ -40,16 +42,18 @@ class Ladder:
     def reason(self, predictor: Predictor, rows: int, seconds: float | None, *, has_room: bool) -> str:
         """Why the prior is to answer a request of so many rows that is read now: QUEUE, DEADLINE, or empty.
 
-        `seconds` are left of its `tmax_ms`, None: it has none. It `has_room` if that is reserved already.
+        `seconds` are left of its `tmax_ms`, None: it has none. Once that has passed, nobody waits.
+        It `has_room` if that is reserved already.
         """
         if not (has_room or predictor.has_room(rows)):
-            found = QUEUE
-        elif seconds is not None and predictor.takes_longer(rows, seconds):
-            found = DEADLINE
-        else:
+            return QUEUE if self.has_time() else ""
+        if seconds is None or seconds < 0.0 or not predictor.takes_longer(rows, seconds):
             return ""
-        return found if self.has_time() else ""
+        if not self.has_time():
+            return ""
+        predictor.doubt_pace()
+        return DEADLINE
 
     def spend(self, seconds: float) -> None:
         """An answer by prior, or a part of one, took so long."""
-        self._credit -= seconds + READING_SECONDS
+        self._credit -= min(seconds, LONGEST_SECONDS) + READING_SECONDS

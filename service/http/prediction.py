@@ -393,29 +393,24 @@ class Prediction:
             else:
                 body, self.bids = signer.answer(asked, pctrs, own, before, policy, keys)
             self.no_bids = len(pctrs) - self.bids
-            self._pass_on(body, results)
-            return head, body
-        offers = bids(pctrs, asked.values_per_click, asked.bid_floors, self._service.policy)
-        if self._meter is not None:
-            self.no_bids = no_bids = offers.count(None)
-            self.bids = len(offers) - no_bids
-        tokens = None if signer is None else signer.tokens(own)
-        bundle = arm.predictor.manifest.id
-        found = answer_of(
-            *(asked, arm.name, bundle, pctrs, offers, tokens, self.quality, self._revision),
-            is_explored=self._is_explored,
-        )
-        body = codec.encode(found)
-        self._pass_on(body, results)
-        return head, body
-
-    def _pass_on(self, body: bytes, results: Probabilities) -> None:
-        """Let the log of examples, and shadows, have the answer, if they want it."""
+        else:
+            offers = bids(pctrs, asked.values_per_click, asked.bid_floors, self._service.policy)
+            if self._meter is not None:
+                self.no_bids = no_bids = offers.count(None)
+                self.bids = len(offers) - no_bids
+            tokens = None if signer is None else signer.tokens(own)
+            bundle = arm.predictor.manifest.id
+            found = answer_of(
+                *(asked, arm.name, bundle, pctrs, offers, tokens, self.quality, self._revision),
+                is_explored=self._is_explored,
+            )
+            body = codec.encode(found)
         if self._example is not None:
             assert self._service.examples is not None
             self._service.examples.add(self._example, body)
         if self._copy is not None:
-            self._copy.answered(results, b"" if self._signer is None else body)
+            self._copy.answered(results, b"" if signer is None else body)
+        return head, body
 
     def refuse(self, error: BaseException) -> tuple[int, Headers, bytes]:
         """End the request with an error; the status, the headers and the body of the answer."""

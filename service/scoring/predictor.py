@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Iterable, Sequence
-from itertools import groupby, islice
+from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,18 +17,17 @@ from service.bundle.encoder import Encoder, InvalidValue
 from service.bundle.errors import BundleError
 from service.bundle.manifest import Golden, Manifest
 from service.bundle.native import is_native
-from service.bundle.schema import Kind, Role
 from service.bundle.schema_files import is_of_schema
 from service.bundle.store import Bundle, load_bundle
 from service.calibration.revisions import Revision
-from service.errors import InvalidField
-from service.features.ads import KnownAds
+from service.features.ads import Catalogue, KnownAds
 from service.quality import PRIOR
 from service.scoring.batcher import Batcher, BatchReport, Outcome, RowsFailed
 from service.scoring.graphs import Graphs
 from service.scoring.meter import ArmMeter
 from service.scoring.pace import Pace
 from service.scoring.prior import prior_scorer
+from service.scoring.request_encoder import RequestEncoder
 from service.scoring.rows import BatchRows, Column, Ids, RequestRows
 from service.settings import Settings
 from service.tracing.trace import CALIBRATION, INFERENCE, QUEUE
@@ -40,12 +39,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("bidlight")
 
 Probabilities = NDArray[np.float64]
-# How many tuples of context names are remembered as known to the schema.
-MAX_KNOWN_CONTEXTS = 1024
-# How many names of a context, or of columns, are looked at for those that no field has.
-MAX_NAMES = 4096
-# A categorical context field of this name is filled from the request's own `user_id`.
-USER_ID = "user_id"
 
 
 class Predictor:
@@ -81,18 +74,17 @@ class Predictor:
             max_batch_rows=settings.max_batch_rows,
             max_queued_rows=settings.max_queued_rows,
         )
-        self._names = self.encoder.context_names, self.encoder.candidate_names
-        context = [field for field in self.encoder.schema.fields if field.role is Role.CONTEXT]
-        is_filled = [field.name == USER_ID and field.kind is Kind.CATEGORICAL for field in context]
-        self._fills_user_id = any(is_filled)
-        self._native = self.encoder.native if is_native(settings.native) else None
-        if self._native is not None:
-            self._native.user_id_field = is_filled.index(True) if self._fills_user_id else None
-        self._prior = prior_scorer(bundle, self.variant, settings, USER_ID if self._fills_user_id else None)
+        self.known_ads = KnownAds(self.encoder)
+        self._requests = requests = RequestEncoder(
+            self.encoder, self.known_ads, self.graphs.is_large, native=is_native(settings.native)
+        )
+        # On the way of every request: a method here that calls another would cost as much again.
+        self.lacks_context, self.unknown_names = requests.lacks_context, requests.unknown_names
+        self.encode, self.encode_plain = requests.encode, requests.encode_plain
+        self.encode_with_user, self.complete_plain = requests.encode_with_user, requests.complete_plain
+        self._prior = prior_scorer(bundle, self.variant, settings, requests.user_id_field)
         # Without a ladder nobody asks how long a batch takes.
         self._pace = Pace() if settings.when_overloaded == PRIOR else None
-        self._known_contexts: set[tuple[str, ...]] = set()
-        self.known_ads = KnownAds(self.encoder)
         # Equal for two bundles if and only if every value has the same ids in both.
         self.schema_digest = tuple(
             entry.sha256 for name, entry in sorted(bundle.manifest.files.items()) if is_of_schema(name)
@@ -123,7 +115,7 @@ class Predictor:
     @property
     def is_native(self) -> bool:
         """Whether plain requests are encoded by the native core."""
-        return self._native is not None
+        return self._requests.is_native
 
     @property
     def is_behind(self) -> bool:
@@ -137,13 +129,20 @@ class Predictor:
     def takes_longer(self, rows: int, seconds: float) -> bool:
         """Whether a request of so many rows, queued now, would probably have no result within `seconds`.
 
-        Rows that wait come first. It believes its own answer a little less each time.
+        Rows that wait come first.
         """
         pace = self._pace
-        if pace is None or pace.expected(self._batcher.queued_rows + rows) <= seconds:
-            return False
-        pace.doubt()
-        return True
+        return pace is not None and pace.expected(self._batcher.queued_rows + rows) > seconds
+
+    def doubt_pace(self) -> None:
+        """A request is not queued because it `takes_longer`: believe that a little less."""
+        if self._pace is not None:
+            self._pace.doubt()
+
+    def prepare(self, catalogue: Catalogue) -> None:
+        """Do what takes long before requests come for a catalogue of this schema; any thread may."""
+        if self._prior is not None:
+            self._prior.catalogue_of(catalogue)
 
     def prior(self, request: PredictRequest | PlainRequest, rows: int) -> Probabilities | None:
         """pCTRs [rows] without the model; None for a plain request that must be decoded by Python.
@@ -155,94 +154,7 @@ class Predictor:
             return self._prior.pctrs(request, rows, self.known_ads.catalogue)
         except InvalidValue as error:
             assert isinstance(request, PredictRequest)
-            raise self._refusal(error, request) from None
-
-    def lacks_context(self, request: PredictRequest | PlainRequest) -> bool:
-        """Whether the request leaves out a context field, which a feature store may have for its user."""
-        if isinstance(request, PredictRequest):
-            return not self._names[0] <= request.context.keys()
-        return self._native is None or not request.has_whole_context(self._native)
-
-    def encode(self, request: PredictRequest, rows: int) -> RequestRows:
-        """The ids of the candidates; raises InvalidField with the path of a bad value."""
-        given = {USER_ID: request.user_id, **request.context} if self._fills_user_id else request.context
-        try:
-            context = self.encoder.encode_context(given)
-            return self._with_candidates(context, request, rows)
-        except InvalidValue as error:
-            raise self._refusal(error, request) from None
-
-    def encode_plain(self, request: PlainRequest, *, with_context: bool = True) -> RequestRows | None:
-        """The same by the native core; None for a request that `encode` must read, or would refuse.
-
-        Without its context, which is [0] then, `complete_plain` must complete them.
-        """
-        if self._native is None:
-            return None
-        catalogue, rows = self.known_ads.catalogue, request.rows
-        context = np.empty(self.encoder.context_width if with_context else 0, np.int32)
-        candidates = np.empty((rows, self.encoder.candidate_width), np.int32)
-        found = request.encode(
-            self._native,
-            None if catalogue is None else catalogue.native,
-            context if with_context else None,
-            candidates,
-        )
-        if found is None:
-            return None
-        return RequestRows(context, candidates, self.graphs.is_large(rows), *found)
-
-    def encode_with_user(
-        self, request: PredictRequest, rows: int, user: dict[str, Any]
-    ) -> tuple[RequestRows, bool]:
-        """The same as `encode` with a user's features, and whether the schema accepts all of these.
-
-        A value in the request's context wins over the user's, also a null, and the user's over the request's
-        own `user_id`. A user's value that the schema refuses is missing.
-        """
-        context, is_valid = self._context_of_user(request, user)
-        try:
-            return self._with_candidates(context, request, rows), is_valid
-        except InvalidValue as error:
-            raise self._refusal(error, request) from None
-
-    def complete_plain(
-        self, encoded: RequestRows, request: PlainRequest, user: dict[str, Any]
-    ) -> tuple[RequestRows, bool]:
-        """The same of a plain request that was `encoded` without its context."""
-        encoded.context, is_valid = self._context_of_user(request, user)
-        return encoded, is_valid
-
-    def _context_of_user(
-        self, request: PredictRequest | PlainRequest, user: dict[str, Any]
-    ) -> tuple[Ids, bool]:
-        sent = request.context
-        given = {**user, **sent}
-        if self._fills_user_id:
-            given.setdefault(USER_ID, request.user_id)
-        is_valid = True
-        while True:
-            try:
-                return self.encoder.encode_context(given), is_valid
-            except InvalidValue as error:
-                if error.field not in given or error.field in sent:
-                    raise InvalidField(error.message, path=f"$.context.{error.field}") from None
-                is_valid = False
-                del given[error.field]
-
-    def _with_candidates(self, context: Ids, request: PredictRequest, rows: int) -> RequestRows:
-        candidates, catalogue = request.candidates, self.known_ads.catalogue
-        unknown_ads = 0
-        if catalogue is None:
-            if isinstance(candidates, list):
-                ids = self.encoder.encode_candidates([candidate.features for candidate in candidates])
-            else:
-                ids = self.encoder.encode_candidate_columns(candidates.features, rows)
-        elif isinstance(candidates, list):
-            ids, unknown_ads = self.known_ads.encode_rows(catalogue, candidates)
-        else:
-            ids, unknown_ads = self.known_ads.encode_columns(catalogue, candidates, rows)
-        return RequestRows(context, ids, self.graphs.is_large(rows), unknown_ads)
+            raise self._requests.refusal(error, request) from None
 
     def submit_admitted(
         self, rows: RequestRows, deadline: float | None = None, outcome: Outcome | None = None
@@ -290,40 +202,6 @@ class Predictor:
         """Add what was counted to the Prometheus metrics."""
         if self.meter is not None:
             self.meter.publish(self._batcher.queued_rows)
-
-    def unknown_names(self, request: PredictRequest) -> Collection[str]:
-        """The names in a request that no field of this bundle has; they have no effect.
-
-        If a context or the columns have more than MAX_NAMES names, those beyond are left out.
-        """
-        context, candidate = self._names
-        candidates = request.candidates
-        sent: Iterable[str]
-        if not isinstance(candidates, list):
-            sent = _first(candidates.features)
-        elif len(candidates) == 1:
-            sent = _first(candidates[0].features)
-        else:
-            sent = set().union(*[one.features for one in candidates])
-        # A client usually sends the same fields in the same order: one look-up finds the tuple of all names.
-        given = tuple(_first(request.context))
-        if given not in self._known_contexts:
-            if not context.issuperset(given):
-                return {*given} - context | {*sent} - candidate
-            if len(self._known_contexts) < MAX_KNOWN_CONTEXTS:
-                self._known_contexts.add(given)
-        return () if candidate.issuperset(sent) else {*sent} - candidate
-
-    def _refusal(self, error: InvalidValue, request: PredictRequest) -> InvalidField:
-        return InvalidField(error.message, path=self._path(error, isinstance(request.candidates, list)))
-
-    def _path(self, error: InvalidValue, as_rows: bool) -> str:
-        if error.field in self._names[0]:
-            return f"$.context.{error.field}"
-        if as_rows:
-            return f"$.candidates[{error.row or 0}].features.{error.field}"
-        row = "" if error.row is None else f"[{error.row}]"
-        return f"$.candidates.features.{error.field}{row}"
 
     def _run(self, requests: list[RequestRows], report: BatchReport) -> Probabilities:
         """Run one batch: the rows of some requests -> pCTRs [n], or [n, 2] as `submit_admitted` says."""
@@ -398,11 +276,6 @@ def _note_run(requests: Sequence[RequestRows], rows: int, started: float, inferr
             trace.mark(QUEUE, started)
             trace.mark(INFERENCE, inferred, rows)
             trace.mark(CALIBRATION, calibrated)
-
-
-def _first(names: Collection[str]) -> Iterable[str]:
-    """The names, but no more than MAX_NAMES of them."""
-    return names if len(names) <= MAX_NAMES else list(islice(names, MAX_NAMES))
 
 
 def choose_variant(bundle: Bundle, wanted: str) -> str:

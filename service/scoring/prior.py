@@ -83,6 +83,7 @@ class PriorScorer:
         self._prior = prior
         self._encoder = encoder.of_fields(prior.names) if prior.fields else None
         self._tables = prior.tables()
+        self._columns: tuple[int, ...] = ()
         if self._encoder is None:
             return
         fields = self._encoder.schema.fields
@@ -117,10 +118,7 @@ class PriorScorer:
         """
         if self._encoder is None:
             return self._prior.pctr((), rows)
-        if catalogue is not None and self._columns:
-            catalogue = catalogue.of_columns(self._columns)
-        else:
-            catalogue = None
+        catalogue = self.catalogue_of(catalogue)
         if isinstance(request, PredictRequest):
             found: tuple[Ids, Ids] | None = self._ids(self._encoder, request, rows, catalogue)
         else:
@@ -133,6 +131,10 @@ class PriorScorer:
             for is_context, place in self._places
         ]
         return self._prior.pctr(ids, rows, self._tables)
+
+    def catalogue_of(self, catalogue: Catalogue | None) -> Catalogue | None:
+        """The part of the bundle's catalogue that it reads. With many ads it takes long, the first time."""
+        return catalogue.of_columns(self._columns) if catalogue is not None and self._columns else None
 
     def _ids(
         self, encoder: Encoder, request: PredictRequest, rows: int, catalogue: Catalogue | None

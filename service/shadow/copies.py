@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from service.wire import JSON, Codec, PredictAnswer, Result
+from service.wire import Codec, Result
 
 if TYPE_CHECKING:
     from service.shadow.shadows import Pair
-
-_OF_JSON, _OF_MSGPACK = msgspec.json.Decoder(PredictAnswer), msgspec.msgpack.Decoder(PredictAnswer)
 
 # What a copy takes beside the bytes that it holds, about.
 COPY_BYTES = 1_000
@@ -56,7 +53,7 @@ class Copy:
 
 def tokens_of(answer: bytes, codec: Codec) -> list[str]:
     """The tokens in an answer of this service, in the order of its candidates."""
-    results = (_OF_JSON if codec is JSON else _OF_MSGPACK).decode(answer).results
+    results = codec.decode_answer(answer).results
     if isinstance(results, list):
         return [_token(result) for result in results]
     assert isinstance(results.token, list)

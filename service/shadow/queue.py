@@ -52,6 +52,7 @@ class ShadowQueue:
         self._waiting: deque[tuple[Job, float]] = deque()
         self._bytes = 0
         self._is_scheduled = False
+        self._rests_until = 0.0  # in the loop's time, also while nothing waits
 
     def __len__(self) -> int:
         """How many jobs wait."""
@@ -70,13 +71,21 @@ class ShadowQueue:
         self._waiting.append((job, monotonic()))
         self._bytes += job.size
         if not self._is_scheduled:
-            self._is_scheduled = True
-            asyncio.get_running_loop().call_soon(self._look)
+            self._schedule()
 
     def drop_all(self) -> None:
         """Drop what waits: it is of no use any more."""
         while self._waiting:
             self._take().drop(GONE)
+
+    def _schedule(self) -> None:
+        self._is_scheduled = True
+        loop = asyncio.get_running_loop()
+        rest = self._rests_until - loop.time()
+        if rest > 0.0:
+            loop.call_later(rest, self._look)
+        else:
+            loop.call_soon(self._look)
 
     def _look(self) -> None:
         """Let the loop look at its sockets first."""
@@ -88,9 +97,10 @@ class ShadowQueue:
         self._drop_late()
         if self._waiting and not self._is_busy():
             rest = rest_after(self._work())
-        self._is_scheduled = bool(self._waiting)
-        if self._is_scheduled:
-            asyncio.get_running_loop().call_later(rest, self._look)
+        self._rests_until = asyncio.get_running_loop().time() + rest
+        self._is_scheduled = False
+        if self._waiting:
+            self._schedule()
 
     def _work(self) -> float:
         """Do a slice; how long it took, in seconds of this thread: those of other processes say nothing."""

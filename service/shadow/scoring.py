@@ -127,17 +127,17 @@ class ShadowJob:
         self._scorer.meter.drop(reason)
 
     def _go_on(self, started: float) -> bool:
+        """Read it, or score some of its candidates, or compare: one at a time, as each may take a slice."""
         scorer, copy = self._scorer, self._copy
         if self._rows is None:
             self._rows = scorer.encode(copy.body, copy.codec, copy.user)
             if len(self._rows) != len(copy.own):
                 raise ValueError(f"a request has {len(self._rows)} candidates (answered: {len(copy.own)})")
-            if perf_counter() - started > PART_SECONDS:
-                return False
-        part = self._rows[self._done : self._done + scorer.rows_at_once]
-        self._parts.append(scorer.score(part))
-        self._done += len(part)
+            return False
         if self._done < len(self._rows):
+            part = self._rows[self._done : self._done + scorer.rows_at_once]
+            self._parts.append(scorer.score(part))
+            self._done += len(part)
             return False
         pctrs = np.concatenate(self._parts)
         if np.isnan(pctrs).any():

@@ -150,6 +150,6 @@ def test_under_overload_the_shadow_is_shed_first(bundles: dict[str, Path], tmp_p
         assert total(service, "dropped_total", reason="busy") > 0
         assert service.metrics()["bidlight_shadow_waiting_requests"] == 0.0
         before = total(service, "requests_total")
-        service.post(body_of(2))
-        wait_until(lambda: total(service, "requests_total") == before + 1)
+        # After a long slice it rests longer than a copy waits.
+        wait_until(lambda: service.post(body_of(2)).is_success and total(service, "requests_total") > before)
         assert service.errors.read_text() == ""

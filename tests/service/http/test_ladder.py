@@ -18,9 +18,10 @@ from service.bundle.native import IS_BUILT
 from service.bundle.store import load_bundle
 from service.errors import BadConfiguration
 from service.features.store import pack
-from service.http.ladder import PRIOR_SHARE, READING_SECONDS, Ladder
+from service.http.ladder import LONGEST_SECONDS, PRIOR_SHARE, READING_SECONDS, Ladder
 from service.scoring.pace import DOUBT, KEPT_BATCHES, Pace
 from service.settings import Settings
+from service.shadow import queue as queue_module
 from tests import feature_stores
 from tests.redis_server import RedisServer
 from tests.running import JSON, RunningApp
@@ -136,6 +137,9 @@ def test_ads_of_the_catalogue_and_users_that_are_not_looked_up(
             feature_timeout_ms=1000.0,
         )
     )
+    catalogue = app.app.served.arms[0].predictor.known_ads.catalogue
+    assert catalogue is not None
+    assert len(catalogue._of_columns) == 1  # made before a request needs it
     by_id = [{"id": f"ad-{n}"} for n in range(len(rows))]
     given = {"id": "ad-0", "features": {"ad": "a0"}}  # what it gives wins
     request = {"user_id": "u1", "context": {"hour": 11.5}, "candidates": [*by_id, given, {"id": "?"}]}
@@ -201,7 +205,7 @@ def test_a_full_queue_is_answered_by_the_prior_as_far_as_there_is_time(
     assert counted['bidlight_answers_total{arm="control",quality="full"}'] == 6 - by_prior
     ladder = app.app.predict_service.ladder
     assert ladder is not None
-    ladder.spend(1e9)
+    ladder._credit = -1e9
     refused = [answer.status_code for answer in app.runner.run(flood(6))]
     assert (set(refused), refused.count(200)) == ({200, 429}, qualities.count("full"))
     assert app.app.predict_service.admission.open_work == 0
@@ -273,11 +277,11 @@ def test_what_has_waited_unread_for_too_long_is_answered_by_the_prior(
 
     ladder = service.ladder
 
-    async def exchange(*bodies: bytes, credit: float = -1e9) -> list[bytes]:
+    async def exchange(*bodies: bytes, credit: float = 1e9) -> list[bytes]:
         async with Wire(app.app) as wire:
             found = list[bytes]()
             for one in bodies:
-                ladder.spend(credit)
+                ladder._credit = credit
                 work = service.admission.start(MUCH_WORK)
                 await wire.send(post(one))
                 await until(lambda: service.admission.waiting == 1)
@@ -292,7 +296,7 @@ def test_what_has_waited_unread_for_too_long_is_answered_by_the_prior(
     wanted = [{"context": ROWS[0]["context"], "candidate": row["candidate"]} for row in ROWS[:2]]
     assert pctrs_of(answer) == pytest.approx(expected(folder, wanted))
     assert (broken[9:12], gone[9:12]) == (b"400", b"429")
-    (refused,) = app.runner.run(exchange(body, credit=2e9))
+    (refused,) = app.runner.run(exchange(body, credit=-1e9))
     assert refused[9:12] == b"429"
     found = app.metrics()
     assert found['bidlight_unscored_answers_total{arm="control",reason="time"}'] == 1.0
@@ -318,6 +322,58 @@ def test_answers_of_the_ladder_have_no_tokens_and_no_revision(
     assert [list(each) for each in answer["results"]] == [["id", "pctr", "bid"]] * 2
 
 
+@pytest.mark.parametrize("way", ["at once", "after a look-up", "killed"])
+@pytest.mark.parametrize("native", ["on", "off"])
+def test_nothing_is_learned_from_an_answer_of_the_ladder(
+    run_app: RunApp, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, native: str, way: str
+) -> None:
+    (tmp_path / "keys").write_text(f"0 {'5e' * 16}\n")
+    (tmp_path / "examples").mkdir()
+    monkeypatch.setattr(queue_module, "PATIENCE_SECONDS", 1e9)
+    url = f"lmdb://{tmp_path / 'store'}"
+    feature_stores.fill(url, "users", {"u1": pack(ROWS[0]["context"])})
+    app = run_app(
+        arms=(f"control={folder}", f"candidate={folder}"),
+        shadows=("candidate=control:1",),
+        native=native,
+        when_overloaded="prior",
+        when_killed="prior",
+        feedback_keys=str(tmp_path / "keys"),
+        tracking="all",
+        explore_share=1.0,
+        example_log=str(tmp_path / "examples"),
+        example_share=1.0,
+        feature_store=url,
+        feature_timeout_ms=1000.0,
+    )
+    service = app.app.predict_service
+    shadows = service.shadows
+    assert shadows is not None
+    held = service.admission.start(1)  # so that copies wait
+    request = {**request_of(ROWS[:2]), "user_id": "u1", "context": {}}
+    for body in (request, {**request, "candidates": columns_of(request_of(ROWS[:2]))["candidates"]}):
+        answer = app.post(body).json()
+        assert (answer["explore"], b"token" in msgspec.json.encode(answer)) == (True, True)
+    assert len(shadows._queue) == 2
+    if way == "killed":
+        killed(app)
+    else:
+        reasons = iter(["", "deadline"] * 2 if way == "after a look-up" else ["deadline"] * 2)
+        monkeypatch.setattr(service.ladder, "reason", lambda *_, **__: next(reasons))
+    for body in (request, {**request, "candidates": columns_of(request_of(ROWS[:2]))["candidates"]}):
+        answer = app.post(body).json()
+        assert list(answer) == ["id", "arm", "bundle", "quality", "results"]
+        assert b"token" not in msgspec.json.encode(answer)
+    service.admission.stop(held)
+    predictor = app.app.served.arms[0].predictor
+    assert (service.intake.held_bytes, service.admission.open_work) == (0, 0)
+    assert (predictor.under_way, predictor._batcher._reserved_rows) == (0, 0)
+    assert len(shadows._queue) == 2
+    app.runner.run(app.app.close_feedback())
+    lines = [line for file in (tmp_path / "examples").iterdir() for line in file.read_bytes().splitlines()]
+    assert len(lines) == 2
+
+
 @given(st.lists(st.tuples(st.floats(0.0, 2.0), st.floats(0.0, 0.01)), max_size=200), st.floats(1e-4, 0.1))
 def test_the_ladder_takes_no_more_than_its_share(steps: list[tuple[float, float]], most: float) -> None:
     now, spent, answered, longest = 0.0, 0.0, 0, 0.0
@@ -333,6 +389,35 @@ def test_the_ladder_takes_no_more_than_its_share(steps: list[tuple[float, float]
     assert answered > 0 or not steps
     now += 2 * most / PRIOR_SHARE + 1.0
     assert ladder.has_time()
+
+
+def test_a_stall_is_not_paid_for_ever() -> None:
+    now = 0.0
+    ladder = Ladder(0.005, lambda: now)
+    ladder.spend(60.0)  # the process stood still
+    assert not ladder.has_time()
+    now += 2.0 * LONGEST_SECONDS / PRIOR_SHARE
+    assert ladder.has_time()
+
+
+@pytest.mark.parametrize("has_time", [False, True])
+def test_an_estimate_is_doubted_by_what_it_decides_alone(
+    run_app: RunApp, folder: Path, has_time: bool
+) -> None:
+    app = run_app(arms=(f"control={folder}",), when_overloaded="prior")
+    predictor, ladder = app.app.served.arms[0].predictor, app.app.predict_service.ladder
+    assert ladder is not None
+    assert predictor._pace is not None
+    for _ in range(20 * KEPT_BATCHES):
+        predictor._pace.count(1, 0.05)
+    ladder._credit = 1e9 if has_time else -1e9
+    before = predictor._pace.expected(1)
+    assert ladder.reason(predictor, 3, 0.2, has_room=False) == ""
+    assert ladder.reason(predictor, 3, None, has_room=False) == ""
+    assert ladder.reason(predictor, 3, -1e-3, has_room=True) == ""  # its client waits no longer
+    assert predictor._pace.expected(1) == before
+    assert ladder.reason(predictor, 3, 0.1, has_room=False) == ("deadline" if has_time else "")
+    assert (predictor._pace.expected(1) < before) is has_time
 
 
 def test_the_pace_follows_batches_and_forgets_stalls() -> None:

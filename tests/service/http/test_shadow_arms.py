@@ -16,6 +16,7 @@ from service.arms.shadowing import Shadowing
 from service.arms.steering import Change
 from service.bundle.schema import Field, Kind, Role, Schema, Vocabulary
 from service.features.store import pack
+from service.shadow import queue as queue_module
 from tests import feature_stores
 from tests.forged_bundle import overflow_for_an_ad
 from tests.running import JSON, MSGPACK, RunningApp
@@ -26,6 +27,13 @@ from tests.wire import Wire
 RunApp = Callable[..., RunningApp]
 PAIR = 'arm="control",shadow="candidate"'
 DROPPED = re.compile(r'bidlight_shadow_dropped_total{arm="control",reason="(\w+)",shadow="candidate"}')
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow the machine is, nothing is dropped as late; the queue's own tests are about that."""
+    monkeypatch.setattr(queue_module, "PATIENCE_SECONDS", 1e9)
+    monkeypatch.setattr(queue_module, "LONG_SHARE", queue_module.USUAL_SHARE)
 
 
 @pytest.fixture

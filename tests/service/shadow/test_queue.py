@@ -100,6 +100,20 @@ def test_the_loop_looks_at_its_sockets_before_each_slice() -> None:
     run(main)
 
 
+def test_it_rests_after_a_slice_also_where_nothing_waited_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main(loop: Loop) -> None:
+        first, second = Work(), Work()
+        monkeypatch.setattr(queue_module, "rest_after", lambda _: 1e6)
+        loop.queue.add(first)
+        await until(lambda: not len(loop.queue))
+        loop.queue.add(second)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert (first.parts, second.parts, loop.worked) == (0, 1, 1)
+
+    run(main)
+
+
 def test_what_has_no_room_is_dropped_at_once() -> None:
     async def main(loop: Loop) -> None:
         loop.is_busy = True
