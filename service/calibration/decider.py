@@ -190,7 +190,7 @@ class Decider:
                 continue
             try:
                 said = {place.member: Said(now_ms, self._counted(place, now_ms))}
-                decisions = account.step(said, now_ms, self._period_ms)
+                decisions = account.step(said, now_ms)
             except Exception:  # whatever it is, requests are answered and other arms go on
                 logger.exception("arm %s: its live calibration stays as it is for now", account.arm)
             else:

@@ -141,6 +141,21 @@ def test_all_machines_serve_the_same_revision_and_follow_commands_of_any(redis: 
     assert not one.state().is_frozen
 
 
+def test_machines_whose_clocks_differ_by_less_than_a_minute_make_one_step_a_period(redis: RedisServer) -> None:
+    redis.call("FLUSHALL")
+    behind, ahead = (Machine(redis.url, START, {7: "only"}, half_life=600) for _ in range(2))
+    now = START
+    for quarter in range(4 * 12):
+        now += MINUTE // 4
+        if quarter == 4:
+            behind.shown(7, START, 1_000, 100)
+        ahead.visit(now + 50 * SECOND)
+        behind.visit(now)
+    # After one half-life, some minutes of which were before it was mature.
+    assert 40 < behind.learned()[1] < 80
+    assert len(behind.decider._ledger.accounts[7].live.recent.records) <= 14
+
+
 def test_events_of_a_bundle_that_one_does_not_serve_are_learned_from(redis: RedisServer) -> None:
     redis.call("FLUSHALL")
     old, new = Machine(redis.url, START, {7: "only"}), Machine(redis.url, START, {8: "only"})
