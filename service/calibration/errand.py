@@ -160,6 +160,8 @@ class Errand:
             said.setdefault(number, {})[member] = Said(cut_ms, counts)
             if self.now_ms - report.at_ms < HEARD_PERIODS * self.period_ms:
                 machines.add(member.partition(".")[0])
+        for number in said.keys() - ledger.accounts.keys():  # nobody serves it any more
+            stale += [field_of(number, member) for member in said[number]]
         return said, len(machines), stale
 
     def _step(self, ledger: Ledger, said: Mapping[int, Mapping[str, Said]]) -> list[tuple[int, Decision]]:

@@ -59,7 +59,7 @@ class Account:
         added = np.zeros((BINS, 3))
         for member, each in said.items():
             seen = self.seen.get(member, Said(self.stepped_ms, np.zeros((BINS, 3))))
-            # Less than before is older than that: an earlier report that was late, or a clock that was set back.
+            # Less than before is older than that: a report that was late, or of a clock that was set back.
             known = Said(max(seen.at_ms, each.at_ms), np.maximum(seen.counts, each.counts))
             if seen.at_ms >= self.ignored_until_ms:
                 added += known.counts - seen.counts

@@ -141,7 +141,9 @@ def test_all_machines_serve_the_same_revision_and_follow_commands_of_any(redis: 
     assert not one.state().is_frozen
 
 
-def test_machines_whose_clocks_differ_by_less_than_a_minute_make_one_step_a_period(redis: RedisServer) -> None:
+def test_machines_whose_clocks_differ_a_little_make_one_step_a_period(
+    redis: RedisServer,
+) -> None:
     redis.call("FLUSHALL")
     behind, ahead = (Machine(redis.url, START, {7: "only"}, half_life=600) for _ in range(2))
     now = START
@@ -180,6 +182,29 @@ def test_what_was_forgotten_of_a_machine_is_not_new_when_it_is_back(redis: Redis
     one.shown(7, now, 20, 2)
     visits([one, other], now, 4)
     assert one.learned() == other.learned() == (60, 6)
+
+
+def test_what_was_forgotten_of_a_bundle_is_not_new_when_it_is_served_again(redis: RedisServer) -> None:
+    redis.call("FLUSHALL")
+    both = {7: "only", 8: "old"}
+    one, other = Machine(redis.url, START, both), Machine(redis.url, START, {7: "only"})
+    now = visits([one, other], START, 1)
+    one.shown(8, now, 30, 3)
+    other.shown(8, now, 10, 1)
+    now = visits([one, other], now, 4)
+    assert one.learned(8) == (40, 4)
+    one.decider.serve({7: "only"})
+    for _ in range(60):  # of half an hour
+        now += 30 * MINUTE
+        for machine in (one, other):
+            machine.visit(now + 40 * SECOND)
+    assert 8 not in one.decider._ledger.accounts
+    one.decider.serve(both)
+    now = visits([one, other], now, 2)
+    assert one.learned(8) == (0, 0)
+    one.shown(8, now, 20, 2)
+    visits([one, other], now, 4)
+    assert one.learned(8) == other.learned(8) == (20, 2)
 
 
 def test_without_the_redis_each_goes_on_alone_and_nothing_counts_twice_when_it_is_back(
