@@ -136,10 +136,17 @@ class Decider:
 
     def _wish(self, wish: Wish) -> None:
         """Do it here at once, and in all services when the store knows it."""
-        wish.fulfil(self._ledger)
+        self._fulfil(wish)
         if self._joint is not None:
             self._wishes.append(wish)
         self._publish_all()
+
+    def _fulfil(self, wish: Wish) -> None:
+        if self._joint is not None:
+            # Until the others know, what is served means something here alone: they may give the next number
+            # to another correction.
+            self._ledger.decide_alone(self._next_own_revision, wish.arm)
+        wish.fulfil(self._ledger)
 
     def _served(self) -> Iterable[tuple[int, Account]]:
         """The sources that are served and have an account, in their order."""
@@ -244,7 +251,7 @@ class Decider:
                 if number in self._arms:
                     self._metrics.live_decisions.labels(self._arms[number], decision).inc()
         for wish in self._wishes if is_new else ():  # of since the visit began
-            wish.fulfil(self._ledger)
+            self._fulfil(wish)
         self._keep_places()
         self._publish_all()
 

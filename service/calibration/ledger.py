@@ -142,12 +142,14 @@ class Ledger:
             account.live.reset()
             account.ignored_until_ms = max(account.ignored_until_ms, until_ms)
 
-    def decide_alone(self, following: Callable[[int], int]) -> None:
-        """Number revisions in another way from now on."""
-        for account in self.accounts.values():
-            account.shared_revision = account.live.revision
+    def decide_alone(self, following: Callable[[int], int], arm: str | None = None) -> None:
+        """Number revisions in another way from now on, of an arm or of all."""
+        for account in self.accounts.values() if arm is None else self.of(arm):
+            if account.live.revision <= MAX_SHARED_REVISION:
+                account.shared_revision = account.live.revision
             account.live.following = following
-        self._following = following
+        if arm is None:
+            self._following = following
 
     def pack(self) -> bytes:
         """All of it as bytes."""

@@ -133,7 +133,10 @@ def test_all_machines_serve_the_same_revision_and_follow_commands_of_any(redis: 
     assert one.state().is_frozen
     one.decider.reset("only", now)
     assert (one.state().intercept, one.state().clicks) == (0.0, 0.0)
+    assert one.state().revision > MAX_SHARED_REVISION  # the others may give the next one to something else
+    revision = other.state().revision
     now = visits([one, other], now, 1)
+    assert other.state().revision == revision + 1
     assert other.state() == one.state()
     assert (other.state().is_frozen, other.state().intercept, other.state().slope) == (True, 0.0, 1.0)
     other.decider.thaw("only")

@@ -134,8 +134,9 @@ def test_revisions_of_one_that_was_alone_become_one_of_all() -> None:
     live = ledger.open(7, "only", START).live
     live.revision = 4
     ledger.freeze("only", is_frozen=True)
-    ledger.decide_alone(lambda _: MAX_SHARED_REVISION + 9)
+    ledger.decide_alone(lambda _: MAX_SHARED_REVISION + 9, "only")
     ledger.reset("only", START)
+    ledger.decide_alone(lambda _: MAX_SHARED_REVISION + 9)  # the store went away before it knew
     assert live.revision == MAX_SHARED_REVISION + 9
     back = Ledger.unpack(ledger.pack(), Rules(), next_shared_revision)
     assert (back.accounts[7].live.revision, back.accounts[7].live.is_frozen, back.frozen) == (
