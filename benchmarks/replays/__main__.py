@@ -149,7 +149,7 @@ def auctioned(source: Source, folder: Path, options: _Options) -> dict[str, Any]
         if kind == "none":
             found = rivals.without_feedback()
         else:
-            more = ["--explore-share", str(share), "--live-learn-from", kind] if share else []
+            more = ["--explore-share", str(share), "--live-learn-from", "explored"] if share else []
             found = ground.replay(log, rivals.shown, [*live, *more])
         runs.append({"strength": strength, "kind": kind, "learns": learns, **auctions.judged(log, found)})
     about = (

@@ -21,6 +21,8 @@ VALUE_PER_CLICK: Final = "_value_per_click"
 ARM: Final = "_arm"
 BUNDLE: Final = "_bundle"
 REVISION: Final = "_calibration_revision"
+EXPLORED: Final = "_explored"
+"""Whether it was bid for whatever its pCTR was: what became of it is not selected by pCTRs."""
 REQUEST_ID: Final = "_request_id"
 USER_ID: Final = "_user_id"
 CANDIDATE_ID: Final = "_candidate_id"
@@ -29,5 +31,5 @@ WEIGHT: Final = "_weight"
 
 RESERVED: Final = (
     *(TIME, CLICKED, SHOWN, CLICK_DELAY, LOG_ODDS, PCTR, BID, VALUE_PER_CLICK, ARM, BUNDLE, REVISION),
-    *(REQUEST_ID, USER_ID, CANDIDATE_ID, WEIGHT),
+    *(EXPLORED, REQUEST_ID, USER_ID, CANDIDATE_ID, WEIGHT),
 )

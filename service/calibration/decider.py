@@ -8,15 +8,10 @@ goes on alone from the last ledger, until it is back. It knows neither bundles n
 from __future__ import annotations
 
 import logging
-import secrets
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from service.calibration.counts import BINS, Counts
 from service.calibration.decision import (
     MAX_REVISION,
     MAX_SHARED_REVISION,
@@ -31,6 +26,7 @@ from service.calibration.fit import NONE
 from service.calibration.joint import joint_of
 from service.calibration.ledger import FORGET_MS, Account, Ledger, Said
 from service.calibration.memory import LiveMemory, LiveState
+from service.calibration.places import Places
 from service.features.store import StoreUnavailable
 from service.metrics.families import Metrics
 from service.settings import Settings
@@ -39,15 +35,6 @@ if TYPE_CHECKING:
     from service.calibration.ledger_store import Visited
 
 logger = logging.getLogger("bidlight")
-
-
-@dataclass(eq=False)
-class _Place:
-    """Where the counts of a source are, and the member that they are of, which had `base` when it began."""
-
-    number: int
-    member: str
-    base: Counts
 
 
 class Decider:
@@ -85,9 +72,8 @@ class Decider:
         # When this service has reported, or has begun anew to count for that, and when it has tried to.
         self._reported_ms = self._visited_ms = now_ms
         self._own_revision = MAX_SHARED_REVISION
-        self._machine, self._members = secrets.token_hex(6), 0
         self._arms: dict[int, str] = {}
-        self._places: dict[int, _Place] = {}
+        self._places = Places(memory)
         self._stepped_ms = now_ms
 
     def serve(self, arms: Mapping[int, str]) -> None:
@@ -98,11 +84,11 @@ class Decider:
         """
         self._arms = dict(arms)
         self._keep_places()
-        for number in arms.keys() - self._places.keys():
-            logger.warning("arm %s has no live calibration now: there is no room for more", arms[number])
         for number, arm in arms.items():
             if number in self._places:
                 self._ledger.open(number, arm, self._stepped_ms)
+            else:
+                logger.warning("arm %s has no live calibration now: there is no room for more", arm)
         for arm in arms.values():
             for decision in Decision:  # a counter that begins at 1 has no increase
                 self._metrics.live_decisions.labels(arm, decision)
@@ -110,26 +96,15 @@ class Decider:
 
     def _keep_places(self) -> None:
         """Give sources their places: those that are served here, then those that others serve."""
-        kept = self._memory.keep(set(self._arms))
-        if self._joint is not None:
-            others = [number for number in self._ledger.accounts if number not in kept]
-            kept = self._memory.keep({*kept, *others[: max(0, self._memory.places - len(kept))]})
-        places = {
-            number: each for number, each in self._places.items() if self._memory.place(number) == each.number
-        }
-        for number, place in kept.items():
-            if number not in places:
-                places[number] = self._begin(place)
+        accounts = self._ledger.accounts
         if self._joint is None:
-            accounts, known = self._ledger.accounts, self._places
-            for number in [each for each in accounts if places.get(each) is not known.get(each)]:
-                del accounts[number]  # its place was taken, and with it its counts
-        self._places = places
-
-    def _begin(self, place: int, base: Counts | None = None) -> _Place:
-        self._members += 1
-        none = np.zeros((BINS, 3))
-        return _Place(place, f"{self._machine}.{self._members}", none if base is None else base)
+            for number in self._places.keep(self._arms):
+                accounts.pop(number, None)  # its place was taken, and with it its counts
+        else:
+            # Whose account all have forgotten: if it is served again, what was learned from is not new.
+            gone = [number for number, _ in self._places if number not in accounts.keys() | self._arms.keys()]
+            self._places.forget(gone)
+            self._places.keep(self._arms, accounts, self._visited_ms)
 
     def state(self, arm: str) -> LiveState | None:
         """What is decided for an arm, of several sources for the last; None: it has no live calibration."""
@@ -144,7 +119,8 @@ class Decider:
     def place(self, arm: str) -> int | None:
         """Where the counts of the bundle are that an arm serves last."""
         numbers = [number for number, account in self._served() if account.arm == arm]
-        return self._places[numbers[-1]].number if numbers else None
+        place = self._places.get(numbers[-1]) if numbers else None
+        return None if place is None else place.number
 
     def freeze(self, arm: str) -> None:
         """What is served for an arm stays, that of bundles to come too: none."""
@@ -160,10 +136,17 @@ class Decider:
 
     def _wish(self, wish: Wish) -> None:
         """Do it here at once, and in all services when the store knows it."""
-        wish.fulfil(self._ledger)
+        self._fulfil(wish)
         if self._joint is not None:
             self._wishes.append(wish)
         self._publish_all()
+
+    def _fulfil(self, wish: Wish) -> None:
+        if self._joint is not None:
+            # Until the others know, what is served means something here alone: they may give the next number
+            # to another correction.
+            self._ledger.decide_alone(self._next_own_revision, wish.arm)
+        wish.fulfil(self._ledger)
 
     def _served(self) -> Iterable[tuple[int, Account]]:
         """The sources that are served and have an account, in their order."""
@@ -189,18 +172,14 @@ class Decider:
             if place is None or (self._joint is None and number not in self._arms):
                 continue
             try:
-                said = {place.member: Said(now_ms, self._counted(place, now_ms))}
-                decisions = account.step(said, now_ms, self._period_ms)
+                said = {place.member: Said(now_ms, self._places.counted(place, now_ms))}
+                decisions = account.step(said, now_ms)
             except Exception:  # whatever it is, requests are answered and other arms go on
                 logger.exception("arm %s: its live calibration stays as it is for now", account.arm)
             else:
                 self._tell(number, decisions)
         self._ledger.cut_ms = now_ms
         self._publish_all()
-
-    def _counted(self, place: _Place, until_ms: int) -> Counts:
-        """All that a member has counted of tokens that are mature by then."""
-        return self._memory.mature(place.number, until_ms) - place.base
 
     def _step_jointly(self, now_ms: int) -> None:
         assert self._joint is not None
@@ -218,19 +197,16 @@ class Decider:
         if now_ms - self._reported_ms > FORGET_MS // 2:
             # The others may forget these members, and would take all that they say for new.
             self._reported_ms = now_ms
-            self._places = {
-                number: self._begin(each.number, self._memory.mature(each.number, cut_ms))
-                for number, each in self._places.items()
-            }
+            self._places.begin_anew(cut_ms)
         self._wished = tuple(self._wishes)
         reports = {
             field_of(number, place.member): Report.of(
                 now_ms,
                 self._arms.get(number, ""),
-                self._counted(place, cut_ms),
+                self._places.counted(place, cut_ms),
                 is_served=number in self._arms,
             )
-            for number, place in self._places.items()
+            for number, place in self._places
         }
         mine = self._ledger.pack() if self._is_alone or not self._shared else self._shared
         served = {number: arm for number, arm in self._arms.items() if number in self._places}
@@ -275,7 +251,7 @@ class Decider:
                 if number in self._arms:
                     self._metrics.live_decisions.labels(self._arms[number], decision).inc()
         for wish in self._wishes if is_new else ():  # of since the visit began
-            wish.fulfil(self._ledger)
+            self._fulfil(wish)
         self._keep_places()
         self._publish_all()
 
@@ -298,7 +274,7 @@ class Decider:
         return self._own_revision
 
     def _publish_all(self) -> None:
-        for number, place in self._places.items():
+        for number, place in self._places:
             account = self._ledger.accounts.get(number)
             if account is not None:
                 state = _state_of(account.live)

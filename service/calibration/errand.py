@@ -25,6 +25,8 @@ logger = logging.getLogger("bidlight")
 MAX_ACCOUNTS = 256
 # Members that were heard within so many periods are there.
 HEARD_PERIODS = 3
+# The clocks of machines may differ by so much, as for tokens.
+SKEW_MS = 60_000
 
 
 class Wish(NamedTuple):
@@ -124,9 +126,12 @@ class Errand:
         return ledger, True
 
     def _is_due(self, done_ms: int) -> bool:
-        """Whether to decide: all had time to report, or a clock was ahead."""
+        """Whether to decide: all had time to report, and no clock as right as this one has done it.
+
+        Clocks differ: who is behind must not do again what is done, since each time what is known decays.
+        """
         is_time = self.now_ms - self.cut_ms >= self.period_ms // 2
-        return is_time and not 0 <= self.cut_ms - done_ms < self.period_ms
+        return is_time and not -(SKEW_MS + self.period_ms) <= self.cut_ms - done_ms < self.period_ms
 
     def _listen(
         self, ledger: Ledger, reports: Mapping[bytes, bytes]
@@ -151,9 +156,12 @@ class Errand:
             if report.is_served and (number in ledger.accounts or len(ledger.accounts) < MAX_ACCOUNTS):
                 account = ledger.open(number, report.arm, self.cut_ms)
                 account.served_ms = max(account.served_ms, report.at_ms)
-            said.setdefault(number, {})[member] = Said(report.at_ms, counts)
+            cut_ms = report.at_ms // self.period_ms * self.period_ms
+            said.setdefault(number, {})[member] = Said(cut_ms, counts)
             if self.now_ms - report.at_ms < HEARD_PERIODS * self.period_ms:
                 machines.add(member.partition(".")[0])
+        for number in said.keys() - ledger.accounts.keys():  # nobody serves it any more
+            stale += [field_of(number, member) for member in said[number]]
         return said, len(machines), stale
 
     def _step(self, ledger: Ledger, said: Mapping[int, Mapping[str, Said]]) -> list[tuple[int, Decision]]:
@@ -164,7 +172,7 @@ class Errand:
         made: list[tuple[int, Decision]] = []
         for number, account in ledger.accounts.items():
             try:
-                decisions = account.step(said.get(number, {}), self.cut_ms, self.period_ms)
+                decisions = account.step(said.get(number, {}), self.cut_ms)
             except Exception:  # whatever it is, other sources go on
                 logger.exception("arm %s: its live calibration stays as it is for now", account.arm)
             else:

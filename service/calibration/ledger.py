@@ -34,7 +34,7 @@ FORGET_MS = 86_400_000
 
 
 class Said(NamedTuple):
-    """What a member said of a source at a time: all that it ever counted."""
+    """What a member said of a source: all that it ever counted, of what was mature at a time."""
 
     at_ms: int
     counts: Counts
@@ -49,24 +49,27 @@ class Account:
     stepped_ms: int
     served_ms: int
     seen: dict[str, Said] = field(default_factory=dict)
-    # What is mature by then is of tokens that are not learned from.
+    # What is mature by then is of tokens that are not learned from. A machine may say so much later.
     ignored_until_ms: int = 0
     # The last revision of all machines, while one decides alone.
     shared_revision: int = 0
 
-    def step(self, said: Mapping[str, Said], now_ms: int, period_ms: int) -> list[Decision]:
+    def step(self, said: Mapping[str, Said], now_ms: int) -> list[Decision]:
         """Learn from what is new, and decide."""
         added = np.zeros((BINS, 3))
         for member, each in said.items():
-            seen = self.seen.get(member)
-            added += each.counts if seen is None else each.counts - seen.counts
-        self.seen.update(said)
-        self.seen = {member: each for member, each in self.seen.items() if now_ms - each.at_ms < FORGET_MS}
-        if self.ignored_until_ms:
-            if now_ms < self.ignored_until_ms + period_ms:
-                added = np.zeros((BINS, 3))
-            else:
-                self.ignored_until_ms = 0
+            seen = self.seen.get(member, Said(self.stepped_ms, np.zeros((BINS, 3))))
+            # Less than before is older than that: a report that was late, or of a clock that was set back.
+            known = Said(max(seen.at_ms, each.at_ms), np.maximum(seen.counts, each.counts))
+            if seen.at_ms >= self.ignored_until_ms:
+                added += known.counts - seen.counts
+            self.seen[member] = known
+        # Not who still reports: all that it says would be new again.
+        self.seen = {
+            member: each
+            for member, each in self.seen.items()
+            if member in said or now_ms - each.at_ms < FORGET_MS
+        }
         seconds = max(0.0, 1e-3 * (now_ms - self.stepped_ms))
         self.stepped_ms = now_ms
         return self.live.step(added, seconds)
@@ -139,12 +142,14 @@ class Ledger:
             account.live.reset()
             account.ignored_until_ms = max(account.ignored_until_ms, until_ms)
 
-    def decide_alone(self, following: Callable[[int], int]) -> None:
-        """Number revisions in another way from now on."""
-        for account in self.accounts.values():
-            account.shared_revision = account.live.revision
+    def decide_alone(self, following: Callable[[int], int], arm: str | None = None) -> None:
+        """Number revisions in another way from now on, of an arm or of all."""
+        for account in self.accounts.values() if arm is None else self.of(arm):
+            if account.live.revision <= MAX_SHARED_REVISION:
+                account.shared_revision = account.live.revision
             account.live.following = following
-        self._following = following
+        if arm is None:
+            self._following = following
 
     def pack(self) -> bytes:
         """All of it as bytes."""

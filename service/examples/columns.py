@@ -21,6 +21,7 @@ from service.bundle.example_columns import (
     CANDIDATE_ID,
     CLICK_DELAY,
     CLICKED,
+    EXPLORED,
     LOG_ODDS,
     PCTR,
     REQUEST_ID,
@@ -58,12 +59,13 @@ def check_names(schema: Schema) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """The results of an example [n]: Unix times or NEVER, log-odds of the bundle's pCTR, when it was made."""
+    """The results of an example [n]: Unix times or NEVER, and what their tokens say."""
 
     shown_ms: Times
     clicked_ms: Times
     made_ms: Times
     log_odds: NDArray[np.float32]
+    is_explored: NDArray[np.bool_]
 
 
 class Columns:
@@ -158,6 +160,7 @@ class Columns:
         self.values[CLICKED] += (clicked != NEVER).astype(int).tolist()
         for at, since in zip(clicked.tolist(), made.tolist(), strict=True):
             self.values[CLICK_DELAY].append(None if at == NEVER else max(0, at - since))
+        self.values[EXPLORED] += judged.is_explored[rows].astype(int).tolist()
         self.values[LOG_ODDS] += judged.log_odds[rows].tolist()
         self.values[PCTR] += [example.pctrs[row] for row in chosen]
         self.values[BID] += [example.bids[row] for row in chosen]

@@ -265,7 +265,13 @@ class _Hour:
             chosen = np.flatnonzero(is_row[rows]).tolist()
             if not chosen:
                 continue
-            judged = Judged(shown[rows], clicked[rows], tokens.made_ms[rows], tokens.log_odds[rows])
+            judged = Judged(
+                shown[rows],
+                clicked[rows],
+                tokens.made_ms[rows],
+                tokens.log_odds[rows],
+                tokens.is_explored[rows],
+            )
             try:
                 self._columns.add(example, chosen, judged)
             except ServiceError:  # it would have been refused: the line was changed since

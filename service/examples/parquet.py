@@ -115,6 +115,7 @@ def _arrow_schema(schema: Schema) -> Any:
         columns.TIME: pa.int64(),
         columns.CLICKED: pa.int8(),
         columns.SHOWN: pa.int8(),
+        columns.EXPLORED: pa.int8(),
         columns.CLICK_DELAY: pa.int64(),
         columns.LOG_ODDS: pa.float32(),
         columns.PCTR: pa.float64(),

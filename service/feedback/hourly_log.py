@@ -104,7 +104,7 @@ class HourlyLog(Generic[Line]):
     def _write_queue(self) -> None:
         with self._lock:
             lines, self._queue = self._queue, []
-            self._queued = 0
+            taken = self._queued  # in memory until they are written: no others have their room yet
         if not lines:
             if self._file is not None and self._file.hour != _hour_of_now():
                 self._end_file()  # nothing more comes into it
@@ -125,6 +125,7 @@ class HourlyLog(Generic[Line]):
                 self._give_up_file(error)
                 written = 0
         with self._lock:
+            self._queued -= taken
             self._outcomes[WRITTEN] += written
             self._outcomes[LOST] += len(lines) - written
 

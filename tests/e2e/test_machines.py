@@ -51,11 +51,12 @@ def shown(tokens: list[str]) -> list[dict[str, str]]:
 def shared(
     bundles: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[RedisServer, RunningService, RunningService]]:
-    """A Redis, and two machines with different bundles."""
+    """A Redis, and two machines with different bundles, which are patient with it on a busy machine."""
+    patient = ("--feedback-store-timeout-ms", "900")
     folder = tmp_path_factory.mktemp("machines")
     with (
         running_redis(folder) as redis,
-        machines(folder, redis, bundles["control"], bundles["treatment"]) as (one, other),
+        machines(folder, redis, bundles["control"], bundles["treatment"], options=patient) as (one, other),
     ):
         yield redis, one, other
 
@@ -82,10 +83,10 @@ def test_without_the_redis_events_count_and_are_checked_when_it_is_back(
     def told(outcome: str) -> float:
         return checks(one, outcome) + checks(other, outcome)
 
+    at_first = told("confirmed"), told("unchecked")
     before, meanwhile, alone = (shown(tokens_of(one, count)) for count in (40, 30, 20))
     assert send(one, before)["counted"] == 40
     assert send(other, before[:1])["counted"] == 0  # so it knows the source
-    assert told("unchecked") == 0
     redis.pause()  # it accepts, and answers nothing
     assert send(one, meanwhile)["counted"] == 30
     assert send(other, meanwhile)["counted"] == 30  # which nobody can know
@@ -95,8 +96,8 @@ def test_without_the_redis_events_count_and_are_checked_when_it_is_back(
     assert one.post(REQUEST).status_code == other.post(REQUEST).status_code == 200
     redis.start()
     wait_until(lambda: told("twice") == 30)
-    wait_until(lambda: told("confirmed") == 50)
-    assert (told("unchecked"), told("forgotten")) == (80, 0)
+    wait_until(lambda: told("confirmed") - at_first[0] == 50)
+    assert (told("unchecked") - at_first[1], told("forgotten")) == (80, 0)
     for events in (before, meanwhile, alone):  # the machine that counted them has told the new Redis
         assert send(other, events)["counted"] == 0
     wait_until(lambda: one.metrics()["bidlight_feedback_unchecked_events"] == 0)
@@ -145,7 +146,7 @@ def test_machines_correct_alike_by_the_events_of_all_and_alone_while_the_redis_i
         wait_until(lambda: clicks < state(one)["clicks"] == state(other)["clicks"])
         reported = 3 * 2 * int(share * 900)
         assert state(one)["clicks"] < reported + 1  # nothing counts twice
-        assert state(one)["revision"] == state(other)["revision"] >= 1
+        wait_until(lambda: state(one)["revision"] == state(other)["revision"] >= 1)
 
 
 def fits(service: RunningService) -> float:

@@ -6,12 +6,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from service.settings import Settings
 from tests.redis_server import RedisServer, running_redis
 from tests.running import RunningApp
 from tests.tiny_bundle import write_tiny_bundle
+
+# No deadline, so that a busy machine fails no test: none of them is about time.
+hypothesis.settings.register_profile("no_deadline", deadline=None)
+hypothesis.settings.load_profile("no_deadline")
 
 
 @pytest.fixture(scope="session")

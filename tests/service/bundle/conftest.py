@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import settings
 
 from service.bundle.calibration import Calibrator, Quality
 from service.bundle.encoder import Encoder
@@ -33,10 +32,6 @@ from service.bundle.manifest import (
 from service.bundle.prior import Prior, PriorField
 from service.bundle.schema import Bins, Field, Hashing, Kind, Role, Schema, Vocabulary
 from service.bundle.store import Contents, save_bundle
-
-# No deadline, so that a busy machine fails no test: none of them is about time.
-settings.register_profile("no_deadline", deadline=None)
-settings.load_profile("no_deadline")
 
 ROWS = (
     ({"site": "b", "hour": 7, "seen ☃": ["x", "y", "z", "x"]}, {"../ad": "a2", "campaign": 1005}),

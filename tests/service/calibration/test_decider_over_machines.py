@@ -133,12 +133,32 @@ def test_all_machines_serve_the_same_revision_and_follow_commands_of_any(redis: 
     assert one.state().is_frozen
     one.decider.reset("only", now)
     assert (one.state().intercept, one.state().clicks) == (0.0, 0.0)
+    assert one.state().revision > MAX_SHARED_REVISION  # the others may give the next one to something else
+    revision = other.state().revision
     now = visits([one, other], now, 1)
+    assert other.state().revision == revision + 1
     assert other.state() == one.state()
     assert (other.state().is_frozen, other.state().intercept, other.state().slope) == (True, 0.0, 1.0)
     other.decider.thaw("only")
     visits([other, one], now, 1)
     assert not one.state().is_frozen
+
+
+def test_machines_whose_clocks_differ_a_little_make_one_step_a_period(
+    redis: RedisServer,
+) -> None:
+    redis.call("FLUSHALL")
+    behind, ahead = (Machine(redis.url, START, {7: "only"}, half_life=600) for _ in range(2))
+    now = START
+    for quarter in range(4 * 12):
+        now += MINUTE // 4
+        if quarter == 4:
+            behind.shown(7, START, 1_000, 100)
+        ahead.visit(now + 50 * SECOND)
+        behind.visit(now)
+    # After one half-life, some minutes of which were before it was mature.
+    assert 40 < behind.learned()[1] < 80
+    assert len(behind.decider._ledger.accounts[7].live.recent.records) <= 14
 
 
 def test_events_of_a_bundle_that_one_does_not_serve_are_learned_from(redis: RedisServer) -> None:
@@ -165,6 +185,29 @@ def test_what_was_forgotten_of_a_machine_is_not_new_when_it_is_back(redis: Redis
     one.shown(7, now, 20, 2)
     visits([one, other], now, 4)
     assert one.learned() == other.learned() == (60, 6)
+
+
+def test_what_was_forgotten_of_a_bundle_is_not_new_when_it_is_served_again(redis: RedisServer) -> None:
+    redis.call("FLUSHALL")
+    both = {7: "only", 8: "old"}
+    one, other = Machine(redis.url, START, both), Machine(redis.url, START, {7: "only"})
+    now = visits([one, other], START, 1)
+    one.shown(8, now, 30, 3)
+    other.shown(8, now, 10, 1)
+    now = visits([one, other], now, 4)
+    assert one.learned(8) == (40, 4)
+    one.decider.serve({7: "only"})
+    for _ in range(60):  # of half an hour
+        now += 30 * MINUTE
+        for machine in (one, other):
+            machine.visit(now + 40 * SECOND)
+    assert 8 not in one.decider._ledger.accounts
+    one.decider.serve(both)
+    now = visits([one, other], now, 2)
+    assert one.learned(8) == (0, 0)
+    one.shown(8, now, 20, 2)
+    visits([one, other], now, 4)
+    assert one.learned(8) == other.learned(8) == (20, 2)
 
 
 def test_without_the_redis_each_goes_on_alone_and_nothing_counts_twice_when_it_is_back(

@@ -15,7 +15,7 @@ from service.calibration.decision import (
     next_revision,
     next_shared_revision,
 )
-from service.calibration.ledger import Account, Ledger, Said
+from service.calibration.ledger import FORGET_MS, Account, Ledger, Said
 
 MINUTE = 60_000
 START = 1_800_000_000_000
@@ -54,11 +54,31 @@ def test_what_members_say_counts_once_however_often_and_whenever_it_is_told(
     for turn, (member, rows, heard) in enumerate(turns):
         totals[member] = totals[member] + events(rng, rows)
         now = START + turn * MINUTE
-        ledger.accounts[7].step({each: Said(now, totals[each]) for each in heard}, now, MINUTE)
+        ledger.accounts[7].step({each: Said(now, totals[each]) for each in heard}, now)
         told |= {each: totals[each] for each in heard}
         if turn == packed_at:
             ledger = Ledger.unpack(ledger.pack(), ALL, next_shared_revision)
         assert learned(ledger.accounts[7]) == pytest.approx(sum(told.values()))
+
+
+@pytest.mark.parametrize("at", [START, START + 2 * MINUTE])
+def test_what_was_said_before_and_comes_late_is_not_new_again(at: int) -> None:
+    """As of a connection that hung, a Redis that fell back on a copy, or a clock that was set back."""
+    rng = np.random.default_rng(6)
+    account = Ledger(ALL).open(7, "only", START)
+    early, late = events(rng, 300), events(rng, 200)
+    for minute, counts in enumerate((early, early + late, early, early + late)):
+        time = at if counts is early else START + minute * MINUTE
+        account.step({"a": Said(time, counts)}, START + minute * MINUTE)
+    assert learned(account) == pytest.approx(early + late)
+
+
+def test_who_still_reports_is_not_forgotten() -> None:
+    account = Ledger(ALL).open(7, "only", START)
+    counts = events(np.random.default_rng(7), 300)
+    for day in range(4):  # it came to say no later time
+        account.step({"a": Said(START, counts)}, START + day * FORGET_MS)
+    assert learned(account) == pytest.approx(counts)
 
 
 def test_a_packed_ledger_goes_on_bit_by_bit() -> None:
@@ -72,7 +92,7 @@ def test_a_packed_ledger_goes_on_bit_by_bit() -> None:
         total = total + events(rng, 2_000, 0.5 if minute < 30 else -0.5)
         now = START + minute * MINUTE
         said = {"a": Said(now, total)}
-        made = [ledger.accounts[7].step(said, now, MINUTE) for ledger in (one, other)]
+        made = [ledger.accounts[7].step(said, now) for ledger in (one, other)]
         assert made[0] == made[1]
         other = Ledger.unpack(other.pack(), rules, next_shared_revision)
         assert one.accounts[7].live.record == other.accounts[7].live.record
@@ -84,13 +104,29 @@ def test_what_is_mature_until_a_reset_is_not_learned_from() -> None:
     ledger = Ledger(ALL)
     account = ledger.open(7, "only", START)
     total = events(rng, 500)
-    account.step({"a": Said(START, total)}, START, MINUTE)
+    account.step({"a": Said(START, total)}, START)
     ledger.reset("only", START + MINUTE)
     for minute in (1, 2):
         total = total + events(rng, 500)
         now = START + minute * MINUTE
-        account.step({"a": Said(now, total), "b": Said(now, total)}, now, MINUTE)
+        account.step({"a": Said(now, total), "b": Said(now, total)}, now)
         assert bool(learned(account)[:, CLICKS].any()) is (minute == 2)
+
+
+def test_after_a_reset_nothing_of_before_is_learned_from_a_machine_that_was_away() -> None:
+    """Nor when it was the store that was away, and no step was made meanwhile."""
+    rng = np.random.default_rng(5)
+    account = (ledger := Ledger(ALL)).open(7, "only", START)
+    before, after = events(rng, 500), events(rng, 300)
+    account.step({"a": Said(START, before), "b": Said(START, before)}, START)
+    ledger.reset("only", START + MINUTE)
+    for minute in (5, 6, 7):  # "b" is heard of again at the last
+        now = START + minute * MINUTE
+        said = {"a": Said(now, 2 * before)} | ({"b": Said(now, 2 * before)} if minute == 7 else {})
+        account.step(said, now)
+    assert not learned(account).any()
+    account.step({name: Said(now, 2 * before + after) for name in "ab"}, now + MINUTE)
+    assert learned(account) == pytest.approx(2 * after)
 
 
 def test_revisions_of_one_that_was_alone_become_one_of_all() -> None:
@@ -98,8 +134,9 @@ def test_revisions_of_one_that_was_alone_become_one_of_all() -> None:
     live = ledger.open(7, "only", START).live
     live.revision = 4
     ledger.freeze("only", is_frozen=True)
-    ledger.decide_alone(lambda _: MAX_SHARED_REVISION + 9)
+    ledger.decide_alone(lambda _: MAX_SHARED_REVISION + 9, "only")
     ledger.reset("only", START)
+    ledger.decide_alone(lambda _: MAX_SHARED_REVISION + 9)  # the store went away before it knew
     assert live.revision == MAX_SHARED_REVISION + 9
     back = Ledger.unpack(ledger.pack(), Rules(), next_shared_revision)
     assert (back.accounts[7].live.revision, back.accounts[7].live.is_frozen, back.frozen) == (

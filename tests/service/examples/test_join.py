@@ -99,6 +99,7 @@ def recorded(bundles: dict[str, Path], tmp_path_factory: pytest.TempPathFactory)
         example_share=1.0,
         feature_store=url,
         tracking="all",
+        explore_share=0.3,
     )
     app = RunningApp(settings)
     draw = random.Random(5)
@@ -113,14 +114,15 @@ def recorded(bundles: dict[str, Path], tmp_path_factory: pytest.TempPathFactory)
             results = [dict(zip(results, row, strict=True)) for row in zip(*results.values(), strict=True)]
         events, answered = [], now_ms()
         for result in results:
-            is_shown, delay = draw.random() < 0.5, draw.choice([None, 0, 5_000, 19_000, 25_000, 40_000])
+            is_shown, delay = draw.random() < 0.5, draw.choice([None, 0, 5_000, 12_000, 28_000, 40_000])
             if is_shown:
                 events.append({"token": result["token"], "type": "impression"})
             if delay is not None:
                 events.append({"token": result["token"], "type": "click", "at": answered + delay})
             is_clicked = delay is not None and delay < 1000 * WINDOW_SECONDS
             late += delay is not None and not is_clicked
-            found[request["id"], result["id"]] = result | {"_shown": is_shown, "_clicked": is_clicked}
+            known = {"_shown": is_shown, "_clicked": is_clicked, "_explored": answer.get("explore", False)}
+            found[request["id"], result["id"]] = result | known
         posted = app.runner.run(app.client.post("/feedback", json={"events": events}))
         assert posted.json()["counted"] == len(events)
     app.close()
@@ -163,7 +165,8 @@ def test_rows_have_the_features_that_were_scored_and_what_became_of_them(
     assert rows.keys() == expected.keys()
     for ids, row in rows.items():
         sent = expected[ids]
-        assert (row["_shown"], row["_clicked"]) == (sent["_shown"], sent["_clicked"])
+        for name in ("_shown", "_clicked", "_explored"):
+            assert row[name] == sent[name]
         assert (row["_click_delay_ms"] is None) != sent["_clicked"]
         assert (row["_pctr"], row["_bid"]) == (sent["pctr"], sent["bid"])
         assert (row["_arm"], row["_weight"], row["_calibration_revision"]) == ("control", 1.0, 0)

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import resource
 import shutil
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -286,12 +287,26 @@ def test_a_full_disk_costs_events_and_leaves_no_empty_files(
     assert sorted(path.stat().st_size for path in files_in(tmp_path, "")) == [line + 5, 2 * line]
 
 
-def test_what_the_disk_does_not_take_in_time_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_slow", [False, True])
+def test_what_the_disk_does_not_take_in_time_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_slow: bool
+) -> None:
+    """Also while it has what came before, and has not kept it yet."""
     monkeypatch.setattr(log, "MAX_QUEUED", 10)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def keep(_: object) -> None:
+        begun.set()
+        go_on.wait()
+
+    if is_slow:
+        monkeypatch.setattr(hourly_log._LogFile, "keep", keep)
     outcomes: dict[str, int] = {}
     written = EventLog(str(tmp_path), lambda name, number: outcomes.update({name: number}))
     written.add([EVENT] * 8)
+    assert not is_slow or begun.wait(60.0)
     written.add([EVENT] * 8)
+    go_on.set()
     written.close()
     written.publish()
     assert outcomes == {"written": 10, "lost": 6}

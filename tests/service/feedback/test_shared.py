@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 import uvloop
 
+from service.calibration.counts import CLICKS, IMPRESSIONS
+from service.calibration.hours import HourMemory
+from service.calibration.memory import LiveMemory
 from service.feedback.counting import EventCounter
 from service.feedback.events import CLICK, IMPRESSION, Event
 from service.feedback.memory import EventMemory
@@ -36,12 +39,17 @@ class Machine:
             max_attributed_events=2_000,
             feedback_store=url,
             feedback_store_timeout_ms=2_000,
+            explore_share=0.5,
+            live_calibration="observe",
+            live_learn_from="explored",
         )
         self.source = source
         self.signers = Signers(str(keys))
         self.signers.serve({source: source})
         self.metrics = Metrics()
-        memory = EventMemory(self.settings.max_attributed_events)
+        self.live, self.hours = LiveMemory(1, 2, self.settings.click_window_seconds), HourMemory(1, ["only"])
+        self.live.keep({OLD.number, NEW.number})
+        memory = EventMemory(self.settings.max_attributed_events, self.live, self.hours)
         counter = EventCounter(self.settings, self.metrics, memory, self.signers)
         counter.serve([source])
         shared = shared_counter(self.settings, self.metrics, memory, counter)
@@ -54,10 +62,11 @@ class Machine:
         self.shared.start()
         await until(lambda: self.metric("bidlight_feedback_store_connected") == 1)
 
-    def tokens(self, count: int) -> list[str]:
-        return self.signers.of(self.source).tokens_at(
-            np.full(count, 0.1), now_ms(), hash(self.source) % 2**40
-        )
+    def tokens(self, count: int, *, explored: bool = False) -> list[str]:
+        signer = self.signers.of(self.source)
+        assert signer is not None
+        signer = signer.explored if explored else signer
+        return signer.tokens_at(np.full(count, 0.1), now_ms(), hash(self.source) % 2**40)
 
     async def count(self, *tokens: str) -> tuple[int, int, dict[str, int]]:
         events = [Event(token, kind) for token in tokens for kind in (IMPRESSION, CLICK)]
@@ -100,7 +109,8 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 
 
 async def each_counts_once(old: Machine, new: Machine) -> None:
-    tokens = new.tokens(300)  # of a bundle that the other machine does not serve
+    # Of a bundle that the other machine does not serve.
+    tokens = [*new.tokens(200), *new.tokens(100, explored=True)]
     counts = await asyncio.gather(
         *(machine.count(*tokens[at : at + 200]) for at in (0, 50, 100) for machine in (old, new))
     )
@@ -109,6 +119,10 @@ async def each_counts_once(old: Machine, new: Machine) -> None:
     assert old.checks("first") + new.checks("first") == 600
     assert old.checks("unchecked") + new.checks("unchecked") == 0
     assert await old.count(*tokens) == await new.count(*tokens) == (0, 600, {})
+    by_hour = [counts for each in (old, new) for counts in each.hours.hours("only", now_ms()).values()]
+    assert np.sum(by_hour, axis=(0, 1))[[IMPRESSIONS, CLICKS]].tolist() == [300, 300]
+    learned = old.live.counts.sum(axis=(0, 1, 2, 3)) + new.live.counts.sum(axis=(0, 1, 2, 3))
+    assert learned[[IMPRESSIONS, CLICKS]].tolist() == [100, 100]  # of explored requests alone
 
 
 def test_each_event_counts_once_whichever_machines_get_it_at_once(tmp_path: Path, redis: RedisServer) -> None:
@@ -153,5 +167,7 @@ def test_a_store_that_hangs_delays_events_by_the_limit_and_learns_of_them_later(
             await until(lambda: sum(m.checks("confirmed") + m.checks("twice") for m in (old, new)) == 1_598)
             assert old.checks("twice") + new.checks("twice") == 200
             assert await new.count(*tokens) == (0, 1_400, {})
+            by_hour = [*old.hours.hours("only", now_ms()).values()]
+            assert np.sum(by_hour, axis=(0, 1))[CLICKS] == 699  # what was checked later is not counted again
 
         run(tmp_path, redis.url, use)
