@@ -137,9 +137,9 @@ def test_a_rollback_brings_the_correction_back_and_a_new_bundle_begins_without(
     own, _ = pctrs_and_tokens(app)
     decider = cast(LiveArms, app.app._live).decider
     assert decider is not None
-    (source,) = decider._sources.values()
-    source.live.correction, source.live.revision = Correction(STATE.intercept, STATE.slope), 9
-    decider._publish(source)
+    (account,) = decider._ledger.accounts.values()
+    account.live.correction, account.live.revision = Correction(STATE.intercept, STATE.slope), 9
+    decider._publish_all()
     app.app._publish()
     corrected, tokens = pctrs_and_tokens(app)
     assert corrected != own
