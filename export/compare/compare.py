@@ -179,7 +179,7 @@ def _comparison(
         machine=machine(),
         versions=versions(),
         options=_plain(plan),
-        log=msgspec.structs.replace(summary, options=(), key=""),  # no paths of this machine
+        log=msgspec.structs.replace(summary, options=(), key="", data=""),  # no paths of this machine
         auc_of_true_pctr=next(iter(metrics.values())).auc_of_true_pctr,
         best=rows[0].model,
         reference=REFERENCE if REFERENCE in results else None,

@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.wire import Codec, Result
 
-if TYPE_CHECKING:
-    from service.shadow.shadows import Pair
-
 # What a copy takes beside the bytes that it holds, about.
 COPY_BYTES = 1_000
 
 
 class Copy:
-    """A request of these `pairs` of a shadow and the arm that answers. `end` hands it on.
+    """A request that shadows of the arm that answers are to score. `end` hands it on, by `add`.
 
     `user` are the stored features of its user, if they were looked up. Nothing else of the request is kept:
     the shadow reads the body anew, as its own schema wants it.
     """
 
-    __slots__ = ("_add", "answer", "body", "codec", "own", "pairs", "user")
+    __slots__ = ("_add", "answer", "body", "codec", "own", "user")
 
     own: NDArray[np.float64]
 
-    def __init__(
-        self, pairs: Sequence[Pair], body: bytes, codec: Codec, add: Callable[[Copy], object]
-    ) -> None:
-        self.pairs, self.body, self.codec = pairs, body, codec
+    def __init__(self, body: bytes, codec: Codec, add: Callable[[Copy], object]) -> None:
+        self.body, self.codec = body, codec
         self.user: dict[str, Any] | None = None
         self.answer = b""
         self._add = add

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from service.arms.shadowing import KeyShare, Shadowing
 from service.arms.split import Arm, ArmTable
@@ -83,17 +84,17 @@ class Shadows:
         if pairs is None:
             return None
         chosen = [pair for pair in pairs if pair.keys.holds(key)]
-        return Copy(chosen, body, codec, self._add) if chosen else None
+        return Copy(body, codec, partial(self._add, chosen)) if chosen else None
 
     def publish(self) -> None:
         """Tell how many copies wait."""
         if self._meters:
             self._metrics.shadow_waiting.labels().set(len(self._queue))
 
-    def _add(self, copy: Copy) -> None:
-        """The answer to a request is out."""
+    def _add(self, pairs: Sequence[Pair], copy: Copy) -> None:
+        """The answer to a request of these pairs is out."""
         is_behind = self._is_behind()
-        for pair in copy.pairs:
+        for pair in pairs:
             meter = pair.scorer.meter
             if self._served.get(pair.scorer.shadow.name) is not pair:
                 meter.drop(GONE)

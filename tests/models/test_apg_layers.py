@@ -55,6 +55,11 @@ def by_rows(layer: AdaptiveLinear, inputs: Tensor, entries: Tensor) -> Tensor:
     return torch.stack(rows)
 
 
+def assert_same_sums(found: Tensor, expected: Tensor) -> None:
+    """Equal but for rounding: sums of another order, whose terms may be far larger than the sum."""
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
+
+
 def generated(network: nn.Module, condition: Tensor) -> Tensor:
     """A perceptron's output, layer by layer: affine maps with ReLU between."""
     assert isinstance(network, nn.Sequential)
@@ -70,7 +75,7 @@ def test_a_layer_is_a_matrix_of_its_own_for_each_row(version: Version, units: tu
     layer = layer_of(version, generator_units=units)
     inputs, condition = some(ROWS, M), some(ROWS, D, seed=2)
     entries = generated(layer.generator.networks[0], condition)
-    torch.testing.assert_close(layer(inputs, condition), by_rows(layer, inputs, entries))
+    assert_same_sums(layer(inputs, condition), by_rows(layer, inputs, entries))
     assert len(matrices_of(layer, entries[0]).unique()) == N * M
     assert (matrices_of(layer, entries[0]) - matrices_of(layer, entries[1])).abs().max() > 0.1
 
@@ -120,7 +125,7 @@ def test_output_aggregation_by_concatenation_gives_each_condition_its_share(vers
     )
     assert abs(first.shape[1] - second.shape[1]) <= 1
     entries = torch.cat([first, second], dim=1)
-    torch.testing.assert_close(layer(inputs, conditions), by_rows(layer, inputs, entries))
+    assert_same_sums(layer(inputs, conditions), by_rows(layer, inputs, entries))
 
 
 def test_decomposed_feed_forwarding_changes_nothing() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from export.cli.options import TRAINING, build_parser
+from export.cli.options import TEACHERS, TRAINING, build_parser
 from export.errors import ExportError
 from export.knobs import OneOf, declared, knobs
 from export.train.choices import TrainChoice
@@ -103,7 +103,7 @@ def test_numbers_go_with_what_uses_them() -> None:
 
 
 def test_every_knob_of_the_choice_is_an_option_and_every_choice_is_offered() -> None:
-    options = {option.name: option for option in TRAINING}
+    options = {option.name: option for option in (*TRAINING, *TEACHERS) if option.name != "teacher"}
     assert set(options) == set(knobs(TrainConfig))
     for name, one in declared(TrainConfig).items():
         if name in options and isinstance(one.limits, OneOf):

@@ -157,7 +157,7 @@ def test_a_control_arm_that_is_killed_too_scores_nothing() -> None:
     table = ArmTable(arms, killed={"a", "b"}, control="b")
     for name in "ab":
         answering = table.choose(name, None)
-        assert (answering.name, answering.quality, answering.prior) == ("b", NO_BID, 0.0)
+        assert (answering.name, answering.quality) == ("b", NO_BID)
     assert table.choose("c", None) is arms[2]
     assert table.living == (arms[2],)
     assert {(arm.name, arm.quality) for arm in table.answering} == {("b", NO_BID), ("c", FULL)}
