@@ -40,7 +40,7 @@ ABILITIES: Mapping[str, tuple[str, ...]] = {
     "example log": (*TOKENS, "--example-log", "{folder}/examples"),
     "explored": (*TOKENS, "--explore-share", "0.01"),
     "shadow": ("--arm", "candidate={bundle}:0", "--shadow", "candidate=control:0.1"),
-    "traces": ("--trace-share", "0.01"),
+    "traces": ("--trace-share", "0.001"),  # some tens of traces a second here
     "ladder": ("--when-overloaded", "prior"),
 }
 
