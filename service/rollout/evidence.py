@@ -127,8 +127,8 @@ class ShareTest(_Mixture):
         self._logs += block.weight * (block.events * self._event + others * self._none)
 
 
-class Both:
-    """Hypothesis: that of one of these tests holds, or of several. All must speak against an arm."""
+class _Several:
+    """Tests of the same blocks."""
 
     def __init__(self, *tests: EProcess) -> None:
         self._tests = tests
@@ -137,6 +137,10 @@ class Both:
         """Take a block into account."""
         for test in self._tests:
             test.add(block)
+
+
+class Both(_Several):
+    """Hypothesis: that of one of these tests holds, or of several. All must speak against an arm."""
 
     @property
     def evidence(self) -> float:
@@ -144,16 +148,8 @@ class Both:
         return min(test.evidence for test in self._tests)
 
 
-class Either:
+class Either(_Several):
     """Hypothesis: those of all these tests hold. One that speaks clearly is enough."""
-
-    def __init__(self, *tests: EProcess) -> None:
-        self._tests = tests
-
-    def add(self, block: Block) -> None:
-        """Take a block into account."""
-        for test in self._tests:
-            test.add(block)
 
     @property
     def evidence(self) -> float:

@@ -107,7 +107,7 @@ def test_rules_are_evaluated_and_every_panel_shows_something(tmp_path: Path) -> 
         *(option for name, bundle in arms.items() for option in ("--arm", f"{name}={bundle}")),
         *("--feedback-keys", str(tmp_path / "feedback.keys"), "--feedback-log", str(tmp_path / "log")),
         *("--live-calibration", "observe", "--feature-store", store, "--admin-port", "0"),
-        *("--live-period-seconds", "1"),
+        *("--live-period-seconds", "2"),  # looked at once a second: a shorter one may always be missed
         *("--control-socket", str(tmp_path / "control.socket")),
         *("--shadow", "candidate=control:1", "--explore-share", "0.5"),
     ]
