@@ -14,8 +14,8 @@ from typing import Any
 
 from service.control.client import ControlClient
 from service.control.protocol import Shadow
+from tests.e2e.commanded import Commanded, ask, commanded
 from tests.e2e.raw_http import body_of, message, read_answer, wait_until
-from tests.e2e.test_control import Commanded, ask, commanded
 from tests.running import JSON, RunningService, running_service
 
 SHADOW = "shadow", "candidate", "--of", "control", "--share", "1"
