@@ -288,9 +288,9 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def lasts_ms(made_ms: NDArray[np.int64], now: int, attribution_ms: int) -> NDArray[np.int64]:
-    """How long from now on tokens that were made then [n] are taken by some machine: clocks differ."""
-    found: NDArray[np.int64] = made_ms + (attribution_ms + 2 * SKEW_MS - now)
+def taken_until_ms(made_ms: NDArray[np.int64], attribution_ms: int) -> NDArray[np.int64]:
+    """Until when tokens that were made then [n] are taken by some machine: clocks differ."""
+    found: NDArray[np.int64] = made_ms + (attribution_ms + 2 * SKEW_MS)
     return found
 
 
