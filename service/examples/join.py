@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -35,7 +34,7 @@ from service.examples.outcomes import (
 from service.examples.parquet import HourRecord, ParquetHour, read_record
 from service.examples.record import ReadExample, read_line
 from service.examples.sampling import NAME as EXAMPLES
-from service.feedback.hourly_log import end_of, hour_of, open_log, whole_name
+from service.feedback.hourly_log import end_of, hour_of, read_lines, whole_name
 from service.feedback.log import NAME as EVENTS
 from service.feedback.tokens import read_unverified
 
@@ -236,16 +235,14 @@ class _Hour:
 
     def _write_part(self, file: ParquetHour, part: Part, outcomes: Outcomes) -> None:
         for path in self._files:
-            with open_log(path) as lines:
-                while some := [*islice(lines, EXAMPLES_AT_ONCE)]:
-                    read = [read_line(line) for line in some]
-                    found = [example for example in read if example is not None]
-                    if not part.number:  # each part reads all lines
-                        self._done.unreadable += len(some) - len(found)
-                        self._done.requests += len(found)
-                    self._add(found, part, outcomes)
-                    if len(self._columns) >= GROUP_ROWS:
-                        self._write_rows(file)
+            for lines in read_lines(path, EXAMPLES_AT_ONCE):
+                found = [example for example in map(read_line, lines) if example is not None]
+                if not part.number:  # each part reads all lines
+                    self._done.unreadable += len(lines) - len(found)
+                    self._done.requests += len(found)
+                self._add(found, part, outcomes)
+                if len(self._columns) >= GROUP_ROWS:
+                    self._write_rows(file)
 
     def _add(self, examples: Sequence[ReadExample], part: Part, outcomes: Outcomes) -> None:
         """Add the rows of some examples whose tokens are of this part."""
