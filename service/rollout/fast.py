@@ -154,7 +154,7 @@ class LatencyTest:
 
     def __init__(self, plan: Plan, bounds: Sequence[float]) -> None:
         self._plan = plan
-        self._bounds = np.array([*bounds[:-1], math.inf])
+        self._bounds = np.array(bounds)
         self._tests = [Renewed(partial(_slow_test, 1.0 - share)) for share in QUANTILES]
         self._usual: deque[Numbers] = deque([np.zeros(len(bounds))], maxlen=2)
 
