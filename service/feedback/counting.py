@@ -13,8 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from service.calibration.hours import HourPart
-from service.calibration.memory import LivePart
+from service.calibration.slots import SlotPart
 from service.feedback.events import CLICK, IMPRESSION, Event
 from service.feedback.log import EventLog, LoggedEvent
 from service.feedback.memory import EventMemory
@@ -77,12 +76,12 @@ class EventCounter:
         self._window = EventWindow(memory, self._attribution_ms)
         self._window_seconds = metrics.feedback_window.labels()
         self._learns_from_all = settings.live_learn_from == "all"
-        self._live = None if memory.live is None else LivePart(memory.live, metrics.number)
+        self._live = None if memory.live is None else SlotPart(memory.live, metrics.number)
         self._shadows: ShadowEvents | None = None
         if memory.shadows is not None:
             names = [text.partition("=")[0] for text in settings.arms]
             self._shadows = ShadowEvents(memory.shadows, names, metrics)
-        self._hours = None if memory.hours is None else HourPart(memory.hours, metrics.number)
+        self._hours = None if memory.hours is None else SlotPart(memory.hours, metrics.number)
         self._log: EventLog | None = None
         if settings.feedback_log:
             self._log = EventLog(
