@@ -79,8 +79,7 @@ class EventCounter:
         self._live = None if memory.live is None else SlotPart(memory.live, metrics.number)
         self._shadows: ShadowEvents | None = None
         if memory.shadows is not None:
-            names = [text.partition("=")[0] for text in settings.arms]
-            self._shadows = ShadowEvents(memory.shadows, names, metrics)
+            self._shadows = ShadowEvents(memory.shadows, settings.arm_names, metrics)
         self._hours = None if memory.hours is None else SlotPart(memory.hours, metrics.number)
         self._log: EventLog | None = None
         if settings.feedback_log:
@@ -150,9 +149,8 @@ class EventCounter:
             self._count_new(arm, batch, tokens, new)
             made_ms, log_odds, is_click = tokens.made_ms[new], tokens.log_odds[new], batch.is_click[new]
             if self._live is not None:
-                learned = new if self._learns_from_all else new & tokens.is_explored
-                made, odds = tokens.made_ms[learned], tokens.log_odds[learned]
-                self._live.add(number, made, odds, batch.is_click[learned])
+                learned = slice(None) if self._learns_from_all else tokens.is_explored[new]
+                self._live.add(number, made_ms[learned], log_odds[learned], is_click[learned])
             if self._hours is not None and len(made_ms):
                 self._hours.add(arm, made_ms, log_odds, is_click)
             if self._shadows is not None:

@@ -148,7 +148,7 @@ def event_memory(settings: Settings, processes: int = 1) -> EventMemory:
         # Other machines may serve other ones.
         places = (6 if settings.feedback_store else 3) * len(settings.arms)
         live = LiveMemory(processes, places, settings.click_window_seconds)
-    hours = HourMemory(processes, [arm.partition("=")[0] for arm in settings.arms])
+    hours = HourMemory(processes, settings.arm_names)
     # Any arm may become a shadow later; until then its memory is not touched, and so not taken.
     shadows = ShadowTable(settings.max_attributed_events, settings.click_window_seconds)
     return EventMemory(settings.max_attributed_events, live, hours, shadows)
