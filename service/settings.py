@@ -325,6 +325,11 @@ class Settings(BaseSettings):
         default="info", description="lowest level logged"
     )
 
+    @property
+    def arm_names(self) -> list[str]:
+        """The names of the arms, in their order."""
+        return [text.partition("=")[0] for text in self.arms]
+
     @field_validator("arms", "shadows", mode="before")
     @classmethod
     def _split_arms(cls, value: object) -> object:

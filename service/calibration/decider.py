@@ -65,7 +65,7 @@ class Decider:
         self._following = next_revision if self._joint is None else next_shared_revision
         self._ledger = Ledger(self._rules, self._following)
         # The last ledger of all, whether this service goes on alone from it, and what others are to be told.
-        self._shared, self._shared_number = b"", 0
+        self._shared = b""
         self._is_alone: bool | None = None
         self._wishes: list[Wish] = []
         self._wished: tuple[Wish, ...] = ()
@@ -108,8 +108,8 @@ class Decider:
 
     def state(self, arm: str) -> LiveState | None:
         """What is decided for an arm, of several sources for the last; None: it has no live calibration."""
-        accounts = [account for _, account in self._served() if account.arm == arm]
-        return _state_of(accounts[-1].live) if accounts else None
+        number = self._last_of(arm)
+        return None if number is None else _state_of(self._ledger.accounts[number].live)
 
     @property
     def memory(self) -> LiveMemory:
@@ -118,9 +118,14 @@ class Decider:
 
     def place(self, arm: str) -> int | None:
         """Where the counts of the bundle are that an arm serves last."""
-        numbers = [number for number, account in self._served() if account.arm == arm]
-        place = self._places.get(numbers[-1]) if numbers else None
+        number = self._last_of(arm)
+        place = None if number is None else self._places.get(number)
         return None if place is None else place.number
+
+    def _last_of(self, arm: str) -> int | None:
+        """The source that an arm serves last, of those with an account."""
+        numbers = [number for number, account in self._served() if account.arm == arm]
+        return numbers[-1] if numbers else None
 
     def freeze(self, arm: str) -> None:
         """What is served for an arm stays, that of bundles to come too: none."""
@@ -211,7 +216,7 @@ class Decider:
         mine = self._ledger.pack() if self._is_alone or not self._shared else self._shared
         served = {number: arm for number, arm in self._arms.items() if number in self._places}
         return Errand(
-            *(now_ms, cut_ms, self._period_ms, self._rules, mine, self._shared_number),
+            *(now_ms, cut_ms, self._period_ms, self._rules, mine, self._ledger.number),
             *(served, reports, self._wished),
         )
 
@@ -243,7 +248,7 @@ class Decider:
         if is_new:
             found = Ledger.unpack(ledger, self._rules, next_shared_revision)
             self._tell_changes(found)
-            self._ledger, self._shared, self._shared_number = found, ledger, found.number
+            self._ledger, self._shared = found, ledger
         self._is_alone, self._reported_ms = False, self._visited_ms
         if advanced is not None:
             del self._wishes[: len(self._wished)]

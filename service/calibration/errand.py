@@ -75,7 +75,7 @@ _MAX_COUNTS = 1 << 16
 class Errand:
     """At `now_ms`, with counts up to `cut_ms`: reports by field, the sources served here, and commands.
 
-    `mine` is the ledger that this machine knows, and `number` that of the last one that all knew.
+    `mine` is the ledger that this machine knows, and `number` its own.
     """
 
     now_ms: int
@@ -121,9 +121,7 @@ class Errand:
             else:
                 if ledger.number >= self.number:
                     return ledger, False
-        ledger = Ledger.unpack(self.mine, self.rules, next_shared_revision)
-        ledger.number = max(ledger.number, self.number)
-        return ledger, True
+        return Ledger.unpack(self.mine, self.rules, next_shared_revision), True
 
     def _is_due(self, done_ms: int) -> bool:
         """Whether to decide: all had time to report, and no clock as right as this one has done it.

@@ -8,16 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from service.calibration.counts import BINS, Counts
-from service.calibration.slots import SlotMemory, SlotPart
+from service.calibration.slots import SlotMemory
 from service.errors import BadConfiguration
 
 HOURS, HOUR_MS = 48, 3_600_000
 
 
-class HourMemory(SlotMemory):
+class HourMemory(SlotMemory[str]):
     """Room for the last HOURS hours of arms, in `parts` processes. Raises BadConfiguration."""
 
     def __init__(self, parts: int, arms: Sequence[str]) -> None:
@@ -38,31 +37,12 @@ class HourMemory(SlotMemory):
         """The counts [BINS, 3] of an arm in each of the last hours with any, by the Unix hour, in order."""
         found: dict[int, Counts] = {}
         place = self.place(arm)
+        if place is None:
+            return found
         last = now_ms // HOUR_MS
-        for part in [] if place is None else self.parts_of(place):
-            assert place is not None
+        for part in self.parts_of(place):
             times, counts = self.read_part(part, place)
             for slot in np.flatnonzero((times > last - HOURS) & (times <= last)).tolist():
                 hour = int(times[slot])
                 found[hour] = found.get(hour, np.zeros((BINS, 3))) + counts[1 + slot]
         return dict(sorted(found.items()))
-
-
-class HourPart(SlotPart):
-    """The part of this process, which adds to it by arm."""
-
-    def __init__(self, memory: HourMemory, number: int) -> None:
-        super().__init__(memory, number)
-        self._memory = memory
-
-    def add(
-        self,
-        arm: str,
-        made_ms: NDArray[np.int64],
-        log_odds: NDArray[np.float32],
-        is_click: NDArray[np.bool_],
-    ) -> None:
-        """Count events [n] of an arm, if it has a place."""
-        place = self._memory.place(arm)
-        if place is not None:
-            self.add_at(place, made_ms, log_odds, is_click)

@@ -37,11 +37,15 @@ class Joint:
 
     def visit(self, errand: Errand) -> None:
         """Begin a visit, whose end `ended` returns."""
-        self._visit, self._began_ms = Future(), errand.now_ms
-        if self._threads is None:
-            self._run(errand, self._visit)
-        else:
-            self._threads.submit(self._run, errand, self._visit)
+        self._began_ms = errand.now_ms
+        if self._threads is not None:
+            self._visit = self._threads.submit(self._run, errand)
+            return
+        self._visit = Future()
+        try:
+            self._visit.set_result(self._run(errand))
+        except Exception as error:
+            self._visit.set_exception(error)
 
     def ended(self) -> Future[Visited] | None:
         """The visit, if one has ended since this was asked."""
@@ -51,19 +55,13 @@ class Joint:
         self._visit = None
         return visit
 
-    def _run(self, errand: Errand, visit: Future[Visited]) -> None:
+    def _run(self, errand: Errand) -> Visited:
         started = time.monotonic()
-        visited, failure = None, None
         try:
-            visited = self._store.visit(errand)
-        except Exception as error:
-            failure = error
-        took = time.monotonic() - started
-        self._pause_ms = max(self._least_ms, 1e3 * PAUSE_FACTOR * took)
-        if failure is not None:
-            visit.set_exception(failure)
-        elif visited is not None:
-            visit.set_result(visited)
+            return self._store.visit(errand)
+        finally:
+            took = time.monotonic() - started
+            self._pause_ms = max(self._least_ms, 1e3 * PAUSE_FACTOR * took)
 
 
 def joint_of(url: str, period_ms: int, *, in_thread: bool) -> Joint | None:

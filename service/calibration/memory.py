@@ -14,10 +14,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from service.calibration.counts import BINS, Counts
-from service.calibration.slots import SlotMemory, SlotPart
+from service.calibration.slots import SlotMemory
 from service.errors import BadConfiguration
 
 # Slots last for two click windows, and those of the shortest longer than clocks of machines may differ by.
@@ -54,7 +53,7 @@ class LiveState:
         return bundle, live
 
 
-class LiveMemory(SlotMemory):
+class LiveMemory(SlotMemory[int]):
     """Room for `places` bundles and `parts` processes. Raises BadConfiguration where memory is short."""
 
     def __init__(self, parts: int, places: int, click_window_seconds: int) -> None:
@@ -147,23 +146,3 @@ class LiveMemory(SlotMemory):
         is_mature = (times + 1) * self.slot_ms + self.window_ms <= now_ms
         found: Counts = counts[0] + counts[1:][is_mature].sum(axis=0)
         return found
-
-
-class LivePart(SlotPart):
-    """The part of this process, which adds to it by source."""
-
-    def __init__(self, memory: LiveMemory, number: int) -> None:
-        super().__init__(memory, number)
-        self._memory = memory
-
-    def add(
-        self,
-        number: int,
-        made_ms: NDArray[np.int64],
-        log_odds: NDArray[np.float32],
-        is_click: NDArray[np.bool_],
-    ) -> None:
-        """Count events [n] of a source, if it has a place."""
-        place = self._memory.place(number)
-        if place is not None:
-            self.add_at(place, made_ms, log_odds, is_click)

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import math
 import mmap
-from typing import NamedTuple
+from abc import ABC, abstractmethod
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,8 @@ from numpy.typing import NDArray
 from service.calibration.counts import BINS, Counts, count
 
 _ATTEMPTS = 100
+
+Key = TypeVar("Key")
 
 
 class Slots(NamedTuple):
@@ -34,8 +37,8 @@ class Slots(NamedTuple):
     counts: NDArray[np.float64]
 
 
-class SlotMemory:
-    """Slots of `slot_ms` for `places` in each of `parts`, one for each process.
+class SlotMemory(ABC, Generic[Key]):
+    """Slots of `slot_ms` for `places` in each of `parts`, one for each process; a place is that of a key.
 
     Raises OSError or OverflowError where there is not so much memory.
     """
@@ -56,6 +59,10 @@ class SlotMemory:
             memory, np.float64, math.prod(shape), 8 * (header + times)
         ).reshape(shape)
 
+    @abstractmethod
+    def place(self, key: Key) -> int | None:
+        """The place of a key, None if it has none."""
+
     def parts_of(self, place: int) -> list[int]:
         """The parts that have counts; the memory of others is not touched, and so not taken."""
         return [int(part) for part in np.flatnonzero(self.times[:, place, 0])]
@@ -71,22 +78,29 @@ class SlotMemory:
         return found
 
 
-class SlotPart:
+class SlotPart(Generic[Key]):
     """The part of this process, which alone adds to it; it goes on with what an earlier process left."""
 
-    def __init__(self, memory: SlotMemory, number: int) -> None:
+    def __init__(self, memory: SlotMemory[Key], number: int) -> None:
+        self._place = memory.place
         self._slot_ms = memory.slot_ms
         self._times, self._counts = memory.times[number], memory.counts[number]
         self._times[:, 0] += self._times[:, 0] % 2  # of a process that was killed while it moved counts
 
-    def add_at(
+    def add(
         self,
-        place: int,
+        key: Key,
         made_ms: NDArray[np.int64],
         log_odds: NDArray[np.float32],
         is_click: NDArray[np.bool_],
     ) -> None:
-        """Count events [n] at a place: when their tokens were made, the bundle's log-odds, and the types."""
+        """Count events [n] of a key, if it has a place: when their tokens were made, log-odds, and types.
+
+        The log-odds are the bundle's own.
+        """
+        place = self._place(key)
+        if place is None:
+            return
         slots = made_ms // self._slot_ms
         if len(slots) and (slots == slots[0]).all():  # as nearly always
             self._add(place, int(slots[0]), count(log_odds, is_click))

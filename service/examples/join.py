@@ -7,20 +7,19 @@ was ended, or that comes twice, does no harm. It knows no service that runs: it 
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from service.bundle.example_columns import CLICKED, SHOWN
+from service.bundle.folders import locked
 from service.bundle.schema import Schema
+from service.calibration.hours import HOUR_MS
 from service.errors import BadConfiguration, ServiceError
 from service.examples.columns import Ads, Columns, Judged
 from service.examples.outcomes import (
@@ -35,12 +34,11 @@ from service.examples.outcomes import (
 from service.examples.parquet import HourRecord, ParquetHour, read_record
 from service.examples.record import ReadExample, read_line
 from service.examples.sampling import NAME as EXAMPLES
-from service.feedback.hourly_log import end_of, hour_of, open_log, whole_name
+from service.feedback.hourly_log import end_of, hour_of, read_lines, whole_name
 from service.feedback.log import NAME as EVENTS
 from service.feedback.tokens import read_unverified
 
 RowsKept = Literal["shown", "all"]
-HOUR_MS = 3_600_000
 # What comes late: by a clock that is a minute behind, and a disk that hangs for a moment.
 GRACE_MS = 180_000
 # A line is in the file of the hour in which it was written, which a disk that hangs puts off.
@@ -95,7 +93,7 @@ def join_hours(plan: JoinPlan, ads: Ads | None, now: int) -> Iterator[JoinedHour
 
     Raises OSError, BadConfiguration: another one joins into that folder.
     """
-    with _locked(plan.out):
+    with _alone(plan.out):
         for stale in plan.out.glob(f".{EXAMPLES}-*.part"):  # of a run that was killed
             stale.unlink()
         events = _files_by_hour(plan.events, EVENTS)
@@ -116,20 +114,17 @@ def is_closed(hour: datetime, plan: JoinPlan, now: int) -> bool:
 
 
 @contextmanager
-def _locked(out: Path) -> Iterator[None]:
+def _alone(out: Path) -> Iterator[None]:
     """Keep the folder for this process. Raises OSError, BadConfiguration."""
-    descriptor = os.open(out, os.O_RDONLY | os.O_DIRECTORY)
-    try:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(locked(out, wait=False))
         except BlockingIOError:
             raise BadConfiguration(
                 f"'--out' must be a folder that nobody else joins into now (got {str(out)!r}); "
                 "wait until that run has ended"
             ) from None
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _files_by_hour(folders: Iterable[Path], name: str) -> dict[datetime, list[Path]]:
@@ -240,16 +235,14 @@ class _Hour:
 
     def _write_part(self, file: ParquetHour, part: Part, outcomes: Outcomes) -> None:
         for path in self._files:
-            with open_log(path) as lines:
-                while some := [*islice(lines, EXAMPLES_AT_ONCE)]:
-                    read = [read_line(line) for line in some]
-                    found = [example for example in read if example is not None]
-                    if not part.number:  # each part reads all lines
-                        self._done.unreadable += len(some) - len(found)
-                        self._done.requests += len(found)
-                    self._add(found, part, outcomes)
-                    if len(self._columns) >= GROUP_ROWS:
-                        self._write_rows(file)
+            for lines in read_lines(path, EXAMPLES_AT_ONCE):
+                found = [example for example in map(read_line, lines) if example is not None]
+                if not part.number:  # each part reads all lines
+                    self._done.unreadable += len(lines) - len(found)
+                    self._done.requests += len(found)
+                self._add(found, part, outcomes)
+                if len(self._columns) >= GROUP_ROWS:
+                    self._write_rows(file)
 
     def _add(self, examples: Sequence[ReadExample], part: Part, outcomes: Outcomes) -> None:
         """Add the rows of some examples whose tokens are of this part."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -16,14 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.feedback.events import CLICK, EventType
-from service.feedback.hourly_log import open_log
+from service.feedback.log import read_events
 from service.feedback.tokens import Reason, read_unverified
 
 Hashes = NDArray[np.uint64]
 Times = NDArray[np.int64]
 
 NEVER = np.iinfo(np.int64).max
-LINES_AT_ONCE = 4096
 MAX_TOKENS = 4_000_000
 
 
@@ -87,22 +85,13 @@ class EventReader:
 
     def read(self, path: Path) -> Iterable[EventArrays]:
         """The events of a file, some thousand at once. Raises OSError."""
-        with open_log(path) as lines:
-            while some := [*islice(lines, LINES_AT_ONCE)]:
-                events = [*filter(None, map(self._event_or_none, some))]
-                tokens = read_unverified([event.token for event in events])
-                is_ok = tokens.reasons == Reason.OK
-                self.unreadable += int(np.count_nonzero(~is_ok))
-                at = np.fromiter((event.at for event in events), np.int64, len(events))
-                is_click = np.fromiter((event.type == CLICK for event in events), bool, len(events))
-                yield EventArrays(tokens.hashes[is_ok], tokens.made_ms[is_ok], at[is_ok], is_click[is_ok])
-
-    def _event_or_none(self, line: bytes) -> _Line | None:
-        try:
-            return _decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            self.unreadable += 1
-            return None
+        for events, unreadable in read_events(path, _decode):
+            tokens = read_unverified([event.token for event in events])
+            is_ok = tokens.reasons == Reason.OK
+            self.unreadable += unreadable + int(np.count_nonzero(~is_ok))
+            at = np.fromiter((event.at for event in events), np.int64, len(events))
+            is_click = np.fromiter((event.type == CLICK for event in events), bool, len(events))
+            yield EventArrays(tokens.hashes[is_ok], tokens.made_ms[is_ok], at[is_ok], is_click[is_ok])
 
 
 @dataclass(frozen=True, eq=False)

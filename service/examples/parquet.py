@@ -6,7 +6,6 @@ that only bids has none.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import msgspec
 
 from service.bundle import example_columns as columns
+from service.bundle.folders import sync_to_disk
 from service.bundle.schema import Kind, Schema
 from service.errors import BadConfiguration
 
@@ -67,9 +67,9 @@ class ParquetHour:
         """Keep the file: on the disk, then under its name."""
         self._writer.add_key_value_metadata({METADATA_KEY: msgspec.json.encode(record)})
         self._writer.close()
-        _sync(self._part)
+        sync_to_disk(self._part)
         self._part.rename(self._path)
-        _sync(self._path.parent)
+        sync_to_disk(self._path.parent)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -127,11 +127,3 @@ def _arrow_schema(schema: Schema) -> Any:
     fields = [(field.name, of_kind[field.kind]) for field in schema.fields]
     fields += [(name, beside.get(name, pa.string())) for name in columns.RESERVED]
     return pa.schema(fields)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -62,13 +62,15 @@ class _Bounded:
     def __len__(self) -> int:
         return self._count
 
-    def add(self, events: _Events) -> Iterator[_Events]:
+    def add(self, events: _Events) -> list[_Events]:
         """Add some; those that are dropped for them."""
         if len(events):
             self._parts.append(events)
             self._count += len(events)
+        dropped = []
         while self._count > self._most:
-            yield self.take()
+            dropped.append(self.take())
+        return dropped
 
     def take(self) -> _Events:
         """The oldest of them."""
@@ -141,9 +143,7 @@ class Claims:
 
     def close(self) -> None:
         """Nothing more is asked for: what waits is forgotten."""
-        for events in self._waiting.take_all():
-            if events.is_unchecked:
-                self._tell(FORGOTTEN, len(events))
+        self._forget(self._waiting.take_all())
 
     def read(self, values: Values, count: int) -> NDArray[np.uint8]:
         """What the store says of `count` events: MINE, THEIRS or UNANSWERED."""
@@ -158,12 +158,10 @@ class Claims:
 
     def settle(self, events: _Events, outcomes: NDArray[np.uint8]) -> None:
         """Tell what came of events that count already."""
-        theirs = int(np.count_nonzero(outcomes == _THEIRS))
-        if theirs:
-            self._tell(TWICE, theirs)
         mine = outcomes == _MINE
-        if events.is_unchecked and mine.any():
-            self._tell(CONFIRMED, int(np.count_nonzero(mine)))
+        self.tell(TWICE, int(np.count_nonzero(outcomes == _THEIRS)))
+        if events.is_unchecked:
+            self.tell(CONFIRMED, int(np.count_nonzero(mine)))
         self.remember(events.of(mine, is_unchecked=False))
         self.keep(events.of(outcomes == _UNANSWERED, is_unchecked=events.is_unchecked))
 
@@ -171,14 +169,15 @@ class Claims:
         """Ask for these again later."""
         for start in range(0, len(events), ASKED_AGAIN_AT_ONCE):
             some = slice(start, start + ASKED_AGAIN_AT_ONCE)
-            for dropped in self._waiting.add(events.of(some, is_unchecked=events.is_unchecked)):
-                if dropped.is_unchecked:
-                    self._tell(FORGOTTEN, len(dropped))
+            self._forget(self._waiting.add(events.of(some, is_unchecked=events.is_unchecked)))
 
     def remember(self, events: _Events) -> None:
         """This process was first to count these."""
-        for _ in self._latest.add(events):
-            pass
+        self._latest.add(events)
+
+    def _forget(self, dropped: Iterable[_Events]) -> None:
+        """These are asked for no more."""
+        self.tell(FORGOTTEN, sum(len(events) for events in dropped if events.is_unchecked))
 
     def tell(self, outcome: str, count: int) -> None:
         """Tell what came of so many, if there are any."""

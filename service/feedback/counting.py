@@ -13,8 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from service.calibration.hours import HourPart
-from service.calibration.memory import LivePart
+from service.calibration.slots import SlotPart
 from service.feedback.events import CLICK, IMPRESSION, Event
 from service.feedback.log import EventLog, LoggedEvent
 from service.feedback.memory import EventMemory
@@ -77,12 +76,11 @@ class EventCounter:
         self._window = EventWindow(memory, self._attribution_ms)
         self._window_seconds = metrics.feedback_window.labels()
         self._learns_from_all = settings.live_learn_from == "all"
-        self._live = None if memory.live is None else LivePart(memory.live, metrics.number)
+        self._live = None if memory.live is None else SlotPart(memory.live, metrics.number)
         self._shadows: ShadowEvents | None = None
         if memory.shadows is not None:
-            names = [text.partition("=")[0] for text in settings.arms]
-            self._shadows = ShadowEvents(memory.shadows, names, metrics)
-        self._hours = None if memory.hours is None else HourPart(memory.hours, metrics.number)
+            self._shadows = ShadowEvents(memory.shadows, settings.arm_names, metrics)
+        self._hours = None if memory.hours is None else SlotPart(memory.hours, metrics.number)
         self._log: EventLog | None = None
         if settings.feedback_log:
             self._log = EventLog(
@@ -151,9 +149,8 @@ class EventCounter:
             self._count_new(arm, batch, tokens, new)
             made_ms, log_odds, is_click = tokens.made_ms[new], tokens.log_odds[new], batch.is_click[new]
             if self._live is not None:
-                learned = new if self._learns_from_all else new & tokens.is_explored
-                made, odds = tokens.made_ms[learned], tokens.log_odds[learned]
-                self._live.add(number, made, odds, batch.is_click[learned])
+                learned = slice(None) if self._learns_from_all else tokens.is_explored[new]
+                self._live.add(number, made_ms[learned], log_odds[learned], is_click[learned])
             if self._hours is not None and len(made_ms):
                 self._hours.add(arm, made_ms, log_odds, is_click)
             if self._shadows is not None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import accumulate
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import BinaryIO, Generic, TypeVar
 
@@ -211,8 +211,14 @@ def whole_name(path: Path) -> str:
     return path.name.removesuffix(PART) + WHOLE if path.name.endswith(PART) else path.name
 
 
-def open_log(path: Path) -> BinaryIO:
-    """Open a file to read it, which may have become whole since it was found. Raises OSError."""
+def read_lines(path: Path, at_once: int) -> Iterator[list[bytes]]:
+    """The lines of a file, so many at once. It may have become whole since it was found. Raises OSError."""
+    with _open(path) as lines:
+        while some := [*islice(lines, at_once)]:
+            yield some
+
+
+def _open(path: Path) -> BinaryIO:
     try:
         return path.open("rb")
     except FileNotFoundError:

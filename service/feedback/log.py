@@ -5,19 +5,22 @@ It knows neither where events come from nor who reads the files; see service.fee
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from service.feedback.events import EventType
-from service.feedback.hourly_log import HourlyLog, LogForm, end_of, hour_of
+from service.feedback.hourly_log import HourlyLog, LogForm, end_of, hour_of, read_lines
 
 NAME = "events"
 # Events beyond these wait for the disk no longer, and are lost.
 MAX_QUEUED = 100_000
-# So many are encoded at once.
-EVENTS_AT_ONCE = 256
+# So many are encoded at once, and read.
+EVENTS_AT_ONCE, LINES_AT_ONCE = 256, 4096
+
+Decoded = TypeVar("Decoded")
 
 
 class LoggedEvent(msgspec.Struct, frozen=True, gc=False):
@@ -41,6 +44,23 @@ class EventLog(HourlyLog[LoggedEvent]):
     def __init__(self, folder: str, count: Callable[[str, int], object]) -> None:
         form = LogForm(NAME, "events of feedback", _encode, lambda _: 1, MAX_QUEUED, EVENTS_AT_ONCE)
         super().__init__(folder, form, count)
+
+
+def read_events(path: Path, decode: Callable[[bytes], Decoded]) -> Iterator[tuple[list[Decoded], int]]:
+    """What `decode` makes of the lines of a file, some thousand at once, and how many of these are no events.
+
+    Raises OSError.
+    """
+
+    def event_or_none(line: bytes) -> Decoded | None:
+        try:
+            return decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError):  # half a line, of a disk that was full
+            return None
+
+    for lines in read_lines(path, LINES_AT_ONCE):
+        events = [event for event in map(event_or_none, lines) if event is not None]
+        yield events, len(lines) - len(events)
 
 
 def end_ms_of(path: Path) -> int:

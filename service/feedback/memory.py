@@ -19,7 +19,6 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -38,9 +37,6 @@ SOURCES, SOURCE_BYTES = 256, 1024
 # Words of the header.
 BUSY, ERA, PREVIOUS_START, NEWEST, CLEARED, SOURCES_ADDED = range(6)
 USED = 8  # and the two behind it
-
-_pack = msgspec.msgpack.Encoder().encode
-_unpack = msgspec.msgpack.Decoder(tuple[str, str, str]).decode
 
 
 class EventMemory:
@@ -131,7 +127,7 @@ class EventMemory:
                 self._unshared.pop()
 
     def _share(self, source: Source) -> None:
-        packed = _pack((source.arm, source.bundle, source.variant))
+        packed = source.pack()
         place = int(self.header[SOURCES_ADDED])
         if len(packed) > SOURCE_BYTES:
             return  # of such a name, it is known to those that serve it
@@ -141,7 +137,7 @@ class EventMemory:
 
     def _source_at(self, place: int) -> Source:
         at = self._sources_at + place % SOURCES * SOURCE_BYTES
-        return Source(*_unpack(self._memory[at : at + SOURCE_BYTES].rstrip(b"\0")))
+        return Source.unpack(self._memory[at : at + SOURCE_BYTES].rstrip(b"\0"))
 
 
 def event_memory(settings: Settings, processes: int = 1) -> EventMemory:
@@ -152,7 +148,7 @@ def event_memory(settings: Settings, processes: int = 1) -> EventMemory:
         # Other machines may serve other ones.
         places = (6 if settings.feedback_store else 3) * len(settings.arms)
         live = LiveMemory(processes, places, settings.click_window_seconds)
-    hours = HourMemory(processes, [arm.partition("=")[0] for arm in settings.arms])
+    hours = HourMemory(processes, settings.arm_names)
     # Any arm may become a shadow later; until then its memory is not touched, and so not taken.
     shadows = ShadowTable(settings.max_attributed_events, settings.click_window_seconds)
     return EventMemory(settings.max_attributed_events, live, hours, shadows)

@@ -9,7 +9,7 @@ import fcntl
 import logging
 import os
 from collections.abc import Iterable
-from itertools import groupby, islice
+from itertools import groupby
 from pathlib import Path
 
 import msgspec
@@ -20,7 +20,7 @@ from service.errors import BadConfiguration
 from service.feedback.events import CLICK
 from service.feedback.hourly_log import PART, whole_name
 from service.feedback.keys import read_keys
-from service.feedback.log import LoggedEvent, end_ms_of
+from service.feedback.log import LINES_AT_ONCE, LoggedEvent, end_ms_of, read_events
 from service.feedback.memory import EventMemory
 from service.feedback.tokens import SKEW_MS, Reason, Source, TokenReader, now_ms
 from service.feedback.window import EventWindow, fingerprints_of
@@ -29,7 +29,6 @@ from service.settings import Settings
 
 logger = logging.getLogger("bidlight")
 
-LINES_AT_ONCE = 4096
 LOCK_FILE = "lock"
 RESTORED, UNREADABLE = "restored", "unreadable"
 
@@ -130,16 +129,9 @@ class _Restoring:
                 self._read(file)
 
     def _read(self, path: Path) -> None:
-        with path.open("rb") as lines:
-            while some := [*islice(lines, LINES_AT_ONCE)]:
-                self._take([*filter(None, map(self._event_or_none, some))])
-
-    def _event_or_none(self, line: bytes) -> LoggedEvent | None:
-        try:
-            return _decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError):  # half a line, of a disk that was full
-            self._unreadable += 1
-            return None
+        for events, unreadable in read_events(path, _decode):
+            self._unreadable += unreadable
+            self._take(events)
 
     def _take(self, events: list[LoggedEvent]) -> None:
         sources = {Source(event.arm, event.bundle, event.variant) for event in events}

@@ -15,7 +15,7 @@ from service.feedback.claims import OUTCOMES, Claims, Flags
 from service.feedback.counting import DUPLICATE, EventCounter, Judged
 from service.feedback.events import Event
 from service.feedback.memory import EventMemory
-from service.feedback.tokens import SKEW_MS, Source, lasts_ms, now_ms
+from service.feedback.tokens import SKEW_MS, Source, now_ms, taken_until_ms
 from service.feedback.window import fingerprints_of
 from service.metrics.families import Metrics
 from service.settings import Settings
@@ -85,8 +85,7 @@ class SharedCounter:
             return counted
         tokens = judged.tokens
         prints = fingerprints_of(tokens.hashes[new], judged.batch.is_click[new])
-        now = now_ms()
-        until_ms = now + lasts_ms(tokens.made_ms[new], now, self._attribution_ms)
+        until_ms = taken_until_ms(tokens.made_ms[new], self._attribution_ms)
         self._claims.ask(prints, until_ms, partial(self._settle, judged, counted))
         return counted
 

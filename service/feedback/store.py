@@ -21,9 +21,6 @@ from service.feedback.tokens import Source
 
 SETTING = "feedback_store"
 
-_pack = msgspec.msgpack.Encoder().encode
-_unpack = msgspec.msgpack.Decoder(tuple[str, str, str]).decode
-
 
 class EventStore:
     """One connection to each node of the Redis at `url`. Raises BadConfiguration.
@@ -84,7 +81,7 @@ class EventStore:
         """Let all machines know these sources for so long."""
         keys = [self._source_key(source.number) for source in sources]
         commands: list[Command] = [
-            ("SET", key, _pack((source.arm, source.bundle, source.variant)), "PX", str(lasts_ms), "GET")
+            ("SET", key, source.pack(), "PX", str(lasts_ms), "GET")
             for key, source in zip(keys, sources, strict=True)
         ]
         if keys:
@@ -110,6 +107,6 @@ class EventStore:
 def _source_in(value: bytes) -> Source | None:
     """The source in a value, None if it is another one's."""
     try:
-        return Source(*_unpack(value))
+        return Source.unpack(value)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None

@@ -27,6 +27,7 @@ from enum import IntEnum
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -91,6 +92,19 @@ class Source:
         # No name has a zero byte.
         named = f"{self.arm}\0{self.bundle}\0{self.variant}".encode("utf-8", "surrogatepass")
         return int.from_bytes(blake2b(named).digest()[:4], "little")
+
+    def pack(self) -> bytes:
+        """It as bytes, for other processes and machines."""
+        return _pack((self.arm, self.bundle, self.variant))
+
+    @classmethod
+    def unpack(cls, packed: bytes) -> Source:
+        """The inverse of `pack`. Raises DecodeError or UnicodeDecodeError for other bytes."""
+        return cls(*_unpack(packed))
+
+
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder(tuple[str, str, str]).decode
 
 
 class Numbers:
@@ -274,9 +288,9 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def lasts_ms(made_ms: NDArray[np.int64], now: int, attribution_ms: int) -> NDArray[np.int64]:
-    """How long from now on tokens that were made then [n] are taken by some machine: clocks differ."""
-    found: NDArray[np.int64] = made_ms + (attribution_ms + 2 * SKEW_MS - now)
+def taken_until_ms(made_ms: NDArray[np.int64], attribution_ms: int) -> NDArray[np.int64]:
+    """Until when tokens that were made then [n] are taken by some machine: clocks differ."""
+    found: NDArray[np.int64] = made_ms + (attribution_ms + 2 * SKEW_MS)
     return found
 
 

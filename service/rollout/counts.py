@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,15 +31,15 @@ class ArmCounts:
 
     def since(self, before: ArmCounts) -> ArmCounts:
         """What has been counted since."""
-        return ArmCounts(
-            self.requests - before.requests,
-            self.failed - before.failed,
-            self.rows - before.rows,
-            self.failed_rows - before.failed_rows,
-            self.bids - before.bids,
-            self.latency - before.latency,
-            self.pctr - before.pctr,
-        )
+        return self._with(before, operator.sub)
+
+    def plus(self, other: ArmCounts) -> ArmCounts:
+        """Both together."""
+        return self._with(other, operator.add)
+
+    def _with(self, other: ArmCounts, make: Callable[[Any, Any], Any]) -> ArmCounts:
+        names = [each.name for each in fields(self)]
+        return ArmCounts(*(make(getattr(self, name), getattr(other, name)) for name in names))
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,3 +52,7 @@ class PairCounts:
     def since(self, before: PairCounts) -> PairCounts:
         """What has been counted since."""
         return PairCounts(self.canary.since(before.canary), self.control.since(before.control))
+
+    def plus(self, other: PairCounts) -> PairCounts:
+        """Both together."""
+        return PairCounts(self.canary.plus(other.canary), self.control.plus(other.control))

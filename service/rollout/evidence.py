@@ -16,7 +16,7 @@ of the traffic that changes makes a difference where there is none, as sums over
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -66,8 +66,7 @@ class _Mixture:
     @property
     def evidence(self) -> float:
         """The logarithm of their mean."""
-        largest = float(self._logs.max())
-        return largest + math.log(float(np.exp(self._logs - largest).mean()))
+        return _mean_of(self._logs)
 
 
 class RatioTest(_Mixture):
@@ -154,7 +153,7 @@ class Either(_Several):
     @property
     def evidence(self) -> float:
         """The logarithm of their mean."""
-        return mean_of([test.evidence for test in self._tests])
+        return _mean_of(np.array([test.evidence for test in self._tests]))
 
 
 class Renewed:
@@ -222,10 +221,10 @@ class MeanTest:
         )
 
 
-def mean_of(evidences: Sequence[float]) -> float:
+def _mean_of(evidences: Floats) -> float:
     """The logarithm of the mean of e-processes with these logarithms."""
-    largest = max(evidences)
-    return largest + math.log(sum(math.exp(each - largest) for each in evidences) / len(evidences))
+    largest = float(evidences.max())
+    return largest + math.log(float(np.exp(evidences - largest).mean()))
 
 
 def _log_of_normal_share(value: float) -> float:

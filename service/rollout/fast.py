@@ -14,7 +14,7 @@ from functools import partial
 
 import numpy as np
 
-from service.rollout.counts import ArmCounts, Numbers, PairCounts
+from service.rollout.counts import Numbers, PairCounts
 from service.rollout.evidence import Block, Both, Either, LevelTest, RatioTest, Renewed, ShareTest
 from service.rollout.gates import FAST, Gate, Reading
 from service.rollout.plan import Plan
@@ -64,7 +64,7 @@ class FastGates:
         self._judge(added)
         self._whole = _sum(self._whole, added)
         self._step = _sum(self._step, added)
-        self._recent = deque((_sum(each, added) for each in self._recent), maxlen=2)
+        self._recent = deque((each.plus(added) for each in self._recent), maxlen=2)
 
     def begin_step(self) -> None:
         """The canary has another share of the traffic from now on."""
@@ -154,7 +154,7 @@ class LatencyTest:
 
     def __init__(self, plan: Plan, bounds: Sequence[float]) -> None:
         self._plan = plan
-        self._bounds = np.array([*bounds[:-1], math.inf])
+        self._bounds = np.array(bounds)
         self._tests = [Renewed(partial(_slow_test, 1.0 - share)) for share in QUANTILES]
         self._usual: deque[Numbers] = deque([np.zeros(len(bounds))], maxlen=2)
 
@@ -229,18 +229,4 @@ def _slow_test(share: float) -> Both:
 
 
 def _sum(first: PairCounts | None, second: PairCounts) -> PairCounts:
-    if first is None:
-        return second
-    return PairCounts(_add(first.canary, second.canary), _add(first.control, second.control))
-
-
-def _add(first: ArmCounts, second: ArmCounts) -> ArmCounts:
-    return ArmCounts(
-        first.requests + second.requests,
-        first.failed + second.failed,
-        first.rows + second.rows,
-        first.failed_rows + second.failed_rows,
-        first.bids + second.bids,
-        first.latency + second.latency,
-        first.pctr + second.pctr,
-    )
+    return second if first is None else first.plus(second)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
@@ -45,12 +44,8 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def check_plan(plan: Plan) -> None:
-    """Raises BadConfiguration for steps that do not rise to at most 100 %."""
-    check_steps(plan.steps)
-
-
-def check_steps(steps: Sequence[float]) -> None:
-    """Raises BadConfiguration for percentages that do not rise, from below 100 to at most 100."""
+    """Raises BadConfiguration for steps that do not rise, from below 100 % to at most 100 %."""
+    steps = plan.steps
     if not steps or not all(low < high for low, high in zip((0.0, *steps), (*steps, 100.1), strict=True)):
         raise BadConfiguration(
             f"'steps' must be percentages above 0 that rise, to 100 at most (got {[*steps]}); "

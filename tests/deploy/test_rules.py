@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from service.control.canary_counts import FAILURES
 from service.errors import ServiceError
 from service.features.store import IS_MISSING_REASONS
 from service.feedback.tokens import Reason
@@ -102,7 +103,7 @@ def test_unavailable_is_what_the_service_is_to_blame_for() -> None:
     (rule,) = recorded()["bidlight:unavailable:total"]
     ((_, _, counted),) = read_query(rule["expr"]).matchers
     blamed = {error.code for error in errors() if error.status == 429 or error.status >= 500}
-    assert set(counted) == blamed - {"bad_configuration"} | {"too_late"}
+    assert set(counted) == set(FAILURES) == blamed - {"bad_configuration"} | {"too_late"}
 
 
 @EACH_ALERT

@@ -26,10 +26,8 @@ function table(node, words, heads, rows, nothing) {
 
 function describeFeedback(feedback) {
   if (!feedback) return "no feedback yet";
-  const {value, low, high} = feedback.pcoc;
-  const interval = `95 % ${low.toFixed(3)} – ${high === null ? "∞" : high.toFixed(3)}`;
   const evidence = `${whole(feedback.clicks)} clicks of ${whole(feedback.impressions)} impressions`;
-  return `${ratio(value)} (${interval}), ${evidence}`;
+  return `${ratio(feedback.pcoc.value)} (${within(feedback.pcoc)}), ${evidence}`;
 }
 
 function describeLive(live) {
@@ -60,8 +58,6 @@ function describeShare({share, weight, is_killed, shadow}) {
   return is_killed ? `${said}, which it does not answer` : said;
 }
 
-const decimal = (value, places) => value === null ? "–" : value.toFixed(places);
-
 function describeShadow(shadow) {
   if (!shadow) return null;
   const dropped = sum(Object.values(shadow.dropped));
@@ -78,7 +74,7 @@ const percentOf = value => value === null ? "–" : percent(value);
 function describeShadowFeedback(shadow) {
   if (!shadow.feedback.impressions) return "no feedback yet";
   const {impressions, clicks, arm, shadow: own} = shadow.feedback;
-  return `${decimal(own.pcoc, 3)} (${shadow.of}: ${decimal(arm.pcoc, 3)}), LogLoss ${decimal(own.logloss, 4)} ` +
+  return `${ratio(own.pcoc)} (${shadow.of}: ${ratio(arm.pcoc)}), LogLoss ${decimal(own.logloss, 4)} ` +
     `(${decimal(arm.logloss, 4)}), ${whole(clicks)} clicks of its ${whole(impressions)} impressions`;
 }
 

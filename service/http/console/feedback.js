@@ -54,7 +54,7 @@ const hasPoint = hour => hour.pcoc.value > 0;
 
 function describeHour({at, impressions, clicks, pcoc}) {
   const until = clock(at + HOUR_SECONDS).split(", ")[1].slice(0, 5);
-  const said = `PCOC ${ratio(pcoc.value)}, 95 % ${ratio(pcoc.low)} – ${pcoc.high === null ? "∞" : ratio(pcoc.high)}`;
+  const said = `PCOC ${ratio(pcoc.value)}, ${within(pcoc)}`;
   return `${clock(at).slice(0, -3)} – ${until}: ${said}; ${whole(clicks)} clicks of ${whole(impressions)}`;
 }
 

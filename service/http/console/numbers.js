@@ -10,7 +10,9 @@ const rate = value => value === null ? "–" : digits(value, value < 10 ? 2 : va
 const percent = value => `${digits(100 * value, 100 * value < 10 ? 2 : 1)} %`;
 const milliseconds = seconds =>
   seconds === null ? "–" : `${digits(1000 * seconds, seconds < 0.01 ? 2 : seconds < 0.1 ? 1 : 0)} ms`;
-const ratio = value => value === null ? "–" : value.toFixed(3);
+const decimal = (value, places) => value === null ? "–" : value.toFixed(places);
+const ratio = value => decimal(value, 3);
+const within = ({low, high}) => `95 % ${ratio(low)} – ${high === null ? "∞" : ratio(high)}`;
 const clock = seconds =>
   new Date(1000 * seconds).toLocaleString("en-GB", {dateStyle: "medium", timeStyle: "medium"});
 function age(seconds) {

@@ -9,7 +9,8 @@ import pytest
 
 from service.calibration.counts import CLICKS
 from service.calibration.decider import Decider
-from service.calibration.memory import LiveMemory, LivePart
+from service.calibration.memory import LiveMemory
+from service.calibration.slots import SlotPart
 from service.metrics.families import Metrics
 from service.settings import Settings
 from tests.running import read_metrics
@@ -28,7 +29,7 @@ class Service:
         self.now = START
         self.decider = Decider(self.settings, self.memory, self.metrics, self.now)
         self.decider.serve({1: "control", 2: "treatment"})
-        self._parts = LivePart(self.memory, 0), LivePart(self.memory, 1)
+        self._parts = SlotPart(self.memory, 0), SlotPart(self.memory, 1)
         self._rng = np.random.default_rng(5)
 
     def shown(self, number: int, rows: int, shift: float) -> None:

@@ -14,7 +14,8 @@ from service.calibration.counts import BINS
 from service.calibration.decider import Decider
 from service.calibration.decision import MAX_SHARED_REVISION
 from service.calibration.errand import Report, field_of
-from service.calibration.memory import LiveMemory, LivePart, LiveState
+from service.calibration.memory import LiveMemory, LiveState
+from service.calibration.slots import SlotPart
 from service.metrics.families import Metrics
 from service.settings import Settings
 from tests.redis_server import RedisServer, running_cluster, running_redis
@@ -37,7 +38,7 @@ class Machine:
         self.metrics = Metrics()
         self.decider = Decider(self.settings, self.memory, self.metrics, now)
         self.decider.serve(arms)
-        self._part = LivePart(self.memory, 0)
+        self._part = SlotPart(self.memory, 0)
 
     def shown(self, number: int, made_ms: int, rows: int, clicks: int, log_odds: float = -3.0) -> None:
         odds, made = np.full(rows, log_odds, np.float32), np.full(rows, made_ms)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from service.calibration.counts import CLICKS, IMPRESSIONS
-from service.calibration.hours import HOUR_MS, HOURS, HourMemory, HourPart
+from service.calibration.hours import HOUR_MS, HOURS, HourMemory
+from service.calibration.slots import SlotPart
 from service.errors import BadConfiguration
 
 START = 500_000 * HOUR_MS
@@ -18,7 +19,7 @@ START = 500_000 * HOUR_MS
 def test_hours_of_all_processes_are_those_of_a_naive_count() -> None:
     chance, arms = random.Random(5), ("control", "treatment")
     memory = HourMemory(3, arms)
-    parts = [HourPart(memory, number) for number in range(3)]
+    parts = [SlotPart(memory, number) for number in range(3)]
     naive: Counter[tuple[str, int, bool]] = Counter()
     now = START
     for _ in range(400):
@@ -40,7 +41,7 @@ def test_hours_of_all_processes_are_those_of_a_naive_count() -> None:
 
 def test_what_is_old_or_of_another_arm_is_nowhere() -> None:
     memory = HourMemory(1, ["only"])
-    part = HourPart(memory, 0)
+    part = SlotPart(memory, 0)
     event = np.zeros(1, np.float32), np.zeros(1, bool)
     part.add("only", np.array([START]), *event)
     part.add("another", np.array([START]), *event)

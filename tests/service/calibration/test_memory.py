@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.calibration.counts import CLICKS, IMPRESSIONS, PREDICTED
-from service.calibration.memory import SLOTS, LiveMemory, LivePart, LiveState
+from service.calibration.memory import SLOTS, LiveMemory, LiveState
+from service.calibration.slots import SlotPart
 
 WINDOW = 1_600
 START = 1_800_000_000_000
@@ -25,7 +26,7 @@ def memory_of(parts: int = 2, places: int = 2) -> LiveMemory:
     return memory
 
 
-def add(part: LivePart, made_ms: int, impressions: int, clicks: int, number: int = NUMBER) -> None:
+def add(part: SlotPart[int], made_ms: int, impressions: int, clicks: int, number: int = NUMBER) -> None:
     rows = impressions + clicks
     part.add(
         number,
@@ -46,7 +47,7 @@ def mature(memory: LiveMemory, now: int, number: int = NUMBER) -> tuple[float, f
 def test_a_slot_counts_once_its_clicks_had_their_time_and_late_clicks_correct_it() -> None:
     memory = memory_of()
     assert memory.slot_ms == 100_000
-    one, other = LivePart(memory, 0), LivePart(memory, 1)
+    one, other = SlotPart(memory, 0), SlotPart(memory, 1)
     add(one, START + 5_000, 100, 2)
     add(other, START + 99_999, 50, 1)  # the same slot, in another process
     add(one, START + 100_000, 7, 7)
@@ -60,7 +61,7 @@ def test_a_slot_counts_once_its_clicks_had_their_time_and_late_clicks_correct_it
 
 def test_slots_are_read_one_by_one_over_processes_until_they_are_settled() -> None:
     memory = memory_of()
-    one, other = LivePart(memory, 0), LivePart(memory, 1)
+    one, other = SlotPart(memory, 0), SlotPart(memory, 1)
     add(one, START, 100, 2)
     add(other, START + 99_999, 50, 1)
     add(one, START + 100_000, 7, 7)
@@ -79,7 +80,7 @@ def test_slots_are_read_one_by_one_over_processes_until_they_are_settled() -> No
 
 def test_a_slot_that_is_needed_again_is_settled_and_takes_what_is_later_still() -> None:
     memory = memory_of()
-    part = LivePart(memory, 0)
+    part = SlotPart(memory, 0)
     add(part, START, 10, 1)
     add(part, START + SLOTS * memory.slot_ms, 20, 2)
     assert mature(memory, START) == (10, 1)
@@ -92,7 +93,7 @@ def test_a_slot_that_is_needed_again_is_settled_and_takes_what_is_later_still() 
 @settings(deadline=None, max_examples=30)
 def test_nothing_is_lost_or_counted_twice(added: list[tuple[int, int, int, int]]) -> None:
     memory = memory_of(parts=3)
-    parts = [LivePart(memory, number) for number in range(3)]
+    parts = [SlotPart(memory, number) for number in range(3)]
     for minutes, impressions, clicks, number in added:
         add(parts[number], START + 60_000 * minutes, impressions, clicks)
     totals = [sum(each[place] for each in added) for place in (1, 2)]
@@ -101,7 +102,7 @@ def test_nothing_is_lost_or_counted_twice(added: list[tuple[int, int, int, int]]
 
 def test_sources_without_a_place_are_left_out_and_a_new_one_begins_empty() -> None:
     memory = memory_of(places=2)
-    part = LivePart(memory, 0)
+    part = SlotPart(memory, 0)
     add(part, START, 5, 1)
     add(part, START, 5, 1, number=7)
     assert memory.place(7) is None
@@ -143,7 +144,7 @@ def counting_child() -> Iterator[tuple[LiveMemory, int]]:
     memory = memory_of()
     child = os.fork()
     if child == 0:
-        part, slots = LivePart(memory, 1), 0
+        part, slots = SlotPart(memory, 1), 0
         while True:
             slots += 1
             add(part, START + slots * memory.slot_ms, 1, 1)
@@ -164,10 +165,10 @@ def test_a_reader_meets_whole_slots_while_they_move(counting_child: tuple[LiveMe
 
 def test_the_successor_of_a_process_that_was_killed_while_it_moved_counts_goes_on() -> None:
     memory = memory_of()
-    part = LivePart(memory, 0)
+    part = SlotPart(memory, 0)
     add(part, START, 1, 1)
     memory.times[0, 0, 0] += 1
     assert mature(memory, START + 10**9) == (1, 1)
-    add(LivePart(memory, 0), START, 1, 1)
+    add(SlotPart(memory, 0), START, 1, 1)
     assert mature(memory, START + 10**9) == (2, 2)
     assert memory.times[0, 0, 0] % 2 == 0

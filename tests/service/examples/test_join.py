@@ -18,9 +18,10 @@ import pytest
 
 from service import join_examples
 from service.bundle.store import load_bundle
+from service.calibration.hours import HOUR_MS
 from service.errors import BadConfiguration
 from service.examples.columns import check_names
-from service.examples.join import GRACE_MS, HOUR_MS, JoinedHour, JoinPlan, join_hours, open_hours
+from service.examples.join import GRACE_MS, JoinedHour, JoinPlan, join_hours, open_hours
 from service.examples.parquet import read_record
 from service.features.store import pack
 from service.feedback.tokens import log_odds, now_ms
