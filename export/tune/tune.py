@@ -27,11 +27,12 @@ from export.stages.train import check_device
 from export.stages.work import Say, Work
 from export.train.build import check_fields, check_model
 from export.train.choices import EmbeddingChoice, TrainChoice
+from export.trials import Budget
 from export.tune.fit import Subject, subject_of
 from export.tune.page import tune_page
 from export.tune.plan import TunePlan, short_search
 from export.tune.records import Found, TrialRecord, Won, ranked
-from export.tune.search import Budget, search, study_folder
+from export.tune.search import search, study_folder
 from export.tune.settings import as_toml
 from export.tune.study import Study
 from export.tune.tables import NAMES, best_table, verdict
@@ -62,8 +63,7 @@ def tune(plan: TunePlan, *, say: Say = print) -> Found:
     plan.out.mkdir(parents=True, exist_ok=True)
     log = _log(plan, say)
     subject = subject_of(log, plan.model, plan.hyperparameters, plan.embedding, plan.training)
-    budget = Budget(plan.most_trials, None if plan.minutes is None else 60 * plan.minutes)
-    found = _search(subject, plan.work, budget, plan.out, say)
+    found = _search(subject, plan.work, plan.budget, plan.out, say)
     settings = plan.out / TOML
     say("\n".join(["", *best_table(found.trials, found.metric), "", found.verdict]))
     say(f"wrote {settings}, {JSON} and {PAGE}; the settings: {said(found.settings)}")
