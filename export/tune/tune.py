@@ -18,6 +18,7 @@ from export.data.encoded import EncodedLog, open_log
 from export.data.log_schema import load_log_schema
 from export.errors import ExportError
 from export.knobs import as_options
+from export.report.files import write_texts
 from export.report.settings_text import said
 from export.stages.fit_schema import kept_log
 from export.stages.plan import Plan
@@ -37,7 +38,7 @@ from export.tune.settings import as_toml
 from export.tune.study import Study
 from export.tune.tables import NAMES, best_table, verdict
 from export.tune.won import estimate
-from service.bundle.folders import locked, replacing
+from service.bundle.folders import locked
 from service.bundle.json_files import encode_json
 
 TOML, JSON, PAGE = "settings.toml", "tune.json", "tune.html"
@@ -203,9 +204,7 @@ def _write(found: Found, out: Path) -> None:
     """The three files, each whole or as it was."""
     toml = as_toml(found.model, {**found.fixed, **found.settings}, _comments(found))
     texts = {TOML: toml, JSON: encode_json(found).decode(), PAGE: tune_page(found, toml)}
-    for name, text in texts.items():
-        with replacing(out / name) as incoming:
-            incoming.write_text(text, encoding="utf-8")
+    write_texts(out, texts)
 
 
 def _comments(found: Found) -> list[str]:
