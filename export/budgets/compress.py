@@ -18,7 +18,7 @@ from export.errors import ExportError
 from export.report.files import write_texts
 from export.report.machine import machine
 from export.report.summary import summary
-from export.stages.calibrate import calibrate
+from export.stages.calibrate import calibrate_as_planned
 from export.stages.package import check_out, package
 from export.stages.records import Calibrated
 from export.stages.work import Say, Work
@@ -75,14 +75,7 @@ def _check_sampling_rate(work: Work, plan: BudgetPlan) -> None:
 
 
 def _package(plan: BudgetPlan, work: Work, name: str, best: Trial, say: Say) -> None:
-    graphs = plan.graphs
-    calibrate(
-        work,
-        sampling_rate=graphs.sampling_rate,
-        methods=graphs.calibration_methods,
-        segment_field=graphs.calibrate_by,
-        say=say,
-    )
+    calibrate_as_planned(work, plan.graphs, say=say)
     bundle = package(work, plan.out / BUNDLE, name=name, say=say)
     say(summary(bundle))
     serving = bundle.manifest.serving_variant
