@@ -51,7 +51,7 @@ from export.stages.fit_schema import fit_schema
 from export.stages.plan import LogPlan
 from export.stages.taught import taught_log
 from export.stages.train import new_network
-from export.stages.work import Work
+from export.stages.work import Work, silent
 from export.teach.lesson import Lesson
 from export.train import loop
 from export.train.checkpoint import load_checkpoint, save_checkpoint
@@ -168,7 +168,7 @@ class Bench:
         seeds = range(self.options.seeds) if way.name == TOGETHER else (seed,)
         lesson = Lesson(tuple(self.teacher(one) for one in seeds))
         config = self.config(self.options.teacher.model, seed, way)
-        return taught_log(self.work, self.log, lesson(self.work, config, say=_silent))
+        return taught_log(self.work, self.log, lesson(self.work, config, say=silent))
 
     @contextlib.contextmanager
     def _as(self, way: Way) -> Iterator[None]:
@@ -200,7 +200,7 @@ class Bench:
         """A model, its LogLoss on the validation part, and the epochs of its weights."""
         config = self.config(one.model, seed, way)
         network = new_network(log, one.model, one.hyperparameters, config)
-        result = train(network, log, config, report=_silent)
+        result = train(network, log, config, report=silent)
         best = result.best or result.history[-1]
         return network, best.logloss, best.step / result.steps_an_epoch
 
@@ -279,7 +279,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not work.has("fit-schema.json"):
         with work.held(new=True):
             plan = LogPlan(data=options.data, schema=options.schema, split=options.split)
-            fit_schema(work, plan, say=_silent)
+            fit_schema(work, plan, say=silent)
     (options.work / "cells").mkdir(exist_ok=True)
     bench = Bench(options.work, open_log(work.path("log")), options)
     rows = {name: len(part) for name, part in bench.log.parts.items()}
@@ -413,10 +413,6 @@ def _options(arguments: Sequence[str] | None) -> tuple[Command, argparse.Namespa
 
 def _shares(text: str) -> tuple[float, ...]:
     return tuple(float(share) for share in text.split(","))
-
-
-def _silent(_: str) -> None:
-    """Takes a line of progress."""
 
 
 if __name__ == "__main__":

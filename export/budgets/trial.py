@@ -27,7 +27,7 @@ from export.stages.records import LogSummary, Pruned, Trained
 from export.stages.taught import FOLDER as TEACHERS
 from export.stages.to_onnx import to_onnx
 from export.stages.variants import DENSE, Variant, read_variants
-from export.stages.work import Work
+from export.stages.work import Work, silent
 from service.bundle.manifest import Latency, Parity
 
 # What the stages of a trial read of the run that trained the model; they write none of it.
@@ -62,16 +62,12 @@ def attempt(subject: Subject, plan: BudgetPlan, recipe: Recipe, folder: Path) ->
     The folder is made anew: it is a work folder, from which `package` can go on. Raises ExportError.
     """
     work = _new_work(subject, folder)
-    pruned = prune(work, plan.pruning, recipe=recipe, say=_silent)
-    to_onnx(work, say=_silent)
+    pruned = prune(work, plan.pruning, recipe=recipe, say=silent)
+    to_onnx(work, say=silent)
     # What a trial loses is judged by the limits of the search.
     ship: Ship = "auto" if pruned is None else "pruned"
-    quantize(work, rows=plan.graphs.quantization_rows, ship=ship, say=_silent)
+    quantize(work, rows=plan.graphs.quantization_rows, ship=ship, say=silent)
     return _judged(subject, plan, read_variants(work, subject.log.schema), pruned)
-
-
-def _silent(_: str) -> None:
-    """Takes what a stage tells; a search tells a line a trial."""
 
 
 def _new_work(subject: Subject, folder: Path) -> Work:

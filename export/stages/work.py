@@ -17,6 +17,11 @@ from service.bundle.json_files import encode_json
 Record = TypeVar("Record", bound=msgspec.Struct)
 Say = Callable[[str], None]  # takes the lines that a stage tells the user
 
+
+def silent(_: str) -> None:
+    """Takes a line, and tells nobody."""
+
+
 MARKER = ".bidlight-work"
 # In order: what a stage makes is stale as soon as a stage before it runs again. `prune` may be left out.
 OUTPUTS: dict[str, tuple[str, ...]] = {
