@@ -225,7 +225,7 @@ def _with_line(log: EncodedLog, teacher: Teacher, answers: Answers, file: str) -
     return TaughtBy(teacher.name, teacher.model, line.slope, score, quality, file)
 
 
-def level_shift(log_odds: Answers, rate: float) -> float:
+def level_shift(log_odds: NDArray[np.floating], rate: float) -> float:
     """What to add to log-odds [n] so that the mean of their probabilities is `rate`, to about 1e-9."""
     low, high = -50.0, 50.0
     for _ in range(40):
