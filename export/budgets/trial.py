@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from export.budgets.cost import time_beside
 from export.budgets.plan import BudgetPlan
@@ -89,18 +90,19 @@ def _link(path: Path, target: Path) -> None:
 def _judged(
     subject: Subject, plan: BudgetPlan, variants: Mapping[str, Variant], pruned: Pruned | None
 ) -> tuple[Form, float]:
-    log, dense = subject.log, variants[DENSE]
-    serving = variants[_serving(variants, log.parts["validation"])]
-    times = time_beside(serving, dense, log.parts["validation"], plan.at_batch)
-    logits = serving.score(log.parts["validation"])
+    dense, parts = variants[DENSE], subject.log.parts
+    validation, unseen = parts["validation"], parts["calibration"]
+    serving = variants[_serving(variants, validation)]
+    times = time_beside(serving, dense, validation, plan.at_batch)
+    logits = serving.score(validation)
     trained = subject.trained
     units = trained.hyperparameters.get("hidden_units") or ()
     return (
         Form(
             variant=serving.name,
-            auc=auc(np.asarray(log.parts["validation"].labels), logits),
-            validation=_change(dense, serving, log.parts["validation"]),
-            unseen=_change(dense, serving, log.parts["calibration"]),
+            auc=auc(np.asarray(validation.labels), logits),
+            validation=_change(dense, serving.name, validation, logits),
+            unseen=_change(dense, serving.name, unseen, serving.score(unseen)),
             bytes=len(serving.graph),
             share=times.variant / times.dense,
             microseconds=times.variant,
@@ -121,6 +123,6 @@ def _serving(variants: Mapping[str, Variant], part: Part) -> str:
     return choose_serving(variants, latency)[0]
 
 
-def _change(dense: Variant, serving: Variant, part: Part) -> Parity:
-    names = dense.name, serving.name
-    return compare_variants(names, np.asarray(part.labels), (dense.score(part), serving.score(part)))
+def _change(dense: Variant, serving: str, part: Part, logits: NDArray[np.float32]) -> Parity:
+    """From the dense graph to these logits [n] of the variant that serves."""
+    return compare_variants((dense.name, serving), np.asarray(part.labels), (dense.score(part), logits))
