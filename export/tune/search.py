@@ -9,12 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from export.data.encoded import EncodedLog
 from export.errors import ExportError
-from export.stages.work import Say
+from export.stages.work import Say, hash_of
 from export.train.result import Evaluation
 from export.trials import Budget
 from export.tune.fit import Subject, score
@@ -48,7 +47,7 @@ def study_folder(work: Path, subject: Subject) -> Path:
         subject.embedding,
         space.axes,
     )
-    key = hashlib.sha256(msgspec.json.encode(inputs, order="deterministic")).hexdigest()
+    key = hash_of(inputs)
     return work / FOLDER / f"{space.model}-{key[:12]}"
 
 
