@@ -28,7 +28,7 @@ from service.reading import KnownFields, decode_request
 from service.scoring.explanation import Answered, Explanation, differences, explain, text_of
 from service.scoring.predictor import Predictor
 from service.settings import Settings
-from service.wire import JSON, MSGPACK, Codec, PredictAnswer, count_rows
+from service.wire import JSON, MSGPACK, Codec, count_rows
 
 PROGRAM = "python -m service.explain_bid"
 DIFFERS, FAILED = 1, 2
@@ -118,9 +118,8 @@ def _read(file: Path, option: str) -> bytes:
 def _read_answer(file: Path) -> Answered:
     """The answer in a file. Raises BadConfiguration."""
     body = _read(file, "--answer")
-    decode: Any = msgspec.json.decode if _codec_of(file) is JSON else msgspec.msgpack.decode
     try:
-        answer: PredictAnswer = decode(body, type=PredictAnswer)
+        answer = _codec_of(file).decode_answer(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadConfiguration(
             f"'--answer' must be an answer of /predict with status 200 (got '{file}': {error}); save its body"

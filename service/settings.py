@@ -363,30 +363,24 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
-    def _a_log_has_events(self) -> Settings:
-        if self.feedback_log and not self.feedback_keys:
-            raise ValueError(
-                "'feedback_keys' must be given with feedback_log (got none); without keys there are no events"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _a_feedback_store_has_events(self) -> Settings:
-        if self.feedback_store and not self.feedback_keys:
-            raise ValueError(
-                "'feedback_keys' must be given with feedback_store (got none); "
-                "without keys there are no events to share"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _tokens_have_keys(self) -> Settings:
+    def _feedback_has_keys(self) -> Settings:
         if self.feedback_keys:
             return self
-        for name, is_chosen in (("tracking all", self.tracking == "all"), ("example_log", self.example_log)):
+        for name, is_chosen, without in (
+            ("feedback_log", self.feedback_log, "there are no events"),
+            ("feedback_store", self.feedback_store, "there are no events to share"),
+            ("tracking all", self.tracking == "all", "there are no tokens"),
+            ("example_log", self.example_log, "there are no tokens"),
+            (
+                f"live_calibration {self.live_calibration}",
+                self.live_calibration != "off",
+                "there are no events to learn from",
+            ),
+            (f"explore_share {self.explore_share}", self.explore_share, "no request has tokens"),
+        ):
             if is_chosen:
                 raise ValueError(
-                    f"'feedback_keys' must be given with {name} (got none); without keys there are no tokens"
+                    f"'feedback_keys' must be given with {name} (got none); without keys {without}"
                 )
         return self
 
@@ -409,15 +403,6 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
-    def _live_calibration_has_events(self) -> Settings:
-        if self.live_calibration != "off" and not self.feedback_keys:
-            raise ValueError(
-                f"'feedback_keys' must be given with live_calibration {self.live_calibration} (got none); "
-                "without keys there are no events to learn from"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _shadows_are_counted(self) -> Settings:
         if self.shadows and self.metrics == "off":
             raise ValueError(
@@ -426,12 +411,7 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
-    def _exploring_has_tokens(self) -> Settings:
-        if self.explore_share and not self.feedback_keys:
-            raise ValueError(
-                f"'feedback_keys' must be given with explore_share {self.explore_share} (got none); "
-                "without keys no request has tokens"
-            )
+    def _learning_has_explored_requests(self) -> Settings:
         if self.live_learn_from == "explored" and not self.explore_share:
             raise ValueError(
                 "'explore_share' must be above 0 with live_learn_from explored (got 0.0); "

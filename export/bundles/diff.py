@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.bundles.collect import Collected, collect
-from export.bundles.disagreement import Disagreements, agreement, log_odds
+from export.bundles.disagreement import Disagreements, agreement
 from export.bundles.drawn import DrawnDiff
 from export.bundles.evaluate import MOST_GROUP_ROWS, quality_of, subject_of
 from export.bundles.files import Say, check_out_folder, hand_over
@@ -25,6 +25,7 @@ from export.judge.bootstrap import metric_changes
 from export.judge.metrics import ece, evaluate, is_evidence, sigmoid
 from export.report.findings import reliability
 from export.report.machine import machine
+from service.bundle.log_odds import log_odds_of
 from service.bundle.store import load_bundle
 
 SIDES = ("first", "second")
@@ -193,5 +194,5 @@ def _drawn(first: Collected, second: Collected) -> DrawnDiff:
     return DrawnDiff(
         before={side: reliability(one.labels, sigmoid(one.logits)) for side, one in sides.items()},
         after={side: reliability(one.labels, one.pctr) for side, one in sides.items()},
-        differences=log_odds(second.pctr) - log_odds(first.pctr),
+        differences=log_odds_of(second.pctr) - log_odds_of(first.pctr),
     )

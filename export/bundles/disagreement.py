@@ -16,6 +16,7 @@ from export.bundles.scorer import Scores
 from export.data.readers import LogChunk
 from export.judge.metrics import rank_correlation
 from export.report.value_names import value_names
+from service.bundle.log_odds import log_odds_of
 from service.bundle.schema import Kind, Schema
 
 # Of hundreds of thousands of values some are off by four standard errors by luck, hardly any by five.
@@ -23,12 +24,6 @@ LEAST_ERRORS = 5.0
 LEAST_ROWS = 30
 MOST_VALUES = 20
 TOP_SHARE, APART = 0.1, 0.1
-
-
-def log_odds(pctr: NDArray[np.float64]) -> NDArray[np.float64]:
-    """pCTRs [n], which a calibrator keeps off 0 and 1."""
-    odds: NDArray[np.float64] = np.log(pctr) - np.log1p(-pctr)
-    return odds
 
 
 @dataclass
@@ -52,7 +47,7 @@ class Disagreements:
         places[places == len(self.first.lines)] = 0
         both = self.first.lines[places] == chunk.lines
         before, after = self.first.pctr[places[both]], scores.pctr[both]
-        difference = log_odds(after) - log_odds(before)
+        difference = log_odds_of(after) - log_odds_of(before)
         self._all += np.array([len(difference), difference.sum(), difference @ difference])
         weights = (None, chunk.labels[both], before, after, difference)
         for one in self.schema.fields:
@@ -98,7 +93,7 @@ class Disagreements:
 
 def agreement(first: NDArray[np.float64], second: NDArray[np.float64]) -> Agreement:
     """Of the pCTRs [n] of the same rows."""
-    difference = log_odds(second) - log_odds(first)
+    difference = log_odds_of(second) - log_odds_of(first)
     top = max(1, round(TOP_SHARE * len(first)))
     highest = [set(np.argsort(-one, kind="stable")[:top].tolist()) for one in (first, second)]
     return Agreement(

@@ -30,6 +30,7 @@ from export.train.checkpoint import load_checkpoint
 from export.train.config import TrainConfig
 from export.train.loop import predict_logits
 from export.train.prior import corrected_logits
+from service.bundle.log_odds import log_odds_of
 from service.bundle.manifest import MANIFEST_FILE
 from service.bundle.schema import Schema
 from service.bundle.store import load_bundle
@@ -90,8 +91,7 @@ def _of_bundle(path: Path) -> Teacher:
 
     def ask(ids: Ids) -> LogOdds:
         own = renumber(ids, dense, renumberings)
-        pctr = scorer.pctr(scorer.logits(own), own)
-        return np.log(pctr) - np.log1p(-pctr)
+        return log_odds_of(scorer.pctr(scorer.logits(own), own))
 
     def described(data: Path) -> LogSchema:
         if LOG_FILE not in bundle.manifest.files:

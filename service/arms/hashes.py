@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from hashlib import blake2b
 
+# The largest float64 below 1: the largest hash would be rounded up to 1.
+_BELOW_ONE = 1.0 - 2.0**-53
+
 
 def seeded_hash(salt: str, name: str, person: bytes = b"") -> blake2b:
     """A hash of the salt and a name, for keys to follow; that of another `person` is independent of it.
@@ -15,5 +18,10 @@ def seeded_hash(salt: str, name: str, person: bytes = b"") -> blake2b:
 
 
 def uniform_of(hashed: blake2b) -> float:
-    """The hash as a number in the open interval (0, 1): 53 bits and a half, exact as a float64."""
-    return ((int.from_bytes(hashed.digest(), "big") >> 11) + 0.5) * 2.0**-53
+    """The hash as a number in the open interval (0, 1)."""
+    return uniform_of_bytes(hashed.digest())
+
+
+def uniform_of_bytes(digest: bytes) -> float:
+    """The same of the 8 bytes of a hash."""
+    return min(((int.from_bytes(digest, "big") >> 11) + 0.5) * 2.0**-53, _BELOW_ONE)

@@ -30,6 +30,7 @@ from service.bundle.bounds import (
 )
 from service.bundle.errors import EXPORT_AGAIN, BundleError, show
 from service.bundle.json_files import decode_json, encode_json
+from service.bundle.log_odds import pctr_of
 from service.bundle.schema import Kind, Schema
 
 CALIBRATION_FILE = "calibration.json"
@@ -101,10 +102,7 @@ class Calibrator(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
         Each depends only on its own logit and its own id. nan stays nan.
         """
-        # exp overflows above 709, and no clamp is as low as exp(-700).
-        exponents = np.minimum(-self.calibrated_logits(logits, segments), 700.0)
-        probabilities = 1.0 / (1.0 + np.exp(exponents))
-        return np.minimum(np.maximum(probabilities, self.clamp_low), self.clamp_high)
+        return pctr_of(self.calibrated_logits(logits, segments), self.clamp_low, self.clamp_high)
 
     def calibrated_logits(
         self, logits: NDArray[Any], segments: NDArray[np.integer] | None = None
@@ -141,11 +139,7 @@ class Calibrator(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     @cached_property
     def _offsets(self) -> NDArray[np.float64]:
-        """By id up to the last with an offset, then one 0, which stands for all later ids."""
-        ids, offsets = zip(*self.segment_offsets, strict=True)
-        found = np.zeros(ids[-1] + 2)
-        found[list(ids)] = offsets
-        return found
+        return offsets_by_id(self.segment_offsets)
 
     @property
     def method_in_words(self) -> str:
@@ -237,6 +231,17 @@ class Calibrator(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     def _refusal(self, name: str, expected: str, found: str) -> BundleError:
         condition = f"such that '{name}' of {show(self.variant)} is {expected}"
         return BundleError(CALIBRATION_FILE, condition, found, "calibrate again")
+
+
+def offsets_by_id(pairs: Sequence[tuple[int, float]]) -> NDArray[np.float64]:
+    """Offsets of (id, offset), ids ascending, up to the last id, then one 0 for all later ids.
+
+    `take` with the mode clip finds that of any id.
+    """
+    ids, offsets = zip(*pairs, strict=True)
+    found = np.zeros(ids[-1] + 2)
+    found[list(ids)] = offsets
+    return found
 
 
 def segments_of(calibrator: Calibrator, schema: Schema, ids: NDArray[np.int32]) -> NDArray[np.int32] | None:

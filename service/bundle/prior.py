@@ -17,9 +17,10 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from service.bundle.bounds import MAX_PRIOR_FIELDS, MAX_PRIOR_OFFSETS, Count, LogOdds, Name, Number, Share
-from service.bundle.calibration import SegmentId
+from service.bundle.calibration import SegmentId, offsets_by_id
 from service.bundle.errors import EXPORT_AGAIN, BundleError, show
 from service.bundle.json_files import decode_json, encode_json
+from service.bundle.log_odds import pctr_of
 from service.bundle.manifest import Metrics
 from service.bundle.schema import Kind, Schema
 
@@ -38,11 +39,8 @@ class PriorField(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ]
 
     def table(self) -> NDArray[np.float64]:
-        """Offsets by id up to the last that has one, then one 0, which stands for all later ids."""
-        ids, offsets = zip(*self.offsets, strict=True)
-        found = np.zeros(ids[-1] + 2)
-        found[list(ids)] = offsets
-        return found
+        """Offsets by id, as `offsets_by_id` has them."""
+        return offsets_by_id(self.offsets)
 
 
 class Prior(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -84,10 +82,7 @@ class Prior(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
         A row's probability depends on its own ids alone. `tables` are made anew unless they are given.
         """
-        log_odds = self.log_odds(ids, rows, tables)
-        # exp overflows above 709, and no clamp is as low as exp(-700).
-        probabilities: NDArray[np.float64] = 1.0 / (1.0 + np.exp(np.minimum(-log_odds, 700.0)))
-        return np.minimum(np.maximum(probabilities, self.clamp_low), self.clamp_high)
+        return pctr_of(self.log_odds(ids, rows, tables), self.clamp_low, self.clamp_high)
 
     def log_odds(
         self,

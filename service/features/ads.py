@@ -208,8 +208,23 @@ class KnownAds:
                 self._fields.append((field.name, slice(start, start + field.max_length)))
                 start += field.max_length
 
-    def encode_rows(self, catalogue: Catalogue, candidates: Sequence[Candidate]) -> tuple[Ids, int]:
-        """ids [n, candidate columns], and the number of unknown ads. Raises InvalidValue."""
+    def encode(
+        self, catalogue: Catalogue | None, candidates: Sequence[Candidate] | CandidateColumns, rows: int
+    ) -> tuple[Ids, int]:
+        """ids [rows, candidate columns], and the number of unknown ads, 0 without a catalogue.
+
+        Raises InvalidValue.
+        """
+        if isinstance(candidates, CandidateColumns):
+            if catalogue is not None:
+                return self._encode_columns(catalogue, candidates, rows)
+            return self._encoder.encode_candidate_columns(candidates.features, rows), 0
+        if catalogue is not None:
+            return self._encode_rows(catalogue, candidates)
+        return self._encoder.encode_candidates([candidate.features for candidate in candidates]), 0
+
+    def _encode_rows(self, catalogue: Catalogue, candidates: Sequence[Candidate]) -> tuple[Ids, int]:
+        """The same for candidates as rows."""
         ad_ids = [candidate.id for candidate in candidates]
         features = [candidate.features for candidate in candidates]
         if not any(features):
@@ -226,7 +241,7 @@ class KnownAds:
             ids[into[absent], place] = known[absent, place]
         return ids, unknown
 
-    def encode_columns(
+    def _encode_columns(
         self, catalogue: Catalogue, candidates: CandidateColumns, rows: int
     ) -> tuple[Ids, int]:
         """The same for candidates as columns: a column that is given is given for all of them."""

@@ -28,7 +28,7 @@ class RequestFamilies:
         )
         self.latency = Histograms(
             "bidlight_request_seconds",
-            "Seconds from the end of a request's headers to its answer, for requests with outcome ok",
+            "Seconds from the first byte of a request to its answer, for requests with outcome ok",
             ["arm"],
             buckets=LATENCY_BUCKETS,
             registry=registry,

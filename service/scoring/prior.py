@@ -18,6 +18,7 @@ from service.bundle.schema import MISSING_ID, Role
 from service.bundle.store import Bundle
 from service.features.ads import Catalogue, KnownAds
 from service.quality import PRIOR
+from service.scoring.rows import Ids
 from service.settings import Settings
 from service.wire import PredictRequest
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from service.bundle._native import PlainRequest
 
 Probabilities = NDArray[np.float64]
-Ids = NDArray[np.int32]
 NO_IDS = np.empty(0, np.int32)
 
 
@@ -140,25 +140,15 @@ class PriorScorer:
         self, encoder: Encoder, request: PredictRequest, rows: int, catalogue: Catalogue | None
     ) -> tuple[Ids, Ids]:
         """ids [context fields] and [rows, candidate fields]."""
-        context, candidates = NO_IDS, np.empty((rows, 0), np.int32)
+        context = NO_IDS
         if encoder.context_names:
             given = request.context
             if self._user_id is not None:
                 given = {self._user_id: request.user_id, **given}
             context = encoder.encode_context(given)
         if not encoder.candidate_names:
-            return context, candidates
-        asked = request.candidates
-        if isinstance(asked, list):
-            if catalogue is None:
-                candidates = encoder.encode_candidates([one.features for one in asked])
-            else:
-                candidates, _ = self._known_ads.encode_rows(catalogue, asked)
-        elif catalogue is None:
-            candidates = encoder.encode_candidate_columns(asked.features, rows)
-        else:
-            candidates, _ = self._known_ads.encode_columns(catalogue, asked, rows)
-        return context, candidates
+            return context, np.empty((rows, 0), np.int32)
+        return context, self._known_ads.encode(catalogue, request.candidates, rows)[0]
 
     def _ids_of_plain(
         self, encoder: Encoder, request: PlainRequest, rows: int, catalogue: Catalogue | None

@@ -135,17 +135,8 @@ class RequestEncoder:
                 del given[error.field]
 
     def _with_candidates(self, context: Ids, request: PredictRequest, rows: int) -> RequestRows:
-        candidates, catalogue = request.candidates, self._known_ads.catalogue
-        unknown_ads = 0
-        if catalogue is None:
-            if isinstance(candidates, list):
-                ids = self.encoder.encode_candidates([candidate.features for candidate in candidates])
-            else:
-                ids = self.encoder.encode_candidate_columns(candidates.features, rows)
-        elif isinstance(candidates, list):
-            ids, unknown_ads = self._known_ads.encode_rows(catalogue, candidates)
-        else:
-            ids, unknown_ads = self._known_ads.encode_columns(catalogue, candidates, rows)
+        ads = self._known_ads
+        ids, unknown_ads = ads.encode(ads.catalogue, request.candidates, rows)
         return RequestRows(context, ids, self._is_large(rows), unknown_ads)
 
     def unknown_names(self, request: PredictRequest) -> Collection[str]:

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from service.bundle.log_odds import log_odds_of
+
 Values = NDArray[np.float64]
 
 # The order of so many candidates is compared, the first ones: pairs grow with the square.
@@ -33,12 +35,6 @@ def compare(arm: Values, shadow: Values) -> Comparison:
     return Comparison(
         shadow - arm, log_odds_of(shadow) - log_odds_of(arm), _share_alike(arm, shadow), has_same_best
     )
-
-
-def log_odds_of(pctrs: Values) -> Values:
-    """Log-odds [n] of pCTRs [n]."""
-    odds: Values = np.log(pctrs) - np.log1p(-pctrs)
-    return odds
 
 
 def _share_alike(arm: Values, shadow: Values) -> float | None:

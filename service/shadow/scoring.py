@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 
 from service.arms.split import Arm
+from service.bundle.log_odds import log_odds_of
 from service.errors import ServiceError
 from service.feedback.shadow_table import ShadowTable
 from service.feedback.tokens import hashes_of
 from service.reading import KnownFields, decode_request, read_plain
 from service.scoring.predictor import Probabilities
 from service.scoring.rows import RequestRows
-from service.shadow.comparison import compare, log_odds_of
+from service.shadow.comparison import compare
 from service.shadow.copies import Copy, tokens_of
 from service.shadow.meter import FAILED, NAN, REFUSED, ShadowMeter
 from service.wire import Codec, count_rows

@@ -6,14 +6,20 @@ import json
 import socket
 import ssl
 import struct
+import threading
 import time
-from collections.abc import Callable
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 from tests.running import RunningService
 from tests.tiny_bundle import tiny_rows
 
 CONTEXT = tiny_rows(1)[0]["context"]
+FLOOD_THREADS = 4
+
+T = TypeVar("T", bound=Hashable)
 
 
 def body_of(candidates: int, identifier: str = "req") -> bytes:
@@ -64,6 +70,33 @@ def taken_connections(service: RunningService, count: int) -> list[socket.socket
         connection.sendall(message(body_of(1)))
         assert read_answer(connection)[0] == 200
     return connections
+
+
+def flood(
+    connections: Sequence[socket.socket],
+    request: bytes,
+    rounds: int,
+    told: Callable[[int, dict[str, str], Any], T],
+) -> Counter[T]:
+    """Send a request over all connections at once, and again when they are answered; count the answers.
+
+    What they count as is `told` from the status, the headers and the body of each, in any of FLOOD_THREADS.
+    """
+    barrier = threading.Barrier(FLOOD_THREADS)
+
+    def flood_some(some: Sequence[socket.socket]) -> Counter[T]:
+        barrier.wait()
+        found = Counter[T]()
+        for _ in range(rounds):
+            for connection in some:
+                connection.sendall(request)
+            for connection in some:
+                found[told(*read_answer(connection))] += 1
+        return found
+
+    with ThreadPoolExecutor(FLOOD_THREADS) as pool:
+        parts = [connections[start::FLOOD_THREADS] for start in range(FLOOD_THREADS)]
+        return sum(pool.map(flood_some, parts), Counter[T]())
 
 
 def reset(connection: socket.socket) -> None:

@@ -35,8 +35,8 @@ from service.control.protocol import (
     Weights,
 )
 from service.rollout.plan import Plan
+from tests.e2e.commanded import Commanded, ask, commanded
 from tests.e2e.raw_http import CONTEXT, wait_until
-from tests.e2e.test_control import Commanded, ask, commanded
 from tests.running import JSON, RunningService
 
 CANDIDATES = 20

@@ -2,104 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from service.control.protocol import Answer, Status, answer_of, line_of
-from tests.e2e.raw_http import body_of, message, read_answer, wait_until
+from tests.e2e.commanded import KEYS, WORKERS, Commanded, arms_of, ask, commanded
+from tests.e2e.raw_http import body_of, wait_until
 from tests.e2e.test_process import refusal_of
-from tests.running import JSON, REPOSITORY, RunningService, running_service
+from tests.running import REPOSITORY, running_service
 from tests.tiny_bundle import write_tiny_bundle
 
-WORKERS = pytest.mark.parametrize("workers", ["1", "2"])
-KEYS = [f"user-{number}" for number in range(100)]
 NOBODY = 65534
-ROLLOUTS = 5
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a command has printed, and its exit status."""
-
-    status: int
-    output: str
-    errors: str
-
-
-def ask(path: Path, *command: str, **options: Any) -> Outcome:
-    """Run `python -m service.control` for the service at a path."""
-    done = subprocess.run(
-        [sys.executable, "-m", "service.control", "--control-socket", str(path), *command],
-        capture_output=True,
-        text=True,
-        cwd=REPOSITORY,
-        timeout=60.0,
-        **options,
-    )
-    return Outcome(done.returncode, done.stdout, done.stderr)
-
-
-@dataclass(frozen=True)
-class Commanded:
-    """A running service with a control socket and a log of changes."""
-
-    service: RunningService
-    path: Path
-    log: Path
-
-    def do(self, *command: str) -> dict[str, Any]:
-        """Carry out a command; the answer."""
-        outcome = ask(self.path, *command, "--json")
-        assert (outcome.status, outcome.errors) == (0, "")
-        answer: dict[str, Any] = json.loads(outcome.output)
-        return answer
-
-    def arms(self) -> dict[str, dict[str, Any]]:
-        """What `status` says of each arm."""
-        return {arm["name"]: arm for arm in self.do("status")["status"]["arms"]}
-
-    def events(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.log.read_text().splitlines()]
-
-    def answering(self, arm: str | None = None, keys: Sequence[str] = KEYS) -> dict[str, str]:
-        """Which arm answers each key, or those that pin one; a new connection each, so any worker answers."""
-        found = {}
-        for key in keys:
-            headers = {**JSON, "x-split-key": key, **({} if arm is None else {"x-arm": arm})}
-            with self.service.client(headers=headers) as client:
-                answer = client.post("/predict", content=body_of(1))
-            assert answer.status_code == 200
-            assert answer.json()["arm"] == answer.headers["x-arm"]
-            found[key] = answer.headers["x-arm"]
-        return found
-
-
-def arms_of(folders: Mapping[str, Path], weights: str = "3:1") -> list[str]:
-    shares = dict(zip(folders, weights.split(":"), strict=True))
-    return [part for name, folder in folders.items() for part in ("--arm", f"{name}={folder}:{shares[name]}")]
-
-
-@contextmanager
-def commanded(folder: Path, arguments: Sequence[str]) -> Iterator[Commanded]:
-    """A service that obeys commands."""
-    path, log = folder / "control.socket", folder / "changes.jsonl"
-    options = ["--control-socket", str(path), "--control-log", str(log)]
-    with running_service(folder, [*arguments, *options]) as service:
-        yield Commanded(service, path, log)
 
 
 @pytest.fixture(scope="module", params=["1", "2"])
@@ -360,134 +281,6 @@ def test_a_change_outlives_a_worker_that_is_killed_right_after_it(
             assert set(running.answering("treatment", KEYS[:40]).values()) == expected
         workers = running.do("status")["status"]["workers"]
         assert {worker["revision"] for worker in workers if worker["state"] == "serving"} == {3}
-
-
-@WORKERS
-def test_the_bundle_before_a_reload_is_one_command_away(tmp_path: Path, workers: str) -> None:
-    folders = {
-        name: write_tiny_bundle(tmp_path / name, name=f"first-{name}", seed=number)
-        for number, name in enumerate(("control", "treatment"))
-    }
-    options = ["--workers", workers, "--try-reloads", "off"]
-    with commanded(tmp_path, [*arms_of(folders), *options]) as running:
-
-        def serving(*command: str) -> list[str]:
-            """The names of the bundles after a command, as answers have them."""
-            status = running.do(*command)["status"]
-            wait_until(lambda: len(running.do("status")["status"]["workers"]) == int(workers))
-            for arm in status["arms"]:
-                headers = {**JSON, "x-arm": arm["name"]}
-                for _ in range(6):
-                    with running.service.client(headers=headers) as client:
-                        assert client.post("/predict", content=body_of(1)).json()["bundle"] == arm["bundle"]
-            return [arm["bundle"].partition("@")[0] for arm in status["arms"]]
-
-        refused = ask(running.path, "rollback")
-        assert refused.status == 1
-        assert "no arm has served another bundle since the start" in refused.errors
-        for number, (name, folder) in enumerate(folders.items()):
-            write_tiny_bundle(folder, name=f"second-{name}", seed=5 + number)
-        assert serving("reload") == ["second-control", "second-treatment"]
-        assert serving("rollback", "treatment") == ["second-control", "first-treatment"]
-        assert serving("rollback") == ["first-control", "second-treatment"]
-        running.do("weights", "treatment=2")
-        running.do("kill", "treatment")
-        if workers == "2":
-            victim = min(running.service.workers())
-            os.kill(victim, signal.SIGKILL)
-            wait_until(lambda: victim not in (now := running.service.workers()) and len(now) == 2)
-        running.do("revive", "treatment")
-        assert serving("status") == ["first-control", "second-treatment"]
-        assert running.arms()["treatment"]["weight"] == 2.0
-        assert ask(running.path, "rollback", "nobody").status == 1
-        assert serving("reload") == ["second-control", "second-treatment"]
-        kinds = [each["command"] for each in running.events()]
-        assert kinds == ["reload", "rollback", "rollback", "weights", "kill", "revive", "reload"]
-        assert list(running.events()[1]["after"]) == ["treatment"]
-        assert running.service.stop() == 0
-    assert "rolled back control (second-control@" in running.service.errors.read_text()
-
-
-def test_a_rollback_undoes_a_reload_that_does_not_come_to_its_end(tmp_path: Path) -> None:
-    folder = write_tiny_bundle(tmp_path / "bundle", name="first")
-    options = ["--arm", f"only={folder}", "--workers", "2", "--try-reloads", "off"]
-    with commanded(tmp_path, options) as running, ThreadPoolExecutor() as pool:
-        before = running.service.workers()
-        write_tiny_bundle(folder, name="second", seed=3)
-        reload = pool.submit(ask, running.path, "reload")
-        wait_until(lambda: bool(running.service.workers() - before))
-        os.kill(max(running.service.workers() - before), signal.SIGSTOP)  # it never serves
-        status = running.do("rollback")["status"]
-        assert (status["last_reload"]["command"], status["last_reload"]["outcome"]) == ("rollback", "ok")
-        assert reload.result().status == 1
-        assert "a rollback has undone the reload" in reload.result().errors
-        wait_until(lambda: running.service.workers() == before)
-        assert running.arms()["only"]["bundle"].startswith("first@")
-        assert running.service.post(body_of(1)).json()["bundle"].startswith("first@")
-        assert [(each["command"], each.get("outcome", "ok")) for each in running.events()] == [
-            ("reload", "undone"),
-            ("rollback", "ok"),
-        ]
-        counted = running.service.metrics()
-        outcomes = [counted[f'bidlight_reloads_total{{outcome="{each}"}}'] for each in ("refused", "undone")]
-        assert outcomes == [0, 1]
-        assert running.service.stop() == 0
-    assert "the reload is undone" in running.service.errors.read_text()
-
-
-def test_rollbacks_that_come_together_are_all_carried_out(tmp_path: Path) -> None:
-    folders = {name: write_tiny_bundle(tmp_path / name, name=f"first-{name}") for name in ("a", "b", "c")}
-    options = ["--workers", "2", "--try-reloads", "off"]
-    with commanded(tmp_path, [*arms_of(folders, "1:1:1"), *options]) as running:
-        for number, (name, folder) in enumerate(folders.items()):
-            write_tiny_bundle(folder, name=f"second-{name}", seed=5 + number)
-        running.do("reload")
-        with ThreadPoolExecutor() as pool:
-            outcomes = [*pool.map(lambda name: ask(running.path, "rollback", name), folders)]
-        assert [(outcome.status, outcome.errors) for outcome in outcomes] == [(0, "")] * 3
-        bundles = {name: arm["bundle"].partition("@")[0] for name, arm in running.arms().items()}
-        assert bundles == {name: f"first-{name}" for name in folders}
-        assert [each.get("outcome", "ok") for each in running.events()] == ["ok"] * 4
-        assert running.service.stop() == 0
-
-
-@WORKERS
-def test_no_request_fails_while_bundles_are_rolled_out_and_back(tmp_path: Path, workers: str) -> None:
-    folder = write_tiny_bundle(tmp_path / "bundle", name="zero", seed=1)
-    answers: list[tuple[int, str]] = []
-    failures: list[BaseException] = []
-    is_over = threading.Event()
-
-    def keep_sending(service: RunningService) -> None:
-        try:
-            while not is_over.is_set():
-                with service.connect() as connection:
-                    is_kept = True
-                    while is_kept and not is_over.is_set():
-                        connection.sendall(message(body_of(1)))
-                        status, headers, answer = read_answer(connection)
-                        answers.append((status, answer["bundle"].partition("@")[0]))
-                        is_kept = headers.get("connection") != "close"
-        except BaseException as error:
-            failures.append(error)
-
-    options = ["--arm", f"only={folder}", "--workers", workers, "--try-reloads", "off"]
-    with commanded(tmp_path, options) as running:
-        threads = [threading.Thread(target=keep_sending, args=[running.service]) for _ in range(3)]
-        for thread in threads:
-            thread.start()
-        for number in range(ROLLOUTS):
-            write_tiny_bundle(folder, name=f"new-{number}", seed=number + 7)
-            running.do("reload")
-            running.do("rollback")
-        wait_until(lambda: answers[-1][1] == "zero")  # until then a worker that stops answers its clients
-        is_over.set()
-        for thread in threads:
-            thread.join()
-        assert running.service.stop() == 0
-    assert failures == []
-    assert {status for status, _ in answers} == {200}
-    assert {bundle for _, bundle in answers} <= {"zero", *(f"new-{number}" for number in range(ROLLOUTS))}
 
 
 def test_a_second_service_is_refused_the_socket_of_the_first(

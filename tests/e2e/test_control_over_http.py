@@ -14,8 +14,8 @@ import httpx
 import pytest
 
 from service.control.protocol import MAX_COMMAND_BYTES
+from tests.e2e.commanded import Commanded, arms_of, commanded
 from tests.e2e.raw_http import body_of, wait_until
-from tests.e2e.test_control import Commanded, arms_of, commanded
 from tests.e2e.test_process import refusal_of
 from tests.running import JSON
 from tests.tiny_bundle import write_tiny_bundle

@@ -13,8 +13,8 @@ import pytest
 
 from service.explain_bid import FAILED
 from service.explain_bid import main as explain_bid
+from tests.e2e.commanded import ask, commanded
 from tests.e2e.raw_http import wait_until
-from tests.e2e.test_control import ask, commanded
 from tests.running import JSON, RunningService, running_service
 from tests.tiny_bundle import tiny_rows
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import socket
-import threading
-from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.e2e.raw_http import body_of, message, read_answer
+from tests.e2e.raw_http import body_of, flood, message, read_answer
 from tests.running import read_metrics, running_service
 from tests.tiny_bundle import tiny_prior, write_tiny_bundle
 
-CONNECTIONS, THREADS, ROUNDS = 240, 4, 4
+CONNECTIONS, ROUNDS = 240, 4
 CANDIDATES = 300
 
 
@@ -30,27 +27,16 @@ def test_a_flood_is_served_in_part_and_refused_in_part(
     request = message(body)
     arguments = ["--arm", f"only={bundles['control']}", "--max-queue-ms", "10", "--predict-through", way]
     with running_service(tmp_path, arguments) as service:
-        barrier = threading.Barrier(THREADS)
 
-        def flood(connections: list[socket.socket]) -> Counter[int]:
-            barrier.wait()
-            found = Counter[int]()
-            for _ in range(ROUNDS):
-                for connection in connections:
-                    connection.sendall(request)
-                for connection in connections:
-                    status, headers, answer = read_answer(connection)
-                    found[status] += 1
-                    if status == 429:
-                        assert (headers["retry-after"], answer["error"]["code"]) == ("1", "overloaded")
-                    else:
-                        assert len(answer["results"]) == CANDIDATES
-            return found
+        def told(status: int, headers: dict[str, str], answer: Any) -> int:
+            if status == 429:
+                assert (headers["retry-after"], answer["error"]["code"]) == ("1", "overloaded")
+            else:
+                assert len(answer["results"]) == CANDIDATES
+            return status
 
         connections = [service.connect() for _ in range(CONNECTIONS)]
-        with ThreadPoolExecutor(THREADS) as pool:
-            parts = [connections[start::THREADS] for start in range(THREADS)]
-            found = sum(pool.map(flood, parts), Counter[int]())
+        found = flood(connections, request, ROUNDS, told)
         for connection in connections:
             connection.sendall(message(body_of(1)))
             assert read_answer(connection)[0] == 200
@@ -73,31 +59,19 @@ def test_a_flood_is_answered_by_the_prior_as_far_as_there_is_time(tmp_path: Path
     arguments += ["--max-candidates", "300", "--max-queued-rows", "600", "--max-queue-ms", "10"]
     request = message(body_of(CANDIDATES))
     with running_service(tmp_path, arguments) as service:
-        barrier = threading.Barrier(THREADS)
-
-        def flood(connections: list[socket.socket]) -> Counter[str]:
-            barrier.wait()
-            found = Counter[str]()
-            for _ in range(ROUNDS):
-                for connection in connections:
-                    connection.sendall(request)
-                for connection in connections:
-                    status, headers, answer = read_answer(connection)
-                    if status == 429:
-                        assert (headers["retry-after"], answer["error"]["code"]) == ("1", "overloaded")
-                        found["refused"] += 1
-                        continue
-                    assert len(answer["results"]) == CANDIDATES
-                    found[answer.get("quality", "full")] += 1
-                    first = answer["results"][0]["pctr"]
-                    pctrs.setdefault(answer.get("quality", "full"), set()).add(first)
-            return found
-
         pctrs: dict[str, set[float]] = {}
+
+        def told(status: int, headers: dict[str, str], answer: Any) -> str:
+            if status == 429:
+                assert (headers["retry-after"], answer["error"]["code"]) == ("1", "overloaded")
+                return "refused"
+            assert len(answer["results"]) == CANDIDATES
+            rung: str = answer.get("quality", "full")
+            pctrs.setdefault(rung, set()).add(answer["results"][0]["pctr"])
+            return rung
+
         connections = [service.connect() for _ in range(CONNECTIONS)]
-        with ThreadPoolExecutor(THREADS) as pool:
-            parts = [connections[start::THREADS] for start in range(THREADS)]
-            found = sum(pool.map(flood, parts), Counter[str]())
+        found = flood(connections, request, ROUNDS, told)
         for connection in connections:
             connection.close()
         assert found.keys() == {"full", "prior", "refused"}

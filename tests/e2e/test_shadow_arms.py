@@ -6,16 +6,13 @@ import json
 import os
 import re
 import signal
-import socket
-from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from service.control.client import ControlClient
 from service.control.protocol import Shadow
-from tests.e2e.raw_http import body_of, message, read_answer, wait_until
-from tests.e2e.test_control import Commanded, ask, commanded
+from tests.e2e.commanded import Commanded, ask, commanded
+from tests.e2e.raw_http import body_of, flood, message, wait_until
 from tests.running import JSON, RunningService, running_service
 
 SHADOW = "shadow", "candidate", "--of", "control", "--share", "1"
@@ -121,30 +118,20 @@ def _assert_it_is_shown_and_kept(running: Commanded) -> None:
 
 def test_under_overload_the_shadow_is_shed_first(bundles: dict[str, Path], tmp_path: Path) -> None:
     """More clients than can be served: all are answered or refused, and the shadow gets what time is left."""
-    connections_, rounds, threads = 120, 3, 4
+    rounds = 3
     options = ["--shadow", "candidate=control:1", "--max-queue-ms", "10"]
-    request = message(body_of(300))
     with running_service(tmp_path, [*arms_of(bundles), *options]) as service:
         assert "arm candidate: a shadow of control, " in service.output.read_text()
 
-        def flood(connections: list[socket.socket]) -> Counter[int]:
-            found = Counter[int]()
-            for _ in range(rounds):
-                for connection in connections:
-                    connection.sendall(request)
-                for connection in connections:
-                    status, _, answer = read_answer(connection)
-                    found[status] += 1
-                    assert status == 429 or answer["arm"] == "control"
-            return found
+        def told(status: int, _: dict[str, str], answer: Any) -> int:
+            assert status == 429 or answer["arm"] == "control"
+            return status
 
-        connections = [service.connect() for _ in range(connections_)]
-        with ThreadPoolExecutor(threads) as pool:
-            parts = [connections[start::threads] for start in range(threads)]
-            found = sum(pool.map(flood, parts), Counter[int]())
+        connections = [service.connect() for _ in range(120)]
+        found = flood(connections, message(body_of(300)), rounds, told)
         for connection in connections:
             connection.close()
-        assert found.total() == connections_ * rounds
+        assert found.total() == len(connections) * rounds
         assert found.keys() <= {200, 429}
         wait_until(lambda: total(service, "requests_total") + dropped(service) == found[200])
         assert total(service, "dropped_total", reason="busy") > 0

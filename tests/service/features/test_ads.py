@@ -122,7 +122,7 @@ ROWS = st.lists(st.tuples(st.sampled_from([*ADS, "unknown", None]), GIVEN), min_
 def test_what_a_candidate_gives_wins_field_by_field(rows: list[tuple[str | None, dict[str, Any]]]) -> None:
     known = KnownAds(ENCODER)
     candidates = [Candidate(id=name, features=features) for name, features in rows]
-    ids, unknown = known.encode_rows(catalogue_of(ADS), candidates)
+    ids, unknown = known.encode(catalogue_of(ADS), candidates, len(rows))
     merged = [{**ADS.get(name or "", {}), **features} for name, features in rows]
     assert np.array_equal(ids, ENCODER.encode_candidates(merged))
     assert unknown == sum(name == "unknown" and len(features) < 2 for name, features in rows)
@@ -136,7 +136,7 @@ def test_a_column_that_is_given_wins(
     columns = {name: [features.get(name) for _, features in rows] for name in names}
     ad_ids = [name for name, _ in rows] if has_ids else None
     candidates = CandidateColumns(id=ad_ids, features=columns)
-    ids, unknown = known.encode_columns(catalogue_of(ADS), candidates, len(rows))
+    ids, unknown = known.encode(catalogue_of(ADS), candidates, len(rows))
     stored = [ADS.get(name or "", {}) if has_ids else {} for name, _ in rows]
     merged = [
         {**of_store, **{name: features.get(name) for name in names}}

@@ -20,13 +20,14 @@ from service.errors import BadConfiguration
 from service.features.store import pack
 from service.http.ladder import LONGEST_SECONDS, PRIOR_SHARE, READING_SECONDS, Ladder
 from service.scoring.pace import DOUBT, KEPT_BATCHES, Pace
+from service.scoring.predictor import Predictor
 from service.settings import Settings
 from service.shadow import queue as queue_module
 from tests import feature_stores
 from tests.redis_server import RedisServer
 from tests.running import JSON, RunningApp
 from tests.service.http.test_killed_arms import steer
-from tests.service.http.test_predict_endpoint import ROWS, columns_of, request_of
+from tests.service.http.test_predict_endpoint import ROWS, columns_of, pctrs_of, request_of
 from tests.service.http.test_waiting import MAX_QUEUE_MS, MUCH_WORK, TOO_LONG_SECONDS, post, until
 from tests.service.http.two_ways import outcome_of, start
 from tests.tiny_bundle import tiny_prior, tiny_rows, write_tiny_bundle
@@ -55,15 +56,19 @@ def expected(folder: Path, rows: list[dict[str, Any]], *, has_store: bool = Fals
     return found
 
 
-def pctrs_of(answer: dict[str, Any]) -> list[float]:
-    results = answer["results"]
-    return results["pctr"] if isinstance(results, dict) else [each["pctr"] for each in results]
-
-
 def killed(app: RunningApp) -> RunningApp:
     """With its only arm killed."""
     steer(app, "control")
     return app
+
+
+def slowed(app: RunningApp, seconds: float) -> Predictor:
+    """Its only arm, of which a row has taken so long of late."""
+    predictor: Predictor = app.app.served.arms[0].predictor
+    assert predictor._pace is not None
+    for _ in range(20 * KEPT_BATCHES):
+        predictor._pace.count(1, seconds)
+    return predictor
 
 
 @pytest.fixture(scope="module")
@@ -216,10 +221,7 @@ def test_a_deadline_that_leaves_no_time_for_a_batch_is_answered_by_the_prior_at_
     run_app: RunApp, folder: Path
 ) -> None:
     app = run_app(arms=(f"control={folder}",), when_overloaded="prior", max_queue_ms=1e6)
-    predictor = app.app.served.arms[0].predictor
-    assert predictor._pace is not None
-    for _ in range(20 * KEPT_BATCHES):
-        predictor._pace.count(1, 0.05)  # three rows would take .15 seconds
+    predictor = slowed(app, 0.05)  # three rows would take .15 seconds
     hasty, patient = ({**request_of(ROWS[:3]), "tmax_ms": ms} for ms in (100.0, 60_000.0))
     answer = app.post(hasty).json()
     assert answer["quality"] == "prior"
@@ -250,10 +252,7 @@ def test_a_look_up_that_takes_the_time_of_the_model_leaves_the_prior(
         feature_store=redis.url,
         feature_timeout_ms=1000.0,
     )
-    predictor = app.app.served.arms[0].predictor
-    assert predictor._pace is not None
-    for _ in range(20 * KEPT_BATCHES):
-        predictor._pace.count(1, 0.1)
+    predictor = slowed(app, 0.1)
     # Of a second a request waits for half, and more than its rows take is left before it waits.
     request = {**request_of(ROWS[:6]), "user_id": "u1", "tmax_ms": 1000.0, "tracking": False}
     request["context"] = {}
@@ -311,10 +310,7 @@ def test_answers_of_the_ladder_have_no_tokens_and_no_revision(
 ) -> None:
     (tmp_path / "keys").write_text(f"0 {'5e' * 16}\n")
     app = run_app(arms=(f"control={folder}",), when_overloaded="prior", feedback_keys=str(tmp_path / "keys"))
-    predictor = app.app.served.arms[0].predictor
-    assert predictor._pace is not None
-    for _ in range(20 * KEPT_BATCHES):
-        predictor._pace.count(1, 0.1)
+    slowed(app, 0.1)
     request = {**request_of(ROWS[:2]), "tracking": True}
     assert all("token" in each for each in app.post(request).json()["results"])
     answer = app.post({**request, "tmax_ms": 50.0}).json()
@@ -405,11 +401,9 @@ def test_an_estimate_is_doubted_by_what_it_decides_alone(
     run_app: RunApp, folder: Path, has_time: bool
 ) -> None:
     app = run_app(arms=(f"control={folder}",), when_overloaded="prior")
-    predictor, ladder = app.app.served.arms[0].predictor, app.app.predict_service.ladder
+    predictor, ladder = slowed(app, 0.05), app.app.predict_service.ladder
     assert ladder is not None
     assert predictor._pace is not None
-    for _ in range(20 * KEPT_BATCHES):
-        predictor._pace.count(1, 0.05)
     ladder._credit = 1e9 if has_time else -1e9
     before = predictor._pace.expected(1)
     assert ladder.reason(predictor, 3, 0.2, has_room=False) == ""

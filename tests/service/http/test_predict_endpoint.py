@@ -41,6 +41,12 @@ def columns_of(request: dict[str, Any]) -> dict[str, Any]:
     return {**request, "candidates": {**columns, "features": features}}
 
 
+def pctrs_of(answer: dict[str, Any]) -> list[float]:
+    """The pCTRs of an answer in either shape."""
+    results = answer["results"]
+    return results["pctr"] if isinstance(results, dict) else [result["pctr"] for result in results]
+
+
 def test_an_answer_is_as_the_design_says(run_app: RunApp, bundles: dict[str, Path]) -> None:
     answer = run_app().post(request_of(ROWS[:3]))
     bundle = load_bundle(bundles["alpha"]).manifest.id

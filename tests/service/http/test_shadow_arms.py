@@ -20,12 +20,11 @@ from service.shadow import queue as queue_module
 from tests import feature_stores
 from tests.forged_bundle import overflow_for_an_ad
 from tests.running import JSON, MSGPACK, RunningApp
-from tests.service.http.test_predict_endpoint import ROWS, columns_of, request_of
+from tests.service.http.test_predict_endpoint import ROWS, columns_of, pctrs_of, request_of
 from tests.tiny_bundle import tiny_schema, write_tiny_bundle
 from tests.wire import Wire
 
 RunApp = Callable[..., RunningApp]
-PAIR = 'arm="control",shadow="candidate"'
 DROPPED = re.compile(r'bidlight_shadow_dropped_total{arm="control",reason="(\w+)",shadow="candidate"}')
 
 
@@ -60,9 +59,7 @@ def dropped(app: RunningApp) -> dict[str, float]:
 
 def done_with(app: RunningApp) -> float:
     """The requests that the shadow has scored or not."""
-    counted = app.metrics()
-    dropped = sum(number for name, number in counted.items() if DROPPED.fullmatch(name))
-    return dropped + counted[f"bidlight_shadow_requests_total{{{PAIR}}}"]
+    return sum(dropped(app).values()) + count(app, "requests_total")
 
 
 def wait_for(app: RunningApp, done: int) -> None:
@@ -71,11 +68,6 @@ def wait_for(app: RunningApp, done: int) -> None:
     while done_with(app) < done:
         assert time.monotonic() < deadline
         app.runner.run(asyncio.sleep(0.01))
-
-
-def pctrs(answer: Any) -> list[float]:
-    results = answer["results"]
-    return results["pctr"] if isinstance(results, dict) else [result["pctr"] for result in results]
 
 
 @pytest.mark.parametrize("native", ["on", "off"])
@@ -93,8 +85,8 @@ def test_answers_and_counts_of_the_arm_are_the_same_with_and_without(
                 expected, found = alone.post(body, headers), app.post(body, headers)
                 assert (found.status_code, found.content) == (200, expected.content)
                 assert found.headers == expected.headers
-                own += pctrs(codec.decode(found.content))
-                others += pctrs(codec.decode(served.post(body, headers).content))
+                own += pctrs_of(codec.decode(found.content))
+                others += pctrs_of(codec.decode(served.post(body, headers).content))
     wait_for(app, 4 * (len(ROWS) - 1))
     assert dropped(app) == {}
     assert count(app, "candidates_total") == len(own)
@@ -194,7 +186,7 @@ def test_a_shadow_of_another_schema_reads_what_it_knows_and_changes_no_answer(
         request["context"] = {**request["context"], "device": device}
         body = msgspec.json.encode(request)
         assert app.post(body).content == alone.post(body).content
-        expected += pctrs(served.post(body).json())
+        expected += pctrs_of(served.post(body).json())
     # What is no value of its fields is refused to a shadow alone.
     request["context"]["device"] = {"of": "another type"}
     body = msgspec.json.encode(request)
@@ -219,7 +211,7 @@ def test_stored_features_that_were_looked_up_are_the_shadows_too(
         for candidates in ([{"id": "ad-1"}] * 3, {"id": ["ad-1"]}):
             request = {"user_id": "u1", "context": given, "candidates": candidates}
             assert app.post(request).status_code == 200
-            expected += pctrs(served.post(request).json())
+            expected += pctrs_of(served.post(request).json())
     wait_for(app, 4)
     assert dropped(app) == {}
     assert count(app, "pctr_total", pctr="shadow") == pytest.approx(sum(expected))
@@ -299,8 +291,8 @@ def test_events_judge_the_shadow_by_the_same_impressions(
             results = found["results"]
             is_columns = isinstance(results, dict)
             tokens += results["token"] if is_columns else [result["token"] for result in results]
-            own += pctrs(found)
-            others += pctrs(served.post(request).json())
+            own += pctrs_of(found)
+            others += pctrs_of(served.post(request).json())
     wait_for(app, 4)
     assert count(app, "tokens_total", outcome="kept") == len(tokens) == 20
     events = [{"token": token, "type": "impression"} for token in tokens[:15]]

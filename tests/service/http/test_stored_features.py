@@ -22,6 +22,7 @@ from service.settings import Settings
 from tests import feature_stores
 from tests.redis_server import RedisServer
 from tests.running import RunningApp
+from tests.service.http.test_predict_endpoint import pctrs_of
 from tests.tiny_bundle import tiny_rows, tiny_schema, write_tiny_bundle
 
 RunApp = Callable[..., RunningApp]
@@ -51,8 +52,7 @@ def run_with(run_app: RunApp, url: str, **settings: Any) -> RunningApp:
 def pctrs(app: RunningApp, request: dict[str, Any]) -> list[float]:
     answer = app.post(request)
     assert answer.status_code == 200, answer.text
-    results = answer.json()["results"]
-    return results["pctr"] if isinstance(results, dict) else [result["pctr"] for result in results]
+    return pctrs_of(answer.json())
 
 
 def count(app: RunningApp, metric: str, **labels: str) -> float:

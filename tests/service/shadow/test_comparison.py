@@ -9,7 +9,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.shadow.comparison import RANKED, compare, log_odds_of
+from service.bundle.log_odds import log_odds_of
+from service.shadow.comparison import RANKED, compare
 
 # Few values, so that there are ties.
 PCTRS = st.sampled_from([1e-300, 0.001, 0.01, 0.0100001, 0.02, 0.5, 0.999999])
