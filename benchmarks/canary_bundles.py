@@ -20,6 +20,7 @@ from export.teach.lesson import level_shift
 from loadtest.traffic.forged import copy_with
 from service.bundle.calibration import CALIBRATION_FILE, calibrators_to_file, segments_of
 from service.bundle.encodings import MISSING_ID
+from service.bundle.log_odds import log_odds_of
 from service.bundle.manifest import GOLDEN_FILE
 from service.bundle.store import Bundle, load_bundle
 
@@ -53,7 +54,7 @@ def scaled(bundle: Path, folder: Path, ids: Ids, factor: float) -> Path:
     found = load_bundle(bundle)
     scorer = Scorer(found)
     pctrs = scorer.served_pctr(scorer.logits(ids), ids)
-    shift = level_shift(np.log(pctrs / (1.0 - pctrs)), factor * float(pctrs.mean()))
+    shift = level_shift(log_odds_of(pctrs), factor * float(pctrs.mean()))
     calibrators = {
         each.variant: msgspec.structs.replace(
             each,
