@@ -11,13 +11,16 @@ from typing import Any
 import msgspec
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from export.bundles.scorer import Scorer
+from export.graph.runtime import graph_scorer, run_graph
+from export.teach.lesson import level_shift
 from loadtest.traffic.forged import copy_with
 from service.bundle.calibration import CALIBRATION_FILE, calibrators_to_file, segments_of
 from service.bundle.encodings import MISSING_ID
+from service.bundle.log_odds import log_odds_of
 from service.bundle.manifest import GOLDEN_FILE
 from service.bundle.store import Bundle, load_bundle
 
@@ -49,19 +52,14 @@ def without(bundle: Path, folder: Path, field: str) -> Path:
 def scaled(bundle: Path, folder: Path, ids: Ids, factor: float) -> Path:
     """The mean pCTR of these rows [n, fields] is so many times what it was, by a shift of all log-odds."""
     found = load_bundle(bundle)
-    variant = found.manifest.serving_variant
-    calibrator = found.calibrators[variant]
-    pctrs = calibrator.pctr(_runner(found.graphs[variant])(ids), segments_of(calibrator, found.schema, ids))
-    log_odds, low, high = np.log(pctrs / (1.0 - pctrs)), -5.0, 5.0
-    for _ in range(40):
-        middle = 0.5 * (low + high)
-        is_below = float((1.0 / (1.0 + np.exp(-log_odds - middle))).mean()) < factor * float(pctrs.mean())
-        low, high = (middle, high) if is_below else (low, middle)
+    scorer = Scorer(found)
+    pctrs = scorer.served_pctr(scorer.logits(ids), ids)
+    shift = level_shift(log_odds_of(pctrs), factor * float(pctrs.mean()))
     calibrators = {
         each.variant: msgspec.structs.replace(
             each,
-            intercept=each.intercept + low,
-            knots=tuple((logit, calibrated + low) for logit, calibrated in each.knots),
+            intercept=each.intercept + shift,
+            knots=tuple((logit, calibrated + shift) for logit, calibrated in each.knots),
         )
         for each in found.calibrators.values()
     }
@@ -91,15 +89,13 @@ def slower(bundle: Path, folder: Path, milliseconds: float) -> Path:
 def best_field(bundle: Path, ids: Ids, truth: NDArray[np.float64]) -> str:
     """The field without which LogLoss grows most on rows [n, fields] of true probabilities [n]."""
     found = load_bundle(bundle)
-    variant = found.manifest.serving_variant
-    run, calibrator = _runner(found.graphs[variant]), found.calibrators[variant]
-    losses = {}
+    scorer, losses = Scorer(found), {}
     for place, field in enumerate(found.schema.fields):
         if field.kind == "sequence":
             continue
         changed = ids.copy()
         changed[:, place] = MISSING_ID
-        pctrs = calibrator.pctr(run(changed), segments_of(calibrator, found.schema, changed))
+        pctrs = scorer.served_pctr(scorer.logits(changed), changed)
         losses[field.name] = float(-(truth * np.log(pctrs) + (1.0 - truth) * np.log1p(-pctrs)).mean())
     return max(losses, key=lambda name: losses[name])
 
@@ -131,7 +127,7 @@ def _saved(found: Bundle, folder: Path, graphs: dict[str, bytes], calibrators: d
     digest = hashlib.sha256(graph).hexdigest()
     calibrators = {**calibrators, variant: msgspec.structs.replace(calibrators[variant], graph_sha256=digest)}
     ids = np.array(found.golden.ids, np.int32)
-    logits = _runner(graph)(ids).astype(np.float64)
+    logits = run_graph(graph, ids).astype(np.float64)
     variants = {}
     for name, outputs in found.golden.variants.items():
         these = logits if name == variant else np.array(outputs.logits)
@@ -146,15 +142,6 @@ def _saved(found: Bundle, folder: Path, graphs: dict[str, bytes], calibrators: d
         GOLDEN_FILE: msgspec.json.encode(golden),
     }
     return copy_with(found.folder, folder, files)
-
-
-def _runner(graph: bytes) -> Callable[[Ids], NDArray[np.float32]]:
-    """ids [n, fields] -> logits [n]."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda ids: np.asarray(session.run(None, {name: ids})[0]).reshape(-1)
 
 
 def _products(count: int) -> tuple[list[Any], list[Any]]:
@@ -198,7 +185,7 @@ def _milliseconds_of_product(count: int = 20) -> float:
     ]
     graph = helper.make_graph(nodes, "slow", [ids], [logits], tensors)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    run = _runner(model.SerializeToString())
+    run = graph_scorer(model.SerializeToString())
     taken = []
     for _ in range(5):
         began = time.perf_counter()

@@ -24,7 +24,6 @@ more seeds, students or settings add cells.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import hashlib
 import itertools
 import time
@@ -32,7 +31,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import msgspec
 import numpy as np
@@ -51,13 +49,13 @@ from export.stages.fit_schema import fit_schema
 from export.stages.plan import LogPlan
 from export.stages.taught import taught_log
 from export.stages.train import new_network
-from export.stages.work import Work
+from export.stages.work import Work, silent
 from export.teach.lesson import Lesson
-from export.train import loop
 from export.train.checkpoint import load_checkpoint, save_checkpoint
 from export.train.choices import TrainChoice
 from export.train.config import TrainConfig
 from export.train.loop import predict_logits, train
+from export.train.losses import Loss, distilled
 from loadtest.reports.command import whole
 
 ALONE, TOGETHER, CROSSED = "alone", "taught by all seeds' teachers", "teachers of the other half"
@@ -141,13 +139,11 @@ class Bench:
 
     def cell(self, one: Student, seed: int, way: Way) -> Cell:
         """A student trained in a way, or what is kept of it."""
-        stem = hashlib.sha256(f"{one.text} {way.name} {seed}".encode()).hexdigest()[:16]
-        record = self.folder / "cells" / f"{stem}.json"
+        record = self._kept(one.text, way.name, seed).with_suffix(".json")
         if record.exists():
             return msgspec.json.decode(record.read_bytes(), type=Cell)
         started = time.process_time()
-        with self._as(way):
-            network, best, epochs = self._trained(one, seed, way, self._lesson(seed, way))
+        network, best, epochs = self._trained(one, seed, way, self._lesson(seed, way))
         found = self._judged(network, one.text, way.name, seed)
         seconds = time.process_time() - started
         found = msgspec.structs.replace(found, validation=best, epochs=epochs, seconds=seconds)
@@ -168,16 +164,7 @@ class Bench:
         seeds = range(self.options.seeds) if way.name == TOGETHER else (seed,)
         lesson = Lesson(tuple(self.teacher(one) for one in seeds))
         config = self.config(self.options.teacher.model, seed, way)
-        return taught_log(self.work, self.log, lesson(self.work, config, say=_silent))
-
-    @contextlib.contextmanager
-    def _as(self, way: Way) -> Iterator[None]:
-        """Another loss in the place of the product's, for a fault of it."""
-        if way.name != BATCH_SOFTMAX:
-            yield
-            return
-        with mock.patch.object(loop, "distilled", _over_the_batch):
-            yield
+        return taught_log(self.work, self.log, lesson(self.work, config, say=silent))
 
     def _said_of_others(self, seed: int) -> NDArray[np.float32]:
         """What teachers say of training rows that they have not seen, kept once they are trained."""
@@ -200,7 +187,8 @@ class Bench:
         """A model, its LogLoss on the validation part, and the epochs of its weights."""
         config = self.config(one.model, seed, way)
         network = new_network(log, one.model, one.hyperparameters, config)
-        result = train(network, log, config, report=_silent)
+        loss = _over_the_batch if way.name == BATCH_SOFTMAX else distilled
+        result = train(network, log, config, taught_loss=loss, report=silent)
         best = result.best or result.history[-1]
         return network, best.logloss, best.step / result.steps_an_epoch
 
@@ -208,7 +196,7 @@ class Bench:
         fitted, test = self.log.parts["calibration"], self.log.parts["test"]
         line = fit_platt(predict_logits(network, fitted.ids).astype(np.float64), np.asarray(fitted.labels))
         pctr = sigmoid(line.slope * predict_logits(network, test.ids).astype(np.float64) + line.intercept)
-        np.save(self._pctr_file(model, way, seed), pctr.astype(np.float32))
+        np.save(self._kept(model, way, seed), pctr.astype(np.float32))
         return Cell(
             model=model,
             way=way,
@@ -218,14 +206,15 @@ class Bench:
             logloss=logloss(test.labels, pctr),
         )
 
-    def _pctr_file(self, model: str, way: str, seed: int) -> Path:
+    def _kept(self, model: str, way: str, seed: int) -> Path:
+        """Where the pCTRs of a cell are kept; its record is beside them."""
         stem = hashlib.sha256(f"{model} {way} {seed}".encode()).hexdigest()[:16]
         return self.folder / "cells" / f"{stem}.npy"
 
     def change(self, mine: Sequence[Cell], others: Sequence[Cell]) -> tuple[Delta, Delta]:
         """AUC and LogLoss of cells minus those of others, seeds averaged, over resampled rows."""
         labels = np.asarray(self.log.parts["test"].labels)
-        scores = [np.load(self._pctr_file(one.model, one.way, one.seed)) for one in (*mine, *others)]
+        scores = [np.load(self._kept(one.model, one.way, one.seed)) for one in (*mine, *others)]
         found = []
         for resampled in (resampled_aucs, resampled_loglosses):
             of_scores = resampled(labels, scores, resamples=RESAMPLES)
@@ -245,7 +234,7 @@ def _said_in_training(teacher: Path, log: EncodedLog) -> NDArray[np.float32]:
 
 
 def _over_the_batch(
-    hard: Any, logits: Tensor, labels: Tensor, taught: Tensor, *, alpha: float, temperature: float
+    hard: Loss, logits: Tensor, labels: Tensor, taught: Tensor, *, alpha: float, temperature: float
 ) -> Tensor:
     """The loss of xsDeepFwFM's table: KL of the softmax of probabilities over the batch, and its mean."""
     student, teacher = torch.sigmoid(logits) / temperature, torch.sigmoid(taught) / temperature
@@ -279,7 +268,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not work.has("fit-schema.json"):
         with work.held(new=True):
             plan = LogPlan(data=options.data, schema=options.schema, split=options.split)
-            fit_schema(work, plan, say=_silent)
+            fit_schema(work, plan, say=silent)
     (options.work / "cells").mkdir(exist_ok=True)
     bench = Bench(options.work, open_log(work.path("log")), options)
     rows = {name: len(part) for name, part in bench.log.parts.items()}
@@ -413,10 +402,6 @@ def _options(arguments: Sequence[str] | None) -> tuple[Command, argparse.Namespa
 
 def _shares(text: str) -> tuple[float, ...]:
     return tuple(float(share) for share in text.split(","))
-
-
-def _silent(_: str) -> None:
-    """Takes a line of progress."""
 
 
 if __name__ == "__main__":

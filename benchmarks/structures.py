@@ -29,7 +29,7 @@ from export.compress.choice import PruneChoice
 from export.compress.recipes import RECIPES, Recipe
 from export.data.encoded import Part, open_log
 from export.data.synthetic import SyntheticConfig
-from export.graph.runtime import BATCHES, Scorer, graph_scorer, microseconds_a_row
+from export.graph.runtime import BATCHES, microseconds_a_row, own_rows_scorer
 from export.judge.bootstrap import interval, resampled_aucs
 from export.judge.metrics import auc
 from export.stages.plan import Plan
@@ -183,7 +183,8 @@ def _figures(made: Sequence[Contender], labels: NDArray[np.integer]) -> list[dic
     graphs = [(one, kind) for one in made for kind in one.graphs]
     aucs = resampled_aucs(labels, [one.logits[kind] for one, kind in graphs], resamples=RESAMPLES)
     times = microseconds_a_row(
-        {f"{one.kept.name} {kind}": _timed(one, kind) for one, kind in graphs}, made[0].ids
+        {f"{one.kept.name} {kind}": own_rows_scorer(one.graphs[kind], one.ids) for one, kind in graphs},
+        made[0].ids,
     )
     rows: list[dict[str, Any]] = []
     for (one, kind), resampled in zip(graphs, aucs, strict=True):
@@ -202,12 +203,6 @@ def _figures(made: Sequence[Contender], labels: NDArray[np.integer]) -> list[dic
             }
         )
     return rows
-
-
-def _timed(contender: Contender, kind: str) -> Scorer:
-    """A graph over its own ids of the rows, since compaction renumbers them."""
-    score = graph_scorer(contender.graphs[kind])
-    return lambda ids: score(contender.ids[: len(ids)])
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> list[list[str]]:

@@ -38,7 +38,7 @@ from export.stages.plan import LogPlan
 from export.stages.records import Trained
 from export.stages.train import train
 from export.stages.warm_start import read_warm_start
-from export.stages.work import Work
+from export.stages.work import Work, silent
 from export.train.checkpoint import load_checkpoint
 from export.train.choices import TrainChoice
 from export.train.loop import predict_logits
@@ -158,10 +158,10 @@ class Race:
         started = time.process_time()
         with Work(folder / "work").held(new=True) as work:
             growth = None if warm is None else warm.growth(self.options.forget_after)
-            log = fit_schema(work, plan, growth=growth, say=_silent)
+            log = fit_schema(work, plan, growth=growth, say=silent)
             size, clicks = log.rows["train"], log.clicks["train"]
             config = choice.config(size, clicks, model=model, earlier_rows=log.earlier_rows)
-            train(work, model, dict(self.options.hyperparameter), config, warm=warm, say=_silent)
+            train(work, model, dict(self.options.hyperparameter), config, warm=warm, say=silent)
         seconds = time.process_time() - started
         data.unlink()
         return Kept(size, sum(field.cardinality for field in log.fields), seconds)
@@ -270,10 +270,6 @@ def _summary(days: Sequence[Day], changes: Mapping[str, tuple[Delta, Delta]]) ->
 
 def _told(change: Delta) -> str:
     return f"{change.delta:+.4f} ({change.low:+.4f} to {change.high:+.4f})"
-
-
-def _silent(_: str) -> None:
-    """Takes a line of progress."""
 
 
 if __name__ == "__main__":

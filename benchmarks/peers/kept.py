@@ -14,6 +14,7 @@ import numpy as np
 from benchmarks.peers.contender import Contender, Fitted, Floats, Settings
 from export.data.encoded import EncodedLog
 from export.judge.metrics import auc, logloss
+from export.stages.work import hash_of
 from service.bundle.folders import replacing
 from service.bundle.json_files import encode_json
 
@@ -74,7 +75,7 @@ class Cabinet:
     def key(self, contender: Contender, settings: Settings, seed: int) -> str:
         """A digest of the log, of who fits what and by which code, and of the settings and the seed."""
         inputs = [self.log_digest, contender.by, contender.model, contender.version, dict(settings), seed]
-        return hashlib.sha256(msgspec.json.encode(inputs, order="deterministic")).hexdigest()[:24]
+        return hash_of(inputs)[:24]
 
 
 def digest_of(log: EncodedLog) -> str:

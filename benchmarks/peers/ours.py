@@ -16,13 +16,13 @@ from export.compare.overrides import check_overrides, read_overrides, settle
 from export.data.encoded import EncodedLog
 from export.judge.metrics import sigmoid
 from export.stages.train import fit_trees_of, new_network
+from export.stages.work import silent
 from export.train.build import hyperparameters_of
 from export.train.choices import TrainChoice
 from export.train.config import TrainConfig
 from export.train.loop import predict_logits, train
 from export.train.prior import corrected_logits
 from export.train.result import TrainResult
-from export.tune.fit import silent
 
 # What a fit depends on; kept fits are of this code.
 OWN_CODE = ("models", "export/train", "export/stages/train.py", "benchmarks/peers/ours.py")

@@ -15,14 +15,14 @@ from export.budgets.space import space_of
 from export.budgets.tables import front_table, verdict
 from export.budgets.trial import Subject
 from export.errors import ExportError
+from export.report.files import write_texts
 from export.report.machine import machine
 from export.report.summary import summary
-from export.stages.calibrate import calibrate
+from export.stages.calibrate import calibrate_as_planned
 from export.stages.package import check_out, package
 from export.stages.records import Calibrated
 from export.stages.work import Say, Work
 from export.train.checkpoint import load_checkpoint
-from service.bundle.folders import replacing
 from service.bundle.json_files import encode_json
 
 JSON, PAGE, BUNDLE = "compress.json", "compress.html", "bundle"
@@ -75,14 +75,7 @@ def _check_sampling_rate(work: Work, plan: BudgetPlan) -> None:
 
 
 def _package(plan: BudgetPlan, work: Work, name: str, best: Trial, say: Say) -> None:
-    graphs = plan.graphs
-    calibrate(
-        work,
-        sampling_rate=graphs.sampling_rate,
-        methods=graphs.calibration_methods,
-        segment_field=graphs.calibrate_by,
-        say=say,
-    )
+    calibrate_as_planned(work, plan.graphs, say=say)
     bundle = package(work, plan.out / BUNDLE, name=name, say=say)
     say(summary(bundle))
     serving = bundle.manifest.serving_variant
@@ -130,7 +123,4 @@ def _write_interrupted(subject: Subject, plan: BudgetPlan, folder: Path, started
 
 def _write(found: Searched, out: Path) -> None:
     """Both files, each whole or as it was."""
-    out.mkdir(parents=True, exist_ok=True)
-    for name, text in ((JSON, encode_json(found).decode()), (PAGE, search_page(found))):
-        with replacing(out / name) as incoming:
-            incoming.write_text(text, encoding="utf-8")
+    write_texts(out, {JSON: encode_json(found).decode(), PAGE: search_page(found)})

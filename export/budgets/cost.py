@@ -11,6 +11,7 @@ from export.data.encoded import Part
 from export.graph.runtime import Scorer, graph_scorer, microseconds_a_row, request_scorer
 from export.stages.shared_graphs import MARGIN, checked_shared_graph, context_columns
 from export.stages.variants import Variant
+from export.stages.work import silent
 
 CHECKED_ROWS = 1024
 
@@ -48,7 +49,7 @@ def _forms(variant: Variant, part: Part, candidates: int) -> dict[str, Scorer]:
     request = np.resize(ids, (candidates, ids.shape[1]))
     request[:, is_context] = request[0, is_context]
     forms = {"plain": _fixed(graph_scorer(variant.graph), request)}
-    checked = checked_shared_graph(variant.graph, ids, is_context, lambda _: None)
+    checked = checked_shared_graph(variant.graph, ids, is_context, silent)
     if checked is not None:
         forms["shared"] = _fixed(request_scorer(checked.graph, is_context), request)
     return forms

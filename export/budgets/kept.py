@@ -19,7 +19,7 @@ from export.budgets.trial import Subject
 from export.errors import ExportError
 from export.report.machine import machine
 from export.stages.variants import DENSE, graph_name
-from export.stages.work import MARKER, Work
+from export.stages.work import MARKER, Work, hash_of
 from service.bundle.folders import discard
 from service.bundle.json_files import encode_json
 
@@ -49,7 +49,7 @@ def forget_other_models(folder: Path) -> None:
 
 
 def _key(*inputs: object) -> str:
-    return hashlib.sha256(msgspec.json.encode(inputs, order="deterministic")).hexdigest()[:12]
+    return hash_of(inputs)[:12]
 
 
 def trial_folder(folder: Path, number: int) -> Path:

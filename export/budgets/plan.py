@@ -9,6 +9,7 @@ from export.compress.choice import PruneChoice
 from export.errors import ExportError
 from export.knobs import AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE, check, described, knob
 from export.stages.plan import GraphPlan
+from export.trials import Budget
 
 TRIALS = 24
 
@@ -57,6 +58,6 @@ class BudgetPlan:
             )
 
     @property
-    def most_trials(self) -> int | None:
-        """Trials in all, or None where time alone ends the search."""
-        return TRIALS if self.trials is None and self.minutes is None else self.trials
+    def effort(self) -> Budget:
+        """When the search ends."""
+        return Budget.of(self.trials, self.minutes, usual=TRIALS)

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
 
 from export.budgets.records import Form, Searched
-from export.report.plots import AFTER, BEFORE, FAINT, STYLE, as_svg
+from export.report.plots import AFTER, BEFORE, FAINT, STYLE, as_svg, log_axis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,10 +49,7 @@ def _panel(
     if found.limits.auc_loss is not None:
         lowest = found.dense.auc - found.limits.auc_loss
         axes.axhline(lowest, color=BEFORE, linewidth=1, linestyle=":", zorder=0)
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    log_axis(axes)
 
 
 def _limit_heights(axes: Axes, found: Searched) -> None:

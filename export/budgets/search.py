@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
-import numpy as np
 
 from export.budgets.kept import keep, kept_trials, trial_folder
 from export.budgets.plan import BudgetPlan
@@ -16,7 +15,6 @@ from export.budgets.space import Space
 from export.budgets.study import next_point
 from export.budgets.tables import trial_line
 from export.budgets.trial import Subject, attempt
-from export.data.progress import Bar
 from export.errors import ExportError
 from export.stages.work import Say, Work
 
@@ -35,8 +33,9 @@ def search(subject: Subject, space: Space, plan: BudgetPlan, folder: Path, *, sa
     if done:
         say(f"trials kept from an earlier search of the same model: {len(done)}")
     limits = limits_of(plan)
-    with _bar(plan, len(done)) as bar:
-        while not _is_used_up(plan, done, time.perf_counter() - started):
+    effort = plan.effort
+    with effort.bar(len(done)) as bar:
+        while not effort.is_used_up([one.seconds for one in done], time.perf_counter() - started):
             trial = _next(subject, space, plan, folder, done)
             if trial.number == 1 and trial.form is None:
                 raise ExportError(
@@ -44,25 +43,9 @@ def search(subject: Subject, space: Space, plan: BudgetPlan, folder: Path, *, sa
                 )
             done.append(trial)
             keep(folder, done)
-            bar.add(1 if plan.most_trials is not None else trial.seconds)
-            say(trial_line(trial, best_of(done, limits), limits, plan.most_trials))
+            bar.add(effort.step(trial.seconds))
+            say(trial_line(trial, best_of(done, limits), limits, effort.trials))
     return done
-
-
-def _bar(plan: BudgetPlan, done: int) -> Bar:
-    if plan.most_trials is not None:
-        return Bar("search", max(0, plan.most_trials - done), unit="trials", whole=True)
-    assert plan.minutes is not None
-    return Bar("search", 60.0 * plan.minutes, unit="s", whole=True)
-
-
-def _is_used_up(plan: BudgetPlan, done: Sequence[Trial], elapsed: float) -> bool:
-    """Whether no other trial fits in; the first one always does."""
-    if plan.most_trials is not None and len(done) >= plan.most_trials:
-        return True
-    if plan.minutes is None or not done:
-        return False
-    return elapsed + float(np.median([one.seconds for one in done])) > 60.0 * plan.minutes
 
 
 def _next(subject: Subject, space: Space, plan: BudgetPlan, folder: Path, done: Sequence[Trial]) -> Trial:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-import numpy as np
 import optuna
 from optuna.distributions import FloatDistribution
 from optuna.samplers import TPESampler
@@ -17,6 +16,7 @@ from optuna.trial import create_trial
 
 from export.budgets.records import Limits, Trial
 from export.budgets.space import Space
+from export.trials import seed_of
 
 # AUC, microseconds, bytes.
 DIRECTIONS: Final = ("maximize", "minimize", "minimize")
@@ -34,8 +34,8 @@ def next_point(
     if len(done) < len(starts):
         return starts[len(done)]
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    drawn = int(np.random.SeedSequence((seed, len(done))).generate_state(1)[0])
-    study = optuna.create_study(directions=DIRECTIONS, sampler=TPESampler(seed=drawn, n_startup_trials=0))
+    sampler = TPESampler(seed=seed_of(seed, len(done)), n_startup_trials=0)
+    study = optuna.create_study(directions=DIRECTIONS, sampler=sampler)
     axes = {axis.part: FloatDistribution(axis.least, 1.0, log=True) for axis in space.axes}
     for one in done:
         if one.form is not None:

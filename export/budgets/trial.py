@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from export.budgets.cost import time_beside
 from export.budgets.plan import BudgetPlan
@@ -27,7 +28,7 @@ from export.stages.records import LogSummary, Pruned, Trained
 from export.stages.taught import FOLDER as TEACHERS
 from export.stages.to_onnx import to_onnx
 from export.stages.variants import DENSE, Variant, read_variants
-from export.stages.work import Work
+from export.stages.work import Work, silent
 from service.bundle.manifest import Latency, Parity
 
 # What the stages of a trial read of the run that trained the model; they write none of it.
@@ -62,16 +63,12 @@ def attempt(subject: Subject, plan: BudgetPlan, recipe: Recipe, folder: Path) ->
     The folder is made anew: it is a work folder, from which `package` can go on. Raises ExportError.
     """
     work = _new_work(subject, folder)
-    pruned = prune(work, plan.pruning, recipe=recipe, say=_silent)
-    to_onnx(work, say=_silent)
+    pruned = prune(work, plan.pruning, recipe=recipe, say=silent)
+    to_onnx(work, say=silent)
     # What a trial loses is judged by the limits of the search.
     ship: Ship = "auto" if pruned is None else "pruned"
-    quantize(work, rows=plan.graphs.quantization_rows, ship=ship, say=_silent)
+    quantize(work, rows=plan.graphs.quantization_rows, ship=ship, say=silent)
     return _judged(subject, plan, read_variants(work, subject.log.schema), pruned)
-
-
-def _silent(_: str) -> None:
-    """Takes what a stage tells; a search tells a line a trial."""
 
 
 def _new_work(subject: Subject, folder: Path) -> Work:
@@ -93,18 +90,19 @@ def _link(path: Path, target: Path) -> None:
 def _judged(
     subject: Subject, plan: BudgetPlan, variants: Mapping[str, Variant], pruned: Pruned | None
 ) -> tuple[Form, float]:
-    log, dense = subject.log, variants[DENSE]
-    serving = variants[_serving(variants, log.parts["validation"])]
-    times = time_beside(serving, dense, log.parts["validation"], plan.at_batch)
-    logits = serving.score(log.parts["validation"])
+    dense, parts = variants[DENSE], subject.log.parts
+    validation, unseen = parts["validation"], parts["calibration"]
+    serving = variants[_serving(variants, validation)]
+    times = time_beside(serving, dense, validation, plan.at_batch)
+    logits = serving.score(validation)
     trained = subject.trained
     units = trained.hyperparameters.get("hidden_units") or ()
     return (
         Form(
             variant=serving.name,
-            auc=auc(np.asarray(log.parts["validation"].labels), logits),
-            validation=_change(dense, serving, log.parts["validation"]),
-            unseen=_change(dense, serving, log.parts["calibration"]),
+            auc=auc(np.asarray(validation.labels), logits),
+            validation=_change(dense, serving.name, validation, logits),
+            unseen=_change(dense, serving.name, unseen, serving.score(unseen)),
             bytes=len(serving.graph),
             share=times.variant / times.dense,
             microseconds=times.variant,
@@ -125,6 +123,6 @@ def _serving(variants: Mapping[str, Variant], part: Part) -> str:
     return choose_serving(variants, latency)[0]
 
 
-def _change(dense: Variant, serving: Variant, part: Part) -> Parity:
-    names = dense.name, serving.name
-    return compare_variants(names, np.asarray(part.labels), (dense.score(part), serving.score(part)))
+def _change(dense: Variant, serving: str, part: Part, logits: NDArray[np.float32]) -> Parity:
+    """From the dense graph to these logits [n] of the variant that serves."""
+    return compare_variants((dense.name, serving), np.asarray(part.labels), (dense.score(part), logits))

@@ -165,16 +165,10 @@ def _quantize(options: Namespace) -> None:
 
 
 def _calibrate(options: Namespace) -> None:
-    from export.stages.calibrate import calibrate
+    from export.stages.calibrate import calibrate_as_planned
 
     with _work(options) as work:
-        calibrate(
-            work,
-            sampling_rate=options.sampling_rate or Plan.sampling_rate,
-            methods=options.calibration_methods or Plan.calibration_methods,
-            segment_field=options.calibrate_by,
-            say=say,
-        )
+        calibrate_as_planned(work, GraphPlan(**given_of(GraphPlan, options)), say=say)
 
 
 def _package(options: Namespace) -> None:

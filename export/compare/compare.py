@@ -27,6 +27,7 @@ from export.data.encoded import open_log
 from export.data.log_schema import load_log_schema
 from export.data.progress import Bar
 from export.errors import ExportError
+from export.report.files import write_texts
 from export.report.machine import machine
 from export.stages.fit_schema import kept_log
 from export.stages.pipeline import Clock, check_export
@@ -35,7 +36,6 @@ from export.stages.taught import check_distillation
 from export.stages.work import Say, Work
 from export.train.build import check_fields
 from models import MODELS
-from service.bundle.folders import replacing
 from service.bundle.json_files import encode_json
 
 JSON, TEXT, PAGE = "compare.json", "compare.txt", "compare.html"
@@ -206,9 +206,7 @@ def write(comparison: Comparison, out: Path) -> None:
         TEXT: as_text(comparison) + "\n",
         PAGE: comparison_page(comparison),
     }
-    for name, text in texts.items():
-        with replacing(out / name) as incoming:
-            incoming.write_text(text, encoding="utf-8")
+    write_texts(out, texts)
 
 
 def read_comparison(folder: Path) -> Comparison:

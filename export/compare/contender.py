@@ -6,7 +6,6 @@ contender.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -29,7 +28,7 @@ from export.stages.prune import prune
 from export.stages.records import Trained
 from export.stages.train import train
 from export.stages.variants import read_variants
-from export.stages.work import Say, Work
+from export.stages.work import Say, Work, hash_of
 from export.train.choices import EmbeddingChoice
 from export.train.config import TrainConfig
 from service.bundle.json_files import encode_json
@@ -66,7 +65,7 @@ class Contender:
         """
         inputs = asdict(self)
         del inputs["shared"], inputs["config"]["threads"]
-        return hashlib.sha256(msgspec.json.encode(inputs, order="deterministic")).hexdigest()
+        return hash_of(inputs)
 
     def kept(self) -> Result | None:
         """The result of an earlier run with the same inputs, where there is one."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from export.report.findings import (
     EvaluationPoint,
@@ -211,6 +212,14 @@ def sizes_figure(findings: Findings) -> str:
         axes.bar_label(bars, fmt="%.2f")
         axes.set_title("megabytes a graph")
         return as_svg(figure)
+
+
+def log_axis(axes: Axes) -> None:
+    """Let the horizontal axis be logarithmic, with a few round numbers on it."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def as_svg(figure: Figure) -> str:

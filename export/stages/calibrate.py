@@ -18,6 +18,7 @@ from export.stages.base_rate import Sample, samples_of, windows_of
 from export.stages.calibration_segments import Segments, check_segment_field
 from export.stages.calibrator_fit import fit_calibrator
 from export.stages.level_forecast import Forecast, forecast
+from export.stages.plan import GraphPlan
 from export.stages.records import Calibrated, Graphs, Trained
 from export.stages.variants import Variant, graph_name, read_variants
 from export.stages.work import Say, Work
@@ -34,6 +35,17 @@ class Fitted:
     calibrator: Calibrator
     expected: Forecast
     gain: SegmentGain | None  # None without a field to calibrate by
+
+
+def calibrate_as_planned(work: Work, plan: GraphPlan, *, say: Say = print) -> dict[str, Calibrator]:
+    """A calibrator of each graph, by the options of a plan."""
+    return calibrate(
+        work,
+        sampling_rate=plan.sampling_rate,
+        methods=plan.calibration_methods,
+        segment_field=plan.calibrate_by,
+        say=say,
+    )
 
 
 def calibrate(

@@ -81,7 +81,7 @@ def fit_prior(
         fit_clicks=clicks,
         fit_window=_window(train),
     )
-    level = _log_odds(prior, validation, variant)
+    level = prior.log_odds(_ids(prior, validation, variant), len(validation))
     prior = msgspec.structs.replace(
         prior, intercept=base + fit_offset(level, np.asarray(validation.labels))[0]
     )
@@ -136,11 +136,6 @@ def _choose(train: _Rows, judged: _Rows, fields: Mapping[str, Field]) -> dict[st
 
 def _ids(prior: Prior, part: Part, variant: Variant) -> Sequence[NDArray[np.int32]]:
     return [variant.ids_of(part, name) for name in prior.names]
-
-
-def _log_odds(prior: Prior, part: Part, variant: Variant) -> NDArray[np.float64]:
-    tables = zip(prior.tables(), _ids(prior, part, variant), strict=True)
-    return prior.intercept + sum((table.take(ids, mode="clip") for table, ids in tables), np.zeros(len(part)))
 
 
 def _judge(prior: Prior, part: Part, variant: Variant) -> Metrics:

@@ -16,7 +16,7 @@ from export.data.synthetic_file import write_synthetic_log
 from export.errors import ExportError
 from export.report.summary import summary
 from export.stages.baseline import baseline
-from export.stages.calibrate import calibrate
+from export.stages.calibrate import calibrate_as_planned
 from export.stages.calibration_segments import check_segment_field
 from export.stages.fit_schema import fit_schema
 from export.stages.package import check_out, package
@@ -183,13 +183,7 @@ def make_graphs(work: Work, plan: GraphPlan, begin: Callable[[str], None], say: 
     begin("quantize")
     quantize(work, rows=plan.quantization_rows, ship=plan.ship, say=say)
     begin("calibrate")
-    calibrate(
-        work,
-        sampling_rate=plan.sampling_rate,
-        methods=plan.calibration_methods,
-        segment_field=plan.calibrate_by,
-        say=say,
-    )
+    calibrate_as_planned(work, plan, say=say)
 
 
 def demo_log(rows: int, seed: int) -> SyntheticConfig:

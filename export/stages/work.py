@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,16 @@ from service.bundle.json_files import encode_json
 
 Record = TypeVar("Record", bound=msgspec.Struct)
 Say = Callable[[str], None]  # takes the lines that a stage tells the user
+
+
+def hash_of(inputs: object) -> str:
+    """What a folder or file that is kept is named by: a hash of all that decides what is in it."""
+    return hashlib.sha256(msgspec.json.encode(inputs, order="deterministic")).hexdigest()
+
+
+def silent(_: str) -> None:
+    """Takes a line, and tells nobody."""
+
 
 MARKER = ".bidlight-work"
 # In order: what a stage makes is stale as soon as a stage before it runs again. `prune` may be left out.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from export.judge.metrics import auc, logloss, sigmoid
 from export.stages.calibration_methods import MIN_SLOPE, fit_platt
 from export.stages.records import LogSummary
 from export.stages.taught import FOLDER, Taught, TaughtBy, teacher_log_odds
-from export.stages.work import OUTPUTS, Say, Work
+from export.stages.work import OUTPUTS, Say, Work, hash_of
 from export.teach.raw_rows import raw_rows_in_place
 from export.teach.teachers import Teacher, find_teacher
 from export.train.config import TrainConfig, odds_of
@@ -77,7 +77,7 @@ class Lesson:
         rows = _Rows(work, log)
         known = [find_teacher(path, log.schema, device=config.device) for path in self.teachers]
         records = tuple(_asked(rows, teacher, say) for teacher in known)
-        key = _hash([VERSION, [one.file for one in records], odds_of(config)])
+        key = hash_of([VERSION, [one.file for one in records], odds_of(config)])[:24]
         found = Taught(records, f"{key}.taught.npy")
         path = work.folder / FOLDER / found.file
         if not path.exists():
@@ -167,7 +167,7 @@ class _Rows:
         inputs = [VERSION, self.key, teacher.key]
         if not teacher.knows_ids_of(self.log.schema):
             inputs.append(stamp_of(self.data))
-        return _hash(inputs)
+        return hash_of(inputs)[:24]
 
 
 def _asked(rows: _Rows, teacher: Teacher, say: Say) -> TaughtBy:
@@ -225,7 +225,7 @@ def _with_line(log: EncodedLog, teacher: Teacher, answers: Answers, file: str) -
     return TaughtBy(teacher.name, teacher.model, line.slope, score, quality, file)
 
 
-def level_shift(log_odds: Answers, rate: float) -> float:
+def level_shift(log_odds: NDArray[np.floating], rate: float) -> float:
     """What to add to log-odds [n] so that the mean of their probabilities is `rate`, to about 1e-9."""
     low, high = -50.0, 50.0
     for _ in range(40):
@@ -250,8 +250,3 @@ def _write_taught(path: Path, answers: Sequence[Answers], config: TrainConfig) -
 
 def _chunks(rows: int) -> Iterator[slice]:
     return (slice(start, start + CHUNK_ROWS) for start in range(0, rows, CHUNK_ROWS))
-
-
-def _hash(inputs: Any) -> str:
-    encode = partial(msgspec.json.encode, order="deterministic")
-    return hashlib.sha256(encode(inputs)).hexdigest()[:24]

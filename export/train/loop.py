@@ -23,7 +23,7 @@ from export.judge.metrics import auc, logloss, sigmoid
 from export.train.averaging import Average
 from export.train.config import TrainConfig
 from export.train.id_counts import IdCounts
-from export.train.losses import distilled, loss_of
+from export.train.losses import TaughtLoss, distilled, loss_of
 from export.train.optimizers import Optimizers, sparse_gradients
 from export.train.prior import corrected_logits
 from export.train.ranks import ALONE, Ranks
@@ -62,6 +62,7 @@ def train(
     *,
     after_step: Callable[[int], None] | None = None,
     after_evaluation: Callable[[Evaluation], None] | None = None,
+    taught_loss: TaughtLoss = distilled,
     report: Report = print,
     ranks: Ranks = ALONE,
     seconds_between_lines: float = SECONDS_BETWEEN_LINES,
@@ -72,7 +73,7 @@ def train(
     `config.averaging` is 0. Embeddings have a stronger penalty in fields where the validation part has unseen
     values (`export.train.unseen`). Each evaluation chooses what stands for values that training does not
     meet (`export.train.untrained`). What a log's `past` counts, training has met. Where the training part
-    says what teachers say (`taught`), the loss is that of distillation; evaluations know labels alone.
+    says what teachers say (`taught`), the loss is `taught_loss`; evaluations know labels alone.
 
     after_step(step) runs after each update and before an evaluation, with steps counted from 1; it may change
     weights in place. The same seed, log and number of threads on the CPU give bit-equal weights. The model
@@ -98,6 +99,7 @@ def train(
         # No step looks them up.
         untrained = UntrainedRows(model, counts) if ranks.is_leader else None
         run = _Run(model, optimizers, config, validation, report, ranks, seconds_between_lines)
+        run.taught_loss = taught_loss
         run.after_evaluation, run.untrained = after_evaluation, untrained
         evaluated = _evenly_spaced(steps, config.evaluations_per_epoch)
         averaged = _evenly_spaced(steps, UPDATES_AN_EPOCH)
@@ -160,6 +162,7 @@ class _Run:
         self.validation, self.report, self.ranks = validation, report, ranks
         self.seconds_between_lines = seconds_between_lines
         self.loss = loss_of(config, ranks.mean)
+        self.taught_loss: TaughtLoss = distilled
         self.step = 0
         self.rate = 0.0
         self.seconds = 0.0
@@ -203,7 +206,7 @@ class _Run:
         else:
             taught = _tensor(batch.taught, device)
             alpha, temperature = config.distill_alpha, config.distill_temperature
-            loss = distilled(self.loss, logits, labels, taught, alpha=alpha, temperature=temperature)
+            loss = self.taught_loss(self.loss, logits, labels, taught, alpha=alpha, temperature=temperature)
         penalty = getattr(self.model, "penalty", None)
         return loss if penalty is None else loss + penalty
 

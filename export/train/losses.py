@@ -7,6 +7,7 @@ corrects the bias that a loss gives to probabilities.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,14 @@ from torch import Tensor
 from export.train.config import TrainConfig
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class TaughtLoss(Protocol):
+    """A loss of logits, labels and the logits that teachers say; `hard` is the one without teachers."""
+
+    def __call__(
+        self, hard: Loss, logits: Tensor, labels: Tensor, taught: Tensor, *, alpha: float, temperature: float
+    ) -> Tensor: ...
 
 
 def bce(logits: Tensor, labels: Tensor) -> Tensor:

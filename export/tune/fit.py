@@ -13,6 +13,7 @@ from torch import nn
 from export.data.encoded import EncodedLog, Part
 from export.errors import ExportError
 from export.stages.train import fit_trees_of, new_network
+from export.stages.work import silent
 from export.train.build import build_model
 from export.train.choices import EmbeddingChoice, TrainChoice
 from export.train.config import Metric, TrainConfig
@@ -20,10 +21,6 @@ from export.train.loop import predict_logits, train
 from export.train.prior import corrected_logits
 from export.train.result import Evaluation, TrainResult
 from export.tune.space import Space, space_of
-
-
-def silent(_: str) -> None:
-    """Takes a line of progress; a search tells a line a trial."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ from typing import Any
 from export.knobs import AT_LEAST_ONE, POSITIVE, check, described, knob
 from export.stages.plan import LogPlan, Plan
 from export.train.choices import EmbeddingChoice, TrainChoice
+from export.trials import Budget
 
 TRIALS = 30
 
@@ -55,9 +56,9 @@ class TunePlan:
         check(self)
 
     @property
-    def most_trials(self) -> int | None:
-        """Trials in all, or None where time alone ends the search."""
-        return TRIALS if self.trials is None and self.minutes is None else self.trials
+    def budget(self) -> Budget:
+        """When the search ends."""
+        return Budget.of(self.trials, self.minutes, usual=TRIALS)
 
 
 def short_search(rows: int) -> int:

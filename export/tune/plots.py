@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 
-from export.report.plots import AFTER, BEFORE, FAINT, STYLE, as_svg
+from export.report.plots import AFTER, BEFORE, FAINT, STYLE, as_svg, log_axis
 from export.tune.records import Found, TrialRecord
 from export.tune.tables import NAMES
 
@@ -62,10 +62,7 @@ def _slice(axes: Axes, found: Found, name: str) -> None:
         axes.set_xticks(range(len(words)), labels=words)
         axes.set_xlim(-0.5, len(words) - 0.5)
     elif name.endswith("_times") or name.startswith("ftrl"):
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        log_axis(axes)
         axes.tick_params(axis="x", labelsize=7)
     elif isinstance(given[0], int):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

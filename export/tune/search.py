@@ -5,18 +5,17 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from export.data.encoded import EncodedLog
-from export.data.progress import Bar
 from export.errors import ExportError
-from export.stages.work import Say
+from export.stages.work import Say, hash_of
 from export.train.result import Evaluation
+from export.trials import Budget
 from export.tune.fit import Subject, score
 from export.tune.records import TrialRecord, ranked
 from export.tune.study import Asked, Study
@@ -28,30 +27,6 @@ FOLDER = "tune"
 
 # What a search does with the same inputs changed when this number did: no search goes on from an older one.
 VERSION = 1
-
-
-@dataclass(frozen=True)
-class Budget:
-    """When a search ends: after so many trials in all, or so many seconds from its start."""
-
-    trials: int | None
-    seconds: float | None = None
-
-    def is_used_up(self, done: Sequence[TrialRecord], best: TrialRecord | None, elapsed: float) -> bool:
-        """Whether no other trial fits in; time for the check of the best is set aside."""
-        if self.trials is not None and len(done) >= self.trials:
-            return True
-        if self.seconds is None or best is None:
-            return False
-        check = SEEDS * (done[0].seconds + best.seconds)
-        typical = float(np.median([one.seconds for one in done]))
-        return elapsed + check + typical > self.seconds
-
-    def bar(self, done: int) -> Bar:
-        """What is left of it after so many trials: of the trials, else of the seconds."""
-        if self.trials is not None:
-            return Bar("search", max(0, self.trials - done), unit="trials", whole=True)
-        return Bar("search", self.seconds, unit="s", whole=True)
 
 
 class _Hopeless(Exception):
@@ -72,7 +47,7 @@ def study_folder(work: Path, subject: Subject) -> Path:
         subject.embedding,
         space.axes,
     )
-    key = hashlib.sha256(msgspec.json.encode(inputs, order="deterministic")).hexdigest()
+    key = hash_of(inputs)
     return work / FOLDER / f"{space.model}-{key[:12]}"
 
 
@@ -99,15 +74,21 @@ def search(subject: Subject, study: Study, budget: Budget, *, say: Say) -> tuple
         say(f"{len(done)} trials are kept from an earlier search with the same inputs")
     _check_defaults(done)
     with budget.bar(len(done)) as bar:
-        while not budget.is_used_up(done, _best(done, subject), time.perf_counter() - started):
+        while not is_used_up(budget, done, _best(done, subject), time.perf_counter() - started):
             asked = study.ask()
             record = _attempt(subject, study, asked)
             study.tell(asked, record)
             done = (*done, record)
-            bar.add(1 if budget.trials is not None else record.seconds)
+            bar.add(budget.step(record.seconds))
             say(trial_line(record, _best(done, subject), budget.trials))
             _check_defaults(done)
     return done
+
+
+def is_used_up(budget: Budget, done: Sequence[TrialRecord], best: TrialRecord | None, elapsed: float) -> bool:
+    """Whether no other trial fits in; time for the check of the best is set aside."""
+    check = 0.0 if best is None else SEEDS * (done[0].seconds + best.seconds)
+    return budget.is_used_up([one.seconds for one in done], elapsed, set_aside=check)
 
 
 def _check_defaults(trials: Sequence[TrialRecord]) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 import optuna
 from optuna.pruners import MedianPruner
 from optuna.samplers import TPESampler
@@ -20,6 +19,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from export.train.config import Metric
+from export.trials import seed_of
 from export.tune.records import TrialRecord
 from export.tune.space import Axis, Space, Value
 
@@ -72,7 +72,7 @@ class Study:
     def ask(self) -> Asked:
         """The next trial: the defaults first, then what the sampler draws."""
         number = 1 + len(self._trials(TrialState.COMPLETE, TrialState.PRUNED))
-        seed = int(np.random.SeedSequence((self.seed, number)).generate_state(1)[0])
+        seed = seed_of(self.seed, number)
         self._study.sampler = TPESampler(seed=seed, n_startup_trials=self.random_trials)
         if number == 1 and not self._trials(TrialState.WAITING):
             self._study.enqueue_trial(self.space.defaults())

@@ -18,6 +18,7 @@ from export.data.encoded import EncodedLog, open_log
 from export.data.log_schema import load_log_schema
 from export.errors import ExportError
 from export.knobs import as_options
+from export.report.files import write_texts
 from export.report.settings_text import said
 from export.stages.fit_schema import kept_log
 from export.stages.plan import Plan
@@ -27,16 +28,17 @@ from export.stages.train import check_device
 from export.stages.work import Say, Work
 from export.train.build import check_fields, check_model
 from export.train.choices import EmbeddingChoice, TrainChoice
+from export.trials import Budget
 from export.tune.fit import Subject, subject_of
 from export.tune.page import tune_page
 from export.tune.plan import TunePlan, short_search
 from export.tune.records import Found, TrialRecord, Won, ranked
-from export.tune.search import Budget, search, study_folder
+from export.tune.search import search, study_folder
 from export.tune.settings import as_toml
 from export.tune.study import Study
 from export.tune.tables import NAMES, best_table, verdict
 from export.tune.won import estimate
-from service.bundle.folders import locked, replacing
+from service.bundle.folders import locked
 from service.bundle.json_files import encode_json
 
 TOML, JSON, PAGE = "settings.toml", "tune.json", "tune.html"
@@ -62,8 +64,7 @@ def tune(plan: TunePlan, *, say: Say = print) -> Found:
     plan.out.mkdir(parents=True, exist_ok=True)
     log = _log(plan, say)
     subject = subject_of(log, plan.model, plan.hyperparameters, plan.embedding, plan.training)
-    budget = Budget(plan.most_trials, None if plan.minutes is None else 60 * plan.minutes)
-    found = _search(subject, plan.work, budget, plan.out, say)
+    found = _search(subject, plan.work, plan.budget, plan.out, say)
     settings = plan.out / TOML
     say("\n".join(["", *best_table(found.trials, found.metric), "", found.verdict]))
     say(f"wrote {settings}, {JSON} and {PAGE}; the settings: {said(found.settings)}")
@@ -203,9 +204,7 @@ def _write(found: Found, out: Path) -> None:
     """The three files, each whole or as it was."""
     toml = as_toml(found.model, {**found.fixed, **found.settings}, _comments(found))
     texts = {TOML: toml, JSON: encode_json(found).decode(), PAGE: tune_page(found, toml)}
-    for name, text in texts.items():
-        with replacing(out / name) as incoming:
-            incoming.write_text(text, encoding="utf-8")
+    write_texts(out, texts)
 
 
 def _comments(found: Found) -> list[str]:

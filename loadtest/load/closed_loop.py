@@ -108,6 +108,17 @@ def measure(
     return {key: median(points) for key, points in found.items()}, failures
 
 
+def check_all_answered(points: Mapping[Key, Point], failures: Mapping[Key, str]) -> None:
+    """Raises MeasurementError for what failed, and for an answer that was no success."""
+    for (name, case), reason in failures.items():
+        raise MeasurementError(f"{name} at {case}: {reason}")
+    for (name, case), point in points.items():
+        if point.errors:
+            raise MeasurementError(
+                f"{name} must answer every request with success (got {point.errors} errors at {case})"
+            )
+
+
 def warm_up(server: Server, bodies: Path, connections: int, seconds: int, core: int | None) -> None:
     """One run that does not count; none for 0 seconds. Raises MeasurementError as `run_wrk` does."""
     if seconds:

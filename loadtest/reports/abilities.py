@@ -91,13 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     warm_up_seconds=options.warm_up,
                     core=options.client_core,
                 )
-        for (name, case), reason in failures.items():
-            raise MeasurementError(f"{name} at {case}: {reason}")
-        for (name, case), point in points.items():
-            if point.errors:
-                raise MeasurementError(
-                    f"{name} must answer all with 200 (got {point.errors} errors at {case})"
-                )
+        closed_loop.check_all_answered(points, failures)
     except (SampleError, ServerError, MeasurementError) as error:
         return failed("abilities", error)
     print(table(points))

@@ -125,13 +125,7 @@ def run_wrk(plan: Plan, servers: dict[str, Server], maker: BidRequestMaker) -> d
             warm_up_seconds=plan.warm_up,
             core=plan.client_core,
         )
-    for (name, case), reason in failures.items():
-        raise MeasurementError(f"{name} at {case}: {reason}")
-    for (name, case), point in points.items():
-        if point.errors:
-            raise MeasurementError(
-                f"{name} must answer every request with success (got {point.errors} errors at {case})"
-            )
+    closed_loop.check_all_answered(points, failures)
     cores = f"services on core {plan.server_core}, wrk on core {plan.client_core}"
     print(f"\nwrk, {cores}, medians of {plan.repetitions} x {seconds} s")
     print(table(points, OURS, NAIVE))

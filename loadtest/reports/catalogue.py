@@ -143,12 +143,9 @@ def measure(plan: Plan) -> Measured:
             warm_up_seconds=plan.warm_up,
             core=plan.client_core,
         )
-        for (failed, case), reason in failures.items():
-            raise MeasurementError(f"{failed} at {case}: {reason}")
+        closed_loop.check_all_answered(points, failures)
         refresh = measure_refresh(plan, servers[plan.refresh_ways[0]], store, files)
-    for (asked, case), point in (*points.items(), *refresh.items()):
-        if point.errors:
-            raise MeasurementError(f"{asked} must have no errors (got {point.errors} at {case})")
+    closed_loop.check_all_answered(refresh, {})
     return Measured(points, refresh, rows, bundle)
 
 

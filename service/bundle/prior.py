@@ -82,10 +82,19 @@ class Prior(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
         A row's probability depends on its own ids alone. `tables` are made anew unless they are given.
         """
-        log_odds = np.full(rows, self.intercept + math.log(self.sampling_rate))
+        return pctr_of(self.log_odds(ids, rows, tables), self.clamp_low, self.clamp_high)
+
+    def log_odds(
+        self,
+        ids: Sequence[NDArray[np.integer[Any]]],
+        rows: int,
+        tables: Sequence[NDArray[np.float64]] | None = None,
+    ) -> NDArray[np.float64]:
+        """The log-odds [rows] of which `pctr` makes probabilities."""
+        found = np.full(rows, self.intercept + math.log(self.sampling_rate))
         for table, of_field in zip(self.tables() if tables is None else tables, ids, strict=True):
-            log_odds += table.take(of_field, mode="clip")
-        return pctr_of(log_odds, self.clamp_low, self.clamp_high)
+            found += table.take(of_field, mode="clip")
+        return found
 
     def validate(self) -> None:
         """Raises BundleError for numbers out of order; their bounds are those of their types."""

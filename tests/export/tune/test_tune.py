@@ -23,11 +23,12 @@ from export.stages.plan import LogPlan
 from export.train import fitting
 from export.train.choices import EmbeddingChoice, TrainChoice
 from export.train.fitting import Fitting
+from export.trials import Budget
 from export.tune.fit import Subject, subject_of
 from export.tune.page import tune_page
 from export.tune.plan import FEWEST_TRIALS, SHORT_SEARCH, TunePlan, short_search
 from export.tune.records import Found, TrialRecord
-from export.tune.search import Budget, study_folder
+from export.tune.search import is_used_up, study_folder
 from export.tune.tune import JSON, PAGE, TOML, command_with, tune
 from service.bundle.folders import locked
 from tests.browser import check_readable, needs_chromium
@@ -305,10 +306,10 @@ def trial(number: int, seconds: float) -> TrialRecord:
 def test_time_for_the_check_is_set_aside() -> None:
     done = (trial(1, 10.0), trial(2, 20.0), trial(3, 10.0))
     budget = Budget(None, seconds=150.0)  # the check takes 60, a typical trial 10
-    assert not budget.is_used_up(done, done[1], 79.0)
-    assert budget.is_used_up(done, done[1], 81.0)
-    assert not budget.is_used_up((), None, 1e9)  # the defaults are always tried
-    assert Budget(3, seconds=1e9).is_used_up(done, done[0], 0.0)
+    assert not is_used_up(budget, done, done[1], 79.0)
+    assert is_used_up(budget, done, done[1], 81.0)
+    assert not is_used_up(budget, (), None, 1e9)  # the defaults are always tried
+    assert is_used_up(Budget(3, seconds=1e9), done, done[0], 0.0)
 
 
 def test_a_short_search_has_fewer_trials_on_a_longer_log() -> None:
