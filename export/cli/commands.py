@@ -160,6 +160,7 @@ def _quantize(options: Namespace) -> None:
             work,
             rows=options.quantization_rows or Plan.quantization_rows,
             ship=options.ship or Plan.ship,
+            quantization=options.quantization or Plan.quantization,
             say=say,
         )
 

@@ -91,6 +91,7 @@ def _parts(
         machine=findings.machine,
         compression=findings.compression,
         distillation=findings.distillation or UNSET,
+        quantization=UNSET if findings.quantization == "static" else findings.quantization,
     )
     graphs = {variant: one.graph for variant, one in shipped.items()}
     shared_graphs = {v: one.shared for v, one in described.items() if one.shared is not None}

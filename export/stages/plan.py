@@ -17,6 +17,7 @@ from export.stages.calibration_methods import METHODS
 from export.train.choices import EmbeddingChoice, TrainChoice
 
 Ship = Literal["auto", "dense", "pruned"]
+Quantization = Literal["static", "qat", "dynamic"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +69,12 @@ class GraphPlan:
         "auto",
         "the float graph that ships, and that INT8 is made of: auto is pruned, and dense where pruning lost "
         "on the validation part; dense and pruned are these whatever was lost",
+    )
+    quantization: Quantization = knob(
+        "static",
+        "how INT8 is made: static, with ranges found on training rows; qat, trained on as INT8, and the "
+        "better of both by the validation part; dynamic, static and beside it a graph that finds ranges in "
+        "each batch, so that a row's pCTR depends on the others, which serves only by its name",
     )
     quantization_rows: int = knob(
         16_384, "training rows on which the ranges of activations are found", AT_LEAST_ONE, "ROWS"

@@ -16,7 +16,7 @@ from export.graph.runtime import run_graph
 from export.judge.parity import check_batch_invariance
 from export.report.changes import step_line
 from export.stages.ladder import Ladder
-from export.stages.plan import Ship
+from export.stages.plan import Quantization, Ship
 from export.stages.records import GraphFile, Graphs
 from export.stages.variants import (
     CHECKED_ROWS,
@@ -39,7 +39,14 @@ PRUNE_LESS = (
 )
 
 
-def quantize(work: Work, *, rows: int, ship: Ship = "auto", say: Say = print) -> Graphs:
+def quantize(
+    work: Work,
+    *,
+    rows: int,
+    ship: Ship = "auto",
+    quantization: Quantization = "static",
+    say: Say = print,
+) -> Graphs:
     """The float graph that ships -> the INT8 one, with ranges found on `rows` rows spread over training.
 
     What may serve is decided here, on the validation part (`export.stages.ladder`); `ship` chooses the float
@@ -67,7 +74,9 @@ def quantize(work: Work, *, rows: int, ship: Ship = "auto", say: Say = print) ->
         variant = replace(source, name=INT8, graph=graph)
         graphs[INT8] = write_graph(work, variant, _check(variant, source, log), say)
         _judge_int8(variant, source, variants[DENSE], climb)
-    record = Graphs(graphs, climb.refused, ship, tuple(climb.steps), tuple(climb.losses))
+    record = Graphs(
+        graphs, climb.refused, ship, tuple(climb.steps), tuple(climb.losses), quantization=quantization
+    )
     work.record("quantize", record)
     return record
 

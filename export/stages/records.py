@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -128,7 +128,8 @@ class Graphs(msgspec.Struct, frozen=True):
     """to-onnx and quantize: the graphs by variant.
 
     Of quantize alone: which float graph the user wants to `ship`, the `steps` between the graphs on the
-    validation part, why a graph is `refused`, and `losses` that the user wants served all the same.
+    validation part, why a graph is `refused`, `losses` that the user wants served all the same, and the
+    `quantization` that was asked for.
     """
 
     graphs: dict[str, GraphFile]
@@ -136,6 +137,7 @@ class Graphs(msgspec.Struct, frozen=True):
     ship: str = "auto"
     steps: tuple[Parity, ...] = ()
     losses: tuple[str, ...] = ()
+    quantization: Literal["static", "qat", "dynamic"] = "static"
 
 
 class Calibrated(msgspec.Struct, frozen=True):

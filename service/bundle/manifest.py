@@ -241,8 +241,10 @@ class Description(_Record, frozen=True, kw_only=True):
     latency: tuple[Latency, ...] = ()
     machine: str = ""
     compression: Compression | None = None
-    # Absent unless the model was taught, so that services from before know every other manifest.
+    # Absent where nothing was taught, and where INT8 is plain static: services from before know every other
+    # manifest.
     distillation: Distillation | UnsetType = UNSET
+    quantization: Literal["qat", "dynamic"] | UnsetType = UNSET
 
 
 class Manifest(Description, frozen=True, kw_only=True):
