@@ -4,9 +4,9 @@ It knows operators and how ONNX Runtime joins those of INT8 layers, not models, 
 
 - A table's rows and a layer's weights and biases are floats that are rounded at each use, to the integers
   that the graph would hold; scales and zero points are the graph's and do not change.
-- What is rounded passes its gradient on as it is (the straight-through estimator of Bengio et al., "Estimating
-  or Propagating Gradients Through Stochastic Neurons for Conditional Computation", 2013), unless it lies
-  beyond the integers' range. Zeros get none: what was pruned stays pruned.
+- What is rounded passes its gradient on as it is (the straight-through estimator of Bengio et al.,
+  "Estimating or Propagating Gradients Through Stochastic Neurons for Conditional Computation", 2013), unless
+  it lies beyond the integers' range. Zeros get none: what was pruned stays pruned.
 - A layer of INT8 inputs and weights adds up integers, exactly in evaluation mode. ONNX Runtime multiplies the
   sum by both scales; where nothing but another quantization reads it, by both scales over that one's step,
   and rounds once. Halves round to even.
@@ -121,10 +121,12 @@ class TorchGraph(nn.Module):
         if not name or name in values:
             return values.get(name)
         place = self._place[name]
-        trained = self._layers[place] if place in self._layers else None
-        if trained is not None:
-            return _integers(trained)
-        return None if place in self._tables else getattr(self, place)
+        if place in self._layers:
+            return _integers(self._layers[place])
+        if place in self._tables:
+            return None
+        constant: Tensor = getattr(self, place)
+        return constant
 
     def _trained(self, place: str) -> Tensor | None:
         """The integers of a constant that is trained, as the graph holds them."""
@@ -132,10 +134,11 @@ class TorchGraph(nn.Module):
             return _integers(self._layers[place])
         if place in self._tables:
             table: Any = self._tables[place]
-            return table.codes(table.rows.weight, table.factors)
+            codes: Tensor = table.codes(table.rows.weight, table.factors)
+            return codes
         return None
 
-    def _run(self, step: _Step, inputs: list[Value | None]) -> tuple[Value, ...]:
+    def _run(self, step: _Step, inputs: list[Any]) -> tuple[Value, ...]:
         if step.operator == "Gather" and (table := self._table(step.inputs[0])) is not None:
             return (table(inputs[1]),)
         if step.operator == "DequantizeLinear":
@@ -190,7 +193,8 @@ class _Table(nn.Module):
 
     def __init__(self, rows: Any, factors: Any) -> None:
         super().__init__()
-        self.rows = nn.Embedding.from_pretrained(torch.from_numpy(np.array(rows, np.float32)), freeze=False)
+        weights = torch.from_numpy(np.array(rows, np.float32))
+        self.rows = nn.Embedding(*weights.shape, _weight=weights)
         self.register_buffer("factors", torch.from_numpy(np.array(factors, np.float32)), persistent=False)
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -245,7 +249,7 @@ def _sums(inputs: list[Any], *, exact: bool) -> Scaled:
 
 
 def _rounded(numbers: Tensor, low: float, high: float) -> Tensor:
-    found: Tensor = _Round.apply(numbers, low, high)
+    found: Tensor = _Round.apply(numbers, low, high)  # type: ignore[no-untyped-call]
     return found
 
 
@@ -253,12 +257,12 @@ class _Round(torch.autograd.Function):
     """To the nearest integers from low to high, halves to even; the gradient passes where it is in range."""
 
     @staticmethod
-    def forward(context: Any, numbers: Tensor, low: float, high: float) -> Tensor:  # type: ignore[override]
+    def forward(context: Any, numbers: Tensor, low: float, high: float) -> Tensor:
         rounded = numbers.round()
         context.save_for_backward((rounded >= low) & (rounded <= high))
         return rounded.clamp(low, high)
 
     @staticmethod
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (in_range,) = context.saved_tensors
         return gradient * in_range, None, None

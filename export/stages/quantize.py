@@ -13,10 +13,12 @@ from export.data.samples import sample_positions
 from export.errors import ExportError
 from export.graph.quantize import quantize_int8
 from export.graph.runtime import run_graph
+from export.graph.unrounded import Unrounded
 from export.judge.parity import check_batch_invariance
 from export.report.changes import step_line
 from export.stages.ladder import Ladder
-from export.stages.plan import Quantization, Ship
+from export.stages.plan import QatChoice, Quantization, Ship
+from export.stages.qat import train_int8
 from export.stages.records import GraphFile, Graphs
 from export.stages.variants import (
     CHECKED_ROWS,
@@ -33,6 +35,7 @@ from export.stages.variants import (
 from export.stages.work import Say, Work
 from service.bundle.manifest import Parity
 
+DEFAULT_QAT = QatChoice()
 PRUNE_LESS = (
     "prune less, with a milder --preset, not at all, with --preset none, or serve it all the same, with "
     "--ship pruned"
@@ -45,6 +48,7 @@ def quantize(
     rows: int,
     ship: Ship = "auto",
     quantization: Quantization = "static",
+    qat: QatChoice = DEFAULT_QAT,
     say: Say = print,
 ) -> Graphs:
     """The float graph that ships -> the INT8 one, with ranges found on `rows` rows spread over training.
@@ -64,7 +68,9 @@ def quantize(
     climb = _Climb(Ladder(log.parts["validation"]), say)
     source = _choose_float(variants, climb, ship)
     graphs: dict[str, GraphFile] = {}
-    graph = quantize_int8(source.graph, source.ids(spread_rows(log.parts["train"], rows)))
+    unrounded = Unrounded() if quantization == "qat" else None
+    graph = quantize_int8(source.graph, source.ids(spread_rows(log.parts["train"], rows)), unrounded)
+    trained = None
     if graph is None:
         say(
             f"nothing to quantize in {graph_name(source.name)}, which has neither tables nor layers: "
@@ -72,10 +78,18 @@ def quantize(
         )
     else:
         variant = replace(source, name=INT8, graph=graph)
+        if unrounded is not None:
+            variant, trained = train_int8(work, variant, unrounded, qat, log, say)
         graphs[INT8] = write_graph(work, variant, _check(variant, source, log), say)
         _judge_int8(variant, source, variants[DENSE], climb)
     record = Graphs(
-        graphs, climb.refused, ship, tuple(climb.steps), tuple(climb.losses), quantization=quantization
+        graphs,
+        climb.refused,
+        ship,
+        tuple(climb.steps),
+        tuple(climb.losses),
+        quantization=quantization,
+        qat=trained,
     )
     work.record("quantize", record)
     return record
