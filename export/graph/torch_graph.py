@@ -194,7 +194,7 @@ class _Table(nn.Module):
     def __init__(self, rows: Any, factors: Any) -> None:
         super().__init__()
         weights = torch.from_numpy(np.array(rows, np.float32))
-        self.rows = nn.Embedding(*weights.shape, _weight=weights)
+        self.rows = nn.Embedding(len(weights), weights.shape[1], _weight=weights)
         self.register_buffer("factors", torch.from_numpy(np.array(factors, np.float32)), persistent=False)
 
     def forward(self, ids: Tensor) -> Tensor:

@@ -31,16 +31,16 @@ from export.train.loop import train
 def train_int8(
     work: Work, static: Variant, unrounded: Unrounded, choice: QatChoice, log: EncodedLog, say: Say = print
 ) -> tuple[Variant, QatRecord]:
-    """The better of a static INT8 graph and of itself trained on, with what validation rows say of both.
+    """A static INT8 graph trained on, with what validation rows say of both.
 
-    `unrounded` is what the graph's integers were rounded from. The trained one has to have the lower LogLoss
-    after a fitted line, as graphs are compared, and no lower AUC. Raises ExportError for an operator that
-    cannot be trained, and as `train` does.
+    `unrounded` is what the graph's integers were rounded from. The trained one is better with the lower
+    LogLoss after a fitted line, as graphs are compared, and no lower AUC. Raises ExportError for an operator
+    that cannot be trained, and as `train` does.
     """
     trained = work.read_record("train", Trained)
     log = taught_log(work, log, trained.taught)
     model = _OfLog(TorchGraph(static.graph, unrounded), static)
-    say(f"training the INT8 graph on for {choice.epochs} epochs, as integers")
+    say(f"training the INT8 graph on as integers, epochs: {choice.epochs}")
     started = time.perf_counter()
     if model.graph.is_trainable:
         train(model, log, _config(trained.config, choice), report=say)
@@ -57,16 +57,14 @@ def train_int8(
         better=after[1] < before[1] and after[0] >= before[0],
     )
     say(qat_line(record))
-    return (found if record.better else static), record
+    return found, record
 
 
 def qat_line(record: QatRecord) -> str:
     """What the training did to the INT8 graph, and which of the two it is."""
-    kept = (
-        "the trained one is the INT8 graph" if record.better else "the static one as it was is the INT8 graph"
-    )
+    kept = "the trained one is the INT8 graph" if record.better else "the INT8 graph stays as it was"
     return (
-        f"the INT8 graph trained on as integers for {record.epochs} epochs: AUC on the validation part "
+        f"the INT8 graph trained on as integers, epochs: {record.epochs}: AUC on the validation part "
         f"{record.static_auc:.5f} -> {record.auc:.5f}, LogLoss after a fitted line "
         f"{record.static_logloss:.5f} -> {record.logloss:.5f}; {kept}"
     )

@@ -79,7 +79,8 @@ def quantize(
     else:
         variant = replace(source, name=INT8, graph=graph)
         if unrounded is not None:
-            variant, trained = train_int8(work, variant, unrounded, qat, log, say)
+            found, trained = train_int8(work, variant, unrounded, qat, log, say)
+            variant = found if trained.better else variant
         graphs[INT8] = write_graph(work, variant, _check(variant, source, log), say)
         _judge_int8(variant, source, variants[DENSE], climb)
     record = Graphs(
