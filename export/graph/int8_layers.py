@@ -50,12 +50,13 @@ class Step:
 def quantize_layers(
     editor: GraphEditor,
     codes: set[ir.Value],
-    ids: NDArray[np.int32],
+    ids: NDArray[np.int32] | None,
     unrounded: Unrounded | None = None,
 ) -> int:
     """Rewrites the layers that gain by it, with ranges found on ids [n, columns]; returns their number.
 
-    `unrounded` gets what weights and biases were rounded from.
+    Without ids ranges are found in each batch, except of codes, whose range is known. `unrounded` gets what
+    weights and biases were rounded from.
     """
     for node in _worthwhile_layers(editor):
         _make_gemm(editor, node)
@@ -64,11 +65,14 @@ def quantize_layers(
     inputs = list(dict.fromkeys(gemm.inputs[0] for gemm in gemms if gemm.inputs[0] is not None))
     steps = {value: Step(CODE_STEP, ZERO_POINT) for value in inputs if _holds_codes(value, codes)}
     read_by = {value: _weights_that_read(value, gemms) for value in inputs if value not in steps}
-    steps |= _steps_of(editor, read_by, ids)
+    steps |= {} if ids is None else _steps_of(editor, read_by, ids)
     rounded: dict[ir.Value, ir.Value] = {}
     for gemm in gemms:
         value = gemm.inputs[0]
         if value is None:
+            continue
+        if value not in steps:
+            _read_ranges_of_batch(editor, gemm, value)
             continue
         if value not in rounded:
             rounded[value] = _rounded(editor, gemm, value, steps[value])
@@ -245,6 +249,31 @@ def _read_int8_weights(
         for value, numbers in zip(inputs[1:], (by_weight, by_bias), strict=True):
             unrounded.layers[_codes_behind(value)] = numbers
     product = editor.put(gemm, "Gemm", inputs, (len(weights),), transB=1)
+    editor.replace(gemm.outputs[0], product)
+
+
+def _read_ranges_of_batch(editor: GraphEditor, gemm: ir.Node, value: ir.Value) -> None:
+    """Rewrites a layer with int8 weights, and inputs whose range is that of the batch.
+
+    ONNX Runtime fuses these nodes into one DynamicQuantizeMatMul.
+    """
+    source, given = gemm.inputs[1], gemm.inputs[2] if len(gemm.inputs) > 2 else None
+    weights = constant_of(source)  # [outputs, inputs]
+    if source is None or weights is None:
+        raise TypeError("a layer's weight is a constant")
+    largest = np.abs(weights).max(axis=1) / WEIGHT_LIMIT
+    scales = np.where(largest > 0, largest, 1.0).astype(np.float32)
+    int8_weights = np.round(weights / scales[:, None]).astype(np.int8)
+    shape, name = (len(weights),), str(source.name)
+    codes, step, zero_point = editor.put_dynamically_quantized(gemm, value)
+    columns = editor.constant(np.ascontiguousarray(int8_weights.T), f"{name}.int8")
+    sums = editor.put(gemm, "MatMulInteger", [codes, columns, zero_point], shape, ir.DataType.INT32)
+    floats = editor.put(gemm, "Cast", [sums], shape, to=ir.DataType.FLOAT)
+    by_output = editor.constant(scales, f"{name}.scale")
+    both = editor.put_shaped(gemm, "Mul", [step, by_output], shape)
+    product = editor.put(gemm, "Mul", [floats, both], shape)
+    if given is not None:
+        product = editor.put(gemm, "Add", [product, given], shape)
     editor.replace(gemm.outputs[0], product)
 
 

@@ -49,3 +49,15 @@ def quantize_int8(
     codes = quantize_tables(editor, unrounded)
     layers = quantize_layers(editor, codes, rows, unrounded)
     return serialize(editor.proto()) if codes or layers else None
+
+
+def quantize_dynamic(graph: bytes) -> bytes | None:
+    """The INT8 graph of a float graph that finds the ranges of its layers' inputs in each batch.
+
+    A row's logit depends on the other rows of its batch. Tables, and layers that read their codes, are those
+    of `quantize_int8`, and so is the number of bits. Returns None if no layer would depend on a batch: the
+    static graph is the same then.
+    """
+    editor = GraphEditor.of_bytes(graph)
+    quantize_layers(editor, quantize_tables(editor), None)
+    return serialize(editor.proto()) if editor.nodes("DynamicQuantizeLinear") else None

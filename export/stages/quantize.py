@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from export.data.encoded import EncodedLog, Part, open_log
 from export.data.samples import sample_positions
 from export.errors import ExportError
-from export.graph.quantize import quantize_int8
+from export.graph.quantize import quantize_dynamic, quantize_int8
 from export.graph.runtime import run_graph
 from export.graph.unrounded import Unrounded
 from export.judge.parity import check_batch_invariance
@@ -23,6 +23,7 @@ from export.stages.records import GraphFile, Graphs
 from export.stages.variants import (
     CHECKED_ROWS,
     DENSE,
+    DYNAMIC,
     INT8,
     INVARIANCE_ROWS,
     PRUNED,
@@ -36,6 +37,10 @@ from export.stages.work import Say, Work
 from service.bundle.manifest import Parity
 
 DEFAULT_QAT = QatChoice()
+ONLY_BY_NAME = (
+    "finds ranges in each batch, so a row's pCTR depends on the other rows of its batch: it serves only "
+    "where a service asks for it with --variant dynamic"
+)
 PRUNE_LESS = (
     "prune less, with a milder --preset, not at all, with --preset none, or serve it all the same, with "
     "--ship pruned"
@@ -83,6 +88,8 @@ def quantize(
             variant = found if trained.better else variant
         graphs[INT8] = write_graph(work, variant, _check(variant, source, log), say)
         _judge_int8(variant, source, variants[DENSE], climb)
+        if quantization == "dynamic":
+            _add_dynamic(work, source, graphs, climb, log, say)
     record = Graphs(
         graphs,
         climb.refused,
@@ -94,6 +101,25 @@ def quantize(
     )
     work.record("quantize", record)
     return record
+
+
+def _add_dynamic(
+    work: Work, source: Variant, graphs: dict[str, GraphFile], climb: _Climb, log: EncodedLog, say: Say
+) -> None:
+    """Writes the graph that finds ranges in each batch, which serves by its name alone, and says so."""
+    graph = quantize_dynamic(source.graph)
+    if graph is None:
+        say(
+            f"no layer of {graph_name(source.name)} has a range to find in a batch: there is no dynamic graph"
+        )
+        return
+    variant = replace(source, name=DYNAMIC, graph=graph)
+    ids = variant.ids(np.array(log.parts["validation"].ids[:CHECKED_ROWS]))
+    difference = float(np.abs(run_graph(graph, ids) - run_graph(source.graph, ids)).max())
+    graphs[DYNAMIC] = write_graph(work, variant, difference, say)
+    climb.step(source, variant)
+    climb.refused[DYNAMIC] = ONLY_BY_NAME
+    say(f"warning: {DYNAMIC} {ONLY_BY_NAME}")
 
 
 @dataclass
