@@ -18,6 +18,7 @@ from export.bundles.scorer import Scorer
 from export.compress.choice import PruneChoice
 from export.data.encoded import open_log
 from export.errors import ExportError
+from export.graph import torch_graph
 from export.graph.quantize import quantize_int8
 from export.judge.metrics import auc
 from export.knobs import choose
@@ -154,8 +155,21 @@ def test_the_better_of_static_and_trained_is_the_graph(made: Made, tmp_path: Pat
         return
     calibrate(copy, sampling_rate=1.0, methods=("platt",), say=str)
     bundle = package(copy, tmp_path / "bundle", say=str)
-    assert bundle.manifest.quantization == "qat"
+    assert bundle.manifest.quantization == ("qat" if record.qat.better else UNSET)
     assert qat_line(record.qat) in (bundle.folder / "report/index.html").read_text().replace("&gt;", ">")
+
+
+def test_an_operator_that_cannot_be_trained_costs_no_export(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy, lines = Work(tmp_path / "work"), list[str]()
+    shutil.copytree(made.work.folder, copy.folder)
+    known = {name: one for name, one in torch_graph.OPERATORS.items() if name != "Reshape"}
+    monkeypatch.setattr(torch_graph, "OPERATORS", known)
+    record = quantize(copy, rows=ROWS, ship="pruned", quantization="qat", say=lines.append)
+    assert (record.qat, record.made_as) == (None, "static")
+    assert "int8" in record.graphs
+    assert any(line.startswith("warning: the INT8 graph cannot be trained on, and") for line in lines)
 
 
 def test_its_line_says_which_one_is_kept() -> None:
