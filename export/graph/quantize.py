@@ -4,7 +4,7 @@ It knows operators, not models, schemas or training. `parity` measures the loss.
 
 What is INT8 and how:
 
-- Tables: uint8 codes around 128 with one scale a field. The codes pass through the graph; a field's scale is
+- Tables: uint8 codes around 128 with one scale a field; narrower ones are packed (`row_codes`). The codes pass through the graph; a field's scale is
   folded into every weight that multiplies the field (`int8_tables`). So a layer that follows the lookup reads
   the codes without another quantization.
 - Layers: int8 weights with a scale for each output, uint8 activations with a range found on training rows
@@ -27,15 +27,18 @@ from numpy.typing import NDArray
 from export.errors import ExportError
 from export.graph.editing import GraphEditor
 from export.graph.int8_layers import quantize_layers
-from export.graph.int8_tables import quantize_tables
+from export.graph.int8_tables import Forms, quantize_tables
 from export.graph.onnx import serialize
 
 CALIBRATION_ROWS = 16_384  # more rows change no range and take memory
 
 
-def quantize_int8(graph: bytes, calibration_ids: NDArray[np.int32]) -> bytes | None:
+def quantize_int8(
+    graph: bytes, calibration_ids: NDArray[np.int32], forms: Forms | None = None
+) -> bytes | None:
     """The INT8 graph of a float graph of `export_onnx`, calibrated on ids [n, columns] of the training part.
 
+    `forms` says how rows of tables are written, `row_widths` chooses it; without it large tables take 8 bits.
     Returns None if nothing in it can be INT8: trees have neither tables nor layers. Raises ExportError if
     there are no rows.
     """
@@ -43,6 +46,6 @@ def quantize_int8(graph: bytes, calibration_ids: NDArray[np.int32]) -> bytes | N
         raise ExportError("'calibration_ids' must hold at least one row (got 0); calibrate on training rows")
     rows = calibration_ids[:: -(-len(calibration_ids) // CALIBRATION_ROWS)]
     editor = GraphEditor.of_bytes(graph)
-    codes = quantize_tables(editor)
+    codes = quantize_tables(editor, forms)
     layers = quantize_layers(editor, codes, rows)
     return serialize(editor.proto()) if codes or layers else None
