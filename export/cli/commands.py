@@ -160,6 +160,9 @@ def _quantize(options: Namespace) -> None:
             work,
             rows=options.quantization_rows or Plan.quantization_rows,
             ship=options.ship or Plan.ship,
+            embedding_bits=options.embedding_bits or Plan.embedding_bits,
+            embedding_loss=options.embedding_loss or Plan.embedding_loss,
+            zero_rows=options.zero_rows or Plan.zero_rows,
             say=say,
         )
 
@@ -176,7 +179,8 @@ def _package(options: Namespace) -> None:
     from export.stages.package import package
 
     with _work(options) as work:
-        say(summary(package(work, options.out, name=options.name, say=say)))
+        contents = options.contents or Plan.contents
+        say(summary(package(work, options.out, name=options.name, contents=contents, say=say)))
 
 
 def _compare(options: Namespace) -> None:

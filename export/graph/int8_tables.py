@@ -27,7 +27,7 @@ from export.graph.editing import (
     row_shape_of,
     size_of,
 )
-from export.graph.row_codes import ZERO_POINT, Form, codes_of, form_of, pack, unpack
+from export.graph.row_codes import ZERO_POINT, Form, codes_of, form_of, pack, row_bytes, unpack
 from export.graph.table_lookups import HOMOGENEOUS, MOVES, Lookup, Table, large_tables
 
 CODE_STEP = np.float32(1.0)  # codes are used unscaled
@@ -47,7 +47,10 @@ class Codes:
 
 
 def quantize_tables(editor: GraphEditor, forms: Forms | None = None) -> set[ir.Value]:
-    """Rewrites the tables in `forms`, else the large ones at 8 bits; returns the values that hold only codes."""
+    """Rewrites the tables in `forms`, else the large ones at 8 bits.
+
+    Returns the values that hold only codes.
+    """
     codes = Codes(editor)
     for table in large_tables(editor) if forms is None else large_tables(editor, 0.0):
         if forms is None:
@@ -146,7 +149,7 @@ def _found(
     editor: GraphEditor, gather: ir.Node, rows: ir.Value | None, group: _Written, row_shape: tuple[int, ...]
 ) -> ir.Value:
     """Looks rows up in the table of one width, and unpacks them."""
-    shape = (*row_shape[:-1], int((group.table.shape or (0, 0))[1]))
+    shape = (*row_shape[:-1], row_bytes(row_shape[-1], group.bits))
     bytes_ = editor.put(
         gather, "Gather", [group.table, rows], shape, ir.DataType.UINT8, **attributes_of(gather, {})
     )
@@ -287,4 +290,3 @@ def _apply_scale(codes: Codes, before: ir.Node, value: ir.Value) -> ir.Value:
         constant = codes.editor.constant(factor, "codes.scale")
         codes.scaled[value] = codes.editor.put(before, "Mul", [value, constant], scale.shape)
     return codes.scaled[value]
-

@@ -4,9 +4,9 @@ It knows operators, not models, schemas or training. `parity` measures the loss.
 
 What is INT8 and how:
 
-- Tables: uint8 codes around 128 with one scale a field; narrower ones are packed (`row_codes`). The codes pass through the graph; a field's scale is
-  folded into every weight that multiplies the field (`int8_tables`). So a layer that follows the lookup reads
-  the codes without another quantization.
+- Tables: uint8 codes around 128 with one scale a field; narrower ones are packed (`row_codes`). The codes
+  pass through the graph; a field's scale is folded into every weight that multiplies the field
+  (`int8_tables`). So a layer that follows the lookup reads the codes without another quantization.
 - Layers: int8 weights with a scale for each output, uint8 activations with a range found on training rows
   (QDQ; ONNX Runtime fuses a layer into one QGemm, `int8_layers`). Small layers, FwFM's matrix and layers with
   one output stay float32, because INT8 gains nothing there.

@@ -3,9 +3,10 @@
 It knows neither fields nor why a row has its width.
 
 A code stands in the upper bits of a byte around the zero point 128, whatever its width: codes of 4 bits are
-multiples of 16, of 2 bits of 64. So layers read all widths alike, and only scales differ. Packed, a byte holds
-the codes of columns that lie a part of the row apart: at 4 bits its upper half is column j, its lower half
-column j + n of 2 n. A shift and a mask give each part of the row back, with the same bits on every machine.
+multiples of 16, of 2 bits of 64. So layers read all widths alike, and only scales differ. Packed, a byte
+holds the codes of columns that lie a part of the row apart: at 4 bits its upper half is column j, its lower
+half column j + n of 2 n. A shift and a mask give each part of the row back, with the same bits on every
+machine.
 """
 
 from __future__ import annotations

@@ -165,7 +165,7 @@ def _stages(
     prune(work, plan.pruning, say=say)
     make_graphs(work, plan, clock.stage, say)
     clock.stage("package", str(plan.out))
-    bundle = package(work, plan.out, name=plan.name, say=say)
+    bundle = package(work, plan.out, name=plan.name, contents=plan.contents, say=say)
     say(summary(bundle))
     return bundle
 
@@ -181,7 +181,15 @@ def make_graphs(work: Work, plan: GraphPlan, begin: Callable[[str], None], say: 
     begin("to-onnx")
     to_onnx(work, say=say)
     begin("quantize")
-    quantize(work, rows=plan.quantization_rows, ship=plan.ship, say=say)
+    quantize(
+        work,
+        rows=plan.quantization_rows,
+        ship=plan.ship,
+        embedding_bits=plan.embedding_bits,
+        embedding_loss=plan.embedding_loss,
+        zero_rows=plan.zero_rows,
+        say=say,
+    )
     begin("calibrate")
     calibrate_as_planned(work, plan, say=say)
 

@@ -16,8 +16,9 @@ from export.graph.runtime import run_graph
 from export.judge.parity import check_batch_invariance
 from export.report.changes import step_line
 from export.stages.ladder import Ladder
-from export.stages.plan import Ship
+from export.stages.plan import EmbeddingBits, GraphPlan, Ship, ZeroRows
 from export.stages.records import GraphFile, Graphs
+from export.stages.row_bits import CHOSEN_ON_ROWS, choose_row_bits, told_by_field
 from export.stages.variants import (
     CHECKED_ROWS,
     DENSE,
@@ -39,15 +40,26 @@ PRUNE_LESS = (
 )
 
 
-def quantize(work: Work, *, rows: int, ship: Ship = "auto", say: Say = print) -> Graphs:
+def quantize(
+    work: Work,
+    *,
+    rows: int,
+    ship: Ship = "auto",
+    embedding_bits: EmbeddingBits = "8",
+    embedding_loss: float = GraphPlan.embedding_loss,
+    zero_rows: ZeroRows = GraphPlan.zero_rows,
+    say: Say = print,
+) -> Graphs:
     """The float graph that ships -> the INT8 one, with ranges found on `rows` rows spread over training.
+
+    Bits of its embedding rows are chosen on rows spread over the validation part (`export.stages.row_bits`).
 
     What may serve is decided here, on the validation part (`export.stages.ladder`); `ship` chooses the float
     graph whatever that says. A graph with nothing to quantize gives a record without graphs, and the float
     graph serves. Raises ExportError for a pruned graph that is to ship and is not there.
     """
     log = open_log(work.path("log"))
-    variants = read_variants(work, log.schema)
+    variants = read_variants(work, log.schema, zero_rows)
     if ship == "pruned" and PRUNED not in variants:
         raise ExportError(
             "'ship' must be auto or dense where nothing was pruned (got 'pruned'); "
@@ -57,7 +69,14 @@ def quantize(work: Work, *, rows: int, ship: Ship = "auto", say: Say = print) ->
     climb = _Climb(Ladder(log.parts["validation"]), say)
     source = _choose_float(variants, climb, ship)
     graphs: dict[str, GraphFile] = {}
-    graph = quantize_int8(source.graph, source.ids(spread_rows(log.parts["train"], rows)))
+    validation = source.ids(spread_rows(log.parts["validation"], CHOSEN_ON_ROWS))
+    narrower = choose_row_bits(source.graph, validation, embedding_bits, embedding_loss)
+    graph = quantize_int8(
+        source.graph,
+        source.ids(spread_rows(log.parts["train"], rows)),
+        None if narrower is None else narrower.forms,
+    )
+    told = None if narrower is None else told_by_field(narrower, embedding_bits, log.schema, say)
     if graph is None:
         say(
             f"nothing to quantize in {graph_name(source.name)}, which has neither tables nor layers: "
@@ -67,7 +86,7 @@ def quantize(work: Work, *, rows: int, ship: Ship = "auto", say: Say = print) ->
         variant = replace(source, name=INT8, graph=graph)
         graphs[INT8] = write_graph(work, variant, _check(variant, source, log), say)
         _judge_int8(variant, source, variants[DENSE], climb)
-    record = Graphs(graphs, climb.refused, ship, tuple(climb.steps), tuple(climb.losses))
+    record = Graphs(graphs, climb.refused, ship, tuple(climb.steps), tuple(climb.losses), told, zero_rows)
     work.record("quantize", record)
     return record
 

@@ -9,9 +9,10 @@ import msgspec
 from export.data.growth import Changes
 from export.report.findings import EvaluationPoint, FieldSummary, SegmentGain
 from export.stages.calibration_methods import METHODS
+from export.stages.plan import ZeroRows
 from export.stages.taught import Taught, Untaught
 from export.train.config import TrainConfig
-from service.bundle.manifest import Parity
+from service.bundle.manifest import EmbeddingRows, Parity
 
 
 class LogSummary(msgspec.Struct, frozen=True):
@@ -128,7 +129,9 @@ class Graphs(msgspec.Struct, frozen=True):
     """to-onnx and quantize: the graphs by variant.
 
     Of quantize alone: which float graph the user wants to `ship`, the `steps` between the graphs on the
-    validation part, why a graph is `refused`, and `losses` that the user wants served all the same.
+    validation part, why a graph is `refused`, and `losses` that the user wants served all the same; and how
+    the INT8 graph's `embedding` rows are written where they take fewer than 8 bits. `zero_rows` is as in
+    `GraphPlan`.
     """
 
     graphs: dict[str, GraphFile]
@@ -136,6 +139,8 @@ class Graphs(msgspec.Struct, frozen=True):
     ship: str = "auto"
     steps: tuple[Parity, ...] = ()
     losses: tuple[str, ...] = ()
+    embedding: EmbeddingRows | None = None
+    zero_rows: ZeroRows = "merge"
 
 
 class Calibrated(msgspec.Struct, frozen=True):
