@@ -19,7 +19,7 @@ from export.report.findings import Findings
 from export.stages.artifacts import Artifacts, read_artifacts
 from export.stages.baseline import baseline, read_baseline
 from export.stages.beside_teachers import beside_teachers
-from export.stages.evaluate import judge_variants, shipped_variants
+from export.stages.evaluate import judge_variants, shipped_variants, smallest_serving
 from export.stages.field_prior import fit_prior
 from export.stages.gain import gain_over_baseline
 from export.stages.golden import golden_rows
@@ -59,6 +59,8 @@ def package(
     beside = read_baseline(work, made.log.schema)
     say(f"evaluating {', '.join(made.variants)} on {len(made.test):,} test rows")
     judged = judge_variants(made.variants, made.calibrators, made.models[DENSE], made.test)
+    if contents == "lean":
+        judged = smallest_serving(judged, made.variants)
     won = None if beside is None else gain_over_baseline(beside, made, judged, out)
     taught = beside_teachers(work, made, judged)
     names = shipped_variants(made.variants) if contents == "whole" else (judged.serving_variant,)

@@ -133,8 +133,8 @@ class Plan(ExportPlan):
     )
     contents: BundleContents = knob(
         "whole",
-        "whole: every graph, the report, what the next export goes on from; lean: the graph that serves, and "
-        "what it answers with; the rest stays in the work folder",
+        "whole: every graph, the report, what the next export goes on from; lean: one graph, INT8 unless it "
+        "lost on the validation part, and what it answers with; the rest stays in the work folder",
     )
     model: str = knob("deep_fwfm", "which model to train; `python -m export models` lists them", unit="NAME")
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
