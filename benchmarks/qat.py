@@ -129,7 +129,7 @@ def _made(
     source = variants[PRUNED if PRUNED in variants else DENSE]
     unrounded = Unrounded()
     rows = source.ids(spread_rows(log.parts["train"], Plan.quantization_rows))
-    graph = quantize_int8(source.graph, rows, unrounded)
+    graph = quantize_int8(source.graph, rows, unrounded=unrounded)
     if graph is None:
         raise SystemExit(f"'--models' must have tables or layers to quantize (got {model!r})")
     static = Variant(INT8, graph, source.schema, source.renumberings)

@@ -32,7 +32,7 @@ from export.data.synthetic import SyntheticConfig
 from export.graph.runtime import BATCHES, microseconds_a_row, own_rows_scorer
 from export.judge.bootstrap import interval, resampled_aucs
 from export.judge.metrics import auc
-from export.stages.plan import Plan
+from export.stages.plan import GraphPlan
 from export.stages.prune import prune
 from export.stages.quantize import quantize
 from export.stages.records import Trained
@@ -138,7 +138,7 @@ def _make(work: Work, name: str, recipe: Recipe | None, options: argparse.Namesp
     )
     pruned = prune(work, choice, recipe=recipe or RECIPES["none"])
     to_onnx(work)
-    quantize(work, rows=Plan.quantization_rows, ship="pruned" if pruned else "auto")
+    quantize(work, GraphPlan(ship="pruned" if pruned else "auto"))
     trained = work.read_record("train", Trained)
     log = open_log(work.path("log"))
     variants = read_variants(work, log.schema)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +67,7 @@ def attempt(subject: Subject, plan: BudgetPlan, recipe: Recipe, folder: Path) ->
     to_onnx(work, say=silent)
     # What a trial loses is judged by the limits of the search.
     ship: Ship = "auto" if pruned is None else "pruned"
-    quantize(work, rows=plan.graphs.quantization_rows, ship=ship, say=silent)
+    quantize(work, replace(plan.graphs, ship=ship), say=silent)
     return _judged(subject, plan, read_variants(work, subject.log.schema), pruned)
 
 

@@ -158,14 +158,7 @@ def _quantize(options: Namespace) -> None:
 
     plan = choose(GraphPlan, given_of(GraphPlan, options))
     with _work(options) as work:
-        quantize(
-            work,
-            rows=plan.quantization_rows,
-            ship=plan.ship,
-            quantization=plan.quantization,
-            qat=plan.qat,
-            say=say,
-        )
+        quantize(work, plan, say=say)
 
 
 def _calibrate(options: Namespace) -> None:
@@ -180,7 +173,8 @@ def _package(options: Namespace) -> None:
     from export.stages.package import package
 
     with _work(options) as work:
-        say(summary(package(work, options.out, name=options.name, say=say)))
+        contents = options.contents or Plan.contents
+        say(summary(package(work, options.out, name=options.name, contents=contents, say=say)))
 
 
 def _compare(options: Namespace) -> None:

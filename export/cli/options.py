@@ -109,10 +109,18 @@ TEACHERS = (
     *options_of(TrainConfig, *DISTILLATION),
 )
 QUANTIZATION = options_of(
-    Plan, "ship", "quantization", "qat_epochs", "qat_learning_rate", "quantization_rows"
+    Plan,
+    "ship",
+    "quantization",
+    "qat_epochs",
+    "qat_learning_rate",
+    "quantization_rows",
+    "embedding_bits",
+    "embedding_loss",
+    "zero_rows",
 )
 CALIBRATION = options_of(Plan, "sampling_rate", "calibration_methods", "calibrate_by")
-BUNDLE = options_of(Plan, "out", "name", "work")
+BUNDLE = options_of(Plan, "out", "name", "contents", "work")
 TRIAL_KNOBS = ("prune_epochs", "finetune_epochs", "prune_every", "prune_learning_rate")
 """What a trial of `compress` takes of `PruneChoice`; the search varies the rest."""
 WORK = tuple(replace(option, required=True, otherwise=None) for option in options_of(Plan, "work"))

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from export.graph.editing import Array, GraphEditor, attributes_of, constant_of, is_a, row_shape_of, size_of
-from export.graph.int8_tables import CODE_STEP, ZERO_POINT
+from export.graph.int8_tables import CODE_STEP
+from export.graph.row_codes import ZERO_POINT
 from export.graph.runtime import open_session
 from export.graph.unrounded import Unrounded
 

@@ -1,16 +1,17 @@
-"""Quantizes embedding tables to uint8 codes that pass through the graph unscaled.
+"""Quantizes embedding tables to codes that pass through the graph unscaled.
 
-The rows of a field share one scale. A lookup yields codes. Their scale is tracked as a constant over the
-value's axes without the batch, until it can be multiplied into another constant: a layer's weights, or a
-matrix that sums. It passes through every operator it commutes with: reshapes, products with other values,
-sums within one field. Any other operator (a softmax, an addition) gets the value multiplied by its scale.
+The rows of a segment, a field's as a rule, share one scale. A lookup yields codes. Their scale is tracked as
+a constant over the value's axes without the batch, until it can be multiplied into another constant: a
+layer's weights, or a matrix that sums. It passes through every operator it commutes with: reshapes, products
+with other values, sums within one field. Any other operator (a softmax, an addition) gets the value
+multiplied by its scale.
 
-A table stays float where a logarithm reads its numbers: codes tell those near zero from zero no more.
+`row_codes` packs narrow codes, `table_lookups` says which tables have codes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -26,23 +27,14 @@ from export.graph.editing import (
     row_shape_of,
     size_of,
 )
+from export.graph.row_codes import ZERO_POINT, Form, codes_of, form_of, pack, row_bytes, unpack
+from export.graph.table_lookups import HOMOGENEOUS, MOVES, Lookup, Table, large_tables
 from export.graph.unrounded import Unrounded
 
-ZERO_POINT = 128
-CODE_LIMIT = 127  # codes lie in ZERO_POINT +- CODE_LIMIT
 CODE_STEP = np.float32(1.0)  # codes are used unscaled
-SMALLEST_SCALE = np.finfo(np.float32).tiny  # the reciprocal of a smaller scale overflows
-WORTHWHILE_SHARE = 1 / 8  # of the largest table's size; smaller tables stay float
-MOVES = (
-    "Reshape",
-    "Transpose",
-    "Slice",
-    "Split",
-    "Gather",
-)  # move elements of their first input
-HOMOGENEOUS = ("Relu", "Abs", "LeakyRelu")  # f(s x) = s f(x) for s >= 0
-# What may lie between a table and the logarithm of its numbers, or of their sums and products.
-BEFORE_LOGARITHMS = (*MOVES, *HOMOGENEOUS, "Add", "Clip", "Concat", "Div", "MatMul", "Mul")
+
+Forms = Mapping[str, Sequence[Form]]
+"""By table, how the rows of each of its segments are written."""
 
 
 @dataclass
@@ -55,17 +47,19 @@ class Codes:
     scaled: dict[ir.Value, ir.Value] = field(default_factory=dict)  # the same values, scale applied
 
 
-def quantize_tables(editor: GraphEditor, unrounded: Unrounded | None = None) -> set[ir.Value]:
-    """Rewrites the large tables of a graph; returns the values that hold only codes.
+def quantize_tables(
+    editor: GraphEditor, forms: Forms | None = None, unrounded: Unrounded | None = None
+) -> set[ir.Value]:
+    """Rewrites the tables in `forms`, else the large ones at 8 bits.
 
-    `unrounded` gets what the codes were rounded from.
+    Returns the values that hold only codes. `unrounded` gets what codes of 8 bits were rounded from.
     """
     codes = Codes(editor)
-    for table in _large_tables(editor):
-        floats = constant_of(table)
-        factors = _look_up_codes(codes, table)
-        if unrounded is not None and floats is not None:
-            unrounded.tables[str(table.name)] = floats, factors
+    for table in large_tables(editor) if forms is None else large_tables(editor, 0.0):
+        if forms is None:
+            _look_up_codes(codes, table, bytes_a_number(table), unrounded)
+        elif table.name in forms:
+            _look_up_codes(codes, table, forms[table.name], unrounded)
     for node in editor.nodes():
         if any(value in codes.scales for value in node.inputs) and not _pass_scales(codes, node):
             for value in dict.fromkeys(node.inputs):
@@ -74,88 +68,101 @@ def quantize_tables(editor: GraphEditor, unrounded: Unrounded | None = None) -> 
     return codes.exact
 
 
-def _large_tables(editor: GraphEditor) -> list[ir.Value]:
-    tables = []
-    for table in editor.graph.initializers.values():
-        values, uses = constant_of(table), table.uses()
-        if values is None or values.ndim != 2 or values.dtype != np.float32 or not uses:
-            continue
-        if all(is_a(node, "Gather") and at == 0 and _axis(node) == 0 for node, at in uses) and all(
-            row_shape_of(node.inputs[1]) is not None and not _reaches_logarithm(node) for node, _ in uses
-        ):
-            tables.append((table, values.size))
-    largest = max((size for _, size in tables), default=0)
-    return [table for table, size in tables if size >= largest * WORTHWHILE_SHARE]
+def bytes_a_number(table: Table) -> tuple[Form, ...]:
+    """8 bits for every row, with a scale for each segment that its largest number fits."""
+    largest = np.maximum.reduceat(np.abs(table.values).max(axis=1), table.starts)
+    return tuple(form_of(one, 8) for one in largest)
 
 
-def _reaches_logarithm(node: ir.Node) -> bool:
-    """Whether a logarithm reads what a node computes, with none but BEFORE_LOGARITHMS between."""
-    found, waiting = {node}, [node]
-    while waiting:
-        for reader in waiting.pop().outputs[0].consumers():
-            if is_a(reader, "Log"):
-                return True
-            if is_a(reader, *BEFORE_LOGARITHMS) and reader not in found:
-                found.add(reader)
-                waiting.append(reader)
-    return False
-
-
-def _look_up_codes(codes: Codes, table: ir.Value) -> Array:
-    """Makes a table uint8 with a scale for each field; lookups yield codes minus the zero point.
-
-    Returns what each row is multiplied by before it is rounded, [rows].
-    """
-    editor, values = codes.editor, constant_of(table)
-    if values is None:
-        raise TypeError("a table is a constant")
-    gathers = [node for node in editor.nodes("Gather") if node.inputs[0] is table]
-    first_rows = [_first_rows(node) for node in gathers]
-    known = [rows for rows in first_rows if rows is not None]
-    starts = np.unique(np.concatenate([[0], *(rows.ravel() for rows in known)]))
-    if len(known) < len(gathers):  # a lookup may read rows of any field
-        starts = np.zeros(1, np.int64)
-    largest = np.maximum.reduceat(np.abs(values).max(axis=1), starts)
-    scales = (largest / CODE_LIMIT).astype(np.float32)
-    # A field of zeros gets the scale 0: any other would make it the largest input of the first layer, whose
-    # weights share one scale for each output.
-    scales[scales < SMALLEST_SCALE] = 0.0
-    reciprocals = np.divide(1.0, scales, out=np.zeros_like(scales), where=scales > 0)
-    rows_a_field = np.diff([*starts, len(values)])
-    factors: Array = np.repeat(reciprocals, rows_a_field)
-    table_codes = np.round(values * factors[:, None]) + ZERO_POINT
-    table.const_value, table.dtype = ir.tensor(table_codes.astype(np.uint8)), ir.DataType.UINT8
-    for gather, rows in zip(gathers, first_rows, strict=True):
-        looked_up = gather.outputs[0]
+def _look_up_codes(codes: Codes, table: Table, forms: Sequence[Form], unrounded: Unrounded | None) -> None:
+    """Writes a table's rows in their forms; lookups yield codes minus the zero point."""
+    editor = codes.editor
+    written = _write(editor, table, forms, unrounded)
+    scales = np.array([form.scale for form in forms], np.float32)
+    for lookup in table.lookups:
+        looked_up = lookup.gather.outputs[0]
         row_shape = row_shape_of(looked_up) or ()
-        segment = np.searchsorted(starts, 0 if rows is None else rows, side="right") - 1
-        inputs = [value for value in gather.inputs if value is not None]
-        lookup = editor.put(
-            gather, "Gather", inputs, row_shape, ir.DataType.UINT8, **attributes_of(gather, {})
-        )
+        bytes_ = _unpacked(editor, lookup, written, row_shape)
         parameters = [
             editor.constant(np.asarray(CODE_STEP), "codes.step"),
             editor.constant(np.asarray(ZERO_POINT, np.uint8), "codes.zero_point"),
         ]
-        floats = editor.put(gather, "DequantizeLinear", [lookup, *parameters], row_shape)
+        floats = editor.put(lookup.gather, "DequantizeLinear", [bytes_, *parameters], row_shape)
         editor.replace(looked_up, floats)
-        codes.scales[floats] = np.broadcast_to(scales[segment][..., None], row_shape).copy()
+        codes.scales[floats] = np.broadcast_to(scales[lookup.segments][..., None], row_shape).copy()
         codes.exact.add(floats)
-    return factors
 
 
-def _first_rows(gather: ir.Node) -> Array | None:
-    """The first row of each looked-up column's field, from the constant that is added to the ids."""
-    ids = gather.inputs[1]
-    add = ids.producer() if ids is not None else None
-    if add is None or not is_a(add, "Add"):
-        return None
-    for value in add.inputs:
-        offsets = constant_of(value)
-        if offsets is not None:
-            rows: Array = np.broadcast_to(offsets, (1, *(row_shape_of(ids) or ())))[0]
-            return rows
-    return None
+@dataclass(frozen=True)
+class _Written:
+    """The packed rows of all segments of one width; `first` [segments of the table], -1 for other widths."""
+
+    bits: int
+    table: ir.Value
+    first: Array
+
+
+def _write(
+    editor: GraphEditor, table: Table, forms: Sequence[Form], unrounded: Unrounded | None
+) -> list[_Written]:
+    """A table for each width; where there is only one, in place of the float table."""
+    widths = sorted({form.bits for form in forms}, reverse=True)
+    written = []
+    for bits in widths:
+        chosen = [segment for segment, form in enumerate(forms) if form.bits == bits]
+        rows = [table.values[table.rows_of(segment)] for segment in chosen]
+        parts = [codes_of(own, forms[segment]) for segment, own in zip(chosen, rows, strict=True)]
+        packed = pack(np.concatenate(parts), bits)
+        first = np.full(len(forms), -1, np.int64)
+        first[chosen] = np.cumsum([0, *map(len, parts)])[:-1]
+        value = table.value
+        if len(widths) > 1:
+            value = editor.constant(packed, f"{table.name}.{bits}_bits")
+        else:
+            value.const_value = ir.tensor(packed)
+            value.shape, value.dtype = ir.Shape(packed.shape), ir.DataType.UINT8
+        if unrounded is not None and bits == 8:
+            factors = np.repeat([forms[segment].factor for segment in chosen], [*map(len, rows)])
+            unrounded.tables[str(value.name)] = np.concatenate(rows), factors
+        written.append(_Written(bits, value, first))
+    return written
+
+
+def _unpacked(
+    editor: GraphEditor, lookup: Lookup, written: Sequence[_Written], row_shape: tuple[int, ...]
+) -> ir.Value:
+    """The codes that a lookup finds, [batch, *row_shape], uint8."""
+    gather, ids = lookup.gather, lookup.ids
+    if len(written) == 1 or ids is None:
+        return _found(editor, gather, gather.inputs[1], written[0], row_shape)
+    parts, order = [], []
+    for group in written:
+        columns = np.flatnonzero(group.first[lookup.segments] >= 0)
+        if not len(columns):
+            continue
+        dtype, shape = ids.dtype or ir.DataType.INT32, (len(columns),)
+        chosen = editor.constant(columns.astype(np.int64), "codes.columns")
+        own = editor.put(gather, "Gather", [ids, chosen], shape, dtype, axis=1)
+        first = group.first[lookup.segments[columns]].astype(dtype.numpy())
+        rows = editor.put(gather, "Add", [own, editor.constant(first, "codes.first_rows")], shape, dtype)
+        parts.append(_found(editor, gather, rows, group, (*shape, row_shape[-1])))
+        order.append(columns)
+    if len(parts) == 1:
+        return parts[0]
+    joined = editor.put(gather, "Concat", parts, row_shape, ir.DataType.UINT8, axis=1)
+    back = editor.constant(np.argsort(np.concatenate(order)), "codes.order")
+    return editor.put(gather, "Gather", [joined, back], row_shape, ir.DataType.UINT8, axis=1)
+
+
+def _found(
+    editor: GraphEditor, gather: ir.Node, rows: ir.Value | None, group: _Written, row_shape: tuple[int, ...]
+) -> ir.Value:
+    """Looks rows up in the table of one width, and unpacks them."""
+    shape = (*row_shape[:-1], row_bytes(row_shape[-1], group.bits))
+    bytes_ = editor.put(
+        gather, "Gather", [group.table, rows], shape, ir.DataType.UINT8, **attributes_of(gather, {})
+    )
+    return unpack(editor, gather, bytes_, row_shape, group.bits)
 
 
 def _pass_scales(codes: Codes, node: ir.Node) -> bool:
@@ -292,7 +299,3 @@ def _apply_scale(codes: Codes, before: ir.Node, value: ir.Value) -> ir.Value:
         constant = codes.editor.constant(factor, "codes.scale")
         codes.scaled[value] = codes.editor.put(before, "Mul", [value, constant], scale.shape)
     return codes.scaled[value]
-
-
-def _axis(gather: ir.Node) -> int:
-    return int(attributes_of(gather, {"axis": 0})["axis"])

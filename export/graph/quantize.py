@@ -4,9 +4,9 @@ It knows operators, not models, schemas or training. `parity` measures the loss.
 
 What is INT8 and how:
 
-- Tables: uint8 codes around 128 with one scale a field. The codes pass through the graph; a field's scale is
-  folded into every weight that multiplies the field (`int8_tables`). So a layer that follows the lookup reads
-  the codes without another quantization.
+- Tables: uint8 codes around 128 with one scale a field; narrower ones are packed (`row_codes`). The codes
+  pass through the graph; a field's scale is folded into every weight that multiplies the field
+  (`int8_tables`). So a layer that follows the lookup reads the codes without another quantization.
 - Layers: int8 weights with a scale for each output, uint8 activations with a range found on training rows
   (QDQ; ONNX Runtime fuses a layer into one QGemm, `int8_layers`). Small layers, FwFM's matrix and layers with
   one output stay float32, because INT8 gains nothing there.
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from export.errors import ExportError
 from export.graph.editing import GraphEditor
 from export.graph.int8_layers import quantize_layers
-from export.graph.int8_tables import quantize_tables
+from export.graph.int8_tables import Forms, quantize_tables
 from export.graph.onnx import serialize
 from export.graph.unrounded import Unrounded
 
@@ -35,23 +35,27 @@ CALIBRATION_ROWS = 16_384  # more rows change no range and take memory
 
 
 def quantize_int8(
-    graph: bytes, calibration_ids: NDArray[np.int32], unrounded: Unrounded | None = None
+    graph: bytes,
+    calibration_ids: NDArray[np.int32],
+    forms: Forms | None = None,
+    unrounded: Unrounded | None = None,
 ) -> bytes | None:
     """The INT8 graph of a float graph of `export_onnx`, calibrated on ids [n, columns] of the training part.
 
-    Returns None if nothing in it can be INT8: trees have neither tables nor layers. `unrounded` gets what its
-    integers were rounded from. Raises ExportError if there are no rows.
+    `forms` says how rows of tables are written, `row_widths` chooses it; without it large tables take 8 bits.
+    `unrounded` gets what the integers were rounded from. Returns None if nothing in it can be INT8: trees
+    have neither tables nor layers. Raises ExportError if there are no rows.
     """
     if len(calibration_ids) == 0:
         raise ExportError("'calibration_ids' must hold at least one row (got 0); calibrate on training rows")
     rows = calibration_ids[:: -(-len(calibration_ids) // CALIBRATION_ROWS)]
     editor = GraphEditor.of_bytes(graph)
-    codes = quantize_tables(editor, unrounded)
+    codes = quantize_tables(editor, forms, unrounded)
     layers = quantize_layers(editor, codes, rows, unrounded)
     return serialize(editor.proto()) if codes or layers else None
 
 
-def quantize_dynamic(graph: bytes) -> bytes | None:
+def quantize_dynamic(graph: bytes, forms: Forms | None = None) -> bytes | None:
     """The INT8 graph of a float graph that finds the ranges of its layers' inputs in each batch.
 
     A row's logit depends on the other rows of its batch. Tables, and layers that read their codes, are those
@@ -59,5 +63,5 @@ def quantize_dynamic(graph: bytes) -> bytes | None:
     static graph is the same then.
     """
     editor = GraphEditor.of_bytes(graph)
-    quantize_layers(editor, quantize_tables(editor), None)
+    quantize_layers(editor, quantize_tables(editor, forms), None)
     return serialize(editor.proto()) if editor.nodes("DynamicQuantizeLinear") else None

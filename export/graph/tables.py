@@ -27,13 +27,18 @@ def without_tables(graph: bytes, given: bytes) -> bytes:
         here = table.const_value
         if other is None or here is None or other.dtype != here.dtype or other.tobytes() != here.tobytes():
             continue
-        shape, dtype, name = table.shape, table.dtype, table.name
-        as_input = ir.val(f"{name}.input", dtype=dtype, shape=shape)
-        table.replace_all_uses_with(as_input)
-        del editor.graph.initializers[str(name)]
-        as_input.name = name
-        editor.graph.inputs.append(as_input)
+        make_input(editor, table)
     return serialize(editor.proto())
+
+
+def make_input(editor: GraphEditor, table: ir.Value) -> None:
+    """Makes an initializer an input of the same name."""
+    name = str(table.name)
+    as_input = ir.val(f"{name}.input", dtype=table.dtype, shape=table.shape)
+    table.replace_all_uses_with(as_input)
+    del editor.graph.initializers[name]
+    as_input.name = name
+    editor.graph.inputs.append(as_input)
 
 
 def _tables(editor: GraphEditor) -> list[ir.Value]:

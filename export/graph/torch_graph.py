@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 from export.errors import ExportError
 from export.graph.int8_layers import WEIGHT_LIMIT
-from export.graph.int8_tables import CODE_LIMIT, ZERO_POINT
 from export.graph.onnx import serialize
+from export.graph.row_codes import CODE_LIMIT, ZERO_POINT
 from export.graph.torch_operators import OPERATORS
 from export.graph.unrounded import Unrounded
 

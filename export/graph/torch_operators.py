@@ -17,6 +17,10 @@ Attributes = Mapping[str, Any]
 Operator = Callable[..., Tensor | tuple[Tensor, ...]]
 
 
+def _bit_shift(attributes: Attributes, x: Tensor, places: Tensor) -> Tensor:
+    return x << places if attributes["direction"] == b"LEFT" else x >> places
+
+
 def _cast(attributes: Attributes, x: Tensor) -> Tensor:
     dtype = helper.tensor_dtype_to_np_dtype(attributes["to"]).name
     return x.to(getattr(torch, dtype))
@@ -120,6 +124,8 @@ OPERATORS: Mapping[str, Operator] = {
         for name in ("Abs", "Add", "Atan", "Cos", "Exp", "Less", "Log", "Mul", "Neg", "Relu", "Sigmoid")
     },
     **{name: _plain(getattr(torch, name.lower())) for name in ("Greater", "IsNaN", "Sin", "Sub", "Tanh")},
+    "BitShift": _bit_shift,
+    "BitwiseAnd": _plain(torch.bitwise_and),
     "Cast": _cast,
     "Clip": _clip,
     "Concat": lambda attributes, *inputs: torch.cat(inputs, attributes["axis"]),

@@ -9,7 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle.calibration import Calibrator
-from service.bundle.manifest import Baseline, Compression, Distillation, Latency, Metrics, Parity
+from service.bundle.manifest import (
+    Baseline,
+    Compression,
+    Distillation,
+    EmbeddingRows,
+    Latency,
+    Metrics,
+    Parity,
+)
 
 # Of a histogram's log-odds: in a narrower range the axis would have one label many times, and beyond a pCTR
 # of one in a million a single row would squeeze all others.
@@ -189,6 +197,7 @@ class Findings(msgspec.Struct, frozen=True):
     prior: PriorFindings | None = None
     distillation: Distillation | None = None
     quantization: Literal["static", "qat", "dynamic"] = "static"
+    embedding_rows: EmbeddingRows | None = None
 
 
 def reliability(labels: NDArray[np.integer], pctr: NDArray[np.floating], *, bins: int = 15) -> Reliability:

@@ -13,7 +13,7 @@ from export.report.layout import change_ends, document, figure, section, table
 from export.report.quality import histogram, meanings, quality_table
 from export.report.segments import gain_in_words, segments_table
 from service.bundle.calibration import Calibrator
-from service.bundle.manifest import Parity
+from service.bundle.manifest import EmbeddingRows, Parity
 
 PARTS_TOLD = ("calibration", "test")
 FIELDS_SHOWN = 10
@@ -182,7 +182,23 @@ def compression_table(findings: Findings) -> str:
             ["live field pairs", f"{found.live_pairs:,} of {findings.field_pairs:,}"],
             ["embedding rows", f"{found.embedding_rows[1]:,} of {found.embedding_rows[0]:,}"],
         ]
+    if narrow := findings.embedding_rows:
+        rows += [
+            ["bytes of INT8's embedding rows", narrow.bytes],
+            *_by_bits(narrow),
+            ["LogLoss that they are expected to add", f"{narrow.loss:.6f}"],
+        ]
     return table([findings.compression.recipe if findings.compression else "no pruning", ""], rows)
+
+
+def _by_bits(rows: EmbeddingRows) -> list[list[object]]:
+    """The fields by the bits of their rows, the widest first; of several tables with the table's name."""
+    fields: dict[int, list[str]] = {}
+    for name, of_fields in rows.tables.items():
+        prefix = f"{name}: " if len(rows.tables) > 1 else ""
+        for field, bits in of_fields.items():
+            fields.setdefault(bits, []).append(prefix + field)
+    return [[f"at {bits} bits", ", ".join(fields[bits])] for bits in sorted(fields, reverse=True)]
 
 
 def _joined(widths: Sequence[int]) -> str:

@@ -33,10 +33,16 @@ def summary(bundle: Bundle) -> str:
     lines += [f"{name} is kept out: {reason}" for name, reason in manifest.kept_out.items()]
     lines += [_red(f"warning: {text}") for text in manifest.warnings]
     lines += [
-        f"wrote {manifest.id} to {bundle.folder}; the report is {bundle.folder / 'report' / 'index.html'}",
+        f"wrote {manifest.id} to {bundle.folder}{_report(bundle)}",
         f"serve it: python -m service --arm control={shlex.quote(str(bundle.folder))}",
     ]
     return "\n".join(lines)
+
+
+def _report(bundle: Bundle) -> str:
+    """Where the report is, unless it was left out."""
+    page = "report/index.html"
+    return f"; the report is {bundle.folder / page}" if page in bundle.manifest.files else ""
 
 
 def _known(metrics: Metrics) -> str:

@@ -117,3 +117,11 @@ def choose_serving(
     reference, *candidates = shipped_variants(variants)
     serving, kept_out = choose_serving_variant(reference, candidates, latency, refused)
     return serving, refused | kept_out
+
+
+def smallest_serving(judged: Judged, variants: Mapping[str, Variant]) -> Judged:
+    """The same, and INT8 serves unless it lost on validation rows: it is kept out for its speed no more."""
+    if INT8 not in variants or variants[INT8].refused:
+        return judged
+    kept_out = {name: reason for name, reason in judged.kept_out.items() if name != INT8}
+    return replace(judged, serving_variant=INT8, kept_out=kept_out)

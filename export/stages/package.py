@@ -8,19 +8,22 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from msgspec import UNSET
 
+from export.data.log_schema import LOG_FILE
 from export.errors import ExportError
 from export.report.findings import Findings
 from export.stages.artifacts import Artifacts, read_artifacts
 from export.stages.baseline import baseline, read_baseline
 from export.stages.beside_teachers import beside_teachers
-from export.stages.evaluate import judge_variants, shipped_variants
+from export.stages.evaluate import judge_variants, shipped_variants, smallest_serving
 from export.stages.field_prior import fit_prior
 from export.stages.gain import gain_over_baseline
 from export.stages.golden import golden_rows
+from export.stages.plan import BundleContents
 from export.stages.report import gather_findings, report_files
 from export.stages.shared_graphs import describe_graphs
 from export.stages.trained_file import TRAINED_FILE, TrainedModel, trained_file
@@ -35,12 +38,19 @@ from service.bundle.schema import Schema
 from service.bundle.store import Bundle, Contents, check_replaceable, load_bundle, save_bundle
 
 
-def package(work: Work, out: Path, *, name: str | None = None, say: Say = print) -> Bundle:
+def package(
+    work: Work,
+    out: Path,
+    *,
+    name: str | None = None,
+    contents: BundleContents = "whole",
+    say: Say = print,
+) -> Bundle:
     """WORK -> the bundle in `out`, written whole or not at all, then read back with everything verified.
 
     `name` is the bundle's, else the folder's. A bundle in `out` is replaced. A baseline is trained where the
     stage for it was left out. Its warnings are in the bundle, for `export.report.summary`. Raises ExportError
-    when a stage is missing or `out` holds something else.
+    when a stage is missing or `out` holds something else. Of a lean bundle the report stays in WORK/report.
     """
     check_out(out, name)
     made = read_artifacts(work)
@@ -49,17 +59,31 @@ def package(work: Work, out: Path, *, name: str | None = None, say: Say = print)
     beside = read_baseline(work, made.log.schema)
     say(f"evaluating {', '.join(made.variants)} on {len(made.test):,} test rows")
     judged = judge_variants(made.variants, made.calibrators, made.models[DENSE], made.test)
+    if contents == "lean":
+        judged = smallest_serving(judged, made.variants)
     won = None if beside is None else gain_over_baseline(beside, made, judged, out)
     taught = beside_teachers(work, made, judged)
-    shipped = {variant: made.variants[variant] for variant in shipped_variants(made.variants)}
+    names = shipped_variants(made.variants) if contents == "whole" else (judged.serving_variant,)
+    shipped = {variant: made.variants[variant] for variant in names}
     # All graphs that ship take the same ids: INT8 is made of the float graph that ships beside it. The dense
     # and the pruned one number ids differently, so a bundle holds one of the two.
     one = next(iter(shipped.values()))
-    schema = made.log.schema.renumbered(one.renumberings)
+    schema = one.own_schema
     prior = fit_prior(made.log.parts, one, schema, sampling_rate=made.calibrated.sampling_rate)
     findings = gather_findings(made, judged, won, prior, name or out.resolve().name, taught)
-    save_bundle(out, *_parts(made, findings, shipped, schema, prior, say))
+    description, parts = _parts(made, findings, shipped, schema, prior, say)
+    save_bundle(out, description, parts if contents == "whole" else _lean(parts, work, say))
     return load_bundle(out)
+
+
+def _lean(parts: Contents, work: Work, say: Say) -> Contents:
+    """What a service answers with; the report goes into the work folder, which has all else."""
+    (work.folder / "report").mkdir(exist_ok=True)
+    for file, data in parts.extra_files.items():
+        work.write(file, data)
+    say(f"the report stays in {work.folder / 'report'}")
+    kept = {file: data for file, data in parts.extra_files.items() if file == LOG_FILE}
+    return replace(parts, extra_files=kept, unlisted_files={}, vocabulary_tables=False)
 
 
 def _parts(
@@ -92,6 +116,7 @@ def _parts(
         compression=findings.compression,
         distillation=findings.distillation or UNSET,
         quantization=UNSET if findings.quantization == "static" else findings.quantization,
+        embedding_rows=findings.embedding_rows or UNSET,
     )
     graphs = {variant: one.graph for variant, one in shipped.items()}
     shared_graphs = {v: one.shared for v, one in described.items() if one.shared is not None}

@@ -165,7 +165,7 @@ def _stages(
     prune(work, plan.pruning, say=say)
     make_graphs(work, plan, clock.stage, say)
     clock.stage("package", str(plan.out))
-    bundle = package(work, plan.out, name=plan.name, say=say)
+    bundle = package(work, plan.out, name=plan.name, contents=plan.contents, say=say)
     say(summary(bundle))
     return bundle
 
@@ -181,14 +181,7 @@ def make_graphs(work: Work, plan: GraphPlan, begin: Callable[[str], None], say: 
     begin("to-onnx")
     to_onnx(work, say=say)
     begin("quantize")
-    quantize(
-        work,
-        rows=plan.quantization_rows,
-        ship=plan.ship,
-        quantization=plan.quantization,
-        qat=plan.qat,
-        say=say,
-    )
+    quantize(work, plan, say=say)
     begin("calibrate")
     calibrate_as_planned(work, plan, say=say)
 

@@ -39,6 +39,11 @@ class QatChoice:
     learning_rate: float = 1e-4
 
 
+EmbeddingBits = Literal["8", "4", "mixed"]
+ZeroRows = Literal["merge", "forget"]
+BundleContents = Literal["whole", "lean"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class LogPlan:
     """Which log, and how it is read."""
@@ -110,6 +115,19 @@ class GraphPlan:
     quantization_rows: int = knob(
         16_384, "training rows on which the ranges of activations are found", AT_LEAST_ONE, "ROWS"
     )
+    embedding_bits: EmbeddingBits = knob(
+        "8",
+        "bits of a number in the INT8 graph's embedding tables; mixed is 8, 4 or 2 by field, as few as "
+        "--embedding-loss allows on validation rows",
+    )
+    embedding_loss: float = knob(
+        0.0005, "of mixed: the share of the LogLoss that narrower rows may add", POSITIVE_SHARE
+    )
+    zero_rows: ZeroRows = knob(
+        "merge",
+        "values whose embedding rows pruning zeroed: merge gives all of a field one id, forget leaves them "
+        "out of the vocabulary, so that they are unknown values and take no bytes",
+    )
     sampling_rate: float = knob(
         1.0, "share of the non-clicks that the log itself kept; 1: all of them", POSITIVE_SHARE
     )
@@ -157,6 +175,11 @@ class Plan(ExportPlan):
     )
     name: str | None = knob(
         None, "the bundle's name, which answers carry", unit="TEXT", otherwise="the folder's"
+    )
+    contents: BundleContents = knob(
+        "whole",
+        "whole: every graph, the report, what the next export goes on from; lean: one graph, INT8 unless it "
+        "lost on the validation part, and what it answers with; the rest stays in the work folder",
     )
     model: str = knob("deep_fwfm", "which model to train; `python -m export models` lists them", unit="NAME")
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)

@@ -11,15 +11,17 @@ from numpy.typing import NDArray
 from export.data.encoded import EncodedLog, Part, open_log
 from export.data.samples import sample_positions
 from export.errors import ExportError
+from export.graph.int8_tables import Forms
 from export.graph.quantize import quantize_dynamic, quantize_int8
 from export.graph.runtime import run_graph
 from export.graph.unrounded import Unrounded
 from export.judge.parity import check_batch_invariance
 from export.report.changes import step_line
 from export.stages.ladder import Ladder
-from export.stages.plan import QatChoice, Quantization, Ship
+from export.stages.plan import GraphPlan, QatChoice, Ship
 from export.stages.qat import train_int8
 from export.stages.records import GraphFile, Graphs, QatRecord
+from export.stages.row_bits import CHOSEN_ON_ROWS, choose_row_bits, told_by_field
 from export.stages.variants import (
     CHECKED_ROWS,
     DENSE,
@@ -36,7 +38,7 @@ from export.stages.variants import (
 from export.stages.work import Say, Work
 from service.bundle.manifest import Parity
 
-DEFAULT_QAT = QatChoice()
+DEFAULT_PLAN = GraphPlan()
 ONLY_BY_NAME = (
     "finds ranges in each batch, so a row's pCTR depends on the other rows of its batch: it serves only "
     "where a service asks for it with --variant dynamic"
@@ -47,34 +49,33 @@ PRUNE_LESS = (
 )
 
 
-def quantize(
-    work: Work,
-    *,
-    rows: int,
-    ship: Ship = "auto",
-    quantization: Quantization = "static",
-    qat: QatChoice = DEFAULT_QAT,
-    say: Say = print,
-) -> Graphs:
-    """The float graph that ships -> the INT8 one, with ranges found on `rows` rows spread over training.
+def quantize(work: Work, plan: GraphPlan = DEFAULT_PLAN, *, say: Say = print) -> Graphs:
+    """The float graph that ships -> the INT8 one, with ranges found on rows spread over training.
 
-    What may serve is decided here, on the validation part (`export.stages.ladder`); `ship` chooses the float
-    graph whatever that says. A graph with nothing to quantize gives a record without graphs, and the float
-    graph serves. Raises ExportError for a pruned graph that is to ship and is not there.
+    Bits of its embedding rows are chosen on rows spread over the validation part (`export.stages.row_bits`).
+
+    What may serve is decided here, on the validation part (`export.stages.ladder`); `plan.ship` chooses the
+    float graph whatever that says. A graph with nothing to quantize gives a record without graphs, and the
+    float graph serves. Raises ExportError for a pruned graph that is to ship and is not there.
     """
     log = open_log(work.path("log"))
-    variants = read_variants(work, log.schema)
-    if ship == "pruned" and PRUNED not in variants:
+    variants = read_variants(work, log.schema, plan.zero_rows)
+    if plan.ship == "pruned" and PRUNED not in variants:
         raise ExportError(
             "'ship' must be auto or dense where nothing was pruned (got 'pruned'); "
             "prune with a --preset first"
         )
     work.start("quantize")
     climb = _Climb(Ladder(log.parts["validation"]), say)
-    source = _choose_float(variants, climb, ship)
+    source = _choose_float(variants, climb, plan.ship)
     graphs: dict[str, GraphFile] = {}
-    unrounded = Unrounded() if quantization == "qat" else None
-    graph = quantize_int8(source.graph, source.ids(spread_rows(log.parts["train"], rows)), unrounded)
+    validation = source.ids(spread_rows(log.parts["validation"], CHOSEN_ON_ROWS))
+    narrower = choose_row_bits(source.graph, validation, plan.embedding_bits, plan.embedding_loss)
+    forms = None if narrower is None else narrower.forms
+    unrounded = Unrounded() if plan.quantization == "qat" else None
+    train = source.ids(spread_rows(log.parts["train"], plan.quantization_rows))
+    graph = quantize_int8(source.graph, train, forms, unrounded)
+    told = None if narrower is None else told_by_field(narrower, plan.embedding_bits, log.schema, say)
     trained = None
     if graph is None:
         say(
@@ -84,19 +85,21 @@ def quantize(
     else:
         variant = replace(source, name=INT8, graph=graph)
         if unrounded is not None:
-            variant, trained = _trained_on(work, variant, unrounded, qat, log, say)
+            variant, trained = _trained_on(work, variant, unrounded, plan.qat, log, say)
         graphs[INT8] = write_graph(work, variant, _check(variant, source, log), say)
         _judge_int8(variant, source, variants[DENSE], climb)
-        if quantization == "dynamic":
-            _add_dynamic(work, source, graphs, climb, log, say)
+        if plan.quantization == "dynamic":
+            _add_dynamic(work, source, forms, graphs, climb, log, say)
     record = Graphs(
         graphs,
         climb.refused,
-        ship,
+        plan.ship,
         tuple(climb.steps),
         tuple(climb.losses),
-        quantization=quantization,
+        quantization=plan.quantization,
         qat=trained,
+        embedding=told,
+        zero_rows=plan.zero_rows,
     )
     work.record("quantize", record)
     return record
@@ -118,10 +121,16 @@ def _trained_on(
 
 
 def _add_dynamic(
-    work: Work, source: Variant, graphs: dict[str, GraphFile], climb: _Climb, log: EncodedLog, say: Say
+    work: Work,
+    source: Variant,
+    forms: Forms | None,
+    graphs: dict[str, GraphFile],
+    climb: _Climb,
+    log: EncodedLog,
+    say: Say,
 ) -> None:
     """Writes the graph that finds ranges in each batch, which serves by its name alone, and says so."""
-    graph = quantize_dynamic(source.graph)
+    graph = quantize_dynamic(source.graph, forms)
     if graph is None:
         say(
             f"no layer of {graph_name(source.name)} has a range to find in a batch: there is no dynamic graph"

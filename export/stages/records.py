@@ -9,9 +9,10 @@ import msgspec
 from export.data.growth import Changes
 from export.report.findings import EvaluationPoint, FieldSummary, SegmentGain
 from export.stages.calibration_methods import METHODS
+from export.stages.plan import ZeroRows
 from export.stages.taught import Taught, Untaught
 from export.train.config import TrainConfig
-from service.bundle.manifest import Parity
+from service.bundle.manifest import EmbeddingRows, Parity
 
 
 class LogSummary(msgspec.Struct, frozen=True):
@@ -144,8 +145,9 @@ class Graphs(msgspec.Struct, frozen=True):
     """to-onnx and quantize: the graphs by variant.
 
     Of quantize alone: which float graph the user wants to `ship`, the `steps` between the graphs on the
-    validation part, why a graph is `refused`, `losses` that the user wants served all the same, and the
-    `quantization` that was asked for, with what came of `qat`.
+    validation part, why a graph is `refused`, `losses` that the user wants served all the same, the
+    `quantization` that was asked for, with what came of `qat`, and how the INT8 graph's `embedding` rows are
+    written where they take fewer than 8 bits. `zero_rows` is as in `GraphPlan`.
     """
 
     graphs: dict[str, GraphFile]
@@ -155,6 +157,8 @@ class Graphs(msgspec.Struct, frozen=True):
     losses: tuple[str, ...] = ()
     quantization: Literal["static", "qat", "dynamic"] = "static"
     qat: QatRecord | None = None
+    embedding: EmbeddingRows | None = None
+    zero_rows: ZeroRows = "merge"
 
     @property
     def made_as(self) -> Literal["static", "qat", "dynamic"]:

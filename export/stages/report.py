@@ -101,6 +101,7 @@ def gather_findings(
         prior=_prior_findings(prior),
         distillation=distillation,
         quantization=made.quantized.made_as,
+        embedding_rows=made.quantized.embedding,
     )
 
 

@@ -28,7 +28,7 @@ def segment_findings(made: Artifacts, variant: str) -> SegmentFindings | None:
     rows, clicks = np.bincount(places), np.bincount(places, made.test.labels)
     sums = [np.bincount(places, pctr) for pctr in pctrs]
     offsets = dict(calibrator.segment_offsets)
-    schema = made.log.schema.renumbered(graph.renumberings)
+    schema = graph.own_schema
     shown = np.argsort(-rows, kind="stable")[:MOST_VALUES]
     names = value_names(schema.field(gain.field), seen[shown])
     told = []

@@ -7,9 +7,10 @@ module does not know how a graph is made or how good its logits are.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -18,9 +19,11 @@ from numpy.typing import NDArray
 from export.data.encoded import Part
 from export.errors import ExportError
 from export.graph.runtime import run_graph
+from export.stages.plan import ZeroRows
 from export.stages.records import GraphFile, Graphs
 from export.stages.work import Say, Work
 from service.bundle.calibration import Calibrator
+from service.bundle.encodings import FIRST_ID, OOV_ID, Vocabulary
 from service.bundle.schema import Schema
 
 DENSE, PRUNED, INT8, DYNAMIC = "float32", "pruned", "int8", "dynamic"
@@ -51,6 +54,11 @@ class Variant:
     def sha256(self) -> str:
         return hashlib.sha256(self.graph).hexdigest()
 
+    @cached_property
+    def own_schema(self) -> Schema:
+        """The schema of the graph's ids."""
+        return schema_of(self.schema, self.renumberings)
+
     def ids(self, log_ids: NDArray[np.int32]) -> NDArray[np.int32]:
         """The graph's ids [n, columns] of the log's ids [n, columns]."""
         return renumber(log_ids, self.schema, self.renumberings)
@@ -74,12 +82,43 @@ class Variant:
 
 
 def renumber(ids: NDArray[np.int32], schema: Schema, renumberings: Renumberings) -> NDArray[np.int32]:
-    """ids [n, columns] of `schema` -> those of schema.renumbered(renumberings)."""
+    """ids [n, columns] of `schema` -> those of `schema_of`."""
     result = np.array(ids, dtype=np.int32)
     for name, new_ids in renumberings.items():
         columns = schema.column_slices[name]
         result[:, columns] = new_ids[result[:, columns]]
     return result
+
+
+def forget_zero_rows(renumberings: Renumberings, schema: Schema) -> Renumberings:
+    """The same renumberings with the values of merged rows unknown, where the encoding can do without them.
+
+    The rows themselves stay in the tables, one a field, and nobody looks them up.
+    """
+    found = {}
+    for name, new_ids in renumberings.items():
+        # `export.compress.embedding_rows` gives merged rows the last id.
+        without = np.where(new_ids == new_ids.max(), np.int32(OOV_ID), new_ids)
+        can_go = isinstance(schema.field(name).encoding, Vocabulary) and bool((without > OOV_ID).any())
+        found[name] = without if can_go else new_ids
+    return found
+
+
+def schema_of(schema: Schema, renumberings: Renumberings) -> Schema:
+    """The schema of renumbered ids; values that are unknown by them are in no vocabulary."""
+    owners = {one.name: one.same_values_as or one.name for one in schema.fields}
+    known: dict[str, Vocabulary] = {}
+    for name, new_ids in renumberings.items():
+        encoding = schema.field(name).encoding
+        if owners[name] == name and isinstance(encoding, Vocabulary) and OOV_ID in new_ids[FIRST_ID:]:
+            kept = new_ids[FIRST_ID:] != OOV_ID
+            known[name] = Vocabulary(tuple(itertools.compress(encoding.values, kept)))
+    fields = tuple(
+        replace(one, encoding=known[owners[one.name]]) if owners[one.name] in known else one
+        for one in schema.fields
+    )
+    others = {name: new_ids for name, new_ids in renumberings.items() if owners[name] not in known}
+    return replace(schema, fields=fields).renumbered(others)
 
 
 def write_graph(work: Work, variant: Variant, difference: float, say: Say) -> GraphFile:
@@ -89,21 +128,24 @@ def write_graph(work: Work, variant: Variant, difference: float, say: Say) -> Gr
     return GraphFile(size=len(variant.graph), sha256=variant.sha256, max_abs_logit=difference)
 
 
-def read_variants(work: Work, schema: Schema) -> dict[str, Variant]:
+def read_variants(work: Work, schema: Schema, zero_rows: ZeroRows | None = None) -> dict[str, Variant]:
     """The graphs in the work folder, in the order dense, pruned, INT8, dynamic INT8.
 
-    INT8 takes the ids of the float graph that it is made of: the pruned one unless that is refused. Raises
-    ExportError for a graph that is missing, or differs from the one that its stage wrote.
+    `zero_rows` is what the stage quantize was told, unless it is given. INT8 takes the ids of the float graph
+    that it is made of: the pruned one unless that is refused. Raises ExportError for a graph that is missing,
+    or differs from the one that its stage wrote.
     """
     renumberings = read_renumberings(work, schema)
-    refused = work.read_record("quantize", Graphs).refused if work.has("quantize.json") else {}
+    record = work.read_record("quantize", Graphs) if work.has("quantize.json") else Graphs({})
+    if (zero_rows or record.zero_rows) == "forget":
+        renumberings = forget_zero_rows(renumberings, schema)
     found = {}
     for name in VARIANTS:
         if name == DENSE or work.has(graph_name(name)):
             graph = work.path(graph_name(name)).read_bytes()
-            is_dense = name == DENSE or (name in (INT8, DYNAMIC) and PRUNED in refused)
+            is_dense = name == DENSE or (name in (INT8, DYNAMIC) and PRUNED in record.refused)
             own = {} if is_dense else renumberings
-            found[name] = Variant(name, graph, schema, own, refused.get(name, ""))
+            found[name] = Variant(name, graph, schema, own, record.refused.get(name, ""))
             _check_graph(work, found[name])
     return found
 

@@ -38,7 +38,7 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
     "to-onnx": ("model.float32.onnx", "model.pruned.onnx"),
     "quantize": ("model.int8.onnx", "model.dynamic.onnx"),
     "calibrate": ("calibration.json",),
-    "package": (),
+    "package": ("report",),
 }
 # No stage but `package` reads what these make.
 ASIDE = ("baseline",)

@@ -18,9 +18,9 @@ from service.bundle.graph_tensors import GRAPH, INITIALIZER, tensor_of
 from service.bundle.protobuf import fields, varints
 
 _ONNX = """
-Abs Add Atan Cast Clip Concat Cos DequantizeLinear Div Equal Exp Expand Gather Gemm Greater IsNaN
-LayerNormalization LeakyRelu Less Log MatMul MatMulInteger Max Mod Mul Neg Not Or QuantizeLinear Range
-Relu Reshape Shape Sigmoid Sin Slice Softmax Split Squeeze Sub Tanh Transpose Unsqueeze Where
+Abs Add Atan BitShift BitwiseAnd Cast Clip Concat Cos DequantizeLinear Div Equal Exp Expand Gather Gemm
+Greater IsNaN LayerNormalization LeakyRelu Less Log MatMul MatMulInteger Max Mod Mul Neg Not Or QuantizeLinear
+Range Relu Reshape Shape Sigmoid Sin Slice Softmax Split Squeeze Sub Tanh Transpose Unsqueeze Where
 """
 OPERATORS = {"": frozenset(_ONNX.split()), "ai.onnx.ml": frozenset({"TreeEnsembleRegressor"})}
 """The operators that the graphs of bundles may have, by domain.

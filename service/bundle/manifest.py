@@ -224,6 +224,20 @@ class Compression(_Record, frozen=True):
     graph_bytes: dict[str, Count]
 
 
+class EmbeddingRows(_Record, frozen=True):
+    """How many bits a number takes in the embedding rows of the INT8 graph, by table and field.
+
+    `asked` is what the export was asked for, `bytes` are those of all rows, and `loss` is the LogLoss that
+    they are expected to add, measured on validation rows. A table that is not looked up by the ids as they
+    are has one entry, "*".
+    """
+
+    asked: Literal["4", "mixed"]
+    tables: dict[str, dict[str, Annotated[int, Meta(ge=1, le=8)]]]
+    bytes: Count
+    loss: NotNegative
+
+
 class Description(_Record, frozen=True, kw_only=True):
     """What a bundle says of itself. `created_at` is in UTC, as 2026-01-31T12:00:00+00:00.
 
@@ -251,6 +265,8 @@ class Description(_Record, frozen=True, kw_only=True):
     # manifest.
     distillation: Distillation | UnsetType = UNSET
     quantization: Literal["qat", "dynamic"] | UnsetType = UNSET
+    # The same where all rows take 8 bits.
+    embedding_rows: EmbeddingRows | UnsetType = UNSET
 
 
 class Manifest(Description, frozen=True, kw_only=True):

@@ -254,7 +254,7 @@ class Contents:
 
     `graphs` and `shared_graphs` are ONNX bytes by variant; `extra_files` (the report) are listed and hashed,
     and a service does not read them. `unlisted_files` lie in the same folder for the next export: no service
-    opens them.
+    opens them. Without `vocabulary_tables` a service makes its own of the vocabularies, when it loads them.
     """
 
     schema: Schema
@@ -265,6 +265,7 @@ class Contents:
     prior: Prior | None = None
     extra_files: Mapping[str, bytes] = field(default_factory=dict)
     unlisted_files: Mapping[str, bytes] = field(default_factory=dict)
+    vocabulary_tables: bool = True
 
 
 def save_bundle(folder: Path, description: Description, contents: Contents) -> Manifest:
@@ -293,7 +294,7 @@ def _files(graphs: Mapping[str, Graph], contents: Contents) -> dict[str, bytes]:
     schema_files = schema_to_files(contents.schema)
     files = {
         **schema_files,
-        **tables_to_files(contents.schema, schema_files),
+        **(tables_to_files(contents.schema, schema_files) if contents.vocabulary_tables else {}),
         CALIBRATION_FILE: calibrators_to_file(tuple(contents.calibrators.values())),
         GOLDEN_FILE: msgspec.json.encode(contents.golden) + b"\n",
     }

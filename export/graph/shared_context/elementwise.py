@@ -29,6 +29,7 @@ BY_ELEMENT = (
     *UNARY,
     *("Cast", "Not", "QuantizeLinear", "DequantizeLinear"),
     *("Add", "Sub", "Mul", "Div", "Mod", "Max", "Min", "Pow", "Equal", "Less", "Greater", "And", "Or"),
+    *("BitShift", "BitwiseAnd"),
 )
 SUMS = ("Add", "Sub")  # f(a + b, c + d) = f(a, c) + f(b, d)
 FACTORS = ("Mul", "Div")  # distribute over a sum, but not on integers, which round

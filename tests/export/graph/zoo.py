@@ -104,7 +104,7 @@ def graphs(name: str, layout: str) -> Graphs:
     train(model, torch.from_numpy(ids[:TRAINING_ROWS]), torch.from_numpy(labels[:TRAINING_ROWS]))
     float32 = export_onnx(model.eval(), ids.shape[1])
     unrounded = Unrounded()
-    int8 = quantize_int8(float32, ids[:1000], unrounded)
+    int8 = quantize_int8(float32, ids[:1000], unrounded=unrounded)
     return Graphs(name, layout, model, float32, int8, unrounded, ids[TRAINING_ROWS:], labels[TRAINING_ROWS:])
 
 

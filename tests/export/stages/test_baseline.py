@@ -27,7 +27,7 @@ from export.stages.evaluate import Judged, evaluate_variants
 from export.stages.fit_schema import fit_schema
 from export.stages.gain import command_of, gain_over_baseline, verdict_of
 from export.stages.package import package
-from export.stages.plan import LogPlan
+from export.stages.plan import GraphPlan, LogPlan
 from export.stages.quantize import quantize
 from export.stages.records import Calibrated, LogSummary, Trained, TrainedBaseline
 from export.stages.to_onnx import to_onnx
@@ -219,7 +219,7 @@ def test_a_model_that_learns_what_lr_cannot_is_better(tmp_path: Path) -> None:
     train(work, "fm", {"dim": 4}, config, say=str)
     baseline(work, say=str)
     to_onnx(work, say=str)
-    quantize(work, rows=100, say=str)
+    quantize(work, GraphPlan(quantization_rows=100), say=str)
     calibrate(work, sampling_rate=1.0, methods=METHODS, say=str)
     found = gain(work, tmp_path / "out")
     assert found.verdict == "better"

@@ -18,6 +18,7 @@ from export.stages.artifacts import read_artifacts
 from export.stages.calibrate import calibrate
 from export.stages.dense_twin import dense_checkpoint, twin_line
 from export.stages.ladder import fitted_pctr
+from export.stages.plan import GraphPlan
 from export.stages.prune import prune, unpruned_line
 from export.stages.quantize import quantize
 from export.stages.records import Trained, Unpruned
@@ -136,7 +137,7 @@ def test_the_better_one_is_the_dense_graph_and_the_report_says_so(work: Work) ->
     assert scores == pytest.approx(
         predict_logits(load_checkpoint(work.path("twin.pt")).model, rows.ids), abs=1e-4
     )
-    quantize(work, rows=1000, say=str)
+    quantize(work, GraphPlan(quantization_rows=1000), say=str)
     calibrate(work, sampling_rate=1.0, methods=("identity",), say=str)
     assert twin_line(pruned.twin) in read_artifacts(work).choices
 

@@ -18,7 +18,7 @@ from export.stages.calibrate import calibrate
 from export.stages.ladder import LOGLOSS_TOLERANCE, take_step
 from export.stages.package import package
 from export.stages.pipeline import run
-from export.stages.plan import LogPlan, Plan
+from export.stages.plan import GraphPlan, LogPlan, Plan
 from export.stages.prune import prune
 from export.stages.quantize import quantize
 from export.stages.records import Graphs
@@ -124,7 +124,7 @@ def test_the_bundle_numbers_ids_as_its_graphs_do(destroyed: Destroyed) -> None:
 
 def test_a_stage_alone_decides_as_the_run_did(destroyed: Destroyed) -> None:
     before = destroyed.work.read_record("quantize", Graphs)
-    assert quantize(destroyed.work, rows=16_384, say=str) == before
+    assert quantize(destroyed.work, say=str) == before
     assert set(before.refused) == {"pruned"}
 
 
@@ -179,7 +179,7 @@ def test_a_loss_within_tolerance_is_none_however_wide_its_interval() -> None:
 
 def test_the_dense_graph_ships_by_choice(destroyed: Destroyed, tmp_path: Path) -> None:
     copy = copy_of(destroyed, tmp_path)
-    record = quantize(copy, rows=16_384, ship="dense", say=str)
+    record = quantize(copy, GraphPlan(ship="dense"), say=str)
     assert record.refused["pruned"] == "is left out by --ship dense"
     assert record.ship == "dense"
     assert [(one.reference, one.variant) for one in record.steps] == [
@@ -190,7 +190,7 @@ def test_the_dense_graph_ships_by_choice(destroyed: Destroyed, tmp_path: Path) -
 
 def test_a_pruned_graph_that_lost_ships_where_the_user_insists(destroyed: Destroyed, tmp_path: Path) -> None:
     copy, lines = copy_of(destroyed, tmp_path), []
-    record = quantize(copy, rows=16_384, ship="pruned", say=lines.append)
+    record = quantize(copy, GraphPlan(ship="pruned"), say=lines.append)
     assert not record.refused  # INT8 is compared with the pruned graph alone
     (loss,) = record.losses
     assert loss.startswith("pruned loses ")
@@ -210,7 +210,7 @@ def test_a_pruned_graph_that_is_not_there_cannot_ship(destroyed: Destroyed, tmp_
     prune(copy, PruneChoice(preset="none"), say=str)
     to_onnx(copy, say=str)
     with pytest.raises(ExportError, match="'ship' must be auto or dense where nothing was pruned"):
-        quantize(copy, rows=16_384, ship="pruned", say=str)
+        quantize(copy, GraphPlan(ship="pruned"), say=str)
 
 
 def test_a_run_refuses_that_before_it_trains(destroyed: Destroyed, tmp_path: Path) -> None:
@@ -251,7 +251,7 @@ def test_int8_is_judged_by_the_validation_part_alone(
 ) -> None:
     copy = copy_of(destroyed, tmp_path)
     click_where_better(copy, part, "float32", "int8")
-    record = quantize(copy, rows=16_384, ship="dense", say=str)
+    record = quantize(copy, GraphPlan(ship="dense"), say=str)
     assert ("int8" not in record.refused) == serves
     assert "int8" in record.graphs  # it ships, and serves or does not
     if not serves:
@@ -262,7 +262,7 @@ def test_int8_is_judged_by_the_validation_part_alone(
 def test_int8_of_a_pruned_graph_has_to_match_the_dense_one_too(destroyed: Destroyed, tmp_path: Path) -> None:
     copy = copy_of(destroyed, tmp_path)
     click_where_better(copy, "validation", "pruned", "float32")
-    record = quantize(copy, rows=16_384, say=str)
+    record = quantize(copy, say=str)
     assert "pruned" not in record.refused
     assert [(one.reference, one.variant) for one in record.steps] == [
         ("float32", "pruned"),

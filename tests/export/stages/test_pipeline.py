@@ -24,7 +24,7 @@ from export.report.summary import summary
 from export.stages.fit_schema import fit_schema
 from export.stages.package import package
 from export.stages.pipeline import run
-from export.stages.plan import Plan, default_work
+from export.stages.plan import GraphPlan, Plan, default_work
 from export.stages.prune import prune
 from export.stages.quantize import quantize, spread_rows
 from export.stages.records import LogSummary, Trained
@@ -262,7 +262,7 @@ def test_an_earlier_stage_makes_later_outputs_stale(exported, tmp_path: Path) ->
     train(work, "lr", {}, replace(config, seed=9), say=str)
     assert not work.has("model.float32.onnx")
     with pytest.raises(ExportError, match="export to-onnx"):
-        quantize(work, rows=100)
+        quantize(work, GraphPlan(quantization_rows=100))
 
 
 def test_a_folder_with_other_files_is_refused(exported, tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ from service.wire import JSON
 from tests.running import RunningApp
 
 ROWS = 400
+AS_INT8 = GraphPlan(ship="pruned", quantization="qat", quantization_rows=ROWS)
 
 
 @dataclass(frozen=True)
@@ -133,8 +134,7 @@ def test_the_better_of_static_and_trained_is_the_graph(made: Made, tmp_path: Pat
     copy = Work(tmp_path / "work")
     shutil.copytree(made.work.folder, copy.folder)
     lines: list[str] = []
-    choice = QatChoice(1, rate)
-    record = quantize(copy, rows=ROWS, ship="pruned", quantization="qat", qat=choice, say=lines.append)
+    record = quantize(copy, replace(AS_INT8, qat_learning_rate=rate), say=lines.append)
     assert record.quantization == "qat"
     assert record.qat is not None
     assert qat_line(record.qat) in lines
@@ -166,7 +166,7 @@ def test_an_operator_that_cannot_be_trained_costs_no_export(
     shutil.copytree(made.work.folder, copy.folder)
     known = {name: one for name, one in torch_graph.OPERATORS.items() if name != "Reshape"}
     monkeypatch.setattr(torch_graph, "OPERATORS", known)
-    record = quantize(copy, rows=ROWS, ship="pruned", quantization="qat", say=lines.append)
+    record = quantize(copy, AS_INT8, say=lines.append)
     assert (record.qat, record.made_as) == (None, "static")
     assert "int8" in record.graphs
     assert any(line.startswith("warning: the INT8 graph cannot be trained on, and") for line in lines)

@@ -20,7 +20,7 @@ from export.stages.calibrate import calibrate
 from export.stages.calibration_methods import METHODS
 from export.stages.calibrator_fit import fit_calibrator, in_log_distribution
 from export.stages.fit_schema import fit_schema
-from export.stages.plan import LogPlan
+from export.stages.plan import GraphPlan, LogPlan
 from export.stages.quantize import quantize
 from export.stages.to_onnx import to_onnx
 from export.stages.train import train as train_stage
@@ -140,7 +140,7 @@ def test_the_stages_pass_on_how_a_model_was_trained(tmp_path: Path) -> None:
     assert record.seconds_an_epoch is not None
     assert record.seconds_an_epoch > 0
     to_onnx(work, say=str)
-    quantize(work, rows=512, say=str)
+    quantize(work, GraphPlan(quantization_rows=512), say=str)
     for calibrator in calibrate(work, sampling_rate=1.0, methods=["identity"], say=str).values():
         assert (calibrator.method, calibrator.slope) == ("platt", 1.0)
         assert calibrator.intercept == pytest.approx(math.log(0.5 / 5))
