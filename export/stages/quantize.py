@@ -88,7 +88,7 @@ def quantize(
         graphs[INT8] = write_graph(work, variant, _check(variant, source, log), say)
         _judge_int8(variant, source, variants[DENSE], climb)
         if quantization == "dynamic":
-            _add_dynamic(work, source, graphs, climb, log, say)
+            _add_dynamic(work, source, graphs, climb, log, rows, say)
     record = Graphs(
         graphs,
         climb.refused,
@@ -118,10 +118,16 @@ def _trained_on(
 
 
 def _add_dynamic(
-    work: Work, source: Variant, graphs: dict[str, GraphFile], climb: _Climb, log: EncodedLog, say: Say
+    work: Work,
+    source: Variant,
+    graphs: dict[str, GraphFile],
+    climb: _Climb,
+    log: EncodedLog,
+    rows: int,
+    say: Say,
 ) -> None:
     """Writes the graph that finds ranges in each batch, which serves by its name alone, and says so."""
-    graph = quantize_dynamic(source.graph)
+    graph = quantize_dynamic(source.graph, source.ids(spread_rows(log.parts["train"], rows)))
     if graph is None:
         say(
             f"no layer of {graph_name(source.name)} has a range to find in a batch: there is no dynamic graph"
