@@ -127,8 +127,8 @@ def measure(model: str, graph: bytes, log: EncodedLog, options: Namespace) -> It
     """A point of the float32 graph and one of each INT8 graph."""
     test = log.parts["test"]
     ids, labels = np.array(test.ids), np.asarray(test.labels)
-    static = quantize_int8(graph, spread_rows(log.parts["train"], Plan.quantization_rows))
-    dynamic = quantize_dynamic(graph)
+    rows = spread_rows(log.parts["train"], Plan.quantization_rows)
+    static, dynamic = quantize_int8(graph, rows), quantize_dynamic(graph, rows)
     if static is None or dynamic is None:
         raise SystemExit(f"'--models' must have layers whose inputs are not codes (got {model!r})")
     graphs = {"float32": graph, "static": static, "dynamic": dynamic}

@@ -51,13 +51,15 @@ class Step:
 def quantize_layers(
     editor: GraphEditor,
     codes: set[ir.Value],
-    ids: NDArray[np.int32] | None,
+    ids: NDArray[np.int32],
     unrounded: Unrounded | None = None,
+    *,
+    by_batch: bool = False,
 ) -> int:
     """Rewrites the layers that gain by it, with ranges found on ids [n, columns]; returns their number.
 
-    Without ids ranges are found in each batch, except of codes, whose range is known. `unrounded` gets what
-    weights and biases were rounded from.
+    `by_batch` finds the ranges anew in each batch, except of codes, whose range is known. `unrounded` gets
+    what weights and biases were rounded from, unless ranges are found by batch.
     """
     for node in _worthwhile_layers(editor):
         _make_gemm(editor, node)
@@ -66,14 +68,14 @@ def quantize_layers(
     inputs = list(dict.fromkeys(gemm.inputs[0] for gemm in gemms if gemm.inputs[0] is not None))
     steps = {value: Step(CODE_STEP, ZERO_POINT) for value in inputs if _holds_codes(value, codes)}
     read_by = {value: _weights_that_read(value, gemms) for value in inputs if value not in steps}
-    steps |= {} if ids is None else _steps_of(editor, read_by, ids)
+    steps |= _steps_of(editor, read_by, ids)
     rounded: dict[ir.Value, ir.Value] = {}
     for gemm in gemms:
         value = gemm.inputs[0]
         if value is None:
             continue
-        if value not in steps:
-            _read_ranges_of_batch(editor, gemm, value)
+        if by_batch and value in read_by:
+            _read_ranges_of_batch(editor, gemm, value, steps[value])
             continue
         if value not in rounded:
             rounded[value] = _rounded(editor, gemm, value, steps[value])
@@ -253,25 +255,29 @@ def _read_int8_weights(
     editor.replace(gemm.outputs[0], product)
 
 
-def _read_ranges_of_batch(editor: GraphEditor, gemm: ir.Node, value: ir.Value) -> None:
+def _read_ranges_of_batch(editor: GraphEditor, gemm: ir.Node, value: ir.Value, step: Step) -> None:
     """Rewrites a layer with int8 weights, and inputs whose range is that of the batch.
 
-    ONNX Runtime fuses these nodes into one DynamicQuantizeMatMul.
+    Of the step only the factors count. ONNX Runtime fuses these nodes into one DynamicQuantizeMatMul.
     """
     source, given = gemm.inputs[1], gemm.inputs[2] if len(gemm.inputs) > 2 else None
     weights = constant_of(source)  # [outputs, inputs]
     if source is None or weights is None:
         raise TypeError("a layer's weight is a constant")
+    if step.factors is not None:
+        weights = weights / step.factors
+        factors = editor.constant(step.factors.astype(np.float32), "factors")
+        value = editor.put(gemm, "Mul", [value, factors], row_shape_of(value) or ())
     largest = np.abs(weights).max(axis=1) / WEIGHT_LIMIT
     scales = np.where(largest > 0, largest, 1.0).astype(np.float32)
     int8_weights = np.round(weights / scales[:, None]).astype(np.int8)
     shape, name = (len(weights),), str(source.name)
-    codes, step, zero_point = editor.put_dynamically_quantized(gemm, value)
+    codes, size, zero_point = editor.put_dynamically_quantized(gemm, value)
     columns = editor.constant(np.ascontiguousarray(int8_weights.T), f"{name}.int8")
     sums = editor.put(gemm, "MatMulInteger", [codes, columns, zero_point], shape, ir.DataType.INT32)
     floats = editor.put(gemm, "Cast", [sums], shape, to=ir.DataType.FLOAT)
     by_output = editor.constant(scales, f"{name}.scale")
-    both = editor.put_shaped(gemm, "Mul", [step, by_output], shape)
+    both = editor.put_shaped(gemm, "Mul", [size, by_output], shape)
     product = editor.put(gemm, "Mul", [floats, both], shape)
     if given is not None:
         product = editor.put(gemm, "Add", [product, given], shape)

@@ -46,22 +46,29 @@ def quantize_int8(
     `unrounded` gets what the integers were rounded from. Returns None if nothing in it can be INT8: trees
     have neither tables nor layers. Raises ExportError if there are no rows.
     """
-    if len(calibration_ids) == 0:
-        raise ExportError("'calibration_ids' must hold at least one row (got 0); calibrate on training rows")
-    rows = calibration_ids[:: -(-len(calibration_ids) // CALIBRATION_ROWS)]
+    rows = _spread(calibration_ids)
     editor = GraphEditor.of_bytes(graph)
     codes = quantize_tables(editor, forms, unrounded)
     layers = quantize_layers(editor, codes, rows, unrounded)
     return serialize(editor.proto()) if codes or layers else None
 
 
-def quantize_dynamic(graph: bytes, forms: Forms | None = None) -> bytes | None:
+def quantize_dynamic(
+    graph: bytes, calibration_ids: NDArray[np.int32], forms: Forms | None = None
+) -> bytes | None:
     """The INT8 graph of a float graph that finds the ranges of its layers' inputs in each batch.
 
     A row's logit depends on the other rows of its batch. Tables, and layers that read their codes, are those
-    of `quantize_int8`, and so is the number of bits. Returns None if no layer would depend on a batch: the
+    of `quantize_int8`, and so is the number of bits; ids [n, columns] of the training part tell which columns
+    of an input are too unlike in size to share a range. Returns None if no layer would depend on a batch: the
     static graph is the same then.
     """
     editor = GraphEditor.of_bytes(graph)
-    quantize_layers(editor, quantize_tables(editor, forms), None)
+    quantize_layers(editor, quantize_tables(editor, forms), _spread(calibration_ids), by_batch=True)
     return serialize(editor.proto()) if editor.nodes("DynamicQuantizeLinear") else None
+
+
+def _spread(calibration_ids: NDArray[np.int32]) -> NDArray[np.int32]:
+    if len(calibration_ids) == 0:
+        raise ExportError("'calibration_ids' must hold at least one row (got 0); calibrate on training rows")
+    return calibration_ids[:: -(-len(calibration_ids) // CALIBRATION_ROWS)]

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from export.data.encoded import EncodedLog, Part, open_log
 from export.data.samples import sample_positions
 from export.errors import ExportError
-from export.graph.int8_tables import Forms
 from export.graph.quantize import quantize_dynamic, quantize_int8
 from export.graph.runtime import run_graph
 from export.graph.unrounded import Unrounded
@@ -89,7 +88,8 @@ def quantize(work: Work, plan: GraphPlan = DEFAULT_PLAN, *, say: Say = print) ->
         graphs[INT8] = write_graph(work, variant, _check(variant, source, log), say)
         _judge_int8(variant, source, variants[DENSE], climb)
         if plan.quantization == "dynamic":
-            _add_dynamic(work, source, forms, graphs, climb, log, say)
+            by_batch = quantize_dynamic(source.graph, train, forms)
+            _add_dynamic(work, source, by_batch, graphs, climb, log, say)
     record = Graphs(
         graphs,
         climb.refused,
@@ -123,14 +123,16 @@ def _trained_on(
 def _add_dynamic(
     work: Work,
     source: Variant,
-    forms: Forms | None,
+    graph: bytes | None,
     graphs: dict[str, GraphFile],
     climb: _Climb,
     log: EncodedLog,
     say: Say,
 ) -> None:
-    """Writes the graph that finds ranges in each batch, which serves by its name alone, and says so."""
-    graph = quantize_dynamic(source.graph, forms)
+    """Writes the graph that finds ranges in each batch, which serves by its name alone, and says so.
+
+    None where no layer would depend on a batch.
+    """
     if graph is None:
         say(
             f"no layer of {graph_name(source.name)} has a range to find in a batch: there is no dynamic graph"

@@ -152,7 +152,7 @@ def test_int8_in_torch_is_the_same_and_can_be_trained(zoo: Graphs) -> None:
 
 
 def test_dynamic_int8_is_near_float_alone_and_in_company(zoo: Graphs) -> None:
-    dynamic = quantize_dynamic(zoo.float32)
+    dynamic = quantize_dynamic(zoo.float32, zoo.ids[:1000])
     if dynamic is None:
         return
     ids = zoo.ids[:500]
