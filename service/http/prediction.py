@@ -376,8 +376,9 @@ class Prediction:
         """
         pctrs = own = results
         if results.ndim == 2:
-            # Parts of a large request, when joined, may have their columns in pieces.
-            pctrs, own = map(np.ascontiguousarray, results.T)
+            pctrs, own = results.T
+            if results.strides[0] != results.itemsize:  # parts of a large request that were joined
+                pctrs, own = np.ascontiguousarray(pctrs), np.ascontiguousarray(own)
         asked, arm, codec, signer = self._asked, self._arm, self._codec, self._signer
         assert arm is not None
         # How fast requests are answered is measured by those that the model scored.
