@@ -39,6 +39,8 @@ REPOSITORY = Path(__file__).parents[1]
 # The log of examples is written twice a second.
 TIMING_SECONDS, WARM_UP_SECONDS = 0.6, 0.3
 BODIES = 256
+# Turns of the loop in which nothing is asked, as where clients are not all answered at once: for shadows.
+IDLE_TURNS = 3
 HEAD = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 Figures = dict[str, dict[int, float]]
 
@@ -113,6 +115,8 @@ async def _microseconds(
             requests += 1
         awaited = client.answers + len(connections)
         while client.answers < awaited:
+            await asyncio.sleep(0)
+        for _ in range(IDLE_TURNS):
             await asyncio.sleep(0)
     took = time.process_time() - started
     if client.refusal:

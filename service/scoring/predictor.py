@@ -181,13 +181,13 @@ class Predictor:
         pctrs: Probabilities = await self._batcher.submit(rows)
         return pctrs if pctrs.ndim == 1 else pctrs[:, 1]
 
-    def score_at_once(self, rows: RequestRows) -> Probabilities:
+    def score_at_once(self, requests: Sequence[RequestRows]) -> Probabilities:
         """The bundle's own pCTRs [n] of rows that nobody waits for, past the queue; nan without a number.
 
         They count as a batch of this arm, unless one of them is nan.
         """
         started = time.perf_counter()
-        batch = BatchRows.of([rows])
+        batch = BatchRows.of(requests)
         logits = self.graphs.run(batch)
         inferred = time.perf_counter()
         pctrs: Probabilities = self.calibrator.pctr(logits, self.segments_of(batch))
@@ -196,7 +196,7 @@ class Predictor:
             pctrs[~is_number] = np.nan
         elif self.meter is not None:
             calibrated = time.perf_counter()
-            report = BatchReport(len(rows), 1, 0.0)
+            report = BatchReport(len(pctrs), len(requests), 0.0)
             self.meter.count_batch(report, batch, pctrs, inferred - started, calibrated - inferred)
         return pctrs
 
