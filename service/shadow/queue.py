@@ -22,7 +22,7 @@ PATIENCE_SECONDS = 5.0
 # How often it is looked whether nobody waits.
 PAUSE_SECONDS = 0.002
 # How long nothing is done once nothing is left: what comes meanwhile is done together, for much less.
-GATHER_SECONDS = 0.02
+GATHER_SECONDS = 0.05
 # A job takes in others for so long, so that it does not make them late.
 TOGETHER_SECONDS = 0.5
 # Of the jobs that wait so many are asked, the last ones: one for each of some shadows.
