@@ -119,7 +119,7 @@ class Bench:
 
 
 async def _measure(options: argparse.Namespace) -> dict[int, list[float]]:
-    """Microseconds a request of a service without abilities, and of one with some, by number of candidates."""
+    """Microseconds a request of a service without abilities and of one with some, by candidates."""
     apps = [create_app(read_settings(build_parser(), words.split())) for words in options.words]
     maker = BidRequestMaker(read_samples(options.bundle))
     async with AsyncExitStack() as stack:
@@ -177,7 +177,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = Command("abilities", __doc__)
     add = command.add_argument
     bundle = REPOSITORY / "artifacts" / "demo"
-    add("--bundle", type=Path, default=bundle, metavar="FOLDER", help="the bundle that scores [artifacts/demo]")
+    add(
+        "--bundle",
+        type=Path,
+        default=bundle,
+        metavar="FOLDER",
+        help="the bundle that scores [artifacts/demo]",
+    )
     names = [*ABILITIES, ALL]
     add("--abilities", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
     command.numbers("--candidates", (1, 100), "of a request")
@@ -221,7 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def table(found: Sequence[Figures], sizes: Sequence[int]) -> list[list[str]]:
-    """A line an ability: microseconds that it adds, and the whole as a share of a service without, by checkout."""
+    """A line an ability: microseconds that it adds, and its whole time as a share of that without it."""
     places = [(size, which) for size in sizes for which in range(len(found))]
     head = [word for size, which in places for word in (f"{size}: us more", "of off" + " (other)" * which)]
     rows = [["ability", *head]]

@@ -162,8 +162,8 @@ class Predictor:
     ) -> Any:
         """Queue the rows of an admitted request; `outcome`, or else the future returned, gets the pCTRs [n].
 
-        With live calibration on it may get [n, 2]: what is to be answered, and the bundle's own. `deadline` is
-        a `perf_counter()`.
+        With live calibration on it may get [n, 2]: what is to be answered, and the bundle's own.
+        `deadline` is a `perf_counter()`.
         """
         if self._may_revise:
             rows.revision = self.revision

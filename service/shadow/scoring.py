@@ -131,7 +131,7 @@ class ShadowJob:
         self._seconds = 0.0
 
     def join(self, other: ShadowJob) -> bool:
-        """Do the requests of another job too, unless that is too many or of another shadow, or it has begun."""
+        """Do the requests of another job of the shadow too, unless these are too many, or it has begun."""
         if (
             self._has_begun
             or other._scorer is not self._scorer
@@ -161,7 +161,7 @@ class ShadowJob:
         self._scorer.meter.drop(reason, len(self._unread) + len(self._copies))
 
     def _go_on(self, started: float) -> bool:
-        """Read some, or score some of their candidates, or compare: one at a time, as each may take a slice."""
+        """Read some, score some of their candidates, or compare: one at a time, as each may take a slice."""
         if self._unread:
             self._read_some()
             return False

@@ -182,9 +182,7 @@ def test_a_revision_corrects_each_row_alone_and_without_one_bits_stay(bundle: Bu
 
 
 def test_the_first_revision_may_come_between_the_parts_of_a_request(bundle: Bundle) -> None:
-    predictor = Predictor(
-        bundle, Settings(live_calibration="on", feedback_keys="keys", max_batch_rows=2)
-    )
+    predictor = Predictor(bundle, Settings(live_calibration="on", feedback_keys="keys", max_batch_rows=2))
     large, small = encoded_ads(predictor, "a1", "a2", "a3", "a7", "a9"), encoded_ads(predictor, "a5")
     (before,) = submitted(predictor, small, revisions=[None])
     assert before.ndim == 1
