@@ -8,6 +8,10 @@ ends; of each request the ads with the highest pCTRs are shown, and clicked by t
 come at once, and the click window is the shortest, so that hours become seconds.
 
 failed are answers other than 200; lost are requests whose connection broke, which a killed worker costs.
+
+With `--kill-redis` events are claimed in a Redis, and in place of a worker that is killed, by SIGKILL, and
+started again, empty. events are those that /feedback has said it counts, uncounted those of them that no
+metric has at the end.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import http.client
 import json
 import os
 import random
+import re
 import signal
 import socket
 import sys
@@ -23,7 +28,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +41,7 @@ from benchmarks.command import Command, print_table
 from export.data.synthetic import BLOCK_ROWS, SyntheticLog
 from export.data.synthetic_file import block_frame
 from export.stages.pipeline import demo_log
+from loadtest.processes.redis_server import RedisServer, running_redis
 from loadtest.processes.server import Server, running
 from loadtest.processes.tree import members
 from service.bundle.store import load_bundle
@@ -49,6 +55,9 @@ CLICK_WINDOW_SECONDS = 1
 # The canary may well be undecided; then it is stopped.
 MOST_SECONDS = 900.0
 KILLED_AFTER_SECONDS = 5.0
+# How long the Redis is away.
+AWAY_SECONDS = 10.0
+COUNTED = re.compile(rb'bidlight_feedback_events_total\{[^}]*outcome="counted"[^}]*\} (\S+)')
 
 
 @dataclass(frozen=True)
@@ -117,6 +126,7 @@ class Traffic:
     answered: int = 0
     failed: int = 0
     lost: int = 0
+    events: int = 0
     is_over: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -143,7 +153,10 @@ class Traffic:
         if status == 200:
             results = json.loads(answer)["results"]
             events = list(_events(results, ask.truth, chosen))
-            _post(connection, "/feedback", json.dumps({"events": events}).encode())
+            status, told = _post(connection, "/feedback", json.dumps({"events": events}).encode())
+            with self._lock:
+                self.failed += status != 200
+                self.events += json.loads(told)["counted"] if status == 200 else 0
 
 
 def _events(
@@ -189,6 +202,34 @@ def canary_of(path: str) -> CanaryStatus:
     return status.canary
 
 
+class Killing:
+    """What is killed some seconds after the begin: a worker, or the Redis, which comes back."""
+
+    def __init__(self, server: Server, redis: RedisServer | None) -> None:
+        self._server, self._redis = server, redis
+        self._is_done = self._is_back = False
+
+    def look(self, seconds: float) -> None:
+        """So many seconds have passed."""
+        if not self._is_done and seconds > KILLED_AFTER_SECONDS:
+            self._is_done = True
+            if self._redis is not None:
+                self._redis.stop()
+            else:
+                workers = {*members(self._server.process_id)} - {self._server.process_id}
+                with suppress(ProcessLookupError):
+                    os.kill(min(workers), signal.SIGKILL)
+        if self._redis is not None and not self._is_back and seconds > KILLED_AFTER_SECONDS + AWAY_SECONDS:
+            self._is_back = True
+            self._redis.start()
+
+
+def counted_events(server: Server) -> int:
+    """Events that the service has counted."""
+    time.sleep(2.0)  # metrics are published every second at least
+    return round(sum(map(float, COUNTED.findall(server.get("/metrics")[1]))))
+
+
 def rolled_out(
     control: Path, new: Path, asks: Sequence[Ask], plan: Plan, options: Any, folder: Path
 ) -> dict[str, Any]:
@@ -206,21 +247,23 @@ def rolled_out(
     arguments += ["--feedback-keys", str(folder / "keys"), "--live-calibration", "observe"]
     arguments += ["--click-window-seconds", str(CLICK_WINDOW_SECONDS), "--control-socket", path]
     arguments += ["--control-log", str(folder / "changes.jsonl")]
-    with running("service", arguments) as server, traffic(server, asks, options.threads) as sent:
-        time.sleep(2.0)  # it is warm, and control has answered
-        with ControlClient(path, 30.0) as client:
-            answer = client.ask(StartCanary(ARM, CONTROL, plan))
-        if answer.error is not None:
-            raise SystemExit(answer.error.message)
-        began, is_killed = time.monotonic(), False
-        while (found := canary_of(path)).state != "over" and time.monotonic() - began < MOST_SECONDS:
-            if not is_killed and time.monotonic() - began > KILLED_AFTER_SECONDS:
-                is_killed = True
-                workers = {*members(server.process_id)} - {server.process_id}
-                with suppress(ProcessLookupError):
-                    os.kill(min(workers), signal.SIGKILL)
-            time.sleep(0.1)
-        seconds = time.monotonic() - began
+    with ExitStack() as stack:
+        redis = stack.enter_context(running_redis()) if options.kill_redis else None
+        if redis is not None:
+            arguments += ["--feedback-store", redis.url]
+        server = stack.enter_context(running("service", arguments))
+        with traffic(server, asks, options.threads) as sent:
+            time.sleep(2.0)  # it is warm, and control has answered
+            with ControlClient(path, 30.0) as client:
+                answer = client.ask(StartCanary(ARM, CONTROL, plan))
+            if answer.error is not None:
+                raise SystemExit(answer.error.message)
+            began, killing = time.monotonic(), Killing(server, redis)
+            while (found := canary_of(path)).state != "over" and time.monotonic() - began < MOST_SECONDS:
+                killing.look(time.monotonic() - began)
+                time.sleep(0.1)
+            seconds = time.monotonic() - began
+        counted = counted_events(server)
     return {
         "verdict": found.verdict,
         "gate": found.gate,
@@ -230,6 +273,8 @@ def rolled_out(
         "answered": sent.answered,
         "failed": sent.failed,
         "lost": sent.lost,
+        "events": sent.events,
+        "uncounted": sent.events - counted,
         "reason": found.reason,
         "gates": {each.gate: [each.level, each.words] for each in found.gates},
     }
@@ -245,6 +290,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--bundle", type=Path, default=Path("artifacts/demo"), help="a demo [artifacts/demo]"
     )
     command.add_argument("--cases", nargs="+", metavar="NAME", help="some of them [all]")
+    command.add_argument("--kill-redis", action="store_true", help="claim events in a Redis, and kill that")
     command.number("--workers", 2, "of the service")
     command.number("--threads", 4, "that ask")
     command.number("--hold-seconds", 120, "of each step")
@@ -275,12 +321,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             figures = rolled_out(options.bundle, make(folder / "new"), asks, plan, options, folder)
         found[name] = figures
         print(f"{name}: {figures['verdict']}, {figures['reason']}", file=sys.stderr)
-    heads = ("bundle", "verdict", "gate", "seconds", "at %", "its requests", "all answers", "failed", "lost")
+    heads = ["bundle", "verdict", "gate", "seconds", "at %", "its requests", "all answers", "failed", "lost"]
+    heads += ["events", "uncounted"]
     rows = [
         [name, *(str(each[key] or "-") if key == "gate" else str(each[key]) for key in FIGURES)]
         for name, each in found.items()
     ]
-    print_table([list(heads), *rows])
+    print_table([heads, *rows])
     command.print_json(cases=found, best_field=best)
     right = all(
         each["verdict"] == ("finished" if name == "equal" else "taken_back") for name, each in found.items()
@@ -288,7 +335,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if right else 1
 
 
-FIGURES = ("verdict", "gate", "seconds", "step", "requests", "answered", "failed", "lost")
+FIGURES = (
+    *("verdict", "gate", "seconds", "step", "requests", "answered", "failed", "lost"),
+    *("events", "uncounted"),
+)
 
 if __name__ == "__main__":
     sys.exit(main())

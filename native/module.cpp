@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "answer.hpp"
+#include "blake2b.hpp"
 #include "counting.hpp"
 #include "columns.hpp"
 #include "encoder.hpp"
@@ -330,6 +331,23 @@ class PyCatalogue {
   const Catalogue catalogue;
 };
 
+// service/hashes.py, whose hashes these are. A lone surrogate has three bytes, as with "surrogatepass".
+double uniform_of_key(const Blake2b8& seeded, nb::str key) {
+  Blake2b8 hash = seeded;
+  Py_ssize_t size = 0;
+  if (const char* bytes = PyUnicode_AsUTF8AndSize(key.ptr(), &size)) {
+    hash.add({bytes, static_cast<std::size_t>(size)});
+  } else {
+    PyErr_Clear();
+    PyObject* encoded = PyUnicode_AsEncodedString(key.ptr(), "utf-8", "surrogatepass");
+    if (encoded == nullptr) throw nb::python_error();
+    const auto owned = nb::steal<nb::bytes>(encoded);
+    hash.add({owned.c_str(), owned.size()});
+  }
+  constexpr double kBelowOne = 1.0 - 0x1p-53;
+  return std::min((static_cast<double>(hash.digest() >> 11) + 0.5) * 0x1p-53, kBelowOne);
+}
+
 struct PyBidPolicy {
   BidPolicy policy;
   nb::object exact;  // (pctr, value per click) -> micros
@@ -518,6 +536,14 @@ NB_MODULE(_native, module) {
                           double win_price, nb::object exact) {
         new (self) PyBidPolicy{{multiplier, cap_micros, floor, win_price}, std::move(exact)};
       });
+
+  nb::class_<Blake2b8>(module, "KeyHash")
+      .def("__init__", [](Blake2b8* self, nb::bytes prefix, nb::bytes person) {
+        if (person.size() > Blake2b8::kPersonBytes) throw std::invalid_argument("'person' must have 16 bytes at most");
+        new (self) Blake2b8({person.c_str(), person.size()});
+        self->add({prefix.c_str(), prefix.size()});
+      })
+      .def("uniform", &uniform_of_key);
 
   nb::class_<TokenSigner>(module, "TokenSigner")
       .def("__init__", [](TokenSigner* self, std::uint8_t head, std::uint32_t source, std::uint16_t revision,

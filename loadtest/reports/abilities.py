@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cases = [Case(size, connections) for size in options.candidates for connections in options.connections]
     try:
         maker = BidRequestMaker(read_samples(options.bundle))
-        with tempfile.TemporaryDirectory() as folder, _collector() as url:
+        with tempfile.TemporaryDirectory() as folder, collector() as url:
             names = [OFF, *options.abilities]
             with _running(names, options.bundle, Path(folder), url, options.server_core) as servers:
                 bodies = write_bodies(maker, options.candidates, Path(folder))
@@ -122,7 +122,7 @@ def _running(
 
 
 @contextmanager
-def _collector() -> Iterator[str]:
+def collector() -> Iterator[str]:
     """A server that takes spans and drops them; its URL."""
     with ThreadingHTTPServer(("127.0.0.1", 0), _Sink) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)

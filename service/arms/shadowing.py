@@ -12,8 +12,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from service.arms.hashes import seeded_hash, uniform_of
 from service.errors import BadConfiguration
+from service.hashes import KeyHash
 
 Share = Annotated[float, Meta(gt=0.0, le=1.0)]
 
@@ -33,16 +33,12 @@ class KeyShare:
     """
 
     def __init__(self, salt: str, shadow: str, share: float) -> None:
-        self._seeded = seeded_hash(salt, shadow, person=b"shadow")
+        self._uniform = KeyHash(salt, shadow, person=b"shadow").uniform
         self._share = share
 
     def holds(self, key: str | None) -> bool:
         """Whether a request with this key is scored; an empty key counts as none."""
-        if not key:
-            return random.random() < self._share
-        hashed = self._seeded.copy()
-        hashed.update(key.encode("utf-8", "surrogatepass"))
-        return uniform_of(hashed) < self._share
+        return (self._uniform(key) if key else random.random()) < self._share
 
 
 def parse_shadow(text: str) -> tuple[str, Shadowing]:

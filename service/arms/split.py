@@ -25,10 +25,10 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Protocol
 
-from service.arms.hashes import seeded_hash, uniform_of
 from service.arms.shadowing import Shadowing
 from service.errors import BadConfiguration, UnknownArm
 from service.feedback.tokens import Source
+from service.hashes import KeyHash
 from service.quality import FULL, NO_BID
 
 if TYPE_CHECKING:
@@ -113,7 +113,9 @@ class ArmTable:
         self._drawn = [answering[arm] for arm in drawn]
         largest = max(arm.weight for arm in arms)
         self._cumulative = list(accumulate(arm.weight / largest for arm in drawn))
-        self._split = [(seeded_hash(salt, arm.name), math.log(arm.weight), answering[arm]) for arm in drawn]
+        self._split = [
+            (KeyHash(salt, arm.name).uniform, math.log(arm.weight), answering[arm]) for arm in drawn
+        ]
 
     @property
     def living(self) -> tuple[Arm, ...]:
@@ -152,15 +154,13 @@ class ArmTable:
             return self._drawn[0]
         if not split_key:
             return self._drawn[bisect_right(self._cumulative, random.random() * self._cumulative[-1])]
-        return self._sticky(split_key.encode("utf-8", "surrogatepass"))
+        return self._sticky(split_key)
 
-    def _sticky(self, key: bytes) -> Arm:
+    def _sticky(self, key: str) -> Arm:
         """The arm with the shortest waiting time -ln(u) / weight, in logarithms: no weight overflows."""
         shortest, chosen = math.inf, self._drawn[0]
-        for seeded, log_weight, arm in self._split:
-            hashed = seeded.copy()
-            hashed.update(key)
-            waiting = math.log(-math.log(uniform_of(hashed))) - log_weight
+        for uniform, log_weight, arm in self._split:
+            waiting = math.log(-math.log(uniform(key))) - log_weight
             if waiting < shortest:
                 shortest, chosen = waiting, arm
         return chosen

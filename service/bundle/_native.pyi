@@ -105,6 +105,13 @@ class BidPolicy:
         /,
     ) -> None: ...
 
+class KeyHash:
+    """Hashes of keys that follow a prefix; `person` has 16 bytes at most (service/hashes.py)."""
+
+    def __init__(self, prefix: bytes, person: bytes, /) -> None: ...
+    def uniform(self, key: str, /) -> float:
+        """The hash of a key as a number in the open interval (0, 1)."""
+
 class TokenSigner:
     """What the tokens of an arm have in common; `key` has 16 bytes."""
 

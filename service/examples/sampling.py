@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import random
 import tempfile
-from hashlib import blake2b
 
 from service.errors import BadConfiguration
 from service.examples.record import Example, SentRequest, line_of, weight_of
 from service.feedback.hourly_log import HourlyLog, LogForm
 from service.feedback.tokens import now_ms
+from service.hashes import KeyHash
 from service.metrics.families import Metrics
 from service.settings import Settings
 
@@ -36,7 +36,7 @@ class ExampleSampler:
 
     def __init__(self, share: float, log: HourlyLog[Example]) -> None:
         self._share = share
-        self._below = round(share * 2.0**64)
+        self._uniform = KeyHash("", "", person=_PERSON).uniform
         self._log = log
         self.publish = log.publish
         self.close = log.close
@@ -45,11 +45,7 @@ class ExampleSampler:
         """Whether the request of that id is one of the sample."""
         if self._share == 1.0:
             return True
-        if request_id is None:
-            return random.random() < self._share
-        named = request_id.encode("utf-8", "surrogatepass")
-        digest = blake2b(named, digest_size=8, person=_PERSON).digest()
-        return int.from_bytes(digest, "little") < self._below
+        return (random.random() if request_id is None else self._uniform(request_id)) < self._share
 
     def add(self, sent: SentRequest, answer: bytes) -> None:
         """Log a request that was chosen, with the body of its answer."""

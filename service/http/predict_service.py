@@ -112,15 +112,12 @@ class PredictService:
         said = request.tracking
         return said is True or (self.tracks_all and said is not False)
 
-    def choose(self, headers: dict[bytes, bytes], request: PredictRequest | PlainRequest) -> Arm:
-        """The arm of a request. Raises NotReady, UnknownArm."""
+    def choose(self, headers: dict[bytes, bytes], key: str | None) -> Arm:
+        """The arm of a request with this split key. Raises NotReady, UnknownArm."""
         if self._arms is None:
             raise NotReady("the arms must replay their golden rows first; try again in a moment")
         pinned = headers.get(b"x-arm")
-        return self._arms.choose(
-            None if pinned is None else pinned.decode("utf-8", "surrogateescape"),
-            split_key(headers, request),
-        )
+        return self._arms.choose(None if pinned is None else pinned.decode("utf-8", "surrogateescape"), key)
 
     def count_unrouted(self, outcome: str) -> None:
         """Count a request that ended before an arm was chosen."""

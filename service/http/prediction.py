@@ -157,7 +157,8 @@ class Prediction:
         if trace is not None:
             trace.candidates = rows
             trace.mark(DECODE, decoded)
-        self._arm = arm = service.choose(self._headers, request)
+        key = split_key(self._headers, request)
+        self._arm = arm = service.choose(self._headers, key)
         self._heads = service.heads[arm]
         predictor = arm.predictor
         self._meter = predictor.meter
@@ -175,7 +176,7 @@ class Prediction:
             if service.examples is not None and service.examples.takes(request.id):
                 self._example = SentRequest(body, self._codec.name)
         if service.shadows is not None:
-            self._copy = service.shadows.copy_of(arm, split_key(self._headers, request), body, self._codec)
+            self._copy = service.shadows.copy_of(arm, key, body, self._codec)
         # Before the costs of encoding or of a lookup: the room is this request's until it ends.
         predictor.admit(rows)
         self._is_admitted = True
@@ -376,8 +377,9 @@ class Prediction:
         """
         pctrs = own = results
         if results.ndim == 2:
-            # Parts of a large request, when joined, may have their columns in pieces.
-            pctrs, own = map(np.ascontiguousarray, results.T)
+            pctrs, own = results.T
+            if results.strides[0] != results.itemsize:  # parts of a large request that were joined
+                pctrs, own = np.ascontiguousarray(pctrs), np.ascontiguousarray(own)
         asked, arm, codec, signer = self._asked, self._arm, self._codec, self._signer
         assert arm is not None
         # How fast requests are answered is measured by those that the model scored.

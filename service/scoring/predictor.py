@@ -64,8 +64,9 @@ class Predictor:
         self.golden: Golden = bundle.golden
         # What corrects the pCTRs of requests that are queued from now on.
         self.revision: Revision | None = None
-        self._is_revised = settings.live_calibration == "on"
-        self._is_traced = settings.trace_share is not None
+        self._may_revise = settings.live_calibration == "on"
+        # Whether results have both pCTRs, and whether a request that waits is traced: most often neither.
+        self._gives_both = self._has_traced = False
         self.meter: ArmMeter | None = None
         self.under_way = 0
         self._has_logged_failure = False
@@ -162,10 +163,15 @@ class Predictor:
     ) -> Any:
         """Queue the rows of an admitted request; `outcome`, or else the future returned, gets the pCTRs [n].
 
-        With live calibration on it gets [n, 2]: what is to be answered, and the bundle's own. `deadline` is a
-        `perf_counter()`.
+        With live calibration on it may get [n, 2]: what is to be answered, and the bundle's own.
+        `deadline` is a `perf_counter()`.
         """
-        rows.revision = self.revision
+        if self._may_revise:
+            rows.revision = self.revision
+            # A request that runs in parts has both of all its rows, whatever comes between its parts.
+            self._gives_both |= self.revision is not None or len(rows) > self._batcher.max_batch_rows
+        if rows.trace is not None:
+            self._has_traced = True
         return self._batcher.submit_reserved(rows, deadline, outcome)
 
     async def score(self, rows: RequestRows) -> Probabilities:
@@ -174,15 +180,15 @@ class Predictor:
         Raises Overloaded, InferenceFailed.
         """
         pctrs: Probabilities = await self._batcher.submit(rows)
-        return pctrs[:, 1] if self._is_revised else pctrs
+        return pctrs if pctrs.ndim == 1 else pctrs[:, 1]
 
-    def score_at_once(self, rows: RequestRows) -> Probabilities:
+    def score_at_once(self, requests: Sequence[RequestRows]) -> Probabilities:
         """The bundle's own pCTRs [n] of rows that nobody waits for, past the queue; nan without a number.
 
         They count as a batch of this arm, unless one of them is nan.
         """
         started = time.perf_counter()
-        batch = BatchRows.of([rows])
+        batch = BatchRows.of(requests)
         logits = self.graphs.run(batch)
         inferred = time.perf_counter()
         pctrs: Probabilities = self.calibrator.pctr(logits, self.segments_of(batch))
@@ -191,7 +197,7 @@ class Predictor:
             pctrs[~is_number] = np.nan
         elif self.meter is not None:
             calibrated = time.perf_counter()
-            report = BatchReport(len(rows), 1, 0.0)
+            report = BatchReport(len(pctrs), len(requests), 0.0)
             self.meter.count_batch(report, batch, pctrs, inferred - started, calibrated - inferred)
         return pctrs
 
@@ -212,9 +218,14 @@ class Predictor:
         logits = self.graphs.run(batch)
         inferred = time.perf_counter()
         own: Probabilities = self.calibrator.pctr(logits, self.segments_of(batch))
-        results = self._revised(requests, own) if self._is_revised else own
-        if self._is_traced:
+        pctrs = results = own
+        if self._gives_both:
+            results = self._revised(requests, own)
+            pctrs = results[:, 0]
+            self._gives_both = self._batcher.queued_rows > 0
+        if self._has_traced:
             _note_run(requests, len(batch.candidates), started, inferred)
+            self._has_traced = self._batcher.queued_rows > 0
         if self._pace is not None:
             self._pace.count(len(own), time.perf_counter() - started)
         is_number = np.isfinite(logits)  # finite weights can still overflow
@@ -222,7 +233,6 @@ class Predictor:
             raise self._failure(results, ~is_number)
         if meter is not None:
             calibrated = time.perf_counter()
-            pctrs = results[:, 0] if self._is_revised else own
             meter.count_batch(report, batch, pctrs, inferred - started, calibrated - inferred)
         return results
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from service.feedback.shadow_events import ARM, SHADOW
 from service.metrics.families import Metrics
-from service.metrics.tally import HistogramTally
+from service.metrics.tally import HistogramTally, Tally
 from service.shadow.comparison import Comparison
 
 # Why a shadow has not scored a request.
@@ -22,15 +24,15 @@ class ShadowMeter:
 
     def __init__(self, metrics: Metrics, arm: str, shadow: str) -> None:
         pair = arm, shadow
-        self._requests = metrics.shadow_requests.labels(*pair)
-        self._candidates = metrics.shadow_candidates.labels(*pair)
+        self._requests = Tally(metrics.shadow_requests.labels(*pair))
+        self._candidates = Tally(metrics.shadow_candidates.labels(*pair))
         self._dropped = {reason: metrics.shadow_dropped.labels(*pair, reason) for reason in REASONS}
-        self._sums = [metrics.shadow_pctr.labels(*pair, whose) for whose in (ARM, SHADOW)]
+        self._sums = [Tally(metrics.shadow_pctr.labels(*pair, whose)) for whose in (ARM, SHADOW)]
         self._pctrs = HistogramTally(metrics.shadow_pctr_difference.labels(*pair))
         self._log_odds = HistogramTally(metrics.shadow_log_odds_difference.labels(*pair))
-        self._alike = metrics.shadow_rank_agreement.labels(*pair)
-        self._best = {same: metrics.shadow_best.labels(*pair, same) for same in (SAME, OTHER)}
-        self._seconds = metrics.shadow_seconds.labels(*pair)
+        self._alike = HistogramTally(metrics.shadow_rank_agreement.labels(*pair))
+        self._best = {same: Tally(metrics.shadow_best.labels(*pair, same)) for same in (SAME, OTHER)}
+        self._seconds = HistogramTally(metrics.shadow_seconds.labels(*pair))
         self._tokens = {outcome: metrics.shadow_tokens.labels(*pair, outcome) for outcome in (KEPT, NO_ROOM)}
         self._share = metrics.shadow_share.labels(*pair)
 
@@ -38,19 +40,20 @@ class ShadowMeter:
         """The shadow follows the arm for this share from now on, 0 for no more."""
         self._share.set(share)
 
-    def drop(self, reason: str) -> None:
-        """Count a request that is not scored."""
-        self._dropped[reason].inc()
+    def drop(self, reason: str, requests: int = 1) -> None:
+        """Count requests that are not scored."""
+        self._dropped[reason].inc(requests)
 
     def count(
         self,
         arm: NDArray[np.float64],
         shadow: NDArray[np.float64],
+        sizes: Sequence[int],
         comparison: Comparison,
         seconds: float,
     ) -> None:
-        """Count a request that took so long, and the pCTRs of both [n]."""
-        self._requests.inc()
+        """Count requests of so many candidates, that took so long together, and the pCTRs of both [n]."""
+        self._requests.inc(len(sizes))
         self._candidates.inc(len(shadow))
         for total, pctrs in zip(self._sums, (arm, shadow), strict=True):
             total.inc(float(pctrs.sum()))
@@ -59,14 +62,20 @@ class ShadowMeter:
             (self._log_odds, comparison.log_odds),
         ):
             tally.observe_many(values)
-            tally.publish()
-        if comparison.alike is not None:
-            self._alike.observe(comparison.alike)
-        if comparison.has_same_best is not None:
-            self._best[SAME if comparison.has_same_best else OTHER].inc()
-        self._seconds.observe(seconds)
+        self._alike.observe_many(np.array(comparison.alike))
+        same = sum(comparison.has_same_best)
+        self._best[SAME].inc(same)
+        self._best[OTHER].inc(len(comparison.has_same_best) - same)
+        self._seconds.observe_many(np.array(sizes) * (seconds / len(shadow)))
 
     def count_tokens(self, kept: int, tokens: int) -> None:
         """Count tokens of which so many are kept until their events come."""
         self._tokens[KEPT].inc(kept)
         self._tokens[NO_ROOM].inc(tokens - kept)
+
+    def publish(self) -> None:
+        """Add what was counted to the metrics."""
+        for tally in (self._requests, self._candidates, *self._sums, *self._best.values()):
+            tally.publish()
+        for histogram in (self._pctrs, self._log_odds, self._alike, self._seconds):
+            histogram.publish()

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from itertools import islice
 from time import monotonic, thread_time
-from typing import Protocol
+from typing import Any, Protocol
 
 from service.shadow.meter import FULL, GONE, LATE
 
@@ -20,6 +21,12 @@ MAX_WAITING = 256
 PATIENCE_SECONDS = 5.0
 # How often it is looked whether nobody waits.
 PAUSE_SECONDS = 0.002
+# How long nothing is done once nothing is left: what comes meanwhile is done together, for much less.
+GATHER_SECONDS = 0.05
+# A job takes in others for so long, so that it does not make them late.
+TOGETHER_SECONDS = 0.5
+# Of the jobs that wait so many are asked, the last ones: one for each of some shadows.
+ASKED = 4
 # A slice that has taken so long begins nothing more.
 ENOUGH_SECONDS = 0.0005
 # Slices of this length may take the first share of the time, longer ones the second: few bids meet one.
@@ -28,9 +35,13 @@ LONGEST_REST_SECONDS = 10.0
 
 
 class Job(Protocol):
-    """Something to be done, of so many bytes."""
+    """Something to be done for so many requests, which hold so many bytes."""
 
+    requests: int
     size: int
+
+    def join(self, other: Any, /) -> bool:
+        """Do that too what another job is to do, if that is possible; it counts as a part of this one."""
 
     def step(self) -> bool:
         """Do a part of it; whether nothing is left. It must not raise."""
@@ -40,7 +51,9 @@ class Job(Protocol):
 
 
 class ShadowQueue:
-    """First come, first served, and never more than MAX_WAITING jobs or `max_bytes`: others are dropped.
+    """First come, first served, and never more than MAX_WAITING requests or `max_bytes`: others are dropped.
+
+    Jobs that can be done together are.
 
     A slice runs if `is_busy` says that nothing else is to be done, after the loop has looked at its sockets.
     `on_work` is called after it.
@@ -50,26 +63,32 @@ class ShadowQueue:
         self._is_busy, self._on_work = is_busy, on_work
         self._max_bytes = max_bytes
         self._waiting: deque[tuple[Job, float]] = deque()
-        self._bytes = 0
+        self._requests = self._bytes = 0
         self._is_scheduled = False
         self._rests_until = 0.0  # in the loop's time, also while nothing waits
 
     def __len__(self) -> int:
-        """How many jobs wait."""
-        return len(self._waiting)
+        """How many requests wait."""
+        return self._requests
 
     @property
     def held_bytes(self) -> int:
-        """Bytes of the jobs that wait."""
+        """Bytes of the requests that wait."""
         return self._bytes
 
     def add(self, job: Job) -> None:
         """Let a job wait, or drop it where there is no room."""
-        if len(self._waiting) >= MAX_WAITING or self._bytes + job.size > self._max_bytes:
+        if self._requests >= MAX_WAITING or self._bytes + job.size > self._max_bytes:
             job.drop(FULL)
             return
-        self._waiting.append((job, monotonic()))
+        self._requests += job.requests
         self._bytes += job.size
+        now = monotonic()
+        for other, since in islice(reversed(self._waiting), ASKED):
+            if now - since < TOGETHER_SECONDS and other.join(job):
+                break
+        else:
+            self._waiting.append((job, now))
         if not self._is_scheduled:
             self._schedule()
 
@@ -97,6 +116,8 @@ class ShadowQueue:
         self._drop_late()
         if self._waiting and not self._is_busy():
             rest = rest_after(self._work())
+            if not self._waiting:
+                rest = max(rest, GATHER_SECONDS)
         self._rests_until = asyncio.get_running_loop().time() + rest
         self._is_scheduled = False
         if self._waiting:
@@ -120,6 +141,7 @@ class ShadowQueue:
 
     def _take(self) -> Job:
         job, _ = self._waiting.popleft()
+        self._requests -= job.requests
         self._bytes -= job.size
         return job
 

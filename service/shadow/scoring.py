@@ -1,4 +1,4 @@
-"""Scores one request for a shadow, in parts: it is read and encoded anew, with the shadow's own encoder.
+"""Scores requests for a shadow, in parts: they are read and encoded anew, with the shadow's own encoder.
 
 It knows neither the queue nor how much time there is.
 """
@@ -6,7 +6,10 @@ It knows neither the queue nor how much time there is.
 from __future__ import annotations
 
 import logging
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 from time import perf_counter, thread_time, time
 from typing import Any
 
@@ -30,6 +33,8 @@ logger = logging.getLogger("bidlight")
 # A part that takes longer is followed by smaller ones, and one that takes less than half by larger ones.
 PART_SECONDS = 0.001
 FIRST_ROWS, MOST_ROWS = 32, 512
+# So many requests are scored together.
+MOST_REQUESTS = 64
 
 
 @dataclass(eq=False)
@@ -63,11 +68,11 @@ class Scorer:
             return predictor.encode(request, rows)
         return predictor.encode_with_user(request, rows, user)[0]
 
-    def score(self, rows: RequestRows) -> Probabilities:
-        """The pCTRs [n] of a part of a request."""
+    def score(self, part: Sequence[RequestRows]) -> Probabilities:
+        """The pCTRs [n] of requests, or of parts of them."""
         started = thread_time()
-        pctrs = self.shadow.predictor.score_at_once(rows)
-        self._learn_size(len(rows), thread_time() - started)
+        pctrs = self.shadow.predictor.score_at_once(part)
+        self._learn_size(len(pctrs), thread_time() - started)
         return pctrs
 
     def _learn_size(self, rows: int, seconds: float) -> None:
@@ -88,34 +93,62 @@ class Scorer:
                 exc_info=error,
             )
 
-    def keep_tokens(self, copy: Copy, pctrs: Probabilities) -> None:
-        """Keep what it said of candidates with tokens until their events come."""
-        if self.table is None or not copy.answer:
+    def keep_tokens(self, copies: Sequence[Copy], pctrs: Probabilities) -> None:
+        """Keep what it said of candidates with tokens until their events come; pCTRs [n] of all of these."""
+        if self.table is None:
             return
-        hashes = hashes_of(tokens_of(copy.answer, copy.codec))
-        kept = self.table.put(hashes, log_odds_of(pctrs), self.number, int(time()))
-        self.meter.count_tokens(kept, len(hashes))
+        tokens: list[str] = []
+        said: list[Probabilities] = []
+        start = 0
+        for copy in copies:
+            stop = start + len(copy.own)
+            if copy.answer:
+                tokens += tokens_of(copy.answer, copy.codec)
+                said.append(pctrs[start:stop])
+            start = stop
+        if tokens:
+            hashes, log_odds = hashes_of(tokens), log_odds_of(np.concatenate(said))
+            kept = self.table.put(hashes, log_odds, self.number, int(time()))
+            self.meter.count_tokens(kept, len(tokens))
 
 
 class ShadowJob:
-    """One request for one shadow, as the queue has it."""
+    """Requests for one shadow, as the queue has them: those that came while the first one waited are joined.
+
+    It reads them one after the other, then scores their candidates, some at a time, whose requests they are
+    does not matter, and compares.
+    """
 
     def __init__(self, scorer: Scorer, copy: Copy) -> None:
         self.size = copy.size
-        self._scorer, self._copy = scorer, copy
-        self._rows: RequestRows | None = None
-        self._done = 0
+        self.requests = 1
+        self._scorer = scorer
+        self._unread = deque([copy])
+        self._copies: list[Copy] = []
+        self._unscored: deque[RequestRows] = deque()
         self._parts: list[Probabilities] = []
+        self._has_begun = False
         self._seconds = 0.0
+
+    def join(self, other: ShadowJob) -> bool:
+        """Do the requests of another job of the shadow too, unless these are too many, or it has begun."""
+        if (
+            self._has_begun
+            or other._scorer is not self._scorer
+            or self.requests + other.requests > MOST_REQUESTS
+        ):
+            return False
+        self._unread += other._unread
+        self.requests += other.requests
+        self.size += other.size
+        return True
 
     def step(self) -> bool:
         """Do a part of it; whether nothing is left."""
         started = perf_counter()
+        self._has_begun = True
         try:
             is_over = self._go_on(started)
-        except ServiceError:
-            self.drop(REFUSED)
-            return True
         except Exception as error:  # whatever it is, the bidding arms go on
             self._scorer.tell_failure(error)
             self.drop(FAILED)
@@ -124,28 +157,66 @@ class ShadowJob:
         return is_over
 
     def drop(self, reason: str) -> None:
-        """It is not scored."""
-        self._scorer.meter.drop(reason)
+        """What is left is not scored."""
+        self._scorer.meter.drop(reason, len(self._unread) + len(self._copies))
 
     def _go_on(self, started: float) -> bool:
-        """Read it, or score some of its candidates, or compare: one at a time, as each may take a slice."""
-        scorer, copy = self._scorer, self._copy
-        if self._rows is None:
-            self._rows = scorer.encode(copy.body, copy.codec, copy.user)
-            if len(self._rows) != len(copy.own):
-                raise ValueError(f"a request has {len(self._rows)} candidates (answered: {len(copy.own)})")
+        """Read some, score some of their candidates, or compare: one at a time, as each may take a slice."""
+        if self._unread:
+            self._read_some()
             return False
-        if self._done < len(self._rows):
-            part = self._rows[self._done : self._done + scorer.rows_at_once]
-            self._parts.append(scorer.score(part))
-            self._done += len(part)
+        if self._unscored:
+            self._parts.append(self._scorer.score(self._next_part()))
             return False
-        pctrs = np.concatenate(self._parts)
-        if np.isnan(pctrs).any():
-            scorer.tell_failure(None)
-            self.drop(NAN)
-            return True
-        comparison = compare(copy.own, pctrs)
-        scorer.meter.count(copy.own, pctrs, comparison, self._seconds + perf_counter() - started)
-        scorer.keep_tokens(copy, pctrs)
+        if self._copies:
+            self._compare(started)
         return True
+
+    def _read_some(self) -> None:
+        """Read requests until they have as many candidates as are scored at once."""
+        scorer, rows = self._scorer, 0
+        while self._unread and rows < scorer.rows_at_once:
+            copy = self._unread.popleft()
+            try:
+                encoded = scorer.encode(copy.body, copy.codec, copy.user)
+                if len(encoded) != len(copy.own):
+                    raise ValueError(f"a request has {len(encoded)} candidates (answered: {len(copy.own)})")
+            except ServiceError:
+                scorer.meter.drop(REFUSED)
+            except Exception as error:  # as above, and others of these requests go on, too
+                scorer.tell_failure(error)
+                scorer.meter.drop(FAILED)
+            else:
+                self._copies.append(copy)
+                self._unscored.append(encoded)
+                rows += len(encoded)
+
+    def _next_part(self) -> list[RequestRows]:
+        """As many candidates as are scored at once, in order."""
+        part, room = [], self._scorer.rows_at_once
+        while self._unscored and room:
+            rows = self._unscored.popleft()
+            if len(rows) > room:
+                self._unscored.appendleft(rows[room:])
+                rows = rows[:room]
+            part.append(rows)
+            room -= len(rows)
+        return part
+
+    def _compare(self, started: float) -> None:
+        """All are scored: compare those that have numbers."""
+        scorer, copies, pctrs = self._scorer, self._copies, np.concatenate(self._parts)
+        is_nan = np.isnan(pctrs)
+        if is_nan.any():
+            scorer.tell_failure(None)
+            of_request = np.split(is_nan, np.cumsum([len(copy.own) for copy in copies])[:-1])
+            is_good = [not each.any() for each in of_request]
+            scorer.meter.drop(NAN, is_good.count(False))
+            pctrs = pctrs[np.repeat(is_good, [len(copy.own) for copy in copies])]
+            self._copies = copies = [*compress(copies, is_good)]
+            if not copies:
+                return
+        own, sizes = np.concatenate([copy.own for copy in copies]), [len(copy.own) for copy in copies]
+        comparison = compare(own, pctrs, sizes)
+        scorer.meter.count(own, pctrs, sizes, comparison, self._seconds + perf_counter() - started)
+        scorer.keep_tokens(copies, pctrs)

@@ -87,9 +87,11 @@ class Shadows:
         return Copy(body, codec, partial(self._add, chosen)) if chosen else None
 
     def publish(self) -> None:
-        """Tell how many copies wait."""
+        """Add what was counted to the metrics, and tell how many copies wait."""
         if self._meters:
             self._metrics.shadow_waiting.labels().set(len(self._queue))
+        for meter in self._meters.values():
+            meter.publish()
 
     def _add(self, pairs: Sequence[Pair], copy: Copy) -> None:
         """The answer to a request of these pairs is out."""

@@ -7,12 +7,12 @@ caller's trace a share is traced.
 from __future__ import annotations
 
 import os
-import random
 from collections.abc import Mapping
+from random import random
 
 from service.metrics.families import Metrics
 from service.settings import Settings
-from service.tracing.context import parent_of
+from service.tracing.context import PARENT, parent_of
 from service.tracing.environment import is_turned_off, limits_of
 from service.tracing.otlp import OtlpSink
 from service.tracing.sender import Sender, SentSpans
@@ -32,12 +32,11 @@ class Tracer:
 
     def begin(self, headers: Mapping[bytes, bytes], started: float) -> RequestTrace | None:
         """The trace of a request whose head came at `started`, a perf_counter(); None: it is not traced."""
-        parent = parent_of(headers)
-        if parent is None:
-            is_sampled = random.random() < self._share
-        else:
-            is_sampled = parent.is_sampled
-        return RequestTrace(parent, started) if is_sampled else None
+        # Most have no parent, and are not sampled.
+        parent = parent_of(headers) if PARENT in headers else None
+        if random() >= self._share if parent is None else not parent.is_sampled:
+            return None
+        return RequestTrace(parent, started)
 
     def end(self, trace: RequestTrace, at: float) -> None:
         """The request has ended; send its trace."""

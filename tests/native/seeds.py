@@ -89,4 +89,5 @@ SEEDS: dict[str, Callable[[Path], Iterable[bytes]]] = {
     "tables": _tables,
     "vocabularies": _anything,
     "columns": _anything,
+    "hashes": _anything,
 }

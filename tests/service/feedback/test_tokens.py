@@ -26,6 +26,7 @@ from service.feedback.tokens import (
     Source,
     TokenReader,
     TokenSigner,
+    hashes_of,
     log_odds,
 )
 from service.reading import decode_request, read_plain
@@ -73,6 +74,7 @@ def test_what_is_signed_is_read(pctrs: list[float], age_ms: int, first: int, rev
     made_ms = NOW - age_ms
     tokens = signer_with(key, revision=revision).tokens_at(np.array(pctrs), made_ms, first)
     assert all(re.fullmatch(r"[A-Za-z0-9_-]{40}", token) for token in tokens)
+    np.testing.assert_array_equal(hashes_of(tokens), read(*tokens).hashes)
     assert len(set(tokens)) == len(tokens)
     found = read(*tokens)
     assert set(found.reasons.tolist()) == {Reason.OK}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -70,23 +71,34 @@ def wait_for(app: RunningApp, done: int) -> None:
         app.runner.run(asyncio.sleep(0.01))
 
 
+@contextmanager
+def waiting(app: RunningApp) -> Iterator[None]:
+    """What a shadow is to do waits meanwhile, and is done together then."""
+    admission = app.app.predict_service.admission
+    work = admission.start(1)
+    yield
+    admission.stop(work)
+
+
 @pytest.mark.parametrize("native", ["on", "off"])
+@pytest.mark.parametrize("way", [waiting, nullcontext])
 def test_answers_and_counts_of_the_arm_are_the_same_with_and_without(
-    run_app: RunApp, arms: tuple[str, str], bundles: dict[str, Path], native: str
+    run_app: RunApp, arms: tuple[str, str], bundles: dict[str, Path], native: str, way: Callable[..., Any]
 ) -> None:
     alone, app = run_app(native=native), with_shadow(run_app, arms, native=native)
     served = run_app(arms=(f"control={bundles['beta']}",), native=native)
     own, others = [], []
-    for number in range(1, len(ROWS)):
-        rows = request_of(ROWS[:number])
-        for request in (rows, columns_of(rows)):
-            for codec, headers in ((msgspec.json, JSON), (msgspec.msgpack, MSGPACK)):
-                body = codec.encode(request)
-                expected, found = alone.post(body, headers), app.post(body, headers)
-                assert (found.status_code, found.content) == (200, expected.content)
-                assert found.headers == expected.headers
-                own += pctrs_of(codec.decode(found.content))
-                others += pctrs_of(codec.decode(served.post(body, headers).content))
+    with way(app):
+        for number in range(1, len(ROWS)):
+            rows = request_of(ROWS[:number])
+            for request in (rows, columns_of(rows)):
+                for codec, headers in ((msgspec.json, JSON), (msgspec.msgpack, MSGPACK)):
+                    body = codec.encode(request)
+                    expected, found = alone.post(body, headers), app.post(body, headers)
+                    assert (found.status_code, found.content) == (200, expected.content)
+                    assert found.headers == expected.headers
+                    own += pctrs_of(codec.decode(found.content))
+                    others += pctrs_of(codec.decode(served.post(body, headers).content))
     wait_for(app, 4 * (len(ROWS) - 1))
     assert dropped(app) == {}
     assert count(app, "candidates_total") == len(own)
@@ -217,16 +229,22 @@ def test_stored_features_that_were_looked_up_are_the_shadows_too(
     assert count(app, "pctr_total", pctr="shadow") == pytest.approx(sum(expected))
 
 
+@pytest.mark.parametrize("way", [waiting, nullcontext])
 def test_a_shadow_without_a_finite_number_is_counted_and_hurts_nobody(
-    run_app: RunApp, bundles: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    run_app: RunApp,
+    bundles: dict[str, Path],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    way: Callable[..., Any],
 ) -> None:
     folder = write_tiny_bundle(tmp_path / "overflows", seed=3)
     ad = overflow_for_an_ad(folder)
     alone = run_app()
     app = with_shadow(run_app, (f"control={bundles['alpha']}", f"candidate={folder}"))
-    for ads in ([ad], ["a1" if ad != "a1" else "a2"], [ad] * 5):
-        request = {**request_of(ROWS[:1]), "candidates": [{"features": {"ad": each}} for each in ads]}
-        assert app.post(request).content == alone.post(request).content
+    with way(app):
+        for ads in ([ad], ["a1" if ad != "a1" else "a2"], [ad] * 5):
+            request = {**request_of(ROWS[:1]), "candidates": [{"features": {"ad": each}} for each in ads]}
+            assert app.post(request).content == alone.post(request).content
     wait_for(app, 3)
     assert dropped(app) == {"nan": 2.0}
     assert count(app, "requests_total") == 1.0

@@ -181,6 +181,28 @@ def test_a_revision_corrects_each_row_alone_and_without_one_bits_stay(bundle: Bu
     asyncio.run(replay_golden(on))
 
 
+def test_the_first_revision_may_come_between_the_parts_of_a_request(bundle: Bundle) -> None:
+    predictor = Predictor(bundle, Settings(live_calibration="on", feedback_keys="keys", max_batch_rows=2))
+    large, small = encoded_ads(predictor, "a1", "a2", "a3", "a7", "a9"), encoded_ads(predictor, "a5")
+    (before,) = submitted(predictor, small, revisions=[None])
+    assert before.ndim == 1
+
+    async def run() -> list[Any]:
+        futures = []
+        for request, revision in ((large, None), (small, Revision(7, Correction(0.3, 0.9)))):
+            predictor.revision = revision
+            predictor.admit(len(request))
+            futures.append(predictor.submit_admitted(request))
+            await asyncio.sleep(0)
+        assert not futures[0].done()
+        return await asyncio.gather(*futures)
+
+    uncorrected, corrected = asyncio.run(run())
+    np.testing.assert_array_equal(uncorrected[:, 0], uncorrected[:, 1])
+    np.testing.assert_array_equal(corrected[:, 1], before)
+    assert (corrected[:, 0] != before).all()
+
+
 def test_corrected_pctrs_keep_the_clamps_of_the_bundle(bundle: Bundle) -> None:
     predictor = Predictor(bundle, Settings(live_calibration="on", feedback_keys="keys"))
     calibrator = predictor.calibrator

@@ -16,20 +16,34 @@ from service.shadow.comparison import RANKED, compare
 PCTRS = st.sampled_from([1e-300, 0.001, 0.01, 0.0100001, 0.02, 0.5, 0.999999])
 
 
-@given(st.lists(st.tuples(PCTRS, PCTRS), min_size=1, max_size=RANKED + 6))
-def test_pairs_and_bests_are_those_of_the_definitions(pctrs: list[tuple[float, float]]) -> None:
-    arm, shadow = np.array(pctrs).T
-    found = compare(arm, shadow)
+# Of a request each, of one candidate or more than are ranked.
+REQUESTS = st.lists(
+    st.lists(st.tuples(PCTRS, PCTRS), min_size=1, max_size=6)
+    | st.lists(st.tuples(PCTRS, PCTRS), min_size=RANKED - 1, max_size=RANKED + 6),
+    min_size=1,
+    max_size=4,
+)
+
+
+@given(REQUESTS)
+def test_pairs_and_bests_are_those_of_the_definitions(requests: list[list[tuple[float, float]]]) -> None:
+    arm, shadow = np.concatenate(requests).T
+    found = compare(arm, shadow, [*map(len, requests)])
     np.testing.assert_array_equal(found.pctrs, shadow - arm)
-    alike, reversed_ = 0, 0
-    for (one, other), (next_one, next_other) in combinations(pctrs[:RANKED], 2):
-        product = (one - next_one) * (other - next_other)
-        alike += product > 0.0
-        reversed_ += product < 0.0
-    assert found.alike == (alike / (alike + reversed_) if alike + reversed_ else None)
-    best = max(range(len(pctrs)), key=lambda place: pctrs[place][1])
-    expected = None if len(pctrs) == 1 else pctrs[best][0] == max(one for one, _ in pctrs)
-    assert found.has_same_best == expected
+    shares, bests = [], []
+    for pctrs in requests:
+        alike, reversed_ = 0, 0
+        for (one, other), (next_one, next_other) in combinations(pctrs[:RANKED], 2):
+            product = (one - next_one) * (other - next_other)
+            alike += product > 0.0
+            reversed_ += product < 0.0
+        if alike + reversed_:
+            shares.append(alike / (alike + reversed_))
+        if len(pctrs) > 1:
+            best = max(range(len(pctrs)), key=lambda place: pctrs[place][1])
+            bests.append(pctrs[best][0] == max(one for one, _ in pctrs))
+    assert found.alike == shares
+    assert found.has_same_best == bests
 
 
 @given(st.floats(1e-300, 1.0 - 1e-12))

@@ -23,11 +23,19 @@ MAX_BYTES = 1_000
 
 
 class Work:
-    """A job of some parts."""
+    """A job of some parts; with a `kind` it takes in others of it."""
 
-    def __init__(self, size: int = 1, parts: int = 1) -> None:
-        self.size, self.parts = size, parts
+    def __init__(self, size: int = 1, parts: int = 1, kind: str = "") -> None:
+        self.size, self.parts, self.kind = size, parts, kind
+        self.requests = 1
         self.dropped: str | None = None
+
+    def join(self, other: Work) -> bool:
+        if not self.kind or other.kind != self.kind:
+            return False
+        self.requests += other.requests
+        self.size += other.size
+        return True
 
     def step(self) -> bool:
         assert self.parts > 0
@@ -133,6 +141,20 @@ def test_what_has_no_room_is_dropped_at_once() -> None:
         after = Work()
         loop.queue.add(after)
         await until(lambda: after.parts == 0)
+
+    run(main)
+
+
+def test_what_can_be_done_together_is() -> None:
+    async def main(loop: Loop) -> None:
+        loop.is_busy = True
+        one, other = Work(kind="one"), Work(kind="other")
+        for job in (one, other, *(Work(kind=kind) for kind in ("one", "other", "one"))):
+            loop.queue.add(job)
+        assert (one.requests, other.requests, len(loop.queue), loop.queue.held_bytes) == (3, 2, 5, 5)
+        loop.is_busy = False
+        await until(lambda: not len(loop.queue))
+        assert (one.parts, other.parts, loop.queue.held_bytes) == (0, 0, 0)
 
     run(main)
 

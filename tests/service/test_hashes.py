@@ -7,7 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.arms.hashes import uniform_of_bytes
+from service.hashes import KeyHash, uniform_of_bytes
 
 
 @given(st.one_of(st.binary(min_size=8, max_size=8), st.sampled_from([b"\0" * 8, b"\xff" * 8])))
@@ -19,3 +19,13 @@ def test_no_hash_is_0_or_1(digest: bytes) -> None:
 
 def test_numbers_follow_the_hash() -> None:
     assert uniform_of_bytes(b"\x40" + b"\0" * 7) == 0.25 + 2.0**-54
+
+
+# Up to three blocks of BLAKE2b, which have 128 bytes; lone surrogates too.
+TEXTS = st.text(max_size=12) | st.integers(0, 400).map(lambda size: "k" * size) | st.just("\ud800a")
+
+
+@given(TEXTS, TEXTS, st.binary(max_size=16), TEXTS)
+def test_the_core_hashes_as_hashlib_does(salt: str, name: str, person: bytes, key: str) -> None:
+    hashes = KeyHash(salt, name, person)
+    assert hashes.uniform(key) == hashes.python_uniform(key)
