@@ -7,14 +7,20 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from export.compress.perceptrons import find_perceptrons
-from export.compress.recipes import PARTS, RECIPES, Recipe
-from export.compress.targets import find_targets
+from export.compress.parts import parts_of
+from export.compress.recipes import RECIPES, Recipe
 
 # To prune a few per cent wins nothing, and changes the model all the same.
 ALL_KEPT = 0.95
 # The smallest share of each part that is tried: half of what the paper's and our presets keep, or less.
-LEAST_KEPT: Mapping[str, float] = {"dnn": 0.003, "field_matrix": 0.02, "embedding": 0.05, "neurons": 0.03}
+LEAST_KEPT: Mapping[str, float] = {
+    "dnn": 0.003,
+    "field_matrix": 0.02,
+    "embedding": 0.05,
+    "neurons": 0.03,
+    "interactions": 0.02,
+    "dimensions": 0.3,
+}
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,4 @@ class Space:
 
 def space_of(model: nn.Module) -> Space:
     """The parts of this model that can be pruned; none where it has no such part."""
-    found = {target.part for target in find_targets(model)}
-    if find_perceptrons(model):
-        found.add("neurons")
-    return Space(tuple(Axis(part, LEAST_KEPT[part]) for part in PARTS if part in found))
+    return Space(tuple(Axis(part, LEAST_KEPT[part]) for part in parts_of(model)))
