@@ -71,9 +71,7 @@ class DynIntDWP(Penalized):
         self.fields, self.sub_spaces, self.orthogonal_rate = tuple(fields), sub_spaces, orthogonal_rate
         self.embedding = FeaturesEmbedding(fields, dim)
         sizes = len(fields) * sub_spaces, len(fields) * dim, latent_rank
-        self.layers = nn.ModuleList(
-            WeightedInteraction(*sizes, reduction_ratio, rank) for _ in range(layers)
-        )
+        self.layers = nn.ModuleList(WeightedInteraction(*sizes, reduction_ratio, rank) for _ in range(layers))
         self.output = FieldOutput(len(fields), sub_spaces)
         self.bias = nn.Parameter(torch.zeros(()))
 

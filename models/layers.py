@@ -134,7 +134,8 @@ class InteractingLayer(nn.Module):
         for size in sizes or ():
             check_widths("head_sizes", size, "they are the lengths of a head's queries and values", layers=2)
         self.heads, self.attention_dim = heads, attention_dim
-        self.sizes = [(attention_dim, attention_dim)] * heads if sizes is None else [*map(tuple, sizes)]
+        every = [(attention_dim, attention_dim)] * heads if sizes is None else sizes
+        self.sizes = [(int(queries), int(values)) for queries, values in every]
         self.query_sizes, self.value_sizes = (list(lengths) for lengths in zip(*self.sizes, strict=True))
         self.out_features = sum(self.value_sizes)
         self.scale = attention_dim**-0.5 if scaled else 1.0

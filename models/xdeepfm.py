@@ -66,8 +66,8 @@ class PairedCIN(nn.Module):
     """A CIN whose maps read chosen pairs of a map below and a field, so most products are never computed.
 
     Each layer but the last passes maps on, X_h = sum over its pairs of V_hp X^{k-1}_i * X^0_j, and each layer
-    adds the sum over i, j of A_ij <X^{k-1}_i, X^0_j> to the output. Without `pairs` any CIN can be written so,
-    with half of the first layer's: there (i, j) and (j, i) have the same product.
+    adds the sum over i, j of A_ij <X^{k-1}_i, X^0_j> to the output. Any CIN can be written so, and with half
+    of the pairs in its first layer, where (i, j) and (j, i) have the same product.
     """
 
     def __init__(
@@ -82,8 +82,8 @@ class PairedCIN(nn.Module):
             for of_layer, height in zip(self.pairs, below, strict=False)
         ):
             raise ValueError(
-                f"'cin_pairs' must be pairs (map below, field) for each of {len(maps)} layers (got {pairs!r}); "
-                "they are what its maps read"
+                f"'cin_pairs' must be pairs (map below, field), one list for each of {len(maps)} layers "
+                f"(got {pairs!r}); they are what its maps read"
             )
         self.maps = nn.ParameterList(
             torch.empty(size, len(of_layer)) for size, of_layer in zip(maps, self.pairs, strict=True)

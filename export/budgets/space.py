@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import nn
 
+from export.compress.compact import can_lose
 from export.compress.parts import parts_of
 from export.compress.recipes import RECIPES, Recipe
 
@@ -57,6 +59,11 @@ class Space:
         return [*points.items()]
 
 
-def space_of(model: nn.Module) -> Space:
+def space_of(model: nn.Module, hyperparameters: Mapping[str, Any]) -> Space:
     """The parts of this model that can be pruned; none where it has no such part."""
-    return Space(tuple(Axis(part, LEAST_KEPT[part]) for part in parts_of(model)))
+    parts = [
+        part
+        for part in parts_of(model)
+        if part != "dimensions" or can_lose(model, hyperparameters, part, LEAST_KEPT[part])
+    ]
+    return Space(tuple(Axis(part, LEAST_KEPT[part]) for part in parts))

@@ -1,8 +1,8 @@
 """Removes what pruning zeroed: a masked model -> a smaller model of the same class with the same logits.
 
 It knows embeddings, `FieldPairs` and perceptrons, wherever they are in a model, and that a model is built as
-`Class(fields, **hyperparameters)`; `export.compress.interactions` knows the layers of single models. Parts that
-it cannot verify stay masked, with a note.
+`Class(fields, **hyperparameters)`; `export.compress.interactions` knows the layers of single models. Parts
+that it cannot verify stay masked, with a note.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from export.compress.dead_neurons import Perceptron
 from export.compress.dimensions import without_dead_dimensions
 from export.compress.embedding_rows import first_of_each, renumber
 from export.compress.interactions.kinds import REMOVALS
+from export.compress.parts import find_units
 from export.compress.perceptrons import (
     find_perceptrons,
     hidden_widths,
     linear_layers,
     without_dead_neurons,
 )
-from export.compress.parts import find_units
 from export.compress.plan import Plan, UnsupportedError, build, layers_of, require_argument
 from export.compress.recipes import RECIPES
 from export.compress.targets import find_targets
@@ -66,7 +66,7 @@ def compact(model: nn.Module, hyperparameters: Mapping[str, Any]) -> Compacted:
     `hyperparameters` are the keyword arguments that the model was built with, beside its fields. After each
     removal (embedding rows and dimensions, field pairs, the neurons of each perceptron, each kind of
     interactions) both models run on random ids. If the logits change, or the class cannot be built that way,
-    the part keeps its masked form, with a note. What one removal leaves without a reader the next round takes.
+    the part keeps its masked form, with a note. What one removal leaves dead, the next round takes.
     Raises ValueError if the model has no `fields`.
     """
     if not isinstance(fields := getattr(model, "fields", None), tuple):
@@ -108,7 +108,8 @@ def can_shrink(model: nn.Module, hyperparameters: Mapping[str, Any]) -> bool:
     bare = copy.deepcopy(model)
     for target in find_targets(bare):
         for weights in target.weights:
-            weights.zero_()
+            # A row stays, so the embeddings keep their dimensions, of which no weight's rate takes any out.
+            weights[target.part == "embedding" :].zero_()
     masked, smaller = compact(bare, hyperparameters).bytes
     return smaller < masked
 
@@ -119,7 +120,7 @@ def can_lose(model: nn.Module, hyperparameters: Mapping[str, Any], part: str, sh
     Other units go wherever they are found. Which dimension a layer reads is its own affair: this tries.
     """
     bare = copy.deepcopy(model)
-    found = find_units(bare, replace(RECIPES["none"], **{part: share}))
+    found = find_units(bare, RECIPES["none"].with_units(**{part: share}))
     if not found or part != "dimensions":
         return bool(found)
     pruner = WholeUnits(found)
@@ -242,7 +243,9 @@ def _only(model: nn.Module, layers: list[tuple[str, Any]], argument: str) -> tup
     """The one layer that this argument of the model's constructor sizes, with its path."""
     require_argument(model, argument)
     if len(layers) > 1:
-        raise UnsupportedError(f"{type(model).__name__} uses one '{argument}' for {', '.join(path for path, _ in layers)}")
+        raise UnsupportedError(
+            f"{type(model).__name__} uses one '{argument}' for {', '.join(path for path, _ in layers)}"
+        )
     return layers[0]
 
 

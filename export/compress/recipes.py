@@ -22,9 +22,9 @@ class Recipe:
 
     `neurons` is the share of the hidden layers' neurons that are removed. Their weights count among the zeros
     of `dnn`, so the higher of the two rates decides how many weights are left. `interactions` is that of the
-    pairs, maps, rows and heads of what a model has beside its perceptron (`export.compress.interactions`), and
-    `dimensions` that of the numbers in an embedding. `searches` says that a run looks for better settings of
-    training first (`export.tune`).
+    pairs, rows and numbers of heads in what a model has beside its perceptron
+    (`export.compress.interactions`), and `dimensions` that of the numbers in an embedding. `searches` says
+    that a run looks for better settings of training first (`export.tune`).
 
     Reference: Deng et al., "DeepLight", WSDM 2021, sections 4.2 and 5.3.4, for all but the whole parts.
     """

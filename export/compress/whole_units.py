@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from export.compress.magnitude import apply_mask, largest_mask
 
@@ -24,7 +24,7 @@ class Members:
     It has as many axes as the tensor, each as long or of length 1.
     """
 
-    weight: nn.Parameter
+    weight: Tensor
     unit_of: Tensor
 
     def norms(self, count: int) -> Tensor:
@@ -85,7 +85,7 @@ class WholeUnits:
 
     @torch.no_grad()
     def silence(self, rate: Callable[[str], float]) -> None:
-        """Silences the share `rate(part)` of each group with the least importance; one unit at least stays."""
+        """Silences the share `rate(part)` of each group, the least important; one unit at least stays."""
         self._alive = []
         for units in self._groups:
             (alive,) = largest_mask([units.importance()], rate(units.part))
@@ -119,11 +119,11 @@ def dead_unit_rate(groups: Sequence[Units]) -> float:
     return dead / total if total else 0.0
 
 
-def rows_of(weight: nn.Parameter, unit_of: Tensor | None = None) -> Members:
+def rows_of(weight: Tensor, unit_of: Tensor | None = None) -> Members:
     """Its rows as members, of one unit each or of the given one."""
     return Members(weight, (torch.arange(weight.shape[0]) if unit_of is None else unit_of).unsqueeze(1))
 
 
-def columns_of(weight: nn.Parameter, unit_of: Tensor | None = None) -> Members:
+def columns_of(weight: Tensor, unit_of: Tensor | None = None) -> Members:
     """Its columns as members, of one unit each or of the given one."""
     return Members(weight, (torch.arange(weight.shape[1]) if unit_of is None else unit_of).unsqueeze(0))

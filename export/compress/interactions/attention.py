@@ -66,22 +66,20 @@ def find_units(model: nn.Module) -> list[Units]:
 
 
 def without_dead(model: nn.Module, plan: Plan) -> Plan:
-    """Drops the numbers that are zero or that nothing reads, and heads without any; one head stays a layer."""
+    """Drops the numbers that are zero or that nothing reads, and heads without any; a layer keeps one."""
     stack = _stack_of(model)
     if stack is None:
         return plan
     path, reader = stack.reader
     last = reader.weight.detach()
     layers = [*stack.layers.values()]
-    read = (last != 0).any(dim=0).unflatten(0, (-1, layers[-1].out_features)).any(dim=0)
+    read = (last != 0).any(dim=0).reshape(-1, layers[-1].out_features).any(dim=0)
     small: list[_Weights] = []
     kept_above: Tensor | None = None  # of the outputs of the layer below the one before
     for layer in reversed(layers):
         weights = _weights_of(layer)
-        outputs = read & torch.stack([(one != 0).any(dim=1) for one in (weights.value, weights.residual)]).any(
-            dim=0
-        )
-        weights, kept = _cut(weights, outputs)
+        written = [(one != 0).any(dim=1) for one in (weights.value, weights.residual)]
+        weights, kept = _cut(weights, read & torch.stack(written).any(dim=0))
         if kept_above is None:
             columns = kept.repeat(last.shape[1] // len(kept))
             last = last[:, columns]
@@ -115,7 +113,7 @@ def _stack_of(model: Any) -> _Stack | None:
 def _weights_of(layer: InteractingLayer) -> _Weights:
     parts = (layer.query, layer.key, layer.value, layer.residual)
     query, key, value, residual = (part.weight.detach() for part in parts)
-    return _Weights(query, key, value, residual, list(layer.sizes))
+    return _Weights(query, key, value, residual, layer.sizes)
 
 
 def _cut(weights: _Weights, outputs: Tensor) -> tuple[_Weights, Tensor]:

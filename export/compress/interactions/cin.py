@@ -35,7 +35,7 @@ def find_units(model: nn.Module) -> list[Units]:
             unit_of = torch.arange(weight[0].numel()).reshape(weight[0].shape)
             if layer == 0:
                 unit_of = torch.minimum(unit_of, unit_of.T)
-            numbers, unit_of = unit_of.unique(return_inverse=True)
+            numbers, unit_of = torch.unique(unit_of, return_inverse=True)
             members = unit_of.expand(len(weight), -1, -1).clone()
             members[maps:] = -1  # the next layer does not read these
             found.append(Units("interactions", len(numbers), (Members(weight, members),)))
@@ -80,16 +80,16 @@ def _same_maps(network: PairedCIN, layers: list[_Layer]) -> bool:
 def _layers_of(network: Any) -> list[_Layer]:
     """Its layers, the last without maps."""
     if isinstance(network, PairedCIN):
-        maps = []
+        dense_maps: list[Tensor] = []
         for weight, pairs in zip(network.maps, network.pairs, strict=True):
-            below = network.mixed[len(maps)]
+            below = network.mixed[len(dense_maps)]
             dense = weight.new_zeros(len(weight), *below.shape)
             left, right = torch.tensor(pairs, device=weight.device).T
             dense[:, left, right] = weight
-            maps.append(dense)
+            dense_maps.append(dense)
         last = network.mixed[-1].new_zeros(0, *network.mixed[-1].shape)
         mixed = [one.detach() for one in network.mixed]
-        return [_Layer(*one) for one in zip(mixed, [*maps, last], strict=True)]
+        return [_Layer(*one) for one in zip(mixed, [*dense_maps, last], strict=True)]
     layers = []
     for number, (weight, output) in enumerate(zip(network.weights, network.outputs, strict=True)):
         mixed = torch.tensordot(output, weight[network.first_pooled[number] :], dims=1)

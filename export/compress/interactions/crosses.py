@@ -1,4 +1,4 @@
-"""Cross layers, which multiply what they read by a linear map of it: DCN, DCN-V2, GDCN, DCNv3, xDeepInt, DynInt.
+"""Cross layers, which multiply by a linear map of what they read: those of DCN, GDCN, xDeepInt, DynInt.
 
 A unit of a full matrix is a row, which makes one number of the cross; of two matrices of low rank it is one
 of their ranks; of DCN's vectors it is a weight. A matrix with r rows (or columns) that are not zero is the
@@ -162,14 +162,16 @@ def _of_lower_rank(plan: Plan, layers: list[tuple[str, Any]]) -> Plan:
 
 
 def _without_dead_vectors(plan: Plan, path: str, network: dcn.CrossNetwork) -> Plan:
-    """A layer without weights adds its bias to what it reads: so does the bias of the layer before, if any."""
+    """A layer without weights only adds its bias, which the layer before can add too."""
     weight, bias = network.weight.detach(), network.bias.detach()
     live = (weight != 0).any(dim=1)
     live[0] = True
     if live.all():
         if weight.all():
             return plan
-        raise UnsupportedError("zeros of a vector win nothing, since its layer is one product with the others")
+        raise UnsupportedError(
+            "zeros of a vector win nothing, since its layer is one product with the others"
+        )
     owner = live.cumsum(dim=0) - 1
     merged = bias.new_zeros(int(live.sum()), bias.shape[1]).index_add_(0, owner, bias)
     tensors = {f"{path}.weight": weight[live], f"{path}.bias": merged}
