@@ -131,8 +131,8 @@ class InteractingLayer(nn.Module):
         super().__init__()
         for name, value in (("heads", heads), ("attention_dim", attention_dim)):
             check_count(name, value, 1, "attention needs a head of size 1")
-        for size in sizes or ():
-            check_widths("head_sizes", size, "they are the lengths of a head's queries and values", layers=2)
+        for length in itertools.chain.from_iterable(sizes or ()):
+            check_count("head_sizes", length, 1, "a head is (length of its queries, length of its values)")
         self.heads, self.attention_dim = heads, attention_dim
         every = [(attention_dim, attention_dim)] * heads if sizes is None else sizes
         self.sizes = [(int(queries), int(values)) for queries, values in every]

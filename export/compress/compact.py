@@ -123,11 +123,10 @@ def can_lose(model: nn.Module, hyperparameters: Mapping[str, Any], part: str, sh
     found = find_units(bare, RECIPES["none"].with_units(**{part: share}))
     if not found or part != "dimensions":
         return bool(found)
-    pruner = WholeUnits(found)
-    pruner.silence(lambda _: share)
-    return compact(bare, hyperparameters).hyperparameters.get("dim") == found[0].count - round(
-        share * found[0].count
-    )
+    WholeUnits(found).silence(lambda _: share)
+    (units,) = found
+    left = int(units.importance().count_nonzero())
+    return left == units.count or compact(bare, hyperparameters).hyperparameters.get("dim") == left
 
 
 def _merge_rows(model: nn.Module, plan: Plan) -> Plan:

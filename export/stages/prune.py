@@ -142,7 +142,8 @@ def _tell(record: Pruned, say: Say) -> None:
     neurons = "-".join(str(count) for count in record.live_neurons) or "no"
     say(
         f"compacted: {neurons} live neurons, {record.live_pairs} live pairs, "
-        f"{record.embedding_rows[1]:,} of {record.embedding_rows[0]:,} embedding rows"
+        f"{record.embedding_rows[1]:,} of {record.embedding_rows[0]:,} embedding rows, "
+        f"{record.parameters[1]:,} of {record.parameters[0]:,} parameters"
     )
     for note in record.notes:
         say(f"note: {note}")
