@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from torch import nn
 
-from export.compress.interactions import attention, cin, crosses, products
+from export.compress.interactions import attention, cin, crosses, generated, products
 from export.compress.plan import Plan
 from export.compress.whole_units import Units
 
@@ -14,10 +14,13 @@ REMOVALS: Mapping[str, Callable[[nn.Module, Plan], Plan]] = {
     "dead pairs of products": products.without_dead,
     "dead maps and pairs of the CIN": cin.without_dead,
     "zeros of cross layers": crosses.without_dead,
+    "dead ranks of generated matrices": generated.without_dead,
     "dead heads of attention": attention.without_dead,
 }
 
 
 def find_interactions(model: nn.Module) -> list[Units]:
     """The units of all kinds in this model; none where it has no such layer, or nothing that can go."""
-    return [units for kind in (products, cin, crosses, attention) for units in kind.find_units(model)]
+    return [
+        units for kind in (products, cin, crosses, generated, attention) for units in kind.find_units(model)
+    ]

@@ -58,6 +58,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "xdeepint": ("xdeepint", {"dim": 4, "sub_spaces": 2}),
     "dynint_da": ("dynint_da", {"dim": 4, "sub_spaces": 2}),
     "dynint_dwp": ("dynint_dwp", {"dim": 4, "sub_spaces": 2}),
+    "dynint_dgp": ("dynint_dgp", {"dim": 4, "sub_spaces": 2, "kernel_size": 5}),
+    "dynint_dgp diagonal": ("dynint_dgp", {"dim": 4, "kernel_size": 5, "kernel": "diagonal"}),
     "apg_autoint": ("apg_autoint", {**TOWER, "attention_dim": 4}),
 }
 
