@@ -33,7 +33,8 @@ MEANINGS = """<p>D, R and F are the shares pruned of the DNN's weights, field pa
 those of whole neurons, interactions and dimensions. “To dense” is the change of AUC on the validation part,
 by which trials are chosen: the best of many is best there by luck too. “On unseen rows” is the calibration
 part, with the 95 % interval of the paired bootstrap. Microseconds are those of one core; each trial is timed
-beside the dense graph, and its share of that is told in the dense graph's microseconds of the first trial.</p>"""
+beside the dense graph, and its share of that is told in the dense graph's microseconds of the first
+trial.</p>"""
 
 
 def _sentence(text: str) -> str:
