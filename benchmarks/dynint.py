@@ -70,7 +70,8 @@ class WrittenOutDWP(nn.Module):
     def forward(self, x: Tensor, x0: Tensor, embeddings: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """As the layer that it holds."""
         left, right = self.layer.weights(embeddings)
-        weighted = self.matrices(left, right) * self.layer.mixing.weight
+        mixing: Any = self.layer.mixing  # a full matrix
+        weighted = self.matrices(left, right) * mixing.weight
         return x * (x0 @ weighted.mT) + x, (left, right)
 
 

@@ -1,9 +1,11 @@
-"""Measures AUC against microseconds a row of one DeepFwFM with weights, whole neurons, or both pruned.
+"""Measures AUC against microseconds a row of one model with weights, whole parts, or both pruned.
 
     python -m benchmarks.structures --work artifacts/structures [--recipes D99 N75 D99N75]
+    python -m benchmarks.structures --work artifacts/cin --model xdeepfm --recipes D90 D90I90
 
 A recipe is written as in the paper: D99 prunes 99 % of the DNN's weights, N75 removes 75 % of its neurons,
-D99N75 does both. All prune field pairs and embeddings as the preset low-latency does (R-95 %, F-40 %), and D0
+I90 90 % of what the model has beside it (pairs, rows, heads), K50 half of the embeddings' dimensions, D99N75
+does both. All prune field pairs and embeddings as the preset low-latency does (R-95 %, F-40 %), and D0
 nothing else, so the difference from D0 is the cost of pruning the DNN. The log is synthetic; the ceiling of
 AUC, that of its true click probability, is printed. Models are kept in the work folder: a second run
 continues where the first one stopped, or adds recipes.
@@ -39,10 +41,13 @@ from export.stages.records import Trained
 from export.stages.to_onnx import to_onnx
 from export.stages.variants import DENSE, INT8, PRUNED, read_variants
 from export.stages.work import Work
+from export.train.build import hyperparameters_of
 from export.train.choices import TrainChoice
 from loadtest.reports.command import positive
+from models import MODELS
 
 DEFAULT = ("D0", "D90", "D99", "N50", "N75", "N90", "D99N50", "D99N75", "D99N90")
+LETTERS = {"D": "dnn", "N": "neurons", "I": "interactions", "K": "dimensions"}
 DENSE_NAME = "dense"
 RESAMPLES = 200
 FRONT_BATCH = "64"
@@ -95,11 +100,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def parse_recipe(text: str) -> Recipe:
     """D90, N75, D99N75 -> a recipe that treats pairs and embeddings as low-latency does."""
-    found = re.fullmatch(r"(?=.)(?:D(\d+(?:\.\d+)?))?(?:N(\d+(?:\.\d+)?))?", text)
+    found = re.fullmatch("(?=.)" + "".join(rf"(?:{letter}(\d+(?:\.\d+)?))?" for letter in LETTERS), text)
     if found is None or any(float(share or 0) >= 100 for share in found.groups()):
         raise argparse.ArgumentTypeError(f"must be like D90, N75 or D99N75, below 100 (got {text!r})")
-    weights, neurons = (float(share or 0) / 100 for share in found.groups())
-    return replace(RECIPES["low-latency"], name=text, dnn=weights, neurons=neurons)
+    shares = [float(share or 0) / 100 for share in found.groups()]
+    rates = dict(zip(LETTERS.values(), shares, strict=True))
+    return replace(RECIPES["low-latency"], name=text, **rates)  # type: ignore[arg-type]
 
 
 def _recipe_name(text: str) -> str:
@@ -111,6 +117,7 @@ def _options(arguments: Sequence[str] | None) -> tuple[Command, argparse.Namespa
     add = command.add_argument
     add("--work", type=Path, default=Path("artifacts/structures"), metavar="FOLDER", help="[%(default)s]")
     add("--recipes", type=_recipe_name, nargs="+", default=DEFAULT, metavar="NAME", help=" ".join(DEFAULT))
+    add("--model", choices=[*MODELS], default="deep_fwfm", metavar="NAME", help="[%(default)s]")
     command.number("--rows", 1_500_000, "of the log")
     command.number("--features", 1_000_000, "of the log")
     command.number("--seed", 1, "of the log", least=0)
@@ -128,7 +135,9 @@ def _make_dense(work: Work, options: argparse.Namespace) -> None:
     make_log(work, SyntheticConfig(rows=options.rows, seed=options.seed, features=options.features))
     if not work.has("train.json"):
         choice = TrainChoice(epochs=options.epochs, threads=options.threads)
-        train_dense(work, "deep_fwfm", choice, {"hidden_units": tuple(options.hidden_units)})
+        known = hyperparameters_of(options.model)
+        sizes = {"hidden_units": tuple(options.hidden_units)} if "hidden_units" in known else {}
+        train_dense(work, options.model, choice, sizes)
 
 
 def _make(work: Work, name: str, recipe: Recipe | None, options: argparse.Namespace) -> Contender:
@@ -146,7 +155,9 @@ def _make(work: Work, name: str, recipe: Recipe | None, options: argparse.Namesp
     return Contender(
         kept=Kept(
             name=name,
-            live_neurons=pruned.live_neurons if pruned else tuple(trained.hyperparameters["hidden_units"]),
+            live_neurons=pruned.live_neurons
+            if pruned
+            else tuple(trained.hyperparameters.get("hidden_units", ())),
             parameters=pruned.parameters[1] if pruned else trained.parameters,
         ),
         graphs={kind: one.graph for kind, one in graphs.items()},

@@ -16,11 +16,15 @@ from torch import Tensor, nn
 from models.embedding import FeaturesEmbedding
 from models.fields import Field
 from models.hyperparameters import check_count
-from models.layers import MLP, InteractingLayer
+from models.layers import MLP, InteractingLayer, sizes_of_layers
 
 
 class AutoInt(nn.Module):
-    """w . [interacting layers(e)] + perceptron(e)."""
+    """w . [interacting layers(e)] + perceptron(e).
+
+    head_sizes  what each layer has in place of `heads` of `attention_dim`: for each head the length of its
+                queries and of its values
+    """
 
     def __init__(
         self,
@@ -31,14 +35,18 @@ class AutoInt(nn.Module):
         attention_layers: int = 3,
         heads: int = 2,
         attention_dim: int = 32,
+        head_sizes: Sequence[Sequence[tuple[int, int]]] | None = None,
     ) -> None:
         super().__init__()
         check_count("attention_layers", attention_layers, 1, "AutoInt consists of these layers")
         self.fields = tuple(fields)
         self.embedding = FeaturesEmbedding(fields, dim)
-        widths = [dim, *[heads * attention_dim] * (attention_layers - 1)]
-        self.interacting = nn.Sequential(*(InteractingLayer(width, heads, attention_dim) for width in widths))
-        self.output = nn.Linear(len(fields) * heads * attention_dim, 1, bias=False)
+        layers: list[InteractingLayer] = []
+        for sizes in sizes_of_layers(head_sizes, attention_layers):
+            width = layers[-1].out_features if layers else dim
+            layers.append(InteractingLayer(width, heads, attention_dim, sizes=sizes))
+        self.interacting = nn.Sequential(*layers)
+        self.output = nn.Linear(len(fields) * layers[-1].out_features, 1, bias=False)
         self.mlp = MLP(len(fields) * dim, hidden_units, dropout) if hidden_units else None
         self.bias = nn.Parameter(torch.zeros(()))
 

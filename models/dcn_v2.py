@@ -18,6 +18,7 @@ from models.embedding import FeaturesEmbedding
 from models.fields import Field
 from models.hyperparameters import check_choice, check_count
 from models.layers import MLP
+from models.low_rank import check_rank, linear_map
 
 Structure = Literal["stacked", "parallel"]
 
@@ -58,11 +59,7 @@ class CrossNetwork(nn.Module):
                 f"'experts' must be 1 without a rank (got {experts!r}); set 'rank': experts are of low rank"
             )
         if rank is not None:
-            check_count("rank", rank, 1, "None means a full matrix")
-            if rank > width:
-                raise ValueError(
-                    f"'rank' must be at most {width} (got {rank!r}), the width of all embeddings together"
-                )
+            check_rank(rank, width)
         self.layers = nn.ModuleList(_crossing(width, rank, experts) for _ in range(cross_layers))
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -130,8 +127,6 @@ class DCNV2(CrossesAndPerceptron):
 
 
 def _crossing(width: int, rank: int | None, experts: int) -> nn.Module:
-    if rank is None:
-        return nn.Linear(width, width)
-    if experts == 1:
-        return nn.Sequential(nn.Linear(width, rank, bias=False), nn.Linear(rank, width))
+    if rank is None or experts == 1:
+        return linear_map(width, width, rank)
     return LowRankExperts(width, rank, experts)

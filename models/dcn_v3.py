@@ -20,6 +20,7 @@ from models.embedding import FeaturesEmbedding
 from models.fields import Field
 from models.hyperparameters import check_choice, check_count
 from models.layers import Dropout
+from models.low_rank import init_xavier, linear_map
 
 SecondHalf = Literal["self_mask", "affine"]
 
@@ -52,11 +53,11 @@ class Affine(nn.Module):
 class CrossLayer(nn.Module):
     """a * ([c, g(c)] + b) + x with the cross vector c = W x, half as long as x, and g the second half."""
 
-    def __init__(self, first: int, second: int, second_half: SecondHalf) -> None:
+    def __init__(self, first: int, second: int, second_half: SecondHalf, rank: int | None = None) -> None:
         super().__init__()
         self.second = second
-        self.cross = nn.Linear(first + second, first, bias=False)
-        nn.init.xavier_uniform_(self.cross.weight)
+        self.cross = linear_map(first + second, first, rank, bias=False)
+        init_xavier(self.cross)
         self.derive = SelfMask(second) if second_half == "self_mask" else Affine(second)
         self.bias = nn.Parameter(torch.empty(first + second))
         nn.init.uniform_(self.bias)
@@ -95,6 +96,7 @@ class DCNV3(nn.Module):
     """The mean of two cross networks, which read the first halves of all embeddings, then the second.
 
     second_half  what follows the cross vector: itself, masked by itself (`self_mask`), or scaled (`affine`)
+    rank         of the matrices W; None, as in the paper: full
     """
 
     def __init__(
@@ -105,6 +107,7 @@ class DCNV3(nn.Module):
         linear_layers: int = 3,
         dropout: float = 0.1,
         second_half: SecondHalf = "self_mask",
+        rank: int | None = None,
     ) -> None:
         super().__init__()
         for name, value in (("exponential_layers", exponential_layers), ("linear_layers", linear_layers)):
@@ -115,7 +118,7 @@ class DCNV3(nn.Module):
         first, second = len(fields) * self.cut, len(fields) * (dim - self.cut)
 
         def network(depth: int, *, exponential: bool) -> CrossNetwork:
-            layers = [CrossLayer(first, second, second_half) for _ in range(depth)]
+            layers = [CrossLayer(first, second, second_half, rank) for _ in range(depth)]
             return CrossNetwork(layers, dropout, exponential=exponential)
 
         self.exponential = network(exponential_layers, exponential=True)

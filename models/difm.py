@@ -15,11 +15,14 @@ from torch import Tensor, nn
 
 from models.embedding import FeaturesEmbedding, LinearTerm
 from models.fields import Field
-from models.layers import MLP, BiInteraction, InteractingLayer
+from models.layers import MLP, BiInteraction, InteractingLayer, sizes_of_layers
 
 
 class DIFM(nn.Module):
-    """w_0 + sum of m_i w_i + sum over pairs of <m_i v_i, m_j v_j>, with factors m_i for each row."""
+    """w_0 + sum of m_i w_i + sum over pairs of <m_i v_i, m_j v_j>, with factors m_i for each row.
+
+    head_sizes  as AutoInt's, of the one layer of attention
+    """
 
     def __init__(
         self,
@@ -29,6 +32,7 @@ class DIFM(nn.Module):
         dropout: float = 0.5,
         heads: int = 2,
         attention_dim: int = 16,
+        head_sizes: Sequence[Sequence[tuple[int, int]]] | None = None,
     ) -> None:
         super().__init__()
         if len(fields) < 2:
@@ -38,8 +42,9 @@ class DIFM(nn.Module):
         self.fields = tuple(fields)
         self.embedding = FeaturesEmbedding(fields, dim)
         self.wide = LinearTerm(fields)
-        self.attention = InteractingLayer(dim, heads, attention_dim, scaled=True)
-        self.vector_wise = nn.Linear(len(fields) * heads * attention_dim, len(fields), bias=False)
+        (sizes,) = sizes_of_layers(head_sizes, 1)
+        self.attention = InteractingLayer(dim, heads, attention_dim, scaled=True, sizes=sizes)
+        self.vector_wise = nn.Linear(len(fields) * self.attention.out_features, len(fields), bias=False)
         self.mlp = MLP(len(fields) * dim, hidden_units, dropout, outputs=len(fields))
         nn.init.ones_(self.mlp.output.bias)
         self.interaction = BiInteraction()

@@ -51,6 +51,7 @@ class DLRM(nn.Module):
 
     hidden_units  the top perceptron's
     bottom_units  the bottom perceptron's, below a last layer of width dim
+    pairs         of vectors that have an inner product, of which the first is x if there is one; None: all
     """
 
     columns: Tensor
@@ -62,6 +63,7 @@ class DLRM(nn.Module):
         hidden_units: Sequence[int] = (512, 256),
         dropout: float = 0.5,
         bottom_units: Sequence[int] = (512, 256, 64),
+        pairs: Sequence[tuple[int, int]] | None = None,
     ) -> None:
         super().__init__()
         check_widths("bottom_units", bottom_units, "they are the bottom perceptron's hidden layers")
@@ -79,7 +81,7 @@ class DLRM(nn.Module):
             self.numbers = Numbers(fields)
             self.bottom = MLP(self.numbers.out_features, (*bottom_units, dim), dropout=0.0, outputs=None)
             vectors, beside = len(categorical) + 1, dim
-        self.interaction = InnerProducts(vectors)
+        self.interaction = InnerProducts(vectors, pairs)
         self.mlp = MLP(beside + self.interaction.out_features, hidden_units, dropout)
         self.bias = nn.Parameter(torch.zeros(()))
 

@@ -15,16 +15,17 @@ from torch import Tensor, nn
 from models.embedding import FeaturesEmbedding
 from models.fields import Field
 from models.hyperparameters import check_at_least
+from models.low_rank import init_xavier, linear_map
 from models.polynomial_interaction import FieldOutput, InstanceNetwork, check_depth, crossed
 
 
 class GatedInteraction(nn.Module):
     """Eq. 4: X_l = (X_{l-1} o (W_{l-1} X_0)) o G^(i)_{l-1} + X_{l-1}, with gates in (0, 2), 1 at first."""
 
-    def __init__(self, parts: int, in_features: int, reduction_ratio: float) -> None:
+    def __init__(self, parts: int, in_features: int, reduction_ratio: float, rank: int | None) -> None:
         super().__init__()
-        self.mixing = nn.Linear(parts, parts, bias=False)  # its weight is W_{l-1}
-        nn.init.xavier_uniform_(self.mixing.weight)
+        self.mixing = linear_map(parts, parts, rank, bias=False)  # its weight is W_{l-1}
+        init_xavier(self.mixing)
         self.gate = InstanceNetwork(in_features, parts, reduction_ratio)
 
     def forward(self, x: Tensor, x0: Tensor, embeddings: Tensor) -> Tensor:
@@ -35,7 +36,7 @@ class GatedInteraction(nn.Module):
 
 
 class DynIntDA(nn.Module):
-    """xDeepInt with GatedInteraction for its PIN layers."""
+    """xDeepInt with GatedInteraction for its PIN layers; `rank` is that of the matrices W."""
 
     def __init__(
         self,
@@ -44,6 +45,7 @@ class DynIntDA(nn.Module):
         layers: int = 3,
         sub_spaces: int = 4,
         reduction_ratio: float = 8.0,
+        rank: int | None = None,
     ) -> None:
         super().__init__()
         check_depth(layers, dim, sub_spaces)
@@ -51,7 +53,7 @@ class DynIntDA(nn.Module):
         self.fields, self.sub_spaces = tuple(fields), sub_spaces
         self.embedding = FeaturesEmbedding(fields, dim)
         sizes = len(fields) * sub_spaces, len(fields) * dim
-        self.layers = nn.ModuleList(GatedInteraction(*sizes, reduction_ratio) for _ in range(layers))
+        self.layers = nn.ModuleList(GatedInteraction(*sizes, reduction_ratio, rank) for _ in range(layers))
         self.output = FieldOutput(len(fields), sub_spaces)
         self.bias = nn.Parameter(torch.zeros(()))
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from models.embedding import FeaturesEmbedding
 from models.fields import Field
 from models.hyperparameters import check_at_least, check_count
+from models.low_rank import init_xavier, linear_map
 from models.penalty import Penalized
 from models.polynomial_interaction import FieldOutput, InstanceNetwork, check_depth, crossed, overlap
 
@@ -24,11 +25,13 @@ from models.polynomial_interaction import FieldOutput, InstanceNetwork, check_de
 class WeightedInteraction(nn.Module):
     """Eq. 6 by way of eq. 10: X_l = X_{l-1} o (sum over p of diag(u_p) W diag(v_p) X_0) + X_{l-1}."""
 
-    def __init__(self, parts: int, in_features: int, latent_rank: int, reduction_ratio: float) -> None:
+    def __init__(
+        self, parts: int, in_features: int, latent_rank: int, reduction_ratio: float, rank: int | None
+    ) -> None:
         super().__init__()
         self.parts, self.rank = parts, latent_rank
-        self.mixing = nn.Linear(parts, parts, bias=False)  # its weight is W_{l-1}
-        nn.init.xavier_uniform_(self.mixing.weight)
+        self.mixing = linear_map(parts, parts, rank, bias=False)  # its weight is W_{l-1}
+        init_xavier(self.mixing)
         self.generator = InstanceNetwork(in_features, 2 * latent_rank * parts, reduction_ratio)
 
     def weights(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,7 +50,7 @@ class WeightedInteraction(nn.Module):
 
 
 class DynIntDWP(Penalized):
-    """xDeepInt with WeightedInteraction for its PIN layers."""
+    """xDeepInt with WeightedInteraction for its PIN layers; `rank` is that of the matrices W."""
 
     def __init__(
         self,
@@ -58,6 +61,7 @@ class DynIntDWP(Penalized):
         latent_rank: int = 2,
         reduction_ratio: float = 8.0,
         orthogonal_rate: float = 1e-4,
+        rank: int | None = None,
     ) -> None:
         super().__init__()
         check_depth(layers, dim, sub_spaces)
@@ -67,7 +71,7 @@ class DynIntDWP(Penalized):
         self.fields, self.sub_spaces, self.orthogonal_rate = tuple(fields), sub_spaces, orthogonal_rate
         self.embedding = FeaturesEmbedding(fields, dim)
         sizes = len(fields) * sub_spaces, len(fields) * dim, latent_rank
-        self.layers = nn.ModuleList(WeightedInteraction(*sizes, reduction_ratio) for _ in range(layers))
+        self.layers = nn.ModuleList(WeightedInteraction(*sizes, reduction_ratio, rank) for _ in range(layers))
         self.output = FieldOutput(len(fields), sub_spaces)
         self.bias = nn.Parameter(torch.zeros(()))
 

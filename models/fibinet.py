@@ -10,7 +10,6 @@ layer, which reads n_fields * (n_fields - 1) * dim inputs.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from models.embedding import FeaturesEmbedding, LinearTerm
 from models.fields import Field
 from models.hyperparameters import check_at_least, check_choice
-from models.layers import MLP
+from models.layers import MLP, checked_pairs
 
 Bilinear = Literal["all", "each", "interaction"]
 
@@ -42,22 +41,24 @@ class SENET(nn.Module):
 
 
 class BilinearInteraction(nn.Module):
-    """p_ij = (e_i W) * e_j for all pairs i < j, with one W for all, for each field i, or for each pair."""
+    """p_ij = (e_i W) * e_j for pairs i < j, with one W for all, for each field i, or for each pair."""
 
     left: Tensor
     right: Tensor
 
-    def __init__(self, n_fields: int, dim: int, bilinear: Bilinear) -> None:
+    def __init__(
+        self, n_fields: int, dim: int, bilinear: Bilinear, pairs: Sequence[tuple[int, int]] | None = None
+    ) -> None:
         super().__init__()
         check_choice("bilinear", bilinear, get_args(Bilinear), "it says which pairs share a matrix")
         if n_fields < 2:
             raise ValueError(f"'fields' must be at least two (got {n_fields}); a product needs a pair")
         self.each_pair = bilinear == "interaction"
-        self.pairs = tuple(itertools.combinations(range(n_fields), 2))
+        self.pairs = checked_pairs(n_fields, pairs)
         matrices = {"all": 1, "each": n_fields - 1, "interaction": len(self.pairs)}[bilinear]
         self.weight = nn.Parameter(torch.empty(matrices, dim, dim))
         nn.init.uniform_(self.weight, -((3 / dim) ** 0.5), (3 / dim) ** 0.5)
-        ends = torch.tensor(self.pairs)
+        ends = torch.tensor(self.pairs, dtype=torch.int64).reshape(-1, 2)
         self.register_buffer("left", ends[:, 0].contiguous(), persistent=False)
         self.register_buffer("right", ends[:, 1].contiguous(), persistent=False)
 
@@ -71,7 +72,10 @@ class BilinearInteraction(nn.Module):
 
 
 class FiBiNET(nn.Module):
-    """Linear term + perceptron([p, q]): p_ij products of e, q_ij = a_i a_j p_ij those of SENET's a_i e_i."""
+    """Linear term + perceptron([p, q]): p_ij products of e, q_ij = a_i a_j p_ij those of SENET's a_i e_i.
+
+    pairs  those that have products; None: all
+    """
 
     def __init__(
         self,
@@ -81,13 +85,14 @@ class FiBiNET(nn.Module):
         dropout: float = 0.5,
         reduction_ratio: float = 3.0,
         bilinear: Bilinear = "interaction",
+        pairs: Sequence[tuple[int, int]] | None = None,
     ) -> None:
         super().__init__()
         self.fields = tuple(fields)
         self.embedding = FeaturesEmbedding(fields, dim)
         self.wide = LinearTerm(fields)
         self.senet = SENET(len(fields), reduction_ratio)
-        self.bilinear = BilinearInteraction(len(fields), dim, bilinear)
+        self.bilinear = BilinearInteraction(len(fields), dim, bilinear, pairs)
         self.mlp = MLP(2 * len(self.bilinear.pairs) * dim, hidden_units, dropout)
         self.bias = nn.Parameter(torch.zeros(()))
 

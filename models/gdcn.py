@@ -16,15 +16,16 @@ from torch import Tensor, nn
 from models.dcn_v2 import CrossesAndPerceptron, Structure
 from models.fields import Field
 from models.hyperparameters import check_count
+from models.low_rank import linear_map
 
 
 class GatedCrossLayer(nn.Module):
     """c_0 * (W c + b) * sigmoid(V c) + c: the cross of c_0 and c, its information gate, and c."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, rank: int | None) -> None:
         super().__init__()
-        self.cross = nn.Linear(width, width)
-        self.gate = nn.Linear(width, width, bias=False)
+        self.cross = linear_map(width, width, rank)
+        self.gate = linear_map(width, width, rank, bias=False)
 
     def forward(self, inputs: Tensor, first: Tensor) -> Tensor:
         """inputs c and first c_0, both [batch, width] -> [batch, width]."""
@@ -35,10 +36,10 @@ class GatedCrossLayer(nn.Module):
 class GatedCrossNetwork(nn.Module):
     """Gated cross layers one after the other; the degree grows by one with each, as in DCN-V2."""
 
-    def __init__(self, width: int, cross_layers: int) -> None:
+    def __init__(self, width: int, cross_layers: int, rank: int | None) -> None:
         super().__init__()
         check_count("cross_layers", cross_layers, 1, "a stack needs a layer")
-        self.layers = nn.ModuleList(GatedCrossLayer(width) for _ in range(cross_layers))
+        self.layers = nn.ModuleList(GatedCrossLayer(width, rank) for _ in range(cross_layers))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """inputs c_0 [batch, width] -> c_L [batch, width]."""
@@ -49,7 +50,10 @@ class GatedCrossNetwork(nn.Module):
 
 
 class GDCN(CrossesAndPerceptron):
-    """A gated cross network, stacked under a perceptron or parallel to it."""
+    """A gated cross network, stacked under a perceptron or parallel to it.
+
+    rank  of the matrices of crosses and gates, which the paper keeps full; None: full
+    """
 
     def __init__(
         self,
@@ -59,8 +63,9 @@ class GDCN(CrossesAndPerceptron):
         dropout: float = 0.5,
         cross_layers: int = 3,
         structure: Structure = "stacked",
+        rank: int | None = None,
     ) -> None:
         def cross(width: int) -> GatedCrossNetwork:
-            return GatedCrossNetwork(width, cross_layers)
+            return GatedCrossNetwork(width, cross_layers, rank)
 
         super().__init__(fields, dim, cross, hidden_units, dropout, structure)

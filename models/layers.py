@@ -31,6 +31,18 @@ class FieldLinear(nn.Module):
         return (embeddings * self.weight).sum(dim=(1, 2))
 
 
+def checked_pairs(n_fields: int, pairs: Sequence[tuple[int, int]] | None) -> tuple[tuple[int, int], ...]:
+    """The pairs that a layer keeps, by default all i < j. Raises ValueError for others than these."""
+    every = tuple(itertools.combinations(range(n_fields), 2))
+    kept = every if pairs is None else tuple((int(i), int(j)) for i, j in pairs)
+    if not set(kept) <= set(every) or len(set(kept)) < len(kept):
+        raise ValueError(
+            f"'pairs' must be distinct (i, j) with 0 <= i < j < {n_fields} (got {kept!r}); "
+            "a pair has no order, so give each in one"
+        )
+    return kept
+
+
 class FieldPairs(nn.Module):
     """The pairwise term of FwFM, eq. 6: the sum over pairs i < j of <e_i, e_j> R_ij.
 
@@ -45,14 +57,7 @@ class FieldPairs(nn.Module):
 
     def __init__(self, n_fields: int, pairs: Sequence[tuple[int, int]] | None = None) -> None:
         super().__init__()
-        self.n_fields = n_fields
-        all_pairs = tuple(itertools.combinations(range(n_fields), 2))
-        self.pairs = all_pairs if pairs is None else tuple((int(i), int(j)) for i, j in pairs)
-        if not set(self.pairs) <= set(all_pairs) or len(set(self.pairs)) < len(self.pairs):
-            raise ValueError(
-                f"'pairs' must be distinct (i, j) with 0 <= i < j < {n_fields} (got {self.pairs!r}); "
-                "R is symmetric, so give each pair in one order"
-            )
+        self.n_fields, self.pairs = n_fields, checked_pairs(n_fields, pairs)
         self.weight = nn.Parameter(torch.empty(len(self.pairs)))
         nn.init.uniform_(self.weight, -(n_fields**-0.5), n_fields**-0.5)
         ends = torch.tensor(self.pairs, dtype=torch.int64).reshape(-1, 2)
@@ -87,18 +92,19 @@ class BiInteraction(nn.Module):
 
 
 class InnerProducts(nn.Module):
-    """<f_i, f_j> for every pair i < j: the upper triangle of one matrix product per row."""
+    """<f_i, f_j> for every pair i < j, or those in `pairs`: entries of one matrix product per row."""
 
     positions: Tensor
 
-    def __init__(self, n_fields: int) -> None:
+    def __init__(self, n_fields: int, pairs: Sequence[tuple[int, int]] | None = None) -> None:
         super().__init__()
-        rows, columns = torch.triu_indices(n_fields, n_fields, offset=1)
-        self.out_features = len(rows)
-        self.register_buffer("positions", rows * n_fields + columns, persistent=False)
+        self.pairs = checked_pairs(n_fields, pairs)
+        self.out_features = len(self.pairs)
+        positions = torch.tensor([i * n_fields + j for i, j in self.pairs], dtype=torch.int64)
+        self.register_buffer("positions", positions, persistent=False)
 
     def forward(self, embeddings: Tensor) -> Tensor:
-        """embeddings [batch, n_fields, dim] -> [batch, n_pairs], by rows of the triangle."""
+        """embeddings [batch, n_fields, dim] -> [batch, n_pairs], in the order of the pairs."""
         products = embeddings @ embeddings.transpose(1, 2)  # [batch, n_fields, n_fields]
         return products.flatten(1).index_select(1, self.positions)
 
@@ -108,30 +114,59 @@ class InteractingLayer(nn.Module):
 
     Reference: Song et al., "AutoInt: Automatic Feature Interaction Learning via Self-Attentive Neural
     Networks", CIKM 2019, eq. 5 to 8; `scaled` divides the scores by sqrt(attention_dim), as in a transformer.
+    `sizes` replaces the heads: for each the length of its queries and keys, and that of its values.
 
     Two alternatives are slower: one product with all four matrices, split in four, and heads as a separate
     axis, which needs copies.
     """
 
-    def __init__(self, dim: int, heads: int, attention_dim: int, scaled: bool = False) -> None:
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        attention_dim: int,
+        scaled: bool = False,
+        sizes: Sequence[tuple[int, int]] | None = None,
+    ) -> None:
         super().__init__()
         for name, value in (("heads", heads), ("attention_dim", attention_dim)):
             check_count(name, value, 1, "attention needs a head of size 1")
+        for length in itertools.chain.from_iterable(sizes or ()):
+            check_count("head_sizes", length, 1, "a head is (length of its queries, length of its values)")
         self.heads, self.attention_dim = heads, attention_dim
-        self.out_features = heads * attention_dim
+        every = [(attention_dim, attention_dim)] * heads if sizes is None else sizes
+        self.sizes = [(int(queries), int(values)) for queries, values in every]
+        self.query_sizes, self.value_sizes = (list(lengths) for lengths in zip(*self.sizes, strict=True))
+        self.out_features = sum(self.value_sizes)
         self.scale = attention_dim**-0.5 if scaled else 1.0
+        lengths = sum(self.query_sizes), sum(self.query_sizes), self.out_features, self.out_features
         self.query, self.key, self.value, self.residual = (
-            nn.Linear(dim, self.out_features, bias=False) for _ in range(4)
+            nn.Linear(dim, length, bias=False) for length in lengths
         )
 
     def forward(self, embeddings: Tensor) -> Tensor:
-        """embeddings [batch, n_fields, dim] -> [batch, n_fields, heads * attention_dim]."""
-        projected = (self.query(embeddings) * self.scale, self.key(embeddings), self.value(embeddings))
-        by_head = zip(
-            *(torch.split(vectors, self.attention_dim, dim=2) for vectors in projected), strict=True
-        )
+        """embeddings [batch, n_fields, dim] -> [batch, n_fields, out_features], all heads' values."""
+        queries = torch.split(self.query(embeddings) * self.scale, self.query_sizes, dim=2)
+        keys = torch.split(self.key(embeddings), self.query_sizes, dim=2)
+        values = torch.split(self.value(embeddings), self.value_sizes, dim=2)
+        by_head = zip(queries, keys, values, strict=True)
         attended = [(query @ key.transpose(1, 2)).softmax(dim=2) @ value for query, key, value in by_head]
         return torch.relu(torch.cat(attended, dim=2) + self.residual(embeddings))
+
+
+HeadSizes = Sequence[tuple[int, int]]
+
+
+def sizes_of_layers(sizes: Sequence[HeadSizes] | None, layers: int) -> Sequence[HeadSizes | None]:
+    """`head_sizes` of a model as `sizes` of each of its interacting layers."""
+    if sizes is None:
+        return [None] * layers
+    if len(sizes) != layers or not all(sizes):
+        raise ValueError(
+            f"'head_sizes' must be a list of heads for each of {layers} layers (got {sizes!r}); "
+            "a head is (length of its queries, length of its values)"
+        )
+    return sizes
 
 
 class Dropout(nn.Module):

@@ -42,6 +42,7 @@ class PNN(nn.Module):
 
     product  `inner`: p_ij = <f_i, f_j>, one number a pair (IPNN). `outer`: p = f f^T with f the sum of all
              embeddings, the superposition of all outer products (OPNN). `both`: one after the other
+    pairs    those that have an inner product; None: all
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class PNN(nn.Module):
         hidden_units: Sequence[int] = (400, 400, 400),
         dropout: float = 0.5,
         product: Product = "inner",
+        pairs: Sequence[tuple[int, int]] | None = None,
     ) -> None:
         super().__init__()
         check_choice("product", product, get_args(Product), "it says which product of the pairs is used")
@@ -58,7 +60,7 @@ class PNN(nn.Module):
         self.embedding = FeaturesEmbedding(fields, dim)
         products: list[InnerProducts | OuterProduct] = []
         if product != "outer":
-            products.append(InnerProducts(len(fields)))
+            products.append(InnerProducts(len(fields), pairs))
         if product != "inner":
             products.append(OuterProduct(dim))
         self.products = nn.ModuleList(products)

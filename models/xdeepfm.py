@@ -62,8 +62,62 @@ class CIN(nn.Module):
         return total
 
 
+class PairedCIN(nn.Module):
+    """A CIN whose maps read chosen pairs of a map below and a field, so most products are never computed.
+
+    Each layer but the last passes maps on, X_h = sum over its pairs of V_hp X^{k-1}_i * X^0_j, and each layer
+    adds the sum over i, j of A_ij <X^{k-1}_i, X^0_j> to the output. Any CIN can be written so, and with half
+    of the pairs in its first layer, where (i, j) and (j, i) have the same product.
+    """
+
+    def __init__(
+        self, n_fields: int, maps: Sequence[int], pairs: Sequence[Sequence[tuple[int, int]]]
+    ) -> None:
+        super().__init__()
+        check_widths("cin_maps", maps, "with 'cin_pairs' it is the number of maps that a layer passes on")
+        below = [n_fields, *maps]
+        self.pairs = tuple(tuple((int(i), int(j)) for i, j in of_layer) for of_layer in pairs)
+        if len(self.pairs) != len(maps) or not all(
+            of_layer and all(0 <= i < height and 0 <= j < n_fields for i, j in of_layer)
+            for of_layer, height in zip(self.pairs, below, strict=False)
+        ):
+            raise ValueError(
+                f"'cin_pairs' must be pairs (map below, field), one list for each of {len(maps)} layers "
+                f"(got {pairs!r}); they are what its maps read"
+            )
+        self.maps = nn.ParameterList(
+            torch.empty(size, len(of_layer)) for size, of_layer in zip(maps, self.pairs, strict=True)
+        )
+        self.mixed = nn.ParameterList(torch.empty(height, n_fields) for height in below)
+        for weight in (*self.maps, *self.mixed):
+            nn.init.xavier_uniform_(weight)
+        for layer, of_layer in enumerate(self.pairs):
+            left, right = torch.tensor(of_layer, dtype=torch.int64).T.contiguous()
+            self.register_buffer(f"left_{layer}", left, persistent=False)
+            self.register_buffer(f"right_{layer}", right, persistent=False)
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """embeddings [batch, n_fields, dim] -> [batch]."""
+        fields = embeddings.transpose(1, 2)  # X^0, [batch, dim, n_fields]
+        maps, logits = fields, []
+        for layer, mixed in enumerate(self.mixed):
+            logits.append((maps @ mixed * fields).sum(dim=(1, 2)))
+            if layer < len(self.maps):
+                # Gathers whole vectors: along the last axis it would copy single numbers.
+                below = embeddings if layer == 0 else maps.transpose(1, 2)
+                left, right = self.get_buffer(f"left_{layer}"), self.get_buffer(f"right_{layer}")
+                products = below.index_select(1, left) * embeddings.index_select(1, right)
+                maps = products.transpose(1, 2) @ self.maps[layer].T  # [batch, dim, maps]
+        total: Tensor = functools.reduce(torch.add, logits)
+        return total
+
+
 class XDeepFM(nn.Module):
-    """Linear term + CIN(e) + perceptron(e)."""
+    """Linear term + CIN(e) + perceptron(e).
+
+    cin_pairs  makes the CIN a PairedCIN: for each entry of `cin_maps`, now the maps that a layer passes on,
+               the pairs (map below, field) that they read
+    """
 
     def __init__(
         self,
@@ -73,12 +127,17 @@ class XDeepFM(nn.Module):
         dropout: float = 0.5,
         cin_maps: Sequence[int] = (64, 64),
         split_half: bool = False,
+        cin_pairs: Sequence[Sequence[tuple[int, int]]] | None = None,
     ) -> None:
         super().__init__()
         self.fields = tuple(fields)
         self.embedding = FeaturesEmbedding(fields, dim)
         self.wide = LinearTerm(fields)
-        self.cin = CIN(len(fields), cin_maps, split_half)
+        self.cin = (
+            CIN(len(fields), cin_maps, split_half)
+            if cin_pairs is None
+            else PairedCIN(len(fields), cin_maps, cin_pairs)
+        )
         self.mlp = MLP(len(fields) * dim, hidden_units, dropout)
         self.bias = nn.Parameter(torch.zeros(()))
 

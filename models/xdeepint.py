@@ -15,16 +15,17 @@ from torch import Tensor, nn
 
 from models.embedding import FeaturesEmbedding
 from models.fields import Field
+from models.low_rank import init_xavier, linear_map
 from models.polynomial_interaction import FieldOutput, check_depth, crossed
 
 
 class PolynomialInteraction(nn.Module):
     """The PIN layer, eq. 3: X_l = X_{l-1} o (W_{l-1} X_0) + X_{l-1}, one degree more than X_{l-1}."""
 
-    def __init__(self, parts: int) -> None:
+    def __init__(self, parts: int, rank: int | None) -> None:
         super().__init__()
-        self.mixing = nn.Linear(parts, parts, bias=False)  # its weight is W_{l-1}
-        nn.init.xavier_uniform_(self.mixing.weight)
+        self.mixing = linear_map(parts, parts, rank, bias=False)  # its weight is W_{l-1}
+        init_xavier(self.mixing)
 
     def forward(self, x: Tensor, x0: Tensor) -> Tensor:
         """x = X_{l-1} and x0 = X_0, both [batch, depth, parts] -> X_l of the same shape."""
@@ -33,15 +34,25 @@ class PolynomialInteraction(nn.Module):
 
 
 class XDeepInt(nn.Module):
-    """The output layer on the feature map after `layers` PIN layers: interactions up to degree layers + 1."""
+    """The output layer on the feature map after `layers` PIN layers: interactions up to degree layers + 1.
 
-    def __init__(self, fields: Sequence[Field], dim: int = 16, layers: int = 3, sub_spaces: int = 4) -> None:
+    rank  of the matrices W; None, as in the paper: full
+    """
+
+    def __init__(
+        self,
+        fields: Sequence[Field],
+        dim: int = 16,
+        layers: int = 3,
+        sub_spaces: int = 4,
+        rank: int | None = None,
+    ) -> None:
         super().__init__()
         check_depth(layers, dim, sub_spaces)
         self.fields, self.sub_spaces = tuple(fields), sub_spaces
         self.embedding = FeaturesEmbedding(fields, dim)
         parts = len(fields) * sub_spaces
-        self.layers = nn.ModuleList(PolynomialInteraction(parts) for _ in range(layers))
+        self.layers = nn.ModuleList(PolynomialInteraction(parts, rank) for _ in range(layers))
         self.output = FieldOutput(len(fields), sub_spaces)
         self.bias = nn.Parameter(torch.zeros(()))
 

@@ -38,8 +38,8 @@ def compress(plan: BudgetPlan, *, say: Say = print) -> Searched:
     with Work(plan.work).held() as work:
         subject = Subject.of(work)
         _check_sampling_rate(work, plan)
-        network, model, _ = load_checkpoint(subject.checkpoint, subject.log.schema)
-        space = space_of(network)
+        network, model, hyperparameters = load_checkpoint(subject.checkpoint, subject.log.schema)
+        space = space_of(network, hyperparameters)
         if not space.axes:
             raise ExportError(f"'model' must have a part that can be pruned (got {model}); serve it as it is")
         folder = trials_folder(subject, plan)

@@ -29,11 +29,12 @@ def search_page(found: Searched) -> str:
     )
 
 
-MEANINGS = """<p>D, R, F and N are the shares pruned of the DNN's weights, field pairs, embeddings and whole
-neurons. “To dense” is the change of AUC on the validation part, by which trials are chosen: the best of
-many is best there by luck too. “On unseen rows” is the calibration part, with the 95 % interval of the
-paired bootstrap. Microseconds are those of one core; each trial is timed beside the dense graph, and its
-share of that is told in the dense graph's microseconds of the first trial.</p>"""
+MEANINGS = """<p>D, R and F are the shares pruned of the DNN's weights, field pairs and embeddings; N, I and K
+those of whole neurons, interactions and dimensions. “To dense” is the change of AUC on the validation part,
+by which trials are chosen: the best of many is best there by luck too. “On unseen rows” is the calibration
+part, with the 95 % interval of the paired bootstrap. Microseconds are those of one core; each trial is timed
+beside the dense graph, and its share of that is told in the dense graph's microseconds of the first
+trial.</p>"""
 
 
 def _sentence(text: str) -> str:

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import nn
 
-from export.compress.perceptrons import find_perceptrons
-from export.compress.recipes import PARTS, RECIPES, Recipe
-from export.compress.targets import find_targets
+from export.compress.compact import can_lose
+from export.compress.parts import parts_of
+from export.compress.recipes import RECIPES, Recipe
 
 # To prune a few per cent wins nothing, and changes the model all the same.
 ALL_KEPT = 0.95
 # The smallest share of each part that is tried: half of what the paper's and our presets keep, or less.
-LEAST_KEPT: Mapping[str, float] = {"dnn": 0.003, "field_matrix": 0.02, "embedding": 0.05, "neurons": 0.03}
+LEAST_KEPT: Mapping[str, float] = {
+    "dnn": 0.003,
+    "field_matrix": 0.02,
+    "embedding": 0.05,
+    "neurons": 0.03,
+    "interactions": 0.02,
+    "dimensions": 0.3,
+}
 
 
 @dataclass(frozen=True)
@@ -51,9 +59,11 @@ class Space:
         return [*points.items()]
 
 
-def space_of(model: nn.Module) -> Space:
+def space_of(model: nn.Module, hyperparameters: Mapping[str, Any]) -> Space:
     """The parts of this model that can be pruned; none where it has no such part."""
-    found = {target.part for target in find_targets(model)}
-    if find_perceptrons(model):
-        found.add("neurons")
-    return Space(tuple(Axis(part, LEAST_KEPT[part]) for part in PARTS if part in found))
+    parts = [
+        part
+        for part in parts_of(model)
+        if part != "dimensions" or can_lose(model, hyperparameters, part, LEAST_KEPT[part])
+    ]
+    return Space(tuple(Axis(part, LEAST_KEPT[part]) for part in parts))

@@ -7,7 +7,14 @@ from collections.abc import Mapping, Sequence
 from export.budgets.records import Form, Limits, Searched, Trial
 from export.report.text_table import aligned
 
-LETTERS: Mapping[str, str] = {"dnn": "D", "field_matrix": "R", "embedding": "F", "neurons": "N"}
+LETTERS: Mapping[str, str] = {
+    "dnn": "D",
+    "field_matrix": "R",
+    "embedding": "F",
+    "neurons": "N",
+    "interactions": "I",
+    "dimensions": "K",
+}
 
 
 def recipe_text(kept: Mapping[str, float]) -> str:

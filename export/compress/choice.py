@@ -7,7 +7,7 @@ from typing import Literal
 
 from export.compress.config import PruneConfig
 from export.compress.fitting import fitting_preset, rule_in_words
-from export.compress.recipes import RECIPES, Recipe, find_recipe
+from export.compress.recipes import RECIPES, UNIT_PARTS, Recipe, find_recipe
 from export.knobs import POSITIVE, SHARE_BELOW_ONE, OneOf, knob
 from export.train.fitting import PAPERS_LEARNING_RATE
 
@@ -35,6 +35,19 @@ class PruneChoice(PruneConfig):
         SHARE_BELOW_ONE,
         otherwise="the preset's",
     )
+    interactions: float | None = knob(
+        None,
+        "share of what a model has beside its perceptron to prune whole: pairs of products, of the CIN, rows "
+        "of cross layers, numbers of attention heads",
+        SHARE_BELOW_ONE,
+        otherwise="the preset's",
+    )
+    dimensions: float | None = knob(
+        None,
+        "share of the embeddings' dimensions to prune whole, the same ones of all fields",
+        SHARE_BELOW_ONE,
+        otherwise="the preset's",
+    )
     prune_learning_rate: float = knob(PAPERS_LEARNING_RATE, "step size of Adam while pruning", POSITIVE)
     dense_twin: Literal["train", "skip"] = knob(
         "train",
@@ -48,11 +61,10 @@ class PruneChoice(PruneConfig):
         return self.preset is not None and find_recipe(self.preset).searches
 
     def recipe(self, rows: int, *, shrinks: bool = True) -> Recipe:
-        """The preset's, with the neurons chosen.
+        """The preset's, with the whole parts chosen.
 
         Without a preset it is that which fits so many training rows, and whether pruning shrinks the model.
         """
         recipe = find_recipe(self.preset or fitting_preset(rows, shrinks=shrinks))
-        if self.neurons is None or self.neurons == recipe.neurons:
-            return recipe
-        return recipe.with_neurons(self.neurons)
+        chosen = {part: getattr(self, part) for part in UNIT_PARTS}
+        return recipe.with_units(**{part: share for part, share in chosen.items() if share is not None})

@@ -1,7 +1,8 @@
 """Removes what pruning zeroed: a masked model -> a smaller model of the same class with the same logits.
 
-It knows the shared layers of `models.layers`, wherever they are in a model, and that a model is built as
-`Class(fields, **hyperparameters)`. Parts that it cannot verify stay masked, with a note.
+It knows embeddings, `FieldPairs` and perceptrons, wherever they are in a model, and that a model is built as
+`Class(fields, **hyperparameters)`; `export.compress.interactions` knows the layers of single models. Parts
+that it cannot verify stay masked, with a note.
 """
 
 from __future__ import annotations
@@ -19,14 +20,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from export.compress.dead_neurons import Perceptron
+from export.compress.dimensions import without_dead_dimensions
 from export.compress.embedding_rows import first_of_each, renumber
+from export.compress.interactions.kinds import REMOVALS
+from export.compress.parts import find_units
 from export.compress.perceptrons import (
     find_perceptrons,
     hidden_widths,
     linear_layers,
     without_dead_neurons,
 )
+from export.compress.plan import Plan, UnsupportedError, build, layers_of, require_argument
+from export.compress.recipes import RECIPES
 from export.compress.targets import find_targets
+from export.compress.whole_units import WholeUnits
 from models.embedding import FeaturesEmbedding
 from models.fields import PADDING_ID, Field, fields_of
 from models.layers import MLP, FieldPairs
@@ -53,47 +60,36 @@ class Compacted:
     notes: tuple[str, ...]  # what stayed masked, and why
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """A smaller model before it is built: constructor arguments, and tensors by name in the state dict."""
-
-    fields: tuple[Field, ...]
-    hyperparameters: dict[str, Any]
-    tensors: dict[str, Tensor]
-    renumberings: dict[str, NDArray[np.int32]]
-
-
-class _UnsupportedError(Exception):
-    """A part of a model cannot be made smaller; the message is the reason."""
-
-
 def compact(model: nn.Module, hyperparameters: Mapping[str, Any]) -> Compacted:
     """A model with exact zeros -> a smaller model with the same logits, in eval mode; `model` is not changed.
 
     `hyperparameters` are the keyword arguments that the model was built with, beside its fields. After each
-    removal (embedding rows, field pairs, the neurons of each perceptron) both models run on random ids. If
-    the logits change, or the class cannot be built that way, the part keeps its masked form, with a note.
+    removal (embedding rows and dimensions, field pairs, the neurons of each perceptron, each kind of
+    interactions) both models run on random ids. If the logits change, or the class cannot be built that way,
+    the part keeps its masked form, with a note. What one removal leaves dead, the next round takes.
     Raises ValueError if the model has no `fields`.
     """
     if not isinstance(fields := getattr(model, "fields", None), tuple):
         raise ValueError(f"'model' must have a tuple of fields as `.fields` (got {type(model).__name__})")
-    plan = _Plan(fields, dict(hyperparameters), {}, {})
-    smaller, difference, notes = model, 0.0, []
-    for part, remove in _parts_of(model).items():
-        try:
-            candidate = remove(model, plan)
-            if candidate is not plan:
-                smaller, difference = _build_checked(model, candidate)
-                plan = candidate
-        except _UnsupportedError as reason:
-            notes.append(f"{part} stay masked: {reason}")
-    perceptrons = [without_dead_neurons(layers) for layers in find_perceptrons(model)]
+    plan = Plan(fields, dict(hyperparameters), {}, {})
+    smaller, difference, changed = model, 0.0, True
+    while changed:
+        changed, notes = False, []
+        for part, remove in _parts_of(smaller).items():
+            try:
+                candidate = remove(smaller, plan)
+                if candidate is not plan:
+                    smaller, difference = _build_checked(model, smaller, candidate)
+                    plan, changed = replace(candidate, tensors={}), True
+            except UnsupportedError as reason:
+                notes.append(f"{part} stay masked: {reason}")
+    perceptrons = [without_dead_neurons(layers) for layers in find_perceptrons(smaller)]
     return Compacted(
         model=smaller,
         hyperparameters=plan.hyperparameters,
         renumberings=plan.renumberings,
         live_neurons=tuple(count for perceptron in perceptrons for count in perceptron.live),
-        live_pairs=sum(int(layer.weight.count_nonzero()) for _, layer in _layers(model, FieldPairs)),
+        live_pairs=sum(int(layer.weight.count_nonzero()) for _, layer in layers_of(model, FieldPairs)),
         dead_inputs=sum(perceptron.dead_inputs for perceptron in perceptrons),
         embedding_rows=(_embedding_rows(model), _embedding_rows(smaller)),
         parameters=(_parameters(model), _parameters(smaller)),
@@ -112,14 +108,32 @@ def can_shrink(model: nn.Module, hyperparameters: Mapping[str, Any]) -> bool:
     bare = copy.deepcopy(model)
     for target in find_targets(bare):
         for weights in target.weights:
-            weights.zero_()
+            # A row stays, so the embeddings keep their dimensions, of which no weight's rate takes any out.
+            weights[target.part == "embedding" :].zero_()
     masked, smaller = compact(bare, hyperparameters).bytes
     return smaller < masked
 
 
-def _merge_rows(model: nn.Module, plan: _Plan) -> _Plan:
+def can_lose(model: nn.Module, hyperparameters: Mapping[str, Any], part: str, share: float) -> bool:
+    """Whether a model of this form has units of a part, and of dimensions can lose such a share of them.
+
+    Other units go wherever they are found. Which dimension a layer reads is its own affair: this tries.
+    """
+    bare = copy.deepcopy(model)
+    found = find_units(bare, RECIPES["none"].with_units(**{part: share}))
+    if not found or part != "dimensions":
+        return bool(found)
+    WholeUnits(found).silence(lambda _: share)
+    (units,) = found
+    left = int(units.importance().count_nonzero())
+    return left == units.count or compact(bare, hyperparameters).hyperparameters.get("dim") == left
+
+
+def _merge_rows(model: nn.Module, plan: Plan) -> Plan:
     """Merges ids whose rows are zero in every table; all tables over the model's fields share ids."""
-    layers = _layers(model, FeaturesEmbedding)
+    if plan.renumberings:
+        return plan
+    layers = layers_of(model, FeaturesEmbedding)
     tables = [layer.table for _, layer in layers]
     other_tables = [path for path, layer in layers if layer.fields != plan.fields]
     for path, module in model.named_modules():
@@ -128,12 +142,12 @@ def _merge_rows(model: nn.Module, plan: _Plan) -> _Plan:
         ):
             other_tables.append(path)
     if other_tables:
-        raise _UnsupportedError(f"'{other_tables[0]}' is not a table over all of the model's fields")
+        raise UnsupportedError(f"'{other_tables[0]}' is not a table over all of the model's fields")
     if not layers:
         return plan
     compressed = [field for field in plan.fields if field.storage != "full"]
     if compressed:
-        raise _UnsupportedError(f"the embeddings of '{compressed[0].name}' do not have one row for each id")
+        raise UnsupportedError(f"the embeddings of '{compressed[0].name}' do not have one row for each id")
     dead = np.logical_and.reduce([(table.weight == 0).all(dim=1).cpu().numpy() for table in tables])
     renumberings, taken, start = {}, [], 0
     old_ids: dict[str, NDArray[np.integer]] = {}
@@ -166,41 +180,33 @@ def _of_ids(field: Field, ids: NDArray[np.integer]) -> Field:
     return replace(field, cardinality=len(ids), values=values)
 
 
-def _drop_pairs(model: nn.Module, plan: _Plan) -> _Plan:
-    layers = _layers(model, FieldPairs)
+def _drop_pairs(model: nn.Module, plan: Plan) -> Plan:
+    layers = layers_of(model, FieldPairs)
     if all(layer.weight.all() for _, layer in layers):
         return plan
     path, layer = _only(model, layers, "pairs")
     live = layer.weight.detach() != 0
     pairs = tuple(pair for pair, alive in zip(layer.pairs, live.tolist(), strict=True) if alive)
-    return replace(
-        plan,
-        hyperparameters={**plan.hyperparameters, "pairs": pairs},
-        tensors={**plan.tensors, f"{path}.weight": layer.weight.detach()[live]},
-    )
+    return plan.changed({f"{path}.weight": layer.weight.detach()[live]}, pairs=pairs)
 
 
-def _drop_neurons(model: nn.Module, plan: _Plan, *, path: str) -> _Plan:
+def _drop_neurons(model: nn.Module, plan: Plan, *, path: str) -> Plan:
     """Narrows the perceptron at `path` by the argument that sizes it and no other."""
     perceptrons = _perceptrons(model)
     mlp = dict(perceptrons)[path]
     if (layers := linear_layers(mlp)) is None:
-        raise _UnsupportedError("it has parts other than linear layers with biases")
+        raise UnsupportedError("it has parts other than linear layers with biases")
     small = without_dead_neurons(layers)
     if small.widths == hidden_widths(layers):
         return plan
     argument = _units_argument(model, path)
     _only(model, [one for one in perceptrons if _units_argument(model, one[0]) == argument], argument)
-    return replace(
-        plan,
-        hyperparameters={**plan.hyperparameters, argument: small.widths},
-        tensors={**plan.tensors, **_tensors_of(small, path, mlp.has_output)},
-    )
+    return plan.changed(_tensors_of(small, path, mlp.has_output), **{argument: small.widths})
 
 
 def _perceptrons(model: nn.Module) -> list[tuple[str, MLP]]:
     """The perceptrons with hidden layers, with their paths."""
-    return [(path, mlp) for path, mlp in _layers(model, MLP) if len(mlp.hidden)]
+    return [(path, mlp) for path, mlp in layers_of(model, MLP) if len(mlp.hidden)]
 
 
 def _units_argument(model: nn.Module, path: str) -> str:
@@ -218,44 +224,46 @@ def _tensors_of(perceptron: Perceptron, path: str, has_output: bool) -> dict[str
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
-def _parts_of(model: nn.Module) -> dict[str, Callable[[nn.Module, _Plan], _Plan]]:
+def _parts_of(model: nn.Module) -> dict[str, Callable[[nn.Module, Plan], Plan]]:
     """The removals in order; each perceptron is a part of its own, so an unsupported one affects no other."""
     neurons = {
         f"dead neurons of '{path}'": partial(_drop_neurons, path=path) for path, _ in _perceptrons(model)
     }
-    return {"zero embedding rows": _merge_rows, "pruned pairs": _drop_pairs, **neurons}
+    return {
+        "zero embedding rows": _merge_rows,
+        "zero embedding dimensions": without_dead_dimensions,
+        "pruned pairs": _drop_pairs,
+        **neurons,
+        **REMOVALS,
+    }
 
 
 def _only(model: nn.Module, layers: list[tuple[str, Any]], argument: str) -> tuple[str, Any]:
     """The one layer that this argument of the model's constructor sizes, with its path."""
-    name = type(model).__name__
-    if argument not in inspect.signature(type(model)).parameters:
-        raise _UnsupportedError(f"{name} takes no '{argument}' that could size a smaller one")
+    require_argument(model, argument)
     if len(layers) > 1:
-        raise _UnsupportedError(f"{name} uses one '{argument}' for {', '.join(path for path, _ in layers)}")
+        raise UnsupportedError(
+            f"{type(model).__name__} uses one '{argument}' for {', '.join(path for path, _ in layers)}"
+        )
     return layers[0]
 
 
-def _build_checked(model: nn.Module, plan: _Plan) -> tuple[nn.Module, float]:
-    """The planned model, in eval mode, and its largest difference of logits from `model` on random ids."""
-    try:
-        with torch.random.fork_rng(devices=[]):  # initial weights must not advance the caller's random state
-            smaller = type(model)(plan.fields, **plan.hyperparameters)
-    except (TypeError, ValueError) as error:
-        raise _UnsupportedError(f"a smaller {type(model).__name__} could not be built: {error}") from error
+def _build_checked(masked: nn.Module, model: nn.Module, plan: Plan) -> tuple[nn.Module, float]:
+    """`model` as planned, in eval mode, and its largest difference of logits from `masked` on random ids."""
+    smaller = build(model, plan)
     state = {**model.state_dict(), **plan.tensors}
     for name, tensor in smaller.state_dict().items():
         if name not in state or state[name].shape != tensor.shape:
             found = tuple(state[name].shape) if name in state else "none"
-            raise _UnsupportedError(
+            raise UnsupportedError(
                 f"'{name}' of the smaller model is of shape {tuple(tensor.shape)}, not {found}"
             )
     smaller.load_state_dict({name: state[name] for name in smaller.state_dict()})
     smaller = smaller.to(next(model.parameters()).device).eval()
-    return smaller, _difference(model, smaller, plan)
+    return smaller, _difference(masked, smaller, plan)
 
 
-def _difference(model: nn.Module, smaller: nn.Module, plan: _Plan) -> float:
+def _difference(model: nn.Module, smaller: nn.Module, plan: Plan) -> float:
     fields = fields_of(model)
     rng = np.random.default_rng(0)
     ids = [rng.integers(field.cardinality, size=(CHECKED_ROWS, field.width)) for field in fields]
@@ -274,23 +282,19 @@ def _difference(model: nn.Module, smaller: nn.Module, plan: _Plan) -> float:
         try:
             found = smaller(torch.from_numpy(np.concatenate(new_ids, axis=1)).to(device))
         except (IndexError, RuntimeError) as error:
-            raise _UnsupportedError(f"a smaller {type(model).__name__} does not run: {error}") from error
+            raise UnsupportedError(f"a smaller {type(model).__name__} does not run: {error}") from error
     model.train(was_training)
     difference = float((found - expected).abs().max())
     if not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):
-        raise _UnsupportedError(
+        raise UnsupportedError(
             f"a smaller {type(model).__name__} differs by {difference:.2g} in the logit; "
             "some layer uses this part in an unsupported way"
         )
     return difference
 
 
-def _layers(model: nn.Module, kind: type[nn.Module]) -> list[tuple[str, Any]]:
-    return [(path, module) for path, module in model.named_modules() if isinstance(module, kind)]
-
-
 def _embedding_rows(model: nn.Module) -> int:
-    return sum(layer.table.num_embeddings for _, layer in _layers(model, FeaturesEmbedding))
+    return sum(layer.table.num_embeddings for _, layer in layers_of(model, FeaturesEmbedding))
 
 
 def _parameters(model: nn.Module) -> int:

@@ -6,11 +6,13 @@ their neurons.
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from torch import nn
 
 from export.compress.dead_neurons import Perceptron, remove_dead_neurons
+from export.compress.whole_units import Units, columns_of, rows_of
 from models.layers import MLP
 
 LinearLayers = tuple[nn.Linear, ...]
@@ -37,6 +39,15 @@ def find_perceptrons(model: nn.Module) -> tuple[LinearLayers, ...]:
     """The layers of each perceptron of the model that has removable neurons."""
     found = (linear_layers(module) or () for module in model.modules() if isinstance(module, MLP))
     return tuple(layers for layers in found if len(layers) > 1)
+
+
+def find_neurons(model: nn.Module) -> list[Units]:
+    """The neurons of each hidden layer, with the layer that reads them."""
+    return [
+        Units("neurons", layer.out_features, (rows_of(layer.weight),), (columns_of(reader.weight),))
+        for layers in find_perceptrons(model)
+        for layer, reader in itertools.pairwise(layers)
+    ]
 
 
 def without_dead_neurons(layers: LinearLayers) -> Perceptron:

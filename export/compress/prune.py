@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from export.compress.config import PruneConfig
 from export.compress.magnitude import apply_mask, largest_mask, zero_smallest
-from export.compress.perceptrons import dead_neuron_rate, find_perceptrons
+from export.compress.parts import find_units
+from export.compress.perceptrons import dead_neuron_rate
 from export.compress.recipes import Recipe
 from export.compress.schedule import RESIDUAL, is_pruning_step, pruning_interval, sparse_rate
 from export.compress.targets import Target, find_targets, zero_rates
-from export.compress.whole_neurons import WholeNeurons
+from export.compress.whole_units import WholeUnits, dead_unit_rate
 from export.train.config import TrainConfig
 from export.train.loop import Log, Report, train
 from export.train.result import TrainResult
@@ -31,8 +32,8 @@ from export.train.sampling import steps_an_epoch
 class PruneResult:
     """The requested `rates` and those `reached`, for the parts the model has, and the training's result.
 
-    Rates are shares of exact zeros. The rate of `neurons`, present if whole neurons are pruned, is the share
-    of dead neurons.
+    Rates are shares of exact zeros. Those of `neurons`, `interactions` and `dimensions`, present if whole
+    ones are pruned, are the shares of dead ones.
     """
 
     rates: dict[str, float]
@@ -48,8 +49,8 @@ class Pruner:
     the optimizer may restore a weight that was pruned by mistake, and the next pruning considers it again.
     The last pruning fixes masks, which are applied after every later step, so that updates from the
     optimizer's moments do not reach the next forward pass. With very many weights (the embeddings of a large
-    log) the rates before the last pruning are approximate, and the last is exact. Whole neurons are pruned
-    the same way, see `export.compress.whole_neurons`.
+    log) the rates before the last pruning are approximate, and the last is exact. Whole units are pruned
+    the same way, see `export.compress.whole_units`.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class Pruner:
         residual: float = RESIDUAL,
     ) -> None:
         self.targets = [target for target in find_targets(model) if recipe.rates[target.part] > 0.0]
-        self.neurons = WholeNeurons(find_perceptrons(model) if recipe.neurons > 0.0 else ())
+        self.units = WholeUnits(find_units(model, recipe))
         self.recipe, self.start, self.steps = recipe, start, steps
         self.every, self.residual = pruning_interval(steps, every), residual
         self.masks: list[tuple[Tensor, Tensor]] = []
@@ -78,16 +79,16 @@ class Pruner:
         if step == self.steps:
             self._prune_finally()
         elif is_pruning_step(step, self.steps, self.every):
-            self.neurons.silence(self._rate("neurons", step))
+            self.units.silence(lambda part: self._rate(part, step))
             for target in self.targets:
                 self._zero_smallest(target, self._rate(target.part, step))
         for weight, kept in self.masks:
             apply_mask(weight, kept)
 
     def _prune_finally(self) -> None:
-        """Prunes neurons first, so their weights count among the zeros of the weights' rates."""
-        self.neurons.silence(self.recipe.neurons)
-        self.masks = self.neurons.masks()
+        """Prunes units first, so their weights count among the zeros of the weights' rates."""
+        self.units.silence(lambda part: self.recipe.rates[part])
+        self.masks = self.units.masks()
         for weight, kept in self.masks:
             apply_mask(weight, kept)
         for target in self.targets:
@@ -99,7 +100,7 @@ class Pruner:
 
     def _zero_smallest(self, target: Target, rate: float) -> None:
         """A silenced neuron keeps its input weights, so it can be restored; they count as pruned."""
-        silent = self.neurons.silent_rows(target.weights[0])
+        silent = self.units.silent(target.weights[0])
         if silent is None:
             zero_smallest(target.weights, rate, self._random)
         else:
@@ -167,8 +168,10 @@ def _stretch(schedule: PruneConfig, steps_per_epoch: int) -> _Stretch:
 def _reached(model: nn.Module, recipe: Recipe) -> dict[str, float]:
     """`PruneResult.reached` of the model."""
     rates = zero_rates(model)
-    if recipe.neurons > 0.0 and find_perceptrons(model):
-        rates["neurons"] = dead_neuron_rate(model)
+    units = find_units(model, recipe)
+    for part in dict.fromkeys(one.part for one in units):
+        own = [one for one in units if one.part == part]
+        rates[part] = dead_neuron_rate(model) if part == "neurons" else dead_unit_rate(own)
     return rates
 
 

@@ -9,8 +9,11 @@ from dataclasses import dataclass, replace
 
 from export.errors import ExportError
 
-PARTS = ("dnn", "field_matrix", "embedding", "neurons")
-"""Parts with a rate: D, R and F in the paper's notation, and whole neurons of the hidden layers."""
+UNIT_PARTS = ("neurons", "interactions", "dimensions")
+"""Parts that are pruned as wholes: what goes leaves the graph smaller and faster."""
+
+PARTS = ("dnn", "field_matrix", "embedding", *UNIT_PARTS)
+"""Parts with a rate: D, R and F in the paper's notation, whose weights go one by one, and the whole ones."""
 
 
 @dataclass(frozen=True)
@@ -18,10 +21,12 @@ class Recipe:
     """Target rates, in [0, 1): the share of weights that is zero at the end, for each part of a model.
 
     `neurons` is the share of the hidden layers' neurons that are removed. Their weights count among the zeros
-    of `dnn`, so the higher of the two rates decides how many weights are left. `searches` says that a run
-    looks for better settings of training first (`export.tune`).
+    of `dnn`, so the higher of the two rates decides how many weights are left. `interactions` is that of the
+    pairs, rows and numbers of heads in what a model has beside its perceptron
+    (`export.compress.interactions`), and `dimensions` that of the numbers in an embedding. `searches` says
+    that a run looks for better settings of training first (`export.tune`).
 
-    Reference: Deng et al., "DeepLight", WSDM 2021, sections 4.2 and 5.3.4, for all but the neurons.
+    Reference: Deng et al., "DeepLight", WSDM 2021, sections 4.2 and 5.3.4, for all but the whole parts.
     """
 
     name: str
@@ -29,13 +34,15 @@ class Recipe:
     field_matrix: float
     embedding: float
     neurons: float = 0.0
+    interactions: float = 0.0
+    dimensions: float = 0.0
     searches: bool = False
 
     def __post_init__(self) -> None:
         for part in PARTS:
             rate = getattr(self, part)
             if not 0.0 <= rate < 1.0:
-                whose = "neurons" if part == "neurons" else "weights"
+                whose = part if part in UNIT_PARTS else "weights"
                 raise ExportError(
                     f"'{part}' of recipe '{self.name}' must be in [0, 1) (got {rate!r}); "
                     f"it is the share of {whose} to prune, 0.9 for 90 %"
@@ -43,13 +50,21 @@ class Recipe:
 
     @property
     def rates(self) -> dict[str, float]:
-        """Part -> target rate; neurons are included only if whole neurons are pruned."""
-        return {part: getattr(self, part) for part in PARTS if part != "neurons" or self.neurons > 0.0}
+        """Part -> target rate; whole parts are included only if some of them are pruned."""
+        rates = {part: float(getattr(self, part)) for part in PARTS}
+        return {part: rate for part, rate in rates.items() if part not in UNIT_PARTS or rate > 0.0}
 
-    def with_neurons(self, share: float) -> Recipe:
-        """This recipe with another share of neurons, which its name shows."""
+    def with_units(self, **shares: float) -> Recipe:
+        """This recipe with other shares of whole parts, which its name shows."""
         preset = self.name.partition(",")[0]
-        return replace(self, name=f"{preset}, neurons {share:.0%}", neurons=share)
+        changed = replace(self, **shares)  # type: ignore[arg-type]  # the names are those of rates
+        usual = RECIPES.get(preset, RECIPES["none"])
+        words = [
+            f"{part} {getattr(changed, part):.0%}"
+            for part in UNIT_PARTS
+            if getattr(changed, part) != getattr(usual, part)
+        ]
+        return replace(changed, name=", ".join([preset, *words]))
 
     @property
     def prunes(self) -> bool:

@@ -70,16 +70,17 @@ def quantize_layers(
     read_by = {value: _weights_that_read(value, gemms) for value in inputs if value not in steps}
     steps |= _steps_of(editor, read_by, ids)
     rounded: dict[ir.Value, ir.Value] = {}
-    for gemm in gemms:
+    sources = [gemm.inputs[0] for gemm in gemms]  # a layer that is rewritten has another output
+    for gemm, source in zip(gemms, sources, strict=True):
         value = gemm.inputs[0]
-        if value is None:
+        if value is None or source is None:
             continue
-        if by_batch and value in read_by:
-            _read_ranges_of_batch(editor, gemm, value, steps[value])
+        if by_batch and source in read_by:
+            _read_ranges_of_batch(editor, gemm, value, steps[source])
             continue
-        if value not in rounded:
-            rounded[value] = _rounded(editor, gemm, value, steps[value])
-        _read_int8_weights(editor, gemm, rounded[value], steps[value], unrounded)
+        if source not in rounded:
+            rounded[source] = _rounded(editor, gemm, value, steps[source])
+        _read_int8_weights(editor, gemm, rounded[source], steps[source], unrounded)
     editor.sweep()  # a remaining float layer would count as a consumer of its input
     for relu in editor.nodes("Relu"):
         _replace_relu_by_max(editor, relu)

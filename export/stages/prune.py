@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import msgspec
+from torch import nn
 
 from export.compress.choice import PruneChoice
-from export.compress.compact import Compacted, can_shrink
+from export.compress.compact import Compacted, can_lose, can_shrink
 from export.compress.compact import compact as compact_model
 from export.compress.config import PruneConfig
-from export.compress.perceptrons import find_perceptrons
 from export.compress.prune import PruneResult
 from export.compress.prune import prune as prune_model
 from export.compress.recipes import Recipe
@@ -35,8 +37,8 @@ def prune(
 
     What `choice` leaves open is as in training, and so are the teachers; its preset fits log and model, and
     a `recipe` goes before it. The dense twin (`export.stages.dense_twin`) is trained too unless `choice`
-    skips it. A model without neurons that can go keeps them, with a warning. A recipe that prunes nothing
-    only clears what an earlier pruning left.
+    skips it. A model without neurons, interactions or dimensions that can go keeps them, with a warning. A
+    recipe that prunes nothing only clears what an earlier pruning left.
     """
     trained = work.read_record("train", Trained)
     log = taught_log(work, open_log(work.path("log")), trained.taught)
@@ -45,12 +47,7 @@ def prune(
     network, model, hyperparameters = load_checkpoint(work.path("dense.pt"), log.schema)
     shrinks = not fitted or can_shrink(network, hyperparameters)
     recipe = recipe or choice.recipe(rows, shrinks=shrinks)
-    if recipe.neurons > 0.0 and not find_perceptrons(network):
-        say(
-            f"warning: 'neurons' must be 0 for {model}, which has no perceptron of linear layers and ReLU "
-            f"(got {recipe.neurons:g}); none is pruned: leave --neurons out, or prune weights"
-        )
-        recipe = recipe.with_neurons(0.0)
+    recipe = _possible(recipe, network, model, hyperparameters, say)
     work.start("prune")
     if not recipe.prunes:
         _leave(work, Unpruned(rows, fitted, model, shrinks), say)
@@ -69,6 +66,28 @@ def prune(
     _tell(record, say)
     work.record("prune", record)
     return record
+
+
+_LACKS = {
+    "neurons": "has no perceptron of linear layers and ReLU",
+    "interactions": "has no layer of pairs, crosses or attention that can be pruned",
+    "dimensions": "cannot lose that share of its embeddings' dimensions",
+}
+
+
+def _possible(
+    recipe: Recipe, network: nn.Module, model: str, hyperparameters: Mapping[str, Any], say: Say
+) -> Recipe:
+    """The recipe without the whole parts that this model cannot lose, with a warning for each."""
+    for part, reason in _LACKS.items():
+        share = getattr(recipe, part)
+        if share > 0.0 and not can_lose(network, hyperparameters, part, share):
+            say(
+                f"warning: '{part}' must be 0 for {model}, which {reason} (got {share:g}); none is pruned: "
+                f"leave --{part} out, or prune weights"
+            )
+            recipe = recipe.with_units(**{part: 0.0})
+    return recipe
 
 
 def _leave(work: Work, record: Unpruned, say: Say) -> None:
@@ -123,7 +142,8 @@ def _tell(record: Pruned, say: Say) -> None:
     neurons = "-".join(str(count) for count in record.live_neurons) or "no"
     say(
         f"compacted: {neurons} live neurons, {record.live_pairs} live pairs, "
-        f"{record.embedding_rows[1]:,} of {record.embedding_rows[0]:,} embedding rows"
+        f"{record.embedding_rows[1]:,} of {record.embedding_rows[0]:,} embedding rows, "
+        f"{record.parameters[1]:,} of {record.parameters[0]:,} parameters"
     )
     for note in record.notes:
         say(f"note: {note}")

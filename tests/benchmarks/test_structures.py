@@ -62,12 +62,19 @@ def test_it_describes_every_graph_and_makes_each_once(
 
 
 @pytest.mark.parametrize(
-    ("text", "dnn", "neurons"),
-    [("D0", 0, 0), ("D99", 0.99, 0), ("N75", 0, 0.75), ("D90N12.5", 0.9, 0.125)],
+    ("text", "shares"),
+    [
+        ("D0", (0, 0, 0, 0)),
+        ("D99", (0.99, 0, 0, 0)),
+        ("N75", (0, 0.75, 0, 0)),
+        ("D90N12.5", (0.9, 0.125, 0, 0)),
+        ("D90I80K50", (0.9, 0, 0.8, 0.5)),
+    ],
 )
-def test_a_recipe_is_read_as_the_paper_writes_it(text: str, dnn: float, neurons: float) -> None:
+def test_a_recipe_is_read_as_the_paper_writes_it(text: str, shares: tuple[float, ...]) -> None:
     recipe, latency = parse_recipe(text), RECIPES["low-latency"]
-    assert (recipe.name, recipe.dnn, recipe.neurons) == (text, dnn, neurons)
+    assert recipe.name == text
+    assert (recipe.dnn, recipe.neurons, recipe.interactions, recipe.dimensions) == shares
     assert (recipe.field_matrix, recipe.embedding) == (latency.field_matrix, latency.embedding)
 
 

@@ -69,6 +69,25 @@ def test_defaults_are_the_papers() -> None:
     assert model.output.weight.shape == (1, 3 * 64)
 
 
+def test_heads_of_different_lengths_are_heads_with_zeros() -> None:
+    torch.manual_seed(0)
+    whole, cut = InteractingLayer(5, 2, 4), InteractingLayer(5, 2, 4, sizes=[(2, 3), (4, 1)])
+    queries, values = [0, 1, 4, 5, 6, 7], [0, 1, 2, 4]
+    with torch.no_grad():
+        for name, kept in (("query", queries), ("key", queries), ("value", values), ("residual", values)):
+            weight = getattr(whole, name).weight
+            getattr(cut, name).weight.copy_(weight[kept])
+            weight[[row for row in range(8) if row not in kept]] = 0.0
+    embeddings = torch.randn(3, 6, 5)
+    torch.testing.assert_close(cut(embeddings), whole(embeddings)[:, :, values])
+
+
+@pytest.mark.parametrize("wrong", [[], [[(2, 3)]], [[], [(1, 1)]], [[(0, 1)], [(1, 1)]]])
+def test_heads_that_no_layer_can_have_are_refused(wrong: Any) -> None:
+    with pytest.raises(ValueError, match="'head_sizes' must be"):
+        AutoInt(FIELDS, attention_layers=2, head_sizes=wrong)
+
+
 @pytest.mark.parametrize("wrong", [{"heads": 0}, {"attention_dim": 0}, {"attention_layers": 0}])
 def test_attention_without_size_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=rf"'{next(iter(wrong))}' must be at least 1 \(got 0\)"):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from models.fields import Field
-from models.xdeepfm import CIN, XDeepFM
+from models.xdeepfm import CIN, PairedCIN, XDeepFM
 
 FIELDS = (Field("site", 5), Field("hour", 4), Field("ad", 6))
 
@@ -37,6 +37,28 @@ def test_cin_follows_the_equations(maps: tuple[int, ...], split_half: bool) -> N
     cin, embeddings = CIN(4, maps, split_half), torch.randn(5, 4, 3)
     expected = torch.stack([pooled_by_the_book(cin, maps, split_half, row) for row in embeddings])
     torch.testing.assert_close(cin(embeddings), expected)
+
+
+def test_a_cin_over_pairs_has_only_those() -> None:
+    torch.manual_seed(0)
+    pairs = [[(0, 0), (1, 3), (2, 1)], [(1, 0), (0, 3)]]
+    cin, embeddings = PairedCIN(4, [3, 2], pairs), torch.randn(5, 4, 3)
+    expected = torch.zeros(5)
+    for row, x in enumerate(embeddings):
+        below = x
+        for layer, mixed in enumerate(cin.mixed):
+            for i, j in itertools.product(range(len(below)), range(4)):
+                expected[row] += mixed[i, j].item() * (below[i] @ x[j])
+            if layer < 2:
+                products = torch.stack([below[i] * x[j] for i, j in pairs[layer]])
+                below = cin.maps[layer].detach() @ products
+    torch.testing.assert_close(cin(embeddings), expected)
+
+
+@pytest.mark.parametrize("pairs", [[], [[]], [[(0, 4)]], [[(4, 0)]], [[(0, 1)], [(0, 1)]]])
+def test_pairs_that_a_layer_cannot_have_are_refused(pairs: list[list[tuple[int, int]]]) -> None:
+    with pytest.raises(ValueError, match="'cin_pairs' must be pairs"):
+        PairedCIN(4, [3], pairs)
 
 
 @pytest.mark.parametrize("split_half", [False, True])

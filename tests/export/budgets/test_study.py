@@ -11,10 +11,11 @@ from export.compress.recipes import PARTS, RECIPES
 from models.deep_fwfm import DeepFwFM
 from models.fields import Field
 from models.lr import LR
+from models.xdeepint import XDeepInt
 from tests.export.budgets.test_records import form_of
 
 FIELDS = (Field("page", 30), Field("ad", 40, role="candidate"))
-SPACE = space_of(DeepFwFM(FIELDS, dim=4, hidden_units=(8,)))
+SPACE = space_of(DeepFwFM(FIELDS, dim=4, hidden_units=(8,)), {"dim": 4, "hidden_units": (8,)})
 
 
 def run(space: Space, limits: Limits, trials: int, *, seed: int = 0) -> list[Trial]:
@@ -29,8 +30,11 @@ def run(space: Space, limits: Limits, trials: int, *, seed: int = 0) -> list[Tri
 
 
 def test_a_model_has_axes_for_the_parts_that_it_has() -> None:
-    assert {axis.part for axis in SPACE.axes} == set(PARTS)
-    assert [axis.part for axis in space_of(LR(FIELDS)).axes] == ["embedding"]
+    assert {axis.part for axis in SPACE.axes} == set(PARTS) - {"interactions"}
+    assert [axis.part for axis in space_of(LR(FIELDS), {}).axes] == ["embedding"]
+    # Its embeddings are split into equal parts, which must stay equal.
+    parts = [axis.part for axis in space_of(XDeepInt(FIELDS, dim=4), {"dim": 4}).axes]
+    assert parts == ["embedding", "interactions"]
 
 
 def test_the_first_trials_have_the_presets_rates() -> None:

@@ -79,6 +79,9 @@ def test_a_share_of_neurons_goes_before_the_presets() -> None:
     assert PruneChoice(neurons=0.5).recipe(rows).name == "low-latency, neurons 50%"
     assert PruneChoice(neurons=0.75).recipe(rows).rates == {**RECIPES["low-latency"].rates, "neurons": 0.75}
     assert PruneChoice(preset="none", neurons=0.5).recipe(rows).prunes
+    three = PruneChoice(preset="narrow", neurons=0.5, interactions=0.9, dimensions=0.25).recipe(rows)
+    assert three.name == "narrow, neurons 50%, interactions 90%, dimensions 25%"
+    assert three.with_units(neurons=0.75, dimensions=0.0).name == "narrow, interactions 90%"
     assert "neurons" not in PruneChoice(preset="narrow", neurons=0.0).recipe(rows).rates
     with pytest.raises(ExportError, match=r"'neurons' must be at least 0 and below 1.* \(got 1\.5\)"):
         PruneChoice(preset="none", neurons=1.5)

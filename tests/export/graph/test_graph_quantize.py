@@ -12,6 +12,7 @@ from export.errors import ExportError
 from export.graph.onnx import export_onnx
 from export.graph.quantize import quantize_int8
 from export.graph.runtime import run_graph
+from models.dcn_v2 import DCNV2
 from models.deep_fwfm import DeepFwFM
 from models.fields import Field
 from tests.export.small_models import make_ids, make_model
@@ -120,6 +121,19 @@ def test_weights_of_zero_are_no_trouble(model, part):
     float32, int8 = run_graph(graph, IDS), run_graph(quantize_int8(graph, IDS), IDS)
     assert np.isfinite(int8).all()
     assert np.sqrt(np.mean((int8 - float32) ** 2)) < 0.06
+
+
+def test_a_layer_that_reads_another_one_directly():
+    """The two matrices of a cross layer of low rank, with nothing between."""
+    torch.manual_seed(1)
+    model = DCNV2(FIELDS, hidden_units=(), cross_layers=1, rank=50).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    graph = export_onnx(model, 6)
+    int8 = quantize_int8(graph, IDS)
+    assert sum(node.op_type == "QuantizeLinear" for node in onnx.load_from_string(int8).graph.node) == 2
+    float32 = run_graph(graph, IDS)
+    assert (run_graph(int8, IDS) - float32).std() < 0.05 * float32.std()
 
 
 def test_model_without_pairs(model):

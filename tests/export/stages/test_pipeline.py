@@ -224,6 +224,32 @@ def test_a_model_without_neurons_warns_and_prunes_none(exported, tmp_path: Path)
     assert pruned is not None
     assert pruned.recipe == "narrow, neurons 0%"
     assert "neurons" not in {**pruned.rates, **pruned.reached}
+    lines.clear()
+    assert prune(work, PruneChoice(preset="none", interactions=0.9, dimensions=0.5), say=lines.append) is None
+    assert [line.partition(" must be 0 for lr")[0] for line in lines] == [
+        "warning: 'interactions'",
+        "warning: 'dimensions'",
+    ]
+
+
+def test_whole_interactions_and_dimensions_are_pruned_and_recorded(exported, tmp_path: Path) -> None:
+    work = Work(tmp_path / "work")
+    fit_schema(work, exported.plan, say=str)
+    sizes = {"dim": 4, "hidden_units": (8,)}
+    train(work, "fibinet", sizes, replace(exported.plan.training.config(2800), epochs=1), say=str)
+    choice = PruneChoice(
+        preset="none", interactions=0.9, dimensions=0.5, finetune_epochs=0.1, dense_twin="skip"
+    )
+    pruned = prune(work, choice, say=str)
+    assert pruned is not None
+    assert pruned.recipe == "none, interactions 90%, dimensions 50%"
+    assert pruned.reached["dimensions"] == 0.5
+    assert pruned.hyperparameters["dim"] == 2
+    n_fields = len(open_log(work.path("log")).schema.fields)
+    n_pairs = n_fields * (n_fields - 1) // 2
+    assert len(pruned.hyperparameters["pairs"]) <= n_pairs - round(0.9 * n_pairs)
+    (smaller, *_) = load_checkpoint(work.path("compact.pt"))
+    assert sum(one.numel() for one in smaller.parameters()) == pruned.parameters[1] < pruned.parameters[0]
 
 
 def test_fwfm_on_a_down_sampled_log_runs_every_stage(exported, tmp_path: Path) -> None:
