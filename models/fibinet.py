@@ -93,15 +93,19 @@ class BilinearByField(nn.Module):
         self.register_buffer("right", source.right, persistent=False)
         fields, counts = torch.unique_consecutive(source.left, return_counts=True)
         if not source.each_pair:
-            fields, counts = torch.arange(len(source.weight)), torch.ones(len(source.weight), dtype=torch.int64)
+            fields, counts = (
+                torch.arange(len(source.weight)),
+                torch.ones(len(source.weight), dtype=torch.int64),
+            )
         self.mapped = fields.tolist()
         self.maps = nn.ModuleList(map(_joined, source.weight.detach().split(counts.tolist())))
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """embeddings [batch, n_fields, dim] -> [batch, n_pairs, dim]."""
-        vectors = embeddings.flatten(1).split(self.dim, dim=1)
+        vectors = torch.split(embeddings.flatten(1), self.dim, dim=1)
         maps = zip(self.maps, self.mapped, strict=True)
-        mapped = torch.cat([each(vectors[field]) for each, field in maps], dim=1).unflatten(1, (-1, self.dim))
+        mapped = torch.cat([each(vectors[field]) for each, field in maps], dim=1)
+        mapped = mapped.reshape(len(embeddings), -1, self.dim)
         if not self.each_pair:
             mapped = mapped.index_select(1, self.left)
         return mapped * embeddings.index_select(1, self.right)

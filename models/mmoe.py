@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -62,25 +63,27 @@ class ExpertsByLayer(nn.Module):
     def __init__(self, source: Experts) -> None:
         super().__init__()
         self.n_experts, self.first = source.n_experts, source.first
-        self.later = nn.ModuleList(
-            nn.ModuleList(map(_linear, weight.detach(), bias.detach()))
-            for weight, bias in zip(source.weights, source.biases, strict=True)
-        )
+        pairs = zip(source.weights, source.biases, strict=True)
+        self.later = nn.ModuleList(_layers_of(weight.detach(), bias.detach()) for weight, bias in pairs)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """inputs [batch, in_features] -> [batch, experts, hidden_units[-1]]."""
         hidden = F.relu(self.first(inputs))  # [batch, experts * hidden]
-        for layers in self.later:
-            parts = hidden.chunk(self.n_experts, dim=1)
-            hidden = F.relu(torch.cat([one(part) for one, part in zip(layers, parts, strict=True)], dim=1))
-        return hidden.unflatten(1, (self.n_experts, -1))
+        later: Any = self.later
+        for layers in later:
+            pairs = zip(layers, hidden.chunk(self.n_experts, dim=1), strict=True)
+            hidden = F.relu(torch.cat([layer(part) for layer, part in pairs], dim=1))
+        return hidden.reshape(len(hidden), self.n_experts, -1)
 
 
-def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
-    """x @ weight [in, out] + bias [1, out]."""
-    layer = nn.Linear(*weight.shape, device="meta")  # draws no random numbers
-    layer.weight, layer.bias = nn.Parameter(weight.T.clone()), nn.Parameter(bias.flatten().clone())
-    return layer
+def _layers_of(weights: Tensor, biases: Tensor) -> nn.ModuleList:
+    """x @ weights[i] [in, out] + biases[i] [1, out], for each i."""
+    layers = []
+    for weight, bias in zip(weights, biases, strict=True):
+        layer = nn.Linear(weight.shape[0], weight.shape[1], device="meta")  # draws no random numbers
+        layer.weight, layer.bias = nn.Parameter(weight.T.clone()), nn.Parameter(bias.flatten().clone())
+        layers.append(layer)
+    return nn.ModuleList(layers)
 
 
 class MMoE(nn.Module):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from export.compress.dead_neurons import Perceptron
-from export.compress.embedding_rows import first_of_each, renumber
+from export.compress.embedding_rows import merge_zero_rows
 from export.compress.perceptrons import (
     find_perceptrons,
     hidden_widths,
@@ -32,6 +32,7 @@ from models.fields import PADDING_ID, Field, fields_of
 from models.layers import MLP, FieldPairs
 
 CHECKED_ROWS = 512
+ROWS = "zero embedding rows"
 TOLERANCE = 1e-5
 """The largest difference of logits that counts as rounding, relative to the largest |logit| or 1."""
 
@@ -79,14 +80,19 @@ def compact(model: nn.Module, hyperparameters: Mapping[str, Any]) -> Compacted:
         raise ValueError(f"'model' must have a tuple of fields as `.fields` (got {type(model).__name__})")
     plan = _Plan(fields, dict(hyperparameters), {}, {})
     smaller, difference, notes = model, 0.0, []
-    for part, remove in _parts_of(model).items():
+    waiting = list(_parts_of(model).items())
+    while waiting:
+        part, remove = waiting.pop(0)
         try:
             candidate = remove(model, plan)
             if candidate is not plan:
                 smaller, difference = _build_checked(model, candidate)
                 plan = candidate
         except _UnsupportedError as reason:
-            notes.append(f"{part} stay masked: {reason}")
+            if part == ROWS and len(one_by_one := _rows_by_field(model, plan)) > 1:
+                waiting = [*one_by_one.items(), *waiting]
+            else:
+                notes.append(f"{part} stay masked: {reason}")
     perceptrons = [without_dead_neurons(layers) for layers in find_perceptrons(model)]
     return Compacted(
         model=smaller,
@@ -117,53 +123,36 @@ def can_shrink(model: nn.Module, hyperparameters: Mapping[str, Any]) -> bool:
     return smaller < masked
 
 
-def _merge_rows(model: nn.Module, plan: _Plan) -> _Plan:
-    """Merges ids whose rows are zero in every table; all tables over the model's fields share ids."""
-    layers = _layers(model, FeaturesEmbedding)
-    tables = [layer.table for _, layer in layers]
-    other_tables = [path for path, layer in layers if layer.fields != plan.fields]
-    for path, module in model.named_modules():
-        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and not any(
-            module is table for table in tables
-        ):
-            other_tables.append(path)
-    if other_tables:
-        raise _UnsupportedError(f"'{other_tables[0]}' is not a table over all of the model's fields")
-    if not layers:
+def _merge_rows(model: nn.Module, plan: _Plan, *, only: str | None = None) -> _Plan:
+    """Merges zero rows of all fields, or of one field beside those that are merged already."""
+    fields, layers = fields_of(model), _layers(model, FeaturesEmbedding)
+    _check_tables(model, fields, layers)
+    among = None if only is None else {*plan.renumberings, only}
+    merged = merge_zero_rows(fields, [layer for _, layer in layers], among)
+    if merged.renumberings.keys() == plan.renumberings.keys():
         return plan
-    compressed = [field for field in plan.fields if field.storage != "full"]
-    if compressed:
-        raise _UnsupportedError(f"the embeddings of '{compressed[0].name}' do not have one row for each id")
-    dead = np.logical_and.reduce([(table.weight == 0).all(dim=1).cpu().numpy() for table in tables])
-    renumberings, taken, start = {}, [], 0
-    old_ids: dict[str, NDArray[np.integer]] = {}
-    for field in plan.fields:
-        if field.same_values_as is not None:
-            continue
-        old_ids[field.name] = np.arange(field.cardinality)
-        if (renumbering := renumber(dead[start : start + field.cardinality])) is not None:
-            renumberings[field.name] = renumbering
-            old_ids[field.name] = first_of_each(renumbering)
-        taken.append(start + old_ids[field.name])
-        start += field.cardinality
-    if not renumberings:
-        return plan
-    for field in plan.fields:  # a field that shares another's rows shares its new ids
-        if field.same_values_as in renumberings:
-            renumberings[field.name] = renumberings[field.same_values_as]
-    fields = tuple(_of_ids(field, old_ids[field.same_values_as or field.name]) for field in plan.fields)
-    rows = torch.from_numpy(np.concatenate(taken))
-    tensors = {
-        f"{path}.table.weight": layer.table.weight.detach()[rows.to(layer.table.weight.device)]
-        for path, layer in layers
-    }
-    return replace(plan, fields=fields, tensors={**plan.tensors, **tensors}, renumberings=renumberings)
+    tables = {f"{path}.table.weight": table for (path, _), table in zip(layers, merged.tables, strict=True)}
+    return replace(
+        plan,
+        fields=merged.fields,
+        tensors={**plan.tensors, **tables},
+        renumberings=merged.renumberings,
+    )
 
 
-def _of_ids(field: Field, ids: NDArray[np.integer]) -> Field:
-    """The field reduced to these ids."""
-    values = None if field.values is None else tuple(field.values[one] for one in ids)
-    return replace(field, cardinality=len(ids), values=values)
+def _check_tables(
+    model: nn.Module, fields: Sequence[Field], layers: Sequence[tuple[str, FeaturesEmbedding]]
+) -> None:
+    """Raises _UnsupportedError for a table that is none of these layers', or reads fields of its own."""
+    known = {id(table) for _, layer in layers for table in layer.children()}
+    strangers = [
+        path
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and id(module) not in known
+    ]
+    strangers += [path for path, layer in layers if not set(layer.fields) <= set(fields)]
+    if strangers:
+        raise _UnsupportedError(f"'{strangers[0]}' is not a table over fields of the model, as it has them")
 
 
 def _drop_pairs(model: nn.Module, plan: _Plan) -> _Plan:
@@ -223,7 +212,20 @@ def _parts_of(model: nn.Module) -> dict[str, Callable[[nn.Module, _Plan], _Plan]
     neurons = {
         f"dead neurons of '{path}'": partial(_drop_neurons, path=path) for path, _ in _perceptrons(model)
     }
-    return {"zero embedding rows": _merge_rows, "pruned pairs": _drop_pairs, **neurons}
+    return {ROWS: _merge_rows, "pruned pairs": _drop_pairs, **neurons}
+
+
+def _rows_by_field(model: nn.Module, plan: _Plan) -> dict[str, Callable[[nn.Module, _Plan], _Plan]]:
+    """The removal of rows field by field, for a model that needs all ids of some; empty if none could go."""
+    try:
+        merged = _merge_rows(model, plan)
+    except _UnsupportedError:
+        return {}
+    return {
+        f"{ROWS} of '{field.name}'": partial(_merge_rows, only=field.name)
+        for field in fields_of(model)
+        if field.same_values_as is None and field.name in merged.renumberings
+    }
 
 
 def _only(model: nn.Module, layers: list[tuple[str, Any]], argument: str) -> tuple[str, Any]:
