@@ -91,21 +91,19 @@ class BilinearByField(nn.Module):
         self.each_pair, self.dim = source.each_pair, source.weight.shape[1]
         self.register_buffer("left", source.left, persistent=False)
         self.register_buffer("right", source.right, persistent=False)
-        fields, counts = torch.unique_consecutive(source.left, return_counts=True)
+        runs = [(field, len(list(run))) for field, run in itertools.groupby(source.left.tolist())]
         if not source.each_pair:
-            fields, counts = (
-                torch.arange(len(source.weight)),
-                torch.ones(len(source.weight), dtype=torch.int64),
-            )
-        self.mapped = fields.tolist()
-        self.maps = nn.ModuleList(map(_joined, source.weight.detach().split(counts.tolist())))
+            runs = [(field, 1) for field in range(len(source.weight))]
+        self.mapped, self.n_mapped = [field for field, _ in runs], len(source.weight)
+        parts = torch.split(source.weight.detach(), [count for _, count in runs])
+        self.maps = nn.ModuleList(map(_joined, parts))
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """embeddings [batch, n_fields, dim] -> [batch, n_pairs, dim]."""
         vectors = torch.split(embeddings.flatten(1), self.dim, dim=1)
         maps = zip(self.maps, self.mapped, strict=True)
         mapped = torch.cat([each(vectors[field]) for each, field in maps], dim=1)
-        mapped = mapped.reshape(len(embeddings), -1, self.dim)
+        mapped = mapped.reshape(-1, self.n_mapped, self.dim)
         if not self.each_pair:
             mapped = mapped.index_select(1, self.left)
         return mapped * embeddings.index_select(1, self.right)

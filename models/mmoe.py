@@ -62,7 +62,8 @@ class ExpertsByLayer(nn.Module):
 
     def __init__(self, source: Experts) -> None:
         super().__init__()
-        self.n_experts, self.first = source.n_experts, source.first
+        self.n_experts, self.out_features = source.n_experts, source.out_features
+        self.first = source.first
         pairs = zip(source.weights, source.biases, strict=True)
         self.later = nn.ModuleList(_layers_of(weight.detach(), bias.detach()) for weight, bias in pairs)
 
@@ -73,7 +74,7 @@ class ExpertsByLayer(nn.Module):
         for layers in later:
             pairs = zip(layers, hidden.chunk(self.n_experts, dim=1), strict=True)
             hidden = F.relu(torch.cat([layer(part) for layer, part in pairs], dim=1))
-        return hidden.reshape(len(hidden), self.n_experts, -1)
+        return hidden.reshape(-1, self.n_experts, self.out_features)
 
 
 def _layers_of(weights: Tensor, biases: Tensor) -> nn.ModuleList:

@@ -84,12 +84,12 @@ def compact(model: nn.Module, hyperparameters: Mapping[str, Any]) -> Compacted:
     while waiting:
         part, remove = waiting.pop(0)
         try:
-            candidate = remove(model, plan)
+            candidate = remove(smaller, plan)
             if candidate is not plan:
-                smaller, difference = _build_checked(model, candidate)
-                plan = candidate
+                smaller, difference = _build_checked(model, smaller, candidate)
+                plan = replace(candidate, tensors={})
         except _UnsupportedError as reason:
-            if part == ROWS and len(one_by_one := _rows_by_field(model, plan)) > 1:
+            if part == ROWS and len(one_by_one := _rows_by_field(smaller, plan)) > 1:
                 waiting = [*one_by_one.items(), *waiting]
             else:
                 notes.append(f"{part} stay masked: {reason}")
@@ -124,19 +124,19 @@ def can_shrink(model: nn.Module, hyperparameters: Mapping[str, Any]) -> bool:
 
 
 def _merge_rows(model: nn.Module, plan: _Plan, *, only: str | None = None) -> _Plan:
-    """Merges zero rows of all fields, or of one field beside those that are merged already."""
-    fields, layers = fields_of(model), _layers(model, FeaturesEmbedding)
-    _check_tables(model, fields, layers)
-    among = None if only is None else {*plan.renumberings, only}
-    merged = merge_zero_rows(fields, [layer for _, layer in layers], among)
-    if merged.renumberings.keys() == plan.renumberings.keys():
+    """Merges the zero rows of all fields, or of one, of a model that has the planned fields."""
+    layers = _layers(model, FeaturesEmbedding)
+    _check_tables(model, plan.fields, layers)
+    among = None if only is None else {only}
+    merged = merge_zero_rows(plan.fields, [layer for _, layer in layers], among)
+    if not merged.renumberings:
         return plan
     tables = {f"{path}.table.weight": table for (path, _), table in zip(layers, merged.tables, strict=True)}
     return replace(
         plan,
         fields=merged.fields,
         tensors={**plan.tensors, **tables},
-        renumberings=merged.renumberings,
+        renumberings={**plan.renumberings, **merged.renumberings},
     )
 
 
@@ -223,7 +223,7 @@ def _rows_by_field(model: nn.Module, plan: _Plan) -> dict[str, Callable[[nn.Modu
         return {}
     return {
         f"{ROWS} of '{field.name}'": partial(_merge_rows, only=field.name)
-        for field in fields_of(model)
+        for field in plan.fields
         if field.same_values_as is None and field.name in merged.renumberings
     }
 
@@ -238,8 +238,8 @@ def _only(model: nn.Module, layers: list[tuple[str, Any]], argument: str) -> tup
     return layers[0]
 
 
-def _build_checked(model: nn.Module, plan: _Plan) -> tuple[nn.Module, float]:
-    """The planned model, in eval mode, and its largest difference of logits from `model` on random ids."""
+def _build_checked(masked: nn.Module, model: nn.Module, plan: _Plan) -> tuple[nn.Module, float]:
+    """`model` as planned, in eval mode, and its largest difference of logits from `masked` on random ids."""
     try:
         with torch.random.fork_rng(devices=[]):  # initial weights must not advance the caller's random state
             smaller = type(model)(plan.fields, **plan.hyperparameters)
@@ -254,7 +254,7 @@ def _build_checked(model: nn.Module, plan: _Plan) -> tuple[nn.Module, float]:
             )
     smaller.load_state_dict({name: state[name] for name in smaller.state_dict()})
     smaller = smaller.to(next(model.parameters()).device).eval()
-    return smaller, _difference(model, smaller, plan)
+    return smaller, _difference(masked, smaller, plan)
 
 
 def _difference(model: nn.Module, smaller: nn.Module, plan: _Plan) -> float:
