@@ -28,7 +28,7 @@ from export.compress.perceptrons import (
 )
 from export.compress.targets import find_targets
 from models.embedding import FeaturesEmbedding
-from models.fields import PADDING_ID, Field, fields_of
+from models.fields import PADDING_ID, Field, column_slices, fields_of
 from models.layers import MLP, FieldPairs
 
 CHECKED_ROWS = 512
@@ -135,9 +135,18 @@ def _merge_rows(model: nn.Module, plan: _Plan, *, only: str | None = None) -> _P
     return replace(
         plan,
         fields=merged.fields,
+        hyperparameters={**plan.hyperparameters, **_settled(model)},
         tensors={**plan.tensors, **tables},
         renumberings={**plan.renumberings, **merged.renumberings},
     )
+
+
+def _settled(model: nn.Module) -> dict[str, Any]:
+    """The domain's field by name: a model that was told none takes the one with the fewest ids."""
+    if "domain" not in inspect.signature(type(model)).parameters or not hasattr(model, "domain_column"):
+        return {}
+    slices = column_slices(fields_of(model))
+    return {"domain": next(name for name, span in slices.items() if span.start == model.domain_column)}
 
 
 def _check_tables(
