@@ -1,7 +1,7 @@
-"""Writes the rows of docs/abilities.md, of all models or those named: `python -m docs.abilities_table [NAME ...]`.
+"""Writes the table of docs/abilities.md: `python -m docs.abilities_table [NAME ...]`, all rows by default.
 
-What a row says is found by pruning and quantizing the model (`export.stages.abilities`); rows that are not
-named stay. A test fails when the page lacks a model, or a row differs from what is found.
+What a row says is found by pruning the model (`export.stages.abilities`); rows that are not named stay. A
+test fails when the page lacks a model, or a row differs from what is found.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _MARKED = re.compile(r"<!-- abilities: [^\n]*-->\n\n(.*?)\n<!-- /abilities -->",
 
 def lines_of(name: str) -> tuple[str, str]:
     """The head of the table, and the row of a model, in Markdown."""
-    found = abilities_of(name)
+    found = abilities_of(name, with_int8=False)
     model, *cells = row_of(found)
     return _line(columns_of(found)), _line([f"`{model}`", *cells])
 

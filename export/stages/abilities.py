@@ -96,10 +96,10 @@ def int8_of(name: str) -> dict[str, Ability]:
     return {"tables": _int8(shares.tables), "layers": _int8(shares.layers)}
 
 
-def abilities_of(name: str) -> Abilities:
-    """Everything of one model; it takes some seconds. Raises ExportError for a name that is no model."""
+def abilities_of(name: str, *, with_int8: bool = True) -> Abilities:
+    """Everything of one model; INT8 takes some seconds. Raises ExportError for a name that is no model."""
     pruning, unpruned = pruning_of(name)
-    return Abilities(name, pruning, unpruned, embeddings_of(name), int8_of(name))
+    return Abilities(name, pruning, unpruned, embeddings_of(name), int8_of(name) if with_int8 else {})
 
 
 def _narrow(name: str, storage: Storage = "full") -> nn.Module:
