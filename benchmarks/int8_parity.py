@@ -122,7 +122,9 @@ def _points(work: Work, names: Sequence[str], choice: TrainChoice) -> tuple[list
             except ExportError as error:
                 left_out.append(f"{name} is left out: {error}")
             else:
-                points += measure(name, graph, log)
+                for point in measure(name, graph, log):
+                    say(f"{name}: AUC {point.auc:.4f}, INT8 {point.delta:+.5f}, error {point.error:.1%}")
+                    points.append(point)
             bar.add(1)
     return points, left_out
 
