@@ -11,7 +11,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from models.fields import PADDING_ID, Field, by_column, column_offsets, stored_rows, table_rows
+from models.fields import (
+    PADDING_ID,
+    Field,
+    by_column,
+    column_offsets,
+    column_slices,
+    stored_rows,
+    table_rows,
+)
 from models.hyperparameters import check_count
 
 EMBEDDING_STD = 0.01
@@ -70,6 +78,12 @@ class FeaturesEmbedding(nn.Module):
     def _register(self, name: str, numbers: list[int]) -> None:
         # int32 like the ids, so the graph has no cast. Not persistent, because it follows from the fields.
         self.register_buffer(name, torch.tensor(numbers, dtype=torch.int32), persistent=False)
+
+    def factors_of(self, name: str) -> Tensor:
+        """The factors of a field that is stored as `qr`, [collisions, dim]."""
+        field = next(field for field in self.fields if field.name == name)
+        first = int(self.remainder_offsets[column_slices(self.fields)[name].start])
+        return 1.0 + self.remainders.weight[first : first + field.collisions]
 
     def rows(self, ids: Tensor) -> Tensor:
         """ids [batch, columns], int32 or int64 -> [batch, columns, dim], without pooling sequences."""

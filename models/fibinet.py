@@ -10,6 +10,7 @@ layer, which reads n_fields * (n_fields - 1) * dim inputs.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -62,13 +63,60 @@ class BilinearInteraction(nn.Module):
         self.register_buffer("left", ends[:, 0].contiguous(), persistent=False)
         self.register_buffer("right", ends[:, 1].contiguous(), persistent=False)
 
-    def forward(self, by_field: Tensor) -> Tensor:
-        """by_field [n_fields, batch, dim] -> [n_pairs, batch, dim]; fields come first for the gather."""
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """embeddings [batch, n_fields, dim] -> [batch, n_pairs, dim]; fields come first for the gather."""
+        by_field = embeddings.transpose(0, 1)
         if self.each_pair:
             mapped = by_field.index_select(0, self.left) @ self.weight
-        else:
+        elif len(self.weight) > 1:
             mapped = (by_field[:-1] @ self.weight).index_select(0, self.left)
-        return mapped * by_field.index_select(0, self.right)
+        else:
+            mapped = (embeddings[:, :-1] @ self.weight[0]).transpose(0, 1).index_select(0, self.left)
+        return (mapped * by_field.index_select(0, self.right)).transpose(0, 1)
+
+    def folded(self) -> nn.Module:
+        """For inference: a linear layer a field, where there are several matrices."""
+        return BilinearByField(self) if len(self.weight) > 1 else self
+
+
+class BilinearByField(nn.Module):
+    """The function of a BilinearInteraction in linear layers: field i maps e_i for all its pairs at once.
+
+    These products are fewer and larger than one a pair, so they are faster, and wide ones can be INT8.
+    """
+
+    left: Tensor
+    right: Tensor
+
+    def __init__(self, source: BilinearInteraction) -> None:
+        super().__init__()
+        self.each_pair, self.dim = source.each_pair, source.weight.shape[1]
+        self.register_buffer("left", source.left, persistent=False)
+        self.register_buffer("right", source.right, persistent=False)
+        runs = [(field, len(list(run))) for field, run in itertools.groupby(source.left.tolist())]
+        if not source.each_pair:
+            runs = [(field, 1) for field in range(len(source.weight))]
+        self.mapped, self.n_mapped = [field for field, _ in runs], len(source.weight)
+        parts = torch.split(source.weight.detach(), [count for _, count in runs])
+        self.maps = nn.ModuleList(map(_joined, parts))
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """embeddings [batch, n_fields, dim] -> [batch, n_pairs, dim]."""
+        vectors = torch.split(embeddings.flatten(1), self.dim, dim=1)
+        maps = zip(self.maps, self.mapped, strict=True)
+        mapped = torch.cat([each(vectors[field]) for each, field in maps], dim=1)
+        mapped = mapped.reshape(-1, self.n_mapped, self.dim)
+        if not self.each_pair:
+            mapped = mapped.index_select(1, self.left)
+        return mapped * embeddings.index_select(1, self.right)
+
+
+def _joined(matrices: Tensor) -> nn.Linear:
+    """x @ matrix for each of matrices [n, in, out], side by side: [batch, in] -> [batch, n * out]."""
+    n, fan_in, fan_out = matrices.shape
+    joined = nn.Linear(fan_in, n * fan_out, bias=False, device="meta")  # draws no random numbers
+    joined.weight = nn.Parameter(matrices.transpose(1, 2).reshape(n * fan_out, fan_in).clone())
+    return joined
 
 
 class FiBiNET(nn.Module):
@@ -76,6 +124,9 @@ class FiBiNET(nn.Module):
 
     pairs  those that have products; None: all
     """
+
+    left: Tensor
+    right: Tensor
 
     def __init__(
         self,
@@ -93,16 +144,17 @@ class FiBiNET(nn.Module):
         self.wide = LinearTerm(fields)
         self.senet = SENET(len(fields), reduction_ratio)
         self.bilinear = BilinearInteraction(len(fields), dim, bilinear, pairs)
+        self.register_buffer("left", self.bilinear.left, persistent=False)
+        self.register_buffer("right", self.bilinear.right, persistent=False)
         self.mlp = MLP(2 * len(self.bilinear.pairs) * dim, hidden_units, dropout)
         self.bias = nn.Parameter(torch.zeros(()))
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids [batch, columns] -> logits [batch]."""
         embeddings = self.embedding(ids)  # [batch, n_fields, dim]
-        products = self.bilinear(embeddings.transpose(0, 1))  # [n_pairs, batch, dim]
+        products = self.bilinear(embeddings)  # [batch, n_pairs, dim]
         weights = self.senet(embeddings).T  # [n_fields, batch]
-        left, right = self.bilinear.left, self.bilinear.right
-        of_pairs = weights.index_select(0, left) * weights.index_select(0, right)  # [n_pairs, batch]
-        both = torch.cat([products, products * of_pairs.unsqueeze(2)])  # [2 * n_pairs, batch, dim]
-        logits: Tensor = self.bias + self.wide(ids) + self.mlp(both.transpose(0, 1).flatten(1))
+        of_pairs = weights.index_select(0, self.left) * weights.index_select(0, self.right)
+        both = torch.cat([products, products * of_pairs.T.unsqueeze(2)], dim=1)  # [batch, 2 * n_pairs, dim]
+        logits: Tensor = self.bias + self.wide(ids) + self.mlp(both.flatten(1))
         return logits

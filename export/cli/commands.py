@@ -63,9 +63,12 @@ def _run(options: Namespace) -> None:
 
 
 def _models(options: Namespace) -> None:
-    from export.cli.model_list import describe_model, list_models
+    from export.cli.model_list import describe_model, list_abilities, list_models
 
-    say(list_models() if options.model is None else describe_model(options.model))
+    if options.model is not None:
+        say(describe_model(options.model))
+    else:
+        say(list_abilities() if options.abilities else list_models())
 
 
 def _demo(options: Namespace) -> None:

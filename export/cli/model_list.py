@@ -1,9 +1,13 @@
-"""Which models there are: idea, paper and hyperparameters of each, from its own docstring."""
+"""Which models there are: idea, paper, hyperparameters and abilities of each, from its docstring and code."""
 
 from __future__ import annotations
 
 import inspect
 
+from export.cli.abilities import columns_of, described, row_of
+from export.data.progress import Bar
+from export.report.text_table import aligned
+from export.stages.abilities import abilities_of
 from export.train.build import check_model, hyperparameters_of
 from models import MODELS
 
@@ -15,7 +19,7 @@ def list_models() -> str:
 
 
 def describe_model(name: str) -> str:
-    """A model's docstrings, and its hyperparameters with their defaults. Raises ExportError."""
+    """A model's docstrings, its hyperparameters with their defaults, its abilities. Raises ExportError."""
     check_model(name, {})
     parts = [f"{name}: {_documentation(name)}", inspect.getdoc(MODELS[name]) or ""]
     known = hyperparameters_of(name)
@@ -24,7 +28,21 @@ def describe_model(name: str) -> str:
         parts.append("hyperparameters and their defaults:\n" + "\n".join(lines))
     else:
         parts.append("It takes no hyperparameters.")
+    parts.append(described(abilities_of(name)))
     return "\n\n".join(part for part in parts if part)
+
+
+def list_abilities() -> str:
+    """A row a model: what can be made smaller of it."""
+    rows = []
+    with Bar("models", len(MODELS), unit="models", whole=True) as bar:
+        for name in MODELS:
+            found = abilities_of(name)
+            *cells, _ = row_of(found)
+            rows.append(cells)
+            bar.add(1)
+    *heads, _ = columns_of(found)
+    return "\n".join([*aligned([heads, *rows]), "`python -m export models NAME` says why not"])
 
 
 def _first_line(name: str) -> str:

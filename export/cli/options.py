@@ -176,7 +176,15 @@ GUESSED = (
     *options_of(InferPlan, "out"),
     Option("--overwrite", "replace a schema file that is there", switch=True),
 )
-ONE_MODEL = (Option("model", "a model to describe [all, a line each]", metavar="NAME"),)
+ONE_MODEL = (
+    Option("model", "a model to describe [all, a line each]", metavar="NAME"),
+    Option(
+        "--abilities",
+        "tell of all models what pruning and INT8 can take of them, and why not the rest; it takes seconds "
+        "a model",
+        switch=True,
+    ),
+)
 DEMO = (
     Option("--out", "where to write the bundle", Path, Path("artifacts/demo"), "FOLDER"),
     Option("--rows", "rows of the synthetic log", positive_int, 160_000, "N"),
@@ -265,7 +273,10 @@ COMMANDS: Mapping[str, Command] = {
             "the bundle": BUNDLE,
         },
     ),
-    "models": Command("list the models, or one's paper and hyperparameters", {"what to show": ONE_MODEL}),
+    "models": Command(
+        "list the models, or one's paper, hyperparameters, and what can be made smaller of it",
+        {"what to show": ONE_MODEL},
+    ),
     "demo": Command("a demo bundle from a small synthetic log, in under three minutes", {"the demo": DEMO}),
     "synthesize": Command(
         "write a synthetic log and the schema file that describes it", {"the synthetic log": SYNTHETIC}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from export.compress.dead_neurons import Perceptron
 from export.compress.dimensions import without_dead_dimensions
-from export.compress.embedding_rows import first_of_each, renumber
+from export.compress.embedding_rows import merge_zero_rows
 from export.compress.interactions.kinds import REMOVALS
 from export.compress.parts import find_units
 from export.compress.perceptrons import (
@@ -35,10 +35,11 @@ from export.compress.recipes import RECIPES
 from export.compress.targets import find_targets
 from export.compress.whole_units import WholeUnits
 from models.embedding import FeaturesEmbedding
-from models.fields import PADDING_ID, Field, fields_of
+from models.fields import PADDING_ID, Field, column_slices, fields_of
 from models.layers import MLP, FieldPairs
 
 CHECKED_ROWS = 512
+ROWS = "zero embedding rows"
 TOLERANCE = 1e-5
 """The largest difference of logits that counts as rounding, relative to the largest |logit| or 1."""
 
@@ -75,14 +76,19 @@ def compact(model: nn.Module, hyperparameters: Mapping[str, Any]) -> Compacted:
     smaller, difference, changed = model, 0.0, True
     while changed:
         changed, notes = False, []
-        for part, remove in _parts_of(smaller).items():
+        waiting = list(_parts_of(smaller).items())
+        while waiting:
+            part, remove = waiting.pop(0)
             try:
                 candidate = remove(smaller, plan)
                 if candidate is not plan:
                     smaller, difference = _build_checked(model, smaller, candidate)
                     plan, changed = replace(candidate, tensors={}), True
             except UnsupportedError as reason:
-                notes.append(f"{part} stay masked: {reason}")
+                if part == ROWS and len(one_by_one := _rows_by_field(smaller, plan)) > 1:
+                    waiting = [*one_by_one.items(), *waiting]
+                else:
+                    notes.append(f"{part} stay masked: {reason}")
     perceptrons = [without_dead_neurons(layers) for layers in find_perceptrons(smaller)]
     return Compacted(
         model=smaller,
@@ -129,55 +135,49 @@ def can_lose(model: nn.Module, hyperparameters: Mapping[str, Any], part: str, sh
     return left == units.count or compact(bare, hyperparameters).hyperparameters.get("dim") == left
 
 
-def _merge_rows(model: nn.Module, plan: Plan) -> Plan:
-    """Merges ids whose rows are zero in every table; all tables over the model's fields share ids."""
-    if plan.renumberings:
-        return plan
+def _merge_rows(model: nn.Module, plan: Plan, *, only: str | None = None) -> Plan:
+    """Merges the zero rows of all fields, or of one, of a model that has the planned fields."""
     layers = layers_of(model, FeaturesEmbedding)
-    tables = [layer.table for _, layer in layers]
-    other_tables = [path for path, layer in layers if layer.fields != plan.fields]
-    for path, module in model.named_modules():
-        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and not any(
-            module is table for table in tables
-        ):
-            other_tables.append(path)
-    if other_tables:
-        raise UnsupportedError(f"'{other_tables[0]}' is not a table over all of the model's fields")
-    if not layers:
+    _check_tables(model, plan.fields, layers)
+    among = None if only is None else {only}
+    merged = merge_zero_rows(plan.fields, [layer for _, layer in layers], among)
+    if not merged.renumberings:
         return plan
-    compressed = [field for field in plan.fields if field.storage != "full"]
-    if compressed:
-        raise UnsupportedError(f"the embeddings of '{compressed[0].name}' do not have one row for each id")
-    dead = np.logical_and.reduce([(table.weight == 0).all(dim=1).cpu().numpy() for table in tables])
-    renumberings, taken, start = {}, [], 0
-    old_ids: dict[str, NDArray[np.integer]] = {}
-    for field in plan.fields:
-        if field.same_values_as is not None:
-            continue
-        old_ids[field.name] = np.arange(field.cardinality)
-        if (renumbering := renumber(dead[start : start + field.cardinality])) is not None:
-            renumberings[field.name] = renumbering
-            old_ids[field.name] = first_of_each(renumbering)
-        taken.append(start + old_ids[field.name])
-        start += field.cardinality
-    if not renumberings:
-        return plan
-    for field in plan.fields:  # a field that shares another's rows shares its new ids
-        if field.same_values_as in renumberings:
-            renumberings[field.name] = renumberings[field.same_values_as]
-    fields = tuple(_of_ids(field, old_ids[field.same_values_as or field.name]) for field in plan.fields)
-    rows = torch.from_numpy(np.concatenate(taken))
-    tensors = {
-        f"{path}.table.weight": layer.table.weight.detach()[rows.to(layer.table.weight.device)]
-        for path, layer in layers
+    tables = {f"{path}.table.weight": table for (path, _), table in zip(layers, merged.tables, strict=True)}
+    earlier = plan.renumberings
+    renumberings = {
+        name: new[earlier[name]] if name in earlier else new for name, new in merged.renumberings.items()
     }
-    return replace(plan, fields=fields, tensors={**plan.tensors, **tensors}, renumberings=renumberings)
+    return replace(
+        plan,
+        fields=merged.fields,
+        hyperparameters={**plan.hyperparameters, **_settled(model)},
+        tensors={**plan.tensors, **tables},
+        renumberings={**plan.renumberings, **renumberings},
+    )
 
 
-def _of_ids(field: Field, ids: NDArray[np.integer]) -> Field:
-    """The field reduced to these ids."""
-    values = None if field.values is None else tuple(field.values[one] for one in ids)
-    return replace(field, cardinality=len(ids), values=values)
+def _settled(model: nn.Module) -> dict[str, Any]:
+    """The domain's field by name: a model that was told none takes the one with the fewest ids."""
+    if "domain" not in inspect.signature(type(model)).parameters or not hasattr(model, "domain_column"):
+        return {}
+    slices = column_slices(fields_of(model))
+    return {"domain": next(name for name, span in slices.items() if span.start == model.domain_column)}
+
+
+def _check_tables(
+    model: nn.Module, fields: Sequence[Field], layers: Sequence[tuple[str, FeaturesEmbedding]]
+) -> None:
+    """Raises UnsupportedError for a table that is none of these layers', or reads fields of its own."""
+    known = {id(table) for _, layer in layers for table in layer.children()}
+    strangers = [
+        path
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and id(module) not in known
+    ]
+    strangers += [path for path, layer in layers if not set(layer.fields) <= set(fields)]
+    if strangers:
+        raise UnsupportedError(f"'{strangers[0]}' is not a table over fields of the model, as it has them")
 
 
 def _drop_pairs(model: nn.Module, plan: Plan) -> Plan:
@@ -230,11 +230,24 @@ def _parts_of(model: nn.Module) -> dict[str, Callable[[nn.Module, Plan], Plan]]:
         f"dead neurons of '{path}'": partial(_drop_neurons, path=path) for path, _ in _perceptrons(model)
     }
     return {
-        "zero embedding rows": _merge_rows,
+        ROWS: _merge_rows,
         "zero embedding dimensions": without_dead_dimensions,
         "pruned pairs": _drop_pairs,
         **neurons,
         **REMOVALS,
+    }
+
+
+def _rows_by_field(model: nn.Module, plan: Plan) -> dict[str, Callable[[nn.Module, Plan], Plan]]:
+    """The removal of rows field by field, for a model that needs all ids of some; empty if none could go."""
+    try:
+        merged = _merge_rows(model, plan)
+    except UnsupportedError:
+        return {}
+    return {
+        f"{ROWS} of '{field.name}'": partial(_merge_rows, only=field.name)
+        for field in plan.fields
+        if field.same_values_as is None and field.name in merged.renumberings
     }
 
 

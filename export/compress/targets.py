@@ -28,7 +28,8 @@ def find_targets(model: nn.Module) -> tuple[Target, ...]:
       layers.
     - `field_matrix`: R of each FieldPairs, stored as its upper triangle and so symmetric by construction.
     - `embedding`: all tables under one threshold. All rows count, also those of ids that never occur in
-      training: the paper counts all, and they take memory.
+      training: the paper counts all, and they take memory. So it is with rows that ids share (`hashed`, and
+      the quotients of `qr`). The few factors of `qr` stay: a zero of these is a factor of one.
 
     Layers of other types stay dense.
     """

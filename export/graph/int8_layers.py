@@ -88,22 +88,30 @@ def quantize_layers(
 
 
 def _worthwhile_layers(editor: GraphEditor) -> list[ir.Node]:
-    found = []
-    for node in editor.nodes("Gemm", "MatMul"):
-        row_shape, weight = row_shape_of(node.inputs[0]), constant_of(node.inputs[1])
-        attributes = attributes_of(node, {"transA": 0, "alpha": 1.0, "beta": 1.0})
-        plain = not attributes["transA"] and attributes["alpha"] == 1.0 and attributes["beta"] == 1.0
-        if row_shape is None or weight is None or weight.ndim != 2 or not plain:
-            continue
-        if len(node.inputs) > 2 and constant_of(node.inputs[2]) is None:
-            continue
-        lines = size_of(_before_flattening(node.inputs[0])) // row_shape[-1]
-        if (
-            weight.size / sum(weight.shape) >= WORTHWHILE_WEIGHTS_A_CONVERSION
-            and weight.size * lines >= WORTHWHILE_PRODUCTS_A_ROW
-        ):
-            found.append(node)
-    return found
+    return [node for node in editor.nodes("Gemm", "MatMul") if why_float(node) is None]
+
+
+def why_float(node: ir.Node) -> str | None:
+    """Why a Gemm or MatMul stays float32, as what follows "it"; None for a layer that gains by INT8."""
+    row_shape, weight = row_shape_of(node.inputs[0]), constant_of(node.inputs[1])
+    attributes = attributes_of(node, {"transA": 0, "alpha": 1.0, "beta": 1.0})
+    plain = not attributes["transA"] and attributes["alpha"] == 1.0 and attributes["beta"] == 1.0
+    if weight is None:
+        return "multiplies computed values, and no constant weights from the right"
+    if weight.ndim != 2:
+        return "is a product of several groups, for which ONNX Runtime has no QGemm"
+    computed_bias = len(node.inputs) > 2 and constant_of(node.inputs[2]) is None
+    if row_shape is None or not plain or computed_bias:
+        return "is not a plain layer, of weights and biases that are constants"
+    lines = size_of(_before_flattening(node.inputs[0])) // row_shape[-1]
+    if weight.size / sum(weight.shape) < WORTHWHILE_WEIGHTS_A_CONVERSION:
+        return (
+            f"has fewer than {WORTHWHILE_WEIGHTS_A_CONVERSION} weights for each input and output, so "
+            "rounding these costs more than it saves"
+        )
+    if weight.size * lines < WORTHWHILE_PRODUCTS_A_ROW:
+        return f"has fewer than {WORTHWHILE_PRODUCTS_A_ROW} products a row, too few to gain"
+    return None
 
 
 def _before_flattening(value: ir.Value | None) -> tuple[int, ...]:

@@ -9,7 +9,8 @@ What is INT8 and how:
   (`int8_tables`). So a layer that follows the lookup reads the codes without another quantization.
 - Layers: int8 weights with a scale for each output, uint8 activations with a range found on training rows
   (QDQ; ONNX Runtime fuses a layer into one QGemm, `int8_layers`). Small layers, FwFM's matrix and layers with
-  one output stay float32, because INT8 gains nothing there.
+  one output stay float32, because INT8 gains nothing there. So do products of several groups, which models
+  fold into layers for inference (MMoE's experts, FiBiNET's matrices).
 - Activation ranges are the largest value seen plus a quarter. Percentiles lose more: activations have long
   tails.
 - Weights take 7 bits. A CPU without VNNI multiplies u8 x s8 by adding pairs of products in 16 bits, which

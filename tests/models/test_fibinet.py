@@ -46,7 +46,8 @@ def test_products_of_all_pairs(bilinear: str, matrices: int) -> None:
     layer, embeddings = BilinearInteraction(5, 3, bilinear), torch.randn(6, 5, 3)
     assert layer.weight.shape == (matrices, 3, 3)
     rows = [torch.stack(products_by_the_book(layer, bilinear, row)) for row in embeddings]
-    torch.testing.assert_close(layer(embeddings.transpose(0, 1)), torch.stack(rows, dim=1))
+    torch.testing.assert_close(layer(embeddings), torch.stack(rows))
+    torch.testing.assert_close(layer.folded()(embeddings), torch.stack(rows))
 
 
 @pytest.mark.parametrize("bilinear", ["all", "each", "interaction"])

@@ -32,6 +32,8 @@ def test_a_domains_gate_mixes_experts_for_its_tower(
     model = randomized(MMoE(fields, dim=3, hidden_units=hidden_units, experts=3, tower_units=(6, 2)))
     ids = some_ids(fields, 12)
     embeddings, logits = model.embedding(ids), model(ids)
+    flat = embeddings.flatten(1)
+    torch.testing.assert_close(model.experts.folded()(flat), model.experts(flat))
     for row, domain in enumerate(ids[:, HOUR[fields]].tolist()):
         inputs = torch.cat(list(embeddings[row]))
         gate = (model.gates.maps.weight[domain * 3 : domain * 3 + 3] @ inputs).softmax(dim=0)

@@ -270,6 +270,7 @@ def test_the_models_are_listed_and_each_tells_its_paper(export: Export) -> None:
     told = export("models", "deep_fwfm").stdout
     assert "DeepLight" in told
     assert "hidden_units=(400, 400, 400)" in told
+    assert "what can be made smaller" in told
     refused(export("models", "mystery"), 1, "'mystery'")
 
 

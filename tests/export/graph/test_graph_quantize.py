@@ -12,6 +12,7 @@ from export.errors import ExportError
 from export.graph.onnx import export_onnx
 from export.graph.quantize import quantize_int8
 from export.graph.runtime import run_graph
+from export.judge.parity import check_batch_invariance
 from models.dcn_v2 import DCNV2
 from models.deep_fwfm import DeepFwFM
 from models.fields import Field
@@ -154,6 +155,39 @@ def test_many_fields(name):
     names = [node.name for node in onnx.load_model_from_string(int8).graph.node]
     assert len(names) == len(set(names))
     assert np.corrcoef(run_graph(int8, ids), run_graph(graph, ids))[0, 1] > 0.99
+
+
+WIDE_FIELDS = (
+    Field("domain", 4),
+    Field("history", 3000, width=3, same_values_as="ad", storage="qr", collisions=4),
+    Field("site", 3000, storage="hashed", collisions=3),
+    Field("tags", 500, width=2, pooling="sum"),
+    Field("ad", 3000, role="candidate", storage="qr", collisions=4),
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "hyperparameters", "float_weights"),
+    [
+        # A tower's last layer and the gates are small; the experts' layers are not.
+        ("mmoe", {"hidden_units": (96, 64), "experts": 3, "tower_units": (16,)}, 4 * 16 * 64),
+        ("fibinet", {"hidden_units": (64,), "dim": 48}, 0),
+        ("fibinet", {"hidden_units": (64,), "dim": 48, "bilinear": "each"}, 0),
+        ("fibinet", {"hidden_units": (64,), "dim": 48, "bilinear": "all"}, 0),
+    ],
+)
+def test_layers_of_groups_and_tables_of_all_kinds_are_int8(name, hyperparameters, float_weights):
+    """Experts, bilinear matrices, and rows that several ids share."""
+    model = make_model(name, WIDE_FIELDS, **hyperparameters)
+    ids = make_ids(WIDE_FIELDS, 600)
+    graph = export_onnx(model, ids.shape[1])
+    int8 = quantize_int8(graph, ids[:300])
+    float32_logits, int8_logits = run_graph(graph, ids), run_graph(int8, ids)
+    assert np.sqrt(np.mean((int8_logits - float32_logits) ** 2)) < 0.04 * float32_logits.std()
+    sizes = {name: values.size for name, values in _weights(int8).items() if values.dtype == np.float32}
+    remainders = 1 + 4
+    assert max(sizes.values()) <= max(float_weights, remainders * 48, 3000), sizes
+    check_batch_invariance(int8, ids)
 
 
 def test_rows_beyond_the_calibrated_range_stay_sane(graph):
