@@ -148,7 +148,9 @@ def choose_serving_variant(
 def _first(names: Sequence[str], speed: Mapping[str, float], sizes: Mapping[str, int]) -> str:
     """The smallest of those that are as fast as the fastest; of equal ones the faster."""
     slowest = (1.0 + SAME_SPEED) * min(speed[name] for name in names)
-    return min((name for name in names if speed[name] <= slowest), key=lambda name: (sizes[name], speed[name]))
+    return min(
+        (name for name in names if speed[name] <= slowest), key=lambda name: (sizes[name], speed[name])
+    )
 
 
 def _typical_microseconds(microseconds_a_row: Mapping[str, float]) -> float:

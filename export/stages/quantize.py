@@ -39,12 +39,15 @@ PRUNE_LESS = (
 )
 
 
-def quantize(work: Work, *, rows: int, ship: Ship = "auto", say: Say = print) -> Graphs:
+def quantize(
+    work: Work, *, rows: int, ship: Ship = "auto", by: str = "", int8: bool = True, say: Say = print
+) -> Graphs:
     """The float graph that ships -> the INT8 one, with ranges found on `rows` rows spread over training.
 
     What may serve is decided here, on the validation part (`export.stages.ladder`); `ship` chooses the float
-    graph whatever that says. A graph with nothing to quantize gives a record without graphs, and the float
-    graph serves. Raises ExportError for a pruned graph that is to ship and is not there.
+    graph whatever that says, `by` an option or what is named. Without `int8` none is made. A graph with
+    nothing to quantize gives a record without graphs, and the float graph serves. Raises ExportError for a
+    pruned graph that is to ship and is not there.
     """
     log = open_log(work.path("log"))
     variants = read_variants(work, log.schema)
@@ -54,11 +57,13 @@ def quantize(work: Work, *, rows: int, ship: Ship = "auto", say: Say = print) ->
             "prune with a --preset first"
         )
     work.start("quantize")
-    climb = _Climb(Ladder(log.parts["validation"]), say)
+    climb = _Climb(Ladder(log.parts["validation"]), by or f"--ship {ship}", say)
     source = _choose_float(variants, climb, ship)
     graphs: dict[str, GraphFile] = {}
-    graph = quantize_int8(source.graph, source.ids(spread_rows(log.parts["train"], rows)))
-    if graph is None:
+    graph = quantize_int8(source.graph, source.ids(spread_rows(log.parts["train"], rows))) if int8 else None
+    if not int8:
+        say(f"{graph_name(source.name)} serves as it is, as chosen")
+    elif graph is None:
         say(
             f"nothing to quantize in {graph_name(source.name)}, which has neither tables nor layers: "
             "it serves as it is"
@@ -67,7 +72,7 @@ def quantize(work: Work, *, rows: int, ship: Ship = "auto", say: Say = print) ->
         variant = replace(source, name=INT8, graph=graph)
         graphs[INT8] = write_graph(work, variant, _check(variant, source, log), say)
         _judge_int8(variant, source, variants[DENSE], climb)
-    record = Graphs(graphs, climb.refused, ship, tuple(climb.steps), tuple(climb.losses))
+    record = Graphs(graphs, climb.refused, ship, tuple(climb.steps), tuple(climb.losses), by)
     work.record("quantize", record)
     return record
 
@@ -77,6 +82,7 @@ class _Climb:
     """The steps taken so far, and what came of them; see `Graphs`."""
 
     ladder: Ladder
+    by: str  # what chose the float graph that ships
     say: Say
     steps: list[Parity] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
@@ -95,9 +101,9 @@ def _choose_float(variants: Mapping[str, Variant], climb: _Climb, ship: Ship) ->
     if PRUNED in variants:
         loss = climb.step(variants[DENSE], variants[PRUNED])
         if ship == "dense":
-            climb.refused[PRUNED] = "is left out by --ship dense"
+            climb.refused[PRUNED] = f"is left out by {climb.by}"
         elif loss and ship == "pruned":
-            climb.losses.append(f"{PRUNED} {loss}; it ships all the same, by --ship pruned")
+            climb.losses.append(f"{PRUNED} {loss}; it ships all the same, by {climb.by}")
             climb.say(f"warning: {climb.losses[-1]}")
         elif loss:
             climb.refused[PRUNED] = f"{loss}; {PRUNE_LESS}"

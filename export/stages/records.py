@@ -104,6 +104,7 @@ class Unpruned(msgspec.Struct, frozen=True):
     preset_fitted: bool
     model: str = ""
     shrinks: bool = True  # whether pruning could make this model smaller
+    twin: Twin | None = None  # which is the dense graph where it is better
 
 
 class GraphFile(msgspec.Struct, frozen=True):
@@ -127,8 +128,8 @@ class TrainedBaseline(msgspec.Struct, frozen=True):
 class Graphs(msgspec.Struct, frozen=True):
     """to-onnx and quantize: the graphs by variant.
 
-    Of quantize alone: which float graph the user wants to `ship`, the `steps` between the graphs on the
-    validation part, why a graph is `refused`, and `losses` that the user wants served all the same.
+    Of quantize alone: which float graph is wanted to `ship`, `by` whom, the `steps` between the graphs on the
+    validation part, why a graph is `refused`, and `losses` that are served all the same.
     """
 
     graphs: dict[str, GraphFile]
@@ -136,6 +137,7 @@ class Graphs(msgspec.Struct, frozen=True):
     ship: str = "auto"
     steps: tuple[Parity, ...] = ()
     losses: tuple[str, ...] = ()
+    by: str = ""  # of a choice that no option made
 
 
 class Calibrated(msgspec.Struct, frozen=True):
