@@ -37,9 +37,15 @@ def trials_folder(subject: Subject, plan: BudgetPlan) -> Path:
         weights = hashlib.file_digest(file, "sha256").hexdigest()
     trained, log = subject.trained, subject.summary
     model = _key(VERSION, weights, trained.config, trained.taught, log.key, log.data, log.rows, log.clicks)
-    rows = plan.graphs.quantization_rows
     schedule = _key(
-        plan.pruning, rows, plan.at_batch, plan.seed, plan.students, plan.teaching.given, machine()
+        plan.pruning,
+        plan.graphs.quantization_rows,
+        plan.graphs.qat,
+        plan.at_batch,
+        plan.seed,
+        plan.students,
+        plan.teaching.given,
+        machine(),
     )
     return subject.work.folder / FOLDER / f"{model}-{schedule}"
 

@@ -12,7 +12,7 @@ import msgspec
 from export.budgets.kept import TRACEBACK, keep, kept_trials, prepared_folder, trial_folder
 from export.budgets.plan import BudgetPlan
 from export.budgets.records import Limits, Trial, best_of
-from export.budgets.space import FLOAT, STATIC, space_of
+from export.budgets.space import FLOAT, QAT, STATIC, space_of
 from export.budgets.students import Lessons, Students, kinds_of
 from export.budgets.study import next_point
 from export.budgets.subject import Subject, prepared
@@ -23,7 +23,7 @@ from export.errors import ExportError
 from export.stages.work import Say, Work
 from service.bundle.errors import BundleError
 
-QUANTIZATIONS = (STATIC, FLOAT)
+QUANTIZATIONS = (STATIC, FLOAT, QAT)
 
 
 def limits_of(plan: BudgetPlan) -> Limits:

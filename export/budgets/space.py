@@ -29,8 +29,9 @@ DRAWN: Final = "drawn"
 """The name of a point that is no start."""
 ITSELF: Final = "itself"
 """No student: the trained model."""
-STATIC, FLOAT = "static", "float"
-"""How a trial ends: INT8 unless that is refused or slower, or float32 whatever INT8 would be."""
+STATIC, FLOAT, QAT = "static", "float", "qat"
+"""How a trial ends: INT8 unless that is refused or slower; float32 whatever INT8 would be; as the first, but
+trained on as INT8. An INT8 graph whose rows depend on their batch is none of them."""
 
 MOST_WIDTH_HALVINGS: Final = 5
 SMALLEST_DIM: Final = 2

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from export.budgets.cost import time_beside
 from export.budgets.plan import BudgetPlan
 from export.budgets.records import Form
-from export.budgets.space import FLOAT, QUANTIZATION, STATIC, Space
+from export.budgets.space import FLOAT, QAT, QUANTIZATION, STATIC, Space
 from export.budgets.students import Students
 from export.budgets.subject import Subject, dense_of, new_work, take_twin, twin_of
 from export.data.encoded import Part
@@ -61,12 +61,15 @@ class Workshop:
         to_onnx(work, say=silent)
         # What a trial loses is judged by the limits of the search.
         ship: Ship = "auto" if pruned is None else "pruned"
+        end = values.get(QUANTIZATION, STATIC)
         quantize(
             work,
             rows=self.plan.graphs.quantization_rows,
             ship=ship,
             by="" if pruned is None else SEARCHED,
-            int8=values.get(QUANTIZATION, STATIC) != FLOAT,
+            int8=end != FLOAT,
+            quantization="qat" if end == QAT else "static",
+            qat=self.plan.graphs.qat,
             say=silent,
         )
         return self._judged(work, pruned)

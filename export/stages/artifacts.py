@@ -11,6 +11,7 @@ from export.data.encoded import EncodedLog, Part, open_log
 from export.stages.calibrate import read_calibrators
 from export.stages.dense_twin import dense_checkpoint, twin_line
 from export.stages.prune import unpruned_line
+from export.stages.qat import qat_line
 from export.stages.records import Calibrated, Graphs, LogSummary, Pruned, Trained, Unpruned
 from export.stages.variants import DENSE, PRUNED, Variant, graph_name, read_variants
 from export.stages.work import Work
@@ -92,4 +93,6 @@ def _choices(
     if quantized.ship != "auto":
         chosen = f"by {quantized.by}" if quantized.by else f"with --ship {quantized.ship}"
         found.append(f"the float graph that ships was chosen {chosen}")
+    if quantized.qat is not None:
+        found.append(qat_line(quantized.qat))
     return tuple(found)
