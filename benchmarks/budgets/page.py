@@ -27,7 +27,7 @@ def budgets_page(found: Table) -> str:
         f"{found.log}: the best bundle for each budget",
         [
             f"<h1>{escape(found.log)}: budgets</h1><p class='lead'>{escape(headline(found))}</p>",
-            section("For each budget", table(HEAD, rows(found)), f"<p>{escape(' '.join(legend(found)))}</p>"),
+            section("For each budget", table(HEAD, rows(found)), f"<p>{escape(legend(found))}</p>"),
             section("AUC against what it costs", figure(_figure(found)), _how_to_read()),
             section("Trials", _trials(found)),
             section("Failures", _failures(found)) if found.failures else "",

@@ -56,32 +56,30 @@ def rows(table: Table) -> list[list[str]]:
 
 
 def headline(table: Table) -> str:
-    test = table.rows["test"]
+    rows, test = table.rows["train"], table.rows["test"]
+    clicks = table.clicks["test"] / max(1, test)
     limit = "" if table.epochs is None else f", at most {table.epochs} epochs"
     early = "" if table.complete else "; ended by its time limit"
     return (
-        f"{table.log}, split by {table.split}: trained on {table.rows['train']:,} rows{limit}, judged on {test:,} "
-        f"({table.clicks['test'] / max(1, test):.2%} clicks); {len(table.models)} models; {table.machine}{early}"
+        f"{table.log}, split by {table.split}: trained on {rows:,} rows{limit}, judged on {test:,} "
+        f"({clicks:.2%} clicks); {len(table.models)} models; {table.machine}{early}"
     )
 
 
-def legend(table: Table) -> list[str]:
+def legend(table: Table) -> str:
     """What the columns mean."""
-    return [
-        f"Chosen by AUC on the validation part, judged on the test part. us: microseconds of one core that a "
+    return (
+        "Chosen by AUC on the validation part, judged on the test part. us: microseconds of one core that a "
         f"candidate of {table.candidates} takes in a request, its context computed once; within: models with "
         "a form that keeps the budget."
-    ]
+    )
 
 
 def as_markdown(table: Table) -> str:
     """A headline, a row a budget, what the columns mean, and what failed."""
     lines = [headline(table), "", line(HEAD), line([":--"] * 3 + ["--:"] * 4 + [":--", "--:"])]
-    lines += [
-        line([first, f"`{model}`" if model != "none" else model, *rest])
-        for first, model, *rest in rows(table)
-    ]
-    lines += ["", *legend(table)]
+    lines += [line([budget, f"`{model}`", *rest]) for budget, model, *rest in rows(table)]
+    lines += ["", legend(table)]
     if table.failures:
         lines += ["", *(f"- {one.model} failed: {one.reason}" for one in table.failures)]
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""Trains every model of a log, and makes it smaller in rounds: each model's first trial, then each one's second.
+"""Trains every model of a log, and makes each smaller in rounds: each one's first trial, then its second.
 
 So a run that ends early has tried all models alike. What is done is kept, a JSON a trial, and another run
 goes on with it.
@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from benchmarks.budgets.records import Budget, Failed
@@ -76,10 +77,10 @@ class Zoo:
     def _steps(self, works: dict[str, Work], failed: list[Failed], say: Say) -> Iterator[Callable[[], str]]:
         """Each does one thing and says what came of it; nothing where it was done before."""
         for contender in self.contenders:
-            yield lambda one=contender: self._train(one, works, failed)  # type: ignore[misc]
+            yield partial(self._train, contender, works, failed)
         for number in range(1, self.trials + 1):
             for model in [*works]:
-                yield lambda one=model, at=number: self._try(one, works[one], at)  # type: ignore[misc]
+                yield partial(self._try, model, works[model], number)
 
     def _train(self, contender: Contender, works: dict[str, Work], failed: list[Failed]) -> str:
         work, key = contender.work, contender.work.folder / KEY
