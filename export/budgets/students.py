@@ -75,7 +75,10 @@ class Students:
         return tuple(found)
 
     def student(self, values: Values) -> Student | None:
-        """The student at a point; None where the model itself is pruned."""
+        """The student at a point; None where the model itself is pruned.
+
+        Dropout shrinks with the layers: half of a few neurons are too few, and overfit less.
+        """
         model = str(values.get(STUDENT, ITSELF))
         if model == ITSELF:
             return None
@@ -84,6 +87,8 @@ class Students:
             widths = list(found["hidden_units"])[: int(values.get(LAYERS, len(found["hidden_units"])))]
             share = 0.5 ** int(values.get(WIDTH, 0))
             found["hidden_units"] = [max(SMALLEST_WIDTH, round(width * share)) for width in widths]
+            if "dropout" in found:
+                found["dropout"] = found["dropout"] * share
         if "dim" in found:
             found["dim"] = max(SMALLEST_DIM, found["dim"] >> int(values.get(DIM, 0)))
         return Student(model, found)
