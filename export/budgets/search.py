@@ -12,7 +12,7 @@ import msgspec
 from export.budgets.kept import TRACEBACK, keep, kept_trials, prepared_folder, trial_folder
 from export.budgets.plan import BudgetPlan
 from export.budgets.records import Limits, Trial, best_of
-from export.budgets.space import FLOAT, QAT, STATIC, space_of
+from export.budgets.space import space_of
 from export.budgets.students import Lessons, Students, kinds_of
 from export.budgets.study import next_point
 from export.budgets.subject import Subject, prepared
@@ -22,8 +22,6 @@ from export.data.progress import duration
 from export.errors import ExportError
 from export.stages.work import Say, Work
 from service.bundle.errors import BundleError
-
-QUANTIZATIONS = (STATIC, FLOAT, QAT)
 
 
 def limits_of(plan: BudgetPlan) -> Limits:
@@ -39,7 +37,7 @@ def opened(
     """
     students = None if lessons is None else Students(subject, plan, folder, lessons)
     kinds = kinds_of(subject, () if students is None else students.kinds())
-    space = space_of(kinds, QUANTIZATIONS)
+    space = space_of(kinds)
     try:
         base = prepared(subject, plan, prepared_folder(folder), say=say)
     except ExportError as error:

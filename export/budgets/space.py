@@ -32,6 +32,8 @@ ITSELF: Final = "itself"
 STATIC, FLOAT, QAT = "static", "float", "qat"
 """How a trial ends: INT8 unless that is refused or slower; float32 whatever INT8 would be; as the first, but
 trained on as INT8. An INT8 graph whose rows depend on their batch is none of them."""
+ENDINGS: Mapping[str, tuple[str, ...]] = {QUANTIZATION: (STATIC, FLOAT, QAT)}
+"""By axis, the choices of how a trial ends, the usual one first."""
 
 MOST_WIDTH_HALVINGS: Final = 5
 SMALLEST_DIM: Final = 2
@@ -85,9 +87,9 @@ class Space:
             halved = {WIDTH: FIRST_HALVINGS} if kind.layers else {}
             self._add(found, kind.name, {STUDENT: kind.name, **halved})
         for axis in self.axes:
-            if axis.name == QUANTIZATION:
+            if axis.name in ENDINGS:
                 for choice in axis.choices[1:]:
-                    self._add(found, str(choice), {QUANTIZATION: choice})
+                    self._add(found, str(choice), {axis.name: choice})
         return [*found.items()]
 
     def _add(self, found: dict[str, dict[str, Value]], name: str, given: Values) -> None:
@@ -108,7 +110,7 @@ def parts_of(model: nn.Module) -> tuple[str, ...]:
     return tuple(part for part in PARTS if part in found)
 
 
-def space_of(kinds: Sequence[Kind], quantizations: Sequence[str] = (STATIC,)) -> Space:
+def space_of(kinds: Sequence[Kind], endings: Mapping[str, tuple[str, ...]] = ENDINGS) -> Space:
     """The space of a trained model, the first of `kinds`, and of those that it teaches."""
 
     def of(own: Sequence[Kind], axis: Axis) -> list[Axis]:
@@ -130,6 +132,6 @@ def space_of(kinds: Sequence[Kind], quantizations: Sequence[str] = (STATIC,)) ->
     for part in PARTS:
         least = LEAST_KEPT.get(part, USUAL_LEAST)
         axes += of([kind for kind in kinds if part in kind.parts], Axis(part, 1.0, least, 1.0, log=True))
-    if len(quantizations) > 1:
-        axes += of(kinds, Axis(QUANTIZATION, quantizations[0], choices=tuple(quantizations)))
+    for name, choices in endings.items():
+        axes += of(kinds, Axis(name, choices[0], choices=choices))
     return Space(tuple(kinds), tuple(axes))

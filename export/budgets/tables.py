@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from export.budgets.records import Form, Limits, Searched, Trial
-from export.budgets.space import DIM, DRAWN, ITSELF, LAYERS, QUANTIZATION, STATIC, STUDENT, WIDTH
+from export.budgets.space import DIM, DRAWN, ENDINGS, ITSELF, LAYERS, STUDENT, WIDTH
 from export.compress.recipes import PARTS
 from export.report.text_table import aligned
 from export.trials import Values
@@ -29,8 +29,7 @@ def recipe_text(values: Values) -> str:
         for part in PARTS
         if float(values.get(part, 1.0)) < 1.0
     ]
-    if (quantization := values.get(QUANTIZATION, STATIC)) != STATIC:
-        words.append(str(quantization))
+    words += [str(values[name]) for name, (usual, *_) in ENDINGS.items() if values.get(name, usual) != usual]
     return " ".join(words) or "nothing pruned"
 
 

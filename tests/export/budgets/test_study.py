@@ -9,6 +9,7 @@ from export.budgets.space import (
     ALL_KEPT,
     FLOAT,
     ITSELF,
+    QAT,
     QUANTIZATION,
     STATIC,
     STUDENT,
@@ -26,14 +27,14 @@ from tests.export.budgets.test_records import form_of
 
 FIELDS = (Field("page", 30), Field("ad", 40, role="candidate"))
 OWN = parts_of(DeepFwFM(FIELDS, dim=4, hidden_units=(8,)))
-SPACE = space_of([Kind(ITSELF, OWN)])
+SPACE = space_of([Kind(ITSELF, OWN)], {})
 KINDS = (
     Kind(ITSELF, OWN),
     Kind("deep_fwfm", OWN, layers=3, dim=10),
     Kind("dnn", ("dnn", "embedding", "neurons"), layers=3, dim=10),
     Kind("lr", ("embedding",), dim=1),
 )
-WHOLE = space_of(KINDS, (STATIC, FLOAT))
+WHOLE = space_of(KINDS)
 
 
 def run(space: Space, limits: Limits, trials: int, *, seed: int = 0) -> list[Trial]:
@@ -52,7 +53,7 @@ def run(space: Space, limits: Limits, trials: int, *, seed: int = 0) -> list[Tri
 
 def test_a_model_has_axes_for_the_parts_that_it_has() -> None:
     assert {axis.name for axis in SPACE.axes} == set(OWN) <= set(PARTS)
-    lr = space_of([Kind(ITSELF, parts_of(LR(FIELDS)))])
+    lr = space_of([Kind(ITSELF, parts_of(LR(FIELDS)))], {})
     assert [axis.name for axis in lr.axes] == ["embedding"]
 
 
@@ -69,7 +70,7 @@ def test_the_first_trials_have_the_presets_rates() -> None:
 
 def test_then_comes_a_student_of_each_kind_and_each_way_to_end() -> None:
     starts = dict(WHOLE.starts())
-    assert [*starts][-4:] == ["deep_fwfm", "dnn", "lr", FLOAT]
+    assert [*starts][-5:] == ["deep_fwfm", "dnn", "lr", FLOAT, QAT]
     for kind in KINDS[1:]:
         assert starts[kind.name][STUDENT] == kind.name
         assert not WHOLE.recipe(starts[kind.name]).prunes
