@@ -53,8 +53,8 @@ class BudgetPlan:
     seed: int = knob(0, "of what the search draws", NOT_NEGATIVE)
     students: tuple[str, ...] = knob(
         (SAME, "dnn", "fwfm", "lr"),
-        f"models that the trained one teaches in some trials: {SAME}, a narrower one of its kind; names of "
-        f"models, of which those that are cheaper; or {NONE}",
+        f"models that the trained one teaches in some trials: {SAME}, a narrower one of its kind; names, of "
+        f"which the cheaper models; or {NONE}",
         unit="NAME,..",
     )
     pruning: PruneChoice = field(default_factory=PruneChoice)

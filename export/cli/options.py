@@ -325,7 +325,7 @@ COMMANDS: Mapping[str, Command] = {
         },
     ),
     "compress": Command(
-        "search how to make a trained model smaller so that it keeps a budget of time, bytes or AUC",
+        "search how to make a trained model smaller, within a budget of time, bytes or AUC",
         {
             "the trained model": WORK,
             "the budget": options_of(BudgetPlan, "budget_us", "at_batch", "budget_bytes", "max_auc_loss"),
