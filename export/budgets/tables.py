@@ -15,10 +15,10 @@ LETTERS: Mapping[str, str] = {"dnn": "D", "field_matrix": "R", "embedding": "F",
 
 
 def recipe_text(values: Values) -> str:
-    """Who is pruned, by what, as the paper writes it, and how it ends: `dnn width/4 D-99% R-95% float`."""
+    """Who is pruned, by what, as the paper writes it, and how it ends: `taught dnn width/4 D-99% float`."""
     words = []
     if (student := values.get(STUDENT, ITSELF)) != ITSELF:
-        words.append(str(student))
+        words.append(f"taught {student}")
     for name, shown in ((WIDTH, "width"), (DIM, "dim")):
         if halvings := int(values.get(name, 0)):
             words.append(f"{shown}/{2**halvings}")
