@@ -19,8 +19,9 @@ import numpy as np
 from benchmarks.command import Command, print_table
 from export.train.build import build_from_fields
 from export.train.choices import TrainChoice
+from export.trials import Axis, Value
 from export.tune.records import TrialRecord
-from export.tune.space import Axis, Space, Value, space_of
+from export.tune.space import Space, space_of
 from export.tune.study import Study
 from models.fields import Field
 

@@ -1,11 +1,12 @@
 """Times DeepFwFM's plain and shared-context graphs by candidates a request: microseconds a row.
 
-    python -m benchmarks.shared_context [--widths 400 400 400] [--pairs 37] [--nodes]
+    python -m benchmarks.shared_context [--widths 400 400 400] [--pairs 37] [--student dnn] [--nodes]
 
 The weights are random: this is about time only. 31 context and 8 candidate fields, dimension 10, one thread,
 all rows of one request. PyTorch scores the dense model, with all pairs and 400x400x400, on the same rows.
 Printed for each shape is what to expect where products take all the time: how many times fewer a row needs if
-the context's part of the first layer is computed once a request.
+the context's part of the first layer is computed once a request. A student is another model, which has
+--widths.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from benchmarks.command import Command, print_table
@@ -29,6 +31,7 @@ from export.graph.runtime import (
 )
 from export.graph.shared_context import share_context
 from models.deep_fwfm import DeepFwFM
+from models.dnn import DNN
 from models.fields import Field
 
 CONTEXT_FIELDS = 31
@@ -49,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command = Command("shared_context", __doc__)
     command.numbers("--widths", None, "of the hidden layers")
     command.number("--pairs", PAIRS_LEFT, "of fields left")
+    command.add_argument("--student", choices=("dnn",), help="a perceptron alone in place of DeepFwFM")
     command.number("--rows", 100_000, "of the embedding table")
     command.number("--rounds", 11, "timed, interleaved")
     command.add_argument(
@@ -61,11 +65,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ids = random.integers(0, fields[0].cardinality, (max(CANDIDATES), FIELDS)).astype(np.int32)
     ids[:, :CONTEXT_FIELDS] = ids[0, :CONTEXT_FIELDS]
     calibration_ids = random.permuted(np.resize(ids, (2000, FIELDS)), axis=0)
+    make = model_of if options.student is None else _student_of
+    if options.student is not None:
+        shapes = tuple((widths, 0) for widths in dict.fromkeys(widths for widths, _ in shapes))
     titles = {f"{'-'.join(map(str, widths))}, {pairs} pairs": (widths, pairs) for widths, pairs in shapes}
     graphs = {
         f"{title}, {variant}": graph
         for title, shape in titles.items()
-        for variant, graph in _variants(model_of(fields, *shape), calibration_ids).items()
+        for variant, graph in _variants(make(fields, *shape), calibration_ids).items()
     }
     scorers: dict[str, Scorer] = {TORCH: torch_scorer(model_of(fields, *SHAPES[0]))}
     scorers |= {name: _scorer(name, graph) for name, graph in graphs.items()}
@@ -89,7 +96,13 @@ def _fields(cardinality: int) -> list[Field]:
     ]
 
 
-def _variants(model: DeepFwFM, ids: NDArray[np.int32]) -> dict[str, bytes]:
+def _student_of(fields: Sequence[Field], hidden_units: Sequence[int], _: int) -> DNN:
+    """A perceptron with random weights, which has no pairs."""
+    torch.manual_seed(0)
+    return DNN(fields, DIM, hidden_units).eval()
+
+
+def _variants(model: DeepFwFM | DNN, ids: NDArray[np.int32]) -> dict[str, bytes]:
     float32 = export_onnx(model, FIELDS)
     variants = {"plain float32": float32, "plain int8": int8_of(float32, ids)}
     for name in ("float32", "int8"):

@@ -1,13 +1,73 @@
-"""What searches of trials share: when one ends, and by which seed each trial draws. It knows no trial."""
+"""What searches of trials share: the axes of a space, when a search ends, by which seed each trial draws.
+
+It knows neither a trial nor what an axis means.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
 from export.data.progress import Bar
+
+Value = float | int | str
+Values = Mapping[str, Value]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One thing that is varied: numbers from `low` to `high`, or `choices`; whole ones where `default` is.
+
+    only_with   the axis exists where another one has one of these values: its name, then the values
+    """
+
+    name: str
+    default: Value
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = False
+    choices: tuple[Value, ...] = ()
+    only_with: tuple[Value, ...] = ()
+
+    def holds(self, value: Any) -> bool:
+        """Whether a value is on the axis."""
+        if self.choices:
+            return value in self.choices
+        return type(value) is type(self.default) and self.low <= float(value) <= self.high
+
+    def exists(self, values: Values) -> bool:
+        """Whether a point with these values on the other axes has a value here."""
+        return not self.only_with or values.get(str(self.only_with[0])) in self.only_with[1:]
+
+
+class Draws(Protocol):
+    """What draws a value for an axis by its name: a trial of Optuna's."""
+
+    def suggest_categorical(self, name: str, choices: Any, /) -> Any: ...
+
+    def suggest_int(self, name: str, low: int, high: int, /, *, log: bool) -> int: ...
+
+    def suggest_float(self, name: str, low: float, high: float, /, *, log: bool) -> float: ...
+
+
+def drawn(trial: Draws, axes: Sequence[Axis]) -> dict[str, Value]:
+    """A point: a value on each axis that exists with those on the axes before it."""
+    values: dict[str, Value] = {}
+    for axis in axes:
+        if axis.exists(values):
+            values[axis.name] = _drawn_on(trial, axis)
+    return values
+
+
+def _drawn_on(trial: Draws, axis: Axis) -> Any:
+    if axis.choices:
+        return trial.suggest_categorical(axis.name, axis.choices)
+    if isinstance(axis.default, int):
+        return trial.suggest_int(axis.name, int(axis.low), int(axis.high), log=axis.log)
+    return trial.suggest_float(axis.name, axis.low, axis.high, log=axis.log)
 
 
 @dataclass(frozen=True)
@@ -35,6 +95,13 @@ class Budget:
         if self.seconds is None or not taken:
             return False
         return elapsed + set_aside + float(np.median(taken)) > self.seconds
+
+    def left(self, taken: Sequence[float], elapsed: float) -> float:
+        """About how many seconds are left after trials that took so long, `elapsed` after the start."""
+        typical = float(np.median(taken)) if taken else 0.0
+        by_trials = None if self.trials is None else typical * max(0, self.trials - len(taken))
+        by_time = None if self.seconds is None else max(0.0, self.seconds - elapsed)
+        return min(one for one in (by_trials, by_time) if one is not None)
 
     def bar(self, done: int) -> Bar:
         """What is left of it after so many trials: of the trials, else of the seconds."""

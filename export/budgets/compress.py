@@ -10,10 +10,10 @@ from export.budgets.kept import dense_graph, forget_other_models, kept_trials, t
 from export.budgets.page import search_page
 from export.budgets.plan import BudgetPlan
 from export.budgets.records import Reference, Searched, Trial, best_of, front_of
-from export.budgets.search import dense_microseconds, limits_of, search
-from export.budgets.space import space_of
+from export.budgets.search import dense_microseconds, limits_of, opened, search
+from export.budgets.students import Lessons
+from export.budgets.subject import Subject
 from export.budgets.tables import front_table, verdict
-from export.budgets.trial import Subject
 from export.errors import ExportError
 from export.report.files import write_texts
 from export.report.machine import machine
@@ -22,35 +22,33 @@ from export.stages.calibrate import calibrate_as_planned
 from export.stages.package import check_out, package
 from export.stages.records import Calibrated
 from export.stages.work import Say, Work
-from export.train.checkpoint import load_checkpoint
 from service.bundle.json_files import encode_json
 
 JSON, PAGE, BUNDLE = "compress.json", "compress.html", "bundle"
 
 
-def compress(plan: BudgetPlan, *, say: Say = print) -> Searched:
-    """Searches, and writes OUT. Raises ExportError where nothing can be varied or no trial keeps the limits.
+def compress(plan: BudgetPlan, *, lessons: Lessons | None = None, say: Say = print) -> Searched:
+    """Searches, and writes OUT. Raises ExportError where no trial keeps the limits.
 
-    Ctrl-C writes what was found until then, without a bundle; the same command goes on.
+    `lessons` is what students need, `export.teach.lesson.Lesson`; without it there are none. Ctrl-C writes
+    what was found until then, without a bundle; the same command goes on.
     """
     name = plan.name or plan.out.resolve().name
     check_out(plan.out / BUNDLE, name)
     with Work(plan.work).held() as work:
         subject = Subject.of(work)
         _check_sampling_rate(work, plan)
-        network, model, hyperparameters = load_checkpoint(subject.checkpoint, subject.log.schema)
-        space = space_of(network, hyperparameters)
-        if not space.axes:
-            raise ExportError(f"'model' must have a part that can be pruned (got {model}); serve it as it is")
         folder = trials_folder(subject, plan)
         folder.mkdir(parents=True, exist_ok=True)
         forget_other_models(folder)
         started = time.perf_counter()
         try:
-            trials = search(subject, space, plan, folder, say=say)
+            trials = search(opened(subject, plan, folder, lessons, say=say), folder, say=say)
         except KeyboardInterrupt:
             _write_interrupted(subject, plan, folder, started, say)
             raise
+        if not any(one.form for one in trials):
+            raise ExportError(f"at least one trial must come through (got: {trials[0].reason})")
         found = _found(subject, plan, folder, trials, started)
         _write(found, plan.out)
         say("\n".join(["", *front_table(found), "", verdict(found)]))
@@ -89,9 +87,8 @@ def _package(plan: BudgetPlan, work: Work, name: str, best: Trial, say: Say) -> 
 def _found(
     subject: Subject, plan: BudgetPlan, folder: Path, trials: Sequence[Trial], started: float
 ) -> Searched:
-    limits, first = limits_of(plan), trials[0].form
+    limits, first = limits_of(plan), next(one.form for one in trials if one.form is not None)
     microseconds = dense_microseconds(trials)
-    assert first is not None
     assert microseconds is not None
     best = best_of(trials, limits)
     return Searched(
@@ -114,7 +111,7 @@ def _found(
 
 def _write_interrupted(subject: Subject, plan: BudgetPlan, folder: Path, started: float, say: Say) -> None:
     trials = kept_trials(folder)
-    if not trials:
+    if not any(one.form for one in trials):
         say("interrupted before a trial ended; the same command begins again")
         return
     _write(_found(subject, plan, folder, trials, started), plan.out)

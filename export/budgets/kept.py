@@ -1,7 +1,8 @@
 """Where trials are kept in a work folder, and how little of each; it runs none.
 
 A trial's folder is a work folder, from which a bundle can be packaged. Whatever the limits are, the best
-trial is on the front, so of the others the record alone stays.
+trial is on the front, so of the others the record alone stays. Beside the trials lie the trained model with
+its dense twin, the students that were taught, and what their teacher said.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import msgspec
 
 from export.budgets.plan import BudgetPlan
 from export.budgets.records import Trial, front_of
-from export.budgets.trial import Subject
+from export.budgets.space import ITSELF
+from export.budgets.subject import Subject, link
 from export.errors import ExportError
 from export.report.machine import machine
 from export.stages.variants import DENSE, graph_name
@@ -23,10 +25,10 @@ from export.stages.work import MARKER, Work, hash_of
 from service.bundle.folders import discard
 from service.bundle.json_files import encode_json
 
-FOLDER, RECORD = "compress", "trial.json"
+FOLDER, RECORD, TRACEBACK = "compress", "trial.json", "failure.txt"
 
 # What a trial does with the same inputs changed when this number did: no search goes on from older trials.
-VERSION = 2
+VERSION = 3
 
 
 def trials_folder(subject: Subject, plan: BudgetPlan) -> Path:
@@ -35,8 +37,16 @@ def trials_folder(subject: Subject, plan: BudgetPlan) -> Path:
         weights = hashlib.file_digest(file, "sha256").hexdigest()
     trained, log = subject.trained, subject.summary
     model = _key(VERSION, weights, trained.config, trained.taught, log.key, log.data, log.rows, log.clicks)
-    rows = plan.graphs.quantization_rows
-    schedule = _key(plan.pruning, rows, plan.at_batch, plan.seed, machine())
+    schedule = _key(
+        plan.pruning,
+        plan.graphs.quantization_rows,
+        plan.graphs.qat,
+        plan.at_batch,
+        plan.seed,
+        plan.students,
+        plan.teaching.given,
+        machine(),
+    )
     return subject.work.folder / FOLDER / f"{model}-{schedule}"
 
 
@@ -57,8 +67,13 @@ def trial_folder(folder: Path, number: int) -> Path:
 
 
 def dense_graph(folder: Path) -> Path:
-    """The dense graph, which all trials share."""
-    return trial_folder(folder, 1) / graph_name(DENSE)
+    """The dense graph, which all trials of the model itself share."""
+    return prepared_folder(folder) / graph_name(DENSE)
+
+
+def prepared_folder(folder: Path) -> Path:
+    """The work folder of the trained model itself, from which trials go on."""
+    return folder / ITSELF
 
 
 def kept_trials(folder: Path) -> list[Trial]:
@@ -77,18 +92,18 @@ def keep(folder: Path, done: Sequence[Trial]) -> None:
     last = done[-1].number
     work = Work(trial_folder(folder, last))
     graph, shared = work.folder / graph_name(DENSE), dense_graph(folder)
-    if last > 1 and graph.exists() and filecmp.cmp(graph, shared, shallow=False):
+    if graph.exists() and filecmp.cmp(graph, shared, shallow=False):
         graph.unlink()
-        graph.symlink_to(Path("..", shared.parent.name, shared.name))
+        link(graph, shared)
     discard(work.folder / "pruned.pt")  # the weights before compaction
     work.write(RECORD, encode_json(done[-1]))
     front = front_of(done)
-    for one in done[1:]:
+    for one in done:
         if one.number not in front:
             _leave_record(trial_folder(folder, one.number))
 
 
 def _leave_record(folder: Path) -> None:
     for path in folder.iterdir():
-        if path.name not in (RECORD, MARKER):
+        if path.name not in (RECORD, TRACEBACK, MARKER):
             discard(path)

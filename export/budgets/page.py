@@ -30,11 +30,12 @@ def search_page(found: Searched) -> str:
 
 
 MEANINGS = """<p>D, R and F are the shares pruned of the DNN's weights, field pairs and embeddings; N, I and K
-those of whole neurons, interactions and dimensions. “To dense” is the change of AUC on the validation part,
-by which trials are chosen: the best of many is best there by luck too. “On unseen rows” is the calibration
-part, with the 95 % interval of the paired bootstrap. Microseconds are those of one core; each trial is timed
-beside the dense graph, and its share of that is told in the dense graph's microseconds of the first
-trial.</p>"""
+those of whole neurons, interactions and dimensions. Before them stands the student that is pruned, where it
+is not the model itself, with what its hidden layers and embeddings are divided by; after them “float” where
+no INT8 was made. “To dense” is the change of AUC on the validation part, by which trials are chosen: the
+best of many is best there by luck too. “On unseen rows” is the calibration part, with the 95 % interval of
+the paired bootstrap. Microseconds are those of one core; each trial is timed beside the dense graph, and its
+share of that is told in the dense graph's microseconds of the first trial.</p>"""
 
 
 def _sentence(text: str) -> str:
@@ -65,6 +66,6 @@ def _trials(found: Searched) -> str:
         figures = ["", "", "", one.reason] if form is None else [
             f"{form.auc:.5f}", f"{form.microseconds:.2f}", f"{form.bytes:,}", form.variant,
         ]  # fmt: skip
-        rows.append([str(one.number), one.name, recipe_text(one.kept), *figures, f"{one.seconds:.1f}"])
+        rows.append([str(one.number), one.name, recipe_text(one.values), *figures, f"{one.seconds:.1f}"])
     head = ["trial", "", "recipe", "AUC", "us a candidate", "bytes", "graph", "seconds"]
     return f"<details><summary>{len(rows)} trials</summary>{table(head, rows)}</details>"

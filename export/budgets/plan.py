@@ -9,16 +9,20 @@ from export.compress.choice import PruneChoice
 from export.errors import ExportError
 from export.knobs import AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE, check, described, knob
 from export.stages.plan import GraphPlan
+from export.train.choices import TrainChoice
 from export.trials import Budget
 
 TRIALS = 24
+SAME, NONE = "same", "none"
+"""A student of the model's own kind, and no student."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BudgetPlan:
     """What a bundle may cost, and how long to search for it.
 
-    `pruning` is the schedule of each trial; its recipe is what the search varies.
+    `pruning` is the schedule of each trial; its recipe is what the search varies. `teaching` has the numbers
+    of distillation that were given.
     """
 
     out: Path = field(
@@ -40,17 +44,32 @@ class BudgetPlan:
     )
     trials: int | None = knob(
         None,
-        "trials in all, with those of an interrupted search; the first have the presets",
+        "trials in all, with those of an interrupted search; the first have the presets, the next a student "
+        "of each kind",
         AT_LEAST_ONE,
         otherwise=f"{TRIALS}, or with --minutes as many as they allow",
     )
     minutes: float | None = knob(None, "how long the search may take", POSITIVE, otherwise="until --trials")
     seed: int = knob(0, "of what the search draws", NOT_NEGATIVE)
-    pruning: PruneChoice = field(default_factory=lambda: PruneChoice(dense_twin="skip"))
+    students: tuple[str, ...] = knob(
+        (SAME, "dnn", "fwfm", "lr"),
+        f"models that the trained one teaches in some trials: {SAME}, a narrower one of its kind; names, of "
+        f"which the cheaper models; or {NONE}",
+        unit="NAME,..",
+    )
+    pruning: PruneChoice = field(default_factory=PruneChoice)
     graphs: GraphPlan = field(default_factory=GraphPlan)
+    teaching: TrainChoice = field(default_factory=TrainChoice)
 
     def __post_init__(self) -> None:
         check(self)
+        if NONE in self.students:
+            if len(self.students) > 1:
+                raise ExportError(
+                    f"'students' must be {NONE} alone, or names (got {','.join(self.students)}); leave out "
+                    "one of the two"
+                )
+            object.__setattr__(self, "students", ())
         if self.budget_us is None and self.budget_bytes is None and self.max_auc_loss is None:
             raise ExportError(
                 "'--budget-us', '--budget-bytes' or '--max-auc-loss' must be given (got none of them); "

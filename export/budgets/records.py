@@ -34,11 +34,11 @@ class Form(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
-    """One trial, numbered from 1. `kept` are the shares that it kept; a failed one has no `form`."""
+    """One trial, numbered from 1. `values` are its point on the axes; a failed one has no `form`."""
 
     number: int
     name: str
-    kept: dict[str, float]
+    values: dict[str, float | int | str]
     seconds: float
     form: Form | None = None
     reason: str = ""

@@ -10,13 +10,18 @@ from collections.abc import Sequence
 from typing import Final
 
 import optuna
-from optuna.distributions import FloatDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 from optuna.samplers import TPESampler
 from optuna.trial import create_trial
 
 from export.budgets.records import Limits, Trial
-from export.budgets.space import Space
-from export.trials import seed_of
+from export.budgets.space import DRAWN, Space
+from export.trials import Axis, Value, drawn, seed_of
 
 # AUC, microseconds, bytes.
 DIRECTIONS: Final = ("maximize", "minimize", "minimize")
@@ -24,8 +29,8 @@ DIRECTIONS: Final = ("maximize", "minimize", "minimize")
 
 def next_point(
     space: Space, done: Sequence[Trial], limits: Limits, seed: int
-) -> tuple[str, dict[str, float]]:
-    """The name and the point of the next trial: the presets first, then what the sampler draws.
+) -> tuple[str, dict[str, Value]]:
+    """The name and the point of the next trial: the starts of the space first, then what the sampler draws.
 
     The sampler (Bergstra et al., "Algorithms for Hyper-Parameter Optimization", NIPS 2011, for several
     objectives) prefers points like those of trials that no other beats, and that keep the limits.
@@ -36,15 +41,23 @@ def next_point(
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     sampler = TPESampler(seed=seed_of(seed, len(done)), n_startup_trials=0)
     study = optuna.create_study(directions=DIRECTIONS, sampler=sampler)
-    axes = {axis.part: FloatDistribution(axis.least, 1.0, log=True) for axis in space.axes}
+    distributions = {axis.name: _distribution_of(axis) for axis in space.axes}
     for one in done:
         if one.form is not None:
             study.add_trial(
                 create_trial(
-                    params=one.kept,
-                    distributions=dict(axes),
+                    params=one.values,
+                    distributions={name: distributions[name] for name in one.values},
                     values=(one.form.auc, one.form.microseconds, one.form.bytes),
                     constraints=limits.excess(one.form),
                 )
             )
-    return "drawn", space.settled(study.ask(dict(axes)).params)
+    return DRAWN, space.settled(drawn(study.ask(), space.axes))
+
+
+def _distribution_of(axis: Axis) -> BaseDistribution:
+    if axis.choices:
+        return CategoricalDistribution(axis.choices)
+    if isinstance(axis.default, int):
+        return IntDistribution(int(axis.low), int(axis.high), log=axis.log)
+    return FloatDistribution(axis.low, axis.high, log=axis.log)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from export.budgets.records import Form, Limits, Searched, Trial
+from export.budgets.space import DIM, DRAWN, ENDINGS, ITSELF, LAYERS, STUDENT, WIDTH, ending_text
+from export.compress.recipes import PARTS
 from export.report.text_table import aligned
+from export.trials import Values
 
 LETTERS: Mapping[str, str] = {
     "dnn": "D",
@@ -17,10 +20,33 @@ LETTERS: Mapping[str, str] = {
 }
 
 
-def recipe_text(kept: Mapping[str, float]) -> str:
-    """What is pruned, as the paper writes it: `D-99% R-95% F-40%`."""
-    words = [f"{LETTERS[part]}-{1.0 - share:.1%}" for part, share in kept.items()]
-    return " ".join(word.replace(".0%", "%") for word in words)
+def recipe_text(values: Values) -> str:
+    """Who is pruned, by what, as the paper writes it, and how it ends: `taught dnn width/4 D-99% float`."""
+    words = []
+    if (student := values.get(STUDENT, ITSELF)) != ITSELF:
+        words.append(f"taught {student}")
+    for name, shown in ((WIDTH, "width"), (DIM, "dim")):
+        if halvings := int(values.get(name, 0)):
+            words.append(f"{shown}/{2**halvings}")
+    if LAYERS in values:
+        words.append(f"{values[LAYERS]} layer{'s' if values[LAYERS] != 1 else ''}")
+    words += [
+        f"{LETTERS[part]}-{1.0 - float(values[part]):.1%}".replace(".0%", "%")
+        for part in PARTS
+        if float(values.get(part, 1.0)) < 1.0
+    ]
+    words += [
+        ending_text(name, values[name])
+        for name, (usual, *_) in ENDINGS.items()
+        if values.get(name, usual) != usual
+    ]
+    return " ".join(words) or "nothing pruned"
+
+
+def _titled(one: Trial) -> str:
+    """The recipe after its name, unless that says nothing more."""
+    recipe = recipe_text(one.values)
+    return recipe if one.name == DRAWN or one.name in recipe.split() else f"{one.name}: {recipe}"
 
 
 def cost_text(form: Form) -> str:
@@ -48,7 +74,7 @@ def limits_text(limits: Limits, candidates: int) -> str:
 def trial_line(one: Trial, best: Trial | None, limits: Limits, trials: int | None) -> str:
     """What a trial gave, and which is the best within the limits so far."""
     number = f"trial {one.number}" + (f"/{trials}" if trials else "")
-    about = f"{one.name}, {recipe_text(one.kept)}"
+    about = _titled(one)
     if one.form is None:
         return f"{number}: failed: {one.reason} ({about})"
     form = one.form
@@ -81,7 +107,7 @@ def _row(one: Trial, form: Form, found: Searched) -> list[str]:
     mark = " *" if one.number == found.best else ""
     return [
         f"{one.number}{mark}",
-        f"{one.name}: {recipe_text(one.kept)}" if one.name != "drawn" else recipe_text(one.kept),
+        _titled(one),
         f"{form.auc:.5f}",
         f"{form.validation.auc_delta:+.5f}",
         unseen_text(form),

@@ -1,12 +1,11 @@
-"""One trial: a trained model -> pruned by a recipe, quantized, judged and timed, in its own work folder."""
+"""One trial: a model, trained or taught -> pruned, quantized, judged and timed, in its own work folder."""
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,103 +13,88 @@ from numpy.typing import NDArray
 from export.budgets.cost import time_beside
 from export.budgets.plan import BudgetPlan
 from export.budgets.records import Form
-from export.compress.recipes import Recipe
-from export.data.encoded import EncodedLog, Part, open_log
+from export.budgets.space import FLOAT, QAT, QUANTIZATION, ROW_BITS, STATIC, Space
+from export.budgets.students import Students
+from export.budgets.subject import Subject, dense_of, new_work, take_twin, twin_of
+from export.data.encoded import Part
 from export.graph.runtime import BATCHES, microseconds_a_row, own_rows_scorer
 from export.judge.metrics import auc
 from export.judge.parity import compare_variants
-from export.stages.dense_twin import TRAINED, dense_checkpoint
 from export.stages.evaluate import choose_serving, shipped_variants
-from export.stages.plan import Ship
+from export.stages.plan import EmbeddingBits, Ship
 from export.stages.prune import prune
 from export.stages.quantize import quantize
-from export.stages.records import LogSummary, Pruned, Trained
-from export.stages.taught import FOLDER as TEACHERS
+from export.stages.records import Pruned, Trained
 from export.stages.to_onnx import to_onnx
-from export.stages.variants import DENSE, Variant, read_variants
+from export.stages.variants import Variant, read_variants
 from export.stages.work import Work, silent
+from export.trials import Values
 from service.bundle.manifest import Latency, Parity
 
-# What the stages of a trial read of the run that trained the model; they write none of it.
-TAKEN = ("log", "fit-schema.json", "train.json", "baseline.json", "baseline.onnx", TEACHERS)
+SEARCHED: Final = "a search for a budget, whose limits say what may be lost"
 
 
 @dataclass(frozen=True)
-class Subject:
-    """The trained model of a work folder, which all trials begin with."""
+class Workshop:
+    """What all trials of a search share; `base` is the prepared folder of the trained model itself."""
 
-    work: Work
-    log: EncodedLog
-    summary: LogSummary
-    trained: Trained
+    subject: Subject
+    plan: BudgetPlan
+    space: Space
+    base: Work
+    students: Students | None = None
 
-    @classmethod
-    def of(cls, work: Work) -> Subject:
-        """Raises ExportError where the folder has no trained model."""
-        work.path(TRAINED)
-        summary, trained = work.read_record("fit-schema", LogSummary), work.read_record("train", Trained)
-        return cls(work, open_log(work.path("log")), summary, trained)
+    def attempt(self, values: Values, folder: Path) -> tuple[Form, float]:
+        """The form at a point, and the dense graph's microseconds a candidate in the same timing.
 
-    @property
-    def checkpoint(self) -> Path:
-        """The dense model: the better one, where it was trained on beside a pruning."""
-        return dense_checkpoint(self.work)
+        The folder is made anew: it is a work folder, from which `package` can go on. Raises ExportError.
+        """
+        student = None if self.students is None else self.students.student(values)
+        base = self.base
+        if student is not None and self.students is not None:
+            base = self.students.taught(student, self.base)
+        work = new_work(base, folder)
+        choice = replace(self.plan.pruning, dense_twin="skip")
+        recipe = self.space.recipe(values)
+        pruned = prune(work, choice, recipe=recipe, twin=twin_of(base), say=silent)
+        take_twin(work, base)
+        to_onnx(work, say=silent)
+        # What a trial loses is judged by the limits of the search.
+        ship: Ship = "auto" if pruned is None else "pruned"
+        end = values.get(QUANTIZATION, STATIC)
+        graphs = replace(
+            self.plan.graphs,
+            ship=ship,
+            quantization="qat" if end == QAT else "static",
+            embedding_bits=cast(EmbeddingBits, values.get(ROW_BITS, self.plan.graphs.embedding_bits)),
+        )
+        by = "" if pruned is None else SEARCHED
+        quantize(work, graphs, by=by, int8=end != FLOAT, say=silent)
+        return self._judged(work, pruned)
 
-
-def attempt(subject: Subject, plan: BudgetPlan, recipe: Recipe, folder: Path) -> tuple[Form, float]:
-    """The form that a recipe gives, and the dense graph's microseconds a candidate in the same timing.
-
-    The folder is made anew: it is a work folder, from which `package` can go on. Raises ExportError.
-    """
-    work = _new_work(subject, folder)
-    pruned = prune(work, plan.pruning, recipe=recipe, say=silent)
-    to_onnx(work, say=silent)
-    # What a trial loses is judged by the limits of the search.
-    ship: Ship = "auto" if pruned is None else "pruned"
-    quantize(work, replace(plan.graphs, ship=ship), say=silent)
-    return _judged(subject, plan, read_variants(work, subject.log.schema), pruned)
-
-
-def _new_work(subject: Subject, folder: Path) -> Work:
-    shutil.rmtree(folder, ignore_errors=True)
-    work = Work(folder)
-    work.claim()
-    for name in TAKEN:
-        if subject.work.has(name):
-            _link(folder / name, subject.work.folder / name)
-    _link(folder / TRAINED, subject.checkpoint)
-    return work
-
-
-def _link(path: Path, target: Path) -> None:
-    """A relative link, so that a work folder may be moved with its trials."""
-    path.symlink_to(os.path.relpath(target.resolve(), path.parent.resolve()))
-
-
-def _judged(
-    subject: Subject, plan: BudgetPlan, variants: Mapping[str, Variant], pruned: Pruned | None
-) -> tuple[Form, float]:
-    dense, parts = variants[DENSE], subject.log.parts
-    validation, unseen = parts["validation"], parts["calibration"]
-    serving = variants[_serving(variants, validation)]
-    times = time_beside(serving, dense, validation, plan.at_batch)
-    logits = serving.score(validation)
-    trained = subject.trained
-    units = trained.hyperparameters.get("hidden_units") or ()
-    return (
-        Form(
-            variant=serving.name,
-            auc=auc(np.asarray(validation.labels), logits),
-            validation=_change(dense, serving.name, validation, logits),
-            unseen=_change(dense, serving.name, unseen, serving.score(unseen)),
-            bytes=len(serving.graph),
-            share=times.variant / times.dense,
-            microseconds=times.variant,
-            live_neurons=tuple(units) if pruned is None else pruned.live_neurons,
-            parameters=trained.parameters if pruned is None else pruned.parameters[1],
-        ),
-        times.dense,
-    )
+    def _judged(self, work: Work, pruned: Pruned | None) -> tuple[Form, float]:
+        variants, parts = read_variants(work, self.subject.log.schema), self.subject.log.parts
+        dense = dense_of(self.base, self.subject)
+        validation, unseen = parts["validation"], parts["calibration"]
+        serving = variants[_serving(variants, validation)]
+        times = time_beside(serving, dense, validation, self.plan.at_batch)
+        logits = serving.score(validation)
+        trained = work.read_record("train", Trained)
+        units = trained.hyperparameters.get("hidden_units") or ()
+        return (
+            Form(
+                variant=serving.name,
+                auc=auc(np.asarray(validation.labels), logits),
+                validation=_change(dense, serving.name, validation, logits),
+                unseen=_change(dense, serving.name, unseen, serving.score(unseen)),
+                bytes=len(serving.graph),
+                share=times.variant / times.dense,
+                microseconds=times.variant,
+                live_neurons=tuple(units) if pruned is None else pruned.live_neurons,
+                parameters=trained.parameters if pruned is None else pruned.parameters[1],
+            ),
+            times.dense,
+        )
 
 
 def _serving(variants: Mapping[str, Variant], part: Part) -> str:

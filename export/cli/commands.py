@@ -245,10 +245,15 @@ def _tune(options: Namespace) -> None:
 
 def _compress(options: Namespace) -> None:
     from export.budgets.compress import compress
+    from export.teach.lesson import Lesson
 
-    pruning = choose(PruneChoice, given_of(PruneChoice, options) | {"dense_twin": "skip"})
-    graphs = choose(GraphPlan, given_of(GraphPlan, options))
-    compress(BudgetPlan(**given_of(BudgetPlan, options), pruning=pruning, graphs=graphs), say=say)
+    plan = BudgetPlan(
+        **given_of(BudgetPlan, options),
+        pruning=choose(PruneChoice, given_of(PruneChoice, options)),
+        graphs=GraphPlan(**given_of(GraphPlan, options)),  # qat is what some trials try
+        teaching=_training(options),
+    )
+    compress(plan, lessons=Lesson, say=say)
 
 
 def _score(options: Namespace) -> None:

@@ -41,11 +41,11 @@ alone, in this order, and hand over in a work folder:
   calibrate     logits of the final graphs -> calibrators
   package       everything -> evaluation, parity, latency, report, bundle
 
-`tune` searches settings for `run --settings`; `compress` searches what to prune of a trained model to keep
-a budget of microseconds, bytes or AUC; `compare` judges models side by side. With a finished bundle
-and another log, `score` writes what a service would answer, `evaluate` tells how good it is, `diff`
-holds two bundles side by side, and `explain` shows which fields matter. `replay` bids on logged auctions by
-pCTR, and finds the settings of the service's bids.
+`tune` searches settings for `run --settings`; `compress` searches what to prune of a trained model, or of
+one that it teaches, to keep a budget of microseconds, bytes or AUC; `compare` judges models side by side.
+With a finished bundle and another log, `score` writes what a service would answer, `evaluate` tells how good
+it is, `diff` holds two bundles side by side, and `explain` shows which fields matter. `replay` bids on logged
+auctions by pCTR, and finds the settings of the service's bids.
 """
 
 EXAMPLES = """\
@@ -121,7 +121,7 @@ QUANTIZATION = options_of(
 )
 CALIBRATION = options_of(Plan, "sampling_rate", "calibration_methods", "calibrate_by")
 BUNDLE = options_of(Plan, "out", "name", "contents", "work")
-TRIAL_KNOBS = ("prune_epochs", "finetune_epochs", "prune_every", "prune_learning_rate")
+TRIAL_KNOBS = ("prune_epochs", "finetune_epochs", "prune_every", "prune_learning_rate", "dense_twin")
 """What a trial of `compress` takes of `PruneChoice`; the search varies the rest."""
 WORK = tuple(replace(option, required=True, otherwise=None) for option in options_of(Plan, "work"))
 ON_MALFORMED = options_of(LogPlan, "on_malformed")
@@ -344,14 +344,15 @@ COMMANDS: Mapping[str, Command] = {
         },
     ),
     "compress": Command(
-        "search how to prune a trained model so that it keeps a budget of time, bytes or AUC",
+        "search how to make a trained model smaller, within a budget of time, bytes or AUC",
         {
             "the trained model": WORK,
             "the budget": options_of(BudgetPlan, "budget_us", "at_batch", "budget_bytes", "max_auc_loss"),
             "the search": options_of(BudgetPlan, "trials", "minutes", "seed"),
+            "the students": (*options_of(BudgetPlan, "students"), *options_of(TrainConfig, *DISTILLATION)),
             "each trial": (
                 *options_of(PruneChoice, *TRIAL_KNOBS),
-                *options_of(Plan, "quantization_rows"),
+                *options_of(Plan, "quantization_rows", "qat_epochs", "qat_learning_rate"),
             ),
             "calibration of the bundle": CALIBRATION,
             "what is written": options_of(BudgetPlan, "out", "name"),

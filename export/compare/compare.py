@@ -95,7 +95,7 @@ def _compare(plan: ComparePlan, models: Sequence[str], work: Work, clock: Clock)
     say = clock.say
     clock.stage("log", f"{plan.data.name} by the schema {plan.schema}")
     summary = kept_log(work, plan, say=say)
-    contenders = [one for model in models for one in _contenders(plan, model, summary, work)]
+    contenders = [one for model in models for one in contenders_of(plan, model, summary, work)]
     clock.stage("models", f"{', '.join(models)}, {_times(plan.seeds, 'seed')}, {_times(plan.jobs, 'job')}")
     results, failures = _compete(plan, contenders, say)
     if not results:
@@ -117,8 +117,8 @@ def _times(number: int, word: str) -> str:
     return f"{number} {word}{'' if number == 1 else 's'}"
 
 
-def _contenders(plan: ComparePlan, model: str, log: LogSummary, work: Work) -> list[Contender]:
-    """One a seed."""
+def contenders_of(plan: ComparePlan, model: str, log: LogSummary, work: Work) -> list[Contender]:
+    """The contenders of one model, one a seed; `work` holds the log."""
     rows, clicks = log.rows["train"], log.clicks["train"]
     hyperparameters, training = settle(model, plan.common, plan.overrides, plan.training)
     config = training.config(rows, clicks, model=model)

@@ -79,13 +79,18 @@ class Contender:
         """All stages, then the quality on the test part; `begin` gets each stage's name."""
         started = time.perf_counter()
         begin("train")
-        work = self._fresh_work()
-        train(work, self.model, self.hyperparameters, self.config, embedding=self.embedding, say=say)
+        work = self.train(say)
         begin("prune")
         prune(work, self.pruning, say=say)
         make_graphs(work, self.graphs, begin, say)
         begin("evaluate")
         return self._evaluate(work, started)
+
+    def train(self, say: Say) -> Work:
+        """The first stage alone, in a folder made anew."""
+        work = self._fresh_work()
+        train(work, self.model, self.hyperparameters, self.config, embedding=self.embedding, say=say)
+        return work
 
     def _fresh_work(self) -> Work:
         """The folder with the shared log alone, as if fit-schema had run here."""

@@ -171,9 +171,10 @@ class Progress:
         if self._about is None or not 0 < self._rows < self._about:
             return ""
         seconds = elapsed * (self._about - self._rows) / self._rows
-        return f" {self._rows / self._about:.0%} done, about {_duration(seconds)} left"
+        return f" {self._rows / self._about:.0%} done, about {duration(seconds)} left"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """`3 min 20 s`."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -130,7 +130,8 @@ def microseconds_a_row(
 ) -> dict[str, dict[str, float]]:
     """Microseconds a row of each candidate by batch size ("1", "64", ...): medians of interleaved rounds.
 
-    Each round runs one burst of calls per candidate, so that other load on the machine affects all alike.
+    Each round runs one burst of calls per candidate, so that other load on the machine affects all alike,
+    every other round in reverse: what each of a pair's bursts comes after, or a drift, favours neither.
     The clock is this thread's CPU time, which excludes waiting for a busy core. PyTorch runs on one thread
     meanwhile. `ids` is repeated when it has fewer rows than a batch.
     """
@@ -140,7 +141,10 @@ def microseconds_a_row(
             batch = np.ascontiguousarray(np.resize(ids, (rows, ids.shape[1])))
             calls = {name: _calls_a_burst(score, batch, burst_seconds) for name, score in candidates.items()}
             bursts: dict[str, list[float]] = {name: [] for name in candidates}
-            for _, (name, score) in itertools.product(range(rounds), candidates.items()):
+            there = list(candidates.items())
+            for name, score in itertools.chain.from_iterable(
+                there if number % 2 == 0 else reversed(there) for number in range(rounds)
+            ):
                 bursts[name].append(_seconds_a_call(score, batch, calls[name]))
             for name, seconds in bursts.items():
                 result[name][str(rows)] = round(statistics.median(seconds) / rows * 1e6, 3)

@@ -22,6 +22,9 @@ from service.bundle.manifest import Latency, Parity
 TORCH_TOLERANCE = 1e-4
 # What a step from one graph to a smaller one may lose.
 AUC_TOLERANCE = 0.001
+# Variants whose typical times differ by no more are as fast as each other: several times what two timings of
+# the same small graphs differ by on a busy machine.
+SAME_SPEED = 0.1
 # One row, both sides of the widths that vector code works in, odd ones, and more than one cache holds.
 BATCH_SIZES = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 127, 255, 1000)
 
@@ -102,13 +105,19 @@ def compare_variants(
 
 
 def choose_serving_variant(
-    reference: str, candidates: Sequence[str], latencies: Sequence[Latency], refused: Mapping[str, str]
+    reference: str,
+    candidates: Sequence[str],
+    latencies: Sequence[Latency],
+    refused: Mapping[str, str],
+    sizes: Mapping[str, int],
 ) -> tuple[str, dict[str, str]]:
     """The fastest variant that is not refused for a loss, and why each other candidate is kept out.
 
-    A candidate is kept out when it is `refused` (by variant, with the reason), or when it is not faster by
-    the geometric mean of microseconds a row over the batch sizes: a tenth gained on single rows counts as
-    much as a tenth gained on large batches. Returns (variant, {candidate: reason}). Raises ExportError when a
+    Speed is the geometric mean of microseconds a row over the batch sizes: a tenth gained on single rows
+    counts as much as a tenth gained on large batches. Variants within SAME_SPEED of each other are as fast,
+    and the smaller one by `sizes` (bytes) serves: which of them a timing finds ahead is chance, and another
+    would find the other. A candidate is kept out when it is `refused` (by variant, with the reason), or does
+    not come before the reference so. Returns (variant, {candidate: reason}). Raises ExportError when a
     variant was not timed.
     """
     speed = {latency.variant: _typical_microseconds(latency.microseconds_a_row) for latency in latencies}
@@ -121,14 +130,27 @@ def choose_serving_variant(
     for name in candidates:
         if name in refused:
             kept_out[name] = refused[name]
-        elif not speed[name] < speed[reference]:
+        elif _first((name, reference), speed, sizes) == reference:
+            why = (
+                f"is slower than {reference}"
+                if speed[name] > (1.0 + SAME_SPEED) * speed[reference]
+                else f"is as fast as {reference}, and no smaller"
+            )
+            batches = ", ".join(_batches(latencies, name))
             kept_out[name] = (
-                f"is not faster than {reference} here: {speed[name]:.2f} us a row against "
-                f"{speed[reference]:.2f} (geometric mean over batches of "
-                f"{', '.join(_batches(latencies, name))})"
+                f"{why}, here: {speed[name]:.2f} us a row against {speed[reference]:.2f} "
+                f"(geometric mean over batches of {batches})"
             )
     allowed = [reference, *(name for name in candidates if name not in kept_out)]
-    return min(allowed, key=speed.__getitem__), kept_out
+    return _first(allowed, speed, sizes), kept_out
+
+
+def _first(names: Sequence[str], speed: Mapping[str, float], sizes: Mapping[str, int]) -> str:
+    """The smallest of those that are as fast as the fastest; of equal ones the faster."""
+    slowest = (1.0 + SAME_SPEED) * min(speed[name] for name in names)
+    return min(
+        (name for name in names if speed[name] <= slowest), key=lambda name: (sizes[name], speed[name])
+    )
 
 
 def _typical_microseconds(microseconds_a_row: Mapping[str, float]) -> float:

@@ -84,11 +84,15 @@ def _choices(
     if trained.untaught is not None:
         found.append(str(trained.untaught))
     if pruned is None and work.has("prune.json"):  # a stage that may be left out
-        found.append(unpruned_line(work.read_record("prune", Unpruned)))
+        unpruned = work.read_record("prune", Unpruned)
+        found.append(unpruned_line(unpruned))
+        if unpruned.twin is not None:
+            found.append(twin_line(unpruned.twin))
     if pruned is not None and pruned.twin is not None:
         found.append(twin_line(pruned.twin))
     if quantized.ship != "auto":
-        found.append(f"the float graph that ships was chosen with --ship {quantized.ship}")
+        chosen = f"by {quantized.by}" if quantized.by else f"with --ship {quantized.ship}"
+        found.append(f"the float graph that ships was chosen {chosen}")
     if quantized.qat is not None:
         found.append(qat_line(quantized.qat))
     return tuple(found)

@@ -115,7 +115,8 @@ def choose_serving(
     """The variant to serve, and why others are kept out: a loss on validation rows, or their speed."""
     refused = {name: one.refused for name, one in variants.items() if one.refused}
     reference, *candidates = shipped_variants(variants)
-    serving, kept_out = choose_serving_variant(reference, candidates, latency, refused)
+    sizes = {name: len(variants[name].graph) for name in (reference, *candidates)}
+    serving, kept_out = choose_serving_variant(reference, candidates, latency, refused, sizes)
     return serving, refused | kept_out
 
 

@@ -31,14 +31,20 @@ from export.train.sampling import steps_an_epoch
 
 
 def prune(
-    work: Work, choice: PruneChoice, *, recipe: Recipe | None = None, say: Say = print
+    work: Work,
+    choice: PruneChoice,
+    *,
+    recipe: Recipe | None = None,
+    twin: Twin | None = None,
+    say: Say = print,
 ) -> Pruned | None:
     """WORK/dense.pt -> pruned.pt (exact zeros), compact.pt (without them) and perhaps twin.pt.
 
-    What `choice` leaves open is as in training, and so are the teachers; its preset fits log and model, and
-    a `recipe` goes before it. The dense twin (`export.stages.dense_twin`) is trained too unless `choice`
-    skips it. A model without neurons, interactions or dimensions that can go keeps them, with a warning. A
-    recipe that prunes nothing only clears what an earlier pruning left.
+    What `choice` leaves open is as in training, and so are the teachers; its preset fits log and model, and a
+    `recipe` goes before it. The dense twin (`export.stages.dense_twin`) is trained too unless `choice` skips
+    it; a `twin` that was trained before is recorded in its place. A model without neurons, interactions or
+    dimensions that can go keeps them, with a warning. A recipe that prunes nothing only clears what an
+    earlier pruning left.
     """
     trained = work.read_record("train", Trained)
     log = taught_log(work, open_log(work.path("log")), trained.taught)
@@ -50,10 +56,11 @@ def prune(
     recipe = _possible(recipe, network, model, hyperparameters, say)
     work.start("prune")
     if not recipe.prunes:
-        _leave(work, Unpruned(rows, fitted, model, shrinks), say)
+        _leave(work, Unpruned(rows, fitted, model, shrinks, twin), say)
         return None
-    config = replace(trained.config, warmup_steps=0, learning_rate=choice.prune_learning_rate)
-    twin = make_dense_twin(work, log, config, choice, say) if choice.dense_twin == "train" else None
+    config = pruning_config(trained, choice)
+    if twin is None and choice.dense_twin == "train":
+        twin = make_dense_twin(work, log, config, choice, say)
     rates = ", ".join(f"{part} {rate:.0%}" for part, rate in recipe.rates.items())
     say(f"pruning by the recipe {recipe.name}: {rates}")
     result = prune_model(network, log, recipe, config, say, schedule=choice)
@@ -88,6 +95,11 @@ def _possible(
             )
             recipe = recipe.with_units(**{part: 0.0})
     return recipe
+
+
+def pruning_config(trained: Trained, choice: PruneChoice) -> TrainConfig:
+    """How a pruned model and its dense twin are trained on."""
+    return replace(trained.config, warmup_steps=0, learning_rate=choice.prune_learning_rate)
 
 
 def _leave(work: Work, record: Unpruned, say: Say) -> None:

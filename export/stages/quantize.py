@@ -48,14 +48,17 @@ PRUNE_LESS = (
 )
 
 
-def quantize(work: Work, plan: GraphPlan = DEFAULT_PLAN, *, say: Say = print) -> Graphs:
+def quantize(
+    work: Work, plan: GraphPlan = DEFAULT_PLAN, *, by: str = "", int8: bool = True, say: Say = print
+) -> Graphs:
     """The float graph that ships -> the INT8 one, with ranges found on rows spread over training.
 
     Bits of its embedding rows are chosen on rows spread over the validation part (`export.stages.row_bits`).
 
     What may serve is decided here, on the validation part (`export.stages.ladder`); `plan.ship` chooses the
-    float graph whatever that says. A graph with nothing to quantize gives a record without graphs, and the
-    float graph serves. Raises ExportError for a pruned graph that is to ship and is not there.
+    float graph whatever that says, `by` an option or what is named. Without `int8` none is made. A graph with
+    nothing to quantize gives a record without graphs, and the float graph serves. Raises ExportError for a
+    pruned graph that is to ship and is not there.
     """
     log = open_log(work.path("log"))
     variants = read_variants(work, log.schema, plan.zero_rows)
@@ -65,7 +68,7 @@ def quantize(work: Work, plan: GraphPlan = DEFAULT_PLAN, *, say: Say = print) ->
             "prune with a --preset first"
         )
     work.start("quantize")
-    climb = _Climb(Ladder(log.parts["validation"]), say)
+    climb = _Climb(Ladder(log.parts["validation"]), by or f"--ship {plan.ship}", say)
     source = _choose_float(variants, climb, plan.ship)
     graphs: dict[str, GraphFile] = {}
     validation = source.ids(spread_rows(log.parts["validation"], CHOSEN_ON_ROWS))
@@ -73,10 +76,12 @@ def quantize(work: Work, plan: GraphPlan = DEFAULT_PLAN, *, say: Say = print) ->
     forms = None if narrower is None else narrower.forms
     unrounded = Unrounded() if plan.quantization == "qat" else None
     train = source.ids(spread_rows(log.parts["train"], plan.quantization_rows))
-    graph = quantize_int8(source.graph, train, forms, unrounded)
+    graph = quantize_int8(source.graph, train, forms, unrounded) if int8 else None
     told = None if narrower is None else told_by_field(narrower, plan.embedding_bits, log.schema, say)
     trained = None
-    if graph is None:
+    if not int8:
+        say(f"{graph_name(source.name)} serves as it is, as chosen")
+    elif graph is None:
         say(
             f"nothing to quantize in {graph_name(source.name)}, which has neither tables nor layers: "
             "it serves as it is"
@@ -96,6 +101,7 @@ def quantize(work: Work, plan: GraphPlan = DEFAULT_PLAN, *, say: Say = print) ->
         plan.ship,
         tuple(climb.steps),
         tuple(climb.losses),
+        by=by,
         quantization=plan.quantization,
         qat=trained,
         embedding=told,
@@ -152,6 +158,7 @@ class _Climb:
     """The steps taken so far, and what came of them; see `Graphs`."""
 
     ladder: Ladder
+    by: str  # what chose the float graph that ships
     say: Say
     steps: list[Parity] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
@@ -170,9 +177,9 @@ def _choose_float(variants: Mapping[str, Variant], climb: _Climb, ship: Ship) ->
     if PRUNED in variants:
         loss = climb.step(variants[DENSE], variants[PRUNED])
         if ship == "dense":
-            climb.refused[PRUNED] = "is left out by --ship dense"
+            climb.refused[PRUNED] = f"is left out by {climb.by}"
         elif loss and ship == "pruned":
-            climb.losses.append(f"{PRUNED} {loss}; it ships all the same, by --ship pruned")
+            climb.losses.append(f"{PRUNED} {loss}; it ships all the same, by {climb.by}")
             climb.say(f"warning: {climb.losses[-1]}")
         elif loss:
             climb.refused[PRUNED] = f"{loss}; {PRUNE_LESS}"

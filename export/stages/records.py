@@ -105,6 +105,7 @@ class Unpruned(msgspec.Struct, frozen=True):
     preset_fitted: bool
     model: str = ""
     shrinks: bool = True  # whether pruning could make this model smaller
+    twin: Twin | None = None  # which is the dense graph where it is better
 
 
 class GraphFile(msgspec.Struct, frozen=True):
@@ -144,10 +145,10 @@ class QatRecord(msgspec.Struct, frozen=True):
 class Graphs(msgspec.Struct, frozen=True):
     """to-onnx and quantize: the graphs by variant.
 
-    Of quantize alone: which float graph the user wants to `ship`, the `steps` between the graphs on the
-    validation part, why a graph is `refused`, `losses` that the user wants served all the same, the
-    `quantization` that was asked for, with what came of `qat`, and how the INT8 graph's `embedding` rows are
-    written where they take fewer than 8 bits. `zero_rows` is as in `GraphPlan`.
+    Of quantize alone: which float graph is wanted to `ship`, `by` whom, the `steps` between the graphs on the
+    validation part, why a graph is `refused`, `losses` that are served all the same, the `quantization` that
+    was asked for, with what came of `qat`, and how the INT8 graph's `embedding` rows are written where they
+    take fewer than 8 bits. `zero_rows` is as in `GraphPlan`.
     """
 
     graphs: dict[str, GraphFile]
@@ -155,6 +156,7 @@ class Graphs(msgspec.Struct, frozen=True):
     ship: str = "auto"
     steps: tuple[Parity, ...] = ()
     losses: tuple[str, ...] = ()
+    by: str = ""  # of a choice that no option made
     quantization: Literal["static", "qat", "dynamic"] = "static"
     qat: QatRecord | None = None
     embedding: EmbeddingRows | None = None

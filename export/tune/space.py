@@ -16,37 +16,9 @@ from export.train.build import hyperparameters_of
 from export.train.choices import TrainChoice
 from export.train.config import TrainConfig
 from export.train.optimizers import sparse_gradients
-
-Value = float | int | str
-Values = Mapping[str, Value]
+from export.trials import Axis, Value, Values
 
 SMALLEST_WIDTH, SMALLEST_BATCH = 4, 16
-
-
-@dataclass(frozen=True)
-class Axis:
-    """One thing that is varied: numbers from `low` to `high`, or `choices`; whole ones where `default` is.
-
-    only_with   the axis exists where another one has this value
-    """
-
-    name: str
-    default: Value
-    low: float = 0.0
-    high: float = 0.0
-    log: bool = False
-    choices: tuple[Value, ...] = ()
-    only_with: tuple[str, Value] | None = None
-
-    def holds(self, value: Any) -> bool:
-        """Whether a value is on the axis."""
-        if self.choices:
-            return value in self.choices
-        return type(value) is type(self.default) and self.low <= float(value) <= self.high
-
-    def exists(self, values: Values) -> bool:
-        """Whether a point with these values on the other axes has a value here."""
-        return self.only_with is None or values.get(self.only_with[0]) == self.only_with[1]
 
 
 OPTIMIZER = Axis("embedding_optimizer", "adam", choices=("adam", "ftrl"))
@@ -174,7 +146,7 @@ def _training_axes(space: Space, *, has_vectors: bool) -> tuple[Axis, ...]:
     if is_open and (has_vectors or space.has_weights):
         return (*axes, OPTIMIZER, *penalties, *steps)
     chosen = penalties if usual.embedding_optimizer == "adam" else steps
-    return (*axes, *(replace(axis, only_with=None) for axis in chosen))
+    return (*axes, *(replace(axis, only_with=()) for axis in chosen))
 
 
 def _axes_of_model(space: Space) -> tuple[Axis, ...]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import optuna
@@ -19,9 +18,9 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from export.train.config import Metric
-from export.trials import seed_of
+from export.trials import Value, drawn, seed_of
 from export.tune.records import TrialRecord
-from export.tune.space import Axis, Space, Value
+from export.tune.space import Space
 
 JOURNAL = "journal.jsonl"
 NAME = "settings"
@@ -77,7 +76,7 @@ class Study:
         if number == 1 and not self._trials(TrialState.WAITING):
             self._study.enqueue_trial(self.space.defaults())
         trial = self._study.ask()
-        return Asked(number, trial, _drawn(trial, self.space.axes))
+        return Asked(number, trial, drawn(trial, self.space.axes))
 
     def tell(self, asked: Asked, record: TrialRecord) -> None:
         """Ends a trial, whose record is kept."""
@@ -100,22 +99,6 @@ class Asked:
         """Whether the best score so far is worse than the median of earlier trials at this evaluation."""
         self.trial.report(score, evaluation)
         return self.trial.should_prune()
-
-
-def _drawn(trial: Trial, axes: tuple[Axis, ...]) -> dict[str, Value]:
-    values: dict[str, Value] = {}
-    for axis in axes:
-        if axis.exists(values):
-            values[axis.name] = _drawn_on(trial, axis)
-    return values
-
-
-def _drawn_on(trial: Trial, axis: Axis) -> Any:
-    if axis.choices:
-        return trial.suggest_categorical(axis.name, axis.choices)
-    if isinstance(axis.default, int):
-        return trial.suggest_int(axis.name, int(axis.low), int(axis.high), log=axis.log)
-    return trial.suggest_float(axis.name, axis.low, axis.high, log=axis.log)
 
 
 def _mended(journal: Path) -> Path:

@@ -12,7 +12,7 @@ import pytest
 from export.budgets.compress import BUNDLE, JSON, PAGE, compress
 from export.budgets.kept import RECORD, forget_other_models, kept_trials, trial_folder, trials_folder
 from export.budgets.plan import BudgetPlan
-from export.budgets.trial import Subject
+from export.budgets.subject import Subject
 from export.compress.choice import PruneChoice
 from export.errors import ExportError
 from export.stages.records import Calibrated
@@ -26,8 +26,14 @@ from tests.export.conftest import Exported, silent
 def plan(exported: Exported, tmp_path: Path) -> BudgetPlan:
     work = tmp_path / "work"
     shutil.copytree(exported.plan.work, work)
-    pruning = PruneChoice(prune_epochs=0.2, finetune_epochs=0.1, dense_twin="skip")
-    return BudgetPlan(work=work, out=tmp_path / "out", max_auc_loss=0.5, trials=2, pruning=pruning)
+    return BudgetPlan(
+        work=work,
+        out=tmp_path / "out",
+        max_auc_loss=0.5,
+        trials=2,
+        students=("none",),
+        pruning=PruneChoice(prune_epochs=0.2, finetune_epochs=0.1, dense_twin="skip"),
+    )
 
 
 def test_a_search_keeps_its_trials_and_ends_with_a_bundle(plan: BudgetPlan) -> None:

@@ -36,7 +36,7 @@ def form_of(auc: float, microseconds: float, size: int) -> Form:
 
 
 def trial_of(number: int, form: Form | None) -> Trial:
-    return Trial(number=number, name="drawn", kept={}, seconds=1.0, form=form)
+    return Trial(number=number, name="drawn", values={}, seconds=1.0, form=form)
 
 
 FORMS = st.builds(

@@ -19,6 +19,7 @@ def latency(variant: str, *microseconds: float) -> Latency:
 
 
 SLOW = latency("pruned", 10.0, 2.0, 2.0)
+SIZES = {"pruned": 400, "int8": 100, "int4": 50}
 
 
 def test_a_graph_with_other_logits_is_refused(exported):
@@ -63,31 +64,43 @@ def test_logits_that_overflow_exp_are_compared_too():
 
 def test_a_faster_graph_that_loses_nothing_serves():
     latencies = [SLOW, latency("int8", 8.0, 1.0, 1.0)]
-    assert choose_serving_variant("pruned", ["int8"], latencies, {}) == ("int8", {})
+    assert choose_serving_variant("pruned", ["int8"], latencies, {}, SIZES) == ("int8", {})
 
 
 def test_a_graph_slower_on_single_rows_may_be_faster_overall():
     latencies = [SLOW, latency("int8", 12.0, 1.0, 1.0)]
-    assert choose_serving_variant("pruned", ["int8"], latencies, {})[0] == "int8"
+    assert choose_serving_variant("pruned", ["int8"], latencies, {}, SIZES)[0] == "int8"
 
 
 def test_a_slower_graph_is_kept_out_with_figures():
-    latencies = [SLOW, latency("int8", 12.0, 2.0, 2.0)]
-    serving, kept_out = choose_serving_variant("pruned", ["int8"], latencies, {})
+    latencies = [SLOW, latency("int8", 13.0, 2.2, 2.2)]
+    serving, kept_out = choose_serving_variant("pruned", ["int8"], latencies, {}, SIZES)
     assert serving == "pruned"
     assert kept_out == {
-        "int8": "is not faster than pruned here: 3.63 us a row against 3.42 "
+        "int8": "is slower than pruned, here: 3.98 us a row against 3.42 "
         "(geometric mean over batches of 1, 64, 1024)"
     }
 
 
+@pytest.mark.parametrize("times", [0.95, 1.0, 1.05])
+def test_of_graphs_that_are_as_fast_the_smaller_one_serves_whichever_a_timing_finds_ahead(times):
+    latencies = [SLOW, latency("int8", 10.0 * times, 2.0 * times, 2.0 * times)]
+    assert choose_serving_variant("pruned", ["int8"], latencies, {}, SIZES) == ("int8", {})
+    larger = {"pruned": 100, "int8": 101}
+    serving, kept_out = choose_serving_variant("pruned", ["int8"], latencies, {}, larger)
+    assert serving == "pruned"
+    assert kept_out["int8"].startswith("is as fast as pruned, and no smaller, here: ")
+
+
 def test_the_fastest_of_the_good_ones_serves():
-    latencies = [SLOW, latency("int8", 8.0, 1.0, 1.0), latency("int4", 7.0, 1.0, 1.0)]
-    serving, kept_out = choose_serving_variant("pruned", ["int8", "int4"], latencies, {"int4": "loses"})
-    assert serving == "int8"
-    assert kept_out == {"int4": "loses"}
+    latencies = [SLOW, latency("int8", 8.0, 1.0, 1.0), latency("int4", 7.0, 0.8, 0.8)]
+    serving, kept_out = choose_serving_variant("pruned", ["int8", "int4"], latencies, {}, SIZES)
+    assert (serving, kept_out) == ("int4", {})
+    refused = {"int4": "loses"}
+    serving, kept_out = choose_serving_variant("pruned", ["int8", "int4"], latencies, refused, SIZES)
+    assert (serving, kept_out) == ("int8", refused)
 
 
 def test_an_unmeasured_variant_does_not_serve():
     with pytest.raises(ExportError, match="'int8' must be timed"):
-        choose_serving_variant("pruned", ["int8"], [SLOW], {})
+        choose_serving_variant("pruned", ["int8"], [SLOW], {}, SIZES)

@@ -9,8 +9,9 @@ import pytest
 
 from export.train.build import build_from_fields
 from export.train.choices import TrainChoice
+from export.trials import Axis, Value
 from export.tune.settings import as_toml
-from export.tune.space import Axis, Space, Value, space_of
+from export.tune.space import Space, space_of
 from models import MODELS
 from models.fields import Field
 
