@@ -4,8 +4,8 @@
         [--table N ...] [--seeds 0,1,2] [--rows N] [--epochs N] [--cells PATTERN] [--list]
 
 Cells are named TABLE/ROW, as --list shows them. What is made is kept, a JSON a cell and seed: the same
-command goes on where it stopped, and more tables, rows or seeds add cells. It runs one row after another, all of the
-first seed first, and writes PAPER.html, .md and .json after each seed and at the end.
+command goes on where it stopped, and more tables, rows or seeds add cells. It makes one after another, all of
+the first seed first, and writes PAPER.html, .md and .json after each seed and at the end.
 """
 
 from __future__ import annotations

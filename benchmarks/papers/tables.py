@@ -114,7 +114,7 @@ def times_head(table: Table) -> list[str]:
     """Of the second table of one whose rows are timed."""
     batches = [str(batch) for batch in table.batches]
     return [
-        "us a row, by rows a batch", *batches, "times the graph", "times PyTorch", "paper: ms", "times there",
+        "us a row, by rows a batch", *batches, "against its graph", "its PyTorch", "paper: ms", "times there",
     ]  # fmt: skip
 
 
