@@ -44,6 +44,7 @@ def _run(options: Namespace) -> None:
 
         options.model = model_at(options.warm_start)
     model, hyperparameters, training = _model(options)
+    choose(GraphPlan, given_of(GraphPlan, options))
     plan = Plan(
         **_given_with_work(Plan, options) | {"model": model},
         hyperparameters=hyperparameters,
@@ -155,11 +156,14 @@ def _to_onnx(options: Namespace) -> None:
 def _quantize(options: Namespace) -> None:
     from export.stages.quantize import quantize
 
+    plan = choose(GraphPlan, given_of(GraphPlan, options))
     with _work(options) as work:
         quantize(
             work,
-            rows=options.quantization_rows or Plan.quantization_rows,
-            ship=options.ship or Plan.ship,
+            rows=plan.quantization_rows,
+            ship=plan.ship,
+            quantization=plan.quantization,
+            qat=plan.qat,
             say=say,
         )
 
@@ -191,6 +195,7 @@ def _compare(options: Namespace) -> None:
     from export.compare.compare import chosen_models, compare
     from export.compare.overrides import read_overrides
 
+    choose(GraphPlan, given_of(GraphPlan, options))
     plan = ComparePlan(
         **_given_with_work(ComparePlan, options) | {"again": chosen_models(options.again or ())},
         common=_common_hyperparameters(options),
@@ -245,7 +250,7 @@ def _compress(options: Namespace) -> None:
     from export.budgets.compress import compress
 
     pruning = choose(PruneChoice, given_of(PruneChoice, options) | {"dense_twin": "skip"})
-    graphs = GraphPlan(**given_of(GraphPlan, options))
+    graphs = choose(GraphPlan, given_of(GraphPlan, options))
     compress(BudgetPlan(**given_of(BudgetPlan, options), pruning=pruning, graphs=graphs), say=say)
 
 

@@ -108,7 +108,9 @@ TEACHERS = (
     ),
     *options_of(TrainConfig, *DISTILLATION),
 )
-QUANTIZATION = options_of(Plan, "ship", "quantization_rows")
+QUANTIZATION = options_of(
+    Plan, "ship", "quantization", "qat_epochs", "qat_learning_rate", "quantization_rows"
+)
 CALIBRATION = options_of(Plan, "sampling_rate", "calibration_methods", "calibrate_by")
 BUNDLE = options_of(Plan, "out", "name", "work")
 TRIAL_KNOBS = ("prune_epochs", "finetune_epochs", "prune_every", "prune_learning_rate")

@@ -78,6 +78,18 @@ class GraphEditor:
         self.graph.insert_before(before, node)
         return node.outputs[0]
 
+    def put_dynamically_quantized(self, before: ir.Node, value: ir.Value) -> tuple[ir.Value, ...]:
+        """Inserts a DynamicQuantizeLinear; returns the codes, and the scale and zero point of the batch."""
+        node = ir.node("DynamicQuantizeLinear", [value], num_outputs=3)
+        node.name = self._new_name("DynamicQuantizeLinear")
+        types = (ir.DataType.UINT8, ir.DataType.FLOAT, ir.DataType.UINT8)
+        for output, dtype in zip(node.outputs, types, strict=True):
+            output.name = self._new_name("DynamicQuantizeLinear")
+            output.shape, output.dtype = ir.Shape([]), dtype
+        node.outputs[0].shape = value.shape
+        self.graph.insert_before(before, node)
+        return tuple(node.outputs)
+
     def put_shaped(
         self,
         before: ir.Node,

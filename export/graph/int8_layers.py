@@ -21,6 +21,7 @@ from onnx import helper
 from export.graph.editing import Array, GraphEditor, attributes_of, constant_of, is_a, row_shape_of, size_of
 from export.graph.int8_tables import CODE_STEP, ZERO_POINT
 from export.graph.runtime import open_session
+from export.graph.unrounded import Unrounded
 
 WEIGHT_LIMIT = 64
 ACTIVATION_LIMIT = 255
@@ -46,8 +47,17 @@ class Step:
     factors: Array | None = None
 
 
-def quantize_layers(editor: GraphEditor, codes: set[ir.Value], ids: NDArray[np.int32]) -> int:
-    """Rewrites the layers that gain by it, with ranges found on ids [n, columns]; returns their number."""
+def quantize_layers(
+    editor: GraphEditor,
+    codes: set[ir.Value],
+    ids: NDArray[np.int32] | None,
+    unrounded: Unrounded | None = None,
+) -> int:
+    """Rewrites the layers that gain by it, with ranges found on ids [n, columns]; returns their number.
+
+    Without ids ranges are found in each batch, except of codes, whose range is known. `unrounded` gets what
+    weights and biases were rounded from.
+    """
     for node in _worthwhile_layers(editor):
         _make_gemm(editor, node)
     editor.sweep()
@@ -55,15 +65,18 @@ def quantize_layers(editor: GraphEditor, codes: set[ir.Value], ids: NDArray[np.i
     inputs = list(dict.fromkeys(gemm.inputs[0] for gemm in gemms if gemm.inputs[0] is not None))
     steps = {value: Step(CODE_STEP, ZERO_POINT) for value in inputs if _holds_codes(value, codes)}
     read_by = {value: _weights_that_read(value, gemms) for value in inputs if value not in steps}
-    steps |= _steps_of(editor, read_by, ids)
+    steps |= {} if ids is None else _steps_of(editor, read_by, ids)
     rounded: dict[ir.Value, ir.Value] = {}
     for gemm in gemms:
         value = gemm.inputs[0]
         if value is None:
             continue
+        if value not in steps:
+            _read_ranges_of_batch(editor, gemm, value)
+            continue
         if value not in rounded:
             rounded[value] = _rounded(editor, gemm, value, steps[value])
-        _read_int8_weights(editor, gemm, rounded[value], steps[value])
+        _read_int8_weights(editor, gemm, rounded[value], steps[value], unrounded)
     editor.sweep()  # a remaining float layer would count as a consumer of its input
     for relu in editor.nodes("Relu"):
         _replace_relu_by_max(editor, relu)
@@ -206,7 +219,9 @@ def _rounded(editor: GraphEditor, before: ir.Node, value: ir.Value, step: Step) 
     return editor.put(before, "DequantizeLinear", [codes, *parameters], row_shape)
 
 
-def _read_int8_weights(editor: GraphEditor, gemm: ir.Node, rounded: ir.Value, step: Step) -> None:
+def _read_int8_weights(
+    editor: GraphEditor, gemm: ir.Node, rounded: ir.Value, step: Step, unrounded: Unrounded | None
+) -> None:
     """Rewrites a layer with int8 weights, a scale for each output, and int32 biases in the products' unit."""
     source = gemm.inputs[1]
     weights = constant_of(source)  # [outputs, inputs]
@@ -224,16 +239,48 @@ def _read_int8_weights(editor: GraphEditor, gemm: ir.Node, rounded: ir.Value, st
     # A neuron without weights still needs a scale that can represent its bias.
     largest = np.maximum(np.abs(weights).max(axis=1) / WEIGHT_LIMIT, np.abs(biases) / (step.size * 2.0**30))
     scales = np.where(largest > 0, largest, 1.0).astype(np.float32)
-    int8_weights = np.round(weights / scales[:, None]).astype(np.int8)
-    int32_biases = np.round(biases / (scales * step.size)).astype(np.int32)
-    name = str(source.name)
+    name, by_weight, by_bias = str(source.name), weights / scales[:, None], biases / (scales * step.size)
     inputs = [
         rounded,
-        _dequantized(editor, gemm, f"{name}.int8", int8_weights, scales),
-        _dequantized(editor, gemm, f"{name}.bias", int32_biases, scales * step.size),
+        _dequantized(editor, gemm, f"{name}.int8", np.round(by_weight).astype(np.int8), scales),
+        _dequantized(editor, gemm, f"{name}.bias", np.round(by_bias).astype(np.int32), scales * step.size),
     ]
+    if unrounded is not None:
+        for value, numbers in zip(inputs[1:], (by_weight, by_bias), strict=True):
+            unrounded.layers[_codes_behind(value)] = numbers
     product = editor.put(gemm, "Gemm", inputs, (len(weights),), transB=1)
     editor.replace(gemm.outputs[0], product)
+
+
+def _read_ranges_of_batch(editor: GraphEditor, gemm: ir.Node, value: ir.Value) -> None:
+    """Rewrites a layer with int8 weights, and inputs whose range is that of the batch.
+
+    ONNX Runtime fuses these nodes into one DynamicQuantizeMatMul.
+    """
+    source, given = gemm.inputs[1], gemm.inputs[2] if len(gemm.inputs) > 2 else None
+    weights = constant_of(source)  # [outputs, inputs]
+    if source is None or weights is None:
+        raise TypeError("a layer's weight is a constant")
+    largest = np.abs(weights).max(axis=1) / WEIGHT_LIMIT
+    scales = np.where(largest > 0, largest, 1.0).astype(np.float32)
+    int8_weights = np.round(weights / scales[:, None]).astype(np.int8)
+    shape, name = (len(weights),), str(source.name)
+    codes, step, zero_point = editor.put_dynamically_quantized(gemm, value)
+    columns = editor.constant(np.ascontiguousarray(int8_weights.T), f"{name}.int8")
+    sums = editor.put(gemm, "MatMulInteger", [codes, columns, zero_point], shape, ir.DataType.INT32)
+    floats = editor.put(gemm, "Cast", [sums], shape, to=ir.DataType.FLOAT)
+    by_output = editor.constant(scales, f"{name}.scale")
+    both = editor.put_shaped(gemm, "Mul", [step, by_output], shape)
+    product = editor.put(gemm, "Mul", [floats, both], shape)
+    if given is not None:
+        product = editor.put(gemm, "Add", [product, given], shape)
+    editor.replace(gemm.outputs[0], product)
+
+
+def _codes_behind(dequantized: ir.Value) -> str:
+    """The name of the constant that a DequantizeLinear reads."""
+    node = dequantized.producer()
+    return "" if node is None or node.inputs[0] is None else str(node.inputs[0].name)
 
 
 def _dequantized(editor: GraphEditor, before: ir.Node, name: str, codes: Array, scales: Array) -> ir.Value:

@@ -26,6 +26,7 @@ from export.graph.editing import (
     row_shape_of,
     size_of,
 )
+from export.graph.unrounded import Unrounded
 
 ZERO_POINT = 128
 CODE_LIMIT = 127  # codes lie in ZERO_POINT +- CODE_LIMIT
@@ -54,11 +55,17 @@ class Codes:
     scaled: dict[ir.Value, ir.Value] = field(default_factory=dict)  # the same values, scale applied
 
 
-def quantize_tables(editor: GraphEditor) -> set[ir.Value]:
-    """Rewrites the large tables of a graph; returns the values that hold only codes."""
+def quantize_tables(editor: GraphEditor, unrounded: Unrounded | None = None) -> set[ir.Value]:
+    """Rewrites the large tables of a graph; returns the values that hold only codes.
+
+    `unrounded` gets what the codes were rounded from.
+    """
     codes = Codes(editor)
     for table in _large_tables(editor):
-        _look_up_codes(codes, table)
+        floats = constant_of(table)
+        factors = _look_up_codes(codes, table)
+        if unrounded is not None and floats is not None:
+            unrounded.tables[str(table.name)] = floats, factors
     for node in editor.nodes():
         if any(value in codes.scales for value in node.inputs) and not _pass_scales(codes, node):
             for value in dict.fromkeys(node.inputs):
@@ -94,8 +101,11 @@ def _reaches_logarithm(node: ir.Node) -> bool:
     return False
 
 
-def _look_up_codes(codes: Codes, table: ir.Value) -> None:
-    """Makes a table uint8 with a scale for each field; lookups yield codes minus the zero point."""
+def _look_up_codes(codes: Codes, table: ir.Value) -> Array:
+    """Makes a table uint8 with a scale for each field; lookups yield codes minus the zero point.
+
+    Returns what each row is multiplied by before it is rounded, [rows].
+    """
     editor, values = codes.editor, constant_of(table)
     if values is None:
         raise TypeError("a table is a constant")
@@ -112,7 +122,8 @@ def _look_up_codes(codes: Codes, table: ir.Value) -> None:
     scales[scales < SMALLEST_SCALE] = 0.0
     reciprocals = np.divide(1.0, scales, out=np.zeros_like(scales), where=scales > 0)
     rows_a_field = np.diff([*starts, len(values)])
-    table_codes = np.round(values * np.repeat(reciprocals, rows_a_field)[:, None]) + ZERO_POINT
+    factors: Array = np.repeat(reciprocals, rows_a_field)
+    table_codes = np.round(values * factors[:, None]) + ZERO_POINT
     table.const_value, table.dtype = ir.tensor(table_codes.astype(np.uint8)), ir.DataType.UINT8
     for gather, rows in zip(gathers, first_rows, strict=True):
         looked_up = gather.outputs[0]
@@ -130,6 +141,7 @@ def _look_up_codes(codes: Codes, table: ir.Value) -> None:
         editor.replace(looked_up, floats)
         codes.scales[floats] = np.broadcast_to(scales[segment][..., None], row_shape).copy()
         codes.exact.add(floats)
+    return factors
 
 
 def _first_rows(gather: ir.Node) -> Array | None:

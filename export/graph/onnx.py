@@ -13,6 +13,7 @@ from typing import Literal
 
 import onnx
 import torch
+from msgspec import UNSET
 from torch import nn
 
 from export.errors import ExportError
@@ -105,7 +106,9 @@ def describe(graph: bytes, file: str, variant: str, tables: tuple[str, ...] = ()
     """The manifest's entry for a graph: opset, and name, type and shape of its inputs and outputs."""
     model = onnx.load_model_from_string(graph)
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    dynamic = any(node.op_type == "DynamicQuantizeLinear" for node in model.graph.node)
     return Graph(
+        depends_on_batch=True if dynamic else UNSET,
         file=file,
         variant=variant,
         opset=opset,

@@ -29,20 +29,35 @@ from export.graph.editing import GraphEditor
 from export.graph.int8_layers import quantize_layers
 from export.graph.int8_tables import quantize_tables
 from export.graph.onnx import serialize
+from export.graph.unrounded import Unrounded
 
 CALIBRATION_ROWS = 16_384  # more rows change no range and take memory
 
 
-def quantize_int8(graph: bytes, calibration_ids: NDArray[np.int32]) -> bytes | None:
+def quantize_int8(
+    graph: bytes, calibration_ids: NDArray[np.int32], unrounded: Unrounded | None = None
+) -> bytes | None:
     """The INT8 graph of a float graph of `export_onnx`, calibrated on ids [n, columns] of the training part.
 
-    Returns None if nothing in it can be INT8: trees have neither tables nor layers. Raises ExportError if
-    there are no rows.
+    Returns None if nothing in it can be INT8: trees have neither tables nor layers. `unrounded` gets what its
+    integers were rounded from. Raises ExportError if there are no rows.
     """
     if len(calibration_ids) == 0:
         raise ExportError("'calibration_ids' must hold at least one row (got 0); calibrate on training rows")
     rows = calibration_ids[:: -(-len(calibration_ids) // CALIBRATION_ROWS)]
     editor = GraphEditor.of_bytes(graph)
-    codes = quantize_tables(editor)
-    layers = quantize_layers(editor, codes, rows)
+    codes = quantize_tables(editor, unrounded)
+    layers = quantize_layers(editor, codes, rows, unrounded)
     return serialize(editor.proto()) if codes or layers else None
+
+
+def quantize_dynamic(graph: bytes) -> bytes | None:
+    """The INT8 graph of a float graph that finds the ranges of its layers' inputs in each batch.
+
+    A row's logit depends on the other rows of its batch. Tables, and layers that read their codes, are those
+    of `quantize_int8`, and so is the number of bits. Returns None if no layer would depend on a batch: the
+    static graph is the same then.
+    """
+    editor = GraphEditor.of_bytes(graph)
+    quantize_layers(editor, quantize_tables(editor), None)
+    return serialize(editor.proto()) if editor.nodes("DynamicQuantizeLinear") else None

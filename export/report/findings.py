@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
@@ -186,6 +188,7 @@ class Findings(msgspec.Struct, frozen=True):
     choices: tuple[str, ...] = ()  # what else decided which graph serves
     prior: PriorFindings | None = None
     distillation: Distillation | None = None
+    quantization: Literal["static", "qat", "dynamic"] = "static"
 
 
 def reliability(labels: NDArray[np.integer], pctr: NDArray[np.floating], *, bins: int = 15) -> Reliability:

@@ -11,6 +11,7 @@ from export.data.encoded import EncodedLog, Part, open_log
 from export.stages.calibrate import read_calibrators
 from export.stages.dense_twin import dense_checkpoint, twin_line
 from export.stages.prune import unpruned_line
+from export.stages.qat import qat_line
 from export.stages.records import Calibrated, Graphs, LogSummary, Pruned, Trained, Unpruned
 from export.stages.variants import DENSE, PRUNED, Variant, graph_name, read_variants
 from export.stages.work import Work
@@ -88,4 +89,6 @@ def _choices(
         found.append(twin_line(pruned.twin))
     if quantized.ship != "auto":
         found.append(f"the float graph that ships was chosen with --ship {quantized.ship}")
+    if quantized.qat is not None:
+        found.append(qat_line(quantized.qat))
     return tuple(found)

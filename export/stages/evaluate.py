@@ -19,7 +19,7 @@ from export.judge.metrics import evaluate, sigmoid
 from export.judge.parity import choose_serving_variant, compare_variants
 from export.report.findings import Reliability, reliability
 from export.stages.calibrator_fit import in_log_distribution
-from export.stages.variants import DENSE, INT8, PRUNED, Variant, float_variant
+from export.stages.variants import DENSE, DYNAMIC, INT8, PRUNED, Variant, float_variant
 from service.bundle.calibration import Calibrator
 from service.bundle.manifest import Latency, Metrics, Parity
 
@@ -58,8 +58,8 @@ def judge_variants(
 
 
 def shipped_variants(variants: Mapping[str, Variant]) -> tuple[str, ...]:
-    """The float graph that goes into the bundle, and INT8 where there is one."""
-    return float_variant(variants), *(name for name in variants if name == INT8)
+    """The float graph that goes into the bundle, and the INT8 ones that there are."""
+    return float_variant(variants), *(name for name in variants if name in (INT8, DYNAMIC))
 
 
 def evaluate_variants(

@@ -38,7 +38,8 @@ def golden_rows(
     ids = np.concatenate([encoder.encode_request(row.context, [row.candidate]) for row in rows])
     outputs = {}
     for name, variant in variants.items():
-        logits = run_graph(variant.graph, ids)
+        # Alone, so that they are the same whatever is scored with them, also where a graph depends on that.
+        logits = run_graph(variant.graph, ids, batch_size=1)
         outputs[name] = GoldenOutputs(
             logits=tuple(logits.tolist()),
             pctrs=tuple(calibrators[name].pctr(logits, segments_of(calibrators[name], schema, ids)).tolist()),

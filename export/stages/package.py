@@ -91,11 +91,13 @@ def _parts(
         machine=findings.machine,
         compression=findings.compression,
         distillation=findings.distillation or UNSET,
+        quantization=UNSET if findings.quantization == "static" else findings.quantization,
     )
     graphs = {variant: one.graph for variant, one in shipped.items()}
     shared_graphs = {v: one.shared for v, one in described.items() if one.shared is not None}
     for variant, graph in (*graphs.items(), *shared_graphs.items()):
-        check_graph(graph, f"graph of {variant}")
+        depends = described[variant].graph.depends_on_batch is True
+        check_graph(graph, f"graph of {variant}", depends_on_batch=depends)
     contents = Contents(
         schema=schema,
         graphs=graphs,

@@ -181,7 +181,14 @@ def make_graphs(work: Work, plan: GraphPlan, begin: Callable[[str], None], say: 
     begin("to-onnx")
     to_onnx(work, say=say)
     begin("quantize")
-    quantize(work, rows=plan.quantization_rows, ship=plan.ship, say=say)
+    quantize(
+        work,
+        rows=plan.quantization_rows,
+        ship=plan.ship,
+        quantization=plan.quantization,
+        qat=plan.qat,
+        say=say,
+    )
     begin("calibrate")
     calibrate_as_planned(work, plan, say=say)
 

@@ -12,11 +12,31 @@ from export.data.errors import OnMalformed
 from export.data.growth import FORGET_AFTER, WhichBins
 from export.data.log_schema import BUILT_IN
 from export.data.splits import DEFAULT_SHARES, are_shares
-from export.knobs import AT_LEAST_ONE, POSITIVE_SHARE, OneOf, Rule, as_options, check, described, knob
+from export.knobs import (
+    AT_LEAST_ONE,
+    POSITIVE,
+    POSITIVE_SHARE,
+    OneOf,
+    Rule,
+    UsedBy,
+    as_options,
+    check,
+    described,
+    knob,
+)
 from export.stages.calibration_methods import METHODS
 from export.train.choices import EmbeddingChoice, TrainChoice
 
 Ship = Literal["auto", "dense", "pruned"]
+Quantization = Literal["static", "qat", "dynamic"]
+
+
+@dataclass(frozen=True)
+class QatChoice:
+    """How long to train on as INT8, and with what step size of Adam."""
+
+    epochs: int = 1
+    learning_rate: float = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +89,24 @@ class GraphPlan:
         "the float graph that ships, and that INT8 is made of: auto is pruned, and dense where pruning lost "
         "on the validation part; dense and pruned are these whatever was lost",
     )
+    quantization: Quantization = knob(
+        "static",
+        "how INT8 is made: static, with ranges found on training rows; qat, trained on as INT8, and the "
+        "better of both by the validation part; dynamic, static and beside it a graph that finds ranges in "
+        "each batch, so that a row's pCTR depends on the others, which serves only by its name",
+    )
+    qat_epochs: int = knob(
+        QatChoice.epochs,
+        "passes over the training part as INT8, at most",
+        AT_LEAST_ONE,
+        used_by=UsedBy(("quantization",), ("qat",)),
+    )
+    qat_learning_rate: float = knob(
+        QatChoice.learning_rate,
+        "step size of Adam there, in tables' own unit, and in shares of the largest weight of an output",
+        POSITIVE,
+        used_by=UsedBy(("quantization",), ("qat",)),
+    )
     quantization_rows: int = knob(
         16_384, "training rows on which the ranges of activations are found", AT_LEAST_ONE, "ROWS"
     )
@@ -86,6 +124,11 @@ class GraphPlan:
 
     def __post_init__(self) -> None:
         check(self)
+
+    @property
+    def qat(self) -> QatChoice:
+        """What concerns training as INT8."""
+        return QatChoice(self.qat_epochs, self.qat_learning_rate)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,16 +11,19 @@ from numpy.typing import NDArray
 from export.data.encoded import EncodedLog, Part, open_log
 from export.data.samples import sample_positions
 from export.errors import ExportError
-from export.graph.quantize import quantize_int8
+from export.graph.quantize import quantize_dynamic, quantize_int8
 from export.graph.runtime import run_graph
+from export.graph.unrounded import Unrounded
 from export.judge.parity import check_batch_invariance
 from export.report.changes import step_line
 from export.stages.ladder import Ladder
-from export.stages.plan import Ship
+from export.stages.plan import QatChoice, Quantization, Ship
+from export.stages.qat import train_int8
 from export.stages.records import GraphFile, Graphs
 from export.stages.variants import (
     CHECKED_ROWS,
     DENSE,
+    DYNAMIC,
     INT8,
     INVARIANCE_ROWS,
     PRUNED,
@@ -33,13 +36,26 @@ from export.stages.variants import (
 from export.stages.work import Say, Work
 from service.bundle.manifest import Parity
 
+DEFAULT_QAT = QatChoice()
+ONLY_BY_NAME = (
+    "finds ranges in each batch, so a row's pCTR depends on the other rows of its batch: it serves only "
+    "where a service asks for it with --variant dynamic"
+)
 PRUNE_LESS = (
     "prune less, with a milder --preset, not at all, with --preset none, or serve it all the same, with "
     "--ship pruned"
 )
 
 
-def quantize(work: Work, *, rows: int, ship: Ship = "auto", say: Say = print) -> Graphs:
+def quantize(
+    work: Work,
+    *,
+    rows: int,
+    ship: Ship = "auto",
+    quantization: Quantization = "static",
+    qat: QatChoice = DEFAULT_QAT,
+    say: Say = print,
+) -> Graphs:
     """The float graph that ships -> the INT8 one, with ranges found on `rows` rows spread over training.
 
     What may serve is decided here, on the validation part (`export.stages.ladder`); `ship` chooses the float
@@ -57,7 +73,9 @@ def quantize(work: Work, *, rows: int, ship: Ship = "auto", say: Say = print) ->
     climb = _Climb(Ladder(log.parts["validation"]), say)
     source = _choose_float(variants, climb, ship)
     graphs: dict[str, GraphFile] = {}
-    graph = quantize_int8(source.graph, source.ids(spread_rows(log.parts["train"], rows)))
+    unrounded = Unrounded() if quantization == "qat" else None
+    graph = quantize_int8(source.graph, source.ids(spread_rows(log.parts["train"], rows)), unrounded)
+    trained = None
     if graph is None:
         say(
             f"nothing to quantize in {graph_name(source.name)}, which has neither tables nor layers: "
@@ -65,11 +83,43 @@ def quantize(work: Work, *, rows: int, ship: Ship = "auto", say: Say = print) ->
         )
     else:
         variant = replace(source, name=INT8, graph=graph)
+        if unrounded is not None:
+            found, trained = train_int8(work, variant, unrounded, qat, log, say)
+            variant = found if trained.better else variant
         graphs[INT8] = write_graph(work, variant, _check(variant, source, log), say)
         _judge_int8(variant, source, variants[DENSE], climb)
-    record = Graphs(graphs, climb.refused, ship, tuple(climb.steps), tuple(climb.losses))
+        if quantization == "dynamic":
+            _add_dynamic(work, source, graphs, climb, log, say)
+    record = Graphs(
+        graphs,
+        climb.refused,
+        ship,
+        tuple(climb.steps),
+        tuple(climb.losses),
+        quantization=quantization,
+        qat=trained,
+    )
     work.record("quantize", record)
     return record
+
+
+def _add_dynamic(
+    work: Work, source: Variant, graphs: dict[str, GraphFile], climb: _Climb, log: EncodedLog, say: Say
+) -> None:
+    """Writes the graph that finds ranges in each batch, which serves by its name alone, and says so."""
+    graph = quantize_dynamic(source.graph)
+    if graph is None:
+        say(
+            f"no layer of {graph_name(source.name)} has a range to find in a batch: there is no dynamic graph"
+        )
+        return
+    variant = replace(source, name=DYNAMIC, graph=graph)
+    ids = variant.ids(np.array(log.parts["validation"].ids[:CHECKED_ROWS]))
+    difference = float(np.abs(run_graph(graph, ids) - run_graph(source.graph, ids)).max())
+    graphs[DYNAMIC] = write_graph(work, variant, difference, say)
+    climb.step(source, variant)
+    climb.refused[DYNAMIC] = ONLY_BY_NAME
+    say(f"warning: {DYNAMIC} {ONLY_BY_NAME}")
 
 
 @dataclass

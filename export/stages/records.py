@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -124,11 +124,28 @@ class TrainedBaseline(msgspec.Struct, frozen=True):
     seconds: float = 0.0
 
 
+class QatRecord(msgspec.Struct, frozen=True):
+    """quantize, with qat: the static INT8 graph and the same trained on, by the validation part.
+
+    LogLoss is after a fitted line. `better` says whether the trained one is the INT8 graph.
+    """
+
+    epochs: int
+    learning_rate: float
+    seconds: float
+    static_auc: float
+    static_logloss: float
+    auc: float
+    logloss: float
+    better: bool
+
+
 class Graphs(msgspec.Struct, frozen=True):
     """to-onnx and quantize: the graphs by variant.
 
     Of quantize alone: which float graph the user wants to `ship`, the `steps` between the graphs on the
-    validation part, why a graph is `refused`, and `losses` that the user wants served all the same.
+    validation part, why a graph is `refused`, `losses` that the user wants served all the same, and the
+    `quantization` that was asked for, with what came of `qat`.
     """
 
     graphs: dict[str, GraphFile]
@@ -136,6 +153,8 @@ class Graphs(msgspec.Struct, frozen=True):
     ship: str = "auto"
     steps: tuple[Parity, ...] = ()
     losses: tuple[str, ...] = ()
+    quantization: Literal["static", "qat", "dynamic"] = "static"
+    qat: QatRecord | None = None
 
 
 class Calibrated(msgspec.Struct, frozen=True):

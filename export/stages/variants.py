@@ -23,8 +23,8 @@ from export.stages.work import Say, Work
 from service.bundle.calibration import Calibrator
 from service.bundle.schema import Schema
 
-DENSE, PRUNED, INT8 = "float32", "pruned", "int8"
-VARIANTS = (DENSE, PRUNED, INT8)
+DENSE, PRUNED, INT8, DYNAMIC = "float32", "pruned", "int8", "dynamic"
+VARIANTS = (DENSE, PRUNED, INT8, DYNAMIC)
 CHUNK_ROWS = 131_072
 # Rows of the validation part that a new graph is checked on, for its logits and for batch invariance.
 CHECKED_ROWS, INVARIANCE_ROWS = 4096, 1024
@@ -90,7 +90,7 @@ def write_graph(work: Work, variant: Variant, difference: float, say: Say) -> Gr
 
 
 def read_variants(work: Work, schema: Schema) -> dict[str, Variant]:
-    """The graphs in the work folder, in the order dense, pruned, INT8.
+    """The graphs in the work folder, in the order dense, pruned, INT8, dynamic INT8.
 
     INT8 takes the ids of the float graph that it is made of: the pruned one unless that is refused. Raises
     ExportError for a graph that is missing, or differs from the one that its stage wrote.
@@ -101,7 +101,7 @@ def read_variants(work: Work, schema: Schema) -> dict[str, Variant]:
     for name in VARIANTS:
         if name == DENSE or work.has(graph_name(name)):
             graph = work.path(graph_name(name)).read_bytes()
-            is_dense = name == DENSE or (name == INT8 and PRUNED in refused)
+            is_dense = name == DENSE or (name in (INT8, DYNAMIC) and PRUNED in refused)
             own = {} if is_dense else renumberings
             found[name] = Variant(name, graph, schema, own, refused.get(name, ""))
             _check_graph(work, found[name])
@@ -114,7 +114,7 @@ def float_variant(variants: Mapping[str, Variant]) -> str:
 
 
 def _check_graph(work: Work, variant: Variant) -> None:
-    stage = "quantize" if variant.name == INT8 else "to-onnx"
+    stage = "quantize" if variant.name in (INT8, DYNAMIC) else "to-onnx"
     written = work.read_record(stage, Graphs).graphs.get(variant.name)
     if written is None or written.sha256 != variant.sha256:
         raise ExportError(

@@ -36,7 +36,7 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
     "baseline": ("baseline.onnx",),
     "prune": ("twin.pt", "pruned.pt", "compact.pt", "renumberings.npz"),
     "to-onnx": ("model.float32.onnx", "model.pruned.onnx"),
-    "quantize": ("model.int8.onnx",),
+    "quantize": ("model.int8.onnx", "model.dynamic.onnx"),
     "calibrate": ("calibration.json",),
     "package": (),
 }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -24,9 +25,11 @@ from service.errors import BadConfiguration
 from service.feedback.tokens import Source
 from service.quality import PRIOR
 from service.scoring.golden import replay_golden
-from service.scoring.predictor import Predictor, choose_variant
+from service.scoring.predictor import Predictor, choose_variant, depends_on_batch
 from service.scoring.prior import prior_of
 from service.settings import Settings
+
+logger = logging.getLogger("bidlight")
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -64,6 +67,14 @@ def read_arms(
                 found = "another bundle than a moment ago"
                 raise BundleError(spec.folder, "the bundle that was tried", found, "reload once more")
             variant = choose_variant(bundle, settings.variant)
+            if depends_on_batch(bundle.manifest, variant):
+                logger.warning(
+                    "arm %s serves %s of %s, as asked for: a row's pCTR depends on the other rows of its "
+                    "batch, those of other requests among them",
+                    spec.name,
+                    variant,
+                    bundle.manifest.id,
+                )
             if settings.when_overloaded == PRIOR:
                 _check_prior(bundle, variant, "--when-overloaded prior", "--when-overloaded refuse")
             if spec.name == control and settings.when_killed == PRIOR:

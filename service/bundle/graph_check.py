@@ -8,7 +8,7 @@ export writes needs little of ONNX, so all else is refused.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -44,10 +44,15 @@ _PLAIN = {
 _TREE_OF_A_NODE = "nodes_treeids"
 
 
-def check_graph(graph: bytes, file: str) -> None:
+BATCH_OPERATORS = frozenset({"DynamicQuantizeLinear"})
+"""What only a graph may have whose manifest says that a row depends on its batch."""
+
+
+def check_graph(graph: bytes, file: str, *, depends_on_batch: bool = False) -> None:
     """Raises BundleError with `file` unless the graph holds all that it needs, and nothing but that."""
+    operators = {**OPERATORS, "": OPERATORS[""] | BATCH_OPERATORS} if depends_on_batch else OPERATORS
     try:
-        for expected, found, remedy in _faults(graph):
+        for expected, found, remedy in _faults(graph, operators):
             raise BundleError(file, expected, found, remedy)
     except BundleError:
         raise
@@ -57,16 +62,17 @@ def check_graph(graph: bytes, file: str) -> None:
 
 # What was expected, what was found, and what to do.
 _Fault = tuple[str, str, str]
+Operators = Mapping[str, frozenset[str]]
 
 
-def _faults(graph: bytes) -> Iterator[_Fault]:
+def _faults(graph: bytes, operators: Operators) -> Iterator[_Fault]:
     nodes = 0
     for number, value in fields(memoryview(graph)):
         if number == GRAPH:
             for inner, each in fields(_message(value, "graph")):
                 if inner == _NODE:
                     nodes += 1
-                    yield from _node_faults(_message(each, "node"))
+                    yield from _node_faults(_message(each, "node"), operators)
                 elif inner == INITIALIZER:
                     yield from _tensor_faults(_message(each, "tensor"))
                 elif inner not in _PLAIN["graph"]:
@@ -79,7 +85,7 @@ def _faults(graph: bytes) -> Iterator[_Fault]:
         yield f"a graph of at most {MAX_NODES} nodes", str(nodes), EXPORT_AGAIN
 
 
-def _node_faults(node: memoryview) -> Iterator[_Fault]:
+def _node_faults(node: memoryview, operators: Operators) -> Iterator[_Fault]:
     types, domains = [], []
     for number, value in fields(node):
         if number == _OP_TYPE:
@@ -91,7 +97,7 @@ def _node_faults(node: memoryview) -> Iterator[_Fault]:
         elif number not in _PLAIN["node"]:
             yield _unknown("node", number)
     domain = domains[0] if domains else ""
-    if len(types) != 1 or len(domains) > 1 or types[0] not in OPERATORS.get(domain, ()):
+    if len(types) != 1 or len(domains) > 1 or types[0] not in operators.get(domain, ()):
         found = " ".join(types) or "a node without an operator"
         yield (
             f"a graph of the operators {_names()}",

@@ -76,7 +76,12 @@ class SharedContext(_Record, frozen=True):
 
 
 class Graph(_Record, frozen=True):
-    """An ONNX file and how to call it. `tables` are initializers used only to look up rows."""
+    """An ONNX file and how to call it. `tables` are initializers used only to look up rows.
+
+    `depends_on_batch` says that a row's logit depends on the rows that it is scored with; golden rows are
+    scored alone then, and no bundle chooses the graph by itself. It is absent otherwise, so that services
+    from before know every other manifest.
+    """
 
     file: str
     variant: str
@@ -85,6 +90,7 @@ class Graph(_Record, frozen=True):
     outputs: tuple[Tensor, ...]
     tables: tuple[str, ...] = ()
     shared_context: SharedContext | None = None
+    depends_on_batch: Literal[True] | UnsetType = UNSET
 
 
 class ModelInfo(_Record, frozen=True):
@@ -241,8 +247,10 @@ class Description(_Record, frozen=True, kw_only=True):
     latency: tuple[Latency, ...] = ()
     machine: str = ""
     compression: Compression | None = None
-    # Absent unless the model was taught, so that services from before know every other manifest.
+    # Absent where nothing was taught, and where INT8 is plain static: services from before know every other
+    # manifest.
     distillation: Distillation | UnsetType = UNSET
+    quantization: Literal["qat", "dynamic"] | UnsetType = UNSET
 
 
 class Manifest(Description, frozen=True, kw_only=True):
@@ -279,6 +287,8 @@ class Manifest(Description, frozen=True, kw_only=True):
             _invalid(
                 "serving_variant", f"one of {', '.join(self.graphs) or 'the graphs'}", self.serving_variant
             )
+        if self.graphs[self.serving_variant].depends_on_batch is True:
+            _invalid("serving_variant", "one whose rows do not depend on their batch", self.serving_variant)
         if self.serving_variant in self.kept_out:
             _invalid("serving_variant", "none that is kept out", self.serving_variant)
         try:

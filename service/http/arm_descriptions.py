@@ -66,6 +66,7 @@ def _describe_arm(arm: Arm, share: float, *, is_killed: bool) -> dict[str, Any]:
         "created_at": manifest.created_at,
         "model": manifest.model,
         "variant": variant,
+        "depends_on_batch": arm.predictor.depends_on_batch,
         "provider": arm.predictor.graphs.provider,
         "calibration": {
             "method": arm.predictor.calibrator.method,

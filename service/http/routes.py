@@ -103,7 +103,9 @@ class Routes:
             return answer_error(
                 NotReady("the arms must replay their golden rows first; try again in a moment")
             )
-        return self._unless_it_cannot_bid("ready\n")
+        dependent = [arm.name for arm in self._served.arms if arm.predictor.depends_on_batch]
+        told = f"; pCTRs depend on the batch in {', '.join(dependent)}" if dependent else ""
+        return self._unless_it_cannot_bid(f"ready{told}\n")
 
     def _unless_it_cannot_bid(self, text: str) -> Response:
         if self._health.fault() is None:

@@ -61,16 +61,19 @@ async def _replay(predictor: Predictor) -> None:
     for is_large in {False, graphs.has_shared_context}:
         for each in rows:
             each.is_large = is_large
-        alone = np.concatenate([graphs.run(BatchRows.of([row])) for row in rows])
-        for logits in (alone, graphs.run(BatchRows.of(rows))):
-            _check_logits(predictor, logits, outputs)
+        _check_logits(predictor, np.concatenate([graphs.run(BatchRows.of([row])) for row in rows]), outputs)
+        if not predictor.depends_on_batch:
+            _check_logits(predictor, graphs.run(BatchRows.of(rows)), outputs)
         _check_pctrs(predictor, np.concatenate(await _score_all(predictor, rows)), outputs)
 
 
 async def _score_all(predictor: Predictor, rows: Sequence[RequestRows]) -> list[Probabilities]:
-    """pCTRs of single rows, submitted together as far as the queue has room, so that they share batches."""
+    """pCTRs of single rows, submitted together as far as the queue has room, so that they share batches.
+
+    Where a row depends on its batch, each goes alone.
+    """
     found: list[Probabilities] = []
-    at_once = predictor.max_queued_rows
+    at_once = 1 if predictor.depends_on_batch else predictor.max_queued_rows
     for start in range(0, len(rows), at_once):
         found += await asyncio.gather(*[predictor.score(row) for row in rows[start : start + at_once]])
     return found
