@@ -6,7 +6,6 @@ teacher. It knows no table and no paper.
 
 from __future__ import annotations
 
-import inspect
 import os
 import shutil
 import time
@@ -30,10 +29,10 @@ from export.stages.dense_twin import dense_checkpoint, make_dense_twin
 from export.stages.plan import GraphPlan
 from export.stages.prune import prune
 from export.stages.quantize import quantize
-from export.stages.records import Pruned, Trained, Twin
+from export.stages.records import Graphs, Pruned, Trained, Twin
 from export.stages.to_onnx import to_onnx
 from export.stages.train import train
-from export.stages.variants import DENSE, INT8, PRUNED, Variant, read_variants
+from export.stages.variants import DENSE, DYNAMIC, INT8, PRUNED, Variant, read_variants
 from export.stages.work import Work, silent
 from export.teach.lesson import Lesson
 from export.train.checkpoint import load_checkpoint
@@ -75,7 +74,6 @@ class Maker:
     def _made(self, job: Job, started: float) -> Result:
         build, log_work = job.build, self.logs[job.build.target]
         log = open_log(log_work.path("log"))
-        _check_quantization(build)
         recipe_of(build)
         total, of_layers = parameters_of(build, log.schema, self.most)
         work = self._fresh(job, log_work)
@@ -89,6 +87,8 @@ class Maker:
         size, logits = _graph_logits(work, build, log) if build.quantization else _torch_logits(work, log)
         np.save(work.folder / PCTR, (pctr := _fitted_pctr(logits, log)))
         trained = work.read_record("train", Trained)
+        if build.quantization == "qat":
+            note = _told_of_qat(work)
         test = log.parts["test"]
         parameters = total if pruned is None else pruned.parameters[1]
         return Result(
@@ -189,11 +189,18 @@ def _graph_logits(work: Work, build: Build, log: EncodedLog) -> tuple[int, dict[
     """Bytes of the quantized graph, and its logits of the parts that are judged."""
     to_onnx(work, say=silent)
     ship: Any = "pruned" if build.rates else "dense"
-    how: dict[str, Any] = {} if build.quantization == "static" else {"quantization": build.quantization}
-    quantize(work, rows=GraphPlan.quantization_rows, ship=ship, say=silent, **how)
+    how: Any = build.quantization
+    quantize(work, rows=GraphPlan.quantization_rows, ship=ship, quantization=how, say=silent)
     variants = read_variants(work, log.schema)
     variant = variants[variant_of(build, variants)]
     return len(variant.graph), {part: variant.score(log.parts[part]) for part in JUDGED}
+
+
+def _told_of_qat(work: Work) -> str:
+    found = work.read_record("quantize", Graphs).qat
+    if found is not None and found.better:
+        return "trained as INT8"
+    return "static INT8, which training did not make better"
 
 
 def _fitted_pctr(logits: dict[str, Floats], log: EncodedLog) -> NDArray[np.float64]:
@@ -203,21 +210,11 @@ def _fitted_pctr(logits: dict[str, Floats], log: EncodedLog) -> NDArray[np.float
     return sigmoid(line.slope * logits["test"].astype(np.float64) + line.intercept)
 
 
-def _check_quantization(build: Build) -> None:
-    """Raises CannotRun for a quantization that this version does not have."""
-    if build.quantization in ("", "static"):
-        return
-    if "quantization" not in inspect.signature(quantize).parameters:
-        raise CannotRun(f"this version makes no {build.quantization} INT8")
-
-
 def variant_of(build: Build, variants: dict[str, Variant]) -> str:
     """The graph that a build is about. Raises CannotRun where it is missing."""
     if not build.quantization:
         return PRUNED if build.rates else DENSE
-    wanted = INT8
-    if build.quantization == "dynamic":
-        wanted = next((name for name in variants if "dynamic" in name), "")
+    wanted = DYNAMIC if build.quantization == "dynamic" else INT8
     if wanted not in variants:
         raise CannotRun(f"its graph has nothing that {build.quantization} INT8 could be made of")
     return wanted

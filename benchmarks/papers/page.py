@@ -44,8 +44,11 @@ class Shown:
         """Heads and rows of text: figures of quality, then times."""
         if self.steps:
             return [(HEAD, self.steps)]
-        found: list[Grid] = [(table_head(self.table, self.rows), table_rows(self.table, self.rows))]
-        if times := times_rows(self.table, self.rows):
+        found: list[Grid] = []
+        times = times_rows(self.table, self.rows)
+        if not times or any(row.paper is not None and row.paper.auc is not None for row in self.rows):
+            found.append((table_head(self.table, self.rows), table_rows(self.table, self.rows)))
+        if times:
             found.append((times_head(self.table), times))
         return found
 
