@@ -47,7 +47,7 @@ class Shown:
         found: list[Grid] = []
         times = times_rows(self.table, self.rows)
         if not times or any(row.paper is not None and row.paper.auc is not None for row in self.rows):
-            found.append((table_head(self.table, self.rows), table_rows(self.table, self.rows)))
+            found.append((table_head(self.rows), table_rows(self.rows)))
         if times:
             found.append((times_head(self.table), times))
         return found

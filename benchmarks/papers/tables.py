@@ -19,78 +19,69 @@ HOW_TO_READ = (
 FEW_BATCHES = 3  # whose ratios fit into a column
 
 
-def table_head(table: Table, rows: Sequence[Row]) -> list[str]:
-    """The columns that have something in them."""
-    return [name for name, is_used in _columns(table, rows) if is_used]
+def table_head(rows: Sequence[Row]) -> list[str]:
+    """The columns that have something in them; of two figures in a cell the paper's comes first."""
+    return [name for name, is_used in _columns(rows) if is_used]
 
 
-def table_rows(table: Table, rows: Sequence[Row]) -> list[list[str]]:
+def table_rows(rows: Sequence[Row]) -> list[list[str]]:
     """A row of text for each row, in the columns of `table_head`."""
-    used = [is_used for _, is_used in _columns(table, rows)]
-    return [[cell for cell, is_used in zip(_cells(table, row), used, strict=True) if is_used] for row in rows]
+    used = [is_used for _, is_used in _columns(rows)]
+    return [[cell for cell, is_used in zip(_cells(row), used, strict=True) if is_used] for row in rows]
 
 
-def _columns(table: Table, rows: Sequence[Row]) -> list[tuple[str, bool]]:
+def _columns(rows: Sequence[Row]) -> list[tuple[str, bool]]:
     papers = [row.paper for row in rows if row.paper is not None]
-    has_size = any(one.megabytes is not None for one in papers)
-    has_layers = any(one.layer_megabytes is not None for one in papers)
-    prints = {name: any(getattr(one, name) is not None for one in papers) for name in ("prauc", "rce")}
-    found = [
-        ("", True),
-        ("AUC there", True),
-        ("here", True),
-        ("LogLoss there", any(one.logloss is not None for one in papers)),
-        ("here", True),
-        ("PRAUC there", prints["prauc"]),
-        ("here", prints["prauc"]),
-        ("RCE there", prints["rce"]),
-        ("here", prints["rce"]),
-        ("against", any(row.against for row in rows)),
-        ("Δ AUC there", any(row.against for row in rows)),
-        ("Δ AUC here", any(row.against for row in rows)),
-        ("as there", any(row.against for row in rows)),
-        ("rival", any(row.rival for row in rows)),
-        ("Δ there", any(row.rival for row in rows)),
-        ("Δ here", any(row.rival for row in rows)),
-        ("parameters there", any(one.parameters is not None for one in papers)),
-        ("here", True),
-        ("MB there", has_size),
-        ("here", has_size),
-        ("layers' MB there", has_layers),
-        ("here", has_layers),
+    has_base, has_rival = any(row.against for row in rows), any(row.rival for row in rows)
+
+    def is_printed(name: str) -> bool:
+        return any(getattr(one, name) is not None for one in papers)
+
+    return [
+        ("there / here", True),
+        ("AUC", True),
+        ("LogLoss", True),
+        ("PRAUC", is_printed("prauc")),
+        ("RCE %", is_printed("rce")),
+        ("against", has_base),
+        ("Δ AUC", has_base),
+        ("as there", has_base),
+        ("also against", has_rival),
+        ("Δ AUC", has_rival),
+        ("parameters", True),
+        ("MB", is_printed("megabytes")),
+        ("MB of layers", is_printed("layer_megabytes")),
+        ("seeds", True),
     ]
-    return [*found, ("seeds", True)]
 
 
-def _cells(table: Table, row: Row) -> list[str]:
+def _cells(row: Row) -> list[str]:
     paper = row.paper or Figures()
     name = f"{row.row}{'' if not row.reason or row.auc else f' ({row.reason})'}"
     layers = None if row.layer_parameters is None else 12 * row.layer_parameters / 1e6
     return [
         name,
-        _number(paper.auc, ".4f"),
-        _with_seeds(row.auc),
-        _number(paper.logloss, ".4f"),
-        _number(None if row.logloss is None else row.logloss.value, ".4f"),
-        _number(paper.prauc, ".4f"),
-        _number(row.prauc, ".4f"),
-        _number(paper.rce, ".2f"),
-        _number(row.rce, ".2f"),
+        _pair(_number(paper.auc, ".4f"), _with_seeds(row.auc)),
+        _pair(
+            _number(paper.logloss, ".4f"), _number(None if row.logloss is None else row.logloss.value, ".4f")
+        ),
+        _pair(_number(paper.prauc, ".4f"), _number(row.prauc, ".4f")),
+        _pair(_number(paper.rce, ".2f"), _number(row.rce, ".2f")),
         row.against,
-        _number(row.paper_delta, "+.4f"),
-        change_text(row.delta),
+        _pair(_number(row.paper_delta, "+.4f"), change_text(row.delta)),
         agreement(row.paper_delta, row.delta),
         row.rival,
-        _number(row.paper_rival_delta, "+.4f"),
-        change_text(row.rival_delta),
-        _number(paper.parameters, ","),
-        _number(row.parameters, ",.0f"),
-        _number(paper.megabytes, ".2f"),
-        _number(row.bytes and row.bytes / 1e6, ".2f"),
-        _number(paper.layer_megabytes, ".2f"),
-        _number(layers, ".2f"),
+        _pair(_number(row.paper_rival_delta, "+.4f"), change_text(row.rival_delta)),
+        _pair(_number(paper.parameters, ","), _number(row.parameters, ",.0f")),
+        _pair(_number(paper.megabytes, ".2f"), _number(row.bytes and row.bytes / 1e6, ".2f")),
+        _pair(_number(paper.layer_megabytes, ".2f"), _number(layers, ".2f")),
         str(row.seeds),
     ]
+
+
+def _pair(there: str, here: str) -> str:
+    """The paper's figure and ours; a dash where there is none."""
+    return f"{there or '–'} / {here or '–'}" if there or here else ""
 
 
 def change_text(change: Estimate | None) -> str:
