@@ -16,6 +16,7 @@ from benchmarks.papers.make import Maker
 from benchmarks.papers.results import Job, Result
 from benchmarks.papers.running import Run
 from export.data.encoded import EncodedLog
+from export.errors import ExportError
 from export.graph.runtime import Scorer, graph_scorer, microseconds_a_row, torch_scorer
 from export.report.machine import machine
 from export.stages.dense_twin import dense_checkpoint
@@ -45,7 +46,10 @@ def milliseconds(run: Run, table: Table, say: Callable[[str], None]) -> Times:
         return {}
     scorers: dict[str, Scorer] = {}
     for cell, job in timed:
-        scorers |= _scorers(maker, cell, job, log, table.batches)
+        try:
+            scorers |= _scorers(maker, cell, job, log, table.batches)
+        except ExportError as error:
+            say(f"{table.name}/{cell.row}: not timed: {error}")
     rows = np.array(log.parts["test"].ids[: max(table.batches)])
     found = microseconds_a_row(scorers, rows, table.batches)
     times = {

@@ -14,8 +14,8 @@ from typing import IO
 import numpy as np
 import polars as pl
 
+from benchmarks.papers.twitter import TARGETS
 from benchmarks.papers.twitter_rows import write_rows
-from benchmarks.papers.xsdeepfwfm import TARGETS
 from export.data.log_schema import load_log_schema
 from export.errors import ExportError
 from export.stages.fit_schema import kept_log
@@ -42,7 +42,7 @@ def made_logs(folder: Path, rows: int | None, seed: int, say: Say) -> dict[str, 
         with replacing(data) as incoming:
             write_rows(incoming, count, seed)
     found = {}
-    for target, (column, _) in TARGETS.items():
+    for target, column in TARGETS.items():
         schema = _schema_of(folder / f"{column}.toml", column)
         found[target] = _encoded(folder / f"log-{column}", data, str(schema), say)
     return found

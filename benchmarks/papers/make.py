@@ -6,9 +6,11 @@ teacher. It knows no table and no paper.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
+import traceback
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,7 @@ from service.bundle.errors import BundleError
 
 TRAINED = ("train.json", "dense.pt")
 JUDGED = ("calibration", "test")
+TRACEBACK = "failure.txt"
 Floats = NDArray[np.floating[Any]]
 
 
@@ -62,12 +65,13 @@ class Maker:
         started = time.perf_counter()
         try:
             found: Result | Refused = self._made(job, started)
-        except (ExportError, BundleError, ValueError, RuntimeError, MemoryError) as error:
-            # Of any model: the other cells go on, and the table says why.
-            reason = " ".join(str(error).split()) or type(error).__name__
-            found = Refused(
-                key=job.key, build=_plain(job.build), seed=job.seed, log=job.source, reason=reason
-            )
+        except (ExportError, BundleError) as error:
+            found = _refused(job, str(error))
+        except Exception as error:  # of any kind: the other cells go on, and the table says why
+            found = _refused(job, f"{type(error).__name__}: {error}")
+            with contextlib.suppress(OSError):
+                path = self.cabinet.work(job).folder / TRACEBACK
+                path.write_text(traceback.format_exc(), encoding="utf-8")
         self.cabinet.write(job, found)
         return found
 
@@ -141,6 +145,11 @@ class Maker:
             taught = lesson(work, config, say=silent)
         hyperparameters, embedding = dict(build.hyperparameters), embedding_of(build)
         train(work, build.model, hyperparameters, config, embedding=embedding, taught=taught, say=silent)
+
+
+def _refused(job: Job, reason: str) -> Refused:
+    plain, words = _plain(job.build), " ".join(reason.split())
+    return Refused(key=job.key, build=plain, seed=job.seed, log=job.source, reason=words)
 
 
 def config_of(job: Job, log: EncodedLog) -> TrainConfig:

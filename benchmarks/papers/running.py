@@ -75,7 +75,8 @@ class Run:
         if any(table.made for table in chosen):
             logs |= made_logs(options.out / "made", options.rows, 0, say)
         grounds = {
-            target: _ground(work, summary, options.conditions) for target, (work, summary) in logs.items()
+            target: _ground(work, summary, () if target else options.conditions)
+            for target, (work, summary) in logs.items()
         }
         first = next(iter(grounds.values()))
         beside, is_like = options.paper.log_like(first.summary.schema)

@@ -1,4 +1,4 @@
-"""The rows of xsDeepFwFM's tables, as data: storage, quantization, distillation, time, and Twitter's labels.
+"""The rows of xsDeepFwFM's tables, as data: storage, quantization, distillation and time.
 
 Reference: the results page of "Extreme Small Deep Field-Weighted Factorization Machine", a master thesis on
 compressed DeepFwFMs. Its tables have no numbers, so they are named here. Where it prints one row twice, the
@@ -12,8 +12,9 @@ from dataclasses import replace
 from typing import Any
 
 from benchmarks.papers.cells import Build, Cell, Figures, Paper, Quantization, Table
+from benchmarks.papers.twitter import TABLE
 
-CRITEO, TWITTER = "Criteo", "Twitter"
+CRITEO = "Criteo"
 WIDE = (400, 400, 400)
 STUDENTS = ((128, 128, 128), (64, 64, 64), (32, 32, 32), (16, 16))
 BATCHES = (1, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -228,43 +229,6 @@ def _by_batch(times: str) -> dict[int, float]:
     return {batch: float(one) for batch, one in zip(BATCHES, times.split(), strict=True) if one != "-"}
 
 
-# By target: its label's column; epochs, LogLoss, AUC, PRAUC, RCE of both of the page's runs.
-TARGETS: dict[str, tuple[str, tuple[tuple[int, float, float, float, float], ...]]] = {
-    "like": ("like_timestamp", ((1, 0.3173, 0.9365, 0.9026, 53.29), (2, 0.3285, 0.9366, 0.9061, 51.64))),
-    "reply": ("reply_timestamp", ((1, 0.1018, 0.8407, 0.1279, 14.38), (3, 0.0967, 0.8494, 0.1498, 18.62))),
-    "retweet": (
-        "retweet_timestamp",
-        ((1, 0.2275, 0.8641, 0.4777, 29.12), (2, 0.2176, 0.8777, 0.5306, 32.14)),
-    ),
-    "retweet with comment": (
-        "retweet_with_comment_timestamp",
-        ((1, 0.0385, 0.8053, 0.0280, 5.18), (3, 0.0360, 0.8120, 0.0402, 11.45)),
-    ),
-}
-RUNS_OF_TWITTER = ((62_390_100, 249.596), (348_767_961, 1395.106))
-
-
-def _twitter() -> tuple[Cell, ...]:
-    found = []
-    for number, (parameters, size) in enumerate(RUNS_OF_TWITTER):
-        for target, (_, runs) in TARGETS.items():
-            epochs, loss, auc, prauc, rce = runs[number]
-            first = f"{target}, {_epochs(TARGETS[target][1][0][0])}"
-            found.append(
-                Cell(
-                    row=f"{target}, {_epochs(epochs)}",
-                    builds=(_model(epochs=epochs, target=target),),
-                    paper={TWITTER: _figures(loss, auc, prauc, rce, parameters, size)},
-                    against=first if number else "",
-                )
-            )
-    return tuple(found)
-
-
-def _epochs(number: int) -> str:
-    return f"{number} epoch{'s' if number > 1 else ''}"
-
-
 SPLIT_DIFFERS = "the page trains on 6 days, validates and tests on halves of the 7th"
 SAME_ROW = (
     "with one value a field an EmbeddingBag computes what an Embedding does: such rows are one model here, "
@@ -277,10 +241,6 @@ TIME_DIFFERS = (
 LOSS_DIFFERS = (
     "the page's teacher stays in training mode and its loss compares shares of a batch's probabilities; "
     "docs/distillation.md has what that costs"
-)
-ROWS_DIFFER = (
-    "the log of the RecSys Challenge 2020 cannot be had: rows of its format are made here, whose levels and "
-    "difficulty are not the challenge's"
 )
 
 PAPER = Paper(
@@ -344,14 +304,6 @@ PAPER = Paper(
             batches=BATCHES,
             differs=(TIME_DIFFERS,),
         ),
-        Table(
-            name="twitter",
-            title="Twitter's four labels",
-            where="Twitter Dataset",
-            cells=_twitter(),
-            log=TWITTER,
-            made=True,
-            differs=(ROWS_DIFFER,),
-        ),
+        TABLE,
     ),
 )

@@ -22,7 +22,7 @@ from benchmarks.papers.results import Result
 from benchmarks.papers.running import Options, Run
 from benchmarks.papers.settle import CannotRun, Fields, parameters_of, settled
 from benchmarks.papers.tables import agreement
-from benchmarks.papers.xsdeepfwfm import TARGETS
+from benchmarks.papers.twitter import TARGETS
 from export.data.encoded import open_log
 from export.data.synthetic import SyntheticConfig
 from export.data.synthetic_file import write_synthetic_log
