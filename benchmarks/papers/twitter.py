@@ -17,7 +17,7 @@ TARGETS = {
 }
 """The labels, and the column that each is in."""
 
-# Epochs, LogLoss, AUC, PRAUC, RCE in %, parameters, megabytes; the second of two has more of the log's values.
+# Epochs, LogLoss, AUC, PRAUC, RCE in %, parameters, megabytes.
 RUNS: tuple[tuple[str, int, float, float, float, float, int, float], ...] = (
     ("like", 1, 0.3173, 0.9365, 0.9026, 53.29, 62_390_100, 249.596),
     ("reply", 1, 0.1018, 0.8407, 0.1279, 14.38, 62_390_100, 249.596),
