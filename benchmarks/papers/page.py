@@ -68,7 +68,7 @@ def _section(one: Shown) -> str:
     return section(
         one.title,
         f"<p>{escape(one.table.where)}. {escape(one.log)}</p>",
-        *(table(head, rows) for head, rows in one.grids),
+        "<p></p>".join(table(head, rows) for head, rows in one.grids),
         *(figure(drawing) for drawing in drawings if drawing is not None),
         f"<p>What differs:</p><ul>{differs}</ul>",
         "".join(f"<p>{escape(line)}</p>" for line in _notes(one)),

@@ -11,9 +11,9 @@ from benchmarks.papers.running import Run
 HOW_TO_READ = (
     "AUC and LogLoss are means of the seeds on the test part (± their standard deviation), LogLoss after a "
     "line fitted to the calibration part. Δ is the change of AUC against the row that is named, with a 95 % "
-    "interval that holds rows and seeds. ▲ ▼ mark a change whose interval leaves out 0; `as there` says "
-    "whether it has the sign of the paper's, and `?` that rows and seeds are too few to tell. Rows without "
-    "figures of the paper are ours."
+    "interval of rows and seeds, with one seed of rows alone. ▲ ▼ mark a change whose interval leaves out 0. "
+    "“as there” says whether its sign is that of the paper's, and ? that rows and seeds are too few to tell. "
+    "Rows without figures of the paper are ours."
 )
 
 FEW_BATCHES = 3  # whose ratios fit into a column
