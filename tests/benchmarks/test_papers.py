@@ -18,7 +18,7 @@ from benchmarks.papers.judge import NORMAL, Estimate, estimate, judged
 from benchmarks.papers.latency import TORCH, milliseconds
 from benchmarks.papers.logs import made_logs, thinned
 from benchmarks.papers.make import config_of
-from benchmarks.papers.results import Result
+from benchmarks.papers.results import Job, Result
 from benchmarks.papers.running import Options, Run
 from benchmarks.papers.settle import CannotRun, Fields, parameters_of, settled
 from benchmarks.papers.tables import agreement
@@ -28,7 +28,7 @@ from export.data.synthetic import SyntheticConfig
 from export.data.synthetic_file import write_synthetic_log
 from export.stages.work import silent
 from models import MODELS
-from tests.peer_log import SCHEMA
+from tests.peer_log import SCHEMA, small_log
 
 CONFIG = SyntheticConfig(
     rows=1600, seed=5, features=100, numeric_fields=1, categorical_fields=2, candidate_fields=1, ctr=0.3
@@ -78,6 +78,20 @@ def test_every_build_is_a_model_with_settings_of_training() -> None:
     assert named.hyperparameters == {"domain": "item"}
     with pytest.raises(CannotRun, match="more than --most-parameters 5"):
         parameters_of(named, SCHEMA, 5)
+
+
+@pytest.mark.parametrize("paper", PAPERS.values(), ids=PAPERS)
+def test_training_may_be_as_in_the_paper(paper: Paper) -> None:
+    settings = {"training": dict(paper.training), "as_paper": True, "epochs": 3}
+    builds, log = (
+        [build for table in paper.tables for cell in table.cells for build in cell.builds],
+        small_log(),
+    )
+    for build in builds:
+        config = config_of(Job(build, 7, "", "", settings), log)
+        assert (config.batch_size, config.seed) == (paper.training["batch_size"], 7)
+        assert config.epochs <= 3
+        assert config.optimizer == build.paper_training.get("optimizer", "adam")
 
 
 def test_a_run_goes_on_where_it_stopped(
