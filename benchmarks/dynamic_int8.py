@@ -20,20 +20,29 @@ float32 and static INT8 promise no change at all.
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from onnxruntime import InferenceSession
 
 from benchmarks.command import Command, machine, print_table
 from benchmarks.synthetic import check_same_options, make_log, train_dense
 from export.data.encoded import EncodedLog, open_log
 from export.data.synthetic import SyntheticConfig
 from export.graph.quantize import quantize_dynamic, quantize_int8
-from export.graph.runtime import BATCHES, graph_scorer, microseconds_a_row, run_graph, run_session
-from export.graph.runtime import open_session as open_graph
+from export.graph.runtime import (
+    BATCHES,
+    graph_scorer,
+    microseconds_a_row,
+    open_session,
+    run_graph,
+    run_session,
+)
 from export.judge.metrics import auc, sigmoid
 from export.stages.plan import Plan
 from export.stages.quantize import spread_rows
@@ -43,7 +52,7 @@ from export.stages.work import Work
 from export.train.choices import TrainChoice
 
 MODELS = ("deep_fwfm", "dnn", "dcn_v2")
-WATCHED_ROWS, COMPANIES = 256, (8, 64, 1024)
+COMPANIES = (8, 64, 1024)  # rows
 CANDIDATES, OTHERS, REQUESTS = 100, 900, 50
 
 Ids = NDArray[np.int32]
@@ -79,6 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command.number("--features", 50_000, "of the log")
     command.number("--seed", 1, "of the log, and of companies", least=0)
     command.number("--epochs", 2, "of training")
+    command.number("--watched", 256, "rows whose moves are measured")
     command.number("--companies", 20, "of each size", least=2)
     options = command.parse_args(arguments)
     kept = {name: vars(options)[name] for name in ("rows", "features", "seed", "epochs")}
@@ -88,18 +98,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         choice = TrainChoice(epochs=options.epochs, threads=1)
         graphs = {model: _graph(work, model, choice) for model in options.models}
         log = open_log(work.path("log"))
-    points = [
-        point
-        for model, graph in graphs.items()
-        for point in measure(model, graph, log, options.companies, options.seed)
-    ]
+    points = [point for model, graph in graphs.items() for point in measure(model, graph, log, options)]
     print(f"{options.rows:,} rows, tested on {len(log.parts['test']):,}; {machine()}")
     print_table(_table(points))
     print(
-        f"changed: of {WATCHED_ROWS} rows, in {options.companies} companies of each of {COMPANIES}; "
+        f"changed: of {options.watched} rows, in {options.companies} companies of each of {COMPANIES}; "
         f"first: of {REQUESTS} requests of {CANDIDATES}"
     )
-    command.print_json(**kept, companies=options.companies, points=[asdict(point) for point in points])
+    command.print_json(
+        **kept,
+        watched=options.watched,
+        companies=options.companies,
+        points=[asdict(point) for point in points],
+    )
 
 
 def _graph(work: Work, model: str, choice: TrainChoice) -> bytes:
@@ -112,7 +123,7 @@ def _graph(work: Work, model: str, choice: TrainChoice) -> bytes:
     return file.read_bytes()
 
 
-def measure(model: str, graph: bytes, log: EncodedLog, companies: int, seed: int) -> Iterator[Point]:
+def measure(model: str, graph: bytes, log: EncodedLog, options: Namespace) -> Iterator[Point]:
     """A point of the float32 graph and one of each INT8 graph."""
     test = log.parts["test"]
     ids, labels = np.array(test.ids), np.asarray(test.labels)
@@ -125,12 +136,8 @@ def measure(model: str, graph: bytes, log: EncodedLog, companies: int, seed: int
     expected = run_graph(graph, ids)
     for name, each in graphs.items():
         logits = run_graph(each, ids)
-        session = open_graph(each)
-
-        def score(rows: Ids, session: object = session) -> Logits:
-            return run_session(session, rows, len(rows))  # type: ignore[arg-type]
-
-        moved = _moves(score, ids, companies, seed)
+        score = partial(_together, open_session(each))
+        moved = moves(score, ids, options.watched, options.companies, options.seed)
         yield Point(
             model=model,
             graph=name,
@@ -141,9 +148,14 @@ def measure(model: str, graph: bytes, log: EncodedLog, companies: int, seed: int
             largest_move=float(moved.logits.max()),
             median_move=float(np.median(moved.logits)),
             largest_pctr_move=float(moved.pctrs.max()),
-            other_first=other_first(score, ids, seed),
+            other_first=other_first(score, ids, options.seed),
             microseconds_a_row=times[name],
         )
+
+
+def _together(session: InferenceSession, rows: Ids) -> Logits:
+    """The logits of rows in one batch."""
+    return run_session(session, rows, len(rows))
 
 
 @dataclass(frozen=True)
@@ -155,9 +167,10 @@ class Moves:
     changed: int
 
 
-def _moves(score: Score, ids: Ids, companies: int, seed: int) -> Moves:
+def moves(score: Score, ids: Ids, rows: int, companies: int, seed: int) -> Moves:
+    """Of the first `rows` rows, in companies drawn from all."""
     random = np.random.default_rng(seed)
-    watched = ids[:WATCHED_ROWS]
+    watched = ids[:rows]
     alone = np.concatenate([score(row[None]) for row in watched])
     changed = np.zeros(len(watched), np.bool_)
     logits, pctrs = np.zeros(len(watched)), np.zeros(len(watched))

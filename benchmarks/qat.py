@@ -4,8 +4,9 @@
         [--epochs 1 2] [--rates 1e-4 1e-3] [--seeds 1]
 
 Each model is trained with each seed, pruned by the preset, exported, and quantized; then its INT8 graph is
-trained on with each number of epochs and step size, as `export quantize --quantization qat` does. Judged on
-the test part:
+trained on with each number of epochs and step size, as `export quantize --quantization qat` does. Where
+nothing is pruned, the float32 model is trained on in the same way too: what that alone is worth is no merit
+of quantization. Judged on the test part:
 
 AUC, LogLoss   LogLoss after a line that is fitted to the calibration part; means over the seeds.
 to float32     the difference of AUC, with a 95 % paired interval over rows (seeds averaged).
@@ -29,6 +30,7 @@ from benchmarks.synthetic import train_dense
 from export.compress.choice import PruneChoice
 from export.compress.recipes import RECIPES
 from export.data.encoded import EncodedLog, open_log
+from export.graph.onnx import export_onnx
 from export.graph.quantize import quantize_int8
 from export.graph.unrounded import Unrounded
 from export.judge.bootstrap import interval, resampled_aucs
@@ -37,12 +39,15 @@ from export.stages.calibration_methods import fit_platt
 from export.stages.fit_schema import fit_schema
 from export.stages.plan import LogPlan, Plan, QatChoice
 from export.stages.prune import prune
-from export.stages.qat import train_int8
+from export.stages.qat import qat_config, train_int8
 from export.stages.quantize import spread_rows
+from export.stages.records import Trained
 from export.stages.to_onnx import to_onnx
 from export.stages.variants import DENSE, INT8, PRUNED, Variant, read_variants
 from export.stages.work import Work, silent
+from export.train.checkpoint import load_checkpoint
 from export.train.choices import TrainChoice
+from export.train.loop import train
 from loadtest.reports.command import positive
 
 FLOAT, STATIC = "float32", "static"
@@ -132,9 +137,19 @@ def _made(
     yield STATIC, _scored(static, log)
     for way in ways:
         name = f"qat, epochs {way.epochs}, rate {way.learning_rate:g}"
+        if not source.renumberings:
+            yield f"float32, {name.removeprefix('qat, ')}", _trained_on(work, log, source, way)
         trained, record = train_int8(work, static, unrounded, way, log)
         yield name, _scored(trained, log, kept=record.better)
         yield f"{name}, shipped", _scored(trained if record.better else static, log, kept=record.better)
+
+
+def _trained_on(work: Work, log: EncodedLog, source: Variant, way: QatChoice) -> Made:
+    """The float32 model trained on as its INT8 graph is."""
+    trained = load_checkpoint(work.path("dense.pt"), log.schema).model
+    train(trained, log, qat_config(work.read_record("train", Trained).config, way))
+    graph = export_onnx(trained, log.schema.columns)
+    return _scored(Variant(DENSE, graph, source.schema), log)
 
 
 def _scored(variant: Variant, log: EncodedLog, *, kept: bool = True) -> Made:

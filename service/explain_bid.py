@@ -202,6 +202,8 @@ def _print(
     predictor: Predictor, found: Explanation, settings: Settings, correction: Correction, source: str
 ) -> None:
     print(f"bundle {predictor.manifest.id}, variant {predictor.variant}")
+    if predictor.depends_on_batch:
+        print("note: by this variant a pCTR depends on its batch, which is this request alone here")
     print(
         f"live calibration ({source}): log-odds become {correction.intercept} + {correction.slope} * log-odds"
     )

@@ -202,7 +202,8 @@ class Settings(BaseSettings):
     )
     variant: str = Field(
         default="",
-        description="variant to serve of every bundle (float32, pruned, int8); empty: the bundle's choice",
+        description="variant to serve of every bundle (float32, pruned, int8, or dynamic, by which a row's "
+        "pCTR depends on its batch); empty: the bundle's choice",
     )
     split_salt: str = Field(
         default="", description="name of the experiment; a new one reassigns the split keys to arms"

@@ -5,8 +5,8 @@ It knows operators and how ONNX Runtime joins those of INT8 layers, not models, 
 - A table's rows and a layer's weights and biases are floats that are rounded at each use, to the integers
   that the graph would hold; scales and zero points are the graph's and do not change.
 - What is rounded passes its gradient on as it is (the straight-through estimator of Bengio et al.,
-  "Estimating or Propagating Gradients Through Stochastic Neurons for Conditional Computation", 2013), unless
-  it lies beyond the integers' range. Zeros get none: what was pruned stays pruned.
+  "Estimating or Propagating Gradients Through Stochastic Neurons for Conditional Computation", 2013), an
+  activation's unless it lies beyond the range. Zeros get none: what was pruned stays pruned.
 - A layer of INT8 inputs and weights adds up integers, exactly in evaluation mode. ONNX Runtime multiplies the
   sum by both scales; where nothing but another quantization reads it, by both scales over that one's step,
   and rounds once. Halves round to even.
@@ -34,6 +34,7 @@ from export.graph.unrounded import Unrounded
 LARGEST_BYTE = 255
 # Biases are trained in units of the product of a large weight and a large input, as weights in their limit.
 BIAS_UNIT = WEIGHT_LIMIT * 128
+LARGEST_BIAS = 2.0**30
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class TorchGraph(nn.Module):
         super().__init__()
         self._proto = onnx.load_model_from_string(graph)
         self._tables, self._layers = nn.ModuleDict(), nn.ParameterDict()
+        self._with_zeros: set[str] = set()  # weights of which some were pruned
         self._place: dict[str, str] = {}  # of a constant: its name here, which may have no dots
         for number, tensor in enumerate(self._proto.graph.initializer):
             self._place[tensor.name] = f"c{number}"
@@ -81,6 +83,8 @@ class TorchGraph(nn.Module):
         elif tensor.name in unrounded.layers:
             numbers = torch.from_numpy(np.array(unrounded.layers[tensor.name], np.float32))
             self._layers[place] = nn.Parameter(numbers / _unit(numbers))
+            if numbers.ndim == 2 and bool((numbers == 0).any()):
+                self._with_zeros.add(place)
         else:
             values = torch.from_numpy(np.array(numpy_helper.to_array(tensor)))
             self.register_buffer(place, values, persistent=False)
@@ -122,7 +126,7 @@ class TorchGraph(nn.Module):
             return values.get(name)
         place = self._place[name]
         if place in self._layers:
-            return _integers(self._layers[place])
+            return _integers(self._layers[place], keeps_zeros=place in self._with_zeros)
         if place in self._tables:
             return None
         constant: Tensor = getattr(self, place)
@@ -204,7 +208,7 @@ class _Table(nn.Module):
     @staticmethod
     def codes(rows: Tensor, factors: Tensor) -> Tensor:
         """rows [.., dim] and factors [..] -> codes with their zero point."""
-        numbers = _kept_zero(rows) * factors[..., None]
+        numbers = rows * (rows != 0) * factors[..., None]  # zeros get no gradient
         return _rounded(numbers, -CODE_LIMIT, CODE_LIMIT) + ZERO_POINT
 
 
@@ -213,21 +217,21 @@ def _unit(numbers: Tensor) -> float:
     return WEIGHT_LIMIT if numbers.ndim == 2 else BIAS_UNIT
 
 
-def _integers(trained: Tensor) -> Tensor:
-    if trained.ndim == 2:
-        return _rounded(_kept_zero(trained) * WEIGHT_LIMIT, -WEIGHT_LIMIT, WEIGHT_LIMIT)
-    return _rounded(trained * BIAS_UNIT, -(2.0**30), 2.0**30)
-
-
-def _kept_zero(numbers: Tensor) -> Tensor:
-    """The numbers; zeros get no gradient."""
-    return numbers * (numbers != 0)
+def _integers(trained: Tensor, *, keeps_zeros: bool = False) -> Tensor:
+    """Weights [out, in] or biases [out], as they are trained -> integers."""
+    limit = WEIGHT_LIMIT if trained.ndim == 2 else LARGEST_BIAS
+    found: Tensor = _Integers.apply(  # type: ignore[no-untyped-call]
+        trained, _unit(trained), limit, keeps_zeros
+    )
+    return found
 
 
 def _dequantized(*inputs: Any) -> Scaled:
     """Integers [n, ..] of the first axis' scales, or of one scale."""
     codes, scale, zero_point = inputs
-    numbers = codes.to(torch.float32) - zero_point.to(torch.float32).reshape(-1, *[1] * (codes.ndim - 1))
+    numbers = codes.to(torch.float32)
+    if zero_point.any():
+        numbers = numbers - zero_point.to(torch.float32).reshape(-1, *[1] * (codes.ndim - 1))
     return Scaled(numbers, scale)
 
 
@@ -266,3 +270,25 @@ class _Round(torch.autograd.Function):
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (in_range,) = context.saved_tensors
         return gradient * in_range, None, None
+
+
+class _Integers(torch.autograd.Function):
+    """Weights times their unit, to the nearest integers; only zeros that are kept get no gradient.
+
+    One function, since a small batch takes longer to pass over the weights than to multiply by them. The
+    largest weight of an output lies on the limit from the start, and must be able to come back from beyond.
+    """
+
+    @staticmethod
+    def forward(context: Any, trained: Tensor, unit: float, limit: float, keeps_zeros: bool) -> Tensor:
+        context.save_for_backward(trained)
+        context.unit, context.keeps_zeros = unit, keeps_zeros
+        return trained.mul(unit).round_().clamp_(-limit, limit)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        (trained,) = context.saved_tensors
+        given = gradient * context.unit
+        if context.keeps_zeros:
+            given.masked_fill_(trained == 0, 0.0)
+        return given, None, None, None

@@ -43,7 +43,7 @@ def train_int8(
     say(f"training the INT8 graph on as integers, epochs: {choice.epochs}")
     started = time.perf_counter()
     if model.graph.is_trainable:
-        train(model, log, _config(trained.config, choice), report=say)
+        train(model, log, qat_config(trained.config, choice), report=say)
     found = replace(static, graph=model.graph.graph())
     before, after = (_quality(one, log) for one in (static, found))
     record = QatRecord(
@@ -70,7 +70,7 @@ def qat_line(record: QatRecord) -> str:
     )
 
 
-def _config(config: TrainConfig, choice: QatChoice) -> TrainConfig:
+def qat_config(config: TrainConfig, choice: QatChoice) -> TrainConfig:
     """As the model was trained, without what belongs to its start or to the size of its weights.
 
     The model has neither layers with weights of its own size, which `l2` is for, nor a start to warm up for.

@@ -19,7 +19,7 @@ from export.report.changes import step_line
 from export.stages.ladder import Ladder
 from export.stages.plan import QatChoice, Quantization, Ship
 from export.stages.qat import train_int8
-from export.stages.records import GraphFile, Graphs
+from export.stages.records import GraphFile, Graphs, QatRecord
 from export.stages.variants import (
     CHECKED_ROWS,
     DENSE,
@@ -84,8 +84,7 @@ def quantize(
     else:
         variant = replace(source, name=INT8, graph=graph)
         if unrounded is not None:
-            found, trained = train_int8(work, variant, unrounded, qat, log, say)
-            variant = found if trained.better else variant
+            variant, trained = _trained_on(work, variant, unrounded, qat, log, say)
         graphs[INT8] = write_graph(work, variant, _check(variant, source, log), say)
         _judge_int8(variant, source, variants[DENSE], climb)
         if quantization == "dynamic":
@@ -101,6 +100,21 @@ def quantize(
     )
     work.record("quantize", record)
     return record
+
+
+def _trained_on(
+    work: Work, static: Variant, unrounded: Unrounded, choice: QatChoice, log: EncodedLog, say: Say
+) -> tuple[Variant, QatRecord | None]:
+    """The better of a static INT8 graph and itself trained on; the static one where that cannot be done.
+
+    Hours of training are not lost for the sake of what INT8 may gain.
+    """
+    try:
+        found, record = train_int8(work, static, unrounded, choice, log, say)
+    except ExportError as error:
+        say(f"warning: the INT8 graph cannot be trained on, and stays static: {error}")
+        return static, None
+    return (found if record.better else static), record
 
 
 def _add_dynamic(

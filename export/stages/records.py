@@ -156,6 +156,13 @@ class Graphs(msgspec.Struct, frozen=True):
     quantization: Literal["static", "qat", "dynamic"] = "static"
     qat: QatRecord | None = None
 
+    @property
+    def made_as(self) -> Literal["static", "qat", "dynamic"]:
+        """How the INT8 graphs that there are were made: static too, where training on made none better."""
+        if self.quantization == "qat" and not (self.qat is not None and self.qat.better):
+            return "static"
+        return self.quantization if "dynamic" in self.graphs or self.quantization != "dynamic" else "static"
+
 
 class Calibrated(msgspec.Struct, frozen=True):
     """calibrate: the method chosen for each variant out of `allowed`, and what the log and a field said.

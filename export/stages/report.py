@@ -100,7 +100,7 @@ def gather_findings(
         search=_told_search(made.trained.searched),
         prior=_prior_findings(prior),
         distillation=distillation,
-        quantization=made.quantized.quantization,
+        quantization=made.quantized.made_as,
     )
 
 

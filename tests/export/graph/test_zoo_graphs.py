@@ -10,6 +10,8 @@ from tests.export.graph.zoo import (  # noqa: F401
     check_that_equal_weights_give_equal_bytes,
     graphs,
     test_a_service_accepts_the_graphs,
+    test_dynamic_int8_is_near_float_alone_and_in_company,
+    test_int8_in_torch_is_the_same_and_can_be_trained,
     test_int8_is_near_float_and_keeps_its_auc,
     test_no_bit_depends_on_the_batch,
     test_the_graph_equals_torch,

@@ -19,13 +19,16 @@ from numpy.typing import NDArray
 from torch import nn
 
 from export.graph.onnx import export_onnx
-from export.graph.quantize import quantize_int8
+from export.graph.quantize import quantize_dynamic, quantize_int8
 from export.graph.runtime import run_graph
 from export.graph.shared_context import CONTEXT_IDS, REQUEST_INDEX
+from export.graph.torch_graph import TorchGraph
+from export.graph.unrounded import Unrounded
 from export.judge.metrics import auc, sigmoid
 from export.judge.parity import AUC_TOLERANCE, check_against_torch, check_batch_invariance
 from models import MODELS
 from models.fields import Field
+from service.bundle.errors import BundleError
 from service.bundle.graph_check import check_graph
 from tests.export.graph.sharing import check_shared, columns_of_context, random_ids
 
@@ -61,6 +64,7 @@ class Graphs:
     model: nn.Module
     float32: bytes
     int8: bytes | None
+    unrounded: Unrounded
     ids: NDArray[np.int32]
     labels: NDArray[np.float32]
 
@@ -99,8 +103,9 @@ def graphs(name: str, layout: str) -> Graphs:
     ids, labels = a_log(LAYOUTS[layout], TRAINING_ROWS + JUDGED_ROWS)
     train(model, torch.from_numpy(ids[:TRAINING_ROWS]), torch.from_numpy(labels[:TRAINING_ROWS]))
     float32 = export_onnx(model.eval(), ids.shape[1])
-    int8 = quantize_int8(float32, ids[:1000])
-    return Graphs(name, layout, model, float32, int8, ids[TRAINING_ROWS:], labels[TRAINING_ROWS:])
+    unrounded = Unrounded()
+    int8 = quantize_int8(float32, ids[:1000], unrounded)
+    return Graphs(name, layout, model, float32, int8, unrounded, ids[TRAINING_ROWS:], labels[TRAINING_ROWS:])
 
 
 def test_the_graph_equals_torch(zoo: Graphs) -> None:
@@ -128,6 +133,35 @@ def test_int8_is_near_float_and_keeps_its_auc(zoo: Graphs) -> None:
     assert np.corrcoef(float32, int8)[0, 1] > 0.997
     assert before > 0.6
     assert abs(auc(zoo.labels, sigmoid(int8)) - before) <= AUC_TOLERANCE
+
+
+def test_int8_in_torch_is_the_same_and_can_be_trained(zoo: Graphs) -> None:
+    if zoo.int8 is None:
+        return
+    model, ids = TorchGraph(zoo.int8, zoo.unrounded).eval(), torch.from_numpy(zoo.ids[:1000])
+    assert model.graph() == zoo.int8
+    assert model.is_trainable
+    with torch.no_grad():
+        differences = np.abs(model(ids).numpy() - run_graph(zoo.int8, zoo.ids[:1000]))
+    # A code that lies on the edge of two may follow the last bit of a float: that of a logarithm, say.
+    assert np.median(differences) < 1e-5
+    assert differences.max() < 0.01
+    model.train()(ids[:50]).sum().backward()
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    assert any(gradient.abs().sum() > 0 for gradient in gradients)
+
+
+def test_dynamic_int8_is_near_float_alone_and_in_company(zoo: Graphs) -> None:
+    dynamic = quantize_dynamic(zoo.float32)
+    if dynamic is None:
+        return
+    ids = zoo.ids[:500]
+    expected = run_graph(zoo.float32, ids)
+    for batch_size in (1, 500):
+        assert np.corrcoef(run_graph(dynamic, ids, batch_size), expected)[0, 1] > 0.997
+    with pytest.raises(BundleError, match="DynamicQuantizeLinear"):
+        check_graph(dynamic, zoo.name)
+    check_graph(dynamic, zoo.name, depends_on_batch=True)
 
 
 def check_that_equal_weights_give_equal_bytes(zoo: Graphs) -> None:
