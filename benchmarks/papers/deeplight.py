@@ -16,7 +16,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     CRITEO: {"dim": 10, "hidden_units": [400, 400, 400], "dropout": 0.5},
     AVAZU: {"dim": 20, "hidden_units": [300, 300, 300], "dropout": 0.5},
 }
-PARTS = {"D": "dnn", "R": "field_matrix", "F": "embedding", "C": "interactions"}
+PARTS = {"D": "dnn", "R": "field_matrix", "F": "embedding", "C": "interactions", "N": "neurons"}
+NARROW = "N-75%"  # what has to go for a graph to be much faster, see docs/pruning.md
 NONE = "No Pruning"
 SCHEDULE_DIFFERS = (
     "the paper warms up for 2 epochs and prunes for 8; here a trained model is pruned for 1 epoch and "
@@ -98,8 +99,8 @@ DENSE_OF = {"DeepLight": "DeepFwFM"} | {f"Sparse {name}": name for name in ("Dee
 
 
 def rates_of(structure: str) -> dict[str, float]:
-    """D-99% & R-95% & F-40% -> the share of each part that is pruned."""
-    found = re.findall(r"([DRFC])-([\d.]+)%", structure)
+    """D-99% & R-95% & F-40% -> the share of each part that is pruned; N are whole neurons, which are ours."""
+    found = re.findall(r"([DRFCN])-([\d.]+)%", structure)
     return {PARTS[part]: round(float(share) / 100, 6) for part, share in found if float(share)}
 
 
@@ -154,6 +155,10 @@ def _structures(log: str) -> list[Cell]:
     for cell in tuple(found[1:]):
         int8 = _pruned(log, cell.row, quantization="static")
         found.append(Cell(row=f"{cell.row}, INT8", builds=(int8,), of=of, against=NONE, rival=cell.row))
+    narrow = f"{found[3].row} & {NARROW}"
+    for row, quantization in ((narrow, ""), (f"{narrow}, INT8", "static")):
+        build = _pruned(log, narrow, quantization=quantization)
+        found.append(Cell(row=row, builds=(build,), of=of, against=NONE))
     found += [
         Cell(row=f"{name} alone", builds=(_pruned(log, name),), of=of, against=NONE) for name in ALONE[log]
     ]

@@ -178,7 +178,9 @@ def log_line(run: Run, table: Table) -> str:
     targets = [target for target in run.grounds if bool(target) == table.made]
     summary = run.grounds[targets[0]].summary
     rows, clicks = summary.rows, summary.clicks
-    what = "rows made here in the format of Twitter's log" if table.made else summary.source
+    options = run.options
+    spaced = "" if options.rows is None else f", {options.rows:,} rows at most, evenly spaced"
+    what = "rows made here in the format of Twitter's log" if table.made else f"{options.data.name}{spaced}"
     return (
         f"{what}, split by {summary.split}: {rows['train']:,} rows of training, {rows['test']:,} of test "
         f"({clicks['test'] / max(1, rows['test']):.1%} clicks)"
