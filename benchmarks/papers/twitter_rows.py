@@ -32,6 +32,7 @@ def write_rows(path: Path, rows: int, seed: int) -> None:
     types, media = draw.integers(3, size=rows), draw.integers(4, size=rows)
     topics = np.where(draw.random(rows) < 0.7, subject[authors], draw.integers(TOPICS, size=rows))
     follows = draw.random(rows) < 0.3
+    has_link = draw.random(rows) < 0.2
     match = 0.7 * taste[users, topics] + 0.8 * follows
     logits = activity[users] + appeal[authors] + of_type[types] + of_media[media] + match[:, None]
     answers = _answers(draw, logits)
@@ -50,8 +51,8 @@ def write_rows(path: Path, rows: int, seed: int) -> None:
                 b"tag%d" % (topics[row] * 11 % TAGS) if draw.random() < 0.3 else b"",
                 b"tweet%d" % row,
                 MEDIA[media[row]].encode() if media[row] < len(MEDIA) else b"",
-                b"",
-                b"",
+                b"link%d" % row if has_link[row] else b"",
+                b"domain%d" % (topics[row] * 5 + author % 5) if has_link[row] else b"",
                 TYPES[types[row]].encode(),
                 b"language%d" % languages[user],
                 b"%d" % times[row],
