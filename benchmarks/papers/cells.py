@@ -19,12 +19,12 @@ USER, ITEM, CONTEXT, FEW = "<user>", "<item>", "<context>", "<few>"
 class Build:
     """All that one model is made by, but its seed and its log.
 
-    training      knobs that are this build's own, beside those of all
+    training        knobs that are this build's own, beside those of all
     paper_training  knobs that the paper gives this model alone, where training is as in the paper
-    rates         share pruned, by part of `export.compress.recipes`
-    trained_on    dense, and trained on for as long as a pruning takes, if that makes it better
-    teacher       what it is taught by; `training` has alpha and temperature
-    target        which of a made log's labels it learns; empty for the log that is given
+    rates           share pruned, by part of `export.compress.recipes`
+    trained_on      dense, and trained on for as long as a pruning takes, if that makes it better
+    teacher         what it is taught by; `training` has alpha and temperature
+    target          which of a made log's labels it learns; empty for the log that is given
     """
 
     model: str
