@@ -75,6 +75,7 @@ class TorchGraph(nn.Module):
         for name in (name for step in self._nodes for name in step.inputs):
             self._uses[name] = self._uses.get(name, 0) + 1
         self._input, self._output = self._proto.graph.input[0].name, self._proto.graph.output[0].name
+        self._uses[self._output] = self._uses.get(self._output, 0) + 1  # who calls reads it
 
     def _read(self, tensor: onnx.TensorProto, place: str, unrounded: Unrounded) -> None:
         if tensor.name in unrounded.tables:
@@ -95,16 +96,24 @@ class TorchGraph(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids [batch, columns] -> logits [batch]."""
-        found = self.values(ids)[self._output]
+        found = self._computed(ids, keeps_all=False)[self._output]
         return found.floats() if isinstance(found, Scaled) else found
 
     def values(self, ids: Tensor) -> dict[str, Value]:
         """Every value of the graph for these ids, by name."""
+        return self._computed(ids, keeps_all=True)
+
+    def _computed(self, ids: Tensor, *, keeps_all: bool) -> dict[str, Value]:
+        """Values by name; a value that nothing reads any more is dropped, unless all are kept."""
         values: dict[str, Value] = {self._input: ids}
+        unread = dict(self._uses)
         for step in self._nodes:
             inputs = [self._value(name, values) for name in step.inputs]
-            outputs = self._run(step, inputs)
-            values |= zip(step.outputs, outputs, strict=True)
+            values |= zip(step.outputs, self._run(step, inputs), strict=True)
+            for name in step.inputs:
+                unread[name] -= 1
+                if not unread[name] and not keeps_all:
+                    values.pop(name, None)
         return values
 
     def graph(self) -> bytes:
@@ -150,7 +159,7 @@ class TorchGraph(nn.Module):
         if step.operator == "QuantizeLinear":
             is_joined = self._uses[step.inputs[0]] == 1
             return (_quantized(*inputs, is_joined=is_joined),)
-        if step.operator == "Gemm" and all(isinstance(value, Scaled) for value in inputs):
+        if step.is_int8_layer and all(isinstance(value, Scaled) for value in inputs):
             return (_sums(inputs, exact=not self.training),)
         if step.operator == "Relu" and isinstance(inputs[0], Scaled):
             return (Scaled(inputs[0].numbers.clamp(min=0), inputs[0].scale),)
@@ -185,6 +194,11 @@ class _Step:
             )
         attributes = {one.name: helper.get_attribute_value(one) for one in node.attribute}
         return cls(node.op_type, tuple(node.input), tuple(node.output), attributes)
+
+    @property
+    def is_int8_layer(self) -> bool:
+        """Whether it has the form of `int8_layers`, with biases and a row of weights for each output."""
+        return self.operator == "Gemm" and len(self.inputs) == 3 and bool(self.attributes.get("transB"))
 
 
 _OF_INTEGERS = ("QuantizeLinear", "DequantizeLinear")

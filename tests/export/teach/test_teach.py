@@ -5,11 +5,13 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 import polars as pl
 import pytest
+from torch import nn
 
 from export.__main__ import main
 from export.bundles.plan import ScorePlan
@@ -33,7 +35,9 @@ from export.teach.lesson import Lesson, level_shift
 from export.train.checkpoint import load_checkpoint
 from export.train.choices import TrainChoice
 from export.train.config import TrainConfig
-from export.train.loop import predict_logits
+from export.train.loop import Log, predict_logits
+from export.train.loop import train as train_model
+from export.train.result import TrainResult
 from service.bundle.manifest import Distillation
 from service.bundle.store import Bundle
 
@@ -229,9 +233,18 @@ def test_a_log_that_changed_since_it_was_encoded_is_refused(room: Class, tmp_pat
         ask(work, room.plan.out)
 
 
-def test_a_student_of_another_model_end_to_end(room: Class, tmp_path: Path) -> None:
-    """It is pruned while it is taught; manifest, report and terminal tell of its teachers."""
+def test_a_student_of_another_model_end_to_end(
+    room: Class, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is pruned and trained as INT8 while it is taught; manifest, report and terminal tell of teachers."""
     lines: list[str] = []
+    taught_as_int8: list[bool] = []
+
+    def train_and_note(model: nn.Module, log: Log, config: TrainConfig, **others: Any) -> TrainResult:
+        taught_as_int8.append(log.parts["train"].taught is not None)
+        return train_model(model, log, config, **others)
+
+    monkeypatch.setattr("export.stages.qat.train", train_and_note)
     plan = replace(
         room.plan,
         model="dnn",
@@ -241,8 +254,11 @@ def test_a_student_of_another_model_end_to_end(room: Class, tmp_path: Path) -> N
         work=tmp_path / "work",
         training=TRAINING.updated(distill_alpha=0.7, distill_temperature=3.0, distill_twin="skip"),
         teachers=(room.plan.out, room.plan.work),
+        quantization="qat",
     )
     bundle = run(plan, teach=Lesson(plan.teachers), say=lines.append)
+    assert taught_as_int8 == [True]
+    assert sum(line.startswith("the INT8 graph trained on as integers") for line in lines) == 1
     told = bundle.manifest.distillation
     assert isinstance(told, Distillation)
     assert (told.alpha, told.temperature) == (0.7, 3.0)
