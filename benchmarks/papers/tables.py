@@ -177,13 +177,18 @@ def log_line(run: Run, table: Table) -> str:
     """Which rows a table is of."""
     targets = [target for target in run.grounds if bool(target) == table.made]
     summary = run.grounds[targets[0]].summary
-    rows, clicks = summary.rows, summary.clicks
+    rows = summary.rows
     options = run.options
     spaced = "" if options.rows is None else f", {options.rows:,} rows at most, evenly spaced"
     what = "rows made here in the format of Twitter's log" if table.made else f"{options.data.name}{spaced}"
+    rates = (
+        f"{target or 'clicks'} {ground.summary.clicks['test'] / max(1, rows['test']):.1%}"
+        for target, ground in run.grounds.items()
+        if bool(target) == table.made
+    )
     return (
         f"{what}, split by {summary.split}: {rows['train']:,} rows of training, {rows['test']:,} of test "
-        f"({clicks['test'] / max(1, rows['test']):.1%} clicks)"
+        f"({', '.join(rates)})"
     )
 
 
