@@ -1,0 +1,118 @@
+"""The logs of a run: the given one, or evenly spaced rows of it, and made rows where a table has none.
+
+It encodes a log once and keeps it; what is trained on it is not known here.
+"""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import polars as pl
+
+from benchmarks.papers.twitter import TARGETS
+from benchmarks.papers.twitter_rows import write_rows
+from export.data.log_schema import load_log_schema
+from export.errors import ExportError
+from export.stages.fit_schema import kept_log
+from export.stages.plan import LogPlan
+from export.stages.records import LogSummary
+from export.stages.work import Say, Work
+from service.bundle.folders import replacing
+
+MADE_ROWS = 20_000
+
+
+def given_log(folder: Path, data: Path, schema: str, rows: int | None, say: Say) -> tuple[Work, LogSummary]:
+    """FOLDER/log: the log, encoded. With `rows` at most so many, evenly spaced. Raises ExportError."""
+    if rows is not None:
+        data = thinned(data, load_log_schema(schema).has_header, rows, folder / "rows")
+    return _encoded(folder / "log", data, schema, say)
+
+
+def made_logs(folder: Path, rows: int | None, seed: int, say: Say) -> dict[str, tuple[Work, LogSummary]]:
+    """By target, Twitter's rows as they are made here, encoded."""
+    count = rows or MADE_ROWS
+    data = folder / f"twitter-{count}-{seed}.tsv"
+    if not data.exists():
+        with replacing(data) as incoming:
+            write_rows(incoming, count, seed)
+    found = {}
+    for target, column in TARGETS.items():
+        schema = _schema_of(folder / f"{column}.toml", column)
+        found[target] = _encoded(folder / f"log-{column}", data, str(schema), say)
+    return found
+
+
+def _schema_of(path: Path, column: str) -> Path:
+    """The schema `twitter` with another label."""
+    from export.data import log_schema
+
+    text = (Path(log_schema.__file__).parent / "twitter.toml").read_text(encoding="utf-8")
+    head, label = 'column = "like_timestamp"', f'column = "{column}"'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text.replace(head, label, 1), encoding="utf-8")
+    return path
+
+
+def _encoded(folder: Path, data: Path, schema: str, say: Say) -> tuple[Work, LogSummary]:
+    work = Work(folder)
+    with work.held(new=True):
+        return work, kept_log(work, LogPlan(data=data, schema=schema), say=say)
+
+
+def thinned(data: Path, has_header: bool, rows: int, folder: Path) -> Path:
+    """A file in FOLDER with at most so many rows of another, evenly spaced in its order.
+
+    Of text a row is a line. Raises ExportError for a file that is none of TSV, CSV and Parquet.
+    """
+    stat = data.stat()
+    out = folder / f"{rows}-{stat.st_mtime_ns}-{stat.st_size}-{data.name}"
+    if data.is_dir() or data.suffix == ".parquet":
+        pattern = data / "*.parquet" if data.is_dir() else data
+        out = out.with_name(out.name.removesuffix(".parquet") + ".parquet")
+        return out if out.exists() else _thinned_parquet(pattern, rows, out)
+    if not out.exists():
+        with _lines(data) as lines:
+            count = sum(1 for _ in lines) - has_header
+        kept = set(_spaced(count, rows).tolist())
+        with _lines(data) as lines, replacing(out) as incoming, _open(incoming, out, "wb") as file:
+            for number, line in enumerate(lines, -int(has_header)):
+                if number < 0 or number in kept:
+                    file.write(line)
+    return out
+
+
+def _thinned_parquet(pattern: Path, rows: int, out: Path) -> Path:
+    try:
+        log = pl.scan_parquet(pattern)
+        count = log.select(pl.len()).collect().item()
+        place = pl.col("__place")
+        kept = log.with_row_index("__place").filter(place.is_in(_spaced(count, rows).tolist()))
+        with replacing(out) as incoming:
+            kept.drop("__place").collect().write_parquet(incoming)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise ExportError(
+            f"'data' must be TSV, CSV or Parquet (got {pattern.name}: {error}); name another file with --data"
+        ) from None
+    return out
+
+
+def _spaced(count: int, rows: int) -> np.ndarray:
+    return np.linspace(0, count - 1, min(rows, count)).astype(np.int64)
+
+
+@contextmanager
+def _lines(path: Path) -> Iterator[IO[bytes]]:
+    with _open(path, path, "rb") as file:
+        yield file
+
+
+def _open(path: Path, named: Path, mode: str) -> IO[bytes]:
+    if named.suffix == ".gz":
+        return gzip.open(path, mode)  # type: ignore[return-value]
+    return path.open(mode)
