@@ -199,7 +199,7 @@ def _graph_logits(work: Work, build: Build, log: EncodedLog) -> tuple[int, dict[
     to_onnx(work, say=silent)
     ship: Any = "pruned" if build.rates else "dense"
     how: Any = build.quantization
-    quantize(work, rows=GraphPlan.quantization_rows, ship=ship, quantization=how, say=silent)
+    quantize(work, GraphPlan(ship=ship, quantization=how), say=silent)
     variants = read_variants(work, log.schema)
     variant = variants[variant_of(build, variants)]
     return len(variant.graph), {part: variant.score(log.parts[part]) for part in JUDGED}
