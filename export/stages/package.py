@@ -10,8 +10,9 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from export.data.log_schema import LOG_FILE
 from export.errors import ExportError
@@ -27,7 +28,7 @@ from export.stages.plan import BundleContents
 from export.stages.report import gather_findings, report_files
 from export.stages.shared_graphs import describe_graphs
 from export.stages.trained_file import TRAINED_FILE, TrainedModel, trained_file
-from export.stages.variants import DENSE, Variant
+from export.stages.variants import DENSE, DYNAMIC, INT8, Variant
 from export.stages.work import Say, Work
 from export.train.carry import past_after
 from export.train.config import odds_of
@@ -115,8 +116,8 @@ def _parts(
         machine=findings.machine,
         compression=findings.compression,
         distillation=findings.distillation or UNSET,
-        quantization=UNSET if findings.quantization == "static" else findings.quantization,
-        embedding_rows=findings.embedding_rows or UNSET,
+        quantization=_quantization(findings, shipped),
+        embedding_rows=(findings.embedding_rows if INT8 in shipped else None) or UNSET,
     )
     graphs = {variant: one.graph for variant, one in shipped.items()}
     shared_graphs = {v: one.shared for v, one in described.items() if one.shared is not None}
@@ -134,6 +135,15 @@ def _parts(
         unlisted_files={TRAINED_FILE: trained_file(_dense_model(made))},
     )
     return description, contents
+
+
+def _quantization(
+    findings: Findings, shipped: Mapping[str, Variant]
+) -> Literal["qat", "dynamic"] | UnsetType:
+    """How the INT8 graph that ships was made, beyond static; a lean bundle may have none."""
+    if findings.quantization == "static" or (DYNAMIC if findings.quantization == "dynamic" else INT8) not in shipped:
+        return UNSET
+    return findings.quantization
 
 
 def _dense_model(made: Artifacts) -> TrainedModel:
