@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -132,18 +132,17 @@ def _parts(
         prior=prior,
         golden=golden_rows(schema, made.log.sample_rows, shipped, calibrators),
         extra_files=report_files(findings, made.log),
-        unlisted_files={TRAINED_FILE: trained_file(_dense_model(made))},
+        unlisted_files={TRAINED_FILE: trained_file(_dense_model(made), schema)},
     )
     return description, contents
 
 
-def _quantization(
-    findings: Findings, shipped: Mapping[str, Variant]
-) -> Literal["qat", "dynamic"] | UnsetType:
-    """How the INT8 graph that ships was made, beyond static; a lean bundle may have none."""
-    if findings.quantization == "static" or (DYNAMIC if findings.quantization == "dynamic" else INT8) not in shipped:
+def _quantization(findings: Findings, shipped: Collection[str]) -> Literal["qat", "dynamic"] | UnsetType:
+    """How INT8 was made, beyond static, if such a graph is `shipped`: a lean bundle has only one."""
+    if findings.quantization == "static":
         return UNSET
-    return findings.quantization
+    made = DYNAMIC if findings.quantization == "dynamic" else INT8
+    return findings.quantization if made in shipped else UNSET
 
 
 def _dense_model(made: Artifacts) -> TrainedModel:

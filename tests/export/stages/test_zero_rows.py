@@ -35,7 +35,10 @@ def test_values_are_encoded_as_the_graph_numbers_them(new_ids: Sequence[int], id
     renumberings = forget_zero_rows(dict.fromkeys(("ad", "seen", "tag"), every), log)
     assert renumberings["tag"] is every  # it has no values to leave out
     bundle = schema_of(log, renumberings)
-    context, candidates = {"seen": ["c", "h"]}, [{"ad": value, "tag": value} for value in (*VALUES, "", "new")]
+    context, candidates = (
+        {"seen": ["c", "h"]},
+        [{"ad": value, "tag": value} for value in (*VALUES, "", "new")],
+    )
     expected = Encoder(log).encode_request(context, candidates)
     found = Encoder(bundle).encode_request(context, candidates)
     assert np.array_equal(found, renumber(expected, log, renumberings))
