@@ -62,6 +62,8 @@ def package(
     judged = judge_variants(made.variants, made.calibrators, made.models[DENSE], made.test)
     if contents == "lean":
         judged = smallest_serving(judged, made.variants)
+        if DYNAMIC in made.variants:
+            say(f"warning: a lean bundle has one graph, so {DYNAMIC} stays in {work.folder}")
     won = None if beside is None else gain_over_baseline(beside, made, judged, out)
     taught = beside_teachers(work, made, judged)
     names = shipped_variants(made.variants) if contents == "whole" else (judged.serving_variant,)
