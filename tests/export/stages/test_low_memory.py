@@ -134,6 +134,14 @@ def test_the_next_export_goes_on_from_all_values(lean: Exported, tmp_path: Path)
     assert schema_digest(found.past.schema) == schema_digest(lean.log.schema)
 
 
+def test_the_report_counts_forgotten_values_as_evaluate_will(lean: Exported) -> None:
+    report = msgspec.json.decode((lean.plan.work / "report" / "report.json").read_bytes())
+    (page,) = [one for one in report["data"]["fields"] if one["name"] == "page"]
+    test, variant = lean.log.parts["test"], read_variants(lean.work, lean.log.schema)[INT8]
+    assert page["unseen"]["test"] == pytest.approx(np.mean(variant.ids_of(test, "page") == OOV_ID))
+    assert page["unseen"]["test"] > 0.2
+
+
 def test_the_same_work_makes_the_whole_bundle_with_bytes_for_numbers(lean: Exported, tmp_path: Path) -> None:
     quantize(lean.work, GraphPlan(quantization_rows=1_000, ship="pruned"), say=lean.lines.append)
     calibrate_as_planned(lean.work, lean.plan, say=lean.lines.append)
