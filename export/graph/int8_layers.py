@@ -219,28 +219,37 @@ def _replace_relu_by_max(editor: GraphEditor, relu: ir.Node) -> None:
 
 def _rounded(editor: GraphEditor, before: ir.Node, value: ir.Value, step: Step) -> ir.Value:
     """The value, quantized and dequantized."""
-    row_shape = row_shape_of(value) or ()
+    value, row_shape = _evened(editor, before, value, step), row_shape_of(value) or ()
     parameters = [
         editor.constant(np.asarray(step.size), "step"),
         editor.constant(np.asarray(step.zero_point, np.uint8), "zero_point"),
     ]
-    if step.factors is not None:
-        factors = editor.constant(step.factors.astype(np.float32), "factors")
-        value = editor.put(before, "Mul", [value, factors], row_shape)
     codes = editor.put(before, "QuantizeLinear", [value, *parameters], row_shape, ir.DataType.UINT8)
     return editor.put(before, "DequantizeLinear", [codes, *parameters], row_shape)
+
+
+def _evened(editor: GraphEditor, before: ir.Node, value: ir.Value, step: Step) -> ir.Value:
+    """The value by the step's factors, so that its columns can share the step."""
+    if step.factors is None:
+        return value
+    factors = editor.constant(step.factors.astype(np.float32), "factors")
+    return editor.put(before, "Mul", [value, factors], row_shape_of(value) or ())
+
+
+def _evened_weights(gemm: ir.Node, step: Step) -> tuple[str, Array]:
+    """The name of a layer's weights, and they [outputs, inputs], for the value by the step's factors."""
+    source = gemm.inputs[1]
+    weights = constant_of(source)
+    if source is None or weights is None:
+        raise TypeError("a layer's weight is a constant")
+    return str(source.name), weights if step.factors is None else weights / step.factors
 
 
 def _read_int8_weights(
     editor: GraphEditor, gemm: ir.Node, rounded: ir.Value, step: Step, unrounded: Unrounded | None
 ) -> None:
     """Rewrites a layer with int8 weights, a scale for each output, and int32 biases in the products' unit."""
-    source = gemm.inputs[1]
-    weights = constant_of(source)  # [outputs, inputs]
-    if source is None or weights is None:
-        raise TypeError("a layer's weight is a constant")
-    if step.factors is not None:
-        weights = weights / step.factors
+    name, weights = _evened_weights(gemm, step)
     # The exporter omits a bias of zeros.
     given = constant_of(gemm.inputs[2]) if len(gemm.inputs) > 2 else None
     biases = (
@@ -251,7 +260,7 @@ def _read_int8_weights(
     # A neuron without weights still needs a scale that can represent its bias.
     largest = np.maximum(np.abs(weights).max(axis=1) / WEIGHT_LIMIT, np.abs(biases) / (step.size * 2.0**30))
     scales = np.where(largest > 0, largest, 1.0).astype(np.float32)
-    name, by_weight, by_bias = str(source.name), weights / scales[:, None], biases / (scales * step.size)
+    by_weight, by_bias = weights / scales[:, None], biases / (scales * step.size)
     inputs = [
         rounded,
         _dequantized(editor, gemm, f"{name}.int8", np.round(by_weight).astype(np.int8), scales),
@@ -269,18 +278,13 @@ def _read_ranges_of_batch(editor: GraphEditor, gemm: ir.Node, value: ir.Value, s
 
     Of the step only the factors count. ONNX Runtime fuses these nodes into one DynamicQuantizeMatMul.
     """
-    source, given = gemm.inputs[1], gemm.inputs[2] if len(gemm.inputs) > 2 else None
-    weights = constant_of(source)  # [outputs, inputs]
-    if source is None or weights is None:
-        raise TypeError("a layer's weight is a constant")
-    if step.factors is not None:
-        weights = weights / step.factors
-        factors = editor.constant(step.factors.astype(np.float32), "factors")
-        value = editor.put(gemm, "Mul", [value, factors], row_shape_of(value) or ())
+    name, weights = _evened_weights(gemm, step)
+    given = gemm.inputs[2] if len(gemm.inputs) > 2 else None
+    value = _evened(editor, gemm, value, step)
     largest = np.abs(weights).max(axis=1) / WEIGHT_LIMIT
     scales = np.where(largest > 0, largest, 1.0).astype(np.float32)
     int8_weights = np.round(weights / scales[:, None]).astype(np.int8)
-    shape, name = (len(weights),), str(source.name)
+    shape = (len(weights),)
     codes, size, zero_point = editor.put_dynamically_quantized(gemm, value)
     columns = editor.constant(np.ascontiguousarray(int8_weights.T), f"{name}.int8")
     sums = editor.put(gemm, "MatMulInteger", [codes, columns, zero_point], shape, ir.DataType.INT32)

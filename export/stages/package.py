@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from export.data.log_schema import LOG_FILE
 from export.errors import ExportError
@@ -27,7 +28,7 @@ from export.stages.plan import BundleContents
 from export.stages.report import gather_findings, report_files
 from export.stages.shared_graphs import describe_graphs
 from export.stages.trained_file import TRAINED_FILE, TrainedModel, trained_file
-from export.stages.variants import DENSE, Variant
+from export.stages.variants import DENSE, DYNAMIC, INT8, Variant
 from export.stages.work import Say, Work
 from export.train.carry import past_after
 from export.train.config import odds_of
@@ -61,6 +62,8 @@ def package(
     judged = judge_variants(made.variants, made.calibrators, made.models[DENSE], made.test)
     if contents == "lean":
         judged = smallest_serving(judged, made.variants)
+        if DYNAMIC in made.variants:
+            say(f"warning: a lean bundle has one graph, so {DYNAMIC} stays in {work.folder}")
     won = None if beside is None else gain_over_baseline(beside, made, judged, out)
     taught = beside_teachers(work, made, judged)
     names = shipped_variants(made.variants) if contents == "whole" else (judged.serving_variant,)
@@ -115,8 +118,8 @@ def _parts(
         machine=findings.machine,
         compression=findings.compression,
         distillation=findings.distillation or UNSET,
-        quantization=UNSET if findings.quantization == "static" else findings.quantization,
-        embedding_rows=findings.embedding_rows or UNSET,
+        quantization=_quantization(findings, shipped),
+        embedding_rows=(findings.embedding_rows if INT8 in shipped else None) or UNSET,
     )
     graphs = {variant: one.graph for variant, one in shipped.items()}
     shared_graphs = {v: one.shared for v, one in described.items() if one.shared is not None}
@@ -131,9 +134,17 @@ def _parts(
         prior=prior,
         golden=golden_rows(schema, made.log.sample_rows, shipped, calibrators),
         extra_files=report_files(findings, made.log),
-        unlisted_files={TRAINED_FILE: trained_file(_dense_model(made))},
+        unlisted_files={TRAINED_FILE: trained_file(_dense_model(made), schema)},
     )
     return description, contents
+
+
+def _quantization(findings: Findings, shipped: Collection[str]) -> Literal["qat", "dynamic"] | UnsetType:
+    """How INT8 was made, beyond static, if such a graph is `shipped`: a lean bundle has only one."""
+    if findings.quantization == "static":
+        return UNSET
+    made = DYNAMIC if findings.quantization == "dynamic" else INT8
+    return findings.quantization if made in shipped else UNSET
 
 
 def _dense_model(made: Artifacts) -> TrainedModel:

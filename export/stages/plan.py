@@ -125,8 +125,8 @@ class GraphPlan:
     )
     zero_rows: ZeroRows = knob(
         "merge",
-        "values whose embedding rows pruning zeroed: merge gives all of a field one id, forget leaves them "
-        "out of the vocabulary, so that they are unknown values and take no bytes",
+        "values whose embedding rows pruning zeroed: merge gives all of a field one id, forget leaves all "
+        "but the first out of the vocabulary, so that they are unknown values and take no bytes",
     )
     sampling_rate: float = knob(
         1.0, "share of the non-clicks that the log itself kept; 1: all of them", POSITIVE_SHARE

@@ -31,11 +31,11 @@ from export.stages.variants import (
     Variant,
     float_variant,
     graph_name,
-    read_variants,
+    read_float_variants,
     write_graph,
 )
 from export.stages.work import Say, Work
-from service.bundle.manifest import Parity
+from service.bundle.manifest import EmbeddingRows, Parity
 
 DEFAULT_PLAN = GraphPlan()
 ONLY_BY_NAME = (
@@ -48,12 +48,19 @@ PRUNE_LESS = (
 )
 
 
+@dataclass(frozen=True)
+class _Int8s:
+    """The INT8 graphs that were made, by variant, and what is told of them."""
+
+    graphs: dict[str, GraphFile] = field(default_factory=dict)
+    trained: QatRecord | None = None
+    rows: EmbeddingRows | None = None
+
+
 def quantize(
     work: Work, plan: GraphPlan = DEFAULT_PLAN, *, by: str = "", int8: bool = True, say: Say = print
 ) -> Graphs:
-    """The float graph that ships -> the INT8 one, with ranges found on rows spread over training.
-
-    Bits of its embedding rows are chosen on rows spread over the validation part (`export.stages.row_bits`).
+    """The float graph that ships -> the INT8 ones.
 
     What may serve is decided here, on the validation part (`export.stages.ladder`); `plan.ship` chooses the
     float graph whatever that says, `by` an option or what is named. Without `int8` none is made. A graph with
@@ -61,7 +68,7 @@ def quantize(
     pruned graph that is to ship and is not there.
     """
     log = open_log(work.path("log"))
-    variants = read_variants(work, log.schema, plan.zero_rows)
+    variants = read_float_variants(work, log.schema, plan.zero_rows)
     if plan.ship == "pruned" and PRUNED not in variants:
         raise ExportError(
             "'ship' must be auto or dense where nothing was pruned (got 'pruned'); "
@@ -70,45 +77,57 @@ def quantize(
     work.start("quantize")
     climb = _Climb(Ladder(log.parts["validation"]), by or f"--ship {plan.ship}", say)
     source = _choose_float(variants, climb, plan.ship)
-    graphs: dict[str, GraphFile] = {}
-    validation = source.ids(spread_rows(log.parts["validation"], CHOSEN_ON_ROWS))
-    narrower = choose_row_bits(source.graph, validation, plan.embedding_bits, plan.embedding_loss)
-    forms = None if narrower is None else narrower.forms
-    unrounded = Unrounded() if plan.quantization == "qat" else None
-    train = source.ids(spread_rows(log.parts["train"], plan.quantization_rows))
-    graph = quantize_int8(source.graph, train, forms, unrounded) if int8 else None
-    told = None if narrower is None else told_by_field(narrower, plan.embedding_bits, log.schema, say)
-    trained = None
-    if not int8:
-        say(f"{graph_name(source.name)} serves as it is, as chosen")
-    elif graph is None:
-        say(
-            f"nothing to quantize in {graph_name(source.name)}, which has neither tables nor layers: "
-            "it serves as it is"
-        )
+    if int8:
+        made = _make_int8(work, plan, source, variants[DENSE], log, climb)
     else:
-        variant = replace(source, name=INT8, graph=graph)
-        if unrounded is not None:
-            variant, trained = _trained_on(work, variant, unrounded, plan.qat, log, say)
-        graphs[INT8] = write_graph(work, variant, _check(variant, source, log), say)
-        _judge_int8(variant, source, variants[DENSE], climb)
-        if plan.quantization == "dynamic":
-            by_batch = quantize_dynamic(source.graph, train, forms)
-            _add_dynamic(work, source, by_batch, graphs, climb, log, say)
+        made = _Int8s()
+        say(f"{graph_name(source.name)} serves as it is, as chosen")
     record = Graphs(
-        graphs,
+        made.graphs,
         climb.refused,
         plan.ship,
         tuple(climb.steps),
         tuple(climb.losses),
         by=by,
         quantization=plan.quantization,
-        qat=trained,
-        embedding=told,
+        qat=made.trained,
+        embedding=made.rows,
         zero_rows=plan.zero_rows,
     )
     work.record("quantize", record)
     return record
+
+
+def _make_int8(
+    work: Work, plan: GraphPlan, source: Variant, dense: Variant, log: EncodedLog, climb: _Climb
+) -> _Int8s:
+    """The INT8 graphs of the float graph that ships, with ranges found on rows spread over training.
+
+    Bits of its embedding rows are chosen on rows spread over the validation part (`export.stages.row_bits`).
+    """
+    say, graphs = climb.say, dict[str, GraphFile]()
+    validation = source.ids(spread_rows(log.parts["validation"], CHOSEN_ON_ROWS))
+    train = source.ids(spread_rows(log.parts["train"], plan.quantization_rows))
+    narrower = choose_row_bits(source.graph, validation, plan.embedding_bits, plan.embedding_loss)
+    forms = None if narrower is None else narrower.forms
+    unrounded = Unrounded() if plan.quantization == "qat" else None
+    graph = quantize_int8(source.graph, train, forms, unrounded)
+    if graph is None:
+        say(
+            f"nothing to quantize in {graph_name(source.name)}, which has neither tables nor layers: "
+            "it serves as it is"
+        )
+        return _Int8s()
+    told = None if narrower is None else told_by_field(narrower, plan.embedding_bits, log.schema, say)
+    variant, trained = replace(source, name=INT8, graph=graph), None
+    if unrounded is not None:
+        variant, trained = _trained_on(work, variant, unrounded, plan.qat, log, say)
+    graphs[INT8] = write_graph(work, variant, _check(variant, source, log), say)
+    _judge_int8(variant, source, dense, climb)
+    if plan.quantization == "dynamic":
+        by_batch = quantize_dynamic(source.graph, train, forms)
+        _add_dynamic(work, source, by_batch, graphs, climb, log)
+    return _Int8s(graphs, trained, told)
 
 
 def _trained_on(
@@ -133,24 +152,23 @@ def _add_dynamic(
     graphs: dict[str, GraphFile],
     climb: _Climb,
     log: EncodedLog,
-    say: Say,
 ) -> None:
     """Writes the graph that finds ranges in each batch, which serves by its name alone, and says so.
 
     None where no layer would depend on a batch.
     """
     if graph is None:
-        say(
+        climb.say(
             f"no layer of {graph_name(source.name)} has a range to find in a batch: there is no dynamic graph"
         )
         return
     variant = replace(source, name=DYNAMIC, graph=graph)
     ids = variant.ids(np.array(log.parts["validation"].ids[:CHECKED_ROWS]))
     difference = float(np.abs(run_graph(graph, ids) - run_graph(source.graph, ids)).max())
-    graphs[DYNAMIC] = write_graph(work, variant, difference, say)
+    graphs[DYNAMIC] = write_graph(work, variant, difference, climb.say)
     climb.step(source, variant)
     climb.refused[DYNAMIC] = ONLY_BY_NAME
-    say(f"warning: {DYNAMIC} {ONLY_BY_NAME}")
+    climb.say(f"warning: {DYNAMIC} {ONLY_BY_NAME}")
 
 
 @dataclass

@@ -20,6 +20,7 @@ from export.judge.parity import AUC_TOLERANCE
 from export.report.findings import (
     DataSummary,
     FieldMatrix,
+    FieldSummary,
     Findings,
     PriorFindings,
     RateWindow,
@@ -39,6 +40,7 @@ from export.stages.variants import DENSE, PRUNED
 from service.bundle.json_files import encode_json
 from service.bundle.manifest import Baseline, Compression, Distillation, Metrics, Parity
 from service.bundle.prior import Prior
+from service.bundle.schema import FIRST_ID, MISSING_ID, OOV_ID
 
 # Half the 95 % interval of an AUC. Most models of one real log are within .05 of each other, LR among them
 # (docs/comparison.md): rows that know a single AUC no better cannot rank models, nor a model's variants.
@@ -64,7 +66,7 @@ def gather_findings(
         hyperparameters=made.trained.hyperparameters,
         parameters=made.trained.parameters,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        data=_data_summary(made),
+        data=_data_summary(made, serving),
         training=made.trained.points,
         pruning=made.pruned.points if made.pruned else (),
         evaluation=quality.calibrated,
@@ -129,7 +131,7 @@ def _told_search(searched: Searched | None) -> str | None:
     return f"A search of {searched.trials} trials chose {said(searched.settings)}: {searched.verdict}."
 
 
-def _data_summary(made: Artifacts) -> DataSummary:
+def _data_summary(made: Artifacts, serving: str) -> DataSummary:
     log = made.summary
     return DataSummary(
         source=log.source,
@@ -139,8 +141,21 @@ def _data_summary(made: Artifacts) -> DataSummary:
         skipped_rows=log.skipped_rows,
         window=log.window,
         negative_sampling_rate=made.calibrated.sampling_rate,
-        fields=log.fields,
+        fields=tuple(_without_forgotten(one, made, serving) for one in log.fields),
     )
+
+
+def _without_forgotten(field: FieldSummary, made: Artifacts, serving: str) -> FieldSummary:
+    """The same, and values that pruning forgot are unseen, as the bundle's own vocabulary has them."""
+    variant = made.variants[serving]
+    new_ids = variant.renumberings.get(field.name)
+    if new_ids is None or OOV_ID not in new_ids[FIRST_ID:]:
+        return field
+    unseen, columns = {}, variant.schema.column_slices[field.name]
+    for name, part in made.log.parts.items():
+        counts = np.bincount(new_ids[np.asarray(part.ids[:, columns])].ravel(), minlength=FIRST_ID)
+        unseen[name] = float(counts[OOV_ID] / max(1, counts.sum() - counts[MISSING_ID]))
+    return msgspec.structs.replace(field, unseen=unseen)
 
 
 def _field_matrices(models: Mapping[str, nn.Module]) -> dict[str, FieldMatrix]:

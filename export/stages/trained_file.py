@@ -26,11 +26,11 @@ from export.train.build import build_from_fields, model_fields
 from models.fields import Field, Pooling, Storage, fields_of
 from service.bundle.json_files import encode_json
 from service.bundle.schema import Schema
-from service.bundle.schema_files import schema_to_files
+from service.bundle.schema_files import schema_from_files, schema_to_files
 from service.bundle.store import load_bundle
 
 TRAINED_FILE: Final = "training/dense.npz"
-_RECORD, _WEIGHTS, _PAST = "record", "weights/", "past/"
+_RECORD, _WEIGHTS, _PAST, _SCHEMA = "record", "weights/", "past/", "schema/"
 _FAULTS = (
     OSError,
     EOFError,
@@ -76,8 +76,12 @@ class TrainedModel:
     training: dict[str, Any]
 
 
-def trained_file(made: TrainedModel) -> bytes:
-    """The file's content: an archive of arrays as numpy writes it; the one called `record` is JSON."""
+def trained_file(made: TrainedModel, beside: Schema | None = None) -> bytes:
+    """The file's content: an archive of arrays as numpy writes it; the one called `record` is JSON.
+
+    The model's schema is that of the bundle that the file lies in, and is stored only where that one,
+    `beside`, lacks values that pruning forgot.
+    """
     record = _Record(
         model=made.model,
         hyperparameters=made.hyperparameters,
@@ -88,6 +92,9 @@ def trained_file(made: TrainedModel) -> bytes:
     arrays: dict[str, Any] = {_RECORD: np.frombuffer(encode_json(record), np.uint8)}
     arrays |= {_WEIGHTS + name: value.cpu().numpy() for name, value in made.network.state_dict().items()}
     arrays |= {_PAST + name: array for name, array in made.past.arrays().items()}
+    if beside is not None and schema_digest(before_compaction(beside)) != record.schema:
+        files = schema_to_files(made.past.schema)
+        arrays |= {_SCHEMA + name: np.frombuffer(content, np.uint8) for name, content in files.items()}
     file = io.BytesIO()
     np.savez(file, **arrays)
     return file.getvalue()
@@ -116,6 +123,8 @@ def read_trained_file(folder: Path) -> tuple[str, TrainedModel]:
 
 def _decoded(arrays: dict[str, NDArray[Any]], schema: Schema) -> TrainedModel:
     record = msgspec.json.decode(arrays.pop(_RECORD).tobytes(), type=_Record)
+    if files := _under(_SCHEMA, arrays):
+        schema = schema_from_files(lambda name: files[name].tobytes())
     if record.schema != schema_digest(schema):
         raise ValueError("it is that of a bundle with other values")
     fields = tuple(

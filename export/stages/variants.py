@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -93,13 +93,17 @@ def renumber(ids: NDArray[np.int32], schema: Schema, renumberings: Renumberings)
 def forget_zero_rows(renumberings: Renumberings, schema: Schema) -> Renumberings:
     """The same renumberings with the values of merged rows unknown, where the encoding can do without them.
 
-    The rows themselves stay in the tables, one a field, and nobody looks them up.
+    The first value that has a merged row keeps it: without that one, ids would have a gap, which a vocabulary
+    cannot have.
     """
     found = {}
     for name, new_ids in renumberings.items():
-        # `export.compress.embedding_rows` gives merged rows the last id.
-        without = np.where(new_ids == new_ids.max(), np.int32(OOV_ID), new_ids)
-        can_go = isinstance(schema.field(name).encoding, Vocabulary) and bool((without > OOV_ID).any())
+        seen, first = np.unique(new_ids, return_index=True)
+        # Only then a vocabulary of those values gives their ids.
+        is_in_order = bool((np.diff(first) > 0).all()) and len(seen) == seen[-1] + 1
+        can_go = is_in_order and isinstance(schema.field(name).encoding, Vocabulary)
+        without = np.full_like(new_ids, OOV_ID)
+        without[first] = new_ids[first]
         found[name] = without if can_go else new_ids
     return found
 
@@ -128,24 +132,34 @@ def write_graph(work: Work, variant: Variant, difference: float, say: Say) -> Gr
     return GraphFile(size=len(variant.graph), sha256=variant.sha256, max_abs_logit=difference)
 
 
-def read_variants(work: Work, schema: Schema, zero_rows: ZeroRows | None = None) -> dict[str, Variant]:
+def read_float_variants(work: Work, schema: Schema, zero_rows: ZeroRows) -> dict[str, Variant]:
+    """The dense and the pruned graph, whatever an earlier run of the stage quantize made of them."""
+    return _read(work, schema, (DENSE, PRUNED), zero_rows, {})
+
+
+def read_variants(work: Work, schema: Schema) -> dict[str, Variant]:
     """The graphs in the work folder, in the order dense, pruned, INT8, dynamic INT8.
 
-    `zero_rows` is what the stage quantize was told, unless it is given. INT8 takes the ids of the float graph
-    that it is made of: the pruned one unless that is refused. Raises ExportError for a graph that is missing,
-    or differs from the one that its stage wrote.
+    INT8 takes the ids of the float graph that it is made of: the pruned one unless that is refused. Raises
+    ExportError for a graph that is missing, or differs from the one that its stage wrote.
     """
-    renumberings = read_renumberings(work, schema)
     record = work.read_record("quantize", Graphs) if work.has("quantize.json") else Graphs({})
-    if (zero_rows or record.zero_rows) == "forget":
+    return _read(work, schema, VARIANTS, record.zero_rows, record.refused)
+
+
+def _read(
+    work: Work, schema: Schema, names: Sequence[str], zero_rows: ZeroRows, refused: Mapping[str, str]
+) -> dict[str, Variant]:
+    renumberings = read_renumberings(work, schema)
+    if zero_rows == "forget":
         renumberings = forget_zero_rows(renumberings, schema)
     found = {}
-    for name in VARIANTS:
+    for name in names:
         if name == DENSE or work.has(graph_name(name)):
             graph = work.path(graph_name(name)).read_bytes()
-            is_dense = name == DENSE or (name in (INT8, DYNAMIC) and PRUNED in record.refused)
+            is_dense = name == DENSE or (name in (INT8, DYNAMIC) and PRUNED in refused)
             own = {} if is_dense else renumberings
-            found[name] = Variant(name, graph, schema, own, record.refused.get(name, ""))
+            found[name] = Variant(name, graph, schema, own, refused.get(name, ""))
             _check_graph(work, found[name])
     return found
 

@@ -18,6 +18,7 @@ from export.stages.package import package
 from export.stages.pipeline import run
 from export.stages.plan import GraphPlan, Plan
 from export.stages.quantize import quantize
+from export.stages.trained_file import read_trained_file, schema_digest
 from export.stages.variants import INT8, PRUNED, read_variants
 from export.stages.work import Work
 from export.train.choices import TrainChoice
@@ -121,6 +122,24 @@ def test_manifest_and_report_say_how_rows_are_written(lean: Exported) -> None:
     assert all(f"at {width} bits" in page for width in set(bits.values()))
     steps = [step for step in lean.bundle.manifest.ladder if step.reference == PRUNED]
     assert [step.variant for step in steps] == [INT8]
+
+
+def test_the_next_export_goes_on_from_all_values(lean: Exported, tmp_path: Path) -> None:
+    package(lean.work, tmp_path / "whole", say=lean.lines.append)
+    assert (
+        load_bundle(tmp_path / "whole").schema.field("page").encoding
+        != lean.log.schema.field("page").encoding
+    )
+    _, found = read_trained_file(tmp_path / "whole")
+    assert schema_digest(found.past.schema) == schema_digest(lean.log.schema)
+
+
+def test_the_report_counts_forgotten_values_as_evaluate_will(lean: Exported) -> None:
+    report = msgspec.json.decode((lean.plan.work / "report" / "report.json").read_bytes())
+    (page,) = [one for one in report["data"]["fields"] if one["name"] == "page"]
+    test, variant = lean.log.parts["test"], read_variants(lean.work, lean.log.schema)[INT8]
+    assert page["unseen"]["test"] == pytest.approx(np.mean(variant.ids_of(test, "page") == OOV_ID))
+    assert page["unseen"]["test"] > 0.2
 
 
 def test_the_same_work_makes_the_whole_bundle_with_bytes_for_numbers(lean: Exported, tmp_path: Path) -> None:
