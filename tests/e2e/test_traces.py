@@ -173,7 +173,7 @@ def test_a_share_of_the_requests_begins_traces_and_a_read_of_the_store_is_a_step
             assert service.post(body_of(1)).status_code == 200
         of_user = {"user_id": "u1", "context": {"hour": 3}, "candidates": [{"features": {"ad": "a1"}}]}
         assert service.post(of_user).status_code == 200
-        # Before the stop, which waits for two seconds at most: too little for a first one on a loaded machine.
+        # Before the stop, which waits for two seconds at most: a loaded machine sends nothing in so little.
         wait_until(lambda: len(sent_roots()) == 3)
         assert service.stop() == 0
     roots = sent_roots()
