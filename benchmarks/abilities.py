@@ -15,6 +15,7 @@ import asyncio
 import gc
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -120,7 +121,7 @@ class Bench:
 
 async def _measure(options: argparse.Namespace) -> dict[int, list[float]]:
     """Microseconds a request of a service without abilities and of one with some, by candidates."""
-    apps = [create_app(read_settings(build_parser(), words.split())) for words in options.words]
+    apps = [create_app(read_settings(build_parser(), shlex.split(words))) for words in options.words]
     maker = BidRequestMaker(read_samples(options.bundle))
     async with AsyncExitStack() as stack:
         for app in apps:
@@ -159,7 +160,7 @@ def _run(name: str, checkout: Path, collector: str, options: argparse.Namespace)
         own = Path(folder) / name.replace(" ", "-")
         (own / "examples").mkdir(parents=True)
         (own / "keys").write_text(f"0 {'5a' * 16}\n", encoding="ascii")
-        words = [" ".join(arguments_of(each, options.bundle, Path(folder))) for each in (OFF, name)]
+        words = [shlex.join(arguments_of(each, options.bundle, Path(folder))) for each in (OFF, name)]
         variables = {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1", ENDPOINT: collector}
         # -P: nothing is imported from this program's folder, everything from the checkout measured.
         done = subprocess.run(

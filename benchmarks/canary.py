@@ -41,7 +41,7 @@ from benchmarks.command import Command, print_table
 from export.data.synthetic import BLOCK_ROWS, SyntheticLog
 from export.data.synthetic_file import block_frame
 from export.stages.pipeline import demo_log
-from loadtest.processes.redis_server import RedisServer, running_redis
+from loadtest.processes.redis_server import RedisServer, missing_redis, running_redis
 from loadtest.processes.server import Server, running
 from loadtest.processes.tree import members
 from service.bundle.store import load_bundle
@@ -297,6 +297,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.number("--step-requests", 100, "of the canary in each step, at least")
     command.numbers("--steps", (5, 25, 100), "percent")
     options = command.parse_args(arguments)
+    if options.kill_redis and (lack := missing_redis()):
+        raise SystemExit(lack)
     plan = Plan(
         steps=tuple(map(float, options.steps)),
         hold_seconds=options.hold_seconds,

@@ -172,7 +172,8 @@ class Bidlight(FastAPI):
             self._shared.start()
 
     async def close_feedback(self) -> None:
-        """Nothing more is counted, and no more examples are logged."""
+        """Nothing more is counted, no shadow scores any more, and no more examples are logged."""
+        self._shadows.close()
         if self._shared is not None:
             await self._shared.close()
         if self.predict_service.examples is not None:

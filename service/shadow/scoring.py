@@ -33,7 +33,7 @@ logger = logging.getLogger("bidlight")
 # A part that takes longer is followed by smaller ones, and one that takes less than half by larger ones.
 PART_SECONDS = 0.001
 FIRST_ROWS, MOST_ROWS = 32, 512
-# So many requests are scored together.
+# So many requests are scored together, of MOST_ROWS candidates at most: they are compared in one slice.
 MOST_REQUESTS = 64
 
 
@@ -121,7 +121,7 @@ class ShadowJob:
 
     def __init__(self, scorer: Scorer, copy: Copy) -> None:
         self.size = copy.size
-        self.requests = 1
+        self.requests, self._candidates = 1, len(copy.own)
         self._scorer = scorer
         self._unread = deque([copy])
         self._copies: list[Copy] = []
@@ -136,10 +136,12 @@ class ShadowJob:
             self._has_begun
             or other._scorer is not self._scorer
             or self.requests + other.requests > MOST_REQUESTS
+            or self._candidates + other._candidates > MOST_ROWS
         ):
             return False
         self._unread += other._unread
         self.requests += other.requests
+        self._candidates += other._candidates
         self.size += other.size
         return True
 
@@ -161,9 +163,9 @@ class ShadowJob:
         self._scorer.meter.drop(reason, len(self._unread) + len(self._copies))
 
     def _go_on(self, started: float) -> bool:
-        """Read some, score some of their candidates, or compare: one at a time, as each may take a slice."""
+        """Read one, score some of the candidates, or compare: one at a time, as each may take a slice."""
         if self._unread:
-            self._read_some()
+            self._read(self._unread.popleft())
             return False
         if self._unscored:
             self._parts.append(self._scorer.score(self._next_part()))
@@ -172,24 +174,21 @@ class ShadowJob:
             self._compare(started)
         return True
 
-    def _read_some(self) -> None:
-        """Read requests until they have as many candidates as are scored at once."""
-        scorer, rows = self._scorer, 0
-        while self._unread and rows < scorer.rows_at_once:
-            copy = self._unread.popleft()
-            try:
-                encoded = scorer.encode(copy.body, copy.codec, copy.user)
-                if len(encoded) != len(copy.own):
-                    raise ValueError(f"a request has {len(encoded)} candidates (answered: {len(copy.own)})")
-            except ServiceError:
-                scorer.meter.drop(REFUSED)
-            except Exception as error:  # as above, and others of these requests go on, too
-                scorer.tell_failure(error)
-                scorer.meter.drop(FAILED)
-            else:
-                self._copies.append(copy)
-                self._unscored.append(encoded)
-                rows += len(encoded)
+    def _read(self, copy: Copy) -> None:
+        """Read a request; without it, if that fails, the others go on."""
+        scorer = self._scorer
+        try:
+            rows = scorer.encode(copy.body, copy.codec, copy.user)
+            if len(rows) != len(copy.own):
+                raise ValueError(f"a request has {len(rows)} candidates (answered: {len(copy.own)})")
+        except ServiceError:
+            scorer.meter.drop(REFUSED)
+        except Exception as error:  # as above
+            scorer.tell_failure(error)
+            scorer.meter.drop(FAILED)
+        else:
+            self._copies.append(copy)
+            self._unscored.append(rows)
 
     def _next_part(self) -> list[RequestRows]:
         """As many candidates as are scored at once, in order."""
@@ -218,5 +217,5 @@ class ShadowJob:
                 return
         own, sizes = np.concatenate([copy.own for copy in copies]), [len(copy.own) for copy in copies]
         comparison = compare(own, pctrs, sizes)
+        scorer.keep_tokens(copies, pctrs)  # first: if that fails, they are not counted as scored, too
         scorer.meter.count(own, pctrs, sizes, comparison, self._seconds + perf_counter() - started)
-        scorer.keep_tokens(copies, pctrs)

@@ -93,6 +93,11 @@ class Shadows:
         for meter in self._meters.values():
             meter.publish()
 
+    def close(self) -> None:
+        """Nothing more is scored: count what waits as dropped."""
+        self._queue.drop_all()
+        self.publish()
+
     def _add(self, pairs: Sequence[Pair], copy: Copy) -> None:
         """The answer to a request of these pairs is out."""
         is_behind = self._is_behind()

@@ -162,16 +162,22 @@ def test_a_share_of_the_requests_begins_traces_and_a_read_of_the_store_is_a_step
     fill(store, "users", {"u1": pack({"site": "s1"})})
     options = ["--arm", f"control={bundles['control']}", "--trace-share", "1", "--predict-through", "asgi"]
     options += ["--feature-store", store]
-    variables = {**collector.variables, "OTEL_BSP_SCHEDULE_DELAY": "60000", "OTEL_SERVICE_NAME": "shares"}
+    variables = {**collector.variables, "OTEL_SERVICE_NAME": "shares"}
+
+    def sent_roots() -> list[Span]:
+        sent = [span for span in collector.spans if span.resource["service.name"] == "shares"]
+        return sorted((span for span in sent if span.kind == SERVER), key=lambda root: root.start)
+
     with running_service(tmp_path, options, variables) as service:
         for _ in range(2):
             assert service.post(body_of(1)).status_code == 200
         of_user = {"user_id": "u1", "context": {"hour": 3}, "candidates": [{"features": {"ad": "a1"}}]}
         assert service.post(of_user).status_code == 200
-        assert service.stop() == 0  # which sends what waits
-    sent = [span for span in collector.spans if span.resource["service.name"] == "shares"]
-    roots = [span for span in sent if span.kind == SERVER]
-    assert len({span.trace for span in sent}) == len(roots) == 3
+        # Before the stop, which waits for two seconds at most: a loaded machine sends nothing in so little.
+        wait_until(lambda: len(sent_roots()) == 3)
+        assert service.stop() == 0
+    roots = sent_roots()
+    assert len({root.trace for root in roots}) == 3
     assert {span.parent for span in roots} == {""}
     steps = [[span.name for span in collector.trace(root.trace)][1:] for root in roots]
     # The native core knows the candidates' ids before the user's features are there.
@@ -195,9 +201,13 @@ def test_a_collector_that_is_down_costs_traces_alone(bundles: dict[str, Path], t
                 return service.metrics()[f'bidlight_trace_spans_total{{outcome="{outcome}"}}'] > 0
 
             with service.client(headers=JSON) as client:
-                for _ in range(50):
-                    assert client.post("/predict", content=body_of(1)).status_code == 200
-            wait_until(lambda: is_known("dropped") and is_known("failed"))
+
+                def has_lost_both() -> bool:
+                    for _ in range(50):  # the queue has room for the spans of four
+                        assert client.post("/predict", content=body_of(1)).status_code == 200
+                    return is_known("dropped") and is_known("failed")
+
+                wait_until(has_lost_both)
             assert service.stop() == 0
         lines = service.errors.read_text().splitlines()
     assert [line for line in lines if "did not take" in line]

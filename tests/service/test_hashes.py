@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,6 +20,21 @@ def test_no_hash_is_0_or_1(digest: bytes) -> None:
 
 def test_numbers_follow_the_hash() -> None:
     assert uniform_of_bytes(b"\x40" + b"\0" * 7) == 0.25 + 2.0**-54
+
+
+@pytest.mark.parametrize(
+    ("salt", "name", "person", "key", "expected"),
+    [
+        ("", "control", b"", "u1", 0.5168493540619485),
+        ("spring", "candidate", b"", "Åsa", 0.7804644457748879),
+        ("s", "candidate", b"shadow", "u1", 0.018424742615270773),
+    ],
+)
+def test_hashes_are_those_of_every_release(
+    salt: str, name: str, person: bytes, key: str, expected: float
+) -> None:
+    """Else users would change their arms while a new release is rolled out."""
+    assert KeyHash(salt, name, person).uniform(key) == expected
 
 
 # Up to three blocks of BLAKE2b, which have 128 bytes; lone surrogates too.

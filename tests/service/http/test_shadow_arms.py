@@ -288,6 +288,16 @@ def test_what_waits_for_a_bundle_that_is_replaced_is_dropped(
     assert app.metrics()["bidlight_shadow_waiting_requests"] == 0.0
 
 
+def test_what_waits_at_the_end_is_counted_as_dropped(run_app: RunApp, arms: tuple[str, str]) -> None:
+    app = with_shadow(run_app, arms)
+    app.app.predict_service.admission.start(1)
+    for _ in range(3):
+        assert app.post(request_of(ROWS[:2])).status_code == 200
+    app.runner.run(app.app.close_feedback())
+    assert dropped(app) == {"gone": 3.0}
+    assert app.metrics()["bidlight_shadow_waiting_requests"] == 0.0
+
+
 @pytest.mark.parametrize("live_calibration", ["off", "on"])
 @pytest.mark.parametrize("native", ["on", "off"])
 def test_events_judge_the_shadow_by_the_same_impressions(
