@@ -54,6 +54,17 @@ def test_cheaper_models_that_the_log_has_fields_for_are_students(workshop: tuple
     assert kinds["lr"].parts == ("embedding",)
 
 
+def test_students_of_one_name_are_one(workshop: tuple[Workshop, Path]) -> None:
+    shop = workshop[0]
+    assert shop.students is not None
+    own = shop.subject.trained.model
+    narrow, narrower = (shop.students.student({STUDENT: own, WIDTH: halvings}) for halvings in (4, 5))
+    assert narrow is not None
+    assert narrower is not None
+    assert narrow.name == narrower.name  # both are as narrow as any may be
+    assert narrow == narrower
+
+
 def test_one_dense_twin_is_trained_for_all_trials(workshop: tuple[Workshop, Path]) -> None:
     twin = twin_of(workshop[0].base)
     assert twin is not None
