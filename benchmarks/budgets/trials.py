@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.budgets.records import Budget, Failed
-from export.budgets.kept import keep, kept_trials, trials_folder
+from export.budgets.kept import forget_other_models, keep, kept_trials, trials_folder
 from export.budgets.plan import BudgetPlan
 from export.budgets.records import Limits, Trial
 from export.budgets.search import next_trial, opened
@@ -80,7 +80,7 @@ class Zoo:
             yield partial(self._train, contender, works, failed)
         for number in range(1, self.trials + 1):
             for model in [*works]:
-                yield partial(self._try, model, works[model], number)
+                yield partial(self._try, model, works, failed, number)
 
     def _train(self, contender: Contender, works: dict[str, Work], failed: list[Failed]) -> str:
         work, key = contender.work, contender.work.folder / KEY
@@ -102,7 +102,9 @@ class Zoo:
             return f"{contender.model}: trained"
         return f"{contender.model}: failed: {failed[-1].reason}"
 
-    def _try(self, model: str, work: Work, number: int) -> str:
+    def _try(self, model: str, works: dict[str, Work], failed: list[Failed], number: int) -> str:
+        """A trial; a model around which there can be no search is tried no more."""
+        work = works[model]
         plan, subject = self._plan(work, number), Subject.of(work)
         folder = self._folder(subject, plan)
         done = kept_trials(folder)
@@ -112,7 +114,9 @@ class Zoo:
         try:
             workshop = opened(subject, plan, folder, self.lessons if self.students else None, say=silent)
         except ExportError as error:
-            return f"{model}: failed: {' '.join(str(error).split())}"
+            failed.append(Failed(model=model, reason=" ".join(str(error).split())))
+            del works[model]
+            return f"{model}: failed: {failed[-1].reason}"
         trial = next_trial(workshop, folder, done, limits)
         keep(folder, [*done, trial])
         return f"{model}, {trial_line(trial, None, Limits(), self.trials)}"
@@ -132,6 +136,7 @@ class Zoo:
     def _folder(self, subject: Subject, plan: BudgetPlan) -> Path:
         folder = trials_folder(subject, plan)
         folder.mkdir(parents=True, exist_ok=True)
+        forget_other_models(folder)
         return folder
 
     def _tried(self, works: Mapping[str, Work]) -> list[Tried]:

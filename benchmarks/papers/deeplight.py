@@ -27,6 +27,7 @@ TWIN_DIFFERS = (
     "the dense row is trained on for as long as pruning takes where that makes it better, so that further "
     "training is no merit of pruning"
 )
+MAPS = "C are pairs of the CIN here, each with its weight in all maps; single weights in the paper"
 TIME_DIFFERS = (
     "the paper's milliseconds are those of a program with compressed rows, its dense figure that program at "
     "full density; here a compacted graph in ONNX Runtime, beside the dense graph there and in PyTorch"
@@ -183,7 +184,8 @@ def _other_models(log: str) -> list[Cell]:
         pruned = " ".join(structure)
         build = _pruned(log, pruned, model) if structure else _twin(log, model)
         row = f"{name} ({pruned})" if structure else name
-        found.append(Cell(row=row, builds=(build,), paper={log: printed}, against=dense))
+        note = MAPS if "interactions" in build.rates else ""
+        found.append(Cell(row=row, builds=(build,), paper={log: printed}, against=dense, note=note))
     return found
 
 

@@ -1,7 +1,8 @@
 """From results of cells to the rows of a table: means of seeds, and differences with intervals.
 
-An interval holds both the rows and the seeds: its variance is that of the mean over seeds under resampled
-rows (the same for all cells) plus that between seeds over their number. A difference is taken seed by seed.
+An interval holds both the rows and the seeds. Its half-width is the root of the sum of two squares: that of
+the mean over seeds under resampled rows (the same for all cells), and that between seeds, by Student's t, for
+they are few. A difference is taken seed by seed.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 
 from benchmarks.papers.cells import Cell, Figures, Table
 from benchmarks.papers.results import Refused, Result
@@ -21,7 +23,8 @@ from benchmarks.papers.running import Run
 from export.judge.bootstrap import resampled_aucs, resampled_loglosses
 
 RESAMPLES = 200
-NORMAL = 1.959964  # the 97.5 % quantile
+QUANTILE = 0.975
+NORMAL = 1.959964  # that quantile of many values
 
 Resampled = NDArray[np.float64]  # [seeds, 1 + resamples]
 
@@ -125,11 +128,11 @@ def _resample(run: Run, cells: Sequence[_Judged]) -> None:
 def estimate(by_seed: Resampled) -> Estimate:
     """The mean of the seeds with its interval; [seeds, 1 + resamples], all rows first."""
     value = float(by_seed[:, 0].mean())
-    variance = float(by_seed.mean(axis=0)[1:].var())
+    reach = NORMAL * float(by_seed.mean(axis=0)[1:].std())
     between = statistics.stdev(by_seed[:, 0]) if len(by_seed) > 1 else None
     if between is not None:
-        variance += between**2 / len(by_seed)
-    reach = NORMAL * math.sqrt(variance)
+        of_few = float(stdtrit(len(by_seed) - 1, QUANTILE))
+        reach = math.hypot(reach, of_few * between / math.sqrt(len(by_seed)))
     return Estimate(value, value - reach, value + reach, between)
 
 

@@ -85,17 +85,18 @@ class Cabinet:
     folder: Path
 
     def read(self, job: Job) -> Result | Refused | None:
-        """What came of a job, if it ended."""
+        """What came of a job, if it ended; a result only with its pCTRs beside it."""
         try:
-            return msgspec.json.decode(self._file(job).read_bytes(), type=Result | Refused)
+            found = msgspec.json.decode(self._file(job).read_bytes(), type=Result | Refused)
         except (FileNotFoundError, msgspec.MsgspecError):
             return None
+        is_whole = isinstance(found, Refused) or (self.work(job).folder / PCTR).exists()
+        return found if is_whole else None
 
     def result(self, job: Job) -> Result | None:
-        """The result of a job, if it has one, with its pCTRs beside it."""
+        """The result of a job, if it has one."""
         found = self.read(job)
-        has_rows = (self.work(job).folder / PCTR).exists()
-        return found if isinstance(found, Result) and has_rows else None
+        return found if isinstance(found, Result) else None
 
     def write(self, job: Job, outcome: Result | Refused) -> None:
         """Whole, or as it was."""

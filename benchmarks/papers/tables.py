@@ -93,11 +93,14 @@ def change_text(change: Estimate | None) -> str:
 
 
 def agreement(there: float | None, here: Estimate | None) -> str:
-    """Whether ours has the sign of the paper's difference, where rows and seeds tell it."""
+    """Whether ours has the sign of the paper's difference, where rows and seeds tell it.
+
+    An interval that holds 0 says nothing, of a difference that the paper prints as 0 either.
+    """
     if there is None or here is None:
         return ""
     if here.sign == 0:
-        return "?" if there else "yes"
+        return "?"
     return "yes" if here.sign * there > 0 else "no"
 
 

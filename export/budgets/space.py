@@ -122,7 +122,7 @@ def losable_parts(model: nn.Module, hyperparameters: Mapping[str, Any]) -> tuple
     return tuple(
         part
         for part in parts_of(model)
-        if part != "dimensions" or can_lose(model, hyperparameters, part, LEAST_KEPT[part])
+        if part != "dimensions" or can_lose(model, hyperparameters, part, 1.0 - LEAST_KEPT[part])
     )
 
 

@@ -77,7 +77,8 @@ class Students:
     def student(self, values: Values) -> Student | None:
         """The student at a point; None where the model itself is pruned.
 
-        Dropout shrinks with the layers: half of a few neurons are too few, and overfit less.
+        Dropout shrinks with the layers: half of a few neurons are too few, and overfit less. Students of one
+        name are one.
         """
         model = str(values.get(STUDENT, ITSELF))
         if model == ITSELF:
@@ -86,9 +87,10 @@ class Students:
         if "hidden_units" in found:
             widths = list(found["hidden_units"])[: int(values.get(LAYERS, len(found["hidden_units"])))]
             share = 0.5 ** int(values.get(WIDTH, 0))
-            found["hidden_units"] = [max(SMALLEST_WIDTH, round(width * share)) for width in widths]
-            if "dropout" in found:
-                found["dropout"] = found["dropout"] * share
+            narrow = [max(SMALLEST_WIDTH, round(width * share)) for width in widths]
+            if widths and "dropout" in found:
+                found["dropout"] *= min(1.0, narrow[0] / widths[0])
+            found["hidden_units"] = narrow
         if "dim" in found:
             found["dim"] = max(SMALLEST_DIM, found["dim"] >> int(values.get(DIM, 0)))
         return Student(model, found)

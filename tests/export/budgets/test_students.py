@@ -6,6 +6,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from export.budgets.kept import keep, trial_folder, trials_folder
@@ -13,10 +14,11 @@ from export.budgets.plan import BudgetPlan
 from export.budgets.records import Limits, Trial
 from export.budgets.search import next_trial, opened
 from export.budgets.space import DIM, FLOAT, ITSELF, LAYERS, QUANTIZATION, STATIC, STUDENT, WIDTH
-from export.budgets.subject import Subject, twin_of
+from export.budgets.subject import Subject, dense_of, twin_of
 from export.budgets.trial import Workshop
 from export.compress.choice import PruneChoice
 from export.errors import ExportError
+from export.judge.metrics import auc
 from export.stages.calibrate import calibrate_as_planned
 from export.stages.package import package
 from export.stages.records import Trained
@@ -52,6 +54,17 @@ def test_cheaper_models_that_the_log_has_fields_for_are_students(workshop: tuple
     assert kinds["lr"].parts == ("embedding",)
 
 
+def test_students_of_one_name_are_one(workshop: tuple[Workshop, Path]) -> None:
+    shop = workshop[0]
+    assert shop.students is not None
+    own = shop.subject.trained.model
+    narrow, narrower = (shop.students.student({STUDENT: own, WIDTH: halvings}) for halvings in (4, 5))
+    assert narrow is not None
+    assert narrower is not None
+    assert narrow.name == narrower.name  # both are as narrow as any may be
+    assert narrow == narrower
+
+
 def test_one_dense_twin_is_trained_for_all_trials(workshop: tuple[Workshop, Path]) -> None:
     twin = twin_of(workshop[0].base)
     assert twin is not None
@@ -67,12 +80,14 @@ def test_a_student_is_taught_once_pruned_and_judged_beside_the_model(
     form, _ = shop.attempt(narrow, folder / "narrow")
     width = own.hyperparameters["hidden_units"][0] // 2
     assert form.live_neurons == (round(width * 0.5),)
-    assert form.validation.auc_delta == pytest.approx(form.auc - _dense_auc(shop, folder))
-    students = folder / "students"
-    before = {path.name: (path / "train.json").stat().st_mtime_ns for path in students.iterdir()}
-    shop.attempt({**narrow, QUANTIZATION: FLOAT}, folder / "again")
-    after = {path.name: (path / "train.json").stat().st_mtime_ns for path in students.iterdir()}
-    assert before == after
+    assert form.validation.auc_delta == pytest.approx(form.auc - _dense_auc(shop))
+    assert shop.students is not None
+    student = shop.students.student({**narrow, QUANTIZATION: FLOAT})
+    assert student is not None
+    (kept,) = (folder / "students").iterdir()
+    before = (kept / "train.json").stat().st_mtime_ns
+    assert shop.students.taught(student, shop.base).folder == kept
+    assert (kept / "train.json").stat().st_mtime_ns == before
 
     work = Work(folder / "narrow")
     calibrate_as_planned(work, shop.plan.graphs, say=silent)
@@ -86,10 +101,9 @@ def test_a_student_is_taught_once_pruned_and_judged_beside_the_model(
     assert "--ship pruned" not in report
 
 
-def _dense_auc(shop: Workshop, folder: Path) -> float:
-    form, _ = shop.attempt({STUDENT: ITSELF, QUANTIZATION: FLOAT}, folder / "dense")
-    assert form.variant == "float32"
-    return form.auc
+def _dense_auc(shop: Workshop) -> float:
+    part = shop.subject.log.parts["validation"]
+    return auc(np.asarray(part.labels), dense_of(shop.base, shop.subject).score(part))
 
 
 def test_a_trial_that_fails_in_any_way_is_recorded_and_skipped(workshop: tuple[Workshop, Path]) -> None:

@@ -11,6 +11,7 @@ from export.budgets.space import (
     ITSELF,
     QAT,
     QUANTIZATION,
+    ROW_BITS,
     STATIC,
     STUDENT,
     Kind,
@@ -72,11 +73,12 @@ def test_the_first_trials_have_the_presets_rates() -> None:
 
 def test_then_comes_a_student_of_each_kind_and_each_way_to_end() -> None:
     starts = dict(WHOLE.starts())
-    assert [*starts][-5:] == ["deep_fwfm", "dnn", "lr", FLOAT, QAT]
+    assert [*starts][-7:] == ["deep_fwfm", "dnn", "lr", FLOAT, QAT, "4-bit-rows", "mixed-bit-rows"]
     for kind in KINDS[1:]:
         assert starts[kind.name][STUDENT] == kind.name
         assert not WHOLE.recipe(starts[kind.name]).prunes
-    assert starts["lr"] == {STUDENT: "lr", "embedding": 1.0, QUANTIZATION: STATIC}
+    assert starts["lr"] == {STUDENT: "lr", "embedding": 1.0, QUANTIZATION: STATIC, ROW_BITS: "8"}
+    assert ROW_BITS not in starts[FLOAT]
 
 
 def test_a_few_per_cent_are_not_pruned() -> None:
@@ -90,7 +92,8 @@ def test_points_depend_on_the_trials_and_the_seed_alone_and_come_near_what_keeps
 ) -> None:
     limits = Limits(microseconds=1.0)
     whole = run(space, limits, 30)
+    first = len(space.starts())
     assert next_point(space, whole[:17], limits, 0) == (whole[17].name, whole[17].values)
-    assert run(space, limits, 12, seed=1)[-1].values != whole[11].values
+    assert run(space, limits, first + 1, seed=1)[-1].values != whole[first].values
     late = [one.form for one in whole[-10:] if one.form is not None]
     assert sum(limits.hold(form) for form in late) >= 5  # fewer by chance
