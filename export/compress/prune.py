@@ -124,7 +124,7 @@ def prune(
     among evaluations after the last pruning, because earlier weights are not sparse. Raises ExportError as
     `train` does.
     """
-    stretch = _stretch(schedule, steps_an_epoch(log.parts["train"], config))
+    stretch = stretch_of(schedule, steps_an_epoch(log.parts["train"], config))
     start, steps = stretch.start, stretch.steps
     pruner = Pruner(model, recipe, steps, start=start, every=schedule.prune_every, residual=schedule.residual)
     result = train(
@@ -146,11 +146,11 @@ def train_dense_twin(
     What a pruned model gains over the model it started from may be the further training alone; this one shows
     how much. Raises ExportError as `train` does.
     """
-    stretch = _stretch(schedule, steps_an_epoch(log.parts["train"], config))
+    stretch = stretch_of(schedule, steps_an_epoch(log.parts["train"], config))
     return train(model, log, dataclasses.replace(config, epochs=stretch.epochs), report=report)
 
 
-class _Stretch(NamedTuple):
+class Stretch(NamedTuple):
     """The training steps before the first pruning, those of pruning, and the epochs of the whole."""
 
     start: int
@@ -158,11 +158,12 @@ class _Stretch(NamedTuple):
     epochs: int
 
 
-def _stretch(schedule: PruneConfig, steps_per_epoch: int) -> _Stretch:
+def stretch_of(schedule: PruneConfig, steps_per_epoch: int) -> Stretch:
+    """The stretches of a pruning, in training steps."""
     start = round(schedule.warmup_epochs * steps_per_epoch)
     steps = max(1, round(schedule.prune_epochs * steps_per_epoch))
     end = start + steps + max(1, round(schedule.finetune_epochs * steps_per_epoch))
-    return _Stretch(start, steps, max(1, math.ceil(end / max(1, steps_per_epoch))))
+    return Stretch(start, steps, max(1, math.ceil(end / max(1, steps_per_epoch))))
 
 
 def _reached(model: nn.Module, recipe: Recipe) -> dict[str, float]:

@@ -136,7 +136,7 @@ def microseconds_a_row(
     meanwhile. `ids` is repeated when it has fewer rows than a batch.
     """
     result: dict[str, dict[str, float]] = {name: {} for name in candidates}
-    with _one_torch_thread():
+    with one_torch_thread():
         for rows in batches:
             batch = np.ascontiguousarray(np.resize(ids, (rows, ids.shape[1])))
             calls = {name: _calls_a_burst(score, batch, burst_seconds) for name, score in candidates.items()}
@@ -164,7 +164,8 @@ def _seconds_a_call(score: Scorer, batch: NDArray[np.int32], calls: int) -> floa
 
 
 @contextlib.contextmanager
-def _one_torch_thread() -> Iterator[None]:
+def one_torch_thread() -> Iterator[None]:
+    """PyTorch has one thread within, if it is there: small tensors only wait for a second one."""
     torch = sys.modules.get("torch")
     if torch is None:  # nothing here runs a model of it
         yield

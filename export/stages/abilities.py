@@ -6,7 +6,9 @@ layers, not on its weights. So nothing here has to be told of a new model, layer
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import copy
+import functools
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
@@ -20,6 +22,7 @@ from export.compress.prune import Pruner
 from export.compress.recipes import PARTS, RECIPES
 from export.graph.int8_shares import Int8Share, int8_shares
 from export.graph.onnx import export_onnx
+from export.graph.runtime import one_torch_thread
 from export.train.build import build_from_fields, hyperparameters_of
 from models.fields import Field, Storage, columns
 from models.layers import MLP
@@ -63,28 +66,23 @@ class Abilities:
 
 def pruning_of(name: str) -> tuple[dict[str, Ability], str]:
     """What each part of a recipe takes of a model, and which of its weights no part prunes."""
-    found, untouched = {}, {path for path, _ in _narrow(name).named_parameters()}
-    notes_of_whole = _notes_of_whole(name)
+    found, whole = {}, _narrow(name)
+    untouched = {path for path, _ in whole.named_parameters()}
     for part in PARTS:
-        model = _narrow(name)
+        model = copy.deepcopy(whole)
         _prune(model, part)
         zeroed = {path for path, weights in model.named_parameters() if not weights.all()}
         untouched -= zeroed
-        found[part] = _pruned(name, model, notes_of_whole) if zeroed else Ability("no", _why_not(part, model))
-    return found, _unpruned(_narrow(name), untouched)
+        if not zeroed:
+            found[part] = Ability("no", _why_not(part, model))
+        else:
+            found[part] = _without_rows(name, "full") if part == "embedding" else _pruned(name, model)
+    return found, _unpruned(whole, untouched)
 
 
 def embeddings_of(name: str) -> dict[str, Ability]:
     """Whether a model keeps its embeddings in each storage, and merges rows that are zero there."""
-    rows, notes, found = _table_rows(_narrow(name)), _notes_of_whole(name), {}
-    for storage in get_args(Storage):
-        model = _narrow(name, storage)
-        if storage != "full" and _table_rows(model) == rows:
-            found[storage] = Ability("no", ("it keeps a number for each id whatever is chosen",))
-            continue
-        _prune(model, "embedding")
-        found[storage] = _pruned(name, model, notes)
-    return found
+    return {storage: _without_rows(name, storage) for storage in get_args(Storage)}
 
 
 def int8_of(name: str) -> dict[str, Ability]:
@@ -98,8 +96,19 @@ def int8_of(name: str) -> dict[str, Ability]:
 
 def abilities_of(name: str, *, with_int8: bool = True) -> Abilities:
     """Everything of one model; INT8 takes some seconds. Raises ExportError for a name that is no model."""
-    pruning, unpruned = pruning_of(name)
-    return Abilities(name, pruning, unpruned, embeddings_of(name), int8_of(name) if with_int8 else {})
+    with one_torch_thread():
+        pruning, unpruned = pruning_of(name)
+        return Abilities(name, pruning, unpruned, embeddings_of(name), int8_of(name) if with_int8 else {})
+
+
+@functools.cache
+def _without_rows(name: str, storage: Storage) -> Ability:
+    """What pruning takes of a model's embeddings in this storage."""
+    model = _narrow(name, storage)
+    if storage != "full" and _table_rows(model) == _table_rows(_narrow(name)):
+        return Ability("no", ("it keeps a number for each id whatever is chosen",))
+    _prune(model, "embedding")
+    return _pruned(name, model)
 
 
 def _narrow(name: str, storage: Storage = "full") -> nn.Module:
@@ -131,15 +140,16 @@ def _prune(model: nn.Module, part: str) -> None:
     Pruner(model, replace(RECIPES["none"], **rates), steps=1).after_step(1)
 
 
+@functools.cache
 def _notes_of_whole(name: str) -> tuple[str, ...]:
     """What is said of a model that has no zeros: it does not come from pruning."""
     return compact(_narrow(name), hyperparameters_of(name) | _given(name)).notes
 
 
-def _pruned(name: str, model: nn.Module, notes_of_whole: Sequence[str]) -> Ability:
+def _pruned(name: str, model: nn.Module) -> Ability:
     """Whether the zeros of a model leave it."""
     compacted = compact(model, hyperparameters_of(name) | _given(name))
-    own = tuple(note for note in compacted.notes if note not in notes_of_whole)
+    own = tuple(note for note in compacted.notes if note not in _notes_of_whole(name))
     before, after = compacted.parameters
     if after < before:
         return Ability("in part" if own else "yes", own)

@@ -13,7 +13,7 @@ from export.compress.choice import PruneChoice
 from export.compress.compact import Compacted, can_lose, can_shrink
 from export.compress.compact import compact as compact_model
 from export.compress.config import PruneConfig
-from export.compress.prune import PruneResult
+from export.compress.prune import PruneResult, stretch_of
 from export.compress.prune import prune as prune_model
 from export.compress.recipes import Recipe
 from export.compress.schedule import sparse_rate
@@ -165,13 +165,13 @@ def _pruning_points(
     result: PruneResult, log: EncodedLog, config: TrainConfig, schedule: PruneConfig
 ) -> tuple[EvaluationPoint, ...]:
     """The evaluations with the shares that the schedule asks for: zeros are not counted in each of them."""
-    steps = max(1, round(schedule.prune_epochs * steps_an_epoch(log.parts["train"], config)))
+    stretch = stretch_of(schedule, steps_an_epoch(log.parts["train"], config))
     points = evaluation_points(result.training, log, config)
     return tuple(
         msgspec.structs.replace(
             point,
             sparsity={
-                part: sparse_rate(rate, evaluation.step, steps, schedule.residual)
+                part: sparse_rate(rate, evaluation.step - stretch.start, stretch.steps, schedule.residual)
                 for part, rate in result.rates.items()
             },
         )

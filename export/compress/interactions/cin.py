@@ -103,6 +103,11 @@ def _layers_of(network: Any) -> list[_Layer]:
 
 def _live(layers: list[_Layer]) -> list[_Layer]:
     """Without maps that are zero or that nothing reads; without the layers above one whose maps all are."""
+    for number in range(len(layers) - 1):  # first what only reads zeros is zero as well
+        layer, above = layers[number], layers[number + 1]
+        zero = ~(layer.maps != 0).flatten(1).any(dim=1)
+        mixed = above.mixed.masked_fill(zero.unsqueeze(1), 0.0)
+        layers[number + 1] = _Layer(mixed, above.maps.masked_fill(zero.unsqueeze(1), 0.0))
     for number in reversed(range(len(layers) - 1)):
         layer, above = layers[number], layers[number + 1]
         written = (layer.maps != 0).flatten(1).any(dim=1)

@@ -157,6 +157,18 @@ def test_a_cin_becomes_one_over_pairs_even_if_dense() -> None:
     assert_equal(model, compacted)
 
 
+def test_maps_of_a_cin_that_read_only_zeros_go() -> None:
+    model, hyperparameters = built("xdeepfm half")
+    first, second, _ = model.cin.weights  # type: ignore[union-attr, misc]
+    with torch.no_grad():
+        first[1:3] = 0.0  # type: ignore[index]  # the next layer reads three maps, and adds two of its own
+        second[:2, 0] = 0.0  # type: ignore[index]
+    compacted = compact(model, hyperparameters)
+    assert not any("CIN" in note for note in compacted.notes)
+    assert compacted.hyperparameters["cin_maps"] == (1,)
+    assert_equal(model, compacted)
+
+
 @pytest.mark.parametrize("case", ["pnn", "fibinet", "xdeepfm", "dcn_v2", "autoint"])
 def test_the_share_is_reached_on_the_schedule_and_the_masks_hold(case: str, log: Any) -> None:
     name, hyperparameters = CASES[case]
