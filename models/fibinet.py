@@ -56,10 +56,12 @@ class BilinearInteraction(nn.Module):
             raise ValueError(f"'fields' must be at least two (got {n_fields}); a product needs a pair")
         self.each_pair = bilinear == "interaction"
         self.pairs = checked_pairs(n_fields, pairs)
+        if not self.pairs:
+            raise ValueError("'pairs' must be at least one (got none); their products are all that is read")
         matrices = {"all": 1, "each": n_fields - 1, "interaction": len(self.pairs)}[bilinear]
         self.weight = nn.Parameter(torch.empty(matrices, dim, dim))
         nn.init.uniform_(self.weight, -((3 / dim) ** 0.5), (3 / dim) ** 0.5)
-        ends = torch.tensor(self.pairs, dtype=torch.int64).reshape(-1, 2)
+        ends = torch.tensor(self.pairs, dtype=torch.int64)
         self.register_buffer("left", ends[:, 0].contiguous(), persistent=False)
         self.register_buffer("right", ends[:, 1].contiguous(), persistent=False)
 

@@ -125,12 +125,12 @@ def can_lose(model: nn.Module, hyperparameters: Mapping[str, Any], part: str, sh
 
     Other units go wherever they are found. Which dimension a layer reads is its own affair: this tries.
     """
+    recipe = RECIPES["none"].with_units(**{part: share})
+    if part != "dimensions" or not find_units(model, recipe):
+        return bool(find_units(model, recipe))
     bare = copy.deepcopy(model)
-    found = find_units(bare, RECIPES["none"].with_units(**{part: share}))
-    if not found or part != "dimensions":
-        return bool(found)
+    (units,) = found = find_units(bare, recipe)
     WholeUnits(found).silence(lambda _: share)
-    (units,) = found
     left = int(units.importance().count_nonzero())
     return left == units.count or compact(bare, hyperparameters).hyperparameters.get("dim") == left
 

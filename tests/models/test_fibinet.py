@@ -51,6 +51,14 @@ def test_products_of_all_pairs(bilinear: str, matrices: int) -> None:
 
 
 @pytest.mark.parametrize("bilinear", ["all", "each", "interaction"])
+def test_products_of_some_pairs_in_any_order_are_the_same_folded(bilinear: str) -> None:
+    torch.manual_seed(0)
+    layer = BilinearInteraction(5, 3, bilinear, [(1, 3), (0, 4), (1, 2)])
+    embeddings = torch.randn(6, 5, 3)
+    torch.testing.assert_close(layer.folded()(embeddings), layer(embeddings))
+
+
+@pytest.mark.parametrize("bilinear", ["all", "each", "interaction"])
 def test_the_perceptron_reads_products_of_plain_and_of_weighted_embeddings(bilinear: str) -> None:
     torch.manual_seed(0)
     model = FiBiNET(FIELDS, dim=3, hidden_units=(5,), bilinear=bilinear).eval()
@@ -82,6 +90,7 @@ def test_every_matrix_learns(bilinear: str) -> None:
     [
         (FIELDS, {"bilinear": "none"}, r"'bilinear' must be all, each or interaction \(got 'none'\)"),
         (FIELDS, {"reduction_ratio": 0}, r"'reduction_ratio' must be at least 1 \(got 0\)"),
+        (FIELDS, {"pairs": []}, r"'pairs' must be at least one \(got none\)"),
         (FIELDS[:1], {}, r"'fields' must be at least two \(got 1\)"),
     ],
 )
