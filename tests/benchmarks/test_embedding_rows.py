@@ -8,8 +8,7 @@ from benchmarks.embedding_rows import nearest_centroids, with_product_codes
 from export.graph.onnx import export_onnx
 from export.graph.runtime import run_graph
 from models.fields import Field
-from tests.export.graph.sharing import random_ids
-from tests.export.small_models import make_model
+from tests.export.small_models import make_ids, make_model
 
 
 def test_rows_of_few_clusters_are_kept_as_they_are() -> None:
@@ -22,7 +21,7 @@ def test_rows_of_few_clusters_are_kept_as_they_are() -> None:
 
 def test_more_codes_come_nearer_and_take_more_bytes() -> None:
     fields = tuple(Field(f"f{number}", 300) for number in range(4))
-    graph, ids = export_onnx(make_model("fwfm", fields, dim=6), 4), random_ids(fields, 400)
+    graph, ids = export_onnx(make_model("fwfm", fields, dim=6), 4), make_ids(fields, 400)
     before = run_graph(graph, ids)
     few, few_bytes = with_product_codes(graph, ids, 2, 16)
     many, many_bytes = with_product_codes(graph, ids, 3, 256)

@@ -7,8 +7,7 @@ import sys
 
 import pytest
 
-from export.data.progress import Bar, Progress, Shown, fitting, say, shown, shown_as
-from export.data.progress import _duration as duration
+from export.data.progress import Bar, Progress, Shown, duration, fitting, say, shown, shown_as
 
 
 @pytest.fixture(autouse=True)
