@@ -162,7 +162,8 @@ def test_narrow_rows_do_as_wide_ones_in_any_batch_and_with_a_shared_context(name
         check_graph(int8, "model.int8.onnx")
         check_batch_invariance(int8, IDS[:300])
         check_shared(int8, columns_of_context(MIXED), MIXED)
-        assert np.corrcoef(run_graph(int8, IDS), run_graph(graph, IDS))[0, 1] > 0.9
+        rounded = run_graph(with_rounded_rows(graph, rows.forms), IDS)
+        assert np.corrcoef(run_graph(int8, IDS), rounded)[0, 1] > 0.999
 
 
 def test_mixed_rows_save_bytes_within_the_loss_and_spare_what_matters() -> None:

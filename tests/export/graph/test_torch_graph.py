@@ -35,7 +35,7 @@ def int8() -> tuple[bytes, Unrounded]:
         model.embedding.table.weight[3:9] = 0.0
         model.mlp.hidden[1].weight[:, ::3] = 0.0
     unrounded = Unrounded()
-    graph = quantize_int8(export_onnx(model.eval(), 6), IDS[:500], unrounded)
+    graph = quantize_int8(export_onnx(model.eval(), 6), IDS[:500], unrounded=unrounded)
     assert graph is not None
     return graph, unrounded
 
