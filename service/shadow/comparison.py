@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -33,17 +34,19 @@ class Comparison(NamedTuple):
 def compare(arm: Values, shadow: Values, sizes: Sequence[int]) -> Comparison:
     """Compare pCTRs [n] of the same candidates, none of which is 0 or 1, so many a request."""
     found = Comparison(shadow - arm, log_odds_of(shadow) - log_odds_of(arm), [], [])
-    start = 0
-    for size in sizes:
-        stop = start + size
-        if size > 1:
-            one, other = arm[start:stop], shadow[start:stop]
+    for part in slices_of(sizes):
+        one, other = arm[part], shadow[part]
+        if len(one) > 1:
             found.has_same_best.append(bool(one[other.argmax()] == one.max()))
             alike = _share_alike(one[:RANKED], other[:RANKED])
             if alike is not None:
                 found.alike.append(alike)
-        start = stop
     return found
+
+
+def slices_of(sizes: Sequence[int]) -> Iterator[slice]:
+    """Where the candidates of each request are among those of all, so many a request."""
+    return (slice(start, stop) for start, stop in pairwise(accumulate(sizes, initial=0)))
 
 
 def _share_alike(arm: Values, shadow: Values) -> float | None:

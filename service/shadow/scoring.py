@@ -23,7 +23,7 @@ from service.feedback.tokens import hashes_of
 from service.reading import KnownFields, decode_request, read_plain
 from service.scoring.predictor import Probabilities
 from service.scoring.rows import RequestRows
-from service.shadow.comparison import compare
+from service.shadow.comparison import compare, slices_of
 from service.shadow.copies import Copy, tokens_of
 from service.shadow.meter import FAILED, NAN, REFUSED, ShadowMeter
 from service.wire import Codec, count_rows
@@ -99,13 +99,10 @@ class Scorer:
             return
         tokens: list[str] = []
         said: list[Probabilities] = []
-        start = 0
-        for copy in copies:
-            stop = start + len(copy.own)
+        for copy, part in zip(copies, slices_of(_sizes_of(copies)), strict=True):
             if copy.answer:
                 tokens += tokens_of(copy.answer, copy.codec)
-                said.append(pctrs[start:stop])
-            start = stop
+                said.append(pctrs[part])
         if tokens:
             hashes, log_odds = hashes_of(tokens), log_odds_of(np.concatenate(said))
             kept = self.table.put(hashes, log_odds, self.number, int(time()))
@@ -208,14 +205,19 @@ class ShadowJob:
         is_nan = np.isnan(pctrs)
         if is_nan.any():
             scorer.tell_failure(None)
-            of_request = np.split(is_nan, np.cumsum([len(copy.own) for copy in copies])[:-1])
-            is_good = [not each.any() for each in of_request]
+            sizes = _sizes_of(copies)
+            is_good = [not is_nan[part].any() for part in slices_of(sizes)]
             scorer.meter.drop(NAN, is_good.count(False))
-            pctrs = pctrs[np.repeat(is_good, [len(copy.own) for copy in copies])]
+            pctrs = pctrs[np.repeat(is_good, sizes)]
             self._copies = copies = [*compress(copies, is_good)]
             if not copies:
                 return
-        own, sizes = np.concatenate([copy.own for copy in copies]), [len(copy.own) for copy in copies]
+        own, sizes = np.concatenate([copy.own for copy in copies]), _sizes_of(copies)
         comparison = compare(own, pctrs, sizes)
         scorer.keep_tokens(copies, pctrs)  # first: if that fails, they are not counted as scored, too
         scorer.meter.count(own, pctrs, sizes, comparison, self._seconds + perf_counter() - started)
+
+
+def _sizes_of(copies: Sequence[Copy]) -> list[int]:
+    """How many candidates each has."""
+    return [len(copy.own) for copy in copies]
