@@ -411,7 +411,7 @@ class Prediction:
             assert self._service.examples is not None
             self._service.examples.add(self._example, body)
         if self._copy is not None:
-            self._copy.answered(results, b"" if signer is None else body)
+            self._copy.answered(own, b"" if signer is None else body)
         return head, body
 
     def refuse(self, error: BaseException) -> tuple[int, Headers, bytes]:

@@ -37,9 +37,9 @@ class Copy:
         """Bytes that it holds, about."""
         return COPY_BYTES + len(self.body) + len(self.answer) + self.own.nbytes
 
-    def answered(self, results: NDArray[np.float64], answer: bytes) -> None:
-        """What a predictor gave [n], or [n, 2] with the bundle's own pCTRs; the answer, if it has tokens."""
-        self.own = np.array(results if results.ndim == 1 else results[:, 1])
+    def answered(self, own: NDArray[np.float64], answer: bytes) -> None:
+        """Keep a copy of the bundle's own pCTRs [n], and the answer, if it has tokens."""
+        self.own = np.array(own)
         self.answer = answer
 
     def end(self) -> None:
