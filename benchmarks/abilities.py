@@ -29,7 +29,7 @@ import uvloop
 
 from benchmarks.command import Command, print_table
 from loadtest.reports import abilities
-from loadtest.reports.abilities import ABILITIES, ALL, OFF, arguments_of
+from loadtest.reports.abilities import ABILITIES, ALL, OFF, arguments_of, make_folder
 from loadtest.traffic.bid_requests import BidRequestMaker, read_samples
 from service.http.app import Bidlight, create_app
 from service.http.connection import HttpConnection
@@ -157,9 +157,7 @@ def _other_threads() -> float:
 def _run(name: str, checkout: Path, collector: str, options: argparse.Namespace) -> dict[int, list[float]]:
     """The figures of one ability in a new process, with the code of a checkout."""
     with tempfile.TemporaryDirectory() as folder:
-        own = Path(folder) / name.replace(" ", "-")
-        (own / "examples").mkdir(parents=True)
-        (own / "keys").write_text(f"0 {'5a' * 16}\n", encoding="ascii")
+        make_folder(Path(folder), name)
         words = [shlex.join(arguments_of(each, options.bundle, Path(folder))) for each in (OFF, name)]
         variables = {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1", ENDPOINT: collector}
         # -P: nothing is imported from this program's folder, everything from the checkout measured.

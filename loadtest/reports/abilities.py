@@ -55,7 +55,18 @@ def arguments_of(name: str, bundle: Path, folder: Path) -> list[str]:
             if flag == "--arm" or flag not in given:
                 words += [flag, value]
             given.add(flag)
-    return [word.format(bundle=bundle.resolve(), folder=folder / name.replace(" ", "-")) for word in words]
+    return [word.format(bundle=bundle.resolve(), folder=_own_folder(folder, name)) for word in words]
+
+
+def make_folder(folder: Path, name: str) -> None:
+    """Make the folder that the service of that name writes to, with its keys."""
+    own = _own_folder(folder, name)
+    (own / "examples").mkdir(parents=True)
+    (own / "keys").write_text(f"0 {'5a' * 16}\n", encoding="ascii")
+
+
+def _own_folder(folder: Path, name: str) -> Path:
+    return folder / name.replace(" ", "-")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -107,9 +118,7 @@ def _running(
     with ExitStack() as stack:
         servers = {}
         for name in names:
-            own = folder / name.replace(" ", "-")
-            (own / "examples").mkdir(parents=True)
-            (own / "keys").write_text(f"0 {'5a' * 16}\n", encoding="utf-8")
+            make_folder(folder, name)
             servers[name] = stack.enter_context(
                 running(
                     "service",
