@@ -9,8 +9,9 @@ import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from tests.running import RunningService
@@ -97,6 +98,35 @@ def flood(
     with ThreadPoolExecutor(FLOOD_THREADS) as pool:
         parts = [connections[start::FLOOD_THREADS] for start in range(FLOOD_THREADS)]
         return sum(pool.map(flood_some, parts), Counter[T]())
+
+
+@contextmanager
+def kept_sending(service: RunningService, clients: int) -> Iterator[list[tuple[int, str]]]:
+    """Clients that send a request after the other meanwhile; statuses and bundles of the answers so far.
+
+    Each keeps its connection until it is told to close it. Raises what failed for a client, at the end.
+    """
+    answers: list[tuple[int, str]] = []
+    is_over = threading.Event()
+
+    def keep_sending() -> None:
+        while not is_over.is_set():
+            with service.connect() as connection:
+                is_kept = True
+                while is_kept and not is_over.is_set():
+                    connection.sendall(message(body_of(1)))
+                    status, headers, answer = read_answer(connection)
+                    answers.append((status, answer["bundle"]))
+                    is_kept = headers.get("connection") != "close"
+
+    with ThreadPoolExecutor(clients) as pool:
+        sending = [pool.submit(keep_sending) for _ in range(clients)]
+        try:
+            yield answers
+        finally:
+            is_over.set()
+        for each in sending:
+            each.result()
 
 
 def reset(connection: socket.socket) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.e2e.commanded import WORKERS, arms_of, ask, commanded
-from tests.e2e.raw_http import body_of, message, read_answer, wait_until
-from tests.running import JSON, RunningService
+from tests.e2e.raw_http import body_of, kept_sending, wait_until
+from tests.running import JSON
 from tests.tiny_bundle import write_tiny_bundle
 
 # Bundles are rolled out and back so often under load; ROLLOUTS=100 in the environment takes minutes.
@@ -109,37 +108,16 @@ def test_rollbacks_that_come_together_are_all_carried_out(tmp_path: Path) -> Non
 @WORKERS
 def test_no_request_fails_while_bundles_are_rolled_out_and_back(tmp_path: Path, workers: str) -> None:
     folder = write_tiny_bundle(tmp_path / "bundle", name="zero", seed=1)
-    answers: list[tuple[int, str]] = []
-    failures: list[BaseException] = []
-    is_over = threading.Event()
-
-    def keep_sending(service: RunningService) -> None:
-        try:
-            while not is_over.is_set():
-                with service.connect() as connection:
-                    is_kept = True
-                    while is_kept and not is_over.is_set():
-                        connection.sendall(message(body_of(1)))
-                        status, headers, answer = read_answer(connection)
-                        answers.append((status, answer["bundle"].partition("@")[0]))
-                        is_kept = headers.get("connection") != "close"
-        except BaseException as error:
-            failures.append(error)
-
     options = ["--arm", f"only={folder}", "--workers", workers, "--try-reloads", "off"]
     with commanded(tmp_path, options) as running:
-        threads = [threading.Thread(target=keep_sending, args=[running.service]) for _ in range(3)]
-        for thread in threads:
-            thread.start()
-        for number in range(ROLLOUTS):
-            write_tiny_bundle(folder, name=f"new-{number}", seed=number + 7)
-            running.do("reload")
-            running.do("rollback")
-        wait_until(lambda: answers[-1][1] == "zero")  # until then a worker that stops answers its clients
-        is_over.set()
-        for thread in threads:
-            thread.join()
+        with kept_sending(running.service, 3) as answers:
+            for number in range(ROLLOUTS):
+                write_tiny_bundle(folder, name=f"new-{number}", seed=number + 7)
+                running.do("reload")
+                running.do("rollback")
+            # Until then a worker that stops answers its clients.
+            wait_until(lambda: answers[-1][1].startswith("zero@"))
         assert running.service.stop() == 0
-    assert failures == []
     assert {status for status, _ in answers} == {200}
-    assert {bundle for _, bundle in answers} <= {"zero", *(f"new-{number}" for number in range(ROLLOUTS))}
+    names = {bundle.partition("@")[0] for _, bundle in answers}
+    assert names <= {"zero", *(f"new-{number}" for number in range(ROLLOUTS))}

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from service.bundle.schema import Field, Kind, Role, Schema, Vocabulary
-from tests.e2e.raw_http import body_of, message, read_answer, wait_until
+from tests.e2e.raw_http import body_of, kept_sending, message, read_answer, wait_until
 from tests.forged_bundle import rewrite_json
 from tests.running import RunningService, running_service, start_service
 from tests.tiny_bundle import tiny_schema, write_tiny_bundle
@@ -128,38 +128,15 @@ def test_a_worker_that_stops_has_a_successor_before_it_ends(service: RunningServ
 
 def test_no_request_fails_while_bundles_are_replaced(bundles: dict[str, Path], tmp_path: Path) -> None:
     folder = shutil.copytree(bundles["control"], tmp_path / "bundle")
-    answers: list[tuple[int, str]] = []
-    failures: list[BaseException] = []
-    is_over = threading.Event()
-
-    def keep_sending() -> None:
-        try:
-            while not is_over.is_set():
-                with service.connect() as connection:
-                    is_kept = True
-                    while is_kept and not is_over.is_set():
-                        connection.sendall(message(body_of(1)))
-                        status, headers, answer = read_answer(connection)
-                        answers.append((status, answer["bundle"]))
-                        is_kept = headers.get("connection") != "close"
-        except BaseException as error:
-            failures.append(error)
-
     with running_service(tmp_path, arguments_for(folder)) as service:
-        threads = [threading.Thread(target=keep_sending) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for number in range(2):
-            write_tiny_bundle(folder, name=f"newer-{number}", seed=number + 7)
-            service.send_signal(signal.SIGHUP)
-            wait_until(lambda: service.errors.read_text().count("reloaded only") == number + 1)  # noqa: B023
-        is_over.set()
-        for thread in threads:
-            thread.join()
+        with kept_sending(service, 4) as answers:
+            for number in range(2):
+                write_tiny_bundle(folder, name=f"newer-{number}", seed=number + 7)
+                service.send_signal(signal.SIGHUP)
+                wait_until(lambda: service.errors.read_text().count("reloaded only") == number + 1)  # noqa: B023
         # A stopping worker still answers what it has accepted; then only new ones are left.
         wait_until(lambda: service.post(body_of(1)).json()["bundle"].startswith("newer-1@"))
         assert service.stop() == 0
-    assert failures == []
     assert {status for status, _ in answers} == {200}
 
 
