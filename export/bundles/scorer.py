@@ -53,7 +53,7 @@ class Scorer:
         rate = self._served.sampling_rate
         self.is_in_own_distribution = log_rate in (None, rate)
         self._calibrator = msgspec.structs.replace(self._served, sampling_rate=rate / (log_rate or rate))
-        self._depends_on_batch = bundle.manifest.graphs[self.variant].depends_on_batch is True
+        self._depends_on_batch = bundle.manifest.graphs[self.variant].is_batch_dependent
         check_graph(self.graph, self._file, depends_on_batch=self._depends_on_batch)
         self._session = open_session(self.graph)
         self._check_golden()

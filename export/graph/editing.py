@@ -177,6 +177,11 @@ def is_a(node: ir.Node | None, *operators: str) -> bool:
     return node is not None and node.domain in ("", "ai.onnx") and node.op_type in operators
 
 
+def is_row_lookup(node: ir.Node, at: int) -> bool:
+    """Whether a node looks rows up in its input number `at`."""
+    return is_a(node, "Gather") and at == 0 and int(attributes_of(node, {"axis": 0})["axis"]) == 0
+
+
 def constant_of(value: ir.Value | None) -> Array | None:
     """The array of a constant; None for a computed value."""
     if value is None or value.const_value is None or value.producer() is not None:

@@ -25,6 +25,7 @@ from export.graph.runtime import open_session
 from export.graph.unrounded import Unrounded
 
 WEIGHT_LIMIT = 64
+LARGEST_BIAS = 2.0**30
 ACTIVATION_LIMIT = 255
 HEADROOM = 1.25
 CALIBRATION_BATCH = 1024
@@ -258,7 +259,9 @@ def _read_int8_weights(
         else np.broadcast_to(given.reshape(-1), len(weights))
     )
     # A neuron without weights still needs a scale that can represent its bias.
-    largest = np.maximum(np.abs(weights).max(axis=1) / WEIGHT_LIMIT, np.abs(biases) / (step.size * 2.0**30))
+    largest = np.maximum(
+        np.abs(weights).max(axis=1) / WEIGHT_LIMIT, np.abs(biases) / (step.size * LARGEST_BIAS)
+    )
     scales = np.where(largest > 0, largest, 1.0).astype(np.float32)
     by_weight, by_bias = weights / scales[:, None], biases / (scales * step.size)
     inputs = [

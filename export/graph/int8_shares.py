@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from export.graph.editing import Array, GraphEditor, attributes_of, constant_of, is_a
+from export.graph.editing import Array, GraphEditor, constant_of, is_row_lookup
 from export.graph.int8_layers import why_float
 from export.graph.quantize import quantize_int8
 from export.graph.table_lookups import WORTHWHILE_SHARE
@@ -79,7 +79,7 @@ def _tables(editor: GraphEditor, *, of_any_type: bool = False) -> Iterator[Array
         numbers = constant_of(value)
         if numbers is None or numbers.ndim != 2 or not (of_any_type or numbers.dtype == np.float32):
             continue
-        if any(is_a(node, "Gather") and at == 0 and _axis(node) == 0 for node, at in value.uses()):
+        if any(is_row_lookup(node, at) for node, at in value.uses()):
             yield numbers
 
 
@@ -93,7 +93,3 @@ def _weights(editor: GraphEditor) -> Iterator[tuple[ir.Node, Array]]:
                 continue
             seen.add(value)
             yield node, numbers
-
-
-def _axis(gather: ir.Node) -> int:
-    return int(attributes_of(gather, {"axis": 0})["axis"])

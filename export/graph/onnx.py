@@ -26,6 +26,7 @@ from export.graph.tree_ensemble import tree_ensemble
 from export.graph.whole_vectors import fill_vectors
 from models.fields import fields_of
 from models.gbdt_lr import GBDTLR
+from service.bundle.graph_check import BATCH_OPERATORS
 from service.bundle.manifest import Graph, Tensor
 
 INPUT, OUTPUT = "ids", "logits"
@@ -106,9 +107,9 @@ def describe(graph: bytes, file: str, variant: str, tables: tuple[str, ...] = ()
     """The manifest's entry for a graph: opset, and name, type and shape of its inputs and outputs."""
     model = onnx.load_model_from_string(graph)
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-    dynamic = any(node.op_type == "DynamicQuantizeLinear" for node in model.graph.node)
+    depends_on_batch = any(node.op_type in BATCH_OPERATORS for node in model.graph.node)
     return Graph(
-        depends_on_batch=True if dynamic else UNSET,
+        depends_on_batch=True if depends_on_batch else UNSET,
         file=file,
         variant=variant,
         opset=opset,

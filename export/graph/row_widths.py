@@ -22,6 +22,7 @@ from export.graph.row_codes import WIDTHS, Form, codes_of, decoded, form_of, row
 from export.graph.runtime import open_session
 from export.graph.table_lookups import WORTHWHILE_SHARE, Table, columns_of, large_tables
 from export.graph.tables import make_input
+from service.bundle.log_odds import pctr_of
 
 CLIPS: Final = {4: (1.0, 0.8), 2: (0.8, 0.6, 0.45)}
 """By width, what of a segment's largest number has a code; finer steps may be worth what is cut off.
@@ -121,7 +122,7 @@ class _Probe:
         self._session = open_session(editor.proto().SerializeToString())
         self._batches = [np.ascontiguousarray(ids[at : at + BATCH]) for at in range(0, len(ids), BATCH)]
         self._logits = self._run()
-        pctr = np.clip(1.0 / (1.0 + np.exp(-self._logits)), 1e-7, 1 - 1e-7)
+        pctr = pctr_of(self._logits, 1e-7, 1 - 1e-7)
         self._weight = pctr * (1.0 - pctr) / 2.0
         self.logloss = float(-(pctr * np.log(pctr) + (1.0 - pctr) * np.log1p(-pctr)).mean())
 

@@ -13,7 +13,8 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
-from export.graph.editing import Array, GraphEditor, attributes_of, constant_of, is_a, row_shape_of
+from export.graph.editing import Array, GraphEditor, constant_of, is_a, row_shape_of
+from export.graph.tables import looked_up
 
 WORTHWHILE_SHARE: Final = 1 / 8  # of the largest table's size; smaller tables stay float
 MOVES = (
@@ -74,12 +75,10 @@ def large_tables(editor: GraphEditor, least_share: float = WORTHWHILE_SHARE) -> 
     A table stays float where a logarithm reads its numbers: codes tell those near zero from zero no more.
     """
     found = []
-    for value in editor.graph.initializers.values():
-        values, uses = constant_of(value), value.uses()
-        if values is None or values.ndim != 2 or values.dtype != np.float32 or not uses:
-            continue
-        if all(is_a(node, "Gather") and at == 0 and _axis(node) == 0 for node, at in uses) and all(
-            row_shape_of(node.inputs[1]) is not None and not _reaches_logarithm(node) for node, _ in uses
+    for value, values in looked_up(editor):
+        if values.dtype == np.float32 and all(
+            row_shape_of(node.inputs[1]) is not None and not _reaches_logarithm(node)
+            for node in value.consumers()
         ):
             gathers = [node for node in editor.nodes("Gather") if node.inputs[0] is value]
             found.append(_table(value, values, gathers))
@@ -139,7 +138,3 @@ def _reaches_logarithm(node: ir.Node) -> bool:
                 found.add(reader)
                 waiting.append(reader)
     return False
-
-
-def _axis(gather: ir.Node) -> int:
-    return int(attributes_of(gather, {"axis": 0})["axis"])

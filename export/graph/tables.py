@@ -5,9 +5,11 @@ It knows operators and neither models nor bundles.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import onnx_ir as ir
 
-from export.graph.editing import GraphEditor, attributes_of, constant_of, is_a
+from export.graph.editing import Array, GraphEditor, constant_of, is_row_lookup
 from export.graph.onnx import serialize
 
 SMALLEST_TABLE = 1 << 14  # bytes; a smaller table is not worth an input
@@ -41,15 +43,15 @@ def make_input(editor: GraphEditor, table: ir.Value) -> None:
     editor.graph.inputs.append(as_input)
 
 
-def _tables(editor: GraphEditor) -> list[ir.Value]:
-    found = []
+def looked_up(editor: GraphEditor) -> Iterator[tuple[ir.Value, Array]]:
+    """The initializers of two axes that are only used for row lookups, with their numbers."""
     for value in editor.graph.initializers.values():
         values, uses = constant_of(value), value.uses()
-        if values is None or values.ndim != 2 or values.nbytes < SMALLEST_TABLE or not uses:
+        if values is None or values.ndim != 2 or not uses:
             continue
-        if all(
-            is_a(node, "Gather") and position == 0 and int(attributes_of(node, {"axis": 0})["axis"]) == 0
-            for node, position in uses
-        ):
-            found.append(value)
-    return found
+        if all(is_row_lookup(node, at) for node, at in uses):
+            yield value, values
+
+
+def _tables(editor: GraphEditor) -> list[ir.Value]:
+    return [value for value, values in looked_up(editor) if values.nbytes >= SMALLEST_TABLE]

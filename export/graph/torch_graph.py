@@ -25,16 +25,14 @@ from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
 from export.errors import ExportError
-from export.graph.int8_layers import WEIGHT_LIMIT
+from export.graph.int8_layers import ACTIVATION_LIMIT, LARGEST_BIAS, WEIGHT_LIMIT
 from export.graph.onnx import serialize
 from export.graph.row_codes import CODE_LIMIT, ZERO_POINT
 from export.graph.torch_operators import OPERATORS
 from export.graph.unrounded import Unrounded
 
-LARGEST_BYTE = 255
 # Biases are trained in units of the product of a large weight and a large input, as weights in their limit.
 BIAS_UNIT = WEIGHT_LIMIT * 128
-LARGEST_BIAS = 2.0**30
 
 
 @dataclass(frozen=True)
@@ -253,9 +251,9 @@ def _quantized(value: Value, step: Tensor, zero_point: Tensor, *, is_joined: boo
     """Codes of a value; `is_joined` where nothing else reads it."""
     low = -float(zero_point)
     if isinstance(value, Scaled) and is_joined:
-        return _rounded(value.numbers.float() * (value.scale / step), low, LARGEST_BYTE + low) - low
+        return _rounded(value.numbers.float() * (value.scale / step), low, ACTIVATION_LIMIT + low) - low
     floats = value.floats() if isinstance(value, Scaled) else value
-    return _rounded(floats / step, low, LARGEST_BYTE + low) - low
+    return _rounded(floats / step, low, ACTIVATION_LIMIT + low) - low
 
 
 def _sums(inputs: list[Any], *, exact: bool) -> Scaled:

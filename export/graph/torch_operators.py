@@ -118,12 +118,11 @@ def _plain(function: Callable[..., Tensor]) -> Operator:
     return lambda _, *inputs: function(*inputs)
 
 
+# As PyTorch has them, by the same names.
+_SAME = "Abs Add Atan Cos Exp Greater IsNaN Less Log Mul Neg Relu Sigmoid Sin Sub Tanh"
+
 OPERATORS: Mapping[str, Operator] = {
-    **{
-        name: _plain(getattr(torch, name.lower()))
-        for name in ("Abs", "Add", "Atan", "Cos", "Exp", "Less", "Log", "Mul", "Neg", "Relu", "Sigmoid")
-    },
-    **{name: _plain(getattr(torch, name.lower())) for name in ("Greater", "IsNaN", "Sin", "Sub", "Tanh")},
+    **{name: _plain(getattr(torch, name.lower())) for name in _SAME.split()},
     "BitShift": _bit_shift,
     "BitwiseAnd": _plain(torch.bitwise_and),
     "Cast": _cast,

@@ -124,7 +124,7 @@ def _parts(
     graphs = {variant: one.graph for variant, one in shipped.items()}
     shared_graphs = {v: one.shared for v, one in described.items() if one.shared is not None}
     for variant, graph in (*graphs.items(), *shared_graphs.items()):
-        depends = described[variant].graph.depends_on_batch is True
+        depends = described[variant].graph.is_batch_dependent
         check_graph(graph, f"graph of {variant}", depends_on_batch=depends)
     contents = Contents(
         schema=schema,

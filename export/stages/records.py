@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
 from export.data.growth import Changes
 from export.report.findings import EvaluationPoint, FieldSummary, SegmentGain
 from export.stages.calibration_methods import METHODS
-from export.stages.plan import ZeroRows
+from export.stages.plan import Quantization, ZeroRows
 from export.stages.taught import Taught, Untaught
 from export.train.config import TrainConfig
 from service.bundle.manifest import EmbeddingRows, Parity
@@ -157,17 +157,20 @@ class Graphs(msgspec.Struct, frozen=True):
     steps: tuple[Parity, ...] = ()
     losses: tuple[str, ...] = ()
     by: str = ""  # of a choice that no option made
-    quantization: Literal["static", "qat", "dynamic"] = "static"
+    quantization: Quantization = "static"
     qat: QatRecord | None = None
     embedding: EmbeddingRows | None = None
     zero_rows: ZeroRows = "merge"
 
     @property
-    def made_as(self) -> Literal["static", "qat", "dynamic"]:
+    def made_as(self) -> Quantization:
         """How the INT8 graphs that there are were made: static too, where training on made none better."""
-        if self.quantization == "qat" and not (self.qat is not None and self.qat.better):
-            return "static"
-        return self.quantization if "dynamic" in self.graphs or self.quantization != "dynamic" else "static"
+        is_made = {
+            "static": True,
+            "qat": self.qat is not None and self.qat.better,
+            "dynamic": "dynamic" in self.graphs,
+        }
+        return self.quantization if is_made[self.quantization] else "static"
 
 
 class Calibrated(msgspec.Struct, frozen=True):

@@ -65,7 +65,7 @@ def describe_graphs(variants: Mapping[str, Variant], part: Part, *, say: Say = p
 
 def _described(variant: Variant, part: Part, say: Say) -> Described:
     graph = describe(variant.graph, graph_name(variant.name), variant.name, tables_in(variant.graph))
-    if graph.depends_on_batch is True:  # a graph of other batches would have other logits
+    if graph.is_batch_dependent:  # a graph of other batches would have other logits
         return Described(graph)
     is_context = context_columns(variant.schema)
     ids = variant.ids(np.array(part.ids[: max(CHECKED_ROWS, *CANDIDATES)]))

@@ -25,7 +25,7 @@ from service.errors import BadConfiguration
 from service.feedback.tokens import Source
 from service.quality import PRIOR
 from service.scoring.golden import replay_golden
-from service.scoring.predictor import Predictor, choose_variant, depends_on_batch
+from service.scoring.predictor import Predictor, choose_variant
 from service.scoring.prior import prior_of
 from service.settings import Settings
 
@@ -67,7 +67,7 @@ def read_arms(
                 found = "another bundle than a moment ago"
                 raise BundleError(spec.folder, "the bundle that was tried", found, "reload once more")
             variant = choose_variant(bundle, settings.variant)
-            if depends_on_batch(bundle.manifest, variant):
+            if bundle.manifest.graphs[variant].is_batch_dependent:
                 logger.warning(
                     "arm %s serves %s of %s, as asked for: a row's pCTR depends on the other rows of its "
                     "batch, those of other requests among them",

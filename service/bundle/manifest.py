@@ -92,6 +92,11 @@ class Graph(_Record, frozen=True):
     shared_context: SharedContext | None = None
     depends_on_batch: Literal[True] | UnsetType = UNSET
 
+    @property
+    def is_batch_dependent(self) -> bool:
+        """`depends_on_batch`, absent or not."""
+        return self.depends_on_batch is True
+
 
 class ModelInfo(_Record, frozen=True):
     """The trained model and its size."""
@@ -303,7 +308,7 @@ class Manifest(Description, frozen=True, kw_only=True):
             _invalid(
                 "serving_variant", f"one of {', '.join(self.graphs) or 'the graphs'}", self.serving_variant
             )
-        if self.graphs[self.serving_variant].depends_on_batch is True:
+        if self.graphs[self.serving_variant].is_batch_dependent:
             _invalid("serving_variant", "one whose rows do not depend on their batch", self.serving_variant)
         if self.serving_variant in self.kept_out:
             _invalid("serving_variant", "none that is kept out", self.serving_variant)

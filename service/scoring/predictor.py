@@ -52,7 +52,7 @@ class Predictor:
         self.manifest: Manifest = bundle.manifest
         self.folder: Path = bundle.folder
         self.variant = choose_variant(bundle, settings.variant)
-        self.depends_on_batch = depends_on_batch(bundle.manifest, self.variant)
+        self.depends_on_batch = bundle.manifest.graphs[self.variant].is_batch_dependent
         self.encoder: Encoder = bundle.encoder
         self.graphs = Graphs(
             bundle, self.variant, settings.device, shares_context=settings.shared_context == "on"
@@ -287,11 +287,6 @@ def _note_run(requests: Sequence[RequestRows], rows: int, started: float, inferr
             trace.mark(QUEUE, started)
             trace.mark(INFERENCE, inferred, rows)
             trace.mark(CALIBRATION, calibrated)
-
-
-def depends_on_batch(manifest: Manifest, variant: str) -> bool:
-    """Whether a row's pCTR by this variant depends on the rows that are scored with it."""
-    return manifest.graphs[variant].depends_on_batch is True
 
 
 def choose_variant(bundle: Bundle, wanted: str) -> str:

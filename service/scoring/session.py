@@ -68,7 +68,7 @@ class Session:
         io_binding: bool | None = None,
     ) -> None:
         file, inputs = description.file, description.inputs
-        depends_on_batch = isinstance(description, Graph) and description.depends_on_batch is True
+        depends_on_batch = isinstance(description, Graph) and description.is_batch_dependent
         check_graph(graph, file, depends_on_batch=depends_on_batch)
         self._file = file
         given = {tensor.name for tensor in inputs}
