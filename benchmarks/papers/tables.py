@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from benchmarks.papers.cells import Figures, Paper, Table
 from benchmarks.papers.judge import Estimate, Row
 from benchmarks.papers.running import Run
+from export.report.text_table import markdown_row
 
 HOW_TO_READ = (
     "AUC and LogLoss are means of the seeds on the test part (± their standard deviation), LogLoss after a "
@@ -197,8 +198,7 @@ def log_line(run: Run, table: Table) -> str:
 
 def as_markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Lines of a Markdown table."""
-    lines = [head, [":--", *["--:"] * (len(head) - 1)], *rows]
-    return [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines]
+    return [markdown_row(line) for line in (head, [":--", *["--:"] * (len(head) - 1)], *rows)]
 
 
 def _with_seeds(one: Estimate | None) -> str:
