@@ -215,7 +215,7 @@ def _fitted_pctr(logits: dict[str, Floats], log: EncodedLog) -> NDArray[np.float
     """pCTRs of the test part, after a line that is fitted to the calibration part."""
     labels = np.asarray(log.parts["calibration"].labels)
     line = fit_platt(logits["calibration"].astype(np.float64), labels)
-    return sigmoid(line.slope * logits["test"].astype(np.float64) + line.intercept)
+    return sigmoid(line.logits(logits["test"]))
 
 
 def variant_of(build: Build, variants: dict[str, Variant]) -> str:
