@@ -28,6 +28,7 @@ from statistics import median
 import uvloop
 
 from benchmarks.command import Command, print_table
+from benchmarks.request import Sink
 from loadtest.reports import abilities
 from loadtest.reports.abilities import ABILITIES, ALL, OFF, arguments_of, make_folder
 from loadtest.traffic.bid_requests import BidRequestMaker, read_samples
@@ -48,44 +49,17 @@ ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 Figures = dict[str, dict[int, list[float]]]
 
 
-class Client:
-    """Transports of connections that count answers; the first one that is no success is kept."""
-
-    def __init__(self) -> None:
-        self.answers = 0
-        self.refusal = b""
-
-    def write(self, data: bytes) -> None:
-        """Count one answer."""
-        if not data.startswith(b"HTTP/1.1 200"):
-            self.refusal = data
-        self.answers += 1
-
-    def is_closing(self) -> bool:
-        """Return False: it never closes."""
-        return False
-
-    def close(self) -> None:
-        """Do nothing."""
-
-    def abort(self) -> None:
-        """Do nothing."""
-
-    def get_extra_info(self, _: str) -> None:
-        """Do nothing."""
-
-
 class Bench:
     """A service that serves, and connections to it."""
 
     def __init__(self, app: Bidlight, connections: int) -> None:
-        self.app, self._client = app, Client()
+        self.app, self._sink = app, Sink()
         config, state = server_config(app.settings, app), ServerState()
         config.load()
         state.default_headers = [(b"date", b"Thu, 01 Jan 1970 00:00:00 GMT")]
         self._connections = [HttpConnection(config, state, {}) for _ in range(connections)]
         for connection in self._connections:
-            connection.connection_made(self._client)  # type: ignore[arg-type]
+            connection.connection_made(self._sink)  # type: ignore[arg-type]
         self.requests = 0
 
     def close(self) -> None:
@@ -95,19 +69,19 @@ class Bench:
 
     async def microseconds(self, messages: Sequence[bytes]) -> float:
         """This thread's time a request for a while. Raises RuntimeError for a refusal."""
-        client, started, before = self._client, time.thread_time(), self.requests
+        sink, started, before = self._sink, time.thread_time(), self.requests
         took = 0.0
         while took < TIMING_SECONDS:
             for connection in self._connections:
                 connection.data_received(messages[self.requests % len(messages)])
                 self.requests += 1
-            while client.answers < self.requests:
+            while sink.answers < self.requests:
                 await asyncio.sleep(0)
             for _ in range(IDLE_TURNS):
                 await asyncio.sleep(0)
             took = time.thread_time() - started
-        if client.refusal:
-            raise RuntimeError(f"an answer must be a 200 (got {client.refusal!r})")
+        if sink.refusal:
+            raise RuntimeError(f"an answer must be a 200 (got {sink.refusal!r})")
         return took / (self.requests - before) * 1e6
 
     @contextmanager

@@ -195,7 +195,7 @@ class Bench:
     def _judged(self, network: nn.Module, model: str, way: str, seed: int) -> Cell:
         fitted, test = self.log.parts["calibration"], self.log.parts["test"]
         line = fit_platt(predict_logits(network, fitted.ids).astype(np.float64), np.asarray(fitted.labels))
-        pctr = sigmoid(line.slope * predict_logits(network, test.ids).astype(np.float64) + line.intercept)
+        pctr = sigmoid(line.logits(predict_logits(network, test.ids)))
         np.save(self._kept(model, way, seed), pctr.astype(np.float32))
         return Cell(
             model=model,

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from onnxruntime import InferenceSession
 
 from benchmarks.command import Command, machine, print_table
-from benchmarks.synthetic import check_same_options, make_log, train_dense
+from benchmarks.synthetic import check_same_options, float_graph, make_log
 from export.data.encoded import EncodedLog, open_log
 from export.data.synthetic import SyntheticConfig
 from export.graph.quantize import quantize_dynamic, quantize_int8
@@ -46,8 +46,6 @@ from export.graph.runtime import (
 from export.judge.metrics import auc, sigmoid
 from export.stages.plan import Plan
 from export.stages.quantize import spread_rows
-from export.stages.to_onnx import to_onnx
-from export.stages.variants import DENSE, graph_name
 from export.stages.work import Work
 from export.train.choices import TrainChoice
 
@@ -96,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with Work(options.work / "export").held(new=True) as work:
         make_log(work, SyntheticConfig(rows=options.rows, seed=options.seed, features=options.features))
         choice = TrainChoice(epochs=options.epochs, threads=1)
-        graphs = {model: _graph(work, model, choice) for model in options.models}
+        graphs = {model: float_graph(work, model, choice) for model in options.models}
         log = open_log(work.path("log"))
     points = [point for model, graph in graphs.items() for point in measure(model, graph, log, options)]
     print(f"{options.rows:,} rows, tested on {len(log.parts['test']):,}; {machine()}")
@@ -111,16 +109,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         companies=options.companies,
         points=[asdict(point) for point in points],
     )
-
-
-def _graph(work: Work, model: str, choice: TrainChoice) -> bytes:
-    """The float32 graph of a trained model, kept beside the work folder."""
-    file = work.folder.with_name(f"{model}.onnx")
-    if not file.exists():
-        train_dense(work, model, choice)
-        to_onnx(work)
-        file.write_bytes(work.path(graph_name(DENSE)).read_bytes())
-    return file.read_bytes()
 
 
 def measure(model: str, graph: bytes, log: EncodedLog, options: Namespace) -> Iterator[Point]:

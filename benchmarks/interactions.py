@@ -93,9 +93,7 @@ def _table(figures: Mapping[str, Mapping[str, float]], sizes: Mapping[str, int])
     for name, by_batch in figures.items():
         dense = name.replace(" pruned ", " dense ")
         cells = [
-            f"{cell}"
-            for batch in BATCHES
-            for cell in _beside(figures[dense][str(batch)], by_batch[str(batch)])
+            cell for batch in BATCHES for cell in _beside(figures[dense][str(batch)], by_batch[str(batch)])
         ]
         rows.append([name, *cells, f"{sizes[name]:,}", f"{sizes[dense] / sizes[name]:.1f}x"])
     return rows

@@ -156,7 +156,7 @@ def _scored(variant: Variant, log: EncodedLog, *, kept: bool = True) -> Made:
     calibration = variant.score(log.parts["calibration"]).astype(np.float64)
     line = fit_platt(calibration, np.asarray(log.parts["calibration"].labels))
     logits = variant.score(log.parts["test"])
-    return Made(logits, sigmoid(line.slope * logits.astype(np.float64) + line.intercept), kept)
+    return Made(logits, sigmoid(line.logits(logits)), kept)
 
 
 def _points(model: str, seeds: Sequence[dict[str, Made]], labels: NDArray[Any]) -> list[Point]:

@@ -12,7 +12,9 @@ from export.data.synthetic import SyntheticConfig
 from export.data.synthetic_file import write_synthetic_log
 from export.stages.fit_schema import fit_schema
 from export.stages.plan import LogPlan
+from export.stages.to_onnx import to_onnx
 from export.stages.train import train
+from export.stages.variants import DENSE, graph_name
 from export.stages.work import Work
 from export.train.choices import TrainChoice
 
@@ -43,3 +45,13 @@ def train_dense(
     """WORK/log -> WORK/dense.pt."""
     part = open_log(work.path("log")).parts["train"]
     train(work, model, hyperparameters or {}, choice.config(len(part), part.clicks, model=model))
+
+
+def float_graph(work: Work, model: str, choice: TrainChoice) -> bytes:
+    """The float32 graph of a model trained on WORK/log, kept beside the work folder."""
+    file = work.folder.with_name(f"{model}.onnx")
+    if not file.exists():
+        train_dense(work, model, choice)
+        to_onnx(work)
+        file.write_bytes(work.path(graph_name(DENSE)).read_bytes())
+    return file.read_bytes()

@@ -33,6 +33,7 @@ from benchmarks.budgets.tables import as_markdown
 from benchmarks.budgets.trials import Zoo
 from benchmarks.command import Command, machine
 from export.budgets.plan import BudgetPlan
+from export.cli.values import widths
 from export.compare.compare import chosen_models, contenders_of
 from export.compare.overrides import read_overrides
 from export.compare.plan import ComparePlan
@@ -143,13 +144,6 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(one for one in text.split(",") if one and one != "none")
 
 
-def _widths(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(one) for one in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be whole numbers and commas (got {text!r})") from None
-
-
 def _by_us(text: str) -> list[Budget]:
     return [Budget(microseconds=positive(one)) for one in text.split(",")]
 
@@ -184,7 +178,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--minutes", type=positive, metavar="N", help="how long it may take [until --trials]")
     command.number("--candidates", 100, "of the request that is timed")
     command.number("--dim", 8, "of an embedding")
-    add("--hidden-units", type=_widths, default=(128, 64), metavar="N,..", help="[128,64]")
+    add("--hidden-units", type=widths, default=(128, 64), metavar="N,..", help="[128,64]")
     add("--epochs", type=int, metavar="N", help="of training at most [fitted to the model]")
     for name in ("prune", "finetune"):
         default = getattr(PruneChoice, f"{name}_epochs")

@@ -47,8 +47,9 @@ def entries_of(tried: Sequence[Tried], log: EncodedLog, candidates: int) -> list
             parameters=trial.form.parameters,
         )
         for one in tried
+        for front in (front_of(one.trials),)
         for trial in one.trials
-        if trial.form is not None and trial.number in front_of(one.trials)
+        if trial.form is not None and trial.number in front
     ]
 
 
@@ -58,17 +59,16 @@ def best_for(
     """The best entry for each budget that any keeps, the first budget being none; judged on the test part."""
     chosen = [(budget, best_of(entries, budget)) for budget in budgets]
     kept = [(budget, entry) for budget, entry in chosen if entry is not None]
-    distinct = list(dict.fromkeys((entry.model, entry.trial) for _, entry in kept))
-    by_entry = {(entry.model, entry.trial): entry for _, entry in kept}
+    distinct = {(entry.model, entry.trial): entry for _, entry in kept}
     test, folders = log.parts["test"], {one.model: one.folder for one in tried}
     scores = []
-    for model, trial in distinct:
+    for (model, trial), entry in distinct.items():
         variants = read_variants(Work(trial_folder(folders[model], trial)), log.schema)
-        scores.append(variants[by_entry[model, trial].graph].score(test))
+        scores.append(variants[entry.graph].score(test))
     aucs = dict(
         zip(distinct, resampled_aucs(np.asarray(test.labels), scores, resamples=RESAMPLES), strict=True)
     )
-    free = aucs[distinct[0]]
+    free = aucs[next(iter(distinct))]
     return [_best(budget, entry, aucs, free) for budget, entry in kept]
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from benchmarks.budgets.records import Budget, Table
+from export.report.text_table import markdown_row
 
 HEAD = ("budget", "model", "recipe", "AUC, 95 %", "to the best of all", "us", "bytes", "graph", "within")
 
@@ -77,13 +76,10 @@ def legend(table: Table) -> str:
 
 def as_markdown(table: Table) -> str:
     """A headline, a row a budget, what the columns mean, and what failed."""
-    lines = [headline(table), "", line(HEAD), line([":--"] * 3 + ["--:"] * 4 + [":--", "--:"])]
-    lines += [line([budget, f"`{model}`", *rest]) for budget, model, *rest in rows(table)]
+    rule = markdown_row([":--"] * 3 + ["--:"] * 4 + [":--", "--:"])
+    lines = [headline(table), "", markdown_row(HEAD), rule]
+    lines += [markdown_row([budget, f"`{model}`", *rest]) for budget, model, *rest in rows(table)]
     lines += ["", legend(table)]
     if table.failures:
         lines += ["", *(f"- {one.model} failed: {one.reason}" for one in table.failures)]
     return "\n".join(lines) + "\n"
-
-
-def line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"

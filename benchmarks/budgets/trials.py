@@ -17,7 +17,7 @@ from benchmarks.budgets.records import Budget, Failed
 from export.budgets.kept import forget_other_models, keep, kept_trials, trials_folder
 from export.budgets.plan import BudgetPlan
 from export.budgets.records import Limits, Trial
-from export.budgets.search import next_trial, opened
+from export.budgets.search import limits_of, next_trial, opened
 from export.budgets.students import Lessons
 from export.budgets.subject import Subject
 from export.budgets.tables import trial_line
@@ -110,14 +110,13 @@ class Zoo:
         done = kept_trials(folder)
         if len(done) >= number:
             return ""
-        limits = Limits(microseconds=plan.budget_us, bytes=plan.budget_bytes)
         try:
             workshop = opened(subject, plan, folder, self.lessons if self.students else None, say=silent)
         except ExportError as error:
             failed.append(Failed(model=model, reason=" ".join(str(error).split())))
             del works[model]
             return f"{model}: failed: {failed[-1].reason}"
-        trial = next_trial(workshop, folder, done, limits)
+        trial = next_trial(workshop, folder, done, limits_of(plan))
         keep(folder, [*done, trial])
         return f"{model}, {trial_line(trial, None, Limits(), self.trials)}"
 

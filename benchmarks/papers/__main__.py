@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import torch
 
 from benchmarks.command import Command, machine, print_table
 from benchmarks.papers import apg, deeplight, dynint, xsdeepfwfm
@@ -42,8 +43,6 @@ PAPERS: dict[str, Paper] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the tables; the exit status."""
-    import torch
-
     command = _command()
     given = command.parse_args(arguments)
     options = _options(command, given)
@@ -96,7 +95,7 @@ def _write(run: Run, words: str, *, with_times: bool) -> list[Shown]:
 
 def _shown(run: Run, table: Table, with_times: bool) -> Shown:
     paper = run.options.paper
-    differs = differences(run, paper, table)
+    differs = differences(run, table)
     if table.name in paper.steps:
         steps = step_rows(run.options.out / "steps", _tell) if with_times else ()
         return Shown(table=table, log="No log is needed", rows=(), differs=table.differs, steps=steps)

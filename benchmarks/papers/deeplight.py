@@ -7,6 +7,7 @@ Ad Serving", WSDM 2021. Structures are those of section 5.1.4. The dense rows of
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 from benchmarks.papers.cells import Build, Cell, Figures, Paper, Table
@@ -113,17 +114,11 @@ def _model(log: str, model: str = "deep_fwfm", **other: Any) -> Build:
 
 
 def _pruned(log: str, structure: str, model: str = "deep_fwfm", quantization: Any = "") -> Build:
-    dense = _model(log, model)
-    return Build(
-        model=model,
-        hyperparameters=dense.hyperparameters,
-        rates=rates_of(structure),
-        quantization=quantization,
-    )
+    return replace(_model(log, model), rates=rates_of(structure), quantization=quantization)
 
 
 def _twin(log: str, model: str = "deep_fwfm") -> Build:
-    return Build(model=model, hyperparameters=_model(log, model).hyperparameters, trained_on=True)
+    return replace(_model(log, model), trained_on=True)
 
 
 def _sparse_against_small(log: str) -> list[Cell]:

@@ -6,6 +6,7 @@ DLP-KDD 2022. Embeddings have 16 numbers (section 4.1.4).
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.papers.cells import Build, Cell, Figures, Paper, Table
@@ -137,18 +138,20 @@ def _table_2() -> tuple[Cell, ...]:
     return tuple(found)
 
 
+def _at(table: Mapping[str, tuple[Sequence[float], Sequence[float]]], place: int) -> dict[str, Figures]:
+    """The figures at a place of Table 3 or 4, by log."""
+    return {log: Figures(auc=aucs[place], logloss=losses[place]) for log, (aucs, losses) in table.items()}
+
+
 def _by_layers() -> tuple[Cell, ...]:
     found = []
     for place, layers in enumerate(LAYERS):
         builds = tuple(_model(name, layers=layers, sub_spaces=1) for name in DYNAMIC)
-        paper = {
-            log: Figures(auc=aucs[place], logloss=losses[place]) for log, (aucs, losses) in TABLE_3.items()
-        }
         found.append(
             Cell(
                 row=f"{layers} layers",
                 builds=builds if layers else (_model("lr"),),
-                paper=paper,
+                paper=_at(TABLE_3, place),
                 against=f"{LAYERS[place - 1]} layers" if layers else "",
                 note="" if layers else "lr, which the paper calls equivalent",
             )
@@ -159,14 +162,11 @@ def _by_layers() -> tuple[Cell, ...]:
 def _by_sub_spaces() -> tuple[Cell, ...]:
     found = []
     for place, spaces in enumerate(SUB_SPACES):
-        paper = {
-            log: Figures(auc=aucs[place], logloss=losses[place]) for log, (aucs, losses) in TABLE_4.items()
-        }
         found.append(
             Cell(
                 row=f"{spaces} sub-spaces",
                 builds=tuple(_model(name, layers=3, sub_spaces=spaces) for name in DYNAMIC),
-                paper=paper,
+                paper=_at(TABLE_4, place),
                 against="" if place == 0 else f"{SUB_SPACES[place - 1]} sub-spaces",
             )
         )

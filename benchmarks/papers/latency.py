@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks.papers.cells import Cell, Table
 from benchmarks.papers.make import Maker
@@ -17,7 +16,7 @@ from benchmarks.papers.results import Job, Result
 from benchmarks.papers.running import Run
 from export.data.encoded import EncodedLog
 from export.errors import ExportError
-from export.graph.runtime import Scorer, graph_scorer, microseconds_a_row, torch_scorer
+from export.graph.runtime import Scorer, graph_scorer, microseconds_a_row, of_own_rows, torch_scorer
 from export.report.machine import machine
 from export.stages.dense_twin import dense_checkpoint
 from export.stages.work import hash_of
@@ -26,7 +25,6 @@ from service.bundle.folders import replacing
 from service.bundle.json_files import encode_json
 
 TORCH = ", PyTorch"
-Ids = NDArray[np.int32]
 Times = Mapping[str, Mapping[str, float]]
 
 
@@ -72,15 +70,9 @@ def _scorers(
 ) -> dict[str, Scorer]:
     variant = maker.graph(job)
     ids = variant.ids(np.array(log.parts["test"].ids[: max(batches)]))
-    found: dict[str, Scorer] = {cell.row: _of_own_rows(graph_scorer(variant.graph), ids, batches)}
+    found: dict[str, Scorer] = {cell.row: of_own_rows(graph_scorer(variant.graph), ids, batches)}
     if not job.build.rates and not job.build.quantization:
         work = maker.cabinet.work(job)
         network = load_checkpoint(dense_checkpoint(work), log.schema).model
-        found[f"{cell.row}{TORCH}"] = _of_own_rows(torch_scorer(network), ids, batches)
+        found[f"{cell.row}{TORCH}"] = of_own_rows(torch_scorer(network), ids, batches)
     return found
-
-
-def _of_own_rows(score: Scorer, ids: Ids, batches: Sequence[int]) -> Scorer:
-    """A scorer of as many of its own rows as it is given of any graph's."""
-    own = {rows: np.ascontiguousarray(np.resize(ids, (rows, ids.shape[1]))) for rows in batches}
-    return lambda given: score(own[len(given)])

@@ -6,17 +6,16 @@ It encodes a log once and keeps it; what is trained on it is not known here.
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-import numpy as np
 import polars as pl
 
 from benchmarks.papers.twitter import TARGETS
 from benchmarks.papers.twitter_rows import write_rows
 from export.data.log_schema import load_log_schema
+from export.data.samples import sample_positions
+from export.data.text_rows import open_log_file
 from export.errors import ExportError
 from export.stages.fit_schema import kept_log
 from export.stages.plan import LogPlan
@@ -77,10 +76,10 @@ def thinned(data: Path, has_header: bool, rows: int, folder: Path) -> Path:
         out = out.with_name(out.name.removesuffix(".parquet") + ".parquet")
         return out if out.exists() else _thinned_parquet(pattern, rows, out)
     if not out.exists():
-        with _lines(data) as lines:
+        with open_log_file(data) as lines:
             count = sum(1 for _ in lines) - has_header
-        kept = set(_spaced(count, rows).tolist())
-        with _lines(data) as lines, replacing(out) as incoming, _open(incoming, out, "wb") as file:
+        kept = set(sample_positions(count, rows).tolist())
+        with open_log_file(data) as lines, replacing(out) as incoming, _written(incoming, out) as file:
             for number, line in enumerate(lines, -int(has_header)):
                 if number < 0 or number in kept:
                     file.write(line)
@@ -92,7 +91,7 @@ def _thinned_parquet(pattern: Path, rows: int, out: Path) -> Path:
         log = pl.scan_parquet(pattern)
         count = log.select(pl.len()).collect().item()
         place = pl.col("__place")
-        kept = log.with_row_index("__place").filter(place.is_in(_spaced(count, rows).tolist()))
+        kept = log.with_row_index("__place").filter(place.is_in(sample_positions(count, rows).tolist()))
         with replacing(out) as incoming:
             kept.drop("__place").collect().write_parquet(incoming)
     except (OSError, pl.exceptions.PolarsError) as error:
@@ -102,17 +101,8 @@ def _thinned_parquet(pattern: Path, rows: int, out: Path) -> Path:
     return out
 
 
-def _spaced(count: int, rows: int) -> np.ndarray:
-    return np.linspace(0, count - 1, min(rows, count)).astype(np.int64)
-
-
-@contextmanager
-def _lines(path: Path) -> Iterator[IO[bytes]]:
-    with _open(path, path, "rb") as file:
-        yield file
-
-
-def _open(path: Path, named: Path, mode: str) -> IO[bytes]:
+def _written(path: Path, named: Path) -> IO[bytes]:
+    """A new file, packed where its later name says so."""
     if named.suffix == ".gz":
-        return gzip.open(path, mode)  # type: ignore[return-value]
-    return path.open(mode)
+        return gzip.open(path, "wb")  # type: ignore[return-value]
+    return path.open("wb")

@@ -7,12 +7,10 @@ teacher. It knows no table and no paper.
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import time
 import traceback
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -22,6 +20,7 @@ from numpy.typing import NDArray
 from benchmarks.papers.cells import Build
 from benchmarks.papers.results import PCTR, Cabinet, Job, Refused, Result
 from benchmarks.papers.settle import CannotRun, embedding_of, parameters_of, recipe_of
+from export.budgets.subject import link
 from export.compress.choice import PruneChoice
 from export.data.encoded import EncodedLog, open_log
 from export.errors import ExportError
@@ -86,7 +85,7 @@ class Maker:
         else:
             parent = self._needed(job.of(build.trained))
             for name in TRAINED:
-                _link(work.folder / name, self.cabinet.work(parent).folder / name)
+                link(work.folder / name, self.cabinet.work(parent).folder / name)
         pruned, note = _shrink(work, build, log)
         size, logits = _graph_logits(work, build, log) if build.quantization else _torch_logits(work, log)
         np.save(work.folder / PCTR, (pctr := _fitted_pctr(logits, log)))
@@ -133,7 +132,7 @@ class Maker:
         shutil.rmtree(work.folder, ignore_errors=True)
         work.claim()
         for name in ("log", "fit-schema.json"):
-            _link(work.folder / name, log_work.folder / name)
+            link(work.folder / name, log_work.folder / name)
         return work
 
     def _train(self, job: Job, work: Work, log: EncodedLog) -> None:
@@ -216,7 +215,7 @@ def _fitted_pctr(logits: dict[str, Floats], log: EncodedLog) -> NDArray[np.float
     """pCTRs of the test part, after a line that is fitted to the calibration part."""
     labels = np.asarray(log.parts["calibration"].labels)
     line = fit_platt(logits["calibration"].astype(np.float64), labels)
-    return sigmoid(line.slope * logits["test"].astype(np.float64) + line.intercept)
+    return sigmoid(line.logits(logits["test"]))
 
 
 def variant_of(build: Build, variants: dict[str, Variant]) -> str:
@@ -234,8 +233,3 @@ def _plain(build: Build) -> dict[str, Any]:
     plain, default = asdict(build), asdict(Build(model=build.model))
     found = {name: value for name, value in plain.items() if value != default[name] or name == "model"}
     return msgspec.json.decode(msgspec.json.encode(found), type=dict[str, Any])
-
-
-def _link(path: Path, target: Path) -> None:
-    """A relative link, so that the cabinet may be moved."""
-    path.symlink_to(os.path.relpath(target.resolve(), path.parent.resolve()))

@@ -95,6 +95,12 @@ def _named(value: Any, named: Mapping[str, str]) -> Any:
     return value
 
 
+def names_fields(build: Build) -> bool:
+    """Whether something stands in it for fields of the log."""
+    nobody = dict.fromkeys((USER, ITEM, CONTEXT, FEW), "")
+    return any(_named(value, nobody) != value for value in build.hyperparameters.values())
+
+
 def embedding_of(build: Build) -> EmbeddingChoice:
     """How the build keeps its embeddings."""
     if build.embedding == "full":

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.papers.cells import Figures, Paper, Table
+from benchmarks.papers.cells import Figures, Table
 from benchmarks.papers.judge import Estimate, Row
 from benchmarks.papers.running import Run
+from benchmarks.papers.settle import names_fields
+from export.report.text_table import markdown_row
 
 HOW_TO_READ = (
     "AUC and LogLoss are means of the seeds on the test part (± their standard deviation), LogLoss after a "
@@ -154,7 +156,7 @@ def _ratios(table: Table, base: dict[str, float], mine: dict[str, float]) -> str
     return " / ".join(f"{base[str(batch)] / mine[str(batch)]:.1f}x" for batch in batches)
 
 
-def differences(run: Run, paper: Paper, table: Table) -> list[str]:
+def differences(run: Run, table: Table) -> list[str]:
     """What is not as in the paper: the log, the training, and what the table itself says."""
     options = run.options
     found = []
@@ -171,9 +173,9 @@ def differences(run: Run, paper: Paper, table: Table) -> list[str]:
         )
     if options.epochs is not None:
         found.append(f"no model is trained for more than {options.epochs} epochs")
-    if table.name in ("6", "8", "9") and paper.name == "apg":
+    if any(names_fields(build) for cell in table.cells for build in cell.builds):
         found.append(f"fields here: {run.grounds[''].fields}")
-    return [*found, *paper.differs, *table.differs]
+    return [*found, *options.paper.differs, *table.differs]
 
 
 def log_line(run: Run, table: Table) -> str:
@@ -197,8 +199,7 @@ def log_line(run: Run, table: Table) -> str:
 
 def as_markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Lines of a Markdown table."""
-    lines = [head, [":--", *["--:"] * (len(head) - 1)], *rows]
-    return [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines]
+    return [markdown_row(line) for line in (head, [":--", *["--:"] * (len(head) - 1)], *rows)]
 
 
 def _with_seeds(one: Estimate | None) -> str:

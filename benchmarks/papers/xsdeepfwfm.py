@@ -96,7 +96,8 @@ def _quality() -> tuple[Cell, ...]:
 
 
 # LogLoss, AUC, PRAUC, RCE with a teacher, then without; parameters and megabytes.
-OF_STUDENTS: dict[tuple[int, ...], tuple[tuple[float, ...], tuple[float, ...], int, float]] = {
+Quality = tuple[float, float, float, float]
+OF_STUDENTS: dict[tuple[int, ...], tuple[Quality, Quality, int, float]] = {
     (128, 128, 128): ((0.4502, 0.8025, 0.6060, 21.20), (0.4460, 0.8071, 0.6134, 21.93), 12_040_792, 48.189),
     (64, 64, 64): ((0.4502, 0.8024, 0.6058, 21.20), (0.4463, 0.8068, 0.6125, 21.88), 11_990_616, 47.987),
     (32, 32, 32): ((0.4504, 0.8022, 0.6055, 21.16), (0.4471, 0.8060, 0.6111, 21.75), 11_971_672, 47.911),
@@ -105,24 +106,10 @@ OF_STUDENTS: dict[tuple[int, ...], tuple[tuple[float, ...], tuple[float, ...], i
 
 
 def _students() -> tuple[Cell, ...]:
-    found = [
-        Cell(
-            row=WHOLE,
-            builds=(_model(),),
-            paper={CRITEO: OF_WHOLE},
-        )
-    ]
+    found = [_row(WHOLE, _model(), OF_WHOLE)]
     for widths, (taught, alone, parameters, size) in OF_STUDENTS.items():
         name = f"student of {widths[0]}"
-        of_alone = Figures(
-            logloss=alone[0],
-            auc=alone[1],
-            prauc=alone[2],
-            rce=alone[3],
-            parameters=parameters,
-            megabytes=size,
-        )
-        of_taught = replace(of_alone, logloss=taught[0], auc=taught[1], prauc=taught[2], rce=taught[3])
+        of_alone, of_taught = (_figures(*one, parameters, size) for one in (alone, taught))
         found.append(_row(f"{name}, alone", _model(widths), of_alone))
         build = _taught(widths, 0.5, 1.0, 5)
         found.append(_row(f"{name}, taught", build, of_taught, against=f"{name}, alone", rival=WHOLE))
@@ -158,11 +145,7 @@ def _grid() -> tuple[Cell, ...]:
 
 def _ensembles() -> tuple[Cell, ...]:
     return (
-        Cell(
-            row=WHOLE,
-            builds=(_model(),),
-            paper={CRITEO: OF_WHOLE},
-        ),
+        _row(WHOLE, _model(), OF_WHOLE),
         _row("QR 4, dynamic INT8", _qr(4, "dynamic"), _figures(0.4468, 0.8062, 0.6121, 21.80, None, 15.789)),
         _row("QR 4, static INT8", _qr(4, "static"), _figures(0.4468, 0.8061, 0.6120, 21.79, None, 15.777)),
         _row("QR 16, dynamic INT8", _qr(16, "dynamic"), _figures(0.4489, 0.8039, 0.6085, 21.44, None, 7.655)),

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from benchmarks.peers.contender import DEFAULT, TUNED
 from benchmarks.peers.figures import Line, Table
 from export.judge.bootstrap import Delta
+from export.report.text_table import markdown_row
 
 HEAD = (
     "model",
@@ -72,8 +71,3 @@ def marked(gap: Delta, *, less_is_better: bool = False, percent: bool = False) -
     numbers = (gap.delta, gap.low, gap.high)
     delta, low, high = (f"{100 * each:+.2f}" if percent else f"{each:+.4f}" for each in numbers)
     return f"{mark}{delta} ({low}, {high})"
-
-
-def markdown_row(cells: Sequence[str]) -> str:
-    """A line of a Markdown table."""
-    return f"| {' | '.join(cells)} |"

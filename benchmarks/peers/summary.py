@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 
 from benchmarks.peers.contender import DEFAULT, FUXICTR, TUNED
 from benchmarks.peers.figures import Line, Table
-from benchmarks.peers.markdown import markdown_row, marked
+from benchmarks.peers.markdown import marked
+from export.report.text_table import markdown_row
 
 Cell = Callable[[Table, str], str]
 

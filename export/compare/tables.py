@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from export.compare.records import Comparison, Row
 from export.judge.bootstrap import Delta
-from export.report.text_table import aligned
+from export.report.text_table import aligned, markdown_row
 
 ABOVE, BELOW, EQUAL = "▲", "▼", "="
 PARTS = ("train", "validation", "calibration", "test")
@@ -24,19 +24,15 @@ def as_markdown(comparison: Comparison) -> str:
     lines = [
         headline(comparison),
         "",
-        _line(head),
-        _line([":--", *["--:"] * (len(head) - 1)]),
-        *(_line([f"`{name}`", *rest]) for name, *rest in rows),
+        markdown_row(head),
+        markdown_row([":--", *["--:"] * (len(head) - 1)]),
+        *(markdown_row([f"`{name}`", *rest]) for name, *rest in rows),
         "",
         *legend(comparison),
     ]
     if comparison.failures:
         lines += ["", *(f"- {line}" for line in failure_lines(comparison))]
     return "\n".join(lines)
-
-
-def _line(row: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |"
 
 
 FORMATS: dict[str, Callable[[Comparison], str]] = {"text": as_text, "markdown": as_markdown}

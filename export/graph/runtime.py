@@ -71,9 +71,13 @@ def own_rows_scorer(graph: bytes, ids: NDArray[np.int32]) -> Scorer:
 
     So graphs that number values differently are timed in one run.
     """
-    score = graph_scorer(graph)
-    batches = {rows: np.ascontiguousarray(np.resize(ids, (rows, ids.shape[1]))) for rows in BATCHES}
-    return lambda given: score(batches[len(given)])
+    return of_own_rows(graph_scorer(graph), ids, BATCHES)
+
+
+def of_own_rows(score: Scorer, ids: NDArray[np.int32], batches: Sequence[int]) -> Scorer:
+    """The same for any scorer, in batches of these sizes."""
+    own = {rows: np.ascontiguousarray(np.resize(ids, (rows, ids.shape[1]))) for rows in batches}
+    return lambda given: score(own[len(given)])
 
 
 def request_scorer(

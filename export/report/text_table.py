@@ -1,4 +1,4 @@
-"""Tables for a terminal: rows of text -> lines of aligned columns."""
+"""Tables of text: rows of cells -> lines of aligned columns for a terminal, or of Markdown."""
 
 from __future__ import annotations
 
@@ -15,3 +15,8 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
         )
         for row in rows
     ]
+
+
+def markdown_row(cells: Sequence[str]) -> str:
+    """A line of a Markdown table."""
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
