@@ -25,12 +25,11 @@ from export.train.build import build_model, check_model, hyperparameters_of
 from export.train.checkpoint import load_checkpoint
 from export.train.choices import EmbeddingChoice, TrainChoice
 from export.train.config import TrainConfig, odds_of
-from export.trials import Values
+from export.trials import Values, narrowed
 
 Lessons = Callable[[tuple[Path, ...]], Teach]
 """Makes the lesson of these teachers."""
 
-SMALLEST_WIDTH = 4
 # Of the teacher's training, what a student of another kind has too; the rest are the defaults of its kind.
 SHARED = (
     "batch_size", "evaluations_per_epoch", "averaging", "patience", "stopping_metric", "seed", "threads",
@@ -85,10 +84,9 @@ class Students:
             return None
         found = self._hyperparameters(model)
         if "hidden_units" in found:
-            widths = list(found["hidden_units"])[: int(values.get(LAYERS, len(found["hidden_units"])))]
-            share = 0.5 ** int(values.get(WIDTH, 0))
-            narrow = [max(SMALLEST_WIDTH, round(width * share)) for width in widths]
-            if widths and "dropout" in found:
+            widths = found["hidden_units"]
+            narrow = narrowed(widths, int(values.get(LAYERS, len(widths))), int(values.get(WIDTH, 0)))
+            if narrow and "dropout" in found:
                 found["dropout"] *= min(1.0, narrow[0] / widths[0])
             found["hidden_units"] = narrow
         if "dim" in found:
