@@ -34,8 +34,9 @@ from export.compress.plan import Plan, UnsupportedError, build, layers_of, requi
 from export.compress.recipes import RECIPES
 from export.compress.targets import find_targets
 from export.compress.whole_units import WholeUnits
+from export.train.carry import domain_of
 from models.embedding import FeaturesEmbedding
-from models.fields import PADDING_ID, Field, column_slices, fields_of
+from models.fields import PADDING_ID, Field, fields_of
 from models.layers import MLP, FieldPairs
 
 CHECKED_ROWS = 512
@@ -159,10 +160,9 @@ def _merge_rows(model: nn.Module, plan: Plan, *, only: str | None = None) -> Pla
 
 def _settled(model: nn.Module) -> dict[str, Any]:
     """The domain's field by name: a model that was told none takes the one with the fewest ids."""
-    if "domain" not in inspect.signature(type(model)).parameters or not hasattr(model, "domain_column"):
-        return {}
-    slices = column_slices(fields_of(model))
-    return {"domain": next(name for name, span in slices.items() if span.start == model.domain_column)}
+    domain = domain_of(model)
+    takes_one = "domain" in inspect.signature(type(model)).parameters
+    return {"domain": domain} if domain is not None and takes_one else {}
 
 
 def _check_tables(
