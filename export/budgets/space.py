@@ -13,7 +13,7 @@ from torch import nn
 
 from export.compress.compact import can_lose
 from export.compress.parts import parts_of
-from export.compress.recipes import PARTS, RECIPES, Recipe
+from export.compress.recipes import PARTS, RECIPES, UNIT_PARTS, Recipe
 from export.stages.plan import EmbeddingBits
 from export.trials import Axis, Value, Values, point_on
 
@@ -119,7 +119,7 @@ def losable_parts(model: nn.Module, hyperparameters: Mapping[str, Any]) -> tuple
     return tuple(
         part
         for part in parts_of(model)
-        if part != "dimensions" or can_lose(model, hyperparameters, part, 1.0 - LEAST_KEPT[part])
+        if part not in UNIT_PARTS or can_lose(model, hyperparameters, part, 1.0 - LEAST_KEPT[part])
     )
 
 

@@ -23,7 +23,7 @@ from export.compress.dead_neurons import Perceptron
 from export.compress.dimensions import without_dead_dimensions
 from export.compress.embedding_rows import merge_zero_rows
 from export.compress.interactions.kinds import REMOVALS
-from export.compress.parts import find_units
+from export.compress.parts import units_of
 from export.compress.perceptrons import (
     find_perceptrons,
     hidden_widths,
@@ -31,7 +31,6 @@ from export.compress.perceptrons import (
     without_dead_neurons,
 )
 from export.compress.plan import Plan, UnsupportedError, build, layers_of, require_argument
-from export.compress.recipes import RECIPES
 from export.compress.targets import find_targets
 from export.compress.whole_units import WholeUnits
 from export.train.carry import domain_of
@@ -126,11 +125,10 @@ def can_lose(model: nn.Module, hyperparameters: Mapping[str, Any], part: str, sh
 
     Other units go wherever they are found. Which dimension a layer reads is its own affair: this tries.
     """
-    recipe = RECIPES["none"].with_units(**{part: share})
-    if part != "dimensions" or not find_units(model, recipe):
-        return bool(find_units(model, recipe))
+    if part != "dimensions" or not units_of(model, part):
+        return bool(units_of(model, part))
     bare = copy.deepcopy(model)
-    (units,) = found = find_units(bare, recipe)
+    (units,) = found = units_of(bare, part)
     WholeUnits(found).silence(lambda _: share)
     left = int(units.importance().count_nonzero())
     return left == units.count or compact(bare, hyperparameters).hyperparameters.get("dim") == left
