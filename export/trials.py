@@ -1,12 +1,13 @@
 """What searches of trials share: the axes of a space, when a search ends, by which seed each trial draws.
 
-It knows neither a trial nor what an axis means.
+It knows no trial, and of what axes mean only how hidden layers get narrower.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,6 +16,8 @@ from export.data.progress import Bar
 
 Value = float | int | str
 Values = Mapping[str, Value]
+
+SMALLEST_WIDTH = 4
 
 
 @dataclass(frozen=True)
@@ -53,13 +56,18 @@ class Draws(Protocol):
     def suggest_float(self, name: str, low: float, high: float, /, *, log: bool) -> float: ...
 
 
-def drawn(trial: Draws, axes: Sequence[Axis]) -> dict[str, Value]:
+def point_on(axes: Sequence[Axis], value_on: Callable[[Axis], Value]) -> dict[str, Value]:
     """A point: a value on each axis that exists with those on the axes before it."""
     values: dict[str, Value] = {}
     for axis in axes:
         if axis.exists(values):
-            values[axis.name] = _drawn_on(trial, axis)
+            values[axis.name] = value_on(axis)
     return values
+
+
+def drawn(trial: Draws, axes: Sequence[Axis]) -> dict[str, Value]:
+    """The point that the trial draws."""
+    return point_on(axes, partial(_drawn_on, trial))
 
 
 def _drawn_on(trial: Draws, axis: Axis) -> Any:
@@ -68,6 +76,12 @@ def _drawn_on(trial: Draws, axis: Axis) -> Any:
     if isinstance(axis.default, int):
         return trial.suggest_int(axis.name, int(axis.low), int(axis.high), log=axis.log)
     return trial.suggest_float(axis.name, axis.low, axis.high, log=axis.log)
+
+
+def narrowed(widths: Sequence[int], layers: int, halvings: int) -> list[int]:
+    """The first hidden layers, so many, each halved so often."""
+    share = 0.5**halvings
+    return [max(SMALLEST_WIDTH, round(width * share)) for width in widths[:layers]]
 
 
 @dataclass(frozen=True)

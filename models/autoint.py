@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from models.embedding import FeaturesEmbedding
 from models.fields import Field
 from models.hyperparameters import check_count
-from models.layers import MLP, InteractingLayer, sizes_of_layers
+from models.layers import MLP, HeadSizes, InteractingLayer, sizes_of_layers
 
 
 class AutoInt(nn.Module):
@@ -35,7 +35,7 @@ class AutoInt(nn.Module):
         attention_layers: int = 3,
         heads: int = 2,
         attention_dim: int = 32,
-        head_sizes: Sequence[Sequence[tuple[int, int]]] | None = None,
+        head_sizes: Sequence[HeadSizes] | None = None,
     ) -> None:
         super().__init__()
         check_count("attention_layers", attention_layers, 1, "AutoInt consists of these layers")

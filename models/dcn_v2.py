@@ -31,6 +31,7 @@ class LowRankExperts(nn.Module):
 
     def __init__(self, width: int, rank: int, experts: int) -> None:
         super().__init__()
+        check_rank(rank, width)
         self.experts, self.rank = experts, rank
         self.down = nn.Linear(width, experts * rank, bias=False)  # V
         self.middle = nn.Parameter(torch.empty(experts, rank, rank))  # C, each transposed
@@ -58,8 +59,6 @@ class CrossNetwork(nn.Module):
             raise ValueError(
                 f"'experts' must be 1 without a rank (got {experts!r}); set 'rank': experts are of low rank"
             )
-        if rank is not None:
-            check_rank(rank, width)
         self.layers = nn.ModuleList(_crossing(width, rank, experts) for _ in range(cross_layers))
 
     def forward(self, inputs: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from models.embedding import FeaturesEmbedding, LinearTerm
 from models.fields import Field
-from models.layers import MLP, BiInteraction, InteractingLayer, sizes_of_layers
+from models.layers import MLP, BiInteraction, HeadSizes, InteractingLayer, sizes_of_layers
 
 
 class DIFM(nn.Module):
@@ -32,7 +32,7 @@ class DIFM(nn.Module):
         dropout: float = 0.5,
         heads: int = 2,
         attention_dim: int = 16,
-        head_sizes: Sequence[Sequence[tuple[int, int]]] | None = None,
+        head_sizes: Sequence[HeadSizes] | None = None,
     ) -> None:
         super().__init__()
         if len(fields) < 2:

@@ -127,9 +127,6 @@ class FiBiNET(nn.Module):
     pairs  those that have products; None: all
     """
 
-    left: Tensor
-    right: Tensor
-
     def __init__(
         self,
         fields: Sequence[Field],
@@ -146,8 +143,6 @@ class FiBiNET(nn.Module):
         self.wide = LinearTerm(fields)
         self.senet = SENET(len(fields), reduction_ratio)
         self.bilinear = BilinearInteraction(len(fields), dim, bilinear, pairs)
-        self.register_buffer("left", self.bilinear.left, persistent=False)
-        self.register_buffer("right", self.bilinear.right, persistent=False)
         self.mlp = MLP(2 * len(self.bilinear.pairs) * dim, hidden_units, dropout)
         self.bias = nn.Parameter(torch.zeros(()))
 
@@ -156,7 +151,8 @@ class FiBiNET(nn.Module):
         embeddings = self.embedding(ids)  # [batch, n_fields, dim]
         products = self.bilinear(embeddings)  # [batch, n_pairs, dim]
         weights = self.senet(embeddings).T  # [n_fields, batch]
-        of_pairs = weights.index_select(0, self.left) * weights.index_select(0, self.right)
+        left, right = self.bilinear.left, self.bilinear.right
+        of_pairs = weights.index_select(0, left) * weights.index_select(0, right)  # [n_pairs, batch]
         both = torch.cat([products, products * of_pairs.T.unsqueeze(2)], dim=1)  # [batch, 2 * n_pairs, dim]
         logits: Tensor = self.bias + self.wide(ids) + self.mlp(both.flatten(1))
         return logits

@@ -16,6 +16,9 @@ from torch import Tensor, nn
 
 from models.hyperparameters import check_count, check_widths
 
+HeadSizes = Sequence[tuple[int, int]]
+"""Of each head of attention the length of its queries and keys, and that of its values."""
+
 
 class FieldLinear(nn.Module):
     """The linear term of FwFM, eq. 6: the sum of <e_i, v_f>, a vector v_f for each field."""
@@ -114,7 +117,7 @@ class InteractingLayer(nn.Module):
 
     Reference: Song et al., "AutoInt: Automatic Feature Interaction Learning via Self-Attentive Neural
     Networks", CIKM 2019, eq. 5 to 8; `scaled` divides the scores by sqrt(attention_dim), as in a transformer.
-    `sizes` replaces the heads: for each the length of its queries and keys, and that of its values.
+    `sizes` replaces the heads.
 
     Two alternatives are slower: one product with all four matrices, split in four, and heads as a separate
     axis, which needs copies.
@@ -126,7 +129,7 @@ class InteractingLayer(nn.Module):
         heads: int,
         attention_dim: int,
         scaled: bool = False,
-        sizes: Sequence[tuple[int, int]] | None = None,
+        sizes: HeadSizes | None = None,
     ) -> None:
         super().__init__()
         for name, value in (("heads", heads), ("attention_dim", attention_dim)):
@@ -152,9 +155,6 @@ class InteractingLayer(nn.Module):
         by_head = zip(queries, keys, values, strict=True)
         attended = [(query @ key.transpose(1, 2)).softmax(dim=2) @ value for query, key, value in by_head]
         return torch.relu(torch.cat(attended, dim=2) + self.residual(embeddings))
-
-
-HeadSizes = Sequence[tuple[int, int]]
 
 
 def sizes_of_layers(sizes: Sequence[HeadSizes] | None, layers: int) -> Sequence[HeadSizes | None]:

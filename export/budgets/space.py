@@ -13,9 +13,9 @@ from torch import nn
 
 from export.compress.compact import can_lose
 from export.compress.parts import parts_of
-from export.compress.recipes import PARTS, RECIPES, Recipe
+from export.compress.recipes import PARTS, RECIPES, UNIT_PARTS, Recipe
 from export.stages.plan import EmbeddingBits
-from export.trials import Axis, Value, Values
+from export.trials import Axis, Value, Values, point_on
 
 # To prune a few per cent wins nothing, and changes the model all the same.
 ALL_KEPT = 0.95
@@ -104,10 +104,7 @@ class Space:
 
     def _add(self, found: dict[str, dict[str, Value]], name: str, given: Values) -> None:
         """A point with these values, and on the other axes their defaults."""
-        point: dict[str, Value] = {}
-        for axis in self.axes:
-            if axis.exists(point):
-                point[axis.name] = given.get(axis.name, axis.default)
+        point = point_on(self.axes, lambda axis: given.get(axis.name, axis.default))
         if point not in found.values():
             found[name] = point
 
@@ -122,7 +119,7 @@ def losable_parts(model: nn.Module, hyperparameters: Mapping[str, Any]) -> tuple
     return tuple(
         part
         for part in parts_of(model)
-        if part != "dimensions" or can_lose(model, hyperparameters, part, 1.0 - LEAST_KEPT[part])
+        if part not in UNIT_PARTS or can_lose(model, hyperparameters, part, 1.0 - LEAST_KEPT[part])
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from export.budgets.plan import SAME, BudgetPlan
 from export.budgets.space import DIM, ITSELF, LAYERS, SMALLEST_DIM, STUDENT, WIDTH, Kind, losable_parts
-from export.budgets.subject import Subject, link
+from export.budgets.subject import Subject, link, take
 from export.errors import ExportError
 from export.stages.baseline import BASELINE
 from export.stages.dense_twin import TWIN
@@ -25,12 +25,11 @@ from export.train.build import build_model, check_model, hyperparameters_of
 from export.train.checkpoint import load_checkpoint
 from export.train.choices import EmbeddingChoice, TrainChoice
 from export.train.config import TrainConfig, odds_of
-from export.trials import Values
+from export.trials import Values, narrowed
 
 Lessons = Callable[[tuple[Path, ...]], Teach]
 """Makes the lesson of these teachers."""
 
-SMALLEST_WIDTH = 4
 # Of the teacher's training, what a student of another kind has too; the rest are the defaults of its kind.
 SHARED = (
     "batch_size", "evaluations_per_epoch", "averaging", "patience", "stopping_metric", "seed", "threads",
@@ -57,7 +56,11 @@ class Students:
 
     def __init__(self, subject: Subject, plan: BudgetPlan, folder: Path, lessons: Lessons) -> None:
         self.subject, self.plan, self.folder, self.lessons = subject, plan, folder, lessons
-        self._own = load_checkpoint(subject.checkpoint, subject.log.schema)
+        self._own = subject.trained.model
+        known, found = hyperparameters_of(self._own), subject.trained.hyperparameters
+        self._own_hyperparameters = {name: value for name, value in found.items() if name in known}
+        # How the model keeps its embeddings, which a narrower one does too.
+        self._embedding = EmbeddingChoice(**{n: value for n, value in found.items() if n not in known})
 
     def kinds(self) -> tuple[Kind, ...]:
         """The kinds of students that are cheaper than the model, in the order of the plan.
@@ -67,7 +70,7 @@ class Students:
         """
         found = []
         for name in self.plan.students:
-            model = self._own.name if name == SAME else name
+            model = self._own if name == SAME else name
             check_model(model, {})
             kind = self._kind(model)
             if kind is not None and kind not in found:
@@ -85,10 +88,9 @@ class Students:
             return None
         found = self._hyperparameters(model)
         if "hidden_units" in found:
-            widths = list(found["hidden_units"])[: int(values.get(LAYERS, len(found["hidden_units"])))]
-            share = 0.5 ** int(values.get(WIDTH, 0))
-            narrow = [max(SMALLEST_WIDTH, round(width * share)) for width in widths]
-            if widths and "dropout" in found:
+            widths = found["hidden_units"]
+            narrow = narrowed(widths, int(values.get(LAYERS, len(widths))), int(values.get(WIDTH, 0)))
+            if narrow and "dropout" in found:
                 found["dropout"] *= min(1.0, narrow[0] / widths[0])
             found["hidden_units"] = narrow
         if "dim" in found:
@@ -102,7 +104,7 @@ class Students:
             return work
         shutil.rmtree(work.folder, ignore_errors=True)
         work.claim()
-        self._take(work, "log", "fit-schema.json")
+        take(work, self.subject.work, "log", "fit-schema.json")
         answers = self.folder / TEACHERS  # what the teacher says is the same for all
         answers.mkdir(exist_ok=True)
         link(work.folder / TEACHERS, answers)
@@ -119,13 +121,8 @@ class Students:
             say=silent,
         )
         if student.model != BASELINE:  # which is its own baseline
-            self._take(work, "baseline.json", "baseline.onnx")
+            take(work, self.subject.work, "baseline.json", "baseline.onnx")
         return work
-
-    def _take(self, work: Work, *names: str) -> None:
-        for name in names:
-            if self.subject.work.has(name):
-                link(work.folder / name, self.subject.work.folder / name)
 
     def _kind(self, model: str) -> Kind | None:
         found = self._hyperparameters(model)
@@ -135,29 +132,22 @@ class Students:
         except ExportError:  # the log has not the fields that it needs
             return None
         size = sum(weights.numel() for weights in network.parameters())
-        is_own = model == self._own.name
+        is_own = model == self._own
         if not (layers or dim > SMALLEST_DIM) if is_own else size >= self.subject.trained.parameters:
             return None
         return Kind(model, losable_parts(network, found), layers, dim)
 
     def _hyperparameters(self, model: str) -> dict[str, Any]:
         """Those of the model itself, or of another kind with as many neurons and numbers in an embedding."""
-        own, known = self._own.hyperparameters, hyperparameters_of(model)
-        if model == self._own.name:
+        own, known = self._own_hyperparameters, hyperparameters_of(model)
+        if model == self._own:
             return dict(own)
         shared = {name: own[name] for name in ("dim", "hidden_units", "dropout") if own.get(name)}
         return {**known, **{name: value for name, value in shared.items() if name in known}}
 
-    @property
-    def _embedding(self) -> EmbeddingChoice:
-        """How the model keeps its embeddings, which a narrower one does too."""
-        own = hyperparameters_of(self._own.name)
-        described = {n: v for n, v in self.subject.trained.hyperparameters.items() if n not in own}
-        return EmbeddingChoice(**described)
-
     def _config(self, student: Student) -> TrainConfig:
         own, teaching = self.subject.trained.config, self.plan.teaching.given
-        if student.model == self._own.name:
+        if student.model == self._own:
             return replace(own, **teaching)
         part = self.subject.log.parts["train"]
         given = odds_of(own) | {name: getattr(own, name) for name in SHARED} | dict(teaching)

@@ -10,18 +10,12 @@ from collections.abc import Sequence
 from typing import Final
 
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
 from optuna.samplers import TPESampler
-from optuna.trial import create_trial
+from optuna.trial import FixedTrial, create_trial
 
 from export.budgets.records import Limits, Trial
 from export.budgets.space import DRAWN, Space
-from export.trials import Axis, Value, drawn, seed_of
+from export.trials import Value, drawn, seed_of
 
 # AUC, microseconds, bytes.
 DIRECTIONS: Final = ("maximize", "minimize", "minimize")
@@ -41,23 +35,16 @@ def next_point(
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     sampler = TPESampler(seed=seed_of(seed, len(done)), n_startup_trials=0)
     study = optuna.create_study(directions=DIRECTIONS, sampler=sampler)
-    distributions = {axis.name: _distribution_of(axis) for axis in space.axes}
     for one in done:
         if one.form is not None:
+            again = FixedTrial(one.values)  # which finds the distributions of its axes
+            drawn(again, space.axes)
             study.add_trial(
                 create_trial(
-                    params=one.values,
-                    distributions={name: distributions[name] for name in one.values},
+                    params=again.params,
+                    distributions=again.distributions,
                     values=(one.form.auc, one.form.microseconds, one.form.bytes),
                     constraints=limits.excess(one.form),
                 )
             )
     return DRAWN, space.settled(drawn(study.ask(), space.axes))
-
-
-def _distribution_of(axis: Axis) -> BaseDistribution:
-    if axis.choices:
-        return CategoricalDistribution(axis.choices)
-    if isinstance(axis.default, int):
-        return IntDistribution(int(axis.low), int(axis.high), log=axis.log)
-    return FloatDistribution(axis.low, axis.high, log=axis.log)

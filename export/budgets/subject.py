@@ -51,11 +51,16 @@ def new_work(base: Work, folder: Path, checkpoint: Path | None = None) -> Work:
     shutil.rmtree(folder, ignore_errors=True)
     work = Work(folder)
     work.claim()
-    for name in TAKEN:
-        if base.has(name):
-            link(folder / name, base.folder / name)
+    take(work, base, *TAKEN)
     link(folder / TRAINED, checkpoint or base.path(TRAINED))
     return work
+
+
+def take(work: Work, base: Work, *names: str) -> None:
+    """Links what `base` has of these."""
+    for name in names:
+        if base.has(name):
+            link(work.folder / name, base.folder / name)
 
 
 def link(path: Path, target: Path) -> None:
@@ -88,8 +93,7 @@ def twin_of(work: Work) -> Twin | None:
 
 def take_twin(work: Work, base: Work) -> None:
     """Links the dense twin, where it is the better dense model."""
-    if base.has(TWIN):
-        link(work.folder / TWIN, base.path(TWIN))
+    take(work, base, TWIN)
 
 
 def dense_of(work: Work, subject: Subject) -> Variant:

@@ -49,10 +49,9 @@ class Workshop:
 
         The folder is made anew: it is a work folder, from which `package` can go on. Raises ExportError.
         """
-        student = None if self.students is None else self.students.student(values)
-        base = self.base
-        if student is not None and self.students is not None:
-            base = self.students.taught(student, self.base)
+        base, students = self.base, self.students
+        if students is not None and (student := students.student(values)) is not None:
+            base = students.taught(student, base)
         work = new_work(base, folder)
         choice = replace(self.plan.pruning, dense_twin="skip")
         recipe = self.space.recipe(values)

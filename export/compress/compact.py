@@ -23,7 +23,7 @@ from export.compress.dead_neurons import Perceptron
 from export.compress.dimensions import without_dead_dimensions
 from export.compress.embedding_rows import merge_zero_rows
 from export.compress.interactions.kinds import REMOVALS
-from export.compress.parts import find_units
+from export.compress.parts import units_of
 from export.compress.perceptrons import (
     find_perceptrons,
     hidden_widths,
@@ -31,11 +31,11 @@ from export.compress.perceptrons import (
     without_dead_neurons,
 )
 from export.compress.plan import Plan, UnsupportedError, build, layers_of, require_argument
-from export.compress.recipes import RECIPES
 from export.compress.targets import find_targets
 from export.compress.whole_units import WholeUnits
+from export.train.carry import domain_of
 from models.embedding import FeaturesEmbedding
-from models.fields import PADDING_ID, Field, column_slices, fields_of
+from models.fields import PADDING_ID, Field, fields_of
 from models.layers import MLP, FieldPairs
 
 CHECKED_ROWS = 512
@@ -125,11 +125,10 @@ def can_lose(model: nn.Module, hyperparameters: Mapping[str, Any], part: str, sh
 
     Other units go wherever they are found. Which dimension a layer reads is its own affair: this tries.
     """
-    recipe = RECIPES["none"].with_units(**{part: share})
-    if part != "dimensions" or not find_units(model, recipe):
-        return bool(find_units(model, recipe))
+    if part != "dimensions" or not units_of(model, part):
+        return bool(units_of(model, part))
     bare = copy.deepcopy(model)
-    (units,) = found = find_units(bare, recipe)
+    (units,) = found = units_of(bare, part)
     WholeUnits(found).silence(lambda _: share)
     left = int(units.importance().count_nonzero())
     return left == units.count or compact(bare, hyperparameters).hyperparameters.get("dim") == left
@@ -159,10 +158,9 @@ def _merge_rows(model: nn.Module, plan: Plan, *, only: str | None = None) -> Pla
 
 def _settled(model: nn.Module) -> dict[str, Any]:
     """The domain's field by name: a model that was told none takes the one with the fewest ids."""
-    if "domain" not in inspect.signature(type(model)).parameters or not hasattr(model, "domain_column"):
-        return {}
-    slices = column_slices(fields_of(model))
-    return {"domain": next(name for name, span in slices.items() if span.start == model.domain_column)}
+    domain = domain_of(model)
+    takes_one = "domain" in inspect.signature(type(model)).parameters
+    return {"domain": domain} if domain is not None and takes_one else {}
 
 
 def _check_tables(

@@ -29,9 +29,7 @@ def without_dead_dimensions(model: nn.Module, plan: Plan) -> Plan:
     units = find_dimensions(model)
     if not units:
         return plan
-    live = units[0].importance().cpu() != 0
-    if not live.any():
-        live[0] = True
+    live = units[0].live()
     if live.all():
         return plan
     require_argument(model, "dim")

@@ -43,10 +43,10 @@ def merge_zero_rows(
     """
     kept: dict[str, NDArray[np.integer]] = {}
     renumberings: dict[str, NDArray[np.int32]] = {}
-    for field in fields:
-        if field.same_values_as is not None or (among is not None and field.name not in among):
-            continue
-        dead = [_zero_rows(layer, field.name) for layer in layers if _reads(layer, field.name)]
+    own = [one for one in fields if one.same_values_as is None and (among is None or one.name in among)]
+    zero = [_zero_rows(layer, {field.name for field in own}) for layer in layers]
+    for field in own:
+        dead = [of_layer[field.name] for of_layer in zero if field.name in of_layer]
         new_rows = renumber(np.logical_and.reduce(dead)) if dead else None
         if new_rows is not None:
             kept[field.name] = first_of_each(new_rows)
@@ -102,25 +102,19 @@ def _of_ids(field: Field, renumbering: NDArray[np.int32] | None) -> Field:
     return replace(field, cardinality=len(old_ids), values=values)
 
 
-def _reads(layer: FeaturesEmbedding, name: str) -> bool:
-    return any(field.name == name for field in layer.fields)
+def _zero_rows(layer: FeaturesEmbedding, names: Collection[str]) -> dict[str, NDArray[np.bool_]]:
+    """For each of these fields that the layer reads, whether each row is zero for all of its ids, [rows].
 
-
-def _first_row(layer: FeaturesEmbedding, name: str) -> int:
-    return next(
-        row for field, row in zip(layer.fields, first_rows(layer.fields), strict=True) if field.name == name
-    )
-
-
-def _zero_rows(layer: FeaturesEmbedding, name: str) -> NDArray[np.bool_]:
-    """Whether each row of the field is zero for all of its ids, [rows]; with `qr` that is the product."""
-    first = _first_row(layer, name)
-    field = next(field for field in layer.fields if field.name == name)
-    rows = layer.table.weight.detach()[first : first + stored_rows(field)]
-    if field.storage == "qr":
-        rows = rows * (layer.factors_of(name).detach() != 0).any(dim=0)
-    dead: NDArray[np.bool_] = (rows == 0).all(dim=1).cpu().numpy()
-    return dead
+    With `qr` that is the product.
+    """
+    table, found = layer.table.weight.detach(), {}
+    for field, first in zip(layer.fields, first_rows(layer.fields), strict=True):
+        if field.name in names:
+            rows = table[first : first + stored_rows(field)]
+            if field.storage == "qr":
+                rows = rows * (layer.factors_of(field.name).detach() != 0).any(dim=0)
+            found[field.name] = (rows == 0).all(dim=1).cpu().numpy()
+    return found
 
 
 def _smaller_table(layer: FeaturesEmbedding, kept: dict[str, NDArray[np.integer]]) -> Tensor:

@@ -23,11 +23,16 @@ _UNITS: Mapping[str, Callable[[nn.Module], list[Units]]] = {
 def find_units(model: nn.Module, recipe: Recipe) -> list[Units]:
     """The whole units that this recipe prunes of this model."""
     chosen = [part for part in UNIT_PARTS if getattr(recipe, part) > 0.0]
-    return [units for part in chosen for units in _UNITS[part](model)]
+    return [units for part in chosen for units in units_of(model, part)]
+
+
+def units_of(model: nn.Module, part: str) -> list[Units]:
+    """The whole units of one part of this model."""
+    return _UNITS[part](model)
 
 
 def parts_of(model: nn.Module) -> tuple[str, ...]:
     """The parts that this model has, in their order."""
     found = {target.part for target in find_targets(model)}
-    found |= {part for part in UNIT_PARTS if _UNITS[part](model)}
+    found |= {part for part in UNIT_PARTS if units_of(model, part)}
     return tuple(part for part in PARTS if part in found)

@@ -63,6 +63,13 @@ class Units:
         norms = [torch.stack([one.norms(self.count) for one in side]).norm(dim=0) for side in sides]
         return torch.stack(norms).prod(dim=0)
 
+    def live(self) -> Tensor:
+        """bool [count] on the CPU: those to keep, the first one where all are dead."""
+        live = self.importance().cpu() != 0
+        if not live.any():
+            live[0] = True
+        return live
+
     @property
     def restorable(self) -> bool:
         """Whether a silenced unit keeps the weights that enter it."""

@@ -16,10 +16,9 @@ from export.train.build import hyperparameters_of
 from export.train.choices import TrainChoice
 from export.train.config import TrainConfig
 from export.train.optimizers import sparse_gradients
-from export.trials import Axis, Value, Values
+from export.trials import Axis, Value, Values, narrowed, point_on
 
-SMALLEST_WIDTH, SMALLEST_BATCH = 4, 16
-
+SMALLEST_BATCH = 16
 
 OPTIMIZER = Axis("embedding_optimizer", "adam", choices=("adam", "ftrl"))
 _ADAM, _FTRL = (OPTIMIZER.name, "adam"), (OPTIMIZER.name, "ftrl")
@@ -63,11 +62,7 @@ class Space:
 
     def defaults(self) -> dict[str, Value]:
         """The point that means no settings at all."""
-        values: dict[str, Value] = {}
-        for axis in self.axes:
-            if axis.exists(values):
-                values[axis.name] = axis.default
-        return values
+        return point_on(self.axes, lambda axis: axis.default)
 
     def settings(self, values: Values) -> dict[str, Any]:
         """Hyperparameters and choices of training at a point; what is as by default is left out."""
@@ -92,9 +87,9 @@ class Space:
             found["dim"] = round(known["dim"] * 2.0 ** int(doublings))
         widths = known.get("hidden_units", ())
         layers = int(values.get("hidden_layers", len(widths)))
-        share = 0.5 ** int(values.get(WIDTHS.name, 0))
-        if (layers, share) != (len(widths), 1.0):
-            found["hidden_units"] = [max(SMALLEST_WIDTH, round(width * share)) for width in widths[:layers]]
+        halvings = int(values.get(WIDTHS.name, 0))
+        if (layers, halvings) != (len(widths), 0):
+            found["hidden_units"] = narrowed(widths, layers, halvings)
         return found
 
     def _training(self, values: Values) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from export.compress.plan import Plan, layers_of, require_argument
-from export.compress.whole_units import Members, Units
+from export.compress.whole_units import UNOWNED, Members, Units, columns_of
 from models.xdeepfm import CIN, PairedCIN
 
 
@@ -37,12 +37,10 @@ def find_units(model: nn.Module) -> list[Units]:
                 unit_of = torch.minimum(unit_of, unit_of.T)
             numbers, unit_of = torch.unique(unit_of, return_inverse=True)
             members = unit_of.expand(len(weight), -1, -1).clone()
-            members[maps:] = -1  # the next layer does not read these
+            members[maps:] = UNOWNED  # the next layer does not read these
             found.append(Units("interactions", len(numbers), (Members(weight, members),)))
     for _, network in layers_of(model, PairedCIN):
-        for weight in network.maps:
-            numbers = torch.arange(weight.shape[1]).unsqueeze(0)
-            found.append(Units("interactions", weight.shape[1], (Members(weight, numbers),)))
+        found += [Units("interactions", weight.shape[1], (columns_of(weight),)) for weight in network.maps]
     return found
 
 

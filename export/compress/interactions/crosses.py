@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from export.compress.plan import Plan, UnsupportedError, layers_of, require_argument
-from export.compress.whole_units import Members, Units, columns_of, rows_of
+from export.compress.whole_units import UNOWNED, Members, Units, columns_of, rows_of
 from models import dcn, dcn_v2
 from models.dcn_v3 import CrossLayer
 from models.dynint_da import GatedInteraction
@@ -69,12 +69,10 @@ def find_units(model: nn.Module) -> list[Units]:
     for _, experts in layers_of(model, dcn_v2.LowRankExperts):
         for number in range(experts.experts):
             own = slice(number * experts.rank, (number + 1) * experts.rank)
-            unit_of = torch.full((experts.experts * experts.rank,), -1)
+            unit_of = torch.full((experts.experts * experts.rank,), UNOWNED)
             unit_of[own] = torch.arange(experts.rank)
-            entering, leaving = (
-                (rows_of(experts.down.weight, unit_of),),
-                (columns_of(experts.up.weight, unit_of),),
-            )
+            entering = (rows_of(experts.down.weight, unit_of),)
+            leaving = (columns_of(experts.up.weight, unit_of),)
             found.append(Units("interactions", experts.rank, entering, leaving))
     for _, network in layers_of(model, dcn.CrossNetwork):
         numbers = torch.arange(network.weight.numel()).reshape(network.weight.shape)

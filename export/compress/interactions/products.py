@@ -54,9 +54,7 @@ def without_dead(model: nn.Module, plan: Plan) -> Plan:
     if found is None:
         return plan
     (units,) = find_units(model)
-    live = units.importance().cpu() != 0
-    if not live.any():
-        live[0] = True
+    live = units.live()
     if live.all():
         return plan
     require_argument(model, "pairs")
