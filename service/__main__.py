@@ -82,6 +82,8 @@ def _serve_alone(settings: Settings) -> int:
     try:
         server.run()
         status = 0 if server.started else STARTUP_FAILURE
+    except BadConfiguration as error:
+        status = _refuse(error)
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else STARTUP_FAILURE
     finally:

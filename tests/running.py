@@ -19,6 +19,7 @@ from typing import Any
 
 import httpx
 
+from loadtest.processes.ports import free_port
 from service.http.app import create_app
 from service.http.lifespan import PUBLISH_SECONDS
 from service.settings import Settings
@@ -180,9 +181,7 @@ def start_service(
     folder: Path, arguments: Sequence[str], variables: Mapping[str, str] | None = None, redirected: str = ""
 ) -> RunningService:
     """Start it without waiting until it is ready; `redirected` is what a shell does to its streams."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
+    port = free_port()
     output, errors = folder / f"service.{port}.out", folder / f"service.{port}.err"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("BIDLIGHT_")}
     shell = ["sh", "-c", f'exec "$@" {redirected}', "sh"] if redirected else []

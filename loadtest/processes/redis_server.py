@@ -11,7 +11,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from loadtest.processes.machine import pinned
-from loadtest.processes.server import ServerError, free_port
+from loadtest.processes.ports import free_port
+from loadtest.processes.server import ServerError
 
 SECONDS_TO_START = 20.0
 

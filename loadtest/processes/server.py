@@ -6,7 +6,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from urllib.parse import urlsplit
 
 from loadtest.processes import tree
 from loadtest.processes.machine import pinned
+from loadtest.processes.ports import free_port
 
 REPOSITORY = Path(__file__).parents[2]
 SECONDS_TO_STOP = 10.0
@@ -95,13 +95,6 @@ class Server:
         if self.core is not None:
             tree.hold(processes, self.core)
         tree.send(processes, signal.SIGCONT)
-
-
-def free_port() -> int:
-    """A TCP port of this machine that nothing listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def says_ready(server: Server) -> bool:

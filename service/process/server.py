@@ -14,11 +14,12 @@ from typing import Any, cast
 
 import uvicorn
 
+from service.errors import BadConfiguration
 from service.http.connection import HttpConnection
 from service.process.listener import Listener
 from service.process.logs import keep_telling, log_config
 from service.process.signals import end_at_once
-from service.process.sockets import drop_new_connections
+from service.process.sockets import drop_new_connections, listen_admin
 from service.process.tls import tls_context
 from service.settings import Settings
 
@@ -87,7 +88,7 @@ class Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start listening, then report the port."""
+        """Start listening, then report the port. Raises BadConfiguration."""
         await super().startup(sockets)
         if self.started and not self.should_exit:
             # uvicorn has resolved the address and bound its sockets; from here on they are ours.
@@ -96,12 +97,20 @@ class Server(uvicorn.Server):
                 server.close()
             listeners = [self._listener(each) for each in taken]
             if self._admin is not None:
-                self._admin.listen(self.config.backlog)
+                await self._listen_admin(self._admin)
                 listeners.append(self._admin_listener(self._admin))
             self.servers = cast("list[asyncio.Server]", listeners)
             keep_telling(asyncio.get_running_loop())
             self.config.loaded_app.served.also_read.append(self._read_tls)
             self._on_started(self.servers[0].sockets[0].getsockname()[1])
+
+    async def _listen_admin(self, admin: socket.socket) -> None:
+        try:
+            listen_admin(admin, self.config.backlog)
+        except BadConfiguration:
+            await self.lifespan.shutdown()
+            self.started = False
+            raise
 
     def _listening(self) -> list[socket.socket]:
         return [each for server in self.servers for each in server.sockets]

@@ -55,6 +55,18 @@ def bind_beside(other: socket.socket) -> socket.socket:
     return _bind(host, port)
 
 
+def listen_admin(admin: socket.socket, backlog: int) -> None:
+    """Begin to listen at what `bind_admin` returned. Raises BadConfiguration.
+
+    Another process can bind the port as long as nothing listens there, and can listen first.
+    """
+    host, port = admin.getsockname()[:2]
+    try:
+        admin.listen(backlog)
+    except OSError as error:
+        raise _refusal("admin_port", host, port, error) from None
+
+
 def _refusal(setting: str, host: str, port: int, error: OSError) -> BadConfiguration:
     return BadConfiguration(
         f"'{setting}' must be one to listen on at {host} (got {port}: {error.strerror or error}); "
@@ -87,7 +99,9 @@ def drop_new_connections(listening: socket.socket) -> None:
 def _bind(host: str, port: int, *, shared: bool = True) -> socket.socket:
     sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # A free port stays free of others without it: they could bind the same one until this socket listens.
         if shared:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind((host, port))

@@ -106,6 +106,8 @@ def _serve(settings: Settings, arms: Sequence[LoadedArm], assignment: WorkerAssi
     try:
         gc.enable()
         server.run([assignment.socket])
+    except BadConfiguration as error:
+        return _refuse(assignment, str(error))
     except SystemExit:
         if app.refusal is None:
             raise

@@ -17,12 +17,13 @@ import httpx
 import pytest
 import yaml
 
+from loadtest.processes.ports import free_port
 from service.control.client import ControlClient
 from service.control.protocol import StartCanary
 from service.features.load import main as load_features
 from tests.deploy.promql import RULES, dashboard_queries
 from tests.e2e.raw_http import wait_until
-from tests.redis_server import free_port, running_redis
+from tests.redis_server import running_redis
 from tests.running import RunningService, running_service
 from tests.test_deploy import PROMETHEUS
 from tests.tiny_bundle import tiny_rows, write_tiny_bundle

@@ -15,8 +15,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from loadtest.processes.ports import free_port
 from tests.e2e.raw_http import body_of, message, read_answer, taken_connections, wait_until
-from tests.redis_server import free_port
 from tests.running import JSON, REPOSITORY, RunningService, running_service, start_service
 from tests.tiny_bundle import write_tiny_bundle
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pickle
 import runpy
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +23,7 @@ from export.teach.lesson import Lesson
 from export.train.build import build_from_fields
 from export.train.choices import TrainChoice
 from export.train.ranks import ALONE, Ranks
+from loadtest.processes.ports import free_port
 from models import MODELS
 from models.fields import Field
 
@@ -39,12 +39,6 @@ def run(*command: str, **variables: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def a_port() -> str:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return str(free.getsockname()[1])
-
-
 def close(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
     for name, weights in first.items():
         torch.testing.assert_close(
@@ -56,7 +50,7 @@ def test_two_processes_train_what_one_does(tmp_path: Path) -> None:
     together, alone = tmp_path / "together", tmp_path / "alone"
     together.mkdir()
     alone.mkdir()
-    found = run(*TORCHRUN, "--master-port", a_port(), SCRIPT, str(together))
+    found = run(*TORCHRUN, "--master-port", str(free_port()), SCRIPT, str(together))
     assert found.returncode == 0, found.stderr
     runpy.run_path(SCRIPT)["main"](alone)
     ways = sorted(path.name for path in alone.iterdir())
@@ -88,7 +82,7 @@ def test_the_command_line_trains_in_two_processes(tmp_path: Path) -> None:
     alone = torch.load(work.folder / "dense.pt")["weights"]
     options = ("-m", "export", "train", "--work", str(work.folder), "--model", "fwfm", "--epochs", "1")
     taught = ("--teacher", str(teacher), "--distill-twin", "skip")
-    found = run(*TORCHRUN, "--master-port", a_port(), *options, *taught)
+    found = run(*TORCHRUN, "--master-port", str(free_port()), *options, *taught)
     assert found.returncode == 0, found.stderr
     assert found.stdout.count("training fwfm") == 1
     assert "training with 2 processes" in found.stdout
@@ -113,7 +107,7 @@ with process_group() as ranks:
 
 def two_processes(*arguments: str) -> list[subprocess.Popen[str]]:
     """Started by hand, because torchrun may end the other process before it prints its error."""
-    port = a_port()
+    port = str(free_port())
     return [
         subprocess.Popen(
             [sys.executable, *arguments],

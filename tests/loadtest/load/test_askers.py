@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from loadtest.load.askers import asking
-from loadtest.processes.server import Server, free_port
+from loadtest.processes.ports import free_port
+from loadtest.processes.server import Server
 from loadtest.traffic.messages import message_of
 
 HEAD = b"HTTP/1.1 %d Some\r\nContent-Length: 2\r\n\r\n"

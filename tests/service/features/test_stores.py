@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from loadtest.processes.ports import free_port
 from service.errors import BadConfiguration
 from service.features.lmdb import LmdbStore, LmdbWriter
 from service.features.open import check_address, store_at, writer_at
@@ -14,7 +15,7 @@ from service.features.redis import RedisAddress, RedisAdsWriter, RedisStore
 from service.features.store import LossLimit, StoreUnavailable, Values, pack
 from tests.certificates import Authority
 from tests.feature_stores import ads_of, fill, read
-from tests.redis_server import RedisServer, free_port, running_redis
+from tests.redis_server import RedisServer, running_redis
 
 
 def read_from(url: str, *user_ids: str) -> Values:

@@ -8,8 +8,16 @@ from contextlib import ExitStack
 
 import pytest
 
+from loadtest.processes.ports import free_port
 from service.errors import BadConfiguration
-from service.process.sockets import bind_beside, bind_together, drop_new_connections
+from service.process.sockets import (
+    bind_admin,
+    bind_beside,
+    bind_together,
+    drop_new_connections,
+    listen_admin,
+)
+from service.settings import Settings
 
 
 @pytest.fixture
@@ -46,6 +54,33 @@ def test_a_port_of_another_service_is_refused(sockets: list[socket.socket]) -> N
     sockets[0].listen()
     with pytest.raises(BadConfiguration, match="Address already in use"):
         bind_together("127.0.0.1", sockets[0].getsockname()[1], 2)
+
+
+def test_nobody_else_gets_a_free_port_before_it_listens() -> None:
+    admin = bind_admin(Settings(admin_port=0))
+    assert admin is not None
+    with admin, socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with pytest.raises(OSError, match="Address already in use"):
+            other.bind(admin.getsockname())
+        listen_admin(admin, 8)
+    with ExitStack() as stack:
+        shared = [stack.enter_context(each) for each in bind_together("127.0.0.1", 0, 2)]
+        other = stack.enter_context(socket.socket())
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with pytest.raises(OSError, match="Address already in use"):
+            other.bind(shared[0].getsockname())
+
+
+def test_an_admin_port_that_another_listens_on_first_is_refused() -> None:
+    admin = bind_admin(Settings(admin_port=free_port()))
+    assert admin is not None
+    with admin, socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(admin.getsockname())
+        other.listen()
+        with pytest.raises(BadConfiguration, match=r"'admin_port' must be .* Address already in use"):
+            listen_admin(admin, 8)
 
 
 def test_a_socket_joins_a_listening_one(sockets: list[socket.socket]) -> None:
