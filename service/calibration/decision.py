@@ -23,7 +23,7 @@ from service.calibration.counts import (
     counts_of,
     evidence_of,
 )
-from service.calibration.dispersion import Dispersion, DispersionRecord, block_of
+from service.calibration.dispersion import Dispersion, DispersionRecord, stretch_of
 from service.calibration.fit import NONE, Correction, fit, loss
 from service.calibration.recent import BucketRecord, RecentCounts
 
@@ -151,7 +151,7 @@ class LiveCalibration:
         decisions: list[Decision] = []
         self._window = self._window + added
         new = np.maximum(added, 0.0)
-        self._dispersion.add(block_of(new))
+        self._dispersion.add(stretch_of(new))
         if self._is_behind(evidence_of(new)):
             self._serve(NONE)
             self._candidate = None

@@ -28,16 +28,16 @@ LARGEST = 9.0
 _LEAST_SHARE = 0.05
 
 
-class Block(NamedTuple):
+class Stretch(NamedTuple):
     """Events in a stretch of time: how many, how many are expected, and the sum of their squared chances."""
 
     events: float = 0.0
     expected: float = 0.0
     squares: float = 0.0
 
-    def plus(self, other: Block) -> Block:
+    def plus(self, other: Stretch) -> Stretch:
         """Both together."""
-        return Block(*(ours + theirs for ours, theirs in zip(self, other, strict=True)))
+        return Stretch(*(ours + theirs for ours, theirs in zip(self, other, strict=True)))
 
     def variance(self, ratio: float) -> float:
         """That of the events, if each has its chance times a ratio, and they are independent."""
@@ -63,14 +63,14 @@ class Dispersion:
 
     def __init__(self) -> None:
         self._chi_squared = self._pairs = 0.0
-        self._last, self._open = Block(), Block()
+        self._last, self._open = Stretch(), Stretch()
 
     @property
     def factor(self) -> float:
         """How many rows are worth one that is independent: 1 or more."""
         return max(1.0, (self._chi_squared + PRIOR_PAIRS) / (self._pairs + PRIOR_PAIRS))
 
-    def add(self, block: Block) -> None:
+    def add(self, block: Stretch) -> None:
         """Take what has come in a while into account."""
         self._open = self._open.plus(block)
         if self._open.variance(1.0) < LEAST_VARIANCE:
@@ -80,7 +80,7 @@ class Dispersion:
             found = min(chi_squared(self._last, self._open), LARGEST * self.factor)
             self._chi_squared = weight * self._chi_squared + found
             self._pairs = weight * self._pairs + 1.0
-        self._last, self._open = self._open, Block()
+        self._last, self._open = self._open, Stretch()
 
     @property
     def record(self) -> DispersionRecord:
@@ -92,12 +92,12 @@ class Dispersion:
         """What was recorded."""
         found = cls()
         found._chi_squared, found._pairs = record.chi_squared, record.pairs
-        found._last, found._open = Block(*record.last), Block(*record.open)
+        found._last, found._open = Stretch(*record.last), Stretch(*record.open)
         return found
 
 
-def chi_squared(first: Block, second: Block) -> float:
-    """How much the ratios of events to expected ones differ between two blocks; 1 by the mean if by chance."""
+def chi_squared(first: Stretch, second: Stretch) -> float:
+    """How much the ratios of events to expected ones differ between two blocks: by chance 1 on average."""
     total = first.expected + second.expected
     ratio = (first.events + second.events) / total
     if ratio <= 0.0:
@@ -107,10 +107,10 @@ def chi_squared(first: Block, second: Block) -> float:
     return difference**2 / (ours**2 * first.variance(ratio) + theirs**2 * second.variance(ratio))
 
 
-def block_of(counts: Counts) -> Block:
-    """The block of counts [BINS, 3], expected by the bundle's own pCTRs."""
+def stretch_of(counts: Counts) -> Stretch:
+    """The stretch of counts [BINS, 3], expected by the bundle's own pCTRs."""
     evidence = evidence_of(counts)
     pctrs = 1.0 / (1.0 + np.exp(-evidence.log_odds))
-    return Block(
+    return Stretch(
         float(evidence.clicks.sum()), float(evidence.rows @ pctrs), float(evidence.rows @ pctrs**2)
     )

@@ -78,7 +78,17 @@ def calibration_table_of(calibrations: Sequence[CalibrationStatus]) -> str:
         )
         for found in calibrations
     ]
-    heads = ("arm", "mode", "revision", "intercept", "slope", "clicks", "dispersion", "PCOC without", "PCOC with")
+    heads = (
+        "arm",
+        "mode",
+        "revision",
+        "intercept",
+        "slope",
+        "clicks",
+        "dispersion",
+        "PCOC without",
+        "PCOC with",
+    )
     return "\n".join(aligned(heads, rows))
 
 

@@ -118,8 +118,7 @@ class FeedbackFamilies:
         )
         self.live_clicks = Gauges(
             "bidlight_live_clicks",
-            "Clicks that the arm's live calibration is fitted from, older ones in part, and as many independent "
-            "ones as they are worth",
+            "Clicks that the arm's live calibration is fitted from, older ones in part, as independent ones",
             ["arm"],
             of_processes="sum",
             registry=registry,
@@ -148,7 +147,7 @@ class FeedbackFamilies:
         )
         self.live_dispersion = Gauges(
             "bidlight_live_dispersion",
-            "How many clicks of the arm are worth an independent one: 1, or more where rows come in bursts that "
+            "How many clicks of the arm are worth an independent one: above 1 where rows that come together "
             "have much in common",
             ["arm"],
             of_processes="max",

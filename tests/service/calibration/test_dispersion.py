@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import msgspec
 import numpy as np
 import pytest
@@ -15,10 +17,11 @@ from service.calibration.dispersion import (
     LEAST_VARIANCE,
     PAIRS,
     PRIOR_PAIRS,
-    Block,
     Dispersion,
-    block_of,
+    DispersionRecord,
+    Stretch,
     chi_squared,
+    stretch_of,
 )
 from service.calibration.fit import NONE
 
@@ -44,7 +47,7 @@ def naive_factor(periods: list[tuple[list[float], int]]) -> float:
             blocks.append((pctrs, clicks))
             pctrs, clicks = [], 0
     found: list[float] = []
-    for first, second in zip(blocks, blocks[1:], strict=False):
+    for first, second in pairwise(blocks):
         expected = sum(first[0]) + sum(second[0])
         ratio = (first[1] + second[1]) / expected
         if ratio == 0.0:
@@ -75,8 +78,9 @@ def test_the_factor_is_that_of_a_naive_computation(periods: list[tuple[int, floa
         clicks = round(ratio * rows * pctr)
         log_odds = np.full(rows, np.log(pctr / (1.0 - pctr)))
         added = counts_of_rows(log_odds, np.arange(rows) < clicks)
-        found.add(block_of(added))
-        found = Dispersion.of(msgspec.msgpack.decode(msgspec.msgpack.encode(found.record), type=type(found.record)))
+        found.add(stretch_of(added))
+        packed = msgspec.msgpack.encode(found.record)
+        found = Dispersion.of(msgspec.msgpack.decode(packed, type=DispersionRecord))
         naive.append(([pctr] * rows, clicks))
     assert found.factor == pytest.approx(naive_factor(naive), rel=1e-4)
 
@@ -106,7 +110,7 @@ def test_bursts_are_seen_as_what_they_are_worth(rows_of_user: int, correlation: 
     for _ in range(3):
         dispersion = Dispersion()
         for _ in range(300):
-            dispersion.add(block_of(world.counts(2_000 // rows_of_user, pctr)))
+            dispersion.add(stretch_of(world.counts(2_000 // rows_of_user, pctr)))
         found.append(dispersion.factor)
     assert np.mean(found) == pytest.approx(1.0 + (rows_of_user - 1) * correlation, rel=0.15)
 
@@ -115,7 +119,7 @@ def test_what_is_off_what_drifts_and_what_shifts_is_no_dispersion() -> None:
     world, found = Bursts(1, 0.0), Dispersion()
     for period in range(300):
         ratio = 1.4 - 0.002 * period - (0.3 if period > 150 else 0.0)
-        found.add(block_of(world.counts(1_000, 0.05, ratio)))
+        found.add(stretch_of(world.counts(1_000, 0.05, ratio)))
     assert found.factor < 1.3
 
 
@@ -123,13 +127,13 @@ def test_it_is_one_at_least_and_of_what_little_is_known() -> None:
     found = Dispersion()
     assert found.factor == 1.0
     for _ in range(500):  # as regular as no chance is
-        found.add(Block(10.0, 10.0, 1.0))
+        found.add(Stretch(10.0, 10.0, 1.0))
     assert found.factor == 1.0
     found = Dispersion()
     for events in (40.0, 20.0):  # six standard deviations, once
-        found.add(Block(events, 20.0, 1.0))
+        found.add(Stretch(events, 20.0, 1.0))
     assert 1.0 < found.factor < 2.0
-    assert chi_squared(Block(0.0, 20.0, 1.0), Block(0.0, 20.0, 1.0)) == 0.0
+    assert chi_squared(Stretch(0.0, 20.0, 1.0), Stretch(0.0, 20.0, 1.0)) == 0.0
 
 
 def decided(live: LiveCalibration, world: Bursts, periods: int, ratio: float = 1.0) -> int:
