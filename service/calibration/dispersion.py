@@ -9,6 +9,7 @@ corrections.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import msgspec
@@ -50,8 +51,8 @@ class DispersionRecord(msgspec.Struct, frozen=True, array_like=True):
 
     chi_squared: float = 0.0
     pairs: float = 0.0
-    last: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    open: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    last: Stretch = Stretch()
+    open: Stretch = Stretch()
 
 
 class Dispersion:
@@ -85,14 +86,17 @@ class Dispersion:
     @property
     def record(self) -> DispersionRecord:
         """All of it."""
-        return DispersionRecord(self._chi_squared, self._pairs, tuple(self._last), tuple(self._open))
+        return DispersionRecord(self._chi_squared, self._pairs, self._last, self._open)
 
     @classmethod
     def of(cls, record: DispersionRecord) -> Dispersion:
-        """What was recorded."""
+        """What was recorded. Raises ValueError for a record of something else."""
+        numbers = (record.chi_squared, record.pairs, *record.last, *record.open)
+        if not all(0.0 <= number < math.inf for number in numbers):
+            raise ValueError(f"a dispersion must be of finite sums, 0 or more (got {numbers})")
         found = cls()
         found._chi_squared, found._pairs = record.chi_squared, record.pairs
-        found._last, found._open = Stretch(*record.last), Stretch(*record.open)
+        found._last, found._open = record.last, record.open
         return found
 
 

@@ -40,7 +40,7 @@ from tests.e2e.raw_http import CONTEXT, wait_until
 from tests.running import JSON, RunningService
 
 CANDIDATES = 20
-QUICK = ("--steps", "30,60,100", "--hold-seconds", "1", "--requests", "40")
+QUICK = ("--steps", "30,60,100", "--hold-seconds", "1", "--requests", "40", "--known-clicks", "50")
 CLICKS_KNOWN = ("--live-calibration", "observe", "--click-window-seconds", "1")
 
 

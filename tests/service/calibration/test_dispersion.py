@@ -136,6 +136,13 @@ def test_it_is_one_at_least_and_of_what_little_is_known() -> None:
     assert chi_squared(Stretch(0.0, 20.0, 1.0), Stretch(0.0, 20.0, 1.0)) == 0.0
 
 
+@pytest.mark.parametrize("wrong", [-8.0, float("nan"), float("inf")])
+def test_a_record_of_something_else_is_refused(wrong: float) -> None:
+    for record in (DispersionRecord(1.0, wrong), DispersionRecord(1.0, 1.0, Stretch(1.0, wrong))):
+        with pytest.raises(ValueError, match="a dispersion must be"):
+            Dispersion.of(record)
+
+
 def decided(live: LiveCalibration, world: Bursts, periods: int, ratio: float = 1.0) -> int:
     return sum(len(live.step(world.counts(5, 0.5, ratio), MINUTE)) for _ in range(periods))
 
