@@ -128,6 +128,7 @@ class Replay:
                     decided = now // pace.period
                     self._report_old(decided * pace.period)
                     self._clock.set(1000 * decided * pace.period)
+                    self._report_come(decided * pace.period)
                     self._note_decision(decided * pace.period)
                 self._report_old(now)
                 self._clock.set(1000 * now)
@@ -166,10 +167,14 @@ class Replay:
         last = max((at for at, _ in self._late if at <= until), default=until)
         if last <= until - self._pace.turn:
             self._clock.set(int(1000 * last))
-            come = self._come(until)
-            self._report([(row, "click") for row in come])
-            for row in come:
-                del self._tokens[row]
+            self._report_come(until)
+
+    def _report_come(self, until: int) -> None:
+        """Report the clicks that come by then: what is decided then must not miss those of the last turn."""
+        come = self._come(until)
+        self._report([(row, "click") for row in come])
+        for row in come:
+            del self._tokens[row]
 
     def _ask(self, rows: Rows) -> Iterator[_Answer]:
         for start in range(0, len(rows), CONNECTIONS):

@@ -28,6 +28,10 @@ class Evidence(NamedTuple):
     rows: NDArray[np.float64]
     clicks: NDArray[np.float64]
 
+    def worth(self, dispersion: float) -> Evidence:
+        """As many rows and clicks as these are worth, if so many are worth one that is independent."""
+        return Evidence(self.log_odds, self.rows / dispersion, self.clicks / dispersion)
+
 
 def count(log_odds: NDArray[np.floating], is_click: NDArray[np.bool_]) -> Counts:
     """The counts of events [n]: clicks, or else impressions, of rows with the bundle's log-odds [n]."""

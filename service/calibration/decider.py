@@ -295,6 +295,7 @@ class Decider:
             metrics.live_pcoc.labels(arm, "bundle").set(state.pcoc_bundle)
             metrics.live_pcoc.labels(arm, "live").set(state.pcoc_live)
             metrics.live_frozen.labels(arm).set(state.is_frozen)
+            metrics.live_dispersion.labels(arm).set(state.dispersion)
 
     def _tell(self, number: int, decisions: Iterable[Decision]) -> None:
         """Tell what this service has decided."""
@@ -326,8 +327,9 @@ def _state_of(live: LiveCalibration) -> LiveState:
         live.revision,
         correction.intercept,
         correction.slope,
-        recent.clicks,
+        live.clicks,
         recent.pcoc(NONE),
         recent.pcoc(correction),
         live.is_frozen,
+        live.dispersion,
     )

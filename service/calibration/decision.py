@@ -23,6 +23,7 @@ from service.calibration.counts import (
     counts_of,
     evidence_of,
 )
+from service.calibration.dispersion import Dispersion, DispersionRecord, stretch_of
 from service.calibration.fit import NONE, Correction, fit, loss
 from service.calibration.recent import BucketRecord, RecentCounts
 
@@ -78,6 +79,8 @@ class LiveRecord(msgspec.Struct, frozen=True, array_like=True):
     candidate: tuple[float, float] | None
     window: bytes
     behind: float
+    # Machines of another version may not write it.
+    dispersion: DispersionRecord = DispersionRecord()
 
 
 class LiveCalibration:
@@ -104,6 +107,7 @@ class LiveCalibration:
         live.recent.restore(record.buckets)
         live._candidate = None if record.candidate is None else _correction_of(record.candidate)
         live._window, live._behind = counts_of(record.window), record.behind
+        live._dispersion = Dispersion.of(record.dispersion)
         return live
 
     @property
@@ -117,7 +121,18 @@ class LiveCalibration:
             None if candidate is None else (candidate.intercept, candidate.slope),
             bytes_of(self._window),
             self._behind,
+            self._dispersion.record,
         )
+
+    @property
+    def dispersion(self) -> float:
+        """How many rows are worth one that is independent: 1 or more."""
+        return self._dispersion.factor
+
+    @property
+    def clicks(self) -> float:
+        """How many independent clicks of weight 1 vary as much as those that the evidence has."""
+        return self.recent.clicks / self.dispersion
 
     def reset(self) -> None:
         """Back to the bundle alone, also when frozen, and without what was learned so far."""
@@ -129,18 +144,24 @@ class LiveCalibration:
         self._candidate: Correction | None = None
         self._window: Counts = np.zeros((BINS, 3))
         self._behind = 0.0
+        self._dispersion = Dispersion()
 
     def step(self, added: Counts, seconds: float) -> list[Decision]:
         """Let so much time pass, in which these counts came; what was decided."""
         decisions: list[Decision] = []
         self._window = self._window + added
-        if self._is_behind(evidence_of(np.maximum(added, 0.0))):
+        new = np.maximum(added, 0.0)
+        self._dispersion.add(stretch_of(new))
+        if self._is_behind(evidence_of(new)):
             self._serve(NONE)
             self._candidate = None
             decisions.append(Decision.REVERTED)
-        elif self._candidate is not None and self._window[:, CLICKS].sum() >= self._rules.min_clicks:
+        elif (
+            self._candidate is not None
+            and self._window[:, CLICKS].sum() >= self._rules.min_clicks * self.dispersion
+        ):
             decisions.append(self._judge(self._candidate))
-        self.recent.step(added, seconds)
+        self.recent.step(added, seconds, self.dispersion)
         if self._candidate is None and self._fit():
             decisions.append(Decision.FITTED)
         return decisions
@@ -148,12 +169,13 @@ class LiveCalibration:
     def _is_behind(self, added: Evidence) -> bool:
         """Whether the bundle alone has been better than the correction since some time.
 
-        Page's test (1954): the sum of likelihood ratios since the time that makes most of it.
+        Page's test (1954): the sum of likelihood ratios since the time that makes most of it; of
+        quasi-likelihoods, where clicks vary more than these say.
         """
         if self.correction == NONE:
             return False
         worse = loss(added, self.correction) - loss(added, NONE)
-        self._behind = max(0.0, self._behind + worse)
+        self._behind = max(0.0, self._behind + worse / self.dispersion)
         return self._behind > math.log(REVERT_RATIO)
 
     def _judge(self, candidate: Correction) -> Decision:
@@ -179,10 +201,10 @@ class LiveCalibration:
     def _fit(self) -> bool:
         """Whether there is a new candidate."""
         recent, rules = self.recent, self._rules
-        if recent.clicks < rules.min_clicks or not recent.excludes_one(self.correction):
+        if self.clicks < rules.min_clicks or not recent.excludes_one(self.correction, self.dispersion):
             return False
         evidence = recent.evidence
-        bounded = _bounded(evidence, NONE, fit(evidence), rules.max_change)
+        bounded = _bounded(evidence, NONE, fit(evidence.worth(self.dispersion)), rules.max_change)
         candidate = _bounded(evidence, self.correction, bounded, rules.max_step)
         if candidate == self.correction:
             return False

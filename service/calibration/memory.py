@@ -25,7 +25,7 @@ MIN_SLOT_MS = 4_000
 _HEADER_WORDS = 16
 # The words of a place that hold its state, and the one that says when its source was last to be kept: higher
 # is later.
-_STATE = slice(2, 9)
+_STATE = slice(2, 10)
 _TURN = _STATE.stop
 _ATTEMPTS = 100
 
@@ -35,7 +35,8 @@ class LiveState:
     """What is served, or would be, for a bundle of an arm, and why.
 
     Clicks are those that the evidence is worth by now; the PCOCs are of the bundle's own pCTRs and of the
-    corrected ones. nan without evidence. Frozen, it changes by commands alone.
+    corrected ones. nan without evidence. Frozen, it changes by commands alone. Where rows are not
+    independent, as many as `dispersion` says are worth one that is.
     """
 
     revision: int = 0
@@ -45,6 +46,7 @@ class LiveState:
     pcoc_bundle: float = math.nan
     pcoc_live: float = math.nan
     is_frozen: bool = False
+    dispersion: float = 1.0
 
     @property
     def pcocs(self) -> tuple[float | None, float | None]:
@@ -107,6 +109,7 @@ class LiveMemory(SlotMemory[int]):
             state.pcoc_bundle,
             state.pcoc_live,
             state.is_frozen,
+            state.dispersion,
         )
         words[1] += 1
 
@@ -118,8 +121,10 @@ class LiveMemory(SlotMemory[int]):
             found = self._states[place, _STATE].tolist()
             if version % 2 == 0 and version == self._words[place, 1]:
                 break
-        revision, intercept, slope, clicks, pcoc_bundle, pcoc_live, is_frozen = found
-        return LiveState(int(revision), intercept, slope, clicks, pcoc_bundle, pcoc_live, bool(is_frozen))
+        revision, intercept, slope, clicks, pcoc_bundle, pcoc_live, is_frozen, dispersion = found
+        return LiveState(
+            *(int(revision), intercept, slope, clicks, pcoc_bundle, pcoc_live, bool(is_frozen), dispersion)
+        )
 
     def matured_ms(self, made_ms: int) -> int:
         """When all that was counted of tokens made by then is mature, and nothing of later slots."""

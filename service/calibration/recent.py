@@ -59,6 +59,7 @@ class RecentCounts:
 
     The window is kept in buckets, the older the longer. When the newer ones and the older ones have different
     PCOCs, whichever way it is cut, the older ones are forgotten. Neither side has fewer than `min_clicks`.
+    Clicks are worth as much less as a `dispersion` says (service.calibration.dispersion).
     """
 
     def __init__(self, half_life_seconds: float, min_clicks: int) -> None:
@@ -67,7 +68,7 @@ class RecentCounts:
         self._buckets: list[_Bucket] = []  # the newest first
         self._total = _Bucket(np.zeros((BINS, 3)), 0.0, 0)
 
-    def step(self, added: Counts, seconds: float) -> None:
+    def step(self, added: Counts, seconds: float, dispersion: float = 1.0) -> None:
         """Let so much time pass, then add counts."""
         weight = 0.5 ** (seconds / self._half_life)
         for bucket in self._buckets:
@@ -75,7 +76,7 @@ class RecentCounts:
             bucket.squares *= weight**2
         counts = np.maximum(added, 0.0)
         self._buckets.insert(0, _Bucket(counts, float(counts[:, CLICKS].sum()), 1))
-        self._forget()
+        self._forget(dispersion)
         self._merge()
         self._add_up()
 
@@ -112,28 +113,28 @@ class RecentCounts:
         clicks = self._total.clicks
         return predicted_clicks(self.evidence, correction) / clicks if clicks > 0.0 else math.nan
 
-    def excludes_one(self, correction: Correction) -> bool:
+    def excludes_one(self, correction: Correction, dispersion: float = 1.0) -> bool:
         """Whether PCOC is not 1, with a confidence of 95 %."""
-        clicks = self.clicks
+        clicks = self.clicks / dispersion
         if clicks <= 0.0:
             return False
         low, high = pcoc_interval(self.pcoc(correction) * clicks, clicks)
         return not low <= 1.0 <= high
 
-    def _forget(self) -> None:
+    def _forget(self, dispersion: float) -> None:
         """Drop the older side of the cut whose sides contradict each other most, if they do."""
         sums = np.array([(bucket.clicks, bucket.squares, bucket.predicted) for bucket in self._buckets])
         newer = [*accumulate(sums)]
         most, kept = CONTRADICTION, len(newer)
         for cut, new in enumerate(newer[:-1], start=1):
-            difference = self._difference(new, newer[-1] - new)
+            difference = self._difference(new, newer[-1] - new, dispersion)
             if difference > most:
                 most, kept = difference, cut
         del self._buckets[kept:]
 
-    def _difference(self, new: Counts, old: Counts) -> float:
+    def _difference(self, new: Counts, old: Counts, dispersion: float) -> float:
         """Standard deviations by which the PCOCs of two sides differ: clicks, squares, predicted of each."""
-        effective = _effective(*new[:2]), _effective(*old[:2])
+        effective = _effective(*new[:2]) / dispersion, _effective(*old[:2]) / dispersion
         if min(effective) < self._min_clicks or min(new[2], old[2]) <= 0.0:
             return 0.0
         ratio = float(new[0] / new[2] / (old[0] / old[2]))

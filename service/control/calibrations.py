@@ -64,6 +64,7 @@ class Calibrations:
             state.slope,
             state.clicks,
             *state.pcocs,
+            state.dispersion,
         )
 
 

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import msgspec
+
 from service.arms.reloads import TOLD
 from service.arms.steering import Change, Steering
 from service.arms.steering_memory import SteeringMemory
@@ -121,11 +123,15 @@ class Canaries:
         _, steering = self._service.steering.read()
         self._check(command, control, steering)
         weights = steering.weights
-        decider = self._service.decider
+        decider, plan = self._service.decider, command.plan
         notes: tuple[str, ...] = ()
         if decider is None:
-            notes = (_NO_FEEDBACK,)
-        elif command.plan.hold_seconds < self._settings.click_window_seconds and not command.plan.impressions:
+            notes, plan = (_NO_FEEDBACK,), msgspec.structs.replace(plan, known_clicks=0)
+        elif (
+            plan.hold_seconds < self._settings.click_window_seconds
+            and not plan.impressions
+            and not plan.known_clicks
+        ):
             notes = (
                 (
                     "steps may end before any of their clicks are known: 'hold_seconds' is below "
@@ -138,7 +144,7 @@ class Canaries:
             control,
             weights[arm] + weights[control],
             (bundles[arm], bundles[control]),
-            Canary(command.plan, pair_counts(self._metrics, arm, control), BOUNDS, time.monotonic()),
+            Canary(plan, pair_counts(self._metrics, arm, control), BOUNDS, time.monotonic()),
             None if decider is None else FeedbackOfPair(decider, arm, control, now_ms()),
             user,
         )

@@ -17,6 +17,8 @@ NUMBERS = {
     "hold_seconds": "how long a step lasts, unless --impressions are judged before",
     "impressions": "go on once so many impressions of the arm are judged in the step; 0: never",
     "requests": "that the arm must answer in a step before it goes on",
+    "known_clicks": "independent clicks of the arm that must be judged before it has all traffic, and before "
+    "it has a part, that part of them; 0: none",
     "alpha": "chance that the gates take back an arm with which nothing is wrong",
     "errors": "share of its requests that may fail",
     "slower_ms": "by how many milliseconds a quantile of latency may exceed control's, and",

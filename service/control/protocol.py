@@ -203,7 +203,8 @@ class ServiceStatus(msgspec.Struct, frozen=True):
 class CalibrationStatus(msgspec.Struct, frozen=True):
     """The live calibration of an arm: log-odds become intercept + slope * log-odds, or would.
 
-    `clicks` are those that it rests on; the PCOCs are without and with it, None without clicks.
+    `clicks` are those that it rests on, `dispersion` how many are worth one of these; the PCOCs are without
+    and with it, None without clicks.
     """
 
     arm: str
@@ -215,6 +216,7 @@ class CalibrationStatus(msgspec.Struct, frozen=True):
     clicks: float
     pcoc_bundle: float | None
     pcoc_live: float | None
+    dispersion: float = 1.0
 
 
 class Done(msgspec.Struct, frozen=True):

@@ -72,12 +72,23 @@ def calibration_table_of(calibrations: Sequence[CalibrationStatus]) -> str:
             f"{found.intercept:.4f}",
             f"{found.slope:.4f}",
             f"{found.clicks:.0f}",
+            f"{found.dispersion:.2f}",
             _pcoc(found.pcoc_bundle),
             _pcoc(found.pcoc_live),
         )
         for found in calibrations
     ]
-    heads = ("arm", "mode", "revision", "intercept", "slope", "clicks", "PCOC without", "PCOC with")
+    heads = (
+        "arm",
+        "mode",
+        "revision",
+        "intercept",
+        "slope",
+        "clicks",
+        "dispersion",
+        "PCOC without",
+        "PCOC with",
+    )
     return "\n".join(aligned(heads, rows))
 
 

@@ -50,6 +50,7 @@ def describe_live(settings: Settings, live: LiveArms | None, arm: Arm) -> dict[s
         "slope": state.slope,
         "is_frozen": state.is_frozen,
         "clicks": state.clicks,
+        "dispersion": state.dispersion,
         "pcoc": {"bundle": bundle, "live": corrected},
     }
 

@@ -118,7 +118,7 @@ class FeedbackFamilies:
         )
         self.live_clicks = Gauges(
             "bidlight_live_clicks",
-            "Clicks that the arm's live calibration is fitted from, older ones in part",
+            "Clicks that the arm's live calibration is fitted from, older ones in part, as independent ones",
             ["arm"],
             of_processes="sum",
             registry=registry,
@@ -141,6 +141,14 @@ class FeedbackFamilies:
         self.live_frozen = Gauges(
             "bidlight_live_frozen",
             "1 if the arm's live calibration is frozen by a command, so that it stays as it is, otherwise 0",
+            ["arm"],
+            of_processes="max",
+            registry=registry,
+        )
+        self.live_dispersion = Gauges(
+            "bidlight_live_dispersion",
+            "How many clicks of the arm are worth an independent one: above 1 where rows that come together "
+            "have much in common",
             ["arm"],
             of_processes="max",
             registry=registry,

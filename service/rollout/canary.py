@@ -92,6 +92,11 @@ class Canary:
         theirs, least = self._seen.control.requests - self._at_step.control.requests, LEAST_REQUESTS
         if theirs < min(self.plan.requests, least):
             return f"control has answered {theirs:.0f} requests in this step, too few to compare it with"
+        words = self._lasts_for(now)
+        return words or self._lacks_clicks()
+
+    def _lasts_for(self, now: float) -> str:
+        """How long the step lasts, if it is not over."""
         held = now - self._began
         shown = self._slow.impressions - self._impressions_at_step
         if held >= self.plan.hold_seconds or 0 < self.plan.impressions <= shown:
@@ -100,6 +105,23 @@ class Canary:
         if self.plan.impressions:
             words += f", or until {self.plan.impressions} impressions are judged ({shown:.0f} are)"
         return words
+
+    def _lacks_clicks(self) -> str:
+        """What clicks do not say yet before the arm has more traffic, if it is to have more."""
+        plan = self.plan
+        if self.step == len(plan.steps) - 1:
+            return ""
+        following = plan.steps[self.step + 1]
+        clicks, least = self._slow.clicks, plan.known_clicks * following / 100.0
+        if clicks < least:
+            return (
+                f"{clicks:.0f} independent clicks of it are judged, and {least:.0f} must be before it has "
+                f"{following:g} % ('known_clicks')"
+            )
+        doubt = self._slow.doubt
+        if doubt is not None:
+            return f"{doubt.gate} knows {doubt.level:.2f} of what takes it back: {doubt.words}"
+        return ""
 
     def _go_on(self, now: float) -> Ruling:
         """Begin the next step, if there is one."""

@@ -21,14 +21,17 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Percentages of the traffic of both arms, which rise, and what lets a canary go on to the next.
 
     A step ends after `hold_seconds`, or once `impressions` of the arm are known with their clicks (0: never),
-    and not before the arm has answered `requests` in it. `alpha` is the chance that gates take back an arm
-    with which nothing is wrong, over all gates, steps and looks. The other numbers are what they tolerate.
+    and not before the arm has answered `requests` in it. Before it has all the traffic `known_clicks` of it
+    must be judged, as independent ones, and before it has a part, that part of them. `alpha` is the chance
+    that gates take back an arm with which nothing is wrong, over all gates, steps and looks. The other
+    numbers are what they tolerate.
     """
 
     steps: Annotated[tuple[float, ...], Meta(min_length=1, max_length=MOST_STEPS)] = STEPS
     hold_seconds: Seconds = 3600.0
     impressions: Count = 0
     requests: Annotated[int, Meta(ge=1, le=10**12)] = 1000
+    known_clicks: Count = 500
     alpha: Annotated[float, Meta(gt=0.0, le=0.5)] = 0.01
     # Share of requests that may fail, whatever those of control do.
     errors: Annotated[float, Meta(gt=0.0, lt=1.0)] = 0.001

@@ -1,7 +1,8 @@
 """Gates that need feedback: PCOC, LogLoss, clicks per bid; they know neither tokens nor time.
 
 They are judged by the bundles' own pCTRs, before live calibration, and by impressions whose clicks are as
-complete as they will be.
+complete as they will be. Where rows are not independent, their evidence counts for as much less
+(service.calibration.dispersion).
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from service.calibration.counts import CLICKS, IMPRESSIONS, PREDICTED, Counts, evidence_of
+from service.calibration.dispersion import Dispersion, Stretch
 from service.rollout.evidence import Block, Both, Either, LevelTest, MeanTest, RatioTest
 from service.rollout.gates import SLOW, Gate, Reading
 from service.rollout.plan import Plan
 
 # LogLoss is judged by a test that holds as numbers grow.
 LEAST_CLICKS = 30
+# A gate that knows so much of what takes an arm back lets it rise no further: chance does so at one in five.
+DOUBT = 0.25
 # It says most for so many impressions.
 TYPICAL_IMPRESSIONS = 20_000.0
 
@@ -71,6 +75,18 @@ class SlowGates:
         self._ours, self._theirs = np.zeros(3), np.zeros(3)
         self._bids = np.zeros(2)
         self._losses, self._control_losses = Losses(), Losses()
+        self._dispersion = Dispersion()
+
+    @property
+    def clicks(self) -> float:
+        """How many independent clicks those of the canary are worth that are judged."""
+        return float(self._ours[CLICKS]) / self._dispersion.factor
+
+    @property
+    def doubt(self) -> Reading | None:
+        """What speaks most against the canary, if it is more than chance says often."""
+        worst = max(self.readings(), key=lambda each: each.level or 0.0)
+        return worst if worst.level is not None and worst.level >= DOUBT else None
 
     @property
     def impressions(self) -> float:
@@ -84,8 +100,14 @@ class SlowGates:
         self._theirs += theirs
         self._bids += (canary.bids, control.bids)
         clicks, clicks_of_control = float(ours[CLICKS]), float(theirs[CLICKS])
-        self._pcoc.add(Block(clicks, float(ours[PREDICTED]), clicks_of_control, float(theirs[PREDICTED])))
-        self._clicks.add(Block(clicks, canary.bids, clicks_of_control, control.bids))
+        predicted, predicted_of_control = float(ours[PREDICTED]), float(theirs[PREDICTED])
+        weight = 1.0 / self._dispersion.factor  # as it was before: so what comes now has no say in it
+        self._pcoc.add(Block(clicks, predicted, clicks_of_control, predicted_of_control, weight))
+        self._clicks.add(Block(clicks, canary.bids, clicks_of_control, control.bids, weight))
+        if predicted > 0.0 and predicted_of_control > 0.0:
+            # Given the clicks of both, those of the canary are binomial: what both have in common cancels.
+            share, total = predicted / (predicted + predicted_of_control), clicks + clicks_of_control
+            self._dispersion.add(Stretch(clicks, total * share, total * share * share))
         losses, control_losses = losses_of(canary.counts), losses_of(control.counts)
         self._losses.add(losses)
         self._control_losses.add(control_losses)
@@ -101,6 +123,8 @@ class SlowGates:
             f"PCOC is {_ratio(ours[PREDICTED], ours[CLICKS])} "
             f"(control: {_ratio(theirs[PREDICTED], theirs[CLICKS])}), {ours[CLICKS]:.0f} clicks"
         )
+        if self._dispersion.factor > 1.0:
+            pcoc += f", worth {self.clicks:.0f} independent ones"
         clicks = (
             f"{_ratio(1e3 * ours[CLICKS], self._bids[0])} clicks per 1,000 bids "
             f"(control: {_ratio(1e3 * theirs[CLICKS], self._bids[1])})"
@@ -118,7 +142,10 @@ class SlowGates:
         )
         if min(self._ours[CLICKS], self._theirs[CLICKS]) < LEAST_CLICKS:
             return Reading(Gate.LOGLOSS, None, f"too few clicks yet: {words}")
-        evidence = self._logloss.evidence_at(self._losses.variance, self._control_losses.variance)
+        factor = self._dispersion.factor
+        evidence = self._logloss.evidence_at(
+            factor * self._losses.variance, factor * self._control_losses.variance
+        )
         return Reading(Gate.LOGLOSS, self._part(evidence), words)
 
     def _part(self, evidence: float) -> float:

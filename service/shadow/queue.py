@@ -94,8 +94,18 @@ class ShadowQueue:
 
     def drop_all(self) -> None:
         """Drop what waits: it is of no use any more."""
-        while self._waiting:
-            self._take().drop(GONE)
+        self.drop_those(lambda _: True)
+
+    def drop_those(self, are_gone: Callable[[Any], bool]) -> None:
+        """Drop the jobs that are of no use any more; others keep their places."""
+        waiting, self._waiting = self._waiting, deque()
+        for job, since in waiting:
+            if are_gone(job):
+                self._requests -= job.requests
+                self._bytes -= job.size
+                job.drop(GONE)
+            else:
+                self._waiting.append((job, since))
 
     def _schedule(self) -> None:
         self._is_scheduled = True

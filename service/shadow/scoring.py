@@ -119,7 +119,7 @@ class ShadowJob:
     def __init__(self, scorer: Scorer, copy: Copy) -> None:
         self.size = copy.size
         self.requests, self._candidates = 1, len(copy.own)
-        self._scorer = scorer
+        self.scorer = scorer
         self._unread = deque([copy])
         self._copies: list[Copy] = []
         self._unscored: deque[RequestRows] = deque()
@@ -131,7 +131,7 @@ class ShadowJob:
         """Do the requests of another job of the shadow too, unless these are too many, or it has begun."""
         if (
             self._has_begun
-            or other._scorer is not self._scorer
+            or other.scorer is not self.scorer
             or self.requests + other.requests > MOST_REQUESTS
             or self._candidates + other._candidates > MOST_ROWS
         ):
@@ -149,7 +149,7 @@ class ShadowJob:
         try:
             is_over = self._go_on(started)
         except Exception as error:  # whatever it is, the bidding arms go on
-            self._scorer.tell_failure(error)
+            self.scorer.tell_failure(error)
             self.drop(FAILED)
             return True
         self._seconds += perf_counter() - started
@@ -157,7 +157,7 @@ class ShadowJob:
 
     def drop(self, reason: str) -> None:
         """What is left is not scored."""
-        self._scorer.meter.drop(reason, len(self._unread) + len(self._copies))
+        self.scorer.meter.drop(reason, len(self._unread) + len(self._copies))
 
     def _go_on(self, started: float) -> bool:
         """Read one, score some of the candidates, or compare: one at a time, as each may take a slice."""
@@ -165,7 +165,7 @@ class ShadowJob:
             self._read(self._unread.popleft())
             return False
         if self._unscored:
-            self._parts.append(self._scorer.score(self._next_part()))
+            self._parts.append(self.scorer.score(self._next_part()))
             return False
         if self._copies:
             self._compare(started)
@@ -173,7 +173,7 @@ class ShadowJob:
 
     def _read(self, copy: Copy) -> None:
         """Read a request; without it, if that fails, the others go on."""
-        scorer = self._scorer
+        scorer = self.scorer
         try:
             rows = scorer.encode(copy.body, copy.codec, copy.user)
             if len(rows) != len(copy.own):
@@ -189,7 +189,7 @@ class ShadowJob:
 
     def _next_part(self) -> list[RequestRows]:
         """As many candidates as are scored at once, in order."""
-        part, room = [], self._scorer.rows_at_once
+        part, room = [], self.scorer.rows_at_once
         while self._unscored and room:
             rows = self._unscored.popleft()
             if len(rows) > room:
@@ -201,7 +201,7 @@ class ShadowJob:
 
     def _compare(self, started: float) -> None:
         """All are scored: compare those that have numbers."""
-        scorer, copies, pctrs = self._scorer, self._copies, np.concatenate(self._parts)
+        scorer, copies, pctrs = self.scorer, self._copies, np.concatenate(self._parts)
         is_nan = np.isnan(pctrs)
         if is_nan.any():
             scorer.tell_failure(None)

@@ -60,14 +60,15 @@ class Shadows:
         return bool(self._served)
 
     def serve(self, table: ArmTable) -> None:
-        """Follow the arms as this table says. Copies that wait for another one are dropped."""
+        """Follow the arms as this table says. Copies that wait for a shadow that has changed are dropped."""
         numbers = {arm.name: number for number, arm in enumerate(table.arms)}
         served: dict[str, Pair] = {}
         if self._settings.metrics == "on":
             for shadows in table.followed.values():
                 served.update((arm.name, self._pair(table, arm, numbers[arm.name])) for arm in shadows)
         if served != self._served:
-            self._queue.drop_all()
+            scorers = [pair.scorer for pair in served.values()]
+            self._queue.drop_those(lambda job: job.scorer not in scorers)
         self._served = served
         self._pairs = {
             name: tuple(served[arm.name] for arm in shadows if arm.name in served)

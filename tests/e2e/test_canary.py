@@ -40,7 +40,7 @@ from tests.e2e.raw_http import CONTEXT, wait_until
 from tests.running import JSON, RunningService
 
 CANDIDATES = 20
-QUICK = ("--steps", "30,60,100", "--hold-seconds", "1", "--requests", "40")
+QUICK = ("--steps", "30,60,100", "--hold-seconds", "1", "--requests", "40", "--known-clicks", "50")
 CLICKS_KNOWN = ("--live-calibration", "observe", "--click-window-seconds", "1")
 
 
@@ -194,6 +194,11 @@ def test_an_arm_with_other_pctrs_is_taken_back_within_seconds(
         assert ask(running.path, "canary", "status").output.startswith(
             "new against control: taken back by pctr"
         )
+        with traffic(running.service):  # without feedback no step waits for clicks
+            plan = Plan(steps=(50.0, 100.0), hold_seconds=0.5, requests=20)
+            assert tell(running, StartCanary("other", plan=plan)).error is None
+            wait_until(lambda: is_over(running))
+        assert (canary_of(running).verdict, weights_of(running)["other"]) == ("finished", 100.0)
 
 
 def test_clicks_that_do_not_come_take_an_arm_back(bundles: dict[str, Path], tmp_path: Path) -> None:

@@ -7,13 +7,17 @@ import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 from tests.e2e.commanded import WORKERS, arms_of, ask, commanded
 from tests.e2e.raw_http import body_of, kept_sending, wait_until
 from tests.running import JSON
 from tests.tiny_bundle import write_tiny_bundle
 
-# Bundles are rolled out and back so often under load; ROLLOUTS=100 in the environment takes minutes.
+# Bundles are rolled out and back so often under load, by so many workers. ROLLOUTS=100 in the environment
+# takes minutes with each number of ROLLOUT_WORKERS.
 ROLLOUTS = int(os.environ.get("ROLLOUTS", "5"))
+ROLLOUT_WORKERS = os.environ.get("ROLLOUT_WORKERS", "1 2").split()
 
 
 @WORKERS
@@ -105,7 +109,7 @@ def test_rollbacks_that_come_together_are_all_carried_out(tmp_path: Path) -> Non
         assert running.service.stop() == 0
 
 
-@WORKERS
+@pytest.mark.parametrize("workers", ROLLOUT_WORKERS)
 def test_no_request_fails_while_bundles_are_rolled_out_and_back(tmp_path: Path, workers: str) -> None:
     folder = write_tiny_bundle(tmp_path / "bundle", name="zero", seed=1)
     options = ["--arm", f"only={folder}", "--workers", workers, "--try-reloads", "off"]

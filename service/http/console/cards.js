@@ -33,7 +33,8 @@ function describeFeedback(feedback) {
 function describeLive(live) {
   if (!live) return "off";
   const pcoc = live.pcoc.bundle === null ? "no clicks judged yet"
-    : `PCOC ${ratio(live.pcoc.bundle)} → ${ratio(live.pcoc.live)} on ${whole(live.clicks)} clicks`;
+    : `PCOC ${ratio(live.pcoc.bundle)} → ${ratio(live.pcoc.live)} on ${whole(live.clicks)} clicks`
+      + (live.dispersion > 1.05 ? `, dispersion ${digits(live.dispersion, 2)}` : "");
   const change = `intercept ${live.intercept.toFixed(3)}, slope ${live.slope.toFixed(3)}`;
   return `${live.mode}, revision ${live.revision}: ${change}; ${pcoc}`;
 }

@@ -68,6 +68,7 @@ def test_an_arm_is_corrected_by_its_own_events() -> None:
     assert found['bidlight_live_intercept{arm="control"}'] == state.intercept
     assert found['bidlight_live_slope{arm="control"}'] == state.slope
     assert found['bidlight_live_clicks{arm="control"}'] == pytest.approx(state.clicks)
+    assert found['bidlight_live_dispersion{arm="control"}'] == state.dispersion >= 1.0
     assert found['bidlight_live_pcoc{arm="control",pctr="bundle"}'] == state.pcoc_bundle
     assert found['bidlight_live_pcoc{arm="control",pctr="live"}'] == state.pcoc_live
     assert found['bidlight_live_decisions_total{arm="control",decision="adopted"}'] == state.revision

@@ -130,7 +130,7 @@ def test_a_new_source_takes_the_place_that_has_been_left_for_longest() -> None:
 
 def test_what_is_decided_is_read_by_others() -> None:
     memory = memory_of()
-    state = LiveState(17, -0.25, 0.9, 50.5, 1.25, 1.01)
+    state = LiveState(17, -0.25, 0.9, 50.5, 1.25, 1.01, is_frozen=True, dispersion=2.5)
     child = os.fork()
     if child == 0:
         memory.write(0, state)

@@ -30,7 +30,7 @@ REQUEST = {
     "candidates": {"features": {"ad": [f"a{number}" for number in range(8)]}},
     "tracking": True,
 }
-STATE = LiveState(9, 0.25, 0.9, 321.0, 0.8, 1.01)
+STATE = LiveState(9, 0.25, 0.9, 321.0, 0.8, 1.01, dispersion=1.5)
 
 
 @pytest.fixture
@@ -121,6 +121,7 @@ def test_what_is_decided_is_served_and_tokens_have_the_pctrs_of_the_bundle(
         "slope": 0.9,
         "is_frozen": False,
         "clicks": 321.0,
+        "dispersion": 1.5,
         "pcoc": {"bundle": 0.8, "live": 1.01},
     }
     decide(app, LiveState(10))

@@ -178,6 +178,25 @@ def test_of_a_share_the_same_keys_are_scored_each_time(run_app: RunApp, arms: tu
     assert 3 < sum(scored[:20]) < 17
 
 
+def test_what_waits_for_a_shadow_stays_when_another_one_changes(
+    run_app: RunApp, bundles: dict[str, Path]
+) -> None:
+    arms = tuple(f"{name}={bundles['alpha']}" for name in ("control", "candidate", "other"))
+    app = run_app(arms=arms, shadows=("candidate=control:1", "other=control:1"))
+    shadows = app.app.predict_service.shadows
+    assert shadows is not None
+    memory, change = app.app.served.steering, Change(2.0, "shadow", 0)
+    with waiting(app):
+        for _ in range(3):
+            app.post(request_of(ROWS[:2]))
+        assert len(shadows._queue) == 6
+        memory.write(memory.read()[1].with_shadow("other", Shadowing("control", 0.5), change))
+        app.app.served.follow()
+        assert len(shadows._queue) == 3
+    wait_for(app, 3)
+    assert count(app, "candidates_total") == 6
+
+
 def other_schema(*fields: Field) -> Schema:
     return Schema((*fields, *tiny_schema().fields))
 

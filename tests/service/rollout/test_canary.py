@@ -16,11 +16,11 @@ from service.rollout.counts import ArmCounts, PairCounts
 from service.rollout.fast import stability
 from service.rollout.gates import Gate
 from service.rollout.plan import Plan, check_plan
-from service.rollout.slow import Feedback, losses_of
+from service.rollout.slow import DOUBT, Feedback, SlowGates, losses_of
 
 BOUNDS = (*LATENCY_BUCKETS, math.inf)
 PCTR_BOUNDS = np.array([*PCTR_BUCKETS, math.inf])
-PLAN = Plan(steps=(10.0, 50.0, 100.0), hold_seconds=60.0, requests=200)
+PLAN = Plan(steps=(10.0, 50.0, 100.0), hold_seconds=60.0, requests=200, known_clicks=0)
 ROWS = 10
 
 
@@ -121,7 +121,7 @@ def test_gates_see_a_worse_arm_that_gets_little_traffic() -> None:
 
 def test_pctrs_that_change_by_the_hour_take_no_arm_back() -> None:
     """Over all steps the canary has more of the last hour than control has, and both have the same pCTRs."""
-    rollout = Rollout(Plan(steps=(2.0, 60.0), hold_seconds=300.0, requests=200))
+    rollout = Rollout(Plan(steps=(2.0, 60.0), hold_seconds=300.0, requests=200, known_clicks=0))
     for second in range(1, 580):
         scale = 1.0 if second <= 310 else 4.0
         ours = round(200 * rollout.canary.share)
@@ -163,12 +163,63 @@ def test_a_worse_arm_is_taken_back_within_seconds(
 
 
 def test_a_step_that_waits_for_impressions_goes_on_once_they_are_judged() -> None:
-    rollout = Rollout(Plan(steps=(10.0, 50.0), hold_seconds=1e6, requests=10, impressions=500))
+    rollout = Rollout(
+        Plan(steps=(10.0, 50.0), hold_seconds=1e6, requests=10, impressions=500, known_clicks=20)
+    )
     assert rollout.run(20) == []
     rollout.canary.learn(feedback(499, 0.02, 0.02), feedback(5_000, 0.02, 0.02))
     assert rollout.run(5) == []
     rollout.canary.learn(feedback(1, 0.02, 0.02), feedback(10, 0.02, 0.02))
     assert [each.verdict for each in rollout.run(1)] == [Verdict.RAISED]
+
+
+def test_a_step_up_waits_for_as_many_clicks_as_its_share_needs_and_the_last_one_for_none() -> None:
+    rollout = Rollout(Plan(steps=(10.0, 40.0, 80.0), hold_seconds=1.0, requests=10, known_clicks=500))
+
+    def learn(shown: int) -> None:
+        rollout.canary.learn(feedback(shown, 0.02, 0.02), feedback(5 * shown, 0.02, 0.02))
+
+    learn(9_950)
+    assert rollout.run(20) == []
+    assert rollout.canary.waits_for(rollout.second).startswith("199 independent clicks of it are judged, and")
+    learn(50)
+    assert [each.verdict for each in rollout.run(20)] == [Verdict.RAISED]
+    learn(10_000)
+    assert [each.verdict for each in rollout.run(20)] == [Verdict.RAISED, Verdict.FINISHED]
+
+
+@pytest.mark.parametrize("pctr", [0.014, 0.02, 0.026])
+def test_an_arm_of_which_there_is_doubt_rises_no_further(pctr: float) -> None:
+    rollout = Rollout(Plan(steps=(10.0, 100.0), hold_seconds=1.0, requests=10, known_clicks=100))
+    for _ in range(100):
+        rollout.canary.learn(feedback(500, 0.02, pctr), feedback(2_500, 0.02, 0.02))
+        if max(each.level or 0.0 for each in rollout.canary.readings) > DOUBT:
+            break
+    found = rollout.run(20)
+    if pctr == 0.02:
+        assert [each.verdict for each in found] == [Verdict.FINISHED]
+    else:
+        assert found == []
+        assert rollout.canary.waits_for(rollout.second).startswith("pcoc knows 0.")
+
+
+def test_rows_that_are_not_independent_count_for_less_and_what_both_arms_share_does_not() -> None:
+    """Users of thirty rows click all or nothing; or the rate of both arms goes up and down together."""
+    rng = np.random.default_rng(2)
+    bursts, tides = (SlowGates(Plan(), 6.4) for _ in range(2))
+    for _ in range(400):
+        for gates, ours, theirs in (
+            (bursts, 30 * rng.binomial(33, 0.02), 30 * rng.binomial(100, 0.02)),
+            (tides, *rng.binomial((1_000, 3_000), 0.02 * rng.choice([0.5, 1.5]))),
+        ):
+            gates.add(Feedback(_clicked(1_000, ours), 1e4), Feedback(_clicked(3_000, theirs), 3e4))
+    assert bursts.clicks == pytest.approx(400 * 20 / 30, rel=0.3)
+    assert tides.clicks == pytest.approx(400 * 20, rel=0.25)
+
+
+def _clicked(shown: int, clicks: int) -> Counts:
+    log_odds = np.full(shown + clicks, math.log(0.02 / 0.98))
+    return count(log_odds, np.arange(shown + clicks) >= shown)
 
 
 def feedback(shown: int, rate: float, pctr: float, bids: float | None = None) -> Feedback:
