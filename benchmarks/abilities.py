@@ -27,8 +27,9 @@ from statistics import median
 
 import uvloop
 
-from benchmarks.command import Command, print_table
+from benchmarks.command import Command, ended, print_table
 from benchmarks.request import Sink
+from loadtest.arguments import a_bundle, a_checkout
 from loadtest.reports import abilities
 from loadtest.reports.abilities import ABILITIES, ALL, OFF, arguments_of, make_folder
 from loadtest.traffic.bid_requests import BidRequestMaker, read_samples
@@ -152,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bundle = REPOSITORY / "artifacts" / "demo"
     add(
         "--bundle",
-        type=Path,
+        type=a_bundle,
         default=bundle,
         metavar="FOLDER",
         help="the bundle that scores [artifacts/demo]",
@@ -163,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.number("--connections", 32, "requests at once")
     command.number("--timings", 40, "of each of the two services in a process")
     command.number("--rounds", 1, "interleaved, of which the median counts")
-    add("--against", type=Path, metavar="FOLDER", help="another checkout")
+    add("--against", type=a_checkout, metavar="FOLDER", help="another checkout")
     add("--once", nargs=2, dest="words", help=argparse.SUPPRESS)
     options = command.parse_args(arguments)
     options.bundle = options.bundle.resolve()
@@ -211,4 +212,4 @@ def table(found: Sequence[Figures], sizes: Sequence[int]) -> list[list[str]]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main))

@@ -37,10 +37,11 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from benchmarks import canary_bundles
-from benchmarks.command import Command, print_table
+from benchmarks.command import Command, ended, print_table
 from export.data.synthetic import BLOCK_ROWS, SyntheticLog
 from export.data.synthetic_file import block_frame
 from export.stages.pipeline import demo_log
+from loadtest.arguments import a_bundle, failed
 from loadtest.processes.redis_server import RedisServer, missing_redis, running_redis
 from loadtest.processes.server import Server, running
 from loadtest.processes.tree import members
@@ -287,9 +288,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     command = Command("canary", __doc__)
     command.add_argument(
-        "--bundle", type=Path, default=Path("artifacts/demo"), help="a demo [artifacts/demo]"
+        "--bundle", type=a_bundle, default=Path("artifacts/demo"), help="a demo [artifacts/demo]"
     )
-    command.add_argument("--cases", nargs="+", metavar="NAME", help="some of them [all]")
+    command.add_argument("--cases", nargs="+", choices=CASES, help="some of them [all]")
     command.add_argument("--kill-redis", action="store_true", help="claim events in a Redis, and kill that")
     command.number("--workers", 2, "of the service")
     command.number("--threads", 4, "that ask")
@@ -298,7 +299,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.numbers("--steps", (5, 25, 100), "percent")
     options = command.parse_args(arguments)
     if options.kill_redis and (lack := missing_redis()):
-        raise SystemExit(lack)
+        return failed(command.prog, lack)
     plan = Plan(
         steps=tuple(map(float, options.steps)),
         hold_seconds=options.hold_seconds,
@@ -337,10 +338,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if right else 1
 
 
+CASES = ("equal", "shuffled", "without", "30", "20")
+"""By the first word of what is done to the bundle."""
 FIGURES = (
     *("verdict", "gate", "seconds", "step", "requests", "answered", "failed", "lost"),
     *("events", "uncounted"),
 )
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main))

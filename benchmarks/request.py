@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -31,7 +31,8 @@ from typing import Any
 import msgspec
 import uvloop
 
-from benchmarks.command import Command
+from benchmarks.command import Command, ended
+from loadtest.arguments import a_bundle, a_checkout
 from service.features.ads import CatalogueBuilder
 from service.features.store import pack
 from service.http.app import Bidlight, create_app
@@ -293,14 +294,14 @@ def _print_table(found: dict[Path, list[Figures]], here: Path) -> None:
         print(f"{case:<16}" + "".join(f"{cell:>18}" for cell in cells))
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     command = Command("request", __doc__)
     add = command.add_argument
     bundle = REPOSITORY / "artifacts" / "demo"
     add(
         "--bundle",
-        type=Path,
+        type=a_bundle,
         default=bundle,
         metavar="FOLDER",
         help="the bundle that scores [artifacts/demo]",
@@ -310,9 +311,9 @@ def main() -> None:
     add("--forms", nargs="+", choices=FORMS, default=FORMS[:2], metavar="FORM", help=forms)
     command.number("--connections", 8, "requests at once")
     command.number("--rounds", 3, "interleaved")
-    add("--against", type=Path, metavar="FOLDER", help="another checkout")
+    add("--against", type=a_checkout, metavar="FOLDER", help="another checkout")
     add("--once", action="store_true", help=argparse.SUPPRESS)
-    options = command.parse_args()
+    options = command.parse_args(arguments)
     options.bundle = options.bundle.resolve()
     if options.once:
         print(json.dumps(asyncio.Runner(loop_factory=uvloop.new_event_loop).run(_measure(options))))
@@ -329,4 +330,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(ended(main))

@@ -119,13 +119,8 @@ def _of_work(work: Work, path: Path) -> TrainedModel:
 
 
 def check_warm_start(plan: Plan) -> None:
-    """Raises ExportError for options that say nothing without a warm start, or contradict it."""
+    """Raises ExportError for options that contradict a warm start."""
     if plan.warm_start is None:
-        for name in ("forget_after", "bins"):
-            if (value := getattr(plan, name)) is not None:
-                raise ExportError(
-                    f"'{name}' must be left out without --warm-start (got {value!r}); give both or none"
-                )
         return
     if plan.checkpoint is not None:
         raise ExportError(

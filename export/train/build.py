@@ -25,6 +25,7 @@ _FEW_IDS = FIRST_ID + 8
 def model_fields(schema: Schema, embedding: EmbeddingChoice | None = None) -> tuple[Field, ...]:
     """The fields of a schema as a model needs them, in column order."""
     choice = embedding or EmbeddingChoice()
+    _check_pooling(choice, [field.max_length for field in schema.fields])
     return tuple(
         _stored(
             choice,
@@ -39,6 +40,15 @@ def model_fields(schema: Schema, embedding: EmbeddingChoice | None = None) -> tu
         )
         for field in schema.fields
     )
+
+
+def _check_pooling(choice: EmbeddingChoice, widths: Sequence[int]) -> None:
+    """Raises ExportError for a chosen pooling where no field has several values."""
+    if choice.pooling != EmbeddingChoice.pooling and max(widths, default=1) == 1:
+        raise ExportError(
+            f"'pooling' must be left out for a log without sequences (got {choice.pooling!r}); "
+            "name one in the schema, or leave it out"
+        )
 
 
 def _stored(choice: EmbeddingChoice, field: Field) -> Field:
@@ -106,11 +116,18 @@ def build_from_fields(
             ) from error
 
 
-def check_fields(name: str, hyperparameters: Mapping[str, Any], log_schema: LogSchema) -> None:
+def check_fields(
+    name: str,
+    hyperparameters: Mapping[str, Any],
+    log_schema: LogSchema,
+    embedding: EmbeddingChoice | None = None,
+) -> None:
     """Raises ExportError where a log of this description has not the fields that a model needs.
 
     The model is built with a few ids a field: how many there are only the log tells.
     """
+    if embedding is not None:
+        _check_pooling(embedding, [field.max_length for field in log_schema.fields])
     fields = tuple(
         Field(
             name=field.name,
