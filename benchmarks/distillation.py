@@ -45,8 +45,9 @@ from benchmarks.synthetic import check_same_options
 from export.cli.values import reader
 from export.data.encoded import EncodedLog, open_log
 from export.errors import ExportError
-from export.judge.bootstrap import Delta, interval, resampled_aucs, resampled_loglosses
+from export.judge.bootstrap import Delta, resampled_aucs, resampled_loglosses
 from export.judge.metrics import auc, logloss, sigmoid
+from export.judge.seeds import over_seeds
 from export.knobs import declared
 from export.stages.calibration_methods import fit_platt
 from export.stages.fit_schema import fit_schema
@@ -218,14 +219,20 @@ class Bench:
         return self.folder / "cells" / f"{stem}.npy"
 
     def change(self, mine: Sequence[Cell], others: Sequence[Cell]) -> tuple[Delta, Delta]:
-        """AUC and LogLoss of cells minus those of others, seeds averaged, over resampled rows."""
+        """AUC and LogLoss of cells minus those of others, means over seeds.
+
+        Intervals hold rows and seeds, and only rows where the two have not the same seeds.
+        """
         labels = np.asarray(self.log.parts["test"].labels)
         scores = [np.load(self._kept(one.model, one.way, one.seed)) for one in (*mine, *others)]
         found = []
         for resampled in (resampled_aucs, resampled_loglosses):
             of_scores = resampled(labels, scores, resamples=RESAMPLES)
-            difference = of_scores[: len(mine)].mean(axis=0) - of_scores[len(mine) :].mean(axis=0)
-            found.append(Delta(float(difference[0]), *interval(difference[1:])))
+            own, other = of_scores[: len(mine)], of_scores[len(mine) :]
+            if [one.seed for one in mine] == [one.seed for one in others]:
+                found.append(over_seeds(own - other))
+            else:
+                found.append(over_seeds((own.mean(axis=0) - other.mean(axis=0))[None]))
         return found[0], found[1]
 
 

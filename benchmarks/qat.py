@@ -35,8 +35,9 @@ from export.errors import ExportError
 from export.graph.onnx import export_onnx
 from export.graph.quantize import quantize_int8
 from export.graph.unrounded import Unrounded
-from export.judge.bootstrap import interval, resampled_aucs
+from export.judge.bootstrap import resampled_aucs
 from export.judge.metrics import auc, logloss, sigmoid
+from export.judge.seeds import over_seeds
 from export.stages.calibration_methods import fit_platt
 from export.stages.fit_schema import fit_schema
 from export.stages.plan import LogPlan, Plan, QatChoice
@@ -176,15 +177,15 @@ def _points(model: str, seeds: Sequence[dict[str, Made]], labels: NDArray[Any]) 
         for before, after in pairs:
             both = resampled_aucs(labels, [before.logits, after.logits], resamples=RESAMPLES)
             deltas.append(both[1] - both[0])
-        mean = np.mean(deltas, axis=0)
+        mean = over_seeds(np.stack(deltas))
         differences = [after.logits - before.logits for before, after in pairs]
         found.append(
             Point(
                 model=model,
                 way=way,
                 auc=float(np.mean([auc(labels, after.logits) for _, after in pairs])),
-                auc_delta=float(mean[0]),
-                auc_interval=interval(mean[1:]),
+                auc_delta=mean.delta,
+                auc_interval=mean.interval,
                 logloss=float(np.mean([logloss(labels, after.pctr) for _, after in pairs])),
                 largest_difference=float(max(np.abs(one).max() for one in differences)),
                 deviation=float(np.mean([one.std() for one in differences])),
