@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -114,6 +115,34 @@ def build_from_fields(
             raise ExportError(
                 f"model '{name}' cannot be built with {dict(hyperparameters)!r}: {error}"
             ) from error
+
+
+def possible_dim(
+    name: str,
+    fields: Sequence[Field],
+    hyperparameters: Mapping[str, Any],
+    dim: int,
+    *,
+    least: int,
+    most: int,
+) -> int:
+    """The dimension of embeddings nearest to `dim`, fewer before more, that a model can be built with.
+
+    Heads and sub-spaces of some models have to divide it. It is tried with a few ids a field. Where none from
+    `least` to `most` will do it is `dim`: the reason is told where the model is built.
+    """
+    few = tuple(_with_few_ids(field) for field in fields)
+    for near in sorted(range(least, most + 1), key=lambda each: (abs(each - dim), each)):
+        with suppress(ExportError):
+            build_from_fields(name, few, {**hyperparameters, "dim": near})
+            return near
+    return dim
+
+
+def _with_few_ids(field: Field) -> Field:
+    """The field with its first ids."""
+    ids = min(field.cardinality, _FEW_IDS)
+    return replace(field, cardinality=ids, values=None if field.values is None else field.values[:ids])
 
 
 def check_fields(
