@@ -46,7 +46,7 @@ class StarLinear(nn.Module):
         return results.reshape(-1, self.shared.out_features).index_select(0, result_rows)
 
     def bias_with(self, inputs: Tensor, columns: Tensor) -> Tensor:
-        """The biases of domains, with what these inputs [n_domains, in_features] add by some of their columns.
+        """The biases of domains, with what some columns of inputs [n_domains, in_features] add to them.
 
         Without those columns the map with these biases computes the same.
         """

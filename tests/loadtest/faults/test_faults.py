@@ -147,6 +147,7 @@ def test_a_missed_figure_is_exit_status_1(tmp_path: Path, monkeypatch: pytest.Mo
 
     if missing_tools() or missing_redis():
         pytest.skip("needs the tools of the program")
+    (tmp_path / "manifest.json").write_text("{}", encoding="utf-8")
     for figures, status in (({"lost": 0, "share": 1.0}, 0), ({"lost": 1, "share": 1.0}, 1)):
         monkeypatch.setattr(program, "SCENARIOS", {"made_up": scenario_of(figures)})
         assert program.main(["--bundle", str(tmp_path)]) == status
