@@ -201,7 +201,7 @@ def _compare(options: Namespace) -> None:
     for name in ("data", "schema", "out"):
         if getattr(options, name) is None:
             raise ExportError(f"'--{name}' must be given to compare models (got nothing); see compare --help")
-    from export.compare.compare import chosen_models, compare
+    from export.compare.compare import check_used, chosen_models, compare
     from export.compare.overrides import read_overrides
 
     given = {
@@ -212,7 +212,9 @@ def _compare(options: Namespace) -> None:
         "training": _training(options),
         "pruning": _without_search(choose(PruneChoice, given_of(PruneChoice, options), UNPRUNED)),
     }
-    compare(choose(ComparePlan, _given_with_work(ComparePlan, options) | given), say=say)
+    plan = choose(ComparePlan, _given_with_work(ComparePlan, options) | given)
+    check_used(plan)
+    compare(plan, say=say)
 
 
 def _show(options: Namespace) -> None:

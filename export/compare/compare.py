@@ -50,7 +50,6 @@ def compare(plan: ComparePlan, *, say: Say = print) -> Comparison:
     """
     models = chosen_models(plan.models)
     check_overrides(plan.overrides, models)
-    _check_used(plan, models)
     for model in models:
         _, training = settle(model, plan.common, plan.overrides, plan.training)
         check_distillation(training, ())
@@ -67,8 +66,9 @@ def compare(plan: ComparePlan, *, say: Say = print) -> Comparison:
         return _compare(plan, models, work, Clock(say))
 
 
-def _check_used(plan: ComparePlan, models: Sequence[str]) -> None:
+def check_used(plan: ComparePlan) -> None:
     """Raises ExportError for what would concern none of the models."""
+    models = chosen_models(plan.models)
     for name, value in plan.common.items():
         if not any(name in hyperparameters_of(model) for model in models):
             raise ExportError(
