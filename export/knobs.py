@@ -96,7 +96,7 @@ class UsedBy:
     def refusal(self, made: Any, name: str, value: Any) -> str:
         """Why the knob must be left out, and what uses it."""
         if self.unless:
-            return f"'{name}' must be left out {self.unless} (got {value!r})"
+            return f"'{name}' must be left out {self.unless} (got {value!r}); leave out one of the two"
         if not self.values:
             flags = " or ".join(f"--{choice.replace('_', '-')}" for choice in self.choices)
             return f"'{name}' must be left out without {flags} (got {value!r}); give both or none"

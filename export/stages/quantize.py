@@ -73,10 +73,7 @@ def quantize(
             "prune with a --preset first"
         )
     if plan.zero_rows != GraphPlan.zero_rows and PRUNED not in variants:
-        raise ExportError(
-            f"'zero_rows' must be left out where nothing was pruned (got {plan.zero_rows!r}); "
-            "prune with a --preset first"
-        )
+        say(f"warning: nothing was pruned, so --zero-rows {plan.zero_rows} changes nothing")
     work.start("quantize")
     climb = _Climb(Ladder(log.parts["validation"]), by or f"--ship {plan.ship}", say)
     source = _choose_float(variants, climb, plan.ship)

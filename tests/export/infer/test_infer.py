@@ -451,4 +451,4 @@ def test_what_a_service_writes_beside_the_fields_is_no_field(tmp_path: Path) -> 
     frame = pl.DataFrame({**columns, **{name: [f"{i % 5}.5" for i in range(rows)] for name in reserved}})
     text = text_of(written(tmp_path / "log.csv", frame))
     assert [field.name for field in parse_log_schema(text).fields] == ["site"]
-    assert text.count("a service writes it beside the fields") == len(reserved)
+    assert text.count("a service's join writes it beside the fields") == len(reserved)
