@@ -27,8 +27,9 @@ from statistics import median
 
 import uvloop
 
-from benchmarks.command import Command, print_table
-from benchmarks.request import Sink
+from benchmarks.command import Command, ended, print_table
+from benchmarks.request import REST, TRIES, Sink
+from loadtest.arguments import a_bundle, a_checkout
 from loadtest.reports import abilities
 from loadtest.reports.abilities import ABILITIES, ALL, OFF, arguments_of, make_folder
 from loadtest.traffic.bid_requests import BidRequestMaker, read_samples
@@ -68,7 +69,17 @@ class Bench:
             connection.connection_lost(None)
 
     async def microseconds(self, messages: Sequence[bytes]) -> float:
-        """This thread's time a request for a while. Raises RuntimeError for a refusal."""
+        """This thread's time a request for a while; where one comes too late all is timed again.
+
+        Raises RuntimeError for a refusal.
+        """
+        for _ in range(TRIES):
+            found = await self._timed(messages)
+            if not self._sink.had_late():
+                return found
+        raise RuntimeError(f"requests must not wait for others (got late ones in {TRIES} timings); {REST}")
+
+    async def _timed(self, messages: Sequence[bytes]) -> float:
         sink, started, before = self._sink, time.thread_time(), self.requests
         took = 0.0
         while took < TIMING_SECONDS:
@@ -80,8 +91,6 @@ class Bench:
             for _ in range(IDLE_TURNS):
                 await asyncio.sleep(0)
             took = time.thread_time() - started
-        if sink.refusal:
-            raise RuntimeError(f"an answer must be a 200 (got {sink.refusal!r})")
         return took / (self.requests - before) * 1e6
 
     @contextmanager
@@ -152,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bundle = REPOSITORY / "artifacts" / "demo"
     add(
         "--bundle",
-        type=Path,
+        type=a_bundle,
         default=bundle,
         metavar="FOLDER",
         help="the bundle that scores [artifacts/demo]",
@@ -163,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.number("--connections", 32, "requests at once")
     command.number("--timings", 40, "of each of the two services in a process")
     command.number("--rounds", 1, "interleaved, of which the median counts")
-    add("--against", type=Path, metavar="FOLDER", help="another checkout")
+    add("--against", type=a_checkout, metavar="FOLDER", help="another checkout")
     add("--once", nargs=2, dest="words", help=argparse.SUPPRESS)
     options = command.parse_args(arguments)
     options.bundle = options.bundle.resolve()
@@ -211,4 +220,4 @@ def table(found: Sequence[Figures], sizes: Sequence[int]) -> list[list[str]]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main))

@@ -25,6 +25,7 @@ from __future__ import annotations
 import copy
 import itertools
 import statistics
+import sys
 import time
 import warnings
 from collections.abc import Sequence
@@ -35,7 +36,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.command import Command, print_table
+from benchmarks.command import Command, ended, print_table
 from benchmarks.saved_tensors import saved_bytes
 from benchmarks.timing import median_in_turns
 from export.graph.runtime import open_session
@@ -230,4 +231,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(ended(main))

@@ -31,7 +31,8 @@ from typing import Any
 
 from benchmarks import canary_bundles
 from benchmarks.canary_traffic import Ask, asks_of, rows_of, traffic
-from benchmarks.command import Command, print_table
+from benchmarks.command import Command, ended, print_table
+from loadtest.arguments import a_bundle, failed
 from loadtest.processes.redis_server import RedisServer, missing_redis, running_redis
 from loadtest.processes.server import Server, running
 from loadtest.processes.tree import members
@@ -164,9 +165,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     command = Command("canary", __doc__)
     command.add_argument(
-        "--bundle", type=Path, default=Path("artifacts/demo"), help="a demo [artifacts/demo]"
+        "--bundle", type=a_bundle, default=Path("artifacts/demo"), help="a demo [artifacts/demo]"
     )
-    command.add_argument("--cases", nargs="+", metavar="NAME", help="some of them [all]")
+    command.add_argument("--cases", nargs="+", choices=CASES, help="some of them [all]")
     command.add_argument(
         "--kill",
         nargs="*",
@@ -183,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.numbers("--steps", (5, 25, 100), "percent")
     options = command.parse_args(arguments)
     if REDIS in options.kill and (lack := missing_redis()):
-        raise SystemExit(lack)
+        return failed(command.prog, lack)
     plan = Plan(
         steps=tuple(map(float, options.steps)),
         hold_seconds=options.hold_seconds,
@@ -223,10 +224,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if right else 1
 
 
+CASES = ("equal", "shuffled", "without", "30", "20")
+"""By the first word of what is done to the bundle."""
 FIGURES = (
     *("verdict", "gate", "seconds", "step", "requests", "answered", "failed", "broken"),
     *("events", "unaccepted", "uncounted", "twice"),
 )
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main))

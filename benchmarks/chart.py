@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.command import Command
+from benchmarks.command import Command, ended
+from loadtest.arguments import a_file, a_file_to_write
 
 REPOSITORY = Path(__file__).parents[1]
 FIGURES = REPOSITORY / "docs" / "measured" / "rivals.json"
@@ -39,11 +41,14 @@ STYLE: dict[Any, Any] = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Writes the chart."""
     command = Command("chart", __doc__)
-    command.add_argument("--figures", type=Path, default=FIGURES, metavar="FILE", help="JSON with `ratios`")
-    command.add_argument("--out", type=Path, default=OUT, metavar="FILE", help="the SVG to write")
+    command.add_argument("--figures", type=a_file, default=FIGURES, metavar="FILE", help="JSON with `ratios`")
+    command.add_argument("--out", type=a_file_to_write, default=OUT, metavar="FILE", help="the SVG to write")
     options = command.parse_args(arguments)
-    found = json.loads(options.figures.read_text(encoding="utf-8"))
-    options.out.write_bytes(draw(found["ratios"]))
+    try:
+        ratios = json.loads(options.figures.read_text(encoding="utf-8"))["ratios"]
+    except (ValueError, KeyError, TypeError):
+        command.error(f"'--figures' must be JSON with `ratios` (got {options.figures}); measure them first")
+    options.out.write_bytes(draw(ratios))
     print(f"wrote {options.out}")
 
 
@@ -109,4 +114,4 @@ def _named(candidates: int, connections: int) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(ended(main))

@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, NoReturn
+from typing import Any
 
+from export.errors import ExportError
 from export.report.text_table import aligned
+from loadtest.arguments import Parser, whole
+from loadtest.arguments import ended as arguments_ended
 from loadtest.processes.machine import describe_machine
-from loadtest.reports.command import whole
+from loadtest.traffic.bid_requests import SampleError
+from service.bundle.errors import BundleError, InvalidValue
+from service.errors import BadConfiguration
 
 VERSIONS = ("onnxruntime-gpu", "onnxruntime", "torch")
 
@@ -25,16 +30,21 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         super().__init__(prog, max_help_position=32, width=110)
 
 
-class Command(argparse.ArgumentParser):
+CORRECTABLE = (ExportError, BundleError, InvalidValue, BadConfiguration, SampleError)
+"""What a person can correct: a schema, a name, a file that is no log, a bundle that is none."""
+
+
+def ended(main: Callable[[Sequence[str] | None], int | None], arguments: Sequence[str] | None = None) -> int:
+    """The exit status of a benchmark; for what a person can correct 2, and one line."""
+    return arguments_ended(main, arguments, correctable=CORRECTABLE)
+
+
+class Command(Parser):
     """The command line of one benchmark, `python -m benchmarks.NAME`; `about` is its module's docstring."""
 
     def __init__(self, name: str, about: str | None) -> None:
         super().__init__(prog=f"python -m benchmarks.{name}", description=about, formatter_class=_Help)
         self.name = name
-
-    def error(self, message: str) -> NoReturn:
-        """What is wrong, in one line; exit status 2."""
-        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}; see {self.prog} --help\n")
 
     def number(self, flag: str, default: int, about: str, *, least: int = 1) -> None:
         """An option of one whole number, `least` or more."""

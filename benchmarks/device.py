@@ -16,15 +16,14 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from statistics import median
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.command import Command, machine, print_table
-from service.bundle.encoder import InvalidValue
+from benchmarks.command import Command, ended, machine, print_table
+from loadtest.arguments import a_bundle
 from service.bundle.errors import EXPORT_AGAIN, BundleError
 from service.bundle.manifest import GoldenRow
 from service.bundle.store import Bundle, load_bundle
@@ -79,16 +78,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Prints a table and, on the last line, the same as JSON; the exit status. An error is one line."""
     command = _command()
     options = command.parse_args(arguments)
-    try:
-        bundle = load_bundle(options.arm)
-        variants = options.variants or list(bundle.manifest.graphs)
-        without_cuda = _why_no_cuda(bundle, options.device)
-        devices = ("cpu",) if without_cuda else ("cpu", "cuda")
-        contenders = [each for variant in variants for each in _contenders(bundle, variant, devices)]
-        samples = _Samples(bundle)
-    except (BadConfiguration, BundleError, InvalidValue) as error:
-        print(f"{command.prog}: error: {error}", file=sys.stderr)
-        return 1
+    bundle = load_bundle(options.arm)
+    variants = options.variants or list(bundle.manifest.graphs)
+    without_cuda = _why_no_cuda(bundle, options.device)
+    devices = ("cpu",) if without_cuda else ("cpu", "cuda")
+    contenders = [each for variant in variants for each in _contenders(bundle, variant, devices)]
+    samples = _Samples(bundle)
     gpu = _gpu() if "cuda" in devices else ""
     print(f"{bundle.manifest.id}, {options.candidates} candidates a request; one core of {machine()}{gpu}")
     if without_cuda:
@@ -111,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _command() -> Command:
     command = Command("device", __doc__)
     add = command.add_argument
-    add("--arm", type=Path, required=True, metavar="FOLDER", help="the bundle")
+    add("--arm", type=a_bundle, required=True, metavar="FOLDER", help="the bundle")
     add(
         "--device",
         choices=("cpu", "cuda", "cuda-required"),
@@ -242,4 +237,4 @@ def _gpu() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main))

@@ -26,6 +26,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import itertools
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -39,11 +40,15 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from benchmarks.command import Command, machine, print_table
+from benchmarks.command import Command, ended, machine, print_table
 from benchmarks.synthetic import check_same_options
+from export.cli.values import reader
 from export.data.encoded import EncodedLog, open_log
-from export.judge.bootstrap import Delta, interval, resampled_aucs, resampled_loglosses
+from export.errors import ExportError
+from export.judge.bootstrap import Delta, resampled_aucs, resampled_loglosses
 from export.judge.metrics import auc, logloss, sigmoid
+from export.judge.seeds import over_seeds
+from export.knobs import declared
 from export.stages.calibration_methods import fit_platt
 from export.stages.fit_schema import fit_schema
 from export.stages.plan import LogPlan
@@ -51,12 +56,13 @@ from export.stages.taught import taught_log
 from export.stages.train import new_network
 from export.stages.work import Work, silent
 from export.teach.lesson import Lesson
+from export.train.build import check_model
 from export.train.checkpoint import load_checkpoint, save_checkpoint
 from export.train.choices import TrainChoice
 from export.train.config import TrainConfig
 from export.train.loop import predict_logits, train
 from export.train.losses import Loss, distilled
-from loadtest.reports.command import whole
+from loadtest.arguments import a_folder_to_write, a_log, at_least_one, positive, share, whole
 
 ALONE, TOGETHER, CROSSED = "alone", "taught by all seeds' teachers", "teachers of the other half"
 BETTER = "the better by validation"  # of a way and alone
@@ -77,11 +83,12 @@ class Student:
         head, _, dim = text.partition("@")
         model, _, widths = head.partition(":")
         try:
-            given: dict[str, Any] = {"dim": int(dim)} if dim else {}
+            given: dict[str, Any] = {"dim": at_least_one(dim)} if dim else {}
             if widths:
-                given["hidden_units"] = [int(width) for width in widths.split(",")]
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"must be NAME:WIDTHS@DIM (got {text!r})") from None
+                given["hidden_units"] = [at_least_one(width) for width in widths.split(",")]
+            check_model(model, given)
+        except (argparse.ArgumentTypeError, ExportError) as error:
+            raise argparse.ArgumentTypeError(f"must be NAME:WIDTHS@DIM (got {text!r}): {error}") from None
         return cls(text, model, given)
 
 
@@ -212,14 +219,20 @@ class Bench:
         return self.folder / "cells" / f"{stem}.npy"
 
     def change(self, mine: Sequence[Cell], others: Sequence[Cell]) -> tuple[Delta, Delta]:
-        """AUC and LogLoss of cells minus those of others, seeds averaged, over resampled rows."""
+        """AUC and LogLoss of cells minus those of others, means over seeds.
+
+        Intervals hold rows and seeds, and only rows where the two have not the same seeds.
+        """
         labels = np.asarray(self.log.parts["test"].labels)
         scores = [np.load(self._kept(one.model, one.way, one.seed)) for one in (*mine, *others)]
         found = []
         for resampled in (resampled_aucs, resampled_loglosses):
             of_scores = resampled(labels, scores, resamples=RESAMPLES)
-            difference = of_scores[: len(mine)].mean(axis=0) - of_scores[len(mine) :].mean(axis=0)
-            found.append(Delta(float(difference[0]), *interval(difference[1:])))
+            own, other = of_scores[: len(mine)], of_scores[len(mine) :]
+            if [one.seed for one in mine] == [one.seed for one in others]:
+                found.append(over_seeds(own - other))
+            else:
+                found.append(over_seeds((own.mean(axis=0) - other.mean(axis=0))[None]))
         return found[0], found[1]
 
 
@@ -382,15 +395,22 @@ def _told(change: Delta) -> str:
 def _options(arguments: Sequence[str] | None) -> tuple[Command, argparse.Namespace]:
     command = Command("distillation", __doc__)
     add = command.add_argument
-    add("--data", type=Path, required=True, metavar="FILE", help="the log")
+    add("--data", type=a_log, required=True, metavar="FILE", help="the log")
     add("--schema", required=True, metavar="NAME|FILE", help="the schema that describes it")
-    add("--work", type=Path, default=Path("artifacts/distillation"), metavar="FOLDER", help="[%(default)s]")
+    add(
+        "--work",
+        type=a_folder_to_write,
+        default=Path("artifacts/distillation"),
+        metavar="FOLDER",
+        help="[%(default)s]",
+    )
     add("--teacher", type=Student.parse, default="deep_fwfm", metavar="MODEL", help="[%(default)s]")
     about = "which are taught"
     add("--students", type=Student.parse, nargs="+", default=["dnn:16,16@8"], metavar="MODEL", help=about)
-    add("--alphas", type=float, nargs="+", default=[0.5], metavar="X", help="what the teacher counts")
-    add("--temperatures", type=float, nargs="+", default=[1.0], metavar="X", help="of both logits")
-    add("--split", type=_shares, default=LogPlan.split, metavar="A,B,C,D", help="shares of the parts")
+    add("--alphas", type=share, nargs="+", default=[0.5], metavar="X", help="what the teacher counts")
+    add("--temperatures", type=positive, nargs="+", default=[1.0], metavar="X", help="of both logits")
+    shares = reader(declared(LogPlan)["split"])
+    add("--split", type=shares, default=LogPlan.split, metavar="A,B,C,D", help="shares of the parts")
     add("--seeds", type=whole(1), default=3, metavar="N", help="[%(default)s]")
     add("--together", action="store_true", help="the teachers of all seeds together, too")
     add("--crossed", action="store_true", help="teachers that have not seen what they teach, too")
@@ -400,9 +420,5 @@ def _options(arguments: Sequence[str] | None) -> tuple[Command, argparse.Namespa
     return command, options
 
 
-def _shares(text: str) -> tuple[float, ...]:
-    return tuple(float(share) for share in text.split(","))
-
-
 if __name__ == "__main__":
-    main()
+    sys.exit(ended(main))

@@ -20,6 +20,7 @@ float32 and static INT8 promise no change at all.
 
 from __future__ import annotations
 
+import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -30,10 +31,11 @@ import numpy as np
 from numpy.typing import NDArray
 from onnxruntime import InferenceSession
 
-from benchmarks.command import Command, machine, print_table
+from benchmarks.command import Command, ended, machine, print_table
 from benchmarks.synthetic import check_same_options, float_graph, make_log
 from export.data.encoded import EncodedLog, open_log
 from export.data.synthetic import SyntheticConfig
+from export.errors import ExportError
 from export.graph.quantize import quantize_dynamic, quantize_int8
 from export.graph.runtime import (
     BATCHES,
@@ -48,8 +50,10 @@ from export.stages.plan import Plan
 from export.stages.quantize import spread_rows
 from export.stages.work import Work
 from export.train.choices import TrainChoice
+from loadtest.arguments import a_folder_to_write
+from models import MODELS
 
-MODELS = ("deep_fwfm", "dnn", "dcn_v2")
+DEFAULT = ("deep_fwfm", "dnn", "dcn_v2")
 COMPANIES = (8, 64, 1024)  # rows
 CANDIDATES, OTHERS, REQUESTS = 100, 900, 50
 
@@ -79,9 +83,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Prints a table and, on the last line, the same as JSON."""
     command = Command("dynamic_int8", __doc__)
     command.add_argument(
-        "--work", type=Path, default=Path("artifacts/dynamic_int8"), metavar="FOLDER", help="[%(default)s]"
+        "--work",
+        type=a_folder_to_write,
+        default=Path("artifacts/dynamic_int8"),
+        metavar="FOLDER",
+        help="[%(default)s]",
     )
-    command.add_argument("--models", nargs="+", default=MODELS, metavar="NAME", help=" ".join(MODELS))
+    command.add_argument(
+        "--models", nargs="+", choices=[*MODELS], default=DEFAULT, metavar="NAME", help=" ".join(DEFAULT)
+    )
     command.number("--rows", 200_000, "of the log")
     command.number("--features", 50_000, "of the log")
     command.number("--seed", 1, "of the log, and of companies", least=0)
@@ -118,7 +128,7 @@ def measure(model: str, graph: bytes, log: EncodedLog, options: Namespace) -> It
     rows = spread_rows(log.parts["train"], Plan.quantization_rows)
     static, dynamic = quantize_int8(graph, rows), quantize_dynamic(graph, rows)
     if static is None or dynamic is None:
-        raise SystemExit(f"'--models' must have layers whose inputs are not codes (got {model!r})")
+        raise ExportError(f"'--models' must have layers whose inputs are not codes (got {model!r})")
     graphs = {"float32": graph, "static": static, "dynamic": dynamic}
     times = microseconds_a_row({name: graph_scorer(each) for name, each in graphs.items()}, ids, BATCHES)
     expected = run_graph(graph, ids)
@@ -210,4 +220,4 @@ def _table(points: Sequence[Point]) -> list[list[str]]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(ended(main))

@@ -16,6 +16,7 @@ kept       megabytes of tensors saved for the backward pass, each storage once, 
 from __future__ import annotations
 
 import copy
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -24,9 +25,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.command import Command, print_table
+from benchmarks.command import Command, ended, print_table
 from benchmarks.saved_tensors import saved_bytes
 from benchmarks.timing import median_in_turns
+from loadtest.arguments import at_least_one
 from models.dynint_da import DynIntDA
 from models.dynint_dgp import DynIntDGP, GeneratedInteraction
 from models.dynint_dwp import DynIntDWP, WeightedInteraction
@@ -198,7 +200,15 @@ def print_figures(sub_spaces: int, rows: int, figures: Figures) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints a table a number of sub-spaces and, on the last line, all of it as JSON."""
     command = Command("dynint", __doc__)
-    command.numbers("--sub-spaces", [1, 4], "divisors of 16")
+    command.add_argument(
+        "--sub-spaces",
+        type=at_least_one,
+        nargs="+",
+        choices=[number for number in range(1, DIM + 1) if DIM % number == 0],
+        default=[1, 4],
+        metavar="N",
+        help=f"divisors of {DIM} [1 4]",
+    )
     command.number("--rows", 1024, "of a step")
     command.number("--rounds", 7, "timed, after one to warm up")
     options = command.parse_args(arguments)
@@ -212,4 +222,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(ended(main))

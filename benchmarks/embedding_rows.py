@@ -19,15 +19,15 @@ us/row         processor time of ONNX Runtime on one thread; medians of interlea
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from benchmarks.command import Command, print_table
+from benchmarks.command import Command, ended, print_table
 from export.data.encoded import EncodedLog, open_log
 from export.graph.editing import Array, GraphEditor
 from export.graph.onnx import serialize
@@ -41,6 +41,7 @@ from export.stages.quantize import spread_rows
 from export.stages.row_bits import CHOSEN_ON_ROWS
 from export.stages.variants import DENSE, PRUNED, Variant, read_variants
 from export.stages.work import Work
+from loadtest.arguments import a_folder
 
 CALIBRATION_ROWS = 16_384
 BATCHES = (64, 1024)
@@ -66,7 +67,7 @@ class Point:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints a table and, on the last line, the same as JSON."""
     command = Command("embedding_rows", __doc__)
-    command.add_argument("--work", type=Path, required=True, metavar="FOLDER", help="of an export")
+    command.add_argument("--work", type=a_folder, required=True, metavar="FOLDER", help="of an export")
     command.add_argument("--variant", choices=(DENSE, PRUNED), default=DENSE, help=f"[{DENSE}]")
     options = command.parse_args(arguments)
     work = Work(options.work)
@@ -175,4 +176,4 @@ def _told(point: Point) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(ended(main))

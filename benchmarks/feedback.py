@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from benchmarks.command import Command, print_table
+from benchmarks.command import Command, ended, print_table
 from service.feedback.counting import EventCounter
 from service.feedback.events import IMPRESSION, Event, decode_events
 from service.feedback.hourly_log import WHOLE
@@ -114,4 +114,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import collections
 import itertools
 import json
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.command import Command, print_table
+from benchmarks.command import Command, ended, print_table
 from export.graph.onnx import INPUT, export_onnx
 from export.graph.quantize import quantize_int8
 from export.graph.runtime import (
@@ -129,4 +130,4 @@ def print_nodes(title: str, graph: bytes, inputs: Mapping[str, NDArray[np.int32]
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(ended(main))

@@ -8,13 +8,16 @@ times that is of an ordinary body in the same encoding. There is neither a socke
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import uvloop
 
-from benchmarks.command import Command, print_table
+from benchmarks.command import Command, ended, print_table
 from benchmarks.request import Sink
+from loadtest.arguments import a_bundle
 from loadtest.processes.server import REPOSITORY
 from loadtest.traffic.hostile import (
     JSON_TYPE,
@@ -81,20 +84,20 @@ async def measure(bundle: Path, size: int, runs: int) -> list[tuple[HostileBody,
         await app.served.close()
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     command = Command("hostile", __doc__)
     bundle = REPOSITORY / "artifacts" / "demo"
     command.add_argument(
         "--bundle",
-        type=Path,
+        type=a_bundle,
         default=bundle,
         metavar="FOLDER",
         help="the bundle that scores [artifacts/demo]",
     )
     command.number("--bytes", 1_000_000, "of a body")
     command.number("--runs", 5, "of each body")
-    options = command.parse_args()
+    options = command.parse_args(arguments)
     runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
     found = runner.run(measure(options.bundle, options.bytes, options.runs))
     ordinary = {body.media_type: seconds for body, seconds, _ in found if body.name == "ordinary"}
@@ -110,4 +113,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(ended(main))

@@ -23,7 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import checkout
-from benchmarks.command import Command, print_table
+from benchmarks.command import Command, ended, print_table
+from export.errors import ExportError
+from loadtest.arguments import a_folder
 
 REPOSITORY = Path(__file__).parents[1]
 FIGURES = ("modules", "rooms", "beside", "floors", "circles", "arrows", "back", "lines")
@@ -32,7 +34,7 @@ FIGURES = ("modules", "rooms", "beside", "floors", "circles", "arrows", "back", 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints a table, what is listed and, on the last line, all of it as JSON."""
     command = Command("import_graph", __doc__)
-    command.add_argument("--against", type=Path, metavar="FOLDER", help="another checkout")
+    command.add_argument("--against", type=a_folder, metavar="FOLDER", help="another checkout")
     command.add_argument("--arrows", action="store_true", help="list the arrows between rooms too")
     options = command.parse_args(arguments)
     folders = {"here": REPOSITORY}
@@ -56,12 +58,12 @@ def _counted(one: dict[str, Any]) -> dict[str, Any]:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """What `benchmarks.checkout` finds there, by a process of its own. Raises SystemExit where it fails."""
+    """What `benchmarks.checkout` finds there, by a process of its own. Raises ExportError where it fails."""
     # -P: the folder of that program is not on the path, so that its neighbours hide nothing.
     command = [sys.executable, "-P", checkout.__file__, str(folder)]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     if run.returncode != 0:
-        raise SystemExit(
+        raise ExportError(
             f"'{folder}' must be a checkout with packages (got {run.stderr.strip().splitlines()[-1]})"
         )
     found: dict[str, Any] = json.loads(run.stdout)
@@ -113,4 +115,4 @@ def listed(one: dict[str, Any], *, with_arrows: bool) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(ended(main))

@@ -16,6 +16,7 @@ alone, so that the reason is seen. Graphs are kept in the work folder: a second 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.command import Command, machine, print_table
+from benchmarks.command import Command, ended, machine, print_table
 from benchmarks.synthetic import check_same_options, make_log, train_dense
 from export.data.encoded import EncodedLog, open_log
 from export.data.progress import Bar, say
@@ -44,6 +45,7 @@ from export.stages.quantize import spread_rows
 from export.stages.work import Work
 from export.train.checkpoint import load_checkpoint
 from export.train.choices import TrainChoice
+from loadtest.arguments import a_folder_to_write, a_log
 from models import MODELS
 
 BOUND = 0.0002
@@ -77,12 +79,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Prints a table, what misses the bound, and on the last line the same as JSON."""
     command = Command("int8_parity", __doc__)
     command.add_argument(
-        "--work", type=Path, default=Path("artifacts/int8_parity"), metavar="FOLDER", help="[%(default)s]"
+        "--work",
+        type=a_folder_to_write,
+        default=Path("artifacts/int8_parity"),
+        metavar="FOLDER",
+        help="[%(default)s]",
     )
     command.add_argument(
         "--models", nargs="+", default=["all"], choices=["all", *MODELS], metavar="NAME", help="[all]"
     )
-    command.add_argument("--data", type=Path, metavar="FILE", help="a log [one is made]")
+    command.add_argument("--data", type=a_log, metavar="FILE", help="a log [one is made]")
     command.add_argument("--schema", metavar="FILE", help="of that log")
     command.number("--rows", 250_000, "of the log that is made, of the preset zoo")
     command.number("--seed", 1, "of the log that is made", least=0)
@@ -210,4 +216,4 @@ def _misses(points: Sequence[Point]) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(ended(main))

@@ -23,6 +23,7 @@ Graphs are kept in the work folder: a second run trains nothing.
 from __future__ import annotations
 
 import functools
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -31,10 +32,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.command import Command, machine, print_table
+from benchmarks.command import Command, ended, machine, print_table
 from benchmarks.synthetic import check_same_options, float_graph, make_log
 from export.data.encoded import EncodedLog, open_log
 from export.data.synthetic import SyntheticConfig
+from export.errors import ExportError
 from export.graph.onnx import INPUT, quiet
 from export.graph.quantize import quantize_int8
 from export.graph.runtime import graph_scorer, microseconds_a_row, run_graph
@@ -42,11 +44,13 @@ from export.judge.metrics import auc
 from export.stages.quantize import spread_rows
 from export.stages.work import Work
 from export.train.choices import TrainChoice
+from loadtest.arguments import a_folder_to_write
+from models import MODELS
 
 Ids = NDArray[np.int32]
 Writer = Callable[[bytes, Ids], bytes]
 
-MODELS = ("deep_fwfm", "deepfm", "dcn_v2", "xdeepfm", "pnn")
+DEFAULT = ("deep_fwfm", "deepfm", "dcn_v2", "xdeepfm", "pnn")
 CALIBRATION_ROWS = 4096
 BATCHES = (1, 1024)
 INVARIANCE_ROWS, INVARIANCE_BATCHES = 256, (64, 1024)
@@ -71,9 +75,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Prints a table and, on the last line, the same as JSON."""
     command = Command("int8_writers", __doc__)
     command.add_argument(
-        "--work", type=Path, default=Path("artifacts/int8_writers"), metavar="FOLDER", help="[%(default)s]"
+        "--work",
+        type=a_folder_to_write,
+        default=Path("artifacts/int8_writers"),
+        metavar="FOLDER",
+        help="[%(default)s]",
     )
-    command.add_argument("--models", nargs="+", default=MODELS, metavar="NAME", help=" ".join(MODELS))
+    command.add_argument(
+        "--models", nargs="+", choices=[*MODELS], default=DEFAULT, metavar="NAME", help=" ".join(DEFAULT)
+    )
     command.number("--rows", 300_000, "of the log")
     command.number("--features", 50_000, "of the log")
     command.number("--seed", 1, "of the log", least=0)
@@ -144,7 +154,7 @@ def bidlight(graph: bytes, rows: Ids) -> bytes:
     """By this project's writer."""
     found = quantize_int8(graph, rows)
     if found is None:
-        raise SystemExit("'--models' must have tables or layers to quantize")
+        raise ExportError("'--models' must have tables or layers to quantize")
     return found
 
 
@@ -220,4 +230,4 @@ def _table(points: Sequence[Point]) -> list[list[str]]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(ended(main))

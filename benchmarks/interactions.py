@@ -9,6 +9,7 @@ perceptron is as wide as in a dense model: the more of it goes, the more these r
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from benchmarks.command import Command, print_table
+from benchmarks.command import Command, ended, print_table
 from export.compress.compact import compact
 from export.compress.parts import find_units
 from export.compress.recipes import RECIPES, Recipe
@@ -25,6 +26,7 @@ from export.graph.onnx import export_onnx
 from export.graph.quantize import quantize_int8
 from export.graph.runtime import BATCHES, Scorer, graph_scorer, microseconds_a_row
 from export.train.build import hyperparameters_of
+from loadtest.arguments import share_below_one
 from models import MODELS
 from models.fields import Field
 
@@ -37,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add = command.add_argument
     add("--models", nargs="+", choices=[*MODELS], default=DEFAULT, metavar="NAME", help=" ".join(DEFAULT))
     for part, share in (("interactions", 0.9), ("dimensions", 0.0)):
-        add(f"--{part}", type=float, default=share, metavar="SHARE", help=f"of them to prune [{share:g}]")
+        about = f"of them to prune [{share:g}]"
+        add(f"--{part}", type=share_below_one, default=share, metavar="SHARE", help=about)
     command.number("--fields", 39, "of the models", least=2)
     command.number("--rows", 10_000, "of the embedding table")
     command.number("--rounds", 11, "timed, interleaved")
@@ -104,4 +107,4 @@ def _beside(dense: float, value: float) -> tuple[str, str]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(ended(main))

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import lmdb
 
-from benchmarks.command import Command, print_table
+from benchmarks.command import Command, ended, print_table
 from service.features.lmdb import LmdbWriter
 from service.features.lmdb_file import LmdbFile
 
@@ -93,4 +93,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main))

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.command import Command, print_table
+from benchmarks.command import Command, ended, print_table
 from benchmarks.timing import median_in_turns
 from export.data.encode import Ids, write_ids, write_ids_in_python
 from export.data.encoded import prepare_log
@@ -32,6 +32,7 @@ from export.data.readers import read_log
 from export.data.spill import Spill, SpilledChunk
 from export.data.synthetic_config import PRESETS, SyntheticConfig
 from export.data.synthetic_file import write_synthetic_log
+from loadtest.arguments import a_checkout
 from service.bundle.encoder import Encoder
 from service.bundle.native import IS_BUILT
 
@@ -158,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.number("--rounds", 3, "in turns")
     command.add_argument("--logs", nargs="+", choices=LOGS, default=tuple(LOGS), metavar="LOG",
                          help=f"logs to prepare [{' '.join(LOGS)}]")  # fmt: skip
-    command.add_argument("--against", type=Path, metavar="FOLDER", help="another checkout")
+    command.add_argument("--against", type=a_checkout, metavar="FOLDER", help="another checkout")
     options = command.parse_args(arguments)
     found = {}
     for name in options.logs:
@@ -173,4 +174,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main))

@@ -17,6 +17,7 @@ kept           in how many seeds validation rows say that the trained graph is t
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,16 +26,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.command import Command, machine, print_table
+from benchmarks.command import Command, ended, machine, print_table
 from benchmarks.synthetic import train_dense
 from export.compress.choice import PruneChoice
 from export.compress.recipes import RECIPES
 from export.data.encoded import EncodedLog, open_log
+from export.errors import ExportError
 from export.graph.onnx import export_onnx
 from export.graph.quantize import quantize_int8
 from export.graph.unrounded import Unrounded
-from export.judge.bootstrap import interval, resampled_aucs
+from export.judge.bootstrap import resampled_aucs
 from export.judge.metrics import auc, logloss, sigmoid
+from export.judge.seeds import over_seeds
 from export.stages.calibration_methods import fit_platt
 from export.stages.fit_schema import fit_schema
 from export.stages.plan import LogPlan, Plan, QatChoice
@@ -48,7 +51,8 @@ from export.stages.work import Work, silent
 from export.train.checkpoint import load_checkpoint
 from export.train.choices import TrainChoice
 from export.train.loop import train
-from loadtest.reports.command import positive
+from loadtest.arguments import a_folder_to_write, a_log, positive
+from models import MODELS
 
 FLOAT, STATIC = "float32", "static"
 RESAMPLES = 400
@@ -84,10 +88,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Prints a table and, on the last line, the same as JSON."""
     command = Command("qat", __doc__)
     add = command.add_argument
-    add("--data", type=Path, required=True, metavar="FILE", help="the log")
+    add("--data", type=a_log, required=True, metavar="FILE", help="the log")
     add("--schema", required=True, metavar="NAME|FILE", help="its schema")
-    add("--work", type=Path, default=Path("artifacts/qat"), metavar="FOLDER", help="[%(default)s]")
-    add("--models", nargs="+", default=["deep_fwfm"], metavar="NAME", help="[deep_fwfm]")
+    add(
+        "--work",
+        type=a_folder_to_write,
+        default=Path("artifacts/qat"),
+        metavar="FOLDER",
+        help="[%(default)s]",
+    )
+    add("--models", nargs="+", choices=[*MODELS], default=["deep_fwfm"], metavar="NAME", help="[deep_fwfm]")
     add("--preset", choices=tuple(RECIPES), default="none", help="of pruning [%(default)s]")
     command.numbers("--epochs", [QatChoice.epochs], "passes over the training part as INT8")
     add(
@@ -131,7 +141,7 @@ def _made(
     rows = source.ids(spread_rows(log.parts["train"], Plan.quantization_rows))
     graph = quantize_int8(source.graph, rows, unrounded=unrounded)
     if graph is None:
-        raise SystemExit(f"'--models' must have tables or layers to quantize (got {model!r})")
+        raise ExportError(f"'--models' must have tables or layers to quantize (got {model!r})")
     static = Variant(INT8, graph, source.schema, source.renumberings)
     yield FLOAT, _scored(source, log)
     yield STATIC, _scored(static, log)
@@ -167,15 +177,15 @@ def _points(model: str, seeds: Sequence[dict[str, Made]], labels: NDArray[Any]) 
         for before, after in pairs:
             both = resampled_aucs(labels, [before.logits, after.logits], resamples=RESAMPLES)
             deltas.append(both[1] - both[0])
-        mean = np.mean(deltas, axis=0)
+        mean = over_seeds(np.stack(deltas))
         differences = [after.logits - before.logits for before, after in pairs]
         found.append(
             Point(
                 model=model,
                 way=way,
                 auc=float(np.mean([auc(labels, after.logits) for _, after in pairs])),
-                auc_delta=float(mean[0]),
-                auc_interval=interval(mean[1:]),
+                auc_delta=mean.delta,
+                auc_interval=mean.interval,
                 logloss=float(np.mean([logloss(labels, after.pctr) for _, after in pairs])),
                 largest_difference=float(max(np.abs(one).max() for one in differences)),
                 deviation=float(np.mean([one.std() for one in differences])),
@@ -208,4 +218,4 @@ def _table(points: Sequence[Point]) -> list[list[str]]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(ended(main))

@@ -16,10 +16,10 @@ from typing import Any
 import uvloop
 from redis.asyncio import Connection, Redis
 
-from benchmarks.command import Command, print_table
+from benchmarks.command import Command, ended, print_table
 from benchmarks.users_in_redis import fill
+from loadtest.arguments import failed
 from loadtest.processes.redis_server import missing_redis, running_redis
-from loadtest.reports.command import failed
 from service.features.redis_pipeline import ConnectionOptions, NodeClient
 
 READS_A_TIMING, TIMINGS = 400, 30
@@ -137,4 +137,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main))

@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -31,7 +31,8 @@ from typing import Any
 import msgspec
 import uvloop
 
-from benchmarks.command import Command
+from benchmarks.command import Command, ended
+from loadtest.arguments import a_bundle, a_checkout
 from service.features.ads import CatalogueBuilder
 from service.features.store import pack
 from service.http.app import Bidlight, create_app
@@ -50,6 +51,8 @@ PROGRAMS = "benchmarks/request.py", "tests/bench_request.py"
 FORMS = ("features", "catalogue", "columns", "msgpack", "tracking", "examples")
 STAGES = ("decode", "encode", "answer", "all", "counting", "refuse")
 SECONDS_A_TIMING, TIMINGS = 0.01, 12
+# Timings in which a request waits too long are thrown away, up to so many in a row.
+TRIES, REST = 50, "let other work on this machine end first"
 # Bytes under way, for which all others wait.
 OTHER_WORK = 1 << 30
 Figures = dict[str, dict[str, float]]
@@ -67,6 +70,16 @@ class Sink:
         if not data.startswith(b"HTTP/1.1 200"):
             self.refusal = data
         self.answers += 1
+
+    def had_late(self) -> bool:
+        """Whether requests waited too long, as where other processes take the machine; forgets it.
+
+        Raises RuntimeError for another refusal.
+        """
+        refusal, self.refusal = self.refusal, b""
+        if refusal and not refusal.startswith(b"HTTP/1.1 429"):
+            raise RuntimeError(f"an answer must be a 200 (got {refusal!r})")
+        return bool(refusal)
 
     def is_closing(self) -> bool:
         """Return False: it never closes."""
@@ -158,7 +171,17 @@ class Bench:
         )
 
     async def _all(self, message: bytes) -> float:
-        """Microseconds a request from bytes to bytes. Raises RuntimeError for a refusal."""
+        """Microseconds a request from bytes to bytes; where one comes too late all is timed again.
+
+        Raises RuntimeError for a refusal.
+        """
+        for _ in range(TRIES):
+            microseconds = await self._timed(message)
+            if not self._sink.had_late():
+                return microseconds
+        raise RuntimeError(f"requests must not wait for others (got late ones in {TRIES} timings); {REST}")
+
+    async def _timed(self, message: bytes) -> float:
         requests = 0
         started = now = time.process_time()
         while now - started < SECONDS_A_TIMING:
@@ -169,8 +192,6 @@ class Bench:
             while self._sink.answers < awaited:
                 await asyncio.sleep(0)
             now = time.process_time()
-        if self._sink.refusal:
-            raise RuntimeError(f"an answer must be a 200 (got {self._sink.refusal!r})")
         return (now - started) / requests * 1e6
 
     async def _refuse(self, message: bytes) -> float:
@@ -293,14 +314,14 @@ def _print_table(found: dict[Path, list[Figures]], here: Path) -> None:
         print(f"{case:<16}" + "".join(f"{cell:>18}" for cell in cells))
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     command = Command("request", __doc__)
     add = command.add_argument
     bundle = REPOSITORY / "artifacts" / "demo"
     add(
         "--bundle",
-        type=Path,
+        type=a_bundle,
         default=bundle,
         metavar="FOLDER",
         help="the bundle that scores [artifacts/demo]",
@@ -310,9 +331,9 @@ def main() -> None:
     add("--forms", nargs="+", choices=FORMS, default=FORMS[:2], metavar="FORM", help=forms)
     command.number("--connections", 8, "requests at once")
     command.number("--rounds", 3, "interleaved")
-    add("--against", type=Path, metavar="FOLDER", help="another checkout")
+    add("--against", type=a_checkout, metavar="FOLDER", help="another checkout")
     add("--once", action="store_true", help=argparse.SUPPRESS)
-    options = command.parse_args()
+    options = command.parse_args(arguments)
     options.bundle = options.bundle.resolve()
     if options.once:
         print(json.dumps(asyncio.Runner(loop_factory=uvloop.new_event_loop).run(_measure(options))))
@@ -329,4 +350,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(ended(main))

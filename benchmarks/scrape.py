@@ -14,7 +14,8 @@ from pathlib import Path
 from statistics import median
 from urllib.request import urlopen
 
-from benchmarks.command import Command, print_table
+from benchmarks.command import Command, ended, print_table
+from loadtest.arguments import a_bundle, a_checkout
 from loadtest.processes.server import REPOSITORY, Server, running
 from loadtest.traffic.bid_requests import BidRequestMaker, read_samples
 
@@ -59,8 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the figures and, on the last line, the same as JSON; the exit status."""
     command = Command("scrape", __doc__)
     add = command.add_argument
-    add("--bundle", type=Path, default=REPOSITORY / "artifacts" / "demo", metavar="FOLDER")
-    add("--against", type=Path, metavar="FOLDER", help="another checkout")
+    add("--bundle", type=a_bundle, default=REPOSITORY / "artifacts" / "demo", metavar="FOLDER")
+    add("--against", type=a_checkout, metavar="FOLDER", help="another checkout")
     command.numbers("--workers", (1, 2, 8), "of the service")
     command.number("--scrapes", 100, "of each service")
     options = command.parse_args(arguments)
@@ -79,4 +80,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main))

@@ -10,13 +10,14 @@ defaults; with as many random trials as --trials, chance draws all others. The c
 from __future__ import annotations
 
 import math
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.command import Command, print_table
+from benchmarks.command import Command, ended, print_table
 from export.train.build import build_from_fields
 from export.train.choices import TrainChoice
 from export.trials import Axis, Value
@@ -104,4 +105,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(ended(main))

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.command import Command, print_table
+from benchmarks.command import Command, ended, print_table
 from benchmarks.replays.auctions import Auctions, Explored, judged
 from benchmarks.replays.log import Log
 from benchmarks.replays.sending import Replayed, Served
@@ -85,4 +85,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main))

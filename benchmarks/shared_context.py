@@ -12,13 +12,14 @@ the context's part of the first layer is computed once a request. A student is a
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.command import Command, print_table
+from benchmarks.command import Command, ended, print_table
 from benchmarks.graph import ALL_PAIRS, DIM, FIELDS, PAIRS_LEFT, int8_of, model_of, print_nodes, products
 from export.graph.onnx import export_onnx
 from export.graph.runtime import (
@@ -147,4 +148,4 @@ def _inputs(count: int) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(ended(main))

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import re
 import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +26,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.command import Command, machine, print_table
+from benchmarks.command import Command, ended, machine, print_table
 from benchmarks.synthetic import check_same_options, make_log, train_dense
 from export.compress.choice import PruneChoice
 from export.compress.recipes import RECIPES, Recipe
@@ -43,7 +44,7 @@ from export.stages.variants import DENSE, INT8, PRUNED, read_variants
 from export.stages.work import Work
 from export.train.build import hyperparameters_of
 from export.train.choices import TrainChoice
-from loadtest.reports.command import positive
+from loadtest.arguments import a_folder_to_write, positive
 from models import MODELS
 
 DEFAULT = ("D0", "D90", "D99", "N50", "N75", "N90", "D99N50", "D99N75", "D99N90")
@@ -115,7 +116,13 @@ def _recipe_name(text: str) -> str:
 def _options(arguments: Sequence[str] | None) -> tuple[Command, argparse.Namespace]:
     command = Command("structures", __doc__)
     add = command.add_argument
-    add("--work", type=Path, default=Path("artifacts/structures"), metavar="FOLDER", help="[%(default)s]")
+    add(
+        "--work",
+        type=a_folder_to_write,
+        default=Path("artifacts/structures"),
+        metavar="FOLDER",
+        help="[%(default)s]",
+    )
     add("--recipes", type=_recipe_name, nargs="+", default=DEFAULT, metavar="NAME", help=" ".join(DEFAULT))
     add("--model", choices=[*MODELS], default="deep_fwfm", metavar="NAME", help="[%(default)s]")
     command.number("--rows", 1_500_000, "of the log")
@@ -249,4 +256,4 @@ def is_on_front(row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> bool:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(ended(main))

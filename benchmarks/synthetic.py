@@ -10,6 +10,7 @@ from typing import Any
 from export.data.encoded import open_log
 from export.data.synthetic import SyntheticConfig
 from export.data.synthetic_file import write_synthetic_log
+from export.errors import ExportError
 from export.stages.fit_schema import fit_schema
 from export.stages.plan import LogPlan
 from export.stages.to_onnx import to_onnx
@@ -23,7 +24,7 @@ def check_same_options(folder: Path, options: Mapping[str, Any]) -> None:
     """Ends the benchmark where `folder` holds models of another log or another training; else makes it."""
     file, content = folder / "options.json", json.dumps(dict(options))
     if file.exists() and file.read_text() != content:
-        raise SystemExit(
+        raise ExportError(
             f"'work' must be a new folder, or one of the same options (got {folder}, made with "
             f"{file.read_text()}); name another with --work"
         )

@@ -14,9 +14,12 @@ import argparse
 import contextlib
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from models import MODELS
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -25,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.command import Command, print_table
+from benchmarks.command import Command, ended, print_table
 from export.train.build import build_from_fields
 from export.train.config import TrainConfig
 from export.train.optimizers import Optimizers, sparse_gradients
@@ -61,7 +64,9 @@ class Point:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints a table and, on the last line, the same as JSON."""
     command = Command("training_step", __doc__)
-    command.add_argument("--model", default="deep_fwfm", metavar="NAME", help="[%(default)s]")
+    command.add_argument(
+        "--model", choices=[*MODELS], default="deep_fwfm", metavar="NAME", help="[%(default)s]"
+    )
     command.numbers("--features", [100_000, 1_000_000, 10_000_000], "ids of the table")
     command.number("--batch-size", 2048, "rows a step")
     command.number("--steps", 20, f"timed, after {WARM_UP_STEPS} to warm up")
@@ -143,4 +148,4 @@ def _cells(point: Point) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(ended(main))

@@ -21,12 +21,12 @@ from urllib.request import urlopen
 
 import redis
 
-from benchmarks.command import Command
+from benchmarks.command import Command, ended
+from loadtest.arguments import a_bundle, a_checkout, failed
 from loadtest.load.closed_loop import Case, Key, Point, measure
 from loadtest.processes.machine import missing_tools
 from loadtest.processes.redis_server import missing_redis, running_redis
 from loadtest.processes.server import REPOSITORY, Server, running
-from loadtest.reports.command import failed
 from loadtest.reports.pairs import ratios, table
 from loadtest.traffic.bid_requests import BidRequestMaker, read_samples
 from loadtest.traffic.body_files import BODIES
@@ -102,8 +102,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the figures and, on the last line, the same as JSON; the exit status."""
     command = Command("users_in_redis", __doc__)
     add = command.add_argument
-    add("--bundle", type=Path, default=REPOSITORY / "artifacts" / "demo", metavar="FOLDER")
-    add("--against", type=Path, metavar="FOLDER", help="another checkout")
+    add("--bundle", type=a_bundle, default=REPOSITORY / "artifacts" / "demo", metavar="FOLDER")
+    add("--against", type=a_checkout, metavar="FOLDER", help="another checkout")
     command.numbers("--candidates", (1, 10), "of a request")
     command.numbers("--connections", (1, 8, 32, 128), "of wrk")
     command.number("--rounds", 5, "of all cases")
@@ -148,4 +148,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main))

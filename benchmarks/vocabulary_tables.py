@@ -26,7 +26,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from benchmarks.command import Command, print_table
+from benchmarks.command import Command, ended, print_table
 from service.bundle.calibration import Calibrator, Quality
 from service.bundle.manifest import (
     Description,
@@ -180,4 +180,4 @@ def _shown(cost: Cost) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main))

@@ -13,6 +13,7 @@ folder: a second run goes on where the first one stopped.
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from benchmarks.command import Command, machine, print_table
+from benchmarks.command import Command, ended, machine, print_table
 from benchmarks.synthetic import check_same_options
 from export.cli.values import assignment
 from export.data.encode import encode_chunk
@@ -31,6 +32,7 @@ from export.data.encoded import open_log
 from export.data.growth import FORGET_AFTER
 from export.data.log_schema import LogSchema, load_log_schema
 from export.data.readers import LogChunk, read_log
+from export.errors import ExportError
 from export.judge.bootstrap import Delta, paired_changes
 from export.judge.metrics import auc, logloss, sigmoid
 from export.stages.fit_schema import fit_schema
@@ -43,6 +45,8 @@ from export.train.checkpoint import load_checkpoint
 from export.train.choices import TrainChoice
 from export.train.loop import predict_logits
 from export.train.prior import corrected_logits
+from loadtest.arguments import a_folder_to_write, a_log
+from models import MODELS
 from service.bundle.encoder import Encoder
 
 DAY_SECONDS = 86_400
@@ -89,13 +93,13 @@ class Log:
         """Ends the benchmark for a log that is not Parquet, has no time, or too few days."""
         schema = load_log_schema(options.schema)
         if schema.format != "parquet" or schema.timestamp is None:
-            raise SystemExit(f"'schema' must describe a log in Parquet with a timestamp (got {schema.name})")
+            raise ExportError(f"'schema' must describe a log in Parquet with a timestamp (got {schema.name})")
         times = [chunk.timestamps for chunk in read_log(options.data, schema)]
         seconds = np.concatenate([each for each in times if each is not None])
         found, days = np.unique(seconds // DAY_SECONDS, return_inverse=True)
         needed = options.skip + options.days + 1
         if len(found) < needed:
-            raise SystemExit(f"'days' must be at most {len(found) - 1 - options.skip} (got {options.days})")
+            raise ExportError(f"'days' must be at most {len(found) - 1 - options.skip} (got {options.days})")
         return cls(
             pl.read_parquet(options.data), schema, seconds, days - options.skip, options.held_out / 100
         )
@@ -217,10 +221,16 @@ HEAD = ("day", "model", "training rows", "ids", "seconds", "AUC of the next day"
 def _options(arguments: Sequence[str] | None) -> tuple[Command, argparse.Namespace]:
     command = Command("warm_start", __doc__)
     add = command.add_argument
-    add("--data", type=Path, required=True, metavar="FILE", help="the log, in Parquet and with a time")
+    add("--data", type=a_log, required=True, metavar="FILE", help="the log, in Parquet and with a time")
     add("--schema", required=True, metavar="FILE", help="the schema file that describes it")
-    add("--work", type=Path, default=Path("artifacts/warm-start"), metavar="FOLDER", help="[%(default)s]")
-    add("--model", default="deep_fwfm", metavar="NAME", help="[%(default)s]")
+    add(
+        "--work",
+        type=a_folder_to_write,
+        default=Path("artifacts/warm-start"),
+        metavar="FOLDER",
+        help="[%(default)s]",
+    )
+    add("--model", choices=[*MODELS], default="deep_fwfm", metavar="NAME", help="[%(default)s]")
     about = "one of the model's; the value is JSON, or text; may be given several times"
     add("--hyperparameter", type=assignment, action="append", default=[], metavar="NAME=VALUE", help=about)
     command.number("--days", 10, "days after which models are trained; one more is judged on")
@@ -273,4 +283,4 @@ def _told(change: Delta) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(ended(main))

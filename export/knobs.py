@@ -79,10 +79,32 @@ class Rule:
 
 @dataclass(frozen=True)
 class UsedBy:
-    """The knob has an effect where one of these choices has one of these values."""
+    """The knob has an effect where one of these choices has one of these values, or, without any, is set.
+
+    A choice is a field of the same dataclass, or a property of it; a field must have an effect itself.
+    `unless` is how a message says that it is not so, where names and values would not tell a person.
+    """
 
     choices: tuple[str, ...]
-    values: tuple[str, ...]
+    values: tuple[str, ...] = ()
+    unless: str = ""
+
+    def holds(self, value: Any) -> bool:
+        """Whether a choice of this value uses the knob."""
+        return str(value) in self.values if self.values else bool(value)
+
+    def refusal(self, made: Any, name: str, value: Any) -> str:
+        """Why the knob must be left out, and what uses it."""
+        if self.unless:
+            return f"'{name}' must be left out {self.unless} (got {value!r}); leave out one of the two"
+        if not self.values:
+            flags = " or ".join(f"--{choice.replace('_', '-')}" for choice in self.choices)
+            return f"'{name}' must be left out without {flags} (got {value!r}); give both or none"
+        chosen = " and ".join(str(getattr(made, choice)) for choice in self.choices)
+        return (
+            f"'{name}' must be left out with {' and '.join(self.choices)} {chosen} "
+            f"(got {value!r}); it is for {' or '.join(self.values)}"
+        )
 
 
 @dataclass(frozen=True)
@@ -244,18 +266,22 @@ def choose(kind: type[T], given: Mapping[str, Any], default: T | None = None) ->
     Raises ExportError for a knob that nothing chosen uses: it would have no effect.
     """
     made = kind(**given) if default is None else replace(default, **given)  # type: ignore[type-var]
-    known = declared(kind)
     for name, value in given.items():
-        used_by = known[name].knob.used_by
-        if used_by is None:
-            continue
-        chosen = [str(getattr(made, choice)) for choice in used_by.choices]
-        if not set(chosen) & set(used_by.values):
-            raise ExportError(
-                f"'{name}' must be left out with {' and '.join(used_by.choices)} {' and '.join(chosen)} "
-                f"(got {value!r}); it is for {' or '.join(used_by.values)}"
-            )
+        missing = lacking(made, name)
+        if missing is not None:
+            raise ExportError(missing.refusal(made, name, value))
     return made
+
+
+def lacking(made: Any, name: str) -> UsedBy | None:
+    """What a knob of `made` needs and lacks, itself or a choice that uses it; None where it has an effect."""
+    known = declared(type(made))
+    used_by = known[name].knob.used_by if name in known else None
+    if used_by is None:
+        return None
+    users = [choice for choice in used_by.choices if used_by.holds(getattr(made, choice))]
+    reasons = [lacking(made, choice) for choice in users]
+    return None if None in reasons else next(iter(reasons), used_by)
 
 
 def convert(one: Declared, value: Any) -> Any:

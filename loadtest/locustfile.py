@@ -31,8 +31,8 @@ from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 from locust.runners import Runner, WorkerRunner
 
+from loadtest.arguments import at_least_one, number, positive
 from loadtest.load.latency import Latencies, Slo, format_summary, summary
-from loadtest.reports.command import at_least_one, number, positive
 from loadtest.traffic.bid_requests import BidRequest, BidRequestMaker, SampleError, parse_sizes, read_samples
 
 

@@ -45,6 +45,14 @@ class StarLinear(nn.Module):
         results = F.linear(inputs, weight.flatten(0, 1), bias.flatten())  # [batch, n_domains * out_features]
         return results.reshape(-1, self.shared.out_features).index_select(0, result_rows)
 
+    def bias_with(self, inputs: Tensor, columns: Tensor) -> Tensor:
+        """The biases of domains, with what some columns of inputs [n_domains, in_features] add to them.
+
+        Without those columns the map with these biases computes the same.
+        """
+        weight = (self.shared.weight * self.weight)[:, :, columns]
+        return self.bias + (weight @ inputs[:, columns].unsqueeze(2)).squeeze(2)
+
     def product(self) -> DomainLinear:
         """The same maps as a DomainLinear, without shared weights."""
         n_domains, out_features, in_features = self.weight.shape
@@ -84,6 +92,10 @@ class PartitionedNorm(nn.Module):
         mean, variance = self._batch_statistics(inputs, domains) if self.training else self._running()
         scale, shift = self._affine(mean, variance)
         return inputs * F.embedding(domains, scale) + F.embedding(domains, shift)
+
+    def of_zeros(self) -> Tensor:
+        """What inputs of zero become by the running statistics, [n_domains, features]."""
+        return self._affine(*self._running())[1]
 
     def fold_into(self, layer: DomainLinear) -> None:
         """Changes `layer` so that it computes layer(normalize(z)) for z, with the running statistics."""

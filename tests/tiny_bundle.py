@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -242,7 +243,7 @@ def write_tiny_bundle(
         schema=schema,
         graphs={"float32": graph},
         calibrators={"float32": calibrator},
-        golden=_golden(schema, graph, calibrator, rows[:8]),
+        golden=tiny_golden(schema, {"float32": graph}, {"float32": calibrator}, rows[:8]),
         shared_graphs={"float32": tiny_shared_graph(schema, seed)},
         prior=prior,
         extra_files={"report/requests.jsonl": "".join(json.dumps(row) + "\n" for row in rows).encode()},
@@ -251,17 +252,25 @@ def write_tiny_bundle(
     return folder
 
 
-def _golden(
-    schema: Schema, graph: bytes, calibrator: Calibrator, rows: list[dict[str, dict[str, Any]]]
+def tiny_golden(
+    schema: Schema,
+    graphs: Mapping[str, bytes],
+    calibrators: Mapping[str, Calibrator],
+    rows: list[dict[str, dict[str, Any]]],
 ) -> Golden:
+    """The answers of each graph, to each row alone."""
     encoder = Encoder(schema)
     ids = np.concatenate([encoder.encode_request(row["context"], [row["candidate"]]) for row in rows])
-    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    logits = session.run(["logits"], {"ids": ids})[0]
-    pctrs = calibrator.pctr(logits, segments_of(calibrator, schema, ids))
-    outputs = GoldenOutputs(logits=tuple(logits.tolist()), pctrs=tuple(pctrs.tolist()), logit_tolerance=1e-4)
+    variants = {}
+    for name, graph in graphs.items():
+        session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+        logits = np.concatenate([session.run(["logits"], {"ids": row[None]})[0] for row in ids])
+        pctrs = calibrators[name].pctr(logits, segments_of(calibrators[name], schema, ids))
+        variants[name] = GoldenOutputs(
+            logits=tuple(logits.tolist()), pctrs=tuple(pctrs.tolist()), logit_tolerance=1e-4
+        )
     return Golden(
         rows=tuple(GoldenRow(row["context"], row["candidate"]) for row in rows),
         ids=tuple(tuple(row) for row in ids.tolist()),
-        variants={"float32": outputs},
+        variants=variants,
     )

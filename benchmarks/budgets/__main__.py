@@ -31,12 +31,12 @@ from benchmarks.budgets.page import budgets_page
 from benchmarks.budgets.records import Budget, Table
 from benchmarks.budgets.tables import as_markdown
 from benchmarks.budgets.trials import Zoo
-from benchmarks.command import Command, machine
-from export.budgets.plan import BudgetPlan
+from benchmarks.command import Command, ended, machine
+from export.budgets.plan import NONE, SAME, BudgetPlan
 from export.cli.values import widths
 from export.compare.compare import chosen_models, contenders_of
 from export.compare.overrides import read_overrides
-from export.compare.plan import ComparePlan
+from export.compare.plan import ALL, ComparePlan
 from export.compress.choice import PruneChoice
 from export.data.encoded import open_log
 from export.data.progress import say
@@ -47,7 +47,8 @@ from export.stages.work import Work
 from export.teach.lesson import Lesson
 from export.train.choices import TrainChoice
 from export.trials import Budget as Effort
-from loadtest.reports.command import failed, positive
+from loadtest.arguments import a_file, a_folder, a_folder_to_write, a_log, positive, whole
+from models import MODELS
 from service.bundle.json_files import encode_json
 
 JSON, MARKDOWN, PAGE = "budgets.json", "budgets.md", "budgets.html"
@@ -57,13 +58,10 @@ UNITS = {"kB": 1000, "MB": 1_000_000, "B": 1}
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the table as Markdown, and writes it as JSON and as a page too; the exit status."""
     options = _options(arguments)
-    try:
-        if options.show:
-            print("\n".join(as_markdown(_read(folder)) for folder in options.show))
-            return 0
-        table = measure(options)
-    except ExportError as error:
-        return failed("budgets", error)
+    if options.show:
+        print("\n".join(as_markdown(_read(folder)) for folder in options.show))
+        return 0
+    table = measure(options)
     texts = {
         JSON: encode_json(table).decode(),
         MARKDOWN: as_markdown(table),
@@ -140,8 +138,19 @@ def _read(folder: Path) -> Table:
         ) from None
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(one for one in text.split(",") if one and one != "none")
+def _models(text: str) -> tuple[str, ...]:
+    return _names(text, (ALL, *MODELS))
+
+
+def _students(text: str) -> tuple[str, ...]:
+    return tuple(one for one in _names(text, (SAME, NONE, *MODELS)) if one != NONE)
+
+
+def _names(text: str, known: Sequence[str]) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    if unknown := set(names) - set(known):
+        raise argparse.ArgumentTypeError(f"must be among {', '.join(known)} (got {min(unknown)!r})")
+    return names
 
 
 def _by_us(text: str) -> list[Budget]:
@@ -164,27 +173,35 @@ def bytes_of(text: str) -> int:
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     command = Command("budgets", __doc__)
     add = command.add_argument
-    add("--data", type=Path, metavar="LOG", help="the log")
+    add("--data", type=a_log, metavar="LOG", help="the log")
     add("--schema", metavar="SCHEMA", help="of the log: a name, a TOML file or a bundle")
-    add("--models", type=_names, default=("all",), metavar="all|A,B", help="which ones [all]")
+    add("--models", type=_models, default=("all",), metavar="all|A,B", help="which ones [all]")
     add("--budgets-us", type=_by_us, default=_by_us("1,2,5,10"), metavar="US,..", help="[1,2,5,10]")
     add(
         "--budgets-bytes", type=_by_bytes, default=_by_bytes("100kB,1MB,10MB"), metavar="SIZE,..",
         help="[100kB,1MB,10MB]",
     )  # fmt: skip
-    add("--out", type=Path, default=Path("artifacts/budgets"), metavar="FOLDER", help="[%(default)s]")
-    add("--show", type=Path, nargs="+", metavar="FOLDER", help="print the tables of finished runs instead")
+    add(
+        "--out",
+        type=a_folder_to_write,
+        default=Path("artifacts/budgets"),
+        metavar="FOLDER",
+        help="[%(default)s]",
+    )
+    add(
+        "--show", type=a_folder, nargs="+", metavar="FOLDER", help="print the tables of finished runs instead"
+    )
     command.number("--trials", 5, "of each model; the first five have the presets")
     add("--minutes", type=positive, metavar="N", help="how long it may take [until --trials]")
     command.number("--candidates", 100, "of the request that is timed")
     command.number("--dim", 8, "of an embedding")
     add("--hidden-units", type=widths, default=(128, 64), metavar="N,..", help="[128,64]")
-    add("--epochs", type=int, metavar="N", help="of training at most [fitted to the model]")
+    add("--epochs", type=whole(1), metavar="N", help="of training at most [fitted to the model]")
     for name in ("prune", "finetune"):
         default = getattr(PruneChoice, f"{name}_epochs")
         add(f"--{name}-epochs", type=positive, default=default, metavar="N", help="[%(default)s]")
-    add("--students", type=_names, default=("same",), metavar="NAME,..|none", help="as of compress [same]")
-    add("--settings", type=Path, metavar="FILE", help="of models, as TOML, as compare takes it")
+    add("--students", type=_students, default=("same",), metavar="NAME,..|none", help="as of compress [same]")
+    add("--settings", type=a_file, metavar="FILE", help="of models, as TOML, as compare takes it")
     command.number("--threads", 1, "of torch")
     options = command.parse_args(arguments)
     if not options.show and (options.data is None or options.schema is None):
@@ -193,4 +210,4 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main))

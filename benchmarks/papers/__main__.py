@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 import torch
 
-from benchmarks.command import Command, machine, print_table
+from benchmarks.command import Command, ended, machine, print_table
 from benchmarks.papers import apg, deeplight, dynint, xsdeepfwfm
 from benchmarks.papers.cells import Paper, Table
 from benchmarks.papers.judge import Row, judged
@@ -30,9 +30,8 @@ from benchmarks.papers.results import Refused
 from benchmarks.papers.running import Options, Run
 from benchmarks.papers.steps import step_rows
 from benchmarks.papers.tables import differences, log_line
-from export.errors import ExportError
 from export.report.files import write_texts
-from loadtest.reports.command import failed, whole
+from loadtest.arguments import a_folder_to_write, a_log, failed, whole
 from service.bundle.folders import locked
 from service.bundle.json_files import encode_json
 
@@ -53,10 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _run(options, given.list, _words(given, options))
     except BlockingIOError:
         return failed(
-            "papers", f"'--out' must be a folder that no other run uses (got {options.out}); wait for it"
+            command.prog, f"'--out' must be a folder that no other run uses (got {options.out}); wait for it"
         )
-    except ExportError as error:
-        return failed("papers", error)
 
 
 def _run(options: Options, only_list: bool, words: str) -> int:
@@ -137,9 +134,11 @@ def _command() -> Command:
     command = Command("papers", __doc__)
     add = command.add_argument
     add("paper", choices=sorted(PAPERS), help="whose tables")
-    add("--data", type=Path, required=True, metavar="LOG", help="TSV, CSV or Parquet")
+    add("--data", type=a_log, required=True, metavar="LOG", help="TSV, CSV or Parquet")
     add("--schema", required=True, metavar="NAME|FILE", help="the schema that describes it")
-    add("--out", type=Path, required=True, metavar="FOLDER", help="of all that is made and found")
+    add(
+        "--out", type=a_folder_to_write, required=True, metavar="FOLDER", help="of all that is made and found"
+    )
     add("--table", nargs="+", default=[], metavar="N", help="only these, by number or name")
     add("--seeds", type=_seeds, default=(0,), metavar="N,..", help="each cell is made with [0]")
     add("--rows", type=whole(1), metavar="N", help="of the log at most, evenly spaced [all]")
@@ -221,4 +220,4 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main))

@@ -1,13 +1,11 @@
 """From results of cells to the rows of a table: means of seeds, and differences with intervals.
 
-An interval holds both the rows and the seeds. Its half-width is the root of the sum of two squares: that of
-the mean over seeds under resampled rows (the same for all cells), and that between seeds, by Student's t, for
-they are few. A difference is taken seed by seed.
+An interval holds both the rows and the seeds (`export.judge.seeds`), and all cells have the same resampled
+rows. A difference is taken seed by seed.
 """
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,16 +13,14 @@ from typing import Any
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 from benchmarks.papers.cells import Cell, Figures, Table
 from benchmarks.papers.results import Refused, Result
 from benchmarks.papers.running import Run
 from export.judge.bootstrap import resampled_aucs, resampled_loglosses
+from export.judge.seeds import over_seeds
 
 RESAMPLES = 200
-QUANTILE = 0.975
-NORMAL = 1.959964  # that quantile of many values
 
 Resampled = NDArray[np.float64]  # [seeds, 1 + resamples]
 
@@ -127,13 +123,9 @@ def _resample(run: Run, cells: Sequence[_Judged]) -> None:
 
 def estimate(by_seed: Resampled) -> Estimate:
     """The mean of the seeds with its interval; [seeds, 1 + resamples], all rows first."""
-    value = float(by_seed[:, 0].mean())
-    reach = NORMAL * float(by_seed.mean(axis=0)[1:].std())
     between = statistics.stdev(by_seed[:, 0]) if len(by_seed) > 1 else None
-    if between is not None:
-        of_few = float(stdtrit(len(by_seed) - 1, QUANTILE))
-        reach = math.hypot(reach, of_few * between / math.sqrt(len(by_seed)))
-    return Estimate(value, value - reach, value + reach, between)
+    mean = over_seeds(by_seed)
+    return Estimate(mean.delta, *mean.interval, between)
 
 
 def _delta(

@@ -24,7 +24,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from benchmarks.command import Command, machine
+from benchmarks.command import Command, ended, machine
 from benchmarks.peers.contender import DEFAULT, FUXICTR, LIGHTGBM, SCIKIT, TUNED, Contender
 from benchmarks.peers.figures import Fits, Table, lines
 from benchmarks.peers.grid import GRIDS, Shape, shared_batch
@@ -36,8 +36,8 @@ from export.errors import ExportError
 from export.stages.fit_schema import kept_log
 from export.stages.plan import LogPlan
 from export.stages.work import Work
+from loadtest.arguments import a_file, a_folder, a_folder_to_write, a_log, whole
 from loadtest.processes.server import REPOSITORY
-from loadtest.reports.command import failed, whole
 from service.bundle.json_files import encode_json
 
 INSTALLED = REPOSITORY / ".peers"
@@ -57,10 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.show is not None:
         return _show(options.show)
     see_installed_peers()
-    try:
-        table = measure(options)
-    except ExportError as error:
-        return failed("peers", error)
+    table = measure(options)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / f"{table.log}.json").write_bytes(encode_json(table))
     print(as_markdown(table))
@@ -155,13 +152,13 @@ def _show(folder: Path) -> int:
     """Prints the tables that a folder holds, under one of all."""
     files = sorted(folder.glob("*.json"))
     if not files:
-        return failed("peers", f"'--show' must be a folder with tables (got {folder}); measure first")
+        raise ExportError(f"'--show' must be a folder with tables (got {folder}); measure first")
     try:
         tables = [msgspec.json.decode(file.read_bytes(), type=Table) for file in files]
     except msgspec.MsgspecError as error:
-        return failed(
-            "peers", f"'--show' must be a folder with tables of this version ({error}); measure again"
-        )
+        raise ExportError(
+            f"'--show' must be a folder with tables of this version ({error}); measure again"
+        ) from None
     print(as_summary(tables))
     for table in tables:
         print(as_markdown(table))
@@ -176,17 +173,23 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     command = Command("peers", __doc__)
     add = command.add_argument
     source = command.add_mutually_exclusive_group(required=True)
-    source.add_argument("--work", type=Path, metavar="FOLDER", help="a work folder of fit-schema")
-    source.add_argument("--data", type=Path, metavar="FILE", help="a raw log; with --schema")
-    source.add_argument("--show", type=Path, metavar="FOLDER", help="print the tables that it holds")
+    source.add_argument("--work", type=a_folder, metavar="FOLDER", help="a work folder of fit-schema")
+    source.add_argument("--data", type=a_log, metavar="FILE", help="a raw log; with --schema")
+    source.add_argument("--show", type=a_folder, metavar="FOLDER", help="print the tables that it holds")
     add("--schema", metavar="NAME|FILE", help="of the raw log")
     add("--name", metavar="NAME", help="of the log, in the table [the folder's or the file's]")
-    add("--out", type=Path, default=Path("artifacts/peers"), metavar="FOLDER", help="[%(default)s]")
+    add(
+        "--out",
+        type=a_folder_to_write,
+        default=Path("artifacts/peers"),
+        metavar="FOLDER",
+        help="[%(default)s]",
+    )
     add("--models", nargs="+", choices=MODELS, default=MODELS, metavar="NAME", help=" ".join(MODELS))
     add("--by", nargs="+", choices=BY, default=list(BY), metavar="NAME", help=" ".join(BY))
     add(
         "--settings",
-        type=Path,
+        type=a_file,
         metavar="FILE",
         help="TOML as compare takes it; Bidlight's tuned models that it names use it in place of the grid",
     )
@@ -204,4 +207,4 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main))

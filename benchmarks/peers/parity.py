@@ -27,12 +27,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.command import Command, print_table
+from benchmarks.command import Command, ended, print_table
 from benchmarks.peers.__main__ import peer, see_installed_peers
 from benchmarks.peers.copied import COPIES, Target
 from export.errors import ExportError
 from export.train.build import build_model
-from loadtest.reports.command import failed
+from loadtest.arguments import a_folder
 from models.embedding import FeaturesEmbedding
 from models.eulernet import EulerNet
 from models.fields import first_rows
@@ -155,16 +155,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Prints a table and, on the last line, the same as JSON; the exit status."""
     command = Command("peers.parity", __doc__)
     add = command.add_argument
-    add("--fuxictr", type=Path, required=True, metavar="FOLDER", help="a checkout of FuxiCTR's repository")
+    add(
+        "--fuxictr", type=a_folder, required=True, metavar="FOLDER", help="a checkout of FuxiCTR's repository"
+    )
     add("--models", nargs="+", choices=COPIES, default=list(COPIES), metavar="NAME", help=" ".join(COPIES))
     command.number("--rows", 500, "of random ids")
     options = command.parse_args(arguments)
     see_installed_peers()
     chosen = [variant for variant in VARIANTS if variant.model in options.models]
-    try:
-        figures = [compare(variant, options.fuxictr, options.rows) for variant in chosen]
-    except ExportError as error:
-        return failed("parity", error)
+    figures = [compare(variant, options.fuxictr, options.rows) for variant in chosen]
     print_table([list(figures[0]), *([_shown(cell) for cell in row.values()] for row in figures)])
     command.print_json(rows=options.rows, figures=figures)
     return 0
@@ -256,4 +255,4 @@ def _shown(cell: float | str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main))

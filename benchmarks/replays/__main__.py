@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.command import Command, machine, print_table
+from benchmarks.command import Command, ended, machine, print_table
 from benchmarks.replays import auctions
 from benchmarks.replays.auctions import Auctions, Explored
 from benchmarks.replays.judge import figures_of
@@ -37,6 +37,8 @@ from export.bundles.plan import ReadPlan
 from export.stages.pipeline import run
 from export.stages.plan import Plan
 from export.train.choices import TrainChoice
+from loadtest.arguments import a_folder, a_folder_to_write, a_log
+from models import MODELS
 
 AUCTIONS, OWN = "auctions", "own"
 CHECKED_ROWS = 2_000
@@ -203,21 +205,22 @@ def _command() -> Command:
     )
     command.add_argument(
         "--out",
-        type=Path,
+        type=a_folder_to_write,
         default=Path("artifacts/replays"),
         metavar="FOLDER",
         help="for page and figures [artifacts/replays]",
     )
     command.add_argument(
         "--real",
-        type=Path,
+        type=a_folder,
         default=Path(os.environ.get("BIDLIGHT_DATA", ".")),
         metavar="FOLDER",
         help="where the real logs lie [BIDLIGHT_DATA]",
     )
-    command.add_argument("--data", type=Path, metavar="FILE", help="a log with time")
+    command.add_argument("--data", type=a_log, metavar="FILE", help="a log with time")
     command.add_argument("--schema", metavar="NAME|FILE", help="how it is read")
-    command.add_argument("--model", default="lr", metavar="NAME", help="which model to train [lr]")
+    about = "which model to train [lr]"
+    command.add_argument("--model", choices=[*MODELS], default="lr", metavar="NAME", help=about)
     command.number("--rows", 400_000, "of the synthetic log")
     command.number("--rows-per-day", 50_000, "of the synthetic log")
     command.number("--auction-rows", 200_000, "of the synthetic log for auctions")
@@ -279,4 +282,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main))

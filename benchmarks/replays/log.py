@@ -14,6 +14,7 @@ from export.bundles.plan import ReadPlan
 from export.bundles.scorer import Scorer, Scores
 from export.data.readers import LogChunk
 from export.data.samples import raw_rows
+from export.errors import ExportError
 from service.bundle.schema import Schema
 from service.bundle.store import Bundle
 from service.feedback.tokens import EPOCH_MS
@@ -68,7 +69,7 @@ class Log:
 
 
 def last_rows(bundle: Bundle, plan: ReadPlan, share: float) -> Log:
-    """The last `share` of a log by time. Raises SystemExit for one without time, ExportError."""
+    """The last `share` of a log by time. Raises ExportError for one without time, too."""
     parts: list[pl.DataFrame] = []
 
     def watch(chunk: LogChunk, _: Scores) -> None:
@@ -76,7 +77,7 @@ def last_rows(bundle: Bundle, plan: ReadPlan, share: float) -> Log:
 
     found = collect(plan, Scorer(bundle), watch=watch)
     if found.timestamps is None:
-        raise SystemExit(
+        raise ExportError(
             "'schema' must name the column of the log's time (got none); nothing can be replayed"
         )
     order = np.argsort(found.timestamps, kind="stable")

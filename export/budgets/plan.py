@@ -70,6 +70,10 @@ class BudgetPlan:
                     "one of the two"
                 )
             object.__setattr__(self, "students", ())
+            for name, value in self.teaching.given.items():
+                raise ExportError(
+                    f"'{name}' must be left out without students (got {value!r}); leave out --students {NONE}"
+                )
         if self.budget_us is None and self.budget_bytes is None and self.max_auc_loss is None:
             raise ExportError(
                 "'--budget-us', '--budget-bytes' or '--max-auc-loss' must be given (got none of them); "

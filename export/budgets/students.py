@@ -21,7 +21,13 @@ from export.stages.taught import FOLDER as TEACHERS
 from export.stages.taught import Teach
 from export.stages.train import train
 from export.stages.work import Work, silent
-from export.train.build import build_model, check_model, hyperparameters_of
+from export.train.build import (
+    build_model,
+    check_model,
+    hyperparameters_of,
+    model_fields,
+    possible_dim,
+)
 from export.train.checkpoint import load_checkpoint
 from export.train.choices import EmbeddingChoice, TrainChoice
 from export.train.config import TrainConfig, odds_of
@@ -93,8 +99,8 @@ class Students:
             if narrow and "dropout" in found:
                 found["dropout"] *= min(1.0, narrow[0] / widths[0])
             found["hidden_units"] = narrow
-        if "dim" in found:
-            found["dim"] = max(SMALLEST_DIM, found["dim"] >> int(values.get(DIM, 0)))
+        if halvings := int(values.get(DIM, 0)):
+            found["dim"] = self._possible_dim(model, found, found["dim"] >> halvings)
         return Student(model, found)
 
     def taught(self, student: Student, teacher: Work) -> Work:
@@ -143,7 +149,16 @@ class Students:
         if model == self._own:
             return dict(own)
         shared = {name: own[name] for name in ("dim", "hidden_units", "dropout") if own.get(name)}
-        return {**known, **{name: value for name, value in shared.items() if name in known}}
+        found = {**known, **{name: value for name, value in shared.items() if name in known}}
+        if "dim" in shared and "dim" in known:
+            found["dim"] = self._possible_dim(model, found, own["dim"])
+        return found
+
+    def _possible_dim(self, model: str, found: Mapping[str, Any], dim: int) -> int:
+        """About so many numbers in an embedding, at most those of the model itself."""
+        fields = model_fields(self.subject.log.schema, self._embedding)
+        most = int(self._own_hyperparameters["dim"])
+        return possible_dim(model, fields, found, dim, least=SMALLEST_DIM, most=most)
 
     def _config(self, student: Student) -> TrainConfig:
         own, teaching = self.subject.trained.config, self.plan.teaching.given

@@ -19,7 +19,7 @@ from export.bundles.plan import ReadPlan
 from export.data.errors import LogError
 from export.data.log_schema import LOG_FILE, LogSchema, load_log_schema
 from export.data.progress import Progress
-from export.data.readers import LogChunk, columns_of, read_log, rows_about
+from export.data.readers import LogChunk, check_weights, columns_of, read_log, rows_about
 from export.errors import ExportError
 from service.bundle.errors import EXPORT_AGAIN, BundleError
 from service.bundle.store import Bundle
@@ -49,6 +49,8 @@ def log_schema_for(bundle: Bundle, plan: ReadPlan, *, needs_label: bool = False)
             f"{plan.data.name}: the label's column{column} must be in the log to judge by it (got none); add "
             "it, or only score the log: python -m export score"
         )
+    if needs_label:
+        check_weights(plan.data, schema)
     return found
 
 

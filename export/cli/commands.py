@@ -8,7 +8,6 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from export.budgets.plan import BudgetPlan
@@ -44,15 +43,15 @@ def _run(options: Namespace) -> None:
 
         options.model = model_at(options.warm_start)
     model, hyperparameters, training = _model(options)
-    choose(GraphPlan, given_of(GraphPlan, options))
-    plan = Plan(
-        **_given_with_work(Plan, options) | {"model": model},
-        hyperparameters=hyperparameters,
-        embedding=_embedding(options),
-        training=training,
-        pruning=choose(PruneChoice, given_of(PruneChoice, options)),
-        teachers=_teachers(options),
-    )
+    given = {
+        "model": model,
+        "hyperparameters": hyperparameters,
+        "embedding": _embedding(options),
+        "training": training,
+        "pruning": choose(PruneChoice, given_of(PruneChoice, options)),
+        "teachers": _teachers(options),
+    }
+    plan = choose(Plan, _given_with_work(Plan, options) | given)
     lesson = _lesson(plan.teachers)
     if plan.pruning.searches:
         from export.tune.tune import tune_before_run
@@ -65,6 +64,11 @@ def _run(options: Namespace) -> None:
 def _models(options: Namespace) -> None:
     from export.cli.model_list import describe_model, list_abilities, list_models
 
+    if options.model is not None and options.abilities:
+        raise ExportError(
+            f"'--abilities' must be left out for one model, whose abilities are told anyway (got "
+            f"{options.model!r}); leave out one of the two"
+        )
     if options.model is not None:
         say(describe_model(options.model))
     else:
@@ -80,7 +84,7 @@ def _demo(options: Namespace) -> None:
 def _synthesize(options: Namespace) -> None:
     from export.data.synthetic_file import write_synthetic_log
 
-    config = replace(PRESETS[options.preset], **given_of(SyntheticConfig, options))
+    config = choose(SyntheticConfig, given_of(SyntheticConfig, options), PRESETS[options.preset])
     schema = write_synthetic_log(config, options.out, report=say)
     say(f"wrote {options.out} and {schema}")
     say(f"export it: python -m export run --data {options.out} --schema {schema} --out artifacts/synthetic")
@@ -113,12 +117,17 @@ def _fit_schema(options: Namespace) -> None:
 def _train(options: Namespace) -> None:
     from export.stages.records import LogSummary
     from export.stages.taught import check_distillation
-    from export.stages.train import train
+    from export.stages.train import check_no_overrides, train
+    from export.train.checkpoint import load_checkpoint
 
     model, hyperparameters, training = _model(options)
-    teachers = _teachers(options)
+    teachers, embedding = _teachers(options), _embedding(options)
+    if options.checkpoint is not None:
+        check_no_overrides(options.checkpoint, hyperparameters, embedding, training)
+        model = load_checkpoint(options.checkpoint).name
+    check_distillation(training, teachers)
+    training.config(rows=1, model=model)
     with _work(options) as work:
-        check_distillation(training, teachers)
         log = work.read_record("fit-schema", LogSummary)
         config = training.config(log.rows["train"], log.clicks["train"], model=model)
         lesson = _lesson(teachers)
@@ -127,7 +136,7 @@ def _train(options: Namespace) -> None:
             model,
             hyperparameters,
             config,
-            embedding=_embedding(options),
+            embedding=embedding,
             checkpoint=options.checkpoint,
             taught=None if lesson is None else lesson(work, config, say=say),
             say=say,
@@ -168,7 +177,7 @@ def _calibrate(options: Namespace) -> None:
     from export.stages.calibrate import calibrate_as_planned
 
     with _work(options) as work:
-        calibrate_as_planned(work, GraphPlan(**given_of(GraphPlan, options)), say=say)
+        calibrate_as_planned(work, choose(GraphPlan, given_of(GraphPlan, options)), say=say)
 
 
 def _package(options: Namespace) -> None:
@@ -182,40 +191,44 @@ def _package(options: Namespace) -> None:
 
 def _compare(options: Namespace) -> None:
     """Prints the comparisons of `--show`, or compares."""
-    needed = {f"--{name}": getattr(options, name) for name in ("data", "schema", "out")}
     if options.show:
-        _show(options, needed)
+        _show(options)
         return
-    for flag, given in needed.items():
-        if given is None:
-            raise ExportError(f"'{flag}' must be given to compare models (got nothing); see compare --help")
-    from export.compare.compare import chosen_models, compare
+    if options.format is not None:
+        raise ExportError(
+            f"'--format' must be left out without --show (got {options.format!r}); give both or none"
+        )
+    for name in ("data", "schema", "out"):
+        if getattr(options, name) is None:
+            raise ExportError(f"'--{name}' must be given to compare models (got nothing); see compare --help")
+    from export.compare.compare import check_used, chosen_models, compare
     from export.compare.overrides import read_overrides
 
-    choose(GraphPlan, given_of(GraphPlan, options))
-    plan = ComparePlan(
-        **_given_with_work(ComparePlan, options) | {"again": chosen_models(options.again or ())},
-        common=_common_hyperparameters(options),
-        overrides=read_overrides(options.settings, options.hyperparameter or ()),
-        embedding=_embedding(options),
-        training=_training(options),
-        pruning=_without_search(choose(PruneChoice, given_of(PruneChoice, options), UNPRUNED)),
-    )
+    given = {
+        "again": chosen_models(options.again or ()),
+        "common": _common_hyperparameters(options),
+        "overrides": read_overrides(options.settings, options.hyperparameter or ()),
+        "embedding": _embedding(options),
+        "training": _training(options),
+        "pruning": _without_search(choose(PruneChoice, given_of(PruneChoice, options), UNPRUNED)),
+    }
+    plan = choose(ComparePlan, _given_with_work(ComparePlan, options) | given)
+    check_used(plan)
     compare(plan, say=say)
 
 
-def _show(options: Namespace, needed: Mapping[str, Any]) -> None:
+def _show(options: Namespace) -> None:
     from export.compare.compare import read_comparison
     from export.compare.tables import FORMATS
 
-    for flag, given in needed.items():
-        if given is not None:
+    for name, given in vars(options).items():
+        if name not in ("command", "quiet", "show", "format") and given is not None:
             raise ExportError(
-                f"'{flag}' must be left out with --show, which compares nothing (got {str(given)!r}); "
-                "leave out one of the two"
+                f"'--{name.replace('_', '-')}' must be left out with --show, which compares nothing (got "
+                f"{str(given)!r}); leave out one of the two"
             )
     for folder in options.show:
-        say(FORMATS[options.format](read_comparison(folder)))
+        say(FORMATS[options.format or "text"](read_comparison(folder)))
         say("")
 
 
@@ -328,6 +341,12 @@ def _given_with_work(kind: type[Plan | ComparePlan | TunePlan], options: Namespa
 
 def _model(options: Namespace) -> Chosen:
     """The model, its hyperparameters and how it is trained, of the options and of --settings."""
+    checkpoint = getattr(options, "checkpoint", None)
+    if checkpoint is not None and options.model is not None:
+        raise ExportError(
+            f"'model' must be left out with the checkpoint {checkpoint.name}, which sets it "
+            f"(got {options.model!r}); leave out one of the two"
+        )
     return with_settings(options, _hyperparameters(options), given_of(TrainConfig, options))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from export.cli.parser import Option
 from export.cli.values import reader
-from export.knobs import Declared, Limits, OneOf, knobs
+from export.knobs import Declared, Limits, OneOf, UsedBy, knobs
 
 
 def options_of(
@@ -42,11 +42,12 @@ def _option(one: Declared, default: Any, others: Mapping[str, Any]) -> Option:
     choices = one.limits.names if isinstance(one.limits, OneOf) and not one.is_tuple else None
     return Option(
         flag=one.flag,
-        about=f"of {_listed(users.values)}: {one.knob.about}" if users else str(one.knob.about),
+        about=f"{_said(users)}{one.knob.about}",
         kind=choices or reader(one),
         metavar=one.knob.unit or (None if choices else _unit(one)),
         required=one.is_required,
         otherwise=(None if is_own else one.knob.otherwise) or _shown(one.name, value, others),
+        used_by=users,
     )
 
 
@@ -73,6 +74,15 @@ def _unit(one: Declared) -> str:
             "SHARE" if isinstance(one.limits, Limits) and 1 in (one.limits.at_most, one.limits.below) else "X"
         )
     return "PATH" if one.element is Path else "TEXT"
+
+
+def _said(users: UsedBy | None) -> str:
+    """What has to be chosen for it, before what it means."""
+    if users is None or users.unless:
+        return ""
+    if not users.values:
+        return f"with --{_listed(users.choices).replace('_', '-')}: "
+    return f"of {_listed(users.values)}: "
 
 
 def _listed(names: tuple[str, ...]) -> str:

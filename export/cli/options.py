@@ -217,7 +217,7 @@ FINISHED = (
         metavar="FOLDER",
         repeated=True,
     ),
-    Option("--format", "of that table", ("text", "markdown"), "text"),
+    Option("--format", "of that table", ("text", "markdown"), otherwise="text"),
 )
 ONE_BUNDLE = options_of(BundlePlan, "bundle", "variant")
 TWO_BUNDLES = Option(

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from export.knobs import UsedBy
+
 WIDTH = 100
 
 
@@ -29,6 +31,7 @@ class Option:
     """One option: its words, and what it is where it is not given.
 
     kind       text -> value, or the names it may be
+    used_by    what has to be chosen for it to have an effect
     otherwise  what the help says in brackets; by default the default
     """
 
@@ -42,6 +45,7 @@ class Option:
     several: bool = False  # takes one value or more: a list
     switch: bool = False  # has no value: it is given or not
     otherwise: str | None = None
+    used_by: UsedBy | None = None
 
     @property
     def name(self) -> str:

@@ -34,7 +34,7 @@ from export.stages.pipeline import Clock, check_export
 from export.stages.records import LogSummary
 from export.stages.taught import check_distillation
 from export.stages.work import Say, Work
-from export.train.build import check_fields
+from export.train.build import check_fields, hyperparameters_of
 from models import MODELS
 from service.bundle.json_files import encode_json
 
@@ -66,6 +66,22 @@ def compare(plan: ComparePlan, *, say: Say = print) -> Comparison:
         return _compare(plan, models, work, Clock(say))
 
 
+def check_used(plan: ComparePlan) -> None:
+    """Raises ExportError for what would concern none of the models."""
+    models = chosen_models(plan.models)
+    for name, value in plan.common.items():
+        if not any(name in hyperparameters_of(model) for model in models):
+            raise ExportError(
+                f"'{name}' must be left out where no model takes it (got {value!r}); "
+                "`python -m export models NAME` tells what one takes"
+            )
+    for model in plan.again:
+        if model not in models:
+            raise ExportError(
+                f"'again' must name models that are compared (got {model!r}); add it to --models"
+            )
+
+
 def _check_fields(plan: ComparePlan, models: Sequence[str]) -> None:
     """Raises ExportError, before a row is read, where the log has the fields of no model."""
     log_schema = load_log_schema(plan.schema)
@@ -73,7 +89,7 @@ def _check_fields(plan: ComparePlan, models: Sequence[str]) -> None:
     for model in models:
         hyperparameters, _ = settle(model, plan.common, plan.overrides, plan.training)
         try:
-            check_fields(model, hyperparameters, log_schema)
+            check_fields(model, hyperparameters, log_schema, plan.embedding)
         except ExportError as error:
             reasons.append(str(error))
     if len(reasons) == len(models):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from export.compress.config import PruneConfig
+from export.compress.config import PRUNED, PruneConfig
 from export.compress.fitting import fitting_preset, rule_in_words
 from export.compress.recipes import RECIPES, UNIT_PARTS, Recipe, find_recipe
 from export.knobs import POSITIVE, SHARE_BELOW_ONE, OneOf, knob
@@ -48,12 +48,20 @@ class PruneChoice(PruneConfig):
         SHARE_BELOW_ONE,
         otherwise="the preset's",
     )
-    prune_learning_rate: float = knob(PAPERS_LEARNING_RATE, "step size of Adam while pruning", POSITIVE)
+    prune_learning_rate: float = knob(
+        PAPERS_LEARNING_RATE, "step size of Adam while pruning", POSITIVE, used_by=PRUNED
+    )
     dense_twin: Literal["train", "skip"] = knob(
         "train",
         "train the dense model on as long as the pruned one, at that step size, and let the better one be "
         "what pruning is compared with; or skip that, which saves half of the time",
+        used_by=PRUNED,
     )
+
+    @property
+    def may_prune(self) -> bool:
+        """Whether anything is pruned; without a preset the log decides."""
+        return self.preset is None or self.recipe(0).prunes
 
     @property
     def searches(self) -> bool:

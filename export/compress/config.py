@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from export.compress.schedule import RESIDUAL
-from export.knobs import AT_LEAST_ONE, INNER_SHARE, NOT_NEGATIVE, POSITIVE, check, knob
+from export.knobs import AT_LEAST_ONE, INNER_SHARE, NOT_NEGATIVE, POSITIVE, UsedBy, check, knob
+
+PRUNED = UsedBy(("may_prune",), ("True",), unless="where nothing is pruned, as by the preset none")
+"""What concerns a pruning has no effect without one."""
 
 
 @dataclass(frozen=True)
@@ -16,11 +19,17 @@ class PruneConfig:
     """
 
     # Rare ids overfit from the second pass on, so the growth is short.
-    prune_epochs: float = knob(1.0, "passes over the training part while the shares grow", POSITIVE, "N")
+    prune_epochs: float = knob(
+        1.0, "passes over the training part while the shares grow", POSITIVE, "N", used_by=PRUNED
+    )
     # Until the end of the epoch that it ends in.
-    finetune_epochs: float = knob(2.0, "passes after that, with the zeros held", POSITIVE, "N")
+    finetune_epochs: float = knob(
+        2.0, "passes after that, with the zeros held", POSITIVE, "N", used_by=PRUNED
+    )
     # The paper's 10; fewer on a very small log, see `pruning_interval`.
-    prune_every: int = knob(10, "training steps from one pruning to the next", AT_LEAST_ONE, "STEPS")
+    prune_every: int = knob(
+        10, "training steps from one pruning to the next", AT_LEAST_ONE, "STEPS", used_by=PRUNED
+    )
     # Trained dense before the first pruning; 0 for a model that is trained already.
     warmup_epochs: float = knob(0.0, None, NOT_NEGATIVE)
     # The shape of the growing rate, see `sparse_rate`.
@@ -28,3 +37,8 @@ class PruneConfig:
 
     def __post_init__(self) -> None:
         check(self)
+
+    @property
+    def may_prune(self) -> bool:
+        """Whether there is a pruning that has this schedule, as far as it is known."""
+        return True

@@ -1,7 +1,8 @@
 """Whole dimensions of the embeddings: the same numbers of every field's vectors, since all have one length.
 
-It knows that models lay embeddings out by field, and SENET, which averages over the dimensions. What else a
-model does with a dimension shows in its logits: `export.compress.compact` compares them.
+It knows that models lay embeddings out by field, SENET, which averages over the dimensions, and STAR, whose
+normalization makes something of zeros. What else a model does with a dimension shows in its logits:
+`export.compress.compact` compares them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from export.compress.plan import Plan, UnsupportedError, build, layers_of, requi
 from export.compress.whole_units import Units, columns_of
 from models.embedding import FeaturesEmbedding
 from models.fibinet import SENET
+from models.star import STAR, PartitionedNorm, StarLinear
 
 
 def find_dimensions(model: nn.Module) -> list[Units]:
@@ -41,9 +43,24 @@ def without_dead_dimensions(model: nn.Module, plan: Plan) -> Plan:
         for name, target in build(model, planned).state_dict().items()
         if name in state and state[name].shape != target.shape
     }
+    if isinstance(model, STAR):
+        tensors["layers.0.bias"] = _star_bias(model, live)
     for path, layer in layers_of(model, SENET):  # the mean is over fewer numbers, of the same sum
         tensors[f"{path}.squeeze.weight"] = layer.squeeze.weight.detach() * (after / before)
     return planned.changed(tensors)
+
+
+@torch.no_grad()
+def _star_bias(model: STAR, live: Tensor) -> Tensor:
+    """The first biases of domains with what dead dimensions, normalized, add to them.
+
+    Normalization makes a number of each zero that is the same in all rows of a domain.
+    """
+    (first, *_), normalize = model.layers, model.normalize
+    if not (isinstance(first, StarLinear) and isinstance(normalize, PartitionedNorm)):
+        raise UnsupportedError("its normalization is folded into a layer")
+    dead = (~live).repeat(first.weight.shape[2] // len(live)).nonzero().flatten()
+    return first.bias_with(normalize.of_zeros(), dead.to(first.weight.device))
 
 
 def _tables(model: nn.Module) -> list[FeaturesEmbedding]:

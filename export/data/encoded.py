@@ -35,7 +35,7 @@ from export.data.parts import (
 )
 from export.data.past import check_same_fields
 from export.data.progress import Progress
-from export.data.readers import read_log, rows_about
+from export.data.readers import check_weights, read_log, rows_about
 from export.data.spill import Spill
 from export.data.splits import (
     DEFAULT_SHARES,
@@ -166,6 +166,7 @@ def _read(
     path: Path, log_schema: LogSchema, spill: Spill, options: _Options, report: Callable[[str], None]
 ) -> tuple[NumberCounts | None, int]:
     """Parses and checks every row once. -> rows by second if rows have a time, number of skipped rows."""
+    check_weights(path, log_schema)
     seconds = None if log_schema.timestamp is None else NumberCounts()
     skipped, disagreement = 0, None
     chunks = read_log(path, log_schema, on_malformed=options.on_malformed, chunk_rows=options.chunk_rows)

@@ -19,6 +19,7 @@ from export.data.disagreement import similar, users_of
 from export.data.errors import DisagreementError, LogError, OnMalformed, Rejections, shortened
 from export.data.log_schema import LogSchema
 from export.data.text_rows import Dialect, head_rows, lines_about, read_header, text_rows
+from service.bundle.example_columns import WEIGHT
 
 _NUMBER: Final = re.compile(r"[+-]?\d+(\.\d+)?")
 _PARQUET_MAGIC: Final = "PAR1"
@@ -104,6 +105,26 @@ def columns_of(path: Path, log_schema: LogSchema) -> tuple[str, ...]:
     if label is not None and len(first) == len(columns) - 1:
         return tuple(name for name in columns if name != label.column)
     return columns
+
+
+def check_weights(path: Path, log_schema: LogSchema) -> None:
+    """Raises LogError for a service's examples of which some stand for more rows than others.
+
+    Nothing that is fitted or judged weighs rows: those of the larger share would count too much.
+    """
+    if not log_schema.is_of_examples or log_schema.format != "parquet":
+        return
+    log, schema = scanned(path)
+    if WEIGHT not in schema:
+        return
+    weights = pl.col(WEIGHT).cast(pl.Float64).fill_null(1.0)
+    least, most = log.select(weights.min().alias("least"), weights.max().alias("most")).collect().row(0)
+    if least is not None and least != most:
+        raise LogError(
+            f"{path.name}: '{WEIGHT}' must be the same in all rows (got {least:g} to {most:g}), or those of "
+            "the larger --example-share would count too much; name files of one share, or thin the rows of "
+            "the larger (docs/feedback-loop.md)"
+        )
 
 
 def rows_about(path: Path, log_schema: LogSchema) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from export.data.errors import LogError
-from export.knobs import AT_LEAST_ONE, INNER_SHARE, NOT_NEGATIVE, check, knob
+from export.knobs import AT_LEAST_ONE, INNER_SHARE, NOT_NEGATIVE, UsedBy, check, knob
 
 DOMAIN: Final = "domain"
 """The field that says which domain a row is of, where a log has domains."""
@@ -31,7 +31,9 @@ class SyntheticConfig:
     )
     # Oldest value first.
     sequence_fields: int = knob(0, "histories of values of the ad's last field", NOT_NEGATIVE)
-    history_length: int = knob(8, "values in the longest of them", AT_LEAST_ONE)
+    history_length: int = knob(
+        8, "values in the longest of them", AT_LEAST_ONE, used_by=UsedBy(("sequence_fields",))
+    )
     # Values of the field DOMAIN.
     domains: int = knob(
         0, "domains, each of which turns over some of the effects; 0: no such field", NOT_NEGATIVE

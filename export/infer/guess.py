@@ -24,6 +24,7 @@ from export.infer.outcomes import (
 )
 from export.infer.roles import Roles
 from export.infer.sample import Sample
+from service.bundle.example_columns import CLICKED, RESERVED
 from service.bundle.schema import Kind, Role
 
 _ENOUGH_ROWS = 100  # to call a column constant, or a row's own
@@ -77,7 +78,7 @@ def guess(sample: Sample, said_label: str | None, file: str) -> Guess:
     fields, left_out = _derived(time, columns), []
     with Bar("judged", len(rest), unit="columns") as bar:
         for column in rest.values():
-            found = _left_out(column, roles, formats, label.clicks)
+            found = _of_service(column, label) or _left_out(column, roles, formats, label.clicks)
             if found is None:
                 fields.append(_field(column, shape_of(column), roles))
             else:
@@ -92,6 +93,15 @@ def guess(sample: Sample, said_label: str | None, file: str) -> Guess:
         missing=_missing(fields, columns),
         user=roles.user,
         request=roles.request_id,
+    )
+
+
+def _of_service(column: Column, label: GuessedLabel) -> LeftOut | None:
+    """Why a column of a service's examples is no field, if it stands there beside the fields."""
+    if label.label.column != CLICKED or column.name not in RESERVED:
+        return None
+    return LeftOut(
+        column.name, "a service's join writes it beside the fields, and no field may have its name"
     )
 
 

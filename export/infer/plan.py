@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from export.errors import ExportError
 from export.knobs import AT_LEAST_ONE, check, described, knob
 
 Header = Literal["auto", "yes", "no"]
@@ -33,3 +34,5 @@ class InferPlan:
 
     def __post_init__(self) -> None:
         check(self)
+        if self.overwrite and self.out is None:
+            raise ExportError("'overwrite' must be left out without --out (got True); give both or none")

@@ -57,6 +57,11 @@ def read_sample(plan: InferPlan) -> Sample:
 
 
 def _parquet_sample(plan: InferPlan) -> Sample:
+    if plan.header != InferPlan.header:
+        raise LogError(
+            f"'header' must be {InferPlan.header} for Parquet, which names its columns (got "
+            f"{plan.header!r}); leave it out"
+        )
     log, _ = scanned(plan.data)
     try:
         cells = log.head(plan.rows + 1).collect()

@@ -127,7 +127,13 @@ def _text(plan: ReplayPlan, path: Path, rejections: Rejections) -> _Rows:
 
 def _without_header(plan: ReplayPlan, path: Path, first: Sequence[str]) -> tuple[str, ...]:
     """The columns of a file of bare numbers, whose order is fixed."""
-    names = (plan.click or CLICK, plan.price, plan.pctr)
+    for name in ("click", "price", "pctr"):
+        if (value := getattr(plan, name)) != getattr(ReplayPlan, name):
+            raise LogError(
+                f"{path.name}: '{name}' must be left out without a header, where nothing has a name (got "
+                f"{value!r}); add a header"
+            )
+    names = (CLICK, plan.price, plan.pctr)
     if len(first) != len(names) or plan.campaign is not None:
         raise LogError(
             f"{path.name}: without a header it must have the columns {', '.join(names)} in this order (got "

@@ -19,7 +19,7 @@ from export.judge.metrics import evaluate, sigmoid
 from export.judge.parity import choose_serving_variant, compare_variants
 from export.report.findings import Reliability, reliability
 from export.stages.calibrator_fit import in_log_distribution
-from export.stages.variants import DENSE, DYNAMIC, INT8, PRUNED, Variant, float_variant
+from export.stages.variants import BY_BATCH, DENSE, DYNAMIC, INT8, PRUNED, Variant, float_variant
 from service.bundle.calibration import Calibrator
 from service.bundle.manifest import Latency, Metrics, Parity
 
@@ -121,8 +121,15 @@ def choose_serving(
 
 
 def smallest_serving(judged: Judged, variants: Mapping[str, Variant]) -> Judged:
-    """The same, and INT8 serves unless it lost on validation rows: it is kept out for its speed no more."""
-    if INT8 not in variants or variants[INT8].refused:
-        return judged
-    kept_out = {name: reason for name, reason in judged.kept_out.items() if name != INT8}
-    return replace(judged, serving_variant=INT8, kept_out=kept_out)
+    """The same for a bundle of one graph.
+
+    INT8 serves unless it lost on validation rows: it is kept out for its speed no more. No service can ask
+    for another by its name.
+    """
+    kept_out, serving = dict(judged.kept_out), judged.serving_variant
+    if INT8 in variants and not variants[INT8].refused:
+        kept_out.pop(INT8, None)
+        serving = INT8
+    if DYNAMIC in kept_out:
+        kept_out[DYNAMIC] = f"{BY_BATCH}; it is not in this bundle, which has one graph"
+    return replace(judged, serving_variant=serving, kept_out=kept_out)

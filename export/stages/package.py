@@ -73,7 +73,7 @@ def package(
     one = next(iter(shipped.values()))
     schema = one.own_schema
     prior = fit_prior(made.log.parts, one, schema, sampling_rate=made.calibrated.sampling_rate)
-    findings = gather_findings(made, judged, won, prior, name or out.resolve().name, taught)
+    findings = gather_findings(made, judged, won, prior, name or out.resolve().name, taught, names)
     description, parts = _parts(made, findings, shipped, schema, prior, say)
     save_bundle(out, description, parts if contents == "whole" else _lean(parts, work, say))
     return load_bundle(out)

@@ -56,10 +56,10 @@ def run(plan: Plan, *, search: Search | None = None, teach: Teach | None = None,
     warm = None if plan.warm_start is None else read_warm_start(plan.warm_start)
     if warm is not None:
         plan = warm.settled(plan)
-    _check(plan, search)
+    plan = _checked(plan, search)
     _check_teachers(plan, teach)
     if plan.checkpoint is None:
-        check_fields(plan.model, plan.hyperparameters, load_log_schema(plan.schema))
+        check_fields(plan.model, plan.hyperparameters, load_log_schema(plan.schema), plan.embedding)
     stages = _STAGES + plan.pruning.searches + bool(plan.teachers)
     with (
         Work(plan.work).held(new=True) as work,
@@ -68,8 +68,11 @@ def run(plan: Plan, *, search: Search | None = None, teach: Teach | None = None,
         return _stages(plan, work, Clock(say, bar), search, teach, warm)
 
 
-def _check(plan: Plan, search: Search | None = None) -> None:
-    """Raises, before the first row is read, what would otherwise end the export after hours."""
+def _checked(plan: Plan, search: Search | None = None) -> Plan:
+    """The plan, with the model of its checkpoint.
+
+    Raises, before the first row is read, what would otherwise end the export after hours.
+    """
     check_out(plan.out, plan.name)
     takes_model = plan.checkpoint is not None or plan.warm_start is not None
     if plan.pruning.searches and (search is None or takes_model):
@@ -80,10 +83,10 @@ def _check(plan: Plan, search: Search | None = None) -> None:
         )
     check_export(plan)
     if plan.checkpoint is not None:
-        check_no_overrides(plan.checkpoint, plan.hyperparameters, plan.embedding)
-        load_checkpoint(plan.checkpoint)
-    else:
-        check_model(plan.model, plan.hyperparameters)
+        check_no_overrides(plan.checkpoint, plan.hyperparameters, plan.embedding, plan.training)
+        return replace(plan, model=load_checkpoint(plan.checkpoint).name)
+    check_model(plan.model, plan.hyperparameters)
+    return plan
 
 
 def _check_teachers(plan: Plan, teach: Teach | None) -> None:
@@ -108,6 +111,11 @@ def check_export(plan: ExportPlan) -> None:
         check_segment_field(plan.calibrate_by, load_log_schema(plan.schema).fields)
     check_device(plan.training.config(rows=1).device)
     _check_ship(plan)
+    if plan.zero_rows != GraphPlan.zero_rows and not plan.pruning.may_prune:
+        raise ExportError(
+            f"'zero_rows' must be left out where nothing is pruned (got {plan.zero_rows!r}); "
+            "prune with --preset high-performance"
+        )
 
 
 def _check_ship(plan: ExportPlan, rows: int | None = None) -> None:
@@ -204,7 +212,7 @@ def demo(out: Path, *, rows: int, seed: int, threads: int | None, say: Say = pri
         training=TrainChoice(epochs=3, seed=seed, threads=threads),
         pruning=PruneChoice(preset="high-performance", finetune_epochs=1.0),
     )
-    _check(plan)
+    _checked(plan)
     say(f"writing a synthetic log of {rows:,} rows")
     config = demo_log(rows, seed)
     schema = write_synthetic_log(config, log, report=say)

@@ -121,7 +121,10 @@ class GraphPlan:
         "--embedding-loss allows on validation rows",
     )
     embedding_loss: float = knob(
-        0.0005, "of mixed: the share of the LogLoss that narrower rows may add", POSITIVE_SHARE
+        0.0005,
+        "the share of the LogLoss that narrower rows may add",
+        POSITIVE_SHARE,
+        used_by=UsedBy(("embedding_bits",), ("mixed",)),
     )
     zero_rows: ZeroRows = knob(
         "merge",
@@ -166,6 +169,9 @@ class ExportPlan(LogPlan, GraphPlan):
         return GraphPlan(**{one.name: getattr(self, one.name) for one in fields(GraphPlan)})
 
 
+_WARM_START = UsedBy(("warm_start",))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan(ExportPlan):
     """Everything that a run depends on."""
@@ -198,17 +204,19 @@ class Plan(ExportPlan):
     )
     forget_after: int | None = knob(
         None,
-        "of a warm start: runs in a row whose training rows lack a value, after which it has no id any more",
+        "runs in a row whose training rows lack a value, after which it has no id any more",
         AT_LEAST_ONE,
         "RUNS",
         otherwise=str(FORGET_AFTER),
+        used_by=_WARM_START,
     )
     bins: WhichBins | None = knob(
         None,
-        "of a warm start: bins of numbers stay as they were (keep), or are fitted to this log, each going on "
-        "from the one that it lies in (refit)",
+        "bins of numbers stay as they were (keep), or are fitted to this log, each going on from the one "
+        "that it lies in (refit)",
         OneOf(get_args(WhichBins)),
         otherwise="keep",
+        used_by=_WARM_START,
     )
 
 

@@ -22,6 +22,7 @@ from export.stages.qat import train_int8
 from export.stages.records import GraphFile, Graphs, QatRecord
 from export.stages.row_bits import CHOSEN_ON_ROWS, choose_row_bits, told_by_field
 from export.stages.variants import (
+    BY_BATCH,
     CHECKED_ROWS,
     DENSE,
     DYNAMIC,
@@ -38,10 +39,7 @@ from export.stages.work import Say, Work
 from service.bundle.manifest import EmbeddingRows, Parity
 
 DEFAULT_PLAN = GraphPlan()
-ONLY_BY_NAME = (
-    "finds ranges in each batch, so a row's pCTR depends on the other rows of its batch: it serves only "
-    "where a service asks for it with --variant dynamic"
-)
+ONLY_BY_NAME = f"{BY_BATCH}: it serves only where a service asks for it with --variant {DYNAMIC}"
 PRUNE_LESS = (
     "prune less, with a milder --preset, not at all, with --preset none, or serve it all the same, with "
     "--ship pruned"
@@ -74,6 +72,8 @@ def quantize(
             "'ship' must be auto or dense where nothing was pruned (got 'pruned'); "
             "prune with a --preset first"
         )
+    if plan.zero_rows != GraphPlan.zero_rows and PRUNED not in variants:
+        say(f"warning: nothing was pruned, so --zero-rows {plan.zero_rows} changes nothing")
     work.start("quantize")
     climb = _Climb(Ladder(log.parts["validation"]), by or f"--ship {plan.ship}", say)
     source = _choose_float(variants, climb, plan.ship)

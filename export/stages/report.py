@@ -56,8 +56,12 @@ def gather_findings(
     prior: Prior | None,
     bundle: str,
     distillation: Distillation | None = None,
+    shipped: Sequence[str] = (),
 ) -> Findings:
-    """Everything the report says; `won` is what is won over the baseline, `bundle` the bundle's name."""
+    """Everything the report says.
+
+    `won` is what is won over the baseline, `bundle` the bundle's name, `shipped` the variants that it holds.
+    """
     graph_bytes = {variant: len(one.graph) for variant, one in made.variants.items()}
     quality, serving = judged.quality, judged.serving_variant
     return Findings(
@@ -90,7 +94,7 @@ def gather_findings(
             *rate_warnings(serving, quality.calibrated[serving]),
             *made.trained.warnings,
             *made.quantized.losses,
-            *warnings_of(made.pruned, quality.parity, judged.kept_out),
+            *warnings_of(made.pruned, quality.parity, judged.kept_out, shipped),
             *field_warnings(made.summary.fields),
         ),
         rate_windows=_rate_windows(made, serving),
@@ -237,7 +241,10 @@ def rate_warnings(variant: str, metrics: Metrics) -> tuple[str, ...]:
 
 
 def warnings_of(
-    pruned: Pruned | None, parities: Sequence[Parity], kept_out: Mapping[str, str]
+    pruned: Pruned | None,
+    parities: Sequence[Parity],
+    kept_out: Mapping[str, str],
+    shipped: Sequence[str],
 ) -> tuple[str, ...]:
     """What a reader should not have to find in a table: of the variants that are not kept out."""
     found = list(pruned.notes) if pruned and PRUNED not in kept_out else []
@@ -246,13 +253,15 @@ def warnings_of(
         if parity.variant not in kept_out and parity.auc_delta < -AUC_TOLERANCE and high < 0.0:
             found.append(
                 f"{parity.variant} lost {-parity.auc_delta:.4f} AUC against {parity.reference} on the test "
-                f"part (95 % interval of the change {low:+.4f} to {high:+.4f}); {_way_out(parity)}"
+                f"part (95 % interval of the change {low:+.4f} to {high:+.4f}); {_way_out(parity, shipped)}"
             )
     return tuple(found)
 
 
-def _way_out(parity: Parity) -> str:
+def _way_out(parity: Parity, shipped: Sequence[str]) -> str:
     """How to serve the graph that a smaller one lost against."""
     if parity.variant == PRUNED:
         return "--ship dense, a milder --preset or none would keep it"
+    if parity.reference not in shipped:
+        return f"without --contents lean a service could keep {parity.reference}"
     return f"a service with --variant {parity.reference} keeps it"

@@ -23,7 +23,7 @@ from export.stages.work import Say, Work
 from export.train.build import build_model, described_embeddings, hyperparameters_of
 from export.train.carry import carried
 from export.train.checkpoint import load_checkpoint, save_checkpoint
-from export.train.choices import EmbeddingChoice
+from export.train.choices import EmbeddingChoice, TrainChoice
 from export.train.config import TrainConfig
 from export.train.distributed import train_together
 from export.train.initial import start_at_click_rate
@@ -33,6 +33,9 @@ from export.train.result import TrainResult
 from export.train.sampling import steps_an_epoch
 from export.train.unknown_values import unknown_fields, warning_of
 from models.gbdt_lr import GBDTLR
+
+# What else is chosen of a training, pruning a model and training it as INT8 go by too.
+OF_THE_FIRST_TRAINING = ("epochs", "learning_rate", "warmup_steps", "distill_twin")
 
 
 def train(
@@ -225,9 +228,12 @@ def evaluation_points(
 
 
 def check_no_overrides(
-    checkpoint: Path, hyperparameters: Mapping[str, Any], embedding: EmbeddingChoice | None
+    checkpoint: Path,
+    hyperparameters: Mapping[str, Any],
+    embedding: EmbeddingChoice | None = None,
+    training: TrainChoice | None = None,
 ) -> None:
-    """Raises ExportError for settings of a model that comes from a checkpoint, which fixes them."""
+    """Raises ExportError for what a checkpoint fixes, and for a training that there is not."""
     overrides = {**hyperparameters, **(embedding.described() if embedding else {})}
     if overrides:
         name, value = next(iter(overrides.items()))
@@ -235,6 +241,13 @@ def check_no_overrides(
             f"'{name}' must be left out with the checkpoint {checkpoint.name}, which sets it "
             f"(got {value!r}); leave out one of the two"
         )
+    given = {} if training is None else training.given
+    for name in OF_THE_FIRST_TRAINING:
+        if name in given:
+            raise ExportError(
+                f"'{name}' must be left out with the checkpoint {checkpoint.name}, which is trained "
+                f"(got {given[name]!r}); leave out one of the two"
+            )
 
 
 def check_device(device: str) -> None:

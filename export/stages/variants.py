@@ -28,6 +28,8 @@ from service.bundle.schema import Schema
 
 DENSE, PRUNED, INT8, DYNAMIC = "float32", "pruned", "int8", "dynamic"
 VARIANTS = (DENSE, PRUNED, INT8, DYNAMIC)
+BY_BATCH = "finds ranges in each batch, so a row's pCTR depends on the other rows of its batch"
+"""Why DYNAMIC never serves by itself."""
 CHUNK_ROWS = 131_072
 # Rows of the validation part that a new graph is checked on, for its logits and for batch invariance.
 CHECKED_ROWS, INVARIANCE_ROWS = 4096, 1024

@@ -11,6 +11,7 @@ from export.data.growth import FORGET_AFTER, Growth, WhichBins
 from export.data.log_schema import load_log_schema
 from export.data.past import check_same_fields
 from export.errors import ExportError
+from export.knobs import lacking
 from export.stages.dense_twin import TRAINED, TWIN, dense_checkpoint
 from export.stages.plan import Plan
 from export.stages.records import Trained
@@ -122,10 +123,9 @@ def check_warm_start(plan: Plan) -> None:
     """Raises ExportError for options that say nothing without a warm start, or contradict it."""
     if plan.warm_start is None:
         for name in ("forget_after", "bins"):
-            if (value := getattr(plan, name)) is not None:
-                raise ExportError(
-                    f"'{name}' must be left out without --warm-start (got {value!r}); give both or none"
-                )
+            value, missing = getattr(plan, name), lacking(plan, name)
+            if value is not None and missing is not None:
+                raise ExportError(missing.refusal(plan, name, value))
         return
     if plan.checkpoint is not None:
         raise ExportError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +26,7 @@ _FEW_IDS = FIRST_ID + 8
 def model_fields(schema: Schema, embedding: EmbeddingChoice | None = None) -> tuple[Field, ...]:
     """The fields of a schema as a model needs them, in column order."""
     choice = embedding or EmbeddingChoice()
+    _check_pooling(choice, [field.max_length for field in schema.fields])
     return tuple(
         _stored(
             choice,
@@ -39,6 +41,15 @@ def model_fields(schema: Schema, embedding: EmbeddingChoice | None = None) -> tu
         )
         for field in schema.fields
     )
+
+
+def _check_pooling(choice: EmbeddingChoice, widths: Sequence[int]) -> None:
+    """Raises ExportError for a chosen pooling where no field has several values."""
+    if choice.pooling != EmbeddingChoice.pooling and max(widths, default=1) == 1:
+        raise ExportError(
+            f"'pooling' must be left out for a log without sequences (got {choice.pooling!r}); "
+            "name one in the schema, or leave it out"
+        )
 
 
 def _stored(choice: EmbeddingChoice, field: Field) -> Field:
@@ -106,11 +117,46 @@ def build_from_fields(
             ) from error
 
 
-def check_fields(name: str, hyperparameters: Mapping[str, Any], log_schema: LogSchema) -> None:
+def possible_dim(
+    name: str,
+    fields: Sequence[Field],
+    hyperparameters: Mapping[str, Any],
+    dim: int,
+    *,
+    least: int,
+    most: int,
+) -> int:
+    """The dimension of embeddings nearest to `dim`, fewer before more, that a model can be built with.
+
+    Heads and sub-spaces of some models have to divide it. It is tried with a few ids a field. Where none from
+    `least` to `most` will do it is `dim`: the reason is told where the model is built.
+    """
+    few = tuple(_with_few_ids(field) for field in fields)
+    for near in sorted(range(least, most + 1), key=lambda each: (abs(each - dim), each)):
+        with suppress(ExportError):
+            build_from_fields(name, few, {**hyperparameters, "dim": near})
+            return near
+    return dim
+
+
+def _with_few_ids(field: Field) -> Field:
+    """The field with its first ids."""
+    ids = min(field.cardinality, _FEW_IDS)
+    return replace(field, cardinality=ids, values=None if field.values is None else field.values[:ids])
+
+
+def check_fields(
+    name: str,
+    hyperparameters: Mapping[str, Any],
+    log_schema: LogSchema,
+    embedding: EmbeddingChoice | None = None,
+) -> None:
     """Raises ExportError where a log of this description has not the fields that a model needs.
 
     The model is built with a few ids a field: how many there are only the log tells.
     """
+    if embedding is not None:
+        _check_pooling(embedding, [field.max_length for field in log_schema.fields])
     fields = tuple(
         Field(
             name=field.name,

@@ -14,8 +14,8 @@ from export.knobs import (
     SHARE,
     UsedBy,
     check,
-    declared,
     knob,
+    lacking,
 )
 from export.train.fitting import (
     DEEP,
@@ -126,7 +126,9 @@ class TrainConfig:
         used_by=_ADAM,
     )
     schedule: Schedule = knob(
-        "warmup-decay", "how Adam's step size goes: up then down, down from the start, or always the same"
+        "warmup-decay",
+        "how Adam's step size goes: up then down, down from the start, or always the same",
+        used_by=_ADAM,
     )
     warmup_steps: int = knob(
         LONGEST_WARMUP,
@@ -209,13 +211,7 @@ DISTILLATION = ("distill_alpha", "distill_temperature", "distill_twin")
 
 def odds_of(config: TrainConfig) -> dict[str, Any]:
     """Those of ODDS that the configuration uses, by name."""
-    known = declared(TrainConfig)
-
-    def is_used(name: str) -> bool:
-        users = known[name].knob.used_by
-        return users is None or any(getattr(config, choice) in users.values for choice in users.choices)
-
-    return {name: getattr(config, name) for name in ODDS if is_used(name)}
+    return {name: getattr(config, name) for name in ODDS if lacking(config, name) is None}
 
 
 def rows_an_epoch(rows: int, clicks: int, negative_rate: float) -> int:

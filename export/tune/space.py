@@ -12,11 +12,12 @@ from typing import Any
 
 from torch import nn
 
-from export.train.build import hyperparameters_of
+from export.train.build import hyperparameters_of, possible_dim
 from export.train.choices import TrainChoice
 from export.train.config import TrainConfig
 from export.train.optimizers import sparse_gradients
 from export.trials import Axis, Value, Values, narrowed, point_on
+from models.fields import Field, fields_of
 
 SMALLEST_BATCH = 16
 
@@ -58,6 +59,7 @@ class Space:
     rows: int  # of the training part
     clicks: int
     has_weights: bool  # tables of single weights of ids
+    fields: tuple[Field, ...]
     axes: tuple[Axis, ...]
 
     def defaults(self) -> dict[str, Value]:
@@ -84,7 +86,9 @@ class Space:
         varied = {name: _tidy(value) for name, value in values.items() if name in known}
         found: dict[str, Any] = {name: value for name, value in varied.items() if value != known[name]}
         if doublings := values.get(DIM.name, 0):
-            found["dim"] = round(known["dim"] * 2.0 ** int(doublings))
+            wanted = round(known["dim"] * 2.0 ** int(doublings))
+            given = {**self.hyperparameters, **found}
+            found["dim"] = possible_dim(self.model, self.fields, given, wanted, least=1, most=2 * wanted)
         widths = known.get("hidden_units", ())
         layers = int(values.get("hidden_layers", len(widths)))
         halvings = int(values.get(WIDTHS.name, 0))
@@ -119,7 +123,8 @@ def space_of(
     """
     with sparse_gradients(network) as tables:
         widths = {table.shape[1] for table in tables}
-    space = Space(model, hyperparameters, training, rows, clicks, 1 in widths, ())
+    fields = fields_of(network)
+    space = Space(model, hyperparameters, training, rows, clicks, 1 in widths, fields, ())
     axes = (*_training_axes(space, has_vectors=max(widths, default=0) > 1), *_axes_of_model(space))
     return replace(space, axes=axes)
 

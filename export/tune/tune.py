@@ -59,7 +59,7 @@ def tune(plan: TunePlan, *, say: Say = print) -> Found:
     check_model(plan.model, plan.hyperparameters)
     check_distillation(plan.training, ())
     if plan.log is not None:
-        check_fields(plan.model, plan.hyperparameters, load_log_schema(plan.log.schema))
+        check_fields(plan.model, plan.hyperparameters, load_log_schema(plan.log.schema), plan.embedding)
     check_device(plan.training.config(rows=1, model=plan.model).device)
     plan.out.mkdir(parents=True, exist_ok=True)
     log = _log(plan, say)

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from loadtest.arguments import a_bundle, a_checkout, a_file_to_write, ended, failed
 from loadtest.faults import report
 from loadtest.faults.catalogue import SCENARIOS
 from loadtest.faults.ground import Subject
@@ -22,7 +23,7 @@ from loadtest.faults.runner import Plan, Result, run
 from loadtest.faults.scenario import Scenario
 from loadtest.processes.machine import missing_tools
 from loadtest.processes.redis_server import missing_redis
-from loadtest.reports.command import Command, failed, print_machine, stop_servers_on_sigterm
+from loadtest.reports.command import Command, print_machine, stop_servers_on_sigterm
 from loadtest.rivals.contenders import CONTENDERS, Contender
 from loadtest.rivals.environments import CannotInstall, Environments
 from loadtest.traffic.bid_requests import SampleError
@@ -42,16 +43,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     plan = Plan(options.bundle, options.quick, options.connections, options.server_core, options.client_core)
     results, out = list[Result](), Path(os.devnull) if options.out is None else options.out
     out.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with out.open("w", encoding="utf-8") as file:
-            for subject in [Subject(checkout=options.checkout), *_subjects(options.rivals)]:
-                for each in options.only:
-                    if subject.is_ours or each.for_any_server:
-                        results.append(run(plan, subject, each))
-                        print(report.of(results[-1]), flush=True)
-                        print(json.dumps(report.as_json(results[-1])), file=file, flush=True)
-    except SampleError as error:
-        return failed("faults", error)
+    with out.open("w", encoding="utf-8") as file:
+        for subject in [Subject(checkout=options.checkout), *_subjects(options.rivals)]:
+            for each in options.only:
+                if subject.is_ours or each.for_any_server:
+                    results.append(run(plan, subject, each))
+                    print(report.of(results[-1]), flush=True)
+                    print(json.dumps(report.as_json(results[-1])), file=file, flush=True)
     print(f"\n{report.table(results)}\n")
     for each in results:
         print(json.dumps(report.as_json(each)))
@@ -107,15 +105,15 @@ def _rivals(text: str) -> tuple[str, ...]:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     command = Command("loadtest.faults", __doc__)
     add = command.add_argument
-    add("--bundle", type=Path, default="artifacts/demo", metavar="FOLDER", help="the bundle to serve")
+    add("--bundle", type=a_bundle, default="artifacts/demo", metavar="FOLDER", help="the bundle to serve")
     add("--only", type=_scenarios, metavar="NAMES", help="some of the scenarios, instead of all")
     add("--list", action="store_true", help="print the scenarios with what is wanted, and end")
     add("--quick", action="store_true", help="shorter loads and fewer repetitions")
     command.number("--connections", 1000, "connections of an overload")
     add("--rivals", type=_rivals, default=(), metavar="NAMES", help="other servers, of make rivals")
-    add("--checkout", type=Path, metavar="FOLDER", help="another checkout, whose service to break")
+    add("--checkout", type=a_checkout, metavar="FOLDER", help="another checkout, whose service to break")
     command.cores("a server of one process", "the clients")
-    add("--out", type=Path, metavar="FILE", help="where the lines of JSON go too")
+    add("--out", type=a_file_to_write, metavar="FILE", help="where the lines of JSON go too")
     options = command.parsed(arguments)
     options.only = options.only or tuple(SCENARIOS.values())
     options.checkout = None if options.checkout is None else options.checkout.resolve()
@@ -123,4 +121,4 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main, correctable=(SampleError,)))

@@ -23,10 +23,19 @@ import random
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from time import perf_counter
 from urllib.parse import urlsplit
 
+from loadtest.arguments import (
+    Parser,
+    a_file,
+    at_least_one,
+    ended,
+    failed,
+    positive,
+    positive_or_endless,
+    whole,
+)
 from loadtest.load.open_run import Run
 from loadtest.processes.server import PREDICT, Route
 from loadtest.traffic.messages import message_of
@@ -144,23 +153,25 @@ def _summary(run: Run, rate: float, now: float, start: float, within_ms: float) 
     )
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m loadtest.load.open_loop", description=__doc__)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; the exit status."""
+    parser = Parser(prog="python -m loadtest.load.open_loop", description=__doc__)
     add = parser.add_argument
-    add("url", help="the server, such as http://127.0.0.1:8000")
-    add("--bodies", type=Path, required=True, metavar="FILE", help="bodies of requests, one a line")
-    add("--rate", type=float, required=True, metavar="N", help="requests a second")
-    add("--seconds", type=float, default=5.0, metavar="N", help="how long to send")
-    add("--connections", type=int, default=128, metavar="N", help="requests under way at most")
+    add("url", type=_url, help="the server, such as http://127.0.0.1:8000")
+    add("--bodies", type=a_file, required=True, metavar="FILE", help="bodies of requests, one a line")
+    add("--rate", type=positive, required=True, metavar="N", help="requests a second")
+    add("--seconds", type=positive, default=5.0, metavar="N", help="how long to send")
+    add("--connections", type=at_least_one, default=128, metavar="N", help="requests under way at most")
     add("--path", default="/predict", help="where to POST")
-    add("--header", action="append", default=[], metavar="'NAME: VALUE'", help="a header more; repeatable")
-    add("--seed", type=int, default=0, metavar="N", help="of the arrivals")
-    add("--drain-seconds", type=float, default=2.0, metavar="N", help="how long to wait for late answers")
+    more = "a header more; repeatable"
+    add("--header", type=_header, action="append", default=[], metavar="'NAME: VALUE'", help=more)
+    add("--seed", type=whole(0), default=0, metavar="N", help="of the arrivals")
+    add("--drain-seconds", type=positive, default=2.0, metavar="N", help="how long to wait for late answers")
     patience = "send a request no more that could not be sent so long after it was due"
-    add("--give-up-ms", type=float, default=math.inf, metavar="MS", help=patience)
+    add("--give-up-ms", type=positive_or_endless, default=math.inf, metavar="MS", help=patience)
     limit = "count the answers with status 200 that take so long at most"
-    add("--within-ms", type=float, default=math.inf, metavar="MS", help=limit)
-    options = parser.parse_args()
+    add("--within-ms", type=positive_or_endless, default=math.inf, metavar="MS", help=limit)
+    options = parser.parse_args(arguments)
     try:
         point = measure(
             options.url,
@@ -168,18 +179,31 @@ def main() -> int:
             rate=options.rate,
             seconds=options.seconds,
             connections=options.connections,
-            route=Route(options.path, dict(each.split(": ", 1) for each in options.header)),
+            route=Route(options.path, dict(options.header)),
             seed=options.seed,
             drain_seconds=options.drain_seconds,
             give_up_ms=options.give_up_ms,
             within_ms=options.within_ms,
         )
     except (OSError, ValueError) as error:
-        print(f"open_loop: error: {error}", file=sys.stderr)
-        return 1
+        return failed(parser.prog, error)
     print(json.dumps({**asdict(point), "limited_by_client": point.limited_by_client}))
     return 0
 
 
+def _header(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(": ")
+    if not (name and colon):
+        raise argparse.ArgumentTypeError(f"must be NAME: VALUE (got {text!r})")
+    return name, value
+
+
+def _url(text: str) -> str:
+    found = urlsplit(text)
+    if found.scheme != "http" or not found.hostname:
+        raise argparse.ArgumentTypeError(f"must be like http://127.0.0.1:8000 (got {text!r})")
+    return text
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main))

@@ -19,11 +19,12 @@ from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from loadtest.arguments import a_bundle, counts, ended, failed
 from loadtest.load import closed_loop
 from loadtest.load.closed_loop import Case, Key, MeasurementError, Point
 from loadtest.processes.machine import describe_machine, missing_tools
 from loadtest.processes.server import Server, ServerError, running
-from loadtest.reports.command import Command, counts, failed, print_machine
+from loadtest.reports.command import Command, print_machine
 from loadtest.reports.pairs import ratios
 from loadtest.text_table import aligned, or_dash
 from loadtest.traffic.bid_requests import BidRequestMaker, SampleError, read_samples
@@ -73,7 +74,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; the exit code."""
     command = Command("loadtest.reports.abilities", __doc__)
     add = command.add_argument
-    add("--bundle", type=Path, default="artifacts/demo", metavar="FOLDER", help="the bundle that all serve")
+    add(
+        "--bundle",
+        type=a_bundle,
+        default="artifacts/demo",
+        metavar="FOLDER",
+        help="the bundle that all serve",
+    )
     names = [*ABILITIES, ALL]
     add("--abilities", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
     command.number("--seconds", 3, "seconds a repetition")
@@ -103,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     core=options.client_core,
                 )
         closed_loop.check_all_answered(points, failures)
-    except (SampleError, ServerError, MeasurementError) as error:
+    except (ServerError, MeasurementError) as error:
         return failed("abilities", error)
     print(table(points))
     print(json.dumps(_report(points, busy)))
@@ -187,4 +194,4 @@ def _report(points: Mapping[Key, Point], busy: float) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main, correctable=(SampleError,)))

@@ -18,12 +18,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from loadtest.arguments import a_bundle, counts, ended, failed
 from loadtest.load import closed_loop
 from loadtest.load.closed_loop import Case, Key, MeasurementError, Point
 from loadtest.load.latency import format_summary
 from loadtest.processes.machine import describe_machine, missing_tools, pinned
 from loadtest.processes.server import REPOSITORY, Server, ServerError, running
-from loadtest.reports.command import Command, counts, failed, print_machine
+from loadtest.reports.command import Command, print_machine
 from loadtest.reports.pairs import ratios, table
 from loadtest.traffic.answers import WrongAnswer, ask, compare
 from loadtest.traffic.bid_requests import BidRequestMaker, SampleError, parse_sizes, read_samples
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"bundle {compared['bundle']}, {compared['rows']} answers the same from both")
             locust = run_locust(plan, servers[OURS].url)
             points = run_wrk(plan, servers, maker)
-    except (SampleError, ServerError, MeasurementError, WrongAnswer) as error:
+    except (ServerError, MeasurementError, WrongAnswer) as error:
         return failed("bench", error)
     print(json.dumps(report(plan, busy, compared["bundle"], locust, points)))
     return 0
@@ -174,7 +175,13 @@ def _sizes(text: str) -> str:
 def _parse(arguments: Sequence[str] | None) -> Plan:
     command = Command("loadtest.reports.bench", __doc__)
     add = command.add_argument
-    add("--bundle", type=Path, default="artifacts/demo", metavar="FOLDER", help="the bundle that both serve")
+    add(
+        "--bundle",
+        type=a_bundle,
+        default="artifacts/demo",
+        metavar="FOLDER",
+        help="the bundle that both serve",
+    )
     command.number("--seconds", 10, "seconds a point, all repetitions together")
     command.number("--repetitions", 3, "repetitions a point, interleaved")
     command.warm_up()
@@ -188,4 +195,4 @@ def _parse(arguments: Sequence[str] | None) -> Plan:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main, correctable=(SampleError,)))

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from loadtest.arguments import a_bundle, at_least_one, ended, failed
 from loadtest.load import closed_loop
 from loadtest.load.closed_loop import Case, Key, MeasurementError, Point, run_wrk, warm_up
 from loadtest.processes.machine import describe_machine, missing_tools
@@ -26,13 +27,7 @@ from loadtest.processes.server import Server, ServerError, running
 from loadtest.reports import catalogue_figures
 from loadtest.reports.catalogue_figures import KNOWN, REFRESHED, SENT, Way
 from loadtest.reports.catalogue_requests import Requests
-from loadtest.reports.command import (
-    Command,
-    at_least_one,
-    failed,
-    print_machine,
-    stop_servers_on_sigterm,
-)
+from loadtest.reports.command import Command, print_machine, stop_servers_on_sigterm
 from loadtest.traffic.answers import WrongAnswer
 from loadtest.traffic.bid_requests import SampleError, read_samples
 from loadtest.traffic.body_forms import FORMS
@@ -98,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     busy = print_machine("candidate")
     try:
         measured = measure(plan)
-    except (SampleError, CannotLoad, ServerError, WrongAnswer, MeasurementError) as error:
+    except (CannotLoad, ServerError, WrongAnswer, MeasurementError) as error:
         return failed("catalogue", error)
     print(f"bundle {measured.bundle}, {plan.known_ads:,} ads; {measured.rows_compared} answers the same")
     held = f"service on core {plan.server_core}, wrk on core {plan.client_core}"
@@ -209,7 +204,7 @@ def refreshes_of(server: Server) -> int:
 def _parse(arguments: Sequence[str] | None) -> Plan:
     command = Command("loadtest.reports.catalogue", __doc__)
     add = command.add_argument
-    add("--bundle", type=Path, default="artifacts/demo", metavar="FOLDER", help="the bundle to serve")
+    add("--bundle", type=a_bundle, default="artifacts/demo", metavar="FOLDER", help="the bundle to serve")
     command.number("--known-ads", 100_000, "ads in the catalogue")
     forms = "forms of the body; the first is also measured while the catalogue is refreshed"
     add("--forms", choices=FORMS, nargs="+", default=[*FORMS], metavar="FORM", help=forms)
@@ -228,4 +223,4 @@ def _parse(arguments: Sequence[str] | None) -> Plan:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main, correctable=(SampleError,)))

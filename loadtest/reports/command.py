@@ -1,17 +1,17 @@
-"""What the commands of the load tests share: numbers on the command line, cores, and how a command fails."""
+"""What the commands of the load tests share beside their arguments: cores, and the machine."""
 
 from __future__ import annotations
 
 import argparse
-import math
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
+from loadtest.arguments import Parser, at_least_one, whole
 from loadtest.processes.machine import busy_cores, describe_machine, usable_cores
 
 
-class Command(argparse.ArgumentParser):
+class Command(Parser):
     """The command line of one load test; `name` is the program, `about` what it measures."""
 
     def __init__(self, name: str, about: str | None) -> None:
@@ -41,48 +41,10 @@ class Command(argparse.ArgumentParser):
 
     def parsed(self, arguments: Sequence[str] | None) -> argparse.Namespace:
         """The options; a note says if servers and clients share a core."""
-        options = self.parse_args(arguments)
+        options: argparse.Namespace = self.parse_args(arguments)
         if options.server_core == options.client_core:
             print(f"note: servers and clients share core {options.server_core}", file=sys.stderr)
         return options
-
-
-def whole(least: int) -> Callable[[str], int]:
-    """The type of an argument: a whole number, `least` or more."""
-
-    def read(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"must be a whole number from {least} (got {text!r})")
-        return int(text)
-
-    return read
-
-
-at_least_one = whole(1)
-
-
-def counts(text: str) -> tuple[int, ...]:
-    """Whole numbers from 1 in one argument, with spaces or commas between. Raises ArgumentTypeError."""
-    found = tuple(at_least_one(part) for part in text.replace(",", " ").split())
-    if not found:
-        raise argparse.ArgumentTypeError(f"must be whole numbers from 1 (got {text!r}); for example '1 100'")
-    return found
-
-
-def positive(text: str) -> float:
-    """The type of an argument: a finite number above 0. Raises ArgumentTypeError."""
-    value = number(text)
-    if not 0.0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a finite number above 0 (got {text!r})")
-    return value
-
-
-def number(text: str) -> float:
-    """The type of an argument: any number. Raises ArgumentTypeError."""
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a number (got {text!r})") from None
 
 
 def print_machine(what: str = "request") -> float:
@@ -92,12 +54,6 @@ def print_machine(what: str = "request") -> float:
     if busy > 0.3:
         print(f"note: other work disturbs what follows; processor time a {what} suffers least")
     return busy
-
-
-def failed(program: str, message: object) -> int:
-    """Print why a program ends, in one line; the exit status."""
-    print(f"{program}: error: {message}", file=sys.stderr)
-    return 1
 
 
 def stop_servers_on_sigterm() -> None:

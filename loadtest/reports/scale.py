@@ -20,13 +20,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from loadtest.arguments import a_bundle, counts, ended, failed
 from loadtest.load import closed_loop
 from loadtest.load.closed_loop import MeasurementError
 from loadtest.processes import tree
 from loadtest.processes.machine import describe_machine, missing_tools, usable_cores
 from loadtest.processes.server import Server, ServerError, running
 from loadtest.processes.tree import Memory
-from loadtest.reports.command import Command, counts, failed, print_machine
+from loadtest.reports.command import Command, print_machine
 from loadtest.text_table import aligned
 from loadtest.traffic.bid_requests import BidRequestMaker, SampleError, read_samples
 from loadtest.traffic.body_files import write_bodies, write_lines
@@ -86,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             bodies = write_bodies(maker, options.candidates, Path(folder))
             speeds = measure_speeds(options, bodies)
             print(f"\n{speed_table(speeds, core_count)}")
-    except (SampleError, ServerError, MeasurementError) as error:
+    except (ServerError, MeasurementError) as error:
         return failed("scale", error)
     report = {
         "benchmark": "scale",
@@ -265,7 +266,13 @@ def _different(text: str) -> tuple[int, ...]:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     command = Command("loadtest.reports.scale", __doc__)
     add = command.add_argument
-    add("--bundle", type=Path, default=Path("artifacts/demo"), metavar="FOLDER", help="the bundle to serve")
+    add(
+        "--bundle",
+        type=a_bundle,
+        default=Path("artifacts/demo"),
+        metavar="FOLDER",
+        help="the bundle to serve",
+    )
     add("--workers", type=_different, default="1 2 4", metavar="N", help="numbers of workers")
     add("--candidates", type=_different, default="1 100 500", metavar="N", help="candidates a request")
     command.number("--connections", 16, "connections of wrk")
@@ -276,4 +283,4 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main, correctable=(SampleError,)))

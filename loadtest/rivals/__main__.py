@@ -11,8 +11,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from loadtest.arguments import ended, failed
 from loadtest.processes.machine import describe_machine, missing_tools
-from loadtest.reports.command import failed, print_machine, stop_servers_on_sigterm
+from loadtest.reports.command import print_machine, stop_servers_on_sigterm
 from loadtest.rivals import figures, open_loop, plots
 from loadtest.rivals.figures import Best
 from loadtest.rivals.open_loop import Share
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     busy = print_machine()
     try:
         measured, best, shares = measure(plan)
-    except (SampleError, CannotLoad, WrongAnswer, LookupError) as error:
+    except (CannotLoad, WrongAnswer, LookupError) as error:
         return failed("rivals", error)
     ratios = figures.ratios(best)
     _print_tables(plan, measured, best, ratios, shares)
@@ -133,4 +134,4 @@ def _tell(what: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main, correctable=(SampleError,)))

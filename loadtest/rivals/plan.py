@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from loadtest.reports.command import Command, counts
+from loadtest.arguments import a_bundle, a_folder_to_write, counts
+from loadtest.reports.command import Command
 from loadtest.rivals.contenders import CONTENDERS
 
 SENT, KNOWN = "sent", "known"
@@ -49,7 +50,13 @@ def parse(arguments: Sequence[str] | None) -> Plan:
     about = "Bidlight beside other servers that do the same job on one core: wrk, and an open loop."
     command = Command("loadtest.rivals", about)
     add = command.add_argument
-    add("--bundle", type=Path, default="artifacts/demo", metavar="FOLDER", help="the bundle that all serve")
+    add(
+        "--bundle",
+        type=a_bundle,
+        default="artifacts/demo",
+        metavar="FOLDER",
+        help="the bundle that all serve",
+    )
     known = f"whom to measure, of {', '.join(CONTENDERS)}"
     add("--contenders", type=_names, default="all", metavar="NAMES", help=known)
     ways = "whether requests send their candidates' features, or servers know them beforehand, by id"
@@ -63,7 +70,13 @@ def parse(arguments: Sequence[str] | None) -> Plan:
     shares = "also send at these shares of the peak, in percent, whether answered or not, such as '10 50 90'"
     add("--open-loop", type=counts, default=(), metavar="PERCENTS", help=shares)
     command.cores("the servers", "the clients")
-    add("--out", type=Path, default="artifacts/rivals", metavar="FOLDER", help="where plots and JSON go")
+    add(
+        "--out",
+        type=a_folder_to_write,
+        default="artifacts/rivals",
+        metavar="FOLDER",
+        help="where plots and JSON go",
+    )
     return Plan(**vars(command.parsed(arguments)))
 
 

@@ -312,6 +312,7 @@ class Manifest(Description, frozen=True, kw_only=True):
             _invalid("serving_variant", "one whose rows do not depend on their batch", self.serving_variant)
         if self.serving_variant in self.kept_out:
             _invalid("serving_variant", "none that is kept out", self.serving_variant)
+        _check_counts(self)
         try:
             utc = datetime.fromisoformat(self.created_at).utcoffset() == timedelta(0)
         except ValueError:
@@ -366,12 +367,28 @@ def _check_shared_context(graph: Graph, files: Mapping[str, FileEntry]) -> None:
     shared, where = graph.shared_context, f"graphs[{graph.variant}].shared_context"
     if shared is None:
         return
+    if graph.is_batch_dependent:
+        _invalid(where, "absent, as of a graph whose rows depend on their batch", shared.file)
     if shared.file not in files:
         _invalid(f"{where}.file", "one of 'files'", shared.file)
     names = tuple(tensor.name for tensor in shared.inputs)
     if names[:3] != SHARED_INPUTS or not set(names[3:]) <= set(graph.tables):
         expected = f"{', '.join(SHARED_INPUTS)} and tables of {graph.file}"
         _invalid(f"{where}.inputs", expected, ", ".join(names))
+
+
+def _check_counts(manifest: Manifest) -> None:
+    """Raises BundleError for more clicks than rows, and for a log that ends before it begins."""
+    training = manifest.training
+    for part, clicks in training.clicks.items():
+        if clicks > training.rows.get(part, 0):
+            _invalid(f"training.clicks[{part}]", "at most its rows", str(clicks))
+    for kind in ("evaluation", "uncalibrated"):
+        for variant, metrics in getattr(manifest, kind).items():
+            if metrics.clicks > metrics.rows:
+                _invalid(f"{kind}[{variant}].clicks", "at most its rows", str(metrics.clicks))
+    if training.window is not None and training.window[0] > training.window[1]:
+        _invalid("training.window", "a time and a later one", show(list(training.window)))
 
 
 def manifest_of(description: Description, files: Mapping[str, bytes]) -> Manifest:

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import __main__ as listing
 from benchmarks.command import Command, machine
-from loadtest.reports.command import positive
+from loadtest.arguments import positive
 
 
 def command() -> Command:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.command import ended
 from benchmarks.device import main
 from loadtest.traffic.forged import copy_with
 from service.bundle.store import load_bundle
@@ -72,21 +73,20 @@ def test_without_a_gpu_it_says_so_and_measures_the_cpu(
         return
     assert {point["device"] for point in result["points"]} == {"cpu"}
     assert f"no CUDA here: {result['no_cuda']}" in lines
-    assert main(["--arm", str(folder), "--device", "cuda-required"]) == 1
+    assert ended(main, ["--arm", str(folder), "--device", "cuda-required"]) == 2
     assert result["no_cuda"] in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--arm", "nowhere"], "no such folder"),
         (["--variants", "int8"], "'--variants' must be one of float32 (got 'int8')"),
     ],
 )
 def test_an_error_is_one_line(
     options: list[str], message: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["--device", "cpu", "--arm", str(folder), *options]) == 1
+    assert ended(main, ["--device", "cpu", "--arm", str(folder), *options]) == 2
     captured = capsys.readouterr()
     assert (captured.out, captured.err.count("\n")) == ("", 1)
     assert message in captured.err
@@ -97,7 +97,7 @@ def test_rows_that_cannot_be_read_are_named(tmp_path: Path, capsys: pytest.Captu
     folder = copy_with(
         write_tiny_bundle(tmp_path / "tiny"), tmp_path / "other", {"report/requests.jsonl": rows}
     )
-    assert main(["--device", "cpu", "--arm", str(folder)]) == 1
+    assert ended(main, ["--device", "cpu", "--arm", str(folder)]) == 2
     assert "requests.jsonl' must be a row a line, as JSON" in capsys.readouterr().err
 
 

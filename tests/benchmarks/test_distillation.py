@@ -14,6 +14,7 @@ import torch
 from benchmarks.distillation import Student, _over_the_batch, main
 from export.data.synthetic import SyntheticConfig
 from export.data.synthetic_file import write_synthetic_log
+from export.errors import ExportError
 from export.train.losses import bce
 
 CONFIG = SyntheticConfig(
@@ -56,7 +57,7 @@ def test_each_student_is_judged_beside_itself_alone_and_nothing_is_done_twice(
     said = np.load(tmp_path / "work" / "teachers" / "0.crossed.npy")
     assert len(said) == second["rows"]["train"]
     assert np.isfinite(said).all()
-    with pytest.raises(SystemExit, match="'work' must be a new folder"):
+    with pytest.raises(ExportError, match="'work' must be a new folder"):
         main([*options, "--split", "0.6,0.2,0.1,0.1"])
 
 

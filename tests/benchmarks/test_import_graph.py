@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks import import_graph
 from benchmarks.checkout import circles, floors, strong_components
+from export.errors import ExportError
 
 CHAIN = {"a": {"b"}, "b": {"c"}, "c": set[str](), "alone": set[str]()}
 CIRCLE = {"top": {"x"}, "x": {"y"}, "y": {"z"}, "z": {"x", "low"}, "low": set[str]()}
@@ -86,5 +87,5 @@ def test_this_checkout_has_no_circle_and_nothing_runs_back(capsys: pytest.Captur
 
 
 def test_a_folder_without_packages_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="must be a checkout with packages"):
+    with pytest.raises(ExportError, match="must be a checkout with packages"):
         import_graph.read(tmp_path / "nowhere")

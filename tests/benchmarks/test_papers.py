@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks.papers.__main__ import PAPERS, main
 from benchmarks.papers.cells import ITEM, Build, Cell, Figures, Paper, Table
-from benchmarks.papers.judge import NORMAL, Estimate, estimate, judged
+from benchmarks.papers.judge import Estimate, estimate, judged
 from benchmarks.papers.latency import TORCH, milliseconds
 from benchmarks.papers.logs import made_logs, thinned
 from benchmarks.papers.make import config_of
@@ -215,13 +215,13 @@ def test_an_interval_holds_rows_and_seeds() -> None:
     rows[0] = 0.0
     alone = estimate(np.stack([0.7 + rows]))
     assert alone.seeds is None
-    assert alone.high - alone.value == pytest.approx(NORMAL * rows[1:].std(), rel=1e-6)
+    assert alone.high - alone.value == pytest.approx(1.959964 * rows[1:].std(), rel=1e-6)
     both = estimate(np.stack([0.7 + rows, 0.72 + rows]))
     assert both.value == pytest.approx(0.71)
     assert both.seeds is not None
     assert both.seeds == pytest.approx(0.02 / 2**0.5)
     # Of two seeds Student's t is 12.7 standard deviations wide.
-    spread = ((NORMAL * rows[1:].std()) ** 2 + (12.7062 * both.seeds) ** 2 / 2) ** 0.5
+    spread = ((1.959964 * rows[1:].std()) ** 2 + (12.7062 * both.seeds) ** 2 / 2) ** 0.5
     assert both.high - both.value == pytest.approx(spread, rel=1e-4)
 
 

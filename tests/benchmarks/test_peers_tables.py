@@ -14,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import log_loss, roc_auc_score
 
+from benchmarks.command import ended
 from benchmarks.peers import __main__ as command
 from benchmarks.peers.contender import (
     DEFAULT,
@@ -258,14 +259,14 @@ def test_the_command_prints_keeps_and_reprints_a_table(
 def test_what_is_missing_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert command.main(["--show", str(tmp_path)]) == 1
+    assert ended(command.main, ["--show", str(tmp_path)]) == 2
     assert "must be a folder with tables" in capsys.readouterr().err
     (tmp_path / "old.json").write_text("{}")
-    assert command.main(["--show", str(tmp_path)]) == 1
+    assert ended(command.main, ["--show", str(tmp_path)]) == 2
     assert "must be a folder with tables of this version" in capsys.readouterr().err
     monkeypatch.setitem(command.PEERS, "lightgbm", ("no_such_package", "boosting"))
     with pytest.raises(ExportError, match=r"must name installed libraries \(got 'lightgbm'\); `make peers`"):
         command.peer("lightgbm")
     with pytest.raises(SystemExit, match="2"):
-        command.main(["--data", "log.csv"])
+        command.main(["--data", str(tmp_path)])
     assert "--data and --schema must be given together" in capsys.readouterr().err

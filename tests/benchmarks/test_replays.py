@@ -186,8 +186,8 @@ def test_the_command_writes_a_page_and_its_figures(
     assert (tmp_path / "index.html").read_text().count("<svg") == 5
 
 
-def test_a_log_of_ones_own_needs_its_schema(capsys: pytest.CaptureFixture[str]) -> None:
-    for words in (["--log", "own"], ["--data", "log.csv", "--schema", "avazu"]):
+def test_a_log_of_ones_own_needs_its_schema(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["--log", "own"], ["--data", str(tmp_path), "--schema", "avazu"]):
         with pytest.raises(SystemExit):
             main(words)
         assert "'--data' and '--schema' must be given with '--log own'" in capsys.readouterr().err

@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.structures import is_on_front, main, parse_recipe
 from export.compress.recipes import RECIPES
+from export.errors import ExportError
 
 TINY = (
     "--rows",
@@ -57,7 +58,7 @@ def test_it_describes_every_graph_and_makes_each_once(
     assert second["N75", "int8"]["auc"] == first["N75", "int8"]["auc"]
     assert len(second) == 6
 
-    with pytest.raises(SystemExit, match=r"'work' must be a new folder, or one of the same options"):
+    with pytest.raises(ExportError, match=r"'work' must be a new folder, or one of the same options"):
         run(tmp_path / "work", "--seed", "2", "--recipes", "N75")
 
 

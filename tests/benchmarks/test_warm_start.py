@@ -12,6 +12,7 @@ import pytest
 from benchmarks.warm_start import Log, Race, _options, main
 from export.data.synthetic import SyntheticConfig
 from export.data.synthetic_file import write_synthetic_log
+from export.errors import ExportError
 
 CONFIG = SyntheticConfig(
     rows=3200,
@@ -71,14 +72,14 @@ def test_it_judges_every_day_and_goes_on_where_it_stopped(
     assert warm["auc"] != second["days"][7]["auc"]
     assert set(second["warm_minus"]) == {"anew", "window", "first"}
     assert all(path.stat().st_mtime_ns == when for path, when in before.items())
-    with pytest.raises(SystemExit, match="'work' must be a new folder"):
+    with pytest.raises(ExportError, match="'work' must be a new folder"):
         main(arguments(log, tmp_path / "work", "--seed", "2"))
 
 
 def test_a_log_that_is_too_short_or_no_parquet_is_refused(log: Path, tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match=r"'days' must be at most 3 \(got 4\)"):
+    with pytest.raises(ExportError, match=r"'days' must be at most 3 \(got 4\)"):
         main(arguments(log, tmp_path / "a", "--days", "4"))
     text = tmp_path / "text.toml"
     text.write_text(log.with_suffix(".toml").read_text().replace('"parquet"', '"csv"'))
-    with pytest.raises(SystemExit, match="'schema' must describe a log in Parquet"):
+    with pytest.raises(ExportError, match="'schema' must describe a log in Parquet"):
         main([*arguments(log, tmp_path / "b"), "--schema", str(text)])

@@ -31,6 +31,6 @@ def test_workers_are_measured(bundles: dict[str, Path]) -> None:
 def test_a_folder_without_a_bundle_fails_in_one_line(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "loadtest.reports.scale", "--bundle", str(tmp_path)]
     run = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False)
-    assert run.returncode == 1
-    assert run.stderr.startswith("scale: error: ")
+    assert run.returncode == 2
+    assert run.stderr.startswith("python -m loadtest.reports.scale: error: '--bundle' must be a bundle")
     assert len(run.stderr.strip().splitlines()) == 1

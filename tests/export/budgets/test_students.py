@@ -126,7 +126,9 @@ def test_a_trial_that_fails_in_any_way_is_recorded_and_skipped(workshop: tuple[W
 
 def test_no_student_beside_others_is_refused(workshop: tuple[Workshop, Path]) -> None:
     plan = workshop[0].plan
-    assert replace(plan, students=("none",)).students == ()
+    assert replace(plan, students=("none",), teaching=TrainChoice()).students == ()
+    with pytest.raises(ExportError, match="'distill_twin' must be left out without students"):
+        replace(plan, students=("none",))
     with pytest.raises(ExportError, match=r"'students' must be none alone, or names \(got none,lr\)"):
         replace(plan, students=("none", "lr"))
     with pytest.raises(ExportError, match="'model' must be one of"):

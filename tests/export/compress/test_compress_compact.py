@@ -28,6 +28,7 @@ from models.fm import FM
 from models.fwfm import FwFM
 from models.layers import MLP, FieldPairs
 from models.lr import LR
+from models.star import STAR
 from service.bundle.encoder import Encoder
 from service.bundle.schema import Field as SchemaField
 from service.bundle.schema import Kind, Role, Schema, Vocabulary
@@ -474,3 +475,18 @@ def test_what_pruning_can_make_smaller_is_known_before(name: str, shrinks: bool)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     assert can_shrink(model, hyperparameters_of(name)) == shrinks
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_what_normalization_makes_of_zeros_stays_when_dimensions_go() -> None:
+    """A dead dimension of STAR is a number of each domain behind its normalization, and counts."""
+    fields = (Field("domain", 4), Field("user", 30), Field("ad", 20, role="candidate"))
+    model = STAR(fields, dim=4, hidden_units=(8, 4)).eval()
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for weights in (*model.parameters(), model.normalize.running_mean):
+            weights.normal_(0.3, 0.5, generator=generator)
+        model.embedding.table.weight[:, [1, 2]] = 0.0
+    compacted = compact(model, {"dim": 4, "hidden_units": (8, 4)})
+    assert compacted.notes == ()
+    assert compacted.hyperparameters["dim"] == 2
+    assert_equal(model, compacted)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import polars as pl
 import pytest
 
 from export.bundles.reading import in_format_of
+from export.data.encoded import prepare_log
 from export.data.errors import LogError, LogSchemaError
 from export.data.log_schema import LOG_FILE, Label, Timestamp, load_log_schema, of_examples, parse_log_schema
-from export.data.readers import read_log, rows_about, stamp_of
+from export.data.readers import check_weights, read_log, rows_about, stamp_of
 
+PAGE = Path(__file__).parents[3] / "docs/feedback-loop.md"
 SHOP = """
 name = "shop"
 format = "csv"
@@ -112,3 +116,48 @@ def test_files_of_other_types_are_told(tmp_path: Path) -> None:
     pl.DataFrame({"_clicked": ["yes"], "_time_ms": [0]}).write_parquet(tmp_path / "a.parquet")
     with pytest.raises(LogError, match="must be whole Parquet files with the last one's types"):
         list(read_log(tmp_path, of_examples(parse_log_schema(SHOP))))
+
+
+def joined(folder: Path, shares: dict[str, float], requests: int = 4_000) -> Path:
+    """Examples of two candidates a request, of hours in which other shares were logged."""
+    (folder / "joined").mkdir()
+    draw = np.random.default_rng(5)
+    for hour, (name, share) in enumerate(shares.items()):
+        ids = [f"{name}-{number}" for number in np.flatnonzero(draw.random(requests) < share)]
+        rows = {
+            "_request_id": [None if one.endswith("7") else one for one in ids for _ in range(2)],
+            "_time_ms": [3_600_000 * hour + number for number in range(len(ids)) for _ in range(2)],
+            "_clicked": [0, 1] * len(ids),
+            "_weight": [1 / share] * (2 * len(ids)),
+            "site": ["a"] * (2 * len(ids)),
+        }
+        pl.DataFrame(rows).write_parquet(folder / "joined" / f"{hour}.parquet")
+    return folder / "joined"
+
+
+def test_rows_of_several_weights_are_refused_and_of_one_are_not(tmp_path: Path) -> None:
+    schema = of_examples(parse_log_schema(SHOP))
+    log = joined(tmp_path, {"a": 0.5, "b": 0.1})
+    with pytest.raises(LogError, match=r"'_weight' must be the same in all rows \(got 2 to 10\)"):
+        check_weights(log, schema)
+    check_weights(log / "1.parquet", schema)
+    other = parse_log_schema(SHOP.replace('"csv"', '"parquet"'))
+    check_weights(log, other)  # where it is a column of somebody's own
+    write_hour(tmp_path, 1, site=["a", None], hour=["1", "1"])
+    check_weights(tmp_path / "examples-2026-11-30T01.parquet", schema)
+    with pytest.raises(LogError, match="'_weight'"):
+        prepare_log(log, schema, tmp_path / "out", report=lambda _: None)
+
+
+def test_the_page_thins_rows_to_one_weight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many requests are left of each hour as the smaller share would have logged, and each is whole."""
+    (block,) = re.findall(r"```python\n(import polars.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    joined(tmp_path, {"a": 0.5, "b": 0.1})
+    monkeypatch.chdir(tmp_path)
+    exec(block, {})  # what a reader would run
+    thinned = pl.read_parquet("thinned.parquet")
+    assert thinned["_weight"].unique().to_list() == [10.0]
+    sizes = thinned.group_by("_time_ms").len()["len"]
+    assert sizes.unique().to_list() == [2]
+    hours = thinned.group_by(pl.col("_time_ms") // 3_600_000).len().sort("_time_ms")["len"].to_list()
+    assert hours == pytest.approx([800, 800], abs=130)

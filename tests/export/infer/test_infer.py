@@ -14,11 +14,12 @@ import polars as pl
 import pytest
 
 from export.data.errors import LogError
-from export.data.log_schema import LogField, LogSchema, load_log_schema
+from export.data.log_schema import LogField, LogSchema, load_log_schema, parse_log_schema
 from export.data.readers import read_log
 from export.errors import ExportError
 from export.infer.infer import infer_schema
 from export.infer.plan import InferPlan
+from service.bundle.example_columns import RESERVED, TIME
 
 ROWS = 1_200
 START = 1_735_689_600
@@ -440,3 +441,14 @@ def test_the_built_in_schema_that_fits_is_named(tmp_path: Path) -> None:
         pl.Series("click", ["0", "1"] * 30), pl.Series("hour", ["14102100", "14102101"] * 30)
     )
     assert "built-in schema avazu reads these rows too" in text_of(written(tmp_path / "log.csv", frame))
+
+
+def test_what_a_service_writes_beside_the_fields_is_no_field(tmp_path: Path) -> None:
+    """Among it are the delay of the click, which tells it, and what the model in service said."""
+    rows = 400
+    columns = {"site": [f"s{i % 7}" for i in range(rows)], "_clicked": [i % 3 == 0 for i in range(rows)]}
+    reserved = [name for name in RESERVED if name not in columns and name != TIME]
+    frame = pl.DataFrame({**columns, **{name: [f"{i % 5}.5" for i in range(rows)] for name in reserved}})
+    text = text_of(written(tmp_path / "log.csv", frame))
+    assert [field.name for field in parse_log_schema(text).fields] == ["site"]
+    assert text.count("a service's join writes it beside the fields") == len(reserved)

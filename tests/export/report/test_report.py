@@ -217,17 +217,17 @@ def test_a_pruned_graph_that_lost_quality_gives_a_warning(
         exported.bundle.manifest.parity[0], auc_delta=delta, auc_interval=(delta - noise, delta + noise)
     )
     assert parity.variant == "pruned"
-    found = warnings_of(None, [parity], {})
+    found = warnings_of(None, [parity], {}, ())
     assert len(found) == told
     assert all("pruned lost 0.0200 AUC against float32 on the test part" in text for text in found)
     assert all("--ship dense" in text for text in found)
-    assert not warnings_of(None, [parity], {"pruned": "loses AUC"})  # said once, where it is kept out
+    assert not warnings_of(None, [parity], {"pruned": "loses AUC"}, ())  # said once, where it is kept out
 
 
 def test_what_int8_lost_is_kept_by_serving_its_float_graph(exported) -> None:
     (parity,) = [one for one in exported.bundle.manifest.parity if one.variant == "int8"]
     lossy = msgspec.structs.replace(parity, auc_delta=-0.02, auc_interval=(-0.03, -0.01))
-    (text,) = warnings_of(None, [lossy], {})
+    (text,) = warnings_of(None, [lossy], {}, (parity.reference, "int8"))
     assert text.startswith(f"int8 lost 0.0200 AUC against {parity.reference} on the test part")
     assert text.endswith(f"a service with --variant {parity.reference} keeps it")
 
@@ -235,8 +235,8 @@ def test_what_int8_lost_is_kept_by_serving_its_float_graph(exported) -> None:
 def test_notes_on_a_pruned_graph_that_does_not_ship_are_no_warnings(exported) -> None:
     pruned = Work(exported.plan.work).read_record("prune", Pruned)
     noted = msgspec.structs.replace(pruned, notes=("zero embedding rows stay masked: they are shared",))
-    assert warnings_of(noted, [], {}) == noted.notes
-    assert warnings_of(noted, [], {"pruned": "is left out by --ship dense"}) == ()
+    assert warnings_of(noted, [], {}, ()) == noted.notes
+    assert warnings_of(noted, [], {"pruned": "is left out by --ship dense"}, ()) == ()
 
 
 METRICS = Metrics(

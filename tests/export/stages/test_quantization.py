@@ -88,6 +88,14 @@ def test_dynamic_int8_ships_and_does_not_serve(made: Made) -> None:
     assert ("pruned", "dynamic") in {(one.reference, one.variant) for one in manifest.parity}
 
 
+def test_a_lean_bundle_does_not_say_how_to_serve_what_it_has_not(made: Made, tmp_path: Path) -> None:
+    manifest = package(made.work, tmp_path / "lean", contents="lean", say=lambda _: None).manifest
+    assert set(manifest.graphs) == {manifest.serving_variant}
+    assert "one graph" in manifest.kept_out["dynamic"]
+    for text in (*manifest.kept_out.values(), *manifest.warnings):
+        assert "--variant" not in text
+
+
 def test_a_bundle_cannot_choose_it_by_itself(made: Made) -> None:
     chosen = msgspec.structs.replace(made.bundle.manifest, serving_variant="dynamic", kept_out={})
     with pytest.raises(BundleError, match="one whose rows do not depend on their batch"):

@@ -7,11 +7,11 @@ import tomllib
 import numpy as np
 import pytest
 
-from export.train.build import build_from_fields
+from export.train.build import build_from_fields, possible_dim
 from export.train.choices import TrainChoice
 from export.trials import Axis, Value
 from export.tune.settings import as_toml
-from export.tune.space import Space, space_of
+from export.tune.space import DIM, Space, space_of
 from models import MODELS
 from models.fields import Field
 
@@ -120,3 +120,24 @@ def test_ftrl_has_steps_of_its_own_in_place_of_penalties() -> None:
     settings = space.settings(values)
     assert settings == {"embedding_optimizer": "ftrl", "ftrl_alpha": 0.05}
     assert space.config(settings).ftrl_alpha == 0.05
+
+
+@pytest.mark.parametrize(
+    ("model", "fixed", "doublings", "dim"),
+    [("bst", {"heads": 4}, -1, 4), ("bst", {"heads": 4}, 1, 20), ("xdeepint", {"sub_spaces": 16}, -1, 16)],
+)
+def test_a_dimension_is_one_that_heads_and_sub_spaces_divide(
+    model: str, fixed: dict[str, object], doublings: int, dim: int
+) -> None:
+    space = a_space(model, fixed)
+    settings = space.settings({**space.defaults(), DIM.name: doublings})
+    assert settings["dim"] == dim
+    build_from_fields(model, FIELDS, space.split(settings)[0])
+
+
+def test_a_dimension_is_looked_for_between_the_least_and_the_most() -> None:
+    def found(dim: int, least: int = 2, most: int = 12) -> int:
+        return possible_dim("bst", FIELDS, {"heads": 8}, dim, least=least, most=most)
+
+    assert (found(4), found(7), found(2), found(9), found(6)) == (4, 8, 4, 8, 4)
+    assert found(5, least=5, most=7) == 5  # where it is built it is refused

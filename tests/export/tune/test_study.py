@@ -13,7 +13,9 @@ from export.tune.records import TrialRecord
 from export.tune.space import BATCH, FTRL_ALPHA, LINEAR_L2, OPTIMIZER, RATE, Space
 from export.tune.study import JOURNAL, WHOLE_TRIALS, Asked, Study
 
-SPACE = Space("lr", {}, TrainChoice(), 20_000, 3_000, True, (RATE, BATCH, OPTIMIZER, LINEAR_L2, FTRL_ALPHA))
+SPACE = Space(
+    "lr", {}, TrainChoice(), 20_000, 3_000, True, (), (RATE, BATCH, OPTIMIZER, LINEAR_L2, FTRL_ALPHA)
+)
 WARM_UP = 2
 
 

@@ -186,7 +186,7 @@ def test_other_inputs_have_a_search_of_their_own(plan: TunePlan, noise_work: Pat
         replace(plan, training=training.updated(stopping_metric="auc")),
         replace(plan, model="fm"),
         replace(plan, model="fm", hyperparameters={"dim": 2}),
-        replace(plan, model="fm", embedding=EmbeddingChoice(pooling="sum")),
+        replace(plan, model="fm", embedding=EmbeddingChoice(embedding="hashed", least_ids=1)),
     ]
     folders = [kept_in(plan.work, other) for other in others] + [kept_in(noise_work, plan)]
     assert len(set(folders)) == len(folders)

@@ -131,11 +131,15 @@ def test_the_program_ends_with_a_line_for_machines(tmp_path: Path) -> None:
 def test_a_wrong_name_or_a_bundle_without_samples_is_one_line(tmp_path: Path) -> None:
     assert "must be names of scenarios (got 'storm')" in run_faults("--only", "storm").stderr
     assert "must be names of bidlight," in run_faults("--rivals", "storm").stderr
+    found = run_faults("--bundle", str(tmp_path), "--only", "malformed_http")
+    assert found.returncode == 2
+    assert found.stderr.startswith("python -m loadtest.faults: error: '--bundle' must be a bundle")
     if missing_tools() or missing_redis():
         return
+    (tmp_path / "manifest.json").write_text("{}", encoding="utf-8")
     found = run_faults("--bundle", str(tmp_path), "--only", "malformed_http")
-    assert found.returncode == 1
-    assert found.stderr.strip().splitlines()[-1].startswith("faults: error: ")
+    assert found.returncode == 2
+    assert found.stderr.strip().splitlines()[-1].startswith("python -m loadtest.faults: error: ")
 
 
 def test_a_missed_figure_is_exit_status_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,6 +147,7 @@ def test_a_missed_figure_is_exit_status_1(tmp_path: Path, monkeypatch: pytest.Mo
 
     if missing_tools() or missing_redis():
         pytest.skip("needs the tools of the program")
+    (tmp_path / "manifest.json").write_text("{}", encoding="utf-8")
     for figures, status in (({"lost": 0, "share": 1.0}, 0), ({"lost": 1, "share": 1.0}, 1)):
         monkeypatch.setattr(program, "SCENARIOS", {"made_up": scenario_of(figures)})
         assert program.main(["--bundle", str(tmp_path)]) == status

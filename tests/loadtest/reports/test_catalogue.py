@@ -49,8 +49,8 @@ def test_known_and_sent_features_are_compared_and_the_last_line_is_for_machines(
 @needs_wrk
 def test_a_bundle_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
     run = run_catalogue("--bundle", str(tmp_path))
-    assert run.returncode == 1
-    assert run.stderr.strip().splitlines()[-1].startswith("catalogue: error: ")
+    assert run.returncode == 2
+    assert run.stderr.startswith("python -m loadtest.reports.catalogue: error: '--bundle' must be a bundle")
     assert "Traceback" not in run.stderr
 
 

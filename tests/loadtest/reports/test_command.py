@@ -6,8 +6,9 @@ import argparse
 
 import pytest
 
+from loadtest.arguments import at_least_one, counts, positive
 from loadtest.reports import scale
-from loadtest.reports.command import Command, at_least_one, counts, positive
+from loadtest.reports.command import Command
 
 
 def test_counts_stand_with_spaces_or_commas() -> None:

@@ -107,9 +107,10 @@ def test_mistyped_options_are_refused_in_a_line(
 
 @needs_wrk
 def test_a_bundle_without_sample_requests_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text("{}", encoding="utf-8")
     run = run_rivals("--bundle", str(tmp_path), "--contenders", "naive")
-    assert run.returncode == 1
-    assert run.stderr.strip().splitlines()[-1].startswith("rivals: error: ")
+    assert run.returncode == 2
+    assert run.stderr.strip().splitlines()[-1].startswith("python -m loadtest.rivals: error: ")
     assert "Traceback" not in run.stderr
 
 

@@ -179,6 +179,12 @@ def test_names_that_leave_the_bundle_are_refused(folder: Path, name: str) -> Non
         ),
         (lambda m: m["training"]["rows"].update(train=10**30), "rows|out of range"),
         (
+            lambda m: m["training"]["clicks"].update(train=10**9),
+            r"training.clicks\[train\]' at most",
+        ),
+        (lambda m: m["training"].update(window=[2, 1]), "'training.window' a time and a later one"),
+        (lambda m: m["evaluation"]["int8"].update(clicks=10**9), r"evaluation\[int8\].clicks' at most"),
+        (
             lambda m: m["model"]["hyperparameters"].update(dim=10**30),
             "must hold integers of",
         ),
