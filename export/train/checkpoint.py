@@ -40,7 +40,7 @@ class Loaded(NamedTuple):
 def save_checkpoint(
     path: Path, model: nn.Module, model_name: str, hyperparameters: Mapping[str, Any]
 ) -> None:
-    """Write a model to `path`; a checkpoint that is there stays until the new one is whole."""
+    """Write a model to `path`; a checkpoint that is there stays until the new one is whole. Raises OSError."""
     content = {
         "version": CHECKPOINT_VERSION,
         "model": model_name,
@@ -49,7 +49,12 @@ def save_checkpoint(
         "weights": {name: value.detach().cpu().clone() for name, value in model.state_dict().items()},
     }
     with replacing(Path(path)) as incoming, incoming.open("wb") as file:
-        torch.save(content, file)
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # torch's own, of which a full disk is the reason
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def load_checkpoint(path: Path, schema: Schema | None = None) -> Loaded:
