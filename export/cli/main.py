@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -19,6 +20,7 @@ from service.bundle.errors import BundleError
 # process uses too (docs/decisions/training-defaults.md). It must be set before torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 
 
@@ -36,7 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error))
     except OSError as error:
         where = f"'{error.filename}': " if error.filename else ""
-        return _fail(f"{where}{error.strerror or error}")
+        room = "; make room, then give the command again" if error.errno in FULL else ""
+        return _fail(f"{where}{error.strerror or error}{room}")
     except KeyboardInterrupt as error:
         kept = "; the stages that had ended are kept in the work folder" if "work" in options else ""
         if isinstance(error, Terminated):

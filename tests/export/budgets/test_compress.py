@@ -11,7 +11,14 @@ import msgspec
 import pytest
 
 from export.budgets.compress import BUNDLE, JSON, PAGE, compress
-from export.budgets.kept import RECORD, forget_other_models, kept_trials, trial_folder, trials_folder
+from export.budgets.kept import (
+    FOLDER,
+    RECORD,
+    forget_other_models,
+    kept_trials,
+    trial_folder,
+    trials_folder,
+)
 from export.budgets.plan import BudgetPlan
 from export.budgets.subject import Subject
 from export.compress.choice import PruneChoice
@@ -92,6 +99,13 @@ def test_a_log_that_lacks_non_clicks_is_calibrated_as_in_its_run(plan: BudgetPla
     path.write_bytes(msgspec.json.encode(msgspec.structs.replace(record, sampling_rate=0.1)))
     with pytest.raises(ExportError, match=r"'sampling_rate' must be 0.1, as in the run .* \(got 1\)"):
         compress(plan, say=silent)
+
+
+def test_what_calibrates_the_bundle_is_checked_before_the_search(plan: BudgetPlan) -> None:
+    graphs = replace(plan.graphs, calibrate_by="nobody")
+    with pytest.raises(ExportError, match=r"'calibrate_by' must be a field of the log \(got 'nobody'\)"):
+        compress(replace(plan, graphs=graphs), say=silent)
+    assert not (plan.work / FOLDER).exists()
 
 
 def test_a_budget_must_be_given(tmp_path: Path) -> None:
