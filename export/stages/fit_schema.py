@@ -69,8 +69,8 @@ def few_warnings(summary: LogSummary) -> tuple[str, ...]:
     purposes = {"validation": "chosen by", "calibration": "fitted to"}
     return tuple(
         f"the {name} part has {clicks:,} clicks and {rows - clicks:,} non-clicks, fewer than "
-        f"{LEAST_EVIDENCE} of one of them: what is {purpose} it is luck; take a longer log, or give it a larger "
-        "share with --split"
+        f"{LEAST_EVIDENCE} of one of them: what is {purpose} it is luck; take a longer log, or give it a "
+        "larger share with --split"
         for name, purpose in purposes.items()
         if not is_evidence(clicks := summary.clicks[name], rows := summary.rows[name])
     )

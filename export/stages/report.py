@@ -213,9 +213,9 @@ def noise_warnings(metrics: Metrics, won: Baseline | None) -> tuple[str, ...]:
     if not is_evidence(metrics.clicks, metrics.rows):
         text = (
             f"the test part can tell nothing: it has {metrics.clicks:,} clicks and "
-            f"{metrics.rows - metrics.clicks:,} non-clicks, fewer than {LEAST_EVIDENCE} of one of them, so its "
-            f"metrics are luck, and their intervals (AUC {low:.3f} to {high:.3f}) too narrow; take a longer "
-            "log, or give the test part a larger share with --split"
+            f"{metrics.rows - metrics.clicks:,} non-clicks, fewer than {LEAST_EVIDENCE} of one of them, so "
+            f"its metrics are luck, and their intervals (AUC {low:.3f} to {high:.3f}) too narrow; take a "
+            "longer log, or give the test part a larger share with --split"
         )
         return (text,)
     if high - low <= 2 * COARSEST_AUC or (won is not None and won.verdict != "no better"):

@@ -212,9 +212,10 @@ def _with_line(log: EncodedLog, teacher: Teacher, answers: Answers, file: str) -
     line = fit_platt(wide, labels)
     if line.slope <= MIN_SLOPE:
         raise ExportError(
-            f"'teacher' must tell clicks from non-clicks (got {teacher.name}, which does not on the validation "
-            f"part: AUC {auc(labels, wide):.3f} with {int(labels.sum()):,} clicks in {len(labels):,} rows, and "
-            "no rising line fits); name a model of the same label, or take a longer log"
+            f"'teacher' must tell clicks from non-clicks (got {teacher.name}, which does not on the "
+            f"validation part: AUC {auc(labels, wide):.3f} with {int(labels.sum()):,} clicks in "
+            f"{len(labels):,} rows, and no rising line fits); name a model of the same label, or take a "
+            "longer log"
         )
     quality = logloss(labels, sigmoid(line.slope * wide + line.intercept))
     score = auc(labels, wide)

@@ -40,7 +40,10 @@ class Loaded(NamedTuple):
 def save_checkpoint(
     path: Path, model: nn.Module, model_name: str, hyperparameters: Mapping[str, Any]
 ) -> None:
-    """Write a model to `path`; a checkpoint that is there stays until the new one is whole. Raises OSError."""
+    """Write a model to `path`; a checkpoint that is there stays until the new one is whole.
+
+    Raises OSError.
+    """
     content = {
         "version": CHECKPOINT_VERSION,
         "model": model_name,
