@@ -92,7 +92,8 @@ def _read(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise CheckpointError(f"'{path}' must be a checkpoint (there is no such file); train first") from None
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
-        reason = str(error).strip().partition("\n")[0]
+        is_foreign = isinstance(error, pickle.UnpicklingError)  # torch says how to trust it all the same
+        reason = "no file of weights alone" if is_foreign else str(error).strip().partition("\n")[0]
         raise CheckpointError(f"'{path.name}' must be a checkpoint (got {reason!r}); train again") from None
     found = content.get("version") if isinstance(content, dict) else None
     if found != CHECKPOINT_VERSION:
