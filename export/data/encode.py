@@ -136,12 +136,14 @@ class PartWriter:
         return self._sample_rows
 
 
-def new_array(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> Array:
+def new_array(
+    path: Path, dtype: DTypeLike, shape: tuple[int, ...]
+) -> np.memmap[tuple[int, ...], np.dtype[Any]]:
     """A new file of numbers that memory is mapped to, with its room on the disk taken.
 
     Raises OSError where there is none: a write to the map would end the process.
     """
-    array: Array = np.lib.format.open_memmap(path, "w+", dtype, shape)
+    array = np.lib.format.open_memmap(path, "w+", dtype, shape)
     if hasattr(os, "posix_fallocate") and (size := path.stat().st_size):
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, size)
