@@ -14,6 +14,7 @@ import polars as pl
 from benchmarks.papers.twitter import TARGETS
 from benchmarks.papers.twitter_rows import write_rows
 from export.data.log_schema import load_log_schema
+from export.data.readers import scanned
 from export.data.samples import sample_positions
 from export.data.text_rows import open_log_file
 from export.errors import ExportError
@@ -72,9 +73,8 @@ def thinned(data: Path, has_header: bool, rows: int, folder: Path) -> Path:
     stat = data.stat()
     out = folder / f"{rows}-{stat.st_mtime_ns}-{stat.st_size}-{data.name}"
     if data.is_dir() or data.suffix == ".parquet":
-        pattern = data / "*.parquet" if data.is_dir() else data
         out = out.with_name(out.name.removesuffix(".parquet") + ".parquet")
-        return out if out.exists() else _thinned_parquet(pattern, rows, out)
+        return out if out.exists() else _thinned_parquet(data, rows, out)
     if not out.exists():
         with open_log_file(data) as lines:
             count = sum(1 for _ in lines) - has_header
@@ -86,9 +86,9 @@ def thinned(data: Path, has_header: bool, rows: int, folder: Path) -> Path:
     return out
 
 
-def _thinned_parquet(pattern: Path, rows: int, out: Path) -> Path:
+def _thinned_parquet(data: Path, rows: int, out: Path) -> Path:
+    log, _ = scanned(data)
     try:
-        log = pl.scan_parquet(pattern)
         count = log.select(pl.len()).collect().item()
         place = pl.col("__place")
         kept = log.with_row_index("__place").filter(place.is_in(sample_positions(count, rows).tolist()))
@@ -96,7 +96,7 @@ def _thinned_parquet(pattern: Path, rows: int, out: Path) -> Path:
             kept.drop("__place").collect().write_parquet(incoming)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise ExportError(
-            f"'data' must be TSV, CSV or Parquet (got {pattern.name}: {error}); name another file with --data"
+            f"'data' must be TSV, CSV or Parquet (got {data.name}: {error}); name another file with --data"
         ) from None
     return out
 

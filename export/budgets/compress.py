@@ -19,6 +19,8 @@ from export.report.files import write_texts
 from export.report.machine import machine
 from export.report.summary import summary
 from export.stages.calibrate import calibrate_as_planned
+from export.stages.calibration_segments import check_segment_field
+from export.stages.fit_schema import few_warnings
 from export.stages.package import check_out, package
 from export.stages.records import Calibrated
 from export.stages.work import Say, Work
@@ -38,6 +40,9 @@ def compress(plan: BudgetPlan, *, lessons: Lessons | None = None, say: Say = pri
     with Work(plan.work).held() as work:
         subject = Subject.of(work)
         _check_sampling_rate(work, plan)
+        check_segment_field(plan.graphs.calibrate_by, subject.log.schema.fields)
+        for warning in few_warnings(subject.summary):
+            say(f"warning: {warning}")
         folder = trials_folder(subject, plan)
         folder.mkdir(parents=True, exist_ok=True)
         forget_other_models(folder)

@@ -68,7 +68,10 @@ def search(workshop: Workshop, folder: Path, *, say: Say) -> list[Trial]:
 
 
 def next_trial(workshop: Workshop, folder: Path, done: Sequence[Trial], limits: Limits) -> Trial:
-    """The next trial; one that fails, in whatever way, says why, and the others go on."""
+    """The next trial; one that fails says why, and the others go on.
+
+    Raises OSError and MemoryError: a full disk would fail all that follow, and the record would stay.
+    """
     started = time.perf_counter()
     number = len(done) + 1
     name, values = next_point(workshop.space, done, limits, workshop.plan.seed)
@@ -81,7 +84,9 @@ def next_trial(workshop: Workshop, folder: Path, done: Sequence[Trial], limits: 
     except (ExportError, BundleError) as error:
         reason = " ".join(str(error).split())
         Work(own).claim()
-    except Exception as error:  # of any kind: the search outlives a defect
+    except (OSError, MemoryError):  # the machine's, not the trial's: it is tried again when there is room
+        raise
+    except Exception as error:  # of any other kind: the search outlives a defect
         reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         Work(own).claim()
         (own / TRACEBACK).write_text(traceback.format_exc(), encoding="utf-8")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType
 
 from export.cli.commands import RUNS
@@ -19,6 +21,8 @@ from service.bundle.errors import BundleError
 # process uses too (docs/decisions/training-defaults.md). It must be set before torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+AGAIN_S = 0.05
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 
 
@@ -30,13 +34,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; 0: it worked, 1: it could not, 130: Ctrl-C, 143: SIGTERM. A wrong option exits 2."""
     options = build_parser().parse_args(arguments)
     try:
-        with shown_as(fitting(quiet=options.quiet)):
+        with heard(), shown_as(fitting(quiet=options.quiet)):
             _run_command(options)
     except (ExportError, BundleError) as error:
         return _fail(str(error))
     except OSError as error:
         where = f"'{error.filename}': " if error.filename else ""
-        return _fail(f"{where}{error.strerror or error}")
+        room = "; make room, then give the command again" if error.errno in FULL else ""
+        return _fail(f"{where}{error.strerror or error}{room}")
     except KeyboardInterrupt as error:
         kept = "; the stages that had ended are kept in the work folder" if "work" in options else ""
         if isinstance(error, Terminated):
@@ -59,6 +64,35 @@ def _run_command(options: Namespace) -> None:
         else:
             with shown_as("nothing"):  # the first process tells how far all are
                 follow(ranks)
+
+
+@contextmanager
+def heard() -> Iterator[None]:
+    """Lets Ctrl-C and SIGTERM end the block also where they come while Python removes an object.
+
+    What is raised there, as in the callback of a weak reference, is printed and forgotten; so it is raised
+    again a moment later.
+    """
+
+    def again(forgotten: sys.UnraisableHookArgs) -> None:
+        if not issubclass(forgotten.exc_type, KeyboardInterrupt):
+            before(forgotten)
+            return
+        kinds.append(forgotten.exc_type)
+        signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise kinds[-1]
+
+    kinds: list[type[BaseException]] = []
+    before, earlier = sys.unraisablehook, signal.signal(signal.SIGALRM, interrupt)
+    sys.unraisablehook = again
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, earlier)
+        sys.unraisablehook = before
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from export.data.fit import NO_TEXTS
 from export.data.parts import Array, SampleRow, part_path
@@ -126,8 +126,7 @@ class PartWriter:
         if (number, name) not in self._arrays:
             shape = (int(self._rows[number]), *shape_of_row)
             path = part_path(self._folder, PARTS[number], name)
-            self._arrays[number, name] = np.lib.format.open_memmap(path, "w+", dtype, shape)
-            _reserve(path)
+            self._arrays[number, name] = new_array(path, dtype, shape)
         return self._arrays[number, name]
 
     def finish(self) -> list[SampleRow]:
@@ -137,8 +136,15 @@ class PartWriter:
         return self._sample_rows
 
 
-def _reserve(path: Path) -> None:
-    """Take the room of a new file on the disk. Raises OSError: a write to its map would end the process."""
+def new_array(
+    path: Path, dtype: DTypeLike, shape: tuple[int, ...]
+) -> np.memmap[tuple[int, ...], np.dtype[Any]]:
+    """A new file of numbers that memory is mapped to, with its room on the disk taken.
+
+    Raises OSError where there is none: a write to the map would end the process.
+    """
+    array = np.lib.format.open_memmap(path, "w+", dtype, shape)
     if hasattr(os, "posix_fallocate") and (size := path.stat().st_size):
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, size)
+    return array

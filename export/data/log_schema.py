@@ -17,7 +17,8 @@ from msgspec import Meta, Struct, structs
 from export.data.errors import LogSchemaError
 from export.data.time_pattern import fault_of
 from export.data.toml_table import TomlTable
-from service.bundle.bounds import MAX_FIELDS
+from service.bundle.bounds import MAX_CARDINALITY, MAX_COLUMNS, MAX_FIELDS, MAX_NAME_CHARACTERS
+from service.bundle.encodings import FIRST_ID
 from service.bundle.example_columns import CLICKED, TIME
 from service.bundle.schema import Kind, Role
 from service.bundle.spelling import DEFAULT_SEPARATOR, Spelling
@@ -43,17 +44,18 @@ _ENCODINGS: Final[dict[str, tuple[LogEncoding, ...]]] = {
 class LogField(Struct, frozen=True, forbid_unknown_fields=True):
     """One field: the column it is read from (or derived from the timestamp) and how its values become ids."""
 
-    name: Text
+    name: Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARACTERS)]
     kind: Kind
     role: Role
     encoding: LogEncoding | None = None  # by default `vocabulary`; None: a number's, chosen from its values
     column: Text | None = None  # by default `name`; None: derived from the timestamp
     # Training rows a value or a numeric bin needs; a rarer value is out of vocabulary. None: chosen.
     min_count: Count | None = None
-    buckets: Count = 100_000  # hashing
+    buckets: Annotated[int, Meta(ge=1, le=MAX_CARDINALITY - FIRST_ID)] = 100_000  # hashing
     seed: Annotated[int, Meta(ge=0, lt=2**31)] = 0  # hashing
     bins: Count = 32  # quantile
-    max_length: Count = 1  # sequence: ids a row; the last ones are kept
+    # sequence: ids a row; the last ones are kept
+    max_length: Annotated[int, Meta(ge=1, le=MAX_COLUMNS)] = 1
     separator: str = DEFAULT_SEPARATOR  # sequence: between elements of a text cell
     derive: Derive | None = None
     same_values_as: Text | None = None  # the field whose encoding this one has: equal values, equal ids
@@ -330,6 +332,8 @@ def _check(schema: LogSchema, root: TomlTable) -> None:
         root.fail("field", "at least one [[field]] table", None)
     if len(schema.fields) > MAX_FIELDS:
         root.fail("field", f"at most {MAX_FIELDS:,} [[field]] tables", len(schema.fields))
+    if (columns_a_row := sum(field.max_length for field in schema.fields)) > MAX_COLUMNS:
+        root.fail("field", f"of at most {MAX_COLUMNS:,} ids a row together, by 'max_length'", columns_a_row)
     outcomes = {schema.label.column if schema.label is not None else None, schema.true_pctr} - {None}
     for field in schema.fields:
         if field.column in outcomes:

@@ -81,11 +81,13 @@ def _words(info: inspect.Type, key: str) -> str:
         case inspect.UnionType():  # of a type and None, which TOML lacks
             return _words(info.types[0], key)
         case inspect.StrType():
-            return "a text, not empty" if info.min_length else "a text"
+            most = f", of at most {info.max_length:,} characters" if info.max_length else ""
+            return f"a text, not empty{most}" if info.min_length else "a text"
         case inspect.BoolType():
             return "true or false"
         case inspect.IntType():
-            return f"an integer of at least {info.ge}"
+            most = "" if info.le is None else f" and at most {info.le}"
+            return f"an integer of at least {info.ge}{most}"
         case inspect.LiteralType():
             return f"one of {', '.join(map(str, info.values))}"
         case inspect.EnumType():

@@ -10,6 +10,7 @@ import numpy as np
 
 from export.errors import ExportError
 from export.judge.bootstrap import Delta, paired_changes, with_intervals
+from export.judge.metrics import is_evidence
 from export.knobs import as_options
 from export.stages.artifacts import Artifacts
 from export.stages.base_rate import samples_of
@@ -35,7 +36,7 @@ def gain_over_baseline(baseline: Variant, made: Artifacts, judged: Judged, out: 
     labels, pctr = np.asarray(made.test.labels), quality.pctr[name]
     served = judged.quality.pctr[judged.serving_variant]
     auc, logloss = paired_changes(labels, (pctr, served), (pctr, served))
-    found = verdict_of(auc, logloss)
+    found = verdict_of(auc, logloss) if is_evidence(int(labels.sum()), len(labels)) else "no better"
     served_bytes = len(made.variants[judged.serving_variant].graph)
     is_offered = found != "better" and len(baseline.graph) < served_bytes
     return Baseline(

@@ -16,6 +16,7 @@ from export.compress.perceptrons import find_perceptrons, hidden_widths
 from export.data.encoded import EncodedLog
 from export.data.log_schema import LOG_FILE
 from export.judge.fields import field_warnings
+from export.judge.metrics import LEAST_EVIDENCE, is_evidence
 from export.judge.parity import AUC_TOLERANCE
 from export.report.findings import (
     DataSummary,
@@ -34,6 +35,7 @@ from export.stages.artifacts import Artifacts
 from export.stages.base_rate import rate_by_window
 from export.stages.calibrator_fit import in_log_distribution
 from export.stages.evaluate import Judged
+from export.stages.fit_schema import few_warnings
 from export.stages.records import Pruned, Searched
 from export.stages.segment_findings import segment_findings
 from export.stages.variants import DENSE, PRUNED
@@ -90,6 +92,7 @@ def gather_findings(
         kept_out=judged.kept_out,
         warnings=(
             *noise_warnings(quality.calibrated[serving], won),
+            *few_warnings(made.summary),
             *gain_warnings(serving, won),
             *rate_warnings(serving, quality.calibrated[serving]),
             *made.trained.warnings,
@@ -205,12 +208,21 @@ def _rate_windows(made: Artifacts, variant: str) -> tuple[RateWindow, ...]:
 def noise_warnings(metrics: Metrics, won: Baseline | None) -> tuple[str, ...]:
     """Whether the test part is too small to tell models apart: by the interval of the AUC, and in fact.
 
-    One that tells the serving variant from the baseline, row by row, is large enough for that.
+    One that tells the serving variant from the baseline, row by row, is large enough for that. With very few
+    clicks intervals themselves are wrong: resamples of one click know nothing of others.
     """
-    if metrics.auc_interval is None or (won is not None and won.verdict != "no better"):
+    if metrics.auc_interval is None:
         return ()
     low, high = metrics.auc_interval
-    if high - low <= 2 * COARSEST_AUC:
+    if not is_evidence(metrics.clicks, metrics.rows):
+        text = (
+            f"the test part can tell nothing: it has {metrics.clicks:,} clicks and "
+            f"{metrics.rows - metrics.clicks:,} non-clicks, fewer than {LEAST_EVIDENCE} of one of them, so "
+            f"its metrics are luck, and their intervals (AUC {low:.3f} to {high:.3f}) too narrow; take a "
+            "longer log, or give the test part a larger share with --split"
+        )
+        return (text,)
+    if high - low <= 2 * COARSEST_AUC or (won is not None and won.verdict != "no better"):
         return ()
     text = (
         f"the test part can tell nothing apart: with {metrics.clicks:,} clicks in {metrics.rows:,} rows it "

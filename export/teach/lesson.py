@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from export.data.encode import encode_chunk
+from export.data.encode import encode_chunk, new_array
 from export.data.encoded import EncodedLog, open_log
 from export.data.log_schema import of_examples
 from export.data.progress import Progress
@@ -180,7 +180,7 @@ def _asked(rows: _Rows, teacher: Teacher, say: Say) -> TaughtBy:
         return msgspec.json.decode(record.read_bytes(), type=TaughtBy)
     say(f"asking {teacher.name} ({teacher.model}) about {len(rows):,} rows")
     with replacing(path, sync=False) as incoming:
-        answers = np.lib.format.open_memmap(incoming, "w+", np.float32, (len(rows),))
+        answers = new_array(incoming, np.float32, (len(rows),))
         with Progress("asked", say, about=len(rows)) as progress:
             for places, found in rows.answers(teacher):
                 if not np.isfinite(found).all():
@@ -194,7 +194,8 @@ def _asked(rows: _Rows, teacher: Teacher, say: Say) -> TaughtBy:
         found_by = _with_line(rows.log, teacher, answers, file)
         answers.flush()
         del answers
-    record.write_bytes(msgspec.json.encode(found_by))
+    with replacing(record) as incoming:
+        incoming.write_bytes(msgspec.json.encode(found_by))
     say(
         f"{teacher.name}: validation AUC {found_by.auc:.5f}, LogLoss {found_by.logloss:.5f} after a line of "
         f"slope {found_by.slope:.3f}"
@@ -211,8 +212,10 @@ def _with_line(log: EncodedLog, teacher: Teacher, answers: Answers, file: str) -
     line = fit_platt(wide, labels)
     if line.slope <= MIN_SLOPE:
         raise ExportError(
-            f"'teacher' must rank clicks above non-clicks (got {teacher.name}, whose AUC on the validation "
-            f"part is {auc(labels, wide):.3f}); name a model of the same label"
+            f"'teacher' must tell clicks from non-clicks (got {teacher.name}, which does not on the "
+            f"validation part: AUC {auc(labels, wide):.3f} with {int(labels.sum()):,} clicks in "
+            f"{len(labels):,} rows, and no rising line fits); name a model of the same label, or take a "
+            "longer log"
         )
     quality = logloss(labels, sigmoid(line.slope * wide + line.intercept))
     score = auc(labels, wide)
@@ -240,7 +243,7 @@ def level_shift(log_odds: NDArray[np.floating], rate: float) -> float:
 def _write_taught(path: Path, answers: Sequence[Answers], config: TrainConfig) -> None:
     """The mean of the teachers' log-odds, as logits of the student."""
     with replacing(path, sync=False) as incoming:
-        taught = np.lib.format.open_memmap(incoming, "w+", np.float32, answers[0].shape)
+        taught = new_array(incoming, np.float32, answers[0].shape)
         for chunk in _chunks(len(taught)):
             mean: Floats = np.asarray(np.mean([each[chunk] for each in answers], axis=0, dtype=np.float64))
             taught[chunk] = uncorrected_logits(mean, config)

@@ -40,7 +40,10 @@ class Loaded(NamedTuple):
 def save_checkpoint(
     path: Path, model: nn.Module, model_name: str, hyperparameters: Mapping[str, Any]
 ) -> None:
-    """Write a model to `path`; a checkpoint that is there stays until the new one is whole."""
+    """Write a model to `path`; a checkpoint that is there stays until the new one is whole.
+
+    Raises OSError.
+    """
     content = {
         "version": CHECKPOINT_VERSION,
         "model": model_name,
@@ -49,7 +52,12 @@ def save_checkpoint(
         "weights": {name: value.detach().cpu().clone() for name, value in model.state_dict().items()},
     }
     with replacing(Path(path)) as incoming, incoming.open("wb") as file:
-        torch.save(content, file)
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # torch's own, of which a full disk is the reason
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def load_checkpoint(path: Path, schema: Schema | None = None) -> Loaded:
@@ -84,7 +92,8 @@ def _read(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise CheckpointError(f"'{path}' must be a checkpoint (there is no such file); train first") from None
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
-        reason = str(error).strip().partition("\n")[0]
+        is_foreign = isinstance(error, pickle.UnpicklingError)  # torch says how to trust it all the same
+        reason = "no file of weights alone" if is_foreign else str(error).strip().partition("\n")[0]
         raise CheckpointError(f"'{path.name}' must be a checkpoint (got {reason!r}); train again") from None
     found = content.get("version") if isinstance(content, dict) else None
     if found != CHECKPOINT_VERSION:

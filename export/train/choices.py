@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from export.errors import ExportError
 from export.knobs import AT_LEAST_ONE, UsedBy, check, choose, convert, declared, knob
 from export.train.config import LONGEST_WARMUP, TrainConfig, rows_an_epoch
 from export.train.fitting import fitting_batch, fitting_of, linear_l2
@@ -50,7 +51,13 @@ class TrainChoice:
         that nothing chosen uses, or out of its range.
         """
         chosen = choose(TrainConfig, self.given)
-        rows = max(1, rows_an_epoch(rows, clicks, chosen.negative_rate))
+        drawn = rows_an_epoch(rows, clicks, chosen.negative_rate)
+        if rows > clicks > 0 and drawn == clicks:
+            raise ExportError(
+                f"'negative_rate' must leave an epoch one of {rows - clicks:,} non-clicks or more (got "
+                f"{chosen.negative_rate:g}); give a larger share"
+            )
+        rows = max(1, drawn)
         batch_size = self.given.get("batch_size", fitting_batch(rows))
         steps_an_epoch = -(-rows // batch_size)
         of_model = fitting_of(model)

@@ -248,7 +248,8 @@ class _Run:
         if not np.isfinite(train_loss):
             raise ExportError(
                 f"the training loss must stay finite (got {train_loss} by step {self.step}); "
-                f"lower 'learning_rate' ({self.config.learning_rate:g}) or raise 'warmup_steps'"
+                f"lower 'learning_rate' ({self.config.learning_rate:g}; of a pruning, 'prune_learning_rate') "
+                "or raise 'warmup_steps'"
             )
         pctr = self._validation_pctr()
         evaluation = Evaluation(

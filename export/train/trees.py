@@ -50,7 +50,7 @@ def fit_trees(model: GBDTLR, log: Log, *, seed: int, report: Callable[[str], Non
         early_stopping=False,
         random_state=seed,
     )
-    boosting.fit(rates.out_of_fold(step), np.asarray(train.labels[::step]))
+    boosting.fit(*rates.out_of_fold(step))
     held_out = _read(model, numbers, np.asarray(validation.ids[: MOST_ROWS // 4]))
     labels = np.asarray(validation.labels[: MOST_ROWS // 4])
     losses = [logloss(labels, sigmoid(scores)) for scores in _staged_scores(boosting, held_out)]
@@ -104,21 +104,30 @@ class ClickRates:
             first += field.cardinality
         return numbers
 
-    def out_of_fold(self, step: int) -> NDArray[np.float32]:
-        """Every `step`-th training row as the trees read it, [n, n_fields], without its own fold."""
+    def out_of_fold(self, step: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """One of `step` training rows as the trees read it, [n, n_fields], and its label, [n].
+
+        The numbers of its ids are without its own fold.
+        """
         by_fold = [self.numbers(without_fold=fold) for fold in range(FOLDS)]
-        chunks = []
-        for ids, _, folds in self._chunks(step):
+        chunks, clicks = [], []
+        for ids, labels, folds in self._chunks(step):
+            clicks.append(labels)
             chunk = np.empty((len(ids), len(self.model.fields)), np.float32)
             for fold in range(FOLDS):
                 chunk[folds == fold] = _read(self.model, by_fold[fold], ids[folds == fold])
             chunks.append(chunk)
-        return np.concatenate(chunks)
+        return np.concatenate(chunks), np.concatenate(clicks)
 
     def _chunks(self, step: int = 1) -> Iterator[tuple[NDArray[np.int32], NDArray[np.uint8], Folds]]:
-        """ids, labels and folds of every `step`-th row, in chunks."""
+        """ids, labels and folds of one of every `step` rows, in chunks.
+
+        It is drawn by chance: every fifth row of a log of pages of five may be its click.
+        """
+        draw = np.random.default_rng(0)
         for start in range(0, len(self.part), CHUNK_ROWS * step):
-            rows = slice(start, start + CHUNK_ROWS * step, step)
+            first = np.arange(start, min(start + CHUNK_ROWS * step, len(self.part)), step)
+            rows = np.minimum(first + draw.integers(0, step, len(first)), len(self.part) - 1)
             yield np.asarray(self.part.ids[rows]), np.asarray(self.part.labels[rows]), self.folds[rows]
 
 

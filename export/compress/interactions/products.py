@@ -69,7 +69,7 @@ def without_dead(model: nn.Module, plan: Plan) -> Plan:
 
 
 def _products_of(model: Any) -> _Read | None:
-    """None if the model is of another kind, or what reads its products is no plain layer."""
+    """None if the model is of another kind, has no pairs, or what reads its products is no plain layer."""
     if not isinstance(model, PNN | DLRM | FiBiNET):
         return None
     path, reader = _first_layer(model.mlp)
@@ -85,6 +85,8 @@ def _products_of(model: Any) -> _Read | None:
     if not products:
         return None
     (inner,) = products
+    if not inner.pairs:  # of one field
+        return None
     if isinstance(model, DLRM):
         start = reader.in_features - inner.out_features
     else:

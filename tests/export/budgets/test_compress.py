@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,14 @@ import msgspec
 import pytest
 
 from export.budgets.compress import BUNDLE, JSON, PAGE, compress
-from export.budgets.kept import RECORD, forget_other_models, kept_trials, trial_folder, trials_folder
+from export.budgets.kept import (
+    FOLDER,
+    RECORD,
+    forget_other_models,
+    kept_trials,
+    trial_folder,
+    trials_folder,
+)
 from export.budgets.plan import BudgetPlan
 from export.budgets.subject import Subject
 from export.compress.choice import PruneChoice
@@ -61,8 +69,16 @@ def test_a_search_keeps_its_trials_and_ends_with_a_bundle(plan: BudgetPlan) -> N
         assert graph.is_symlink() == (one.number in found.front)
         assert graph.exists() == graph.is_symlink()
 
-    # Other limits find the same trials; one whose process was killed is begun again.
+    # Other limits find the same trials; one whose process was killed is begun again, and so is one that a
+    # full disk ended: it says nothing of its recipe.
     (trial_folder(folder, 2) / RECORD).unlink()
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, limit[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            compress(plan, say=lines.append)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert [one.number for one in kept_trials(folder)] == [1]
     tight = replace(plan, max_auc_loss=None, budget_bytes=10, out=plan.out.with_name("tight"), trials=1)
     with pytest.raises(ExportError, match="at most 10 bytes: none of 1 trials keeps that"):
@@ -83,6 +99,13 @@ def test_a_log_that_lacks_non_clicks_is_calibrated_as_in_its_run(plan: BudgetPla
     path.write_bytes(msgspec.json.encode(msgspec.structs.replace(record, sampling_rate=0.1)))
     with pytest.raises(ExportError, match=r"'sampling_rate' must be 0.1, as in the run .* \(got 1\)"):
         compress(plan, say=silent)
+
+
+def test_what_calibrates_the_bundle_is_checked_before_the_search(plan: BudgetPlan) -> None:
+    graphs = replace(plan.graphs, calibrate_by="nobody")
+    with pytest.raises(ExportError, match=r"'calibrate_by' must be a field of the log \(got 'nobody'\)"):
+        compress(replace(plan, graphs=graphs), say=silent)
+    assert not (plan.work / FOLDER).exists()
 
 
 def test_a_budget_must_be_given(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -420,6 +421,29 @@ def test_a_signal_ends_with_one_line_and_leaves_no_bundle(
     refused(Done(running.returncode, out, error), status, said)
     assert not (tmp_path / "shop").exists()
     assert (tmp_path / ".work" / "shop" / "fit-schema.json").is_file()
+
+
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_that_python_would_forget_ends_the_command(sent: signal.Signals, status: int) -> None:
+    """What is raised while an object is removed is printed, and the program goes on."""
+    text = f"""
+        import signal, sys, time
+        from export.cli import main
+
+        class Removed:
+            def __del__(self):
+                signal.raise_signal({int(sent)})
+
+        def works_for_hours(options):
+            Removed()
+            time.sleep(3600)
+
+        main.RUNS = {{"models": works_for_hours}}
+        sys.exit(main.main(["models"]))
+    """
+    command = [sys.executable, "-c", textwrap.dedent(text)]
+    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, timeout=60, check=False)
+    refused(Done(done.returncode, done.stdout, done.stderr), status)
 
 
 def test_stages_one_by_one_make_the_same_bundle(exported, export: Export, tmp_path: Path) -> None:

@@ -107,6 +107,13 @@ def test_a_smaller_model_has_the_masked_ones_logits(case: str) -> None:
         type(model)(FIELDS, **plain).load_state_dict(compacted.model.state_dict())
 
 
+@pytest.mark.parametrize("name", ["pnn", "dlrm"])
+def test_products_of_one_field_have_no_pairs_to_prune(name: str) -> None:
+    model = MODELS[name](FIELDS[:1], **TOWER).eval()
+    assert not can_lose(model, TOWER, "interactions", 0.5)
+    assert compact(model, TOWER).parameters[1] > 0
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from([*CASES]), st.sampled_from([0.05, 0.4, 0.8]), st.integers(0, 10**6))
 def test_any_zeros_leave_the_logits_as_they_are(case: str, density: float, seed: int) -> None:

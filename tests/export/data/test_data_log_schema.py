@@ -20,6 +20,7 @@ name = "site"
 kind = "categorical"
 role = "context"
 """
+SEQUENCE = '[[field]]\nname = "{}"\nkind = "sequence"\nrole = "context"\nmax_length = {}\n'
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
@@ -156,6 +157,19 @@ def test_a_field_takes_the_encoding_of_the_one_it_names(order: str) -> None:
             HEAD + FIELD + 'encoding = "hashing"\nseed = -1\n',
             "'seed' must be an integer of at least 0 (got -1)",
         ),
+        (
+            HEAD + SEQUENCE.format("a", 65_537),
+            "field 'a': 'max_length' must be an integer of at least 1 and at most 65536 (got 65537)",
+        ),
+        (
+            HEAD + SEQUENCE.format("a", 40_000) + SEQUENCE.format("b", 40_000),
+            "'field' must be of at most 65,536 ids a row together, by 'max_length' (got 80000)",
+        ),
+        (
+            HEAD + FIELD + 'encoding = "hashing"\nbuckets = 3000000000\n',
+            "'buckets' must be an integer of at least 1 and at most 2147483645 (got 3000000000)",
+        ),
+        (HEAD + FIELD.replace("site", "s" * 1001), "'name' must be a text, not empty, of at most 1,000 char"),
         (HEAD + FIELD + 'derive = "year"\n', "'derive' must be one of day_of_week, hour_of_day (got 'year')"),
         (HEAD + FIELD + 'separator = ";"\n', "'separator' must be absent with kind = \"categorical\""),
     ],

@@ -23,6 +23,7 @@ from export.report.findings import (
 from export.report.layout import document, figure, section, table
 from export.report.page import page
 from export.report.summary import summary
+from export.stages.fit_schema import few_warnings
 from export.stages.records import Graphs, LogSummary, Pruned, Trained
 from export.stages.report import rate_warnings, warnings_of
 from export.stages.work import Work
@@ -302,6 +303,7 @@ def test_a_run_prints_a_warning_where_it_arises_and_in_its_summary(exported, fin
     work = Work(exported.plan.work)
     earlier = (
         *field_warnings(work.read_record("fit-schema", LogSummary).fields),
+        *few_warnings(work.read_record("fit-schema", LogSummary)),
         *work.read_record("train", Trained).warnings,
         *work.read_record("quantize", Graphs).losses,
     )

@@ -131,6 +131,17 @@ def test_a_test_part_with_few_clicks_says_that_it_tells_nothing_apart(clicks: in
     assert not noise_warnings(metrics, msgspec.structs.replace(BASELINE, verdict="worse"))
 
 
+@pytest.mark.parametrize(("clicks", "rows"), [(1, 400), (2, 3), (397, 400)])
+def test_intervals_of_very_few_clicks_or_non_clicks_are_not_believed(clicks: int, rows: int) -> None:
+    """Resamples of one click that is ranked first have no interval at all."""
+    labels = np.arange(rows) < clicks
+    metrics = with_intervals(labels, 0.9 - np.arange(rows) / 1_000, evaluate(labels, 0.9 - 0.5 * ~labels))
+    assert metrics.auc_interval == (1.0, 1.0)
+    for verdict in ("better", "worse"):
+        (found,) = noise_warnings(metrics, msgspec.structs.replace(BASELINE, verdict=verdict))
+        assert f"can tell nothing: it has {clicks} clicks and {rows - clicks} non-clicks" in found
+
+
 def test_few_clicks_that_are_ranked_perfectly_are_enough() -> None:
     metrics = msgspec.structs.replace(METRICS, clicks=28, auc_interval=(0.985, 0.999))
     assert noise_warnings(metrics, None) == ()

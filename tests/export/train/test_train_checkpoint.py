@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,22 @@ def test_a_model_comes_back_as_it_was(name: str, tmp_path: Path) -> None:
     save_checkpoint(path, again, again_name, hyperparameters)
     assert load_checkpoint(path).hyperparameters == hyperparameters
     assert [file.name for file in path.parent.iterdir()] == ["dense.pt"]
+
+
+@pytest.mark.parametrize("room", [100, 2_000])
+def test_a_disk_that_is_full_is_an_os_error_and_the_model_of_before_stays(room: int, tmp_path: Path) -> None:
+    """torch itself raises a RuntimeError about its archive."""
+    path, model = tmp_path / "dense.pt", build_model("lr", a_schema(), {})
+    save_checkpoint(path, model, "lr", {})
+    before = path.read_bytes()
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limit[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            save_checkpoint(path, model, "lr", {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [before]
 
 
 def test_hyperparameters_come_back_as_plain_data(tmp_path: Path) -> None:
@@ -161,6 +178,7 @@ def test_what_is_no_checkpoint_is_refused_and_never_run(
         with pytest.raises(CheckpointError, match=r"'x.pt' must be a checkpoint") as error:
             load_checkpoint(path)
         assert "\n" not in str(error.value)
+        assert "weights_only" not in str(error.value)
     torch.save({"model": Evil()}, path)
     with pytest.raises(CheckpointError):
         load_checkpoint(path)

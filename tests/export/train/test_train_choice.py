@@ -33,6 +33,10 @@ def test_sampling_rows_makes_the_log_smaller() -> None:
     assert (whole.batch_size, drawn.batch_size) == (2048, 512)
     assert (whole.embedding_l2, drawn.embedding_l2) == pytest.approx((1e-3, 1000 / 145_000))
     assert drawn.negative_rate == 0.1
+    with pytest.raises(
+        ExportError, match=r"'negative_rate' must leave an epoch one of 900 non-clicks or more"
+    ):
+        TrainChoice(negative_rate=1e-4).config(1_000, 100)
 
 
 def test_a_model_whose_weights_are_the_logit_is_trained_faster_and_longer() -> None:
