@@ -113,7 +113,7 @@ class HourlyLog(Generic[Line]):
         try:
             for some in self._portions(lines):
                 encoded = [*filter(None, map(self._form.encode, some))]
-                self._file_of_now().write(b"".join([line + b"\n" for line in encoded]))
+                self._file_of_now().write(b"\n".join([*encoded, b""]))
                 written += len(encoded)
         except OSError as error:
             self._give_up_file(error)  # half a line may be at its end

@@ -76,6 +76,12 @@ class ArmFamilies:
             of_processes="sum",
             registry=registry,
         )
+        self.shadow_time_share = Gauges(
+            "bidlight_shadow_time_share",
+            "Share of a process's time that shadows may take, of the process that has least to spare",
+            of_processes="min",
+            registry=registry,
+        )
         self.shadow_requests = Counters(
             "bidlight_shadow_requests",
             "Requests that the arm answered and the shadow scored afterwards",
@@ -90,7 +96,7 @@ class ArmFamilies:
         )
         self.shadow_dropped = Counters(
             "bidlight_shadow_dropped",
-            "Requests that the shadow was to score and has not, by reason: busy (others waited to be read), "
+            "Requests that the shadow was to score and has not, by reason: busy (no time was to spare), "
             "full (too many waited for shadows), late (for too long), gone (it no longer follows the arm, or "
             "has another bundle), refused (by its schema), nan (no finite number), or failed",
             ["arm", "shadow", "reason"],

@@ -76,6 +76,8 @@ class Predictor:
             max_batch_rows=settings.max_batch_rows,
             max_queued_rows=settings.max_queued_rows,
         )
+        # Whether `admit` would let in a request of so many rows.
+        self.has_room = self._batcher.has_room
         self.known_ads = KnownAds(self.encoder)
         self._requests = requests = RequestEncoder(
             self.encoder, self.known_ads, self.graphs.is_large, native=is_native(settings.native)
@@ -123,10 +125,6 @@ class Predictor:
     def is_behind(self) -> bool:
         """Whether more rows wait than the next batch takes."""
         return self._batcher.is_behind
-
-    def has_room(self, rows: int) -> bool:
-        """Whether `admit` would let in a request of so many rows."""
-        return self._batcher.has_room(rows)
 
     def takes_longer(self, rows: int, seconds: float) -> bool:
         """Whether a request of so many rows, queued now, would probably have no result within `seconds`.

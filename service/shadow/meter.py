@@ -26,7 +26,7 @@ class ShadowMeter:
         pair = arm, shadow
         self._requests = Tally(metrics.shadow_requests.labels(*pair))
         self._candidates = Tally(metrics.shadow_candidates.labels(*pair))
-        self._dropped = {reason: metrics.shadow_dropped.labels(*pair, reason) for reason in REASONS}
+        self._dropped = {reason: Tally(metrics.shadow_dropped.labels(*pair, reason)) for reason in REASONS}
         self._sums = [Tally(metrics.shadow_pctr.labels(*pair, whose)) for whose in (ARM, SHADOW)]
         self._pctrs = HistogramTally(metrics.shadow_pctr_difference.labels(*pair))
         self._log_odds = HistogramTally(metrics.shadow_log_odds_difference.labels(*pair))
@@ -75,7 +75,8 @@ class ShadowMeter:
 
     def publish(self) -> None:
         """Add what was counted to the metrics."""
-        for tally in (self._requests, self._candidates, *self._sums, *self._best.values()):
+        counts = self._requests, self._candidates, *self._sums, *self._best.values(), *self._dropped.values()
+        for tally in counts:
             tally.publish()
         for histogram in (self._pctrs, self._log_odds, self._alike, self._seconds):
             histogram.publish()

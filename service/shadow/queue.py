@@ -1,7 +1,8 @@
 """Work that waits until nobody else does: a slice in an iteration of the event loop, and rest after it.
 
 It knows neither shadows nor requests. One thread answers bids and does this work; so a bid that arrives
-within a slice waits for its end. Slices are short, and those that are not are few: see `rest_after`.
+within a slice waits for its end. Slices are short, and those that are not are few: see `rest_after`. A thread
+that has little time to spare does less of it, and lets less wait: see service.shadow.spare.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from itertools import islice
 from time import monotonic, thread_time
 from typing import Any, Protocol
 
-from service.shadow.meter import FULL, GONE, LATE
+from service.shadow.meter import BUSY, FULL, GONE, LATE
+from service.shadow.spare import LEAST_SHARE, MOST_SHARE, SpareTime
 
-# What waits at most, over all shadows of a process; each holds a body and an answer beside it.
-MAX_WAITING = 256
+# What waits at most, over all shadows of a process; each holds a body and an answer beside it. Where there is
+# less time for them, as many fewer wait, but for so many.
+MAX_WAITING, FEWEST_WAITING = 256, 8
 # How long a job may take until it is done.
 PATIENCE_SECONDS = 5.0
 # How often it is looked whether nobody waits.
@@ -29,8 +32,9 @@ TOGETHER_SECONDS = 0.5
 ASKED = 4
 # A slice that has taken so long begins nothing more.
 ENOUGH_SECONDS = 0.0005
-# Slices of this length may take the first share of the time, longer ones the second: few bids meet one.
-SLICE_SECONDS, USUAL_SHARE, LONG_SHARE = 0.002, 0.25, 0.005
+# Slices of this length may take the share of the time that is to spare, longer ones the least: few bids
+# meet one.
+SLICE_SECONDS = 0.002
 LONGEST_REST_SECONDS = 10.0
 
 
@@ -59,8 +63,16 @@ class ShadowQueue:
     `on_work` is called after it.
     """
 
-    def __init__(self, is_busy: Callable[[], bool], on_work: Callable[[], object], max_bytes: int) -> None:
+    def __init__(
+        self,
+        is_busy: Callable[[], bool],
+        on_work: Callable[[], object],
+        max_bytes: int,
+        spare: SpareTime | None = None,
+    ) -> None:
         self._is_busy, self._on_work = is_busy, on_work
+        self._spare = spare or SpareTime()
+        self._room = FEWEST_WAITING
         self._max_bytes = max_bytes
         self._waiting: deque[tuple[Job, float]] = deque()
         self._requests = self._bytes = 0
@@ -75,6 +87,19 @@ class ShadowQueue:
     def held_bytes(self) -> int:
         """Bytes of the requests that wait."""
         return self._bytes
+
+    @property
+    def refusal(self) -> str | None:
+        """Why one more request should not wait; None: it may. Asked before it costs anything."""
+        if self._requests < self._room:
+            return None
+        return FULL if self._room == MAX_WAITING else BUSY
+
+    def measure(self) -> float:
+        """Find the share of the time that it may take now; by that also how many may wait."""
+        share = self._spare.measure()
+        self._room = max(int(MAX_WAITING * share / MOST_SHARE), FEWEST_WAITING)
+        return share
 
     def add(self, job: Job) -> None:
         """Let a job wait, or drop it where there is no room."""
@@ -124,8 +149,9 @@ class ShadowQueue:
         """Do a slice, if nobody waits."""
         rest = PAUSE_SECONDS
         self._drop_late()
+        share = self.measure()
         if self._waiting and not self._is_busy():
-            rest = rest_after(self._work())
+            rest = rest_after(self._work(), share)
             if not self._waiting:
                 rest = max(rest, GATHER_SECONDS)
         self._rests_until = asyncio.get_running_loop().time() + rest
@@ -140,6 +166,7 @@ class ShadowQueue:
             if self._waiting[0][0].step():
                 self._take()
             taken = thread_time() - started
+        self._spare.spend(taken)
         self._on_work()
         return taken
 
@@ -156,7 +183,8 @@ class ShadowQueue:
         return job
 
 
-def rest_after(seconds: float) -> float:
-    """How long nothing is done after a slice that took so long."""
-    share = USUAL_SHARE if seconds <= SLICE_SECONDS else LONG_SHARE
+def rest_after(seconds: float, share: float) -> float:
+    """How long nothing is done after a slice that took so long, of work that may take a share of the time."""
+    if seconds > SLICE_SECONDS:
+        share = LEAST_SHARE
     return min(seconds * (1.0 / share - 1.0), LONGEST_REST_SECONDS)

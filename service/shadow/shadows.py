@@ -51,7 +51,8 @@ class Shadows:
         room = max(settings.max_body_bytes, settings.max_held_bytes // HELD_SHARE)
         self._queue = ShadowQueue(is_busy, on_work, room)
         self._served: dict[str, Pair] = {}
-        self._pairs: dict[str, tuple[Pair, ...]] = {}
+        # By the arm that is followed, with what tells whether a key is one of theirs: asked of every request.
+        self._pairs: dict[str, tuple[tuple[Callable[[str | None], bool], Pair], ...]] = {}
         self._meters: dict[tuple[str, str], ShadowMeter] = {}
 
     @property
@@ -71,7 +72,7 @@ class Shadows:
             self._queue.drop_those(lambda job: job.scorer not in scorers)
         self._served = served
         self._pairs = {
-            name: tuple(served[arm.name] for arm in shadows if arm.name in served)
+            name: tuple((pair.keys.holds, pair) for arm in shadows if (pair := served.get(arm.name)))
             for name, shadows in table.followed.items()
         }
         for (followed, name), meter in self._meters.items():
@@ -80,17 +81,28 @@ class Shadows:
             meter.follow(pair.shadowing.share if pair is not None and is_it else 0.0)
 
     def copy_of(self, arm: Arm, key: str | None, body: bytes, codec: Codec) -> Copy | None:
-        """What is kept of a request with this split key that the arm answers; None if no shadow scores it."""
-        pairs = self._pairs.get(arm.name)
-        if pairs is None:
+        """What is kept of a request with this split key that the arm is to answer; None if it is not scored.
+
+        Nothing is kept while there is no time for it: that is decided here, so it costs next to nothing.
+        """
+        chosen: list[Pair] | None = None
+        for holds, pair in self._pairs.get(arm.name, ()):
+            if holds(key):
+                chosen = [pair] if chosen is None else [*chosen, pair]
+        if chosen is None:  # as for most
             return None
-        chosen = [pair for pair in pairs if pair.keys.holds(key)]
-        return Copy(body, codec, partial(self._add, chosen)) if chosen else None
+        refusal = self._queue.refusal
+        if refusal is not None:
+            for pair in chosen:
+                pair.scorer.meter.drop(refusal)
+            return None
+        return Copy(body, codec, partial(self._add, chosen))
 
     def publish(self) -> None:
         """Add what was counted to the metrics, and tell how many copies wait."""
         if self._meters:
             self._metrics.shadow_waiting.labels().set(len(self._queue))
+            self._metrics.shadow_time_share.labels().set(self._queue.measure())
         for meter in self._meters.values():
             meter.publish()
 

@@ -18,6 +18,7 @@ from service.arms.steering import Change
 from service.bundle.schema import Field, Kind, Role, Schema, Vocabulary
 from service.features.store import pack
 from service.shadow import queue as queue_module
+from service.shadow import spare
 from tests import feature_stores
 from tests.forged_bundle import overflow_for_an_ad
 from tests.running import JSON, MSGPACK, RunningApp
@@ -31,9 +32,11 @@ DROPPED = re.compile(r'bidlight_shadow_dropped_total{arm="control",reason="(\w+)
 
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However slow the machine is, nothing is dropped as late; the queue's own tests are about that."""
+    """However slow the machine is, nothing is dropped for it; the queue's own tests are about that."""
     monkeypatch.setattr(queue_module, "PATIENCE_SECONDS", 1e9)
-    monkeypatch.setattr(queue_module, "LONG_SHARE", queue_module.USUAL_SHARE)
+    monkeypatch.setattr(queue_module, "FEWEST_WAITING", queue_module.MAX_WAITING)
+    for module in (queue_module, spare):
+        monkeypatch.setattr(module, "LEAST_SHARE", spare.MOST_SHARE)
 
 
 @pytest.fixture
@@ -305,6 +308,26 @@ def test_what_waits_for_a_bundle_that_is_replaced_is_dropped(
     app.runner.run(app.app.served.reload())
     assert dropped(app) == {"gone": 3.0}
     assert app.metrics()["bidlight_shadow_waiting_requests"] == 0.0
+
+
+def test_while_there_is_no_time_few_copies_are_kept(
+    run_app: RunApp, arms: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = with_shadow(run_app, arms)
+    with monkeypatch.context() as patched:
+        patched.setattr(queue_module, "FEWEST_WAITING", 3)
+        patched.setattr(spare.SpareTime, "measure", lambda _: 0.0)
+        work = app.app.predict_service.admission.start(1)
+        app.runner.run(asyncio.sleep(0.0))
+        for _ in range(5):
+            assert app.post(request_of(ROWS[:2])).status_code == 200
+            app.runner.run(asyncio.sleep(2.0 * queue_module.PAUSE_SECONDS))
+        assert dropped(app) == {"busy": 2.0}
+        assert app.metrics()["bidlight_shadow_waiting_requests"] == 3.0
+        assert app.metrics()["bidlight_shadow_time_share"] == 0.0
+    app.app.predict_service.admission.stop(work)
+    wait_for(app, 5)
+    assert dropped(app) == {"busy": 2.0}
 
 
 def test_what_waits_at_the_end_is_counted_as_dropped(run_app: RunApp, arms: tuple[str, str]) -> None:

@@ -10,14 +10,14 @@ import pytest
 
 from service.shadow import queue as queue_module
 from service.shadow.queue import (
-    LONG_SHARE,
+    FEWEST_WAITING,
     LONGEST_REST_SECONDS,
     MAX_WAITING,
     SLICE_SECONDS,
-    USUAL_SHARE,
     ShadowQueue,
     rest_after,
 )
+from service.shadow.spare import LEAST_SHARE, MOST_SHARE, SpareTime
 
 MAX_BYTES = 1_000
 
@@ -48,13 +48,23 @@ class Work:
         self.dropped = reason
 
 
+class Told(SpareTime):
+    """Finds the share that it is told."""
+
+    told = MOST_SHARE
+
+    def measure(self) -> float:
+        return self.told
+
+
 class Loop:
-    """Says whether others have something to do."""
+    """Says whether others have something to do, and how much time there is."""
 
     def __init__(self) -> None:
         self.is_busy = False
         self.asked = self.worked = 0
-        self.queue = ShadowQueue(self._look, self._note, MAX_BYTES)
+        self.spare = Told()
+        self.queue = ShadowQueue(self._look, self._note, MAX_BYTES, self.spare)
 
     def _look(self) -> bool:
         self.asked += 1
@@ -111,7 +121,7 @@ def test_the_loop_looks_at_its_sockets_before_each_slice() -> None:
 def test_it_rests_after_a_slice_also_where_nothing_waited_then(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main(loop: Loop) -> None:
         first, second = Work(), Work()
-        monkeypatch.setattr(queue_module, "rest_after", lambda _: 1e6)
+        monkeypatch.setattr(queue_module, "rest_after", lambda *_: 1e6)
         loop.queue.add(first)
         await until(lambda: not len(loop.queue))
         loop.queue.add(second)
@@ -172,7 +182,31 @@ def test_what_waits_for_too_long_is_dropped(monkeypatch: pytest.MonkeyPatch) -> 
     run(main)
 
 
+def test_where_less_time_is_to_spare_less_waits() -> None:
+    async def main(loop: Loop) -> None:
+        loop.is_busy = True
+        assert loop.queue.refusal is None
+        for told, room, reason in (
+            (LEAST_SHARE, FEWEST_WAITING, "busy"),
+            (MOST_SHARE / 2, MAX_WAITING // 2, "busy"),
+            (MOST_SHARE, MAX_WAITING, "full"),
+        ):
+            loop.spare.told = told
+            loop.queue.add(Work())
+            asked = loop.asked
+            await until(lambda: loop.asked > asked + 1)  # noqa: B023
+            while loop.queue.refusal is None:
+                loop.queue.add(Work())
+            assert (len(loop.queue), loop.queue.refusal) == (room, reason)
+
+    run(main)
+
+
 def test_slow_work_gets_a_small_part_of_the_time() -> None:
-    for seconds, share in ((SLICE_SECONDS, USUAL_SHARE), (2 * SLICE_SECONDS, LONG_SHARE)):
-        assert seconds / (seconds + rest_after(seconds)) == pytest.approx(share)
-    assert rest_after(60.0) == LONGEST_REST_SECONDS
+    for seconds, given, taken in (
+        (SLICE_SECONDS, MOST_SHARE, MOST_SHARE),
+        (SLICE_SECONDS, 0.1, 0.1),
+        (2 * SLICE_SECONDS, MOST_SHARE, LEAST_SHARE),
+    ):
+        assert seconds / (seconds + rest_after(seconds, given)) == pytest.approx(taken)
+    assert rest_after(60.0, MOST_SHARE) == LONGEST_REST_SECONDS
