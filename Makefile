@@ -55,6 +55,8 @@ types: setup ## mypy, strict
 arrows: setup ## import-linter: print the contracts between rooms, and which are kept
 	$(BIN)/lint-imports
 
+# Its processes keep what one of them compiled, whatever the shell says of that: tests start hundreds of them.
+pytest: export PYTHONDONTWRITEBYTECODE :=
 pytest: setup ## the tests; PYTEST_ARGS
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 

@@ -11,7 +11,7 @@ import signal
 import traceback
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from multiprocessing.context import ForkServerProcess
 
 from export.compare.contender import TRACEBACK, Contender
 from export.compare.records import Failure, Result
@@ -21,6 +21,10 @@ from export.stages.work import Say
 from service.bundle.errors import BundleError
 
 Outcome = Result | Failure
+
+IMPORTED_ONCE = ["export.graph.onnx", "onnxscript"]
+"""What each contender's process begins with. No thread is lost in it by a fork: NumPy's start again by
+themselves, torch's start with its first operation, and Polars, which has its own, is not among it."""
 
 
 def outcomes(contenders: Sequence[Contender], *, jobs: int, say: Say) -> Iterator[Outcome]:
@@ -54,10 +58,12 @@ def attempt(contender: Contender, say: Say) -> Outcome:
 
 def _in_processes(contenders: Sequence[Contender], jobs: int, say: Say) -> Iterator[Outcome]:
     """As many processes as jobs, a new one for each contender, which frees its memory when it ends."""
-    context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+    # Forked from a process that only imports: torch's threads do not survive a fork.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(IMPORTED_ONCE)
     how: Shown = "nothing" if shown() == "nothing" else "lines"  # a bar has one process
     waiting = list(reversed(contenders))
-    running: dict[Connection, tuple[Contender, SpawnProcess]] = {}
+    running: dict[Connection, tuple[Contender, ForkServerProcess]] = {}
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
@@ -80,7 +86,9 @@ def _in_processes(contenders: Sequence[Contender], jobs: int, say: Say) -> Itera
             process.join()
 
 
-def _receive(connection: Connection, contender: Contender, process: SpawnProcess, say: Say) -> Outcome | None:
+def _receive(
+    connection: Connection, contender: Contender, process: ForkServerProcess, say: Say
+) -> Outcome | None:
     """Passes a line on, or returns the outcome; that of a process that died is a failure."""
     try:
         message = connection.recv()

@@ -22,6 +22,7 @@ from export.graph.exact_sums import make_sums_exact
 from export.graph.folding import inference_copy
 from export.graph.inference_form import InferenceForm
 from export.graph.simplify import merge_reshapes, simplify
+from export.graph.torchlib import shared_registry
 from export.graph.tree_ensemble import tree_ensemble
 from export.graph.whole_vectors import fill_vectors
 from models.fields import fields_of
@@ -65,7 +66,10 @@ def export_onnx(model: nn.Module, columns: int, *, ids_type: Literal["int32", "i
     else:
         form = inference_copy(model)
     example = torch.zeros((2, columns), dtype=IDS_TYPES[ids_type])  # with 1 row the batch would be a constant
-    with quiet("torch.onnx"):  # it warns of its own deprecated calls and of optional packages
+    with (
+        quiet("torch.onnx"),
+        shared_registry(),
+    ):  # it warns of its own deprecated calls and of optional packages
         program = torch.onnx.export(
             form,
             (example,),

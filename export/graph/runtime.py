@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 Ids = NDArray[np.int32]
 Scorer = Callable[[NDArray[np.int32]], object]
 BATCHES = (1, 64, 1024)
+BURST_SECONDS = 0.004
 
 
 def session_options() -> onnxruntime.SessionOptions:
@@ -130,7 +131,7 @@ def microseconds_a_row(
     batches: Sequence[int] = BATCHES,
     *,
     rounds: int = 11,
-    burst_seconds: float = 0.004,
+    burst_seconds: float | None = None,
 ) -> dict[str, dict[str, float]]:
     """Microseconds a row of each candidate by batch size ("1", "64", ...): medians of interleaved rounds.
 
@@ -139,6 +140,7 @@ def microseconds_a_row(
     The clock is this thread's CPU time, which excludes waiting for a busy core. PyTorch runs on one thread
     meanwhile. `ids` is repeated when it has fewer rows than a batch.
     """
+    burst_seconds = BURST_SECONDS if burst_seconds is None else burst_seconds
     result: dict[str, dict[str, float]] = {name: {} for name in candidates}
     with one_torch_thread():
         for rows in batches:

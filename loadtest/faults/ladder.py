@@ -17,7 +17,8 @@ from loadtest.load.open_client import OpenLoad
 from loadtest.processes.server import Server
 from loadtest.traffic.metrics import sum_of
 
-MULTIPLE, ROUNDS = 3, 16
+MULTIPLE = 3
+ROUNDS, QUICK_ROUNDS = 16, 2
 DRAIN_SECONDS = 20.0
 ANSWERS = "bidlight_answers_total"
 WANTED = (
@@ -58,7 +59,7 @@ def ladder(ground: Ground, candidates: int, tmax_ms: int | None = None, *options
             give_up_ms=GIVE_UP_MS,
             within_ms=tmax_ms,
         )
-        for turn in range(ground.times(ROUNDS)):
+        for turn in range(QUICK_ROUNDS if ground.is_quick else ROUNDS):
             # Who is first changes: the machine may get slower or faster meanwhile.
             for server, found in ((one, without), (other, with_it))[:: 1 - 2 * (turn % 2)]:
                 _add(ground, server, load, hasty, found)

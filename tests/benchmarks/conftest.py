@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from export.data.encoded import EncodedLog
+from tests.exporting import short_bursts  # noqa: F401
 from tests.peer_log import small_log
 
 

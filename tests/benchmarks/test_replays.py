@@ -175,7 +175,7 @@ def test_what_is_learned_from_explored_requests_alone_waits_for_them(ground: tup
 def test_the_command_writes_a_page_and_its_figures(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["--rows", "6000", "--auction-rows", "3000", "--rows-per-day", "6000", "--out", str(tmp_path)]
+    words = ["--rows", "3000", "--auction-rows", "1500", "--rows-per-day", "6000", "--out", str(tmp_path)]
     assert main(["--log", "synthetic", "auctions", *words]) == 0
     *lines, last = capsys.readouterr().out.splitlines()
     figures = json.loads(last)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import socket
 import ssl
 import struct
@@ -19,6 +20,7 @@ from tests.tiny_bundle import tiny_rows
 
 CONTEXT = tiny_rows(1)[0]["context"]
 FLOOD_THREADS = 4
+LONGEST_PAUSE = 0.01
 
 T = TypeVar("T", bound=Hashable)
 
@@ -104,10 +106,13 @@ def flood(
 def kept_sending(service: RunningService, clients: int) -> Iterator[list[tuple[int, str]]]:
     """Clients that send a request after the other meanwhile; statuses and bundles of the answers so far.
 
-    Each keeps its connection until it is told to close it. Raises what failed for a client, at the end.
+    Each keeps its connection until it is told to close it. What changes meanwhile finds requests that are
+    under way and connections that wait for the next one: pauses differ in length. Raises what failed for a
+    client, at the end.
     """
     answers: list[tuple[int, str]] = []
     is_over = threading.Event()
+    pauses = random.Random(0)
 
     def keep_sending() -> None:
         while not is_over.is_set():
@@ -118,6 +123,7 @@ def kept_sending(service: RunningService, clients: int) -> Iterator[list[tuple[i
                     status, headers, answer = read_answer(connection)
                     answers.append((status, answer["bundle"]))
                     is_kept = headers.get("connection") != "close"
+                    is_over.wait(pauses.uniform(0.0, LONGEST_PAUSE))
 
     with ThreadPoolExecutor(clients) as pool:
         sending = [pool.submit(keep_sending) for _ in range(clients)]

@@ -6,8 +6,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -24,7 +22,8 @@ from service.bundle.store import load_bundle
 from service.examples.join import GRACE_MS, HOUR_MS
 from service.feedback.tokens import now_ms
 from tests.e2e.raw_http import wait_until
-from tests.running import JSON, MSGPACK, REPOSITORY, RunningService, running_service
+from tests.exporting import export
+from tests.running import JSON, MSGPACK, RunningService, running_service
 from tests.tiny_bundle import tiny_rows
 
 WINDOW_SECONDS = 60
@@ -170,14 +169,6 @@ role = "candidate"
     return ["--data", str(folder / "shop.csv"), "--schema", str(folder / "shop.toml")]
 
 
-def export(*arguments: str) -> str:
-    """Run the export; what it says."""
-    command = [sys.executable, "-m", "export", *arguments]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    return done.stdout + done.stderr
-
-
 TRAINING = ["--model", "lr", "--preset", "none", "--epochs", "1", "--threads", "1"]
 
 
@@ -209,7 +200,7 @@ def test_what_was_served_today_is_trained_on_tomorrow(
             report(client, events + clicks)
             shown, clicked = shown + len(events), clicked + len(clicks)
             number += 1
-            time.sleep(0.02)
+            time.sleep(0.05)
     join(tmp_path, first, monkeypatch)
     rows = rows_of(tmp_path / "joined")
     assert (len(rows), sum(row["_clicked"] for row in rows)) == (shown, clicked)

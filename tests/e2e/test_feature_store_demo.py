@@ -18,6 +18,7 @@ import pytest
 
 from service.features.store import pack
 from tests.e2e.raw_http import wait_until
+from tests.exporting import export
 from tests.redis_server import RedisServer, running_redis
 from tests.running import REPOSITORY, RunningService, running_service
 
@@ -57,12 +58,10 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the log, the users, the films and a bundle of DIN."""
     folder = tmp_path_factory.mktemp("movielens")
     log = folder / "ml.parquet"
-    python_m("export", "convert", "movielens", "--data", write_movielens(folder / "files"), "--out", log)
+    export("convert", "movielens", "--data", write_movielens(folder / "files"), "--out", log)
     model = ["--model", "din", "--dim", "4", "--hidden-units", "16,8", "--epochs", "1", "--preset", "none"]
     data = ["--data", log, "--schema", log.with_suffix(".toml")]
-    python_m(
-        "export", "run", *data, *model, "--min-count", "1", "--batch-size", "128", "--out", folder / "bundle"
-    )
+    export("run", *data, *model, "--min-count", "1", "--batch-size", "128", "--out", folder / "bundle")
     return folder
 
 

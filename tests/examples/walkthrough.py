@@ -1,7 +1,8 @@
 """Follows a page of examples/ as a reader would: its commands in order, in a folder of their own.
 
 Only what would collide with the machine differs: the service gets a free port, and a Redis that runs already
-stands in for the page's. A reader takes longer to the next command than a reload does, so it is waited for.
+stands in for the page's. `python -m export` runs in this process, which need not import torch again. A
+reader takes longer to the next command than a reload does, so it is waited for.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.exporting import export
 from tests.pages import REPOSITORY, Page
 from tests.redis_server import RedisServer
 from tests.running import RunningService, running_service
 
 RELOADS = 'bidlight_reloads_total{outcome="ok"}'
 SECONDS_TO_RELOAD = 60.0
+EXPORT = ["python", "-m", "export"]
 SERVICE, HOST, REDIS = ["python", "-m", "service"], "localhost:8000", "redis://localhost:6379"
 
 
@@ -86,6 +89,8 @@ def _reload(service: RunningService) -> None:
 
 def _run(words: list[str], folder: Path) -> str:
     """What a command prints. Raises AssertionError with what it complains of."""
+    if words[:3] == EXPORT:
+        return export(*words[3:], folder=folder)
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",

@@ -20,6 +20,7 @@ from export.stages.plan import Plan
 from export.train.choices import TrainChoice
 from service.bundle.folders import locked
 from service.bundle.store import Bundle, load_bundle
+from tests.exporting import short_bursts  # noqa: F401
 
 # A busy machine is no failure: nothing here is about time.
 settings.register_profile("unhurried", deadline=None)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Callable
 
 import onnxruntime
 import torch
 from torch import Tensor, nn
+
+from export.graph.onnx import quiet
+from export.graph.torchlib import shared_registry
 
 
 def onnx_logits(model: nn.Module, ids: Tensor) -> Tensor:
@@ -18,25 +19,18 @@ def onnx_logits(model: nn.Module, ids: Tensor) -> Tensor:
 
 def as_graph(model: nn.Module, ids: Tensor) -> Callable[[Tensor], Tensor]:
     """The model exported with two rows of these ids and a free batch axis: ids [batch, columns] -> logits."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                model.eval(),
-                (torch.zeros_like(ids[:2]),),
-                dynamo=True,
-                opset_version=20,
-                input_names=["ids"],
-                output_names=["logits"],
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
-                external_data=False,
-                verbose=False,
-            )
-    finally:
-        logger.setLevel(level)
+    with quiet("torch.onnx"), shared_registry():
+        program = torch.onnx.export(
+            model.eval(),
+            (torch.zeros_like(ids[:2]),),
+            dynamo=True,
+            opset_version=20,
+            input_names=["ids"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            external_data=False,
+            verbose=False,
+        )
     assert program is not None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1

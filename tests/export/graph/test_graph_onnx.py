@@ -9,10 +9,12 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from export.errors import ExportError
-from export.graph.onnx import describe, export_onnx
+from export.graph.onnx import OPSET, describe, export_onnx
 from export.graph.runtime import run_graph
+from export.graph.torchlib import shared_registry
 from export.judge.parity import check_against_torch
 from service.bundle.manifest import Tensor
 
@@ -29,6 +31,19 @@ def test_same_weights_give_same_bytes(exported):
     assert model.training
     weights = exported.model.state_dict()
     assert all(torch.equal(values, weights[name]) for name, values in model.state_dict().items())
+
+
+def test_the_registry_of_functions_is_made_once_and_is_no_one_elses(exported):
+    """The exporter's own method would make another one for every graph."""
+    make = ONNXRegistry.__dict__["from_torchlib"]
+    with shared_registry():
+        made = [ONNXRegistry().from_torchlib(opset_version=OPSET) for _ in range(2)]
+    assert made[0] is made[1]
+    assert made[0].opset_version == OPSET
+    functions = {name: list(metas) for name, metas in made[0].functions.items()}
+    export_onnx(exported.model, exported.columns)
+    assert made[0].functions == functions
+    assert ONNXRegistry.__dict__["from_torchlib"] is make
 
 
 @pytest.mark.parametrize("variant", ["float32", "int8"])

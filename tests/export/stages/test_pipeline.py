@@ -149,7 +149,8 @@ def test_a_checkpoint_takes_the_place_of_training(exported, tmp_path: Path) -> N
     assert bundle.manifest.training.epochs == 0
     assert set(bundle.graphs) == {"float32", "int8"}
     assert bundle.manifest.compression is None
-    assert "rows/s  " not in "".join(lines)
+    # Of the baseline, which trains all the same, a busy machine tells how far it is.
+    assert not [line for line in lines if "rows/s  " in line and not line.startswith("lr: ")]
 
 
 def test_whole_neurons_are_pruned_and_recorded(exported, tmp_path: Path) -> None:

@@ -32,7 +32,9 @@ LEFT_OUT = (
     "redis_goes_and_comes",
     "users_file_overwritten",
     "forged_cardinality",
+    "stop_fresh",
     "stop_kept",
+    "scrapes_during_reloads",
 )
 
 
