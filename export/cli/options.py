@@ -115,6 +115,7 @@ QUANTIZATION = options_of(
     "qat_epochs",
     "qat_learning_rate",
     "quantization_rows",
+    "layer_loss",
     "embedding_bits",
     "embedding_loss",
     "zero_rows",
