@@ -26,7 +26,11 @@ from export.graph.runtime import open_session
 ACTIVATION_LIMIT = 255
 HEADROOM = 1.25
 CALIBRATION_BATCH = 1024
-WORTHWHILE_NOISE_CUT = 16.0  # in the variance of a layer's rounding noise; costs another pass over its inputs
+# Evening costs another pass over a layer's inputs. It is worth that where it cuts the variance of rounding
+# noise by this much, or where it saves as large a share of columns, with sizes below about two steps.
+WORTHWHILE_NOISE_CUT = 16.0
+WORTHWHILE_LOST_SHARE = 0.05
+LOST_BELOW = 1 / 64
 SMALLEST_SHARE = 1e-6  # of what the largest column adds to an output; a smaller one is taken to add this much
 
 
@@ -85,9 +89,7 @@ def step_of(smallest: Array, largest: Array, weights: Array) -> Step:
 def _factors(sizes: Array, weights: Array) -> Array | None:
     """What to multiply columns of these sizes [in] by, None where they can share a step."""
     sizes, of_weights = sizes.astype(np.float64), weights.astype(np.float64)
-    influence = np.square(of_weights).sum(axis=0)
-    own, shared = (influence * np.square(sizes)).sum(), influence.sum() * sizes.max(initial=0.0) ** 2
-    if shared <= own * WORTHWHILE_NOISE_CUT:
+    if not _is_worthwhile(sizes, np.square(of_weights).sum(axis=0)):
         return None
     largest_weights = np.abs(of_weights).max(axis=0)
     adds = sizes * largest_weights
@@ -98,3 +100,12 @@ def _factors(sizes: Array, weights: Array) -> Array | None:
     unseen = np.where(largest_weights > 0.0, largest_weights / np.sqrt(usual), 1.0)
     factors: Array = np.where(sizes > 0.0, seen, unseen).astype(np.float32)
     return factors
+
+
+def _is_worthwhile(sizes: Array, influence: Array) -> bool:
+    """Whether to even columns of these sizes [in], whose weights have these sums of squares [in]."""
+    largest = sizes.max(initial=0.0)
+    own, shared = (influence * np.square(sizes)).sum(), influence.sum() * largest**2
+    used = (sizes > largest * SMALLEST_SHARE) & (influence > 0.0)
+    lost = used & (sizes < largest * LOST_BELOW)
+    return bool(shared > own * WORTHWHILE_NOISE_CUT or lost.sum() > used.sum() * WORTHWHILE_LOST_SHARE)
