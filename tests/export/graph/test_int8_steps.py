@@ -51,21 +51,27 @@ def test_small_columns_are_lost_neither_as_numbers_nor_as_weights() -> None:
     sizes = np.repeat([5.0, 0.02, 0.0], (10, 90, 5))
     values = generator.normal(size=(2000, 105)) * sizes
     weights = generator.normal(size=(60, 105))
-    step = step_of(
-        values.min(axis=0).clip(max=0).astype(np.float32),
-        values.max(axis=0).clip(min=0).astype(np.float32),
-        weights.astype(np.float32),
-    )
-    found, used = dequantized(values, step), rounded_weights(weights, step)
-    for own in (sizes == 5.0, sizes == 0.02):
+    smallest, largest = values.min(axis=0).clip(max=0), values.max(axis=0).clip(min=0)
+    step = step_of(smallest.astype(np.float32), largest.astype(np.float32), weights.astype(np.float32))
+
+    def error(step: Step, size: float) -> float:
+        """Of what columns of this size add to the outputs, relative."""
+        own = sizes == size
         expected = values[:, own] @ weights[:, own].T
-        error = np.abs(found[:, own] @ used[:, own].T - expected).std() / expected.std()
-        assert error < 0.2, "of what these columns tell"
-    # A column that was never seen may come to have numbers: they are neither endless nor crowd out others.
+        found = dequantized(values, step)[:, own] @ rounded_weights(weights, step)[:, own].T
+        return float((found - expected).std() / expected.std())
+
+    assert error(step, 5.0) < 0.02
+    assert error(step, 0.02) < 0.3
+    as_they_are = Step(np.float32(1.25 * (largest.max() - smallest.min()) / ACTIVATION_LIMIT), 128)
+    made_equal = 1.0 / np.where(sizes > 0.0, np.abs(values).max(axis=0), 1.0)
+    for other in (as_they_are, Step(np.float32(2.5 / ACTIVATION_LIMIT), 128, made_equal)):
+        assert error(other, 0.02) > 0.9, "numbers, or weights, are rounded to zero"
+    # A column that was never seen may come to have numbers: they are not endless, and crowd out no others.
     assert step.factors is not None
-    assert np.isfinite(step.factors).all()
-    assert (step.factors > 0.0).all()
-    assert (np.abs(weights / step.factors)[:, sizes == 0.0] <= np.abs(weights / step.factors).max()).all()
+    assert (np.isfinite(step.factors) & (step.factors > 0.0)).all()
+    of_weights = np.abs(weights / step.factors).max(axis=0)
+    assert of_weights[sizes == 0.0].max() <= of_weights[sizes > 0.0].max()
 
 
 def test_columns_of_like_size_cost_no_pass_of_their_own() -> None:
