@@ -353,7 +353,7 @@ COMMANDS: Mapping[str, Command] = {
             "the students": (*options_of(BudgetPlan, "students"), *options_of(TrainConfig, *DISTILLATION)),
             "each trial": (
                 *options_of(PruneChoice, *TRIAL_KNOBS),
-                *options_of(Plan, "quantization_rows", "qat_epochs", "qat_learning_rate"),
+                *options_of(Plan, "quantization_rows", "layer_loss", "qat_epochs", "qat_learning_rate"),
             ),
             "calibration of the bundle": CALIBRATION,
             "what is written": options_of(BudgetPlan, "out", "name"),
