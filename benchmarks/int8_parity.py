@@ -3,12 +3,14 @@
     python -m benchmarks.int8_parity [--models all] [--rows 250000] [--data FILE --schema FILE]
 
 Each model is trained briefly with its defaults and exported; INT8 is made of the float32 graph as the export
-does it, with ranges found on training rows. Both graphs score all rows that the training has not seen.
+does it, with ranges found on training rows, and layers that lose too much on validation rows left float32.
+Both graphs score the calibration and the test part, which had no say in either.
 
 to float32   AUC of INT8 minus that of float32, with the 95 % interval of the paired bootstrap.
 error        the standard deviation of the logit's difference, in per cent of that of the logits.
 us/row       processor time of ONNX Runtime on one thread; medians of interleaved rounds.
 bytes        of the float32 graph, and how many times smaller INT8 is.
+float        layers that stay float32 for what INT8 of them loses; --layer-loss is the export's.
 
 A model whose AUC moves by more than the bound is listed with the share of its tables alone and of its layers
 alone, so that the reason is seen. Graphs are kept in the work folder: a second run trains nothing.
@@ -40,6 +42,7 @@ from export.graph.runtime import graph_scorer, microseconds_a_row, run_graph
 from export.judge.bootstrap import paired_changes
 from export.judge.metrics import auc, sigmoid
 from export.stages.fit_schema import fit_schema
+from export.stages.float_layers import choose_int8, judged_rows
 from export.stages.plan import LogPlan, Plan
 from export.stages.quantize import spread_rows
 from export.stages.work import Work
@@ -50,7 +53,7 @@ from models import MODELS
 
 BOUND = 0.0002
 BATCHES = (1, 64)
-HELD_OUT = ("validation", "calibration", "test")
+HELD_OUT = ("calibration", "test")
 
 Ids = NDArray[np.int32]
 
@@ -68,6 +71,7 @@ class Point:
     microseconds_a_row: dict[str, dict[str, float]]
     of_tables: float | None  # what the tables alone move the AUC by; where the bound is missed
     of_layers: float | None
+    float_layers: tuple[str, ...]
 
     @property
     def holds(self) -> bool:
@@ -94,6 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command.number("--seed", 1, "of the log that is made", least=0)
     command.number("--epochs", 1, "of training")
     command.number("--threads", 1, "of torch")
+    command.add_argument(
+        "--layer-loss", type=float, default=Plan.layer_loss, metavar="AUC", help="[%(default)s]"
+    )
     options = command.parse_args(arguments)
     if (options.data is None) != (options.schema is None):
         command.error("'--data' and '--schema' must be given together, or neither")
@@ -106,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         elif not work.has("fit-schema.json"):
             fit_schema(work, LogPlan(data=options.data, schema=options.schema))
         choice = TrainChoice(epochs=options.epochs, threads=options.threads)
-        points, left_out = _points(work, names, choice)
+        points, left_out = _points(work, names, choice, options.layer_loss)
     log = open_log(work.path("log"))
     rows = sum(len(log.parts[part]) for part in HELD_OUT)
     print(f"judged on {rows:,} rows that no training has seen; {machine()}")
@@ -116,7 +123,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command.print_json(**kept, bound=BOUND, points=[asdict(point) for point in points], left_out=left_out)
 
 
-def _points(work: Work, names: Sequence[str], choice: TrainChoice) -> tuple[list[Point], list[str]]:
+def _points(
+    work: Work, names: Sequence[str], choice: TrainChoice, layer_loss: float
+) -> tuple[list[Point], list[str]]:
     """A point a model, and why there is none of the others."""
     points: list[Point] = []
     left_out: list[str] = []
@@ -128,7 +137,7 @@ def _points(work: Work, names: Sequence[str], choice: TrainChoice) -> tuple[list
             except ExportError as error:
                 left_out.append(f"{name} is left out: {error}")
             else:
-                for point in measure(name, graph, log):
+                for point in measure(name, graph, log, layer_loss):
                     say(f"{name}: AUC {point.auc:.4f}, INT8 {point.delta:+.5f}, error {point.error:.1%}")
                     points.append(point)
             bar.add(1)
@@ -145,10 +154,13 @@ def _float_graph(work: Work, log: EncodedLog, model: str, choice: TrainChoice) -
     return file.read_bytes()
 
 
-def measure(model: str, graph: bytes, log: EncodedLog) -> Iterator[Point]:
+def measure(model: str, graph: bytes, log: EncodedLog, layer_loss: float) -> Iterator[Point]:
     """The model's point; none where nothing of it can be INT8."""
     rows = spread_rows(log.parts["train"], Plan.quantization_rows)
-    int8 = quantize_int8(graph, rows)
+    chosen = choose_int8(
+        graph, lambda kept: quantize_int8(graph, rows, kept=kept), judged_rows(log), layer_loss, say
+    )
+    int8 = chosen.graph
     if int8 is None:
         say(f"{model} has nothing to quantize")
         return
@@ -168,6 +180,7 @@ def measure(model: str, graph: bytes, log: EncodedLog) -> Iterator[Point]:
         microseconds_a_row=microseconds_a_row(scorers, ids, BATCHES, rounds=7),
         of_tables=_moved_by(graph, rows, ids, labels, "tables") if missed else None,
         of_layers=_moved_by(graph, rows, ids, labels, "layers") if missed else None,
+        float_layers=() if chosen.told is None else tuple(layer.name for layer in chosen.told.layers),
     )
 
 
@@ -186,7 +199,9 @@ def _moved_by(
 
 def _table(points: Sequence[Point]) -> list[list[str]]:
     times = [f"us/row @{batch}" for batch in BATCHES]
-    lines = [["model", "AUC", "to float32", "95 % interval", "error", "bytes", "smaller", *times, "holds"]]
+    lines = [
+        ["model", "AUC", "to float32", "95 % interval", "error", "bytes", "smaller", *times, "float", "holds"]
+    ]
     for point in sorted(points, key=lambda each: -abs(each.delta)):
         plain, int8 = point.microseconds_a_row["float32"], point.microseconds_a_row["int8"]
         lines.append(
@@ -199,6 +214,7 @@ def _table(points: Sequence[Point]) -> list[list[str]]:
                 f"{point.bytes[0]:,}",
                 f"{point.bytes[0] / point.bytes[1]:.1f}x",
                 *(f"{plain[str(batch)]:.2f} / {int8[str(batch)]:.2f}" for batch in BATCHES),
+                ", ".join(point.float_layers),
                 "yes" if point.holds else "no",
             ]
         )

@@ -28,7 +28,7 @@ from service.bundle.json_files import encode_json
 FOLDER, RECORD, TRACEBACK = "compress", "trial.json", "failure.txt"
 
 # What a trial does with the same inputs changed when this number did: no search goes on from older trials.
-VERSION = 3
+VERSION = 4
 
 
 def trials_folder(subject: Subject, plan: BudgetPlan) -> Path:
@@ -40,6 +40,7 @@ def trials_folder(subject: Subject, plan: BudgetPlan) -> Path:
     schedule = _key(
         plan.pruning,
         plan.graphs.quantization_rows,
+        plan.graphs.layer_loss,
         plan.graphs.qat,
         plan.at_batch,
         plan.seed,

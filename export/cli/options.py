@@ -115,6 +115,7 @@ QUANTIZATION = options_of(
     "qat_epochs",
     "qat_learning_rate",
     "quantization_rows",
+    "layer_loss",
     "embedding_bits",
     "embedding_loss",
     "zero_rows",
@@ -352,7 +353,7 @@ COMMANDS: Mapping[str, Command] = {
             "the students": (*options_of(BudgetPlan, "students"), *options_of(TrainConfig, *DISTILLATION)),
             "each trial": (
                 *options_of(PruneChoice, *TRIAL_KNOBS),
-                *options_of(Plan, "quantization_rows", "qat_epochs", "qat_learning_rate"),
+                *options_of(Plan, "quantization_rows", "layer_loss", "qat_epochs", "qat_learning_rate"),
             ),
             "calibration of the bundle": CALIBRATION,
             "what is written": options_of(BudgetPlan, "out", "name"),

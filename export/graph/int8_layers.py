@@ -1,6 +1,6 @@
 """Quantizes linear layers to INT8: weights with a scale for each output, inputs with a calibrated range.
 
-It knows neither models nor tables, only which values are codes already.
+It knows neither models nor tables, only which values are codes already; `int8_steps` finds the ranges.
 
 A layer is a Gemm with a constant matrix, or a MatMul with one, which becomes a Gemm: ONNX Runtime fuses
 QuantizeLinear and DequantizeLinear around its input and its weights into one QGemm. It fuses a MatMul on
@@ -10,43 +10,25 @@ a MatMul on [batch, k].
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx import helper
 
 from export.graph.editing import Array, GraphEditor, attributes_of, constant_of, is_a, row_shape_of, size_of
+from export.graph.int8_steps import Step, steps_of
 from export.graph.int8_tables import CODE_STEP
 from export.graph.row_codes import ZERO_POINT
-from export.graph.runtime import open_session
 from export.graph.unrounded import Unrounded
 
 WEIGHT_LIMIT = 64
 LARGEST_BIAS = 2.0**30
-ACTIVATION_LIMIT = 255
-HEADROOM = 1.25
-CALIBRATION_BATCH = 1024
 # A layer's conversions cost time in proportion to its inputs and outputs, and gain in proportion to its
 # weights: QGemm is faster from about 20 weights for each input and output (half the harmonic mean of both).
 WORTHWHILE_WEIGHTS_A_CONVERSION = 20
 WORTHWHILE_PRODUCTS_A_ROW = 2048
-WORTHWHILE_NOISE_CUT = 16.0  # in the variance of a layer's rounding noise; costs another pass over its inputs
-
-
-@dataclass(frozen=True)
-class Step:
-    """The step size and zero point of a value's uint8 form.
-
-    The value [.., in] is first multiplied by `factors` [in] where its columns differ too much in size to
-    share a step.
-    """
-
-    size: np.float32
-    zero_point: int
-    factors: Array | None = None
 
 
 def quantize_layers(
@@ -54,22 +36,24 @@ def quantize_layers(
     codes: set[ir.Value],
     ids: NDArray[np.int32],
     unrounded: Unrounded | None = None,
+    kept: Collection[str] = (),
     *,
     by_batch: bool = False,
 ) -> int:
     """Rewrites the layers that gain by it, with ranges found on ids [n, columns]; returns their number.
 
-    `by_batch` finds the ranges anew in each batch, except of codes, whose range is known. `unrounded` gets
-    what weights and biases were rounded from, unless ranges are found by batch.
+    `kept` names those that stay float32 all the same, as `gaining_layers` does. `by_batch` finds the ranges
+    anew in each batch, except of codes, whose range is known. `unrounded` gets what weights and biases were
+    rounded from, unless ranges are found by batch.
     """
-    for node in _worthwhile_layers(editor):
+    for node in _worthwhile_layers(editor, kept):
         _make_gemm(editor, node)
     editor.sweep()
-    gemms = _worthwhile_layers(editor)
+    gemms = _worthwhile_layers(editor, kept)
     inputs = list(dict.fromkeys(gemm.inputs[0] for gemm in gemms if gemm.inputs[0] is not None))
     steps = {value: Step(CODE_STEP, ZERO_POINT) for value in inputs if _holds_codes(value, codes)}
     read_by = {value: _weights_that_read(value, gemms) for value in inputs if value not in steps}
-    steps |= _steps_of(editor, read_by, ids)
+    steps |= steps_of(editor, read_by, ids)
     rounded: dict[ir.Value, ir.Value] = {}
     sources = [gemm.inputs[0] for gemm in gemms]  # a layer that is rewritten has another output
     for gemm, source in zip(gemms, sources, strict=True):
@@ -88,8 +72,33 @@ def quantize_layers(
     return len(gemms)
 
 
-def _worthwhile_layers(editor: GraphEditor) -> list[ir.Node]:
-    return [node for node in editor.nodes("Gemm", "MatMul") if why_float(node) is None]
+@dataclass(frozen=True)
+class Layer:
+    """A layer of a float graph: what it is called, what its weights are, and how many it reads and makes."""
+
+    name: str
+    weights: str
+    shape: tuple[int, int]
+
+
+def gaining_layers(graph: bytes) -> list[Layer]:
+    """The layers of a float graph that gain by INT8, in the order in which they run."""
+    found = []
+    for node in _worthwhile_layers(GraphEditor.of_bytes(graph)):
+        source = node.inputs[1]
+        numbers = constant_of(source)
+        if source is None or numbers is None:
+            continue
+        is_transposed = bool(attributes_of(node, {"transB": 0})["transB"])
+        inputs, outputs = numbers.shape[::-1] if is_transposed else numbers.shape
+        found.append(Layer(str(node.name), str(source.name), (inputs, outputs)))
+    return found
+
+
+def _worthwhile_layers(editor: GraphEditor, kept: Collection[str] = ()) -> list[ir.Node]:
+    """The layers that gain by INT8, but for those of these names."""
+    nodes = editor.nodes("Gemm", "MatMul")
+    return [node for node in nodes if node.name not in kept and why_float(node) is None]
 
 
 def why_float(node: ir.Node) -> str | None:
@@ -149,52 +158,6 @@ def _weights_that_read(value: ir.Value, gemms: Iterable[ir.Node]) -> Array:
     """[all outputs, in]: the weights of all layers that read a value."""
     weights = [constant_of(gemm.inputs[1]) for gemm in gemms if gemm.inputs[0] is value]
     return np.concatenate([weight for weight in weights if weight is not None])
-
-
-def _steps_of(
-    editor: GraphEditor, read_by: Mapping[ir.Value, Array], ids: NDArray[np.int32]
-) -> dict[ir.Value, Step]:
-    """The steps of values of the float graph, from their range on these rows plus a quarter.
-
-    `read_by` holds the weights [outputs, in] that multiply a value [.., in].
-    """
-    if not read_by:
-        return {}
-    probe = ir.to_proto(editor.model)
-    # As in the graph that ships: a flattened value has more lines than the batch that its first axis is named
-    # after, and ONNX Runtime would give it the memory of a smaller value.
-    del probe.graph.value_info[:]
-    names = [str(value.name) for value in read_by]
-    probe.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
-    session = open_session(probe.SerializeToString())
-    smallest = [np.zeros(weights.shape[1], np.float32) for weights in read_by.values()]
-    largest = [np.zeros(weights.shape[1], np.float32) for weights in read_by.values()]
-    for start in range(0, len(ids), CALIBRATION_BATCH):
-        batch = np.ascontiguousarray(ids[start : start + CALIBRATION_BATCH])
-        for position, seen in enumerate(session.run(names, {session.get_inputs()[0].name: batch})):
-            np.minimum(smallest[position], seen.min(axis=0), out=smallest[position])
-            np.maximum(largest[position], seen.max(axis=0), out=largest[position])
-    ranges = zip(read_by.items(), smallest, largest, strict=True)
-    return {value: _step(low, high, weights) for (value, weights), low, high in ranges}
-
-
-def _step(smallest: Array, largest: Array, weights: Array) -> Step:
-    """smallest, largest [in] seen; weights [outputs, in]."""
-    sizes = np.maximum(-smallest, largest)
-    largest_size = float(sizes.max())
-    factors = None
-    if largest_size > 0.0:
-        influence = np.square(weights.astype(np.float64)).sum(axis=0)
-        own, shared = (influence * np.square(sizes)).sum(), influence.sum() * largest_size**2
-        if shared > own * WORTHWHILE_NOISE_CUT:
-            # A column that was always zero keeps the largest column's step, else any other value saturates.
-            floor = largest_size * 1e-6
-            factors = np.divide(largest_size, sizes, out=np.ones_like(sizes), where=sizes > floor)
-    if (smallest < 0.0).any():
-        return Step(np.float32(largest_size * HEADROOM / (ZERO_POINT - 1)), ZERO_POINT, factors)
-    # A value that is always zero can have any step.
-    size = largest_size * HEADROOM / ACTIVATION_LIMIT if largest_size > 0 else 1.0
-    return Step(np.float32(size), 0, factors)
 
 
 def _replace_relu_by_max(editor: GraphEditor, relu: ir.Node) -> None:

@@ -11,8 +11,8 @@ What is INT8 and how:
   (QDQ; ONNX Runtime fuses a layer into one QGemm, `int8_layers`). Small layers, FwFM's matrix and layers with
   one output stay float32, because INT8 gains nothing there. So do products of several groups, which models
   fold into layers for inference (MMoE's experts, FiBiNET's matrices).
-- Activation ranges are the largest value seen plus a quarter. Percentiles lose more: activations have long
-  tails.
+- Activation ranges are from the smallest to the largest value seen plus a quarter. Percentiles lose more:
+  activations have long tails. Columns too unlike in size to share a range are evened (`int8_steps`).
 - Weights take 7 bits. A CPU without VNNI multiplies u8 x s8 by adding pairs of products in 16 bits, which
   8-bit weights saturate, and the logits change silently. 2 * 255 * 64 fits in 16 bits, so all CPUs give the
   same bits. u8 x u8, the alternative, is slower.
@@ -21,6 +21,8 @@ docs/measured-training.md has the figures.
 """
 
 from __future__ import annotations
+
+from collections.abc import Collection
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,22 +42,27 @@ def quantize_int8(
     calibration_ids: NDArray[np.int32],
     forms: Forms | None = None,
     unrounded: Unrounded | None = None,
+    kept: Collection[str] = (),
 ) -> bytes | None:
     """The INT8 graph of a float graph of `export_onnx`, calibrated on ids [n, columns] of the training part.
 
     `forms` says how rows of tables are written, `row_widths` chooses it; without it large tables take 8 bits.
-    `unrounded` gets what the integers were rounded from. Returns None if nothing in it can be INT8: trees
+    `unrounded` gets what the integers were rounded from. `kept` names layers that stay float32
+    (`gaining_layers`). Returns None if nothing in it can be INT8: trees
     have neither tables nor layers. Raises ExportError if there are no rows.
     """
     rows = _spread(calibration_ids)
     editor = GraphEditor.of_bytes(graph)
     codes = quantize_tables(editor, forms, unrounded)
-    layers = quantize_layers(editor, codes, rows, unrounded)
+    layers = quantize_layers(editor, codes, rows, unrounded, kept)
     return serialize(editor.proto()) if codes or layers else None
 
 
 def quantize_dynamic(
-    graph: bytes, calibration_ids: NDArray[np.int32], forms: Forms | None = None
+    graph: bytes,
+    calibration_ids: NDArray[np.int32],
+    forms: Forms | None = None,
+    kept: Collection[str] = (),
 ) -> bytes | None:
     """The INT8 graph of a float graph that finds the ranges of its layers' inputs in each batch.
 
@@ -65,7 +72,8 @@ def quantize_dynamic(
     static graph is the same then.
     """
     editor = GraphEditor.of_bytes(graph)
-    quantize_layers(editor, quantize_tables(editor, forms), _spread(calibration_ids), by_batch=True)
+    codes = quantize_tables(editor, forms)
+    quantize_layers(editor, codes, _spread(calibration_ids), kept=kept, by_batch=True)
     return serialize(editor.proto()) if editor.nodes("DynamicQuantizeLinear") else None
 
 

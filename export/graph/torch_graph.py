@@ -25,7 +25,8 @@ from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
 from export.errors import ExportError
-from export.graph.int8_layers import ACTIVATION_LIMIT, LARGEST_BIAS, WEIGHT_LIMIT
+from export.graph.int8_layers import LARGEST_BIAS, WEIGHT_LIMIT
+from export.graph.int8_steps import ACTIVATION_LIMIT
 from export.graph.onnx import serialize
 from export.graph.row_codes import CODE_LIMIT, ZERO_POINT
 from export.graph.torch_operators import OPERATORS

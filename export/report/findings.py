@@ -14,6 +14,7 @@ from service.bundle.manifest import (
     Compression,
     Distillation,
     EmbeddingRows,
+    FloatLayers,
     Latency,
     Metrics,
     Parity,
@@ -198,6 +199,7 @@ class Findings(msgspec.Struct, frozen=True):
     distillation: Distillation | None = None
     quantization: Literal["static", "qat", "dynamic"] = "static"
     embedding_rows: EmbeddingRows | None = None
+    float_layers: FloatLayers | None = None
 
 
 def reliability(labels: NDArray[np.integer], pctr: NDArray[np.floating], *, bins: int = 15) -> Reliability:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from html import escape
 
 from export.report import plots
+from export.report.changes import float_layer_lines
 from export.report.findings import Findings
 from export.report.gain_text import gain_line, known_metric, offer_line, taught_line, verdict_line
 from export.report.layout import change_ends, document, figure, section, table
@@ -188,6 +189,8 @@ def compression_table(findings: Findings) -> str:
             *_by_bits(narrow),
             ["LogLoss that they are expected to add", f"{narrow.loss:.6f}"],
         ]
+    if floats := findings.float_layers:
+        rows += [["float32 in INT8", line] for line in float_layer_lines(floats)]
     return table([findings.compression.recipe if findings.compression else "no pruning", ""], rows)
 
 

@@ -120,6 +120,7 @@ def _parts(
         distillation=findings.distillation or UNSET,
         quantization=_quantization(findings, shipped),
         embedding_rows=(findings.embedding_rows if INT8 in shipped else None) or UNSET,
+        float_layers=(findings.float_layers if INT8 in shipped else None) or UNSET,
     )
     graphs = {variant: one.graph for variant, one in shipped.items()}
     shared_graphs = {v: one.shared for v, one in described.items() if one.shared is not None}

@@ -16,6 +16,7 @@ from export.knobs import (
     AT_LEAST_ONE,
     POSITIVE,
     POSITIVE_SHARE,
+    SHARE,
     OneOf,
     Rule,
     UsedBy,
@@ -114,6 +115,13 @@ class GraphPlan:
     )
     quantization_rows: int = knob(
         16_384, "training rows on which the ranges of activations are found", AT_LEAST_ONE, "ROWS"
+    )
+    layer_loss: float = knob(
+        0.0001,
+        "AUC that INT8 of layers may lose on validation rows; those that lose most stay float32 until the "
+        "others lose no more. 1: none stays",
+        SHARE,
+        "AUC",
     )
     embedding_bits: EmbeddingBits = knob(
         "8",

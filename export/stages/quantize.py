@@ -16,6 +16,7 @@ from export.graph.runtime import run_graph
 from export.graph.unrounded import Unrounded
 from export.judge.parity import check_batch_invariance
 from export.report.changes import step_line
+from export.stages.float_layers import choose_int8, judged_rows
 from export.stages.ladder import Ladder
 from export.stages.plan import GraphPlan, QatChoice, Ship
 from export.stages.qat import train_int8
@@ -36,7 +37,7 @@ from export.stages.variants import (
     write_graph,
 )
 from export.stages.work import Say, Work
-from service.bundle.manifest import EmbeddingRows, Parity
+from service.bundle.manifest import EmbeddingRows, FloatLayers, Parity
 
 DEFAULT_PLAN = GraphPlan()
 ONLY_BY_NAME = f"{BY_BATCH}: it serves only where a service asks for it with --variant {DYNAMIC}"
@@ -53,6 +54,7 @@ class _Int8s:
     graphs: dict[str, GraphFile] = field(default_factory=dict)
     trained: QatRecord | None = None
     rows: EmbeddingRows | None = None
+    float_layers: FloatLayers | None = None
 
 
 def quantize(
@@ -92,6 +94,7 @@ def quantize(
         quantization=plan.quantization,
         qat=made.trained,
         embedding=made.rows,
+        float_layers=made.float_layers,
         zero_rows=plan.zero_rows,
     )
     work.record("quantize", record)
@@ -103,31 +106,40 @@ def _make_int8(
 ) -> _Int8s:
     """The INT8 graphs of the float graph that ships, with ranges found on rows spread over training.
 
-    Bits of its embedding rows are chosen on rows spread over the validation part (`export.stages.row_bits`).
+    Bits of its embedding rows, and layers that stay float32, are chosen on rows spread over the validation
+    part (`export.stages.row_bits`, `export.stages.float_layers`).
     """
     say, graphs = climb.say, dict[str, GraphFile]()
     validation = source.ids(spread_rows(log.parts["validation"], CHOSEN_ON_ROWS))
     train = source.ids(spread_rows(log.parts["train"], plan.quantization_rows))
     narrower = choose_row_bits(source.graph, validation, plan.embedding_bits, plan.embedding_loss)
     forms = None if narrower is None else narrower.forms
-    unrounded = Unrounded() if plan.quantization == "qat" else None
-    graph = quantize_int8(source.graph, train, forms, unrounded)
-    if graph is None:
+    judged = judged_rows(log)
+    chosen = choose_int8(
+        source.graph,
+        lambda kept: quantize_int8(source.graph, train, forms, kept=kept),
+        replace(judged, ids=source.ids(judged.ids)),
+        plan.layer_loss,
+        say,
+    )
+    if chosen.graph is None:
         say(
             f"nothing to quantize in {graph_name(source.name)}, which has neither tables nor layers: "
             "it serves as it is"
         )
         return _Int8s()
     told = None if narrower is None else told_by_field(narrower, plan.embedding_bits, log.schema, say)
-    variant, trained = replace(source, name=INT8, graph=graph), None
-    if unrounded is not None:
+    variant, trained = replace(source, name=INT8, graph=chosen.graph), None
+    if plan.quantization == "qat":
+        unrounded = Unrounded()
+        quantize_int8(source.graph, train, forms, unrounded, chosen.kept)
         variant, trained = _trained_on(work, variant, unrounded, plan.qat, log, say)
     graphs[INT8] = write_graph(work, variant, _check(variant, source, log), say)
     _judge_int8(variant, source, dense, climb)
     if plan.quantization == "dynamic":
-        by_batch = quantize_dynamic(source.graph, train, forms)
+        by_batch = quantize_dynamic(source.graph, train, forms, chosen.kept)
         _add_dynamic(work, source, by_batch, graphs, climb, log)
-    return _Int8s(graphs, trained, told)
+    return _Int8s(graphs, trained, told, chosen.told)
 
 
 def _trained_on(

@@ -12,7 +12,7 @@ from export.stages.calibration_methods import METHODS
 from export.stages.plan import Quantization, ZeroRows
 from export.stages.taught import Taught, Untaught
 from export.train.config import TrainConfig
-from service.bundle.manifest import EmbeddingRows, Parity
+from service.bundle.manifest import EmbeddingRows, FloatLayers, Parity
 
 
 class LogSummary(msgspec.Struct, frozen=True):
@@ -148,7 +148,8 @@ class Graphs(msgspec.Struct, frozen=True):
     Of quantize alone: which float graph is wanted to `ship`, `by` whom, the `steps` between the graphs on the
     validation part, why a graph is `refused`, `losses` that are served all the same, the `quantization` that
     was asked for, with what came of `qat`, and how the INT8 graph's `embedding` rows are written where they
-    take fewer than 8 bits. `zero_rows` is as in `GraphPlan`.
+    take fewer than 8 bits, and the `float_layers` that it keeps for what INT8 of them would lose. `zero_rows`
+    is as in `GraphPlan`.
     """
 
     graphs: dict[str, GraphFile]
@@ -160,6 +161,7 @@ class Graphs(msgspec.Struct, frozen=True):
     quantization: Quantization = "static"
     qat: QatRecord | None = None
     embedding: EmbeddingRows | None = None
+    float_layers: FloatLayers | None = None
     zero_rows: ZeroRows = "merge"
 
     @property

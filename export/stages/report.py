@@ -111,6 +111,7 @@ def gather_findings(
         distillation=distillation,
         quantization=made.quantized.made_as,
         embedding_rows=made.quantized.embedding,
+        float_layers=made.quantized.float_layers,
     )
 
 

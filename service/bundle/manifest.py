@@ -243,6 +243,28 @@ class EmbeddingRows(_Record, frozen=True):
     loss: NotNegative
 
 
+class FloatLayer(_Record, frozen=True):
+    """A layer by its weights, [inputs, outputs], and what INT8 of it alone moves the AUC by."""
+
+    name: Name
+    shape: tuple[Count, Count]
+    auc_delta: Real
+
+
+class FloatLayers(_Record, frozen=True):
+    """The layers that stay float32 in the INT8 graph, since INT8 of them costs more AUC than is `allowed`.
+
+    `auc_deltas` is what INT8 of layers moves the AUC of validation rows by, with these and without. `bytes`
+    and `microseconds_a_row`, by batch size, are what they add to the graph and its time.
+    """
+
+    allowed: Share
+    layers: Annotated[tuple[FloatLayer, ...], Meta(min_length=1)]
+    auc_deltas: tuple[Real, Real]
+    bytes: Count
+    microseconds_a_row: dict[str, Real] = {}
+
+
 class Description(_Record, frozen=True, kw_only=True):
     """What a bundle says of itself. `created_at` is in UTC, as 2026-01-31T12:00:00+00:00.
 
@@ -272,6 +294,8 @@ class Description(_Record, frozen=True, kw_only=True):
     quantization: Literal["qat", "dynamic"] | UnsetType = UNSET
     # The same where all rows take 8 bits.
     embedding_rows: EmbeddingRows | UnsetType = UNSET
+    # The same where INT8 of no layer costs more than is allowed.
+    float_layers: FloatLayers | UnsetType = UNSET
 
 
 class Manifest(Description, frozen=True, kw_only=True):

@@ -17,11 +17,14 @@ from msgspec import UNSET
 from export.bundles.scorer import Scorer
 from export.compress.choice import PruneChoice
 from export.data.encoded import open_log
+from export.data.parts import part_path
 from export.errors import ExportError
 from export.graph import torch_graph
+from export.graph.int8_layers import gaining_layers
 from export.graph.quantize import quantize_int8
 from export.judge.metrics import auc
 from export.knobs import choose
+from export.report.changes import float_layer_lines
 from export.stages.calibrate import calibrate
 from export.stages.package import package
 from export.stages.pipeline import run
@@ -179,6 +182,34 @@ def test_an_operator_that_cannot_be_trained_costs_no_export(
     assert (record.qat, record.made_as) == (None, "static")
     assert "int8" in record.graphs
     assert any(line.startswith("warning: the INT8 graph cannot be trained on, and") for line in lines)
+
+
+def test_layers_that_lose_too_much_stay_float32_and_the_bundle_says_so(made: Made, tmp_path: Path) -> None:
+    """Rows are clicked where INT8 layers make the pCTR smaller, so INT8 loses AUC beyond all noise."""
+    copy, lines = Work(tmp_path / "work"), list[str]()
+    shutil.copytree(made.work.folder, copy.folder)
+    log = open_log(copy.path("log"))
+    pruned, validation = read_variants(copy, log.schema)[PRUNED], log.parts["validation"]
+    rows = pruned.ids(spread_rows(log.parts["train"], ROWS))
+    layers = [layer.name for layer in gaining_layers(pruned.graph)]
+    logits = []
+    for kept in ([], layers):
+        graph = quantize_int8(pruned.graph, rows, kept=kept)
+        assert graph is not None
+        logits.append(replace(pruned, graph=graph).score(validation))
+    clicks = (logits[0] < logits[1]).astype(np.uint8)
+    np.save(part_path(copy.path("log"), "validation", "labels"), clicks)
+    record = quantize(copy, replace(AS_INT8, quantization="dynamic", layer_loss=0.0), say=lines.append)
+    told = record.float_layers
+    assert told is not None
+    calibrate(copy, sampling_rate=1.0, methods=("platt",), say=str)
+    bundle = package(copy, tmp_path / "bundle", say=str)
+    assert bundle.manifest.float_layers == told
+    page = (bundle.folder / "report" / "index.html").read_text()
+    for line in float_layer_lines(told):
+        assert line in lines
+        assert line in page
+    assert b'"float_layers"' not in (made.bundle.folder / "manifest.json").read_bytes()
 
 
 def test_its_line_says_which_one_is_kept() -> None:
