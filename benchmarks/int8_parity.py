@@ -48,7 +48,7 @@ from export.stages.quantize import spread_rows
 from export.stages.work import Work
 from export.train.checkpoint import load_checkpoint
 from export.train.choices import TrainChoice
-from loadtest.arguments import a_folder_to_write, a_log
+from loadtest.arguments import a_folder_to_write, a_log, share
 from models import MODELS
 
 BOUND = 0.0002
@@ -99,12 +99,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command.number("--epochs", 1, "of training")
     command.number("--threads", 1, "of torch")
     command.add_argument(
-        "--layer-loss", type=float, default=Plan.layer_loss, metavar="AUC", help="[%(default)s]"
+        "--layer-loss", type=share, default=Plan.layer_loss, metavar="AUC", help="[%(default)s]"
     )
     options = command.parse_args(arguments)
     if (options.data is None) != (options.schema is None):
         command.error("'--data' and '--schema' must be given together, or neither")
-    kept = {name: str(vars(options)[name]) for name in ("data", "schema", "rows", "seed", "epochs")}
+    kept = {
+        name: str(vars(options)[name]) for name in ("data", "schema", "rows", "seed", "epochs", "layer_loss")
+    }
     check_same_options(options.work, kept)
     names = tuple(MODELS) if "all" in options.models else tuple(dict.fromkeys(options.models))
     with Work(options.work / "export").held(new=True) as work:
