@@ -20,8 +20,8 @@ from export.graph.editing import Array, attributes_of, constant_of, is_a, row_sh
 from export.graph.shared_context.positions import box_of, grid
 from export.graph.shared_context.split_values import Block, BlockWriter, Box, SplitValue
 
-MOST_EXPANDED = 4096
-"""Numbers of W kron I up to which it is faster than transposing."""
+MOST_EXPANDED = {"own": 4096, "shared": 16_384}
+"""Numbers of W kron I up to which one Gemm is faster, for what is computed once a row and once a request."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def _multiply_columns(
         totals[terms[0][0]] = writer.editor.constant(np.ascontiguousarray(bias[columns]), "bias")
     depth = positions.shape[-1]
     transposes = product.transposes and any(
-        kind == "own" and weight.size * depth**2 > MOST_EXPANDED for kind, _, weight in terms
+        kind == "own" and not _is_small(kind, weight, depth) for kind, _, weight in terms
     )
     for kind, term, weight in terms:
         if transposes and kind == "own":
@@ -169,7 +169,7 @@ def _multiply_columns(
             )
         elif product.axis == -1:
             totals[kind] = _from_right(writer, term, weight, positions.shape, totals[kind])
-        elif product.transposes and kind == "own":
+        elif _is_small(kind, weight, depth) and (product.transposes or kind == "shared"):
             expanded = np.kron(weight, np.eye(depth, dtype=weight.dtype))
             totals[kind] = _from_right(writer, term, expanded, positions.shape, totals[kind])
         else:
@@ -179,6 +179,11 @@ def _multiply_columns(
         return block
     shared = None if block.shared is None else writer.transposed(block.shared, (1, 0))
     return Block(positions.T, shared, block.own)
+
+
+def _is_small(kind: str, weight: Array, depth: int) -> bool:
+    """Whether the weight kron I is small enough for one Gemm."""
+    return weight.size * depth**2 <= MOST_EXPANDED[kind]
 
 
 def _from_right(
