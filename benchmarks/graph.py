@@ -74,12 +74,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command.print_json(unit="microseconds a row", embedding_rows=options.rows, figures=figures)
 
 
-def model_of(fields: Sequence[Field], hidden_units: Sequence[int], pairs: int) -> DeepFwFM:
+def model_of(fields: Sequence[Field], hidden_units: Sequence[int], pairs: int, dim: int = DIM) -> DeepFwFM:
     """DeepFwFM with random weights and `pairs` pairs of fields left."""
     torch.manual_seed(0)
     every = list(itertools.combinations(range(len(fields)), 2))
     kept = sorted(np.random.default_rng(0).choice(len(every), pairs, replace=False))
-    return DeepFwFM(fields, DIM, hidden_units, pairs=[every[index] for index in kept]).eval()
+    return DeepFwFM(fields, dim, hidden_units, pairs=[every[index] for index in kept]).eval()
 
 
 def int8_of(graph: bytes, ids: NDArray[np.int32]) -> bytes:
@@ -90,10 +90,10 @@ def int8_of(graph: bytes, ids: NDArray[np.int32]) -> bytes:
     return quantized
 
 
-def products(hidden_units: Sequence[int], pairs: int, *, inputs: float = FIELDS * DIM) -> float:
-    """Multiplications a row of the perceptron and of the pairs; `inputs` go into the first layer."""
-    widths = (inputs, *hidden_units, 1)
-    return sum(a * b for a, b in itertools.pairwise(widths)) + pairs * DIM
+def products(hidden_units: Sequence[int], pairs: int, dim: int = DIM, *, inputs: float = FIELDS) -> float:
+    """Multiplications a row of perceptron and pairs; `inputs` embeddings go into the first layer."""
+    widths = (inputs * dim, *hidden_units, 1)
+    return sum(a * b for a, b in itertools.pairwise(widths)) + pairs * dim
 
 
 def _table(figures: Mapping[str, Mapping[str, float]]) -> list[list[str]]:

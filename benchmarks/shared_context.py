@@ -1,9 +1,10 @@
 """Times DeepFwFM's plain and shared-context graphs by candidates a request: microseconds a row.
 
-    python -m benchmarks.shared_context [--widths 400 400 400] [--pairs 37] [--student dnn] [--nodes]
+    python -m benchmarks.shared_context [--widths 400 400 400] [--pairs 37] [--dim 10] [--student dnn]
+        [--nodes]
 
-The weights are random: this is about time only. 31 context and 8 candidate fields, dimension 10, one thread,
-all rows of one request. PyTorch scores the dense model, with all pairs and 400x400x400, on the same rows.
+The weights are random: this is about time only. 31 context and 8 candidate fields, one thread, all rows of
+one request. PyTorch scores the dense model of dimension 10, with all pairs and 400x400x400, on the same rows.
 Printed for each shape is what to expect where products take all the time: how many times fewer a row needs if
 the context's part of the first layer is computed once a request. A student is another model, which has
 --widths.
@@ -53,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command = Command("shared_context", __doc__)
     command.numbers("--widths", None, "of the hidden layers")
     command.number("--pairs", PAIRS_LEFT, "of fields left")
+    command.number("--dim", DIM, "numbers in an embedding")
     command.add_argument("--student", choices=("dnn",), help="a perceptron alone in place of DeepFwFM")
     command.number("--rows", 100_000, "of the embedding table")
     command.number("--rounds", 11, "timed, interleaved")
@@ -73,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     graphs = {
         f"{title}, {variant}": graph
         for title, shape in titles.items()
-        for variant, graph in _variants(make(fields, *shape), calibration_ids).items()
+        for variant, graph in _variants(make(fields, *shape, options.dim), calibration_ids).items()
     }
     scorers: dict[str, Scorer] = {TORCH: torch_scorer(model_of(fields, *SHAPES[0]))}
     scorers |= {name: _scorer(name, graph) for name, graph in graphs.items()}
@@ -81,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print_table(_table(figures))
     print(f"x: times faster than the plain graph, and than {TORCH}")
     for title, shape in titles.items():
-        print(f"{title}: {_fewer_products(*shape)} fewer products for {CANDIDATES} candidates")
+        print(f"{title}: {_fewer_products(*shape, options.dim)} fewer products for {CANDIDATES} candidates")
     if options.nodes:
         for (name, graph), rows in itertools.product(graphs.items(), (1, 100)):
             if _is_shared(name):
@@ -97,10 +99,10 @@ def _fields(cardinality: int) -> list[Field]:
     ]
 
 
-def _student_of(fields: Sequence[Field], hidden_units: Sequence[int], _: int) -> DNN:
+def _student_of(fields: Sequence[Field], hidden_units: Sequence[int], _: int, dim: int) -> DNN:
     """A perceptron with random weights, which has no pairs."""
     torch.manual_seed(0)
-    return DNN(fields, DIM, hidden_units).eval()
+    return DNN(fields, dim, hidden_units).eval()
 
 
 def _variants(model: DeepFwFM | DNN, ids: NDArray[np.int32]) -> dict[str, bytes]:
@@ -135,16 +137,16 @@ def _table(figures: Mapping[str, Mapping[str, float]]) -> list[list[str]]:
     return rows
 
 
-def _fewer_products(hidden_units: Sequence[int], pairs: int) -> str:
+def _fewer_products(hidden_units: Sequence[int], pairs: int, dim: int) -> str:
     """How many times fewer products a row needs if the context meets the first layer once a request."""
-    plain = products(hidden_units, pairs)
-    shared = [products(hidden_units, pairs, inputs=_inputs(count)) for count in CANDIDATES]
+    plain = products(hidden_units, pairs, dim)
+    shared = [products(hidden_units, pairs, dim, inputs=_inputs(count)) for count in CANDIDATES]
     return ", ".join(f"{plain / each:.1f}x" for each in shared)
 
 
 def _inputs(count: int) -> float:
-    """Numbers a row that go into the first layer: its candidate's, and its part of the context's."""
-    return (CANDIDATE_FIELDS + CONTEXT_FIELDS / count) * DIM
+    """Embeddings a row that go into the first layer: its candidate's, and its part of the context's."""
+    return CANDIDATE_FIELDS + CONTEXT_FIELDS / count
 
 
 if __name__ == "__main__":

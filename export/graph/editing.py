@@ -215,6 +215,19 @@ def axes_of(node: ir.Node, rank: int) -> tuple[int, ...] | None:
     return None if axes is None else tuple(sorted(int(axis) % rank for axis in axes.ravel()))
 
 
+def before_reshapes(value: ir.Value) -> ir.Value:
+    """What Reshapes, if any, make the value of, with as many lines as the value has."""
+    size, found = size_of(row_shape_of(value) or ()), value
+    while (node := value.producer()) is not None and is_a(node, "Reshape"):
+        source = node.inputs[0]
+        if source is None or row_shape_of(source) is None:
+            break
+        value = source
+        if size_of(row_shape_of(value) or ()) == size:
+            found = value
+    return found
+
+
 def producer_behind_reshapes(value: ir.Value | None) -> ir.Node | None:
     """The node that computes a value, before any Reshapes."""
     node = None if value is None else value.producer()

@@ -9,8 +9,17 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from export.graph.editing import GraphEditor, attributes_of, constant_of, is_a, row_shape_of, size_of
+from export.graph.editing import (
+    GraphEditor,
+    attributes_of,
+    before_reshapes,
+    constant_of,
+    is_a,
+    row_shape_of,
+    size_of,
+)
 
+BINARY = ("Add", "Sub", "Mul", "Div")
 UNARY = ("Relu", "Sigmoid", "Tanh", "LeakyRelu", "Neg", "Abs", "Exp", "Sqrt", "Gelu", "Erf", "Clip")
 
 
@@ -43,6 +52,8 @@ def merge_reshapes(editor: GraphEditor) -> None:
         inputs = [source.inputs[0], *node.inputs[1:]]
         moved = editor.put(node, node.op_type, inputs, before, **attributes_of(node, {}))
         editor.replace(node.outputs[0], editor.reshape(node, moved, shape))
+    for node in editor.nodes(*BINARY):
+        _move_before_reshape(editor, node)
     for node in editor.nodes("Reshape"):
         source = node.inputs[0].producer() if node.inputs[0] is not None else None
         shape = row_shape_of(node.outputs[0])
@@ -51,6 +62,19 @@ def merge_reshapes(editor: GraphEditor) -> None:
             if first is not None and row_shape_of(first) is not None:
                 editor.replace(node.outputs[0], editor.reshape(node, first, shape))
     editor.sweep()
+
+
+def _move_before_reshape(editor: GraphEditor, node: ir.Node) -> None:
+    """f(reshaped(a), b), which is only shaped back, becomes f(a, reshaped(b))."""
+    shape, uses = row_shape_of(node.outputs[0]), [use.node for use in node.outputs[0].uses()]
+    flat = row_shape_of(uses[0].outputs[0]) if len(uses) == 1 and is_a(uses[0], "Reshape") else None
+    values = [value for value in node.inputs if value is not None]
+    if flat is None or not all(row_shape_of(value) == shape for value in values):
+        return
+    sources = [before_reshapes(value) for value in values]
+    if any(row_shape_of(source) == flat for source in sources):
+        inputs = [editor.reshape(node, source, flat) for source in sources]
+        editor.replace(uses[0].outputs[0], editor.put(node, node.op_type, inputs, flat))
 
 
 def _divide_integers(editor: GraphEditor, floor: ir.Node) -> None:

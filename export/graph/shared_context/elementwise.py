@@ -214,6 +214,10 @@ def _put(
     if source is not None:
         return writer.reshaped(source, shape)
     dtype = node.outputs[0].dtype or ir.DataType.FLOAT
+    if is_a(node, "Add") and dtype.is_floating_point():
+        for value, other in (inputs, inputs[::-1]):
+            if value is not None and other is not None and constant_of(other) is not None:
+                return writer.with_constant(value, other)
     return writer.put(node.op_type, inputs, shape, dtype, **attributes_of(node, {}))
 
 

@@ -3,8 +3,9 @@
 x @ W is the sum over the blocks of x of block @ (the block's rows of W). Columns of W that only the context
 reaches become a shared block. This module knows Gemm and MatMul, and not what they are for.
 
-A product along the middle axis (FwFM's pairs) transposes first and then uses one Gemm: measured faster than a
-Gemm with W kron I, a MatMul from the left, or gathering both ends of more than a few pairs.
+A product along the middle axis (FwFM's pairs) is one Gemm with W kron I where that matrix is small, and else
+transposes first and then uses a Gemm with W: measured faster than a MatMul from the left, or gathering both
+ends of more than a few pairs.
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ from export.graph.editing import Array, attributes_of, constant_of, is_a, row_sh
 from export.graph.shared_context.positions import box_of, grid
 from export.graph.shared_context.split_values import Block, BlockWriter, Box, SplitValue
 
+MOST_EXPANDED = {"own": 4096, "shared": 16_384}
+"""Numbers of W kron I up to which one Gemm is faster, for what is computed once a row and once a request."""
+
 
 @dataclass(frozen=True)
 class Product:
     """x @ weight along an axis of x, which the weight's columns replace; bias [out] is added.
 
-    `transposes`: per-row terms are transposed before, so they come out with that axis first.
+    `transposes`: per-row terms may be transposed before, so they come out with that axis first.
     """
 
     weight: Array  # [in, out]
@@ -154,7 +158,10 @@ def _multiply_columns(
     elif bias is not None:
         bias = np.broadcast_to(bias.ravel(), product.weight.shape[1])
         totals[terms[0][0]] = writer.editor.constant(np.ascontiguousarray(bias[columns]), "bias")
-    transposes = product.transposes and any(kind == "own" for kind, _, _ in terms)
+    depth = positions.shape[-1]
+    transposes = product.transposes and any(
+        kind == "own" and not _is_small(kind, weight, depth) for kind, _, weight in terms
+    )
     for kind, term, weight in terms:
         if transposes and kind == "own":
             totals[kind] = _from_right(
@@ -162,6 +169,9 @@ def _multiply_columns(
             )
         elif product.axis == -1:
             totals[kind] = _from_right(writer, term, weight, positions.shape, totals[kind])
+        elif _is_small(kind, weight, depth) and (product.transposes or kind == "shared"):
+            expanded = np.kron(weight, np.eye(depth, dtype=weight.dtype))
+            totals[kind] = _from_right(writer, term, expanded, positions.shape, totals[kind])
         else:
             totals[kind] = _from_left(writer, term, weight, positions.shape, totals[kind])
     block = Block(positions, totals["shared"], totals["own"])
@@ -169,6 +179,11 @@ def _multiply_columns(
         return block
     shared = None if block.shared is None else writer.transposed(block.shared, (1, 0))
     return Block(positions.T, shared, block.own)
+
+
+def _is_small(kind: str, weight: Array, depth: int) -> bool:
+    """Whether the weight kron I is small enough for one Gemm."""
+    return weight.size * depth**2 <= MOST_EXPANDED[kind]
 
 
 def _from_right(

@@ -21,6 +21,7 @@ from export.graph.editing import (
     Array,
     GraphEditor,
     attributes_of,
+    before_reshapes,
     constant_of,
     is_a,
     producer_behind_reshapes,
@@ -185,7 +186,9 @@ class BlockWriter:
 
     def gathered(self, value: ir.Value) -> ir.Value:
         """[requests, ..] -> [rows, ..]."""
-        return self.put("Gather", [value, self.request_index], row_shape_of(value) or (), axis=0)
+        source = before_reshapes(value)
+        rows = self.put("Gather", [source, self.request_index], row_shape_of(source) or (), axis=0)
+        return self.reshaped(rows, row_shape_of(value) or ())
 
     def summed(self, block: Block) -> Block:
         """A sum as one per-row term; a block with one term is returned unchanged."""
@@ -211,15 +214,17 @@ class BlockWriter:
         elif constant_of(bias) is None:
             addend = self._added(bias, self.reshaped(shared, flat))
         else:
-            addend = self.gathered(self._with_constant(self.reshaped(shared, flat), bias))
+            addend = self.gathered(self.with_constant(self.reshaped(shared, flat), bias))
         return self.reshaped(self._gemm_again(gemm, addend), shape)
 
-    def _with_constant(self, shared: ir.Value, constant: ir.Value) -> ir.Value:
-        """shared + a constant [out], as the bias of a Gemm that has none, else by an Add."""
-        gemm = shared.producer()
-        if gemm is not None and is_a(gemm, "Gemm") and len(gemm.inputs) == 2:
-            return self._gemm_again(gemm, constant)
-        return self.put("Add", [shared, constant], row_shape_of(shared) or ())
+    def with_constant(self, value: ir.Value, constant: ir.Value) -> ir.Value:
+        """value + a constant of one row, as the bias of a Gemm that has none, else by an Add."""
+        shape, gemm, row = row_shape_of(value) or (), _last_gemm(value), constant_of(constant)
+        flat = () if gemm is None else row_shape_of(gemm.outputs[0]) or ()
+        if gemm is not None and row is not None and len(gemm.inputs) == 2 and row.size == size_of(flat):
+            bias = self.editor.constant(np.ascontiguousarray(row).reshape(flat), "bias")
+            return self.reshaped(self._gemm_again(gemm, bias), shape)
+        return self.put("Add", [value, constant], shape)
 
     def _gemm_again(self, gemm: ir.Node, addend: ir.Value) -> ir.Value:
         inputs = [value for value in (*gemm.inputs[:2], addend) if value is not None]

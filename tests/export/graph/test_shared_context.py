@@ -109,11 +109,14 @@ def run_session(graph: bytes, ids: NDArray[np.int32]) -> NDArray[np.float32]:
     return session_of(graph).run(None, {"ids": ids})[0]
 
 
-@pytest.mark.parametrize("hidden_units", [(400, 400, 400), (172, 129, 243), (97, 1), (3,)])
-def test_layers_of_serving_size(hidden_units: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("hidden_units", "dim"),
+    [((400, 400, 400), 10), ((172, 129, 243), 10), ((97, 1), 10), ((3,), 10), ((24, 24), 4)],
+)
+def test_layers_of_serving_size(hidden_units: tuple[int, ...], dim: int) -> None:
     fields = [Field(f"f{n}", 30, role="candidate" if n % 5 == 0 else "context") for n in range(39)]
     torch.manual_seed(0)
-    model = DeepFwFM(fields, 10, hidden_units)
+    model = DeepFwFM(fields, dim, hidden_units)
     torch.nn.init.normal_(model.embedding.table.weight, std=0.3)
     float32 = export_onnx(model, 39)
     int8 = quantize_int8(float32, random_ids(tuple(fields), 300))
