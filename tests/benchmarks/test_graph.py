@@ -42,4 +42,4 @@ def test_models_without_interactions_are_measured_beside_dense_ones(
 
 
 def test_products_a_row() -> None:
-    assert graph.products((4, 3), 5, inputs=10) == 10 * 4 + 4 * 3 + 3 * 1 + 5 * graph.DIM
+    assert graph.products((4, 3), 5, 6, inputs=2) == 2 * 6 * 4 + 4 * 3 + 3 * 1 + 5 * 6
