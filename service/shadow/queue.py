@@ -103,8 +103,9 @@ class ShadowQueue:
 
     def add(self, job: Job) -> None:
         """Let a job wait, or drop it where there is no room."""
-        if self._requests >= MAX_WAITING or self._bytes + job.size > self._max_bytes:
-            job.drop(FULL)
+        reason = FULL if self._bytes + job.size > self._max_bytes else self.refusal
+        if reason is not None:
+            job.drop(reason)
             return
         self._requests += job.requests
         self._bytes += job.size

@@ -135,6 +135,7 @@ def test_it_rests_after_a_slice_also_where_nothing_waited_then(monkeypatch: pyte
 def test_what_has_no_room_is_dropped_at_once() -> None:
     async def main(loop: Loop) -> None:
         loop.is_busy = True
+        loop.queue.measure()
         large, larger = Work(MAX_BYTES - MAX_WAITING), Work(MAX_BYTES)
         loop.queue.add(large)
         loop.queue.add(larger)
@@ -198,6 +199,9 @@ def test_where_less_time_is_to_spare_less_waits() -> None:
             while loop.queue.refusal is None:
                 loop.queue.add(Work())
             assert (len(loop.queue), loop.queue.refusal) == (room, reason)
+            late = Work()  # of a request that was read while there was room
+            loop.queue.add(late)
+            assert (len(loop.queue), late.dropped) == (room, reason)
 
     run(main)
 
