@@ -28,6 +28,7 @@ class Work:
     def __init__(self, size: int = 1, parts: int = 1, kind: str = "") -> None:
         self.size, self.parts, self.kind = size, parts, kind
         self.requests = 1
+        self.has_begun = False
         self.dropped: str | None = None
 
     def join(self, other: Work) -> bool:
@@ -40,6 +41,7 @@ class Work:
     def step(self) -> bool:
         assert self.parts > 0
         assert self.dropped is None
+        self.has_begun = True
         self.parts -= 1
         return self.parts == 0
 
@@ -179,6 +181,21 @@ def test_what_waits_for_too_long_is_dropped(monkeypatch: pytest.MonkeyPatch) -> 
         loop.queue.add(job)
         await until(lambda: job.dropped is not None)
         assert (job.dropped, len(loop.queue), loop.worked) == ("late", 0, 0)
+
+    run(main)
+
+
+def test_what_has_begun_is_done_however_long_that_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue_module, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(queue_module, "ENOUGH_SECONDS", 1e-9)  # one part a slice
+
+    async def main(loop: Loop) -> None:
+        begun, other = Work(parts=3), Work()
+        begun.has_begun = True
+        loop.queue.add(begun)
+        loop.queue.add(other)
+        await until(lambda: not len(loop.queue))
+        assert (begun.parts, begun.dropped, other.dropped) == (0, None, "late")
 
     run(main)
 
