@@ -61,6 +61,9 @@ a_folder_to_write = PathTo("a folder, or the name of a new one", _can_be_folder)
 class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, and looks for the paths that were given."""
 
+    only_tells = ""
+    """The option with which the command tells something and uses no path, by its name in the namespace."""
+
     def error(self, message: str) -> NoReturn:
         """What is wrong; exit status 2."""
         self.exit(
@@ -71,6 +74,8 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, *given: Any) -> argparse.Namespace:  # type: ignore[override]
         """As ever, and then every path has to be what its type says; defaults too."""
         options: argparse.Namespace = super().parse_args(*given)
+        if self.only_tells and getattr(options, self.only_tells):
+            return options
         for action in self._actions:
             if isinstance(action.type, PathTo):
                 value = getattr(options, action.dest)

@@ -108,6 +108,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--bundle", type=a_bundle, default="artifacts/demo", metavar="FOLDER", help="the bundle to serve")
     add("--only", type=_scenarios, metavar="NAMES", help="some of the scenarios, instead of all")
     add("--list", action="store_true", help="print the scenarios with what is wanted, and end")
+    command.only_tells = "list"
     add("--quick", action="store_true", help="shorter loads and fewer repetitions")
     command.number("--connections", 1000, "connections of an overload")
     add("--rivals", type=_rivals, default=(), metavar="NAMES", help="other servers, of make rivals")

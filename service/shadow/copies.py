@@ -47,6 +47,15 @@ class Copy:
         self._add(self)
 
 
+class NoCopy(Copy):
+    """Of a request that shadows have no time for: `end` tells that it was answered, and nothing is kept."""
+
+    __slots__ = ()
+
+    def answered(self, own: NDArray[np.float64], answer: bytes) -> None:
+        """Keep nothing."""
+
+
 class _Result(msgspec.Struct, gc=False):
     token: str
 

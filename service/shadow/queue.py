@@ -20,7 +20,8 @@ from service.shadow.spare import LEAST_SHARE, MOST_SHARE, SpareTime
 # What waits at most, over all shadows of a process; each holds a body and an answer beside it. Where there is
 # less time for them, as many fewer wait, but for so many.
 MAX_WAITING, FEWEST_WAITING = 256, 8
-# How long a job may take until it is done.
+# How long a job may wait until it begins. One that has begun goes on: with hardly any time to spare a slow
+# one would never be done otherwise.
 PATIENCE_SECONDS = 5.0
 # How often it is looked whether nobody waits.
 PAUSE_SECONDS = 0.002
@@ -43,6 +44,7 @@ class Job(Protocol):
 
     requests: int
     size: int
+    has_begun: bool
 
     def join(self, other: Any, /) -> bool:
         """Do that too what another job is to do, if that is possible; it counts as a part of this one."""
@@ -103,8 +105,9 @@ class ShadowQueue:
 
     def add(self, job: Job) -> None:
         """Let a job wait, or drop it where there is no room."""
-        if self._requests >= MAX_WAITING or self._bytes + job.size > self._max_bytes:
-            job.drop(FULL)
+        reason = FULL if self._bytes + job.size > self._max_bytes else self.refusal
+        if reason is not None:
+            job.drop(reason)
             return
         self._requests += job.requests
         self._bytes += job.size
@@ -171,10 +174,13 @@ class ShadowQueue:
         return taken
 
     def _drop_late(self) -> None:
-        """Drop those that have waited for too long."""
+        """Drop those that have waited for too long, but for one that has begun."""
         oldest = monotonic() - PATIENCE_SECONDS
+        begun = self._waiting.popleft() if self._waiting and self._waiting[0][0].has_begun else None
         while self._waiting and self._waiting[0][1] < oldest:
             self._take().drop(LATE)
+        if begun is not None:
+            self._waiting.appendleft(begun)
 
     def _take(self) -> Job:
         job, _ = self._waiting.popleft()

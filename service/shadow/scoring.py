@@ -124,13 +124,13 @@ class ShadowJob:
         self._copies: list[Copy] = []
         self._unscored: deque[RequestRows] = deque()
         self._parts: list[Probabilities] = []
-        self._has_begun = False
+        self.has_begun = False
         self._seconds = 0.0
 
     def join(self, other: ShadowJob) -> bool:
         """Do the requests of another job of the shadow too, unless these are too many, or it has begun."""
         if (
-            self._has_begun
+            self.has_begun
             or other.scorer is not self.scorer
             or self.requests + other.requests > MOST_REQUESTS
             or self._candidates + other._candidates > MOST_ROWS
@@ -145,7 +145,7 @@ class ShadowJob:
     def step(self) -> bool:
         """Do a part of it; whether nothing is left."""
         started = perf_counter()
-        self._has_begun = True
+        self.has_begun = True
         try:
             is_over = self._go_on(started)
         except Exception as error:  # whatever it is, the bidding arms go on

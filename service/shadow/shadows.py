@@ -11,7 +11,7 @@ from service.arms.split import Arm, ArmTable
 from service.feedback.shadow_table import ShadowTable
 from service.metrics.families import Metrics
 from service.settings import Settings
-from service.shadow.copies import Copy
+from service.shadow.copies import Copy, NoCopy
 from service.shadow.meter import BUSY, GONE, ShadowMeter
 from service.shadow.queue import ShadowQueue
 from service.shadow.scoring import Scorer, ShadowJob
@@ -93,9 +93,7 @@ class Shadows:
             return None
         refusal = self._queue.refusal
         if refusal is not None:
-            for pair in chosen:
-                pair.scorer.meter.drop(refusal)
-            return None
+            return NoCopy(b"", codec, partial(self._refuse, chosen, refusal))
         return Copy(body, codec, partial(self._add, chosen))
 
     def publish(self) -> None:
@@ -110,6 +108,11 @@ class Shadows:
         """Nothing more is scored: count what waits as dropped."""
         self._queue.drop_all()
         self.publish()
+
+    def _refuse(self, pairs: Sequence[Pair], reason: str, _: Copy) -> None:
+        """The answer to a request of these pairs is out, for which there was no room when it was read."""
+        for pair in pairs:
+            pair.scorer.meter.drop(reason)
 
     def _add(self, pairs: Sequence[Pair], copy: Copy) -> None:
         """The answer to a request of these pairs is out."""

@@ -40,15 +40,18 @@ class SpareTime:
     def measure(self) -> float:
         """The share now, from LEAST_SHARE to MOST_SHARE."""
         now = self._clock()
-        if self._since is None:  # the first time that this thread calls
-            self._since = now, self._busy()
-        since, was_busy = self._since
-        elapsed = now - since
-        if elapsed >= WINDOW_SECONDS:
+        if self._since is not None and now - self._since[0] < WINDOW_SECONDS:
+            return self._share
+        try:
             busy = self._busy()
-            left = 1.0 - (busy - was_busy - self._spent) / elapsed
+        except OSError:  # connections have all the files that there may be: until then it is not known
+            self._share = LEAST_SHARE
+            return self._share
+        if self._since is not None:  # not the first time that this thread calls
+            since, was_busy = self._since
+            left = 1.0 - (busy - was_busy - self._spent) / (now - since)
             self._share = min(max(SPARE_PART * left, LEAST_SHARE), MOST_SHARE)
-            self._since, self._spent = (now, busy), 0.0
+        self._since, self._spent = (now, busy), 0.0
         return self._share
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from loadtest.faults import __main__ as program
 from loadtest.faults import report
 from loadtest.faults.catalogue import SCENARIOS
 from loadtest.faults.ground import Ground, Subject
@@ -116,6 +117,11 @@ def run_faults(*options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False)
 
 
+def test_the_list_needs_no_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert program.main(["--list", "--bundle", str(tmp_path / "none"), "--only", "malformed_http"]) == 0
+    assert "malformed_http: " in capsys.readouterr().out
+
+
 @pytest.mark.skipif(bool(missing_tools() or missing_redis()), reason=missing_tools() or missing_redis())
 def test_the_program_ends_with_a_line_for_machines(tmp_path: Path) -> None:
     bundle, out = write_tiny_bundle(tmp_path / "tiny"), tmp_path / "out.jsonl"
@@ -143,8 +149,6 @@ def test_a_wrong_name_or_a_bundle_without_samples_is_one_line(tmp_path: Path) ->
 
 
 def test_a_missed_figure_is_exit_status_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from loadtest.faults import __main__ as program
-
     if missing_tools() or missing_redis():
         pytest.skip("needs the tools of the program")
     (tmp_path / "manifest.json").write_text("{}", encoding="utf-8")

@@ -323,6 +323,9 @@ def test_while_there_is_no_time_few_copies_are_kept(
             assert app.post(request_of(ROWS[:2])).status_code == 200
             app.runner.run(asyncio.sleep(2.0 * queue_module.PAUSE_SECONDS))
         assert dropped(app) == {"busy": 2.0}
+        wrong = {**request_of(ROWS[:2]), "context": {**ROWS[0]["context"], "hour": "noon"}}
+        assert app.post(wrong).status_code == 422  # it was read, and never answered
+        assert dropped(app) == {"busy": 2.0}
         assert app.metrics()["bidlight_shadow_waiting_requests"] == 3.0
         assert app.metrics()["bidlight_shadow_time_share"] == 0.0
     app.app.predict_service.admission.stop(work)

@@ -28,6 +28,7 @@ class Work:
     def __init__(self, size: int = 1, parts: int = 1, kind: str = "") -> None:
         self.size, self.parts, self.kind = size, parts, kind
         self.requests = 1
+        self.has_begun = False
         self.dropped: str | None = None
 
     def join(self, other: Work) -> bool:
@@ -40,6 +41,7 @@ class Work:
     def step(self) -> bool:
         assert self.parts > 0
         assert self.dropped is None
+        self.has_begun = True
         self.parts -= 1
         return self.parts == 0
 
@@ -135,6 +137,7 @@ def test_it_rests_after_a_slice_also_where_nothing_waited_then(monkeypatch: pyte
 def test_what_has_no_room_is_dropped_at_once() -> None:
     async def main(loop: Loop) -> None:
         loop.is_busy = True
+        loop.queue.measure()
         large, larger = Work(MAX_BYTES - MAX_WAITING), Work(MAX_BYTES)
         loop.queue.add(large)
         loop.queue.add(larger)
@@ -182,6 +185,21 @@ def test_what_waits_for_too_long_is_dropped(monkeypatch: pytest.MonkeyPatch) -> 
     run(main)
 
 
+def test_what_has_begun_is_done_however_long_that_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue_module, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(queue_module, "ENOUGH_SECONDS", 1e-9)  # one part a slice
+
+    async def main(loop: Loop) -> None:
+        begun, other = Work(parts=3), Work()
+        begun.has_begun = True
+        loop.queue.add(begun)
+        loop.queue.add(other)
+        await until(lambda: not len(loop.queue))
+        assert (begun.parts, begun.dropped, other.dropped) == (0, None, "late")
+
+    run(main)
+
+
 def test_where_less_time_is_to_spare_less_waits() -> None:
     async def main(loop: Loop) -> None:
         loop.is_busy = True
@@ -198,6 +216,9 @@ def test_where_less_time_is_to_spare_less_waits() -> None:
             while loop.queue.refusal is None:
                 loop.queue.add(Work())
             assert (len(loop.queue), loop.queue.refusal) == (room, reason)
+            late = Work()  # of a request that was read while there was room
+            loop.queue.add(late)
+            assert (len(loop.queue), late.dropped) == (room, reason)
 
     run(main)
 

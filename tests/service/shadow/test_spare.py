@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from pathlib import Path
@@ -53,6 +54,24 @@ def test_less_than_a_window_changes_nothing() -> None:
     assert thread.go_on(WINDOW_SECONDS / 2, 0.0) == LEAST_SHARE
     assert thread.go_on(WINDOW_SECONDS, 0.0) == MOST_SHARE
     assert thread.go_on(WINDOW_SECONDS / 2, WINDOW_SECONDS) == MOST_SHARE
+
+
+def test_while_no_file_can_be_opened_hardly_any_time_is_given() -> None:
+    is_full = False
+    thread = Thread()
+
+    def busy() -> float:
+        if is_full:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return thread.busy
+
+    thread.spare = SpareTime(busy, lambda: thread.now)
+    thread.spare.measure()
+    assert thread.go_on(1.0, 0.0) == MOST_SHARE
+    is_full = True
+    assert thread.go_on(1.0, 0.0) == LEAST_SHARE
+    is_full = False
+    assert thread.go_on(1.0, 0.0) == MOST_SHARE
 
 
 @pytest.mark.parametrize("file", ["/proc/thread-self/schedstat", "/nowhere", "/dev/null"])
