@@ -7,8 +7,8 @@
 A model is NAME, NAME:WIDTHS, NAME@DIM or NAME:WIDTHS@DIM. With each seed the teacher is trained, then each
 student alone and with every alpha and temperature, on the same rows and with the same initial weights.
 Judged on the test part: AUC, and LogLoss after a line that is fitted to the calibration part. Each is the
-mean over the seeds; a difference to the student alone has a 95 % paired interval over rows (seeds
-averaged), and beside it how many seeds it was positive in.
+mean over the seeds; a difference to the student alone has a 95 % interval over rows and, by Student's t,
+seeds, and beside it how many seeds it was positive in.
 
 together   a teacher more: those of all seeds, averaged.
 crossed    teachers that have not seen the rows that they teach: each row is taught by one that was trained on

@@ -9,7 +9,7 @@ nothing is pruned, the float32 model is trained on in the same way too: what tha
 of quantization. Judged on the test part:
 
 AUC, LogLoss   LogLoss after a line that is fitted to the calibration part; means over the seeds.
-to float32     the difference of AUC, with a 95 % paired interval over rows (seeds averaged).
+to float32     the difference of AUC, with a 95 % interval over rows and, by Student's t, seeds.
 |logit|        the largest difference from the float32 graph's, and the standard deviation of the difference.
 kept           in how many seeds validation rows say that the trained graph is the better; `qat` ships the
                static one otherwise, whose quality is then in the line `shipped`.
