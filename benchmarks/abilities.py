@@ -28,7 +28,7 @@ from statistics import median
 import uvloop
 
 from benchmarks.command import Command, ended, print_table
-from benchmarks.request import REST, TRIES, Sink
+from benchmarks.request import Sink
 from loadtest.arguments import a_bundle, a_checkout
 from loadtest.reports import abilities
 from loadtest.reports.abilities import ABILITIES, ALL, OFF, arguments_of, make_folder
@@ -69,15 +69,8 @@ class Bench:
             connection.connection_lost(None)
 
     async def microseconds(self, messages: Sequence[bytes]) -> float:
-        """This thread's time a request for a while; where one comes too late all is timed again.
-
-        Raises RuntimeError for a refusal.
-        """
-        for _ in range(TRIES):
-            found = await self._timed(messages)
-            if not self._sink.had_late():
-                return found
-        raise RuntimeError(f"requests must not wait for others (got late ones in {TRIES} timings); {REST}")
+        """This thread's time a request for a while. Raises RuntimeError for a refusal."""
+        return await self._sink.in_time(lambda: self._timed(messages))
 
     async def _timed(self, messages: Sequence[bytes]) -> float:
         sink, started, before = self._sink, time.thread_time(), self.requests

@@ -9,11 +9,12 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from export.errors import ExportError
 from export.report.text_table import aligned
-from loadtest.arguments import Parser, whole
+from loadtest.arguments import Parser, a_folder_to_write, whole
 from loadtest.arguments import ended as arguments_ended
 from loadtest.processes.machine import describe_machine
 from loadtest.traffic.bid_requests import SampleError
@@ -45,6 +46,12 @@ class Command(Parser):
     def __init__(self, name: str, about: str | None) -> None:
         super().__init__(prog=f"python -m benchmarks.{name}", description=about, formatter_class=_Help)
         self.name = name
+
+    def folder(self, flag: str, default: str) -> None:
+        """An option of a folder that the benchmark makes, or goes on with."""
+        self.add_argument(
+            flag, type=a_folder_to_write, default=Path(default), metavar="FOLDER", help="[%(default)s]"
+        )
 
     def number(self, flag: str, default: int, about: str, *, least: int = 1) -> None:
         """An option of one whole number, `least` or more."""

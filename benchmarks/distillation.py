@@ -7,8 +7,8 @@
 A model is NAME, NAME:WIDTHS, NAME@DIM or NAME:WIDTHS@DIM. With each seed the teacher is trained, then each
 student alone and with every alpha and temperature, on the same rows and with the same initial weights.
 Judged on the test part: AUC, and LogLoss after a line that is fitted to the calibration part. Each is the
-mean over the seeds; a difference to the student alone has a 95 % paired interval over rows (seeds
-averaged), and beside it how many seeds it was positive in.
+mean over the seeds; a difference to the student alone has a 95 % interval over rows and, by Student's t,
+seeds, and beside it how many seeds it was positive in.
 
 together   a teacher more: those of all seeds, averaged.
 crossed    teachers that have not seen the rows that they teach: each row is taught by one that was trained on
@@ -62,7 +62,7 @@ from export.train.choices import TrainChoice
 from export.train.config import TrainConfig
 from export.train.loop import predict_logits, train
 from export.train.losses import Loss, distilled
-from loadtest.arguments import a_folder_to_write, a_log, at_least_one, positive, share, whole
+from loadtest.arguments import a_log, at_least_one, positive, share, whole
 
 ALONE, TOGETHER, CROSSED = "alone", "taught by all seeds' teachers", "teachers of the other half"
 BETTER = "the better by validation"  # of a way and alone
@@ -397,13 +397,7 @@ def _options(arguments: Sequence[str] | None) -> tuple[Command, argparse.Namespa
     add = command.add_argument
     add("--data", type=a_log, required=True, metavar="FILE", help="the log")
     add("--schema", required=True, metavar="NAME|FILE", help="the schema that describes it")
-    add(
-        "--work",
-        type=a_folder_to_write,
-        default=Path("artifacts/distillation"),
-        metavar="FOLDER",
-        help="[%(default)s]",
-    )
+    command.folder("--work", "artifacts/distillation")
     add("--teacher", type=Student.parse, default="deep_fwfm", metavar="MODEL", help="[%(default)s]")
     about = "which are taught"
     add("--students", type=Student.parse, nargs="+", default=["dnn:16,16@8"], metavar="MODEL", help=about)

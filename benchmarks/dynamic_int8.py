@@ -25,7 +25,6 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +49,6 @@ from export.stages.plan import Plan
 from export.stages.quantize import spread_rows
 from export.stages.work import Work
 from export.train.choices import TrainChoice
-from loadtest.arguments import a_folder_to_write
 from models import MODELS
 
 DEFAULT = ("deep_fwfm", "dnn", "dcn_v2")
@@ -82,13 +80,7 @@ class Point:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints a table and, on the last line, the same as JSON."""
     command = Command("dynamic_int8", __doc__)
-    command.add_argument(
-        "--work",
-        type=a_folder_to_write,
-        default=Path("artifacts/dynamic_int8"),
-        metavar="FOLDER",
-        help="[%(default)s]",
-    )
+    command.folder("--work", "artifacts/dynamic_int8")
     command.add_argument(
         "--models", nargs="+", choices=[*MODELS], default=DEFAULT, metavar="NAME", help=" ".join(DEFAULT)
     )

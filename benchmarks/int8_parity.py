@@ -21,7 +21,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -48,7 +47,7 @@ from export.stages.quantize import spread_rows
 from export.stages.work import Work
 from export.train.checkpoint import load_checkpoint
 from export.train.choices import TrainChoice
-from loadtest.arguments import a_folder_to_write, a_log, share
+from loadtest.arguments import a_log, share
 from models import MODELS
 
 BOUND = 0.0002
@@ -82,13 +81,7 @@ class Point:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints a table, what misses the bound, and on the last line the same as JSON."""
     command = Command("int8_parity", __doc__)
-    command.add_argument(
-        "--work",
-        type=a_folder_to_write,
-        default=Path("artifacts/int8_parity"),
-        metavar="FOLDER",
-        help="[%(default)s]",
-    )
+    command.folder("--work", "artifacts/int8_parity")
     command.add_argument(
         "--models", nargs="+", default=["all"], choices=["all", *MODELS], metavar="NAME", help="[all]"
     )

@@ -44,7 +44,6 @@ from export.judge.metrics import auc
 from export.stages.quantize import spread_rows
 from export.stages.work import Work
 from export.train.choices import TrainChoice
-from loadtest.arguments import a_folder_to_write
 from models import MODELS
 
 Ids = NDArray[np.int32]
@@ -74,13 +73,7 @@ class Point:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints a table and, on the last line, the same as JSON."""
     command = Command("int8_writers", __doc__)
-    command.add_argument(
-        "--work",
-        type=a_folder_to_write,
-        default=Path("artifacts/int8_writers"),
-        metavar="FOLDER",
-        help="[%(default)s]",
-    )
+    command.folder("--work", "artifacts/int8_writers")
     command.add_argument(
         "--models", nargs="+", choices=[*MODELS], default=DEFAULT, metavar="NAME", help=" ".join(DEFAULT)
     )

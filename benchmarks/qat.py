@@ -9,7 +9,7 @@ nothing is pruned, the float32 model is trained on in the same way too: what tha
 of quantization. Judged on the test part:
 
 AUC, LogLoss   LogLoss after a line that is fitted to the calibration part; means over the seeds.
-to float32     the difference of AUC, with a 95 % paired interval over rows (seeds averaged).
+to float32     the difference of AUC, with a 95 % interval over rows and, by Student's t, seeds.
 |logit|        the largest difference from the float32 graph's, and the standard deviation of the difference.
 kept           in how many seeds validation rows say that the trained graph is the better; `qat` ships the
                static one otherwise, whose quality is then in the line `shipped`.
@@ -20,7 +20,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,7 +50,7 @@ from export.stages.work import Work, silent
 from export.train.checkpoint import load_checkpoint
 from export.train.choices import TrainChoice
 from export.train.loop import train
-from loadtest.arguments import a_folder_to_write, a_log, positive
+from loadtest.arguments import a_log, positive
 from models import MODELS
 
 FLOAT, STATIC = "float32", "static"
@@ -90,13 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add = command.add_argument
     add("--data", type=a_log, required=True, metavar="FILE", help="the log")
     add("--schema", required=True, metavar="NAME|FILE", help="its schema")
-    add(
-        "--work",
-        type=a_folder_to_write,
-        default=Path("artifacts/qat"),
-        metavar="FOLDER",
-        help="[%(default)s]",
-    )
+    command.folder("--work", "artifacts/qat")
     add("--models", nargs="+", choices=[*MODELS], default=["deep_fwfm"], metavar="NAME", help="[deep_fwfm]")
     add("--preset", choices=tuple(RECIPES), default="none", help="of pruning [%(default)s]")
     command.numbers("--epochs", [QatChoice.epochs], "passes over the training part as INT8")

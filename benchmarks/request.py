@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -71,11 +71,19 @@ class Sink:
             self.refusal = data
         self.answers += 1
 
-    def had_late(self) -> bool:
-        """Whether requests waited too long, as where other processes take the machine; forgets it.
+    async def in_time(self, timing: Callable[[], Awaitable[float]]) -> float:
+        """What a timing finds; where requests of it come too late it is taken again.
 
-        Raises RuntimeError for another refusal.
+        Raises RuntimeError for a refusal of another kind, and where they are late again and again.
         """
+        for _ in range(TRIES):
+            found = await timing()
+            if not self._had_late():
+                return found
+        raise RuntimeError(f"requests must not wait for others (got late ones in {TRIES} timings); {REST}")
+
+    def _had_late(self) -> bool:
+        """Whether requests waited too long, as where other processes take the machine; forgets it."""
         refusal, self.refusal = self.refusal, b""
         if refusal and not refusal.startswith(b"HTTP/1.1 429"):
             raise RuntimeError(f"an answer must be a 200 (got {refusal!r})")
@@ -171,15 +179,8 @@ class Bench:
         )
 
     async def _all(self, message: bytes) -> float:
-        """Microseconds a request from bytes to bytes; where one comes too late all is timed again.
-
-        Raises RuntimeError for a refusal.
-        """
-        for _ in range(TRIES):
-            microseconds = await self._timed(message)
-            if not self._sink.had_late():
-                return microseconds
-        raise RuntimeError(f"requests must not wait for others (got late ones in {TRIES} timings); {REST}")
+        """Microseconds a request from bytes to bytes. Raises RuntimeError for a refusal."""
+        return await self._sink.in_time(lambda: self._timed(message))
 
     async def _timed(self, message: bytes) -> float:
         requests = 0

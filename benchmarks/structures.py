@@ -44,7 +44,7 @@ from export.stages.variants import DENSE, INT8, PRUNED, read_variants
 from export.stages.work import Work
 from export.train.build import hyperparameters_of
 from export.train.choices import TrainChoice
-from loadtest.arguments import a_folder_to_write, positive
+from loadtest.arguments import positive
 from models import MODELS
 
 DEFAULT = ("D0", "D90", "D99", "N50", "N75", "N90", "D99N50", "D99N75", "D99N90")
@@ -116,13 +116,7 @@ def _recipe_name(text: str) -> str:
 def _options(arguments: Sequence[str] | None) -> tuple[Command, argparse.Namespace]:
     command = Command("structures", __doc__)
     add = command.add_argument
-    add(
-        "--work",
-        type=a_folder_to_write,
-        default=Path("artifacts/structures"),
-        metavar="FOLDER",
-        help="[%(default)s]",
-    )
+    command.folder("--work", "artifacts/structures")
     add("--recipes", type=_recipe_name, nargs="+", default=DEFAULT, metavar="NAME", help=" ".join(DEFAULT))
     add("--model", choices=[*MODELS], default="deep_fwfm", metavar="NAME", help="[%(default)s]")
     command.number("--rows", 1_500_000, "of the log")

@@ -19,8 +19,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from models import MODELS
-
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
@@ -32,6 +30,7 @@ from benchmarks.command import Command, ended, print_table
 from export.train.build import build_from_fields
 from export.train.config import TrainConfig
 from export.train.optimizers import Optimizers, sparse_gradients
+from models import MODELS
 from models.fields import Field
 
 N_FIELDS = 39

@@ -45,7 +45,7 @@ from export.train.checkpoint import load_checkpoint
 from export.train.choices import TrainChoice
 from export.train.loop import predict_logits
 from export.train.prior import corrected_logits
-from loadtest.arguments import a_folder_to_write, a_log
+from loadtest.arguments import a_log
 from models import MODELS
 from service.bundle.encoder import Encoder
 
@@ -223,13 +223,7 @@ def _options(arguments: Sequence[str] | None) -> tuple[Command, argparse.Namespa
     add = command.add_argument
     add("--data", type=a_log, required=True, metavar="FILE", help="the log, in Parquet and with a time")
     add("--schema", required=True, metavar="FILE", help="the schema file that describes it")
-    add(
-        "--work",
-        type=a_folder_to_write,
-        default=Path("artifacts/warm-start"),
-        metavar="FOLDER",
-        help="[%(default)s]",
-    )
+    command.folder("--work", "artifacts/warm-start")
     add("--model", choices=[*MODELS], default="deep_fwfm", metavar="NAME", help="[%(default)s]")
     about = "one of the model's; the value is JSON, or text; may be given several times"
     add("--hyperparameter", type=assignment, action="append", default=[], metavar="NAME=VALUE", help=about)

@@ -47,7 +47,7 @@ from export.stages.work import Work
 from export.teach.lesson import Lesson
 from export.train.choices import TrainChoice
 from export.trials import Budget as Effort
-from loadtest.arguments import a_file, a_folder, a_folder_to_write, a_log, positive, whole
+from loadtest.arguments import a_file, a_folder, a_log, positive, whole
 from models import MODELS
 from service.bundle.json_files import encode_json
 
@@ -181,13 +181,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--budgets-bytes", type=_by_bytes, default=_by_bytes("100kB,1MB,10MB"), metavar="SIZE,..",
         help="[100kB,1MB,10MB]",
     )  # fmt: skip
-    add(
-        "--out",
-        type=a_folder_to_write,
-        default=Path("artifacts/budgets"),
-        metavar="FOLDER",
-        help="[%(default)s]",
-    )
+    command.folder("--out", "artifacts/budgets")
     add(
         "--show", type=a_folder, nargs="+", metavar="FOLDER", help="print the tables of finished runs instead"
     )

@@ -36,7 +36,7 @@ from export.errors import ExportError
 from export.stages.fit_schema import kept_log
 from export.stages.plan import LogPlan
 from export.stages.work import Work
-from loadtest.arguments import a_file, a_folder, a_folder_to_write, a_log, whole
+from loadtest.arguments import a_file, a_folder, a_log, whole
 from loadtest.processes.server import REPOSITORY
 from service.bundle.json_files import encode_json
 
@@ -178,13 +178,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     source.add_argument("--show", type=a_folder, metavar="FOLDER", help="print the tables that it holds")
     add("--schema", metavar="NAME|FILE", help="of the raw log")
     add("--name", metavar="NAME", help="of the log, in the table [the folder's or the file's]")
-    add(
-        "--out",
-        type=a_folder_to_write,
-        default=Path("artifacts/peers"),
-        metavar="FOLDER",
-        help="[%(default)s]",
-    )
+    command.folder("--out", "artifacts/peers")
     add("--models", nargs="+", choices=MODELS, default=MODELS, metavar="NAME", help=" ".join(MODELS))
     add("--by", nargs="+", choices=BY, default=list(BY), metavar="NAME", help=" ".join(BY))
     add(

@@ -155,9 +155,9 @@ class Students:
         return found
 
     def _possible_dim(self, model: str, found: Mapping[str, Any], dim: int) -> int:
-        """About so many numbers in an embedding, at most those of the model itself."""
+        """About so many numbers in an embedding, at most those of the model itself, if it has any."""
         fields = model_fields(self.subject.log.schema, self._embedding)
-        most = int(self._own_hyperparameters["dim"])
+        most = int(self._own_hyperparameters.get("dim", found["dim"]))
         return possible_dim(model, fields, found, dim, least=SMALLEST_DIM, most=most)
 
     def _config(self, student: Student) -> TrainConfig:

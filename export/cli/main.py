@@ -53,8 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run_command(options: Namespace) -> None:
     """The command; under torchrun on its first process, while the others train along."""
     if os.environ.get("WORLD_SIZE", "1") == "1":
-        signal.signal(signal.SIGTERM, _terminate)  # torchrun ends its processes by itself
-        RUNS[options.command](options)
+        earlier = signal.signal(signal.SIGTERM, _terminate)  # torchrun ends its processes by itself
+        try:
+            RUNS[options.command](options)
+        finally:
+            signal.signal(signal.SIGTERM, earlier)
         return
     from export.train.distributed import follow, process_group
 

@@ -10,8 +10,9 @@ import multiprocessing
 import signal
 import traceback
 from collections.abc import Iterator, Sequence
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerProcess
+from multiprocessing.context import ForkServerContext, ForkServerProcess, SpawnContext, SpawnProcess
 
 from export.compare.contender import TRACEBACK, Contender
 from export.compare.records import Failure, Result
@@ -21,6 +22,7 @@ from export.stages.work import Say
 from service.bundle.errors import BundleError
 
 Outcome = Result | Failure
+Process = ForkServerProcess | SpawnProcess
 
 IMPORTED_ONCE = ["export.graph.onnx", "onnxscript"]
 """What each contender's process begins with. No thread is lost in it by a fork: NumPy's start again by
@@ -58,12 +60,10 @@ def attempt(contender: Contender, say: Say) -> Outcome:
 
 def _in_processes(contenders: Sequence[Contender], jobs: int, say: Say) -> Iterator[Outcome]:
     """As many processes as jobs, a new one for each contender, which frees its memory when it ends."""
-    # Forked from a process that only imports: torch's threads do not survive a fork.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(IMPORTED_ONCE)
+    context = _processes()
     how: Shown = "nothing" if shown() == "nothing" else "lines"  # a bar has one process
     waiting = list(reversed(contenders))
-    running: dict[Connection, tuple[Contender, ForkServerProcess]] = {}
+    running: dict[Connection, tuple[Contender, Process]] = {}
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
@@ -86,9 +86,25 @@ def _in_processes(contenders: Sequence[Contender], jobs: int, say: Say) -> Itera
             process.join()
 
 
-def _receive(
-    connection: Connection, contender: Contender, process: ForkServerProcess, say: Say
-) -> Outcome | None:
+def _processes() -> ForkServerContext | SpawnContext:
+    """What starts processes: forked from one that only imports, since torch's threads do not survive a fork.
+
+    Where that one cannot be asked, as where the path of its socket is too long, each imports by itself.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(IMPORTED_ONCE)
+    # It and what is forked from it are deaf to Ctrl-C from the start: it would end their imports in a trace.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        forkserver.ensure_running()
+    except OSError:
+        return multiprocessing.get_context("spawn")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    return context
+
+
+def _receive(connection: Connection, contender: Contender, process: Process, say: Say) -> Outcome | None:
     """Passes a line on, or returns the outcome; that of a process that died is a failure."""
     try:
         message = connection.recv()
@@ -112,6 +128,9 @@ def _run_contender(contender: Contender, connection: Connection, how: Shown) -> 
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and ends this process
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():
+        return  # it was ended while this process was asked for
     if contender.config.threads is not None:
         torch.set_num_threads(contender.config.threads)
     try:

@@ -239,4 +239,4 @@ def are_counts(values: NDArray[np.float64], counts: NDArray[np.int64]) -> bool:
     if not len(values) or not 0 <= values[0] <= MAX_FIRST_COUNT or (values != np.floor(values)).any():
         return False
     median, high = values[np.searchsorted(np.cumsum(counts), counts.sum() * np.array([0.5, 0.99]))]
-    return bool(high >= LONG_TAIL * max(1.0, median))
+    return bool(high / LONG_TAIL >= max(1.0, median))  # a product may be past all floats

@@ -18,12 +18,16 @@ def shared_registry() -> Iterator[None]:
     """Within, `torch.onnx.export` takes the registry that the first export of this process made.
 
     Others who export in this process get one of their own again after it, to which they may add functions.
+    Where one such block lies in another, or ends while another thread's goes on, that one's stays.
     """
     try:
         from torch.onnx._internal.exporter._registration import ONNXRegistry
 
         own = ONNXRegistry.__dict__["from_torchlib"]
     except (ImportError, KeyError):
+        yield
+        return
+    if isinstance(own, functools.partial):  # it is shared already
         yield
         return
     setattr(ONNXRegistry, "from_torchlib", functools.partial(_made, own))  # noqa: B010

@@ -446,6 +446,17 @@ def test_a_signal_that_python_would_forget_ends_the_command(sent: signal.Signals
     refused(Done(done.returncode, done.stdout, done.stderr), status)
 
 
+def test_a_command_leaves_its_process_as_it_was() -> None:
+    def state() -> list[object]:
+        handlers = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)]
+        return [*handlers, sys.unraisablehook]
+
+    before = state()
+    assert main(["models", "lr"]) == 0
+    assert main(["models", "none"]) == 1
+    assert state() == before
+
+
 def test_stages_one_by_one_make_the_same_bundle(exported, export: Export, tmp_path: Path) -> None:
     plan, work = exported.plan, ("--work", tmp_path / "w")
     training, made = plan.training.given, plan.hyperparameters

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import textwrap
 from dataclasses import replace
+from multiprocessing import forkserver
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 
+from export.compare import jobs
 from export.compare.contender import PCTR, RESULT, TRACEBACK
 from export.compare.jobs import attempt, outcomes
 from export.compare.records import Failure, Result
 from tests.export.compare.contenders import ending
+
+ROOT = Path(__file__).parents[3]
 
 
 def test_a_result_is_passed_on_with_its_lines(tmp_path: Path) -> None:
@@ -65,6 +74,45 @@ def test_processes_end_with_the_loop_over_them(tmp_path: Path) -> None:
     assert isinstance(next(running), Result)
     running.close()  # type: ignore[attr-defined]
     assert list(running) == []
+
+
+def test_ctrl_c_while_processes_prepare_leaves_no_trace(tmp_path: Path) -> None:
+    """A terminal sends it to them too, and they import for seconds."""
+    (tmp_path / "slow.py").write_text("import time\nopen('begun', 'w')\ntime.sleep(0.5)\n", encoding="utf-8")
+    text = """
+        import os, pathlib, signal, time
+        from export.compare import jobs
+
+        jobs.IMPORTED_ONCE = ["slow"]
+        context = jobs._processes()
+        while not pathlib.Path("begun").exists():
+            time.sleep(0.01)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        os.killpg(0, signal.SIGINT)
+        process = context.Process(target=os.getcwd)
+        process.start()
+        process.join()
+        print(context.get_start_method(), process.exitcode)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(text)], cwd=tmp_path, text=True, capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, start_new_session=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("forkserver 0\n", "")
+
+
+def test_where_no_process_can_be_asked_for_others_each_starts_by_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The folder of temporary files may have a longer name than a socket takes."""
+
+    def too_long() -> None:
+        raise OSError("AF_UNIX path too long")
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(forkserver, "ensure_running", too_long)
+    assert jobs._processes().get_start_method() == "spawn"
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_key_is_of_what_decides_the_result_alone(tmp_path: Path) -> None:

@@ -177,6 +177,11 @@ def fitted(values: np.ndarray, keys: str = "") -> tuple[float, ...]:
     return encoding.edges
 
 
+def test_numbers_near_the_largest_that_there_are_look_counted_or_not_without_a_warning() -> None:
+    assert not are_counts(*tabled([0.0, 1.8e307, 1.8e307]))
+    assert are_counts(*tabled([0.0, 1.0, 1.8e307]))
+
+
 @pytest.mark.parametrize("name", NOT_COUNTED)
 def test_a_number_without_an_encoding_is_parted_by_quantiles(name: str) -> None:
     values = NOT_COUNTED[name]

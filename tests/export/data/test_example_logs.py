@@ -118,6 +118,14 @@ def test_files_of_other_types_are_told(tmp_path: Path) -> None:
         list(read_log(tmp_path, of_examples(parse_log_schema(SHOP))))
 
 
+def test_an_hour_that_is_half_copied_is_told_before_a_row_is_read(tmp_path: Path) -> None:
+    log, schema = joined(tmp_path, {"a": 1.0, "b": 1.0}, requests=5), of_examples(parse_log_schema(SHOP))
+    (log / "0.parquet").write_bytes((log / "1.parquet").read_bytes()[:100])
+    for read in (check_weights, rows_about):
+        with pytest.raises(LogError, match="joined: must be whole Parquet files"):
+            read(log, schema)
+
+
 def joined(folder: Path, shares: dict[str, float], requests: int = 4_000) -> Path:
     """Examples of two candidates a request, of hours in which other shares were logged."""
     (folder / "joined").mkdir()

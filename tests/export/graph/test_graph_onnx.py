@@ -38,7 +38,10 @@ def test_the_registry_of_functions_is_made_once_and_is_no_one_elses(exported):
     make = ONNXRegistry.__dict__["from_torchlib"]
     with shared_registry():
         made = [ONNXRegistry().from_torchlib(opset_version=OPSET) for _ in range(2)]
-    assert made[0] is made[1]
+        with shared_registry():
+            made.append(ONNXRegistry().from_torchlib(opset_version=OPSET))
+        assert ONNXRegistry.__dict__["from_torchlib"] is not make
+    assert made[0] is made[1] is made[2]
     assert made[0].opset_version == OPSET
     functions = {name: list(metas) for name, metas in made[0].functions.items()}
     export_onnx(exported.model, exported.columns)

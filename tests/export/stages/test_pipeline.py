@@ -135,6 +135,7 @@ def test_a_checkpoint_takes_the_place_of_training(exported, tmp_path: Path) -> N
     plan = replace(
         exported.plan,
         checkpoint=exported.plan.work / "dense.pt",
+        training=TrainChoice(seed=7, threads=1),
         pruning=PruneChoice(preset="none"),
         model="lr",  # the checkpoint decides
         hyperparameters={},
@@ -157,6 +158,7 @@ def test_whole_neurons_are_pruned_and_recorded(exported, tmp_path: Path) -> None
     plan = replace(
         exported.plan,
         checkpoint=exported.plan.work / "dense.pt",
+        training=TrainChoice(seed=7, threads=1),
         pruning=PruneChoice(preset="none", neurons=0.5, finetune_epochs=0.5),
         hyperparameters={},
         out=tmp_path / "narrow",

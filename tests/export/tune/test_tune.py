@@ -305,7 +305,7 @@ def trial(number: int, seconds: float) -> TrialRecord:
 
 def test_time_for_the_check_is_set_aside() -> None:
     done = (trial(1, 10.0), trial(2, 20.0), trial(3, 10.0))
-    budget = Budget(None, seconds=150.0)  # the check takes 60, a typical trial 10
+    budget = Budget(None, seconds=180.0)  # the check takes 90, a typical trial 10
     assert not is_used_up(budget, done, done[1], 79.0)
     assert is_used_up(budget, done, done[1], 81.0)
     assert not is_used_up(budget, (), None, 1e9)  # the defaults are always tried
