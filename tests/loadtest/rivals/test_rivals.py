@@ -230,8 +230,9 @@ def states_of(processes: list[int], expected: str) -> set[str]:
     return found
 
 
-def test_all_names_every_contender_and_numbers_may_have_commas() -> None:
-    plan = parse(["--contenders", "all", "--candidates", "1,100", "--seconds", "6", "--rounds", "4"])
+def test_all_names_every_contender_and_numbers_may_have_commas(bundle: Path) -> None:
+    given = ["--bundle", str(bundle), "--contenders", "all", "--candidates", "1,100"]
+    plan = parse([*given, "--seconds", "6", "--rounds", "4"])
     assert plan.contenders == tuple(contender.name for contender in ALL)
     assert plan.candidates == (1, 100)
     assert plan.seconds_a_round == 2
