@@ -9,7 +9,6 @@ from __future__ import annotations
 import http.client
 import json
 import random
-import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -144,7 +143,9 @@ class Traffic:
     def _post(self, connection: http.client.HTTPConnection, path: str, body: bytes) -> tuple[int, bytes]:
         """The status and the body of an answer; 0 where the connection broke."""
         try:
-            return _post(connection, path, body)
+            connection.request("POST", path, body, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            return answer.status, answer.read()
         except (OSError, http.client.HTTPException):
             connection.close()
             with self._lock:
@@ -161,14 +162,6 @@ def _events(
         yield {"token": token, "type": "impression"}
         if chosen.random() < truth[place]:
             yield {"token": token, "type": "click"}
-
-
-def _post(connection: http.client.HTTPConnection, path: str, body: bytes) -> tuple[int, bytes]:
-    connection.request("POST", path, body, {"Content-Type": "application/json"})
-    if connection.sock is not None:
-        connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    answer = connection.getresponse()
-    return answer.status, answer.read()
 
 
 @contextmanager
