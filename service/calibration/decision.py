@@ -150,9 +150,9 @@ class LiveCalibration:
         """Let so much time pass, in which these counts came; what was decided."""
         decisions: list[Decision] = []
         self._window = self._window + added
-        new = np.maximum(added, 0.0)
+        new = evidence_of(np.maximum(added, 0.0))
         self._dispersion.add(stretch_of(new))
-        if self._is_behind(evidence_of(new)):
+        if self._is_behind(new):
             self._serve(NONE)
             self._candidate = None
             decisions.append(Decision.REVERTED)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from service.calibration.counts import Counts, evidence_of
+from service.calibration.counts import Evidence
 
 # A block is long enough for chi-squared once its clicks have this variance; a part that is added is not cut.
 LEAST_VARIANCE = 10.0
@@ -111,9 +111,8 @@ def chi_squared(first: Stretch, second: Stretch) -> float:
     return difference**2 / (ours**2 * first.variance(ratio) + theirs**2 * second.variance(ratio))
 
 
-def stretch_of(counts: Counts) -> Stretch:
-    """The stretch of counts [BINS, 3], expected by the bundle's own pCTRs."""
-    evidence = evidence_of(counts)
+def stretch_of(evidence: Evidence) -> Stretch:
+    """The stretch of evidence, expected by the bundle's own pCTRs."""
     pctrs = 1.0 / (1.0 + np.exp(-evidence.log_odds))
     return Stretch(
         float(evidence.clicks.sum()), float(evidence.rows @ pctrs), float(evidence.rows @ pctrs**2)

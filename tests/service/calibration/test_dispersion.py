@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.calibration.counts import BINS, CLICKS, Counts, count
+from service.calibration.counts import BINS, CLICKS, Counts, count, evidence_of
 from service.calibration.decision import LiveCalibration, LiveRecord, Rules, next_revision
 from service.calibration.dispersion import (
     LARGEST,
@@ -78,7 +78,7 @@ def test_the_factor_is_that_of_a_naive_computation(periods: list[tuple[int, floa
         clicks = round(ratio * rows * pctr)
         log_odds = np.full(rows, np.log(pctr / (1.0 - pctr)))
         added = counts_of_rows(log_odds, np.arange(rows) < clicks)
-        found.add(stretch_of(added))
+        found.add(stretch_of(evidence_of(added)))
         packed = msgspec.msgpack.encode(found.record)
         found = Dispersion.of(msgspec.msgpack.decode(packed, type=DispersionRecord))
         naive.append(([pctr] * rows, clicks))
@@ -110,7 +110,7 @@ def test_bursts_are_seen_as_what_they_are_worth(rows_of_user: int, correlation: 
     for _ in range(3):
         dispersion = Dispersion()
         for _ in range(300):
-            dispersion.add(stretch_of(world.counts(2_000 // rows_of_user, pctr)))
+            dispersion.add(stretch_of(evidence_of(world.counts(2_000 // rows_of_user, pctr))))
         found.append(dispersion.factor)
     assert np.mean(found) == pytest.approx(1.0 + (rows_of_user - 1) * correlation, rel=0.15)
 
@@ -119,7 +119,7 @@ def test_what_is_off_what_drifts_and_what_shifts_is_no_dispersion() -> None:
     world, found = Bursts(1, 0.0), Dispersion()
     for period in range(300):
         ratio = 1.4 - 0.002 * period - (0.3 if period > 150 else 0.0)
-        found.add(stretch_of(world.counts(1_000, 0.05, ratio)))
+        found.add(stretch_of(evidence_of(world.counts(1_000, 0.05, ratio))))
     assert found.factor < 1.3
 
 
