@@ -129,8 +129,7 @@ class ShadowQueue:
         waiting, self._waiting = self._waiting, deque()
         for job, since in waiting:
             if are_gone(job):
-                self._requests -= job.requests
-                self._bytes -= job.size
+                self._forget(job)
                 job.drop(GONE)
             else:
                 self._waiting.append((job, since))
@@ -184,9 +183,13 @@ class ShadowQueue:
 
     def _take(self) -> Job:
         job, _ = self._waiting.popleft()
+        self._forget(job)
+        return job
+
+    def _forget(self, job: Job) -> None:
+        """It waits no more."""
         self._requests -= job.requests
         self._bytes -= job.size
-        return job
 
 
 def rest_after(seconds: float, share: float) -> float:
