@@ -18,6 +18,14 @@ from tests.tiny_bundle import HIDDEN
 
 GRAPH = "model.float32.onnx"
 
+Place = tuple[str | int, ...]
+
+
+def places_in(value: Any, place: Place = ()) -> list[Place]:
+    """Where a JSON value has values, itself among them, at any depth."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [place, *(found for key, each in inner for found in places_in(each, (*place, key)))]
+
 
 def rewrite_json(folder: Path, file: str, change: Callable[[Any], object]) -> None:
     """Change what a JSON file holds."""

@@ -23,6 +23,7 @@ from loadtest.traffic.forged import replace_in
 from service.arms.loading import read_arms, start_arms
 from service.errors import BadConfiguration
 from service.settings import Settings
+from tests.forged_bundle import Place, places_in
 from tests.tiny_bundle import write_tiny_bundle
 
 MORE_BYTES = 1 << 30
@@ -32,8 +33,6 @@ FLOATS = [0.5, -0.5, 1e-320, 1e15, 1e300, -1e300, math.inf, -math.inf, math.nan]
 OTHERS: list[Any] = [None, True, "", "x", "x" * 100_000, "\udc00", "../up", "NaN", [], {}, [[]] * 3]
 LARGE = [[0] * 200_000, ["x"] * 200_000, {str(number): number for number in range(100_000)}]
 
-Path_ = tuple[str | int, ...]
-
 
 def nested(levels: int) -> Any:
     value: Any = 0
@@ -42,13 +41,7 @@ def nested(levels: int) -> Any:
     return value
 
 
-def places_in(value: Any, path: Path_ = ()) -> list[Path_]:
-    """The path of every value."""
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [path, *(place for key, each in inner for place in places_in(each, (*path, key)))]
-
-
-def replaced(value: Any, path: Path_, new: Any) -> Any:
+def replaced(value: Any, path: Place, new: Any) -> Any:
     if not path:
         return new
     copy: Any = dict(value) if isinstance(value, dict) else list(value)
@@ -68,7 +61,7 @@ def main(folder: Path, examples: int) -> None:
 
     @settings(max_examples=examples, deadline=None, database=None)
     @given(st.sampled_from(places), extremes)
-    def check(place: tuple[str, Path_], new: Any) -> None:
+    def check(place: tuple[str, Place], new: Any) -> None:
         name, path = place
         for each, data in files.items():
             (folder / each).write_bytes(data)

@@ -27,6 +27,7 @@ from service.scoring.golden import replay_golden
 from service.scoring.predictor import Predictor
 from service.settings import Settings
 from service.wire import JSON, count_rows
+from tests.forged_bundle import Place, places_in
 from tests.tiny_bundle import (
     tiny_golden,
     tiny_graph,
@@ -40,8 +41,6 @@ OTHER, DYNAMIC = "int8", "dynamic"
 SIZES = (1, 2, 5)  # of requests; the last is large
 VALUES: tuple[Any, ...] = (None, True, 0, 1, -1, 3, 2**31, 0.5, 1e9, "", "x", "x\ny", [], {}, [None, 5])
 """What stands anywhere in place of something else, beside all that stands elsewhere in the manifest."""
-
-Place = tuple[str | int, ...]
 
 
 def by_batch(graph: bytes) -> bytes:
@@ -115,12 +114,6 @@ async def scored(predictor: Predictor) -> NDArray[np.float64]:
     if predictor.depends_on_batch:
         return np.concatenate([await predictor.score(one) for one in requests])
     return np.concatenate(await asyncio.gather(*(predictor.score(one) for one in requests)))
-
-
-def places_in(value: Any, place: Place = ()) -> list[Place]:
-    """Where there are values, at any depth."""
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [place, *(found for key, each in inner for found in places_in(each, (*place, key)))]
 
 
 def at(value: Any, place: Place) -> Any:
