@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from benchmarks.command import Command, ended, machine, print_table
 from benchmarks.synthetic import check_same_options, make_log, train_dense
+from export.cli.values import reader
 from export.data.encoded import EncodedLog, open_log
 from export.data.progress import Bar, say
 from export.data.synthetic_config import PRESETS
@@ -40,6 +41,7 @@ from export.graph.quantize import quantize_int8
 from export.graph.runtime import graph_scorer, microseconds_a_row, run_graph
 from export.judge.bootstrap import paired_changes
 from export.judge.metrics import auc, sigmoid
+from export.knobs import declared
 from export.stages.fit_schema import fit_schema
 from export.stages.float_layers import choose_int8, judged_rows
 from export.stages.plan import LogPlan, Plan
@@ -47,7 +49,7 @@ from export.stages.quantize import spread_rows
 from export.stages.work import Work
 from export.train.checkpoint import load_checkpoint
 from export.train.choices import TrainChoice
-from loadtest.arguments import a_log, share
+from loadtest.arguments import a_log
 from models import MODELS
 
 BOUND = 0.0002
@@ -91,8 +93,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command.number("--seed", 1, "of the log that is made", least=0)
     command.number("--epochs", 1, "of training")
     command.number("--threads", 1, "of torch")
+    loss = reader(declared(Plan)["layer_loss"])
     command.add_argument(
-        "--layer-loss", type=share, default=Plan.layer_loss, metavar="AUC", help="[%(default)s]"
+        "--layer-loss", type=loss, default=Plan.layer_loss, metavar="AUC", help="[%(default)s]"
     )
     options = command.parse_args(arguments)
     if (options.data is None) != (options.schema is None):
