@@ -29,7 +29,7 @@ import uvloop
 
 from benchmarks.command import Command, ended, print_table
 from benchmarks.request import Sink
-from loadtest.arguments import a_bundle, a_checkout
+from loadtest.arguments import a_checkout
 from loadtest.reports import abilities
 from loadtest.reports.abilities import ABILITIES, ALL, OFF, arguments_of, make_folder
 from loadtest.traffic.bid_requests import BidRequestMaker, read_samples
@@ -151,14 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; the exit code."""
     command = Command("abilities", __doc__)
     add = command.add_argument
-    bundle = REPOSITORY / "artifacts" / "demo"
-    add(
-        "--bundle",
-        type=a_bundle,
-        default=bundle,
-        metavar="FOLDER",
-        help="the bundle that scores [artifacts/demo]",
-    )
+    command.bundle()
     names = [*ABILITIES, ALL]
     add("--abilities", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
     command.numbers("--candidates", (1, 100), "of a request")

@@ -32,7 +32,7 @@ import msgspec
 import uvloop
 
 from benchmarks.command import Command, ended
-from loadtest.arguments import a_bundle, a_checkout
+from loadtest.arguments import a_checkout
 from service.features.ads import CatalogueBuilder
 from service.features.store import pack
 from service.http.app import Bidlight, create_app
@@ -319,14 +319,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     command = Command("request", __doc__)
     add = command.add_argument
-    bundle = REPOSITORY / "artifacts" / "demo"
-    add(
-        "--bundle",
-        type=a_bundle,
-        default=bundle,
-        metavar="FOLDER",
-        help="the bundle that scores [artifacts/demo]",
-    )
+    command.bundle()
     command.numbers("--candidates", (1, 10, 100, 500), "of a request")
     forms = f"forms of a request: {', '.join(FORMS)} [{' '.join(FORMS[:2])}]"
     add("--forms", nargs="+", choices=FORMS, default=FORMS[:2], metavar="FORM", help=forms)
