@@ -131,14 +131,15 @@ def _other_threads() -> float:
 
 
 def _run(name: str, checkout: Path, collector: str, options: argparse.Namespace) -> dict[int, list[float]]:
-    """The figures of one ability in a new process, with the code of a checkout."""
+    """The figures of one ability in a new process, measured by a checkout's own program."""
     with tempfile.TemporaryDirectory() as folder:
         make_folder(Path(folder), name)
         words = [shlex.join(arguments_of(each, options.bundle, Path(folder))) for each in (OFF, name)]
         variables = {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1", ENDPOINT: collector}
-        # -P: nothing is imported from this program's folder, everything from the checkout measured.
+        program = checkout / Path(__file__).relative_to(REPOSITORY)
+        # -P: nothing is imported from the program's own folder, everything from the checkout measured.
         done = subprocess.run(
-            [sys.executable, "-P", __file__, *options.passed_on, "--once", *words],
+            [sys.executable, "-P", str(program), *options.passed_on, "--once", *words],
             cwd=checkout,
             env={**os.environ, **variables},
             stdout=subprocess.PIPE,
