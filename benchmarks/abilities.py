@@ -28,16 +28,13 @@ from statistics import median
 import uvloop
 
 from benchmarks.command import Command, ended, print_table
-from benchmarks.request import Sink
+from benchmarks.request import Sink, connected
 from loadtest.arguments import a_checkout
 from loadtest.reports import abilities
 from loadtest.reports.abilities import ABILITIES, ALL, OFF, arguments_of, make_folder
 from loadtest.traffic.bid_requests import BidRequestMaker, read_samples
 from service.http.app import Bidlight, create_app
-from service.http.connection import HttpConnection
-from service.http.uvicorn_internals import ServerState
 from service.process.options import build_parser, read_settings
-from service.process.server import server_config
 
 REPOSITORY = Path(__file__).parents[1]
 TIMING_SECONDS = 0.02
@@ -55,12 +52,7 @@ class Bench:
 
     def __init__(self, app: Bidlight, connections: int) -> None:
         self.app, self._sink = app, Sink()
-        config, state = server_config(app.settings, app), ServerState()
-        config.load()
-        state.default_headers = [(b"date", b"Thu, 01 Jan 1970 00:00:00 GMT")]
-        self._connections = [HttpConnection(config, state, {}) for _ in range(connections)]
-        for connection in self._connections:
-            connection.connection_made(self._sink)  # type: ignore[arg-type]
+        self._connections = connected(app, self._sink, connections)
         self.requests = 0
 
     def close(self) -> None:

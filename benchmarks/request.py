@@ -103,6 +103,17 @@ class Sink:
         """Do nothing."""
 
 
+def connected(app: Bidlight, sink: Sink, connections: int) -> list[HttpConnection]:
+    """New connections of a service, without sockets; all of them answer into one sink."""
+    config, state = server_config(app.settings, app), ServerState()
+    config.load()
+    state.default_headers = [(b"date", b"Thu, 01 Jan 1970 00:00:00 GMT")]
+    found = [HttpConnection(config, state, {}) for _ in range(connections)]
+    for connection in found:
+        connection.connection_made(sink)  # type: ignore[arg-type]
+    return found
+
+
 class Bench:
     """The service on one bundle, and requests for it, in six forms.
 
@@ -120,13 +131,8 @@ class Bench:
         builder = CatalogueBuilder(self.predictor.encoder)
         builder.add([(f"ad-{row}", pack(sample["candidate"])) for row, sample in enumerate(samples)])
         self._catalogue = builder.build()
-        config, state = server_config(app.settings, app), ServerState()
-        config.load()
-        state.default_headers = [(b"date", b"Thu, 01 Jan 1970 00:00:00 GMT")]
         self._sink = Sink()
-        self._connections = [HttpConnection(config, state, {}) for _ in range(connections)]
-        for connection in self._connections:
-            connection.connection_made(self._sink)  # type: ignore[arg-type]
+        self._connections = connected(app, self._sink, connections)
 
     def close(self) -> None:
         """Stop all timers."""
