@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.command import Command, ended, machine, print_table
-from benchmarks.synthetic import check_same_options, make_log, train_dense
+from benchmarks.synthetic import check_same_options, float_graph, make_log
 from export.cli.values import reader
 from export.data.encoded import EncodedLog, open_log
 from export.data.progress import Bar, say
@@ -36,7 +36,7 @@ from export.errors import ExportError
 from export.graph.editing import GraphEditor
 from export.graph.int8_layers import quantize_layers
 from export.graph.int8_tables import quantize_tables
-from export.graph.onnx import export_onnx, serialize
+from export.graph.onnx import serialize
 from export.graph.quantize import quantize_int8
 from export.graph.runtime import graph_scorer, microseconds_a_row, run_graph
 from export.judge.bootstrap import paired_changes
@@ -47,7 +47,6 @@ from export.stages.float_layers import choose_int8, judged_rows
 from export.stages.plan import LogPlan, Plan
 from export.stages.quantize import spread_rows
 from export.stages.work import Work
-from export.train.checkpoint import load_checkpoint
 from export.train.choices import TrainChoice
 from loadtest.arguments import a_log
 from models import MODELS
@@ -131,7 +130,7 @@ def _points(
     with Bar("models", len(names), unit="models", whole=True) as bar:
         for name in names:
             try:
-                graph = _float_graph(work, log, name, choice)
+                graph = float_graph(work, name, choice)
             except ExportError as error:
                 left_out.append(f"{name} is left out: {error}")
             else:
@@ -140,16 +139,6 @@ def _points(
                     points.append(point)
             bar.add(1)
     return points, left_out
-
-
-def _float_graph(work: Work, log: EncodedLog, model: str, choice: TrainChoice) -> bytes:
-    """The float32 graph of a trained model, kept beside the work folder."""
-    file = work.folder.with_name(f"{model}.onnx")
-    if not file.exists():
-        train_dense(work, model, choice)
-        network = load_checkpoint(work.path("dense.pt"), log.schema).model
-        file.write_bytes(export_onnx(network, log.schema.columns))
-    return file.read_bytes()
 
 
 def measure(model: str, graph: bytes, log: EncodedLog, layer_loss: float) -> Iterator[Point]:
