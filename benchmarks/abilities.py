@@ -28,16 +28,13 @@ from statistics import median
 import uvloop
 
 from benchmarks.command import Command, ended, print_table
-from benchmarks.request import Sink
-from loadtest.arguments import a_bundle, a_checkout
+from benchmarks.request import Sink, connected
+from loadtest.arguments import a_checkout
 from loadtest.reports import abilities
 from loadtest.reports.abilities import ABILITIES, ALL, OFF, arguments_of, make_folder
 from loadtest.traffic.bid_requests import BidRequestMaker, read_samples
 from service.http.app import Bidlight, create_app
-from service.http.connection import HttpConnection
-from service.http.uvicorn_internals import ServerState
 from service.process.options import build_parser, read_settings
-from service.process.server import server_config
 
 REPOSITORY = Path(__file__).parents[1]
 TIMING_SECONDS = 0.02
@@ -55,12 +52,7 @@ class Bench:
 
     def __init__(self, app: Bidlight, connections: int) -> None:
         self.app, self._sink = app, Sink()
-        config, state = server_config(app.settings, app), ServerState()
-        config.load()
-        state.default_headers = [(b"date", b"Thu, 01 Jan 1970 00:00:00 GMT")]
-        self._connections = [HttpConnection(config, state, {}) for _ in range(connections)]
-        for connection in self._connections:
-            connection.connection_made(self._sink)  # type: ignore[arg-type]
+        self._connections = connected(app, self._sink, connections)
         self.requests = 0
 
     def close(self) -> None:
@@ -131,14 +123,15 @@ def _other_threads() -> float:
 
 
 def _run(name: str, checkout: Path, collector: str, options: argparse.Namespace) -> dict[int, list[float]]:
-    """The figures of one ability in a new process, with the code of a checkout."""
+    """The figures of one ability in a new process, measured by a checkout's own program."""
     with tempfile.TemporaryDirectory() as folder:
         make_folder(Path(folder), name)
         words = [shlex.join(arguments_of(each, options.bundle, Path(folder))) for each in (OFF, name)]
         variables = {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1", ENDPOINT: collector}
-        # -P: nothing is imported from this program's folder, everything from the checkout measured.
+        program = checkout / Path(__file__).relative_to(REPOSITORY)
+        # -P: nothing is imported from the program's own folder, everything from the checkout measured.
         done = subprocess.run(
-            [sys.executable, "-P", __file__, *options.passed_on, "--once", *words],
+            [sys.executable, "-P", str(program), *options.passed_on, "--once", *words],
             cwd=checkout,
             env={**os.environ, **variables},
             stdout=subprocess.PIPE,
@@ -151,14 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; the exit code."""
     command = Command("abilities", __doc__)
     add = command.add_argument
-    bundle = REPOSITORY / "artifacts" / "demo"
-    add(
-        "--bundle",
-        type=a_bundle,
-        default=bundle,
-        metavar="FOLDER",
-        help="the bundle that scores [artifacts/demo]",
-    )
+    command.bundle()
     names = [*ABILITIES, ALL]
     add("--abilities", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
     command.numbers("--candidates", (1, 100), "of a request")

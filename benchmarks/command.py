@@ -14,9 +14,10 @@ from typing import Any
 
 from export.errors import ExportError
 from export.report.text_table import aligned
-from loadtest.arguments import Parser, a_folder_to_write, whole
+from loadtest.arguments import Parser, a_bundle, a_folder_to_write, whole
 from loadtest.arguments import ended as arguments_ended
 from loadtest.processes.machine import describe_machine
+from loadtest.processes.server import REPOSITORY
 from loadtest.traffic.bid_requests import SampleError
 from service.bundle.errors import BundleError, InvalidValue
 from service.errors import BadConfiguration
@@ -46,6 +47,11 @@ class Command(Parser):
     def __init__(self, name: str, about: str | None) -> None:
         super().__init__(prog=f"python -m benchmarks.{name}", description=about, formatter_class=_Help)
         self.name = name
+
+    def bundle(self) -> None:
+        """`--bundle`: that of the demo, of this checkout, unless told otherwise."""
+        demo, about = REPOSITORY / "artifacts" / "demo", "the bundle that scores [artifacts/demo]"
+        self.add_argument("--bundle", type=a_bundle, default=demo, metavar="FOLDER", help=about)
 
     def folder(self, flag: str, default: str) -> None:
         """An option of a folder that the benchmark makes, or goes on with."""

@@ -62,7 +62,7 @@ from export.train.choices import TrainChoice
 from export.train.config import TrainConfig
 from export.train.loop import predict_logits, train
 from export.train.losses import Loss, distilled
-from loadtest.arguments import a_log, at_least_one, positive, share, whole
+from loadtest.arguments import a_log, at_least_one, whole
 
 ALONE, TOGETHER, CROSSED = "alone", "taught by all seeds' teachers", "teachers of the other half"
 BETTER = "the better by validation"  # of a way and alone
@@ -401,8 +401,10 @@ def _options(arguments: Sequence[str] | None) -> tuple[Command, argparse.Namespa
     add("--teacher", type=Student.parse, default="deep_fwfm", metavar="MODEL", help="[%(default)s]")
     about = "which are taught"
     add("--students", type=Student.parse, nargs="+", default=["dnn:16,16@8"], metavar="MODEL", help=about)
-    add("--alphas", type=share, nargs="+", default=[0.5], metavar="X", help="what the teacher counts")
-    add("--temperatures", type=positive, nargs="+", default=[1.0], metavar="X", help="of both logits")
+    training = declared(TrainConfig)
+    alpha, temperature = (reader(training[f"distill_{name}"]) for name in ("alpha", "temperature"))
+    add("--alphas", type=alpha, nargs="+", default=[0.5], metavar="X", help="what the teacher counts")
+    add("--temperatures", type=temperature, nargs="+", default=[1.0], metavar="X", help="of both logits")
     shares = reader(declared(LogPlan)["split"])
     add("--split", type=shares, default=LogPlan.split, metavar="A,B,C,D", help="shares of the parts")
     add("--seeds", type=whole(1), default=3, metavar="N", help="[%(default)s]")

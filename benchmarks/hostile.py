@@ -17,8 +17,6 @@ import uvloop
 
 from benchmarks.command import Command, ended, print_table
 from benchmarks.request import Sink
-from loadtest.arguments import a_bundle
-from loadtest.processes.server import REPOSITORY
 from loadtest.traffic.hostile import (
     JSON_TYPE,
     MSGPACK_TYPE,
@@ -87,14 +85,7 @@ async def measure(bundle: Path, size: int, runs: int) -> list[tuple[HostileBody,
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     command = Command("hostile", __doc__)
-    bundle = REPOSITORY / "artifacts" / "demo"
-    command.add_argument(
-        "--bundle",
-        type=a_bundle,
-        default=bundle,
-        metavar="FOLDER",
-        help="the bundle that scores [artifacts/demo]",
-    )
+    command.bundle()
     command.number("--bytes", 1_000_000, "of a body")
     command.number("--runs", 5, "of each body")
     options = command.parse_args(arguments)

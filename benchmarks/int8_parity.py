@@ -27,7 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.command import Command, ended, machine, print_table
-from benchmarks.synthetic import check_same_options, make_log, train_dense
+from benchmarks.synthetic import check_same_options, float_graph, make_log
+from export.cli.values import reader
 from export.data.encoded import EncodedLog, open_log
 from export.data.progress import Bar, say
 from export.data.synthetic_config import PRESETS
@@ -35,19 +36,19 @@ from export.errors import ExportError
 from export.graph.editing import GraphEditor
 from export.graph.int8_layers import quantize_layers
 from export.graph.int8_tables import quantize_tables
-from export.graph.onnx import export_onnx, serialize
+from export.graph.onnx import serialize
 from export.graph.quantize import quantize_int8
 from export.graph.runtime import graph_scorer, microseconds_a_row, run_graph
 from export.judge.bootstrap import paired_changes
 from export.judge.metrics import auc, sigmoid
+from export.knobs import declared
 from export.stages.fit_schema import fit_schema
 from export.stages.float_layers import choose_int8, judged_rows
 from export.stages.plan import LogPlan, Plan
 from export.stages.quantize import spread_rows
 from export.stages.work import Work
-from export.train.checkpoint import load_checkpoint
 from export.train.choices import TrainChoice
-from loadtest.arguments import a_log, share
+from loadtest.arguments import a_log
 from models import MODELS
 
 BOUND = 0.0002
@@ -91,8 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command.number("--seed", 1, "of the log that is made", least=0)
     command.number("--epochs", 1, "of training")
     command.number("--threads", 1, "of torch")
+    loss = reader(declared(Plan)["layer_loss"])
     command.add_argument(
-        "--layer-loss", type=share, default=Plan.layer_loss, metavar="AUC", help="[%(default)s]"
+        "--layer-loss", type=loss, default=Plan.layer_loss, metavar="AUC", help="[%(default)s]"
     )
     options = command.parse_args(arguments)
     if (options.data is None) != (options.schema is None):
@@ -128,7 +130,7 @@ def _points(
     with Bar("models", len(names), unit="models", whole=True) as bar:
         for name in names:
             try:
-                graph = _float_graph(work, log, name, choice)
+                graph = float_graph(work, name, choice)
             except ExportError as error:
                 left_out.append(f"{name} is left out: {error}")
             else:
@@ -137,16 +139,6 @@ def _points(
                     points.append(point)
             bar.add(1)
     return points, left_out
-
-
-def _float_graph(work: Work, log: EncodedLog, model: str, choice: TrainChoice) -> bytes:
-    """The float32 graph of a trained model, kept beside the work folder."""
-    file = work.folder.with_name(f"{model}.onnx")
-    if not file.exists():
-        train_dense(work, model, choice)
-        network = load_checkpoint(work.path("dense.pt"), log.schema).model
-        file.write_bytes(export_onnx(network, log.schema.columns))
-    return file.read_bytes()
 
 
 def measure(model: str, graph: bytes, log: EncodedLog, layer_loss: float) -> Iterator[Point]:

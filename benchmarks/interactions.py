@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from benchmarks.command import Command, ended, print_table
+from export.cli.values import share_below_one
 from export.compress.compact import compact
 from export.compress.parts import find_units
 from export.compress.recipes import RECIPES, Recipe
@@ -26,7 +27,6 @@ from export.graph.onnx import export_onnx
 from export.graph.quantize import quantize_int8
 from export.graph.runtime import BATCHES, Scorer, graph_scorer, microseconds_a_row
 from export.train.build import hyperparameters_of
-from loadtest.arguments import share_below_one
 from models import MODELS
 from models.fields import Field
 

@@ -32,7 +32,7 @@ import msgspec
 import uvloop
 
 from benchmarks.command import Command, ended
-from loadtest.arguments import a_bundle, a_checkout
+from loadtest.arguments import a_checkout
 from service.features.ads import CatalogueBuilder
 from service.features.store import pack
 from service.http.app import Bidlight, create_app
@@ -103,6 +103,17 @@ class Sink:
         """Do nothing."""
 
 
+def connected(app: Bidlight, sink: Sink, connections: int) -> list[HttpConnection]:
+    """New connections of a service, without sockets; all of them answer into one sink."""
+    config, state = server_config(app.settings, app), ServerState()
+    config.load()
+    state.default_headers = [(b"date", b"Thu, 01 Jan 1970 00:00:00 GMT")]
+    found = [HttpConnection(config, state, {}) for _ in range(connections)]
+    for connection in found:
+        connection.connection_made(sink)  # type: ignore[arg-type]
+    return found
+
+
 class Bench:
     """The service on one bundle, and requests for it, in six forms.
 
@@ -120,13 +131,8 @@ class Bench:
         builder = CatalogueBuilder(self.predictor.encoder)
         builder.add([(f"ad-{row}", pack(sample["candidate"])) for row, sample in enumerate(samples)])
         self._catalogue = builder.build()
-        config, state = server_config(app.settings, app), ServerState()
-        config.load()
-        state.default_headers = [(b"date", b"Thu, 01 Jan 1970 00:00:00 GMT")]
         self._sink = Sink()
-        self._connections = [HttpConnection(config, state, {}) for _ in range(connections)]
-        for connection in self._connections:
-            connection.connection_made(self._sink)  # type: ignore[arg-type]
+        self._connections = connected(app, self._sink, connections)
 
     def close(self) -> None:
         """Stop all timers."""
@@ -319,14 +325,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     command = Command("request", __doc__)
     add = command.add_argument
-    bundle = REPOSITORY / "artifacts" / "demo"
-    add(
-        "--bundle",
-        type=a_bundle,
-        default=bundle,
-        metavar="FOLDER",
-        help="the bundle that scores [artifacts/demo]",
-    )
+    command.bundle()
     command.numbers("--candidates", (1, 10, 100, 500), "of a request")
     forms = f"forms of a request: {', '.join(FORMS)} [{' '.join(FORMS[:2])}]"
     add("--forms", nargs="+", choices=FORMS, default=FORMS[:2], metavar="FORM", help=forms)

@@ -15,7 +15,7 @@ from statistics import median
 from urllib.request import urlopen
 
 from benchmarks.command import Command, ended, print_table
-from loadtest.arguments import a_bundle, a_checkout
+from loadtest.arguments import a_checkout
 from loadtest.processes.server import REPOSITORY, Server, running
 from loadtest.traffic.bid_requests import BidRequestMaker, read_samples
 
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the figures and, on the last line, the same as JSON; the exit status."""
     command = Command("scrape", __doc__)
     add = command.add_argument
-    add("--bundle", type=a_bundle, default=REPOSITORY / "artifacts" / "demo", metavar="FOLDER")
+    command.bundle()
     add("--against", type=a_checkout, metavar="FOLDER", help="another checkout")
     command.numbers("--workers", (1, 2, 8), "of the service")
     command.number("--scrapes", 100, "of each service")

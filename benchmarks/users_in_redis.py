@@ -22,7 +22,7 @@ from urllib.request import urlopen
 import redis
 
 from benchmarks.command import Command, ended
-from loadtest.arguments import a_bundle, a_checkout, failed
+from loadtest.arguments import a_checkout, failed
 from loadtest.load.closed_loop import Case, Key, Point, measure
 from loadtest.processes.machine import missing_tools
 from loadtest.processes.redis_server import missing_redis, running_redis
@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the figures and, on the last line, the same as JSON; the exit status."""
     command = Command("users_in_redis", __doc__)
     add = command.add_argument
-    add("--bundle", type=a_bundle, default=REPOSITORY / "artifacts" / "demo", metavar="FOLDER")
+    command.bundle()
     add("--against", type=a_checkout, metavar="FOLDER", help="another checkout")
     command.numbers("--candidates", (1, 10), "of a request")
     command.numbers("--connections", (1, 8, 32, 128), "of wrk")

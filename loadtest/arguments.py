@@ -159,22 +159,6 @@ def positive_or_endless(text: str) -> float:
     return math.inf if text == "inf" else positive(text)
 
 
-def share(text: str) -> float:
-    """The type of an argument: a number from 0 to 1. Raises ArgumentTypeError."""
-    value = number(text)
-    if not 0.0 <= value <= 1.0:
-        raise argparse.ArgumentTypeError(f"must be a number from 0 to 1 (got {text!r})")
-    return value
-
-
-def share_below_one(text: str) -> float:
-    """The type of an argument: a number from 0 and below 1. Raises ArgumentTypeError."""
-    value = number(text)
-    if not 0.0 <= value < 1.0:
-        raise argparse.ArgumentTypeError(f"must be a number from 0 and below 1 (got {text!r})")
-    return value
-
-
 def number(text: str) -> float:
     """The type of an argument: any number. Raises ArgumentTypeError."""
     try:

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from loadtest.arguments import a_bundle, a_checkout, a_file_to_write, ended, failed
+from loadtest.arguments import a_checkout, a_file_to_write, ended, failed
 from loadtest.faults import report
 from loadtest.faults.catalogue import SCENARIOS
 from loadtest.faults.ground import Subject
@@ -105,7 +105,7 @@ def _rivals(text: str) -> tuple[str, ...]:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     command = Command("loadtest.faults", __doc__)
     add = command.add_argument
-    add("--bundle", type=a_bundle, default="artifacts/demo", metavar="FOLDER", help="the bundle to serve")
+    command.bundle("the bundle to serve")
     add("--only", type=_scenarios, metavar="NAMES", help="some of the scenarios, instead of all")
     add("--list", action="store_true", help="print the scenarios with what is wanted, and end")
     command.only_tells = "list"

@@ -19,7 +19,7 @@ from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from loadtest.arguments import a_bundle, counts, ended, failed
+from loadtest.arguments import counts, ended, failed
 from loadtest.load import closed_loop
 from loadtest.load.closed_loop import Case, Key, MeasurementError, Point
 from loadtest.processes.machine import describe_machine, missing_tools
@@ -74,13 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; the exit code."""
     command = Command("loadtest.reports.abilities", __doc__)
     add = command.add_argument
-    add(
-        "--bundle",
-        type=a_bundle,
-        default="artifacts/demo",
-        metavar="FOLDER",
-        help="the bundle that all serve",
-    )
+    command.bundle("the bundle that all serve")
     names = [*ABILITIES, ALL]
     add("--abilities", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
     command.number("--seconds", 3, "seconds a repetition")

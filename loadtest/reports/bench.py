@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from loadtest.arguments import a_bundle, counts, ended, failed
+from loadtest.arguments import counts, ended, failed
 from loadtest.load import closed_loop
 from loadtest.load.closed_loop import Case, Key, MeasurementError, Point
 from loadtest.load.latency import format_summary
@@ -175,13 +175,7 @@ def _sizes(text: str) -> str:
 def _parse(arguments: Sequence[str] | None) -> Plan:
     command = Command("loadtest.reports.bench", __doc__)
     add = command.add_argument
-    add(
-        "--bundle",
-        type=a_bundle,
-        default="artifacts/demo",
-        metavar="FOLDER",
-        help="the bundle that both serve",
-    )
+    command.bundle("the bundle that both serve")
     command.number("--seconds", 10, "seconds a point, all repetitions together")
     command.number("--repetitions", 3, "repetitions a point, interleaved")
     command.warm_up()

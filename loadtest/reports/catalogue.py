@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from loadtest.arguments import a_bundle, at_least_one, ended, failed
+from loadtest.arguments import at_least_one, ended, failed
 from loadtest.load import closed_loop
 from loadtest.load.closed_loop import Case, Key, MeasurementError, Point, run_wrk, warm_up
 from loadtest.processes.machine import describe_machine, missing_tools
@@ -204,7 +204,7 @@ def refreshes_of(server: Server) -> int:
 def _parse(arguments: Sequence[str] | None) -> Plan:
     command = Command("loadtest.reports.catalogue", __doc__)
     add = command.add_argument
-    add("--bundle", type=a_bundle, default="artifacts/demo", metavar="FOLDER", help="the bundle to serve")
+    command.bundle("the bundle to serve")
     command.number("--known-ads", 100_000, "ads in the catalogue")
     forms = "forms of the body; the first is also measured while the catalogue is refreshed"
     add("--forms", choices=FORMS, nargs="+", default=[*FORMS], metavar="FORM", help=forms)

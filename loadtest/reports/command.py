@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from loadtest.arguments import Parser, at_least_one, whole
+from loadtest.arguments import Parser, a_bundle, at_least_one, whole
 from loadtest.processes.machine import busy_cores, describe_machine, usable_cores
 
 
@@ -20,6 +20,10 @@ class Command(Parser):
             description=about,
             formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         )
+
+    def bundle(self, about: str) -> None:
+        """`--bundle`: that of the demo unless told otherwise."""
+        self.add_argument("--bundle", type=a_bundle, default="artifacts/demo", metavar="FOLDER", help=about)
 
     def number(self, flag: str, default: int, about: str) -> None:
         """An option of one whole number from 1."""

@@ -20,7 +20,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from loadtest.arguments import a_bundle, counts, ended, failed
+from loadtest.arguments import counts, ended, failed
 from loadtest.load import closed_loop
 from loadtest.load.closed_loop import MeasurementError
 from loadtest.processes import tree
@@ -266,13 +266,7 @@ def _different(text: str) -> tuple[int, ...]:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     command = Command("loadtest.reports.scale", __doc__)
     add = command.add_argument
-    add(
-        "--bundle",
-        type=a_bundle,
-        default=Path("artifacts/demo"),
-        metavar="FOLDER",
-        help="the bundle to serve",
-    )
+    command.bundle("the bundle to serve")
     add("--workers", type=_different, default="1 2 4", metavar="N", help="numbers of workers")
     add("--candidates", type=_different, default="1 100 500", metavar="N", help="candidates a request")
     command.number("--connections", 16, "connections of wrk")

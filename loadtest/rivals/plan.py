@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from loadtest.arguments import a_bundle, a_folder_to_write, counts
+from loadtest.arguments import a_folder_to_write, counts
 from loadtest.reports.command import Command
 from loadtest.rivals.contenders import CONTENDERS
 
@@ -50,13 +50,7 @@ def parse(arguments: Sequence[str] | None) -> Plan:
     about = "Bidlight beside other servers that do the same job on one core: wrk, and an open loop."
     command = Command("loadtest.rivals", about)
     add = command.add_argument
-    add(
-        "--bundle",
-        type=a_bundle,
-        default="artifacts/demo",
-        metavar="FOLDER",
-        help="the bundle that all serve",
-    )
+    command.bundle("the bundle that all serve")
     known = f"whom to measure, of {', '.join(CONTENDERS)}"
     add("--contenders", type=_names, default="all", metavar="NAMES", help=known)
     ways = "whether requests send their candidates' features, or servers know them beforehand, by id"
