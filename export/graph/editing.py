@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -215,25 +215,30 @@ def axes_of(node: ir.Node, rank: int) -> tuple[int, ...] | None:
     return None if axes is None else tuple(sorted(int(axis) % rank for axis in axes.ravel()))
 
 
+def through_reshapes(value: ir.Value) -> Iterator[ir.Value]:
+    """The value, then what each Reshape behind it shapes, the last one's first."""
+    source: ir.Value | None = value
+    while source is not None:
+        yield source
+        node = source.producer()
+        source = node.inputs[0] if node is not None and is_a(node, "Reshape") else None
+
+
 def before_reshapes(value: ir.Value) -> ir.Value:
     """What Reshapes, if any, make the value of, with as many lines as the value has."""
     size, found = size_of(row_shape_of(value) or ()), value
-    while (node := value.producer()) is not None and is_a(node, "Reshape"):
-        source = node.inputs[0]
-        if source is None or row_shape_of(source) is None:
+    for source in through_reshapes(value):
+        shape = row_shape_of(source)
+        if shape is None:
             break
-        value = source
-        if size_of(row_shape_of(value) or ()) == size:
-            found = value
+        if size_of(shape) == size:
+            found = source
     return found
 
 
 def producer_behind_reshapes(value: ir.Value | None) -> ir.Node | None:
     """The node that computes a value, before any Reshapes."""
-    node = None if value is None else value.producer()
-    while node is not None and is_a(node, "Reshape") and node.inputs[0] is not None:
-        node = node.inputs[0].producer()
-    return node
+    return None if value is None else [*through_reshapes(value)][-1].producer()
 
 
 def size_of(row_shape: Iterable[int]) -> int:

@@ -169,7 +169,7 @@ def _multiply_columns(
             )
         elif product.axis == -1:
             totals[kind] = _from_right(writer, term, weight, positions.shape, totals[kind])
-        elif _is_small(kind, weight, depth) and (product.transposes or kind == "shared"):
+        elif _is_small(kind, weight, depth):
             expanded = np.kron(weight, np.eye(depth, dtype=weight.dtype))
             totals[kind] = _from_right(writer, term, expanded, positions.shape, totals[kind])
         else:

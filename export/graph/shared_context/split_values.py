@@ -27,6 +27,7 @@ from export.graph.editing import (
     producer_behind_reshapes,
     row_shape_of,
     size_of,
+    through_reshapes,
 )
 from export.graph.shared_context.positions import (
     all_positions,
@@ -131,12 +132,13 @@ class BlockWriter:
 
     def reshaped(self, value: ir.Value, row_shape: Sequence[int]) -> ir.Value:
         """`value` as [batch, *row_shape], never as a reshape of a reshape."""
-        source: ir.Value | None = value
-        while source is not None and row_shape_of(source) is not None:
-            value, node = source, source.producer()
-            if row_shape_of(value) == tuple(row_shape):
-                return value
-            source = node.inputs[0] if node is not None and is_a(node, "Reshape") else None
+        for source in through_reshapes(value):
+            shape = row_shape_of(source)
+            if shape is None:
+                break
+            if shape == tuple(row_shape):
+                return source
+            value = source
         return self.editor.reshape(self.before, value, row_shape)
 
     def transposed(self, value: ir.Value, order: Sequence[int]) -> ir.Value:
