@@ -32,7 +32,7 @@ from typing import Any
 from benchmarks import canary_bundles
 from benchmarks.canary_traffic import Ask, asks_of, rows_of, traffic
 from benchmarks.command import Command, ended, print_table
-from loadtest.arguments import a_bundle, failed
+from loadtest.arguments import failed
 from loadtest.processes.redis_server import RedisServer, missing_redis, running_redis
 from loadtest.processes.server import Server, running
 from loadtest.processes.tree import members
@@ -164,9 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     That is 1 if an equal bundle is taken back or a worse one is not.
     """
     command = Command("canary", __doc__)
-    command.add_argument(
-        "--bundle", type=a_bundle, default=Path("artifacts/demo"), help="a demo [artifacts/demo]"
-    )
+    command.bundle()
     command.add_argument("--cases", nargs="+", choices=CASES, help="some of them [all]")
     command.add_argument(
         "--kill",
