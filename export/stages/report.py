@@ -57,8 +57,8 @@ def gather_findings(
     won: Baseline | None,
     prior: Prior | None,
     bundle: str,
-    distillation: Distillation | None = None,
-    shipped: Sequence[str] = (),
+    distillation: Distillation | None,
+    shipped: Sequence[str],
 ) -> Findings:
     """Everything the report says.
 
