@@ -10,7 +10,7 @@ its type in a settings file (`convert`). This module knows no particular knob an
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from functools import cache, cached_property
 from types import NoneType, UnionType
@@ -93,13 +93,18 @@ class UsedBy:
         """Whether a choice of this value uses the knob."""
         return str(value) in self.values if self.values else bool(value)
 
-    def refusal(self, made: Any, name: str, value: Any) -> str:
+    @property
+    def flags(self) -> str:
+        """The choices as options of the command line."""
+        return " or ".join(map(flag_of, self.choices))
+
+    def refusal(self, made: Any, name: str) -> str:
         """Why the knob must be left out, and what uses it."""
+        value = getattr(made, name)
         if self.unless:
             return f"'{name}' must be left out {self.unless} (got {value!r}); leave out one of the two"
         if not self.values:
-            flags = " or ".join(f"--{choice.replace('_', '-')}" for choice in self.choices)
-            return f"'{name}' must be left out without {flags} (got {value!r}); give both or none"
+            return f"'{name}' must be left out without {self.flags} (got {value!r}); give both or none"
         chosen = " and ".join(str(getattr(made, choice)) for choice in self.choices)
         return (
             f"'{name}' must be left out with {' and '.join(self.choices)} {chosen} "
@@ -123,6 +128,11 @@ class Knob:
     otherwise: str | None = None
     used_by: UsedBy | None = None
     rule: Rule | None = None
+
+
+def flag_of(name: str) -> str:
+    """The option of a field on the command line."""
+    return f"--{name.replace('_', '-')}"
 
 
 def knob(
@@ -163,7 +173,7 @@ class Declared:
     @property
     def flag(self) -> str:
         """Its option on the command line."""
-        return f"--{self.name.replace('_', '-')}"
+        return flag_of(self.name)
 
     @property
     def is_tuple(self) -> bool:
@@ -266,11 +276,16 @@ def choose(kind: type[T], given: Mapping[str, Any], default: T | None = None) ->
     Raises ExportError for a knob that nothing chosen uses: it would have no effect.
     """
     made = kind(**given) if default is None else replace(default, **given)  # type: ignore[type-var]
-    for name, value in given.items():
+    check_effects(made, given)
+    return made
+
+
+def check_effects(made: Any, names: Iterable[str]) -> None:
+    """Raises ExportError for the first of these knobs of `made` that would have no effect."""
+    for name in names:
         missing = lacking(made, name)
         if missing is not None:
-            raise ExportError(missing.refusal(made, name, value))
-    return made
+            raise ExportError(missing.refusal(made, name))
 
 
 def lacking(made: Any, name: str) -> UsedBy | None:

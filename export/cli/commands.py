@@ -21,7 +21,7 @@ from export.data.progress import say
 from export.data.synthetic_config import PRESETS, SyntheticConfig
 from export.errors import ExportError
 from export.infer.plan import InferPlan
-from export.knobs import choose
+from export.knobs import choose, flag_of
 from export.replay.plan import ReplayPlan
 from export.stages.plan import GraphPlan, LogPlan, Plan, default_work
 from export.train.choices import EmbeddingChoice, TrainChoice
@@ -224,7 +224,7 @@ def _show(options: Namespace) -> None:
     for name, given in vars(options).items():
         if name not in ("command", "quiet", "show", "format") and given is not None:
             raise ExportError(
-                f"'--{name.replace('_', '-')}' must be left out with --show, which compares nothing (got "
+                f"'{flag_of(name)}' must be left out with --show, which compares nothing (got "
                 f"{str(given)!r}); leave out one of the two"
             )
     for folder in options.show:

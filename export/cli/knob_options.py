@@ -81,7 +81,7 @@ def _said(users: UsedBy | None) -> str:
     if users is None or users.unless:
         return ""
     if not users.values:
-        return f"with --{_listed(users.choices).replace('_', '-')}: "
+        return f"with {users.flags}: "
     return f"of {_listed(users.values)}: "
 
 

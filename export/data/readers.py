@@ -119,7 +119,7 @@ def check_weights(path: Path, log_schema: LogSchema) -> None:
     if WEIGHT not in schema:
         return
     weights = pl.col(WEIGHT).cast(pl.Float64).fill_null(1.0)
-    with _of_whole_files(path):
+    with of_whole_files(path):
         least, most = log.select(weights.min().alias("least"), weights.max().alias("most")).collect().row(0)
     if least is not None and least != most:
         raise LogError(
@@ -132,7 +132,7 @@ def check_weights(path: Path, log_schema: LogSchema) -> None:
 def rows_about(path: Path, log_schema: LogSchema) -> int:
     """About how many rows a log has, from the head of its file; exactly, in Parquet. Raises LogError."""
     if log_schema.format == "parquet":
-        with _of_whole_files(path):
+        with of_whole_files(path):
             return int(scanned(path)[0].select(pl.len()).collect().item())
     return lines_about(path)
 
@@ -212,14 +212,14 @@ def _parquet_rows(
     CellTypes(log_schema).check_columns(dict(schema), path.name)
     row = 1
     selected = log.select(used)
-    with _of_whole_files(path):
+    with of_whole_files(path):
         while len(cells := selected.slice(row - 1, chunk_rows).collect()):
             yield cells, np.arange(row, row + len(cells), dtype=np.int64)
             row += len(cells)
 
 
 @contextmanager
-def _of_whole_files(path: Path) -> Iterator[None]:
+def of_whole_files(path: Path) -> Iterator[None]:
     """Raises LogError where Parquet that is read within is damaged, or of other types than the last file."""
     try:
         yield

@@ -16,7 +16,7 @@ import polars as pl
 from export.data.errors import LogError, Rejections, shortened
 from export.data.log_schema import Format
 from export.data.progress import Bar
-from export.data.readers import scanned
+from export.data.readers import of_whole_files, scanned
 from export.data.text_rows import HEAD_BYTES, Dialect, lines_about, open_log_file, read_header, text_rows
 from export.infer.plan import Header, InferPlan
 from service.bundle.delimited import UnreadableText, blocks
@@ -63,11 +63,8 @@ def _parquet_sample(plan: InferPlan) -> Sample:
             f"{plan.header!r}); leave it out"
         )
     log, _ = scanned(plan.data)
-    try:
+    with of_whole_files(plan.data):
         cells = log.head(plan.rows + 1).collect()
-    except pl.exceptions.PolarsError as error:
-        reason = str(error).splitlines()[0]
-        raise LogError(f"{plan.data.name}: must be a whole Parquet file ({reason}); copy it again") from None
     return Sample("parquet", None, True, cells.head(plan.rows), 0, len(cells) <= plan.rows)
 
 

@@ -35,6 +35,13 @@ def is_evidence(clicks: int, rows: int) -> bool:
     return bool(min(clicks, rows - clicks) >= LEAST_EVIDENCE)
 
 
+def lack_of_evidence(clicks: int, rows: int) -> str:
+    """How many clicks and non-clicks there are; empty where they are evidence."""
+    if is_evidence(clicks, rows):
+        return ""
+    return f"{clicks:,} clicks and {rows - clicks:,} non-clicks, fewer than {LEAST_EVIDENCE} of one of them"
+
+
 def checked(labels: ArrayLike, pctr: ArrayLike) -> tuple[Floats, Floats]:
     """Both as float64 [n], after checks: equal lengths, labels of both kinds, finite pctr."""
     y, p = np.asarray(labels), np.asarray(pctr)

@@ -13,7 +13,7 @@ from export.judge.bootstrap import Delta
 CONFIDENCE = 0.95
 
 
-def over_seeds(by_seed: NDArray[np.float64], *, confidence: float = CONFIDENCE) -> Delta:
+def over_seeds(by_seed: NDArray[np.float64]) -> Delta:
     """The mean of a figure over its seeds, [seeds, 1 + resamples]: of all rows first, then of resampled rows.
 
     The half-width of the interval is the root of the sum of two squares. One is that of the mean over seeds
@@ -22,7 +22,7 @@ def over_seeds(by_seed: NDArray[np.float64], *, confidence: float = CONFIDENCE) 
     little, of two by the root of 2 at least, and their percentiles lie between the two. Of one seed only the
     rows are known.
     """
-    seeds, upper = len(by_seed), (1 + confidence) / 2
+    seeds, upper = len(by_seed), (1 + CONFIDENCE) / 2
     reach = float(ndtri(upper)) * float(by_seed.mean(axis=0)[1:].std())
     if seeds > 1:
         error = float(by_seed[:, 0].std(ddof=1)) / math.sqrt(seeds)

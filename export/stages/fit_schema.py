@@ -9,7 +9,7 @@ from export.data.growth import Changes, Growth
 from export.data.log_schema import LogSchema, load_log_schema
 from export.data.readers import stamp_of
 from export.judge.fields import describe_fields, field_warnings, unseen_lines
-from export.judge.metrics import LEAST_EVIDENCE, is_evidence
+from export.judge.metrics import lack_of_evidence
 from export.stages.plan import LogPlan
 from export.stages.records import LogSummary
 from export.stages.work import Say, Work
@@ -68,11 +68,10 @@ def few_warnings(summary: LogSummary) -> tuple[str, ...]:
     """Of the parts by which models and graphs are chosen and calibrated: those of too few clicks for that."""
     purposes = {"validation": "chosen by", "calibration": "fitted to"}
     return tuple(
-        f"the {name} part has {clicks:,} clicks and {rows - clicks:,} non-clicks, fewer than "
-        f"{LEAST_EVIDENCE} of one of them: what is {purpose} it is luck; take a longer log, or give it a "
-        "larger share with --split"
+        f"the {name} part has {few}: what is {purpose} it is luck; take a longer log, or give it a larger "
+        "share with --split"
         for name, purpose in purposes.items()
-        if not is_evidence(clicks := summary.clicks[name], rows := summary.rows[name])
+        if (few := lack_of_evidence(summary.clicks[name], summary.rows[name]))
     )
 
 

@@ -96,11 +96,10 @@ def _check_teachers(plan: Plan, teach: Teach | None) -> None:
         return
     if teach is None or teach.teachers != plan.teachers:
         raise ExportError(f"'teachers' must be asked by a lesson about them (got {teach!r}); give run() one")
-    recipe = None if plan.pruning.preset is None else plan.pruning.recipe(0)
-    if plan.checkpoint is not None and recipe is not None and not recipe.prunes:
+    if plan.checkpoint is not None and not plan.pruning.may_prune:
         raise ExportError(
             f"'teacher' must be left out where nothing is trained (got {plan.teachers[0]} with --checkpoint "
-            f"and --preset {recipe.name}); leave out --checkpoint, or prune"
+            f"and --preset {plan.pruning.preset}); leave out --checkpoint, or prune"
         )
     teach.check(plan.work)
 
@@ -123,9 +122,8 @@ def _check_ship(plan: ExportPlan, rows: int | None = None) -> None:
 
     Without the training part's `rows` that is known only of a preset that was chosen.
     """
-    if rows is None and plan.pruning.preset is None:
-        return
-    if plan.ship == "pruned" and not plan.pruning.recipe(rows or 0).prunes:
+    prunes = plan.pruning.may_prune if rows is None else plan.pruning.recipe(rows).prunes
+    if plan.ship == "pruned" and not prunes:
         raise ExportError(
             "'ship' must be auto or dense where nothing is pruned (got 'pruned'); "
             "prune with --preset high-performance"

@@ -16,7 +16,7 @@ from export.compress.perceptrons import find_perceptrons, hidden_widths
 from export.data.encoded import EncodedLog
 from export.data.log_schema import LOG_FILE
 from export.judge.fields import field_warnings
-from export.judge.metrics import LEAST_EVIDENCE, is_evidence
+from export.judge.metrics import lack_of_evidence
 from export.judge.parity import AUC_TOLERANCE
 from export.report.findings import (
     DataSummary,
@@ -57,8 +57,8 @@ def gather_findings(
     won: Baseline | None,
     prior: Prior | None,
     bundle: str,
-    distillation: Distillation | None = None,
-    shipped: Sequence[str] = (),
+    distillation: Distillation | None,
+    shipped: Sequence[str],
 ) -> Findings:
     """Everything the report says.
 
@@ -215,12 +215,11 @@ def noise_warnings(metrics: Metrics, won: Baseline | None) -> tuple[str, ...]:
     if metrics.auc_interval is None:
         return ()
     low, high = metrics.auc_interval
-    if not is_evidence(metrics.clicks, metrics.rows):
+    if few := lack_of_evidence(metrics.clicks, metrics.rows):
         text = (
-            f"the test part can tell nothing: it has {metrics.clicks:,} clicks and "
-            f"{metrics.rows - metrics.clicks:,} non-clicks, fewer than {LEAST_EVIDENCE} of one of them, so "
-            f"its metrics are luck, and their intervals (AUC {low:.3f} to {high:.3f}) too narrow; take a "
-            "longer log, or give the test part a larger share with --split"
+            f"the test part can tell nothing: it has {few}, so its metrics are luck, and their intervals "
+            f"(AUC {low:.3f} to {high:.3f}) too narrow; take a longer log, or give the test part a larger "
+            "share with --split"
         )
         return (text,)
     if high - low <= 2 * COARSEST_AUC or (won is not None and won.verdict != "no better"):

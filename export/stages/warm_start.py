@@ -11,7 +11,7 @@ from export.data.growth import FORGET_AFTER, Growth, WhichBins
 from export.data.log_schema import load_log_schema
 from export.data.past import check_same_fields
 from export.errors import ExportError
-from export.knobs import lacking
+from export.knobs import check_effects
 from export.stages.dense_twin import TRAINED, TWIN, dense_checkpoint
 from export.stages.plan import Plan
 from export.stages.records import Trained
@@ -122,10 +122,7 @@ def _of_work(work: Work, path: Path) -> TrainedModel:
 def check_warm_start(plan: Plan) -> None:
     """Raises ExportError for options that say nothing without a warm start, or contradict it."""
     if plan.warm_start is None:
-        for name in ("forget_after", "bins"):
-            value, missing = getattr(plan, name), lacking(plan, name)
-            if value is not None and missing is not None:
-                raise ExportError(missing.refusal(plan, name, value))
+        check_effects(plan, [name for name in ("forget_after", "bins") if getattr(plan, name) is not None])
         return
     if plan.checkpoint is not None:
         raise ExportError(

@@ -149,14 +149,13 @@ def check_fields(
     name: str,
     hyperparameters: Mapping[str, Any],
     log_schema: LogSchema,
-    embedding: EmbeddingChoice | None = None,
+    embedding: EmbeddingChoice,
 ) -> None:
     """Raises ExportError where a log of this description has not the fields that a model needs.
 
     The model is built with a few ids a field: how many there are only the log tells.
     """
-    if embedding is not None:
-        _check_pooling(embedding, [field.max_length for field in log_schema.fields])
+    _check_pooling(embedding, [field.max_length for field in log_schema.fields])
     fields = tuple(
         Field(
             name=field.name,

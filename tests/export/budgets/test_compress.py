@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +27,7 @@ from export.stages.variants import DENSE, graph_name
 from export.stages.work import Work
 from service.bundle.store import load_bundle
 from tests.export.conftest import Exported, silent
+from tests.full_disk import full_disk
 
 
 @pytest.fixture
@@ -72,13 +72,8 @@ def test_a_search_keeps_its_trials_and_ends_with_a_bundle(plan: BudgetPlan) -> N
     # Other limits find the same trials; one whose process was killed is begun again, and so is one that a
     # full disk ended: it says nothing of its recipe.
     (trial_folder(folder, 2) / RECORD).unlink()
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, limit[1]))
-    try:
-        with pytest.raises(OSError, match="File too large"):
-            compress(plan, say=lines.append)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    with full_disk(2_000), pytest.raises(OSError, match="File too large"):
+        compress(plan, say=lines.append)
     assert [one.number for one in kept_trials(folder)] == [1]
     tight = replace(plan, max_auc_loss=None, budget_bytes=10, out=plan.out.with_name("tight"), trials=1)
     with pytest.raises(ExportError, match="at most 10 bytes: none of 1 trials keeps that"):

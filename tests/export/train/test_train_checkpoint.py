@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
-import resource
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from models import MODELS
 from models.fields import Field
 from service.bundle.schema import Bins, Hashing, Kind, Role, Schema, Vocabulary
 from service.bundle.schema import Field as SchemaField
+from tests.full_disk import full_disk
 
 
 def a_schema(sites: int = 5) -> Schema:
@@ -65,13 +65,8 @@ def test_a_disk_that_is_full_is_an_os_error_and_the_model_of_before_stays(room: 
     path, model = tmp_path / "dense.pt", build_model("lr", a_schema(), {})
     save_checkpoint(path, model, "lr", {})
     before = path.read_bytes()
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limit[1]))
-    try:
-        with pytest.raises(OSError, match="File too large"):
-            save_checkpoint(path, model, "lr", {})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    with full_disk(room), pytest.raises(OSError, match="File too large"):
+        save_checkpoint(path, model, "lr", {})
     assert [file.read_bytes() for file in tmp_path.iterdir()] == [before]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import fcntl
-import resource
 import shutil
 import threading
 import time
@@ -31,6 +30,7 @@ from service.feedback.signers import Signers
 from service.feedback.tokens import Source, now_ms
 from service.metrics.families import Metrics
 from service.settings import Settings
+from tests.full_disk import full_disk
 from tests.running import read_metrics
 
 SOURCE = Source("control", "tiny@1", "float32")
@@ -272,15 +272,11 @@ def test_a_full_disk_costs_events_and_leaves_no_empty_files(
     told = Told(tmp_path)
     told.add(1, "written", 1)
     line = len(msgspec.json.encode(EVENT)) + 1
-    _, hard = before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (line + 5, hard))  # half a line more
+    with full_disk(line + 5):  # half a line more
         told.add(3, "lost", 3)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
-        told.add(3, "lost", 6)
-        told.add(3, "lost", 9)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        with full_disk(0):
+            told.add(3, "lost", 6)
+            told.add(3, "lost", 9)
     assert caplog.text.count("events of feedback are lost") == 1
     told.add(2, "written", 3)
     told.log.close()
