@@ -27,11 +27,12 @@ from export.graph.runtime import (
     Scorer,
     graph_scorer,
     microseconds_a_row,
+    open_session,
     request_feeds,
     request_scorer,
     torch_scorer,
 )
-from export.graph.shared_context import share_context
+from export.stages.shared_graphs import checked_shared_graph
 from models.deep_fwfm import DeepFwFM
 from models.dnn import DNN
 from models.fields import Field
@@ -87,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.nodes:
         for (name, graph), rows in itertools.product(graphs.items(), (1, 100)):
             if _is_shared(name):
-                feeds = request_feeds([ids[:rows]], IS_CONTEXT)
+                feeds = request_feeds([ids[:rows]], IS_CONTEXT, open_session(graph))
                 print_nodes(f"{name}, {rows} candidates", graph, feeds, options.rounds)
     command.print_json(unit="microseconds a row", by="candidates a request", figures=figures)
 
@@ -109,11 +110,15 @@ def _variants(model: DeepFwFM | DNN, ids: NDArray[np.int32]) -> dict[str, bytes]
     float32 = export_onnx(model, FIELDS)
     variants = {"plain float32": float32, "plain int8": int8_of(float32, ids)}
     for name in ("float32", "int8"):
-        shared = share_context(variants[f"plain {name}"], IS_CONTEXT.tolist())
+        shared = checked_shared_graph(variants[f"plain {name}"], ids, IS_CONTEXT, _fail)
         if shared is None:
             raise SystemExit("the model must have context and candidate fields")
-        variants[f"shared {name}"] = shared
+        variants[f"shared {name}"] = shared.graph
     return variants
+
+
+def _fail(why: str) -> None:
+    raise SystemExit(f"the graph has no shared-context form: {why}")
 
 
 def _is_shared(name: str) -> bool:

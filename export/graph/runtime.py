@@ -23,7 +23,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
 
 from service.bundle import runtime_options
-from service.bundle.manifest import SHARED_INPUTS
+from service.bundle.manifest import ONE_OR_ROWS, SHARED_INPUTS
 
 if TYPE_CHECKING:
     from torch import nn
@@ -63,8 +63,9 @@ def run_session(
 def graph_scorer(graph: bytes) -> Scorer:
     """A callable ids -> logits over an open session, for timing."""
     session = open_session(graph)
-    name = session.get_inputs()[0].name
-    return lambda ids: session.run(None, {name: ids})
+    name, outputs = session.get_inputs()[0].name, [session.get_outputs()[0].name]
+    run = runtime_options.quick_run(onnxruntime, session)
+    return lambda ids: run(outputs, {name: ids})
 
 
 def own_rows_scorer(graph: bytes, ids: NDArray[np.int32]) -> Scorer:
@@ -89,20 +90,29 @@ def request_scorer(
     Each request has the context of its first row.
     """
     session = open_session(graph)
+    outputs = [session.get_outputs()[0].name]
+    run = runtime_options.quick_run(onnxruntime, session)
     splits = requests or {}
     inputs: dict[int, dict[str, Ids]] = {}
 
     def score(ids: Ids) -> object:
         if len(ids) not in inputs:  # the service keeps the parts apart, so splitting is not timed
-            inputs[len(ids)] = request_feeds(np.split(ids, splits.get(len(ids), 1)), is_context)
-        return session.run(None, inputs[len(ids)])
+            requests = np.split(ids, splits.get(len(ids), 1))
+            inputs[len(ids)] = request_feeds(requests, is_context, session)
+        return run(outputs, inputs[len(ids)])
 
     return score
 
 
-def request_feeds(requests: Sequence[Ids], is_context: NDArray[np.bool_]) -> dict[str, Ids]:
-    """The inputs of a shared-context graph for requests [rows, columns]; the first row has the context."""
-    sizes = [len(request) for request in requests]
+def request_feeds(
+    requests: Sequence[Ids], is_context: NDArray[np.bool_], session: onnxruntime.InferenceSession
+) -> dict[str, Ids]:
+    """The inputs of a shared-context graph for requests [rows, columns]; the first row has the context.
+
+    As the service does, one request gives a single index if the graph takes it.
+    """
+    takes_one = any(value.shape == [ONE_OR_ROWS] for value in session.get_inputs())
+    sizes = [1] if takes_one and len(requests) == 1 else [len(request) for request in requests]
     rows = np.concatenate(requests)
     values = (
         np.ascontiguousarray(np.stack([request[0, is_context] for request in requests])),

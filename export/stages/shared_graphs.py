@@ -23,7 +23,7 @@ from export.graph.runtime import (
     request_feeds,
     request_scorer,
 )
-from export.graph.shared_context import share_context
+from export.graph.shared_context import share_context, with_one_index
 from export.graph.tables import tables_in, without_tables
 from export.stages.variants import Variant, graph_name
 from export.stages.work import Say
@@ -113,7 +113,8 @@ def checked_shared_graph(
         shared = share_context(plain, is_context.tolist())
         if shared is None:
             return None
-        return CheckedGraph(shared, _checked_difference(plain, shared, ids, is_context))
+        difference = _checked_difference(plain, shared, ids, is_context)
+        return CheckedGraph(_with_one_index_if_it_can(shared, ids, is_context), difference)
     except Exception as error:  # an unknown operator must not stop the export: the plain graph serves too
         warn(" ".join(str(error).split()))
         return None
@@ -159,6 +160,15 @@ def _checked_difference(plain: bytes, shared: bytes, ids: Ids, is_context: NDArr
     return difference
 
 
+def _with_one_index_if_it_can(shared: bytes, ids: Ids, is_context: NDArray[np.bool_]) -> bytes:
+    """The graph that takes one index for a request, if requests alone then have the bits of a batch."""
+    one = with_one_index(shared)
+    try:
+        return one if has_the_same_bits_alone(one, ids, is_context) else shared
+    except Exception:  # of ONNX Runtime's, which have no common base class: an operator does not broadcast
+        return shared
+
+
 def context_columns(schema: Schema) -> NDArray[np.bool_]:
     """Which columns of a row of ids are the context's [columns]."""
     roles = [field.role is Role.CONTEXT for field in schema.fields for _ in range(field.max_length)]
@@ -186,7 +196,8 @@ def largest_difference(plain: bytes, shared: bytes, ids: Ids, is_context: NDArra
     """The largest difference of logits, as TOLERANCE is, over requests of many sizes in one batch."""
     requests = _requests(ids, is_context)
     expected = open_session(plain).run(None, {INPUT: np.concatenate(requests)})[0]
-    found = open_session(shared).run(None, request_feeds(requests, is_context))[0]
+    session = open_session(shared)
+    found = session.run(None, request_feeds(requests, is_context, session))[0]
     return float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max()))
 
 
@@ -195,7 +206,7 @@ def has_the_same_bits_alone(shared: bytes, ids: Ids, is_context: NDArray[np.bool
     session, requests = open_session(shared), _requests(ids, is_context)
 
     def logits(*chosen: Ids) -> NDArray[np.int32]:
-        found: NDArray[np.float32] = session.run(None, request_feeds(list(chosen), is_context))[0]
+        found: NDArray[np.float32] = session.run(None, request_feeds(list(chosen), is_context, session))[0]
         return found.view(np.int32)
 
     together = np.split(logits(*requests), np.cumsum([len(request) for request in requests])[:-1])

@@ -37,6 +37,8 @@ FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 GOLDEN_FILE = "golden.json"
 SHARED_INPUTS = ("context_ids", "candidate_ids", "request_index")
+ONE_OR_ROWS = "one_or_rows"
+"""The name of request_index's axis in a graph that takes one index for all rows of a batch of one request."""
 NAME_PATTERN = "[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 Variant = Annotated[str, Meta(pattern=f"^{NAME_PATTERN}$")]
 
@@ -64,8 +66,9 @@ class SharedContext(_Record, frozen=True):
     """A graph that computes the same function as another, with the context of a request computed once.
 
     Inputs: context_ids [requests, context columns], candidate_ids [rows, candidate columns], request_index
-    [rows], and the tables of the other graph, which this one does not contain. It serves requests from
-    `from_candidates` candidates on; with fewer the other graph is as fast.
+    [rows], and the tables of the other graph, which this one does not contain. Where its file names the last
+    axis ONE_OR_ROWS, [1] does for all rows of one request. It serves requests from `from_candidates`
+    candidates on; with fewer the other graph is as fast.
     """
 
     file: str

@@ -23,6 +23,8 @@ from service.scoring.session import Session
 Logits = NDArray[np.float32]
 Description = TypeVar("Description", Graph, SharedContext)
 MAX_REQUESTS_WARMED = 32
+FIRST = np.zeros(1, np.int32)
+FIRST.flags.writeable = False
 
 
 class Graphs:
@@ -93,6 +95,8 @@ class Graphs:
             if self._shared is not None:
                 index = np.arange(rows, dtype=np.int32) % len(contexts)
                 self._shared.try_run(contexts, candidates, np.sort(index), rows=rows)
+                if self._shared.takes_one_index:
+                    self._shared.try_run(contexts[:1], candidates, FIRST, rows=rows)
 
     def _run_plain(self, batch: BatchRows) -> Logits:
         return self._plain.run(self._encoder.join(batch.contexts_by_row(), batch.candidates))
@@ -108,7 +112,9 @@ class Graphs:
 
 
 def _run_shared(session: Session, batch: BatchRows) -> Logits:
-    return session.run(batch.contexts, batch.candidates, batch.request_index)
+    """One index alone is not gathered to every row: what the request shares is broadcast."""
+    is_one = len(batch.sizes) == 1 and session.takes_one_index
+    return session.run(batch.contexts, batch.candidates, FIRST if is_one else batch.request_index)
 
 
 def _located(description: Description, bundle: Bundle) -> Description:

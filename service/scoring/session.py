@@ -21,8 +21,8 @@ import onnxruntime as ort
 
 from service.bundle.errors import BundleError
 from service.bundle.graph_check import check_graph
-from service.bundle.manifest import Graph, SharedContext, Tensor
-from service.bundle.runtime_options import session_options
+from service.bundle.manifest import ONE_OR_ROWS, Graph, SharedContext, Tensor
+from service.bundle.runtime_options import quick_run, session_options
 from service.errors import BadConfiguration
 
 logger = logging.getLogger("bidlight")
@@ -55,6 +55,8 @@ class Session:
     None binds only for tables on a GPU; True and False bind always and never. A bound session runs one call
     at a time.
 
+    `takes_one_index` says that one entry of `request_index` does for all rows of one request.
+
     Raises BundleError for a graph that `check_graph` refuses, that does not load, or does not match the
     manifest; NoCuda for a GPU that is required and absent.
     """
@@ -82,6 +84,7 @@ class Session:
         }
         self._session = _open(graph, file, providers, self._initializers)
         self.provider = self._session.get_providers()[0]
+        self._run = quick_run(ort, self._session) if self.provider == CPU else self._session.run
         if CUDA in providers and self.provider != CUDA:
             _without_cuda(device, "ONNX Runtime could not start CUDA (no driver, or none of its libraries)")
         _check_tensors(self._session.get_inputs(), inputs, file, "input")
@@ -90,6 +93,7 @@ class Session:
             (tensor.name, np.dtype(tensor.dtype)) for tensor in inputs if tensor.name not in self._tables
         ]
         self._outputs = [tensor.name for tensor in description.outputs]
+        self.takes_one_index = any(node.shape == [ONE_OR_ROWS] for node in self._session.get_inputs())
         if io_binding is None:
             io_binding = self.provider == CUDA and bool(self._tables)
         self._binding: ort.IOBinding | None = self._session.io_binding() if io_binding else None
@@ -106,7 +110,7 @@ class Session:
             for (name, dtype), values in zip(self._inputs, inputs, strict=True)
         }
         feeds.update(self._tables)
-        logits: NDArray[np.float32] = self._session.run(self._outputs, feeds)[0]
+        logits: NDArray[np.float32] = self._run(self._outputs, feeds)[0]
         return logits
 
     def _run_bound(self, binding: ort.IOBinding, inputs: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:

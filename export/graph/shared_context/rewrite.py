@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from export.errors import ExportError
@@ -24,7 +25,7 @@ from export.graph.shared_context.movement import MOVES, are_unchanged, concat, l
 from export.graph.shared_context.positions import all_positions
 from export.graph.shared_context.split_values import Block, BlockWriter, SplitValue, block_of
 from export.graph.simplify import merge_reshapes
-from service.bundle.manifest import SHARED_INPUTS
+from service.bundle.manifest import ONE_OR_ROWS, SHARED_INPUTS
 
 CONTEXT_IDS, CANDIDATE_IDS, REQUEST_INDEX = SHARED_INPUTS
 REQUESTS, ROWS = "requests", "rows"
@@ -62,6 +63,18 @@ def share_context(graph: bytes, is_context: Sequence[bool]) -> bytes | None:
     editor.sweep()
     merge_reshapes(editor)
     return serialize(editor.proto())
+
+
+def with_one_index(shared: bytes) -> bytes:
+    """The same graph, which says that it takes one index for all rows of a batch of one request.
+
+    Nothing is gathered to the rows then, but broadcast to them. That works where such values only meet
+    per-row ones in elementwise operators, or are the last input of a Gemm: who says so must have tried.
+    """
+    model = onnx.load_model_from_string(shared)
+    (index,) = (value for value in model.graph.input if value.name == REQUEST_INDEX)
+    index.type.tensor_type.shape.dim[0].dim_param = ONE_OR_ROWS
+    return serialize(model)
 
 
 def _input(editor: GraphEditor, name: str, shape: Sequence[str | int], dtype: ir.DataType) -> ir.Value:

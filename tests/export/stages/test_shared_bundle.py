@@ -13,11 +13,12 @@ from export.compress.choice import PruneChoice
 from export.graph.tables import tables_in
 from export.stages.pipeline import run
 from export.stages.plan import Plan
+from service.bundle.manifest import ONE_OR_ROWS
 from service.bundle.store import Bundle, load_bundle
 from service.reading import decode_request
 from service.scoring.golden import replay_golden
 from service.scoring.predictor import Predictor
-from service.scoring.rows import RequestRows
+from service.scoring.rows import BatchRows, RequestRows
 from service.settings import Settings
 from service.wire import JSON
 
@@ -32,7 +33,7 @@ def bundle(tiny_plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
         tiny_plan,
         out=folder / "shared",
         work=folder / "work",
-        hyperparameters={"dim": 64, "hidden_units": [256]},
+        hyperparameters={"dim": 32, "hidden_units": [512]},
         training=tiny_plan.training.updated(epochs=1),
         pruning=PruneChoice(preset="none"),
     )
@@ -51,7 +52,7 @@ def test_the_shared_graph_ships_without_the_tables(bundle: Bundle) -> None:
     assert graph.tables == tables_in(bundle.graphs["float32"]) != ()
     assert {tensor.name for tensor in record.inputs} > {*graph.tables}
     assert tables_in(shared) == ()
-    assert len(shared) < len(bundle.graphs["float32"])
+    assert ONE_OR_ROWS.encode() in shared  # what a request shares is broadcast
 
 
 @pytest.mark.parametrize("variant", ["float32", "int8"])
@@ -69,6 +70,10 @@ def test_the_predictor_scores_large_requests_alike_with_both_graphs(bundle: Bund
         predictor = Predictor(bundle, Settings(variant=variant, shared_context=shared_context))
         encoded = predictor.encode(request, CANDIDATES)
         assert encoded.is_large is (shared_context == "on")
+        if encoded.is_large:  # its last candidate alone, as in all of it
+            alone = predictor.graphs.run(BatchRows.of([encoded[-1:]]))
+            assert predictor.graphs.run(BatchRows.of([encoded, encoded]))[-1] == alone[0]
+            assert predictor.graphs.run(BatchRows.of([encoded]))[-1] == alone[0]
         assert not predictor.graphs.is_large(record.from_candidates - 1)
         found[shared_context] = asyncio.run(scored(predictor, encoded))
         asyncio.run(replay_golden(predictor))

@@ -12,19 +12,22 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export.data.encoded import Part
 from export.graph.onnx import export_onnx
-from export.graph.runtime import open_session, request_scorer, run_graph
+from export.graph.runtime import open_session, request_feeds, request_scorer, run_graph
 from export.graph.shared_context import share_context
 from export.graph.tables import tables_in, without_tables
 from export.stages.shared_graphs import (
     TOLERANCE,
+    checked_shared_graph,
     describe_graphs,
     has_the_same_bits_alone,
     largest_difference,
     worthwhile_from,
 )
 from export.stages.variants import Variant
+from models.deep_crossing import DeepCrossing
 from models.deep_fwfm import DeepFwFM
 from models.fields import Field
+from service.bundle.manifest import ONE_OR_ROWS
 from tests.tiny_bundle import tiny_schema
 
 FIELDS = (
@@ -90,6 +93,23 @@ def test_few_rows_are_enough_for_the_checks(graph: bytes, rows: int) -> None:
     assert shared is not None
     assert largest_difference(graph, shared, random_ids(rows), IS_CONTEXT) < 1e-5
     assert has_the_same_bits_alone(shared, random_ids(rows), IS_CONTEXT)
+
+
+@pytest.mark.parametrize(("model", "axis"), [(DeepFwFM, "one_or_rows"), (DeepCrossing, "rows")])
+def test_one_index_does_for_a_request_where_all_that_it_shares_is_broadcast(
+    model: type[DeepFwFM | DeepCrossing], axis: str
+) -> None:
+    plain = export_onnx(model(FIELDS, dim=8, hidden_units=(32, 16)), len(IS_CONTEXT))
+    checked = checked_shared_graph(plain, random_ids(512), IS_CONTEXT, pytest.fail)
+    assert checked is not None
+    session = open_session(checked.graph)
+    assert session.get_inputs()[2].shape == [axis]
+    one, several = (np.split(random_ids(12), count) for count in (1, 3))
+    assert len(request_feeds(one, IS_CONTEXT, session)["request_index"]) == (1 if axis == ONE_OR_ROWS else 12)
+    assert (
+        request_feeds(several, IS_CONTEXT, session)["request_index"].tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    )
+    assert has_the_same_bits_alone(checked.graph, random_ids(512), IS_CONTEXT)
 
 
 COLUMN_BY_COLUMN = (  # no piece of the columns can be quantized by itself

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from export.graph.shared_context import with_one_index
 from service.bundle.errors import BundleError
 from service.bundle.store import Bundle, load_bundle
 from service.scoring.graphs import Graphs
@@ -120,6 +121,13 @@ def test_a_shared_graph_that_is_not_what_the_manifest_says_is_refused(bundle: Bu
     manifest = msgspec.structs.replace(bundle.manifest, graphs={"float32": graph})
     with pytest.raises(BundleError, match=r"shared\.onnx' must be a graph with the inputs"):
         Graphs(replace(bundle, manifest=manifest), "float32", "cpu")
+
+
+def test_a_graph_that_takes_one_index_in_vain_is_refused(bundle: Bundle) -> None:
+    shared = {"float32": with_one_index(bundle.shared_graphs["float32"])}  # it joins both sides by a Concat
+    graphs = Graphs(replace(bundle, shared_graphs=shared), "float32", "cpu")
+    with pytest.raises(BundleError, match=r"shared\.onnx' must be a graph that runs"):
+        graphs.warm_up(8)
 
 
 def test_a_table_that_the_graph_lacks_is_refused(bundle: Bundle, tmp_path: Path) -> None:
