@@ -16,7 +16,7 @@ from export.data.log_schema import LogSchema
 from export.errors import ExportError
 from export.train.choices import EmbeddingChoice
 from models import MODELS
-from models.fields import Field, fields_of
+from models.fields import Field, fields_of, stored_rows
 from service.bundle.schema import FIRST_ID, Bins, Kind, Schema
 from service.bundle.schema import Field as SchemaField
 
@@ -53,11 +53,13 @@ def _check_pooling(choice: EmbeddingChoice, widths: Sequence[int]) -> None:
 
 
 def _stored(choice: EmbeddingChoice, field: Field) -> Field:
-    """The field with the chosen storage and pooling of its embeddings."""
+    """The field with the chosen storage and pooling of its embeddings, full where that has no more rows."""
     field = replace(field, pooling=choice.pooling)
     if choice.embedding == "full" or field.cardinality < choice.least_ids:
         return field
-    return replace(field, storage=choice.embedding, collisions=choice.collisions)
+    stored = replace(field, storage=choice.embedding, collisions=choice.collisions)
+    factors = stored.collisions if stored.storage == "qr" else 0
+    return stored if stored_rows(stored) + factors < field.cardinality else field
 
 
 def described_embeddings(model: nn.Module) -> dict[str, Any]:

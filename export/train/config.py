@@ -12,6 +12,7 @@ from export.knobs import (
     POSITIVE,
     POSITIVE_SHARE,
     SHARE,
+    Limits,
     UsedBy,
     check,
     knob,
@@ -87,7 +88,7 @@ class TrainConfig:
     distill_temperature: float = knob(
         1.0,
         "by what the student's and the teachers' logits are divided where the loss compares them",
-        POSITIVE,
+        Limits(above=0, at_most=100),  # far above, float32 cannot tell the softened logits apart
     )
     distill_twin: Literal["train", "skip"] = knob(
         "train",

@@ -150,7 +150,13 @@ def test_a_teacher_answers_without_dropout_and_gradients() -> None:
 
 
 @pytest.mark.parametrize(
-    "given", [{"distill_alpha": 1.5}, {"distill_alpha": -0.1}, {"distill_temperature": 0.0}]
+    "given",
+    [
+        {"distill_alpha": 1.5},
+        {"distill_alpha": -0.1},
+        {"distill_temperature": 0.0},
+        {"distill_temperature": 1e30},
+    ],
 )
 def test_a_number_out_of_its_range_is_refused(given: dict[str, float]) -> None:
     with pytest.raises(ExportError, match=next(iter(given))):
