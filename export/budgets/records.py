@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import msgspec
@@ -69,6 +70,15 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     def hold(self, form: Form) -> bool:
         return all(over <= 0.0 for over in self.excess(form).values())
 
+    @property
+    def are_of_auc_alone(self) -> bool:
+        """Whether the fastest form is asked for, and not the one with the highest AUC."""
+        return self.microseconds is None and self.bytes is None
+
+    def worth(self, form: Form) -> float:
+        """What is highest of the best form that keeps the limits."""
+        return -math.log(form.microseconds) if self.are_of_auc_alone else form.auc
+
 
 class Reference(msgspec.Struct, frozen=True, kw_only=True):
     """The dense float32 graph; `microseconds` are those of a candidate in the timing of the first trial."""
@@ -125,7 +135,7 @@ def best_of(trials: Sequence[Trial], limits: Limits) -> Trial | None:
     Where AUC alone is limited, it is the one of the fastest that has the highest AUC.
     """
     within = [(one, one.form) for one in trials if one.form is not None and limits.hold(one.form)]
-    if within and limits.microseconds is None and limits.bytes is None:
+    if within and limits.are_of_auc_alone:
         slowest = (1.0 + AS_FAST) * min(form.microseconds for _, form in within)
         within = [(one, form) for one, form in within if form.microseconds <= slowest]
     return min(within, key=lambda pair: _costs(pair[1]), default=(None, None))[0]
