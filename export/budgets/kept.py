@@ -28,7 +28,7 @@ from service.bundle.json_files import encode_json
 FOLDER, RECORD, TRACEBACK = "compress", "trial.json", "failure.txt"
 
 # What a trial does with the same inputs changed when this number did: no search goes on from older trials.
-VERSION = 4
+VERSION = 5
 
 
 def trials_folder(subject: Subject, plan: BudgetPlan) -> Path:

@@ -18,8 +18,9 @@ from export.stages.plan import EmbeddingBits
 from export.trials import Axis, Value, Values, point_on
 
 # To prune a few per cent wins nothing, and changes the model all the same.
-ALL_KEPT = 0.95
-# The smallest share of each part that is tried: half of what the paper's and our presets keep, or less.
+MOST_KEPT = 0.95
+# The smallest share of each part that is tried, of what is pruned: half of what the paper's and our presets
+# keep, or less.
 LEAST_KEPT: Mapping[str, float] = {
     "dnn": 0.003,
     "field_matrix": 0.02,
@@ -32,6 +33,7 @@ LEAST_KEPT: Mapping[str, float] = {
 STUDENT, WIDTH, LAYERS, DIM, QUANTIZATION, ROW_BITS = (
     "student", "width_halvings", "layers", "dim_halvings", "quantization", "embedding_bits",
 )  # fmt: skip
+NO, YES = "no", "yes"
 DRAWN: Final = "drawn"
 """The name of a point that is no start."""
 ITSELF: Final = "itself"
@@ -80,19 +82,15 @@ class Space:
         unpruned = Recipe("compress", dnn=0.0, field_matrix=0.0, embedding=0.0)
         return replace(unpruned, **rates)  # type: ignore[arg-type]  # the names are those of its rates
 
-    def settled(self, values: Values) -> dict[str, Value]:
-        """A point as it was drawn, with all of a part kept where hardly any of it would go."""
-        return {
-            name: 1.0 if name in PARTS and float(value) >= ALL_KEPT else value
-            for name, value in values.items()
-        }
-
     def starts(self) -> list[tuple[str, dict[str, Value]]]:
         """Points to begin with, each once: the presets, so that no search ends with less; then students."""
         found: dict[str, dict[str, Value]] = {}
         for name, recipe in RECIPES.items():
-            kept = {part: 1.0 - getattr(recipe, part) for part in self.kinds[0].parts}
-            self._add(found, name, kept)
+            given: dict[str, Value] = {}
+            for part in self.kinds[0].parts:
+                if (rate := getattr(recipe, part)) > 0.0:
+                    given |= {prunes(part): YES, part: 1.0 - rate}
+            self._add(found, name, given)
         for kind in self.kinds[1:]:
             halved = {WIDTH: FIRST_HALVINGS} if kind.layers else {}
             self._add(found, kind.name, {STUDENT: kind.name, **halved})
@@ -107,6 +105,15 @@ class Space:
         point = point_on(self.axes, lambda axis: given.get(axis.name, axis.default))
         if point not in found.values():
             found[name] = point
+
+
+def prunes(part: str) -> str:
+    """The axis that says whether anything of a part is pruned.
+
+    It is apart from the share that is kept: of a share alone, nearly no draw would keep a part whole, and few
+    models bear it that all of their parts are pruned.
+    """
+    return f"prunes_{part}"
 
 
 def ending_text(name: str, choice: Value) -> str:
@@ -143,8 +150,10 @@ def space_of(kinds: Sequence[Kind], endings: Mapping[str, tuple[str, ...]] = END
     axes += of(layered if most > 1 else (), Axis(LAYERS, most, 1, most))
     axes += of(embedded if halvings else (), Axis(DIM, 0, 0, halvings))
     for part in PARTS:
-        axis = Axis(part, 1.0, LEAST_KEPT[part], 1.0, log=True)
-        axes += of([kind for kind in kinds if part in kind.parts], axis)
+        switch = of([kind for kind in kinds if part in kind.parts], Axis(prunes(part), NO, choices=(NO, YES)))
+        if switch:
+            share = Axis(part, MOST_KEPT, LEAST_KEPT[part], MOST_KEPT, log=True)
+            axes += [*switch, replace(share, only_with=(prunes(part), YES))]
     for name, choices in endings.items():
         only = (QUANTIZATION, STATIC, QAT) if name == ROW_BITS else ()  # float rows have no codes
         axes.append(Axis(name, choices[0], choices=choices, only_with=only))

@@ -7,6 +7,7 @@ drawn depends on the seed, the limits and these trials, not on the process.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import optuna
 from optuna.samplers import TPESampler
@@ -15,6 +16,9 @@ from optuna.trial import FixedTrial, create_trial
 from export.budgets.records import Limits, Trial
 from export.budgets.space import DRAWN, Space
 from export.trials import Value, drawn, seed_of
+
+# A small space may have been tried as a whole.
+MOST_DRAWS: Final = 20
 
 
 def next_point(
@@ -44,4 +48,9 @@ def next_point(
                     constraints=limits.excess(one.form),
                 )
             )
-    return DRAWN, space.settled(drawn(study.ask(), space.axes))
+    tried = [one.values for one in done]
+    points = (drawn(study.ask(), space.axes) for _ in range(MOST_DRAWS))
+    point = next(points)
+    while point in tried and (other := next(points, None)) is not None:
+        point = other
+    return DRAWN, point

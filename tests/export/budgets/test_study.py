@@ -6,17 +6,20 @@ import pytest
 
 from export.budgets.records import Limits, Trial
 from export.budgets.space import (
-    ALL_KEPT,
     FLOAT,
     ITSELF,
+    MOST_KEPT,
+    NO,
     QAT,
     QUANTIZATION,
     ROW_BITS,
     STATIC,
     STUDENT,
+    YES,
     Kind,
     Space,
     losable_parts,
+    prunes,
     space_of,
 )
 from export.budgets.study import next_point
@@ -54,7 +57,8 @@ def run(space: Space, limits: Limits, trials: int, *, seed: int = 0) -> list[Tri
 
 
 def test_a_model_has_axes_for_the_parts_that_it_has() -> None:
-    assert {axis.name for axis in SPACE.axes} == set(OWN) == set(PARTS) - {"interactions"}
+    assert set(OWN) == set(PARTS) - {"interactions"}
+    assert {axis.name for axis in SPACE.axes} == {*OWN, *map(prunes, OWN)}
     assert losable_parts(LR(FIELDS), {}) == ("embedding",)
     # Its embeddings are split into equal parts, which must stay equal.
     assert losable_parts(XDeepInt(FIELDS, dim=4), {"dim": 4}) == ("embedding", "interactions")
@@ -77,13 +81,19 @@ def test_then_comes_a_student_of_each_kind_and_each_way_to_end() -> None:
     for kind in KINDS[1:]:
         assert starts[kind.name][STUDENT] == kind.name
         assert not WHOLE.recipe(starts[kind.name]).prunes
-    assert starts["lr"] == {STUDENT: "lr", "embedding": 1.0, QUANTIZATION: STATIC, ROW_BITS: "8"}
+    assert starts["lr"] == {STUDENT: "lr", prunes("embedding"): NO, QUANTIZATION: STATIC, ROW_BITS: "8"}
     assert ROW_BITS not in starts[FLOAT]
 
 
-def test_a_few_per_cent_are_not_pruned() -> None:
-    values = {axis.name: ALL_KEPT for axis in SPACE.axes}
-    assert not SPACE.recipe(SPACE.settled(values)).prunes
+def test_a_part_is_kept_whole_or_loses_more_than_a_few_per_cent() -> None:
+    for part in OWN:
+        switch, share = (
+            next(axis for axis in WHOLE.axes if axis.name == name) for name in (prunes(part), part)
+        )
+        assert switch.choices == (NO, YES)
+        assert share.high == MOST_KEPT
+        assert not share.exists({prunes(part): NO})
+        assert share.exists({prunes(part): YES})
 
 
 @pytest.mark.parametrize("space", [SPACE, WHOLE], ids=["itself", "students"])
@@ -95,5 +105,6 @@ def test_points_depend_on_the_trials_and_the_seed_alone_and_come_near_what_keeps
     first = len(space.starts())
     assert next_point(space, whole[:17], limits, 0) == (whole[17].name, whole[17].values)
     assert run(space, limits, first + 1, seed=1)[-1].values != whole[first].values
+    assert all(one.values != other.values for at, one in enumerate(whole) for other in whole[:at])
     late = [one.form for one in whole[-10:] if one.form is not None]
     assert sum(limits.hold(form) for form in late) >= 5  # fewer by chance
