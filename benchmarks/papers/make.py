@@ -92,6 +92,8 @@ class Maker:
         trained = work.read_record("train", Trained)
         if build.quantization == "qat":
             note = _told_of_qat(work)
+        elif trained.untaught is not None:
+            note = "alone, as it was better" if trained.untaught.better else "taught, as it was better"
         test = log.parts["test"]
         parameters = total if pruned is None else pruned.parameters[1]
         return Result(
@@ -167,7 +169,7 @@ def config_of(job: Job, log: EncodedLog) -> TrainConfig:
     if build.teacher is None:
         given = {name: value for name, value in given.items() if name not in DISTILLATION}
     else:
-        given["distill_twin"] = "skip"
+        given.setdefault("distill_twin", "skip")
     choice = TrainChoice(threads=1, seed=job.seed, **given)
     return choice.config(len(part), part.clicks, model=build.model)
 

@@ -200,13 +200,14 @@ def test_a_student_alone_has_no_knob_of_distillation(log: tuple[Path, Path], tmp
     run = Run.of(
         Options(paper=paper, data=data, schema=str(schema), out=tmp_path, tables=("students",)), silent
     )
-    alone, taught = (
+    alone, taught, chosen = (
         config_of(run.jobs(cell)[0], run.grounds[""].log)
         for cell in run.cells(paper.tables[1])
         if cell.row.startswith("student of 64")
     )
     assert (taught.distill_alpha, taught.distill_twin, taught.epochs) == (0.5, "skip", 5)
-    assert alone.distill_twin == "train"  # its default, which nothing uses
+    assert replace(chosen, distill_twin="skip") == taught
+    assert chosen.distill_twin == alone.distill_twin == "train"  # of the latter nothing uses it
 
 
 def test_an_interval_holds_rows_and_seeds() -> None:
