@@ -28,6 +28,7 @@ from service.bundle.errors import EXPORT_AGAIN, BundleError
 from service.bundle.manifest import GoldenRow
 from service.bundle.store import Bundle, load_bundle
 from service.errors import BadConfiguration
+from service.scoring.graphs import shared_inputs
 from service.scoring.rows import BatchRows, Ids
 from service.scoring.session import NoCuda, Session
 
@@ -188,14 +189,15 @@ def _measure(
 ) -> Iterator[Point]:
     """One point a contender: the medians of `rounds` bursts, interleaved."""
     rows = len(batch.candidates)
-    ids: dict[str, tuple[Ids, ...]] = {
-        "plain": (bundle.encoder.join(batch.contexts_by_row(), batch.candidates),),
-        "shared": (batch.contexts, batch.candidates, batch.request_index),
-    }
+    whole = bundle.encoder.join(batch.contexts_by_row(), batch.candidates)
+    inputs: list[tuple[Ids, ...]] = [
+        shared_inputs(each.session, batch) if each.graph == "shared" else (whole,) for each in contenders
+    ]
     # The first call of a size allocates, so it is not timed.
-    logits = [each.session.run(*ids[each.graph]) for each in contenders]
+    logits = [each.session.run(*ids) for each, ids in zip(contenders, inputs, strict=True)]
     timings = [
-        [each.seconds_a_call(ids[each.graph], milliseconds) for each in contenders] for _ in range(rounds)
+        [each.seconds_a_call(ids, milliseconds) for each, ids in zip(contenders, inputs, strict=True)]
+        for _ in range(rounds)
     ]
     seconds = [median(of_one) for of_one in zip(*timings, strict=True)]
     places = {(each.variant, each.graph, each.device, each.inputs): n for n, each in enumerate(contenders)}

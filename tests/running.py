@@ -30,6 +30,8 @@ MSGPACK = {"content-type": "application/msgpack"}
 REPOSITORY = Path(__file__).parents[1]
 SECONDS_TO_START = 60.0
 SECONDS_TO_STOP = 30.0
+ANY_WORKER = 20
+"""Requests over new connections, of which each of two workers answers one (but once in 500,000 times)."""
 
 
 class RunningApp:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import msgspec
@@ -72,12 +71,12 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def are_of_auc_alone(self) -> bool:
-        """Whether the fastest form is asked for, and not the one with the highest AUC."""
+        """Whether neither time nor bytes are limited, so that the fastest form is asked for."""
         return self.microseconds is None and self.bytes is None
 
     def worth(self, form: Form) -> float:
-        """What is highest of the best form that keeps the limits."""
-        return -math.log(form.microseconds) if self.are_of_auc_alone else form.auc
+        """What the best form within the limits has most of: AUC, or speed."""
+        return -form.microseconds if self.are_of_auc_alone else form.auc
 
 
 class Reference(msgspec.Struct, frozen=True, kw_only=True):

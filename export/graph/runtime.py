@@ -23,7 +23,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
 
 from service.bundle import runtime_options
-from service.bundle.manifest import ONE_OR_ROWS, SHARED_INPUTS
+from service.bundle.manifest import SHARED_INPUTS
 
 if TYPE_CHECKING:
     from torch import nn
@@ -111,8 +111,8 @@ def request_feeds(
 
     As the service does, one request gives a single index if the graph takes it.
     """
-    takes_one = any(value.shape == [ONE_OR_ROWS] for value in session.get_inputs())
-    sizes = [1] if takes_one and len(requests) == 1 else [len(request) for request in requests]
+    is_one = len(requests) == 1 and runtime_options.takes_one_index(session)
+    sizes = [1] if is_one else [len(request) for request in requests]
     rows = np.concatenate(requests)
     values = (
         np.ascontiguousarray(np.stack([request[0, is_context] for request in requests])),

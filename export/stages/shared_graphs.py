@@ -6,6 +6,7 @@ It knows variants, rows of the log and the manifest; `graph.shared_context` does
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -43,7 +44,7 @@ NOISE = 0.05
 """Two timings that differ by less may be equal."""
 
 USUAL_CANDIDATES = 100
-CHECKED_REQUESTS, CHECKED_ROWS = 24, 1024
+CHECKED_REQUESTS, CHECKED_ROWS, FEWEST_ROWS = 24, 1024, 96
 CANDIDATES = (1, 2, 4, 10, 30, 100, 500)
 # A service that has nothing to spare runs batches of several requests; one that has, does not mind.
 TIMED_REQUESTS, TIMED_ROWS = 8, 256
@@ -111,10 +112,7 @@ def checked_shared_graph(
     """
     try:
         shared = share_context(plain, is_context.tolist())
-        if shared is None:
-            return None
-        difference = _checked_difference(plain, shared, ids, is_context)
-        return CheckedGraph(_with_one_index_if_it_can(shared, ids, is_context), difference)
+        return None if shared is None else _checked(plain, shared, ids, is_context)
     except Exception as error:  # an unknown operator must not stop the export: the plain graph serves too
         warn(" ".join(str(error).split()))
         return None
@@ -150,6 +148,17 @@ def _at_usual(times: Mapping[str, Mapping[str, float]]) -> str:
     return f"{shared:.2f} us a row, not {plain:.2f}"
 
 
+def _checked(plain: bytes, shared: bytes, ids: Ids, is_context: NDArray[np.bool_]) -> CheckedGraph:
+    """The graph in the form that takes one index for a request, if that can serve, else as it is.
+
+    Raises ExportError where neither can.
+    """
+    with suppress(Exception):  # ONNX Runtime's have no common base class: an operator does not broadcast
+        with_one = with_one_index(shared)
+        return CheckedGraph(with_one, _checked_difference(plain, with_one, ids, is_context))
+    return CheckedGraph(shared, _checked_difference(plain, shared, ids, is_context))
+
+
 def _checked_difference(plain: bytes, shared: bytes, ids: Ids, is_context: NDArray[np.bool_]) -> float:
     """See `largest_difference`. Raises ExportError for a graph that must not serve."""
     difference = largest_difference(plain, shared, ids, is_context)
@@ -158,15 +167,6 @@ def _checked_difference(plain: bytes, shared: bytes, ids: Ids, is_context: NDArr
     if not has_the_same_bits_alone(shared, ids, is_context):
         raise ExportError("its logits would depend on the batch")
     return difference
-
-
-def _with_one_index_if_it_can(shared: bytes, ids: Ids, is_context: NDArray[np.bool_]) -> bytes:
-    """The graph that takes one index for a request, if requests alone then have the bits of a batch."""
-    one = with_one_index(shared)
-    try:
-        return one if has_the_same_bits_alone(one, ids, is_context) else shared
-    except Exception:  # of ONNX Runtime's, which have no common base class: an operator does not broadcast
-        return shared
 
 
 def context_columns(schema: Schema) -> NDArray[np.bool_]:
@@ -217,10 +217,14 @@ def has_the_same_bits_alone(shared: bytes, ids: Ids, is_context: NDArray[np.bool
 
 
 def _requests(ids: Ids, is_context: NDArray[np.bool_]) -> list[Ids]:
-    """The rows split into requests of many sizes, each with the context of its first row."""
+    """The rows split into requests of many sizes, each with the context of its first row.
+
+    Few rows are repeated: requests of one row each would show nothing of what the rows of one share.
+    """
+    ids = np.resize(ids, (max(len(ids), FEWEST_ROWS), ids.shape[1]))
     draw = np.random.default_rng(0)
-    ends = np.sort(1 + draw.choice(len(ids) - 1, min(CHECKED_REQUESTS, len(ids)) - 1, replace=False))
-    requests = np.split(ids.copy(), ends)
+    ends = np.sort(1 + draw.choice(len(ids) - 1, CHECKED_REQUESTS - 1, replace=False))
+    requests = np.split(ids, ends)
     for request in requests:
         request[:, is_context] = request[0, is_context]
     return requests

@@ -89,6 +89,13 @@ def _train_from_scratch(
     fit_trees_of(network, log, config, say)
     hyperparameters = {**hyperparameters_of(model), **hyperparameters}
     described = embedding.described() if embedding else {}
+    if embedding and embedding.embedding != "full" and "embedding" not in described_embeddings(network):
+        say(
+            f"warning: 'embedding' {embedding.embedding} changes nothing here: no field of "
+            f"{embedding.least_ids} ids or more has fewer rows with {embedding.collisions} collisions; "
+            "change --least-ids or --collisions, or leave it out"
+        )
+        described = EmbeddingChoice(pooling=embedding.pooling).described()
     return _trained(work, log, network, model, hyperparameters, config, described, say)
 
 

@@ -63,12 +63,19 @@ def _stored(choice: EmbeddingChoice, field: Field) -> Field:
 
 
 def described_embeddings(model: nn.Module) -> dict[str, Any]:
-    """What differs from the default in a model's embeddings, in the form of `EmbeddingChoice.described`."""
+    """What differs from the default in a model's embeddings, in the form of `EmbeddingChoice.described`.
+
+    `least_ids` is that of the smallest field whose ids share rows: a choice that makes the same model.
+    """
     fields = fields_of(model)
     described: dict[str, Any] = {"pooling": "sum"} if any(field.pooling == "sum" for field in fields) else {}
-    for field in fields:
-        if field.storage != "full":
-            return described | {"embedding": field.storage, "collisions": field.collisions}
+    shared = [field for field in fields if field.storage != "full"]
+    if shared:
+        described |= {
+            "embedding": shared[0].storage,
+            "collisions": shared[0].collisions,
+            "least_ids": min(field.cardinality for field in shared),
+        }
     return described
 
 

@@ -66,9 +66,9 @@ class SharedContext(_Record, frozen=True):
     """A graph that computes the same function as another, with the context of a request computed once.
 
     Inputs: context_ids [requests, context columns], candidate_ids [rows, candidate columns], request_index
-    [rows], and the tables of the other graph, which this one does not contain. Where its file names the last
-    axis ONE_OR_ROWS, [1] does for all rows of one request. It serves requests from `from_candidates`
-    candidates on; with fewer the other graph is as fast.
+    [rows], and the tables of the other graph, which this one does not contain. Where its file names the
+    axis of request_index ONE_OR_ROWS, [1] does for all rows of one request. It serves requests from
+    `from_candidates` candidates on; with fewer the other graph is as fast.
     """
 
     file: str

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from service.bundle.manifest import ONE_OR_ROWS, SHARED_INPUTS
+
 Run = Callable[[Sequence[str], Mapping[str, Any]], list[Any]]
 """Names of outputs, and inputs by name -> the outputs."""
 
@@ -36,11 +38,19 @@ def session_options(onnxruntime: Any) -> Any:
 
 
 def quick_run(onnxruntime: Any, session: Any) -> Run:
-    """The session's `run`, for callers that know its inputs and outputs.
+    """The session's `run`, for callers that know its inputs and outputs, and name the outputs.
 
-    A Python session asks at each call for the names and types of its inputs, and makes new options: together
-    as long as half of the nodes of a small graph. The session within it, which does neither, is no public
-    name: without it this is the public `run`. It has no fallback to another provider either.
+    A Python session checks the inputs of each call, and options are made anew: together that takes as long as
+    half of the nodes of a small graph. The session within it does not check them, and these options serve all
+    calls, of any thread: a run only reads them. The inner session is no public name; without it this is the
+    public `run`. It does not fall back to another provider, so it is for sessions of one; and it outlives the
+    outer session, but not what that reads in place.
     """
     run, options = getattr(session, "_sess", session).run, onnxruntime.RunOptions()
     return lambda outputs, inputs: run(outputs, inputs, options)
+
+
+def takes_one_index(session: Any) -> bool:
+    """Whether the session's graph says that one request_index does for all rows of a batch of one request."""
+    index = SHARED_INPUTS[-1]
+    return any(value.name == index and value.shape == [ONE_OR_ROWS] for value in session.get_inputs())

@@ -14,6 +14,7 @@ from service.bundle.errors import BundleError
 from service.bundle.manifest import GoldenOutputs
 from service.errors import ServiceError
 from service.reading import decode_request, read_plain
+from service.scoring.graphs import Graphs
 from service.scoring.predictor import Predictor, Probabilities
 from service.scoring.rows import BatchRows, RequestRows
 from service.wire import JSON, count_rows
@@ -64,7 +65,14 @@ async def _replay(predictor: Predictor) -> None:
         _check_logits(predictor, np.concatenate([graphs.run(BatchRows.of([row])) for row in rows]), outputs)
         if not predictor.depends_on_batch:
             _check_logits(predictor, graphs.run(BatchRows.of(rows)), outputs)
+            _check_logits(predictor, np.concatenate([_last_of_two(graphs, row) for row in rows]), outputs)
         _check_pctrs(predictor, np.concatenate(await _score_all(predictor, rows)), outputs)
+
+
+def _last_of_two(graphs: Graphs, row: RequestRows) -> NDArray[np.float32]:
+    """The logit of a row [1] as the second candidate of a request: what the two share reaches it too."""
+    request = RequestRows(row.context, row.candidates.repeat(2, axis=0), row.is_large)
+    return graphs.run(BatchRows.of([request]))[-1:]
 
 
 async def _score_all(predictor: Predictor, rows: Sequence[RequestRows]) -> list[Probabilities]:

@@ -17,13 +17,14 @@ from service.bundle.errors import BundleError
 from service.bundle.manifest import Graph, SharedContext
 from service.bundle.schema import Role
 from service.bundle.store import Bundle
-from service.scoring.rows import BatchRows
+from service.scoring.rows import BatchRows, Ids
 from service.scoring.session import Session
 
 Logits = NDArray[np.float32]
 Description = TypeVar("Description", Graph, SharedContext)
 MAX_REQUESTS_WARMED = 32
 FIRST = np.zeros(1, np.int32)
+"""The index of one request for all of its rows."""
 FIRST.flags.writeable = False
 
 
@@ -62,11 +63,11 @@ class Graphs:
         if shared is None or True not in batch.is_large:
             return self._run_plain(batch)
         if False not in batch.is_large:
-            return _run_shared(shared, batch)
+            return shared.run(*shared_inputs(shared, batch))
         is_large = np.array(batch.is_large)
         is_of_large = is_large.repeat(batch.sizes)
         logits = np.empty(len(is_of_large), np.float32)
-        logits[is_of_large] = _run_shared(shared, batch.select(is_large))
+        logits[is_of_large] = shared.run(*shared_inputs(shared, batch.select(is_large)))
         logits[~is_of_large] = self._run_plain(batch.select(~is_large))
         return logits
 
@@ -111,10 +112,13 @@ class Graphs:
             )
 
 
-def _run_shared(session: Session, batch: BatchRows) -> Logits:
-    """One index alone is not gathered to every row: what the request shares is broadcast."""
+def shared_inputs(session: Session, batch: BatchRows) -> tuple[Ids, Ids, Ids]:
+    """The contexts, candidates and request index of a batch, for a graph with a shared context.
+
+    Of one request the graph may take one index: nothing is gathered to the rows then, but broadcast.
+    """
     is_one = len(batch.sizes) == 1 and session.takes_one_index
-    return session.run(batch.contexts, batch.candidates, FIRST if is_one else batch.request_index)
+    return batch.contexts, batch.candidates, FIRST if is_one else batch.request_index
 
 
 def _located(description: Description, bundle: Bundle) -> Description:

@@ -21,8 +21,8 @@ import onnxruntime as ort
 
 from service.bundle.errors import BundleError
 from service.bundle.graph_check import check_graph
-from service.bundle.manifest import ONE_OR_ROWS, Graph, SharedContext, Tensor
-from service.bundle.runtime_options import quick_run, session_options
+from service.bundle.manifest import Graph, SharedContext, Tensor
+from service.bundle.runtime_options import quick_run, session_options, takes_one_index
 from service.errors import BadConfiguration
 
 logger = logging.getLogger("bidlight")
@@ -93,7 +93,7 @@ class Session:
             (tensor.name, np.dtype(tensor.dtype)) for tensor in inputs if tensor.name not in self._tables
         ]
         self._outputs = [tensor.name for tensor in description.outputs]
-        self.takes_one_index = any(node.shape == [ONE_OR_ROWS] for node in self._session.get_inputs())
+        self.takes_one_index = takes_one_index(self._session)
         if io_binding is None:
             io_binding = self.provider == CUDA and bool(self._tables)
         self._binding: ort.IOBinding | None = self._session.io_binding() if io_binding else None

@@ -15,7 +15,7 @@ from service.explain_bid import FAILED
 from service.explain_bid import main as explain_bid
 from tests.e2e.commanded import ask, commanded
 from tests.e2e.raw_http import wait_until
-from tests.running import JSON, RunningService, running_service
+from tests.running import ANY_WORKER, JSON, RunningService, running_service
 from tests.tiny_bundle import tiny_rows
 
 REQUEST = {
@@ -81,7 +81,7 @@ def test_clicks_move_the_pctrs_of_all_workers(bundles: dict[str, Path], tmp_path
         if mode == "observe":
             assert results(service)["pctr"] == own
         else:
-            wait_until(lambda: all(results(service)["pctr"] != own for _ in range(6)))
+            wait_until(lambda: all(results(service)["pctr"] != own for _ in range(ANY_WORKER)))
             old = service.workers()
             for _ in range(6):  # each over a new connection, to any worker
                 found = results(service)["pctr"]
@@ -118,7 +118,7 @@ def test_commands_freeze_and_reset_what_all_workers_serve(
             wait_until(lambda: state(service)["clicks"] > 0)
             wait_until(lambda: decisions(service, "fitted") == 1)
         wait_until(lambda: state(service)["revision"] == 1)
-        wait_until(lambda: all(results(service)["pctr"] != own for _ in range(6)))
+        wait_until(lambda: all(results(service)["pctr"] != own for _ in range(ANY_WORKER)))
         (tmp_path / "request").write_text(json.dumps(REQUEST))
         (tmp_path / "answer").write_bytes(service.post(REQUEST).content)
         files = ["--bundle", str(bundles["control"]), "--request", str(tmp_path / "request")]
@@ -134,7 +134,7 @@ def test_commands_freeze_and_reset_what_all_workers_serve(
         assert table[1].split()[:4] == ["only", "on,", "frozen", "1"]
         (only,) = running.do("calibration", "reset", "only")["calibrations"]
         assert (only["revision"], only["intercept"], only["slope"], only["clicks"]) == (2, 0.0, 1.0, 0.0)
-        wait_until(lambda: all(results(service)["pctr"] == own for _ in range(6)))
+        wait_until(lambda: all(results(service)["pctr"] == own for _ in range(ANY_WORKER)))
         assert explain_bid(files) == FAILED  # the revision that it names is served no more
         assert running.do("calibration", "thaw", "only")["calibrations"][0]["is_frozen"] is False
         refused = ask(running.path, "calibration", "reset", "nobody")

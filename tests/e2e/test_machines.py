@@ -12,7 +12,7 @@ from tests.e2e.raw_http import wait_until
 from tests.e2e.test_feedback import events_of, send, tokens_of
 from tests.e2e.test_live_calibration import REQUEST, decisions, report, results, state
 from tests.redis_server import RedisServer, running_redis
-from tests.running import RunningService, running_service
+from tests.running import ANY_WORKER, RunningService, running_service
 
 KEY = f"0 {'5e' * 16}\n"
 
@@ -131,8 +131,8 @@ def test_machines_correct_alike_by_the_events_of_all_and_alone_while_the_redis_i
             report(one, share)
             wait_until(lambda fitted=fitted: fits(one) + fits(other) > fitted or revision(one) == 1)  # type: ignore[misc]
         wait_until(lambda: revision(one) == revision(other) == 1)
-        wait_until(  # whichever worker answers
-            lambda: all(results(one)["pctr"] == results(other)["pctr"] != own for _ in range(6))
+        wait_until(
+            lambda: all(results(one)["pctr"] == results(other)["pctr"] != own for _ in range(ANY_WORKER))
         )
         assert results(other)["pctr"][0] == pytest.approx(share, rel=0.1)
         clicks = state(other)["clicks"]

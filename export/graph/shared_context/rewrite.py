@@ -69,7 +69,8 @@ def with_one_index(shared: bytes) -> bytes:
     """The same graph, which says that it takes one index for all rows of a batch of one request.
 
     Nothing is gathered to the rows then, but broadcast to them. That works where such values only meet
-    per-row ones in elementwise operators, or are the last input of a Gemm: who says so must have tried.
+    per-row ones in elementwise operators, or are the last input of a Gemm. Other graphs fail, or give other
+    logits where they count the rows by the index: who says so must have tried with several rows.
     """
     model = onnx.load_model_from_string(shared)
     (index,) = (value for value in model.graph.input if value.name == REQUEST_INDEX)

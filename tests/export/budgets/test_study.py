@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import statistics
+from collections.abc import Callable
+
+import msgspec
 import pytest
 
-from export.budgets.records import Limits, Trial
+from export.budgets.records import Form, Limits, Trial
 from export.budgets.space import (
+    DRAWN,
     FLOAT,
     ITSELF,
     MOST_KEPT,
@@ -24,6 +30,7 @@ from export.budgets.space import (
 )
 from export.budgets.study import next_point
 from export.compress.recipes import PARTS, RECIPES
+from export.trials import Values
 from models.deep_fwfm import DeepFwFM
 from models.fields import Field
 from models.lr import LR
@@ -42,17 +49,35 @@ KINDS = (
 WHOLE = space_of(KINDS)
 
 
-def run(space: Space, limits: Limits, trials: int, *, seed: int = 0) -> list[Trial]:
-    """Trials: pruned pairs cost AUC, kept neurons cost time, and lr costs both least."""
+def pairs_cost_auc_and_neurons_time(values: Values) -> Form:
+    """A form; lr costs both least."""
+    cost = 1.0 if values.get(STUDENT) == "lr" else float(values.get("neurons", 1.0))
+    return form_of(0.7 + 0.05 * float(values.get("field_matrix", 1.0)), 10.0 * cost, 1000)
+
+
+def less_is_worse_without_end(values: Values) -> Form:
+    """A form: neurons and rows cost AUC by their orders of magnitude, so any point is on the front of all."""
+    neurons, rows = float(values.get("neurons", 1.0)), float(values.get("embedding", 1.0))
+    auc = 0.7 + 0.02 * math.log10(neurons) + 0.02 * math.log10(rows)
+    return form_of(auc, 10.0 * neurons, round(1e6 * rows))
+
+
+def run(
+    space: Space,
+    limits: Limits,
+    trials: int,
+    *,
+    seed: int = 0,
+    made: Callable[[Values], Form] = pairs_cost_auc_and_neurons_time,
+) -> list[Trial]:
+    """Trials whose forms follow from their points."""
     done: list[Trial] = []
     while len(done) < trials:
         name, values = next_point(space, done, limits, seed)
         expected = [axis.name for axis in space.axes if axis.exists(values)]
         assert [*values] == expected
         assert all(axis.holds(values[axis.name]) for axis in space.axes if axis.name in values)
-        cost = 1.0 if values.get(STUDENT) == "lr" else float(values.get("neurons", 1.0))
-        form = form_of(0.7 + 0.05 * float(values.get("field_matrix", 1.0)), 10.0 * cost, 1000)
-        done.append(Trial(number=len(done) + 1, name=name, values=values, seconds=1.0, form=form))
+        done.append(Trial(number=len(done) + 1, name=name, values=values, seconds=1.0, form=made(values)))
     return done
 
 
@@ -108,3 +133,36 @@ def test_points_depend_on_the_trials_and_the_seed_alone_and_come_near_what_keeps
     assert all(one.values != other.values for at, one in enumerate(whole) for other in whole[:at])
     late = [one.form for one in whole[-10:] if one.form is not None]
     assert sum(limits.hold(form) for form in late) >= 5  # fewer by chance
+
+
+@pytest.mark.parametrize(
+    ("limits", "least"),
+    [
+        (Limits(microseconds=4.0), 0.675),
+        (Limits(bytes=300_000), 0.675),
+        (Limits(auc_loss=0.07), -3.5),  # the fastest is asked for
+    ],
+    ids=["time", "bytes", "auc"],
+)
+def test_points_are_drawn_near_the_best_within_the_limits_and_not_along_the_front(
+    limits: Limits, least: float
+) -> None:
+    """At random, or for the front of all three figures, half are worse than 0.668 of AUC, or 5 us."""
+    late = [one.form for one in run(SPACE, limits, 40, made=less_is_worse_without_end)[-20:]]
+    within = [limits.worth(form) for form in late if form is not None and limits.hold(form)]
+    assert len(within) >= 6
+    assert statistics.median(within) > least
+
+
+def test_points_come_nearer_to_limits_that_no_trial_keeps() -> None:
+    limits = Limits(microseconds=1e-9)
+    done = run(SPACE, limits, 40, made=less_is_worse_without_end)
+    late = [one.form.microseconds for one in done[-10:] if one.form is not None]
+    assert statistics.median(late) < 1.0  # of ten
+
+
+def test_points_are_drawn_where_every_trial_failed() -> None:
+    limits = Limits(bytes=1000)
+    done = run(SPACE, limits, len(SPACE.starts()))
+    failed = [msgspec.structs.replace(one, form=None, reason="it failed") for one in done]
+    assert next_point(SPACE, failed, limits, 0)[0] == DRAWN

@@ -33,7 +33,7 @@ from export.stages.train import train
 from export.stages.variants import read_variants
 from export.stages.work import Work
 from export.train.checkpoint import load_checkpoint
-from export.train.choices import TrainChoice
+from export.train.choices import EmbeddingChoice, TrainChoice
 from export.train.fitting import fitting_batch
 from export.train.loop import predict_logits
 from service.bundle.encoder import Encoder
@@ -279,6 +279,21 @@ def test_a_missing_stage_is_named(tmp_path: Path) -> None:
         work.path("dense.pt")
     with pytest.raises(ExportError, match="export fit-schema --work"):
         train(work, "lr", {}, TrainChoice().config(1000))
+
+
+def test_embeddings_that_share_no_rows_on_this_log_are_named_and_not_recorded(
+    tiny_plan: Plan, tmp_path: Path
+) -> None:
+    work, lines = Work(tmp_path), list[str]()
+    fit_schema(work, tiny_plan, say=str)
+    config = replace(tiny_plan.training.config(2800), epochs=1)
+    few = EmbeddingChoice("qr", collisions=9, least_ids=100_000, pooling="sum")
+    record = train(work, "lr", {}, config, embedding=few, say=lines.append)
+    assert "warning: 'embedding' qr changes nothing here: no field of 100000 ids" in "\n".join(lines)
+    assert record.hyperparameters == {"pooling": "sum"}
+    many = EmbeddingChoice("qr", collisions=2, least_ids=5)
+    record = train(work, "lr", {}, config, embedding=many, say=str)
+    assert record.hyperparameters == many.described()
 
 
 def test_an_earlier_stage_makes_later_outputs_stale(exported, tmp_path: Path) -> None:

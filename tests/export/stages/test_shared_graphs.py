@@ -102,8 +102,12 @@ def test_one_index_does_for_a_request_where_all_that_it_shares_is_broadcast(
     plain = export_onnx(model(FIELDS, dim=8, hidden_units=(32, 16)), len(IS_CONTEXT))
     checked = checked_shared_graph(plain, random_ids(512), IS_CONTEXT, pytest.fail)
     assert checked is not None
+    assert checked.difference == largest_difference(plain, checked.graph, random_ids(512), IS_CONTEXT)
     session = open_session(checked.graph)
     assert session.get_inputs()[2].shape == [axis]
+    few = checked_shared_graph(plain, random_ids(3), IS_CONTEXT, pytest.fail)
+    assert few is not None
+    assert few.graph == checked.graph  # even of rows that would be a request each
     one, several = (np.split(random_ids(12), count) for count in (1, 3))
     assert len(request_feeds(one, IS_CONTEXT, session)["request_index"]) == (1 if axis == ONE_OR_ROWS else 12)
     assert (

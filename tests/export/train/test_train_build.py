@@ -6,8 +6,9 @@ from typing import Literal
 
 import pytest
 
-from export.train.build import model_fields
+from export.train.build import build_model, described_embeddings, model_fields
 from export.train.choices import EmbeddingChoice
+from models.fields import fields_of
 from service.bundle.schema import Field, Kind, Role, Schema, Vocabulary
 
 FEW, MANY = 12, 90
@@ -48,3 +49,14 @@ def test_quotients_and_remainders_have_fewer_rows_than_ids_or_are_not_used(
 def test_ids_that_share_no_row_are_kept_as_they_are() -> None:
     assert kept("hashed", 1) == ["full", "full"]
     assert kept("hashed", 2) == kept("hashed", 1000) == ["hashed", "hashed"]
+
+
+@pytest.mark.parametrize("storage", ["qr", "hashed"])
+@pytest.mark.parametrize("least_ids", [1, FEW + 1])
+def test_how_embeddings_are_kept_is_described_by_a_choice_that_keeps_them_so(
+    storage: Literal["qr", "hashed"], least_ids: int
+) -> None:
+    model = build_model("lr", SCHEMA, embedding=EmbeddingChoice(storage, collisions=3, least_ids=least_ids))
+    described = EmbeddingChoice(**described_embeddings(model))
+    assert model_fields(SCHEMA, described) == fields_of(model)
+    assert described_embeddings(build_model("lr", SCHEMA)) == {}
