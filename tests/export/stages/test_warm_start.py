@@ -213,6 +213,7 @@ def test_what_contradicts_the_model_is_refused_before_the_log_is_read(
         ({"warm_start": None, "forget_after": 3}, "'forget_after' must be left out without --warm-start"),
         ({"warm_start": None, "bins": "refit"}, "'bins' must be left out without --warm-start"),
         ({"warm_start": tmp_path / "no"}, r"'warm-start' must be a bundle, the work folder of a run, or a"),
+        ({"warm_start": two_days.plan.work / "dens.pt"}, r"dens\.pt, which is not there\)"),
         ({"warm_start": two_days.plan.work / "train.json"}, r"dense model of a work folder \(got train.json"),
         ({"warm_start": two_days.plan.work, "work": two_days.plan.work}, "another folder than the one that"),
     ):
