@@ -78,7 +78,7 @@ def read_warm_start(path: Path) -> WarmStart:
     if (path / MANIFEST_FILE).is_file():
         found = WarmStart(*read_trained_file(path))
     elif path.exists() and (folder / MARKER).exists():
-        with Work(folder).held() as work:
+        with Work(folder).held(option="warm-start") as work:
             found = WarmStart(str(path), _of_work(work, path))
     else:
         raise ExportError(

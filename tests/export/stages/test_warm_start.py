@@ -224,6 +224,24 @@ def test_what_contradicts_the_model_is_refused_before_the_log_is_read(
     assert not (tmp_path / "work").exists()
 
 
+def test_a_folder_that_another_export_uses_is_named_by_its_option(two_days: TwoDays) -> None:
+    with (
+        Work(two_days.plan.work).held(),
+        pytest.raises(ExportError, match=r"'warm-start' must be a folder .*; .* name another with --warm-s"),
+    ):
+        read_warm_start(two_days.plan.work)
+
+
+def test_no_model_was_named_beside_a_checkpoint_and_a_warm_start(
+    two_days: TwoDays, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = two_days.plan
+    options = ["--data", str(plan.data), "--schema", plan.schema, "--out", str(tmp_path / "out"), "--quiet"]
+    sources = ["--warm-start", str(plan.out), "--checkpoint", str(plan.work / "dense.pt")]
+    assert main(["run", *options, *sources]) == 1
+    assert "'warm-start' must be left out with --checkpoint" in capsys.readouterr().err
+
+
 def test_other_fields_are_refused(two_days: TwoDays, tmp_path: Path) -> None:
     schema = tmp_path / "other.toml"
     schema.write_text(Path(two_days.plan.schema).read_text().replace('name = "C1"', 'name = "C9"'))
