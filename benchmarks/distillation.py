@@ -41,7 +41,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from benchmarks.command import Command, ended, machine, print_table
-from benchmarks.synthetic import check_same_options
+from benchmarks.synthetic import check_same_log, check_same_options
 from export.cli.values import reader
 from export.data.encoded import EncodedLog, open_log
 from export.errors import ExportError
@@ -276,6 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     check_same_options(
         options.work, {name: str(value) for name, value in vars(options).items() if name not in varied}
     )
+    check_same_log(options.work, options.data, options.schema)
     torch.set_num_threads(1)
     work = Work(options.work / "log")
     if not work.has("fit-schema.json"):

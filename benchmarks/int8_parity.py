@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.command import Command, ended, machine, print_table
-from benchmarks.synthetic import check_same_options, float_graph, make_log
+from benchmarks.synthetic import check_same_log, check_same_options, float_graph, make_log
 from export.cli.values import reader
 from export.data.encoded import EncodedLog, open_log
 from export.data.progress import Bar, say
@@ -103,6 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         name: str(vars(options)[name]) for name in ("data", "schema", "rows", "seed", "epochs", "layer_loss")
     }
     check_same_options(options.work, kept)
+    if options.data is not None:
+        check_same_log(options.work, options.data, options.schema)
     names = tuple(MODELS) if "all" in options.models else tuple(dict.fromkeys(options.models))
     with Work(options.work / "export").held(new=True) as work:
         if options.data is None:

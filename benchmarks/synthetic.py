@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from export.data.encoded import open_log
+from export.data.log_schema import load_log_schema
+from export.data.readers import stamp_of
 from export.data.synthetic import SyntheticConfig
 from export.data.synthetic_file import write_synthetic_log
 from export.errors import ExportError
@@ -16,7 +18,7 @@ from export.stages.plan import LogPlan
 from export.stages.to_onnx import to_onnx
 from export.stages.train import train
 from export.stages.variants import DENSE, graph_name
-from export.stages.work import Work
+from export.stages.work import Work, hash_of
 from export.train.choices import TrainChoice
 
 
@@ -30,6 +32,21 @@ def check_same_options(folder: Path, options: Mapping[str, Any]) -> None:
         )
     folder.mkdir(parents=True, exist_ok=True)
     file.write_text(content)
+
+
+def check_same_log(folder: Path, data: Path, schema: str) -> None:
+    """Ends the benchmark where `folder` holds models of what a log or its schema file was before.
+
+    A folder that says nothing of its log yet, as those of earlier benchmarks, is taken as made of this one.
+    """
+    file = folder / "log.key"
+    key = hash_of([stamp_of(data), repr(load_log_schema(schema))])
+    if file.exists() and file.read_text() != key:
+        raise ExportError(
+            f"'{data}' and its schema '{schema}' must be as they were when the models in {folder} were made "
+            "(one of them has changed since); name another --work"
+        )
+    file.write_text(key)
 
 
 def make_log(work: Work, config: SyntheticConfig) -> None:

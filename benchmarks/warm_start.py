@@ -25,7 +25,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from benchmarks.command import Command, ended, machine, print_table
-from benchmarks.synthetic import check_same_options
+from benchmarks.synthetic import check_same_log, check_same_options
 from export.cli.values import assignment
 from export.data.encode import encode_chunk
 from export.data.encoded import open_log
@@ -186,6 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command, options = _options(arguments)
     kept = {name: str(value) for name, value in vars(options).items() if name not in ("work", "days")}
     check_same_options(options.work, kept)
+    check_same_log(options.work, options.data, str(options.schema))
     log = Log.read(options)
     race = Race(log, options)
     print(f"{options.model}, {options.data.name}, {options.days} days; {machine()}")

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 def _run(options: Namespace) -> None:
     from export.stages.pipeline import run
 
-    if options.warm_start is not None and options.model is None:
+    if options.warm_start is not None and options.model is None and options.checkpoint is None:
         from export.stages.warm_start import model_at
 
         options.model = model_at(options.warm_start)

@@ -106,9 +106,9 @@ def read_trained_file(folder: Path) -> tuple[str, TrainedModel]:
     path = folder / TRAINED_FILE
     if not path.is_file():
         raise ExportError(
-            f"'warm-start' must be a bundle with {TRAINED_FILE} (got {folder} without it: an older export "
-            "wrote it, or a copy left it out); name the work folder of its export, or train once without "
-            "--warm-start"
+            f"'warm-start' must be a bundle with {TRAINED_FILE} (got {folder} without it: it is lean, an "
+            "older export wrote it, or a copy left it out); name the work folder of its export, or train "
+            "once without --warm-start"
         )
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as content:

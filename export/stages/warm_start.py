@@ -77,13 +77,13 @@ def read_warm_start(path: Path) -> WarmStart:
     folder = path if path.is_dir() else path.parent
     if (path / MANIFEST_FILE).is_file():
         found = WarmStart(*read_trained_file(path))
-    elif (folder / MARKER).exists():
-        with Work(folder).held() as work:
+    elif path.exists() and (folder / MARKER).exists():
+        with Work(folder).held(option="warm-start") as work:
             found = WarmStart(str(path), _of_work(work, path))
     else:
         raise ExportError(
-            f"'warm-start' must be a bundle, the work folder of a run, or a {TRAINED} in one (got {path}); "
-            "name the folder of yesterday's bundle"
+            f"'warm-start' must be a bundle, the work folder of a run, or a {TRAINED} in one (got {path}"
+            f"{'' if path.exists() else ', which is not there'}); name the folder of yesterday's bundle"
         )
     trained = found.trained
     if isinstance(trained.network, GBDTLR):

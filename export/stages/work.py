@@ -51,8 +51,11 @@ class Work:
     folder: Path
 
     @contextmanager
-    def held(self, *, new: bool = False) -> Iterator[Work]:
-        """Keeps other processes' stages out of the folder; `new` makes a folder that is missing."""
+    def held(self, *, new: bool = False, option: str = "work") -> Iterator[Work]:
+        """Keeps other processes' stages out of the folder; `new` makes a folder that is missing.
+
+        `option` is the one that named the folder.
+        """
         if new:
             self.claim()
         elif not self.folder.is_dir():
@@ -63,8 +66,8 @@ class Work:
                 stack.enter_context(locked(self.folder, wait=False))
             except BlockingIOError:
                 raise ExportError(
-                    f"'work' must be a folder that no other export is using (got {self.folder}); "
-                    "wait for that one, or name another with --work"
+                    f"'{option}' must be a folder that no other export is using (got {self.folder}); "
+                    f"wait for that one, or name another with --{option}"
                 ) from None
             yield self
 

@@ -57,12 +57,7 @@ class Lesson:
                     f"'teacher' must be in another folder than the one that the run works in (got {path}), "
                     "whose files go as soon as it begins; name its bundle, or another --work"
                 )
-            find_teacher(path)
-        if len(set(self.teachers)) < len(self.teachers):
-            raise ExportError(
-                f"'teacher' must name each teacher once (got {', '.join(map(str, self.teachers))}); leave "
-                "out one"
-            )
+        self._check_each_once([find_teacher(path) for path in self.teachers])
 
     def __call__(self, work: Work, config: TrainConfig, *, say: Say = print) -> Taught:
         """The answers about the log in the work folder, for a student that is trained by `config`.
@@ -76,6 +71,7 @@ class Lesson:
         log = open_log(work.path("log"))
         rows = _Rows(work, log)
         known = [find_teacher(path, log.schema, device=config.device) for path in self.teachers]
+        self._check_each_once(known)
         records = tuple(_asked(rows, teacher, say) for teacher in known)
         key = hash_of([VERSION, [one.file for one in records], odds_of(config)])[:24]
         found = Taught(records, f"{key}.taught.npy")
@@ -96,6 +92,14 @@ class Lesson:
                     f"'teacher' must be no file that a stage in its folder writes (got {path}), since the "
                     "student would take its place; copy it to another name first"
                 )
+
+    def _check_each_once(self, known: Sequence[Teacher]) -> None:
+        """Raises ExportError where one teacher, by whatever paths, would count as several."""
+        if len({one.key for one in known}) < len(known):
+            raise ExportError(
+                f"'teacher' must name each teacher once (got {', '.join(map(str, self.teachers))}); leave "
+                "out one"
+            )
 
 
 def _forget_others(work: Work, taught: Taught) -> None:

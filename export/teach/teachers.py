@@ -70,10 +70,11 @@ def find_teacher(path: Path, student: Schema | None = None, *, device: str = "cp
     folder = path if path.is_dir() else path.parent
     if (path / MANIFEST_FILE).is_file():
         return _of_bundle(path)
-    if path.is_dir() and not (path / MARKER).exists():
+    # A name that is not there must not stand for the model of the folder that it would lie in.
+    if not path.exists() or (path.is_dir() and not (path / MARKER).exists()):
         raise ExportError(
-            f"'teacher' must be a bundle, the work folder of a run, or a checkpoint (got {path}); name the "
-            "folder of a bundle"
+            f"'teacher' must be a bundle, the work folder of a run, or a checkpoint (got {path}"
+            f"{'' if path.exists() else ', which is not there'}); name the folder of a bundle"
         )
     if (folder / MARKER).exists():
         return _of_work(Work(folder), path, device)

@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from benchmarks.papers import logs
 from benchmarks.papers.__main__ import PAPERS, main
 from benchmarks.papers.cells import ITEM, Build, Cell, Figures, Paper, Table
 from benchmarks.papers.judge import Estimate, estimate, judged
@@ -24,8 +25,10 @@ from benchmarks.papers.settle import CannotRun, Fields, parameters_of, settled
 from benchmarks.papers.tables import agreement
 from benchmarks.papers.twitter import TARGETS
 from export.data.encoded import open_log
+from export.data.log_schema import Label, LogSchema
 from export.data.synthetic import SyntheticConfig
 from export.data.synthetic_file import write_synthetic_log
+from export.errors import ExportError
 from export.stages.work import silent
 from models import MODELS
 from tests.peer_log import SCHEMA, small_log
@@ -243,16 +246,37 @@ def test_agreement_is_claimed_where_the_interval_tells(
     assert agreement(there, Estimate((low + high) / 2, low, high, None)) == told
 
 
+ROWS = LogSchema(name="rows", format="csv", label=Label(column="row"), separator=",", quote='"')
+
+
 def test_thinned_rows_are_evenly_spaced(tmp_path: Path) -> None:
     text = tmp_path / "log.csv.gz"
     with gzip.open(text, "wt") as file:
         file.write("head\n" + "".join(f"{row}\n" for row in range(100)))
-    with gzip.open(thinned(text, True, 5, tmp_path / "rows"), "rt") as file:
+    with gzip.open(thinned(text, ROWS, 5, tmp_path / "rows"), "rt") as file:
         assert file.read().split() == ["head", "0", "24", "49", "74", "99"]
     table = tmp_path / "log.parquet"
     pl.DataFrame({"row": range(100)}).write_parquet(table)
-    kept = pl.read_parquet(thinned(table, True, 5, tmp_path / "rows"))
+    kept = pl.read_parquet(thinned(table, ROWS, 5, tmp_path / "rows"))
     assert kept.to_dict(as_series=False) == {"row": [0, 24, 49, 74, 99]}
+
+
+def test_a_row_is_whole_whatever_its_quotes_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "BLOCK_BYTES", 64)  # so that rows lie across blocks
+    text = tmp_path / "log.csv"
+    rows = [f'{row},"a\n{row}\r\n""b""\n"\r\n' if row % 3 else f"{row},c\n" for row in range(100)]
+    rows[49] = '49,too,"wide\n"\n'  # the export says what is wrong with it
+    text.write_bytes(("row,text\n" + "".join(rows[:60]) + "\n\n" + "".join(rows[60:])).encode())
+    found = thinned(text, ROWS, 5, tmp_path / "rows").read_bytes().decode()
+    assert found == "row,text\n" + "".join(rows[row] for row in (0, 24, 49, 74, 99))
+
+
+def test_a_log_that_ends_too_early_is_refused(tmp_path: Path) -> None:
+    text = tmp_path / "log.csv.gz"
+    text.write_bytes(gzip.compress(b"row\n" + b"1\n" * 1000)[:-8])
+    with pytest.raises(ExportError, match=r"log\.csv\.gz: must be a whole gzip file"):
+        thinned(text, ROWS, 5, tmp_path / "rows")
+    assert not (tmp_path / "rows").exists()
 
 
 def test_made_rows_are_read_by_twitters_schema_for_each_label(tmp_path: Path) -> None:

@@ -213,6 +213,7 @@ def test_what_contradicts_the_model_is_refused_before_the_log_is_read(
         ({"warm_start": None, "forget_after": 3}, "'forget_after' must be left out without --warm-start"),
         ({"warm_start": None, "bins": "refit"}, "'bins' must be left out without --warm-start"),
         ({"warm_start": tmp_path / "no"}, r"'warm-start' must be a bundle, the work folder of a run, or a"),
+        ({"warm_start": two_days.plan.work / "dens.pt"}, r"dens\.pt, which is not there\)"),
         ({"warm_start": two_days.plan.work / "train.json"}, r"dense model of a work folder \(got train.json"),
         ({"warm_start": two_days.plan.work, "work": two_days.plan.work}, "another folder than the one that"),
     ):
@@ -221,6 +222,24 @@ def test_what_contradicts_the_model_is_refused_before_the_log_is_read(
             run(plan, say=str)
     assert (two_days.plan.work / "dense.pt").exists()
     assert not (tmp_path / "work").exists()
+
+
+def test_a_folder_that_another_export_uses_is_named_by_its_option(two_days: TwoDays) -> None:
+    with (
+        Work(two_days.plan.work).held(),
+        pytest.raises(ExportError, match=r"'warm-start' must be a folder .*; .* name another with --warm-s"),
+    ):
+        read_warm_start(two_days.plan.work)
+
+
+def test_no_model_was_named_beside_a_checkpoint_and_a_warm_start(
+    two_days: TwoDays, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = two_days.plan
+    options = ["--data", str(plan.data), "--schema", plan.schema, "--out", str(tmp_path / "out"), "--quiet"]
+    sources = ["--warm-start", str(plan.out), "--checkpoint", str(plan.work / "dense.pt")]
+    assert main(["run", *options, *sources]) == 1
+    assert "'warm-start' must be left out with --checkpoint" in capsys.readouterr().err
 
 
 def test_other_fields_are_refused(two_days: TwoDays, tmp_path: Path) -> None:

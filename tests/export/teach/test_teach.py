@@ -340,15 +340,22 @@ def test_the_command_line_teaches_and_refuses(
     status, said = run_it("--teacher", str(tmp_path))
     assert status == 1
     assert "'teacher' must be a bundle, the work folder of a run, or a checkpoint" in said
-    status, said = run_it("--teacher", str(tmp_path / "none.pt"))
-    assert status == 1
-    assert "there is no such file" in said
+    # A misspelled name in a work folder does not stand for the folder's model.
+    for absent in (tmp_path / "none.pt", room.plan.work / "dens.pt"):
+        for command in (run_it, train_it):
+            status, said = command("--teacher", str(absent))
+            assert status == 1
+            assert f"(got {absent}, which is not there)" in said
     status, said = run_it("--teacher", str(tmp_path / "run" / "dense.pt"))
     assert status == 1
     assert "must be in another folder than the one that the run works in" in said
-    status, said = run_it("--teacher", teacher, "--teacher", teacher)
-    assert status == 1
-    assert "must name each teacher once" in said
+    copy = tmp_path / "copy"
+    shutil.copytree(teacher, copy)
+    for again in (teacher, str(copy)):
+        for command in (run_it, train_it):
+            status, said = command("--teacher", teacher, "--teacher", again)
+            assert status == 1
+            assert "must name each teacher once" in said
     checkpoint = str(room.plan.work / "dense.pt")
     status, said = run_it("--teacher", teacher, "--checkpoint", checkpoint, "--preset", "none")
     assert status == 1
