@@ -19,8 +19,8 @@ from export.trials import Axis, Value, Values, point_on
 
 # To prune a few per cent wins nothing, and changes the model all the same.
 MOST_KEPT = 0.95
-# The smallest share of each part that is tried, of what is pruned: half of what the paper's and our presets
-# keep, or less.
+# The smallest share that is tried of a part that is pruned: half of what the paper's and our presets keep, or
+# less.
 LEAST_KEPT: Mapping[str, float] = {
     "dnn": 0.003,
     "field_matrix": 0.02,
@@ -152,8 +152,9 @@ def space_of(kinds: Sequence[Kind], endings: Mapping[str, tuple[str, ...]] = END
     for part in PARTS:
         switch = of([kind for kind in kinds if part in kind.parts], Axis(prunes(part), NO, choices=(NO, YES)))
         if switch:
-            share = Axis(part, MOST_KEPT, LEAST_KEPT[part], MOST_KEPT, log=True)
-            axes += [*switch, replace(share, only_with=(prunes(part), YES))]
+            pruned = (prunes(part), YES)
+            share = Axis(part, MOST_KEPT, LEAST_KEPT[part], MOST_KEPT, log=True, only_with=pruned)
+            axes += [*switch, share]
     for name, choices in endings.items():
         only = (QUANTIZATION, STATIC, QAT) if name == ROW_BITS else ()  # float rows have no codes
         axes.append(Axis(name, choices[0], choices=choices, only_with=only))

@@ -49,8 +49,8 @@ def next_point(
                 )
             )
     tried = [one.values for one in done]
-    points = (drawn(study.ask(), space.axes) for _ in range(MOST_DRAWS))
-    point = next(points)
-    while point in tried and (other := next(points, None)) is not None:
-        point = other
+    for _ in range(MOST_DRAWS):
+        point = drawn(study.ask(), space.axes)
+        if point not in tried:
+            break
     return DRAWN, point

@@ -97,8 +97,8 @@ def request_scorer(
 
     def score(ids: Ids) -> object:
         if len(ids) not in inputs:  # the service keeps the parts apart, so splitting is not timed
-            requests = np.split(ids, splits.get(len(ids), 1))
-            inputs[len(ids)] = request_feeds(requests, is_context, session)
+            parts = np.split(ids, splits.get(len(ids), 1))
+            inputs[len(ids)] = request_feeds(parts, is_context, session)
         return run(outputs, inputs[len(ids)])
 
     return score
